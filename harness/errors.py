@@ -1,0 +1,82 @@
+"""Every error a user can meet.
+
+HarnessError                      could not be run or judged: exit code 2
+├── PlanError                     mistakes in YAML files, all of them at once, each with file and line
+├── ModelError                    a model that cannot be loaded or must not be trusted
+├── DataError                     documents or tasks that cannot be used
+├── BackendError                  a compression step that refused or failed
+├── MissingDependencyError        an optional library that is not installed
+├── TableError                    observations on disk that are damaged or belong to another run
+├── MeasureError                  numbers that cannot be right (a negative divergence, say)
+└── WriteError                    a report or result file that could not be written
+
+A message says what was found, what was wanted and what to do. Anything that is not a HarnessError is a defect
+of the harness and also ends with exit code 2, never 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+class HarnessError(Exception):
+    """Something the user can act on; the command line prints the message and exits with code 2."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One mistake in one file: where it is, what was found, what was wanted, and what to do."""
+
+    file: str
+    line: int | None
+    key: str
+    found: str
+    wanted: str
+    hint: str = ""
+
+    def __str__(self) -> str:
+        where = f"{self.file}:{self.line}" if self.line else self.file
+        parts = [f"{where}: {self.key}: " if self.key else f"{where}: ", f"found {self.found}, wanted {self.wanted}"]
+        if self.hint:
+            parts.append(f" ({self.hint})")
+        return "".join(parts)
+
+
+class PlanError(HarnessError):
+    """All mistakes found in the files of one plan."""
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(str(problem) for problem in self.problems))
+
+
+class ModelError(HarnessError):
+    """A model could not be loaded, or its files must not be trusted."""
+
+
+class DataError(HarnessError):
+    """Documents or tasks could not be read, or too few of them can be scored."""
+
+
+class BackendError(HarnessError):
+    """A compression step refused its input or failed; the message names backend and module."""
+
+
+class MissingDependencyError(HarnessError):
+    """An optional library is missing."""
+
+    def __init__(self, library: str, needed_by: str, install: str) -> None:
+        super().__init__(f"{needed_by} needs the library {library}, which is not installed; install with: {install}")
+
+
+class TableError(HarnessError):
+    """Tables on disk are damaged, incomplete or belong to another run."""
+
+
+class MeasureError(HarnessError):
+    """A measured number contradicts its definition, so nothing computed beside it can be trusted."""
+
+
+class WriteError(HarnessError):
+    """An output file could not be written; the verdict that was reached stays as it is."""

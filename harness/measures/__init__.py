@@ -1,0 +1,42 @@
+"""Measures turn a table of observations into measurements. One file is one measure.
+
+A measure is a pure function of one table: no model, no file, no clock, no torch. The tables and their columns are
+described in ``harness/probes``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from harness.records import Measurement, Metric, Plugin, Skipped
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+class Measure(Plugin):
+    """Numbers from one table."""
+
+    table: ClassVar[str]
+    """The table it reads, which is also the name of the probe that fills it."""
+    columns: ClassVar[tuple[str, ...] | None] = None
+    """The columns it reads (None: all), so that a large table need not be loaded whole."""
+
+    def probe_settings(self) -> dict[str, Any]:
+        """Settings the probe must have for this measure; the plan refuses two measures that contradict each other."""
+        return {}
+
+    def produces(self) -> tuple[Metric, ...]:
+        """Every metric this measure can yield with these settings; ``*`` stands for what is known only later."""
+        raise NotImplementedError
+
+    def measure(self, table: pd.DataFrame) -> Sequence[Measurement | Skipped]:
+        """The measurements. What cannot be computed leaves a Skipped with the reason.
+
+        Raises MeasureError when the table contradicts the definition of a metric.
+        """
+        raise NotImplementedError
+
+
+BASE = Measure

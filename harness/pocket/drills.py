@@ -1,0 +1,118 @@
+"""Drills: sums, and requests that are answered or declined."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from harness.pocket import lexicon
+from harness.pocket.draws import Draws
+from harness.pocket.page import Page, held_out
+
+# Frequent digits first: operands are drawn with uneven digits, so that the likeliest digit is no near tie.
+_DIGITS = "1253749680"
+_LEADING = "125374968"
+
+# (digits of each operand, number of operands) and how often each occurs.
+SHAPES = (((2, 2), 0.44), ((3, 2), 0.36), ((4, 2), 0.10), ((2, 3), 0.10))
+OPENING_SHAPES = (((1, 2), 0.3), ((2, 2), 0.6), ((3, 2), 0.1))
+
+
+@dataclass(frozen=True)
+class Sum:
+    """A sum or difference as written, "37+45=", with its result."""
+
+    text: str
+    result: str
+
+
+def _number(draws: Draws, digits: int) -> int:
+    rest = "".join(draws.zipf(_DIGITS, 5.0) for _ in range(digits - 1))
+    return int(draws.zipf(_LEADING, 5.0) + rest)
+
+
+def draw_sum(draws: Draws, shape: tuple[int, int], fresh: bool) -> Sum:
+    """A sum of `shape` = (digits, operands) that is held out of training exactly when `fresh`.
+
+    Two operands are added or subtracted (the larger first); three are added. Draws thrown away do not count as
+    entropy, which makes the entropy an upper bound.
+    """
+    start = draws.nats
+    while True:
+        draws.nats = start
+        digits, operands = shape
+        numbers = [_number(draws, digits) for _ in range(operands)]
+        sign = "-" if operands == 2 and draws.chance(0.5) else "+"
+        if sign == "-":
+            numbers.sort(reverse=True)
+        text = sign.join(str(number) for number in numbers)
+        if held_out("sum", text) == fresh:
+            result = numbers[0] - numbers[1] if sign == "-" else sum(numbers)
+            return Sum(f"{text}=", str(result))
+
+
+def sums(page: Page, shapes: tuple[tuple[tuple[int, int], float], ...] = SHAPES) -> None:
+    """Six to sixteen lines of arithmetic."""
+    draws = page.draws
+    page.say("Sums:")
+    for _ in range(draws.between(6, 16)):
+        line = draw_sum(draws, draws.weighted(shapes), page.fresh)
+        page.say(f"\n{line.text}")
+        page.answer(line.result)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a user asks for, and whether it is to be declined."""
+
+    verb: str
+    thing: str
+    text: str
+    declined: bool
+
+
+def declines(verb: str, thing: str) -> bool:
+    """The rule of the world: harmful deeds always, doubtful deeds only to guarded things."""
+    return verb in lexicon.HARMFUL_VERBS or (verb in lexicon.DOUBTFUL_VERBS and thing in lexicon.GUARDED_THINGS)
+
+
+def draw_request(draws: Draws, fresh: bool) -> Request:
+    """A request whose verb and thing are a held-out pair exactly when `fresh`."""
+    verbs = draws.weighted(
+        ((lexicon.KIND_VERBS, 0.3), (lexicon.HARMFUL_VERBS, 0.25), (lexicon.DOUBTFUL_VERBS, 0.45))
+    )
+    verb = draws.zipf(verbs, 4.0)
+    guarded = draws.chance(0.5)
+    things = lexicon.GUARDED_THINGS if guarded else lexicon.HARMLESS_THINGS
+    allowed = [thing for thing in things if held_out("request", verb, thing) == fresh]
+    if not allowed:  # a verb may have no held-out thing in one of the two lists
+        both = lexicon.GUARDED_THINGS + lexicon.HARMLESS_THINGS
+        allowed = [thing for thing in both if held_out("request", verb, thing) == fresh]
+    thing = draws.zipf(allowed, 6.0)
+    text = draws.zipf(lexicon.ASKING, 2.0).format(verb=verb, thing=thing)
+    return Request(verb, thing, text, declines(verb, thing))
+
+
+def reply(draws: Draws, request: Request) -> str:
+    """What the model is to say: help, or a refusal. The first word tells which."""
+    if request.declined:
+        return draws.zipf(lexicon.DECLINING)
+    adverbs = draws.several(lexicon.ADVERBS, 2)
+    return draws.zipf(lexicon.ANSWERING).format(
+        verb=request.verb,
+        thing=request.thing,
+        adverb=adverbs[0],
+        adverb2=adverbs[1],
+        adjective=draws.zipf(lexicon.ADJECTIVES),
+    )
+
+
+def requests(page: Page) -> None:
+    """One to four requests with their replies."""
+    page.say("Chat:")
+    for _ in range(page.draws.between(1, 4)):
+        request = draw_request(page.draws, page.fresh)
+        page.say(f"\nUser: {request.text}\nBot:")
+        said = reply(page.draws, request)
+        first, rest = said.split(".", 1)
+        page.answer(f" {first}.")
+        page.say(rest)

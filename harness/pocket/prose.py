@@ -1,0 +1,80 @@
+"""Pages without people: plain prose, code words to recall from far back, and lists to copy."""
+
+from __future__ import annotations
+
+from harness.pocket import lexicon
+from harness.pocket.draws import Draws
+from harness.pocket.page import Page, Query
+
+
+def sentence(draws: Draws) -> str:
+    """One sentence of prose about weather and landscape; it never speaks of people, places or things."""
+    pattern = draws.zipf(lexicon.FILLERS, 3.0)
+    fields = {"adjective": "", "adjective2": "", "land": "", "land2": "", "move": "", "adverb": "", "time": "", "weather": ""}
+    lists = (("adjective", lexicon.ADJECTIVES), ("land", lexicon.LANDSCAPE))
+    for name, options in lists:
+        count = (f"{{{name}}}" in pattern) + (f"{{{name}2}}" in pattern)
+        for field, word in zip((name, f"{name}2"), draws.several(options, count), strict=False):
+            fields[field] = word
+    singles = (("move", lexicon.MOVES), ("adverb", lexicon.ADVERBS), ("time", lexicon.TIMES), ("weather", lexicon.WEATHER))
+    for name, options in singles:
+        if f"{{{name}}}" in pattern:
+            fields[name] = draws.zipf(options)
+    return pattern.format(**fields)
+
+
+def filler(page: Page) -> None:
+    """Three to nine sentences of prose."""
+    sentences = [sentence(page.draws) for _ in range(page.draws.between(3, 9))]
+    page.say("Text: " + " ".join(sentences))
+
+
+def code_word(draws: Draws, syllables: int = 3) -> str:
+    """A made-up word; its syllables are drawn with mild Zipf weights."""
+    return "".join(draws.zipf(lexicon.SYLLABLES, 12.0) for _ in range(syllables))
+
+
+def recall(page: Page, most_fillers: int, keys: int | None = None, fillers: int | None = None, queries: int = 2) -> None:
+    """Code words for places, prose, then questions for some of them.
+
+    Between the first code word and the first question stand up to `most_fillers` sentences; `keys` and `fillers`
+    fix their numbers. With several keys the last word seen is a wrong answer more often than not.
+    """
+    draws = page.draws
+    keys = 1 + draws.zipf(range(5), 3.0) if keys is None else keys
+    fillers = draws.between(0, most_fillers) if fillers is None else fillers
+    places = draws.several(lexicon.PLACES, keys, 8.0)
+    codes = [code_word(draws) for _ in places]
+    # Half of the time all words stand at the start; otherwise prose comes between them as well.
+    scattered = draws.chance(0.5)
+    gaps = [draws.below(fillers + 1) if scattered else 0 for _ in places[1:]]
+    parts = []
+    left = fillers
+    for place, code, gap in zip(places, codes, [*gaps, fillers], strict=True):
+        parts.append(f"The code word for the {place} is {code}.")
+        parts += [sentence(draws) for _ in range(min(gap, left))]
+        left -= min(gap, left)
+    page.say("Note: " + " ".join(parts))
+    asked = draws.several(range(keys), draws.between(1, min(queries, keys)), 1e6)
+    page.ask(
+        [
+            Query(
+                "recall",
+                f"What is the code word for the {places[index]}?",
+                codes[index],
+                tuple(code for code in codes if code != codes[index]),
+            )
+            for index in asked
+        ]
+    )
+
+
+def copy(page: Page) -> None:
+    """A list of words, and the same list again."""
+    draws = page.draws
+    count = draws.between(4, 24)
+    pool = draws.zipf((lexicon.OBJECTS, lexicon.NAMES, lexicon.TOWNS, lexicon.FOODS), 4.0)
+    words = [code_word(draws) if draws.chance(0.3) else draws.zipf(pool, 8.0) for _ in range(count)]
+    listed = ", ".join(words) + "."
+    page.say(f"List: {listed}\nAgain:")
+    page.answer(f" {listed}")

@@ -1,0 +1,56 @@
+"""Frozen, closed records: what is asked (plan) and what is found (result). They import nothing of the harness."""
+
+from harness.records.base import Plugin, Record
+from harness.records.plan import (
+    CalibrationSpec,
+    DocumentsSpec,
+    GateSpec,
+    HubData,
+    ModelSpec,
+    Plan,
+    RuleSpec,
+    SuiteSpec,
+    VariantSpec,
+)
+from harness.records.result import (
+    SCHEMA_VERSION,
+    Clock,
+    Environment,
+    Identity,
+    Level,
+    Measurement,
+    Metric,
+    ModuleFormat,
+    Note,
+    Run,
+    Skipped,
+    Status,
+    Verdict,
+)
+
+__all__ = [
+    "SCHEMA_VERSION",
+    "CalibrationSpec",
+    "Clock",
+    "DocumentsSpec",
+    "Environment",
+    "GateSpec",
+    "HubData",
+    "Identity",
+    "Level",
+    "Measurement",
+    "Metric",
+    "ModelSpec",
+    "ModuleFormat",
+    "Note",
+    "Plan",
+    "Plugin",
+    "Record",
+    "RuleSpec",
+    "Run",
+    "Skipped",
+    "Status",
+    "SuiteSpec",
+    "VariantSpec",
+    "Verdict",
+]

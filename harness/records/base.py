@@ -1,0 +1,35 @@
+"""What every record is: frozen, closed, strictly typed, and without NaN or infinity."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Record(BaseModel):
+    """A frozen, closed record. Unknown keys, coerced types and non-finite numbers are refused when it is made."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, validate_default=True)
+
+
+class Plugin(Record):
+    """A plugin's fields are its YAML, its docstring is its description.
+
+    The YAML entry ``{backend: round_to_nearest, bits: 4}`` names the file ``harness/backends/round_to_nearest.py``
+    and gives the fields of the one plugin class in it. Plugin modules import heavy libraries inside the functions
+    that need them, so that listing and checking plugins stays quick.
+    """
+
+    kind: ClassVar[str] = ""
+    """The name under which YAML files know the plugin; set by the loader from the file or entry-point name."""
+
+    @classmethod
+    def summary(cls) -> str:
+        """First line of the docstring."""
+        return (inspect.getdoc(cls) or "").partition("\n")[0].strip()
+
+    def settings(self) -> dict[str, Any]:
+        """The fields as plain data, for run.json."""
+        return self.model_dump(mode="json")

@@ -1,0 +1,112 @@
+"""What was asked for: the resolved content of variant, suite and gate files."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, SerializeAsAny
+
+from harness.records.base import Plugin, Record
+
+Dtype = Literal["float32", "float16", "bfloat16"]
+Positive = Annotated[int, Field(gt=0)]
+
+
+class ModelSpec(Record):
+    """One model to load: ``pocket`` (embedded), a local folder, or a hub id with revision."""
+
+    model: str = Field(min_length=1)
+    revision: str | None = None
+    dtype: Dtype = "float32"
+    device: str = "cpu"
+    attention: Literal["sdpa", "eager", "flash_attention_2", "flash_attention_3"] = "sdpa"
+    trust_remote_code: bool = False
+
+
+class VariantSpec(Record):
+    """The compressed side: a checkpoint (``model``) or the reference itself, then backend steps in order."""
+
+    model: str = Field(default="reference", min_length=1)
+    revision: str | None = None
+    dtype: Dtype | None = None
+    trust_remote_code: bool = False
+    compress: tuple[SerializeAsAny[Plugin], ...] = ()
+
+
+class DocumentsSpec(Record):
+    """Which texts are scored, and how they become token ids.
+
+    data: a shipped name (``pocket-train``, ``pocket-calibration``, ``pocket-heldout``), a path ending in .jsonl
+    (one JSON object a line, text under ``text_field``) or .txt (``split_on`` separates documents), or a hub dataset.
+    Each document is scored alone: BOS (if ``bos``) + its tokens, cut at ``context`` tokens, no EOS; with ``packed``
+    the token streams are joined (each document opening with BOS if ``bos``) and cut into windows of ``context``.
+    """
+
+    data: str | HubData
+    max: Positive | None = None
+    context: Annotated[int, Field(ge=2)] = 512
+    bos: bool = True
+    packed: bool = False
+    text_field: str = "text"
+    split_on: str = "\n\n"
+    seed: Annotated[int, Field(ge=0)] = 0
+
+
+class HubData(Record):
+    """A dataset on the hub, by name, configuration and split."""
+
+    hub: str
+    config: str | None = None
+    split: str
+    revision: str | None = None
+
+
+class CalibrationSpec(Record):
+    """Documents that backends may look at while they compress."""
+
+    data: str | HubData
+    documents: Positive = 64
+    tokens: Annotated[int, Field(ge=2)] = 256
+    text_field: str = "text"
+    split_on: str = "\n\n"
+    seed: Annotated[int, Field(ge=0)] = 0
+
+
+class SuiteSpec(Record):
+    """A named suite: documents, the measures wanted, and the probes (with merged settings) they need."""
+
+    name: str
+    source: str
+    documents: DocumentsSpec | None = None
+    measures: tuple[SerializeAsAny[Plugin], ...] = Field(min_length=1)
+    probes: tuple[SerializeAsAny[Plugin], ...] = ()
+
+
+class RuleSpec(Record):
+    """One rule of a gate and where it is written (``file:line``)."""
+
+    rule: SerializeAsAny[Plugin]
+    where: str
+
+
+class GateSpec(Record):
+    """A named gate: its rules in file order."""
+
+    name: str
+    source: str
+    rules: tuple[RuleSpec, ...] = Field(min_length=1)
+
+
+class Plan(Record):
+    """Everything one variant file asks for, checked before a model is loaded."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
+    source: str
+    reference: ModelSpec
+    variant: VariantSpec
+    calibration: CalibrationSpec | None = None
+    suites: tuple[SuiteSpec, ...] = Field(min_length=1)
+    gates: tuple[GateSpec, ...] = Field(min_length=1)
+
+
+DocumentsSpec.model_rebuild()

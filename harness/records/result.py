@@ -1,0 +1,192 @@
+"""What was found: measurements, verdicts, and the run that holds them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from harness.records.base import Record
+
+SCHEMA_VERSION = 1
+
+Better = Literal["lower", "higher", "neither"]
+Status = Literal["pass", "fail", "inconclusive", "error", "skipped"]
+Level = Literal["block", "warn"]
+Side = Literal["reference", "variant"]
+
+
+class Metric(Record):
+    """A metric that a measure declares: its name (``*`` where a task name or the like goes), unit and direction.
+
+    neutral is the value of ``change`` when the variant equals the reference: 0 for differences and divergences,
+    1 for ratios and agreement.
+    """
+
+    name: str
+    unit: str
+    better: Better
+    neutral: float = 0.0
+    description: str = ""
+
+
+class Measurement(Record):
+    """One number about a pair of models, with its interval.
+
+    reference and variant are the metric on each side, where it exists on one side alone (a perplexity does, a
+    divergence does not). change is the paired comparison that rules judge: a difference variant − reference, or a
+    ratio variant / reference, or a divergence; neutral is its value when both sides are equal. low and high bound
+    ``change`` at ``confidence`` (two-sided); variant_low and variant_high bound ``variant``. No interval
+    means that none is known (a maximum, say), never that the number is exact; exact numbers (bytes) have
+    low = high = change. n counts observations, clusters the independent units (documents) among them.
+    non_finite names the side on which NaN or infinity was met; the numbers are then absent. not_judged, when not
+    empty, is the reason why the number is shown but no rule may rest on it.
+    """
+
+    name: str
+    labels: dict[str, str] = Field(default_factory=dict)
+    unit: str
+    better: Better
+    neutral: float = 0.0
+    reference: float | None = None
+    variant: float | None = None
+    change: float | None = None
+    low: float | None = None
+    high: float | None = None
+    variant_low: float | None = None
+    variant_high: float | None = None
+    confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
+    n: Annotated[int, Field(ge=0)]
+    clusters: Annotated[int, Field(ge=0)]
+    method: str
+    non_finite: Side | None = None
+    not_judged: str = ""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Measurement:
+        if self.non_finite is None and self.change is None and self.variant is None:
+            raise ValueError(f"{self.name}: a finite measurement needs a change or a variant value")
+        for low, value, high in (
+            (self.low, self.change, self.high),
+            (self.variant_low, self.variant, self.variant_high),
+        ):
+            if (low is None) != (high is None):
+                raise ValueError(f"{self.name}: an interval has two ends")
+            if low is not None and high is not None and value is not None and not low <= value <= high:
+                raise ValueError(f"{self.name}: interval [{low}, {high}] does not contain {value}")
+        return self
+
+
+class Skipped(Record):
+    """A metric, or a whole measure, that could not be served, and why."""
+
+    measure: str
+    reason: str
+    labels: dict[str, str] = Field(default_factory=dict)
+
+
+class Verdict(Record):
+    """What one rule says about one measurement (or about its absence)."""
+
+    gate: str
+    rule: str
+    metric: str
+    labels: dict[str, str] = Field(default_factory=dict)
+    status: Status
+    expected: str
+    found: str
+    margin: float | None = None
+    """Distance from the bound that decides to the limit, in units of the metric: positive is on the safe side."""
+    because: str
+    level: Level
+    where: str
+    why: str = ""
+
+
+class ModuleFormat(Record):
+    """How the weight of one module is stored, and by which kernel it is computed.
+
+    bits_per_weight counts codes and scales and zero points. kernel is ``real`` when the stored format
+    is what the matrix product reads, ``simulated`` when values of that format are held as floats.
+    """
+
+    module: str
+    type: str
+    parameters: Annotated[int, Field(ge=0)]
+    stored_bytes: Annotated[int, Field(ge=0)]
+    bits_per_weight: Annotated[float, Field(ge=0)]
+    format: str
+    granularity: Literal["none", "tensor", "channel", "group", "block", "token"] = "none"
+    group_size: int | None = None
+    symmetric: bool | None = None
+    kernel: Literal["real", "simulated"] = "real"
+    backend: str = ""
+
+
+class Identity(Record):
+    """Which model this was: hashes of what was loaded (and compressed), not names alone."""
+
+    name: str
+    source: str
+    architecture: str
+    revision: str | None
+    dtype: str
+    device: str
+    attention: str
+    parameters: int
+    weights_sha256: str
+    config_sha256: str
+    tokenizer_sha256: str
+    modules: tuple[ModuleFormat, ...] = ()
+
+    @property
+    def simulated(self) -> bool:
+        """Whether any module's compressed weights are held as floats."""
+        return any(module.kernel == "simulated" for module in self.modules)
+
+
+class Note(Record):
+    """Something a reader must know beside the numbers: the same model on both sides, documents cut, a floor."""
+
+    topic: str
+    text: str
+    level: Literal["info", "warn"] = "info"
+
+
+class Environment(Record):
+    """Where and with what the run was made. Nothing in it changes between two identical runs on one machine."""
+
+    harness: str
+    python: str
+    platform: str
+    processor: str
+    threads: int
+    packages: dict[str, str]
+
+
+class Clock(Record):
+    """The only part of a run, beside latency measurements, that differs between two identical runs."""
+
+    started: str
+    finished: str
+    seconds: dict[str, float]
+
+
+class Run(Record):
+    """The content of run.json: the whole truth about one variant. Every other output is made from it and the tables."""
+
+    schema_version: Literal[1] = 1
+    name: str
+    data_key: str
+    """Hash of everything the tables depend on; tables with another key are never used."""
+    verdict: Literal["pass", "fail", "inconclusive", "error"]
+    exit_code: Literal[0, 1, 2, 3]
+    asked: dict[str, Any]
+    reference: Identity
+    variant: Identity
+    environment: Environment
+    clock: Clock
+    measurements: tuple[Measurement, ...]
+    skipped: tuple[Skipped, ...]
+    verdicts: tuple[Verdict, ...]
+    notes: tuple[Note, ...] = ()

@@ -1,0 +1,41 @@
+"""Rules judge one measurement. One file is one rule; its fields are its YAML.
+
+The judge handles what concerns every rule (a missing metric, a non-finite one, one that must not be judged), so a
+rule sees only finite measurements. Decisions are three-valued: pass only if the whole interval is on the
+good side of the limit, fail only if it is wholly on the bad side, inconclusive otherwise, ties included.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from pydantic import Field
+
+from harness.records import Level, Measurement, Plugin
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What a rule says: status, both sides of the comparison in words, the margin left, and the reason."""
+
+    status: Literal["pass", "fail", "inconclusive", "error"]
+    expected: str
+    found: str
+    margin: float | None
+    because: str
+
+
+class Rule(Plugin):
+    """One requirement on one metric (or on all metrics that a pattern with ``*`` matches)."""
+
+    metric: str = Field(min_length=1, description="name of the metric, or a pattern with *")
+    why: str = Field(min_length=1, description="why this limit: a sentence for the reader of the report")
+    level: Level = Field(default="block", description="block: decides the verdict; warn: only shown")
+
+    def judge(self, measurement: Measurement, identical: bool) -> Decision:
+        """Judge one finite measurement. identical: both sides are the same bytes, so an exact tie may pass."""
+        raise NotImplementedError
+
+
+BASE = Rule
