@@ -1,32 +1,36 @@
-# One virtual environment, made once and again whenever pyproject.toml changes.
+# Everything runs in .venv, which is made on first use and again when pyproject.toml changes.
 PYTHON ?= python3
-VENV := .venv
-BIN := $(VENV)/bin
+BIN := .venv/bin
 
-.PHONY: demo test bench clean
+.PHONY: demo test test-slow bench clean
 
-demo: $(VENV)/demo.done
-	$(BIN)/harness check suites/examples/pocket-w4-g32.yaml
+demo: .venv/installed
+	@mkdir -p runs
+	@test -f runs/pocket-w4-g32.yaml || $(BIN)/harness init runs/pocket-w4-g32.yaml
+	$(BIN)/harness check runs/pocket-w4-g32.yaml
 
-test: $(VENV)/test.done
+test: .venv/installed-for-tests
 	$(BIN)/ruff check harness tests
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/pytest
 
-$(VENV)/bin/python:
-	$(PYTHON) -m venv $(VENV)
+test-slow: .venv/installed-for-tests
+	$(BIN)/pytest -m slow
 
-$(VENV)/demo.done: pyproject.toml | $(VENV)/bin/python
-	$(BIN)/pip install --quiet --editable .
-	touch $@
-
-$(VENV)/test.done: pyproject.toml | $(VENV)/bin/python
-	$(BIN)/pip install --quiet --editable '.[test]'
-	touch $@ $(VENV)/demo.done
-
-bench: $(VENV)/test.done
+bench: .venv/installed-for-tests
 	$(BIN)/python tests/bench/shared_pass.py
 
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+.venv/installed: pyproject.toml | .venv/bin/python
+	$(BIN)/pip install --quiet --editable .
+	@touch $@
+
+.venv/installed-for-tests: pyproject.toml | .venv/bin/python
+	$(BIN)/pip install --quiet --editable '.[test]'
+	@touch $@ .venv/installed
+
 clean:
-	rm -rf $(VENV) runs build dist
+	rm -rf .venv runs build dist

@@ -144,6 +144,13 @@ class Identity(Record):
         """Whether any module's compressed weights are held as floats."""
         return any(module.kernel == "simulated" for module in self.modules)
 
+    def same_as(self, other: Identity) -> bool:
+        """Whether both are the same bytes: weights, configuration and tokenizer, computed in the same way."""
+        return all(
+            getattr(self, name) == getattr(other, name)
+            for name in ("weights_sha256", "config_sha256", "tokenizer_sha256", "dtype", "device", "attention")
+        )
+
 
 class Note(Record):
     """Something a reader must know beside the numbers: the same model on both sides, documents cut, a floor."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from harness.records import Plugin, Run
 
@@ -25,6 +25,9 @@ class Tables(Protocol):
 
 class Writer(Plugin):
     """One output format."""
+
+    file_name: ClassVar[str] = ""
+    """The file it writes, so that one left by an earlier run can be removed before anything is written."""
 
     def write(self, run: Run, tables: Tables, folder: Path) -> Path:
         """Write into ``folder``, atomically, and return the file. Raises WriteError."""

@@ -1,0 +1,128 @@
+"""Check: the whole flow, from YAML files to verdicts and reports.
+
+    plan ─▶ run ─▶ tables ─▶ measurements ─▶ judge ─▶ run.json ─▶ writers
+
+A verdict of an earlier run is deleted before anything is computed, and the exit code 0 is given in one place only, after
+run.json has been read back from disk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from harness.environment import prepare_threads
+from harness.errors import HarnessError
+from harness.judge import judge, overall
+from harness.plan import check_together, make_plan, resolved
+from harness.records import Clock, Plan, Run, Verdict
+from harness.terminal import Terminal
+from harness.write import WRITERS, read_run, write_all
+
+if TYPE_CHECKING:
+    from harness.run import Observed
+
+EXIT_ERROR = 2
+WORST_FIRST = (2, 1, 3, 0)
+
+
+def check(files: Sequence[Path], out: Path, terminal: Terminal) -> int:
+    """Check every variant file and return the worst exit code.
+
+    Each variant gets the folder ``out/<name>`` with run.json, report.html and its tables.
+    Raises PlanError before any model is loaded, with every mistake of every file.
+    """
+    plans = check_together([make_plan(path) for path in files])
+    folders = {plan.name: _fresh_folder(out / plan.name) for plan in plans}
+    prepare_threads()
+    from harness.run import group_plans, run_group
+
+    codes = []
+    for group in group_plans(plans):
+        started = datetime.now(UTC)
+        terminal.stage(f"{', '.join(plan.name for plan in group)}: reference {group[0].reference.model}")
+        try:
+            results = run_group(group, [folders[plan.name] for plan in group], terminal)
+        except HarnessError as error:
+            terminal.error(str(error))
+            codes += [EXIT_ERROR] * len(group)
+            continue
+        for plan, result in zip(group, results, strict=True):
+            codes.append(_conclude(plan, result, started, folders[plan.name], terminal))
+    return min(codes, key=WORST_FIRST.index)
+
+
+def exit_code_of(folder: Path) -> int:
+    """The exit code that the run.json in ``folder`` deserves, from the file and nothing else."""
+    run = read_run(folder)
+    _, code = overall(run.verdicts)
+    return code if code == run.exit_code else EXIT_ERROR
+
+
+def _fresh_folder(folder: Path) -> Path:
+    """Make the run folder and delete verdicts that an earlier run left there; its tables stay, to be resumed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for writer in WRITERS.values():
+        (folder / writer).unlink(missing_ok=True)
+    return folder
+
+
+def _conclude(
+    plan: Plan, result: Observed | HarnessError, started: datetime, folder: Path, terminal: Terminal
+) -> int:
+    """Judge and write one variant; returns its exit code."""
+    if isinstance(result, HarnessError):
+        terminal.error(f"{plan.name}: {result}")
+        return EXIT_ERROR
+    run = _judged(result, started)
+    problems = write_all(run, folder)
+    for problem in problems:
+        terminal.error(f"{plan.name}: {problem}")
+    terminal.verdict(run, folder / WRITERS["report_html"])
+    code = exit_code_of(folder)
+    return EXIT_ERROR if problems and code in (0, 3) else code
+
+
+def _judged(observed: Observed, started: datetime) -> Run:
+    identical = observed.reference.same_as(observed.variant)
+    verdicts = judge(observed.plan.gates, observed.measurements, observed.skipped, identical)
+    verdicts += tuple(_failure(text) for text in observed.failures)
+    verdict, exit_code = overall(verdicts)
+    finished = datetime.now(UTC)
+    return Run(
+        name=observed.plan.name,
+        data_key=observed.data_key,
+        verdict=verdict,
+        exit_code=exit_code,
+        asked=resolved(observed.plan),
+        reference=observed.reference,
+        variant=observed.variant,
+        environment=observed.environment,
+        clock=Clock(
+            started=started.isoformat(timespec="seconds"),
+            finished=finished.isoformat(timespec="seconds"),
+            seconds=observed.seconds,
+        ),
+        measurements=tuple(observed.measurements),
+        skipped=tuple(observed.skipped),
+        verdicts=verdicts,
+        notes=tuple(observed.notes),
+    )
+
+
+def _failure(text: str) -> Verdict:
+    """A measure that raised: the run cannot be judged, whatever its rules say."""
+    return Verdict(
+        gate="harness",
+        rule="every measure runs",
+        metric="",
+        status="error",
+        expected="every measure of the suite computes",
+        found=text,
+        because=text,
+        level="block",
+        where="",
+        why="numbers computed beside a failed measure cannot be trusted",
+    )

@@ -1,0 +1,150 @@
+"""The command line. It stays small: what is measured and what must hold is said in YAML files.
+
+Exit codes: 0 passed · 1 a blocking rule failed · 2 could not be run or judged · 3 nothing failed but a blocking rule
+is inconclusive · 128 + n ended by signal n.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import traceback
+from pathlib import Path
+from types import FrameType
+
+import click
+
+from harness import __version__
+from harness.errors import HarnessError, PlanError
+
+RUN = click.argument("run", type=click.Path(path_type=Path), metavar="RUN")
+"""The folder of a finished run."""
+
+
+@click.group()
+@click.version_option(__version__, prog_name="harness")
+def app() -> None:
+    """Evaluation and quality gates for compressed language models."""
+
+
+@app.command()
+@click.argument("file", type=click.Path(path_type=Path), default=Path("variant.yaml"))
+@click.option("--reference", default="pocket", show_default=True, help="Model to compare with: a folder or hub id.")
+@click.option("--variant", default="", help="A compressed checkpoint; without it the reference is compressed.")
+def init(file: Path, reference: str, variant: str) -> int:
+    """Write a commented FILE (default: variant.yaml) to start from."""
+    from harness.starter import write_starter
+
+    write_starter(file, reference, variant)
+    click.echo(f"wrote {file}; next: harness check {file}")
+    return 0
+
+
+@app.command()
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FILE...")
+@click.option(
+    "--out", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="Where run folders go."
+)
+def check(files: tuple[Path, ...], out: Path) -> int:
+    """Measure variants, judge them by their gates, write a report for each.
+
+    \b
+    Exit codes: 0 passed, 1 a blocking rule failed, 2 could not be run or judged,
+    3 nothing failed but a blocking rule is inconclusive.
+    """
+    from harness.check import check as run_check
+    from harness.terminal import Terminal
+
+    return run_check(files, out, Terminal())
+
+
+@app.command()
+@RUN
+@click.option("--gate", "gates", multiple=True, required=True, help="Name of a shipped gate, or a gate file.")
+def judge(run: Path, gates: tuple[str, ...]) -> int:
+    """Judge the finished run in folder RUN by other gates. Loads no model, changes no file."""
+    from harness.judge import judge as apply_gates
+    from harness.judge import overall
+    from harness.plan import load_gate
+    from harness.terminal import Terminal
+    from harness.write import read_run
+
+    old = read_run(run)
+    loaded = [load_gate(name, Path.cwd()) for name in gates]
+    verdicts = apply_gates(loaded, old.measurements, old.skipped, old.reference.same_as(old.variant))
+    verdict, exit_code = overall(verdicts)
+    judged = old.model_copy(update={"verdicts": verdicts, "verdict": verdict, "exit_code": exit_code})
+    Terminal().verdict(judged, None)
+    return exit_code
+
+
+@app.command()
+@RUN
+def report(run: Path) -> int:
+    """Write the report of the finished run in folder RUN again. Loads no model."""
+    from harness.write import read_run, write_report
+
+    click.echo(f"wrote {write_report(read_run(run), run)}")
+    return 0
+
+
+@app.command(name="list")
+def list_everything() -> int:
+    """List every suite, gate, measure, backend, rule, probe and writer with its description."""
+    from harness.catalogue import print_catalogue
+
+    print_catalogue()
+    return 0
+
+
+class _EndedBySignal(BaseException):
+    """A signal asked the process to end: unwind, so that files are closed, then exit with 128 + its number."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+
+def _on_signal(number: int, frame: FrameType | None) -> None:
+    raise _EndedBySignal(number)
+
+
+def main() -> None:
+    """Run the command line and exit."""
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), _on_signal)
+    code = _run(sys.argv[1:])
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Nobody reads any more. The exit code and run.json are the contract, so they stay as they are.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(code)
+
+
+def _run(arguments: list[str]) -> int:
+    """The exit code of a command line; every error ends here, and none of them with 0."""
+    try:
+        return int(app.main(arguments, prog_name="harness", standalone_mode=False) or 0)
+    except click.ClickException as error:
+        error.show()
+        return 2
+    except PlanError as error:
+        _say(f"{error}\n{len(error.problems)} mistake{'s' * (len(error.problems) > 1)} found; nothing was run")
+        return 2
+    except HarnessError as error:
+        _say(f"error: {error}")
+        return 2
+    except _EndedBySignal as ended:
+        _say("ended by a signal; what was measured is kept, and the same command resumes")
+        return 128 + ended.number
+    except Exception:  # noqa: BLE001 - the last line of defence: a defect of the harness must never exit with 0
+        _say(f"this is a defect of the harness, not of your input:\n{traceback.format_exc()}")
+        return 2
+
+
+def _say(text: str) -> None:
+    """Print to standard error, whatever its encoding."""
+    encoding = sys.stderr.encoding or "utf-8"
+    sys.stderr.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")

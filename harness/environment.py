@@ -1,0 +1,51 @@
+"""Where and with what a run is made. Nothing here changes between two identical runs on one machine."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib.metadata import version
+from pathlib import Path
+
+from harness import __version__
+from harness.records import Environment
+
+PACKAGES = ("torch", "transformers", "tokenizers", "lm-eval", "datasets", "numpy", "pandas", "scipy", "pyarrow")
+"""The packages whose version may move a number."""
+
+
+def prepare_threads() -> None:
+    """Make idle OpenMP threads sleep instead of spin; call before torch is imported.
+
+    Spinning threads of two processes on the same cores slow each other down more than tenfold. A value that the user
+    has set stays.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+def describe_environment() -> Environment:
+    """The environment of this process; imports torch, whose thread count may move the last bit of a sum."""
+    import torch
+
+    return Environment(
+        harness=__version__,
+        python=platform.python_version(),
+        platform=f"{platform.system()} {platform.machine()}",
+        processor=_processor(),
+        threads=torch.get_num_threads(),
+        packages={package: version(package) for package in PACKAGES},
+    )
+
+
+def _processor() -> str:
+    """The processor's model name, with the accelerator's beside it where torch sees one."""
+    import torch
+
+    cpuinfo = Path("/proc/cpuinfo")
+    name = platform.processor()
+    if cpuinfo.exists():
+        models = [line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
+        name = models[0].partition(":")[2].strip() if models else name
+    if torch.cuda.is_available():
+        name = f"{name}; {torch.cuda.get_device_name()}"
+    return name or "unknown"

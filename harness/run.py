@@ -1,0 +1,285 @@
+"""Run: load the reference once, make its variants, drive the probes, and measure what they left behind.
+
+Every plan of a group names the same reference and the same suites, so each batch goes through the reference once
+however many variants there are. A variant that cannot be made or observed is reported and leaves the others alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from harness.documents import EncodedDocument, documents_sha256, duplicates, encode, read_documents
+from harness.environment import describe_environment
+from harness.errors import HarnessError
+from harness.lockstep import shared_pass
+from harness.measures import Measure
+from harness.models import LoadedModel, load, make_variant, verify_unchanged
+from harness.probes import OwnProbe, PassProbe, Progress
+from harness.records import Environment, Identity, Measurement, Note, Plan, Skipped, SuiteSpec
+from harness.tables import Store
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Documents = dict[str, Sequence[EncodedDocument]]
+"""Encoded documents by suite name."""
+
+
+@dataclass
+class Observed:
+    """What is known about one variant after its run: everything that run.json needs except the verdicts."""
+
+    plan: Plan
+    reference: Identity
+    variant: Identity
+    environment: Environment
+    data_key: str
+    measurements: list[Measurement] = field(default_factory=list)
+    skipped: list[Skipped] = field(default_factory=list)
+    notes: list[Note] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+    """Measures that raised: the run cannot be judged, whatever the rules say."""
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass
+class _Pair:
+    """One variant beside the reference while the run lasts."""
+
+    variant: LoadedModel
+    store: Store
+    observed: Observed
+    same_ids: frozenset[str]
+    """Suites whose documents have the same token ids on both sides, so that tokens can be compared."""
+
+
+def group_plans(plans: Sequence[Plan]) -> list[list[Plan]]:
+    """Plans that can share one reference pass: same reference, same suites. In order of first appearance."""
+    groups: dict[str, list[Plan]] = {}
+    for plan in plans:
+        suites = [suite.model_dump(mode="json") for suite in plan.suites]
+        shared = json.dumps([plan.reference.model_dump(mode="json"), suites], sort_keys=True)
+        groups.setdefault(shared, []).append(plan)
+    return list(groups.values())
+
+
+def run_group(
+    plans: Sequence[Plan], folders: Sequence[Path], progress: Progress
+) -> list[Observed | HarnessError]:
+    """Observe and measure every variant of one group of plans (see group_plans); folders are theirs, in order.
+
+    A variant that fails leaves its HarnessError in its place; a failure of the reference is raised.
+    """
+    seconds: dict[str, float] = {}
+    with _timed(seconds, "load reference"):
+        reference = load(plans[0].reference, "reference")
+        documents = {suite.name: _encode(suite, reference) for suite in plans[0].suites}
+    results: list[Observed | HarnessError] = []
+    pairs: list[_Pair] = []
+    for done, (plan, folder) in enumerate(zip(plans, folders, strict=True)):
+        progress.step("make variants", done, len(plans))
+        try:
+            pair = _make_pair(plan, folder, reference, documents, dict(seconds))
+        except HarnessError as error:
+            results.append(error)
+            continue
+        pairs.append(pair)
+        results.append(pair.observed)
+    progress.step("make variants", len(plans), len(plans))
+    try:
+        failed = _observe(plans[0].suites, documents, reference, pairs, progress)
+        verify_unchanged(reference)
+        for pair in pairs:
+            if id(pair) not in failed:
+                verify_unchanged(pair.variant)
+                _measure(pair, plans[0].suites)
+    finally:
+        for pair in pairs:
+            pair.store.close()
+    by_observed = {id(pair.observed): failed.get(id(pair)) for pair in pairs}
+    return [by_observed.get(id(result)) or result for result in results]
+
+
+def _encode(suite: SuiteSpec, model: LoadedModel) -> Sequence[EncodedDocument]:
+    spec = suite.documents
+    if spec is None:
+        return ()
+    raw = read_documents(spec.data, spec.max, spec.text_field, spec.split_on, spec.seed)
+    return encode(raw, model.tokenizer, spec, model.model.get_input_embeddings().num_embeddings)
+
+
+def _calibration(plan: Plan, model: LoadedModel) -> list[Tensor]:
+    """Token ids of the calibration documents, one int64 tensor each; none where no step asks for them."""
+    import torch
+
+    from harness.backends import Backend
+    from harness.records import DocumentsSpec
+
+    if plan.calibration is None or not any(cast(Backend, s).needs_calibration for s in plan.variant.compress):
+        return []
+    spec = plan.calibration
+    raw = read_documents(spec.data, spec.documents, spec.text_field, spec.split_on, spec.seed)
+    as_documents = DocumentsSpec(data=spec.data, context=spec.tokens)
+    encoded = encode(raw, model.tokenizer, as_documents, model.model.get_input_embeddings().num_embeddings)
+    return [torch.from_numpy(document.ids) for document in encoded if not document.skipped]
+
+
+def _make_pair(
+    plan: Plan, folder: Path, reference: LoadedModel, documents: Documents, seconds: dict[str, float]
+) -> _Pair:
+    with _timed(seconds, "make variant"):
+        variant = make_variant(plan, reference, _calibration(plan, reference))
+    environment = describe_environment()
+    hashes = {name: documents_sha256(encoded) for name, encoded in documents.items()}
+    same_ids = frozenset(
+        suite.name
+        for suite in plan.suites
+        if variant.identity.tokenizer_sha256 == reference.identity.tokenizer_sha256
+        or documents_sha256(_encode(suite, variant)) == hashes[suite.name]
+    )
+    key = _data_key(plan, reference.identity, variant.identity, environment, hashes)
+    store = Store(folder / "tables", key)
+    observed = Observed(plan, reference.identity, variant.identity, environment, key, seconds=seconds)
+    observed.notes += [Note(topic="resume", text=text) for text in store.messages]
+    observed.notes += _document_notes(plan.suites, documents)
+    if reference.identity.same_as(variant.identity):
+        text = "reference and variant are the same bytes: every change is zero by construction"
+        observed.notes.append(Note(topic="same model", text=text, level="warn"))
+    return _Pair(variant, store, observed, same_ids)
+
+
+def _data_key(
+    plan: Plan, reference: Identity, variant: Identity, environment: Environment, documents: dict[str, str]
+) -> str:
+    """Hash of everything the tables depend on: both models, the inputs, the probes, and what computes them."""
+    content = {
+        "reference": reference.model_dump(mode="json", exclude={"source", "name"}),
+        "variant": variant.model_dump(mode="json", exclude={"source", "name"}),
+        "documents": documents,
+        "probes": {
+            suite.name: {probe.kind: probe.settings() for probe in suite.probes} for suite in plan.suites
+        },
+        "environment": environment.model_dump(mode="json"),
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _document_notes(suites: Sequence[SuiteSpec], documents: Documents) -> list[Note]:
+    notes = []
+    for suite in suites:
+        encoded = documents[suite.name]
+        found = {
+            "cut at the context": sum(document.cut for document in encoded),
+            "skipped (nothing to score)": sum(bool(document.skipped) for document in encoded),
+            "repeat the text of another": duplicates(encoded),
+        }
+        for what, count in found.items():
+            if count:
+                text = f"{count} of {len(encoded)} documents of suite {suite.name} {what}"
+                notes.append(Note(topic="documents", text=text))
+    return notes
+
+
+def _observe(
+    suites: Sequence[SuiteSpec],
+    documents: Documents,
+    reference: LoadedModel,
+    pairs: Sequence[_Pair],
+    progress: Progress,
+) -> dict[int, HarnessError]:
+    """Drive every probe of every suite. Returns the errors of the pairs that failed, by id.
+
+    Several variants are observed together. If that fails, each is observed alone, so that one bad variant
+    takes nothing from the others: what was committed before is not computed again.
+    """
+    if not pairs:
+        return {}
+    try:
+        for suite in suites:
+            _observe_suite(suite, documents[suite.name], reference, pairs, progress)
+    except HarnessError as error:
+        if len(pairs) == 1:
+            return {id(pairs[0]): error}
+        failed: dict[int, HarnessError] = {}
+        for pair in pairs:
+            failed |= _observe(suites, documents, reference, [pair], progress)
+        return failed
+    return {}
+
+
+def _observe_suite(
+    suite: SuiteSpec,
+    documents: Sequence[EncodedDocument],
+    reference: LoadedModel,
+    pairs: Sequence[_Pair],
+    progress: Progress,
+) -> None:
+    seconds: dict[str, float] = {}
+    pass_probes = [probe for probe in suite.probes if isinstance(probe, PassProbe)]
+    paired = [pair for pair in pairs if suite.name in pair.same_ids]
+    if pass_probes and paired:
+        with _timed(seconds, "shared pass"):
+            report = shared_pass(
+                reference,
+                [pair.variant for pair in paired],
+                documents,
+                pass_probes,
+                [pair.store.sink(suite.name) for pair in paired],
+                progress,
+            )
+        for pair in paired:
+            pair.observed.notes += report.notes
+    for probe in suite.probes:
+        if isinstance(probe, OwnProbe):
+            with _timed(seconds, probe.kind):
+                sinks = [pair.store.sink(suite.name) for pair in pairs]
+                probe.observe(reference, [pair.variant for pair in pairs], sinks, progress)
+    for pair in pairs:
+        for stage, value in seconds.items():
+            pair.observed.seconds[stage] = pair.observed.seconds.get(stage, 0.0) + value
+
+
+def _measure(pair: _Pair, suites: Sequence[SuiteSpec]) -> None:
+    """Turn tables into measurements. A measure that raises is a failure of the run, and the others still count."""
+    with _timed(pair.observed.seconds, "measure"):
+        for suite in suites:
+            for measure in cast(Sequence[Measure], suite.measures):
+                found = _measure_one(pair, suite, measure)
+                if len(suites) > 1:
+                    found = [m.model_copy(update={"labels": m.labels | {"suite": suite.name}}) for m in found]
+                pair.observed.measurements += [m for m in found if isinstance(m, Measurement)]
+                pair.observed.skipped += [m for m in found if isinstance(m, Skipped)]
+
+
+def _measure_one(pair: _Pair, suite: SuiteSpec, measure: Measure) -> Sequence[Measurement | Skipped]:
+    needs_ids = any(isinstance(p, PassProbe) and p.kind == measure.table for p in suite.probes)
+    if needs_ids and suite.name not in pair.same_ids:
+        reason = "the documents have other token ids under the variant's tokenizer, so tokens cannot be compared"
+        return _all_skipped(measure, reason)
+    table = pair.store.read(suite.name, measure.table, measure.columns)
+    if table is None or table.empty:
+        return _all_skipped(measure, f"the probe {measure.table} left no rows")
+    try:
+        return measure.measure(table)
+    except Exception as error:  # noqa: BLE001 - a plugin may raise anything; it must cost the verdict, not the run
+        reason = f"measure {measure.kind} failed: {type(error).__name__}: {error}"
+        pair.observed.failures.append(reason)
+        return _all_skipped(measure, reason)
+
+
+def _all_skipped(measure: Measure, reason: str) -> list[Skipped]:
+    return [Skipped(measure=metric.name, reason=reason) for metric in measure.produces()]
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
+    start = time.perf_counter()
+    yield
+    seconds[stage] = seconds.get(stage, 0.0) + time.perf_counter() - start

@@ -1,0 +1,22 @@
+"""Shared by all tests: one torch thread (several processes of several threads slow each other down many times)."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_DATASETS_OFFLINE"] = "1"
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Small real models and texts kept beside the checkout; tests that use them skip where they are absent."""
+    folder = Path(__file__).parents[1].parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip("needs the folder ../shared/data beside the checkout (real pretrained models and texts)")
+    return folder
