@@ -19,11 +19,14 @@ from harness.judge import judge, overall
 from harness.plan import check_together, make_plan, resolved
 from harness.records import Clock, Plan, Run, Verdict
 from harness.terminal import Terminal
-from harness.write import WRITERS, read_run, write_all
+from harness.tables import Reader
+from harness.write import read_run, write_all
 
 if TYPE_CHECKING:
     from harness.run import Observed
 
+OUTPUTS = {"run_json": "run.json", "report_html": "report.html"}
+"""The writers of every run and the files they make."""
 EXIT_ERROR = 2
 WORST_FIRST = (2, 1, 3, 0)
 
@@ -64,8 +67,8 @@ def exit_code_of(folder: Path) -> int:
 def _fresh_folder(folder: Path) -> Path:
     """Make the run folder and delete verdicts that an earlier run left there; its tables stay, to be resumed."""
     folder.mkdir(parents=True, exist_ok=True)
-    for writer in WRITERS.values():
-        (folder / writer).unlink(missing_ok=True)
+    for name in OUTPUTS.values():
+        (folder / name).unlink(missing_ok=True)
     return folder
 
 
@@ -76,13 +79,19 @@ def _conclude(
     if isinstance(result, HarnessError):
         terminal.error(f"{plan.name}: {result}")
         return EXIT_ERROR
+    for message in result.messages:
+        terminal.note(message)
     run = _judged(result, started)
-    problems = write_all(run, folder)
-    for problem in problems:
-        terminal.error(f"{plan.name}: {problem}")
-    terminal.verdict(run, folder / WRITERS["report_html"])
-    code = exit_code_of(folder)
-    return EXIT_ERROR if problems and code in (0, 3) else code
+    code = run.exit_code
+    try:
+        write_all(run, Reader(folder / "tables", run.data_key), folder, tuple(OUTPUTS))
+        code = exit_code_of(folder)
+    except HarnessError as error:
+        # A verdict that was reached stays what it is, but nothing passes without all of its outputs.
+        terminal.error(f"{plan.name}: {error}")
+        code = 1 if run.exit_code == 1 else EXIT_ERROR
+    terminal.verdict(run, folder / OUTPUTS["report_html"])
+    return code
 
 
 def _judged(observed: Observed, started: datetime) -> Run:

@@ -44,6 +44,8 @@ class Observed:
     measurements: list[Measurement] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
     notes: list[Note] = field(default_factory=list)
+    messages: list[str] = field(default_factory=list)
+    """What happened to the tables of an earlier, unfinished run: for the terminal, since it changes no number."""
     failures: list[str] = field(default_factory=list)
     """Measures that raised: the run cannot be judged, whatever the rules say."""
     seconds: dict[str, float] = field(default_factory=dict)
@@ -147,8 +149,8 @@ def _make_pair(
     key = _data_key(plan, reference.identity, variant.identity, environment, hashes)
     store = Store(folder / "tables", key)
     observed = Observed(plan, reference.identity, variant.identity, environment, key, seconds=seconds)
-    observed.notes += [Note(topic="resume", text=text) for text in store.messages]
-    observed.notes += _document_notes(plan.suites, documents)
+    observed.messages += store.messages
+    observed.notes += [*reference.notes, *variant.notes, *_document_notes(plan.suites, documents)]
     if reference.identity.same_as(variant.identity):
         text = "reference and variant are the same bytes: every change is zero by construction"
         observed.notes.append(Note(topic="same model", text=text, level="warn"))
