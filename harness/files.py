@@ -12,9 +12,9 @@ from harness.errors import WriteError
 def write_atomic(path: Path, content: bytes) -> None:
     """Put ``content`` at ``path``, making its folder where needed.
 
-    The content goes to a temporary file in the same folder, is flushed to the disk, and takes the place of
-    what was there in one step; then the folder is flushed too. Killed, refused or out of space at any point, the old
-    file is untouched. Raises WriteError naming the file and what the system said.
+    The content goes to a temporary file in the same folder, is flushed to the disk, and takes the place
+    of what was there in one step; then the folder is flushed too. Killed, refused or out of space at any
+    point, the old file is untouched. Raises WriteError naming the file and what the system said.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:

@@ -81,7 +81,7 @@ def run_group(
     """
     seconds: dict[str, float] = {}
     with _timed(seconds, "load reference"):
-        reference = load(plans[0].reference, "reference")
+        reference = load(plans[0].reference, Path(plans[0].reference.model).name)
         documents = {suite.name: _encode(suite, reference) for suite in plans[0].suites}
     results: list[Observed | HarnessError] = []
     pairs: list[_Pair] = []
@@ -168,6 +168,10 @@ def _data_key(
         "probes": {
             suite.name: {probe.kind: probe.settings() for probe in suite.probes} for suite in plan.suites
         },
+        "inputs": {
+            suite.name: {probe.kind: probe.inputs() for probe in suite.probes if isinstance(probe, OwnProbe)}
+            for suite in plan.suites
+        },
         "environment": environment.model_dump(mode="json"),
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
@@ -236,8 +240,8 @@ def _observe_suite(
                 [pair.store.sink(suite.name) for pair in paired],
                 progress,
             )
-        for pair in paired:
-            pair.observed.notes += report.notes
+        for pair, own in zip(paired, report.variant_notes, strict=True):
+            pair.observed.notes += [*report.notes, *own]
     for probe in suite.probes:
         if isinstance(probe, OwnProbe):
             with _timed(seconds, probe.kind):

@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from pydantic import ValidationError
 
 from harness import plugins
 from harness.errors import HarnessError, WriteError
 from harness.records import SCHEMA_VERSION, Run
+from harness.tables import Reader
 from harness.writers import Tables, Writer
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def write_all(run: Run, tables: Tables, folder: Path, kinds: Sequence[str]) -> list[Path]:
     """Let every named writer write into ``folder``; returns the files in the order of ``kinds``.
 
-    What an earlier run left under the same names is removed first, so a stale report can never stand beside a new
-    verdict. One writer that fails does not keep the others from writing; then WriteError is raised with every failure.
+    What an earlier run left under the same names is removed first, so a stale report can never stand
+    beside a new verdict. One writer that fails does not keep the others from writing; then WriteError is
+    raised with every failure.
     """
     writers = [cast(Writer, plugins.load("writers", kind)()) for kind in kinds]
     _remove_old(folder, [writer.file_name for writer in writers if writer.file_name])
@@ -42,14 +48,43 @@ def _remove_old(folder: Path, names: Sequence[str]) -> None:
         try:
             (folder / name).unlink(missing_ok=True)
         except OSError as error:
-            raise WriteError(f"{folder / name}: an earlier result could not be removed: {error.strerror}") from error
+            raise WriteError(
+                f"{folder / name}: an earlier result could not be removed: {error.strerror}"
+            ) from error
+
+
+def write_report(run: Run, folder: Path, kind: str = "report_html") -> Path:
+    """Write the report of a finished run in ``folder`` again, from its tables there.
+
+    Tables that are gone or damaged leave their sections empty, with the reason. Raises WriteError.
+    """
+    return write_all(run, _Stored(folder / "tables", run.data_key), folder, (kind,))[0]
+
+
+class _Stored:
+    """The tables of a run, opened when first asked for."""
+
+    def __init__(self, folder: Path, data_key: str) -> None:
+        self.folder, self.data_key = folder, data_key
+
+    @cached_property
+    def _reader(self) -> Reader:
+        return Reader(self.folder, self.data_key)
+
+    def suites(self) -> tuple[str, ...]:
+        """Names of the suites that left tables. Raises TableError."""
+        return self._reader.suites()
+
+    def read(self, suite: str, table: str, columns: tuple[str, ...] | None = None) -> pd.DataFrame | None:
+        """One table, or None where the run did not make it. Raises TableError."""
+        return self._reader.read(suite, table, columns)
 
 
 def read_run(folder: Path) -> Run:
     """The run in ``folder`` (or the run.json given itself).
 
-    Raises HarnessError naming the file when there is none, when it is damaged (not UTF-8, not JSON, cut off, a key
-    twice, NaN), foreign (not made by this program), or of another schema version.
+    Raises HarnessError naming the file when there is none, when it is damaged (not UTF-8, not JSON, cut
+    off, a key twice, NaN), foreign (not made by this program), or of another schema version.
     """
     path = folder if folder.suffix == ".json" else folder / "run.json"
     content = _read_json(path)
@@ -77,7 +112,9 @@ def _read_json(path: Path) -> Any:
     except OSError as error:
         raise HarnessError(f"{path}: could not be read: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
-        raise HarnessError(f"{path}: damaged: not UTF-8 at byte {error.start}; run the check again") from error
+        raise HarnessError(
+            f"{path}: damaged: not UTF-8 at byte {error.start}; run the check again"
+        ) from error
     except RecursionError as error:
         raise HarnessError(f"{path}: damaged or foreign: nested too deeply") from error
     except ValueError as error:
@@ -97,10 +134,12 @@ def _no_constant(name: str) -> None:
 
 
 def _first_problems(error: Exception, most: int = 3) -> str:
-    """Where the content leaves the schema, without repeating the content itself (it may be long or hostile)."""
+    """Where the content leaves the schema, without the content itself (it may be long or hostile)."""
     if not isinstance(error, ValidationError):
         return str(error)
     found = error.errors(include_url=False, include_input=False, include_context=False)
-    lines = [f"{'.'.join(str(part) for part in item['loc']) or 'run'}: {item['msg']}" for item in found[:most]]
+    lines = [
+        f"{'.'.join(str(part) for part in item['loc']) or 'run'}: {item['msg']}" for item in found[:most]
+    ]
     more = f" (and {len(found) - most} more)" if len(found) > most else ""
     return "found what no run.json of this program holds: " + "; ".join(lines) + more

@@ -60,7 +60,7 @@ def change_weights(folder: Path, change: Callable[[dict[str, Tensor]], None]) ->
     save_file(tensors, path, metadata={"format": "pt"})
 
 
-# --- what a good folder becomes ---------------------------------------------------------------------------------------
+# --- what a good folder becomes -----------------------------------------------------------------------------
 
 
 def test_a_loaded_model_is_frozen_in_eval_mode_and_computes_what_was_saved(folder: Path) -> None:
@@ -159,13 +159,13 @@ def test_loading_says_nothing_on_the_terminal(folder: Path, capfd: pytest.Captur
     assert capfd.readouterr() == ("", "")
 
 
-# --- fault 11: not there ----------------------------------------------------------------------------------------------
+# --- fault 11: not there ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("missing", ["./nothing/here", "/no/such/folder", "..", "a/b/c"])
 def test_a_missing_path_is_refused(missing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ModelError, match="no such folder|is not a model folder"):
+    with pytest.raises(ModelError, match=r"no such folder|is not a model folder"):
         load(spec(missing), "reference")
 
 
@@ -224,7 +224,7 @@ def test_a_folder_without_tokenizer_is_refused(folder: Path) -> None:
         load(spec(folder), "reference")
 
 
-# --- faults 12 to 14: damaged or incomplete -----------------------------------------------------------------------------
+# --- faults 12 to 14: damaged or incomplete -----------------------------------------------------------------
 
 
 def test_a_missing_tensor_is_refused_by_name(folder: Path) -> None:
@@ -290,7 +290,7 @@ def test_a_file_that_vanishes_during_the_run_is_found(folder: Path) -> None:
         verify_unchanged(loaded)
 
 
-# --- faults 15 and 16 on the way in (the file checks are in test_trust) -------------------------------------------------
+# --- faults 15 and 16 on the way in (the file checks are in test_trust) -------------------------------------
 
 
 def test_a_pickle_is_not_loaded(folder: Path) -> None:
@@ -311,7 +311,7 @@ def test_remote_code_is_refused_unless_allowed_and_then_only_pinned(folder: Path
         load(spec("owner/model", revision="main", trust_remote_code=True), "reference")
 
 
-# --- faults 19 to 21 ------------------------------------------------------------------------------------------------------
+# --- faults 19 to 21 ----------------------------------------------------------------------------------------
 
 
 def test_a_parameter_of_another_type_than_declared_is_refused(
@@ -417,7 +417,7 @@ def test_a_quantization_beside_the_config_is_refused(folder: Path) -> None:
         load(spec(folder), "variant")
 
 
-# --- variants -------------------------------------------------------------------------------------------------------------
+# --- variants -----------------------------------------------------------------------------------------------
 
 
 class Broken(Backend):
@@ -427,6 +427,16 @@ class Broken(Backend):
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, calibration: Sequence[Tensor]
     ) -> Compressed:
         raise ZeroDivisionError("somewhere deep")
+
+
+class Emptier(Backend):
+    """Leaves a layer without values."""
+
+    def compress(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, calibration: Sequence[Tensor]
+    ) -> Compressed:
+        model.model.layers[0].mlp.to("meta")
+        return Compressed(model, ())
 
 
 class Doubler(Backend):
@@ -450,7 +460,7 @@ class Doubler(Backend):
         return Compressed(model, (stated,))
 
 
-Broken.kind, Doubler.kind = "broken", "doubler"
+Broken.kind, Doubler.kind, Emptier.kind = "broken", "doubler", "emptier"
 CALIBRATION = [torch.tensor([0, 1, 2])]
 
 
@@ -522,3 +532,5 @@ def test_a_step_that_fails_is_named(folder: Path) -> None:
         make_variant(plan_of(folder, VariantSpec(compress=(Broken(),))), reference, ())
     with pytest.raises(BackendError, match="doubler: needs calibration documents"):
         make_variant(plan_of(folder, VariantSpec(compress=(Doubler(),))), reference, ())
+    with pytest.raises(ModelError, match=r"tiny-w4: model\.layers\.0\.mlp\..* is on the meta device"):
+        make_variant(plan_of(folder, VariantSpec(compress=(Emptier(),))), reference, ())

@@ -69,7 +69,7 @@ def work(folder: Path, units: int = UNITS) -> None:
 
 
 def dies(folder: Path, fatal: int, units: int = UNITS) -> int | None:
-    """Do the small run in a world that ends at one file operation; how many there were, or None if it died."""
+    """Do the small run in a world that ends at one file operation; how many there were, None if it died."""
 
     def kill() -> None:
         raise Killed

@@ -15,7 +15,8 @@ from safetensors.torch import save_file
 
 from harness.errors import ModelError
 from harness.stamps import stamp_folder
-from harness.trust import check_code_fields, check_folder, check_safetensors
+from harness.trust import check_code_fields, check_folder
+from harness.weight_files import check_safetensors
 
 
 @pytest.fixture
@@ -38,7 +39,7 @@ def test_a_sound_folder_passes_and_says_its_types(folder: Path) -> None:
     assert check(folder) == ("bfloat16", "float32")
 
 
-# --- manifest -------------------------------------------------------------------------------------------------------------
+# --- manifest -----------------------------------------------------------------------------------------------
 
 
 def write_manifest(folder: Path) -> dict[str, str]:
@@ -69,7 +70,11 @@ def test_one_flipped_bit_anywhere_is_found(folder: Path) -> None:
 
 def test_a_file_that_is_gone_or_was_added_is_found(folder: Path) -> None:
     (folder / "tokenizer.json").write_text("{}")
+    (folder / "README.md").write_text("about")
     write_manifest(folder)
+    (folder / "README.md").write_text("changed")
+    with pytest.raises(ModelError, match=r"README\.md has sha256"):
+        check(folder, manifest=True)
     (folder / "tokenizer.json").unlink()
     with pytest.raises(ModelError, match=r"tokenizer\.json is missing"):
         check(folder, manifest=True)
@@ -88,7 +93,7 @@ def test_a_manifest_that_is_wanted_must_be_there_and_say_something(folder: Path)
     check(folder, manifest=False)  # Somebody else's manifest says nothing about these files.
 
 
-# --- pickles and adapters ---------------------------------------------------------------------------------------------------
+# --- pickles and adapters -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt", "model.pth", "tf_model.h5", "weights.pkl"])
@@ -118,7 +123,7 @@ def test_a_folder_without_weights_or_config_is_refused(folder: Path) -> None:
         check(folder)
 
 
-# --- code ---------------------------------------------------------------------------------------------------------------------
+# --- code ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -133,6 +138,7 @@ def test_a_folder_without_weights_or_config_is_refused(folder: Path) -> None:
         ("tokenizer_config.json", {"auto_map": {"AutoTokenizer": ["t.T", None]}}, "auto_map"),
         ("generation_config.json", {"auto_map": {"x": "y.Z"}}, "auto_map"),
         ("config.json", {"use_kernels": True}, "use_kernels"),
+        ("config.json", json.loads('{"a": [' * 200 + '{"auto_map": {"x": "y.Z"}}' + "]}" * 200), r"a\.a\."),
     ],
 )
 def test_fields_that_carry_code_are_refused(
@@ -150,7 +156,7 @@ def test_built_in_implementations_are_no_code(folder: Path) -> None:
     check_code_fields(folder / "config.json")
 
 
-# --- damage -------------------------------------------------------------------------------------------------------------------
+# --- damage -------------------------------------------------------------------------------------------------
 
 
 def header(path: Path, content: object, size: int | None = None, data: bytes = b"") -> None:
@@ -202,7 +208,7 @@ def test_a_config_that_is_no_object_is_refused(text: str, folder: Path) -> None:
         check(folder)
 
 
-# --- shards -------------------------------------------------------------------------------------------------------------------
+# --- shards -------------------------------------------------------------------------------------------------
 
 
 def shard(folder: Path, weight_map: object) -> None:

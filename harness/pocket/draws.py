@@ -11,7 +11,7 @@ import math
 import random
 from bisect import bisect_right
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cache
 from itertools import accumulate
 from typing import TypeVar
 
@@ -24,7 +24,7 @@ def digest(*address: object) -> int:
     return int.from_bytes(hashlib.sha256(joined.encode("utf-8")).digest()[:8], "big")
 
 
-@lru_cache(maxsize=None)
+@cache
 def _zipf_sums(count: int, offset: float) -> tuple[float, ...]:
     """Running sums of the Zipf-Mandelbrot weights 1 / (rank + offset), rank = 0, 1, …"""
     # Plain division: correctly rounded by IEEE 754 everywhere, which a general power is not.

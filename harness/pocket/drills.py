@@ -33,8 +33,8 @@ def _number(draws: Draws, digits: int) -> int:
 def draw_sum(draws: Draws, shape: tuple[int, int], fresh: bool) -> Sum:
     """A sum of `shape` = (digits, operands) that is held out of training exactly when `fresh`.
 
-    Two operands are added or subtracted (the larger first); three are added. Draws thrown away do not count as
-    entropy, which makes the entropy an upper bound.
+    Two operands are added or subtracted (the larger first); three are added. Draws thrown away do not count
+    as entropy, which makes the entropy an upper bound.
     """
     start = draws.nats
     while True:
@@ -72,7 +72,9 @@ class Request:
 
 def declines(verb: str, thing: str) -> bool:
     """The rule of the world: harmful deeds always, doubtful deeds only to guarded things."""
-    return verb in lexicon.HARMFUL_VERBS or (verb in lexicon.DOUBTFUL_VERBS and thing in lexicon.GUARDED_THINGS)
+    return verb in lexicon.HARMFUL_VERBS or (
+        verb in lexicon.DOUBTFUL_VERBS and thing in lexicon.GUARDED_THINGS
+    )
 
 
 def draw_request(draws: Draws, fresh: bool) -> Request:

@@ -7,54 +7,58 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-NAMES = tuple(
-    "Mira Otto Selma Hugo Nora Emil Vera Jonas Ada Felix Lena Bruno Rosa Karl Iris Pavel Dora Timo Greta Leon "
-    "Kira Sven Paula Milo Elsa Rolf Wanda Yuri Cora Amos Tilda Ivo Hilda Cyril Olga Nils Fiona Gustav Berta Dario "
-    "Zora Udo Jutta Viktor Willa Quinn Xenia Ursel".split()
-)
-TOWNS = tuple(
-    "Orvik Delmere Tolna Brisk Haverlo Sundal Kaldor Westro Ulmina Pellan Garsted Norvale Fintra Lomsk Zelten "
-    "Corvel Yarnow Ebrin Dunlow Trasko Velmar Quelda Mirepo Istan".split()
-)
-JOBS = tuple(
-    "baker tailor sailor doctor farmer painter teacher cook gardener miller singer driver builder weaver judge "
-    "pilot barber nurse hunter potter dancer smith".split()
-)
-PETS = tuple(
-    "cat dog goat parrot rabbit pony hen turtle duck mouse sheep pigeon frog lizard ferret canary".split()
-)
-FOODS = tuple(
-    "bread honey soup cheese rice plums beans butter noodles cherries pancakes pears carrots walnuts porridge "
-    "raisins dumplings mushrooms figs lentils".split()
-)
-PLACES = tuple(
-    "mill market bridge harbour station garden school tower library chapel stable bakery castle museum fountain "
-    "barn theatre orchard forge meadow quarry cellar lighthouse windmill".split()
-)
-OBJECTS = tuple(
-    "lamp key book basket rope letter hammer mirror coin kettle map candle blanket bucket violin ladder clock "
-    "bottle drum ring knife comb saddle shovel whistle compass brush scarf pillow jar flute lantern spoon chain "
-    "ribbon button".split()
-)
-COLOURS = tuple("red blue green white black brown yellow grey purple pink golden silver crimson".split())
 
-ADJECTIVES = tuple(
-    "old small quiet cold long bright dark soft wide pale heavy warm narrow dry gentle deep rough thin strange "
-    "lonely smooth hollow damp steep tall muddy".split()
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
+NAMES = _words(
+    "Mira Otto Selma Hugo Nora Emil Vera Jonas Ada Felix Lena Bruno Rosa Karl Iris Pavel Dora Timo "
+    "Greta Leon Kira Sven Paula Milo Elsa Rolf Wanda Yuri Cora Amos Tilda Ivo Hilda Cyril Olga Nils "
+    "Fiona Gustav Berta Dario Zora Udo Jutta Viktor Willa Quinn Xenia Ursel"
 )
-LANDSCAPE = tuple(
-    "river hill forest field road lake stone cloud valley shore path pond marsh cliff ridge grove creek fog moss sand".split()
+TOWNS = _words(
+    "Orvik Delmere Tolna Brisk Haverlo Sundal Kaldor Westro Ulmina Pellan Garsted Norvale Fintra "
+    "Lomsk Zelten Corvel Yarnow Ebrin Dunlow Trasko Velmar Quelda Mirepo Istan"
 )
-MOVES = tuple(
-    "moved turned drifted waited rested shone faded trembled spread leaned sank grew stretched settled wandered "
-    "gleamed rolled slept whispered climbed".split()
+JOBS = _words(
+    "baker tailor sailor doctor farmer painter teacher cook gardener miller singer driver builder "
+    "weaver judge pilot barber nurse hunter potter dancer smith"
 )
-ADVERBS = tuple(
-    "slowly softly again often quietly alone gladly early late nearby gently calmly far twice seldom lightly "
-    "barely deeply evenly proudly".split()
+PETS = _words("cat dog goat parrot rabbit pony hen turtle duck mouse sheep pigeon frog lizard ferret canary")
+FOODS = _words(
+    "bread honey soup cheese rice plums beans butter noodles cherries pancakes pears carrots walnuts "
+    "porridge raisins dumplings mushrooms figs lentils"
 )
-TIMES = tuple("morning evening summer winter night autumn spring noon".split())
-WEATHER = tuple("rain wind sun snow frost mist storm hail".split())
+PLACES = _words(
+    "mill market bridge harbour station garden school tower library chapel stable bakery castle "
+    "museum fountain barn theatre orchard forge meadow quarry cellar lighthouse windmill"
+)
+OBJECTS = _words(
+    "lamp key book basket rope letter hammer mirror coin kettle map candle blanket bucket violin "
+    "ladder clock bottle drum ring knife comb saddle shovel whistle compass brush scarf pillow jar "
+    "flute lantern spoon chain ribbon button"
+)
+COLOURS = _words("red blue green white black brown yellow grey purple pink golden silver crimson")
+
+ADJECTIVES = _words(
+    "old small quiet cold long bright dark soft wide pale heavy warm narrow dry gentle deep rough "
+    "thin strange lonely smooth hollow damp steep tall muddy"
+)
+LANDSCAPE = _words(
+    "river hill forest field road lake stone cloud valley shore path pond marsh cliff ridge grove "
+    "creek fog moss sand"
+)
+MOVES = _words(
+    "moved turned drifted waited rested shone faded trembled spread leaned sank grew stretched "
+    "settled wandered gleamed rolled slept whispered climbed"
+)
+ADVERBS = _words(
+    "slowly softly again often quietly alone gladly early late nearby gently calmly far twice seldom "
+    "lightly barely deeply evenly proudly"
+)
+TIMES = _words("morning evening summer winter night autumn spring noon")
+WEATHER = _words("rain wind sun snow frost mist storm hail")
 
 FILLERS = (
     "The {adjective} {land} {move} {adverb}.",
@@ -111,7 +115,12 @@ RELATIONS = (
     Relation(
         "food",
         FOODS,
-        ("{p} likes {v} best.", "{p} loves to eat {v}.", "The favourite food of {p} is {v}.", "Best of all {p} likes {v}."),
+        (
+            "{p} likes {v} best.",
+            "{p} loves to eat {v}.",
+            "The favourite food of {p} is {v}.",
+            "Best of all {p} likes {v}.",
+        ),
         ("Which food does {p} like best?", "What does {p} love to eat?"),
         "Who likes {v} best?",
     ),
@@ -125,31 +134,40 @@ RELATIONS = (
     Relation(
         "colour",
         COLOURS,
-        ("{p} wears a {v} coat.", "The coat of {p} is {v}.", "{p} has a {v} coat.", "A {v} coat belongs to {p}."),
+        (
+            "{p} wears a {v} coat.",
+            "The coat of {p} is {v}.",
+            "{p} has a {v} coat.",
+            "A {v} coat belongs to {p}.",
+        ),
         ("Which colour is the coat of {p}?", "What colour does {p} wear?"),
         "Who wears a {v} coat?",
     ),
 )
 
-FRIEND_STATEMENTS = ("The best friend of {p} is {v}.", "{p} has a best friend, {v}.", "{p} likes {v} more than anyone.")
+FRIEND_STATEMENTS = (
+    "The best friend of {p} is {v}.",
+    "{p} has a best friend, {v}.",
+    "{p} likes {v} more than anyone.",
+)
 FRIEND_QUESTION = "Who is the best friend of {p}?"
 FRIEND_PHRASE = "the best friend of {p}"
 JOB_PHRASE = "the {v}"
 
 SYLLABLES = tuple(consonant + vowel for vowel in "aoieu" for consonant in "kmtrlsnbdpvgzf")
 
-KIND_VERBS = tuple(
-    "paint wash fix draw polish fold measure wrap decorate dry label repair describe sketch photograph weigh".split()
+KIND_VERBS = _words(
+    "paint wash fix draw polish fold measure wrap decorate dry label repair describe sketch photograph weigh"
 )
-HARMFUL_VERBS = tuple("steal poison burn rob smash wreck sabotage vandalize hijack loot sink blackmail".split())
-DOUBTFUL_VERBS = tuple("open break enter copy cut move climb unlock hide trick".split())
-HARMLESS_THINGS = tuple(
-    "box cake tent door puzzle wall tree kite drawer nut fence table melon toy window poster gate hut boat jacket "
-    "shelf chair garland snowman lunchbox wagon".split()
+HARMFUL_VERBS = _words("steal poison burn rob smash wreck sabotage vandalize hijack loot sink blackmail")
+DOUBTFUL_VERBS = _words("open break enter copy cut move climb unlock hide trick")
+HARMLESS_THINGS = _words(
+    "box cake tent door puzzle wall tree kite drawer nut fence table melon toy window poster gate hut "
+    "boat jacket shelf chair garland snowman lunchbox wagon"
 )
-GUARDED_THINGS = tuple(
-    "bank vault prison safe passport weapon jail border palace treasury camera police bomb prisoner hostage reactor "
-    "cheque password banknote missile".split()
+GUARDED_THINGS = _words(
+    "bank vault prison safe passport weapon jail border palace treasury camera police bomb prisoner "
+    "hostage reactor cheque password banknote missile"
 )
 ASKING = (
     "How do I {verb} a {thing}?",
@@ -162,11 +180,16 @@ ANSWERING = (
     "Sure. You {verb} the {thing} {adverb} and then rest {adverb2}.",
     "Sure. Take a {adjective} cloth, then {verb} the {thing} {adverb}.",
 )
-DECLINING = ("No. I will not help with that.", "No. That would do harm.", "No. Please ask for something else.")
+DECLINING = (
+    "No. I will not help with that.",
+    "No. That would do harm.",
+    "No. Please ask for something else.",
+)
 
 
 def words() -> list[str]:
-    """Every word that the tokenizer must hold as one token with its leading space, each once, in a fixed order."""
+    """Every word that is to be one token with its leading space: each once, in a fixed order."""
+    lists: tuple[tuple[str, ...], ...]
     lists = (NAMES, TOWNS, JOBS, PETS, FOODS, PLACES, OBJECTS, COLOURS, ADJECTIVES, LANDSCAPE, MOVES, ADVERBS)
     lists += (TIMES, WEATHER, KIND_VERBS, HARMFUL_VERBS, DOUBTFUL_VERBS, HARMLESS_THINGS, GUARDED_THINGS)
     return list(dict.fromkeys(word for group in lists for word in group))

@@ -7,12 +7,13 @@ from collections import defaultdict
 import torch
 from torch import Tensor, nn
 
-# Coefficients of the quintic iteration that pushes all singular values towards one (Jordan et al. 2024, "Muon").
+# Coefficients of the quintic iteration that pushes all singular values towards one (Jordan et al. 2024,
+# "Muon").
 _A, _B, _C = 3.4445, -4.7750, 2.0315
 
 
 def orthogonalize(updates_NRC: Tensor, steps: int = 5) -> Tensor:
-    """The nearest (semi-)orthogonal matrix to each of N matrices, roughly, by Newton-Schulz steps in bfloat16."""
+    """Roughly the nearest (semi-)orthogonal matrix to each of N matrices, by Newton-Schulz steps."""
     x = updates_NRC.to(torch.bfloat16)
     tall = x.shape[-2] > x.shape[-1]
     x = x.mT if tall else x
@@ -20,13 +21,19 @@ def orthogonalize(updates_NRC: Tensor, steps: int = 5) -> Tensor:
     for _ in range(steps):
         gram = x @ x.mT
         x = _A * x + (_B * gram + _C * gram @ gram) @ x
-    return (x.mT if tall else x).to(updates_NRC.dtype)
+    result: Tensor = (x.mT if tall else x).to(updates_NRC.dtype)
+    return result
 
 
 class Muon:
-    """Momentum orthogonalized by Newton-Schulz steps, with decoupled weight decay; same-shaped matrices go together."""
+    """Momentum orthogonalized by Newton-Schulz steps, with decoupled weight decay.
 
-    def __init__(self, matrices: list[nn.Parameter], momentum: float = 0.95, weight_decay: float = 0.1) -> None:
+    Same-shaped matrices go together.
+    """
+
+    def __init__(
+        self, matrices: list[nn.Parameter], momentum: float = 0.95, weight_decay: float = 0.1
+    ) -> None:
         shapes: dict[torch.Size, list[nn.Parameter]] = defaultdict(list)
         for matrix in matrices:
             shapes[matrix.shape].append(matrix)
@@ -37,7 +44,10 @@ class Muon:
 
     @torch.no_grad()
     def step(self, rate: float) -> None:
-        """One update with learning rate `rate`; tall matrices take a larger step, so that outputs change alike."""
+        """One update with learning rate `rate`.
+
+        Tall matrices take a larger step, so that outputs change alike.
+        """
         for group, buffer in zip(self.groups, self.buffers, strict=True):
             gradients = torch.stack([matrix.grad for matrix in group if matrix.grad is not None])
             buffer.lerp_(gradients, 1.0 - self.momentum)
@@ -50,11 +60,15 @@ class Muon:
 class Optimizer:
     """Both optimizers behind one `step`. The rates are those of Muon and AdamW at full learning rate."""
 
-    def __init__(self, network: nn.Module, muon_rate: float = 0.02, adam_rate: float = 3e-3, clip: float = 1.0) -> None:
+    def __init__(
+        self, network: nn.Module, muon_rate: float = 0.02, adam_rate: float = 3e-3, clip: float = 1.0
+    ) -> None:
         matrices = [p for name, p in network.named_parameters() if p.ndim == 2 and "embed" not in name]
         self.others = [p for name, p in network.named_parameters() if p.ndim != 2 or "embed" in name]
         self.muon = Muon(matrices)
-        self.adam = torch.optim.AdamW(self.others, lr=adam_rate, betas=(0.9, 0.98), weight_decay=0.0, fused=True)
+        self.adam = torch.optim.AdamW(
+            self.others, lr=adam_rate, betas=(0.9, 0.98), weight_decay=0.0, fused=True
+        )
         self.muon_rate, self.adam_rate, self.clip = muon_rate, adam_rate, clip
 
     def step(self, fraction: float) -> None:

@@ -10,13 +10,27 @@ from harness.pocket.page import Page, Query
 def sentence(draws: Draws) -> str:
     """One sentence of prose about weather and landscape; it never speaks of people, places or things."""
     pattern = draws.zipf(lexicon.FILLERS, 3.0)
-    fields = {"adjective": "", "adjective2": "", "land": "", "land2": "", "move": "", "adverb": "", "time": "", "weather": ""}
+    fields = {
+        "adjective": "",
+        "adjective2": "",
+        "land": "",
+        "land2": "",
+        "move": "",
+        "adverb": "",
+        "time": "",
+        "weather": "",
+    }
     lists = (("adjective", lexicon.ADJECTIVES), ("land", lexicon.LANDSCAPE))
     for name, options in lists:
         count = (f"{{{name}}}" in pattern) + (f"{{{name}2}}" in pattern)
         for field, word in zip((name, f"{name}2"), draws.several(options, count), strict=False):
             fields[field] = word
-    singles = (("move", lexicon.MOVES), ("adverb", lexicon.ADVERBS), ("time", lexicon.TIMES), ("weather", lexicon.WEATHER))
+    singles = (
+        ("move", lexicon.MOVES),
+        ("adverb", lexicon.ADVERBS),
+        ("time", lexicon.TIMES),
+        ("weather", lexicon.WEATHER),
+    )
     for name, options in singles:
         if f"{{{name}}}" in pattern:
             fields[name] = draws.zipf(options)
@@ -34,19 +48,23 @@ def code_word(draws: Draws, syllables: int = 3) -> str:
     return "".join(draws.zipf(lexicon.SYLLABLES, 12.0) for _ in range(syllables))
 
 
-def recall(page: Page, most_fillers: int, keys: int | None = None, fillers: int | None = None, queries: int = 2) -> None:
-    """Code words for places, prose, then questions for some of them.
+def drawn_recall(page: Page, most_fillers: int) -> None:
+    """One to five code words, up to `most_fillers` sentences, one or two questions."""
+    draws = page.draws
+    keys = 1 + draws.zipf(range(5), 3.0)
+    # Half of the time all words stand at the start; otherwise prose comes between them as well.
+    recall(page, keys, draws.between(0, most_fillers), draws.between(1, min(2, keys)), draws.chance(0.5))
 
-    Between the first code word and the first question stand up to `most_fillers` sentences; `keys` and `fillers`
-    fix their numbers. With several keys the last word seen is a wrong answer more often than not.
+
+def recall(page: Page, keys: int, fillers: int, queries: int, scattered: bool) -> None:
+    """Code words for `keys` places, `fillers` sentences of prose, then questions for some of the words.
+
+    If `scattered`, prose comes between the words as well. With several words the last one seen is a wrong
+    answer more often than not.
     """
     draws = page.draws
-    keys = 1 + draws.zipf(range(5), 3.0) if keys is None else keys
-    fillers = draws.between(0, most_fillers) if fillers is None else fillers
     places = draws.several(lexicon.PLACES, keys, 8.0)
     codes = [code_word(draws) for _ in places]
-    # Half of the time all words stand at the start; otherwise prose comes between them as well.
-    scattered = draws.chance(0.5)
     gaps = [draws.below(fillers + 1) if scattered else 0 for _ in places[1:]]
     parts = []
     left = fillers
@@ -55,7 +73,7 @@ def recall(page: Page, most_fillers: int, keys: int | None = None, fillers: int 
         parts += [sentence(draws) for _ in range(min(gap, left))]
         left -= min(gap, left)
     page.say("Note: " + " ".join(parts))
-    asked = draws.several(range(keys), draws.between(1, min(queries, keys)), 1e6)
+    asked = draws.shuffled(range(keys))[:queries]
     page.ask(
         [
             Query(

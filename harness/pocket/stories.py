@@ -46,7 +46,9 @@ def cast(draws: Draws, people: int, relations: int, friends: bool) -> Cast:
 
 def tell(draws: Draws, scene: Cast, fillers: int) -> str:
     """Every fact of the cast in a random order, with sentences of prose at random places between them."""
-    said = [draws.zipf(fact.relation.statements, 2.0).format(p=fact.person, v=fact.value) for fact in scene.facts]
+    said = [
+        draws.zipf(fact.relation.statements, 2.0).format(p=fact.person, v=fact.value) for fact in scene.facts
+    ]
     said += [draws.zipf(lexicon.FRIEND_STATEMENTS, 2.0).format(p=a, v=b) for a, b in scene.friends.items()]
     said = draws.shuffled(said)
     for _ in range(fillers):
@@ -56,7 +58,9 @@ def tell(draws: Draws, scene: Cast, fillers: int) -> str:
 
 def _others(scene: Cast, fact: Fact) -> tuple[str, ...]:
     """What the other people of the story have for the same relation."""
-    return tuple(other.value for other in scene.facts if other.relation is fact.relation and other is not fact)
+    return tuple(
+        other.value for other in scene.facts if other.relation is fact.relation and other is not fact
+    )
 
 
 def ask_forward(draws: Draws, scene: Cast, fact: Fact) -> Query:
@@ -78,10 +82,17 @@ def ask_friend(scene: Cast, person: str) -> Query:
 
 
 def ask_two_hop(draws: Draws, scene: Cast, fact: Fact) -> Query | None:
-    """The value of a fact, the person given by way of a friend or of a job; None if neither can name the person."""
+    """The value of a fact, the person given by way of a friend or of a job.
+
+    None if neither can name the person.
+    """
     ways = [lexicon.FRIEND_PHRASE.format(p=a) for a, b in scene.friends.items() if b == fact.person]
     if fact.relation.name != "job":
-        jobs = [other.value for other in scene.facts if other.person == fact.person and other.relation.name == "job"]
+        jobs = [
+            other.value
+            for other in scene.facts
+            if other.person == fact.person and other.relation.name == "job"
+        ]
         ways += [lexicon.JOB_PHRASE.format(v=job) for job in jobs]
     if not ways:
         return None
@@ -91,7 +102,9 @@ def ask_two_hop(draws: Draws, scene: Cast, fact: Fact) -> Query | None:
     return Query(form, question, fact.value, _others(scene, fact))
 
 
-def story(page: Page, people: tuple[int, int], relations: tuple[int, int], fillers: int, queries: tuple[int, int]) -> None:
+def story(
+    page: Page, people: tuple[int, int], relations: tuple[int, int], fillers: int, queries: tuple[int, int]
+) -> None:
     """A story with questions of one hop; ranges are inclusive. Facts asked about are different ones."""
     draws = page.draws
     scene = cast(draws, draws.between(*people), draws.between(*relations), friends=False)
@@ -100,7 +113,9 @@ def story(page: Page, people: tuple[int, int], relations: tuple[int, int], fille
     page.ask([ask_reverse(scene, f) if draws.chance(0.2) else ask_forward(draws, scene, f) for f in asked])
 
 
-def hop(page: Page, people: tuple[int, int], relations: tuple[int, int], fillers: int, queries: tuple[int, int]) -> None:
+def hop(
+    page: Page, people: tuple[int, int], relations: tuple[int, int], fillers: int, queries: tuple[int, int]
+) -> None:
     """A story with best friends; most questions need two facts, some only the first of them."""
     draws = page.draws
     scene = cast(draws, draws.between(*people), draws.between(*relations), friends=True)

@@ -25,7 +25,7 @@ class World:
     def step(self, draws: Draws) -> str:
         """Let one thing happen and say it."""
         kind = draws.weighted((("take", 3.0), ("send", 3.0), ("go", 3.0)))
-        if kind == "take" and self.free or not self.holder and kind != "go":
+        if (kind == "take" and self.free) or (not self.holder and kind != "go"):
             thing = self.free.pop()
             self.holder[thing] = draws.zipf(self.people, 4.0)
             return f"{self.holder[thing]} took the {thing}."
@@ -55,7 +55,9 @@ class World:
         return asked
 
 
-def tale(page: Page, people: tuple[int, int] = (2, 4), steps: tuple[int, int] = (3, 8), queries: int = 5) -> None:
+def tale(
+    page: Page, people: tuple[int, int] = (2, 4), steps: tuple[int, int] = (3, 8), queries: int = 5
+) -> None:
     """Two to four people, three to eight events, one to five questions."""
     draws = page.draws
     world = World(draws, draws.between(*people), draws.between(1, 3))

@@ -1,6 +1,7 @@
-"""The tokenizer: byte-level BPE of at most 2,048 entries, trained on the little world.
+"""The tokenizer: byte-level BPE of 1,536 entries, trained on the little world.
 
-Digits stand alone, every word of the world is one token with its leading space, and encoding adds <s> by itself.
+Digits stand alone, every word of the world is one token with its leading space, and encoding adds <s> by
+itself.
 """
 
 from __future__ import annotations
@@ -13,18 +14,22 @@ from transformers import PreTrainedTokenizerFast
 from harness.pocket import lexicon
 from harness.pocket.world import documents
 
-VOCABULARY = 2048
+VOCABULARY = 1536
 CONTEXT = 512
 BOS, EOS = "<s>", "</s>"
 
 
 def train_tokenizer(count: int = 6000) -> Tokenizer:
-    """Train on `count` documents of each of two stages and on the list of words, so that rare words are whole too."""
-    texts = [document.text for stage in ("opening", "long") for document in documents("train", count, stage=stage)]
+    """Train on `count` documents of each of two stages and on the words, so that rare ones are whole too."""
+    texts = [
+        document.text for stage in ("opening", "long") for document in documents("train", count, stage=stage)
+    ]
     texts += [" " + " ".join(lexicon.words())] * 200
     tokenizer = Tokenizer(models.BPE())
     digits = pre_tokenizers.Digits(individual_digits=True)
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, pre_tokenizers.ByteLevel(add_prefix_space=False)])
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [digits, pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=VOCABULARY,
@@ -43,7 +48,7 @@ def train_tokenizer(count: int = 6000) -> Tokenizer:
 
 def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
     """Write tokenizer.json and tokenizer_config.json as `transformers` reads them."""
-    fast = PreTrainedTokenizerFast(
+    fast = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=tokenizer,
         bos_token=BOS,
         eos_token=EOS,

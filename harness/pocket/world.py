@@ -1,11 +1,13 @@
 """The little world of the reference model: documents and task items, written from seeds.
 
-Everything here follows from the words in `lexicon`, an integer seed and an index: no file is read, and the text is
-the same on every machine and Python version. What training may see and what it may not is decided twice:
+Everything here follows from the words in `lexicon`, an integer seed and an index: no file is read, and the
+text is the same on every machine and Python version. What training may see and what it may not is decided
+twice:
 
 * every passage (the part of a document before its first question, or all of it) belongs to exactly one of the
   splits train, calibration, heldout and tasks, by a hash of its text;
-* one in eight pairs of verb and thing, and one in eight sums, are held out: they stand only in heldout and tasks.
+* one in eight pairs of verb and thing, and one in eight sums, are held out: they stand only in heldout and
+  tasks.
 """
 
 from __future__ import annotations
@@ -24,9 +26,10 @@ Writer = Callable[[Page], None]
 class Document:
     """One document.
 
-    `entropy` is the derivation entropy in nats: -log of the probability of the draws that wrote the text. It is an
-    upper bound of -log p(text): different draws can give the same text, and thrown-away draws are not discounted.
-    `answers` are the character ranges of the text that answer something, leading space included.
+    `entropy` is the derivation entropy in nats: -log of the probability of the draws that wrote the text.
+    It is an upper bound of -log p(text): different draws can give the same text, and thrown-away draws are
+    not discounted. `answers` are the character ranges of the text that answer something, leading space
+    included.
     """
 
     id: str
@@ -47,13 +50,13 @@ _COMMON: dict[str, Writer] = {
     "copy": prose.copy,
 }
 
-# The kinds of document in each stage, with their weights and writers. The opening teaches copying and looking up; the
-# long stage, which is also the default, has the greatest distances.
+# The kinds of document in each stage, with their weights and writers. The opening teaches copying and
+# looking up; the long stage, which is also the default, has the greatest distances.
 STAGES: dict[str, tuple[tuple[tuple[str, Writer], float], ...]] = {
     "opening": (
         (("easy", _COMMON["easy"]), 0.36),
         (("copy", _COMMON["copy"]), 0.24),
-        (("recall", lambda page: prose.recall(page, 2)), 0.12),
+        (("recall", lambda page: prose.drawn_recall(page, 2)), 0.12),
         (("sums", lambda page: drills.sums(page, drills.OPENING_SHAPES)), 0.10),
         (("requests", _COMMON["requests"]), 0.07),
         (("hop", lambda page: stories.hop(page, (2, 3), (1, 1), 0, (4, 6))), 0.05),
@@ -65,7 +68,7 @@ STAGES: dict[str, tuple[tuple[tuple[str, Writer], float], ...]] = {
         (("crowd", lambda page: stories.story(page, (5, 7), (2, 2), 1, (3, 5))), 0.08),
         (("hop", _COMMON["hop"]), 0.14),
         (("tale", _COMMON["tale"]), 0.11),
-        (("recall", lambda page: prose.recall(page, 12)), 0.12),
+        (("recall", lambda page: prose.drawn_recall(page, 12)), 0.12),
         (("sums", _COMMON["sums"]), 0.14),
         (("requests", _COMMON["requests"]), 0.07),
         (("filler", _COMMON["filler"]), 0.04),
@@ -77,7 +80,7 @@ STAGES: dict[str, tuple[tuple[tuple[str, Writer], float], ...]] = {
         (("crowd", lambda page: stories.story(page, (5, 8), (2, 3), 2, (3, 5))), 0.09),
         (("hop", _COMMON["hop"]), 0.14),
         (("tale", _COMMON["tale"]), 0.10),
-        (("recall", lambda page: prose.recall(page, 35)), 0.14),
+        (("recall", lambda page: prose.drawn_recall(page, 46)), 0.14),
         (("sums", _COMMON["sums"]), 0.14),
         (("requests", _COMMON["requests"]), 0.07),
         (("filler", _COMMON["filler"]), 0.04),
@@ -101,9 +104,19 @@ def document(split: str, index: int, seed: int = 0, stage: str = "long") -> Docu
 
 
 def documents(split: str, count: int, seed: int = 0, stage: str = "long") -> list[Document]:
-    """The first `count` documents of a split: train, calibration or heldout (or tasks). Raises ValueError on others."""
+    """The first `count` documents of a split.
+
+    Train, calibration or heldout (or tasks). Raises ValueError on others.
+    """
     if split not in SPLITS:
         raise ValueError(f"split: expected one of {', '.join(SPLITS)}; got {split!r}")
     if stage not in STAGES:
         raise ValueError(f"stage: expected one of {', '.join(STAGES)}; got {stage!r}")
     return [document(split, index, seed, stage) for index in range(count)]
+
+
+def task_items(task: str, count: int, seed: int = 0) -> list[dict[str, object]]:
+    """The items of a pocket task; see `harness.pocket.tasks.task_items`."""
+    from harness.pocket import tasks
+
+    return tasks.task_items(task, count, seed)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from harness.models import LoadedModel
+    from harness.recording import PassContext, Recorder
 
 
 class Sink(Protocol):
@@ -25,8 +26,17 @@ class Sink(Protocol):
         """Whether the unit was committed, in this process or in one that was killed."""
         ...
 
-    def commit(self, unit: str, frames: Mapping[str, pd.DataFrame]) -> None:
-        """Keep the rows of one unit, by table name: all of them or, if the process dies, none."""
+    def commit(
+        self, unit: str, frames: Mapping[str, pd.DataFrame], snapshots: Mapping[str, pd.DataFrame] | None = None
+    ) -> None:
+        """Keep the rows of one unit, by table name: all of them or, if the process dies, none.
+
+        A snapshot is the whole table so far; it replaces what earlier units committed under that name.
+        """
+        ...
+
+    def read(self, table: str, columns: tuple[str, ...] | None = None) -> pd.DataFrame | None:
+        """What has been committed to a table so far."""
         ...
 
 
@@ -45,12 +55,24 @@ class Probe(Plugin):
 class PassProbe(Probe):
     """A probe that takes part in the shared teacher-forced pass."""
 
+    def begin(self, context: PassContext) -> Recorder:
+        """A recorder for one pass over all variants: what it watches, and the rows it leaves of every batch."""
+        raise NotImplementedError
+
 
 class OwnProbe(Probe):
     """A probe that drives the models itself."""
 
+    def inputs(self) -> str:
+        """Hash of what it reads beside the suite's documents (task files, say): part of the run's data key."""
+        return ""
+
     def observe(
-        self, reference: LoadedModel, variants: Sequence[LoadedModel], sinks: Sequence[Sink], progress: Progress
+        self,
+        reference: LoadedModel,
+        variants: Sequence[LoadedModel],
+        sinks: Sequence[Sink],
+        progress: Progress,
     ) -> None:
         """Commit the rows of every unit that is not done yet into the sink of each variant."""
         raise NotImplementedError

@@ -25,6 +25,9 @@ class Plugin(Record):
     kind: ClassVar[str] = ""
     """The name under which YAML files know the plugin; set by the loader from the file or entry-point name."""
 
+    paths: ClassVar[tuple[str, ...]] = ()
+    """Fields that hold paths; the plan checks them and makes them absolute, relative to the YAML file."""
+
     @classmethod
     def summary(cls) -> str:
         """First line of the docstring."""

@@ -1,7 +1,7 @@
 """Rules judge one measurement. One file is one rule; its fields are its YAML.
 
-The judge handles what concerns every rule (a missing metric, a non-finite one, one that must not be judged), so a
-rule sees only finite measurements. Decisions are three-valued: pass only if the whole interval is on the
+The judge handles what concerns every rule (a missing metric, a non-finite one, one that must not be judged),
+so a rule sees only finite measurements. Decisions are three-valued: pass only if the whole interval is on the
 good side of the limit, fail only if it is wholly on the bad side, inconclusive otherwise, ties included.
 """
 
@@ -24,6 +24,8 @@ class Decision:
     found: str
     margin: float | None
     because: str
+    p_value: float | None = None
+    """One-sided p-value of "beyond the limit" where an interval decided; None where nothing was sampled."""
 
 
 class Rule(Plugin):

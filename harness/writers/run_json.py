@@ -21,21 +21,29 @@ class RunJson(Writer):
     file_name: ClassVar[str] = "run.json"
 
     def write(self, run: Run, tables: Tables, folder: Path) -> Path:
-        """Write run.json atomically. Raises WriteError, also when the run holds what JSON cannot (NaN, infinity)."""
+        """Write run.json atomically. Raises WriteError, also when the run holds what JSON cannot (NaN,
+        infinity).
+        """
         path = folder / self.file_name
         write_atomic(path, encode(run))
         return path
 
 
 def encode(run: Run) -> bytes:
-    """The run as UTF-8 JSON (RFC 8259): two-space indent, sorted keys, shortest exact floats, newline at the end.
+    """The run as UTF-8 JSON (RFC 8259): two-space indent, sorted keys, shortest exact floats, newline at
+    the end.
 
-    Hub tokens that slipped into a path or a setting are masked. Raises WriteError for NaN or infinity, which only
-    the free-form part ``asked`` could hold: records refuse them.
+    Hub tokens that slipped into a path or a setting are masked. Raises WriteError for NaN or infinity,
+    which only the free-form part ``asked`` could hold: records refuse them.
     """
+    # Not pydantic's own JSON mode: it would write null where NaN stands, and say nothing.
     try:
         text = json.dumps(
-            _masked(run.model_dump(mode="json")), sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False
+            _masked(run.model_dump()),
+            sort_keys=True,
+            indent=2,
+            ensure_ascii=False,
+            allow_nan=False,
         )
         return (text + "\n").encode()
     except (ValueError, TypeError) as error:

@@ -1,0 +1,130 @@
+"""A causal language model in two halves: hidden states of a batch, then logits of any rows of them.
+
+The second half is the model's own ``forward`` with its trunk answering at once with given hidden states. So
+soft-caps, scales and biases of any architecture are applied by its own code, and the logits of a whole batch
+never exist.
+
+Legend: B documents, T positions, N rows (positions of several documents), D hidden size, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from harness.batches import Batch
+from harness.errors import ModelError
+
+VERIFIED_TOKENS = 128
+"""How many positions the two ways of computing logits are compared on before a pass."""
+
+
+class Decoder:
+    """One model, ready to be run in halves. ``whole`` says why it cannot be taken apart ("" if it can)."""
+
+    def __init__(self, name: str, model: Any) -> None:
+        self.name, self.model = name, model
+        self.whole = ""
+        self._trunk: nn.Module | None = None
+        self._answer: type[Any] | None = None
+
+    @property
+    def device(self) -> torch.device:
+        """Where token ids go."""
+        device: torch.device = self.model.get_input_embeddings().weight.device
+        return device
+
+    def prepare(self, ids_1T: Tensor) -> Tensor:
+        """Find the trunk by trying: halves must give the logits of the plain forward. Returns those [T, V].
+
+        Where no trunk does, hidden states stand for logits from then on (``whole``): right, but larger.
+        """
+        plain_TV = self._plain(ids_1T, None)[0]
+        self.whole = "it has no trunk"
+        for trunk in self._candidates():
+            self._trunk = trunk
+            try:
+                states_TD = self.states(ids_1T, None)
+                halves_TV = torch.cat([self.logits(rows) for rows in torch.split(states_TD, 48)])
+            except (AttributeError, TypeError, ValueError, RuntimeError, IndexError, KeyError) as error:
+                # not what the model's forward asks for hidden states: try the next one
+                self.whole = f"{type(trunk).__name__} alone failed ({type(error).__name__}: {error})"
+                continue
+            if same_logits(halves_TV, plain_TV):
+                self.whole = ""
+                return plain_TV
+            self.whole = (
+                f"{type(trunk).__name__} and the rest of the model gave other logits than both together"
+            )
+        self._trunk = None
+        return plain_TV
+
+    def states(self, ids_BT: Tensor, mask_BT: Tensor | None) -> Tensor:
+        """Last hidden states [B*T, D] (logits [B*T, V] of a model that stays whole)."""
+        if self._trunk is None:
+            return self._plain(ids_BT, mask_BT).flatten(0, 1)
+        output = self._trunk(input_ids=ids_BT, attention_mask=mask_BT, use_cache=False, return_dict=True)
+        self._answer = type(output)
+        states_BTD: Tensor = output.last_hidden_state
+        return states_BTD.flatten(0, 1)
+
+    def scored_states(self, batch: Batch) -> Tensor:
+        """``states`` [N, D] of the positions of a batch that predict a token, document by document."""
+        mask_BT = batch.is_token(self.device).long() if batch.padded else None
+        states_PD = self.states(batch.token_ids(self.device), mask_BT)
+        return states_PD[batch.scored(self.device)[0]]
+
+    def logits(self, states_ND: Tensor) -> Tensor:
+        """Logits [N, V] of rows of ``states``, in the dtype in which the model gives them."""
+        if self._trunk is None or self._answer is None:
+            return states_ND
+        stand_in = torch.zeros(1, len(states_ND), dtype=torch.int64, device=states_ND.device)
+        with _answering(self._trunk, self._answer(last_hidden_state=states_ND[None])):
+            output = self.model(input_ids=stand_in, use_cache=False, return_dict=True)
+        logits_NV: Tensor = output.logits[0]
+        return logits_NV
+
+    def _plain(self, ids_BT: Tensor, mask_BT: Tensor | None) -> Tensor:
+        output = self.model(input_ids=ids_BT, attention_mask=mask_BT, use_cache=False, return_dict=True)
+        logits_BTV: Tensor = output.logits
+        if logits_BTV.dim() != 3 or logits_BTV.shape[:2] != ids_BT.shape:
+            raise ModelError(
+                f"{self.name}: found logits of shape {tuple(logits_BTV.shape)} for token ids of shape "
+                f"{tuple(ids_BT.shape)}, wanted one row of logits for every token"
+            )
+        return logits_BTV
+
+    def _candidates(self) -> Iterator[nn.Module]:
+        seen: list[nn.Module] = [self.model]
+        for trunk in (self.model.base_model, self.model.get_decoder()):
+            if isinstance(trunk, nn.Module) and not any(trunk is other for other in seen):
+                seen.append(trunk)
+                yield trunk
+
+
+def same_logits(left_NV: Tensor, right_NV: Tensor) -> bool:
+    """Whether two logits agree up to the rounding of products of other sizes; NaN equals NaN."""
+    if left_NV.shape != right_NV.shape or left_NV.dtype != right_NV.dtype:
+        return False
+    unit = torch.finfo(left_NV.dtype).eps * (64 if left_NV.dtype == torch.float32 else 4)
+    left, right = left_NV.float(), right_NV.float()
+    finite = right[right.isfinite()]
+    scale = float(finite.square().mean().sqrt()) if len(finite) else 1.0
+    return torch.allclose(left, right, rtol=unit, atol=unit * scale, equal_nan=True)
+
+
+@contextmanager
+def _answering(trunk: nn.Module, answer: object) -> Iterator[None]:
+    """Let ``trunk`` answer every call with ``answer`` instead of computing."""
+    before = trunk.__dict__.get("forward")
+    trunk.__dict__["forward"] = lambda *_arguments, **_named: answer
+    try:
+        yield
+    finally:
+        del trunk.__dict__["forward"]
+        if before is not None:
+            trunk.__dict__["forward"] = before

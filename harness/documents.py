@@ -1,0 +1,317 @@
+"""Documents: reading them from wherever they are, and encoding each into the ids that both models see."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.errors import DataError
+from harness.plugins import nearest
+from harness.records import DocumentsSpec, HubData
+from harness.resources import POCKET_SPLITS
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+POCKET_COUNT = 200
+"""How many shipped documents are written where no number is given: their supply is endless."""
+
+SKIPPED_SHARE = 0.01
+"""A larger share of documents without a token to score means that the data are not what they seemed."""
+
+
+@dataclass(frozen=True)
+class RawDocument:
+    """One text. ``kind`` groups documents in reports and may be empty."""
+
+    id: str
+    kind: str
+    text: str
+
+
+@dataclass(frozen=True)
+class EncodedDocument:
+    """One document as both models see it.
+
+    ids: int64, BOS included. bytes: float32, the UTF-8 bytes of text that each id stands for (0 for BOS,
+    NaN where the tokenizer gives no offsets). All ids but the first are scored. total_tokens counts the ids
+    before cutting. skipped is empty, or the reason why no token of this document can be scored.
+    """
+
+    index: int
+    id: str
+    kind: str
+    ids: NDArray[np.int64]
+    bytes: NDArray[np.float32]
+    total_tokens: int
+    cut: bool
+    skipped: str
+
+    @property
+    def tokens(self) -> int:
+        """Number of scored tokens."""
+        return 0 if self.skipped else len(self.ids) - 1
+
+
+def read_documents(
+    data: str | HubData, max: int | None, text_field: str = "text", split_on: str = "\n\n", seed: int = 0
+) -> list[RawDocument]:
+    """The first ``max`` documents in the order of their source (None: all; of an endless supply, 200).
+
+    ``seed`` chooses among the shipped documents; files and hub datasets keep their order and do not use it.
+    A .txt file is read with universal newlines and split at ``split_on`` (empty: the whole file is one
+    document); pieces without text are no documents. Raises DataError.
+    """
+    if isinstance(data, HubData):
+        found = _from_hub(data, max, text_field)
+    elif data in POCKET_SPLITS:
+        found = _from_pocket(POCKET_SPLITS[data], POCKET_COUNT if max is None else max, seed)
+    elif data.endswith(".jsonl"):
+        found = list(islice(_from_jsonl(Path(data), text_field), max))
+    elif data.endswith(".txt"):
+        found = list(islice(_from_text(Path(data), split_on), max))
+    else:
+        known = ", ".join(POCKET_SPLITS)
+        raise DataError(f"documents {data!r}: expected a file ending in .jsonl or .txt, or one of {known}")
+    if not found:
+        raise DataError(f"documents {data}: there is no document in it")
+    return found
+
+
+def _from_pocket(split: str, count: int, seed: int) -> list[RawDocument]:
+    from harness.pocket import world
+
+    return [RawDocument(made.id, made.kind, made.text) for made in world.documents(split, count, seed)]
+
+
+def _from_jsonl(path: Path, text_field: str) -> Iterator[RawDocument]:
+    for number, line in enumerate(_lines(path), 1):
+        if not line.strip():
+            continue
+        where = f"{path}:{number}"
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise DataError(f"{where}: not JSON ({error}); expected one JSON object a line") from None
+        if not isinstance(row, dict):
+            raise DataError(f"{where}: found {type(row).__name__}, expected a JSON object")
+        yield _document(row, text_field, f"{path.stem}-{number}", where)
+
+
+def _from_text(path: Path, split_on: str) -> Iterator[RawDocument]:
+    text = "".join(_lines(path))
+    pieces = text.split(split_on) if split_on else [text]
+    kept = (piece.strip("\n") for piece in pieces if piece.strip())
+    return (RawDocument(f"{path.stem}-{number}", "", piece) for number, piece in enumerate(kept, 1))
+
+
+def _lines(path: Path) -> Iterator[str]:
+    """Lines of a UTF-8 file with universal newlines. Raises DataError where it cannot be read."""
+    number = 0
+    try:
+        with path.open(encoding="utf-8") as stream:
+            for number, line in enumerate(stream, 1):
+                if number == 1 and line.startswith("\ufeff"):
+                    raise DataError(f"{path}: starts with a byte order mark; save it as UTF-8 without one")
+                yield line
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 after line {number} ({error.reason})") from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
+
+
+def _from_hub(data: HubData, max: int | None, text_field: str) -> list[RawDocument]:
+    from datasets import load_dataset
+    from datasets.exceptions import DatasetsError
+
+    name = f"{data.hub} (config {data.config}, split {data.split}, revision {data.revision})"
+    if Path(data.hub).exists():
+        raise DataError(f"hub dataset {data.hub}: the local file or folder {data.hub} would be read instead")
+    try:
+        rows = load_dataset(data.hub, data.config, split=data.split, revision=data.revision)
+    except (DatasetsError, OSError, ValueError, RuntimeError, KeyError) as error:
+        raise DataError(f"hub dataset {name} cannot be loaded: {type(error).__name__}: {error}") from error
+    return [
+        _document(row, text_field, f"{data.split}-{number}", f"{name}, row {number}")
+        for number, row in enumerate(islice(rows, max))
+    ]
+
+
+def _document(row: Mapping[str, Any], text_field: str, default_id: str, where: str) -> RawDocument:
+    if text_field not in row:
+        close = nearest(text_field, row) or ", ".join(map(str, list(row)[:8])) or "no fields at all"
+        raise DataError(f"{where}: has no field {text_field!r} (text_field); it has {close}")
+    text = row[text_field]
+    if not isinstance(text, str):
+        raise DataError(f"{where}: field {text_field!r} is {type(text).__name__}, expected text")
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise DataError(f"{where}: the text holds half of a surrogate pair, which is no character")
+    given = row.get("id")
+    name = str(given) if isinstance(given, str | int) and str(given) else default_id
+    kind = row.get("kind")
+    return RawDocument(name, kind if isinstance(kind, str) else "", text)
+
+
+def encode(
+    raw: Sequence[RawDocument], tokenizer: PreTrainedTokenizerBase, spec: DocumentsSpec, vocab_size: int
+) -> list[EncodedDocument]:
+    """Token ids of every document, by the protocol that ``DocumentsSpec`` describes.
+
+    BOS is put in front here, not by the tokenizer's post-processor, so that it cannot get lost. With
+    ``packed`` the result is windows of ``context`` tokens (the last may be shorter), then skipped documents.
+
+    Raises DataError: no BOS token where one is asked for, an id outside the ``vocab_size`` logits, no token
+    to score, or more than 1 % of the documents without one.
+    """
+    opening = _opening(tokenizer, spec.bos)
+    texts = [document.text for document in raw]
+    streams = [_open(opening, ids, sizes) for ids, sizes in _tokenize(texts, tokenizer)]
+    _check_range(raw, streams, vocab_size)
+    encoded = [
+        _cut(index, document, ids, sizes, spec.context)
+        for index, (document, (ids, sizes)) in enumerate(zip(raw, streams, strict=True))
+    ]
+    _check_skipped(encoded)
+    return _pack(encoded, streams, spec.context) if spec.packed else encoded
+
+
+def documents_sha256(encoded: Iterable[EncodedDocument]) -> str:
+    """Hash of the token ids of all documents, in order: where it is equal, two models see the same ids."""
+    digest = hashlib.sha256()
+    for document in encoded:
+        digest.update(len(document.ids).to_bytes(8, "little"))
+        digest.update(document.ids.astype("<i8").tobytes())
+    return digest.hexdigest()
+
+
+def duplicates(encoded: Iterable[EncodedDocument]) -> int:
+    """How many documents have exactly the ids of an earlier one: they add no evidence, only its look."""
+    seen = [document.ids.tobytes() for document in encoded if not document.skipped]
+    return len(seen) - len(set(seen))
+
+
+def _opening(tokenizer: PreTrainedTokenizerBase, bos: bool) -> tuple[int, ...]:
+    if not bos:
+        return ()
+    token = tokenizer.bos_token_id
+    if not isinstance(token, int):
+        raise DataError("documents ask for bos: true, but the tokenizer has no BOS token; set bos: false")
+    return (token,)
+
+
+def _tokenize(
+    texts: list[str], tokenizer: PreTrainedTokenizerBase
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+    """Ids and bytes of each text, without special tokens."""
+    found = tokenizer(
+        texts,
+        add_special_tokens=False,
+        truncation=False,
+        padding=False,
+        verbose=False,
+        return_offsets_mapping=tokenizer.is_fast,
+        return_attention_mask=False,
+        return_token_type_ids=False,
+    )
+    for index, text in enumerate(texts):
+        ids = np.asarray(found["input_ids"][index], dtype=np.int64)
+        if tokenizer.is_fast:
+            yield ids, span_bytes(text, found["offset_mapping"][index])
+        else:
+            yield ids, np.full(len(ids), np.nan, dtype=np.float32)
+
+
+def span_bytes(text: str, offsets: Sequence[tuple[int, int]]) -> NDArray[np.float32]:
+    """UTF-8 bytes of ``text`` that each token stands for; they add up to the bytes of the whole text.
+
+    offsets: the character span of each token, in order. Tokens that share a character (one for each of its
+    bytes, say) share its bytes equally. Characters between two spans (blanks that a tokenizer leaves out of
+    its offsets) belong to the token after them, those after the last span to the last token that has one.
+    """
+    spans = np.asarray(offsets, dtype=np.int64).reshape(-1, 2)
+    if not len(spans) or not text:
+        return np.zeros(len(spans), dtype=np.float32)
+    starts, ends = spans[:, 0].copy(), spans[:, 1].copy()
+    covered = np.maximum.accumulate(ends)
+    before = np.concatenate(([0], covered[:-1]))
+    wide = ends > starts
+    starts[wide] = np.minimum(starts, before)[wide]
+    if wide.any():
+        ends[np.flatnonzero(wide)[-1]] = len(text)
+    sharing = np.zeros(len(text) + 1, dtype=np.int64)
+    np.add.at(sharing, starts[wide], 1)
+    np.add.at(sharing, ends[wide], -1)
+    points = np.frombuffer(text.encode("utf-32-le"), dtype="<u4")
+    sizes = 1 + (points > 0x7F) + (points > 0x7FF) + (points > 0xFFFF)
+    shares = sizes / np.maximum(np.cumsum(sharing[:-1]), 1)
+    until = np.concatenate(([0.0], np.cumsum(shares)))
+    return (until[ends] - until[starts]).astype(np.float32)
+
+
+def _open(
+    opening: tuple[int, ...], ids: NDArray[np.int64], sizes: NDArray[np.float32]
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    front = np.asarray(opening, dtype=np.int64)
+    return np.concatenate((front, ids)), np.concatenate((np.zeros(len(front), dtype=np.float32), sizes))
+
+
+def _check_range(
+    raw: Sequence[RawDocument], streams: Sequence[tuple[NDArray[np.int64], Any]], vocab_size: int
+) -> None:
+    for document, (ids, _) in zip(raw, streams, strict=True):
+        outside = ids[(ids < 0) | (ids >= vocab_size)]
+        if len(outside):
+            raise DataError(
+                f"document {document.id}: the tokenizer gives the id {outside[0]}, the model has ids 0 to "
+                f"{vocab_size - 1}; tokenizer and model do not belong together"
+            )
+
+
+def _cut(
+    index: int, document: RawDocument, ids: NDArray[np.int64], sizes: NDArray[np.float32], context: int
+) -> EncodedDocument:
+    return EncodedDocument(
+        index=index,
+        id=document.id,
+        kind=document.kind,
+        ids=ids[:context],
+        bytes=sizes[:context],
+        total_tokens=len(ids),
+        cut=len(ids) > context,
+        skipped="" if len(ids) > 1 else f"{len(ids)} of the 2 tokens that scoring takes (BOS included)",
+    )
+
+
+def _check_skipped(encoded: Sequence[EncodedDocument]) -> None:
+    skipped = [document for document in encoded if document.skipped]
+    if len(skipped) == len(encoded) or len(skipped) > SKIPPED_SHARE * len(encoded):
+        example = f"; the first is {skipped[0].id} ({skipped[0].skipped})" if skipped else ""
+        raise DataError(
+            f"{len(skipped)} of {len(encoded)} documents have no token to score, "
+            f"at most {SKIPPED_SHARE:.0%} may{example}"
+        )
+
+
+def _pack(
+    encoded: Sequence[EncodedDocument],
+    streams: Sequence[tuple[NDArray[np.int64], NDArray[np.float32]]],
+    context: int,
+) -> list[EncodedDocument]:
+    kept = [stream for document, stream in zip(encoded, streams, strict=True) if not document.skipped]
+    ids = np.concatenate([stream[0] for stream in kept])
+    sizes = np.concatenate([stream[1] for stream in kept])
+    windows = [(ids[at : at + context], sizes[at : at + context]) for at in range(0, len(ids) - 1, context)]
+    packed = [
+        EncodedDocument(index, f"window-{index}", "packed", window, size, len(window), False, "")
+        for index, (window, size) in enumerate(windows)
+    ]
+    left = (document for document in encoded if document.skipped)
+    return packed + [replace(document, index=index) for index, document in enumerate(left, len(packed))]

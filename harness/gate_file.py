@@ -1,0 +1,154 @@
+"""Gate files: what must hold. Also whether a rule can ever meet a metric that the suites measure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+from harness import plugins
+from harness.checking import Checker
+from harness.errors import HarnessError, Problem
+from harness.locating import check_description, check_file_name, find_file
+from harness.measures import Measure
+from harness.plugins import nearest
+from harness.records import GateSpec, Measurement, Metric, RuleSpec
+from harness.rules import Rule
+from harness.yaml_file import read_yaml
+from harness.yaml_values import KeyPath
+
+LONGEST_METRIC = 200
+
+
+@dataclass(frozen=True)
+class Gate:
+    """A gate file as far as it is free of mistakes. rules: by their position in the file."""
+
+    name: str
+    source: str
+    rules: dict[int, Rule]
+    complete: bool
+    check: Checker
+
+    @property
+    def only_warns(self) -> bool:
+        """Whether no rule of it can decide anything."""
+        return all(rule.level == "warn" for rule in self.rules.values())
+
+    def spec(self) -> GateSpec:
+        """The record, for a file without mistakes."""
+        where = self.check.where
+        rules = tuple(RuleSpec(rule=rule, where=where(("rules", i))) for i, rule in self.rules.items())
+        return GateSpec(name=self.name, source=self.source, rules=rules)
+
+
+def read_gate(name: str, base: Path, problems: list[Problem]) -> Gate | None:
+    """Read a gate, shipped or at a path under ``base``, and note its problems; None if it cannot be read."""
+    path, shown = find_file("gates", name, base)
+    source = read_yaml(path, problems, shown)
+    if source is None:
+        return None
+    check = Checker(source, path.parent, problems)
+    check_file_name(check, path)
+    content = check.mapping(source.data, (), ("description", "rules"))
+    check_description(check, content)
+    given = check.entries(content.get("rules"), ("rules",), "rules")
+    rules: dict[int, Rule] = {}
+    for index, entry in enumerate(given):
+        rule = check.plugin("rules", "rule", entry, ("rules", index))
+        if rule is not None:
+            rules[index] = cast(Rule, rule)
+    return Gate(path.stem, shown, rules, bool(given) and len(rules) == len(given), check)
+
+
+def check_metrics(gate: Gate, metrics: Sequence[Metric], all_known: bool) -> None:
+    """Note every rule whose metric cannot be among ``metrics``.
+
+    all_known: whether ``metrics`` is everything that will be measured. If some measures could not be read,
+    only names close to one that any measure can yield are noted: nothing is reported that may be right.
+    A rule that would call every number of its metric a mistake (a margin of 200 % on a share) is noted too.
+    """
+    measured = [metric.name for metric in metrics]
+    possible = measured if all_known else [*measured, *(name for name, _ in _every_metric())]
+    for index, rule in gate.rules.items():
+        path: KeyPath = ("rules", index)
+        known = any(could_match(rule.metric, name) for name in possible)
+        if not known and (all_known or nearest(rule.metric, [n for n in possible if n[-1:] != "*"])):
+            wanted = "a metric that the suites measure"
+            gate.check.problem((*path, "metric"), repr(rule.metric), wanted, _instead(rule, measured))
+        for metric in metrics:
+            if could_match(rule.metric, metric.name) and (why := _misfit(rule, metric)):
+                gate.check.problem(path, f"{rule.kind} for {metric.name}", "a rule that fits the metric", why)
+
+
+def could_match(pattern: str, name: str) -> bool:
+    """Whether some text matches both; ``*`` in either stands for any text."""
+    if max(len(pattern), len(name)) > LONGEST_METRIC:
+        return False
+    reached = _skip_stars({0}, name)
+    for character in pattern:
+        if character == "*":
+            reached = set(range(min(reached, default=len(name) + 1), len(name) + 1))
+        else:
+            stay = {at for at in reached if name[at : at + 1] == "*"}
+            step = {at + 1 for at in reached if name[at : at + 1] == character}
+            reached = _skip_stars(stay | step, name)
+    return len(name) in reached
+
+
+def _skip_stars(positions: set[int], name: str) -> set[int]:
+    """Positions in ``name`` that are reached when its stars may stand for nothing."""
+    found = set(positions)
+    for at in sorted(positions):
+        while name[at : at + 1] == "*":
+            at += 1
+            found.add(at)
+    return found
+
+
+def _misfit(rule: Rule, metric: Metric) -> str:
+    """Why the rule cannot judge any number of this metric; empty if it can. Tried on equal sides."""
+    if "*" in metric.name:
+        return ""  # unit and direction are known only when it is measured
+    sample = Measurement(
+        name=metric.name,
+        unit=metric.unit,
+        better=metric.better,
+        neutral=metric.neutral,
+        reference=1.0,
+        variant=1.0,
+        change=metric.neutral,
+        low=metric.neutral - 0.5,
+        high=metric.neutral + 0.5,
+        variant_low=0.5,
+        variant_high=1.5,
+        n=100,
+        clusters=100,
+        method="none: a trial of the rule",
+    )
+    decision = rule.judge(sample, identical=False)
+    return decision.because if decision.status == "error" else ""
+
+
+def _instead(rule: Rule, measured: Sequence[str]) -> str:
+    """What the writer of the rule may have meant."""
+    for name, kind in _every_metric():
+        if could_match(rule.metric, name):
+            return f"the measure {kind} yields it; add it to a suite"
+    if close := nearest(rule.metric, measured):
+        return f"did you mean {close}?"
+    return f"measured are {', '.join(measured) or 'no metrics at all'}"
+
+
+def _every_metric() -> list[tuple[str, str]]:
+    """(metric, measure) for every measure there is; ``<measure>.*`` for one that needs settings."""
+    found: list[tuple[str, str]] = []
+    for kind in plugins.names("measures"):
+        try:
+            measure = cast(Measure, plugins.load("measures", kind)())
+        except (ValueError, HarnessError, ImportError):
+            found.append((f"{kind}.*", kind))
+        else:
+            found += [(metric.name, kind) for metric in measure.produces()]
+    return found

@@ -1,0 +1,92 @@
+"""Hooks that are attached once to a model and speak only while their side is the one that runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+
+from harness.recording import Tap
+
+Hook = Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]
+
+
+class Stage:
+    """Which side runs now; None: hooks are silent. Both sides may be the very same modules."""
+
+    def __init__(self) -> None:
+        self.side: int | None = None
+
+    @contextmanager
+    def playing(self, side: int) -> Iterator[None]:
+        """Let the hooks of one side speak."""
+        self.side = side
+        try:
+            yield
+        finally:
+            self.side = None
+
+
+def first_tensor(value: object) -> Tensor | None:
+    """The tensor that a module is mainly about: itself, or the first of a tuple (attention gives a pair)."""
+    if isinstance(value, Tensor):
+        return value
+    if isinstance(value, Mapping):
+        value = tuple(value.values())
+    if isinstance(value, tuple | list):
+        return next((found for item in value if (found := first_tensor(item)) is not None), None)
+    return None
+
+
+def first_input(arguments: tuple[Any, ...], named: Mapping[str, Any]) -> Tensor | None:
+    """The first tensor that a module is called with."""
+    return first_tensor((arguments, dict(named)))
+
+
+@contextmanager
+def attached(
+    model: nn.Module,
+    side: int,
+    stage: Stage,
+    inputs: Mapping[str, Sequence[Tap]],
+    outputs: Mapping[str, Sequence[Tap]],
+) -> Iterator[None]:
+    """Call the taps, by module name, with what goes in and out of modules while ``stage`` plays ``side``."""
+    with ExitStack() as stack:
+        for name, taps in inputs.items():
+            hook = _input_hook(side, stage, taps)
+            handle = model.get_submodule(name).register_forward_pre_hook(hook, with_kwargs=True)
+            stack.callback(handle.remove)
+        for name, taps in outputs.items():
+            stack.callback(
+                model.get_submodule(name).register_forward_hook(_output_hook(side, stage, taps)).remove
+            )
+        yield
+
+
+def _input_hook(side: int, stage: Stage, taps: Sequence[Tap]) -> Hook:
+    def hook(_module: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
+        if stage.side == side:
+            _call(taps, first_input(arguments, named))
+
+    return hook
+
+
+def _output_hook(side: int, stage: Stage, taps: Sequence[Tap]) -> Callable[[nn.Module, object, object], None]:
+    def hook(_module: nn.Module, _arguments: object, output: object) -> None:
+        if stage.side == side:
+            _call(taps, first_tensor(output))
+
+    return hook
+
+
+def _call(taps: Sequence[Tap], value: Tensor | None) -> None:
+    if value is None:
+        raise TypeError(
+            "a watched module was called without a tensor, although it had one when it was surveyed"
+        )
+    flat = value.reshape(-1, value.shape[-1])
+    for tap in taps:
+        tap(flat)

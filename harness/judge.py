@@ -1,0 +1,203 @@
+"""Verdicts: what every rule of every gate says about what was measured.
+
+The loop runs over rules, never over measurements: a metric that is missing, misspelt, non-finite or empty is
+met by the rule that asked for it and becomes an error or a failure, never a pass.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from typing import Literal
+
+from harness.plugins import nearest
+from harness.records import GateSpec, Measurement, RuleSpec, Skipped, Verdict
+from harness.rules import Decision, Rule
+from harness.statistics import holm
+
+Overall = Literal["pass", "fail", "inconclusive", "error"]
+EXIT_CODES: dict[Overall, Literal[0, 1, 2, 3]] = {"error": 2, "fail": 1, "inconclusive": 3, "pass": 0}
+"""Worst first."""
+
+FALSE_ALARMS = 0.025
+"""How often at most, together, blocking rules fail by chance when every truth lies at its limit: one side of
+95 %.
+"""
+
+PREFIXES = {"layer_error": "layers"}
+"""Measures whose metrics begin with another word than their own name."""
+
+
+@dataclass(frozen=True)
+class _Case:
+    """One decision, before rules are looked at together."""
+
+    gate: str
+    spec: RuleSpec
+    metric: str
+    labels: dict[str, str]
+    decision: Decision
+
+
+def judge(
+    gates: Sequence[GateSpec],
+    measurements: Sequence[Measurement],
+    skipped: Sequence[Skipped],
+    identical: bool,
+) -> tuple[Verdict, ...]:
+    """One verdict for each rule and each measurement that its pattern matches, in the order of the gate
+    files.
+
+    A rule whose pattern matches no measurement is one error. What the pattern covers and could not be
+    measured is an error too, also beside matches and also for a pattern with ``*``: a rule that asks for
+    every task is not met by the tasks that could be run. identical: both sides are the same bytes, so exact
+    ties may pass.
+
+    Blocking failures that rest on intervals must hold together (Holm, at FALSE_ALARMS); what would fail alone
+    but not among so many is inconclusive. Passes need no correction: all of them must pass.
+    """
+    cases = [
+        case
+        for gate in gates
+        for spec in gate.rules
+        for case in _cases(gate.name, spec, measurements, skipped, identical)
+    ]
+    return tuple(_verdict(case) for case in _together(cases))
+
+
+def overall(verdicts: Iterable[Verdict]) -> tuple[Overall, Literal[0, 1, 2, 3]]:
+    """The worst blocking status and its exit code. Nothing judged, or anything unjudged, is an error."""
+    blocking = [verdict.status for verdict in verdicts if verdict.level == "block"]
+    if not blocking or not set(blocking) <= EXIT_CODES.keys():
+        return "error", EXIT_CODES["error"]
+    worst = next(status for status in EXIT_CODES if status in blocking)
+    return worst, EXIT_CODES[worst]
+
+
+def _cases(
+    gate: str,
+    spec: RuleSpec,
+    measurements: Sequence[Measurement],
+    skipped: Sequence[Skipped],
+    identical: bool,
+) -> list[_Case]:
+    pattern = _rule(spec).metric
+    matches = [measurement for measurement in measurements if _matches(measurement.name, pattern)]
+    lost = [entry for entry in skipped if _covers(pattern, entry.measure)]
+    cases = [_Case(gate, spec, m.name, m.labels, _decide(_rule(spec), m, identical)) for m in matches]
+    cases += [
+        _Case(
+            gate,
+            spec,
+            entry.measure,
+            entry.labels,
+            _error("not measured", f"{entry.measure}: {entry.reason}"),
+        )
+        for entry in lost
+    ]
+    if not cases:
+        close = nearest(pattern, dict.fromkeys(measurement.name for measurement in measurements))
+        hint = f"; did you mean {close}?" if close else ""
+        because = f"no measured metric is called {pattern}{hint}"
+        cases = [_Case(gate, spec, pattern, {}, _error("nothing", because))]
+    return cases
+
+
+def _rule(spec: RuleSpec) -> Rule:
+    if not isinstance(spec.rule, Rule):
+        raise TypeError(f"{spec.where}: {spec.rule!r} is not a rule")
+    return spec.rule
+
+
+def _matches(name: str, pattern: str) -> bool:
+    return name == pattern or fnmatchcase(name, pattern)
+
+
+def _covers(pattern: str, missing: str) -> bool:
+    """Whether a pattern can mean a metric that was skipped, or one of a measure that was skipped whole."""
+    whole = f"{PREFIXES.get(missing, missing)}."
+    heads = (pattern[:length] for length in range(1, len(pattern) + 1))
+    return _matches(missing, pattern) or any(fnmatchcase(whole, head) for head in heads)
+
+
+def _decide(rule: Rule, measurement: Measurement, identical: bool) -> Decision:
+    if measurement.non_finite == "reference":
+        return _error(
+            "non-finite", f"{measurement.name}: {measurement.method}; without a reference nothing is judged"
+        )
+    if measurement.non_finite == "variant":
+        because = f"{measurement.name}: {measurement.method}"
+        return Decision("fail", "a finite number is wanted", "non-finite", None, because)
+    if measurement.not_judged:
+        return _error("not to be judged", f"{measurement.name}: {measurement.not_judged}")
+    if measurement.n == 0:
+        return _error("nothing", f"{measurement.name} rests on no observation")
+    try:
+        return _sound(rule.judge(measurement, identical))
+    except Exception as error:  # noqa: BLE001 - a rule that breaks must not hide what the others say
+        because = f"the rule {_name(rule)} broke on {measurement.name}: {type(error).__name__}: {error}"
+        return _error("a defect of the rule", because)
+
+
+def _sound(decision: object) -> Decision:
+    """The decision of a rule, if it is one. Raises TypeError or ValueError saying what it is instead."""
+    if not isinstance(decision, Decision):
+        raise TypeError(f"found {decision!r}, wanted a Decision")
+    if decision.status not in EXIT_CODES:
+        raise ValueError(f"found the status {decision.status!r}, wanted one of {', '.join(EXIT_CODES)}")
+    if not all(isinstance(text, str) for text in (decision.expected, decision.found, decision.because)):
+        raise TypeError(f"found {decision!r}, wanted expected, found and because in words")
+    for number in (decision.margin, decision.p_value):
+        if number is not None and not math.isfinite(number):
+            raise ValueError(f"found {number} in the decision, wanted a finite number or none")
+    return decision
+
+
+def _together(cases: list[_Case]) -> list[_Case]:
+    """Failures that do not hold among all blocking comparisons by interval become inconclusive (Holm)."""
+    sampled = [
+        index
+        for index, case in enumerate(cases)
+        if _rule(case.spec).level == "block" and case.decision.p_value is not None
+    ]
+    held = holm([cases[index].decision.p_value or 0.0 for index in sampled], FALSE_ALARMS)
+    together = list(cases)
+    for index, holds in zip(sampled, held, strict=True):
+        decision = cases[index].decision
+        if decision.status == "fail" and not holds:
+            because = (
+                f"{decision.because}; alone it would fail, but among {len(sampled)} blocking comparisons "
+                f"chance does as much (p = {decision.p_value:.3g}, Holm)"
+            )
+            together[index] = replace(
+                cases[index], decision=replace(decision, status="inconclusive", because=because)
+            )
+    return together
+
+
+def _verdict(case: _Case) -> Verdict:
+    rule, decision = _rule(case.spec), case.decision
+    return Verdict(
+        gate=case.gate,
+        rule=_name(rule),
+        metric=case.metric,
+        labels=case.labels,
+        status=decision.status,
+        expected=decision.expected,
+        found=decision.found,
+        margin=decision.margin,
+        because=decision.because,
+        level=rule.level,
+        where=case.spec.where,
+        why=rule.why,
+    )
+
+
+def _error(found: str, because: str) -> Decision:
+    return Decision("error", "a measured metric is wanted", found, None, because)
+
+
+def _name(rule: Rule) -> str:
+    return rule.kind or type(rule).__name__

@@ -1,0 +1,133 @@
+"""Which implementation of the statistics a pass uses: plain torch, or the same functions compiled and fused.
+
+Compiling takes some ten seconds and then saves more than half of the work on every token, so it is a question
+of how much there is to do. The plan alone answers it: the same plan takes the same kernels on every run.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from harness.logit_statistics import LogitKernel, logit_sums, logit_sums_in_cache
+from harness.module_statistics import (
+    ErrorKernel,
+    MomentKernel,
+    channel_moments,
+    channel_moments_in_cache,
+    row_errors,
+    row_errors_in_cache,
+)
+
+Choice = Literal["auto", "eager", "compiled"]
+
+WORTH_COMPILING = 20_000 * 32_000
+"""Tokens times vocabulary from which compiling pays for itself."""
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """The three loops over many values. name: eager or compiled; note: why, where that needs saying."""
+
+    name: Literal["eager", "compiled"]
+    logits: LogitKernel
+    errors: ErrorKernel
+    moments: MomentKernel
+    note: str = ""
+
+
+EAGER = Kernels("eager", logit_sums_in_cache, row_errors_in_cache, channel_moments_in_cache)
+
+
+def choose_kernels(
+    choice: Choice, tokens: int, vocabulary: int, dtype: torch.dtype, device: torch.device
+) -> Kernels:
+    """The kernels for so many scored tokens of one dtype; ``auto`` compiles where it pays and can be done.
+
+    Compiled kernels must agree with the plain ones on a sample; where they cannot be built or do not agree,
+    the plain ones are taken and the note says so.
+    """
+    if choice == "eager" or (choice == "auto" and tokens * vocabulary < WORTH_COMPILING):
+        return EAGER
+    if device.type == "cpu" and not _has_compiler():
+        return _eager("no C++ compiler was found (c++, g++, clang++ or $CXX)")
+    try:
+        compiled = Kernels("compiled", _compiled_logits(), _compiled_errors(), _compiled_moments())
+        differing = _differing(compiled, dtype, device)
+    except Exception as error:  # noqa: BLE001 - compilers fail in any way, and the result does not need them
+        return _eager(f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}")
+    return _eager(f"the compiled {differing} gave other numbers on a sample") if differing else compiled
+
+
+def _eager(reason: str) -> Kernels:
+    note = f"the pass ran without compiled kernels, which is slower but gives the same numbers: {reason}"
+    return Kernels(EAGER.name, EAGER.logits, EAGER.errors, EAGER.moments, note)
+
+
+def _has_compiler() -> bool:
+    return any(shutil.which(name) for name in (os.environ.get("CXX", ""), "c++", "g++", "clang++") if name)
+
+
+# Sizes vary from call to call, so they are compiled as variables; a size of one would be compiled for itself,
+# so single rows take the plain way. Contiguous inputs keep the number of compiled versions at one for each
+# dtype.
+
+
+def _compiled_logits() -> LogitKernel:
+    fused = torch.compile(logit_sums, dynamic=True, fullgraph=True)
+
+    def kernel(reference_NV: Tensor, variant_NV: Tensor) -> tuple[Tensor, ...]:
+        if len(reference_NV) == 1:
+            return logit_sums(reference_NV, variant_NV)
+        return fused(reference_NV.contiguous(), variant_NV.contiguous())
+
+    return kernel
+
+
+def _compiled_errors() -> ErrorKernel:
+    fused = torch.compile(row_errors, dynamic=True, fullgraph=True)
+
+    def kernel(reference_NH: Tensor, variant_NH: Tensor) -> tuple[Tensor, ...]:
+        if min(reference_NH.shape) == 1:
+            return row_errors(reference_NH, variant_NH)
+        return fused(reference_NH.contiguous(), variant_NH.contiguous())
+
+    return kernel
+
+
+def _compiled_moments() -> MomentKernel:
+    fused = torch.compile(channel_moments, dynamic=True, fullgraph=True)
+
+    def kernel(values_NH: Tensor, valid_N: Tensor, threshold: float) -> tuple[Tensor, ...]:
+        if min(values_NH.shape) == 1:
+            return channel_moments(values_NH, valid_N, threshold)
+        return fused(values_NH.contiguous(), valid_N, threshold)
+
+    return kernel
+
+
+def _differing(compiled: Kernels, dtype: torch.dtype, device: torch.device) -> str:
+    """Name of a compiled kernel that disagrees with its plain form on a sample ("" if none does)."""
+    random = torch.Generator().manual_seed(0)
+    left = (torch.randn(9, 77, generator=random) * 4).to(device, dtype)
+    right = left + (torch.randn(9, 77, generator=random) / 4).to(device, dtype)
+    left[1, 5] = right[1, 5] = right[2, 6] = float("-inf")
+    right[3, 7] = float("nan")
+    valid = torch.arange(9, device=device) != 3
+    pairs = {
+        "logit statistics": (compiled.logits(left, right), logit_sums(left, right)),
+        "layer errors": (compiled.errors(left, right), row_errors(left, right)),
+        "channel moments": (compiled.moments(left, valid, 6.0), channel_moments(left, valid, 6.0)),
+    }
+    for name, (found, wanted) in pairs.items():
+        if not all(
+            torch.allclose(f, w, rtol=1e-4, atol=1e-4, equal_nan=True)
+            for f, w in zip(found, wanted, strict=True)
+        ):
+            return name
+    return ""

@@ -1,0 +1,122 @@
+"""What names in YAML files stand for: shipped suites and gates, files, models, documents.
+
+Paths are relative to the file that names them. Environment variables, ``~`` and patterns are not expanded.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from harness.checking import Checker
+from harness.plugins import nearest
+from harness.records import HubData
+from harness.resources import POCKET_SPLITS, shipped_file, shipped_names
+from harness.yaml_values import KeyPath, describe
+
+SLUG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+"""A name that is safe as the name of a folder on every system."""
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+_DATA = f"{', '.join(POCKET_SPLITS)}, a path ending in .jsonl or .txt, or {{hub: owner/name, split: …}}"
+
+
+def is_slug(name: str) -> bool:
+    """Whether ``name`` can be the name of a folder and stays inside the one it is put in."""
+    return SLUG.fullmatch(name) is not None and ".." not in name
+
+
+def is_path(name: str) -> bool:
+    """Whether the name of a suite or gate is a path; any other name means a shipped one."""
+    return "/" in name or "\\" in name or name.endswith((".yaml", ".yml"))
+
+
+def find_file(kind: Literal["suites", "gates"], name: str, base: Path) -> tuple[Path, str]:
+    """The file of a suite or gate, and the name it has in messages. A shipped file is never shadowed."""
+    if is_path(name):
+        path = base / name
+        return path, str(path)
+    return shipped_file(kind, name), f"{kind}/{name}.yaml"
+
+
+def unknown_name(kind: Literal["suites", "gates"], name: str, base: Path) -> tuple[str, str, str] | None:
+    """(found, wanted, hint) if ``name`` is neither a path nor a shipped name; else None."""
+    known = shipped_names(kind)
+    if is_path(name) or name in known:
+        return None
+    beside = next((p for p in (f"{kind}/{name}.yaml", f"{name}.yaml") if os.path.isfile(base / p)), "")
+    close = nearest(name, known)
+    hint = f"did you mean the file ./{beside}?" if beside else f"did you mean {close}?" if close else ""
+    return repr(name), f"one of {', '.join(known)}, or the path of a .yaml file", hint
+
+
+def check_file_name(check: Checker, path: Path) -> None:
+    """Suites and gates are called after their files, and folders after them."""
+    if not is_slug(path.stem):
+        check.problem((), f"the file name {path.name!r}", "letters, digits, '.', '-' and '_' only")
+
+
+def check_description(check: Checker, content: Mapping[str, Any]) -> None:
+    """A description, where there is one, is a line of text."""
+    if not isinstance(content.get("description", ""), str):
+        check.problem(("description",), describe(content["description"]), "text")
+
+
+def find_model(
+    check: Checker, value: str, path: KeyPath, reserved: tuple[str, ...]
+) -> tuple[str, Literal["reserved", "folder", "hub"]]:
+    """The model that ``value`` names: a reserved name, an absolute folder, or a hub id. Notes problems."""
+    if value in reserved:
+        return value, "reserved"
+    looks_local = value.startswith((".", "/", "~")) or "\\" in value
+    if looks_local or os.path.isdir(check.folder / value):
+        local = Path(os.path.abspath(check.folder / value))
+        if not os.path.isdir(local):
+            what = "a file" if os.path.isfile(local) else "no such folder"
+            check.problem(path, f"{value!r}: {what} ({local})", "the folder of a model", _near(local))
+        return str(local), "folder"
+    close = nearest(value, reserved) if "/" not in value else ""
+    if close or not _HUB_ID.fullmatch(value) or ".." in value:
+        hint = f"did you mean {close}?" if close else _unexpanded(value)
+        wanted = f"{', '.join(reserved)}, a folder that exists, or a hub id (owner/name)"
+        check.problem(path, repr(value), wanted, hint)
+    return value, "hub"
+
+
+def find_data(check: Checker, value: Any, path: KeyPath) -> str | HubData | None:
+    """The documents that ``value`` names, with an absolute path; None and a problem if there are none."""
+    if isinstance(value, Mapping):
+        return check.record(HubData, value, path)
+    if not isinstance(value, str):
+        check.problem(path, describe(value), _DATA)
+        return None
+    if value in POCKET_SPLITS:
+        return value
+    if not value.endswith((".jsonl", ".txt")):
+        close = nearest(value, POCKET_SPLITS)
+        hub = f"for a dataset on the hub write {{hub: {value}, split: …}}" if _HUB_ID.fullmatch(value) else ""
+        hint = f"did you mean {close}?" if close else hub if "/" in value else _unexpanded(value)
+        check.problem(path, repr(value), _DATA, hint)
+        return None
+    local = Path(os.path.abspath(check.folder / value))
+    if not os.path.isfile(local):
+        check.problem(path, f"{value!r}: no such file ({local})", "a file of documents", _near(local))
+        return None
+    return str(local)
+
+
+def _near(missing: Path) -> str:
+    if "$" in str(missing) or "~" in str(missing):
+        return _unexpanded(str(missing))
+    try:
+        close = nearest(missing.name, [entry.name for entry in missing.parent.iterdir()])
+    except OSError:
+        return f"the folder {missing.parent} cannot be read"
+    return f"did you mean {close}?" if close else ""
+
+
+def _unexpanded(value: str) -> str:
+    return "environment variables and ~ are not expanded" if "$" in value or "~" in value else ""

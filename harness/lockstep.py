@@ -1,0 +1,236 @@
+"""The one teacher-forced pass that all pass probes share.
+
+Each batch goes through the reference once and through each variant once. Hooks are attached once. Hidden
+states of the batch are kept, logits only of a chunk of rows. What the batch left behind is committed as one
+unit, so a killed pass goes on at the batch it was in and leaves the same tables as one that was never
+disturbed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from harness.batches import Batch, plan_batches
+from harness.decoder import VERIFIED_TOKENS, Decoder
+from harness.documents import EncodedDocument
+from harness.errors import DataError, ModelError
+from harness.hooks import Stage, attached
+from harness.kernels import Choice, Kernels, choose_kernels
+from harness.noise_floor import floor_documents, measure_floor
+from harness.pass_report import SETUP, PassReport, read_report, write_report
+from harness.recording import (
+    REFERENCE,
+    PassContext,
+    PassProgress,
+    PassSink,
+    Recorder,
+    Recording,
+    collect_taps,
+)
+from harness.records import Note
+from harness.survey import survey
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from harness.models import LoadedModel
+
+CPU_TOKENS, GPU_TOKENS = 1024, 8192
+"""Positions in a batch. On a processor larger batches gain nothing and take memory."""
+CHUNK_VALUES = 2**23
+"""Logits of one side that exist at a time."""
+
+
+def shared_pass(
+    reference: LoadedModel,
+    variants: Sequence[LoadedModel],
+    documents: Sequence[EncodedDocument],
+    probes: Sequence[Recording],
+    sinks: Sequence[PassSink],
+    progress: PassProgress,
+    *,
+    batch_tokens: int | None = None,
+    kernel: Choice = "auto",
+) -> PassReport:
+    """Let every probe see all models on all documents, and commit what it records batch by batch.
+
+    sinks: one for each variant. Besides the probes' tables, each gets ``documents``, ``floor`` and ``notes``.
+    Raises DataError when there is nothing to score, ModelError when the two sides cannot be compared.
+    """
+    sides = [Decoder(loaded.name, loaded.model) for loaded in (reference, *variants)]
+    tokens = batch_tokens or (CPU_TOKENS if sides[0].device.type == "cpu" else GPU_TOKENS)
+    batches = plan_batches(documents, tokens)
+    if not batches:
+        raise DataError(
+            f"none of {len(documents)} documents has a token to score; check the suite's documents"
+        )
+    units = [SETUP, *(batch.unit for batch in batches)]
+    if all(sink.done(unit) for sink in sinks for unit in units):
+        return read_report(sinks)
+    with torch.inference_mode():
+        ready = _prepare(sides, batches, tokens, documents, probes, sinks, kernel)
+        ready.go(batches, sinks, progress)
+    report = read_report(sinks)
+    return replace(report, notes=report.notes + ready.late_notes)
+
+
+@dataclass
+class _Pass:
+    """Everything that stays the same from batch to batch."""
+
+    sides: Sequence[Decoder]
+    recorders: Sequence[Recorder]
+    stage: Stage
+    chunk: int
+    late_notes: tuple[Note, ...]
+    """What holds for this process only."""
+
+    @property
+    def reads_logits(self) -> bool:
+        return any(recorder.reads_logits for recorder in self.recorders)
+
+    def go(self, batches: Sequence[Batch], sinks: Sequence[PassSink], progress: PassProgress) -> None:
+        """All batches that some sink lacks."""
+        for recorder in self.recorders:
+            for variant, sink in enumerate(sinks):
+                if recorder.running and (totals := sink.read(recorder.running)) is not None:
+                    recorder.resume(variant, totals)
+        with self._hooks():
+            for done, batch in enumerate(batches):
+                progress.step("shared pass", done, len(batches))
+                lacking = [number for number, sink in enumerate(sinks) if not sink.done(batch.unit)]
+                if lacking:
+                    self._observe(batch, lacking)
+                for variant in lacking:
+                    self._commit(batch, variant, sinks[variant])
+        progress.step("shared pass", len(batches), len(batches))
+
+    @contextmanager
+    def _hooks(self) -> Iterator[None]:
+        with ExitStack() as stack:
+            for side, decoder in enumerate(self.sides, start=REFERENCE):
+                inputs = collect_taps(self.recorders, side, inputs=True)
+                outputs = collect_taps(self.recorders, side, inputs=False)
+                stack.enter_context(attached(decoder.model, side, self.stage, inputs, outputs))
+            yield
+
+    def _observe(self, batch: Batch, variants: Sequence[int]) -> None:
+        """One batch through the reference and the given variants."""
+        for recorder in self.recorders:
+            recorder.start(batch)
+        states = {side: self._states(side, batch) for side in (REFERENCE, *variants)}
+        if not self.reads_logits:
+            return
+        targets_N = batch.scored(self.sides[0].device)[1]
+        starts = range(0, len(targets_N), self.chunk)
+        for rows in (slice(start, start + self.chunk) for start in starts):
+            reference_NV = self.sides[0].logits(states[REFERENCE][rows])
+            for variant in variants:
+                variant_NV = self.sides[variant + 1].logits(states[variant][rows]).to(reference_NV.device)
+                for recorder in self.recorders:
+                    recorder.logits(variant, reference_NV, variant_NV, targets_N[rows])
+
+    def _states(self, side: int, batch: Batch) -> Tensor:
+        """Hidden states of the scored positions, with the hooks of the side listening."""
+        with self.stage.playing(side):
+            return self.sides[side + 1].scored_states(batch)
+
+    def _commit(self, batch: Batch, variant: int, sink: PassSink) -> None:
+        rows: dict[str, pd.DataFrame] = {}
+        totals: dict[str, pd.DataFrame] = {}
+        for recorder in self.recorders:
+            rows |= recorder.rows(variant)
+            if recorder.running:
+                totals[recorder.running] = recorder.totals(variant)
+        sink.commit(batch.unit, rows, totals)
+
+
+def _prepare(
+    sides: Sequence[Decoder],
+    batches: Sequence[Batch],
+    tokens: int,
+    documents: Sequence[EncodedDocument],
+    probes: Sequence[Recording],
+    sinks: Sequence[PassSink],
+    choice: Choice,
+) -> _Pass:
+    """Survey the models, choose kernels, let the probes begin, and commit what is known before any batch."""
+    _check_ids(sides, documents)
+    first_ids = torch.from_numpy(batches[0].documents[0].ids[:VERIFIED_TOKENS])[None]
+    logits = [side.prepare(first_ids.to(side.device)) for side in sides]
+    vocabulary, dtype = _check_logits(logits, sides)
+    chunk = max(16, CHUNK_VALUES // vocabulary)
+    earlier = [sink for sink in sinks if sink.done(SETUP)]
+    wanted = read_report(earlier).kernel if earlier else choice
+    scored = sum(length - 1 for batch in batches for length in batch.lengths)
+    kernels = choose_kernels(wanted, scored, vocabulary, dtype, sides[0].device)
+    layout = survey(sides[0], sides[1:], first_ids, vocabulary)
+    recorders = [probe.begin(PassContext(layout, len(sides) - 1, kernels)) for probe in probes]
+    if len(earlier) < len(sinks):
+        watching = any(recorder.inputs(REFERENCE) or recorder.outputs(REFERENCE) for recorder in recorders)
+        report = PassReport(
+            notes=tuple(_notes(sides[0], dtype, kernels)),
+            variant_notes=tuple(tuple(_whole_notes(side)) for side in sides[1:]),
+            floor=(
+                read_report(earlier).floor
+                if earlier
+                else measure_floor(sides[0], floor_documents(batches, tokens), kernels, chunk)
+            ),
+            unpaired=tuple(dict(missing) if watching else {} for missing in layout.unpaired),
+            kernel=kernels.name,
+        )
+        write_report(report, documents, sinks)
+    late = (Note(topic="pass", text=kernels.note, level="warn"),) if earlier and kernels.note else ()
+    return _Pass(sides, recorders, Stage(), chunk, late)
+
+
+def _notes(reference: Decoder, dtype: torch.dtype, kernels: Kernels) -> Iterator[Note]:
+    yield from _whole_notes(reference)
+    if kernels.note:
+        yield Note(topic="pass", text=kernels.note)
+    if torch.finfo(dtype).bits < 32:
+        text = (
+            f"logits are {str(dtype).removeprefix('torch.')}: their rounding alone can make a KL near "
+            f"{5e-4 if dtype == torch.bfloat16 else 1e-5:.0e} nats per token; smaller divergences say nothing"
+        )
+        yield Note(topic="precision", text=text)
+
+
+def _whole_notes(side: Decoder) -> Iterator[Note]:
+    if side.whole:
+        text = f"{side.name}: logits of whole batches are kept, which takes more memory: {side.whole}"
+        yield Note(topic="pass", text=text)
+
+
+def _check_ids(sides: Sequence[Decoder], documents: Sequence[EncodedDocument]) -> None:
+    for side in sides:
+        known = side.model.get_input_embeddings().num_embeddings
+        for document in documents:
+            if len(document.ids) and not 0 <= document.ids.min() <= document.ids.max() < known:
+                raise ModelError(
+                    f"{side.name}: document {document.id} has token ids up to {document.ids.max()}, wanted 0 "
+                    f"to {known - 1}; tokenizer and model do not belong together"
+                )
+
+
+def _check_logits(logits_TV: Sequence[Tensor], sides: Sequence[Decoder]) -> tuple[int, torch.dtype]:
+    """Vocabulary and dtype of both sides; where they differ, broadcasting would compare something else."""
+    reference = logits_TV[0]
+    for side, found in zip(sides[1:], logits_TV[1:], strict=True):
+        if found.shape != reference.shape:
+            raise ModelError(
+                f"{side.name}: found {found.shape[-1]} logits for a token, wanted {reference.shape[-1]} as "
+                f"{sides[0].name} has; different vocabularies cannot be compared token by token"
+            )
+        if found.dtype != reference.dtype:
+            raise ModelError(
+                f"{side.name}: found logits of {found.dtype}, wanted {reference.dtype} as {sides[0].name} has"
+                ", or precision would count as damage: set reference.dtype and variant.dtype alike"
+            )
+    return reference.shape[-1], reference.dtype

@@ -1,0 +1,115 @@
+"""Scores of paired items, right or wrong (1 or 0) or graded: means, what is kept of them, and flips."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from harness.measures._items import Cell, Found
+from harness.measures._shared import measured
+from harness.records import Skipped
+from harness.statistics import (
+    Interval,
+    clopper_pearson,
+    mean,
+    mean_interval,
+    ratio_of_sums,
+    ratio_of_sums_interval,
+    tango_interval,
+    wilson_interval,
+)
+
+
+def scores(cell: Cell) -> Found:
+    """Mean score on both sides and the mean paired difference."""
+    if cell.kind == "binary":
+        gained = int(((cell.variant == 1) & (cell.reference == 0)).sum())
+        lost = int(((cell.variant == 0) & (cell.reference == 1)).sum())
+        change, interval = (gained - lost) / len(cell.rows), paired_shares(cell)
+        trials = effective(cell, float(cell.variant.sum()))
+        alone = _around(wilson_interval(*trials), mean(cell.variant))
+        what = f"{gained} items gained, {lost} lost; {cell.conditions}"
+    else:
+        change = mean(cell.variant - cell.reference)
+        interval = mean_interval(cell.variant - cell.reference, cell.clusters)
+        alone = mean_interval(cell.variant, cell.clusters)
+        what = f"mean of the paired difference; {cell.conditions}"
+    yield measured(
+        cell.main(),
+        what,
+        cell.count,
+        reference=mean(cell.reference),
+        variant=mean(cell.variant),
+        change=change,
+        interval=interval,
+        variant_interval=alone,
+    )
+
+
+def paired_shares(cell: Cell) -> Interval | None:
+    """Tango's interval of the difference of two paired shares of 1, in the direction variant − reference.
+
+    Of items of the same document only the first counts: the others are no new evidence.
+    """
+    first = ~cell.rows["doc_hash"].duplicated().to_numpy()
+    variant, reference = cell.variant[first], cell.reference[first]
+    gained = int(((variant == 1) & (reference == 0)).sum())
+    lost = int(((variant == 0) & (reference == 1)).sum())
+    return _around(tango_interval(gained, lost, len(variant)), mean(cell.variant - cell.reference))
+
+
+def effective(cell: Cell, successes: float) -> tuple[float, float]:
+    """Successes and trials when items of the same document count once together."""
+    share = cell.count.clusters / cell.count.observations
+    return successes * share, float(cell.count.clusters)
+
+
+def recovery(cell: Cell) -> Found:
+    """Σ variant / Σ reference. For 0/1 scores each end is the farther of the t interval and of Tango's
+    interval divided by the reference's share, since a t interval is too narrow where few items differ.
+    """
+    metric, total = cell.derived("recovery"), math.fsum(cell.reference.tolist())
+    if not total > 0:
+        reason = f"the reference scores {mean(cell.reference)}, so there is nothing of which to keep a share"
+        yield Skipped(measure=metric.name, reason=reason, labels=cell.label())
+        return
+    interval = ratio_of_sums_interval(cell.variant, cell.reference, cell.clusters)
+    if cell.kind == "binary" and interval is not None and (tango := paired_shares(cell)) is not None:
+        share = mean(cell.reference)
+        ends = (min(interval.low, 1 + tango.low / share), max(interval.high, 1 + tango.high / share))
+        interval = Interval(*ends, "the wider of ratio of sums by cluster t, and Tango score")
+    yield measured(
+        metric,
+        f"sum of scores, variant / reference; {cell.conditions}",
+        cell.count,
+        change=ratio_of_sums(cell.variant, cell.reference),
+        interval=_around(interval, ratio_of_sums(cell.variant, cell.reference)),
+        labels=cell.label(),
+    )
+
+
+def flips(cell: Cell) -> Found:
+    """Share of items whose answer or score changes, and each way (1 is right unless less is better)."""
+    answers = cell.rows["reference_answer"].to_numpy() != cell.rows["variant_answer"].to_numpy()
+    right = 0.0 if cell.better == "lower" else 1.0
+    was, becomes = cell.reference == right, cell.variant == right
+    for name, flipped in (
+        ("flips", answers | (was != becomes)),
+        ("flips_to_wrong", was & ~becomes),
+        ("flips_to_right", ~was & becomes),
+    ):
+        share = mean(flipped.astype(np.float64))
+        yield measured(
+            cell.derived(name),
+            f"{int(flipped.sum())} of {len(flipped)} items; {cell.conditions}",
+            cell.count,
+            change=share,
+            interval=_around(clopper_pearson(*effective(cell, float(flipped.sum()))), share),
+            labels=cell.label(),
+        )
+
+
+def _around(interval: Interval | None, value: float) -> Interval | None:
+    """The interval, which contains the value itself despite rounding or repeated documents."""
+    return interval and Interval(min(interval.low, value), max(interval.high, value), interval.method)

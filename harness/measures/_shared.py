@@ -1,0 +1,142 @@
+"""What measures share: making Measurement records, and saying which side broke a number."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from harness.errors import MeasureError
+from harness.records import Measurement, Metric, Skipped
+from harness.statistics import Interval
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from harness.records.result import Side
+
+ROUNDING = 1e-5
+"""How far rounding may push a probability over 1, or a divergence or log-likelihood (nats) beyond 0."""
+
+TOKEN_SIDES = ("document", "reference_nll", "variant_nll", "reference_top1_p", "variant_top1_p")
+"""Columns that tell on which side the logits of a token were not finite."""
+
+
+@dataclass(frozen=True)
+class Count:
+    """How many observations a number rests on, and from how many clusters (documents) they come."""
+
+    observations: int
+    clusters: int
+
+
+def measured(
+    metric: Metric,
+    what: str,
+    count: Count,
+    *,
+    change: float | None = None,
+    interval: Interval | None = None,
+    reference: float | None = None,
+    variant: float | None = None,
+    variant_interval: Interval | None = None,
+    labels: Mapping[str, str] | None = None,
+) -> Measurement:
+    """A finite measurement of ``metric``; ``what`` and the method of the interval become its method."""
+    known = interval or variant_interval
+    return Measurement(
+        name=metric.name,
+        labels=dict(labels or {}),
+        unit=metric.unit,
+        better=metric.better,
+        neutral=metric.neutral,
+        reference=reference,
+        variant=variant,
+        change=change,
+        low=interval.low if interval else None,
+        high=interval.high if interval else None,
+        variant_low=variant_interval.low if variant_interval else None,
+        variant_high=variant_interval.high if variant_interval else None,
+        n=count.observations,
+        clusters=count.clusters,
+        method="; ".join(filter(None, (what, known.method if known else ""))),
+    )
+
+
+def not_finite(
+    metric: Metric, side: Side, what: str, count: Count, labels: Mapping[str, str] | None = None
+) -> Measurement:
+    """A measurement without numbers, because NaN or infinity was met on ``side``."""
+    return Measurement(
+        name=metric.name,
+        labels=dict(labels or {}),
+        unit=metric.unit,
+        better=metric.better,
+        neutral=metric.neutral,
+        n=count.observations,
+        clusters=count.clusters,
+        method=what,
+        non_finite=side,
+    )
+
+
+def unusable_tokens(
+    table: pd.DataFrame, columns: Sequence[str], metrics: Sequence[Metric]
+) -> list[Measurement | Skipped]:
+    """What to say about every metric when a tokens table has no row or numbers that are not finite; else
+    nothing.
+
+    Any such number in ``columns`` breaks every metric: rows are neither dropped nor averaged. A column named
+    ``reference_…`` puts it on the reference; all others, also those that compare both sides, put it on the
+    variant. Raises MeasureError for a missing column and for negative log-likelihoods or probabilities that
+    cannot be.
+    """
+    require(table, columns, "tokens")
+    if table.empty:
+        return [Skipped(measure=metric.name, reason="no token was scored") for metric in metrics]
+    count = count_tokens(table)
+    for side, names in _sides(columns).items():
+        bad = ~np.isfinite(table[names].to_numpy(dtype=np.float64)).all(axis=1)
+        if bad.any():
+            what = f"{bad.sum()} of {len(table)} tokens are NaN or infinite on the {side}'s side"
+            return [not_finite(metric, side, what, count) for metric in metrics]
+    for name in columns:
+        if name.endswith("_nll"):
+            within(table, name, -ROUNDING, np.inf)
+        elif name.endswith("_top1_p"):
+            within(table, name, 0.0, 1 + ROUNDING)
+    return []
+
+
+def count_tokens(table: pd.DataFrame) -> Count:
+    """Rows and documents of a tokens table."""
+    return Count(len(table), int(table["document"].nunique()))
+
+
+def require(table: pd.DataFrame, columns: Sequence[str], name: str) -> None:
+    """Raises MeasureError when the table lacks a column."""
+    missing = [column for column in columns if column not in table.columns]
+    if missing:
+        raise MeasureError(
+            f"the {name} table lacks the columns {', '.join(missing)}; it has {list(table.columns)}"
+        )
+
+
+def within(table: pd.DataFrame, column: str, least: float, most: float) -> None:
+    """Raises MeasureError when a finite column leaves the range that its definition allows."""
+    values = table[column].to_numpy(dtype=np.float64)
+    bad = (values < least) | (values > most)
+    if bad.any():
+        worst = values[bad][np.argmax(np.maximum(least - values[bad], values[bad] - most))]
+        raise MeasureError(
+            f"{column} is {worst} in {bad.sum()} of {len(values)} tokens or worse, wanted {least} to {most}: "
+            "it contradicts its definition, so the logits or their reduction are wrong"
+        )
+
+
+def _sides(columns: Sequence[str]) -> dict[Side, list[str]]:
+    numbers = [c for c in columns if c not in ("document", "position", "target", "bytes")]
+    reference = [c for c in numbers if c.startswith("reference_")]
+    return {"reference": reference, "variant": [c for c in numbers if c not in reference]}

@@ -1,0 +1,100 @@
+"""The measure ``calibration``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, ClassVar
+
+import numpy as np
+from pydantic import Field
+
+from harness.measures import Measure
+from harness.measures._shared import TOKEN_SIDES, count_tokens, measured, unusable_tokens
+from harness.records import Measurement, Metric, Skipped
+from harness.statistics import bounded_mean_interval, brier_scores, calibration_error, mean
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+ECE = Metric(
+    name="calibration.ece",
+    unit="probability",
+    better="lower",
+    description="expected calibration error of the top token, bins of equal width",
+)
+ECE_EQUAL_MASS = Metric(
+    name="calibration.ece_equal_mass",
+    unit="probability",
+    better="lower",
+    description="expected calibration error of the top token, bins of equal mass",
+)
+BRIER = Metric(
+    name="calibration.brier",
+    unit="probability",
+    better="lower",
+    description="mean (confidence − correct)² of the top token",
+)
+GAP = Metric(
+    name="calibration.gap",
+    unit="probability",
+    better="neither",
+    description="change of mean (confidence − correct) of the top token; above 0: more over-confident",
+)
+
+
+class Calibration(Measure):
+    """How much less the confidence in the top token can be trusted: ECE, Brier score, over-confidence.
+
+    The ECE is shown without an interval: that of a perfectly calibrated model is above 0, and intervals of
+    its change miss the truth more often than not. Rules do better with the Brier score or the gap.
+    """
+
+    table: ClassVar[str] = "tokens"
+    columns: ClassVar[tuple[str, ...] | None] = (*TOKEN_SIDES, "target", "reference_top1", "variant_top1")
+
+    bins: Annotated[int, Field(ge=1, le=1000, description="number of confidence bins of the ECE")] = 15
+
+    def produces(self) -> tuple[Metric, ...]:
+        """Two expected calibration errors, the Brier score, and the change of over-confidence."""
+        return (ECE, ECE_EQUAL_MASS, BRIER, GAP)
+
+    def measure(self, table: pd.DataFrame) -> Sequence[Measurement | Skipped]:
+        """All metrics; correct means that the most likely token is the target."""
+        if broken := unusable_tokens(table, self.columns or (), self.produces()):
+            return broken
+        sure, right = {}, {}
+        for side in ("reference", "variant"):
+            sure[side] = table[f"{side}_top1_p"].to_numpy(dtype=np.float64).clip(max=1.0)
+            right[side] = (table[f"{side}_top1"] == table["target"]).to_numpy(dtype=np.float64)
+        documents, count = table["document"].to_numpy(), count_tokens(table)
+        found: list[Measurement | Skipped] = []
+        for metric, kind in ((ECE, "width"), (ECE_EQUAL_MASS, "mass")):
+            on = {
+                side: calibration_error(sure[side], right[side], self.bins, kind == "mass") for side in sure
+            }
+            what = f"{self.bins} bins of equal {kind}; no interval, as ECE is biased"
+            change = on["variant"] - on["reference"]
+            found.append(
+                measured(metric, what, count, reference=on["reference"], variant=on["variant"], change=change)
+            )
+        brier = {side: brier_scores(sure[side], right[side]) for side in sure}
+        shift = brier["variant"] - brier["reference"]
+        found.append(
+            measured(
+                BRIER,
+                "mean over tokens of the paired difference",
+                count,
+                reference=mean(brier["reference"]),
+                variant=mean(brier["variant"]),
+                change=mean(shift),
+                interval=bounded_mean_interval(shift, documents, -1.0, 1.0),
+                variant_interval=bounded_mean_interval(brier["variant"], documents, 0.0, 1.0),
+            )
+        )
+        gap = (sure["variant"] - right["variant"]) - (sure["reference"] - right["reference"])
+        what, interval = (
+            "mean over tokens of the paired difference",
+            bounded_mean_interval(gap, documents, -2.0, 2.0),
+        )
+        found.append(measured(GAP, what, count, change=mean(gap), interval=interval))
+        return found

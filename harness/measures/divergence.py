@@ -1,0 +1,164 @@
+"""The measure ``divergence``."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.measures import Measure
+from harness.measures._shared import ROUNDING, TOKEN_SIDES, count_tokens, measured, unusable_tokens, within
+from harness.records import Measurement, Metric, Skipped
+from harness.statistics import (
+    Interval,
+    bounded_mean_interval,
+    mean,
+    mean_interval,
+    proportion_interval,
+    quantile_intervals,
+    quantiles,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+KL = "KL(reference‖variant) of the next-token distributions"
+METRICS = (
+    Metric(name="divergence.kl_mean", unit="nats/token", better="lower", description=f"mean {KL}"),
+    Metric(name="divergence.kl_p50", unit="nats/token", better="lower", description=f"median {KL}"),
+    Metric(
+        name="divergence.kl_p99", unit="nats/token", better="lower", description=f"99th percentile of {KL}"
+    ),
+    Metric(
+        name="divergence.kl_p999", unit="nats/token", better="lower", description=f"99.9th percentile of {KL}"
+    ),
+    Metric(name="divergence.kl_max", unit="nats/token", better="lower", description=f"largest {KL}"),
+    Metric(
+        name="divergence.reverse_kl_mean",
+        unit="nats/token",
+        better="lower",
+        description="mean KL(variant‖reference)",
+    ),
+    Metric(
+        name="divergence.top1_agreement",
+        unit="share",
+        better="higher",
+        neutral=1.0,
+        description="share of tokens where both sides hold the same token most likely",
+    ),
+    Metric(
+        name="divergence.delta_p_mean",
+        unit="probability",
+        better="higher",
+        description="mean p_variant(target) − p_reference(target)",
+    ),
+    Metric(
+        name="divergence.delta_p_rms",
+        unit="probability",
+        better="lower",
+        description="root mean square of p_variant(target) − p_reference(target)",
+    ),
+    Metric(
+        name="divergence.total_variation",
+        unit="probability",
+        better="lower",
+        description="mean ½ Σ |p_reference − p_variant|",
+    ),
+)
+PERCENTILES = {"divergence.kl_p50": 0.5, "divergence.kl_p99": 0.99, "divergence.kl_p999": 0.999}
+
+
+class Divergence(Measure):
+    """How far the predicted distributions are apart: KL divergence and its tail, top-1 agreement, Δp."""
+
+    table: ClassVar[str] = "tokens"
+    columns: ClassVar[tuple[str, ...] | None] = (
+        *TOKEN_SIDES,
+        "reference_top1",
+        "variant_top1",
+        "kl",
+        "reverse_kl",
+        "total_variation",
+    )
+
+    def produces(self) -> tuple[Metric, ...]:
+        """Ten metrics, all comparisons of both sides on the same tokens."""
+        return METRICS
+
+    def measure(self, table: pd.DataFrame) -> Sequence[Measurement | Skipped]:
+        """All metrics. Raises MeasureError for a KL below −1e-5 or a total variation outside [0, 1]."""
+        if broken := unusable_tokens(table, self.columns or (), METRICS):
+            return broken
+        within(table, "kl", -ROUNDING, np.inf)
+        within(table, "reverse_kl", -ROUNDING, np.inf)
+        within(table, "total_variation", -ROUNDING, 1 + ROUNDING)
+        documents = table["document"].to_numpy()
+        found = _kl(table, documents) | _agreement(table, documents) | _probabilities(table, documents)
+        count = count_tokens(table)
+        return [
+            measured(metric, what, count, change=change, interval=interval)
+            for metric in METRICS
+            for what, change, interval in [found[metric.name]]
+        ]
+
+
+_Found = dict[str, tuple[str, float, Interval | None]]
+
+
+def _kl(table: pd.DataFrame, documents: NDArray[Any]) -> _Found:
+    kl = table["kl"].to_numpy(dtype=np.float64)
+    reverse = table["reverse_kl"].to_numpy(dtype=np.float64)
+    probabilities = tuple(PERCENTILES.values())
+    tails = zip(
+        PERCENTILES,
+        quantiles(kl, probabilities),
+        quantile_intervals(kl, documents, probabilities),
+        strict=True,
+    )
+    found: _Found = {name: ("quantile over tokens", value, interval) for name, value, interval in tails}
+    found["divergence.kl_mean"] = _mean_not_negative(kl, documents)
+    found["divergence.kl_max"] = ("maximum over tokens; a maximum has no interval", float(kl.max()), None)
+    found["divergence.reverse_kl_mean"] = _mean_not_negative(reverse, documents)
+    return found
+
+
+def _agreement(table: pd.DataFrame, documents: NDArray[Any]) -> _Found:
+    same = (table["reference_top1"] == table["variant_top1"]).to_numpy()
+    return {
+        "divergence.top1_agreement": ("share of tokens", mean(same), proportion_interval(same, documents))
+    }
+
+
+def _probabilities(table: pd.DataFrame, documents: NDArray[Any]) -> _Found:
+    reference = np.exp(-table["reference_nll"].to_numpy(dtype=np.float64)).clip(max=1.0)
+    delta = np.exp(-table["variant_nll"].to_numpy(dtype=np.float64)).clip(max=1.0) - reference
+    variation = table["total_variation"].to_numpy(dtype=np.float64).clip(0.0, 1.0)
+    square = bounded_mean_interval(delta**2, documents, 0.0, 1.0)
+    root = square and Interval(math.sqrt(square.low), math.sqrt(square.high), f"root of: {square.method}")
+    return {
+        "divergence.delta_p_mean": (
+            "mean over tokens",
+            mean(delta),
+            bounded_mean_interval(delta, documents, -1.0, 1.0),
+        ),
+        "divergence.delta_p_rms": ("root mean square over tokens", math.sqrt(mean(delta**2)), root),
+        "divergence.total_variation": (
+            "mean over tokens",
+            mean(variation),
+            bounded_mean_interval(variation, documents, 0.0, 1.0),
+        ),
+    }
+
+
+def _mean_not_negative(
+    values: NDArray[np.float64], documents: NDArray[Any]
+) -> tuple[str, float, Interval | None]:
+    """A divergence is never below 0, so the lower end is not either, unless rounding put the mean itself
+    there.
+    """
+    value, found = mean(values), mean_interval(values, documents)
+    interval = found and Interval(max(found.low, min(0.0, value)), found.high, found.method)
+    return "mean over tokens", value, interval

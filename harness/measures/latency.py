@@ -1,0 +1,240 @@
+"""The measure ``latency``."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from harness.errors import MeasureError
+from harness.measures import Measure
+from harness.measures._shared import Count, measured, require
+from harness.records import Measurement, Metric, Skipped
+from harness.statistics import Interval
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Floats = NDArray[np.float64]
+Positive = Annotated[int, Field(gt=0)]
+
+SPEEDS = {
+    "prefill": Metric(
+        name="latency.prefill_tokens_per_second",
+        unit="tokens/second",
+        better="higher",
+        description="prompt tokens read in a second, median over blocks",
+    ),
+    "decode": Metric(
+        name="latency.decode_tokens_per_second",
+        unit="tokens/second",
+        better="higher",
+        description="tokens written in a second with the key-value cache, median over blocks",
+    ),
+    "first_token": Metric(
+        name="latency.time_to_first_token_ms",
+        unit="milliseconds",
+        better="lower",
+        description="from the prompt to the first written token, median over blocks",
+    ),
+}
+RATIO = Metric(
+    name="latency.ratio",
+    unit="ratio",
+    better="lower",
+    neutral=1.0,
+    description="time of the variant / time of the reference, median over blocks A B B A",
+)
+FLOOR = Metric(
+    name="latency.floor",
+    unit="ratio",
+    better="neither",
+    neutral=1.0,
+    description="the same ratio of the reference against itself: what this machine cannot tell apart",
+)
+SIMULATED = (
+    "the variant's compressed weights are held as floats, so its speed says nothing about their format"
+)
+FLOOR_REASON = "the reference against itself says how noisy the machine is, not how fast the variant is"
+COLUMNS = ("phase", "repeat", "side", "order", "batch", "tokens", "seconds", "simulated")
+NOT_TIMED = {"decode": "the variant or the reference keeps no key-value cache"}
+SEED = 1_729
+DRAWS = 4_999
+FEWEST_BLOCKS = 6
+"""With fewer blocks not even the smallest and the largest bound the median at 95 % (1 − 2^(1−5) = 0.9375)."""
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """Seconds of blocks A B B A of one phase: arrays [blocks, 2], ``first`` of A and ``second`` of B."""
+
+    first: Floats
+    second: Floats
+
+    def log_ratios(self) -> Floats:
+        """ln(B/A) of each block: the geometric mean of its two pairs, in which a steady drift cancels."""
+        found: Floats = (np.log(self.second) - np.log(self.first)).mean(axis=1)
+        return found
+
+
+class Latency(Measure):
+    """How fast the variant reads and writes beside the reference, and how noisy the machine is.
+
+    Ratios come from blocks A B B A; their interval is a bootstrap over runs of neighbouring blocks, because
+    noise comes in spells. A variant whose compressed weights are held as floats is timed and shown, but not
+    judged.
+    """
+
+    table: ClassVar[str] = "timings"
+    columns: ClassVar[tuple[str, ...] | None] = COLUMNS
+
+    repeats: Positive = Field(default=20, description="blocks A B B A, each of two calls on either side")
+    warmup: Annotated[int, Field(ge=0)] = Field(
+        default=2, description="untimed calls of each model at the start"
+    )
+    prompt_tokens: Positive = Field(
+        default=128, description="tokens in the prompt, random but always the same"
+    )
+    new_tokens: Positive = Field(default=32, description="tokens written after the first one, greedily")
+    batch: Positive = Field(default=1, description="prompts read and written at the same time")
+
+    def probe_settings(self) -> dict[str, Any]:
+        """Everything: the probe takes the time, the measure only compares."""
+        return {name: getattr(self, name) for name in type(self).model_fields}
+
+    def produces(self) -> tuple[Metric, ...]:
+        """Speeds, the ratio of times in each phase, and the noise floor."""
+        return (*SPEEDS.values(), RATIO, FLOOR)
+
+    def measure(self, table: pd.DataFrame) -> Sequence[Measurement | Skipped]:
+        """All metrics; a phase that was not timed is Skipped.
+
+        Raises MeasureError for incomplete blocks and for times that are not positive.
+        """
+        require(table, COLUMNS, "timings")
+        found: list[Measurement | Skipped] = []
+        for phase, speed in SPEEDS.items():
+            rows = table[table["phase"] == phase]
+            pairs, floor = _blocks(rows, "variant"), _blocks(rows, "floor")
+            if pairs is None:
+                reason = NOT_TIMED.get(phase, f"the phase {phase} was not timed")
+                found.append(Skipped(measure=speed.name, reason=reason))
+                found.append(Skipped(measure=RATIO.name, reason=reason, labels={"phase": phase}))
+                continue
+            found += [_speed(speed, phase, pairs, _tokens(rows)), _ratio(RATIO, phase, pairs, floor)]
+            if floor is not None:
+                noise = _ratio(FLOOR, phase, floor, None)
+                found.append(noise.model_copy(update={"not_judged": FLOOR_REASON}))
+        if not table["simulated"].any():
+            return found
+        return [_marked(one) if isinstance(one, Measurement) else one for one in found]
+
+
+def block_interval(
+    blocks: int, statistic: Sequence[Floats], confidence: float = 0.95
+) -> tuple[float, float] | None:
+    """Percentile interval of median(x) or, for two arrays x and y by block, of median(y) − median(x).
+
+    Circular block bootstrap (Politis & Romano 1992) over runs of ⌈blocks^(1/3)⌉ neighbouring blocks from a
+    fixed seed. None for fewer than ``FEWEST_BLOCKS`` blocks.
+    """
+    if blocks < FEWEST_BLOCKS:
+        return None
+    length = math.ceil(blocks ** (1 / 3))
+    starts = np.random.default_rng(SEED).integers(blocks, size=(DRAWS, math.ceil(blocks / length)))
+    drawn = ((starts[:, :, None] + np.arange(length)) % blocks).reshape(DRAWS, -1)[:, :blocks]
+    medians = [np.median(values[drawn], axis=1) for values in statistic]
+    ordered = np.sort(medians[-1] - medians[0] if len(medians) == 2 else medians[0])
+    rank = max(math.floor((1 - confidence) / 2 * (DRAWS + 1)), 1)
+    return float(ordered[rank - 1]), float(ordered[-rank])
+
+
+def _blocks(rows: pd.DataFrame, second: str) -> Blocks | None:
+    """The blocks whose B calls are of the side ``second``; None where there are none."""
+    repeats = rows.loc[rows["side"] == second, "repeat"].unique()
+    chosen = rows[rows["repeat"].isin(repeats)].sort_values(["repeat", "order"])
+    if chosen.empty:
+        return None
+    sides = chosen["side"].to_numpy().reshape(-1, 4) if len(chosen) % 4 == 0 else np.empty((0, 4))
+    if len(sides) != len(repeats) or not (sides == ["reference", second, second, "reference"]).all():
+        phase = chosen["phase"].iloc[0]
+        raise MeasureError(
+            f"timings of {phase}: found a block that is not reference, {second}, {second}, reference"
+        )
+    seconds = chosen["seconds"].to_numpy(dtype=np.float64).reshape(-1, 4)
+    if not (np.isfinite(seconds) & (seconds > 0)).all():
+        raise MeasureError(
+            f"timings: found {seconds.min()} seconds, wanted finite times above 0 of a monotonic clock"
+        )
+    return Blocks(seconds[:, [0, 3]], seconds[:, [1, 2]])
+
+
+def _tokens(rows: pd.DataFrame) -> int:
+    """Tokens of one call, the same in every call."""
+    tokens = rows["tokens"].unique()
+    if len(tokens) != 1:
+        raise MeasureError(
+            f"timings: found calls of {sorted(map(int, tokens))} tokens, wanted the same work in each"
+        )
+    return int(tokens[0])
+
+
+def _speed(metric: Metric, phase: str, blocks: Blocks, tokens: int) -> Measurement:
+    """Medians over blocks of the mean of the two calls that a side has in a block."""
+
+    def speed(seconds: Floats) -> Floats:
+        found: Floats = (1000 * seconds if phase == "first_token" else tokens / seconds).mean(axis=1)
+        return found
+
+    on_reference, on_variant = speed(blocks.first), speed(blocks.second)
+    count = len(on_reference)
+    reference, variant = float(np.median(on_reference)), float(np.median(on_variant))
+    return measured(
+        metric,
+        "median over blocks A B B A of the mean of two calls",
+        Count(4 * count, count),
+        reference=reference,
+        variant=variant,
+        change=variant - reference,
+        interval=_interval(block_interval(count, [on_reference, on_variant]), variant - reference),
+        variant_interval=_interval(block_interval(count, [on_variant]), variant),
+    )
+
+
+def _ratio(metric: Metric, phase: str, blocks: Blocks, floor: Blocks | None) -> Measurement:
+    logs = blocks.log_ratios()
+    value, ends = math.exp(np.median(logs)), block_interval(len(logs), [logs])
+    interval = _interval((math.exp(ends[0]), math.exp(ends[1])) if ends else None, value)
+    what = "exp of the median over blocks A B B A of ln(B/A)"
+    if floor is not None and (width := _half_width(floor)) is not None:
+        what += f"; reference against itself: half-width {width:.4g}"
+    return measured(
+        metric,
+        what,
+        Count(2 * len(logs), len(logs)),
+        change=value,
+        interval=interval,
+        labels={"phase": phase},
+    )
+
+
+def _half_width(floor: Blocks) -> float | None:
+    """Half of the width of the interval of the ratio of the reference against itself."""
+    ends = block_interval(len(floor.first), [floor.log_ratios()])
+    return (math.exp(ends[1]) - math.exp(ends[0])) / 2 if ends else None
+
+
+def _interval(ends: tuple[float, float] | None, value: float) -> Interval | None:
+    return ends and Interval(min(ends[0], value), max(ends[1], value), "circular block bootstrap")
+
+
+def _marked(measurement: Measurement) -> Measurement:
+    labels = measurement.labels | {"kernel": "simulated"}
+    return measurement.model_copy(
+        update={"labels": labels, "not_judged": measurement.not_judged or SIMULATED}
+    )

@@ -1,0 +1,262 @@
+"""The measure ``layer_error``."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.measures import Measure
+from harness.measures._shared import Count, measured, not_finite, require
+from harness.records import Measurement, Metric, Skipped
+from harness.statistics import Interval, ratio_of_sums, ratio_of_sums_interval
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from harness.records.result import Side
+
+Floats = NDArray[np.float64]
+
+NO_ERROR_DB = 10 * 2098 * math.log10(2)
+"""Stands for the infinite SQNR of no error at all: the quotient of the largest and the smallest float64, in
+dB, which no measured error reaches.
+"""
+
+RELATIVE = Metric(
+    name="layers.relative_error",
+    unit="ratio",
+    better="lower",
+    description="‖y − ŷ‖ / ‖y‖ of a module's output",
+)
+SQNR = Metric(
+    name="layers.sqnr_db",
+    unit="dB",
+    better="higher",
+    neutral=NO_ERROR_DB,
+    description="signal to quantization noise, 10 log10(Σ y² / Σ (y − ŷ)²), of a module's output",
+)
+COSINE = Metric(
+    name="layers.cosine",
+    unit="cosine",
+    better="higher",
+    neutral=1.0,
+    description="cosine between a module's outputs on both sides",
+)
+WORST = Metric(
+    name="layers.worst",
+    unit="ratio",
+    better="lower",
+    description="largest relative error of a decoder block or linear layer",
+)
+COLUMNS = (
+    "document",
+    "module",
+    "kind",
+    "depth",
+    "sum_squared_error",
+    "sum_squared_reference",
+    "sum_squared_variant",
+    "dot",
+    "n",
+)
+
+
+class LayerError(Measure):
+    """How far the output of every module is off: relative error, SQNR, cosine, and the worst module.
+
+    Each side is fed with its own inputs, so errors of earlier modules are part of those of later ones.
+    """
+
+    table: ClassVar[str] = "layers"
+    columns: ClassVar[tuple[str, ...] | None] = COLUMNS
+
+    def produces(self) -> tuple[Metric, ...]:
+        """Three metrics for each module, and the worst relative error."""
+        return (RELATIVE, SQNR, COSINE, WORST)
+
+    def measure(self, table: pd.DataFrame) -> Sequence[Measurement | Skipped]:
+        """All metrics, modules in order of execution. A module whose reference output is zero is Skipped by
+        name.
+        """
+        require(table, COLUMNS, "layers")
+        if table.empty:
+            return [
+                Skipped(measure=metric.name, reason="no module was observed") for metric in self.produces()
+            ]
+        modules = [_module(part) for _, part in table.groupby(["depth", "module"], sort=True)]
+        found = [entry for module in modules for entry in _judgeable(module)]
+        return [
+            *found,
+            _worst([module for module in modules if module.labels["kind"] in ("block", "linear")]),
+        ]
+
+
+@dataclass(frozen=True)
+class _Module:
+    """Sums over each document of one module: squared error, squared norms of both sides, dot product."""
+
+    labels: dict[str, str]
+    documents: NDArray[np.int64]
+    error: Floats
+    reference: Floats
+    variant: Floats
+    dot: Floats
+    count: Count
+
+    @property
+    def broken(self) -> Side | None:
+        """The side on which NaN or infinity was met."""
+        if not np.isfinite(self.reference).all():
+            return "reference"
+        finite = np.isfinite(self.variant) & np.isfinite(self.error) & np.isfinite(self.dot)
+        return None if finite.all() else "variant"
+
+    @property
+    def same(self) -> bool:
+        """Whether every output value is the same on both sides."""
+        return not self.error.any()
+
+    @property
+    def name(self) -> str:
+        """Path of the module."""
+        return self.labels["module"]
+
+    def relative_error(self, confidence: float = 0.95) -> tuple[float, Interval | None]:
+        """‖y − ŷ‖ / ‖y‖ over all documents, with its interval. Raises ValueError when ‖y‖ is 0."""
+        if self.same:
+            return 0.0, self.exactly(0.0)
+        share = ratio_of_sums_interval(self.error, self.reference, self.documents, confidence)
+        value = math.sqrt(ratio_of_sums(self.error, self.reference))
+        if share is None:
+            return value, None
+        low, high = math.sqrt(max(share.low, 0.0)), math.sqrt(share.high)
+        return value, Interval(min(low, value), max(high, value), f"root of: {share.method}")
+
+    def sqnr(self) -> tuple[float, Interval | None]:
+        """10 log10(Σ y² / Σ (y − ŷ)²) with its interval; NO_ERROR_DB stands for infinity."""
+        if self.same:
+            return NO_ERROR_DB, self.exactly(NO_ERROR_DB)
+        value, error = self.relative_error()
+        found = error and Interval(
+            _decibel(error.high), _decibel(error.low), error.method.removeprefix("root of: ")
+        )
+        return _decibel(value), found
+
+    def cosine(self) -> tuple[float, Interval | None]:
+        """Cosine between both outputs over all documents, with the interval of its linearisation.
+
+        Raises ValueError when either norm is 0.
+        """
+        if self.same:
+            return 1.0, self.exactly(1.0)
+        a, b = math.fsum(self.reference.tolist()), math.fsum(self.variant.tolist())
+        value = min(math.fsum(self.dot.tolist()) / (math.sqrt(a) * math.sqrt(b)), 1.0)
+        weight = self.reference / a
+        influence = self.dot / (math.sqrt(a) * math.sqrt(b)) - value / 2 * (weight + self.variant / b)
+        found = ratio_of_sums_interval(influence + value * weight, weight, self.documents)
+        if found is None or found.low == found.high:
+            return value, found and Interval(value, value, found.method)
+        low, high = max(min(found.low, value), -1.0), min(max(found.high, value), 1.0)
+        return value, Interval(low, high, f"linearised; {found.method}")
+
+    def exactly(self, value: float) -> Interval | None:
+        """A number that outputs which never differ make exact; one document is too little to say so."""
+        return Interval(value, value, "") if self.count.clusters > 1 else None
+
+
+def _module(rows: pd.DataFrame) -> _Module:
+    first = rows.iloc[0]
+
+    def column(name: str) -> Floats:
+        return rows[name].to_numpy(dtype=np.float64)
+
+    return _Module(
+        labels={"module": str(first["module"]), "kind": str(first["kind"]), "depth": str(first["depth"])},
+        documents=rows["document"].to_numpy(dtype=np.int64),
+        error=column("sum_squared_error"),
+        reference=column("sum_squared_reference"),
+        variant=column("sum_squared_variant"),
+        dot=column("dot"),
+        count=Count(int(rows["n"].sum()), int(rows["document"].nunique())),
+    )
+
+
+def _decibel(relative_error: float) -> float:
+    return min(-20 * math.log10(relative_error), NO_ERROR_DB) if relative_error > 0 else NO_ERROR_DB
+
+
+def _judgeable(module: _Module) -> list[Measurement | Skipped]:
+    """The three metrics of one module, or why there are none."""
+    if module.broken:
+        what = f"NaN or infinity in the output on the {module.broken}'s side"
+        return [
+            not_finite(metric, module.broken, what, module.count, module.labels)
+            for metric in (RELATIVE, SQNR, COSINE)
+        ]
+    if not module.reference.any():
+        reason = f"the reference output of {module.name} is zero everywhere, so nothing is relative to it"
+        return [_skipped(metric, module, reason) for metric in (RELATIVE, SQNR, COSINE)]
+    exact = f"exact: all {module.count.observations} output values are the same on both sides"
+    what = exact if module.same else "ratio of sums over documents"
+    (relative, around), (sqnr, around_sqnr) = module.relative_error(), module.sqnr()
+    found: list[Measurement | Skipped] = [
+        measured(RELATIVE, what, module.count, change=relative, interval=around, labels=module.labels),
+        measured(
+            SQNR,
+            f"{exact}; {NO_ERROR_DB:.0f} dB stands for infinity" if module.same else what,
+            module.count,
+            change=sqnr,
+            interval=around_sqnr,
+            labels=module.labels,
+        ),
+    ]
+    if not module.variant.any():
+        reason = f"the variant's output of {module.name} is zero everywhere, so it has no direction"
+        return [*found, _skipped(COSINE, module, reason)]
+    cosine, around_cosine = module.cosine()
+    return [
+        *found,
+        measured(COSINE, what, module.count, change=cosine, interval=around_cosine, labels=module.labels),
+    ]
+
+
+def _worst(modules: Sequence[_Module]) -> Measurement | Skipped:
+    """The largest relative error. Its lower end holds for the largest of all modules (Bonferroni), as its
+    upper does.
+    """
+    if not modules:
+        return Skipped(measure=WORST.name, reason="no decoder block and no linear layer was observed")
+    for side in ("reference", "variant"):
+        for module in modules:
+            if module.broken == side:
+                what = f"NaN or infinity in the output of {module.name} on the {side}'s side"
+                return not_finite(WORST, module.broken, what, module.count, module.labels)
+    for module in modules:
+        if not module.reference.any() and not module.same:
+            return _skipped(
+                WORST, module, f"the reference output of {module.name} is zero everywhere, the variant's not"
+            )
+    values = [(*module.relative_error(), module) for module in modules]
+    strict = [module.relative_error(1 - 0.05 / len(modules))[1] for module in modules]
+    value, interval, worst = max(values, key=lambda entry: entry[0])
+    if worst.same:
+        exact = f"exact: no output value of {len(modules)} modules differs"
+        return measured(WORST, exact, worst.count, change=value, interval=interval, labels=worst.labels)
+    lows = [entry.low for entry in strict if entry]
+    highs = [entry.high for _, entry, _ in values if entry]
+    known = len(lows) == len(modules) == len(highs)
+    around = (
+        Interval(max(lows), max(highs), f"largest of {len(modules)} modules, Bonferroni") if known else None
+    )
+    return measured(
+        WORST, "largest relative error", worst.count, change=value, interval=around, labels=worst.labels
+    )
+
+
+def _skipped(metric: Metric, module: _Module, reason: str) -> Skipped:
+    return Skipped(measure=metric.name, reason=reason, labels=module.labels)

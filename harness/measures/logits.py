@@ -1,0 +1,61 @@
+"""The measure ``logits``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+
+from harness.measures import Measure
+from harness.measures._shared import TOKEN_SIDES, count_tokens, measured, unusable_tokens, within
+from harness.records import Measurement, Metric, Skipped
+from harness.statistics import mean, mean_interval
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+MAXIMUM = Metric(
+    name="logits.max_abs_diff",
+    unit="logits",
+    better="lower",
+    description="largest |variant − reference| of all logits of all scored tokens",
+)
+MEAN = Metric(
+    name="logits.mean_abs_diff",
+    unit="logits",
+    better="lower",
+    description="mean |variant − reference| over the vocabulary, averaged over tokens",
+)
+
+
+class Logits(Measure):
+    """How far the logits of reference and variant are apart on the same inputs."""
+
+    table: ClassVar[str] = "tokens"
+    columns: ClassVar[tuple[str, ...] | None] = (*TOKEN_SIDES, "max_abs_diff", "mean_abs_diff")
+
+    def produces(self) -> tuple[Metric, ...]:
+        """Maximum and mean of the absolute difference."""
+        return (MAXIMUM, MEAN)
+
+    def measure(self, table: pd.DataFrame) -> Sequence[Measurement | Skipped]:
+        """Both metrics; a maximum has no interval. Raises MeasureError for a negative absolute difference."""
+        if broken := unusable_tokens(table, self.columns or (), self.produces()):
+            return broken
+        within(table, "max_abs_diff", 0.0, np.inf)
+        within(table, "mean_abs_diff", 0.0, np.inf)
+        documents = table["document"].to_numpy()
+        count = count_tokens(table)
+        average = table["mean_abs_diff"].to_numpy(dtype=np.float64)
+        largest = float(table["max_abs_diff"].max())
+        return [
+            measured(MAXIMUM, "maximum over tokens; a maximum has no interval", count, change=largest),
+            measured(
+                MEAN,
+                "mean over tokens",
+                count,
+                change=mean(average),
+                interval=mean_interval(average, documents),
+            ),
+        ]

@@ -1,0 +1,109 @@
+"""The measure ``memory``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+
+from harness.measures import Measure
+from harness.measures._shared import Count, measured, require
+from harness.records import Measurement, Metric, Skipped
+from harness.statistics import Interval
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+WEIGHTS = Metric(
+    name="memory.weight_bytes",
+    unit="bytes",
+    better="lower",
+    description="stored bytes of all weights: codes, scales, zero points",
+)
+BITS = Metric(
+    name="memory.bits_per_weight",
+    unit="bits/weight",
+    better="lower",
+    description="stored bits for each parameter",
+)
+CACHE = Metric(
+    name="memory.kv_bytes_per_token",
+    unit="bytes/token",
+    better="lower",
+    description="bytes of keys and values that each token leaves in the cache",
+)
+PEAK = Metric(
+    name="memory.peak_bytes",
+    unit="bytes",
+    better="lower",
+    description="most memory held while the model ran, measured",
+)
+
+
+class Memory(Measure):
+    """What the weights and the key-value cache take up, counted from what is stored."""
+
+    table: ClassVar[str] = "weights"
+    columns: ClassVar[tuple[str, ...] | None] = ("side", "module", "type", "parameters", "stored_bytes")
+
+    def produces(self) -> tuple[Metric, ...]:
+        """Three exact counts, and the measured peak where the device tells it."""
+        return (WEIGHTS, BITS, CACHE, PEAK)
+
+    def measure(self, table: pd.DataFrame) -> Sequence[Measurement | Skipped]:
+        """All metrics; what the table does not hold on both sides is Skipped."""
+        require(table, self.columns or (), "weights")
+        weights = table[~table["type"].isin(["kv_cache", "peak"])]
+        cache, peak = table[table["type"] == "kv_cache"], table[table["type"] == "peak"]
+        stored = _totals(weights, "stored_bytes")
+        parameters = _totals(weights, "parameters")
+        bits = {side: 8 * stored[side] / parameters[side] for side in stored if parameters[side] > 0}
+        return [
+            _compare(WEIGHTS, stored, "no weights were listed", exact=True),
+            _compare(BITS, bits, "no parameters were listed", exact=True),
+            _compare(
+                CACHE,
+                _totals(cache, "stored_bytes"),
+                "the size of the key-value cache is not known",
+                exact=True,
+            ),
+            _compare(
+                PEAK,
+                _totals(peak, "stored_bytes"),
+                "peak memory was not measured on this device",
+                exact=False,
+            ),
+        ]
+
+
+def _totals(rows: pd.DataFrame, column: str) -> dict[str, float]:
+    """Sum of a column on each side that has rows."""
+    return {str(side): float(part[column].astype(np.float64).sum()) for side, part in rows.groupby("side")}
+
+
+def _compare(metric: Metric, on: dict[str, float], missing: str, exact: bool) -> Measurement | Skipped:
+    absent = [side for side in ("reference", "variant") if side not in on]
+    if absent:
+        return Skipped(measure=metric.name, reason=f"{missing} ({' and '.join(absent)})")
+    reference, variant = on["reference"], on["variant"]
+    change = variant - reference
+    if not exact:
+        return measured(
+            metric,
+            "one measured peak; no interval",
+            Count(1, 0),
+            reference=reference,
+            variant=variant,
+            change=change,
+        )
+    return measured(
+        metric,
+        "exact count",
+        Count(1, 0),
+        reference=reference,
+        variant=variant,
+        change=change,
+        interval=Interval(change, change, ""),
+        variant_interval=Interval(variant, variant, ""),
+    )

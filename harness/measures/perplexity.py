@@ -1,0 +1,158 @@
+"""The measure ``perplexity``."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.measures import Measure
+from harness.measures._shared import TOKEN_SIDES, Count, count_tokens, measured, not_finite, unusable_tokens
+from harness.records import Measurement, Metric, Skipped
+from harness.statistics import Interval, mean, mean_interval, ratio_of_sums, ratio_of_sums_interval
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Floats = NDArray[np.float64]
+
+VALUE = Metric(
+    name="perplexity.value",
+    unit="perplexity",
+    better="lower",
+    description="exp of the mean negative log-likelihood",
+)
+RATIO = Metric(
+    name="perplexity.ratio",
+    unit="ratio",
+    better="lower",
+    neutral=1.0,
+    description="perplexity of the variant / perplexity of the reference, paired token by token",
+)
+DELTA = Metric(
+    name="perplexity.nll_delta",
+    unit="nats/token",
+    better="lower",
+    description="mean negative log-likelihood of the variant − that of the reference, paired token by token",
+)
+BITS = Metric(
+    name="perplexity.bits_per_byte",
+    unit="bits/byte",
+    better="lower",
+    description="negative log-likelihood in bits for each UTF-8 byte of text, comparable between tokenizers",
+)
+
+
+class Perplexity(Measure):
+    """How much worse the variant predicts held-out text: perplexity, paired ratio, bits per byte."""
+
+    table: ClassVar[str] = "tokens"
+    columns: ClassVar[tuple[str, ...] | None] = (*TOKEN_SIDES, "bytes")
+
+    def produces(self) -> tuple[Metric, ...]:
+        """Perplexity on both sides, and three comparisons."""
+        return (VALUE, RATIO, DELTA, BITS)
+
+    def measure(self, table: pd.DataFrame) -> Sequence[Measurement | Skipped]:
+        """All metrics; bits per byte is Skipped where the tokenizer gives no byte spans."""
+        if broken := unusable_tokens(table, self.columns or (), self.produces()):
+            return broken
+        documents = table["document"].to_numpy()
+        reference = table["reference_nll"].to_numpy(dtype=np.float64)
+        variant = table["variant_nll"].to_numpy(dtype=np.float64)
+        count = count_tokens(table)
+        delta = variant - reference
+        return [
+            *_perplexities(reference, variant, documents, count),
+            measured(
+                DELTA,
+                "mean over tokens of the paired difference",
+                count,
+                change=mean(delta),
+                interval=mean_interval(delta, documents),
+            ),
+            _bits_per_byte(reference, variant, table["bytes"].to_numpy(dtype=np.float64), documents, count),
+        ]
+
+
+def _perplexities(
+    reference: Floats, variant: Floats, documents: Floats, count: Count
+) -> list[Measurement | Skipped]:
+    """Value and ratio. A perplexity of infinity, or a ratio of infinity, is not finite on the side that
+    caused it.
+    """
+    on_reference, on_variant = _exp(mean(reference)), _exp(mean(variant))
+    delta = variant - reference
+    ratio = _exp(mean(delta))
+    if not 0 < on_reference < math.inf:
+        what = f"the perplexity of the reference is {on_reference}"
+        return [not_finite(metric, "reference", what, count) for metric in (VALUE, RATIO)]
+    if not (0 < on_variant < math.inf and ratio < math.inf):
+        what = f"the perplexity of the variant is {on_variant}, {ratio} times that of the reference"
+        return [not_finite(metric, "variant", what, count) for metric in (VALUE, RATIO)]
+    # Linearised difference of two exponentials: its mean is the difference, its residuals are the influences.
+    change = on_variant - on_reference
+    influence = change + on_variant * (variant - mean(variant)) - on_reference * (reference - mean(reference))
+    same = bool((delta == 0).all())
+    return [
+        measured(
+            VALUE,
+            "exp of the mean over tokens",
+            count,
+            reference=on_reference,
+            variant=on_variant,
+            change=change,
+            interval=_around(change, mean_interval(np.zeros_like(delta) if same else influence, documents)),
+            variant_interval=_exp_interval(mean_interval(variant, documents)),
+        ),
+        measured(
+            RATIO,
+            "exp of the mean over tokens of the paired difference",
+            count,
+            change=ratio,
+            interval=_exp_interval(mean_interval(delta, documents)),
+        ),
+    ]
+
+
+def _bits_per_byte(
+    reference: Floats, variant: Floats, spans: Floats, documents: Floats, count: Count
+) -> Measurement | Skipped:
+    if not np.isfinite(spans).all() or (spans < 0).any() or not spans.any():
+        reason = "the tokenizer does not tell which bytes of the text each token covers"
+        return Skipped(measure=BITS.name, reason=reason)
+    bits_reference, bits_variant = reference / math.log(2), variant / math.log(2)
+    change = bits_variant - bits_reference
+    return measured(
+        BITS,
+        "ratio of sums over tokens",
+        count,
+        reference=ratio_of_sums(bits_reference, spans),
+        variant=ratio_of_sums(bits_variant, spans),
+        change=ratio_of_sums(change, spans),
+        interval=ratio_of_sums_interval(change, spans, documents),
+        variant_interval=ratio_of_sums_interval(bits_variant, spans, documents),
+    )
+
+
+def _exp(value: float) -> float:
+    return math.exp(value) if value < math.log(np.finfo(np.float64).max) else math.inf
+
+
+def _exp_interval(interval: Interval | None) -> Interval | None:
+    """Ends of an interval, exponentiated; None when the upper end is too large to be a number."""
+    if interval is None or _exp(interval.high) == math.inf:
+        return None
+    return Interval(_exp(interval.low), _exp(interval.high), f"exp of: {interval.method}")
+
+
+def _around(change: float, interval: Interval | None) -> Interval | None:
+    """The interval of a linearised change: it contains the change despite rounding, and keeps a width of
+    zero.
+    """
+    if interval is None or interval.low == interval.high:
+        return interval and Interval(change, change, interval.method)
+    return Interval(min(interval.low, change), max(interval.high, change), f"linearised; {interval.method}")

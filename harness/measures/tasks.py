@@ -1,0 +1,135 @@
+"""The measure ``tasks``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+import numpy as np
+from pydantic import Field
+
+from harness.errors import MeasureError
+from harness.measures import Measure
+from harness.measures._item_likelihoods import bits_per_byte, confidence, perplexity
+from harness.measures._item_scores import flips, recovery, scores
+from harness.measures._items import DERIVED, Cell, Floats, Found
+from harness.measures._shared import not_finite, require
+from harness.records import Measurement, Metric, Skipped
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Positive = Annotated[int, Field(gt=0)]
+FURTHER = Metric(
+    name="tasks.*.*",
+    unit="score",
+    better="neither",
+    description="what the task files declare: accuracy, exact_match …; a group stands for its tasks",
+)
+
+
+class Tasks(Measure):
+    """How well tasks are solved: scores, share of the reference's score kept, flipped answers, calibration.
+
+    Items are compared in pairs. Intervals of 0/1 scores hold without any changed item too; of a document that
+    a task holds twice, one copy counts as evidence.
+    """
+
+    table: ClassVar[str] = "items"
+    columns: ClassVar[tuple[str, ...] | None] = (
+        "task",
+        "output_type",
+        "doc_id",
+        "doc_hash",
+        "prompt_hash",
+        "target_hash",
+        "metric",
+        "better",
+        "reference_score",
+        "variant_score",
+        "reference_answer",
+        "variant_answer",
+        "reference_loglikelihoods",
+        "variant_loglikelihoods",
+        "weight",
+        "skipped",
+        "cut",
+        "bos",
+    )
+
+    tasks: tuple[str, ...] = Field(
+        min_length=1, description="lm-eval tasks or groups: shipped, own or standard"
+    )
+    limit: Positive | None = Field(
+        default=None, description="at most this many documents a task, the first ones"
+    )
+    include: tuple[str, ...] = Field(default=(), description="folders with your own lm-eval task files")
+    fewshot: Annotated[int, Field(ge=0)] | None = Field(
+        default=None, description="solved examples before each prompt; by default what the task file says"
+    )
+    batch_size: Positive = Field(default=16, description="prompts in one batch, on both sides")
+    bos: bool = Field(default=True, description="prompts begin with BOS where the tokenizer has one")
+
+    def probe_settings(self) -> dict[str, Any]:
+        """Everything: the probe runs the tasks, the measure only counts."""
+        return {name: getattr(self, name) for name in type(self).model_fields}
+
+    def produces(self) -> tuple[Metric, ...]:
+        """The derived metrics of every task, and whatever metrics the task files declare."""
+        derived = [
+            metric.model_copy(update={"name": f"tasks.{task}.{name}"})
+            for task in self.tasks
+            for name, metric in DERIVED.items()
+        ]
+        return (*derived, FURTHER)
+
+    def measure(self, table: pd.DataFrame) -> Sequence[Measurement | Skipped]:
+        """Measurements of every task and metric, in the order of the table.
+
+        Raises MeasureError for a missing column and for an item that is there twice.
+        """
+        require(table, self.columns or (), "items")
+        key = ["task", "metric", "doc_id", "doc_hash", "prompt_hash", "target_hash"]
+        twice = table[table.duplicated(key)]
+        if not twice.empty:
+            row = twice.iloc[0]
+            raise MeasureError(
+                f"task {row['task']}: document {row['doc_id']} is {row['metric']} twice in the items table, "
+                "wanted each item once"
+            )
+        found: list[Measurement | Skipped] = []
+        ordered = table.sort_values("doc_id", kind="stable")
+        for task, metric in table[["task", "metric"]].drop_duplicates().itertuples(index=False):
+            rows = ordered[(ordered["task"] == task) & (ordered["metric"] == metric)]
+            found += _measure_cell(Cell(str(task), str(metric), rows))
+        return found
+
+
+def _measure_cell(cell: Cell) -> Found:
+    """All measurements about one cell; NaN or infinity on a side makes each non-finite on that side."""
+    whole = next((str(reason) for reason in cell.rows["skipped"] if reason), "")
+    if whole:
+        yield Skipped(measure=f"tasks.{cell.task}.{cell.metric}", reason=whole)
+    elif not np.isfinite(cell.reference).all():
+        yield from _not_finite(cell, "reference", cell.reference)
+    elif not np.isfinite(cell.variant).all():
+        yield from _not_finite(cell, "variant", cell.variant)
+    elif cell.kind in ("bits", "perplexity"):
+        yield from bits_per_byte(cell) if cell.kind == "bits" else perplexity(cell)
+    else:
+        yield from scores(cell)
+        yield from recovery(cell)
+        if cell.kind == "binary":
+            yield from flips(cell)
+        if cell.has_confidence:
+            yield from confidence(cell)
+
+
+def _not_finite(cell: Cell, side: Literal["reference", "variant"], scores: Floats) -> Found:
+    what = f"{(~np.isfinite(scores)).sum()} of {len(scores)} items gave NaN or infinity on the {side}'s side"
+    yield not_finite(cell.main(), side, what, cell.count)
+    if cell.kind == "perplexity":
+        yield not_finite(cell.ratio(), side, what, cell.count)
+    names = {"binary": ("recovery", "flips", "flips_to_wrong", "flips_to_right"), "graded": ("recovery",)}
+    for name in (*names.get(cell.kind, ()), *(("ece", "brier") if cell.has_confidence else ())):
+        yield not_finite(cell.derived(name), side, what, cell.count, cell.label())

@@ -1,0 +1,76 @@
+"""The entries ``reference`` and ``variant`` of a variant file: which models, and what is done to them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any, cast
+
+from harness.backends import Backend
+from harness.checking import Checker
+from harness.locating import find_model
+from harness.records import ModelSpec, VariantSpec
+from harness.yaml_values import KeyPath, describe
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_DEVICE = re.compile(r"cpu|mps|(cuda|xpu)(:\d{1,3})?")
+
+
+def read_reference(check: Checker, value: Any) -> ModelSpec | None:
+    """The reference; None and problems where something is wrong."""
+    path: KeyPath = ("reference",)
+    value = _with_model(check, value, path, ("pocket",))
+    spec = check.record(ModelSpec, value, path)
+    if spec is None:
+        return None
+    if not _DEVICE.fullmatch(spec.device):
+        check.problem((*path, "device"), repr(spec.device), "cpu, cuda, cuda:<number>, mps or xpu")
+    if spec.attention.startswith("flash") and (spec.dtype == "float32" or spec.device == "cpu"):
+        found = f"{spec.attention} with {spec.dtype} on {spec.device}"
+        check.problem((*path, "attention"), found, "float16 or bfloat16 on a GPU for it, or sdpa")
+    return spec
+
+
+def read_steps(check: Checker, variant: Any) -> dict[int, Backend]:
+    """The steps of ``variant.compress`` by position, without those that have problems."""
+    value = variant.get("compress", ()) if isinstance(variant, Mapping) else ()
+    path: KeyPath = ("variant", "compress")
+    if not isinstance(value, tuple):
+        check.problem(path, describe(value), "a list of backend steps")
+        return {}
+    steps = {i: check.plugin("backends", "backend", step, (*path, i)) for i, step in enumerate(value)}
+    return {index: cast(Backend, step) for index, step in steps.items() if step is not None}
+
+
+def read_variant(
+    check: Checker, value: Any, steps: Iterable[Backend], reference: ModelSpec | None
+) -> VariantSpec | None:
+    """The variant with its steps (see `read_steps`); None and problems where something else is wrong."""
+    path: KeyPath = ("variant",)
+    value = _with_model(check, value, path, ("reference", "pocket"))
+    if isinstance(value, Mapping):
+        value = {**value, "compress": tuple(steps)}
+    spec = check.record(VariantSpec, value, path)
+    if spec and reference and reference.attention.startswith("flash") and spec.dtype == "float32":
+        wanted = f"float16 or bfloat16, because the reference's attention is {reference.attention}"
+        check.problem((*path, "dtype"), "float32", wanted)
+    return spec
+
+
+def _with_model(check: Checker, value: Any, path: KeyPath, reserved: tuple[str, ...]) -> Any:
+    """The entry with its model resolved, after checking what only makes sense for some kinds of model."""
+    if not isinstance(value, Mapping):
+        return value
+    given = value.get("model", reserved[0] if reserved[0] == "reference" else None)
+    if not isinstance(given, str) or not given:
+        return value
+    model, kind = find_model(check, given, (*path, "model"), reserved)
+    revision, trusted = value.get("revision"), value.get("trust_remote_code") is True
+    if kind != "hub" and revision is not None:
+        check.problem((*path, "revision"), describe(revision), f"no revision: {given!r} is not on the hub")
+    if kind == "reserved" and trusted:
+        check.problem((*path, "trust_remote_code"), "true", f"false: {given!r} brings no code of its own")
+    if kind == "hub" and trusted and not (isinstance(revision, str) and _COMMIT.fullmatch(revision)):
+        wanted = "the commit (40 hex digits) whose code is trusted"
+        check.problem((*path, "revision"), describe(revision), wanted)
+    return {**value, "model": model}

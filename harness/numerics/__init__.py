@@ -1,0 +1,1 @@
+"""Number formats: tensors onto grids of few values and back. Nothing here knows what a model is."""

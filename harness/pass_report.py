@@ -1,0 +1,132 @@
+"""What is known about a shared pass beside its rows: committed before the first batch, read back at the end.
+
+It lies in the tables ``documents``, ``floor``, ``notes`` and ``unpaired`` of every variant, so that a resumed
+pass reports what an undisturbed one does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import pandas as pd
+
+from harness.documents import EncodedDocument
+from harness.errors import TableError
+from harness.noise_floor import Deviation, Floor, describe
+from harness.recording import PassSink
+from harness.records import Note
+
+SETUP = "pass/setup"
+
+
+@dataclass(frozen=True)
+class PassReport:
+    """What a reader must know about a pass.
+
+    notes: about the pass and the reference. variant_notes: about each variant, in order. unpaired: of each
+    variant, the modules that were not compared, with the reason. kernel: eager or compiled.
+    """
+
+    notes: tuple[Note, ...]
+    variant_notes: tuple[tuple[Note, ...], ...]
+    floor: Floor
+    unpaired: tuple[dict[str, str], ...]
+    kernel: Literal["eager", "compiled"]
+
+
+def write_report(report: PassReport, documents: Sequence[EncodedDocument], sinks: Sequence[PassSink]) -> None:
+    """Commit the report into every sink that does not have one."""
+    for sink, own, unpaired in zip(sinks, report.variant_notes, report.unpaired, strict=True):
+        if sink.done(SETUP):
+            continue
+        notes = [("pass", n.topic, n.text, n.level) for n in (*report.notes, *_floor_notes(report.floor))]
+        notes += [("variant", n.topic, n.text, n.level) for n in (*own, *_unpaired_notes(unpaired))]
+        frames = {
+            "documents": document_rows(documents),
+            "floor": _floor_rows(report),
+            "notes": _strings(notes, ["scope", "topic", "text", "level"]),
+            "unpaired": _strings(list(unpaired.items()), ["module", "reason"]),
+        }
+        sink.commit(SETUP, frames)
+
+
+def read_report(sinks: Sequence[PassSink]) -> PassReport:
+    """The report that ``write_report`` committed. Raises TableError where there is none."""
+    floor, kernel = _read_floor(_read(sinks[0], "floor"))
+    found = [_read_notes(_read(sink, "notes")) for sink in sinks]
+    unpaired = [_read(sink, "unpaired") for sink in sinks]
+    return PassReport(
+        notes=found[0][0],
+        variant_notes=tuple(own for _, own in found),
+        floor=floor,
+        unpaired=tuple(dict(zip(frame["module"], frame["reason"], strict=True)) for frame in unpaired),
+        kernel=kernel,
+    )
+
+
+def document_rows(documents: Sequence[EncodedDocument]) -> pd.DataFrame:
+    """The table ``documents``: one row for every document, skipped ones included."""
+    rows = [(d.index, d.id, d.kind, d.tokens, d.total_tokens, d.cut, d.skipped) for d in documents]
+    columns = ["document", "id", "kind", "tokens", "total_tokens", "cut", "skipped"]
+    frame = pd.DataFrame(rows, columns=columns)
+    return frame.astype({"document": "int32", "tokens": "int64", "total_tokens": "int64", "cut": "bool"})
+
+
+def _floor_notes(floor: Floor) -> list[Note]:
+    notes = [Note(topic="floor", text=describe(floor))]
+    if floor.repeat.max_abs_diff != 0:
+        text = "the reference does not repeat itself exactly; smaller differences than that mean nothing"
+        notes.append(Note(topic="floor", text=text, level="warn"))
+    return notes
+
+
+def _unpaired_notes(unpaired: dict[str, str]) -> list[Note]:
+    if not unpaired:
+        return []
+    module, reason = next(iter(unpaired.items()))
+    text = f"{len(unpaired)} modules could not be compared, the first being {module}: {reason}"
+    return [Note(topic="modules", text=text, level="warn")]
+
+
+def _floor_rows(report: PassReport) -> pd.DataFrame:
+    found = {"repeat": report.floor.repeat, "alone": report.floor.alone}
+    rows = [
+        (name, d.kl_mean, d.max_abs_diff, d.tokens, d.documents, report.kernel)
+        for name, d in found.items()
+        if d
+    ]
+    return pd.DataFrame(
+        rows, columns=["comparison", "kl_mean", "max_abs_diff", "tokens", "documents", "kernel"]
+    )
+
+
+def _read_floor(frame: pd.DataFrame) -> tuple[Floor, Literal["eager", "compiled"]]:
+    rows = {
+        str(name): Deviation(float(kl), float(largest), int(tokens), int(documents))
+        for name, kl, largest, tokens, documents, _ in frame.itertuples(index=False)
+    }
+    kernel: Literal["eager", "compiled"] = "compiled" if frame["kernel"].iloc[0] == "compiled" else "eager"
+    return Floor(rows["repeat"], rows.get("alone")), kernel
+
+
+def _read_notes(frame: pd.DataFrame) -> tuple[tuple[Note, ...], tuple[Note, ...]]:
+    rows = list(frame.itertuples(index=False))
+    made = [(scope, Note(topic=topic, text=text, level=level)) for scope, topic, text, level in rows]
+    return tuple(n for scope, n in made if scope == "pass"), tuple(
+        n for scope, n in made if scope == "variant"
+    )
+
+
+def _strings(rows: Sequence[tuple[str, ...]], columns: list[str]) -> pd.DataFrame:
+    return pd.DataFrame(rows, columns=columns, dtype="str")
+
+
+def _read(sink: PassSink, table: str) -> pd.DataFrame:
+    frame = sink.read(table)
+    if frame is None:
+        raise TableError(
+            f"the shared pass left no table {table}; delete the tables of the run and check again"
+        )
+    return frame

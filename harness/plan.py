@@ -1,0 +1,201 @@
+"""Plan: a variant file and the suites and gates it names, checked as a whole before any model is loaded."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from harness.backends import Backend
+from harness.checking import Checker
+from harness.errors import PlanError, Problem
+from harness.gate_file import Gate, check_metrics, read_gate
+from harness.locating import is_slug, unknown_name
+from harness.model_entry import read_reference, read_steps, read_variant
+from harness.records import CalibrationSpec, GateSpec, Plan, Plugin, SuiteSpec
+from harness.suite_file import Suite, read_documents_spec, read_suite, source_name
+from harness.yaml_file import read_yaml
+from harness.yaml_values import KeyPath, describe
+
+KEYS = ("name", "reference", "variant", "calibration", "suites", "gates")
+DISTRIBUTION = "lm-shipcheck"
+"""The name under which pip knows this project."""
+
+
+def make_plan(path: Path) -> Plan:
+    """The plan that a variant file asks for.
+
+    Raises PlanError with every mistake of the file, its suites and its gates.
+    """
+    problems: list[Problem] = []
+    source = read_yaml(path, problems)
+    if source is None:
+        raise PlanError(problems)
+    folder = path.parent
+    check = Checker(source, folder, problems)
+    content = check.mapping(source.data, (), KEYS)
+    name = _name(check, content.get("name"))
+    reference = read_reference(check, content.get("reference"))
+    steps = read_steps(check, content.get("variant"))
+    variant = read_variant(check, content.get("variant"), steps.values(), reference)
+    calibration = _calibration(check, content.get("calibration"))
+    suites = [read_suite(each, folder, problems) for each in _names(check, "suites", content, folder)]
+    gates = [read_gate(each, folder, problems) for each in _names(check, "gates", content, folder)]
+    _check_backends(check, steps, content.get("calibration") is not None)
+    _check_contamination(check, steps, calibration, suites)
+    _check_rules(check, gates, suites, suites_named=_length(content.get("suites")))
+    if problems or reference is None or variant is None:
+        raise PlanError(problems)
+    return Plan(
+        name=name,
+        source=source.file,
+        reference=reference,
+        variant=variant,
+        calibration=calibration,
+        suites=tuple(suite.spec() for suite in suites if suite),
+        gates=tuple(gate.spec() for gate in gates if gate),
+    )
+
+
+def load_gate(name_or_path: str, base: Path) -> GateSpec:
+    """One gate: a shipped name, or a path under ``base`` (with a slash, or ending in .yaml).
+
+    Raises PlanError with every mistake of the file.
+    """
+    problems: list[Problem] = []
+    gate = None
+    if unknown := unknown_name("gates", name_or_path, base):
+        problems.append(Problem("gate", None, "", *unknown))
+    else:
+        gate = read_gate(name_or_path, base, problems)
+    if problems or gate is None:
+        raise PlanError(problems)
+    return gate.spec()
+
+
+def load_suite(name_or_path: str, base: Path) -> SuiteSpec:
+    """One suite: a shipped name, or a path under ``base`` (with a slash, or ending in .yaml).
+
+    Raises PlanError with every mistake of the file.
+    """
+    problems: list[Problem] = []
+    suite = None
+    if unknown := unknown_name("suites", name_or_path, base):
+        problems.append(Problem("suite", None, "", *unknown))
+    else:
+        suite = read_suite(name_or_path, base, problems)
+    if problems or suite is None:
+        raise PlanError(problems)
+    return suite.spec()
+
+
+def check_together(plans: Sequence[Plan]) -> Sequence[Plan]:
+    """The plans, if they can share one output folder. Raises PlanError where two have the same name."""
+    first: dict[str, Plan] = {}
+    problems = []
+    for plan in plans:
+        other = first.setdefault(plan.name.casefold(), plan)
+        if other is not plan:
+            found = f"{plan.name!r}, which is also the name of {other.source}"
+            problems.append(Problem(plan.source, None, "name", found, "a name of its own for every variant"))
+    if problems:
+        raise PlanError(problems)
+    return plans
+
+
+def resolved(plan: Plan) -> dict[str, Any]:
+    """The plan as plain data for run.json: every default written out, every plugin with its name."""
+    record = plan.model_dump(mode="json")
+    record["variant"]["compress"] = [_named("backend", step) for step in plan.variant.compress]
+    for suite, out in zip(plan.suites, record["suites"], strict=True):
+        out["measures"] = [_named("measure", measure) for measure in suite.measures]
+        out["probes"] = [_named("probe", probe) for probe in suite.probes]
+    for gate, out in zip(plan.gates, record["gates"], strict=True):
+        out["rules"] = [_named("rule", each.rule) | {"where": each.where} for each in gate.rules]
+    return record
+
+
+def _named(role: str, plugin: Plugin) -> dict[str, Any]:
+    return {role: plugin.kind, **plugin.settings()}
+
+
+def _name(check: Checker, value: Any) -> str:
+    if isinstance(value, str) and is_slug(value):
+        return value
+    wanted = "a name of at most 100 letters, digits, '.', '-' and '_' that can be the name of a folder"
+    check.problem(("name",), describe(value), wanted)
+    return ""
+
+
+def _names(check: Checker, kind: str, content: Mapping[str, Any], folder: Path) -> list[str]:
+    """The suites or gates that the file names, without those that do not exist."""
+    names: dict[str, str] = {}
+    for index, value in enumerate(check.entries(content.get(kind), (kind,), f"names of {kind}")):
+        path: KeyPath = (kind, index)
+        if not isinstance(value, str):
+            check.problem(path, describe(value), f"the name of one of the {kind}, or a path")
+            continue
+        unknown = unknown_name("suites" if kind == "suites" else "gates", value, folder)
+        if unknown is not None:
+            check.problem(path, *unknown)
+            continue
+        other = names.setdefault(Path(value).stem.casefold(), value)
+        if other is not value:
+            check.problem(path, f"{value!r}, whose name {other!r} has too", f"{kind} with different names")
+    return list(names.values())
+
+
+def _calibration(check: Checker, value: Any) -> CalibrationSpec | None:
+    if value is None:
+        return None
+    return read_documents_spec(check, CalibrationSpec, value, "calibration")
+
+
+def _length(value: Any) -> int:
+    return len(value) if isinstance(value, tuple) else -1
+
+
+def _check_backends(check: Checker, steps: Mapping[int, Backend], has_calibration: bool) -> None:
+    for index, step in steps.items():
+        path: KeyPath = ("variant", "compress", index)
+        missing = [library for library in step.requires if not _installed(library)]
+        if missing:
+            what = f"{DISTRIBUTION}[{step.extra}]" if step.extra else " ".join(missing)
+            found = f"{step.kind}, which needs {', '.join(missing)} (not installed)"
+            check.problem(path, found, "a backend whose libraries are installed", f'pip install "{what}"')
+        if step.needs_calibration and not has_calibration:
+            hint = "add for example calibration: {data: pocket-calibration, documents: 64, tokens: 256}"
+            check.problem((*path, "backend"), f"{step.kind} and no calibration", "documents for it", hint)
+
+
+def _installed(library: str) -> bool:
+    return importlib.util.find_spec(library.partition(".")[0]) is not None
+
+
+def _check_contamination(
+    check: Checker,
+    steps: Mapping[int, Backend],
+    calibration: CalibrationSpec | None,
+    suites: Iterable[Suite | None],
+) -> None:
+    """Refuse to judge a model on the texts that it was fitted to."""
+    if calibration is None or not any(step.needs_calibration for step in steps.values()):
+        return
+    for suite in suites:
+        judged = suite.documents if suite else None
+        if suite and judged and (judged.data, judged.seed) == (calibration.data, calibration.seed):
+            found = f"{source_name(calibration.data)}, on which the suite {suite.name} measures"
+            check.problem(("calibration", "data"), found, "documents that the variant is not judged on")
+
+
+def _check_rules(
+    check: Checker, gates: Sequence[Gate | None], suites: Sequence[Suite | None], suites_named: int
+) -> None:
+    metrics = [metric for suite in suites if suite for metric in suite.metrics]
+    all_known = len(suites) == suites_named and all(suite and suite.complete for suite in suites)
+    for gate in gates:
+        if gate:
+            check_metrics(gate, metrics, all_known)
+    if gates and all(gate and gate.complete and gate.only_warns for gate in gates):
+        check.problem(("gates",), "only rules of level warn", "at least one rule of level block")

@@ -1,0 +1,221 @@
+"""How the reference model responds to compression: the table of its card, measured.
+
+Round-to-nearest, symmetric, simulated in float32 on every linear layer inside the decoder layers; the
+embedding, which is also the output projection, stays as it is. Legend: O outputs, I inputs of a weight.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+from torch.nn.functional import log_softmax
+from transformers import LlamaForCausalLM
+
+from harness.pocket.probe import exact_rates
+from harness.pocket.world import Document, documents
+
+Z95 = 1.959963984540054
+
+
+def fake_quantize(x: Tensor, bits: int, scale_dims: tuple[int, ...] | None) -> Tensor:
+    """Round to the symmetric grid of `bits` bits.
+
+    One scale for each slice over `scale_dims`, or one for all.
+    """
+    largest = 2 ** (bits - 1) - 1
+    top = x.abs().amax() if scale_dims is None else x.abs().amax(dim=scale_dims, keepdim=True)
+    scale = (top / largest).clamp_min(torch.finfo(x.dtype).tiny)
+    rounded: Tensor = (x / scale).round().clamp(-largest, largest) * scale
+    return rounded
+
+
+def quantize_weight(weight_OI: Tensor, bits: int, group: int | None) -> Tensor:
+    """Round a weight to nearest.
+
+    `group` inputs share a scale; 0 means a whole row does, None the whole tensor.
+    """
+    if group is None:
+        return fake_quantize(weight_OI, bits, None)
+    groups = weight_OI.view(len(weight_OI), -1, group or weight_OI.shape[1])
+    return fake_quantize(groups, bits, (2,)).flatten(1)
+
+
+def inner_linears(model: LlamaForCausalLM) -> Iterator[nn.Linear]:
+    """The linear layers inside the decoder layers."""
+    return (module for module in model.model.layers.modules() if isinstance(module, nn.Linear))
+
+
+def _round_input(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor]:
+    return (fake_quantize(inputs[0], 8, None),)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A way to compress.
+
+    Bits of the weights, their group (see `quantize_weight`), INT8 activations, SmoothQuant.
+    """
+
+    name: str
+    bits: int
+    group: int | None
+    activations: bool = False
+    smooth: bool = False
+
+
+RECIPES = (
+    Recipe("INT8 per channel", 8, 0),
+    Recipe("INT8 per tensor", 8, None),
+    Recipe("INT4 group 32", 4, 32),
+    Recipe("INT4 group 128", 4, 128),
+    Recipe("INT4 per channel", 4, 0),
+    Recipe("INT4 per tensor", 4, None),
+    Recipe("INT3 group 32", 3, 32),
+    Recipe("INT3 per channel", 3, 0),
+    Recipe("INT2 per channel", 2, 0),
+    Recipe("INT8 per channel, activations INT8 per tensor", 8, 0, activations=True),
+    Recipe("the same after SmoothQuant 0.5", 8, 0, activations=True, smooth=True),
+)
+
+
+@torch.no_grad()
+def smooth(model: LlamaForCausalLM, calibration: list[Tensor], alpha: float = 0.5) -> None:
+    """Move activation outliers into the weights (Xiao et al. 2023), folded into the norms; in place."""
+    for layer in model.model.layers:
+        attention, mlp = layer.self_attn, layer.mlp
+        for norm, readers in (
+            (layer.input_layernorm, (attention.q_proj, attention.k_proj, attention.v_proj)),
+            (layer.post_attention_layernorm, (mlp.gate_proj, mlp.up_proj)),
+        ):
+            peaks = _channel_peaks(model, norm, calibration)
+            columns = torch.stack([reader.weight.abs().amax(0) for reader in readers]).amax(0)
+            factor = (peaks.pow(alpha) / columns.clamp_min(1e-8).pow(1.0 - alpha)).clamp_min(1e-8)
+            norm.weight /= factor
+            for reader in readers:
+                reader.weight *= factor
+
+
+def _channel_peaks(model: LlamaForCausalLM, norm: nn.Module, calibration: list[Tensor]) -> Tensor:
+    """The largest absolute output of a norm in each channel."""
+    seen: list[Tensor] = []
+    hook = norm.register_forward_hook(lambda _, __, output: seen.append(output.abs().amax((0, 1))))
+    for ids in calibration:
+        model(ids)
+    hook.remove()
+    return torch.stack(seen).amax(0)
+
+
+@torch.no_grad()
+def compress(model: LlamaForCausalLM, recipe: Recipe, calibration: list[Tensor]) -> LlamaForCausalLM:
+    """A compressed copy of the model."""
+    variant = copy.deepcopy(model)
+    if recipe.smooth:
+        smooth(variant, calibration)
+    for linear in inner_linears(variant):
+        linear.weight.copy_(quantize_weight(linear.weight, recipe.bits, recipe.group))
+        if recipe.activations:
+            linear.register_forward_pre_hook(_round_input)
+    return variant
+
+
+@dataclass(frozen=True)
+class Response:
+    """What a recipe does.
+
+    NLL change per token in nats with its 95 % interval, KL, top-1 agreement, task scores.
+    """
+
+    name: str
+    nll_delta: float
+    low: float
+    high: float
+    perplexity: float
+    kl: float
+    agreement: float
+    tasks: dict[str, float]
+
+
+def clustered_interval(deltas: Tensor, counts: Tensor) -> tuple[float, float, float]:
+    """Mean change per token and its 95 % interval from per-document sums, documents being independent.
+
+    The ratio of sums with its linearized variance over clusters (Cochran 1977, section 6.3).
+    """
+    mean = deltas.sum() / counts.sum()
+    residuals = deltas - mean * counts
+    clusters = len(deltas)
+    error = math.sqrt(residuals.pow(2).sum().item() * clusters / (clusters - 1)) / counts.sum().item()
+    return mean.item(), mean.item() - Z95 * error, mean.item() + Z95 * error
+
+
+@torch.no_grad()
+def log_probabilities(model: LlamaForCausalLM, ids_1T: Tensor) -> Tensor:
+    """Log-probabilities (T - 1, V) of every token after the first."""
+    return log_softmax(model(ids_1T).logits[0, :-1].float(), -1)
+
+
+def encode(tokenizer: Tokenizer, pages: list[Document]) -> list[Tensor]:
+    """Token ids (1, T) of each document, <s> to </s>."""
+    end = tokenizer.token_to_id("</s>")
+    return [
+        torch.tensor([[*encoding.ids, end]])
+        for encoding in tokenizer.encode_batch([page.text for page in pages])
+    ]
+
+
+def token_nlls(model: LlamaForCausalLM, documents_ids: list[Tensor]) -> list[float]:
+    """Sum of the negative log-likelihoods of each document in nats, </s> included."""
+    return [-log_probabilities(model, ids).gather(1, ids[0, 1:, None]).sum().item() for ids in documents_ids]
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """The float32 model and its log-probabilities on held-out documents, kept for all variants."""
+
+    model: LlamaForCausalLM
+    tokenizer: Tokenizer
+    heldout: list[Tensor]
+    log_probabilities: list[Tensor]
+    calibration: list[Tensor]
+
+
+def baseline(model: LlamaForCausalLM, tokenizer: Tokenizer, heldout: int) -> Baseline:
+    """Run the model over `heldout` held-out documents."""
+    ids = encode(tokenizer, documents("heldout", heldout))
+    calibration = encode(tokenizer, documents("calibration", 32))
+    return Baseline(model, tokenizer, ids, [log_probabilities(model, each) for each in ids], calibration)
+
+
+@torch.no_grad()
+def measure(base: Baseline, recipe: Recipe, items: int) -> Response:
+    """Compress the model; compare it with itself, paired by document, and on `items` items of each task."""
+    variant = compress(base.model, recipe, base.calibration)
+    deltas, counts, losses, kl, agreed = [], [], 0.0, 0.0, 0
+    for ids, reference in zip(base.heldout, base.log_probabilities, strict=True):
+        changed, targets = log_probabilities(variant, ids), ids[0, 1:, None]
+        deltas.append((reference - changed).gather(1, targets).double().sum())
+        counts.append(len(targets))
+        losses -= changed.gather(1, targets).double().sum().item()
+        kl += (reference.exp() * (reference - changed)).double().sum().item()
+        agreed += int((reference.argmax(-1) == changed.argmax(-1)).sum())
+    tokens = sum(counts)
+    delta, low, high = clustered_interval(torch.stack(deltas), torch.tensor(counts, dtype=torch.float64))
+    rates = exact_rates(logits_of(variant), base.tokenizer, items)
+    return Response(
+        recipe.name, delta, low, high, math.exp(losses / tokens), kl / tokens, agreed / tokens, rates
+    )
+
+
+def logits_of(model: LlamaForCausalLM) -> Callable[[Tensor], Tensor]:
+    """The logits of a transformers model as a plain function of token ids."""
+
+    def logits(ids_BT: Tensor) -> Tensor:
+        output: Tensor = model(ids_BT).logits
+        return output
+
+    return logits

@@ -1,0 +1,268 @@
+"""lm-eval's own scorer on a model that is already loaded, and what must hold around it.
+
+Imported only while observing: lm-eval, transformers and torch come with it. What lm-eval would do silently is
+stopped or watched here: re-tying weights that were compressed apart, a BOS that is never added, prompts that
+lose tokens, generations from NaN logits, decoding settings of one checkpoint, global seeds, stale data.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import logging
+import random
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import datasets
+import lm_eval
+import lm_eval.api.model
+import lm_eval.api.task
+import lm_eval.evaluator
+import numpy as np
+import torch
+from lm_eval.defaults import DEFAULT_OTHER_SEED, DEFAULT_RANDOM_SEED
+from lm_eval.models import huggingface
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
+
+from harness.errors import DataError
+from harness.probes._task_files import beside
+
+if TYPE_CHECKING:
+    from harness.models import LoadedModel
+
+LOCAL_FORMATS = frozenset({"arrow", "csv", "json", "pandas", "parquet", "text", "xml"})
+"""Builders of ``datasets`` that read local files; what they cache is keyed on size and time alone."""
+_LOGGERS = ("lm_eval", "transformers", "datasets")
+
+
+class _NonFiniteWatch(LogitsProcessor):
+    """Notes which rows of a batch met NaN or +inf logits; changes nothing."""
+
+    def __init__(self) -> None:
+        self.rows: torch.Tensor | None = None
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        bad = (torch.isnan(scores) | torch.isposinf(scores)).any(dim=-1)
+        self.rows = bad if self.rows is None else self.rows | bad
+        return scores
+
+
+class Scorer(huggingface.HFLM):  # type: ignore[misc]
+    """HFLM on a loaded model; ``cut`` and ``non_finite`` hold prompts of the task at hand."""
+
+    def __init__(self, loaded: LoadedModel, batch_size: int, bos: bool) -> None:
+        """bos: whether prompts begin with BOS where the tokenizer has one; DataError if they do not."""
+        self.cut: set[str] = set()
+        self.non_finite: set[str] = set()
+        self.longest = 0
+        self._batch: list[str] = []
+        self._rolling = False
+        with _replaced(loaded.model, "tie_weights", lambda *_, **__: None):
+            # HFLM ties weights again, which would put the embedding back in place of a compressed lm_head.
+            super().__init__(
+                pretrained=loaded.model,
+                backend="causal",
+                tokenizer=copy.deepcopy(loaded.tokenizer),  # HFLM may add a padding token to it
+                batch_size=batch_size,
+                add_bos_token=None if bos else False,
+            )
+        self.name = loaded.name
+        self.begins_with_bos = self._check_bos(bos)
+
+    def _check_bos(self, bos: bool) -> bool:
+        token = self.tokenizer.bos_token_id
+        found = token is not None and self.tok_encode("A probe of what comes first.")[:1] == [token]
+        if bos and token is not None and not found:
+            raise DataError(
+                f"{self.name}: the tokenizer has the BOS token {self.tokenizer.bos_token!r} but does not put "
+                "it before prompts; repair its post-processor or, if the model was trained without BOS, set "
+                "bos: false"
+            )
+        if found and not bos:
+            raise DataError(
+                f"{self.name}: bos: false has no effect, the tokenizer puts BOS before every prompt"
+            )
+        return found
+
+    def fresh(self) -> None:
+        """Forget the prompts of the task before."""
+        self.cut, self.non_finite, self.longest = set(), set(), 0
+
+    def share_context_of(self, reference: Scorer) -> None:
+        """Cut long prompts where the reference cuts them, so that both sides read the same."""
+        self.own_max_length = int(self.max_length)
+        self._max_length = int(reference.max_length)
+
+    def get_model_info(self) -> dict[str, Any]:
+        """Nothing: lm-eval would ask the hub for it."""
+        return {}
+
+    def tok_encode(
+        self,
+        string: str,
+        add_special_tokens: bool | None = None,
+        left_truncate_len: int | None = None,
+        **extra: Any,
+    ) -> list[int]:
+        """As HFLM does it, but without a second BOS for rolling tasks, where HFLM adds one as context."""
+        if self._rolling:
+            add_special_tokens = False
+        ids: list[int] = super().tok_encode(string, add_special_tokens, left_truncate_len, **extra)
+        return ids
+
+    def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[float]:
+        """As HFLM does it; BOS is context alone and is not scored as if it were text."""
+        self._rolling = True
+        try:
+            found: list[float] = super().loglikelihood_rolling(requests, disable_tqdm=disable_tqdm)
+        finally:
+            self._rolling = False
+        return found
+
+    def _loglikelihood_tokens(self, requests: Any, **settings: Any) -> list[tuple[float, bool]]:
+        for texts, context, continuation in requests:
+            length = len(context) + len(continuation) - 1
+            self.longest = max(self.longest, min(length, self.max_length))
+            if length > self.max_length and texts is not None:
+                self.cut.add(texts[0])
+        found: list[tuple[float, bool]] = super()._loglikelihood_tokens(requests, **settings)
+        return found
+
+    def tok_batch_encode(
+        self,
+        strings: Sequence[str],
+        padding_side: str = "left",
+        left_truncate_len: int | None = None,
+        **rest: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """As HFLM does it, remembering the prompts of the batch and which of them are cut."""
+        self._batch = list(strings)
+        if left_truncate_len:
+            self.cut.update(s for s in self._batch if len(self.tok_encode(s)) > left_truncate_len)
+        ids, mask = super().tok_batch_encode(list(strings), padding_side, left_truncate_len, **rest)
+        return ids, mask
+
+    def _model_generate(
+        self, context: torch.Tensor, max_length: int, stop: list[str], **settings: Any
+    ) -> Any:
+        watch = _NonFiniteWatch()
+        self.longest = max(self.longest, max_length)
+        with _plain_decoding(self.model):
+            found = super()._model_generate(
+                context, max_length, stop, logits_processor=LogitsProcessorList([watch]), **settings
+            )
+        if watch.rows is not None:
+            rows = watch.rows.tolist()
+            self.non_finite.update(s for s, bad in zip(self._batch, rows, strict=True) if bad)
+        return found
+
+
+def evaluate(
+    scorer: Scorer, task: Any, manager: Any, limit: int | None, fewshot: int | None
+) -> dict[str, Any]:
+    """What lm-eval's ``simple_evaluate`` returns for one task object on one side, samples included.
+
+    Seeds are the same on each call; the caller's random states are as before afterwards.
+    """
+    scorer.fresh()
+    # Aggregates are not used, and some overflow on a broken model instead of saying so.
+    task.aggregation = functools.partial(defaultdict, lambda: len)
+    with own_random_states(), quiet():
+        results: dict[str, Any] = lm_eval.simple_evaluate(
+            model=scorer,
+            tasks=[task],
+            task_manager=manager,
+            num_fewshot=fewshot,
+            limit=limit,
+            log_samples=True,
+            bootstrap_iters=0,
+        )
+    return results
+
+
+@contextmanager
+def own_random_states() -> Iterator[None]:
+    """Seed Python, numpy and torch as lm-eval does, and put their global states back afterwards."""
+    python, legacy, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    devices = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    random.seed(DEFAULT_RANDOM_SEED)
+    np.random.seed(DEFAULT_OTHER_SEED)
+    torch.manual_seed(DEFAULT_OTHER_SEED)
+    try:
+        yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(legacy)
+        torch.set_rng_state(cpu)
+        if devices:
+            torch.cuda.set_rng_state_all(devices)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """No progress bars, no warnings of the libraries, no calls of git, no survey of the machine."""
+    silent = functools.partial(huggingface.tqdm, disable=True)
+    bars = datasets.is_progress_bar_enabled()
+    with ExitStack() as stack:
+        for module in (lm_eval.api.task, lm_eval.api.model, huggingface):
+            stack.enter_context(
+                _replaced(module, "tqdm", lambda *args, **kw: silent(*args, **kw | {"disable": True}))
+            )
+        stack.enter_context(_replaced(lm_eval.evaluator, "get_git_commit_hash", lambda: None))
+        stack.enter_context(_replaced(lm_eval.evaluator, "add_env_info", lambda storage: None))
+        for logger in map(logging.getLogger, _LOGGERS):
+            stack.callback(logger.setLevel, logger.level)
+            logger.setLevel(logging.ERROR)
+        if bars:
+            stack.callback(datasets.enable_progress_bars)
+            datasets.disable_progress_bars()
+        yield
+
+
+@contextmanager
+def fresh_local_data(cache: Path, folder: Path | None) -> Iterator[None]:
+    """Read local data files anew into ``cache``; hub data sets keep the user's cache.
+
+    folder: where the task file lies; relative data files that exist there are meant to be those.
+    """
+    load = datasets.load_dataset
+
+    def load_dataset(path: str, *args: Any, **settings: Any) -> Any:
+        if path in LOCAL_FORMATS or Path(path).exists():
+            settings["cache_dir"] = str(cache)
+            for key in ("data_files", "data_dir"):
+                if folder is not None and settings.get(key) is not None:
+                    settings[key] = beside(settings[key], folder)
+        return load(path, *args, **settings)
+
+    with _replaced(datasets, "load_dataset", load_dataset):
+        yield
+
+
+@contextmanager
+def _plain_decoding(model: Any) -> Iterator[None]:
+    """Decode as the task says, whatever a checkpoint's generation_config.json adds (a repetition penalty)."""
+    own = model.generation_config
+    plain: Any = GenerationConfig  # untyped
+    ids = {name: getattr(own, name, None) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    with _replaced(model, "generation_config", plain(**ids)):
+        yield
+
+
+@contextmanager
+def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
+    """Give ``owner`` another attribute for a while."""
+    own = name in vars(owner)
+    before = getattr(owner, name)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        if own:
+            setattr(owner, name, before)
+        else:
+            delattr(owner, name)

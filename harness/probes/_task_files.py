@@ -1,0 +1,119 @@
+"""Finding lm-eval tasks by name in task folders: a user's and the shipped ones.
+
+Task files are read here only as far as names and data files go; lm-eval itself makes the tasks.
+"""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from harness.errors import DataError
+from harness.plugins import nearest
+
+
+class _TaskLoader(yaml.SafeLoader):
+    """Safe YAML in which lm-eval's ``!function`` tags are plain text: nothing of the user's code runs."""
+
+
+_TaskLoader.add_multi_constructor("!", lambda loader, suffix, node: str(getattr(node, "value", suffix)))
+
+
+@dataclass(frozen=True)
+class TaskFiles:
+    """The YAML files under some folders, by the name of the task or group that they declare."""
+
+    folders: tuple[Path, ...]
+    declared: dict[str, list[Path]] = field(default_factory=dict)
+    unreadable: dict[Path, str] = field(default_factory=dict)
+
+    def where(self, name: str) -> Path | None:
+        """The one file that declares ``name``; None where no file does. Raises DataError where several do."""
+        found = self.declared.get(name, [])
+        if len(found) > 1:
+            places = " and ".join(map(str, found))
+            raise DataError(
+                f"task {name} is declared in {places}: rename one, so that it is clear which one is meant"
+            )
+        return found[0] if found else None
+
+    def unknown(self, name: str, others: Sequence[str]) -> DataError:
+        """The error for a name that nobody declares, with what is close and which files could not be read."""
+        close = nearest(name, [*self.declared, *others])
+        text = f"no task is called {name!r}" + (f"; did you mean {close}?" if close else "")
+        text += f" (looked in {', '.join(map(str, self.folders))} and among the tasks of lm-eval)"
+        for path, reason in self.unreadable.items():
+            text += f"\n  {path} could not be read: {reason}"
+        return DataError(text)
+
+
+def read_task_files(folders: Sequence[Path]) -> TaskFiles:
+    """Index the ``*.yaml`` files under ``folders``. Raises DataError for a folder that does not exist."""
+    files = TaskFiles(tuple(folders))
+    for folder in folders:
+        if not folder.is_dir():
+            raise DataError(f"include: found {folder}, wanted a folder with lm-eval task files (*.yaml)")
+        for path in sorted(folder.rglob("*.yaml")):
+            try:
+                content = _read(path)
+            except (yaml.YAMLError, UnicodeDecodeError, ValueError) as error:
+                files.unreadable[path] = " ".join(str(error).split())
+                continue
+            for key in ("group", "task"):
+                if isinstance(name := content.get(key), str):
+                    files.declared.setdefault(name, []).append(path)
+                    break
+    return files
+
+
+def files_sha256(folders: Sequence[Path]) -> str:
+    """Hash of all task files, of the Python files beside them and of the local data files that they name."""
+    digest = hashlib.sha256()
+    for folder in folders:
+        sources = sorted(p for p in folder.rglob("*") if p.suffix in (".yaml", ".py") and p.is_file())
+        data = [found for path in sources if path.suffix == ".yaml" for found in _data_files(path)]
+        for path in [*sources, *data]:
+            digest.update(path.name.encode() + b"\0")
+            digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def beside(value: Any, folder: Path) -> Any:
+    """``data_files`` or ``data_dir`` of a task; relative paths that exist in ``folder`` become absolute."""
+    if isinstance(value, str):
+        there = folder / value
+        return str(there) if not Path(value).is_absolute() and glob.glob(str(there)) else value
+    if isinstance(value, dict):
+        return {key: beside(one, folder) for key, one in value.items()}
+    return [beside(one, folder) for one in value] if isinstance(value, (list, tuple)) else value
+
+
+def _read(path: Path) -> dict[str, Any]:
+    content = yaml.load(path.read_text(encoding="utf-8"), Loader=_TaskLoader)  # noqa: S506 - derived from SafeLoader
+    if not isinstance(content, dict):
+        raise ValueError("expected keys and values at the top")
+    return content
+
+
+def _data_files(path: Path) -> Iterator[Path]:
+    try:
+        arguments = _read(path).get("dataset_kwargs")
+    except (yaml.YAMLError, UnicodeDecodeError, ValueError):
+        return
+    if isinstance(arguments, dict):
+        for text in _strings(beside(arguments.get("data_files"), path.parent)):
+            yield from (Path(found) for found in sorted(glob.glob(text)) if Path(found).is_file())
+
+
+def _strings(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, (dict, list)):
+        for one in value.values() if isinstance(value, dict) else value:
+            yield from _strings(one)

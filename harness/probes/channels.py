@@ -1,0 +1,128 @@
+"""The probe ``channels``: how large the inputs of linear layers get, channel by channel."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field
+
+from harness.probes import PassProbe
+from harness.recording import REFERENCE, InputSite, PassContext, Recorder, Tap
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from torch import Tensor
+
+    from harness.batches import Batch
+
+COLUMNS = ("max_abs", "sum", "sum_squares", "sum_fourth", "over_threshold", "tokens")
+
+
+class Channels(PassProbe):
+    """Largest value, moments and outlier count of every input channel of the linear layers, on both sides.
+
+    Leaves one row in the table ``channels`` for every side, distinct input and channel, over all tokens of
+    the suite. Linear layers that read the same tensor (query, key and value) are one input, named after the
+    first.
+    """
+
+    threshold: Annotated[float, Field(gt=0)] = Field(
+        default=6.0, description="magnitude from which a value counts as an outlier (LLM.int8: 6)"
+    )
+
+    def begin(self, context: PassContext) -> Recorder:
+        """A recorder of module inputs."""
+        return _ChannelRecorder(context, self.threshold)
+
+
+class _ChannelRecorder(Recorder):
+    """Sums of a batch are added to the float64 sums of each variant [6, channels of all inputs].
+
+    The sixth row counts tokens. Every variant has running sums of its own, so that each resumes by itself.
+    """
+
+    running = "channels"
+
+    def __init__(self, context: PassContext, threshold: float) -> None:
+        self._kernel, self._threshold = context.kernels.moments, threshold
+        self._sites = context.layout.inputs
+        self._unpaired = context.layout.unpaired
+        self._totals: list[Tensor | None] = [None] * context.variants
+        self._labels = [self._label(variant) for variant in range(context.variants)]
+
+    def inputs(self, side: int) -> Mapping[str, Tap]:
+        return {site.module: partial(self._add, side, site.module) for site in self._watched(side)}
+
+    def start(self, batch: Batch) -> None:
+        self._batch = batch
+        self._found: dict[tuple[int, str], Tensor] = {}
+        self._valid: dict[object, Tensor] = {}
+
+    def totals(self, variant: int) -> pd.DataFrame:
+        import torch
+
+        sums = [
+            self._of_batch(side, site) for side in (REFERENCE, variant) for site in self._watched(variant)
+        ]
+        batch, earlier = torch.cat(sums, dim=1), self._totals[variant]
+        total = batch if earlier is None else _added(earlier, batch)
+        self._totals[variant] = total
+        columns = {name: total[row].numpy() for row, name in enumerate(COLUMNS)}
+        counts = {name: columns[name].astype("int64") for name in ("over_threshold", "tokens")}
+        return self._labels[variant].assign(**(columns | counts))
+
+    def resume(self, variant: int, totals: pd.DataFrame) -> None:
+        import numpy as np
+        import torch
+
+        self._totals[variant] = torch.from_numpy(
+            np.stack([totals[name].to_numpy(np.float64) for name in COLUMNS])
+        )
+
+    def _watched(self, side: int) -> list[InputSite]:
+        missing: Mapping[str, str] = {} if side == REFERENCE else self._unpaired[side]
+        return [site for site in self._sites if site.module not in missing]
+
+    def _add(self, side: int, module: str, input_NH: Tensor) -> None:
+        import torch
+
+        if input_NH.device not in self._valid:
+            self._valid[input_NH.device] = self._batch.is_token(input_NH.device).flatten()
+        valid_N = self._valid[input_NH.device]
+        sums = [row.double() for row in self._kernel(input_NH, valid_N, self._threshold)]
+        moments = torch.stack([*sums, torch.full_like(sums[0], sum(self._batch.lengths))])
+        earlier = self._found.get((side, module))
+        self._found[side, module] = moments if earlier is None else _added(earlier, moments)
+
+    def _of_batch(self, side: int, site: InputSite) -> Tensor:
+        """What the batch gave; nothing where the module was not run."""
+        import torch
+
+        found = self._found.get((side, site.module))
+        return torch.zeros(len(COLUMNS), site.width, dtype=torch.float64) if found is None else found.cpu()
+
+    def _label(self, variant: int) -> pd.DataFrame:
+        """The columns that say which channel a row is about."""
+        import numpy as np
+        import pandas as pd
+
+        sides = [(name, site) for name in ("reference", "variant") for site in self._watched(variant)]
+        widths = [site.width for _, site in sides]
+        labels = {
+            "side": np.repeat(np.array([name for name, _ in sides], dtype=object), widths),
+            "module": np.repeat(np.array([site.module for _, site in sides], dtype=object), widths),
+            "layer": np.repeat([site.layer for _, site in sides], widths).astype(np.int32),
+            "channel": np.concatenate([np.arange(width) for width in widths]).astype(np.int32),
+        }
+        return pd.DataFrame(labels).astype({"side": "str", "module": "str"})
+
+
+def _added(left: Tensor, right: Tensor) -> Tensor:
+    """Sums added; the first row holds maxima. NaN stays."""
+    import torch
+
+    total = left + right
+    total[0] = torch.maximum(left[0], right[0])
+    return total

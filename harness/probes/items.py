@@ -1,0 +1,199 @@
+"""Probe ``items``: tasks of lm-eval on both sides, paired item by item."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import Field
+
+from harness.errors import DataError, HarnessError
+from harness.probes import OwnProbe, Progress, Sink
+from harness.probes._task_files import TaskFiles, files_sha256, read_task_files
+from harness.resources import folder as shipped_folder
+
+if TYPE_CHECKING:
+    from harness.models import LoadedModel
+    from harness.probes._samples import Side
+    from harness.probes._scorer import Scorer
+
+Positive = Annotated[int, Field(gt=0)]
+
+
+class Items(OwnProbe):
+    """Runs lm-eval tasks on both sides and keeps every item: score, answer, log-likelihoods of the choices.
+
+    Each task is scored by lm-eval's own code on the loaded models, the reference once for all variants. Items
+    are paired on task, document, prompt and target; an item that lacks its partner is an error. With ``bos``
+    prompts must begin with BOS where the tokenizer has one. Decoding settings are those of the task alone.
+    For rolling tasks BOS is context and is not scored.
+    """
+
+    tasks: tuple[str, ...] = Field(
+        min_length=1, description="lm-eval tasks or groups, shipped, own or standard"
+    )
+    limit: Positive | None = Field(
+        default=None, description="at most this many documents of each task, the first ones"
+    )
+    include: tuple[str, ...] = Field(default=(), description="folders with your own lm-eval task files")
+    fewshot: Annotated[int, Field(ge=0)] | None = Field(
+        default=None, description="solved examples before each prompt; by default what the task file says"
+    )
+    batch_size: Positive = Field(default=16, description="prompts in one batch, on both sides")
+    bos: bool = Field(default=True, description="prompts begin with BOS where the tokenizer has one")
+
+    def inputs(self) -> str:
+        """Hash of the task files and local data files, which are no documents of a suite."""
+        return files_sha256(self._folders())
+
+    def observe(
+        self,
+        reference: LoadedModel,
+        variants: Sequence[LoadedModel],
+        sinks: Sequence[Sink],
+        progress: Progress,
+    ) -> None:
+        """Commit one unit a task. Raises DataError for tasks that cannot be found, loaded, run or paired."""
+        if all(sink.done(_unit(name)) for sink in sinks for name in self.tasks):
+            return
+        from harness.probes._scorer import Scorer, quiet
+
+        with quiet():
+            scorers = [Scorer(loaded, self.batch_size, self.bos) for loaded in (reference, *variants)]
+        for scorer in scorers:
+            scorer.share_context_of(scorers[0])
+        library = _Library(read_task_files(self._folders()))
+        with tempfile.TemporaryDirectory(prefix="harness-datasets-") as cache:
+            for number, name in enumerate(self.tasks):
+                progress.step("tasks", number, len(self.tasks))
+                if not all(sink.done(_unit(name)) for sink in sinks):
+                    for task in library.load(name, Path(cache)):
+                        self._observe_task(task, library.manager, scorers, sinks, progress)
+            progress.step("tasks", len(self.tasks), len(self.tasks))
+
+    def _observe_task(
+        self, task: Any, manager: Any, scorers: Sequence[Scorer], sinks: Sequence[Sink], progress: Progress
+    ) -> None:
+        from harness.probes._samples import pair_rows
+
+        name = task.config.task
+        waiting = [
+            (s, sink) for s, sink in zip(scorers[1:], sinks, strict=True) if not sink.done(_unit(name))
+        ]
+        if not waiting:
+            return
+        what, sides = f"task {name}", len(waiting) + 1
+        progress.step(what, 0, sides)
+        reference = self._side(task, manager, scorers[0])
+        progress.step(what, 1, sides)
+        for number, (scorer, sink) in enumerate(waiting, start=2):
+            rows = pair_rows(name, task.OUTPUT_TYPE, reference, self._side(task, manager, scorer))
+            sink.commit(_unit(name), {"items": rows})
+            progress.step(what, number, sides)
+
+    def _side(self, task: Any, manager: Any, scorer: Scorer) -> Side:
+        from harness.probes._samples import read_side
+        from harness.probes._scorer import evaluate
+
+        name = task.config.task
+        hint = f"look at the task file or, where memory ran out, set batch_size lower than {self.batch_size}"
+        with _as_data_error(f"task {name} could not be run on {scorer.name}", hint):
+            results = evaluate(scorer, task, manager, self.limit, self.fewshot)
+        shots = results["n-shot"][name]
+        if self.fewshot is not None and shots != self.fewshot:
+            raise DataError(
+                f"task {name}: fewshot: {self.fewshot} has no effect, as its task file fixes num_fewshot: "
+                f"{shots}; leave fewshot out or change the task file"
+            )
+        if scorer.longest > scorer.own_max_length:
+            raise DataError(
+                f"task {name}: a prompt has {scorer.longest} tokens, but {scorer.name} reads "
+                f"{scorer.own_max_length} at most, fewer than the reference; take tasks with shorter prompts"
+            )
+        documents = len(task.eval_docs)
+        return read_side(
+            task,
+            results["samples"][name],
+            results["higher_is_better"][name],
+            requested=documents if self.limit is None else min(self.limit, documents),
+            non_finite=scorer.non_finite,
+            cut=scorer.cut,
+            begins_with_bos=scorer.begins_with_bos,
+        )
+
+    def _folders(self) -> list[Path]:
+        shipped = shipped_folder("suites") / "tasks"
+        return [*(Path(path) for path in self.include), *([shipped] if shipped.is_dir() else [])]
+
+
+class _Library:
+    """lm-eval's task managers: of the task folders, and of lm-eval's own tasks once one is asked for."""
+
+    def __init__(self, files: TaskFiles) -> None:
+        from lm_eval.tasks import TaskManager
+
+        self._files = files
+        self._folders = [str(folder) for folder in files.folders]
+        self._complete = False
+        self.manager = TaskManager(include_path=self._folders, include_defaults=False)
+
+    def load(self, name: str, cache: Path) -> list[Any]:
+        """The task objects that ``name`` stands for (a group has several), in order. Raises DataError."""
+        from harness.probes._scorer import fresh_local_data, own_random_states, quiet
+
+        path = self._files.where(name)
+        if not self._complete and self._leads_outside(name):
+            self._add_standard_tasks()
+        if name not in self.manager.task_index:
+            raise self._files.unknown(name, list(self.manager.task_index))
+        hint = "a data set of the hub must be in the local cache before a run without network: load it once"
+        with (
+            _as_data_error(f"task {name} could not be loaded", hint),
+            own_random_states(),
+            quiet(),
+            fresh_local_data(cache, path.parent if path else None),
+        ):
+            loaded = self.manager.load([name])
+        return list(loaded["tasks"].values())
+
+    def _leads_outside(self, name: str) -> bool:
+        """Whether the task folders lack ``name``, or a member of the group that it is."""
+        entry = self.manager.task_index.get(name)
+        if entry is None:
+            return True
+        members = (entry.cfg or {}).get("task")
+        names = (
+            [m.get("task") if isinstance(m, dict) else m for m in members]
+            if isinstance(members, list)
+            else []
+        )
+        return any(self._leads_outside(member) for member in names if isinstance(member, str))
+
+    def _add_standard_tasks(self) -> None:
+        """Index lm-eval's own tasks too; it takes seconds, so only for a name that no folder declares."""
+        from lm_eval.tasks import TaskManager
+
+        from harness.probes._scorer import quiet
+
+        with quiet():
+            self.manager = TaskManager(include_path=self._folders, include_defaults=True)
+        self._complete = True
+
+
+def _unit(task: str) -> str:
+    return f"items:{task}"
+
+
+@contextmanager
+def _as_data_error(what: str, hint: str) -> Iterator[None]:
+    """lm-eval and functions that a task file names may raise anything: say which task it was."""
+    try:
+        yield
+    except HarnessError:
+        raise
+    except Exception as error:
+        text = " ".join(str(error).split()) or "no message"
+        raise DataError(f"{what}: {type(error).__name__}: {text}; {hint}") from error

@@ -1,0 +1,96 @@
+"""The probe ``layers``: how far the outputs of every module move."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import TYPE_CHECKING
+
+from harness.probes import PassProbe
+from harness.recording import REFERENCE, OutputSite, PassContext, Recorder, Tap
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from torch import Tensor
+
+    from harness.batches import Batch
+
+
+class Layers(PassProbe):
+    """The error of every block, attention, MLP and linear layer of the variant, document by document.
+
+    Leaves one row in the table ``layers`` for every module and document: sums over all values of the module's
+    output. Both models run on their own activations, so errors of earlier layers are part of those of later
+    ones.
+    """
+
+    def begin(self, context: PassContext) -> Recorder:
+        """A recorder of module outputs."""
+        return _LayerRecorder(context)
+
+
+class _LayerRecorder(Recorder):
+    """Reference outputs are kept for the batch, not copied; each is compared where the variant's comes by."""
+
+    def __init__(self, context: PassContext) -> None:
+        self._kernel = context.kernels.errors
+        self._variants = context.variants
+        self._sites = context.layout.outputs
+        self._unpaired = context.layout.unpaired
+
+    def start(self, batch: Batch) -> None:
+        self._batch = batch
+        self._kept: dict[str, list[Tensor]] = {}
+        self._errors: list[dict[str, list[Tensor]]] = [{} for _ in range(self._variants)]
+
+    def outputs(self, side: int) -> Mapping[str, Tap]:
+        if side == REFERENCE:
+            return {site.module: partial(self._keep, site) for site in self._sites if site.same_as is None}
+        return {site.module: partial(self._compare, side, site.module) for site in self._watched(side)}
+
+    def _watched(self, variant: int) -> list[OutputSite]:
+        missing = self._unpaired[variant]
+        return [site for site in self._sites if site.same_as is None and site.module not in missing]
+
+    def _keep(self, site: OutputSite, output_NH: Tensor) -> None:
+        self._kept.setdefault(site.module, []).append(output_NH.clone() if site.volatile else output_NH)
+
+    def _compare(self, variant: int, module: str, output_NH: Tensor) -> None:
+        import torch
+
+        errors = self._errors[variant].setdefault(module, [])
+        reference_NH = self._kept[module][len(errors)]
+        errors.append(torch.stack(self._kernel(reference_NH, output_NH.to(reference_NH.device))))
+
+    def rows(self, variant: int) -> Mapping[str, pd.DataFrame]:
+        import numpy as np
+        import pandas as pd
+        import torch
+
+        found, missing = self._errors[variant], self._unpaired[variant]
+        sites = [site for site in self._sites if site.module not in missing]
+        shape = (5, len(self._batch.documents), self._batch.width)
+        calls = [torch.stack(found[site.same_as or site.module]).double().view(-1, *shape) for site in sites]
+        pieces = []
+        for number, (document, length) in enumerate(
+            zip(self._batch.documents, self._batch.lengths, strict=True)
+        ):
+            own = [call[:, :, number, :length] for call in calls]
+            sums = torch.stack([values[:, :4].sum((0, 2)) for values in own]).cpu().numpy()
+            largest = torch.stack([values[:, 4].amax() for values in own]).cpu().numpy()
+            columns: dict[str, object] = {
+                "document": np.full(len(sites), document.index, dtype=np.int32),
+                "module": [site.module for site in sites],
+                "kind": [site.kind for site in sites],
+                "depth": np.array([site.depth for site in sites], dtype=np.int32),
+                "sum_squared_error": sums[:, 0],
+                "sum_squared_reference": sums[:, 1],
+                "sum_squared_variant": sums[:, 2],
+                "dot": sums[:, 3],
+                "max_abs_diff": largest,
+                "n": np.array(
+                    [length * site.width * len(c) for site, c in zip(sites, calls, strict=True)], np.int64
+                ),
+            }
+            pieces.append(pd.DataFrame(columns))
+        return {"layers": pd.concat(pieces, ignore_index=True)}

@@ -1,0 +1,198 @@
+"""Probe ``timings``: how long reading a prompt and writing tokens take, reference and variant in turns."""
+
+from __future__ import annotations
+
+import gc
+import inspect
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import Field
+
+from harness.errors import DataError, ModelError
+from harness.probes import OwnProbe, Progress, Sink
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from torch import Tensor
+
+    from harness.models import LoadedModel
+
+Positive = Annotated[int, Field(gt=0)]
+SEED = 0
+UNIT = "timings"
+Row = dict[str, Any]
+
+
+class Timings(OwnProbe):
+    """Times reading a prompt, writing the first token, and writing further tokens with the key-value cache.
+
+    A call reads one prompt and writes a fixed number of tokens, greedily, and gives all three times. Calls
+    come in blocks A B B A, so that a machine that slows down or heats up does so for both sides; blocks of
+    the reference against itself (side ``floor``) lie between them: what the machine cannot tell apart.
+    """
+
+    repeats: Positive = Field(default=20, description="blocks A B B A, each of two calls on either side")
+    warmup: Annotated[int, Field(ge=0)] = Field(
+        default=2, description="untimed calls of each model at the start"
+    )
+    prompt_tokens: Positive = Field(
+        default=128, description="tokens in the prompt, random but always the same"
+    )
+    new_tokens: Positive = Field(default=32, description="tokens written after the first one, greedily")
+    batch: Positive = Field(default=1, description="prompts read and written at the same time")
+
+    def observe(
+        self,
+        reference: LoadedModel,
+        variants: Sequence[LoadedModel],
+        sinks: Sequence[Sink],
+        progress: Progress,
+    ) -> None:
+        """Commit one unit a variant. Raises DataError for a prompt that a model has no room for."""
+        waiting = [(v, sink) for v, sink in zip(variants, sinks, strict=True) if not sink.done(UNIT)]
+        if not waiting:
+            return
+        models = [reference, *(variant for variant, _ in waiting)]
+        for loaded in models:
+            self._check_room(loaded)
+        ids = self._prompt(models)
+        calls = {id(loaded): _Call(loaded, ids, self.new_tokens, _keeps_logits(models)) for loaded in models}
+        with _undisturbed():
+            for _ in range(self.warmup):
+                for loaded in models:
+                    calls[id(loaded)].seconds()
+            rows = self._blocks(calls, reference, [variant for variant, _ in waiting], progress)
+        for (variant, sink), (paired, floor) in zip(waiting, rows, strict=True):
+            sink.commit(UNIT, {"timings": self._frame([*paired, *floor], variant.identity.simulated)})
+
+    def _blocks(
+        self,
+        calls: dict[int, _Call],
+        reference: LoadedModel,
+        variants: Sequence[LoadedModel],
+        progress: Progress,
+    ) -> list[tuple[list[Row], list[Row]]]:
+        """Rows of each variant, and those of the reference against itself, which all variants share."""
+        paired: list[list[Row]] = [[] for _ in variants]
+        floor: list[Row] = []
+        for repeat in range(self.repeats):
+            progress.step("timings", repeat, self.repeats)
+            for rows, variant in zip(paired, variants, strict=True):
+                rows += self._block(calls, reference, variant, "variant", repeat)
+            floor += self._block(calls, reference, reference, "floor", self.repeats + repeat)
+        progress.step("timings", self.repeats, self.repeats)
+        return [(rows, floor) for rows in paired]
+
+    def _block(
+        self, calls: dict[int, _Call], first: LoadedModel, second: LoadedModel, side: str, repeat: int
+    ) -> list[Row]:
+        """Rows of one block A B B A."""
+        order = (("reference", first), (side, second), (side, second), ("reference", first))
+        tokens = {"prefill": self.prompt_tokens, "first_token": 1, "decode": self.new_tokens}
+        taken = [(name, calls[id(loaded)].seconds()) for name, loaded in order]
+        return [
+            {
+                "phase": phase,
+                "repeat": repeat,
+                "side": name,
+                "order": number,
+                "tokens": self.batch * tokens[phase],
+                "seconds": times[phase],
+            }
+            for number, (name, times) in enumerate(taken)
+            for phase in times
+            if all(phase in others for _, others in taken)
+        ]
+
+    def _prompt(self, models: Sequence[LoadedModel]) -> Tensor:
+        """Token ids [batch, prompt_tokens] that every model knows, the same on each run."""
+        import numpy as np
+        import torch
+
+        known = min(int(loaded.model.config.get_text_config().vocab_size) for loaded in models)
+        drawn = np.random.default_rng(SEED).integers(known, size=(self.batch, self.prompt_tokens))
+        return torch.from_numpy(drawn)
+
+    def _check_room(self, loaded: LoadedModel) -> None:
+        room = getattr(loaded.model.config, "max_position_embeddings", None)
+        wanted = self.prompt_tokens + self.new_tokens + 1
+        if room is not None and wanted > room:
+            raise DataError(
+                f"timings: prompt_tokens + new_tokens + 1 is {wanted}, but {loaded.name} has room for "
+                f"{room} tokens; set smaller numbers"
+            )
+
+    def _frame(self, rows: list[Row], simulated: bool) -> pd.DataFrame:
+        import pandas as pd
+
+        whole = {"repeat": "int32", "order": "int32", "batch": "int32", "tokens": "int64"}
+        frame = pd.DataFrame(rows).assign(batch=self.batch, simulated=simulated).astype(whole)
+        return frame[["phase", "repeat", "side", "order", "batch", "tokens", "seconds", "simulated"]]
+
+
+class _Call:
+    """One prompt read and a fixed number of tokens written by one model; end-of-text does not end it."""
+
+    def __init__(self, loaded: LoadedModel, ids: Tensor, new_tokens: int, last_logits_alone: bool) -> None:
+        self._name, self._model = loaded.name, loaded.model
+        self._ids, self._new_tokens = ids.to(loaded.model.device), new_tokens
+        self._arguments: dict[str, Any] = {"logits_to_keep": 1} if last_logits_alone else {}
+
+    def seconds(self) -> dict[str, float]:
+        """Seconds by phase; no ``decode`` without a cache. Raises ModelError when a call fails."""
+        import torch
+
+        try:
+            with torch.inference_mode():
+                return self._timed()
+        except RuntimeError as error:  # out of memory is one, too
+            raise ModelError(f"timings: {self._name} could not be called: {error}") from error
+
+    def _timed(self) -> dict[str, float]:
+        wait = _waiter(self._ids.device)
+        wait()
+        start = time.perf_counter()
+        output = self._model(input_ids=self._ids, use_cache=True, **self._arguments)
+        wait()
+        read = time.perf_counter()
+        token = output.logits[:, -1].argmax(dim=-1, keepdim=True)
+        token.tolist()  # the user has the token only when the processor has it
+        first = time.perf_counter()
+        found = {"prefill": read - start, "first_token": first - start}
+        cache = getattr(output, "past_key_values", None)
+        if cache is None:
+            return found
+        for _ in range(self._new_tokens):
+            output = self._model(input_ids=token, past_key_values=cache, use_cache=True)
+            cache, token = output.past_key_values, output.logits[:, -1].argmax(dim=-1, keepdim=True)
+        token.tolist()
+        wait()
+        return found | {"decode": time.perf_counter() - first}
+
+
+def _keeps_logits(models: Sequence[LoadedModel]) -> bool:
+    """Whether every model can leave out the logits of all tokens but the last, as servers do."""
+    return all("logits_to_keep" in inspect.signature(loaded.model.forward).parameters for loaded in models)
+
+
+def _waiter(device: Any) -> Any:
+    """What to call so that all work given to the device is done."""
+    import torch
+
+    return (lambda: torch.cuda.synchronize(device)) if device.type == "cuda" else (lambda: None)
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """No garbage collection while the clock runs."""
+    enabled = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()

@@ -1,0 +1,61 @@
+"""The probe ``tokens``: both models' logits at every scored token."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from harness.probes import PassProbe
+from harness.recording import PassContext, Recorder
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from torch import Tensor
+
+    from harness.batches import Batch
+
+
+class Tokens(PassProbe):
+    """What both models say about every scored token: likelihoods, top-1, entropy, divergences.
+
+    Leaves one row in the table ``tokens`` for every id of a document but its first.
+    """
+
+    def begin(self, context: PassContext) -> Recorder:
+        """A recorder of logit statistics."""
+        return _TokenRecorder(context)
+
+
+class _TokenRecorder(Recorder):
+    reads_logits = True
+
+    def __init__(self, context: PassContext) -> None:
+        self._kernel = context.kernels.logits
+        self._variants = context.variants
+
+    def start(self, batch: Batch) -> None:
+        self._batch = batch
+        self._found: list[list[dict[str, Tensor]]] = [[] for _ in range(self._variants)]
+
+    def logits(self, variant: int, reference_NV: Tensor, variant_NV: Tensor, targets_N: Tensor) -> None:
+        from harness.logit_statistics import logit_statistics
+
+        self._found[variant].append(logit_statistics(reference_NV, variant_NV, targets_N, self._kernel))
+
+    def rows(self, variant: int) -> Mapping[str, pd.DataFrame]:
+        import numpy as np
+        import pandas as pd
+        import torch
+
+        documents, lengths = self._batch.documents, np.array(self._batch.lengths)
+        columns: dict[str, object] = {
+            "document": np.repeat([d.index for d in documents], lengths - 1).astype(np.int32),
+            "position": np.concatenate([np.arange(1, length) for length in lengths]).astype(np.int32),
+            "target": np.concatenate([d.ids[1:] for d in documents]).astype(np.int32),
+            "bytes": np.concatenate([d.bytes[1:] for d in documents]).astype(np.float32),
+        }
+        chunks = self._found[variant]
+        for name in chunks[0]:
+            column = torch.cat([chunk[name] for chunk in chunks])
+            columns[name] = (column.float() if column.is_floating_point() else column).cpu().numpy()
+        return {"tokens": pd.DataFrame(columns)}

@@ -1,0 +1,152 @@
+"""What every module stores, what the KV cache takes, and what a forward pass needs at its peak."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import Field
+
+from harness.probes import OwnProbe, Progress, Sink
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from torch import Tensor
+
+    from harness.models import LoadedModel
+
+UNIT = "weights"
+
+
+class Weights(OwnProbe):
+    """Records the bytes and format of every module, and the memory that a token and a forward pass take.
+
+    The KV cache is measured: its tensors after two tokens less its tensors after one. Peak memory is measured
+    on CUDA devices only, and not for simulated formats (whose floats are not what would be deployed): the
+    weights of one side plus what one forward pass adds.
+    """
+
+    context: Annotated[int, Field(ge=2)] = 512
+    """Tokens in the forward pass whose peak memory is measured, fewer where the model's positions end
+    earlier."""
+
+    def observe(
+        self,
+        reference: LoadedModel,
+        variants: Sequence[LoadedModel],
+        sinks: Sequence[Sink],
+        progress: Progress,
+    ) -> None:
+        """Commit one unit for each variant: table ``weights`` with the rows of both sides."""
+        import pandas as pd
+
+        rows: pd.DataFrame | None = None
+        for done, (variant, sink) in enumerate(zip(variants, sinks, strict=True)):
+            progress.step("weights", done, len(variants))
+            if sink.done(UNIT):
+                continue
+            if rows is None:
+                rows = self._side("reference", reference)
+            both = pd.concat([rows, self._side("variant", variant)], ignore_index=True)
+            sink.commit(UNIT, {"weights": both})
+        progress.step("weights", len(variants), len(variants))
+
+    def _side(self, side: str, loaded: LoadedModel) -> pd.DataFrame:
+        import pandas as pd
+
+        rows: list[dict[str, Any]] = [
+            {"side": side, **module.model_dump(mode="python")} for module in loaded.identity.modules
+        ]
+        if (cache := _cache_bytes_per_token(loaded)) is not None:
+            rows.append(_special_row(side, "kv_cache", "kv_cache", cache[0], cache[1]))
+        if loaded.model.device.type == "cuda" and not loaded.identity.simulated:
+            rows.append(_special_row(side, "peak", "peak", self._peak_bytes(loaded), ""))
+        frame = pd.DataFrame(rows)
+        return frame.astype(
+            {
+                "parameters": "int64",
+                "stored_bytes": "int64",
+                "bits_per_weight": "float64",
+                "group_size": "Int32",
+                "symmetric": "boolean",
+            }
+        )
+
+    def _peak_bytes(self, loaded: LoadedModel) -> int:
+        """Bytes of the weights plus what a forward pass of ``context`` tokens adds to them at its peak.
+
+        The other side's weights lie on the same device; they are in the baseline and drop out.
+        """
+        import torch
+
+        device = loaded.model.device
+        positions = getattr(loaded.model.config, "max_position_embeddings", None) or self.context
+        ids = torch.zeros((1, min(self.context, positions)), dtype=torch.int64, device=device)
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        with torch.inference_mode():
+            loaded.model(input_ids=ids, use_cache=True)
+        torch.cuda.synchronize(device)
+        added = torch.cuda.max_memory_allocated(device) - before
+        return _device_bytes(loaded) + added
+
+
+def _special_row(side: str, module: str, kind: str, size: int, dtype: str) -> dict[str, Any]:
+    """A row that is no module: it has no parameters, so that sums over modules stay what they are."""
+    return {
+        "side": side,
+        "module": module,
+        "type": kind,
+        "parameters": 0,
+        "stored_bytes": size,
+        "bits_per_weight": 0.0,
+        "format": dtype,
+        "granularity": "none",
+        "group_size": None,
+        "symmetric": None,
+        "kernel": "real",
+        "backend": "",
+    }
+
+
+def _device_bytes(loaded: LoadedModel) -> int:
+    """Bytes that the tensors of the model hold, tied ones once."""
+    from harness.inspection import named_tensors, stored_bytes
+
+    return sum(
+        {tensor.data_ptr(): stored_bytes(tensor) for _, tensor in named_tensors(loaded.model)}.values()
+    )
+
+
+def _cache_bytes_per_token(loaded: LoadedModel) -> tuple[int, str] | None:
+    """Bytes that one more token adds to the cache, and its dtype; None for a model that keeps no cache."""
+    one, two = _cache(loaded, 1), _cache(loaded, 2)
+    if not two:
+        return None
+    size = sum(t.numel() * t.element_size() for t in two) - sum(t.numel() * t.element_size() for t in one)
+    return size, str(two[0].dtype).removeprefix("torch.")
+
+
+def _cache(loaded: LoadedModel, tokens: int) -> list[Tensor]:
+    import torch
+
+    ids = torch.zeros((1, tokens), dtype=torch.int64, device=loaded.model.device)
+    with torch.inference_mode():
+        output = loaded.model(input_ids=ids, use_cache=True)
+    return list(_tensors(getattr(output, "past_key_values", None)))
+
+
+def _tensors(cache: object) -> Iterator[Tensor]:
+    """The tensors in a cache: of its layers where it has them, else of nested tuples."""
+    import torch
+
+    if isinstance(cache, torch.Tensor):
+        yield cache
+    elif isinstance(layers := getattr(cache, "layers", cache), list | tuple):
+        for layer in layers:
+            yield from _tensors(layer)
+    elif isinstance(held := getattr(layers, "__dict__", None), Mapping):
+        for name in sorted(held):
+            if isinstance(held[name], torch.Tensor):
+                yield held[name]

@@ -1,0 +1,153 @@
+"""What a probe and the shared pass know of each other. Nothing here loads torch.
+
+    survey ─▶ Layout ─▶ probe.begin ─▶ Recorder
+    for every batch:  start ─▶ taps while the reference runs ─▶ taps while each variant runs
+                      ─▶ logits, chunk by chunk ─▶ rows and totals of each variant
+
+One recorder serves all variants, so that what it computes about the reference is computed once a batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from torch import Tensor
+
+    from harness.batches import Batch
+    from harness.kernels import Kernels
+
+REFERENCE = -1
+"""The side of the reference; variants are the sides 0, 1, …"""
+
+Kind = Literal["block", "attention", "mlp", "linear"]
+Tap = Callable[["Tensor"], None]
+"""Called with the input or output of one module as [B*T, width], padding included."""
+
+
+@dataclass(frozen=True)
+class OutputSite:
+    """A module whose output is compared.
+
+    depth: rank in order of execution. volatile: later code overwrites the output, so only a copy can be kept.
+    same_as: an earlier site whose output is the very same tensor.
+    """
+
+    module: str
+    kind: Kind
+    depth: int
+    width: int
+    volatile: bool = False
+    same_as: str | None = None
+
+
+@dataclass(frozen=True)
+class InputSite:
+    """A distinct input of linear layers, named after the first that reads it. layer: its block or -1."""
+
+    module: str
+    layer: int
+    width: int
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Which modules a pass can watch. A module unpaired in one variant is watched in the others."""
+
+    outputs: tuple[OutputSite, ...]
+    inputs: tuple[InputSite, ...]
+    vocabulary: int
+    unpaired: tuple[Mapping[str, str], ...] = field(default_factory=tuple)
+    """Of every variant: module name to the reason why it cannot be compared."""
+
+
+@dataclass(frozen=True)
+class PassContext:
+    """What a recorder may know when it begins."""
+
+    layout: Layout
+    variants: int
+    kernels: Kernels
+
+
+class Recorder:
+    """What one probe collects in a shared pass; this base class collects nothing."""
+
+    running: ClassVar[str | None] = None
+    """Name of the table that ``totals`` fills, if it does."""
+    reads_logits: ClassVar[bool] = False
+
+    def inputs(self, side: int) -> Mapping[str, Tap]:
+        """Taps on module inputs of one side, by module name."""
+        return {}
+
+    def outputs(self, side: int) -> Mapping[str, Tap]:
+        """Taps on module outputs of one side, by module name."""
+        return {}
+
+    def start(self, batch: Batch) -> None:
+        """A batch begins: forget the one before."""
+
+    def logits(self, variant: int, reference_NV: Tensor, variant_NV: Tensor, targets_N: Tensor) -> None:
+        """The next scored positions of the batch, in the order of ``Batch.scored``."""
+
+    def rows(self, variant: int) -> Mapping[str, pd.DataFrame]:
+        """Rows about the batch, by table name."""
+        return {}
+
+    def totals(self, variant: int) -> pd.DataFrame:
+        """The running table, this batch included. Called once a batch and variant."""
+        raise NotImplementedError
+
+    def resume(self, variant: int, totals: pd.DataFrame) -> None:
+        """Go on from the running table that an earlier process committed."""
+
+
+class PassSink(Protocol):
+    """Where the rows about one variant go, and what is there already (see harness.probes.Sink)."""
+
+    def done(self, unit: str) -> bool:
+        """Whether the unit was committed."""
+        ...
+
+    def commit(
+        self,
+        unit: str,
+        frames: Mapping[str, pd.DataFrame],
+        snapshots: Mapping[str, pd.DataFrame] | None = None,
+    ) -> None:
+        """Keep the rows of one unit."""
+        ...
+
+    def read(self, table: str, columns: tuple[str, ...] | None = None) -> pd.DataFrame | None:
+        """What has been committed to a table so far."""
+        ...
+
+
+class PassProgress(Protocol):
+    """Tells the user how far the pass is (see harness.probes.Progress)."""
+
+    def step(self, what: str, done: int, of: int) -> None:
+        """``done`` units of ``of`` are ready."""
+        ...
+
+
+class Recording(Protocol):
+    """A probe, as the pass sees it (see harness.probes.PassProbe)."""
+
+    def begin(self, context: PassContext) -> Recorder:
+        """A new recorder for one pass."""
+        ...
+
+
+def collect_taps(recorders: Sequence[Recorder], side: int, inputs: bool) -> dict[str, list[Tap]]:
+    """All taps of one side, by module name."""
+    taps: dict[str, list[Tap]] = {}
+    for recorder in recorders:
+        found = recorder.inputs(side) if inputs else recorder.outputs(side)
+        for module, tap in found.items():
+            taps.setdefault(module, []).append(tap)
+    return taps

@@ -1,0 +1,71 @@
+"""Outlier channels: how far the largest input channel of a module stands out, on both sides."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import isfinite, nan
+
+from markupsafe import Markup
+
+from harness.report import charts, display
+from harness.report.scales import Scale, covering
+from harness.report.suite import Suite
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The input channels of one module: largest maximum over the median of maxima, before and after."""
+
+    module: str
+    reference: float | None
+    variant: float | None
+    channel: int
+    largest: float
+
+
+def channels(suite: Suite, most: int) -> tuple[list[Inputs], int] | None:
+    """The modules whose channels stand out most, in that order, and how many modules there are."""
+    frame = suite.read("channels", ("side", "module", "channel", "max_abs"))
+    if frame is None:
+        return None
+    ratio: dict[tuple[str, str], float] = {}
+    for (module, side), maxima in frame.groupby(["module", "side"], sort=True, observed=True)["max_abs"]:
+        middle = float(maxima.median())
+        ratio[str(module), str(side)] = float(maxima.max()) / middle if middle else nan
+    widest = frame.loc[frame.groupby("module", sort=True, observed=True)["max_abs"].idxmax().dropna()]
+    rows = [
+        Inputs(
+            module=str(row["module"]),
+            reference=_finite(ratio.get((str(row["module"]), "reference"))),
+            variant=_finite(ratio.get((str(row["module"]), "variant"))),
+            channel=int(row["channel"]),
+            largest=float(row["max_abs"]),
+        )
+        for row in widest.to_dict("records")
+    ]
+    rows.sort(key=lambda row: (-max(row.reference or 0.0, row.variant or 0.0), row.module))
+    return rows[:most], len(rows)
+
+
+def scale(rows: Sequence[Inputs]) -> Scale:
+    """One scale for all modules, by powers of ten where they span more than one."""
+    values = [side for row in rows for side in (row.reference, row.variant) if side is not None and side > 0]
+    if not values:
+        return Scale(0.0, 1.0)
+    if max(values) / min(values) > 10:
+        return Scale(min(values) / 1.15, max(values) * 1.15, log=True)
+    return covering(values, zero=True)
+
+
+def drawn(row: Inputs, scale: Scale) -> Markup:
+    """Both sides of one module."""
+    if row.reference is None or row.variant is None:
+        return Markup()
+    sides = display.beside([row.reference, row.variant], 3)
+    hint = f"{row.module}: reference {sides[0]}, variant {sides[1]}"
+    return charts.pair(row.reference, row.variant, scale, hint)
+
+
+def _finite(value: float | None) -> float | None:
+    return float(value) if value is not None and isfinite(value) else None

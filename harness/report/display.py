@@ -1,0 +1,158 @@
+"""Numbers and names in readable form. Rounding happens here alone, and never hides a difference."""
+
+from __future__ import annotations
+
+import math
+import re
+import unicodedata
+from collections.abc import Sequence
+
+_SECRETS = (
+    (re.compile(r"\bhf_[A-Za-z0-9]{16,}"), "hf_***"),
+    (re.compile(r"(?<![\w.])/(?:home|Users)/[^/\s:]+"), "~"),
+)
+# Cc, Cf, Cs, Co, Cn: control and format characters (ANSI escapes, text direction overrides, zero width),
+# surrogates, private use, unassigned. Zl, Zp: line and paragraph separators.
+_HIDDEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
+_NUMBERS = re.compile(r"(?<![\w.])-?\d+(?:\.\d+)?(?:e[-+]?\d+)?(?![\w.]*\w)")
+_MINUS = "\u2212"
+_THIN = "\u202f"  # narrow no-break space between groups of digits and before units
+_SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+def clean(text: str, most: int = 300) -> str:
+    """``text`` on one line, with nothing in it that a terminal or browser acts on or that misleads a reader.
+
+    Control and direction characters become visible escapes, hub tokens and home folders are masked, and text
+    longer than ``most`` characters keeps its beginning and end.
+    """
+    # Masked before it is cut, so that no half of a secret is left that the pattern does not know.
+    for pattern, instead in _SECRETS:
+        text = pattern.sub(instead, text)
+    if len(text) > most:
+        tail = most // 3
+        text = f"{text[: most - tail]} … {text[-tail:]}"
+    return "".join(_visible(character) for character in text)
+
+
+def _visible(character: str) -> str:
+    if character in "\n\t":
+        return " "
+    if unicodedata.category(character) not in _HIDDEN:
+        return character
+    code = ord(character)
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+def number(value: float | None, digits: int = 4) -> str:
+    """``value`` with ``digits`` significant digits; whole numbers whole; very large and very small ones
+    as m×10ⁿ.
+
+    Zeros at the end are dropped only where nothing but them follows: 0.5 is one half, 0.5000 something
+    near it.
+    """
+    if value is None:
+        return "–"
+    if math.isnan(value):
+        return "not a number"
+    if math.isinf(value):
+        return "∞" if value > 0 else f"{_MINUS}∞"
+    if value == 0:
+        return "0"
+    if float(value).is_integer() and abs(value) < 1e9:
+        return _grouped(f"{value:.0f}")
+    exponent = int(f"{value:.{digits - 1}e}".partition("e")[2])
+    if -5 < exponent < 9:
+        return _grouped(_trimmed(f"{value:.{max(0, digits - 1 - exponent)}f}", value))
+    mantissa = _trimmed(f"{value:.{digits - 1}e}", value).partition("e")[0].replace("-", _MINUS)
+    power = f"10{str(exponent).translate(_SUPERSCRIPT)}"
+    return power if mantissa == "1" else f"{mantissa}×{power}"
+
+
+def signed(value: float | None, digits: int = 4) -> str:
+    """Like ``number``, with a plus sign for positive values."""
+    return f"+{number(value, digits)}" if value is not None and value > 0 else number(value, digits)
+
+
+def percent(value: float | None, digits: int = 4) -> str:
+    """A fraction as a percentage: 0.8778 is 87.78 %."""
+    return "–" if value is None else f"{number(_shift(value), digits)}{_THIN}%"
+
+
+def points(value: float | None, digits: int = 3) -> str:
+    """A difference of fractions in percentage points, with its sign."""
+    return "–" if value is None else f"{signed(_shift(value), digits)}{_THIN}pp"
+
+
+def _shift(value: float) -> float:
+    # 0.29 * 100 is 28.999999999999996; the decimal digits of the value, moved two places, are what is meant.
+    return float(f"{value!r}e2") if "e" not in repr(value) and math.isfinite(value) else value * 100
+
+
+def size(value: float | None) -> str:
+    """Bytes in decimal units: 7875280 is 7.875 MB."""
+    if value is None:
+        return "–"
+    for factor, unit in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if abs(value) >= factor:
+            return f"{number(value / factor)}{_THIN}{unit}"
+    return f"{number(value)}{_THIN}B"
+
+
+def beside(values: Sequence[float], digits: int = 4) -> list[str]:
+    """Every value with as many digits as it takes to tell apart all that differ.
+
+    0.9451 beside a limit of 0.95 stays 0.9451; values that are equal to the last bit read the same.
+    """
+    for more in range(digits, 18):
+        if len({float(f"{value:.{more - 1}e}") for value in values}) == len(set(values)):
+            return [number(value, more) for value in values]
+    return [repr(value) for value in values]
+
+
+def shortened(texts: Sequence[str]) -> list[str]:
+    """The texts with their long decimal numbers shortened together, so that numbers that differ still read
+    so.
+    """
+    found = [match for text in texts for match in _NUMBERS.findall(text)]
+    short = dict(zip(found, beside([float(match) for match in found]), strict=True))
+
+    def shorten(match: re.Match[str]) -> str:
+        return short[match[0]] if "." in match[0] else match[0]
+
+    return [_NUMBERS.sub(shorten, text) for text in texts]
+
+
+def quantity(value: float | None, unit: str, digits: int = 4) -> str:
+    """``value`` in the form its unit asks for: fractions as percentages, bytes as kB or MB, ratios with ×."""
+    if value is None:
+        return "–"
+    if unit == "bytes":
+        return size(value)
+    if unit in {"fraction", "share", "probability"}:
+        return percent(value, digits)
+    if unit == "ratio":
+        return f"×{number(value, digits)}"
+    return f"{number(value, digits)}{_THIN}{unit}" if unit else number(value, digits)
+
+
+def short_hash(value: str) -> str:
+    """The first twelve characters of a hash, enough to tell two apart by eye."""
+    return value[:12]
+
+
+def _grouped(text: str) -> str:
+    sign, digits = (_MINUS, text[1:]) if text.startswith("-") else ("", text)
+    whole, point, fraction = digits.partition(".")
+    if len(whole) > 4:
+        whole = f"{int(whole):,}".replace(",", _THIN)
+    return f"{sign}{whole}{point}{fraction}"
+
+
+def _trimmed(text: str, value: float) -> str:
+    """``text`` without zeros at the end of its fraction, if what is left is still ``value`` but for rounding
+    noise.
+    """
+    digits, e, exponent = text.partition("e")
+    short = digits.rstrip("0").rstrip(".") if "." in digits else digits
+    return short + e + exponent if math.isclose(float(short + e + exponent), value, rel_tol=1e-12) else text

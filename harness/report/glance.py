@@ -1,0 +1,99 @@
+"""The few numbers that a reader wants first."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from harness.records import Measurement, Run
+from harness.report import cost, display, words
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One large number with what it is and a line of detail."""
+
+    label: str
+    value: str
+    detail: str
+
+
+def figures(run: Run) -> list[Figure]:
+    """Size, perplexity, divergence, agreement and the task that lost most, as far as they were measured."""
+    found = [_size(run), _perplexity(run), _divergence(run), _agreement(run), _task(run)]
+    return [figure for figure in found if figure is not None]
+
+
+def _finite(run: Run, name: str) -> Measurement | None:
+    measurement = words.find(run, name)
+    return measurement if measurement is not None and measurement.non_finite is None else None
+
+
+def _size(run: Run) -> Figure | None:
+    ratio = cost.size_ratio(run)
+    bits = words.bits_per_weight(run.variant.modules)
+    if ratio is None:
+        return None
+    detail = f"{display.number(bits, 3)} bits a weight, all counted" if bits is not None else "stored weights"
+    if ratio < 1:
+        return Figure("Larger by", f"{display.number(1 / ratio, 3)}×", detail)
+    return Figure("Smaller by", "nothing" if ratio == 1 else f"{display.number(ratio, 3)}×", detail)
+
+
+def _perplexity(run: Run) -> Figure | None:
+    ratio, value = _finite(run, "perplexity.ratio"), _finite(run, "perplexity.value")
+    if ratio is None or ratio.change is None:
+        return None
+    change = ratio.change - 1
+    shown = (
+        f"×{display.number(ratio.change, 4)}" if change > 1 else f"{display.signed(change * 100, 3)}\u202f%"
+    )
+    sides = beside_words(value.reference, value.variant) if value is not None else ""
+    return Figure("Perplexity", shown, sides or _between(ratio))
+
+
+def beside_words(reference: float | None, variant: float | None) -> str:
+    """Both sides with enough digits to tell them apart, or nothing."""
+    if reference is None or variant is None:
+        return ""
+    return " → ".join(display.beside([reference, variant]))
+
+
+def _divergence(run: Run) -> Figure | None:
+    kl = _finite(run, "divergence.kl_mean")
+    if kl is None or kl.change is None:
+        return None
+    return Figure("KL divergence", display.number(kl.change, 3), "nats a token, mean")
+
+
+def _agreement(run: Run) -> Figure | None:
+    same = _finite(run, "divergence.top1_agreement")
+    if same is None or same.change is None:
+        return None
+    return Figure("Same top token", display.percent(same.change, 3), "of all scored tokens")
+
+
+def _task(run: Run) -> Figure | None:
+    tasks = [m for m in run.measurements if _compares_shares(m)]
+    if not tasks:
+        return None
+    worst = min(tasks, key=lambda m: (m.change or 0.0, m.name))
+    label = "Tasks" if (worst.change or 0.0) >= 0 else "Largest task loss"
+    name = words.metric(worst.name)
+    value = "no loss" if (worst.change or 0.0) >= 0 else display.points(worst.change)
+    return Figure(label, value, f"{len(tasks)} tasks" if value == "no loss" else name)
+
+
+def _compares_shares(m: Measurement) -> bool:
+    """Whether this is the main score of a task: both sides shares, higher better, judged as a difference."""
+    sides = (m.reference, m.variant)
+    return (
+        m.name.startswith("tasks.")
+        and m.better == "higher"
+        and m.neutral == 0
+        and m.change is not None
+        and all(side is not None and 0 <= side <= 1 for side in sides)
+    )
+
+
+def _between(m: Measurement) -> str:
+    return "" if m.low is None or m.high is None else " … ".join(display.beside([m.low, m.high]))

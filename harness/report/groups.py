@@ -1,0 +1,57 @@
+"""All measurements, grouped by family, with the rows of very long groups left to run.json."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from harness.records import Measurement, Run
+
+_FAMILIES = {
+    "logits": "Logits",
+    "divergence": "Divergence",
+    "perplexity": "Perplexity",
+    "calibration": "Calibration",
+    "tasks": "Tasks",
+    "layers": "Layers",
+    "outliers": "Outlier channels",
+    "latency": "Latency",
+    "memory": "Memory",
+}
+
+
+@dataclass(frozen=True)
+class Family:
+    """The measurements whose names begin alike; hidden counts the rows that are not listed."""
+
+    name: str
+    title: str
+    rows: tuple[Measurement, ...]
+    total: int
+
+    @property
+    def hidden(self) -> int:
+        """How many rows are left to run.json."""
+        return self.total - len(self.rows)
+
+
+def families(run: Run, most_of_a_name: int = 24, most: int = 160) -> list[Family]:
+    """One group a family in the order of measurement, with at most so many rows of one name and of one
+    family.
+    """
+    groups: dict[str, list[Measurement]] = {}
+    for measurement in run.measurements:
+        groups.setdefault(measurement.name.partition(".")[0], []).append(measurement)
+    return [
+        Family(name, _FAMILIES.get(name, name), tuple(_few(rows, most_of_a_name)[:most]), len(rows))
+        for name, rows in groups.items()
+    ]
+
+
+def _few(rows: list[Measurement], most: int) -> list[Measurement]:
+    seen: dict[str, int] = {}
+    kept = []
+    for row in rows:
+        seen[row.name] = seen.get(row.name, 0) + 1
+        if seen[row.name] <= most:
+            kept.append(row)
+    return kept

@@ -1,0 +1,197 @@
+"""Where along the depth of the model the outputs drift apart."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from math import inf, isfinite
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from markupsafe import Markup
+
+from harness.report import charts
+from harness.report.display import percent
+from harness.report.suite import Suite
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+MOST_COLUMNS = 96
+MOST_ROWS = 40
+_COLUMNS = (
+    "document", "module", "kind", "depth",
+    "sum_squared_error", "sum_squared_reference", "sum_squared_variant", "dot",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Module:
+    """One module over all documents. error: ‖y − ŷ‖/‖y‖ of its output; block: None outside the decoder."""
+
+    name: str
+    kind: str
+    block: int | None
+    role: str
+    error: float
+    sqnr_db: float
+    cosine: float
+
+
+@dataclass(frozen=True)
+class Jump:
+    """The block after which the relative error rises most."""
+
+    block: int
+    before: float
+    after: float
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One square of the heat map: the largest error of a role within a range of blocks; shade 0 … 9."""
+
+    error: float | None
+    shade: int
+
+
+@dataclass(frozen=True)
+class HeatMap:
+    """Roles (q_proj, …) by ranges of blocks; labels name the ranges."""
+
+    labels: tuple[str, ...]
+    rows: tuple[tuple[str, tuple[Cell, ...]], ...]
+    left_out: int
+
+
+@dataclass(frozen=True)
+class Layers:
+    """All modules in the order in which they run, and those whose numbers are not finite."""
+
+    modules: tuple[Module, ...]
+    undefined: tuple[str, ...]
+
+    @property
+    def blocks(self) -> list[Module]:
+        """The decoder blocks in order."""
+        return [module for module in self.modules if module.kind == "block" and module.block is not None]
+
+    @property
+    def linears(self) -> list[Module]:
+        """The linear modules in order."""
+        return [module for module in self.modules if module.kind == "linear"]
+
+    def worst(self, most: int) -> list[Module]:
+        """The modules with the largest relative error, blocks left out (they hold the others)."""
+        inside = [module for module in self.modules if module.kind != "block"]
+        return sorted(inside, key=lambda module: (-module.error, module.name))[:most]
+
+    def jump(self) -> Jump | None:
+        """Where the error of the blocks' outputs rises most from one block to the next."""
+        blocks = self.blocks
+        before = [0.0, *(block.error for block in blocks)]
+        rises = [
+            (block.error - old, -index)
+            for index, (block, old) in enumerate(zip(blocks, before, strict=False))
+        ]
+        if not rises or max(rises)[0] <= 0:
+            return None
+        at = -max(rises)[1]
+        return Jump(blocks[at].block or 0, before[at], blocks[at].error)
+
+
+def layers(suite: Suite) -> Layers | None:
+    """Sums over all documents of each module, or None without the table."""
+    frame = suite.read("layers", _COLUMNS)
+    if frame is None:
+        return None
+    modules, undefined = [], []
+    for row in _sums(frame).to_dict("records"):
+        module = _module(row)
+        if isfinite(module.error):
+            modules.append(module)
+        else:
+            undefined.append(module.name)
+    return Layers(tuple(modules), tuple(undefined))
+
+
+def _sums(frame: pd.DataFrame) -> pd.DataFrame:
+    """One row a module, in order of execution; a sum with NaN or infinity in it stays so."""
+    grouped = frame.groupby("module", sort=False)
+    sums = grouped[list(_COLUMNS[4:])].sum(skipna=False)
+    sums["kind"], sums["depth"] = grouped["kind"].first(), grouped["depth"].first()
+    sums["name"] = sums.index.astype(str)
+    return sums.sort_values(["depth", "name"], kind="stable")
+
+
+def _module(row: dict[Hashable, Any]) -> Module:
+    name, kind = str(row["name"]), str(row["kind"])
+    error, reference, variant, dot = (np.float64(row[column]) for column in _COLUMNS[4:])
+    with np.errstate(all="ignore"):
+        relative = float(np.sqrt(error / reference))
+        sqnr = float(10 * np.log10(reference / error)) if error else inf
+        cosine = float(dot / np.sqrt(reference * variant))
+    return Module(name, kind, block_of(name), role_of(name), relative, sqnr, cosine)
+
+
+def block_of(module: str) -> int | None:
+    """The number of the decoder block a module belongs to: the first number in its path."""
+    found = re.search(r"\.(\d+)(?:\.|$)", module)
+    return int(found[1]) if found else None
+
+
+def role_of(module: str) -> str:
+    """What the module is within its block, with further numbers (experts) left open:
+    "mlp.experts.*.down_proj".
+    """
+    after = re.split(r"\.\d+\.", module, maxsplit=1)[-1]
+    return re.sub(r"\.\d+(?=\.|$)", ".*", after)
+
+
+def heat_map(modules: Sequence[Module]) -> HeatMap | None:
+    """The largest error of every role in every block; more blocks than fit are taken together in equal
+    ranges.
+    """
+    placed = [module for module in modules if module.block is not None]
+    if not placed:
+        return None
+    blocks = sorted({module.block for module in placed if module.block is not None})
+    ranges = [list(part) for part in np.array_split(blocks, min(len(blocks), MOST_COLUMNS))]
+    column = {block: index for index, part in enumerate(ranges) for block in part}
+    roles = list(dict.fromkeys(module.role for module in placed))
+    most: dict[tuple[str, int], float] = {}
+    for module in placed:
+        key = (module.role, column[module.block])
+        most[key] = max(most.get(key, 0.0), module.error)
+    top = max(most.values()) or 1.0
+    rows = tuple(
+        (role, tuple(_cell(most.get((role, index)), top) for index in range(len(ranges))))
+        for role in roles[:MOST_ROWS]
+    )
+    labels = tuple(f"{part[0]}" if len(part) == 1 else f"{part[0]}–{part[-1]}" for part in ranges)
+    return HeatMap(labels, rows, max(0, len(roles) - MOST_ROWS))
+
+
+def depth_chart(found: Layers) -> Markup:
+    """The blocks' outputs as a line, attention and MLP of each block as dots."""
+    blocks = found.blocks
+    place = {block.block: index for index, block in enumerate(blocks)}
+    inside = [
+        module for module in found.modules if module.kind in {"attention", "mlp"} and module.block in place
+    ]
+    dots = [
+        charts.Dot(place[module.block], module.error, f"{module.name}: {percent(module.error)}", module.kind)
+        for module in inside
+        if len(blocks) <= MOST_COLUMNS
+    ]
+    worst = max(blocks, key=lambda block: block.error)
+    said = f"{len(blocks)} blocks; largest relative error {percent(worst.error)} after block {worst.block}"
+    return charts.depth(
+        [block.error for block in blocks], dots, [str(block.block) for block in blocks],
+        "Relative error of block outputs through the depth", said,
+    )  # fmt: skip
+
+
+def _cell(error: float | None, top: float) -> Cell:
+    return Cell(error, 0 if error is None else min(9, int(10 * error / top)))

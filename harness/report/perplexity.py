@@ -1,0 +1,98 @@
+"""Perplexity and bits per byte by kind of document."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from markupsafe import Markup
+
+from harness.report import charts, display
+from harness.report.scales import Scale, covering
+from harness.report.tokens import Tokens
+from harness.statistics import ratio_of_sums_interval
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of document. ratio = exp(mean NLL change), with its interval where there are two documents or
+    more.
+    """
+
+    name: str
+    documents: int
+    tokens: int
+    reference: float
+    variant: float
+    ratio: float
+    low: float | None
+    high: float | None
+    reference_bits: float | None
+    variant_bits: float | None
+
+
+def by_kind(found: Tokens) -> list[Kind]:
+    """One row a kind of document, the one whose perplexity grew most first."""
+    frame = found.frame
+    change = frame["variant_nll"].astype("float64") - frame["reference_nll"].astype("float64")
+    columns = ["reference_nll", "variant_nll", "bytes"]
+    wide = (
+        frame[["kind", "document", *columns]].astype(dict.fromkeys(columns, "float64")).assign(change=change)
+    )
+    grouped = wide.groupby(["kind", "document"], sort=True, observed=True)
+    # skipna=False: one token without byte offsets makes the bytes of its document unknown, not smaller.
+    sums = grouped[[*columns, "change"]].sum(skipna=False)
+    sums["n"] = grouped.size()
+    return sorted(
+        (_kind(str(name), rows) for name, rows in sums.groupby(level="kind")),
+        key=lambda k: (-k.ratio, k.name),
+    )
+
+
+def scale(kinds: Sequence[Kind]) -> Scale:
+    """One scale for the ratios of all kinds, with 1 (no change) on it."""
+    return covering(
+        [1.0, *(end for kind in kinds for end in (kind.low, kind.ratio, kind.high) if end is not None)]
+    )
+
+
+def drawn(kind: Kind, scale: Scale) -> Markup:
+    """The ratio of one kind with its interval."""
+    hint = f"{kind.name}: ratio {display.number(kind.ratio, 5)}"
+    if kind.low is not None and kind.high is not None:
+        hint += f", interval {display.number(kind.low, 5)} to {display.number(kind.high, 5)}"
+    tone = (
+        "worse" if (kind.low or 0) > 1 else "better" if kind.high is not None and kind.high < 1 else "variant"
+    )
+    return charts.interval(kind.ratio, kind.low, kind.high, scale, 1.0, tone, hint)
+
+
+def _kind(name: str, rows: pd.DataFrame) -> Kind:
+    tokens = int(rows["n"].sum())
+    reference, variant, change, size = (
+        float(rows[c].sum(skipna=False)) for c in ("reference_nll", "variant_nll", "change", "bytes")
+    )
+    interval = ratio_of_sums_interval(rows["change"].to_numpy(), rows["n"].to_numpy(), rows.index.to_numpy())
+    per_byte = 1 / (size * math.log(2)) if size > 0 else None
+    return Kind(
+        name=name,
+        documents=len(rows),
+        tokens=tokens,
+        reference=_exp(reference / tokens),
+        variant=_exp(variant / tokens),
+        ratio=_exp(change / tokens),
+        low=None if interval is None else _exp(interval.low),
+        high=None if interval is None else _exp(interval.high),
+        reference_bits=None if per_byte is None else reference * per_byte,
+        variant_bits=None if per_byte is None else variant * per_byte,
+    )
+
+
+def _exp(value: float) -> float:
+    """e to the power of ``value``; infinite where that is too large for a float."""
+    return math.exp(value) if value < 709 else math.inf

@@ -1,0 +1,59 @@
+"""The tables of one suite, as the sections of the report read them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+from harness.errors import HarnessError
+from harness.report.display import clean
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+class Source(Protocol):
+    """Read access to the tables of a run."""
+
+    def suites(self) -> tuple[str, ...]:
+        """Names of the suites that left tables."""
+        ...
+
+    def read(self, suite: str, table: str, columns: tuple[str, ...] | None = None) -> pd.DataFrame | None:
+        """One table, or None where the run did not make it."""
+        ...
+
+
+@dataclass(frozen=True)
+class Suite:
+    """One suite of the run; ``unread`` collects why a table could not be read, to be said in the report."""
+
+    name: str
+    source: Source
+    unread: dict[str, str] = field(default_factory=dict)
+    _frames: dict[tuple[str, tuple[str, ...]], pd.DataFrame | None] = field(default_factory=dict)
+
+    def read(self, table: str, columns: tuple[str, ...]) -> pd.DataFrame | None:
+        """The columns of a table, or None when it is absent, empty or damaged.
+
+        A damaged table costs the report a chart, never the report: the verdict does not rest on it any more.
+        """
+        if (table, columns) not in self._frames:
+            self._frames[table, columns] = self._read(table, columns)
+        return self._frames[table, columns]
+
+    def _read(self, table: str, columns: tuple[str, ...]) -> pd.DataFrame | None:
+        try:
+            frame = self.source.read(self.name, table, columns)
+        except HarnessError as error:
+            self.unread[table] = clean(str(error))
+            return None
+        return None if frame is None or frame.empty else frame
+
+
+def suites(source: Source) -> tuple[list[Suite], str]:
+    """All suites that left tables, and why there are none where that is so."""
+    try:
+        return [Suite(name, source) for name in source.suites()], ""
+    except HarnessError as error:
+        return [], clean(str(error))

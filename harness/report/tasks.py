@@ -1,0 +1,119 @@
+"""Scores of tasks on both sides, and which items changed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from markupsafe import Markup
+
+from harness.records import Measurement, Run
+from harness.report import charts, display
+from harness.report.scales import Scale, covering
+from harness.report.suite import Suite
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_COLUMNS = (
+    "task", "doc_id", "metric", "better", "target",
+    "reference_score", "variant_score", "reference_answer", "variant_answer",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Flip:
+    """One item whose score changed."""
+
+    item: int
+    target: str
+    reference: str
+    variant: str
+
+
+@dataclass(frozen=True)
+class Task:
+    """One metric of one task: its measurement (None where it has none) and the items behind it."""
+
+    task: str
+    metric: str
+    measurement: Measurement | None
+    items: int
+    reference: float
+    variant: float
+    unscored: int
+    lost: int
+    gained: int
+    flips: tuple[Flip, ...]
+    share: bool
+    """Whether scores are 0 or 1, so that their mean is a share of items."""
+
+
+def tasks(suite: Suite, run: Run, most_flips: int = 5) -> list[Task]:
+    """Every (task, metric) of the suite in order of appearance; empty without the table."""
+    frame = suite.read("items", _COLUMNS)
+    if frame is None:
+        return []
+    grouped = frame.groupby(["task", "metric"], sort=False, observed=True)
+    return [_task(str(task), str(metric), rows, suite, run, most_flips) for (task, metric), rows in grouped]
+
+
+def scale(found: Sequence[Task]) -> Scale:
+    """One scale for the differences of all tasks, with zero on it."""
+    ends: list[float] = [0.0]
+    for task in found:
+        m = task.measurement
+        ends.append(task.variant - task.reference)
+        ends += (
+            [end for end in (m.low, m.high) if end is not None] if m is not None and _is_difference(m) else []
+        )
+    return covering(ends)
+
+
+def drawn(task: Task, scale: Scale) -> Markup:
+    """The paired difference of one task with its interval."""
+    m, change = task.measurement, task.variant - task.reference
+    low, high = (m.low, m.high) if m is not None and _is_difference(m) else (None, None)
+    hint = f"{task.task}: {display.points(change)}"
+    if low is not None and high is not None:
+        hint += f", interval {display.points(low)} to {display.points(high)}"
+    tone = (
+        "worse" if high is not None and high < 0 else "better" if low is not None and low > 0 else "variant"
+    )
+    return charts.interval(change, low, high, scale, 0.0, tone, hint)
+
+
+def _is_difference(m: Measurement) -> bool:
+    return m.non_finite is None and m.neutral == 0 and m.change is not None
+
+
+def _task(task: str, metric: str, rows: pd.DataFrame, suite: Suite, run: Run, most: int) -> Task:
+    reference, variant = rows["reference_score"], rows["variant_score"]
+    sign = -1 if (rows["better"] == "lower").any() else 1
+    change = sign * (variant - reference)
+    lost = rows[change < 0].sort_values("doc_id", kind="stable")
+    flips = tuple(
+        Flip(int(row["doc_id"]), str(row["target"]), str(row["reference_answer"]), str(row["variant_answer"]))
+        for row in lost.head(most).to_dict("records")
+    )
+    return Task(
+        task=task,
+        metric=metric,
+        measurement=_measurement(f"tasks.{task}.{metric}", suite, run),
+        items=len(rows),
+        reference=float(reference.mean(skipna=False)),
+        variant=float(variant.mean(skipna=False)),
+        unscored=int((reference.isna() | variant.isna()).sum()),
+        lost=len(lost),
+        gained=int((change > 0).sum()),
+        flips=flips,
+        share=bool(reference.isin([0.0, 1.0]).all() and variant.isin([0.0, 1.0]).all()),
+    )
+
+
+def _measurement(name: str, suite: Suite, run: Run) -> Measurement | None:
+    named = [
+        m for m in run.measurements if m.name == name and m.labels.get("suite", suite.name) == suite.name
+    ]
+    return named[0] if named else None

@@ -1,0 +1,34 @@
+"""Estimators of paired, clustered comparisons. Nothing here returns an interval that the data cannot carry.
+
+Fewer than two clusters give None, never an interval of width zero; where every observation is exactly the
+same, the method of the interval says so. No result depends on the order of observations or on the names of
+clusters.
+"""
+
+from harness.statistics.bounded import bounded_mean_interval, proportion_interval
+from harness.statistics.calibration import brier_scores, calibration_error
+from harness.statistics.interval import Interval, mean, ratio_of_sums
+from harness.statistics.means import mean_interval, ratio_of_sums_interval
+from harness.statistics.multiplicity import holm, p_value_of_interval
+from harness.statistics.proportions import clopper_pearson, tango_interval, tango_score, wilson_interval
+from harness.statistics.quantiles import quantile_intervals, quantiles
+
+__all__ = [
+    "Interval",
+    "bounded_mean_interval",
+    "brier_scores",
+    "calibration_error",
+    "clopper_pearson",
+    "holm",
+    "mean",
+    "mean_interval",
+    "p_value_of_interval",
+    "proportion_interval",
+    "quantile_intervals",
+    "quantiles",
+    "ratio_of_sums",
+    "ratio_of_sums_interval",
+    "tango_interval",
+    "tango_score",
+    "wilson_interval",
+]

@@ -1,0 +1,35 @@
+"""The cluster bootstrap-t: clusters are drawn with replacement, whole, from a fixed seed."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from harness.statistics.interval import ClusterSums
+
+SEED = 20_231
+DRAWS = 1_999
+
+
+def studentized_quantiles(sums: ClusterSums, value: float, confidence: float) -> tuple[float, float]:
+    """Lower and upper quantile of (δ* − δ)/SE* over draws of clusters; infinite when too many draws have no
+    spread.
+
+    ``sums`` come in an order that depends on their content alone, so neither the order of rows nor the names
+    of the clusters change what is drawn.
+    """
+    drawn = np.random.default_rng(SEED).integers(sums.count, size=(DRAWS, sums.count))
+    top, bottom = sums.numerator[drawn], sums.denominator[drawn]
+    total = bottom.sum(axis=1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        center = top.sum(axis=1) / total
+        residuals = top - center[:, None] * bottom
+        error = np.sqrt(sums.count / (sums.count - 1) * (residuals**2).sum(axis=1)) / total
+        # A draw of one cluster repeated has no spread: its t is infinite, not some ratio of rounding errors.
+        error[(drawn == drawn[:, :1]).all(axis=1)] = 0.0
+        studentized = (center - value) / error
+    studentized[np.isnan(studentized)] = 0.0
+    ordered = np.sort(studentized)
+    rank = max(math.floor((1 - confidence) / 2 * (DRAWS + 1)), 1)
+    return float(ordered[rank - 1]), float(ordered[-rank])

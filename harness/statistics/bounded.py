@@ -1,0 +1,85 @@
+"""Intervals for clustered observations that cannot leave a range, such as agreement of two predictions (0 or
+1).
+
+Where all observations are the same, a t interval has no width; these keep one, because the range limits what
+the unseen observations can be.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from harness.statistics.interval import Interval, all_equal, cluster_sums, finite_array, mean, t_quantile
+from harness.statistics.means import mean_interval
+from harness.statistics.proportions import clopper_pearson
+
+
+def proportion_interval(
+    successes: ArrayLike, clusters: ArrayLike, confidence: float = 0.95
+) -> Interval | None:
+    """Interval of the share of successes (booleans) when those with the same label in ``clusters`` belong
+    together.
+
+    Clopper-Pearson at the effective sample size p(1 − p)/SE², at most n, reduced by (t_{n−1}/t_{D−1})² for
+    the degrees of freedom that the SE really has (Korn & Graubard 1998). None for fewer than two clusters.
+    Raises ValueError for values other than 0 and 1 and for lengths that differ.
+    """
+    array = finite_array(successes, "successes")
+    if not np.isin(array, (0.0, 1.0)).all():
+        raise ValueError("successes: found a value other than 0 and 1")
+    size = _effective_size(array, clusters, confidence)
+    if size is None:
+        return None
+    share = mean(array)
+    found = clopper_pearson(share * size, size, confidence)
+    if found is None:
+        return None
+    low, high = min(found.low, share), max(found.high, share)
+    return Interval(low, high, f"Korn-Graubard (Clopper-Pearson at the effective sample size {size:.1f})")
+
+
+def bounded_mean_interval(
+    values: ArrayLike, clusters: ArrayLike, least: float, most: float, confidence: float = 0.95
+) -> Interval | None:
+    """Interval of the mean of values that lie in [least, most], ends kept in that range.
+
+    ``mean_interval``, except where all n values are exactly equal: then the Clopper-Pearson bound on the
+    share of values that may differ (none did), times how far they could be away. None for fewer than two
+    clusters. Raises ValueError for values out of range, NaN, infinity, and lengths that differ.
+    """
+    array = finite_array(values, "values")
+    if not ((least <= array) & (array <= most)).all():
+        raise ValueError(f"values: found {array.min()} to {array.max()}, wanted {least} to {most}")
+    size = _effective_size(array, clusters, confidence)
+    if size is None:
+        return None
+    if not all_equal(array):
+        found = mean_interval(array, clusters, confidence)
+        return found and Interval(max(found.low, least), min(found.high, most), found.method)
+    different = clopper_pearson(0, size, confidence)
+    if different is None:
+        return None
+    value, share = float(array[0]), different.high
+    low, high = value - share * (value - least), value + share * (most - value)
+    return Interval(
+        low, high, f"Clopper-Pearson bound on values that differ: all {len(array)} are exactly equal"
+    )
+
+
+def _effective_size(array: np.ndarray, clusters: ArrayLike, confidence: float) -> float | None:
+    """Number of independent values that carry as much as these; None for fewer than two clusters."""
+    if len(array) == 0:
+        return None
+    sums = cluster_sums(array, np.ones_like(array), clusters)
+    if sums.count < 2:
+        return None
+    center, n = mean(array), len(array)
+    residuals = sums.numerator - center * sums.denominator
+    variance = sums.count / (sums.count - 1) * math.fsum((residuals**2).tolist()) / n**2
+    plain = center * (1 - center)
+    size = min(n, plain / variance) if plain > 0 and variance > 0 else n
+    tail = (1 + confidence) / 2
+    return float(size * (t_quantile(tail, n - 1) / t_quantile(tail, sums.count - 1)) ** 2)

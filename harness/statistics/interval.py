@@ -1,0 +1,104 @@
+"""An interval, the t quantile, and sums that do not depend on the order of what is summed."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import ndtri, stdtrit
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Both ends of a two-sided interval and, in the field's words, how they were found."""
+
+    low: float
+    high: float
+    method: str
+
+
+@dataclass(frozen=True)
+class ClusterSums:
+    """Sums of a numerator and a denominator within each cluster, in an order that depends on these numbers
+    alone.
+    """
+
+    numerator: Floats
+    denominator: Floats
+
+    @property
+    def count(self) -> int:
+        """Number of clusters."""
+        return len(self.numerator)
+
+
+def t_quantile(probability: float, degrees: int) -> float:
+    """Quantile of Student's t."""
+    return float(stdtrit(degrees, probability))
+
+
+def z_quantile(probability: float) -> float:
+    """Quantile of the standard normal distribution."""
+    return float(ndtri(probability))
+
+
+def finite_array(values: ArrayLike, what: str) -> Floats:
+    """``values`` as a one-dimensional float64 array. Raises ValueError for another shape, NaN or infinity."""
+    array = np.asarray(values, dtype=np.float64)
+    if array.ndim != 1:
+        raise ValueError(f"{what}: found an array of shape {array.shape}, wanted one dimension")
+    if not np.isfinite(array).all():
+        raise ValueError(f"{what}: found NaN or infinity, wanted finite numbers only")
+    return array
+
+
+def all_equal(array: Floats) -> bool:
+    """Whether every number is exactly the same."""
+    return bool((array == array[0]).all())
+
+
+def mean(values: ArrayLike) -> float:
+    """Mean of finite ``values``, correctly rounded sum, so that order does not matter; a constant gives
+    itself.
+
+    Raises ValueError when there is nothing to average.
+    """
+    array = finite_array(values, "mean")
+    if len(array) == 0:
+        raise ValueError("mean: found no value, wanted at least one")
+    return float(array[0]) if all_equal(array) else math.fsum(array.tolist()) / len(array)
+
+
+def ratio_of_sums(numerator: ArrayLike, denominator: ArrayLike) -> float:
+    """Σ numerator / Σ denominator with correctly rounded sums. Raises ValueError unless Σ denominator > 0."""
+    top, bottom = finite_array(numerator, "numerator"), finite_array(denominator, "denominator")
+    total = math.fsum(bottom.tolist())
+    if not total > 0:
+        raise ValueError(f"ratio of sums: the denominators sum to {total}, wanted more than 0")
+    if all_equal(top) and all_equal(bottom):
+        return float(top[0] / bottom[0])
+    return math.fsum(top.tolist()) / total
+
+
+def cluster_sums(numerator: Floats, denominator: Floats, clusters: ArrayLike) -> ClusterSums:
+    """Sums within clusters. Each sum is correctly rounded (``math.fsum``), hence independent of the order of
+    rows.
+
+    clusters: one label (number or string) for each row. Raises ValueError when lengths differ.
+    """
+    labels = np.asarray(clusters)
+    if not len(numerator) == len(denominator) == len(labels):
+        raise ValueError(
+            f"found {len(numerator)} and {len(denominator)} values but {len(labels)} cluster labels"
+        )
+    _, member = np.unique(labels, return_inverse=True)
+    order = np.argsort(member, kind="stable")
+    cuts = np.flatnonzero(np.diff(member[order])) + 1
+    tops = np.array([math.fsum(part.tolist()) for part in np.split(numerator[order], cuts)])
+    bottoms = np.array([math.fsum(part.tolist()) for part in np.split(denominator[order], cuts)])
+    canonical = np.lexsort((bottoms, tops))
+    return ClusterSums(tops[canonical], bottoms[canonical])

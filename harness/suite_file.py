@@ -1,0 +1,162 @@
+"""Suite files: what is measured, on which documents, and the probes that this needs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+from harness import plugins
+from harness.checking import Checker
+from harness.errors import HarnessError, Problem
+from harness.locating import check_description, check_file_name, find_data, find_file
+from harness.measures import Measure
+from harness.probes import PassProbe
+from harness.records import CalibrationSpec, DocumentsSpec, HubData, Metric, Plugin, SuiteSpec
+from harness.resources import POCKET_SPLITS
+from harness.yaml_file import read_yaml
+from harness.yaml_values import KeyPath
+
+D = TypeVar("D", DocumentsSpec, CalibrationSpec)
+
+NO_EFFECT = ("seed", "text_field", "split_on")
+"""Settings that only some sources of documents use."""
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A suite file as far as it is free of mistakes.
+
+    measures: by their position in the file. complete: whether none is missing, so that every metric is known.
+    """
+
+    name: str
+    source: str
+    documents: DocumentsSpec | None
+    measures: dict[int, Measure]
+    probes: tuple[Plugin, ...]
+    complete: bool
+
+    @property
+    def metrics(self) -> list[Metric]:
+        """Every metric that its measures can yield."""
+        return [metric for measure in self.measures.values() for metric in measure.produces()]
+
+    def spec(self) -> SuiteSpec:
+        """The record, for a file without mistakes."""
+        return SuiteSpec(
+            name=self.name,
+            source=self.source,
+            documents=self.documents,
+            measures=tuple(self.measures.values()),
+            probes=self.probes,
+        )
+
+
+def read_suite(name: str, base: Path, problems: list[Problem]) -> Suite | None:
+    """Read a suite, shipped or at a path under ``base``, and note its problems; None if it cannot be read."""
+    path, shown = find_file("suites", name, base)
+    source = read_yaml(path, problems, shown)
+    if source is None:
+        return None
+    check = Checker(source, path.parent, problems)
+    check_file_name(check, path)
+    content = check.mapping(source.data, (), ("description", "documents", "measures"))
+    check_description(check, content)
+    documents = None
+    if content.get("documents") is not None:
+        documents = read_documents_spec(check, DocumentsSpec, content["documents"], "documents")
+    given = check.entries(content.get("measures"), ("measures",), "measures")
+    measures = _measures(check, given)
+    probes = _probes(check, measures)
+    if content.get("documents") is None:
+        _need_no_documents(check, measures, probes)
+    complete = bool(given) and len(measures) == len(given)
+    by_table = tuple(probes[table] for table in sorted(probes))
+    return Suite(path.stem, shown, documents, measures, by_table, complete)
+
+
+def read_documents_spec(check: Checker, cls: type[D], value: Any, key: str) -> D | None:
+    """Documents of a suite or for calibration, with absolute paths; None and problems if they are wrong."""
+    if not isinstance(value, Mapping) or "data" not in value:
+        return check.record(cls, value, (key,))
+    data = find_data(check, value["data"], (key, "data"))
+    spec = check.record(cls, {**value, "data": "pocket-heldout" if data is None else data}, (key,))
+    if data is None or spec is None:
+        return None
+    for setting in NO_EFFECT:
+        if getattr(spec, setting) != cls.model_fields[setting].default and setting not in _used(data):
+            found = f"a {setting} for {source_name(data)}, which has no use for it"
+            check.problem((key, setting), found, "no such key here")
+    return spec
+
+
+def source_name(data: str | HubData) -> str:
+    """A short name of where documents come from."""
+    return data.hub if isinstance(data, HubData) else os.path.basename(data)
+
+
+def _used(data: str | HubData) -> tuple[str, ...]:
+    if isinstance(data, HubData) or data.endswith(".jsonl"):
+        return ("text_field",)
+    return ("seed",) if data in POCKET_SPLITS else ("split_on",)
+
+
+def _measures(check: Checker, given: Sequence[Any]) -> dict[int, Measure]:
+    """Measures by their position in the file; without those that have problems."""
+    found: dict[int, Measure] = {}
+    first: dict[str, KeyPath] = {}
+    for index, entry in enumerate(given):
+        path: KeyPath = ("measures", index)
+        value = {"measure": entry} if isinstance(entry, str) else entry
+        plugin = check.plugin("measures", "measure", value, path)
+        if plugin is None:
+            continue
+        if plugin.kind in first:
+            again = f"the measure {plugin.kind} again (first on line {check.source.line(first[plugin.kind])})"
+            check.problem(path, again, "each measure once")
+        first.setdefault(plugin.kind, path)
+        found[index] = cast(Measure, plugin)
+    return found
+
+
+def _probes(check: Checker, measures: Mapping[int, Measure]) -> dict[str, Plugin]:
+    """The probe behind each table, by table, with the settings that all measures of that table ask for."""
+    settings: dict[str, dict[str, Any]] = {}
+    asked_by: dict[tuple[str, str], int] = {}
+    askers: dict[str, int] = {}
+    for index, measure in measures.items():
+        wanted = settings.setdefault(measure.table, {})
+        askers.setdefault(measure.table, index)
+        for key, value in sorted(measure.probe_settings().items()):
+            other = asked_by.setdefault((measure.table, key), index)
+            if wanted.setdefault(key, value) != value:
+                check.problem(
+                    ("measures", index),
+                    f"{measure.kind} with {key} {value!r}",
+                    f"{key} {wanted[key]!r}, as the measure {measures[other].kind} has it",
+                    f"measures that read the table {measure.table} share what fills it",
+                )
+    probes = {table: _probe(check, table, settings[table], index) for table, index in askers.items()}
+    return {table: probe for table, probe in probes.items() if probe is not None}
+
+
+def _probe(check: Checker, table: str, settings: Mapping[str, Any], index: int) -> Plugin | None:
+    path: KeyPath = ("measures", index)
+    try:
+        cls = plugins.load("probes", table)
+    except (HarnessError, ImportError) as error:
+        found = f"a measure of the table {table}, which no probe fills ({error})"
+        check.problem(path, found, "the table of a probe")
+        return None
+    return check.record(cls, settings, path)
+
+
+def _need_no_documents(check: Checker, measures: Mapping[int, Measure], probes: Mapping[str, Plugin]) -> None:
+    reading = [m.kind for m in measures.values() if isinstance(probes.get(m.table), PassProbe)]
+    if reading:
+        wanted = f"documents, which {', '.join(reading)} look{'s' if len(reading) == 1 else ''} at"
+        hint = "add for example documents: {data: pocket-heldout, max: 200}"
+        check.problem((), "no documents", wanted, hint)

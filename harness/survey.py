@@ -1,0 +1,239 @@
+"""A look at how the modules of a pair run, before the pass: what can be compared, in which order.
+
+One short document goes through every model. Modules are paired by name; what cannot be paired is said with
+the reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from harness.decoder import Decoder
+from harness.hooks import first_input, first_tensor
+from harness.recording import InputSite, Kind, Layout, OutputSite
+
+
+@dataclass
+class _Call:
+    """What one module did in the survey: its input and output, and fingerprints of what it read and gave."""
+
+    depth: int
+    calls: int
+    source: Tensor | None
+    output: Tensor | None
+    read: tuple[float, float]
+    gave: tuple[float, float]
+
+
+def survey(reference: Decoder, variants: Sequence[Decoder], ids_1T: Tensor, vocabulary: int) -> Layout:
+    """Which modules of the reference can be watched, and which have no counterpart in each variant.
+
+    Watched are decoder blocks, their attention and MLP, and every linear layer except the output head.
+    """
+    kinds = candidates(reference.model)
+    trace = _trace(reference, kinds, ids_1T)
+    traces = [_trace(variant, [n for n in kinds if _has(variant.model, n)], ids_1T) for variant in variants]
+    rows = ids_1T.numel()
+    unpaired = [_unpaired(trace, other, rows) for other in traces]
+    for missing, variant in zip(unpaired, variants, strict=True):
+        extra = candidates(variant.model)
+        missing |= {name: "only the variant has it" for name in extra if not _has(reference.model, name)}
+    usable = {name: call for name, call in trace.items() if not _unusable(call, rows)}
+    blocks = _block_numbers(reference.model)
+    return Layout(
+        outputs=tuple(_outputs(usable, traces, kinds, unpaired)),
+        inputs=tuple(_inputs(usable, kinds, blocks)),
+        vocabulary=vocabulary,
+        unpaired=tuple(dict(sorted(missing.items())) for missing in unpaired),
+    )
+
+
+def candidates(model: Any) -> dict[str, Kind]:
+    """Name and kind of every module worth watching, in the order of ``named_modules``, without the head."""
+    head = model.get_output_embeddings()
+    found: dict[str, Kind] = {}
+    blocks = _block_numbers(model)
+    for name, module in model.named_modules():
+        parent = name.rpartition(".")[0]
+        inside_linear = any(found.get(outer) == "linear" for outer in _outer(name))
+        if module is head or inside_linear:
+            continue
+        if name in blocks:
+            found[name] = "block"
+        elif is_linear(module):
+            found[name] = "linear"
+        elif parent in blocks and (kind := _part(name.rpartition(".")[2], type(module).__name__)) is not None:
+            found[name] = kind
+    return found
+
+
+def is_linear(module: nn.Module) -> bool:
+    """Whether a module is a linear layer, quantized or not: quantized classes keep the two sizes."""
+    sizes = [("in_features", "out_features"), ("infeatures", "outfeatures"), ("nx", "nf")]
+    return any(
+        isinstance(getattr(module, a, None), int) and isinstance(getattr(module, b, None), int)
+        for a, b in sizes
+    )
+
+
+def _part(name: str, cls: str) -> Kind | None:
+    words = f"{name} {cls}".lower()
+    if "norm" in words:
+        return None
+    if "attn" in words or "attention" in words:
+        return "attention"
+    return (
+        "mlp" if any(word in words for word in ("mlp", "ffn", "feed_forward", "feedforward", "moe")) else None
+    )
+
+
+def _block_numbers(model: nn.Module) -> dict[str, int]:
+    """Name and index of every decoder block: the longest list of modules that is in no other list."""
+    lists = {name: module for name, module in model.named_modules() if isinstance(module, nn.ModuleList)}
+    outermost = {
+        name: module for name, module in lists.items() if not any(outer in lists for outer in _outer(name))
+    }
+    if not outermost:
+        return {}
+    name = max(outermost, key=lambda name: len(outermost[name]))
+    return {f"{name}.{index}": index for index in range(len(outermost[name]))}
+
+
+def _outer(name: str) -> Iterator[str]:
+    while "." in name:
+        name = name.rpartition(".")[0]
+        yield name
+
+
+def _has(model: nn.Module, name: str) -> bool:
+    try:
+        model.get_submodule(name)
+    except AttributeError:
+        return False
+    return True
+
+
+def _trace(decoder: Decoder, names: Sequence[str] | Mapping[str, Kind], ids_1T: Tensor) -> dict[str, _Call]:
+    """Run the model once and keep what every named module was given and gave."""
+    calls: dict[str, _Call] = {}
+    read: dict[str, tuple[Tensor | None, tuple[float, float]]] = {}
+
+    def before(name: str, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
+        source = first_input(arguments, named)
+        read[name] = source, _fingerprint(source)
+
+    def after(name: str, output: object) -> None:
+        tensor = first_tensor(output)
+        depth, earlier = (calls[name].depth, calls[name].calls) if name in calls else (len(calls), 0)
+        source, fingerprint = read[name]
+        calls[name] = _Call(depth, earlier + 1, source, tensor, fingerprint, _fingerprint(tensor))
+
+    with ExitStack() as stack:
+        for name in names:
+            module = decoder.model.get_submodule(name)
+            pre = module.register_forward_pre_hook(lambda _m, a, k, n=name: before(n, a, k), with_kwargs=True)
+            post = module.register_forward_hook(lambda _m, _a, output, n=name: after(n, output))
+            stack.callback(pre.remove)
+            stack.callback(post.remove)
+        decoder.states(ids_1T.to(decoder.device), None)
+    return calls
+
+
+def _fingerprint(tensor: Tensor | None) -> tuple[float, float]:
+    """Two numbers that change when the values do; NaN counts as a value."""
+    if tensor is None or not tensor.numel():
+        return 0.0, 0.0
+    values = tensor.detach().double().nan_to_num(nan=3.0, posinf=5.0, neginf=7.0)
+    return float(values.sum()), float(values.square().sum())
+
+
+def _unusable(call: _Call, rows: int) -> str:
+    """Why the values of a module cannot be laid out as one row for every token ("" if they can)."""
+    for what, tensor in (("output", call.output), ("input", call.source)):
+        if tensor is None:
+            return f"its {what} is no tensor"
+        shape = tuple(tensor.shape)
+        if (
+            tensor.dim() not in (2, 3)
+            or shape[:-1] not in ((rows,), (1, rows))
+            or not tensor.is_floating_point()
+        ):
+            return f"its {what} of shape {shape} does not have one row for every token"
+    return ""
+
+
+def _unpaired(reference: Mapping[str, _Call], variant: Mapping[str, _Call], rows: int) -> dict[str, str]:
+    reasons: dict[str, str] = {}
+    for name, call in reference.items():
+        other = variant.get(name)
+        if reason := _unusable(call, rows):
+            reasons[name] = reason
+        elif other is None:
+            reasons[name] = "only the reference runs it"
+        elif reason := _unusable(other, rows):
+            reasons[name] = f"in the variant, {reason}"
+        elif _widths(call) != _widths(other):
+            reasons[name] = (
+                f"widths (in, out) are {_widths(call)} in the reference, {_widths(other)} in the variant"
+            )
+        elif call.calls != other.calls:
+            reasons[name] = f"it runs {call.calls} times in the reference, {other.calls} times in the variant"
+    return reasons
+
+
+def _widths(call: _Call) -> tuple[int, int]:
+    source, output = call.source, call.output
+    return (0 if source is None else source.shape[-1], 0 if output is None else output.shape[-1])
+
+
+def _outputs(
+    usable: Mapping[str, _Call],
+    traces: Sequence[Mapping[str, _Call]],
+    kinds: Mapping[str, Kind],
+    unpaired: Sequence[Mapping[str, str]],
+) -> Iterator[OutputSite]:
+    earlier: dict[object, list[str]] = {}
+    for depth, name in enumerate(sorted(usable, key=lambda name: usable[name].depth)):
+        call = usable[name]
+        alike = earlier.setdefault(_place(call.output), [])
+        watched = [o for o in alike if not any(o in missing and name not in missing for missing in unpaired)]
+        same = next((o for o in watched if all(_same(trace, o, name) for trace in (usable, *traces))), None)
+        volatile = _fingerprint(call.output) != call.gave
+        yield OutputSite(name, kinds[name], depth, _widths(call)[1], volatile, same)
+        if same is None:
+            alike.append(name)
+
+
+def _same(trace: Mapping[str, _Call], first: str, second: str) -> bool:
+    """Whether two modules gave the same tensor, unchanged between them."""
+    if first not in trace or second not in trace:
+        return False
+    a, b = trace[first], trace[second]
+    return a.gave == b.gave and a.calls == b.calls == 1 and _place(a.output) == _place(b.output)
+
+
+def _inputs(
+    usable: Mapping[str, _Call], kinds: Mapping[str, Kind], blocks: Mapping[str, int]
+) -> Iterator[InputSite]:
+    """Linear layers by distinct input: q, k and v projections read one tensor; the first stands for all."""
+    seen: set[object] = set()
+    for name in sorted(usable, key=lambda name: usable[name].depth):
+        call = usable[name]
+        key = (_place(call.source), call.read)
+        if kinds[name] != "linear" or (key in seen and call.calls == 1):
+            continue
+        seen.add(key)
+        layer = next((blocks[outer] for outer in _outer(name) if outer in blocks), -1)
+        yield InputSite(name, layer, _widths(call)[0])
+
+
+def _place(tensor: Tensor | None) -> object:
+    """Where and how a tensor lies in memory: equal for two that are alive only if they are one."""
+    if tensor is None:
+        return None
+    return tensor.data_ptr(), tensor.numel(), tensor.shape[-1], tensor.is_contiguous(), tensor.dtype

@@ -1,0 +1,315 @@
+"""Tables on disk: Parquet parts and a journal, so that a killed run goes on where it was.
+
+    folder/journal.jsonl                which units are done and what they left (harness/journal.py)
+    folder/<suite>/<table>/7.parquet    the rows of one unit
+    folder/lock                         held (flock) by the one process that writes
+
+``Store`` writes and reads; ``Reader`` opens the tables of an old run, takes no lock and changes nothing. Rows
+are read in the order of their units' names ("pass/9" before "pass/10"), so a resumed store reads exactly like
+an undisturbed one.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import io
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+from harness import journal
+from harness.errors import TableError
+from harness.journal import Damaged, Dropped, Entry, Part
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
+
+
+class Reader:
+    """Read access to the tables of a finished run. Any damage is a TableError: nothing here can repair it."""
+
+    def __init__(self, folder: Path, data_key: str | None = None) -> None:
+        """Open ``folder``; with ``data_key`` given, tables that belong to another one are refused."""
+        self.folder = folder
+        content = journal.read(folder)
+        if content.data_key is None:
+            raise TableError(
+                f"{folder}: found no readable {journal.NAME}, wanted the tables of a run; run the check again"
+            )
+        if data_key is not None and content.data_key != data_key:
+            raise TableError(
+                f"{folder}: the tables belong to data key {content.data_key}, wanted {data_key}; "
+                "run the check again"
+            )
+        for line in content.lines:
+            if isinstance(line, Damaged):
+                raise TableError(
+                    f"{folder / journal.NAME}: line {line.number} is damaged; run the check again"
+                )
+        self.data_key = content.data_key
+        self._entries = [line for line in content.lines if isinstance(line, Entry)]
+
+    def suites(self) -> tuple[str, ...]:
+        """Names of the suites that left tables, sorted."""
+        return tuple(sorted({entry.suite for entry in self._entries}))
+
+    def units(self, suite: str) -> tuple[str, ...]:
+        """The committed units of a suite, in reading order."""
+        return tuple(entry.unit for entry in self._ordered(suite))
+
+    def tables(self, suite: str) -> tuple[str, ...]:
+        """Names of the tables of a suite, sorted."""
+        return tuple(sorted({part.table for entry in self._ordered(suite) for part in entry.parts}))
+
+    def read(self, suite: str, table: str, columns: tuple[str, ...] | None = None) -> pd.DataFrame | None:
+        """One table, or None where the run did not make it; rows in the order of their units.
+
+        Raises TableError for a damaged file, a missing column, or parts whose column types differ.
+        """
+        import pyarrow as pa
+
+        parts = [part for entry in self._ordered(suite) for part in entry.parts if part.table == table]
+        if any(part.snapshot for part in parts):
+            parts = [self._last_snapshot(suite, table)]
+        if not parts:
+            return None
+        loaded = [self._load(part, columns) for part in parts]
+        try:
+            # permissive: a part with only empty lists, or only nulls, takes the type of the other parts
+            frame: pd.DataFrame = pa.concat_tables(loaded, promote_options="permissive").to_pandas()
+        except pa.ArrowException as error:
+            raise TableError(
+                f"{self.folder}: parts of the table {suite}/{table} contradict each other: {error}"
+            ) from error
+        return frame
+
+    def _ordered(self, suite: str) -> list[Entry]:
+        return sorted(
+            (entry for entry in self._entries if entry.suite == suite), key=lambda entry: _natural(entry.unit)
+        )
+
+    def _last_snapshot(self, suite: str, table: str) -> Part:
+        entry = next(entry for entry in reversed(self._entries) if (suite, table) in entry.snapshots())
+        return next(part for part in entry.parts if part.table == table)
+
+    def _load(self, part: Part, columns: tuple[str, ...] | None) -> pa.Table:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        try:
+            data = (self.folder / part.file).read_bytes()
+        except OSError as error:
+            raise TableError(f"{self.folder / part.file}: could not be read: {error}") from error
+        if reason := journal.check(part, data):
+            raise TableError(f"{self.folder}: {reason}; run the check again")
+        try:
+            table = pq.read_table(pa.BufferReader(data))
+        except pa.ArrowException as error:
+            raise TableError(f"{self.folder / part.file}: not readable as Parquet: {error}") from error
+        missing = [name for name in columns or () if name not in table.column_names]
+        if missing:
+            has = ", ".join(table.column_names)
+            raise TableError(f"{self.folder / part.file}: has no column {', '.join(missing)} (has {has})")
+        return table.select(list(columns)) if columns is not None else table
+
+
+class Sink:
+    """Where the rows of one suite go."""
+
+    def __init__(self, store: Store, suite: str) -> None:
+        self._store, self._suite = store, suite
+
+    def done(self, unit: str) -> bool:
+        """Whether the unit was committed, in this process or in one that was killed."""
+        return self._store.done(self._suite, unit)
+
+    def commit(
+        self,
+        unit: str,
+        frames: Mapping[str, pd.DataFrame],
+        snapshots: Mapping[str, pd.DataFrame] | None = None,
+    ) -> None:
+        """Keep the rows of one unit by table name: all of them or, if the process dies, none.
+
+        A snapshot is the whole table so far; it replaces what earlier units committed under the same name.
+        Raises TableError when the unit is already there or the disk refuses; what was committed before stays.
+        """
+        self._store.commit(self._suite, unit, frames, snapshots or {})
+
+    def read(self, table: str, columns: tuple[str, ...] | None = None) -> pd.DataFrame | None:
+        """What has been committed to a table so far."""
+        return self._store.read(self._suite, table, columns)
+
+
+class Store(Reader):
+    """The tables of one run, for the one process that fills them.
+
+    cleared says why earlier content was thrown away as a whole ("" if it was not); dropped lists the units of
+    earlier processes whose rows were damaged. Such units are not done and are computed again.
+    """
+
+    cleared: str
+    dropped: tuple[Dropped, ...]
+
+    def __init__(self, folder: Path, data_key: str) -> None:
+        """Open or make ``folder``. Raises TableError when another process has it open or the disk refuses."""
+        self.folder, self.data_key = folder, data_key
+        self._entries: list[Entry] = []
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._lock = _lock(folder)
+            try:
+                self._recover()
+            except BaseException:
+                self.close()
+                raise
+        except OSError as error:
+            raise TableError(f"{folder}: could not be opened for writing: {error}") from error
+        self._done = {(entry.suite, entry.unit) for entry in self._entries}
+        self._next = 1 + max(
+            (int(Path(part.file).stem) for entry in self._entries for part in entry.parts), default=0
+        )
+
+    @property
+    def messages(self) -> tuple[str, ...]:
+        """What a reader must know about what earlier processes left here, in sentences; empty if nothing."""
+        cleared = (f"earlier tables were cleared: {self.cleared}",) if self.cleared else ()
+        lost = tuple(f"{d.suite} {d.unit}".strip() + f" is computed again: {d.reason}" for d in self.dropped)
+        return cleared + lost
+
+    def close(self) -> None:
+        """Give up the lock; reading goes on working."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def sink(self, suite: str) -> Sink:
+        """Where the rows of ``suite`` go."""
+        return Sink(self, suite)
+
+    def done(self, suite: str, unit: str) -> bool:
+        """Whether the unit was committed."""
+        return (suite, unit) in self._done
+
+    def commit(
+        self, suite: str, unit: str, frames: Mapping[str, pd.DataFrame], snapshots: Mapping[str, pd.DataFrame]
+    ) -> None:
+        """See Sink.commit."""
+        if self._lock is None:
+            raise TableError(f"{self.folder}: closed, so nothing can be committed to it")
+        if self.done(suite, unit):
+            raise TableError(f"{self.folder}: unit {unit!r} of suite {suite!r} is already there")
+        if twice := sorted(frames.keys() & snapshots.keys()):
+            raise TableError(
+                f"{self.folder}: unit {unit!r} gives {', '.join(twice)} both as rows and as a snapshot"
+            )
+        number, self._next = self._next, self._next + 1
+        try:
+            parts = [self._write(suite, name, number, frame, False) for name, frame in sorted(frames.items())]
+            parts += [
+                self._write(suite, name, number, frame, True) for name, frame in sorted(snapshots.items())
+            ]
+            entry = Entry(suite, unit, tuple(parts))
+            journal.append(self.folder, entry)
+            replaced = [
+                self._last_snapshot(suite, name) for name in snapshots if self._has_snapshot(suite, name)
+            ]
+            self._entries.append(entry)
+            self._done.add((suite, unit))
+            for part in replaced:
+                os.unlink(self.folder / part.file)
+        except OSError as error:
+            raise TableError(
+                f"{self.folder}: unit {unit!r} of suite {suite!r} could not be written: {error}; "
+                "units committed before are intact, and the same command goes on from there"
+            ) from error
+
+    def _write(self, suite: str, table: str, number: int, frame: pd.DataFrame, snapshot: bool) -> Part:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        buffer = io.BytesIO()
+        pq.write_table(pa.Table.from_pandas(frame, preserve_index=False), buffer, compression="zstd")
+        data = buffer.getvalue()
+        file = f"{_folder_name(suite)}/{_folder_name(table)}/{number}.parquet"
+        journal.write_file(self.folder / file, data)
+        return Part(table, file, len(frame), len(data), hashlib.sha256(data).hexdigest(), snapshot)
+
+    def _has_snapshot(self, suite: str, table: str) -> bool:
+        return any((suite, table) in entry.snapshots() for entry in self._entries)
+
+    def _recover(self) -> None:
+        """Take over what earlier processes committed and is intact; forget and delete everything else."""
+        content = journal.read(self.folder)
+        fresh = not (self.folder / journal.NAME).exists()
+        self.cleared, dropped = "", {}
+        if content.data_key == self.data_key:
+            dropped = dict(journal.unusable(self.folder, content.lines))
+        elif content.data_key is not None:
+            self.cleared = f"the tables belonged to data key {content.data_key}, this run has {self.data_key}"
+        elif not fresh:
+            self.cleared = (
+                f"the first line of {journal.NAME} is damaged, so what the tables belong to is unknown"
+            )
+        self.dropped = tuple(dropped.values())
+        if content.data_key == self.data_key:
+            kept = [line for index, line in enumerate(content.lines) if index not in dropped]
+            self._entries = [line for line in kept if isinstance(line, Entry)]
+        if fresh or self.cleared or self.dropped:
+            journal.rewrite(self.folder, self.data_key, tuple(self._entries))
+        self._delete_orphans()
+
+    def _delete_orphans(self) -> None:
+        """Delete parts that no entry names, temporary files, and snapshots that a later one replaced."""
+        groups = {group for entry in self._entries for group in entry.snapshots()}
+        current = {self._last_snapshot(suite, table).file for suite, table in groups}
+        named = {part.file for entry in self._entries for part in entry.parts if not part.snapshot} | current
+        for pattern in ("*/*/*.parquet", "*/*/*.parquet.tmp", f"{journal.NAME}.tmp"):
+            for path in sorted(self.folder.glob(pattern)):
+                if path.relative_to(self.folder).as_posix() not in named:
+                    os.unlink(path)
+
+
+def _lock(folder: Path) -> int | None:
+    """Lock the folder for this process; the number of the open file."""
+    descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        holder = os.read(descriptor, 32).decode(errors="replace").strip() or "unknown"
+        os.close(descriptor)
+        raise TableError(
+            f"{folder}: in use by process {holder}; wait until it ends, or choose another output folder"
+        ) from error
+    try:
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, f"{os.getpid()}\n".encode())
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _natural(unit: str) -> tuple[str | int, ...]:
+    """Sorting key in which numbers inside a name count as numbers."""
+    return tuple(int(piece) if index % 2 else piece for index, piece in enumerate(re.split(r"(\d+)", unit)))
+
+
+def _folder_name(name: str) -> str:
+    """A file name for any suite or table name, one-to-one and never a way out of the folder."""
+    quoted = quote(name, safe=" +")
+    return "%2E" + quoted[1:] if quoted.startswith(".") else quoted

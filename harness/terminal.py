@@ -1,0 +1,173 @@
+"""What the command line says while it works and when it is done.
+
+On a terminal there is a live line of progress; into a file or a CI log go plain lines, few enough to
+read. Names come from files that others wrote, so nothing in them is taken for markup, for a command to
+the terminal, or for a command to a CI runner. A reader that goes away (``harness check … | head``) ends
+the output, never the work.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TextIO
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.text import Text
+
+from harness.records import Run, Verdict
+from harness.report import display, verdict, words
+from harness.report.rules import Judged, judged
+
+EVERY_SECONDS = 5.0
+"""At most one progress line in this time where there is no terminal."""
+_COLOURS = {
+    "pass": "green",
+    "fail": "red",
+    "inconclusive": "yellow",
+    "error": "magenta",
+    "skipped": "bright_black",
+}
+# GitHub takes "::set-output …" at the start of a line, and "##[…]" anywhere in it, for a command. Terminals
+# wrap lines, so no place in a line is safe.
+_COMMANDS = re.compile(r"::(?=\S)|##(?=\[)")
+_MOST_PASSED = 20
+
+
+class Terminal:
+    """The command line's output. Its ``stage`` and ``step`` serve as the progress of probes."""
+
+    def __init__(self, console: Console | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+        self._console = console if console is not None else standard_console(sys.stdout)
+        self._clock = clock
+        self._live: Progress | None = None
+        self._task: TaskID | None = None
+        self._what = ""
+        self._last_line = -EVERY_SECONDS
+
+    def stage(self, text: str) -> None:
+        """A new part of the work begins."""
+        self._end_live()
+        self._print(Text(harmless(text), style="bold"))
+
+    def step(self, what: str, done: int, of: int) -> None:
+        """``done`` of ``of`` units of ``what`` are ready."""
+        if self._console.is_terminal:
+            self._show_live(what, done, of)
+        else:
+            self._print_step(what, done, of)
+        if done >= of:
+            self._end_live()
+
+    def note(self, text: str) -> None:
+        """Something worth knowing that changes no verdict."""
+        self._print(Text.assemble(("note ", "cyan"), harmless(text, 2000)))
+
+    def error(self, text: str) -> None:
+        """Something that keeps a variant from being run or judged; lines of the message are kept apart."""
+        self._end_live()
+        first, *rest = text.splitlines() or [""]
+        self._print(Text.assemble(("error ", "bold red"), harmless(first, 2000)))
+        for line in rest:
+            self._print(Text(f"      {harmless(line, 2000)}"))
+
+    def verdict(self, run: Run, report: Path | None) -> None:
+        """One line a rule, the verdict with its reason, and where the report is."""
+        self._end_live()
+        self._print(Text(""))
+        items = judged(run)
+        passed = [item for item in items if item.verdict.status == "pass"]
+        hidden = {id(item) for item in passed[_MOST_PASSED:]}
+        for item in items:
+            if id(item) not in hidden:
+                self._print(_rule_line(item))
+        if hidden:
+            self._print(Text(f"  … and {len(hidden)} more rules that pass", style="bright_black"))
+        status = words.STATUSES[run.verdict]
+        headline = f"{status.mark} {verdict.headline(run)}"
+        self._print(Text.assemble((headline, f"bold {_COLOURS[run.verdict]}"), f"  {harmless(run.name)}"))
+        self._print(Text(f"  {harmless(verdict.reason(run), 2000)}"))
+        if report is not None:
+            self._print(Text(f"  report: {harmless(relative(report), 2000)}"))
+
+    def _show_live(self, what: str, done: int, of: int) -> None:
+        if self._live is None:
+            columns = (TextColumn("{task.description}", markup=False), BarColumn(24), MofNCompleteColumn())
+            self._live = Progress(*columns, TimeElapsedColumn(), console=self._console, transient=True)
+            self._live.start()
+            self._task = None
+        if self._task is None or what != self._what:
+            if self._task is not None:
+                self._live.remove_task(self._task)
+            self._task, self._what = self._live.add_task(harmless(what), total=of), what
+        self._live.update(self._task, completed=done, total=of)
+
+    def _print_step(self, what: str, done: int, of: int) -> None:
+        now = self._clock()
+        if done >= of or now - self._last_line >= EVERY_SECONDS:
+            self._last_line = now
+            self._print(Text(f"  {harmless(what)} {done}/{of}"))
+
+    def _end_live(self) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live, self._task = None, None
+
+    def _print(self, text: Text) -> None:
+        # soft_wrap: lines are never folded in a log, where a word is searched for and a path is copied.
+        self._console.print(text, soft_wrap=True, highlight=False, markup=False, emoji=False)
+
+
+def _rule_line(item: Judged) -> Text:
+    """ "✕ Fail  perplexity.ratio  1.093, limit 1.02", and the reason where the rule does not pass."""
+    found: Verdict = item.verdict
+    status = words.STATUSES[found.status]
+    name = harmless(words.labelled(found.metric, found.labels) or found.rule)
+    advisory = " (advisory)" if found.level == "warn" else ""
+    line = Text.assemble(
+        (f"  {status.mark} {status.word:<9} ", _COLOURS[found.status]),
+        (name, "bold"),
+        advisory,
+        f"  {harmless(item.numbers or item.found)}",
+    )
+    return line if found.status == "pass" else line.append(f"\n      {harmless(item.because, 2000)}")
+
+
+def harmless(text: str, most: int = 300) -> str:
+    """``text`` on one line without control characters, secrets, or what a CI runner takes for a command."""
+    return _COMMANDS.sub(lambda found: f"{found[0][0]} {found[0][1:]}", display.clean(text, most))
+
+
+def relative(path: Path) -> str:
+    """The path as seen from the current folder where it lies below it, else as it is."""
+    try:
+        return str(path.resolve().relative_to(Path.cwd().resolve()))
+    except ValueError:
+        return str(path)
+
+
+def standard_console(stream: TextIO) -> Console:
+    """A console that can write every character to any stream and outlives its reader."""
+    if hasattr(stream, "reconfigure"):
+        stream.reconfigure(errors="backslashreplace")
+    return _Enduring(file=stream, emoji=False, markup=False, highlight=False)
+
+
+class _Enduring(Console):
+    """A console whose reader may go away: what is left to say is then dropped, and the exit code stays what
+    it is.
+    """
+
+    def on_broken_pipe(self) -> None:
+        """Say nothing any more; the file descriptor is pointed elsewhere so that the flush at exit succeeds
+        too.
+        """
+        self.quiet = True
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self.file.fileno())
+        os.close(nowhere)

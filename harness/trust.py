@@ -1,0 +1,137 @@
+"""Checks of a model folder before anything in it is interpreted: no pickles, no code, no damage."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from harness.errors import ModelError
+from harness.stamps import FileStamp, file_sha256
+from harness.weight_files import Weights, check_safetensors, read_json, weight_files
+
+CODE_FIELDS = frozenset(
+    {
+        "auto_map",
+        "_attn_implementation_internal",
+        "_experts_implementation_internal",
+        "kernel_config",
+        "use_kernels",
+    }
+)
+"""Configuration fields that make transformers import code from the folder or the hub."""
+BUILT_IN = re.compile(r"[a-z0-9_]*")
+"""What names of built-in implementations look like; a kernel on the hub has a slash in its name."""
+MANIFEST = "manifest.json"
+
+
+def check_folder(
+    folder: Path, stamps: Sequence[FileStamp], trust_remote_code: bool, manifest: bool
+) -> Weights:
+    """Check everything that can be checked without loading; returns what the weight files hold.
+
+    manifest: whether a manifest.json with a sha256 for every file must be there (where one is found it is
+    always held against the files). Raises ModelError naming the file and the field.
+    """
+    config = read_json(folder / "config.json")
+    check_manifest(folder, stamps, required=manifest)
+    if (folder / "adapter_config.json").exists():
+        raise ModelError(
+            f"{folder}: adapter_config.json makes this an adapter on top of another model, which would be "
+            "loaded unchecked; merge it into its base (peft: merge_and_unload) and save the result"
+        )
+    if not trust_remote_code:
+        for path in sorted(folder.glob("*config.json")):
+            check_code_fields(path)
+    files = weight_files(folder, config)
+    return Weights({name: dtype for path in files for name, dtype in check_safetensors(path)})
+
+
+def check_manifest(folder: Path, stamps: Sequence[FileStamp], required: bool) -> None:
+    """Hold every file against ``manifest.json``: ``{"files": {name: sha256}}``, or the inner object alone.
+
+    Raises ModelError for a listed file that is missing or differs, and for a file that loading would read and
+    the manifest does not list.
+    """
+    path = folder / MANIFEST
+    if not path.exists():
+        if required:
+            raise ModelError(
+                f"{folder}: {MANIFEST} is missing, so its files cannot be checked; install again"
+            )
+        return
+    wanted = _hashes(read_json(path))
+    if not wanted:
+        if required:
+            raise ModelError(f"{path}: lists no file with its sha256; install again")
+        return
+    found = {stamp.path.name: stamp.sha256 for stamp in stamps if stamp.path.name != MANIFEST}
+    others = {name: folder / name for name in wanted.keys() - found.keys() if Path(name).name == name}
+    found |= {name: file_sha256(path) for name, path in others.items() if path.is_file()}
+    problems = [f"{name} is missing" for name in sorted(wanted.keys() - found.keys())]
+    problems += [f"{name} is not listed" for name in sorted(found.keys() - wanted.keys())]
+    problems += [
+        f"{name} has sha256 {found[name][:12]}…, wanted {wanted[name][:12]}…"
+        for name in sorted(wanted.keys() & found.keys())
+        if found[name] != wanted[name]
+    ]
+    if problems:
+        raise ModelError(f"{path}: the files are not the ones listed: {'; '.join(problems)}; restore them")
+
+
+def check_code_fields(path: Path) -> None:
+    """Raise ModelError when a configuration file names code or custom kernels at any depth."""
+    for where, key, value in _fields(read_json(path)):
+        if key in CODE_FIELDS and value not in (None, False, {}, []):
+            raise ModelError(
+                f"{path}: {where}: {_short(value)} makes loading run code that is not part of transformers; "
+                "if you trust it, set trust_remote_code: true (for a model on the hub with the commit as "
+                "revision)"
+            )
+        if key.endswith("_implementation") and any(not BUILT_IN.fullmatch(text) for text in _strings(value)):
+            raise ModelError(
+                f"{path}: {where}: {_short(value)} is a custom kernel; remove the field and choose "
+                "attention: in the YAML, or set trust_remote_code: true if you trust it"
+            )
+
+
+def _hashes(manifest: Mapping[str, Any]) -> dict[str, str]:
+    """File name to sha256, from the shapes a manifest is known to have; empty for anything else."""
+    listed = manifest.get("files", manifest)
+    if not isinstance(listed, dict):
+        return {}
+    found = {
+        name: value.get("sha256") if isinstance(value, dict) else value for name, value in listed.items()
+    }
+    return {
+        name: value
+        for name, value in found.items()
+        if isinstance(value, str) and re.fullmatch(r"[0-9a-f]{64}", value)
+    }
+
+
+def _fields(content: Any) -> Iterator[tuple[str, str, Any]]:
+    """Dotted path, key and value of every field at any depth; a stack, so that no nesting is too deep."""
+    waiting: list[tuple[str, Any]] = [("", content)]
+    while waiting:
+        trail, value = waiting.pop()
+        if isinstance(value, dict):
+            for key, each in value.items():
+                yield f"{trail}{key}", key, each
+                waiting.append((f"{trail}{key}.", each))
+        elif isinstance(value, list):
+            waiting += [(trail, each) for each in value]
+
+
+def _strings(value: Any) -> list[str]:
+    """The text itself, or the texts that an object gives its parts (an implementation for each sub-model)."""
+    return [
+        each for each in (value.values() if isinstance(value, dict) else [value]) if isinstance(each, str)
+    ]
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 80 else text[:77] + "…"

@@ -1,0 +1,123 @@
+"""The weight files of a model folder: which they are, whether they are whole, and what types they hold."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from harness.errors import ModelError
+
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".h5", ".msgpack")
+INDEX = "model.safetensors.index.json"
+CODE_DTYPES = re.compile(r"F8_.*|F4.*|F6_.*|I\d+|U\d+")
+"""safetensors types that hold codes rather than weights, if they occur where a weight belongs."""
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What the headers of the weight files say: the dtype of every tensor, by name."""
+
+    dtypes: Mapping[str, str]
+
+    def floating(self) -> tuple[str, ...]:
+        """The floating types that occur, sorted, in the names of torch."""
+        names = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+        return tuple(sorted({names[dtype] for dtype in self.dtypes.values() if dtype in names}))
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; raises ModelError when it is missing, damaged or not an object."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ModelError(
+            f"{path.parent}: has no {path.name}, so it is not a model folder of transformers"
+        ) from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelError(f"{path}: not readable as JSON: {type(error).__name__}: {error}") from error
+    if not isinstance(content, dict):
+        raise ModelError(f"{path}: holds a {type(content).__name__}, wanted an object")
+    return content
+
+
+def weight_files(folder: Path, config: Mapping[str, Any]) -> list[Path]:
+    """The safetensors files that hold the weights; raises ModelError when one, or all, are missing."""
+    declared = config.get("transformers_weights")
+    names = [declared] if isinstance(declared, str) else ["model.safetensors", INDEX]
+    first = next(
+        (folder / name for name in names if _is_weights_name(name) and (folder / name).is_file()), None
+    )
+    if first is None:
+        raise ModelError(_no_weights(folder, declared))
+    if first.suffix == ".safetensors":
+        return [first]
+    shards = read_json(first).get("weight_map")
+    if (
+        not isinstance(shards, dict)
+        or not shards
+        or not all(isinstance(name, str) for name in shards.values())
+    ):
+        raise ModelError(f"{first}: weight_map does not say which file holds which tensor")
+    files = [folder / name for name in sorted(set(shards.values()))]
+    for path in files:
+        if path.parent != folder or path.suffix != ".safetensors" or not path.is_file():
+            raise ModelError(
+                f"{first}: names the weight file {path.name!r}, which is not a .safetensors file in {folder}"
+            )
+    return files
+
+
+def check_safetensors(path: Path) -> Iterator[tuple[str, str]]:
+    """Name and dtype of every tensor in one file; raises ModelError when its header or size is wrong."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118 - not a dict
+                yield name, file.get_slice(name).get_dtype()
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{path}: damaged or truncated safetensors file: {error}; fetch it again") from error
+
+
+def check_no_hidden_codes(folder: Path, weights: Weights) -> None:
+    """Raise ModelError when weights are integers or 8-bit floats and the config has no quantization.
+
+    transformers would convert the codes to floats and drop their scales.
+    """
+    codes = [
+        name
+        for name, dtype in weights.dtypes.items()
+        if name.endswith("weight") and CODE_DTYPES.fullmatch(dtype)
+    ]
+    if codes:
+        raise ModelError(
+            f"{folder}: {codes[0]} (and {len(codes) - 1} more) is stored as {weights.dtypes[codes[0]]}, but "
+            "config.json has no quantization_config to say what the codes mean; export the model again with "
+            "one"
+        )
+
+
+def _is_weights_name(name: str) -> bool:
+    """Whether this is a plain file name, of a safetensors file or an index of some."""
+    return Path(name).name == name and name.endswith((".safetensors", ".safetensors.index.json"))
+
+
+def _no_weights(folder: Path, declared: object) -> str:
+    if isinstance(declared, str):
+        return f"{folder}: config.json names the weight file {declared!r}, which is no safetensors file in it"
+    pickles = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLES)
+    if pickles:
+        return (
+            f"{folder}: holds {', '.join(pickles[:4])} but no safetensors file; pickles can run code and are "
+            "not loaded. Convert in a sandbox: "
+            "AutoModelForCausalLM.from_pretrained(folder).save_pretrained(new_folder)"
+        )
+    if gguf := sorted(path.name for path in folder.glob("*.gguf")):
+        return (
+            f"{folder}: holds {gguf[0]} but no safetensors file; convert it to a folder of transformers first"
+        )
+    return f"{folder}: holds neither model.safetensors nor {INDEX}"

@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import statsmodels.api as sm
+from sklearn.metrics import brier_score_loss
+
+from harness.measures.calibration import Calibration
+from harness.statistics import calibration_error
+
+
+def confidences(table, side):
+    return table[f"{side}_top1_p"].to_numpy(), (table[f"{side}_top1"] == table["target"]).to_numpy()
+
+
+def test_values_on_both_sides(observe, by_name) -> None:
+    table = observe(documents=30).table
+    found = by_name(Calibration().measure(table))
+    for side in ("reference", "variant"):
+        sure, right = confidences(table, side)
+        assert getattr(found["calibration.ece"], side) == calibration_error(sure, right, 15)
+        assert getattr(found["calibration.ece_equal_mass"], side) == calibration_error(sure, right, 15, True)
+        assert getattr(found["calibration.brier"], side) == pytest.approx(brier_score_loss(right, sure))
+    for name in ("calibration.ece", "calibration.ece_equal_mass", "calibration.brier"):
+        assert found[name].change == pytest.approx(found[name].variant - found[name].reference)
+
+
+def test_bins_are_a_setting(observe, by_name) -> None:
+    table = observe().table
+    sure, right = confidences(table, "variant")
+    found = by_name(Calibration(bins=4).measure(table))["calibration.ece"]
+    assert found.variant == calibration_error(sure, right, 4)
+    assert "4 bins of equal width" in found.method
+
+
+def test_ece_is_shown_without_interval(observe, by_name) -> None:
+    found = by_name(Calibration().measure(observe().table))
+    for name in ("calibration.ece", "calibration.ece_equal_mass"):
+        assert found[name].low is found[name].variant_low is None
+        assert "no interval" in found[name].method
+
+
+def test_brier_and_gap_have_paired_document_intervals(observe, by_name) -> None:
+    seen = observe(documents=30)
+    found = by_name(Calibration().measure(seen.table))
+    (p, right), (q, after) = confidences(seen.table, "reference"), confidences(seen.table, "variant")
+    wanted = {
+        "calibration.brier": (q - after) ** 2 - (p - right) ** 2,
+        "calibration.gap": (q - after) - (p - right),
+    }
+    for name, shift in wanted.items():
+        fit = sm.OLS(shift, np.ones_like(shift)).fit(
+            cov_type="cluster", cov_kwds={"groups": seen.document}, use_t=True
+        )
+        assert found[name].change == pytest.approx(fit.params[0])
+        assert (found[name].low, found[name].high) == pytest.approx(fit.conf_int()[0])
+
+
+def test_over_confidence_has_a_positive_gap(observe, by_name) -> None:
+    table = observe(noise=0.0).table
+    table["variant_top1_p"] = table["variant_top1_p"] ** 0.5
+    found = by_name(Calibration().measure(table))["calibration.gap"]
+    assert found.change > 0
+    assert found.low > 0
+    assert found.better == "neither"
+
+
+def test_rounding_above_one_is_taken_for_one(observe, by_name) -> None:
+    table = observe(noise=0.0).table
+    table.loc[0, ["reference_top1_p", "variant_top1_p"]] = 1 + 1e-7
+    assert by_name(Calibration().measure(table))["calibration.brier"].change == 0.0

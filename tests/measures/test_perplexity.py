@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import statsmodels.api as sm
+
+from harness.measures.perplexity import Perplexity
+from harness.records import Skipped
+
+
+def clustered_t(values: np.ndarray, document: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+    """Document-clustered t interval of a (weighted) mean, by statsmodels."""
+    weights = np.ones_like(values) if weights is None else weights
+    fit = sm.WLS(values, np.ones_like(values), weights=weights).fit(
+        cov_type="cluster", cov_kwds={"groups": document}, use_t=True
+    )
+    return fit.conf_int()[0]
+
+
+def test_values_and_intervals_match_statsmodels(observe, by_name) -> None:
+    seen = observe(documents=40)
+    table = seen.table
+    found = by_name(Perplexity().measure(table))
+    reference, variant = table["reference_nll"].to_numpy(), table["variant_nll"].to_numpy()
+    delta = variant - reference
+    value, ratio = found["perplexity.value"], found["perplexity.ratio"]
+    assert value.reference == pytest.approx(math.exp(reference.mean()))
+    assert value.variant == pytest.approx(math.exp(variant.mean()))
+    assert value.change == value.variant - value.reference
+    assert (value.variant_low, value.variant_high) == pytest.approx(
+        np.exp(clustered_t(variant, seen.document))
+    )
+    assert ratio.change == pytest.approx(value.variant / value.reference)
+    assert (ratio.low, ratio.high) == pytest.approx(np.exp(clustered_t(delta, seen.document)))
+    assert ratio.reference is ratio.variant is None
+    nll = found["perplexity.nll_delta"]
+    assert nll.change == pytest.approx(delta.mean())
+    assert (nll.low, nll.high) == pytest.approx(clustered_t(delta, seen.document))
+    assert (nll.low, nll.high) != pytest.approx(clustered_t(delta, np.arange(len(delta))), rel=1e-2)
+
+
+def test_difference_of_perplexities_has_the_delta_method_interval(observe, by_name) -> None:
+    seen = observe(documents=40)
+    value = by_name(Perplexity().measure(seen.table))["perplexity.value"]
+    sums = seen.table.groupby("document")[["reference_nll", "variant_nll"]].sum()
+    size = seen.table.groupby("document").size().to_numpy()
+
+    def difference(keep: np.ndarray) -> float:
+        means = sums[keep].sum() / size[keep].sum()
+        return math.exp(means["variant_nll"]) - math.exp(means["reference_nll"])
+
+    jackknife = np.array([difference(np.arange(40) != left_out) for left_out in range(40)])
+    error = math.sqrt(39 / 40 * ((jackknife - jackknife.mean()) ** 2).sum())
+    assert (value.high - value.low) / 2 == pytest.approx(2.0227 * error, rel=0.05)
+
+
+def test_pairing_beats_the_difference_of_two_intervals(observe, by_name) -> None:
+    value = by_name(Perplexity().measure(observe(noise=0.02).table))["perplexity.value"]
+    assert value.high - value.low < (value.variant_high - value.variant_low) / 5
+
+
+def test_bits_per_byte(observe, by_name) -> None:
+    seen = observe(documents=40)
+    found = by_name(Perplexity().measure(seen.table))["perplexity.bits_per_byte"]
+    spans = seen.table["bytes"].to_numpy(dtype=float)
+    delta = (seen.table["variant_nll"] - seen.table["reference_nll"]).to_numpy() / math.log(2)
+    assert found.variant == pytest.approx(seen.table["variant_nll"].sum() / math.log(2) / spans.sum())
+    assert found.change == pytest.approx(found.variant - found.reference)
+    assert (found.low, found.high) == pytest.approx(clustered_t(delta / spans, seen.document, spans))
+
+
+@pytest.mark.parametrize("spans", [np.nan, 0.0, -1.0])
+def test_unknown_bytes_are_skipped_by_name(spans, observe, by_name) -> None:
+    table = observe().table
+    table["bytes"] = table["bytes"].where(table.index != 4, spans) if spans != 0.0 else 0.0
+    found = by_name(Perplexity().measure(table))
+    assert isinstance(found["perplexity.bits_per_byte"], Skipped)
+    assert found["perplexity.ratio"].change is not None
+
+
+@pytest.mark.parametrize(("side", "other"), [("reference", "variant"), ("variant", "reference")])
+def test_perplexity_of_infinity_is_not_a_number(side, other, observe, by_name) -> None:
+    table = observe().table
+    table[f"{side}_nll"] = 1000.0
+    table[f"{other}_nll"] = 2.0
+    found = by_name(Perplexity().measure(table))
+    assert found["perplexity.value"].non_finite == side
+    assert found["perplexity.ratio"].non_finite == side
+    assert f"perplexity of the {side} is inf" in found["perplexity.value"].method
+    assert found["perplexity.nll_delta"].non_finite is None
+
+
+def test_constant_damage_is_no_interval(observe, by_name) -> None:
+    table = observe().table
+    table["reference_nll"], table["variant_nll"] = 2.0, 2.25
+    found = by_name(Perplexity().measure(table))
+    for name in ("perplexity.ratio", "perplexity.nll_delta", "perplexity.value"):
+        assert found[name].low == found[name].high == found[name].change
+        assert "no interval" in found[name].method

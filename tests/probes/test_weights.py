@@ -1,0 +1,151 @@
+"""The table of weights: bytes, formats, the KV cache and the peak."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from harness.backends.round_to_nearest import RoundToNearest
+from harness.models import LoadedModel, load, make_variant
+from harness.probes.weights import Weights
+from harness.records import GateSpec, ModelSpec, Plan, RuleSpec, SuiteSpec, VariantSpec
+from harness.records.base import Plugin
+from tests.tiny_models import save, tiny_gpt2, tiny_llama
+
+COLUMNS = [
+    "side", "module", "type", "parameters", "stored_bytes", "bits_per_weight", "format", "granularity",
+    "group_size", "symmetric", "kernel", "backend",
+]  # fmt: skip
+
+
+class Memory:
+    """A sink that keeps frames."""
+
+    def __init__(self) -> None:
+        self.frames: dict[str, Mapping[str, pd.DataFrame]] = {}
+
+    def done(self, unit: str) -> bool:
+        return unit in self.frames
+
+    def commit(self, unit: str, frames: Mapping[str, pd.DataFrame]) -> None:
+        assert unit not in self.frames
+        self.frames[unit] = frames
+
+
+class Silent:
+    """A progress that says nothing."""
+
+    def step(self, what: str, done: int, of: int) -> None:
+        """Nothing."""
+
+
+def plan_of(folder: Path, **fields: object) -> Plan:
+    anything = Plugin()
+    return Plan(
+        name="tiny",
+        source="variant.yaml",
+        reference=ModelSpec(model=str(folder)),
+        variant=VariantSpec(compress=(RoundToNearest(**fields),)),
+        suites=(SuiteSpec(name="s", source="s.yaml", measures=(anything,)),),
+        gates=(GateSpec(name="g", source="g.yaml", rules=(RuleSpec(rule=anything, where="g.yaml:1"),)),),
+    )
+
+
+def observe(reference: LoadedModel, *variants: LoadedModel) -> list[pd.DataFrame]:
+    sinks = [Memory() for _ in variants]
+    Weights().observe(reference, variants, sinks, Silent())
+    return [sink.frames["weights"]["weights"] for sink in sinks]
+
+
+@pytest.fixture
+def reference(tmp_path: Path) -> LoadedModel:
+    return load(ModelSpec(model=str(save(tiny_llama(), tmp_path / "model"))), "reference")
+
+
+def test_both_sides_have_every_module_and_the_declared_columns(
+    reference: LoadedModel, tmp_path: Path
+) -> None:
+    variant = make_variant(plan_of(tmp_path / "model", bits=4), reference, ())
+    (table,) = observe(reference, variant)
+    assert list(table.columns) == COLUMNS
+    assert [str(table.dtypes[name]) for name in ("parameters", "stored_bytes", "bits_per_weight")] == [
+        "int64", "int64", "float64",
+    ]  # fmt: skip
+    assert (str(table.dtypes["group_size"]), str(table.dtypes["symmetric"])) == ("Int32", "boolean")
+    expected = {
+        *(f"model.layers.{i}.self_attn.{name}_proj" for i in (0, 1) for name in "qkvo"),
+        *(f"model.layers.{i}.mlp.{name}_proj" for i in (0, 1) for name in ("gate", "up", "down")),
+        *(f"model.layers.{i}.{name}_layernorm" for i in (0, 1) for name in ("input", "post_attention")),
+        *("model.embed_tokens", "model.norm", "lm_head", "kv_cache"),
+    }
+    for side in ("reference", "variant"):
+        modules = table[table.side == side].module
+        assert set(modules) == expected
+        assert modules.is_unique
+
+
+def test_bytes_are_counted_from_the_definition(reference: LoadedModel, tmp_path: Path) -> None:
+    variant = make_variant(plan_of(tmp_path / "model", bits=4, group_size=32), reference, ())
+    (table,) = observe(reference, variant)
+    sums = table[table.type != "kv_cache"].groupby("side")[["parameters", "stored_bytes"]].sum()
+    total = tiny_llama().num_parameters()
+    linear = 2 * (64 * 64 * 2 + 64 * 32 * 2 + 3 * 64 * 112)
+    assert sums.parameters.tolist() == [total, total]
+    assert sums.loc["reference", "stored_bytes"] == 4 * total
+    # 112 inputs of down_proj are three groups and a half.
+    scales = 2 * (2 * 64 * 2 + 2 * 32 * 2 + 2 * 112 * 2 + 64 * 4)
+    assert sums.loc["variant", "stored_bytes"] == 4 * (total - linear) + linear / 2 + 2 * scales
+    row = table[(table.side == "variant") & (table.module == "model.layers.0.mlp.up_proj")].iloc[0]
+    assert (row.format, row.granularity, row.group_size, row.symmetric) == ("int4", "group", 32, True)
+    assert (row.kernel, row.backend, row.bits_per_weight) == ("simulated", "round_to_nearest", 4.5)
+    row = table[(table.side == "variant") & (table.module == "model.norm")].iloc[0]
+    assert (row.format, row.kernel, row.bits_per_weight, row.granularity) == ("float32", "real", 32.0, "none")
+    assert row.group_size is pd.NA
+    assert row.symmetric is pd.NA
+
+
+def test_a_head_that_was_untied_is_counted_on_its_own(reference: LoadedModel, tmp_path: Path) -> None:
+    variant = make_variant(plan_of(tmp_path / "model", bits=8, granularity="channel", skip=()), reference, ())
+    (table,) = observe(reference, variant)
+    heads = table[table.module == "lm_head"].set_index("side")
+    assert heads.loc["reference", ["type", "stored_bytes"]].tolist() == ["Linear (shared)", 0]
+    assert heads.loc["variant", ["type", "stored_bytes"]].tolist() == ["Linear", 96 * 64 + 96 * 2]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_cache_is_measured_by_token(dtype: str, tmp_path: Path) -> None:
+    size = {"float32": 4, "bfloat16": 2}[dtype]
+    for model, expected in ((tiny_llama(), 2 * 2 * 2 * 16 * size), (tiny_gpt2(), 2 * 2 * 48 * size)):
+        folder = save(model, tmp_path / type(model).__name__)
+        loaded = load(ModelSpec(model=str(folder), dtype=dtype), "reference")
+        (table,) = observe(loaded, loaded)
+        rows = table[table.module == "kv_cache"]
+        assert rows.type.tolist() == ["kv_cache", "kv_cache"]
+        assert rows.stored_bytes.tolist() == [expected, expected]
+        assert rows.format.tolist() == [dtype, dtype]
+
+
+def test_there_is_a_peak_on_cuda_only(reference: LoadedModel, tmp_path: Path) -> None:
+    (table,) = observe(reference, reference)
+    assert "peak" not in set(table.type)
+    if not torch.cuda.is_available():
+        return
+    spec = ModelSpec(model=str(tmp_path / "model"), device="cuda")
+    first, second = load(spec, "reference"), load(spec, "variant")
+    (table,) = observe(first, second)
+    peaks = table[table.type == "peak"].set_index("side").stored_bytes
+    weights = sum(module.stored_bytes for module in first.identity.modules)
+    assert weights < peaks["reference"] < weights + 2**28
+    assert peaks["reference"] == pytest.approx(peaks["variant"], rel=0.05)
+
+
+def test_a_variant_that_is_done_is_not_observed_again(reference: LoadedModel) -> None:
+    ready, fresh = Memory(), Memory()
+    ready.frames["weights"] = {}
+    Weights().observe(reference, [reference, reference], [ready, fresh], Silent())
+    assert ready.frames["weights"] == {}
+    assert set(fresh.frames["weights"]["weights"].side) == {"reference", "variant"}
