@@ -2,8 +2,8 @@
 
     plan ─▶ run ─▶ tables ─▶ measurements ─▶ judge ─▶ run.json ─▶ writers
 
-A verdict of an earlier run is deleted before anything is computed, and the exit code 0 is given in one place only, after
-run.json has been read back from disk.
+A verdict of an earlier run is deleted before anything is computed, and the exit code 0 is given in one place only,
+after run.json has been read back from disk.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from harness.environment import prepare_threads
 from harness.errors import HarnessError
 from harness.judge import judge, overall
 from harness.plan import check_together, make_plan, resolved
 from harness.records import Clock, Plan, Run, Verdict
-from harness.terminal import Terminal
 from harness.tables import Reader
+from harness.terminal import Terminal
 from harness.write import read_run, write_all
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def _conclude(
     for message in result.messages:
         terminal.note(message)
     run = _judged(result, started)
-    code = run.exit_code
+    code: int = run.exit_code
     try:
         write_all(run, Reader(folder / "tables", run.data_key), folder, tuple(OUTPUTS))
         code = exit_code_of(folder)

@@ -82,8 +82,8 @@ def load(family: Family, name: str) -> type[Plugin]:
 
 def _class_in(module_name: str, family: Family) -> type[Plugin]:
     module = importlib.import_module(module_name)
-    base = importlib.import_module(f"harness.{family}").BASE
-    classes = [
+    base: type[Plugin] = importlib.import_module(f"harness.{family}").BASE
+    classes: list[type[Plugin]] = [
         value
         for value in vars(module).values()
         if inspect.isclass(value) and issubclass(value, base) and value.__module__ == module_name

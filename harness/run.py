@@ -114,7 +114,13 @@ def _encode(suite: SuiteSpec, model: LoadedModel) -> Sequence[EncodedDocument]:
     if spec is None:
         return ()
     raw = read_documents(spec.data, spec.max, spec.text_field, spec.split_on, spec.seed)
-    return encode(raw, model.tokenizer, spec, model.model.get_input_embeddings().num_embeddings)
+    return encode(raw, model.tokenizer, spec, _vocabulary(model))
+
+
+def _vocabulary(model: LoadedModel) -> int:
+    """How many token ids the model has an embedding for."""
+    weight = cast("Tensor", model.model.get_input_embeddings().weight)
+    return weight.shape[0]
 
 
 def _calibration(plan: Plan, model: LoadedModel) -> list[Tensor]:
@@ -129,7 +135,7 @@ def _calibration(plan: Plan, model: LoadedModel) -> list[Tensor]:
     spec = plan.calibration
     raw = read_documents(spec.data, spec.documents, spec.text_field, spec.split_on, spec.seed)
     as_documents = DocumentsSpec(data=spec.data, context=spec.tokens)
-    encoded = encode(raw, model.tokenizer, as_documents, model.model.get_input_embeddings().num_embeddings)
+    encoded = encode(raw, model.tokenizer, as_documents, _vocabulary(model))
     return [torch.from_numpy(document.ids) for document in encoded if not document.skipped]
 
 

@@ -1,8 +1,9 @@
 """Probes look at a pair of models and leave table rows. They are the only code that touches models while measuring.
 
 Every probe sees one reference and several variants, so that the reference is computed once. Each variant has a
-sink of its own that keeps its rows. A pass probe takes part in the one shared teacher-forced pass (``harness/lockstep.py``);
-any other probe drives the models itself, unit by unit, so that a killed run resumes at the unit it was in.
+sink of its own that keeps its rows. A pass probe takes part in the one shared teacher-forced pass
+(``harness/lockstep.py``); any other probe drives the models itself, unit by unit, so that a killed run resumes at the
+unit it was in.
 """
 
 from __future__ import annotations
