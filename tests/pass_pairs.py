@@ -57,11 +57,9 @@ def llama(seed: int = 0, **config: Any) -> Any:
 def gemma2() -> Any:
     """Soft-caps its logits at a value that random weights reach."""
     torch.manual_seed(0)
-    config = Gemma2Config(
-        vocab_size=VOCABULARY, hidden_size=32, num_hidden_layers=2, intermediate_size=48,
-        num_attention_heads=4, num_key_value_heads=2, head_dim=8, final_logit_softcapping=0.5, max_position_embeddings=64,
-        attn_implementation="eager",
-    )  # fmt: skip
+    sizes = {"vocab_size": VOCABULARY, "hidden_size": 32, "num_hidden_layers": 2, "intermediate_size": 48}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 64}
+    config = Gemma2Config(**(sizes | heads), final_logit_softcapping=0.5, attn_implementation="eager")
     return louder(Gemma2ForCausalLM(config).eval(), 4.0)
 
 
@@ -108,7 +106,7 @@ def observe(
     progress: Any = None,
     **settings: Any,
 ) -> tuple[PassReport, list[dict[str, pd.DataFrame]]]:
-    """Run the pass, one store a variant (``folder``/0, /1, …); its report, and the tables of every variant."""
+    """Run the pass, one store a variant (``folder``/0, /1, …); its report, and the tables of each."""
     stores = [Store(folder / str(number), "key") for number in range(len(variants))]
     try:
         report = shared_pass(

@@ -13,6 +13,7 @@ from harness.records import Plugin
 
 EVERY = [(family, name) for family in FAMILIES for name in names(family)]
 MINIMAL: dict[str, dict[str, object]] = {
+    "round_to_nearest": {"bits": 4},
     "at_most": {"metric": "m", "why": "w", "limit": 1.0},
     "at_least": {"metric": "m", "why": "w", "limit": 1.0},
     "retains": {"metric": "m", "why": "w", "share": 0.9},

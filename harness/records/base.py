@@ -22,6 +22,8 @@ class Plugin(Record):
     that need them, so that listing and checking plugins stays quick.
     """
 
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
     kind: ClassVar[str] = ""
     """The name under which YAML files know the plugin; set by the loader from the file or entry-point name."""
 
