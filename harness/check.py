@@ -20,13 +20,12 @@ from harness.plan import check_together, make_plan, resolved
 from harness.records import Clock, Plan, Run, Verdict
 from harness.tables import Reader
 from harness.terminal import Terminal
-from harness.write import read_run, write_all
+from harness.write import read_run, write_all, write_report
 
 if TYPE_CHECKING:
     from harness.run import Observed
 
-OUTPUTS = {"run_json": "run.json", "report_html": "report.html"}
-"""The writers of every run and the files they make."""
+RUN, REPORT = "run.json", "report.html"
 EXIT_ERROR = 2
 WORST_FIRST = (2, 1, 3, 0)
 
@@ -57,9 +56,8 @@ def check(files: Sequence[Path], out: Path, terminal: Terminal) -> int:
     return min(codes, key=WORST_FIRST.index)
 
 
-def exit_code_of(folder: Path) -> int:
-    """The exit code that the run.json in ``folder`` deserves, from the file and nothing else."""
-    run = read_run(folder)
+def exit_code_of(run: Run) -> int:
+    """The exit code that a run, as read back from its run.json, deserves."""
     _, code = overall(run.verdicts)
     return code if code == run.exit_code else EXIT_ERROR
 
@@ -67,7 +65,7 @@ def exit_code_of(folder: Path) -> int:
 def _fresh_folder(folder: Path) -> Path:
     """Make the run folder and delete verdicts that an earlier run left there; its tables stay, to be resumed."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name in OUTPUTS.values():
+    for name in (RUN, REPORT):
         (folder / name).unlink(missing_ok=True)
     return folder
 
@@ -84,13 +82,16 @@ def _conclude(
     run = _judged(result, started)
     code: int = run.exit_code
     try:
-        write_all(run, Reader(folder / "tables", run.data_key), folder, tuple(OUTPUTS))
-        code = exit_code_of(folder)
+        write_all(run, Reader(folder / "tables", run.data_key), folder, ["run_json"])
+        # The report is made from what was written, so that making it again gives the same bytes.
+        run = read_run(folder)
+        write_report(run, folder)
+        code = exit_code_of(run)
     except HarnessError as error:
         # A verdict that was reached stays what it is, but nothing passes without all of its outputs.
         terminal.error(f"{plan.name}: {error}")
         code = 1 if run.exit_code == 1 else EXIT_ERROR
-    terminal.verdict(run, folder / OUTPUTS["report_html"])
+    terminal.verdict(run, folder / REPORT)
     return code
 
 

@@ -41,7 +41,9 @@ if TYPE_CHECKING:
 
     from harness.models import LoadedModel
 
-CPU_TOKENS, GPU_TOKENS = 1024, 8192
+_Found = tuple[dict[str, "pd.DataFrame"], dict[str, "pd.DataFrame"]]
+"""Rows and running tables, by table name."""
+CPU_TOKENS, GPU_TOKENS = 1024, 4096
 """Positions in a batch. On a processor larger batches gain nothing and take memory."""
 CHUNK_VALUES = 2**23
 """Logits of one side that exist at a time."""
@@ -67,9 +69,7 @@ def shared_pass(
     tokens = batch_tokens or (CPU_TOKENS if sides[0].device.type == "cpu" else GPU_TOKENS)
     batches = plan_batches(documents, tokens)
     if not batches:
-        raise DataError(
-            f"none of {len(documents)} documents has a token to score; check the suite's documents"
-        )
+        raise DataError(f"none of {len(documents)} documents has a token to score; check the suite's documents")
     units = [SETUP, *(batch.unit for batch in batches)]
     if all(sink.done(unit) for sink in sinks for unit in units):
         return read_report(sinks)
@@ -105,10 +105,9 @@ class _Pass:
             for done, batch in enumerate(batches):
                 progress.step("shared pass", done, len(batches))
                 lacking = [number for number, sink in enumerate(sinks) if not sink.done(batch.unit)]
-                if lacking:
-                    self._observe(batch, lacking)
-                for variant in lacking:
-                    self._commit(batch, variant, sinks[variant])
+                found = self._observe(batch, lacking) if lacking else {}
+                for variant, (rows, totals) in found.items():
+                    sinks[variant].commit(batch.unit, rows, totals)
         progress.step("shared pass", len(batches), len(batches))
 
     @contextmanager
@@ -120,7 +119,26 @@ class _Pass:
                 stack.enter_context(attached(decoder.model, side, self.stage, inputs, outputs))
             yield
 
-    def _observe(self, batch: Batch, variants: Sequence[int]) -> None:
+    def _observe(self, batch: Batch, variants: Sequence[int]) -> dict[int, _Found]:
+        """What one batch leaves of each given variant. Where memory runs out, its halves do, for both sides."""
+        try:
+            self._run(batch, variants)
+        except RuntimeError as error:
+            if not out_of_memory(error):
+                raise
+            if len(batch.documents) == 1:
+                raise ModelError(
+                    f"memory ran out on document {batch.documents[0].id} of {batch.width} tokens alone ({error}); "
+                    "set documents.context lower or use a larger machine; what was measured before is kept"
+                ) from error
+        else:
+            return {variant: self._found(variant) for variant in variants}
+        middle = len(batch.documents) // 2
+        halves = [Batch(batch.index, part) for part in (batch.documents[:middle], batch.documents[middle:])]
+        first, second = (self._observe(half, variants) for half in halves)
+        return {variant: _joined(first[variant], second[variant]) for variant in variants}
+
+    def _run(self, batch: Batch, variants: Sequence[int]) -> None:
         """One batch through the reference and the given variants."""
         for recorder in self.recorders:
             recorder.start(batch)
@@ -141,14 +159,27 @@ class _Pass:
         with self.stage.playing(side):
             return self.sides[side + 1].scored_states(batch)
 
-    def _commit(self, batch: Batch, variant: int, sink: PassSink) -> None:
+    def _found(self, variant: int) -> _Found:
         rows: dict[str, pd.DataFrame] = {}
         totals: dict[str, pd.DataFrame] = {}
         for recorder in self.recorders:
             rows |= recorder.rows(variant)
             if recorder.running:
                 totals[recorder.running] = recorder.totals(variant)
-        sink.commit(batch.unit, rows, totals)
+        return rows, totals
+
+
+def out_of_memory(error: RuntimeError) -> bool:
+    """Whether an error of torch means that memory ran out; on a processor only its text says so."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def _joined(first: _Found, second: _Found) -> _Found:
+    """Rows of both halves of a batch, and the running tables after the second."""
+    import pandas as pd
+
+    rows = {name: pd.concat([first[0][name], second[0][name]], ignore_index=True) for name in first[0]}
+    return rows, second[1]
 
 
 def _prepare(

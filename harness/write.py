@@ -48,9 +48,7 @@ def _remove_old(folder: Path, names: Sequence[str]) -> None:
         try:
             (folder / name).unlink(missing_ok=True)
         except OSError as error:
-            raise WriteError(
-                f"{folder / name}: an earlier result could not be removed: {error.strerror}"
-            ) from error
+            raise WriteError(f"{folder / name}: an earlier result could not be removed: {error.strerror}") from error
 
 
 def write_report(run: Run, folder: Path, kind: str = "report_html") -> Path:
@@ -112,9 +110,7 @@ def _read_json(path: Path) -> Any:
     except OSError as error:
         raise HarnessError(f"{path}: could not be read: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
-        raise HarnessError(
-            f"{path}: damaged: not UTF-8 at byte {error.start}; run the check again"
-        ) from error
+        raise HarnessError(f"{path}: damaged: not UTF-8 at byte {error.start}; run the check again") from error
     except RecursionError as error:
         raise HarnessError(f"{path}: damaged or foreign: nested too deeply") from error
     except ValueError as error:
@@ -138,8 +134,6 @@ def _first_problems(error: Exception, most: int = 3) -> str:
     if not isinstance(error, ValidationError):
         return str(error)
     found = error.errors(include_url=False, include_input=False, include_context=False)
-    lines = [
-        f"{'.'.join(str(part) for part in item['loc']) or 'run'}: {item['msg']}" for item in found[:most]
-    ]
+    lines = [f"{'.'.join(str(part) for part in item['loc']) or 'run'}: {item['msg']}" for item in found[:most]]
     more = f" (and {len(found) - most} more)" if len(found) > most else ""
     return "found what no run.json of this program holds: " + "; ".join(lines) + more

@@ -154,10 +154,7 @@ def test_the_same_model_on_both_sides_changes_nothing_at_all(tmp_path: Path, mak
         assert (layers["sum_squared_error"] == 0).all()
         assert (layers["max_abs_diff"] == 0).all()
         assert (layers["dot"] == layers["sum_squared_reference"]).all()
-        sides = {
-            side: frame.drop(columns="side").reset_index(drop=True)
-            for side, frame in channels.groupby("side")
-        }
+        sides = {side: frame.drop(columns="side").reset_index(drop=True) for side, frame in channels.groupby("side")}
         pd.testing.assert_frame_equal(sides["reference"], sides["variant"])
 
 
@@ -218,6 +215,55 @@ def test_a_variant_that_was_ahead_waits_for_the_other(tmp_path: Path) -> None:
         observe(tmp_path / "stopped", reference, variants[:1], progress=Stopping(2))
     _, tables = observe(tmp_path / "stopped", reference, variants)
     assert [as_bytes(t) for t in tables] == [as_bytes(t) for t in whole]
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("can't allocate memory")])
+def test_a_batch_that_does_not_fit_is_halved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: RuntimeError
+) -> None:
+    reference = llama()
+    variant = damaged(reference)
+    documents = make_documents([20, 20, 9, 9, 9, 9, 9])
+    _, (whole,) = observe(tmp_path / "whole", reference, [variant], documents)
+    real = Decoder.states
+
+    def small(self: Decoder, ids: Any, mask: Any) -> Any:
+        if len(ids) > most and self.name != "reference":
+            raise error
+        return real(self, ids, mask)
+
+    most = 2
+    monkeypatch.setattr(Decoder, "states", small)
+    _, (halved,) = observe(tmp_path / "halved", reference, [variant], documents)
+    for table in ("tokens", "layers", "channels"):
+        pd.testing.assert_frame_equal(whole[table], halved[table], rtol=1e-4, atol=1e-5)
+
+
+def test_a_document_that_does_not_fit_alone_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reference, real = llama(), Decoder.states
+
+    def small(self: Decoder, ids: Any, mask: Any) -> Any:
+        if ids.shape[1] > 15 and self.name != "reference":
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(self, ids, mask)
+
+    monkeypatch.setattr(Decoder, "states", small)
+    monkeypatch.setattr("harness.lockstep.VERIFIED_TOKENS", 8)
+    with pytest.raises(ModelError, match="memory ran out on document d1 of 20 tokens alone"):
+        observe(tmp_path, reference, [damaged(reference)], make_documents([9, 20]))
+
+
+def test_other_errors_are_not_taken_for_a_lack_of_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reference, real = llama(), Decoder.states
+
+    def failing(self: Decoder, ids: Any, mask: Any) -> Any:
+        if len(ids) > 1 and self.name != "reference":
+            raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+        return real(self, ids, mask)
+
+    monkeypatch.setattr(Decoder, "states", failing)
+    with pytest.raises(RuntimeError, match="mat1"):
+        observe(tmp_path, reference, [damaged(reference)])
 
 
 def test_a_damaged_part_is_computed_again(tmp_path: Path) -> None:
@@ -312,9 +358,7 @@ def test_nan_in_one_layer_stays_where_it_is_and_what_follows(tmp_path: Path) -> 
     assert tokens["reference_nll"].notna().all()
     channels = tables["channels"]
     hidden = channels[channels["max_abs"].isna()]
-    assert hidden[["side", "module", "channel"]].values.tolist() == [
-        ["variant", "model.layers.1.mlp.down_proj", 3]
-    ]
+    assert hidden[["side", "module", "channel"]].values.tolist() == [["variant", "model.layers.1.mlp.down_proj", 3]]
     assert hidden[["sum", "sum_squares", "sum_fourth"]].isna().all(axis=None)
 
 

@@ -119,7 +119,12 @@ def response_table(reference: dict[str, float], responses: list[Response]) -> st
     return _table(header, rows)
 
 
-CARD = """# pocket
+CARD = """---
+license: apache-2.0
+library_name: transformers
+---
+
+# pocket
 
 A language model of {parameters:,} parameters in a world of its own, made to be compressed: it shows on
 any laptop, in seconds and without a network, what quantization does to a model. `LlamaForCausalLM` with

@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import Any
 
 import yaml
 
+from harness.report.display import clean
+
 
 def outline(asked: dict[str, Any], most: int = 400) -> list[str]:
     """The plan as lines of YAML, in the order it was written; beyond ``most`` they are counted."""
-    lines = yaml.safe_dump(asked, sort_keys=False, allow_unicode=True, width=100).splitlines()
+    lines = yaml.safe_dump(_short(asked), sort_keys=False, allow_unicode=True, width=100).splitlines()
     hidden = len(lines) - most
     return lines if hidden <= 0 else [*lines[:most], f"… {hidden} more lines in run.json"]
+
+
+def _short(value: Any, most: int = 200) -> Any:
+    """The plan with very long lists and texts cut, so that making lines of it takes no time."""
+    if isinstance(value, str):
+        return clean(value)
+    if isinstance(value, dict):
+        return {_short(key): _short(item) for key, item in islice(value.items(), most)}
+    if isinstance(value, list | tuple):
+        cut = [f"… {len(value) - most} more in run.json"] if len(value) > most else []
+        return [_short(item) for item in value[:most]] + cut
+    return value
 
 
 def rules_by_place(asked: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -32,11 +47,7 @@ def steps(asked: dict[str, Any]) -> list[str]:
 
 def _step(step: dict[str, Any]) -> str:
     name = str(step.get("backend", step.get("kind", "step")))
-    settings = [
-        f"{key} {value}"
-        for key, value in step.items()
-        if key not in {"backend", "kind"} and value is not None
-    ]
+    settings = [f"{key} {value}" for key, value in step.items() if key not in {"backend", "kind"} and value is not None]
     return f"{name} ({', '.join(settings)})" if settings else name
 
 

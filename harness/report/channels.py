@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import isfinite, nan
+from math import isfinite
 
 from markupsafe import Markup
 
@@ -29,16 +29,15 @@ def channels(suite: Suite, most: int) -> tuple[list[Inputs], int] | None:
     frame = suite.read("channels", ("side", "module", "channel", "max_abs"))
     if frame is None:
         return None
-    ratio: dict[tuple[str, str], float] = {}
-    for (module, side), maxima in frame.groupby(["module", "side"], sort=True, observed=True)["max_abs"]:
-        middle = float(maxima.median())
-        ratio[str(module), str(side)] = float(maxima.max()) / middle if middle else nan
-    widest = frame.loc[frame.groupby("module", sort=True, observed=True)["max_abs"].idxmax().dropna()]
+    maxima = frame.groupby(["module", "side"], sort=True, observed=True)["max_abs"].agg(["max", "median"])
+    # A median of zero, or NaN on the way, leaves no finite ratio; _finite says so.
+    ratio = dict(zip(maxima.index, (maxima["max"] / maxima["median"]).tolist(), strict=True))
+    widest = frame.loc[frame.groupby("module", sort=True, observed=True)["max_abs"].idxmax()]
     rows = [
         Inputs(
             module=str(row["module"]),
-            reference=_finite(ratio.get((str(row["module"]), "reference"))),
-            variant=_finite(ratio.get((str(row["module"]), "variant"))),
+            reference=_finite(ratio.get((row["module"], "reference"))),
+            variant=_finite(ratio.get((row["module"], "variant"))),
             channel=int(row["channel"]),
             largest=float(row["max_abs"]),
         )

@@ -59,9 +59,7 @@ def limit(
         dot(place, 31, f"mark {tone}", radius=5),
         text(place, 60, shown["value"], "tick strong"),
     ]
-    return drawing(
-        64, title, f"found {shown['value']}{interval}; limit {shown['limit']}, good {good} it", *content
-    )
+    return drawing(64, title, f"found {shown['value']}{interval}; limit {shown['limit']}, good {good} it", *content)
 
 
 def _neutral(neutral: tuple[float, str] | None, scale: Scale, taken: float) -> list[Markup]:
@@ -78,9 +76,7 @@ def interval(
 ) -> Markup:
     """One interval on a scale shared by the rows of a table."""
     ends = _whisker(scale(low), scale(high), 12, tone) if low is not None and high is not None else Markup()
-    return drawing(
-        24, hint, "", upright(scale(neutral), 0, 24, "neutral"), ends, dot(scale(value), 12, f"mark {tone}")
-    )
+    return drawing(24, hint, "", upright(scale(neutral), 0, 24, "neutral"), ends, dot(scale(value), 12, f"mark {tone}"))
 
 
 def pair(reference: float, variant: float, scale: Scale, hint: str) -> Markup:
@@ -132,16 +128,13 @@ def histogram(
             text(bins.scale(value), 11, label, "tick strong"),
         ]
     content += [
-        text(bins.scale(tick), bottom + 16, words(tick))
-        for tick in bins.scale.ticks(9 if bins.scale.log else 5)
+        text(bins.scale(tick), bottom + 16, words(tick)) for tick in bins.scale.ticks(9 if bins.scale.log else 5)
     ]
     said = "; ".join(f"{label} at {words(value)}" for value, label in marks)
     return drawing(height, title, f"{display.number(total)} {bins.unit}; {said}", *content)
 
 
-def depth(
-    line: Sequence[float], dots: Sequence[Dot], labels: Sequence[str], title: str, description: str
-) -> Markup:
+def depth(line: Sequence[float], dots: Sequence[Dot], labels: Sequence[str], title: str, description: str) -> Markup:
     """A line through the outputs of the blocks in order, with dots for the modules inside each block."""
     top, bottom, height = 10, 190, 212
     scale = covering([*line, *(mark.value for mark in dots)], zero=True)
@@ -152,17 +145,11 @@ def depth(
         return bottom - (bottom - top) * scale(value)
 
     content = [level(down(tick), "grid" if tick else "axis") for tick in ticks]
-    content.append(
-        polyline([(across(place), down(value)) for place, value in enumerate(line)], height, "line variant")
-    )
-    content += [
-        dot(across(mark.place), down(mark.value), f"spot {mark.tone}", mark.hint, radius=3.5) for mark in dots
-    ]
+    content.append(polyline([(across(place), down(value)) for place, value in enumerate(line)], height, "line variant"))
+    content += [dot(across(mark.place), down(mark.value), f"spot {mark.tone}", mark.hint, radius=3.5) for mark in dots]
     if len(line) <= 200:
         content += [
-            dot(
-                across(place), down(value), "mark variant", f"block {labels[place]}: {display.percent(value)}"
-            )
+            dot(across(place), down(value), "mark variant", f"block {labels[place]}: {display.percent(value)}")
             for place, value in enumerate(line)
         ]
     every = max(1, -(-len(labels) // 12))
@@ -171,9 +158,7 @@ def depth(
         for place, label in enumerate(labels)
         if place % every == 0
     ]
-    return _with_y_axis(
-        height, [(down(tick), display.percent(tick)) for tick in ticks], content, title, description
-    )
+    return _with_y_axis(height, [(down(tick), display.percent(tick)) for tick in ticks], content, title, description)
 
 
 def reliability(
@@ -196,12 +181,8 @@ def reliability(
         filled = [(confidence, accuracy, count) for confidence, accuracy, count in bins if count]
         content.append(polyline([(c, down(a)) for c, a, _ in filled], height, f"line {tone}"))
         for confidence, accuracy, count in filled:
-            hint = (
-                f"{tone}: confidence {display.percent(confidence, 3)}, right {display.percent(accuracy, 3)}"
-            )
-            content.append(
-                dot(confidence, down(accuracy), f"mark {tone}", f"{hint}, {display.number(count)} tokens")
-            )
+            hint = f"{tone}: confidence {display.percent(confidence, 3)}, right {display.percent(accuracy, 3)}"
+            content.append(dot(confidence, down(accuracy), f"mark {tone}", f"{hint}, {display.number(count)} tokens"))
     content += [text(tick, bottom + 17, display.percent(tick)) for tick in quarters]
     labels = [(down(tick), display.percent(tick)) for tick in quarters]
     return _with_y_axis(height, labels, content, title, description)

@@ -34,7 +34,5 @@ def size_ratio(run: Run) -> float | None:
     measured = next((m for m in run.measurements if m.name == "memory.weight_bytes"), None)
     if measured is not None and measured.reference and measured.variant:
         return measured.reference / measured.variant
-    reference, variant = (
-        sum(module.stored_bytes for module in side.modules) for side in (run.reference, run.variant)
-    )
+    reference, variant = (sum(module.stored_bytes for module in side.modules) for side in (run.reference, run.variant))
     return reference / variant if reference and variant else None

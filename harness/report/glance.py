@@ -44,9 +44,7 @@ def _perplexity(run: Run) -> Figure | None:
     if ratio is None or ratio.change is None:
         return None
     change = ratio.change - 1
-    shown = (
-        f"×{display.number(ratio.change, 4)}" if change > 1 else f"{display.signed(change * 100, 3)}\u202f%"
-    )
+    shown = f"×{display.number(ratio.change, 4)}" if change > 1 else f"{display.signed(change * 100, 3)}\u202f%"
     sides = beside_words(value.reference, value.variant) if value is not None else ""
     return Figure("Perplexity", shown, sides or _between(ratio))
 

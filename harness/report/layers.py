@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from math import inf, isfinite
+from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 MOST_COLUMNS = 96
 MOST_ROWS = 40
+_NUMBER = re.compile(r"\.(\d+)(?=\.|$)\.?")
 _COLUMNS = (
     "document", "module", "kind", "depth",
     "sum_squared_error", "sum_squared_reference", "sum_squared_variant", "dot",
@@ -91,10 +92,7 @@ class Layers:
         """Where the error of the blocks' outputs rises most from one block to the next."""
         blocks = self.blocks
         before = [0.0, *(block.error for block in blocks)]
-        rises = [
-            (block.error - old, -index)
-            for index, (block, old) in enumerate(zip(blocks, before, strict=False))
-        ]
+        rises = [(block.error - old, -index) for index, (block, old) in enumerate(zip(blocks, before, strict=False))]
         if not rises or max(rises)[0] <= 0:
             return None
         at = -max(rises)[1]
@@ -106,14 +104,9 @@ def layers(suite: Suite) -> Layers | None:
     frame = suite.read("layers", _COLUMNS)
     if frame is None:
         return None
-    modules, undefined = [], []
-    for row in _sums(frame).to_dict("records"):
-        module = _module(row)
-        if isfinite(module.error):
-            modules.append(module)
-        else:
-            undefined.append(module.name)
-    return Layers(tuple(modules), tuple(undefined))
+    found = [_module(row) for row in _numbers(_sums(frame)).to_dict("records")]
+    modules = tuple(module for module in found if isfinite(module.error))
+    return Layers(modules, tuple(module.name for module in found if not isfinite(module.error)))
 
 
 def _sums(frame: pd.DataFrame) -> pd.DataFrame:
@@ -125,19 +118,33 @@ def _sums(frame: pd.DataFrame) -> pd.DataFrame:
     return sums.sort_values(["depth", "name"], kind="stable")
 
 
-def _module(row: dict[Hashable, Any]) -> Module:
-    name, kind = str(row["name"]), str(row["kind"])
-    error, reference, variant, dot = (np.float64(row[column]) for column in _COLUMNS[4:])
+def _numbers(sums: pd.DataFrame) -> pd.DataFrame:
+    """Relative error, SQNR and cosine of each row; what is not defined (0/0) is NaN."""
+    error, reference, variant, dot = (sums[column].to_numpy(dtype=np.float64) for column in _COLUMNS[4:])
     with np.errstate(all="ignore"):
-        relative = float(np.sqrt(error / reference))
-        sqnr = float(10 * np.log10(reference / error)) if error else inf
-        cosine = float(dot / np.sqrt(reference * variant))
-    return Module(name, kind, block_of(name), role_of(name), relative, sqnr, cosine)
+        return sums.assign(
+            error=np.sqrt(error / reference),
+            sqnr_db=10 * np.log10(reference / error),
+            cosine=dot / np.sqrt(reference * variant),
+        )
+
+
+def _module(row: dict[Hashable, Any]) -> Module:
+    name = str(row["name"])
+    return Module(
+        name=name,
+        kind=str(row["kind"]),
+        block=block_of(name),
+        role=role_of(name),
+        error=float(row["error"]),
+        sqnr_db=float(row["sqnr_db"]),
+        cosine=float(row["cosine"]),
+    )
 
 
 def block_of(module: str) -> int | None:
     """The number of the decoder block a module belongs to: the first number in its path."""
-    found = re.search(r"\.(\d+)(?:\.|$)", module)
+    found = _NUMBER.search(module)
     return int(found[1]) if found else None
 
 
@@ -145,8 +152,9 @@ def role_of(module: str) -> str:
     """What the module is within its block, with further numbers (experts) left open:
     "mlp.experts.*.down_proj".
     """
-    after = re.split(r"\.\d+\.", module, maxsplit=1)[-1]
-    return re.sub(r"\.\d+(?=\.|$)", ".*", after)
+    block = _NUMBER.search(module)
+    after = module[block.end() :] if block and block.end() < len(module) else module
+    return _NUMBER.sub(".*", after)
 
 
 def heat_map(modules: Sequence[Module]) -> HeatMap | None:
@@ -166,8 +174,7 @@ def heat_map(modules: Sequence[Module]) -> HeatMap | None:
         most[key] = max(most.get(key, 0.0), module.error)
     top = max(most.values()) or 1.0
     rows = tuple(
-        (role, tuple(_cell(most.get((role, index)), top) for index in range(len(ranges))))
-        for role in roles[:MOST_ROWS]
+        (role, tuple(_cell(most.get((role, index)), top) for index in range(len(ranges)))) for role in roles[:MOST_ROWS]
     )
     labels = tuple(f"{part[0]}" if len(part) == 1 else f"{part[0]}–{part[-1]}" for part in ranges)
     return HeatMap(labels, rows, max(0, len(roles) - MOST_ROWS))
@@ -177,9 +184,7 @@ def depth_chart(found: Layers) -> Markup:
     """The blocks' outputs as a line, attention and MLP of each block as dots."""
     blocks = found.blocks
     place = {block.block: index for index, block in enumerate(blocks)}
-    inside = [
-        module for module in found.modules if module.kind in {"attention", "mlp"} and module.block in place
-    ]
+    inside = [module for module in found.modules if module.kind in {"attention", "mlp"} and module.block in place]
     dots = [
         charts.Dot(place[module.block], module.error, f"{module.name}: {percent(module.error)}", module.kind)
         for module in inside

@@ -34,9 +34,7 @@ def formats(modules: Iterable[ModuleFormat]) -> list[Format]:
     for module in modules:
         groups.setdefault((stored_as(module), module.backend), []).append(module)
     found = [_format(words, backend, group) for (words, backend), group in groups.items()]
-    return sorted(
-        found, key=lambda group: (not group.compressed, -group.parameters, group.words, group.backend)
-    )
+    return sorted(found, key=lambda group: (not group.compressed, -group.parameters, group.words, group.backend))
 
 
 def _format(words: str, backend: str, group: list[ModuleFormat]) -> Format:

@@ -36,29 +36,23 @@ class Kind:
     variant_bits: float | None
 
 
-def by_kind(found: Tokens) -> list[Kind]:
-    """One row a kind of document, the one whose perplexity grew most first."""
-    frame = found.frame
-    change = frame["variant_nll"].astype("float64") - frame["reference_nll"].astype("float64")
-    columns = ["reference_nll", "variant_nll", "bytes"]
-    wide = (
-        frame[["kind", "document", *columns]].astype(dict.fromkeys(columns, "float64")).assign(change=change)
-    )
+def by_kind(found: Tokens, most: int) -> list[Kind]:
+    """One row a kind of document, at most so many, the one whose perplexity grew most first."""
+    columns = ["reference_nll", "variant_nll", "bytes", "change"]
+    frame = found.frame.assign(change=found.frame["variant_nll"] - found.frame["reference_nll"])
+    wide = frame[["kind", "document", *columns]].astype(dict.fromkeys(columns, "float64"))
     grouped = wide.groupby(["kind", "document"], sort=True, observed=True)
     # skipna=False: one token without byte offsets makes the bytes of its document unknown, not smaller.
-    sums = grouped[[*columns, "change"]].sum(skipna=False)
+    sums = grouped[columns].sum(skipna=False)
     sums["n"] = grouped.size()
-    return sorted(
-        (_kind(str(name), rows) for name, rows in sums.groupby(level="kind")),
-        key=lambda k: (-k.ratio, k.name),
-    )
+    whole = sums.groupby(level="kind", sort=True)[["change", "n"]].sum()
+    growth = (whole["change"] / whole["n"]).sort_values(ascending=False, kind="stable")
+    return [_kind(str(name), sums.loc[[name]]) for name in growth.index[:most]]
 
 
 def scale(kinds: Sequence[Kind]) -> Scale:
     """One scale for the ratios of all kinds, with 1 (no change) on it."""
-    return covering(
-        [1.0, *(end for kind in kinds for end in (kind.low, kind.ratio, kind.high) if end is not None)]
-    )
+    return covering([1.0, *(end for kind in kinds for end in (kind.low, kind.ratio, kind.high) if end is not None)])
 
 
 def drawn(kind: Kind, scale: Scale) -> Markup:
@@ -66,9 +60,7 @@ def drawn(kind: Kind, scale: Scale) -> Markup:
     hint = f"{kind.name}: ratio {display.number(kind.ratio, 5)}"
     if kind.low is not None and kind.high is not None:
         hint += f", interval {display.number(kind.low, 5)} to {display.number(kind.high, 5)}"
-    tone = (
-        "worse" if (kind.low or 0) > 1 else "better" if kind.high is not None and kind.high < 1 else "variant"
-    )
+    tone = "worse" if (kind.low or 0) > 1 else "better" if kind.high is not None and kind.high < 1 else "variant"
     return charts.interval(kind.ratio, kind.low, kind.high, scale, 1.0, tone, hint)
 
 
@@ -77,7 +69,10 @@ def _kind(name: str, rows: pd.DataFrame) -> Kind:
     reference, variant, change, size = (
         float(rows[c].sum(skipna=False)) for c in ("reference_nll", "variant_nll", "change", "bytes")
     )
-    interval = ratio_of_sums_interval(rows["change"].to_numpy(), rows["n"].to_numpy(), rows.index.to_numpy())
+    documents = rows.index.get_level_values("document").to_numpy()
+    interval = ratio_of_sums_interval(rows["change"].to_numpy(), rows["n"].to_numpy(), documents)
+    if interval is not None and interval.low == interval.high:
+        interval = None  # no spread between documents is no evidence about others
     per_byte = 1 / (size * math.log(2)) if size > 0 else None
     return Kind(
         name=name,

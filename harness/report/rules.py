@@ -17,29 +17,43 @@ _GOOD = {"at_most": "below", "at_least": "above"}
 
 
 @dataclass(frozen=True)
-class Judged:
-    """One verdict with its texts shortened.
-
-    numbers ("1.093, limit 1.02") and chart are empty where nothing was compared with a single limit.
-    """
-
-    verdict: Verdict
-    measurement: Measurement | None
-    expected: str
-    found: str
-    because: str
-    numbers: str
-    chart: Markup
-
-
-@dataclass(frozen=True)
-class _Axis:
-    """The number that was compared with a limit: the change, or the variant's own value."""
+class _Compared:
+    """The number that was compared (the change, or the variant's own value), and the limit with its good side."""
 
     value: float
     low: float | None
     high: float | None
     neutral: tuple[float, str] | None
+    limit: float
+    good: str
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One verdict with its texts shortened; compared is None where no number met a single limit."""
+
+    verdict: Verdict
+    expected: str
+    found: str
+    because: str
+    compared: _Compared | None
+
+    @property
+    def numbers(self) -> str:
+        """What met what, as "1.093, limit 1.02"; empty where nothing did."""
+        if self.compared is None:
+            return ""
+        value, limit = display.beside([self.compared.value, self.compared.limit])
+        return f"{value}, limit {limit}"
+
+    @property
+    def chart(self) -> Markup:
+        """The interval against the limit; empty where there is nothing to draw."""
+        if self.compared is None:
+            return Markup()
+        c, status = self.compared, self.verdict.status
+        title = f"{words.metric(self.verdict.metric)}: {words.STATUSES[status].word}"
+        return charts.limit(c.value, c.low, c.high, c.limit, c.neutral, c.good, status, title)
 
 
 def judged(run: Run) -> list[Judged]:
@@ -58,58 +72,33 @@ def judged(run: Run) -> list[Judged]:
 
 def _judged(verdict: Verdict, measurement: Measurement | None, settings: dict[str, Any]) -> Judged:
     expected, found, because = display.shortened([verdict.expected, verdict.found, verdict.because])
-    because = _rest(because, expected, found)
-    placed = None
-    compared = verdict.status in {"pass", "fail", "inconclusive"}
-    if compared and measurement is not None and measurement.non_finite is None:
-        placed = _place(verdict, measurement, settings)
-    if placed is None:
-        return Judged(verdict, measurement, expected, found, because, "", Markup())
-    axis, limit, good = placed
-    value, bound = display.beside([axis.value, limit])
-    title = f"{words.metric(verdict.metric)}: {words.STATUSES[verdict.status].word}"
-    chart = charts.limit(axis.value, axis.low, axis.high, limit, axis.neutral, good, verdict.status, title)
-    return Judged(verdict, measurement, expected, found, because, f"{value}, limit {bound}", chart)
+    compared = None
+    decided = verdict.status in {"pass", "fail", "inconclusive"}
+    if decided and measurement is not None and measurement.non_finite is None:
+        compared = _compared(verdict.rule, measurement, settings)
+    return Judged(verdict, expected, found, _rest(because, expected, found), compared)
 
 
-def _place(
-    verdict: Verdict, measurement: Measurement, settings: dict[str, Any]
-) -> tuple[_Axis, float, str] | None:
-    """The axis, the limit on it, and which side of the limit is good; None where the rule is of another
-    kind.
-    """
-    m = measurement
-    change = _axis(m.change, m.low, m.high, (m.neutral, "no change"))
-    if verdict.rule == "not_worse":
-        margin = _number(settings.get("margin"))
-        if change is None or margin is None:
-            return None
-        return (
-            (change, m.neutral + margin, "below")
-            if m.better == "lower"
-            else (change, m.neutral - margin, "above")
-        )
-    if verdict.rule == "retains":
-        share = _number(settings.get("share"))
-        if change is None or not share or m.neutral != 1:
-            return None
-        return (change, 1 / share, "below") if m.better == "lower" else (change, share, "above")
-    limit, good = _number(settings.get("limit")), _GOOD.get(verdict.rule)
-    axis = change
-    if m.variant is not None:
-        axis = _axis(
-            m.variant,
-            m.variant_low,
-            m.variant_high,
-            None if m.reference is None else (m.reference, "reference"),
-        )
-    return None if axis is None or limit is None or good is None else (axis, limit, good)
+def _compared(rule: str, m: Measurement, settings: dict[str, Any]) -> _Compared | None:
+    """What the rule compared with which limit; None for a rule that is not known here."""
+    upper = m.better == "lower"
+    margin, share, limit = (_number(settings.get(name)) for name in ("margin", "share", "limit"))
+    if rule == "not_worse" and margin is not None:
+        return _change(m, m.neutral + margin if upper else m.neutral - margin, "below" if upper else "above")
+    if rule == "retains" and share and m.neutral == 1:
+        return _change(m, 1 / share if upper else share, "below" if upper else "above")
+    if rule in _GOOD and limit is not None:
+        if m.variant is None:
+            return _change(m, limit, _GOOD[rule])
+        reference = None if m.reference is None else (m.reference, "reference")
+        return _Compared(m.variant, m.variant_low, m.variant_high, reference, limit, _GOOD[rule])
+    return None
 
 
-def _axis(
-    value: float | None, low: float | None, high: float | None, neutral: tuple[float, str] | None
-) -> _Axis | None:
-    return None if value is None else _Axis(value, low, high, neutral)
+def _change(m: Measurement, limit: float, good: str) -> _Compared | None:
+    if m.change is None:
+        return None
+    return _Compared(m.change, m.low, m.high, (m.neutral, "no change"), limit, good)
 
 
 def _rest(because: str, expected: str, found: str) -> str:

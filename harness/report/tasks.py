@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
 from markupsafe import Markup
 
 from harness.records import Measurement, Run
@@ -39,6 +40,7 @@ class Task:
     task: str
     metric: str
     measurement: Measurement | None
+    better: str
     items: int
     reference: float
     variant: float
@@ -56,7 +58,11 @@ def tasks(suite: Suite, run: Run, most_flips: int = 5) -> list[Task]:
     if frame is None:
         return []
     grouped = frame.groupby(["task", "metric"], sort=False, observed=True)
-    return [_task(str(task), str(metric), rows, suite, run, most_flips) for (task, metric), rows in grouped]
+    measured = {m.name: m for m in run.measurements if m.labels.get("suite", suite.name) == suite.name}
+    return [
+        _task(str(task), str(metric), rows, measured.get(f"tasks.{task}.{metric}"), most_flips)
+        for (task, metric), rows in grouped
+    ]
 
 
 def scale(found: Sequence[Task]) -> Scale:
@@ -65,9 +71,7 @@ def scale(found: Sequence[Task]) -> Scale:
     for task in found:
         m = task.measurement
         ends.append(task.variant - task.reference)
-        ends += (
-            [end for end in (m.low, m.high) if end is not None] if m is not None and _is_difference(m) else []
-        )
+        ends += [end for end in (m.low, m.high) if end is not None] if m is not None and _is_difference(m) else []
     return covering(ends)
 
 
@@ -78,9 +82,9 @@ def drawn(task: Task, scale: Scale) -> Markup:
     hint = f"{task.task}: {display.points(change)}"
     if low is not None and high is not None:
         hint += f", interval {display.points(low)} to {display.points(high)}"
-    tone = (
-        "worse" if high is not None and high < 0 else "better" if low is not None and low > 0 else "variant"
-    )
+    tone = "variant"
+    if low is not None and high is not None and (high < 0 or low > 0):
+        tone = "better" if (low > 0) == (task.better != "lower") else "worse"
     return charts.interval(change, low, high, scale, 0.0, tone, hint)
 
 
@@ -88,10 +92,11 @@ def _is_difference(m: Measurement) -> bool:
     return m.non_finite is None and m.neutral == 0 and m.change is not None
 
 
-def _task(task: str, metric: str, rows: pd.DataFrame, suite: Suite, run: Run, most: int) -> Task:
+def _task(task: str, metric: str, rows: pd.DataFrame, measurement: Measurement | None, most: int) -> Task:
     reference, variant = rows["reference_score"], rows["variant_score"]
-    sign = -1 if (rows["better"] == "lower").any() else 1
-    change = sign * (variant - reference)
+    better = str(rows["better"].iloc[0])
+    change = (variant - reference) * (-1 if better == "lower" else 1)
+    finite = np.isfinite(reference) & np.isfinite(variant)
     lost = rows[change < 0].sort_values("doc_id", kind="stable")
     flips = tuple(
         Flip(int(row["doc_id"]), str(row["target"]), str(row["reference_answer"]), str(row["variant_answer"]))
@@ -100,20 +105,14 @@ def _task(task: str, metric: str, rows: pd.DataFrame, suite: Suite, run: Run, mo
     return Task(
         task=task,
         metric=metric,
-        measurement=_measurement(f"tasks.{task}.{metric}", suite, run),
+        measurement=measurement,
+        better=better,
         items=len(rows),
         reference=float(reference.mean(skipna=False)),
         variant=float(variant.mean(skipna=False)),
-        unscored=int((reference.isna() | variant.isna()).sum()),
+        unscored=int((~finite).sum()),
         lost=len(lost),
         gained=int((change > 0).sum()),
         flips=flips,
         share=bool(reference.isin([0.0, 1.0]).all() and variant.isin([0.0, 1.0]).all()),
     )
-
-
-def _measurement(name: str, suite: Suite, run: Run) -> Measurement | None:
-    named = [
-        m for m in run.measurements if m.name == name and m.labels.get("suite", suite.name) == suite.name
-    ]
-    return named[0] if named else None

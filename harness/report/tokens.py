@@ -76,25 +76,28 @@ def tokens(suite: Suite) -> Tokens | None:
         named = frame.assign(id=frame["document"].astype(str), kind="")
     else:
         named = frame.merge(documents, on="document", how="left", validate="many_to_one")
-    numbers = named[
-        ["kl", "reference_nll", "variant_nll", "reference_top1_p", "variant_top1_p", "max_abs_diff"]
-    ]
+    numbers = named[["kl", "reference_nll", "variant_nll", "reference_top1_p", "variant_top1_p", "max_abs_diff"]]
     finite = np.isfinite(numbers.to_numpy(dtype=np.float64)).all(axis=1)
     kept = named[finite].reset_index(drop=True)
     return Tokens(kept, int((~finite).sum())) if len(kept) else None
 
 
-def by_kind(found: Tokens) -> list[Group]:
-    """One group a kind of document, the one that moved most first."""
-    return _groups(found.frame, "kind")
+def by_kind(found: Tokens, most: int) -> list[Group]:
+    """One group a kind of document, at most so many, the one that moved most first."""
+    return _groups(found.frame, "kind", most)
+
+
+def kinds(found: Tokens) -> int:
+    """How many kinds of document there are."""
+    return int(found.frame["kind"].nunique())
 
 
 def by_document(found: Tokens, most: int) -> list[Group]:
     """The documents that moved most."""
-    return _groups(found.frame, "document")[:most]
+    return _groups(found.frame, "document", most)
 
 
-def _groups(frame: pd.DataFrame, key: str) -> list[Group]:
+def _groups(frame: pd.DataFrame, key: str, most: int) -> list[Group]:
     """Means over the tokens of each group, sorted by mean KL."""
     same = frame["reference_top1"] == frame["variant_top1"]
     grouped = frame.assign(same=same).groupby(key, sort=True, observed=True)
@@ -102,7 +105,7 @@ def _groups(frame: pd.DataFrame, key: str) -> list[Group]:
     means["documents"], means["tokens"] = grouped["document"].nunique(), grouped.size()
     means["id"], means["kind_name"] = grouped["id"].first(), grouped["kind"].first()
     means["name"] = means["id"] if key == "document" else means.index
-    means = means.sort_values("kl", ascending=False, kind="stable")
+    means = means.sort_values("kl", ascending=False, kind="stable").head(most)
     return [
         Group(
             name=str(row["name"]),
@@ -120,9 +123,9 @@ def _groups(frame: pd.DataFrame, key: str) -> list[Group]:
 
 def moved_most(found: Tokens, most: int) -> list[Token]:
     """The tokens with the largest KL; equal ones in the order of documents and positions."""
-    order = found.frame.sort_values(
-        ["kl", "document", "position"], ascending=[False, True, True], kind="stable"
-    ).head(most)
+    order = found.frame.sort_values(["kl", "document", "position"], ascending=[False, True, True], kind="stable").head(
+        most
+    )
     return [
         Token(
             document=str(row["id"]),
@@ -158,9 +161,7 @@ def log_bins(values: Floats, floor: float, per_decade: int = 4) -> tuple[Bins, i
     last = np.floor(np.log10(above.max()) * per_decade) + 1
     edges = 10 ** (np.arange(first, last + 1) / per_decade)
     counts, _ = np.histogram(np.log10(above), bins=np.arange(first, last + 1) / per_decade)
-    return _bins(edges, counts, Scale(float(edges[0]), float(edges[-1]), log=True)), int(
-        len(values) - len(above)
-    )
+    return _bins(edges, counts, Scale(float(edges[0]), float(edges[-1]), log=True)), int(len(values) - len(above))
 
 
 def even_bins(values: Floats, count: int = 41) -> Bins:
@@ -191,8 +192,7 @@ def reliability(found: Tokens, side: str, bins: int = 10) -> list[tuple[float, f
     counts = np.bincount(index, minlength=bins)
     sums, hits = (np.bincount(index, weights=w, minlength=bins) for w in (confidence, right.astype(float)))
     return [
-        (float(s / n), float(h / n), int(n)) if n else (0.0, 0.0, 0)
-        for s, h, n in zip(sums, hits, counts, strict=True)
+        (float(s / n), float(h / n), int(n)) if n else (0.0, 0.0, 0) for s, h, n in zip(sums, hits, counts, strict=True)
     ]
 
 
@@ -206,7 +206,5 @@ def agreement_by_confidence(found: Tokens) -> list[tuple[str, int, float]]:
     for low, high in ((0.0, 0.25), (0.25, 0.5), (0.5, 0.75), (0.75, 0.95), (0.95, 1.0)):
         inside = (confidence >= low) & ((confidence < high) | (high == 1.0))
         if inside.any():
-            rows.append(
-                (f"{low * 100:.0f}–{high * 100:.0f} %", int(inside.sum()), float(same[inside].mean()))
-            )
+            rows.append((f"{low * 100:.0f}–{high * 100:.0f} %", int(inside.sum()), float(same[inside].mean())))
     return rows

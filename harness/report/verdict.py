@@ -37,11 +37,7 @@ def reason(run: Run) -> str:
 
 def _passed(judged: Sequence[Judged], blocking: int) -> str:
     lead = "The blocking rule holds." if blocking == 1 else f"All {blocking} blocking rules hold."
-    open_ = [
-        item
-        for item in judged
-        if item.verdict.level == "warn" and item.verdict.status not in {"pass", "skipped"}
-    ]
+    open_ = [item for item in judged if item.verdict.level == "warn" and item.verdict.status not in {"pass", "skipped"}]
     if not open_:
         return lead
     names = _listed([_named(item) for item in open_])

@@ -109,9 +109,7 @@ def formats(modules: Iterable[ModuleFormat]) -> list[str]:
 
 def stored_as(module: ModuleFormat) -> str:
     """The format of one module in words."""
-    unit = {"none": "", "group": f"group {module.group_size}"}.get(
-        module.granularity, f"per {module.granularity}"
-    )
+    unit = {"none": "", "group": f"group {module.group_size}"}.get(module.granularity, f"per {module.granularity}")
     parts = [module.format, unit, "simulated" if module.kernel == "simulated" else ""]
     return ", ".join(part for part in parts if part)
 

@@ -414,8 +414,6 @@ def test_non_finite_rows_are_counted_not_dropped_in_silence(made: dict[str, Made
     for table, column, sentence in broken_tables(made["fail"]):
         frame = made["fail"].tables.frames[table].copy()
         frame.loc[frame.index[:3], column] = value
-        if table == "items" and np.isinf(value):
-            continue
         frames = made["fail"].tables.frames | {table: frame}
         text = visible(html(Made(made["fail"].run, MadeTables(frames))))
         assert sentence in text, (table, column)
