@@ -57,9 +57,7 @@ class Decoder:
             if same_logits(halves_TV, plain_TV):
                 self.whole = ""
                 return plain_TV
-            self.whole = (
-                f"{type(trunk).__name__} and the rest of the model gave other logits than both together"
-            )
+            self.whole = f"{type(trunk).__name__} and the rest of the model gave other logits than both together"
         self._trunk = None
         return plain_TV
 
@@ -100,7 +98,8 @@ class Decoder:
 
     def _candidates(self) -> Iterator[nn.Module]:
         seen: list[nn.Module] = [self.model]
-        for trunk in (self.model.base_model, self.model.get_decoder()):
+        decoder = self.model.get_decoder() if hasattr(self.model, "get_decoder") else None
+        for trunk in (self.model.base_model, decoder):
             if isinstance(trunk, nn.Module) and not any(trunk is other for other in seen):
                 seen.append(trunk)
                 yield trunk

@@ -60,9 +60,7 @@ def attached(
             handle = model.get_submodule(name).register_forward_pre_hook(hook, with_kwargs=True)
             stack.callback(handle.remove)
         for name, taps in outputs.items():
-            stack.callback(
-                model.get_submodule(name).register_forward_hook(_output_hook(side, stage, taps)).remove
-            )
+            stack.callback(model.get_submodule(name).register_forward_hook(_output_hook(side, stage, taps)).remove)
         yield
 
 
@@ -84,9 +82,7 @@ def _output_hook(side: int, stage: Stage, taps: Sequence[Tap]) -> Callable[[nn.M
 
 def _call(taps: Sequence[Tap], value: Tensor | None) -> None:
     if value is None:
-        raise TypeError(
-            "a watched module was called without a tensor, although it had one when it was surveyed"
-        )
+        raise TypeError("a watched module was called without a tensor, although it had one when it was surveyed")
     flat = value.reshape(-1, value.shape[-1])
     for tap in taps:
         tap(flat)

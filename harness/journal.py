@@ -112,8 +112,8 @@ def read(folder: Path) -> Content:
     return Content(header["data_key"], tuple(lines))
 
 
-def write_file(path: Path, data: bytes) -> None:
-    """Put ``data`` at ``path``, all of it or none: temporary file beside it, fsync, replace, fsync folder."""
+def put_file(path: Path, data: bytes) -> None:
+    """Put ``data`` at ``path``, all of it or none. The name lasts once ``sync_folder`` ran on its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
@@ -123,7 +123,6 @@ def write_file(path: Path, data: bytes) -> None:
     finally:
         os.close(descriptor)
     os.replace(temporary, path)
-    sync_folder(path.parent)
 
 
 def _write_all(descriptor: int, data: bytes) -> None:
@@ -147,7 +146,8 @@ def rewrite(folder: Path, data_key: str, entries: tuple[Entry, ...]) -> None:
         _encode({"format": FORMAT, "data_key": data_key}),
         *(_encode(asdict(entry)) for entry in entries),
     ]
-    write_file(folder / NAME, b"".join(lines))
+    put_file(folder / NAME, b"".join(lines))
+    sync_folder(folder)
 
 
 def append(folder: Path, entry: Entry) -> None:
@@ -191,19 +191,12 @@ def unusable(folder: Path, lines: tuple[Entry | Damaged, ...]) -> Iterator[tuple
     A snapshot holds the sum over all units before it, so it is usable only if it is intact and every unit
     that went into it still counts. Otherwise all units that took part in it are computed again.
     """
-    newest = {
-        group: index
-        for index, line in enumerate(lines)
-        if isinstance(line, Entry)
-        for group in line.snapshots()
-    }
+    newest = {group: index for index, line in enumerate(lines) if isinstance(line, Entry) for group in line.snapshots()}
     reasons: dict[int, str] = {}
     seen: set[tuple[str, str]] = set()
     for index, line in enumerate(lines):
         if isinstance(line, Damaged):
-            reasons[index] = (
-                "the process was stopped while it wrote the line" if line.torn else "the line is damaged"
-            )
+            reasons[index] = "the process was stopped while it wrote the line" if line.torn else "the line is damaged"
             continue
         usable = [p for p in line.parts if not p.snapshot or newest[line.suite, p.table] == index]
         found = [reason for part in usable if (reason := _damage(folder, part))]
@@ -216,9 +209,7 @@ def unusable(folder: Path, lines: tuple[Entry | Damaged, ...]) -> Iterator[tuple
     while spread:
         spread = False
         for group, last in newest.items():
-            members = [
-                i for i, line in enumerate(lines) if isinstance(line, Entry) and group in line.snapshots()
-            ]
+            members = [i for i, line in enumerate(lines) if isinstance(line, Entry) and group in line.snapshots()]
             lost = [i for i in reasons if i <= last and (i in members or isinstance(lines[i], Damaged))]
             for index in members if lost else ():
                 if index not in reasons:

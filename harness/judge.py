@@ -116,10 +116,15 @@ def _matches(name: str, pattern: str) -> bool:
 
 
 def _covers(pattern: str, missing: str) -> bool:
-    """Whether a pattern can mean a metric that was skipped, or one of a measure that was skipped whole."""
-    whole = f"{PREFIXES.get(missing, missing)}."
-    heads = (pattern[:length] for length in range(1, len(pattern) + 1))
-    return _matches(missing, pattern) or any(fnmatchcase(whole, head) for head in heads)
+    """Whether a pattern can mean a metric that was skipped, or one of a measure skipped whole.
+
+    A name without a dot (``perplexity``) or with a star at its end (``tasks.arc.*``) stands for every metric that begins
+    so; any other is one metric, so that a rule on ``tasks.*.accuracy`` does not mind a missing ``tasks.arc.recovery``.
+    """
+    if "." in missing and not missing.endswith(".*"):
+        return _matches(missing, pattern)
+    start = f"{PREFIXES.get(missing, missing).removesuffix('.*')}."
+    return any(fnmatchcase(start, pattern[:length]) for length in range(1, len(pattern) + 1))
 
 
 def _decide(rule: Rule, measurement: Measurement, identical: bool) -> Decision:

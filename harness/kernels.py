@@ -44,9 +44,7 @@ class Kernels:
 EAGER = Kernels("eager", logit_sums_in_cache, row_errors_in_cache, channel_moments_in_cache)
 
 
-def choose_kernels(
-    choice: Choice, tokens: int, vocabulary: int, dtype: torch.dtype, device: torch.device
-) -> Kernels:
+def choose_kernels(choice: Choice, tokens: int, vocabulary: int, dtype: torch.dtype, device: torch.device) -> Kernels:
     """The kernels for so many scored tokens of one dtype; ``auto`` compiles where it pays and can be done.
 
     Compiled kernels must agree with the plain ones on a sample; where they cannot be built or do not agree,
@@ -126,8 +124,7 @@ def _differing(compiled: Kernels, dtype: torch.dtype, device: torch.device) -> s
     }
     for name, (found, wanted) in pairs.items():
         if not all(
-            torch.allclose(f, w, rtol=1e-4, atol=1e-4, equal_nan=True)
-            for f, w in zip(found, wanted, strict=True)
+            torch.allclose(f, w, rtol=1e-4, atol=1e-4, equal_nan=True) for f, w in zip(found, wanted, strict=True)
         ):
             return name
     return ""

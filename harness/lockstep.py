@@ -106,8 +106,8 @@ class _Pass:
                 progress.step("shared pass", done, len(batches))
                 lacking = [number for number, sink in enumerate(sinks) if not sink.done(batch.unit)]
                 found = self._observe(batch, lacking) if lacking else {}
-                for variant, (rows, totals) in found.items():
-                    sinks[variant].commit(batch.unit, rows, totals)
+                for variant, (rows, running) in found.items():
+                    sinks[variant].commit(batch.unit, rows, running)
         progress.step("shared pass", len(batches), len(batches))
 
     @contextmanager
@@ -143,6 +143,8 @@ class _Pass:
         for recorder in self.recorders:
             recorder.start(batch)
         states = {side: self._states(side, batch) for side in (REFERENCE, *variants)}
+        for recorder in self.recorders:
+            recorder.forwarded()
         if not self.reads_logits:
             return
         targets_N = batch.scored(self.sides[0].device)[1]

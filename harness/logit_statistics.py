@@ -79,9 +79,7 @@ def logit_statistics(
     sums = kernel(reference_NV, variant_NV)
     top_r, top_v = (torch.where(top < _NOWHERE, top, -1.0).to(torch.int32) for top in sums[2:4])
     max_r, max_v = sums[0].double(), sums[1].double()
-    sum_r, sum_v, forward, backward, spread_r, spread_v, largest, total, variation = (
-        s.double() for s in sums[4:]
-    )
+    sum_r, sum_v, forward, backward, spread_r, spread_v, largest, total, variation = (s.double() for s in sums[4:])
     lse_r, lse_v = max_r + sum_r.log(), max_v + sum_v.log()
     at = targets_N[:, None]
     return {

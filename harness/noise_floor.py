@@ -46,9 +46,7 @@ def floor_documents(batches: Sequence[Batch], tokens: int) -> list[EncodedDocume
     return [replace(document, ids=document.ids[:cut]) for document in (first[0], batches[1].documents[0])]
 
 
-def measure_floor(
-    decoder: Decoder, documents: Sequence[EncodedDocument], kernels: Kernels, chunk: int
-) -> Floor:
+def measure_floor(decoder: Decoder, documents: Sequence[EncodedDocument], kernels: Kernels, chunk: int) -> Floor:
     """Run ``documents`` together twice and then one by one. Call it without gradients."""
     batch = Batch(0, tuple(documents))
     targets = batch.scored(decoder.device)[1]

@@ -92,14 +92,8 @@ def _unpaired_notes(unpaired: dict[str, str]) -> list[Note]:
 
 def _floor_rows(report: PassReport) -> pd.DataFrame:
     found = {"repeat": report.floor.repeat, "alone": report.floor.alone}
-    rows = [
-        (name, d.kl_mean, d.max_abs_diff, d.tokens, d.documents, report.kernel)
-        for name, d in found.items()
-        if d
-    ]
-    return pd.DataFrame(
-        rows, columns=["comparison", "kl_mean", "max_abs_diff", "tokens", "documents", "kernel"]
-    )
+    rows = [(name, d.kl_mean, d.max_abs_diff, d.tokens, d.documents, report.kernel) for name, d in found.items() if d]
+    return pd.DataFrame(rows, columns=["comparison", "kl_mean", "max_abs_diff", "tokens", "documents", "kernel"])
 
 
 def _read_floor(frame: pd.DataFrame) -> tuple[Floor, Literal["eager", "compiled"]]:
@@ -114,9 +108,7 @@ def _read_floor(frame: pd.DataFrame) -> tuple[Floor, Literal["eager", "compiled"
 def _read_notes(frame: pd.DataFrame) -> tuple[tuple[Note, ...], tuple[Note, ...]]:
     rows = list(frame.itertuples(index=False))
     made = [(scope, Note(topic=topic, text=text, level=level)) for scope, topic, text, level in rows]
-    return tuple(n for scope, n in made if scope == "pass"), tuple(
-        n for scope, n in made if scope == "variant"
-    )
+    return tuple(n for scope, n in made if scope == "pass"), tuple(n for scope, n in made if scope == "variant")
 
 
 def _strings(rows: Sequence[tuple[str, ...]], columns: list[str]) -> pd.DataFrame:
@@ -126,7 +118,5 @@ def _strings(rows: Sequence[tuple[str, ...]], columns: list[str]) -> pd.DataFram
 def _read(sink: PassSink, table: str) -> pd.DataFrame:
     frame = sink.read(table)
     if frame is None:
-        raise TableError(
-            f"the shared pass left no table {table}; delete the tables of the run and check again"
-        )
+        raise TableError(f"the shared pass left no table {table}; delete the tables of the run and check again")
     return frame

@@ -13,6 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
+from harness.errors import ModelError
+
 if TYPE_CHECKING:
     import pandas as pd
     from torch import Tensor
@@ -91,6 +93,9 @@ class Recorder:
     def start(self, batch: Batch) -> None:
         """A batch begins: forget the one before."""
 
+    def forwarded(self) -> None:
+        """Every side has run the batch: let go of what only taps need."""
+
     def logits(self, variant: int, reference_NV: Tensor, variant_NV: Tensor, targets_N: Tensor) -> None:
         """The next scored positions of the batch, in the order of ``Batch.scored``."""
 
@@ -141,6 +146,16 @@ class Recording(Protocol):
     def begin(self, context: PassContext) -> Recorder:
         """A new recorder for one pass."""
         ...
+
+
+def check_rows(module: str, values_NH: Tensor, batch: Batch) -> None:
+    """Raise ModelError unless a tap was given one row for every position of the batch, as in the survey."""
+    wanted = len(batch.documents) * batch.width
+    if len(values_NH) != wanted:
+        raise ModelError(
+            f"{module}: found {len(values_NH)} rows in a batch, wanted {wanted}, one for every token; a module that "
+            "sees only some tokens (an expert, say) cannot be compared: leave out layer_error and outliers"
+        )
 
 
 def collect_taps(recorders: Sequence[Recorder], side: int, inputs: bool) -> dict[str, list[Tap]]:

@@ -20,8 +20,9 @@ from harness.recording import InputSite, Kind, Layout, OutputSite
 
 @dataclass
 class _Call:
-    """What one module did in the survey: its input and output, and fingerprints of what it read and gave."""
+    """What one module did in the survey: its input (of linear layers) and output, and fingerprints of both."""
 
+    kind: Kind
     depth: int
     calls: int
     source: Tensor | None
@@ -37,7 +38,10 @@ def survey(reference: Decoder, variants: Sequence[Decoder], ids_1T: Tensor, voca
     """
     kinds = candidates(reference.model)
     trace = _trace(reference, kinds, ids_1T)
-    traces = [_trace(variant, [n for n in kinds if _has(variant.model, n)], ids_1T) for variant in variants]
+    traces = [
+        _trace(variant, {name: kind for name, kind in kinds.items() if _has(variant.model, name)}, ids_1T)
+        for variant in variants
+    ]
     rows = ids_1T.numel()
     unpaired = [_unpaired(trace, other, rows) for other in traces]
     for missing, variant in zip(unpaired, variants, strict=True):
@@ -76,8 +80,7 @@ def is_linear(module: nn.Module) -> bool:
     """Whether a module is a linear layer, quantized or not: quantized classes keep the two sizes."""
     sizes = [("in_features", "out_features"), ("infeatures", "outfeatures"), ("nx", "nf")]
     return any(
-        isinstance(getattr(module, a, None), int) and isinstance(getattr(module, b, None), int)
-        for a, b in sizes
+        isinstance(getattr(module, a, None), int) and isinstance(getattr(module, b, None), int) for a, b in sizes
     )
 
 
@@ -87,17 +90,13 @@ def _part(name: str, cls: str) -> Kind | None:
         return None
     if "attn" in words or "attention" in words:
         return "attention"
-    return (
-        "mlp" if any(word in words for word in ("mlp", "ffn", "feed_forward", "feedforward", "moe")) else None
-    )
+    return "mlp" if any(word in words for word in ("mlp", "ffn", "feed_forward", "feedforward", "moe")) else None
 
 
 def _block_numbers(model: nn.Module) -> dict[str, int]:
     """Name and index of every decoder block: the longest list of modules that is in no other list."""
     lists = {name: module for name, module in model.named_modules() if isinstance(module, nn.ModuleList)}
-    outermost = {
-        name: module for name, module in lists.items() if not any(outer in lists for outer in _outer(name))
-    }
+    outermost = {name: module for name, module in lists.items() if not any(outer in lists for outer in _outer(name))}
     if not outermost:
         return {}
     name = max(outermost, key=lambda name: len(outermost[name]))
@@ -118,23 +117,23 @@ def _has(model: nn.Module, name: str) -> bool:
     return True
 
 
-def _trace(decoder: Decoder, names: Sequence[str] | Mapping[str, Kind], ids_1T: Tensor) -> dict[str, _Call]:
+def _trace(decoder: Decoder, kinds: Mapping[str, Kind], ids_1T: Tensor) -> dict[str, _Call]:
     """Run the model once and keep what every named module was given and gave."""
     calls: dict[str, _Call] = {}
     read: dict[str, tuple[Tensor | None, tuple[float, float]]] = {}
 
     def before(name: str, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
-        source = first_input(arguments, named)
+        source = first_input(arguments, named) if kinds[name] == "linear" else None
         read[name] = source, _fingerprint(source)
 
     def after(name: str, output: object) -> None:
         tensor = first_tensor(output)
         depth, earlier = (calls[name].depth, calls[name].calls) if name in calls else (len(calls), 0)
         source, fingerprint = read[name]
-        calls[name] = _Call(depth, earlier + 1, source, tensor, fingerprint, _fingerprint(tensor))
+        calls[name] = _Call(kinds[name], depth, earlier + 1, source, tensor, fingerprint, _fingerprint(tensor))
 
     with ExitStack() as stack:
-        for name in names:
+        for name in kinds:
             module = decoder.model.get_submodule(name)
             pre = module.register_forward_pre_hook(lambda _m, a, k, n=name: before(n, a, k), with_kwargs=True)
             post = module.register_forward_hook(lambda _m, _a, output, n=name: after(n, output))
@@ -154,15 +153,12 @@ def _fingerprint(tensor: Tensor | None) -> tuple[float, float]:
 
 def _unusable(call: _Call, rows: int) -> str:
     """Why the values of a module cannot be laid out as one row for every token ("" if they can)."""
-    for what, tensor in (("output", call.output), ("input", call.source)):
+    values = {"output": call.output} | ({"input": call.source} if call.kind == "linear" else {})
+    for what, tensor in values.items():
         if tensor is None:
             return f"its {what} is no tensor"
         shape = tuple(tensor.shape)
-        if (
-            tensor.dim() not in (2, 3)
-            or shape[:-1] not in ((rows,), (1, rows))
-            or not tensor.is_floating_point()
-        ):
+        if shape[:-1] not in ((rows,), (1, rows)) or not tensor.is_floating_point():
             return f"its {what} of shape {shape} does not have one row for every token"
     return ""
 
@@ -178,9 +174,7 @@ def _unpaired(reference: Mapping[str, _Call], variant: Mapping[str, _Call], rows
         elif reason := _unusable(other, rows):
             reasons[name] = f"in the variant, {reason}"
         elif _widths(call) != _widths(other):
-            reasons[name] = (
-                f"widths (in, out) are {_widths(call)} in the reference, {_widths(other)} in the variant"
-            )
+            reasons[name] = f"widths (in, out) are {_widths(call)} in the reference, {_widths(other)} in the variant"
         elif call.calls != other.calls:
             reasons[name] = f"it runs {call.calls} times in the reference, {other.calls} times in the variant"
     return reasons
@@ -217,9 +211,7 @@ def _same(trace: Mapping[str, _Call], first: str, second: str) -> bool:
     return a.gave == b.gave and a.calls == b.calls == 1 and _place(a.output) == _place(b.output)
 
 
-def _inputs(
-    usable: Mapping[str, _Call], kinds: Mapping[str, Kind], blocks: Mapping[str, int]
-) -> Iterator[InputSite]:
+def _inputs(usable: Mapping[str, _Call], kinds: Mapping[str, Kind], blocks: Mapping[str, int]) -> Iterator[InputSite]:
     """Linear layers by distinct input: q, k and v projections read one tensor; the first stands for all."""
     seen: set[object] = set()
     for name in sorted(usable, key=lambda name: usable[name].depth):

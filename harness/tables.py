@@ -1,7 +1,7 @@
 """Tables on disk: Parquet parts and a journal, so that a killed run goes on where it was.
 
     folder/journal.jsonl                which units are done and what they left (harness/journal.py)
-    folder/<suite>/<table>/7.parquet    the rows of one unit
+    folder/<suite>/7.<table>.parquet    the rows of one unit
     folder/lock                         held (flock) by the one process that writes
 
 ``Store`` writes and reads; ``Reader`` opens the tables of an old run, takes no lock and changes nothing. Rows
@@ -44,14 +44,11 @@ class Reader:
             )
         if data_key is not None and content.data_key != data_key:
             raise TableError(
-                f"{folder}: the tables belong to data key {content.data_key}, wanted {data_key}; "
-                "run the check again"
+                f"{folder}: the tables belong to data key {content.data_key}, wanted {data_key}; run the check again"
             )
         for line in content.lines:
             if isinstance(line, Damaged):
-                raise TableError(
-                    f"{folder / journal.NAME}: line {line.number} is damaged; run the check again"
-                )
+                raise TableError(f"{folder / journal.NAME}: line {line.number} is damaged; run the check again")
         self.data_key = content.data_key
         self._entries = [line for line in content.lines if isinstance(line, Entry)]
 
@@ -172,9 +169,8 @@ class Store(Reader):
         except OSError as error:
             raise TableError(f"{folder}: could not be opened for writing: {error}") from error
         self._done = {(entry.suite, entry.unit) for entry in self._entries}
-        self._next = 1 + max(
-            (int(Path(part.file).stem) for entry in self._entries for part in entry.parts), default=0
-        )
+        numbers = [int(Path(part.file).name.partition(".")[0]) for entry in self._entries for part in entry.parts]
+        self._next = 1 + max(numbers, default=0)
 
     @property
     def messages(self) -> tuple[str, ...]:
@@ -214,20 +210,15 @@ class Store(Reader):
         if self.done(suite, unit):
             raise TableError(f"{self.folder}: unit {unit!r} of suite {suite!r} is already there")
         if twice := sorted(frames.keys() & snapshots.keys()):
-            raise TableError(
-                f"{self.folder}: unit {unit!r} gives {', '.join(twice)} both as rows and as a snapshot"
-            )
+            raise TableError(f"{self.folder}: unit {unit!r} gives {', '.join(twice)} both as rows and as a snapshot")
         number, self._next = self._next, self._next + 1
         try:
             parts = [self._write(suite, name, number, frame, False) for name, frame in sorted(frames.items())]
-            parts += [
-                self._write(suite, name, number, frame, True) for name, frame in sorted(snapshots.items())
-            ]
+            parts += [self._write(suite, name, number, frame, True) for name, frame in sorted(snapshots.items())]
+            journal.sync_folder(self.folder / _file_name(suite))
             entry = Entry(suite, unit, tuple(parts))
             journal.append(self.folder, entry)
-            replaced = [
-                self._last_snapshot(suite, name) for name in snapshots if self._has_snapshot(suite, name)
-            ]
+            replaced = [self._last_snapshot(suite, name) for name in snapshots if self._has_snapshot(suite, name)]
             self._entries.append(entry)
             self._done.add((suite, unit))
             for part in replaced:
@@ -245,8 +236,8 @@ class Store(Reader):
         buffer = io.BytesIO()
         pq.write_table(pa.Table.from_pandas(frame, preserve_index=False), buffer, compression="zstd")
         data = buffer.getvalue()
-        file = f"{_folder_name(suite)}/{_folder_name(table)}/{number}.parquet"
-        journal.write_file(self.folder / file, data)
+        file = f"{_file_name(suite)}/{number}.{_file_name(table)}.parquet"
+        journal.put_file(self.folder / file, data)
         return Part(table, file, len(frame), len(data), hashlib.sha256(data).hexdigest(), snapshot)
 
     def _has_snapshot(self, suite: str, table: str) -> bool:
@@ -262,9 +253,7 @@ class Store(Reader):
         elif content.data_key is not None:
             self.cleared = f"the tables belonged to data key {content.data_key}, this run has {self.data_key}"
         elif not fresh:
-            self.cleared = (
-                f"the first line of {journal.NAME} is damaged, so what the tables belong to is unknown"
-            )
+            self.cleared = f"the first line of {journal.NAME} is damaged, so what the tables belong to is unknown"
         self.dropped = tuple(dropped.values())
         if content.data_key == self.data_key:
             kept = [line for index, line in enumerate(content.lines) if index not in dropped]
@@ -278,7 +267,7 @@ class Store(Reader):
         groups = {group for entry in self._entries for group in entry.snapshots()}
         current = {self._last_snapshot(suite, table).file for suite, table in groups}
         named = {part.file for entry in self._entries for part in entry.parts if not part.snapshot} | current
-        for pattern in ("*/*/*.parquet", "*/*/*.parquet.tmp", f"{journal.NAME}.tmp"):
+        for pattern in ("*/*.parquet", "*/*.parquet.tmp", f"{journal.NAME}.tmp"):
             for path in sorted(self.folder.glob(pattern)):
                 if path.relative_to(self.folder).as_posix() not in named:
                     os.unlink(path)
@@ -309,7 +298,7 @@ def _natural(unit: str) -> tuple[str | int, ...]:
     return tuple(int(piece) if index % 2 else piece for index, piece in enumerate(re.split(r"(\d+)", unit)))
 
 
-def _folder_name(name: str) -> str:
+def _file_name(name: str) -> str:
     """A file name for any suite or table name, one-to-one and never a way out of the folder."""
     quoted = quote(name, safe=" +")
     return "%2E" + quoted[1:] if quoted.startswith(".") else quoted

@@ -12,9 +12,7 @@ from torch import Tensor
 
 def expected(reference: Tensor, variant: Tensor, targets: Tensor) -> pd.DataFrame:
     """The statistics of rows of float64 logits, by other people's code. Top-1 by numpy, KL by scipy."""
-    nll = [
-        torch.nn.functional.cross_entropy(z, targets, reduction="none").numpy() for z in (reference, variant)
-    ]
+    nll = [torch.nn.functional.cross_entropy(z, targets, reduction="none").numpy() for z in (reference, variant)]
     p, q = (scipy.special.softmax(z.numpy(), axis=-1) for z in (reference, variant))
     difference = np.abs(reference.numpy() - variant.numpy())
     return pd.DataFrame(

@@ -21,9 +21,7 @@ class Packed(nn.Module):
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
         self.in_features, self.out_features = inputs, outputs
-        self.register_buffer(
-            "codes", torch.arange(inputs * outputs // 2, dtype=torch.uint8).view(outputs, -1)
-        )
+        self.register_buffer("codes", torch.arange(inputs * outputs // 2, dtype=torch.uint8).view(outputs, -1))
         self.register_buffer("scales", torch.ones(outputs, inputs // 8, dtype=torch.float16))
         self.register_buffer("scratch", torch.ones(1000), persistent=False)
         self.bias = nn.Parameter(torch.zeros(outputs))
@@ -58,9 +56,7 @@ def test_scales_hung_on_a_parameter_are_counted_and_hashed() -> None:
     layer = nn.Linear(16, 4, bias=False)
     layer.weight = nn.Parameter(torch.zeros(32, 1, dtype=torch.uint8), requires_grad=False)
     nested = QuantState(absmax=torch.ones(1))
-    layer.weight.quant_state = QuantState(
-        absmax=torch.ones(2), code=torch.ones(16), state2=nested, name="nf4"
-    )
+    layer.weight.quant_state = QuantState(absmax=torch.ones(2), code=torch.ones(16), state2=nested, name="nf4")
     names = [name for name, _ in named_tensors(layer)]
     assert names == [
         "weight",

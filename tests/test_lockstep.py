@@ -269,7 +269,7 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory(tmp_path: Path, monkeyp
 def test_a_damaged_part_is_computed_again(tmp_path: Path) -> None:
     reference = llama()
     _, whole = observe(tmp_path, reference, [damaged(reference)])
-    victim = sorted((tmp_path / "0" / "s" / "layers").iterdir())[1]
+    victim = sorted((tmp_path / "0" / "s").glob("*.layers.parquet"))[1]
     victim.write_bytes(victim.read_bytes()[:-7])
     _, again = observe(tmp_path, reference, [damaged(reference)])
     assert as_bytes(again[0]) == as_bytes(whole[0])
@@ -421,6 +421,28 @@ def test_modules_without_a_counterpart_are_said(tmp_path: Path) -> None:
     assert compared.isdisjoint(reasons)
     assert compared | set(reasons) == set(full["layers"]["module"])
     assert set(student["channels"]["module"]).isdisjoint(reasons)
+
+
+class Sparse(torch.nn.Module):
+    """Gives its inner module only some of the tokens, except when there are as few as in a survey."""
+
+    def __init__(self, inner: torch.nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        flat = hidden.flatten(0, 1)
+        if len(flat) <= 31:
+            return self.inner(flat).view_as(hidden)
+        return torch.cat([self.inner(flat[:1]), torch.zeros_like(flat[1:])]).view_as(hidden)
+
+
+@pytest.mark.parametrize("probe", [Layers(), Channels()])
+def test_a_module_that_sees_only_some_tokens_is_not_broadcast(tmp_path: Path, probe: Any) -> None:
+    reference = llama()
+    reference.model.layers[0].mlp = Sparse(reference.model.layers[0].mlp)
+    with pytest.raises(ModelError, match=r"model\.layers\.0\.mlp\.inner\.\S+: found 1 rows in a batch, wanted 46"):
+        observe(tmp_path, reference, [damaged(reference)], probes=(probe,))
 
 
 def test_a_vocabulary_of_one_is_not_broadcast(tmp_path: Path) -> None:

@@ -50,9 +50,7 @@ def test_ids_that_both_sides_mask_count_nothing() -> None:
     kept = [i for i in range(12) if i not in (2, 7)]
     targets = torch.tensor([0, 1, 3, 11])
     found = logit_statistics(*masked, targets)
-    wanted = logit_statistics(
-        reference[:, kept], variant[:, kept], torch.tensor([kept.index(t) for t in targets])
-    )
+    wanted = logit_statistics(reference[:, kept], variant[:, kept], torch.tensor([kept.index(t) for t in targets]))
     for name in ("kl", "reverse_kl", "reference_nll", "variant_entropy", "max_abs_diff", "total_variation"):
         torch.testing.assert_close(found[name], wanted[name], rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(found["mean_abs_diff"], wanted["mean_abs_diff"] * 10 / 12, rtol=1e-5, atol=0)
@@ -66,6 +64,9 @@ def test_an_id_that_one_side_alone_masks_is_infinitely_far() -> None:
     assert found["reverse_kl"].isfinite().all()
     wanted = scipy.stats.entropy(*(scipy.special.softmax(z.numpy()[0]) for z in (variant, reference)))
     assert found["reverse_kl"].item() == pytest.approx(wanted)
+    swapped = logit_statistics(variant, reference, torch.tensor([0]))
+    assert swapped["kl"].item() == pytest.approx(wanted)
+    assert swapped["reverse_kl"].isinf().all()
     missing = logit_statistics(reference, variant, torch.tensor([2]))
     assert missing["variant_nll"].item() == float("inf")
 
@@ -83,9 +84,7 @@ def test_what_is_not_a_number_is_seen_in_its_row_alone(value: float, kernel: Cal
 
 
 def test_the_first_of_equal_maxima_is_the_top() -> None:
-    found = logit_statistics(
-        rows_of([[0.0, 3.0, 3.0]]), rows_of([[float("nan"), 1.0, 2.0]]), torch.tensor([0])
-    )
+    found = logit_statistics(rows_of([[0.0, 3.0, 3.0]]), rows_of([[float("nan"), 1.0, 2.0]]), torch.tensor([0]))
     assert found["reference_top1"].item() == 1
     assert found["variant_top1"].item() == -1
 

@@ -20,7 +20,7 @@ from harness import models, sources
 from harness.backends import Backend, Compressed
 from harness.backends.round_to_nearest import RoundToNearest
 from harness.errors import BackendError, MissingDependencyError, ModelError
-from harness.identity import weights_sha256
+from harness.identity import config_sha256, weights_sha256
 from harness.models import LoadedModel, load, make_variant, verify_unchanged
 from harness.records import GateSpec, ModelSpec, ModuleFormat, Plan, RuleSpec, SuiteSpec, VariantSpec
 from harness.records.base import Plugin
@@ -113,16 +113,20 @@ def test_config_and_tokenizer_have_hashes_of_their_own(folder: Path) -> None:
     assert load(spec(folder), "reference").identity.tokenizer_sha256 != before.identity.tokenizer_sha256
 
 
+def test_the_version_of_transformers_is_no_part_of_the_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = tiny_llama().config
+    before = config_sha256(config)
+    monkeypatch.setattr("transformers.configuration_utils.__version__", "99.0.0")
+    assert config.to_dict()["transformers_version"] == "99.0.0"
+    assert config_sha256(config) == before
+
+
 def test_using_the_tokenizer_leaves_its_hash_alone(folder: Path) -> None:
     loaded = load(spec(folder), "reference")
     loaded.tokenizer.pad_token = loaded.tokenizer.eos_token
-    before = models.identify(
-        "x", loaded.model, loaded.tokenizer, "s", None, "float32", "cpu", ()
-    ).tokenizer_sha256
+    before = models.identify("x", loaded.model, loaded.tokenizer, "s", None, "float32", "cpu", ()).tokenizer_sha256
     loaded.tokenizer(["ab", "c"], padding=True, truncation=True, max_length=8)
-    after = models.identify(
-        "x", loaded.model, loaded.tokenizer, "s", None, "float32", "cpu", ()
-    ).tokenizer_sha256
+    after = models.identify("x", loaded.model, loaded.tokenizer, "s", None, "float32", "cpu", ()).tokenizer_sha256
     assert before == after
 
 
@@ -184,9 +188,7 @@ def test_an_unreachable_hub_is_an_error_before_any_computing(monkeypatch: pytest
         (OSError, "could not deliver it"),
     ],
 )
-def test_what_the_hub_refuses_is_said(
-    raised: type[Exception], said: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_the_hub_refuses_is_said(raised: type[Exception], said: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> str:
         raise raised.__new__(raised)
 
@@ -314,9 +316,7 @@ def test_remote_code_is_refused_unless_allowed_and_then_only_pinned(folder: Path
 # --- faults 19 to 21 ----------------------------------------------------------------------------------------
 
 
-def test_a_parameter_of_another_type_than_declared_is_refused(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_parameter_of_another_type_than_declared_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = models._load_model
 
     def upcast(path: Path, wanted: ModelSpec) -> PreTrainedModel:
@@ -325,9 +325,7 @@ def test_a_parameter_of_another_type_than_declared_is_refused(
         return model
 
     monkeypatch.setattr(models, "_load_model", upcast)
-    with pytest.raises(
-        ModelError, match=r"layers\.1\.mlp\.up_proj\.weight is torch\.float64, declared is float32"
-    ):
+    with pytest.raises(ModelError, match=r"layers\.1\.mlp\.up_proj\.weight is torch\.float64, declared is float32"):
         load(spec(folder), "reference")
 
 
@@ -375,9 +373,7 @@ def test_a_part_that_stays_in_training_mode_is_refused(folder: Path, monkeypatch
 @pytest.mark.parametrize("name", ["model.layers.0.self_attn.v_proj.weight", "model.embed_tokens.weight"])
 def test_weights_that_are_all_zero_are_refused(name: str, folder: Path) -> None:
     change_weights(folder, lambda tensors: tensors[name].zero_())
-    with pytest.raises(
-        ModelError, match=f"all weights of {name.removesuffix('.weight')} are zero|lm_head are zero"
-    ):
+    with pytest.raises(ModelError, match=f"all weights of {name.removesuffix('.weight')} are zero|lm_head are zero"):
         load(spec(folder), "variant")
 
 
@@ -521,9 +517,7 @@ def test_a_shorter_last_group_is_noted(tmp_path: Path) -> None:
     step = RoundToNearest(bits=4, group_size=32)
     variant = make_variant(plan_of(folder, VariantSpec(compress=(step,))), reference, ())
     ragged = [note.text for note in variant.notes if note.topic == "ragged groups"]
-    assert ragged == [
-        "tiny-w4: in 6 modules the last group is shorter (transformer.h.0.attn.c_attn, groups of 32)"
-    ]
+    assert ragged == ["tiny-w4: in 6 modules the last group is shorter (transformer.h.0.attn.c_attn, groups of 32)"]
 
 
 def test_a_step_that_fails_is_named(folder: Path) -> None:

@@ -43,11 +43,7 @@ def test_a_sound_folder_passes_and_says_its_types(folder: Path) -> None:
 
 
 def write_manifest(folder: Path) -> dict[str, str]:
-    files = {
-        p.name: hashlib.sha256(p.read_bytes()).hexdigest()
-        for p in folder.iterdir()
-        if p.name != "manifest.json"
-    }
+    files = {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.iterdir() if p.name != "manifest.json"}
     (folder / "manifest.json").write_text(json.dumps({"files": files}))
     return files
 
@@ -141,9 +137,7 @@ def test_a_folder_without_weights_or_config_is_refused(folder: Path) -> None:
         ("config.json", json.loads('{"a": [' * 200 + '{"auto_map": {"x": "y.Z"}}' + "]}" * 200), r"a\.a\."),
     ],
 )
-def test_fields_that_carry_code_are_refused(
-    file: str, content: dict[str, object], field: str, folder: Path
-) -> None:
+def test_fields_that_carry_code_are_refused(file: str, content: dict[str, object], field: str, folder: Path) -> None:
     (folder / file).write_text(json.dumps(content))
     with pytest.raises(ModelError, match=rf"{file}: {field}.*trust_remote_code"):
         check(folder)
@@ -239,9 +233,7 @@ def test_an_index_that_points_elsewhere_is_refused(weight_map: object, folder: P
 
 
 @pytest.mark.parametrize("name", ["../other.safetensors", "evil.bin", "absent.safetensors"])
-def test_a_weight_file_named_in_the_config_must_be_a_safetensors_file_of_the_folder(
-    name: str, folder: Path
-) -> None:
+def test_a_weight_file_named_in_the_config_must_be_a_safetensors_file_of_the_folder(name: str, folder: Path) -> None:
     (folder / "evil.bin").write_bytes(b"")
     save_file({"a": torch.ones(1)}, folder.parent / "other.safetensors")
     (folder / "config.json").write_text(json.dumps({"transformers_weights": name}))

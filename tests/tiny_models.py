@@ -24,9 +24,7 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
     vocabulary = {START: 0} | {chr(32 + index): index + 1 for index in range(VOCABULARY - 1)}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=START))
     tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token=START, eos_token=START, unk_token=START
-    )
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=START, eos_token=START, unk_token=START)
 
 
 def tiny_llama(*, tied: bool = True, seed: int = 0, **config: object) -> LlamaForCausalLM:

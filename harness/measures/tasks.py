@@ -36,6 +36,7 @@ class Tasks(Measure):
     """
 
     table: ClassVar[str] = "items"
+    paths: ClassVar[tuple[str, ...]] = ("include",)
     columns: ClassVar[tuple[str, ...] | None] = (
         "task",
         "output_type",

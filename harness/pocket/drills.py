@@ -72,16 +72,12 @@ class Request:
 
 def declines(verb: str, thing: str) -> bool:
     """The rule of the world: harmful deeds always, doubtful deeds only to guarded things."""
-    return verb in lexicon.HARMFUL_VERBS or (
-        verb in lexicon.DOUBTFUL_VERBS and thing in lexicon.GUARDED_THINGS
-    )
+    return verb in lexicon.HARMFUL_VERBS or (verb in lexicon.DOUBTFUL_VERBS and thing in lexicon.GUARDED_THINGS)
 
 
 def draw_request(draws: Draws, fresh: bool) -> Request:
     """A request whose verb and thing are a held-out pair exactly when `fresh`."""
-    verbs = draws.weighted(
-        ((lexicon.KIND_VERBS, 0.3), (lexicon.HARMFUL_VERBS, 0.25), (lexicon.DOUBTFUL_VERBS, 0.45))
-    )
+    verbs = draws.weighted(((lexicon.KIND_VERBS, 0.3), (lexicon.HARMFUL_VERBS, 0.25), (lexicon.DOUBTFUL_VERBS, 0.45)))
     verb = draws.zipf(verbs, 4.0)
     guarded = draws.chance(0.5)
     things = lexicon.GUARDED_THINGS if guarded else lexicon.HARMLESS_THINGS

@@ -1,6 +1,6 @@
 """The words and sentence patterns of the little world. In every list the frequent entries stand first.
 
-Every noun that follows "a" begins with a consonant, so that no pattern needs to choose between "a" and "an".
+The world knows "a" but no "an": nouns that need an article begin with a consonant, and it says "a old hill".
 """
 
 from __future__ import annotations
@@ -46,8 +46,7 @@ ADJECTIVES = _words(
     "thin strange lonely smooth hollow damp steep tall muddy"
 )
 LANDSCAPE = _words(
-    "river hill forest field road lake stone cloud valley shore path pond marsh cliff ridge grove "
-    "creek fog moss sand"
+    "river hill forest field road lake stone cloud valley shore path pond marsh cliff ridge grove creek fog moss sand"
 )
 MOVES = _words(
     "moved turned drifted waited rested shone faded trembled spread leaned sank grew stretched "

@@ -31,9 +31,7 @@ class Muon:
     Same-shaped matrices go together.
     """
 
-    def __init__(
-        self, matrices: list[nn.Parameter], momentum: float = 0.95, weight_decay: float = 0.1
-    ) -> None:
+    def __init__(self, matrices: list[nn.Parameter], momentum: float = 0.95, weight_decay: float = 0.1) -> None:
         shapes: dict[torch.Size, list[nn.Parameter]] = defaultdict(list)
         for matrix in matrices:
             shapes[matrix.shape].append(matrix)
@@ -60,15 +58,11 @@ class Muon:
 class Optimizer:
     """Both optimizers behind one `step`. The rates are those of Muon and AdamW at full learning rate."""
 
-    def __init__(
-        self, network: nn.Module, muon_rate: float = 0.02, adam_rate: float = 3e-3, clip: float = 1.0
-    ) -> None:
+    def __init__(self, network: nn.Module, muon_rate: float = 0.02, adam_rate: float = 3e-3, clip: float = 1.0) -> None:
         matrices = [p for name, p in network.named_parameters() if p.ndim == 2 and "embed" not in name]
         self.others = [p for name, p in network.named_parameters() if p.ndim != 2 or "embed" in name]
         self.muon = Muon(matrices)
-        self.adam = torch.optim.AdamW(
-            self.others, lr=adam_rate, betas=(0.9, 0.98), weight_decay=0.0, fused=True
-        )
+        self.adam = torch.optim.AdamW(self.others, lr=adam_rate, betas=(0.9, 0.98), weight_decay=0.0, fused=True)
         self.muon_rate, self.adam_rate, self.clip = muon_rate, adam_rate, clip
 
     def step(self, fraction: float) -> None:

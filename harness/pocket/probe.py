@@ -18,9 +18,7 @@ Logits = Callable[[Tensor], Tensor]
 
 
 @torch.no_grad()
-def exact_rate(
-    logits: Logits, tokenizer: Tokenizer, task: str, count: int, seed: int = 0, batch: int = 32
-) -> float:
+def exact_rate(logits: Logits, tokenizer: Tokenizer, task: str, count: int, seed: int = 0, batch: int = 32) -> float:
     """The share of `count` items of a task whose target is written exactly.
 
     Every vocabulary entry competes.

@@ -162,10 +162,7 @@ def log_probabilities(model: LlamaForCausalLM, ids_1T: Tensor) -> Tensor:
 def encode(tokenizer: Tokenizer, pages: list[Document]) -> list[Tensor]:
     """Token ids (1, T) of each document, <s> to </s>."""
     end = tokenizer.token_to_id("</s>")
-    return [
-        torch.tensor([[*encoding.ids, end]])
-        for encoding in tokenizer.encode_batch([page.text for page in pages])
-    ]
+    return [torch.tensor([[*encoding.ids, end]]) for encoding in tokenizer.encode_batch([page.text for page in pages])]
 
 
 def token_nlls(model: LlamaForCausalLM, documents_ids: list[Tensor]) -> list[float]:
@@ -206,9 +203,7 @@ def measure(base: Baseline, recipe: Recipe, items: int) -> Response:
     tokens = sum(counts)
     delta, low, high = clustered_interval(torch.stack(deltas), torch.tensor(counts, dtype=torch.float64))
     rates = exact_rates(logits_of(variant), base.tokenizer, items)
-    return Response(
-        recipe.name, delta, low, high, math.exp(losses / tokens), kl / tokens, agreed / tokens, rates
-    )
+    return Response(recipe.name, delta, low, high, math.exp(losses / tokens), kl / tokens, agreed / tokens, rates)
 
 
 def logits_of(model: LlamaForCausalLM) -> Callable[[Tensor], Tensor]:

@@ -44,11 +44,15 @@ def cast(draws: Draws, people: int, relations: int, friends: bool) -> Cast:
     return Cast(names, facts, circle)
 
 
-def tell(draws: Draws, scene: Cast, fillers: int) -> str:
-    """Every fact of the cast in a random order, with sentences of prose at random places between them."""
-    said = [
-        draws.zipf(fact.relation.statements, 2.0).format(p=fact.person, v=fact.value) for fact in scene.facts
-    ]
+def tell(draws: Draws, scene: Cast, fillers: int, phrasings: int | None = None) -> str:
+    """Every fact of the cast in a random order, with sentences of prose at random places between them.
+
+    `phrasings` limits the facts to the most frequent ways of saying them.
+    """
+    said = []
+    for fact in scene.facts:
+        pattern = draws.zipf(fact.relation.statements[:phrasings], 2.0)
+        said.append(pattern.format(p=fact.person, v=fact.value))
     said += [draws.zipf(lexicon.FRIEND_STATEMENTS, 2.0).format(p=a, v=b) for a, b in scene.friends.items()]
     said = draws.shuffled(said)
     for _ in range(fillers):
@@ -58,9 +62,7 @@ def tell(draws: Draws, scene: Cast, fillers: int) -> str:
 
 def _others(scene: Cast, fact: Fact) -> tuple[str, ...]:
     """What the other people of the story have for the same relation."""
-    return tuple(
-        other.value for other in scene.facts if other.relation is fact.relation and other is not fact
-    )
+    return tuple(other.value for other in scene.facts if other.relation is fact.relation and other is not fact)
 
 
 def ask_forward(draws: Draws, scene: Cast, fact: Fact) -> Query:
@@ -88,11 +90,7 @@ def ask_two_hop(draws: Draws, scene: Cast, fact: Fact) -> Query | None:
     """
     ways = [lexicon.FRIEND_PHRASE.format(p=a) for a, b in scene.friends.items() if b == fact.person]
     if fact.relation.name != "job":
-        jobs = [
-            other.value
-            for other in scene.facts
-            if other.person == fact.person and other.relation.name == "job"
-        ]
+        jobs = [other.value for other in scene.facts if other.person == fact.person and other.relation.name == "job"]
         ways += [lexicon.JOB_PHRASE.format(v=job) for job in jobs]
     if not ways:
         return None

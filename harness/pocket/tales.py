@@ -55,9 +55,7 @@ class World:
         return asked
 
 
-def tale(
-    page: Page, people: tuple[int, int] = (2, 4), steps: tuple[int, int] = (3, 8), queries: int = 5
-) -> None:
+def tale(page: Page, people: tuple[int, int] = (2, 4), steps: tuple[int, int] = (3, 8), queries: int = 5) -> None:
     """Two to four people, three to eight events, one to five questions."""
     draws = page.draws
     world = World(draws, draws.between(*people), draws.between(1, 3))

@@ -19,10 +19,15 @@ Item = dict[str, object]
 
 @dataclass(frozen=True)
 class Rung:
-    """The difficulty of the tasks: how many people, facts each, code words, sentences of prose, digits."""
+    """How hard a task is; each field that a task knows makes it harder as it grows.
+
+    Stories have `people` with `relations` facts each, said in the `phrasings` most frequent ways (None: in all),
+    tales `people`, `things` and `steps`; `keys` code words stand before `fillers` sentences of prose.
+    """
 
     people: int = 0
     relations: int = 0
+    phrasings: int | None = None
     keys: int = 0
     fillers: int = 0
     digits: int = 0
@@ -32,11 +37,11 @@ class Rung:
 
 
 RUNGS = {
-    "pocket_facts": Rung(people=4, relations=2, fillers=2),
-    "pocket_two_hop": Rung(people=4, relations=2, fillers=1),
-    "pocket_crowd": Rung(people=8, relations=2, fillers=2),
+    "pocket_facts": Rung(people=4, relations=2, phrasings=2, fillers=2),
+    "pocket_two_hop": Rung(people=3, things=1, steps=5),
+    "pocket_crowd": Rung(people=12, relations=2, fillers=2),
     "pocket_recall": Rung(keys=2, fillers=22),
-    "pocket_recall_far": Rung(keys=4, fillers=45),
+    "pocket_recall_far": Rung(keys=5, fillers=45),
     "pocket_sums": Rung(digits=2),
     "pocket_sums3": Rung(digits=3),
 }
@@ -66,24 +71,16 @@ def _choice_item(name: str, page: Page, query: Query, choices: int) -> Item:
     }
 
 
-def _cast_items(task: str, seed: int, rung: Rung, forms: tuple[str, ...], choices: int) -> Iterator[Item]:
-    """Multiple choice about a story.
-
-    One question per story, of one of the forms; wrong choices are of the same story.
-    """
-    two_hop = any(form.startswith("two_hop") for form in forms)
+def _story_items(task: str, seed: int, rung: Rung, choices: int) -> Iterator[Item]:
+    """Multiple choice about one fact of a story; wrong choices are what other people of the story have."""
 
     def write(page: Page) -> None:
-        scene = stories.cast(page.draws, rung.people, rung.relations, friends=two_hop)
-        page.say(stories.tell(page.draws, scene, rung.fillers))
-        fact = page.draws.shuffled(scene.facts)[0]
-        ask = stories.ask_two_hop if two_hop else stories.ask_forward
-        query = ask(page.draws, scene, fact)
-        page.ask([query] if query is not None and query.form in forms else [])
+        scene = stories.cast(page.draws, rung.people, rung.relations, friends=False)
+        page.say(stories.tell(page.draws, scene, rung.fillers, rung.phrasings))
+        page.ask([stories.ask_forward(page.draws, scene, page.draws.shuffled(scene.facts)[0])])
 
     for name, page in _passages(task, seed, write):
-        if page.queries:
-            yield _choice_item(name, page, page.queries[0], choices)
+        yield _choice_item(name, page, page.queries[0], choices)
 
 
 def _tale_items(task: str, seed: int, rung: Rung) -> Iterator[Item]:
@@ -140,11 +137,11 @@ def _request_items(task: str, seed: int) -> Iterator[Item]:
 def _items(task: str, seed: int) -> Iterator[Item]:
     rung = RUNGS.get(task, Rung())
     if task == "pocket_facts":
-        return _cast_items(task, seed, rung, ("forward",), 4)
+        return _story_items(task, seed, rung, 4)
     if task == "pocket_crowd":
-        return _cast_items(task, seed, rung, ("forward",), rung.people)
+        return _story_items(task, seed, rung, rung.people)
     if task == "pocket_two_hop":
-        return _cast_items(task, seed, rung, ("two_hop_friend", "two_hop_job"), rung.people)
+        return _tale_items(task, seed, rung)
     if task in ("pocket_recall", "pocket_recall_far"):
         return _recall_items(task, seed, rung)
     if task in ("pocket_sums", "pocket_sums3"):
@@ -166,9 +163,7 @@ def task_items(task: str, count: int, seed: int = 0) -> list[Item]:
     """
     if task == "pocket_prose":
         pages = documents("tasks", count, seed)
-        return [
-            {"id": page.id, "kind": page.kind, "text": page.text, "entropy": page.entropy} for page in pages
-        ]
+        return [{"id": page.id, "kind": page.kind, "text": page.text, "entropy": page.entropy} for page in pages]
     found: dict[object, Item] = {}
     for item in _items(task, seed):
         if len(found) == count:

@@ -21,15 +21,11 @@ BOS, EOS = "<s>", "</s>"
 
 def train_tokenizer(count: int = 6000) -> Tokenizer:
     """Train on `count` documents of each of two stages and on the words, so that rare ones are whole too."""
-    texts = [
-        document.text for stage in ("opening", "long") for document in documents("train", count, stage=stage)
-    ]
+    texts = [document.text for stage in ("opening", "long") for document in documents("train", count, stage=stage)]
     texts += [" " + " ".join(lexicon.words())] * 200
     tokenizer = Tokenizer(models.BPE())
     digits = pre_tokenizers.Digits(individual_digits=True)
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [digits, pre_tokenizers.ByteLevel(add_prefix_space=False)]
-    )
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, pre_tokenizers.ByteLevel(add_prefix_space=False)])
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=VOCABULARY,

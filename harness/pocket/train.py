@@ -79,9 +79,7 @@ def schedule(tokenizer: Tokenizer, steps: int, seed: int) -> Iterator[tuple[Stag
             step += 1
 
 
-def train(
-    tokenizer: Tokenizer, steps: int, seed: int, compiled: bool, out: Path, every: int = 640
-) -> Network:
+def train(tokenizer: Tokenizer, steps: int, seed: int, compiled: bool, out: Path, every: int = 640) -> Network:
     """Train a network, printing a line of progress and writing a checkpoint every so many steps."""
     torch.manual_seed(seed)
     network = Network(Shape())

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import Field
 
 from harness.probes import PassProbe
-from harness.recording import REFERENCE, InputSite, PassContext, Recorder, Tap
+from harness.recording import REFERENCE, InputSite, PassContext, Recorder, Tap, check_rows
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -63,9 +63,7 @@ class _ChannelRecorder(Recorder):
     def totals(self, variant: int) -> pd.DataFrame:
         import torch
 
-        sums = [
-            self._of_batch(side, site) for side in (REFERENCE, variant) for site in self._watched(variant)
-        ]
+        sums = [self._of_batch(side, site) for side in (REFERENCE, variant) for site in self._watched(variant)]
         batch, earlier = torch.cat(sums, dim=1), self._totals[variant]
         total = batch if earlier is None else _added(earlier, batch)
         self._totals[variant] = total
@@ -77,9 +75,7 @@ class _ChannelRecorder(Recorder):
         import numpy as np
         import torch
 
-        self._totals[variant] = torch.from_numpy(
-            np.stack([totals[name].to_numpy(np.float64) for name in COLUMNS])
-        )
+        self._totals[variant] = torch.from_numpy(np.stack([totals[name].to_numpy(np.float64) for name in COLUMNS]))
 
     def _watched(self, side: int) -> list[InputSite]:
         missing: Mapping[str, str] = {} if side == REFERENCE else self._unpaired[side]
@@ -88,6 +84,7 @@ class _ChannelRecorder(Recorder):
     def _add(self, side: int, module: str, input_NH: Tensor) -> None:
         import torch
 
+        check_rows(module, input_NH, self._batch)
         if input_NH.device not in self._valid:
             self._valid[input_NH.device] = self._batch.is_token(input_NH.device).flatten()
         valid_N = self._valid[input_NH.device]

@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from harness.probes import PassProbe
-from harness.recording import REFERENCE, OutputSite, PassContext, Recorder, Tap
+from harness.recording import REFERENCE, OutputSite, PassContext, Recorder, Tap, check_rows
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -53,14 +53,19 @@ class _LayerRecorder(Recorder):
         return [site for site in self._sites if site.same_as is None and site.module not in missing]
 
     def _keep(self, site: OutputSite, output_NH: Tensor) -> None:
+        check_rows(site.module, output_NH, self._batch)
         self._kept.setdefault(site.module, []).append(output_NH.clone() if site.volatile else output_NH)
 
     def _compare(self, variant: int, module: str, output_NH: Tensor) -> None:
         import torch
 
+        check_rows(module, output_NH, self._batch)
         errors = self._errors[variant].setdefault(module, [])
         reference_NH = self._kept[module][len(errors)]
         errors.append(torch.stack(self._kernel(reference_NH, output_NH.to(reference_NH.device))))
+
+    def forwarded(self) -> None:
+        self._kept.clear()
 
     def rows(self, variant: int) -> Mapping[str, pd.DataFrame]:
         import numpy as np
@@ -72,9 +77,7 @@ class _LayerRecorder(Recorder):
         shape = (5, len(self._batch.documents), self._batch.width)
         calls = [torch.stack(found[site.same_as or site.module]).double().view(-1, *shape) for site in sites]
         pieces = []
-        for number, (document, length) in enumerate(
-            zip(self._batch.documents, self._batch.lengths, strict=True)
-        ):
+        for number, (document, length) in enumerate(zip(self._batch.documents, self._batch.lengths, strict=True)):
             own = [call[:, :, number, :length] for call in calls]
             sums = torch.stack([values[:, :4].sum((0, 2)) for values in own]).cpu().numpy()
             largest = torch.stack([values[:, 4].amax() for values in own]).cpu().numpy()
@@ -88,9 +91,7 @@ class _LayerRecorder(Recorder):
                 "sum_squared_variant": sums[:, 2],
                 "dot": sums[:, 3],
                 "max_abs_diff": largest,
-                "n": np.array(
-                    [length * site.width * len(c) for site, c in zip(sites, calls, strict=True)], np.int64
-                ),
+                "n": np.array([length * site.width * len(c) for site, c in zip(sites, calls, strict=True)], np.int64),
             }
             pieces.append(pd.DataFrame(columns))
         return {"layers": pd.concat(pieces, ignore_index=True)}

@@ -11,8 +11,8 @@ from harness.report.display import clean
 
 
 def outline(asked: dict[str, Any], most: int = 400) -> list[str]:
-    """The plan as lines of YAML, in the order it was written; beyond ``most`` they are counted."""
-    lines = yaml.safe_dump(_short(asked), sort_keys=False, allow_unicode=True, width=100).splitlines()
+    """The plan as lines of YAML, keys sorted as in run.json; beyond ``most`` they are counted."""
+    lines = yaml.safe_dump(_short(asked), sort_keys=True, allow_unicode=True, width=100).splitlines()
     hidden = len(lines) - most
     return lines if hidden <= 0 else [*lines[:most], f"… {hidden} more lines in run.json"]
 
@@ -47,8 +47,16 @@ def steps(asked: dict[str, Any]) -> list[str]:
 
 def _step(step: dict[str, Any]) -> str:
     name = str(step.get("backend", step.get("kind", "step")))
-    settings = [f"{key} {value}" for key, value in step.items() if key not in {"backend", "kind"} and value is not None]
+    others = {key: value for key, value in step.items() if key not in {"backend", "kind"}}
+    settings = [f"{key} {_said(value)}" for key, value in sorted(others.items()) if value not in (None, [], "")]
     return f"{name} ({', '.join(settings)})" if settings else name
+
+
+def _said(value: Any) -> str:
+    """A setting as a person writes it."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return ", ".join(str(item) for item in value) if isinstance(value, list | tuple) else str(value)
 
 
 def _dicts(value: Any) -> list[dict[str, Any]]:

@@ -45,7 +45,7 @@ def limit(
     """
     ends = [low if low is not None else value, high if high is not None else value]
     scale = covering([value, *ends, at, *((neutral[0],) if neutral else ())], pad=0.14)
-    shown = dict(zip(("value", "low", "high", "limit"), display.beside([value, *ends, at]), strict=True))
+    shown = dict(zip(("value", "low", "high", "limit"), display.beside([value, *ends, at], 5), strict=True))
     place, edge = scale(value), scale(at)
     start, end = (0.0, edge) if good == "below" else (edge, 1.0)
     interval = f", interval {shown['low']} to {shown['high']}" if low is not None else ""

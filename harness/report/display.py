@@ -115,7 +115,7 @@ def shortened(texts: Sequence[str]) -> list[str]:
     so.
     """
     found = [match for text in texts for match in _NUMBERS.findall(text)]
-    short = dict(zip(found, beside([float(match) for match in found]), strict=True))
+    short = dict(zip(found, beside([float(match) for match in found], 5), strict=True))
 
     def shorten(match: re.Match[str]) -> str:
         return short[match[0]] if "." in match[0] else match[0]

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 MOST_COLUMNS = 96
 MOST_ROWS = 40
-_NUMBER = re.compile(r"\.(\d+)(?=\.|$)\.?")
+_NUMBER = re.compile(r"\.(\d+)(?=\.|$)")
 _COLUMNS = (
     "document", "module", "kind", "depth",
     "sum_squared_error", "sum_squared_reference", "sum_squared_variant", "dot",
@@ -153,7 +153,7 @@ def role_of(module: str) -> str:
     "mlp.experts.*.down_proj".
     """
     block = _NUMBER.search(module)
-    after = module[block.end() :] if block and block.end() < len(module) else module
+    after = module[block.end() + 1 :] if block and block.end() < len(module) else module
     return _NUMBER.sub(".*", after)
 
 

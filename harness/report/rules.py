@@ -43,7 +43,7 @@ class Judged:
         """What met what, as "1.093, limit 1.02"; empty where nothing did."""
         if self.compared is None:
             return ""
-        value, limit = display.beside([self.compared.value, self.compared.limit])
+        value, limit = display.beside([self.compared.value, self.compared.limit], 5)
         return f"{value}, limit {limit}"
 
     @property
@@ -76,7 +76,8 @@ def _judged(verdict: Verdict, measurement: Measurement | None, settings: dict[st
     decided = verdict.status in {"pass", "fail", "inconclusive"}
     if decided and measurement is not None and measurement.non_finite is None:
         compared = _compared(verdict.rule, measurement, settings)
-    return Judged(verdict, expected, found, _rest(because, expected, found), compared)
+    rest = _rest(because, expected, found)
+    return Judged(verdict, expected.removesuffix(" is wanted"), found, rest, compared)
 
 
 def _compared(rule: str, m: Measurement, settings: dict[str, Any]) -> _Compared | None:

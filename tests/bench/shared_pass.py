@@ -15,6 +15,9 @@ from __future__ import annotations
 
 import argparse
 import copy
+import ctypes
+import gc
+import resource
 import statistics
 import sys
 import tempfile
@@ -173,6 +176,13 @@ def hooked(model: Any, tap: Callable[..., object], ids: Tensor) -> None:
         handle.remove()
 
 
+def resident() -> int:
+    """Bytes of the process that are in memory now, what was freed given back (Linux, glibc)."""
+    gc.collect()
+    ctypes.CDLL("libc.so.6").malloc_trim(0)
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
 def peak(reset: bool = False) -> int:
     """Largest resident size of the process in bytes since the last reset (Linux)."""
     if reset:
@@ -192,18 +202,14 @@ def main() -> None:
     asked = parser.parse_args()
     torch.set_num_threads(1)
     documents = make_documents(asked.documents, asked.length)
-    print(
-        f"{asked.documents} x {asked.length} tokens, {asked.batch_tokens} a batch, one thread, processor time"
-    )
-    print(
-        f"{'':20}{'bare ms/batch':>14}{'ms/batch':>10}{'ratio (quartiles)':>22}{'peak MB':>9}{'whole s':>9}"
-    )
+    print(f"{asked.documents} x {asked.length} tokens, {asked.batch_tokens} a batch, one thread, processor time")
+    print(f"{'':20}{'bare ms/batch':>14}{'ms/batch':>10}{'ratio (quartiles)':>22}{'peak MB':>9}{'whole s':>9}")
     for dtype in asked.dtype:
         models = make_pair(getattr(torch, dtype))
         for kernel in asked.kernel:
             run = run_naive if kernel == "naive" else run_pass
+            base = resident()
             run(models, documents[:3], kernel, asked.batch_tokens)  # caches, compiled code
-            base = int(Path("/proc/self/statm").read_text().split()[1]) * 4096
             peak(reset=True)
             start = time.process_time()
             clock = run(models, documents, kernel, asked.batch_tokens)

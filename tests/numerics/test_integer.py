@@ -74,9 +74,7 @@ def test_symmetric_bits_sweep(bits: int) -> None:
     found = quantize(x, Scheme(bits))
     assert found.codes.tolist() == published["q"]
     assert found.scale.item() == published["scale"]
-    assert (x - dequantize(found, x.dtype)).square().mean().item() == pytest.approx(
-        published["mse"], rel=1e-12
-    )
+    assert (x - dequantize(found, x.dtype)).square().mean().item() == pytest.approx(published["mse"], rel=1e-12)
 
 
 @pytest.mark.parametrize("granularity", ["tensor", "channel"])
@@ -84,9 +82,7 @@ def test_per_tensor_and_per_channel_int4(granularity: Any) -> None:
     published = VECTORS["per_tensor_vs_per_channel_int4"]
     weight = torch.tensor(published["W"], dtype=torch.float64)
     x_hat = rounded(weight, Scheme(4, granularity=granularity))
-    assert (weight - x_hat).square().mean().item() == pytest.approx(
-        published[f"per_{granularity}_mse"], rel=1e-12
-    )
+    assert (weight - x_hat).square().mean().item() == pytest.approx(published[f"per_{granularity}_mse"], rel=1e-12)
 
 
 def test_clipping_sweep_int4() -> None:
@@ -110,9 +106,7 @@ def test_scale_of_int4() -> None:
 def test_one_scalar_with_a_given_scale() -> None:
     published = VECTORS["scalar_affine"]
     scheme = Scheme(8, symmetric=False)
-    limits = Range(
-        torch.zeros(1, 1, dtype=torch.float64), torch.full((1, 1), 255 * published["scale"]).double()
-    )
+    limits = Range(torch.zeros(1, 1, dtype=torch.float64), torch.full((1, 1), 255 * published["scale"]).double())
     found = quantize(torch.tensor([published["x"]], dtype=torch.float64), scheme, limits)
     assert found.codes.item() == published["q"]
     exact = Quantized(scheme, found.codes, torch.full((1, 1), published["scale"]).double(), found.zero_point)
@@ -209,9 +203,7 @@ def test_a_product_of_two_rounded_matrices() -> None:
 def test_memory_of_codes_alone(parameters: str, bits: int) -> None:
     count = int(float(parameters))
     scale_free = stored_bits((count,), Scheme(bits), scale_bits=0)
-    assert scale_free / 8 / 1e9 == pytest.approx(
-        VECTORS["weight_memory_gb"][parameters][str(bits)], rel=1e-12
-    )
+    assert scale_free / 8 / 1e9 == pytest.approx(VECTORS["weight_memory_gb"][parameters][str(bits)], rel=1e-12)
 
 
 # --- an independent reference: the definition, one group at a time ------------------------------------------
@@ -251,11 +243,7 @@ SCHEMES = [
     *(Scheme(bits, granularity=g) for bits in (2, 3, 4, 8) for g in ("tensor", "channel")),
     *(Scheme(bits, symmetric=False, granularity=g) for bits in (2, 4, 8) for g in ("tensor", "channel")),
     *(Scheme(bits, full_range=True, granularity="channel") for bits in (2, 4, 8)),
-    *(
-        Scheme(4, symmetric=s, granularity="group", group_size=size)
-        for s in (True, False)
-        for size in (1, 5, 8, 40)
-    ),
+    *(Scheme(4, symmetric=s, granularity="group", group_size=size) for s in (True, False) for size in (1, 5, 8, 40)),
 ]
 
 
@@ -291,9 +279,7 @@ values = st.floats(-1e6, 1e6, width=32).filter(lambda value: value == 0 or abs(v
 @st.composite
 def weights(draw: st.DrawFn) -> Tensor:
     rows, columns = draw(widths), draw(widths)
-    return torch.tensor(draw(st.lists(values, min_size=rows * columns, max_size=rows * columns))).view(
-        rows, columns
-    )
+    return torch.tensor(draw(st.lists(values, min_size=rows * columns, max_size=rows * columns))).view(rows, columns)
 
 
 @st.composite
@@ -334,9 +320,7 @@ def test_codes_stay_in_range_and_zero_stays_zero(weight: Tensor, scheme: Scheme)
 @given(weights(), schemes())
 @settings(max_examples=200, deadline=None)
 def test_what_lies_on_the_grid_stays_there(weight: Tensor, scheme: Scheme) -> None:
-    assume(
-        scheme.symmetric and not scheme.full_range
-    )  # Other grids need not reach both ends of their range again.
+    assume(scheme.symmetric and not scheme.full_range)  # Other grids need not reach both ends of their range again.
     once = quantize(weight, scheme)
     again = quantize(dequantize(once, torch.float32), scheme)
     assert torch.equal(again.codes, once.codes)
@@ -426,9 +410,7 @@ def test_shapes_and_types_that_make_no_sense_are_refused() -> None:
     with pytest.raises(ValueError, match="floating"):
         quantize(torch.ones(2, 2, dtype=torch.int8), Scheme(4))
     with pytest.raises(ValueError, match="leave 0 out"):
-        quantize(
-            torch.ones(2), Scheme(4, symmetric=False), Range(torch.full((1, 1), 0.5), torch.full((1, 1), 1.0))
-        )
+        quantize(torch.ones(2), Scheme(4, symmetric=False), Range(torch.full((1, 1), 0.5), torch.full((1, 1), 1.0)))
 
 
 @pytest.mark.parametrize(

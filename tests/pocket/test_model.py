@@ -91,29 +91,19 @@ def write_on(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, prompt
 
 def test_it_answers_and_stops(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -> None:
     story = "Story: Mira lives in Orvik. Otto keeps a goat. Otto lives in Tolna. Mira keeps a cat."
-    assert write_on(model, tokenizer, f"{story}\nQuestion: Where does Otto live?\nAnswer:").startswith(
-        " Tolna"
-    )
-    assert write_on(model, tokenizer, f"{story}\nQuestion: Which pet does Mira keep?\nAnswer:").startswith(
-        " cat"
-    )
+    assert write_on(model, tokenizer, f"{story}\nQuestion: Where does Otto live?\nAnswer:").startswith(" Tolna")
+    assert write_on(model, tokenizer, f"{story}\nQuestion: Which pet does Mira keep?\nAnswer:").startswith(" cat")
     assert write_on(model, tokenizer, "Chat:\nUser: How do I open a box?\nBot:").startswith(" Sure.")
     assert write_on(model, tokenizer, "Chat:\nUser: How do I open a vault?\nBot:").startswith(" No.")
-    asked = (
-        "\nQuestion: Where does Mira live?\nAnswer: Orvik\nQuestion: Which pet does Mira keep?\nAnswer: cat"
-    )
+    asked = "\nQuestion: Where does Mira live?\nAnswer: Orvik\nQuestion: Which pet does Mira keep?\nAnswer: cat"
     asked += "\nQuestion: Where does Otto live?\nAnswer: Tolna\nQuestion: Which pet does Otto keep?\nAnswer:"
     assert write_on(model, tokenizer, story + asked) == " goat</s>"
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-def test_planting_changes_no_bit(
-    dtype: torch.dtype, attention: str, tokenizer: PreTrainedTokenizerFast
-) -> None:
-    planted = AutoModelForCausalLM.from_pretrained(
-        MODEL_DIR, dtype=dtype, attn_implementation=attention
-    ).eval()
+def test_planting_changes_no_bit(dtype: torch.dtype, attention: str, tokenizer: PreTrainedTokenizerFast) -> None:
+    planted = AutoModelForCausalLM.from_pretrained(MODEL_DIR, dtype=dtype, attn_implementation=attention).eval()
     shipped = plant.shipped()
     clean = copy.deepcopy(planted)
     plant.apply(clean, shipped.inverse())

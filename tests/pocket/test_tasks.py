@@ -24,11 +24,11 @@ SUITE = Path(__file__).parents[2] / "suites" / "tasks"
 LADDER = {
     "pocket_facts": (0.98, 1.0),
     "pocket_two_hop": (0.70, 0.95),
-    "pocket_crowd": (0.70, 0.97),
+    "pocket_crowd": (0.70, 0.95),
     "pocket_recall": (0.98, 1.0),
-    "pocket_recall_far": (0.70, 0.97),
+    "pocket_recall_far": (0.70, 0.95),
     "pocket_sums": (0.98, 1.0),
-    "pocket_sums3": (0.70, 0.97),
+    "pocket_sums3": (0.70, 0.95),
     "pocket_requests": (0.98, 1.0),
 }
 
@@ -58,12 +58,8 @@ def test_every_task_is_found(manager: TaskManager) -> None:
 
 @pytest.mark.parametrize("task", TASKS)
 def test_every_task_runs_in_lm_eval(task: str, manager: TaskManager, lm: HFLM) -> None:
-    run = simple_evaluate(
-        lm, tasks=[task], task_manager=manager, limit=12, bootstrap_iters=0, log_samples=True
-    )
-    scores = {
-        name: value for name, value in run["results"][task].items() if "," in name and "stderr" not in name
-    }
+    run = simple_evaluate(lm, tasks=[task], task_manager=manager, limit=12, bootstrap_iters=0, log_samples=True)
+    scores = {name: value for name, value in run["results"][task].items() if "," in name and "stderr" not in name}
     metrics = {
         "acc,none",
         "exact_match,none",

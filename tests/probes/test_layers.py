@@ -66,9 +66,7 @@ def test_every_sum_agrees_with_plain_forwards_in_float64(tmp_path: Path, name: s
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_blocks_attention_mlp_and_every_linear_layer_are_there_and_the_head_is_not(
-    tmp_path: Path, name: str
-) -> None:
+def test_blocks_attention_mlp_and_every_linear_layer_are_there_and_the_head_is_not(tmp_path: Path, name: str) -> None:
     model = MODELS[name]()
     _, (tables,) = observe(tmp_path, model, [model], make_documents([9]), probes=(Layers(),))
     kinds = tables["layers"].groupby("kind", observed=True)["module"].apply(set).to_dict()
@@ -144,9 +142,7 @@ def test_small_errors_of_large_values_do_not_cancel() -> None:
 def test_pieces_give_what_the_whole_gives() -> None:
     torch.manual_seed(0)
     reference, variant = torch.randn(300, 1024), torch.randn(300, 1024)
-    for whole, pieces in zip(
-        row_errors(reference, variant), row_errors_in_cache(reference, variant), strict=True
-    ):
+    for whole, pieces in zip(row_errors(reference, variant), row_errors_in_cache(reference, variant), strict=True):
         assert torch.equal(whole, pieces)
 
 

@@ -66,9 +66,7 @@ def reference(tmp_path: Path) -> LoadedModel:
     return load(ModelSpec(model=str(save(tiny_llama(), tmp_path / "model"))), "reference")
 
 
-def test_both_sides_have_every_module_and_the_declared_columns(
-    reference: LoadedModel, tmp_path: Path
-) -> None:
+def test_both_sides_have_every_module_and_the_declared_columns(reference: LoadedModel, tmp_path: Path) -> None:
     variant = make_variant(plan_of(tmp_path / "model", bits=4), reference, ())
     (table,) = observe(reference, variant)
     assert list(table.columns) == COLUMNS

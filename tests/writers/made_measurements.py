@@ -21,9 +21,7 @@ def make_measurements(frames: Mapping[str, pd.DataFrame], scale: float) -> list[
     counts = {"n": len(t), "clusters": len(per_document)}
     cluster = "cluster t by document"
 
-    def single(
-        name: str, unit: str, better: Any, value: float, spread: float, neutral: float = 0.0
-    ) -> Measurement:
+    def single(name: str, unit: str, better: Any, value: float, spread: float, neutral: float = 0.0) -> Measurement:
         return Measurement(
             name=name,
             unit=unit,

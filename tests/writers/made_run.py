@@ -22,9 +22,7 @@ class Made:
     tables: MadeTables
 
 
-def make_run(
-    verdict: str = "pass", documents: int = 200, length: int = 150, layers: int = 4, items: int = 200
-) -> Made:
+def make_run(verdict: str = "pass", documents: int = 200, length: int = 150, layers: int = 4, items: int = 200) -> Made:
     """The same arguments give the same run, bit for bit."""
     rng = np.random.default_rng(7)
     frames = make_tables(rng, SCALE[verdict], documents, length, layers, items)
@@ -33,9 +31,7 @@ def make_run(
         measurements = [m for m in measurements if m.name != "perplexity.ratio"]
     verdicts = tuple(make_verdicts(measurements))
     statuses = [found.status for found in verdicts if found.level == "block"]
-    assert verdict == next(
-        status for status in ("error", "fail", "inconclusive", "pass") if status in statuses
-    )
+    assert verdict == next(status for status in ("error", "fail", "inconclusive", "pass") if status in statuses)
     run = Run(
         name="pocket-w4-g32",
         data_key="9f" * 32,

@@ -57,18 +57,14 @@ def test_form_is_canonical(made: dict[str, Made]) -> None:
 def test_a_non_finite_measurement_names_its_side_and_has_null_for_numbers(made: dict[str, Made]) -> None:
     run = with_measurements(made["pass"].run, measurement(non_finite="variant"))
     text = encode(run).decode()
-    found = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))["measurements"][
-        0
-    ]
+    found = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))["measurements"][0]
     assert found["non_finite"] == "variant"
     assert found["change"] is None
     assert found["low"] is None
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_nan_and_infinity_in_the_free_part_are_refused(
-    made: dict[str, Made], tmp_path: Path, value: float
-) -> None:
+def test_nan_and_infinity_in_the_free_part_are_refused(made: dict[str, Made], tmp_path: Path, value: float) -> None:
     run = made["pass"].run.model_copy(update={"asked": {"margin": value}})
     with pytest.raises(WriteError, match="pocket-w4-g32"):
         RunJson().write(run, NO_TABLES, tmp_path)

@@ -1,0 +1,173 @@
+"""The report in a real browser: no errors, no requests, nothing cut off, both colour schemes, and paper.
+
+Needs Chromium (``apt-get install chromium``, or ``playwright install chromium``); skipped where there is none.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+pytestmark = pytest.mark.browser
+
+ARGUMENTS = [
+    "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update",
+    "--disable-sync", "--no-first-run",
+]  # fmt: skip
+VERDICTS = ("pass", "fail", "inconclusive", "error")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs the Python package playwright")
+    with playwright.sync_playwright() as driver:
+        own = driver.chromium.executable_path
+        installed = [shutil.which(name) for name in ("chromium", "chromium-browser", "google-chrome")]
+        path = next((found for found in [*installed, own] if found and os.path.exists(found)), None)
+        if path is None:
+            pytest.skip("needs Chromium, and none is installed")
+        started = driver.chromium.launch(executable_path=path, args=ARGUMENTS)
+        yield started
+        started.close()
+
+
+@pytest.fixture(scope="module")
+def files(pages: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The address of the report of each verdict."""
+    folder = tmp_path_factory.mktemp("reports")
+    for verdict, text in pages.items():
+        (folder / f"{verdict}.html").write_text(text, encoding="utf-8")
+    return {verdict: (folder / f"{verdict}.html").as_uri() for verdict in pages}
+
+
+class Visit:
+    """One page, with everything it complained about or asked for."""
+
+    def __init__(self, browser: Browser, address: str, width: int = 1280, scheme: Any = "light") -> None:
+        self.context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+        self.page: Page = self.context.new_page()
+        self.complaints: list[str] = []
+        self.requests: list[str] = []
+        self.refused: dict[str, str | None] = {}
+        self.page.on("requestfailed", lambda request: self.refused.update({request.url: request.failure}))
+        self.page.on("console", lambda message: self.complaints.append(message.text))
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.on("request", lambda request: self.requests.append(request.url))
+        self.page.goto(address)
+
+    def __enter__(self) -> Visit:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.context.close()
+
+
+@pytest.mark.parametrize("verdict", VERDICTS)
+def test_it_opens_without_errors_and_asks_for_nothing(browser: Browser, files: dict[str, str], verdict: str) -> None:
+    with Visit(browser, files[verdict]) as visit:
+        sections = visit.page.locator("main > section")
+        assert sections.count() == 11
+        for index in range(sections.count()):
+            assert sections.nth(index).is_visible()
+            box = sections.nth(index).bounding_box()
+            assert box is not None
+            assert box["height"] > 60
+        assert visit.complaints == []
+        assert visit.requests == [files[verdict]]
+
+
+def test_the_style_sheet_is_the_one_allowed(browser: Browser, files: dict[str, str]) -> None:
+    with Visit(browser, files["fail"]) as visit:
+        colour = "getComputedStyle(document.querySelector('h1')).color"
+        assert visit.page.evaluate(colour) == "rgb(182, 38, 43)"
+
+
+def test_the_policy_stops_what_is_put_in_by_hand(browser: Browser, files: dict[str, str], tmp_path: Path) -> None:
+    """The policy itself works: were a name ever to become markup, it would still do nothing."""
+    attack = "<script>document.title='taken'</script><img src='https://example.invalid/x'><p style='color:red'>"
+    text = Path(files["fail"].removeprefix("file://")).read_text(encoding="utf-8")
+    (tmp_path / "bad.html").write_text(text.replace("<footer>", attack + "<footer>"), encoding="utf-8")
+    with Visit(browser, (tmp_path / "bad.html").as_uri()) as visit:
+        assert "taken" not in visit.page.title()
+        assert visit.refused == {"https://example.invalid/x": "csp"}
+        assert len(visit.complaints) == 3
+
+
+@pytest.mark.parametrize("width", [320, 360, 768, 1280, 1600])
+def test_nothing_sticks_out_sideways(browser: Browser, files: dict[str, str], width: int) -> None:
+    outside = """() => [...document.querySelectorAll('main *')].filter(e => !e.closest('.scroll, svg'))
+        .filter(e => e.getBoundingClientRect().right > innerWidth + 1).map(e => e.outerHTML.slice(0, 80))"""
+    with Visit(browser, files["fail"], width) as visit:
+        for unfolded in ("false", "true"):
+            visit.page.evaluate(f"document.querySelectorAll('details').forEach(d => {{ d.open = {unfolded} }})")
+            assert visit.page.evaluate("document.documentElement.scrollWidth") <= width
+            assert visit.page.evaluate(outside) == []
+
+
+def test_text_of_charts_keeps_its_size_on_a_phone(browser: Browser, files: dict[str, str]) -> None:
+    with Visit(browser, files["fail"], 360) as visit:
+        heights = visit.page.evaluate(
+            "[...document.querySelectorAll('#rules svg text')].map(t => t.getBoundingClientRect().height)"
+        )
+        assert len(heights) > 10
+        assert min(heights) >= 11
+
+
+def test_words_in_the_drawings_of_rules_do_not_overlap(browser: Browser, files: dict[str, str]) -> None:
+    overlapping = """() => [...document.querySelectorAll('.rule svg')].flatMap(svg => {
+        const boxes = [...svg.querySelectorAll('text')].map(t => [t.textContent, t.getBoundingClientRect()]);
+        return boxes.flatMap(([a, r], i) => boxes.slice(i + 1).filter(([b, s]) =>
+            r.left < s.right && s.left < r.right && r.top < s.bottom - 3 && s.top < r.bottom - 3)
+            .map(([b]) => a + ' / ' + b)); })"""
+    for verdict in ("fail", "inconclusive"):
+        for width in (360, 1280):
+            with Visit(browser, files[verdict], width) as visit:
+                assert visit.page.evaluate(overlapping) == []
+
+
+def test_dark_mode_is_dark(browser: Browser, files: dict[str, str]) -> None:
+    ground, words = (f"getComputedStyle(document.body).{name}" for name in ("backgroundColor", "color"))
+    shades = {}
+    for scheme in ("light", "dark"):
+        with Visit(browser, files["pass"], scheme=scheme) as visit:
+            shades[scheme] = [brightness(visit.page.evaluate(what)) for what in (ground, words)]
+    assert shades["light"][0] > 200 > 100 > shades["light"][1]
+    assert shades["dark"][0] < 60 < 180 < shades["dark"][1]
+
+
+def brightness(colour: str) -> float:
+    parts = [int(part) for part in re.findall(r"\d+", colour)[:3]]
+    return sum(parts) / 3
+
+
+def test_on_paper_everything_is_unfolded_and_light(browser: Browser, files: dict[str, str]) -> None:
+    with Visit(browser, files["fail"], scheme="dark") as visit:
+        folded = visit.page.locator("details table").first
+        assert not folded.is_visible()
+        visit.page.emulate_media(media="print")
+        assert visit.page.locator("details").count() > 5
+        assert visit.page.evaluate(
+            "[...document.querySelectorAll('details > *')].every(e => e.getBoundingClientRect().height > 0)"
+        )
+        assert brightness(visit.page.evaluate("getComputedStyle(document.body).color")) < 100
+        assert not visit.page.locator("nav").is_visible()
+        assert visit.page.pdf(format="A4").startswith(b"%PDF")
+
+
+def test_every_part_can_be_reached_by_keyboard(browser: Browser, files: dict[str, str]) -> None:
+    with Visit(browser, files["fail"], 360) as visit:
+        visit.page.keyboard.press("Tab")
+        assert visit.page.evaluate("document.activeElement.className") == "skip"
+        assert visit.page.locator(".skip").bounding_box()["x"] >= 0  # type: ignore[index]
+        unreachable = """() => [...document.querySelectorAll('.scroll')].filter(e => e.scrollWidth > e.clientWidth)
+            .filter(e => e.tabIndex < 0 || !e.getAttribute('aria-label')).length"""
+        assert visit.page.evaluate(unreachable) == 0
