@@ -8,7 +8,7 @@ from rich.text import Text
 
 from harness.plugins import FAMILIES, load, names
 from harness.resources import shipped_file, shipped_names
-from harness.yaml_file import read_description
+from harness.strict_yaml.file import read_description
 
 
 def print_catalogue() -> None:

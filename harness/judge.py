@@ -118,8 +118,8 @@ def _matches(name: str, pattern: str) -> bool:
 def _covers(pattern: str, missing: str) -> bool:
     """Whether a pattern can mean a metric that was skipped, or one of a measure skipped whole.
 
-    A name without a dot (``perplexity``) or with a star at its end (``tasks.arc.*``) stands for every metric that begins
-    so; any other is one metric, so that a rule on ``tasks.*.accuracy`` does not mind a missing ``tasks.arc.recovery``.
+    A name without a dot (``perplexity``) or with a star at its end (``tasks.arc.*``) stands for every metric that
+    begins so; any other is one metric: a rule on ``tasks.*.accuracy`` does not mind a missing ``tasks.arc.recovery``.
     """
     if "." in missing and not missing.endswith(".*"):
         return _matches(missing, pattern)

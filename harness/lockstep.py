@@ -39,7 +39,7 @@ from harness.survey import survey
 if TYPE_CHECKING:
     import pandas as pd
 
-    from harness.models import LoadedModel
+    from harness.models.loading import LoadedModel
 
 _Found = tuple[dict[str, "pd.DataFrame"], dict[str, "pd.DataFrame"]]
 """Rows and running tables, by table name."""

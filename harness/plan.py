@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from harness.backends import Backend
-from harness.checking import Checker
 from harness.errors import PlanError, Problem
-from harness.gate_file import Gate, check_metrics, read_gate
-from harness.locating import is_slug, unknown_name
-from harness.model_entry import read_reference, read_steps, read_variant
+from harness.planning.checking import Checker
+from harness.planning.gate_file import Gate, check_metrics, read_gate
+from harness.planning.locating import is_slug, unknown_name
+from harness.planning.model_entry import read_reference, read_steps, read_variant
+from harness.planning.suite_file import Suite, read_documents_spec, read_suite, source_name
 from harness.records import CalibrationSpec, GateSpec, Plan, Plugin, SuiteSpec
-from harness.suite_file import Suite, read_documents_spec, read_suite, source_name
-from harness.yaml_file import read_yaml
-from harness.yaml_values import KeyPath, describe
+from harness.strict_yaml.file import read_yaml
+from harness.strict_yaml.values import KeyPath, describe
 
 KEYS = ("name", "reference", "variant", "calibration", "suites", "gates")
 DISTRIBUTION = "lm-shipcheck"

@@ -20,7 +20,7 @@ from harness.environment import describe_environment
 from harness.errors import HarnessError
 from harness.lockstep import shared_pass
 from harness.measures import Measure
-from harness.models import LoadedModel, load, make_variant, verify_unchanged
+from harness.models.loading import LoadedModel, load, make_variant, verify_unchanged
 from harness.probes import OwnProbe, PassProbe, Progress
 from harness.records import Environment, Identity, Measurement, Note, Plan, Skipped, SuiteSpec
 from harness.tables import Store

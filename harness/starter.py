@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 
 from harness.errors import WriteError
-from harness.yaml_values import CONTROL, plain
+from harness.strict_yaml.values import CONTROL, plain
 
 _HEAD = """\
 # One compressed model beside the model it was made from.

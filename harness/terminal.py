@@ -124,7 +124,7 @@ class Terminal:
 
 
 def _rule_line(item: Judged) -> Text:
-    """ "✕ Fail  perplexity.ratio  1.093, limit 1.02", and the reason where the rule does not pass."""
+    """Status, metric, what was found with its interval, the limit; and the reason where the rule does not pass."""
     found: Verdict = item.verdict
     status = words.STATUSES[found.status]
     name = harmless(words.labelled(found.metric, found.labels) or found.rule)
@@ -133,7 +133,7 @@ def _rule_line(item: Judged) -> Text:
         (f"  {status.mark} {status.word:<9} ", _COLOURS[found.status]),
         (name, "bold"),
         advisory,
-        f"  {harmless(item.numbers or item.found)}",
+        f"  {harmless(item.line)}",
     )
     return line if found.status == "pass" else line.append(f"\n      {harmless(item.because, 2000)}")
 

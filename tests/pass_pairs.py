@@ -34,7 +34,7 @@ LENGTHS = (9, 23, 2, 23, 14, 5, 31, 12)
 
 @dataclass
 class Loaded:
-    """As much of harness.models.LoadedModel as the pass asks for."""
+    """As much of harness.models.loading.LoadedModel as the pass asks for."""
 
     name: str
     model: Any

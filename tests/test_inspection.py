@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from harness.errors import ModelError
-from harness.identity import weights_sha256
-from harness.inspection import module_formats, named_tensors, own_tensors
+from harness.models.identity import weights_sha256
+from harness.models.inspection import module_formats, named_tensors, own_tensors
 from harness.records import ModuleFormat
 
 

@@ -16,12 +16,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from harness import models, sources
 from harness.backends import Backend, Compressed
 from harness.backends.round_to_nearest import RoundToNearest
 from harness.errors import BackendError, MissingDependencyError, ModelError
-from harness.identity import config_sha256, weights_sha256
-from harness.models import LoadedModel, load, make_variant, verify_unchanged
+from harness.models import loading as models
+from harness.models import sources
+from harness.models.identity import config_sha256, weights_sha256
+from harness.models.loading import LoadedModel, load, make_variant, verify_unchanged
 from harness.records import GateSpec, ModelSpec, ModuleFormat, Plan, RuleSpec, SuiteSpec, VariantSpec
 from harness.records.base import Plugin
 from tests.tiny_models import save, tiny_gpt2, tiny_llama
@@ -394,7 +395,7 @@ def test_a_quantization_that_transformers_would_ignore_is_refused(folder: Path) 
 def test_a_quantized_checkpoint_whose_library_is_missing_says_how_to_install_it(
     config: dict[str, object], library: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("harness.prequantized._installed", lambda _: False)
+    monkeypatch.setattr("harness.models.prequantized._installed", lambda _: False)
     change_config(folder, quantization_config=config)
     with pytest.raises(MissingDependencyError, match=f"needs the library {library}.*pip install {library}"):
         load(spec(folder), "variant")

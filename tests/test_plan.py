@@ -19,9 +19,9 @@ from pydantic import Field, model_validator
 from harness import plugins
 from harness.backends import Backend
 from harness.errors import PlanError, Problem
-from harness.gate_file import could_match
 from harness.measures import Measure
 from harness.plan import check_together, load_gate, load_suite, make_plan, resolved
+from harness.planning.gate_file import could_match
 from harness.probes import OwnProbe, PassProbe
 from harness.records import HubData, Measurement, Metric, Plan, Plugin
 from harness.resources import shipped_names

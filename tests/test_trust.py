@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from harness.errors import ModelError
-from harness.stamps import stamp_folder
-from harness.trust import check_code_fields, check_folder
-from harness.weight_files import check_safetensors
+from harness.models.stamps import stamp_folder
+from harness.models.trust import check_code_fields, check_folder
+from harness.models.weight_files import check_safetensors
 
 
 @pytest.fixture

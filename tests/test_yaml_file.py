@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.errors import PlanError, Problem
-from harness.yaml_file import MAX_BYTES, YamlFile, parse_yaml, read_description, read_yaml
-from harness.yaml_values import describe, dotted
+from harness.strict_yaml.file import MAX_BYTES, YamlFile, parse_yaml, read_description, read_yaml
+from harness.strict_yaml.values import describe, dotted
 
 
 def good(text: str) -> YamlFile:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from torch.nn import Parameter
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from harness.linears import Linear
+    from harness.models.linears import Linear
     from harness.numerics.integer import Scheme
 
 DEFAULT_GROUP_SIZE = 32
@@ -69,7 +69,7 @@ class RoundToNearest(Backend):
     ) -> Compressed:
         """Replace the weight of every linear layer that is not skipped; raises BackendError naming the
         module."""
-        from harness.linears import output_head, replace_weight, weight_of
+        from harness.models.linears import output_head, replace_weight, weight_of
         from harness.numerics.integer import dequantize, quantize
 
         scheme = self.scheme()
@@ -96,7 +96,7 @@ class RoundToNearest(Backend):
         return Compressed(model, tuple(described))
 
     def _chosen(self, model: PreTrainedModel) -> list[tuple[str, Linear]]:
-        from harness.linears import linears, output_head
+        from harness.models.linears import linears, output_head
 
         everything, head = list(linears(model)), output_head(model)
         used: set[str] = set()
@@ -123,7 +123,7 @@ class RoundToNearest(Backend):
         return chosen
 
     def _describe(self, name: str, module: Linear, scheme: Scheme) -> ModuleFormat:
-        from harness.linears import weight_of
+        from harness.models.linears import weight_of
         from harness.numerics.integer import stored_bits
 
         weight, bias = weight_of(module), module.bias

@@ -16,7 +16,7 @@ from harness.records import Plugin
 if TYPE_CHECKING:
     import pandas as pd
 
-    from harness.models import LoadedModel
+    from harness.models.loading import LoadedModel
     from harness.recording import PassContext, Recorder
 
 

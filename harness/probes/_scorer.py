@@ -32,7 +32,7 @@ from harness.errors import DataError
 from harness.probes._task_files import beside
 
 if TYPE_CHECKING:
-    from harness.models import LoadedModel
+    from harness.models.loading import LoadedModel
 
 LOCAL_FORMATS = frozenset({"arrow", "csv", "json", "pandas", "parquet", "text", "xml"})
 """Builders of ``datasets`` that read local files; what they cache is keyed on size and time alone."""

@@ -16,7 +16,7 @@ from harness.probes._task_files import TaskFiles, files_sha256, read_task_files
 from harness.resources import folder as shipped_folder
 
 if TYPE_CHECKING:
-    from harness.models import LoadedModel
+    from harness.models.loading import LoadedModel
     from harness.probes._samples import Side
     from harness.probes._scorer import Scorer
 

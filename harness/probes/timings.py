@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from torch import Tensor
 
-    from harness.models import LoadedModel
+    from harness.models.loading import LoadedModel
 
 Positive = Annotated[int, Field(gt=0)]
 SEED = 0

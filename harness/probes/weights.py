@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from torch import Tensor
 
-    from harness.models import LoadedModel
+    from harness.models.loading import LoadedModel
 
 UNIT = "weights"
 
@@ -112,7 +112,7 @@ def _special_row(side: str, module: str, kind: str, size: int, dtype: str) -> di
 
 def _device_bytes(loaded: LoadedModel) -> int:
     """Bytes that the tensors of the model hold, tied ones once."""
-    from harness.inspection import named_tensors, stored_bytes
+    from harness.models.inspection import named_tensors, stored_bytes
 
     return sum(
         {tensor.data_ptr(): stored_bytes(tensor) for _, tensor in named_tensors(loaded.model)}.values()

@@ -2,31 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from harness.records import Measurement, Run
 
-_LESS_IS_MORE = {"memory.weight_bytes": 0, "memory.bits_per_weight": 1, "memory.peak_bytes": 2}
+_FIRST = {"memory.weight_bytes": 0, "memory.bits_per_weight": 1, "memory.peak_bytes": 2}
+_FLOOR = "latency.floor"
 
 
 @dataclass(frozen=True)
 class Cost:
-    """All measurements of one family, memory or latency, and why none of them is judged where that is so."""
+    """All measurements of one family, memory or latency.
 
-    measurements: tuple[Measurement, ...]
+    sides: those with a value on each side. ratios: those that only compare. not_judged: why some are only shown.
+    """
+
+    sides: tuple[Measurement, ...]
+    ratios: tuple[Measurement, ...]
     not_judged: tuple[str, ...]
 
 
 def cost(run: Run, family: str) -> Cost:
-    """The measurements whose names begin with ``family``; those with both sides first."""
+    """The measurements whose names begin with ``family``, the most telling first."""
     found = [m for m in run.measurements if m.name.startswith(f"{family}.")]
-    found.sort(key=lambda m: (m.reference is None, _LESS_IS_MORE.get(m.name, 9)))
-    return Cost(tuple(found), _reasons(found))
+    found.sort(key=lambda m: _FIRST.get(m.name, 9))
+    reasons = (m.not_judged for m in found if m.not_judged and m.name != _FLOOR)
+    return Cost(
+        sides=tuple(m for m in found if _has_sides(m)),
+        ratios=tuple(m for m in found if not _has_sides(m)),
+        not_judged=tuple(dict.fromkeys(reasons)),
+    )
 
 
-def _reasons(measurements: Sequence[Measurement]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(m.not_judged for m in measurements if m.not_judged))
+def _has_sides(m: Measurement) -> bool:
+    return m.non_finite is None and all(side is not None and side >= 0 for side in (m.reference, m.variant))
 
 
 def size_ratio(run: Run) -> float | None:

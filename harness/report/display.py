@@ -15,6 +15,7 @@ _SECRETS = (
 # surrogates, private use, unassigned. Zl, Zp: line and paragraph separators.
 _HIDDEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 _NUMBERS = re.compile(r"(?<![\w.])-?\d+(?:\.\d+)?(?:e[-+]?\d+)?(?![\w.]*\w)")
+_SHORT_UNITS = {"tokens/second": "tokens/s", "milliseconds": "ms", "bits/weight": "bits", "bytes/token": "B/token"}
 _MINUS = "\u2212"
 _THIN = "\u202f"  # narrow no-break space between groups of digits and before units
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
@@ -133,7 +134,7 @@ def quantity(value: float | None, unit: str, digits: int = 4) -> str:
         return percent(value, digits)
     if unit == "ratio":
         return f"×{number(value, digits)}"
-    return f"{number(value, digits)}{_THIN}{unit}" if unit else number(value, digits)
+    return f"{number(value, digits)}{_THIN}{_SHORT_UNITS.get(unit, unit)}" if unit else number(value, digits)
 
 
 def short_hash(value: str) -> str:

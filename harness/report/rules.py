@@ -4,6 +4,7 @@ on.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,8 @@ from harness.records import Measurement, Run, Verdict
 from harness.report import charts, display, words
 from harness.report.asked import rules_by_place
 
+_IT = re.compile(r"\b(beyond|over|equals) it\b")
+"""Words that spoke of the limit while it stood before them."""
 _GOOD = {"at_most": "below", "at_least": "above"}
 
 
@@ -45,6 +48,11 @@ class Judged:
             return ""
         value, limit = display.beside([self.compared.value, self.compared.limit], 5)
         return f"{value}, limit {limit}"
+
+    @property
+    def line(self) -> str:
+        """What was found, with its interval, and the limit if there is one: for one line of text."""
+        return f"{self.found}, {self.numbers.partition(', ')[2]}" if self.numbers else self.found
 
     @property
     def chart(self) -> Markup:
@@ -105,7 +113,7 @@ def _change(m: Measurement, limit: float, good: str) -> _Compared | None:
 def _rest(because: str, expected: str, found: str) -> str:
     """The reason without what already stands beside it as wanted and found."""
     parts = [part for part in because.split("; ") if part != expected and found not in part]
-    return "; ".join(parts) or because
+    return _IT.sub(r"\1 the limit", "; ".join(parts)) or because
 
 
 def _number(value: object) -> float | None:

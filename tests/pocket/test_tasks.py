@@ -73,7 +73,7 @@ def test_every_task_runs_in_lm_eval(task: str, manager: TaskManager, lm: HFLM) -
     if task in ("pocket_facts", "pocket_recall", "pocket_sums", "pocket_requests"):
         assert min(scores.values()) >= 11 / 12
     if task == "pocket_prose":
-        assert scores["byte_perplexity,none"] < 1.35
+        assert scores["byte_perplexity,none"] < 1.5
 
 
 @pytest.mark.slow

@@ -157,6 +157,11 @@ def test_words_are_drawn_unevenly() -> None:
     assert text.count(f" {first} ") > 5 * text.count(f" {last} ")
 
 
+def test_task_items_are_these_on_every_machine() -> None:
+    found = {task: [[item["id"], item.get("prompt", item.get("text"))] for item in task_items(task, 20)] for task in TASKS}
+    assert fingerprint(found) == "d13de12a4fda0d32"
+
+
 @pytest.mark.parametrize("task", TASKS)
 def test_task_items_are_json_and_stable(task: str) -> None:
     items = task_items(task, 25)

@@ -27,7 +27,7 @@ WORDS += ["sun", "sea", "leaf", "sky", "grass", ".", "?", ":"]
 
 @dataclass(frozen=True)
 class Loaded:
-    """Stands for harness.models.LoadedModel."""
+    """Stands for harness.models.loading.LoadedModel."""
 
     name: str
     model: Any

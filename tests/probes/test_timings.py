@@ -24,7 +24,7 @@ SMALL = {"repeats": 2, "warmup": 1, "prompt_tokens": 6, "new_tokens": 3, "batch"
 
 @dataclass(frozen=True)
 class Loaded:
-    """Stands for harness.models.LoadedModel."""
+    """Stands for harness.models.loading.LoadedModel."""
 
     name: str
     model: Any

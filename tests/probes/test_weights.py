@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from harness.backends.round_to_nearest import RoundToNearest
-from harness.models import LoadedModel, load, make_variant
+from harness.models.loading import LoadedModel, load, make_variant
 from harness.probes.weights import Weights
 from harness.records import GateSpec, ModelSpec, Plan, RuleSpec, SuiteSpec, VariantSpec
 from harness.records.base import Plugin

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import PlanError, Problem
-from harness.yaml_builder import BrokenError, Builder
-from harness.yaml_values import CONTROL, KeyPath
+from harness.strict_yaml.builder import BrokenError, Builder
+from harness.strict_yaml.values import CONTROL, KeyPath
 
 MAX_BYTES = 1_000_000
 

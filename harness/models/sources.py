@@ -18,9 +18,9 @@ from huggingface_hub.errors import (
 )
 
 from harness.errors import ModelError
+from harness.models.stamps import READ_WHEN_LOADING
 from harness.pocket import MODEL_DIR
 from harness.records import ModelSpec
-from harness.stamps import READ_WHEN_LOADING
 
 POCKET = "pocket"
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import ModelError
-from harness.stamps import FileStamp, file_sha256
-from harness.weight_files import Weights, check_safetensors, read_json, weight_files
+from harness.models.stamps import FileStamp, file_sha256
+from harness.models.weight_files import Weights, check_safetensors, read_json, weight_files
 
 CODE_FIELDS = frozenset(
     {

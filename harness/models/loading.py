@@ -23,11 +23,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 
 from harness.backends import Backend
 from harness.errors import BackendError, HarnessError, ModelError
-from harness.identity import identify
-from harness.inspection import module_formats
-from harness.prequantized import quantization_method
-from harness.records import Identity, ModelSpec, ModuleFormat, Note, Plan
-from harness.soundness import (
+from harness.models.identity import identify
+from harness.models.inspection import module_formats
+from harness.models.prequantized import quantization_method
+from harness.models.soundness import (
     check_loading,
     check_not_blank,
     check_placement,
@@ -35,10 +34,11 @@ from harness.soundness import (
     non_finite,
     ragged_groups,
 )
-from harness.sources import Source, resolve
-from harness.stamps import FileStamp, stamp_folder, verify_stamps
-from harness.trust import check_folder
-from harness.weight_files import Weights, check_no_hidden_codes, read_json
+from harness.models.sources import Source, resolve
+from harness.models.stamps import FileStamp, stamp_folder, verify_stamps
+from harness.models.trust import check_folder
+from harness.models.weight_files import Weights, check_no_hidden_codes, read_json
+from harness.records import Identity, ModelSpec, ModuleFormat, Note, Plan
 
 
 @dataclass(frozen=True)

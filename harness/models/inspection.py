@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.errors import ModelError
-from harness.linears import Linear, weight_of
+from harness.models.linears import Linear, weight_of
 from harness.records import ModuleFormat
 
 SHARED = " (shared)"

@@ -11,8 +11,8 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from harness.errors import ModelError
-from harness.inspection import logical_weights, named_tensors
-from harness.linears import Linear, linears
+from harness.models.inspection import logical_weights, named_tensors
+from harness.models.linears import Linear, linears
 from harness.records import ModelSpec
 
 

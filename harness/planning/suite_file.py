@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from harness import plugins
-from harness.checking import Checker
 from harness.errors import HarnessError, Problem
-from harness.locating import check_description, check_file_name, find_data, find_file
 from harness.measures import Measure
+from harness.planning.checking import Checker
+from harness.planning.locating import check_description, check_file_name, find_data, find_file
 from harness.probes import PassProbe
 from harness.records import CalibrationSpec, DocumentsSpec, HubData, Metric, Plugin, SuiteSpec
 from harness.resources import POCKET_SPLITS
-from harness.yaml_file import read_yaml
-from harness.yaml_values import KeyPath
+from harness.strict_yaml.file import read_yaml
+from harness.strict_yaml.values import KeyPath
 
 D = TypeVar("D", DocumentsSpec, CalibrationSpec)
 

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from harness.errors import Problem
-from harness.yaml_values import CONTROL, KeyPath, describe, dotted, plain
+from harness.strict_yaml.values import CONTROL, KeyPath, describe, dotted, plain
 
 MAX_DEPTH = 32
 MAX_PROBLEMS = 50

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
 from harness.backends import Backend
-from harness.checking import Checker
-from harness.locating import find_model
+from harness.planning.checking import Checker
+from harness.planning.locating import find_model
 from harness.records import ModelSpec, VariantSpec
-from harness.yaml_values import KeyPath, describe
+from harness.strict_yaml.values import KeyPath, describe
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _DEVICE = re.compile(r"cpu|mps|(cuda|xpu)(:\d{1,3})?")

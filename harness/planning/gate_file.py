@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import cast
 
 from harness import plugins
-from harness.checking import Checker
 from harness.errors import HarnessError, Problem
-from harness.locating import check_description, check_file_name, find_file
 from harness.measures import Measure
+from harness.planning.checking import Checker
+from harness.planning.locating import check_description, check_file_name, find_file
 from harness.plugins import nearest
 from harness.records import GateSpec, Measurement, Metric, RuleSpec
 from harness.rules import Rule
-from harness.yaml_file import read_yaml
-from harness.yaml_values import KeyPath
+from harness.strict_yaml.file import read_yaml
+from harness.strict_yaml.values import KeyPath
 
 LONGEST_METRIC = 200
 

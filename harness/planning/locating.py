@@ -11,11 +11,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from harness.checking import Checker
+from harness.planning.checking import Checker
 from harness.plugins import nearest
 from harness.records import HubData
 from harness.resources import POCKET_SPLITS, shipped_file, shipped_names
-from harness.yaml_values import KeyPath, describe
+from harness.strict_yaml.values import KeyPath, describe
 
 SLUG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 """A name that is safe as the name of a folder on every system."""
