@@ -234,7 +234,14 @@ class Store(Reader):
         import pyarrow.parquet as pq
 
         buffer = io.BytesIO()
-        pq.write_table(pa.Table.from_pandas(frame, preserve_index=False), buffer, compression="zstd")
+        rows = pa.Table.from_pandas(frame, preserve_index=False)
+        # numbers seldom repeat, so a dictionary of them would only cost time and space
+        words = [
+            field.name
+            for field in rows.schema
+            if pa.types.is_string(field.type) or pa.types.is_large_string(field.type)
+        ]
+        pq.write_table(rows, buffer, compression="zstd", use_dictionary=words or False)
         data = buffer.getvalue()
         file = f"{_file_name(suite)}/{number}.{_file_name(table)}.parquet"
         journal.put_file(self.folder / file, data)
