@@ -18,7 +18,7 @@ from harness.errors import HarnessError
 from harness.judge import judge, overall
 from harness.plan import check_together, make_plan, resolved
 from harness.records import Clock, Plan, Run, Verdict
-from harness.tables import Reader
+from harness.tables.store import Reader
 from harness.terminal import Terminal
 from harness.write import read_run, write_all, write_report
 

@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, cast
 from harness.documents import EncodedDocument, documents_sha256, duplicates, encode, read_documents
 from harness.environment import describe_environment
 from harness.errors import HarnessError
-from harness.lockstep import shared_pass
+from harness.lockstep.driver import shared_pass
 from harness.measures import Measure
 from harness.models.loading import LoadedModel, load, make_variant, verify_unchanged
 from harness.probes import OwnProbe, PassProbe, Progress
 from harness.records import Environment, Identity, Measurement, Note, Plan, Skipped, SuiteSpec
-from harness.tables import Store
+from harness.tables.store import Store
 
 if TYPE_CHECKING:
     from torch import Tensor

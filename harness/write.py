@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from harness import plugins
 from harness.errors import HarnessError, WriteError
 from harness.records import SCHEMA_VERSION, Run
-from harness.tables import Reader
+from harness.tables.store import Reader
 from harness.writers import Tables, Writer
 
 if TYPE_CHECKING:

@@ -21,12 +21,12 @@ from transformers import (
 )
 
 from harness.documents import EncodedDocument
-from harness.lockstep import shared_pass
-from harness.pass_report import PassReport
+from harness.lockstep.driver import shared_pass
+from harness.lockstep.pass_report import PassReport
 from harness.probes.channels import Channels
 from harness.probes.layers import Layers
 from harness.probes.tokens import Tokens
-from harness.tables import Store
+from harness.tables.store import Store
 
 VOCABULARY = 61
 LENGTHS = (9, 23, 2, 23, 14, 5, 31, 12)

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from harness import kernels as kernels_module
-from harness.kernels import WORTH_COMPILING, choose_kernels
-from harness.logit_statistics import logit_sums
+from harness.lockstep import kernels as kernels_module
+from harness.lockstep.kernels import WORTH_COMPILING, choose_kernels
+from harness.lockstep.logit_statistics import logit_sums
 from tests.pass_pairs import damaged, llama, louder, observe
 
 CPU = torch.device("cpu")

@@ -22,9 +22,9 @@ from transformers import (
 )
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from harness.batches import plan_batches
-from harness.decoder import Decoder, same_logits
 from harness.errors import DataError, ModelError
+from harness.lockstep.batches import plan_batches
+from harness.lockstep.decoder import Decoder, same_logits
 from harness.probes.channels import Channels
 from harness.probes.layers import Layers
 from harness.probes.tokens import Tokens
@@ -248,7 +248,7 @@ def test_a_document_that_does_not_fit_alone_is_an_error(tmp_path: Path, monkeypa
         return real(self, ids, mask)
 
     monkeypatch.setattr(Decoder, "states", small)
-    monkeypatch.setattr("harness.lockstep.VERIFIED_TOKENS", 8)
+    monkeypatch.setattr("harness.lockstep.driver.VERIFIED_TOKENS", 8)
     with pytest.raises(ModelError, match="memory ran out on document d1 of 20 tokens alone"):
         observe(tmp_path, reference, [damaged(reference)], make_documents([9, 20]))
 

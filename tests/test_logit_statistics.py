@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from harness.kernels import EAGER
-from harness.logit_statistics import logit_statistics, logit_sums
+from harness.lockstep.kernels import EAGER
+from harness.lockstep.logit_statistics import logit_statistics, logit_sums
 from tests.logit_reference import agree, expected
 
 

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.errors import TableError
-from harness.tables import Reader, Store
+from harness.tables.store import Reader, Store
 
 UNITS = 5
 
@@ -319,7 +319,7 @@ def test_a_part_of_another_run_is_not_used(tmp_path: Path) -> None:
 
 
 def test_the_lock_names_the_holder_and_goes_with_it(tmp_path: Path) -> None:
-    code = "import sys, pathlib\nfrom harness.tables import Store\nStore(pathlib.Path(sys.argv[1]), 'key')"
+    code = "import sys, pathlib\nfrom harness.tables.store import Store\nStore(pathlib.Path(sys.argv[1]), 'key')"
     with Store(tmp_path, "key"):
         other = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False)
         assert other.returncode != 0

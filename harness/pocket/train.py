@@ -86,15 +86,15 @@ def train(tokenizer: Tokenizer, steps: int, seed: int, compiled: bool, out: Path
     initialize(network, torch.Generator().manual_seed(seed))
     optimizer = Optimizer(network)
     loss_of = make_loss(network, compiled)
-    started, seen, total = time.monotonic(), 0, 0.0
+    started, seen, losses = time.monotonic(), 0, list[float]()
     print(f"{sum(p.numel() for p in network.parameters()):,} parameters, {steps} steps", flush=True)
     for step, (stage, batch) in enumerate(schedule(tokenizer, steps, seed)):
         loss = loss_of(*batch)
         torch.autograd.backward(loss)
         optimizer.step(rate_fraction(step, steps))
         seen += batch[0].numel()
-        total += loss.item()
-        if not math.isfinite(total):
+        losses.append(loss.item())
+        if not math.isfinite(losses[-1]):
             raise FloatingPointError(f"the loss is not finite at step {step}")
         if (step + 1) % every == 0 or step + 1 == steps:
             seconds = time.monotonic() - started
@@ -105,10 +105,10 @@ def train(tokenizer: Tokenizer, steps: int, seed: int, compiled: bool, out: Path
             scores = " ".join(f"{task.removeprefix('pocket_')} {rate:.2f}" for task, rate in rates.items())
             print(
                 f"{step + 1:5d} {stage.name:7s} {seconds / 60:5.1f} min {seen / 1e6:5.1f} Mtok "
-                f"{seen / seconds:6.0f} tok/s loss {total / every:.4f} | {scores}",
+                f"{seen / seconds:6.0f} tok/s loss {sum(losses) / len(losses):.4f} | {scores}",
                 flush=True,
             )
-            total = 0.0
+            losses.clear()
             save_llama(as_llama(network), out)
     return network
 

@@ -2,8 +2,8 @@
 
 Every probe sees one reference and several variants, so that the reference is computed once. Each variant has a
 sink of its own that keeps its rows. A pass probe takes part in the one shared teacher-forced pass
-(``harness/lockstep.py``); any other probe drives the models itself, unit by unit, so that a killed run resumes at the
-unit it was in.
+(``harness/lockstep/driver.py``); any other probe drives the models itself, unit by unit, so that a killed run resumes
+at the unit it was in.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from harness.records import Plugin
 if TYPE_CHECKING:
     import pandas as pd
 
+    from harness.lockstep.recording import PassContext, Recorder
     from harness.models.loading import LoadedModel
-    from harness.recording import PassContext, Recorder
 
 
 class Sink(Protocol):

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
+from harness.lockstep.recording import REFERENCE, InputSite, PassContext, Recorder, Tap, check_rows
 from harness.probes import PassProbe
-from harness.recording import REFERENCE, InputSite, PassContext, Recorder, Tap, check_rows
 
 if TYPE_CHECKING:
     import pandas as pd
     from torch import Tensor
 
-    from harness.batches import Batch
+    from harness.lockstep.batches import Batch
 
 COLUMNS = ("max_abs", "sum", "sum_squares", "sum_fourth", "over_threshold", "tokens")
 

@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
+from harness.lockstep.recording import REFERENCE, OutputSite, PassContext, Recorder, Tap, check_rows
 from harness.probes import PassProbe
-from harness.recording import REFERENCE, OutputSite, PassContext, Recorder, Tap, check_rows
 
 if TYPE_CHECKING:
     import pandas as pd
     from torch import Tensor
 
-    from harness.batches import Batch
+    from harness.lockstep.batches import Batch
 
 
 class Layers(PassProbe):

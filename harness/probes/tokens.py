@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from harness.lockstep.recording import PassContext, Recorder
 from harness.probes import PassProbe
-from harness.recording import PassContext, Recorder
 
 if TYPE_CHECKING:
     import pandas as pd
     from torch import Tensor
 
-    from harness.batches import Batch
+    from harness.lockstep.batches import Batch
 
 
 class Tokens(PassProbe):
@@ -38,7 +38,7 @@ class _TokenRecorder(Recorder):
         self._found: list[list[dict[str, Tensor]]] = [[] for _ in range(self._variants)]
 
     def logits(self, variant: int, reference_NV: Tensor, variant_NV: Tensor, targets_N: Tensor) -> None:
-        from harness.logit_statistics import logit_statistics
+        from harness.lockstep.logit_statistics import logit_statistics
 
         self._found[variant].append(logit_statistics(reference_NV, variant_NV, targets_N, self._kernel))
 

@@ -13,9 +13,7 @@ from datasets import Dataset
 from harness.pocket.world import task_items
 
 
-def _dataset(
-    task: str, *, items: int, seed: int, version: float, config_source: str = ""
-) -> dict[str, Dataset]:
+def _dataset(task: str, *, items: int, seed: int, version: float, config_source: str = "") -> dict[str, Dataset]:
     """The first `items` items of a task as lm-eval's test split."""
     return {"test": Dataset.from_list(task_items(task, items, seed))}
 

@@ -35,13 +35,13 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from harness.batches import Batch, plan_batches
 from harness.documents import EncodedDocument
-from harness.lockstep import CPU_TOKENS, shared_pass
+from harness.lockstep.batches import Batch, plan_batches
+from harness.lockstep.driver import CPU_TOKENS, shared_pass
 from harness.probes.channels import Channels
 from harness.probes.layers import Layers
 from harness.probes.tokens import Tokens
-from harness.tables import Store
+from harness.tables.store import Store
 
 Pair = tuple[Any, Any]
 

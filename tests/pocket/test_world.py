@@ -158,7 +158,9 @@ def test_words_are_drawn_unevenly() -> None:
 
 
 def test_task_items_are_these_on_every_machine() -> None:
-    found = {task: [[item["id"], item.get("prompt", item.get("text"))] for item in task_items(task, 20)] for task in TASKS}
+    found = {
+        task: [[item["id"], item.get("prompt", item.get("text"))] for item in task_items(task, 20)] for task in TASKS
+    }
     assert fingerprint(found) == "d13de12a4fda0d32"
 
 

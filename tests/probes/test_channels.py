@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from harness.module_statistics import channel_moments, channel_moments_in_cache
+from harness.lockstep.module_statistics import channel_moments, channel_moments_in_cache
 from harness.probes.channels import COLUMNS, Channels
 from tests.pass_pairs import damaged, gpt2, llama, make_documents, observe
 

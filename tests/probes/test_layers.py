@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from harness.module_statistics import row_errors, row_errors_in_cache
+from harness.lockstep.module_statistics import row_errors, row_errors_in_cache
 from harness.probes.layers import Layers
 from tests.pass_pairs import damaged, gemma2, gpt2, llama, make_documents, observe
 

@@ -1,6 +1,6 @@
 """Tables on disk: Parquet parts and a journal, so that a killed run goes on where it was.
 
-    folder/journal.jsonl                which units are done and what they left (harness/journal.py)
+    folder/journal.jsonl                which units are done and what they left (harness/tables/journal.py)
     folder/<suite>/7.<table>.parquet    the rows of one unit
     folder/lock                         held (flock) by the one process that writes
 
@@ -22,9 +22,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from harness import journal
 from harness.errors import TableError
-from harness.journal import Damaged, Dropped, Entry, Part
+from harness.tables import journal
+from harness.tables.journal import Damaged, Dropped, Entry, Part
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -12,11 +12,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from harness.batches import Batch
-from harness.decoder import Decoder
 from harness.documents import EncodedDocument
-from harness.kernels import Kernels
-from harness.logit_statistics import logit_statistics
+from harness.lockstep.batches import Batch
+from harness.lockstep.decoder import Decoder
+from harness.lockstep.kernels import Kernels
+from harness.lockstep.logit_statistics import logit_statistics
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from harness.recording import Tap
+from harness.lockstep.recording import Tap
 
 Hook = Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]
 

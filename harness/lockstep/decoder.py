@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from harness.batches import Batch
 from harness.errors import ModelError
+from harness.lockstep.batches import Batch
 
 VERIFIED_TOKENS = 128
 """How many positions the two ways of computing logits are compared on before a pass."""

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from torch import Tensor
 
-    from harness.batches import Batch
-    from harness.kernels import Kernels
+    from harness.lockstep.batches import Batch
+    from harness.lockstep.kernels import Kernels
 
 REFERENCE = -1
 """The side of the reference; variants are the sides 0, 1, …"""

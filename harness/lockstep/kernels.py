@@ -14,8 +14,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from harness.logit_statistics import LogitKernel, logit_sums, logit_sums_in_cache
-from harness.module_statistics import (
+from harness.lockstep.logit_statistics import LogitKernel, logit_sums, logit_sums_in_cache
+from harness.lockstep.module_statistics import (
     ErrorKernel,
     MomentKernel,
     channel_moments,

@@ -16,15 +16,15 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from harness.batches import Batch, plan_batches
-from harness.decoder import VERIFIED_TOKENS, Decoder
 from harness.documents import EncodedDocument
 from harness.errors import DataError, ModelError
-from harness.hooks import Stage, attached
-from harness.kernels import Choice, Kernels, choose_kernels
-from harness.noise_floor import floor_documents, measure_floor
-from harness.pass_report import SETUP, PassReport, read_report, write_report
-from harness.recording import (
+from harness.lockstep.batches import Batch, plan_batches
+from harness.lockstep.decoder import VERIFIED_TOKENS, Decoder
+from harness.lockstep.hooks import Stage, attached
+from harness.lockstep.kernels import Choice, Kernels, choose_kernels
+from harness.lockstep.noise_floor import floor_documents, measure_floor
+from harness.lockstep.pass_report import SETUP, PassReport, read_report, write_report
+from harness.lockstep.recording import (
     REFERENCE,
     PassContext,
     PassProgress,
@@ -33,8 +33,8 @@ from harness.recording import (
     Recording,
     collect_taps,
 )
+from harness.lockstep.survey import survey
 from harness.records import Note
-from harness.survey import survey
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -13,9 +13,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from harness.decoder import Decoder
-from harness.hooks import first_input, first_tensor
-from harness.recording import InputSite, Kind, Layout, OutputSite
+from harness.lockstep.decoder import Decoder
+from harness.lockstep.hooks import first_input, first_tensor
+from harness.lockstep.recording import InputSite, Kind, Layout, OutputSite
 
 
 @dataclass

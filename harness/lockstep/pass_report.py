@@ -14,8 +14,8 @@ import pandas as pd
 
 from harness.documents import EncodedDocument
 from harness.errors import TableError
-from harness.noise_floor import Deviation, Floor, describe
-from harness.recording import PassSink
+from harness.lockstep.noise_floor import Deviation, Floor, describe
+from harness.lockstep.recording import PassSink
 from harness.records import Note
 
 SETUP = "pass/setup"

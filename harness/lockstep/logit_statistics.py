@@ -62,7 +62,7 @@ def logit_sums(reference_NV: Tensor, variant_NV: Tensor) -> Sums:
 
 def logit_sums_in_cache(reference_NV: Tensor, variant_NV: Tensor) -> Sums:
     """``logit_sums`` a few rows at a time, so that what it makes on the way stays in the cache."""
-    rows = max(1, 2**18 // reference_NV.shape[-1])
+    rows = max(1, 2**17 // reference_NV.shape[-1])
     pieces = zip(torch.split(reference_NV, rows), torch.split(variant_NV, rows), strict=True)
     sums = [logit_sums(r, v) for r, v in pieces]
     return tuple(torch.cat(parts) for parts in zip(*sums, strict=True))

@@ -1,0 +1,1 @@
+"""The shared teacher-forced pass; ``driver`` is where to begin."""
