@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from harness.environment import prepare_threads
 from harness.errors import HarnessError
-from harness.judge import judge, overall
+from harness.judge import OWN_GATE, judge, overall
 from harness.plan import check_together, make_plan, resolved
 from harness.records import Clock, Plan, Run, Verdict
 from harness.tables.store import Reader
@@ -125,7 +125,7 @@ def _judged(observed: Observed, started: datetime) -> Run:
 def _failure(text: str) -> Verdict:
     """A measure that raised: the run cannot be judged, whatever its rules say."""
     return Verdict(
-        gate="harness",
+        gate=OWN_GATE,
         rule="every measure runs",
         metric="",
         status="error",

@@ -64,19 +64,14 @@ def check(files: tuple[Path, ...], out: Path) -> int:
 @click.option("--gate", "gates", multiple=True, required=True, help="Name of a shipped gate, or a gate file.")
 def judge(run: Path, gates: tuple[str, ...]) -> int:
     """Judge the finished run in folder RUN by other gates. Loads no model, changes no file."""
-    from harness.judge import judge as apply_gates
-    from harness.judge import overall
+    from harness.judge import rejudge
     from harness.plan import load_gate
     from harness.terminal import Terminal
     from harness.write import read_run
 
-    old = read_run(run)
-    loaded = [load_gate(name, Path.cwd()) for name in gates]
-    verdicts = apply_gates(loaded, old.measurements, old.skipped, old.reference.same_as(old.variant))
-    verdict, exit_code = overall(verdicts)
-    judged = old.model_copy(update={"verdicts": verdicts, "verdict": verdict, "exit_code": exit_code})
+    judged = rejudge(read_run(run), [load_gate(name, Path.cwd()) for name in gates])
     Terminal().verdict(judged, None)
-    return exit_code
+    return judged.exit_code
 
 
 @app.command()

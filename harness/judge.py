@@ -13,7 +13,7 @@ from fnmatch import fnmatchcase
 from typing import Literal
 
 from harness.plugins import nearest
-from harness.records import GateSpec, Measurement, RuleSpec, Skipped, Verdict
+from harness.records import GateSpec, Measurement, RuleSpec, Run, Skipped, Verdict
 from harness.rules import Decision, Rule
 from harness.statistics import holm
 
@@ -25,6 +25,9 @@ FALSE_ALARMS = 0.025
 """How often at most, together, blocking rules fail by chance when every truth lies at its limit: one side of
 95 %.
 """
+
+OWN_GATE = "harness"
+"""Gate of the verdicts that no gate file asks for: measures that failed."""
 
 PREFIXES = {"layer_error": "layers"}
 """Measures whose metrics begin with another word than their own name."""
@@ -65,6 +68,14 @@ def judge(
         for case in _cases(gate.name, spec, measurements, skipped, identical)
     ]
     return tuple(_verdict(case) for case in _together(cases))
+
+
+def rejudge(run: Run, gates: Sequence[GateSpec]) -> Run:
+    """The run as other gates judge it. Measures that failed keep their verdicts: no gate can make up for them."""
+    broken = tuple(verdict for verdict in run.verdicts if verdict.gate == OWN_GATE)
+    verdicts = judge(gates, run.measurements, run.skipped, run.reference.same_as(run.variant)) + broken
+    verdict, exit_code = overall(verdicts)
+    return run.model_copy(update={"verdicts": verdicts, "verdict": verdict, "exit_code": exit_code})
 
 
 def overall(verdicts: Iterable[Verdict]) -> tuple[Overall, Literal[0, 1, 2, 3]]:

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.judge import judge, overall
+from harness.judge import OWN_GATE, judge, overall, rejudge
 from harness.measures.layer_error import LayerError
 from harness.measures.perplexity import Perplexity
-from harness.records import GateSpec, Measurement, RuleSpec, Skipped, Verdict
+from harness.records import Clock, Environment, GateSpec, Identity, Measurement, RuleSpec, Run, Skipped, Verdict
 from harness.rules import Decision, Rule
 from harness.rules.at_least import AtLeast
 from harness.rules.at_most import AtMost
@@ -159,6 +159,30 @@ class TestAbsence:
         verdicts = judge([gate(not_worse(metric))], found, lost, False)
         assert [(v.status, v.labels["suite"]) for v in verdicts] == [("pass", "a"), ("error", "b")]
         assert overall(verdicts) == ("error", 2)
+
+
+@pytest.fixture
+def a_run() -> Run:
+    model: dict[str, Any] = dict.fromkeys(("name", "source", "architecture", "dtype", "device", "attention"), "x")
+    model |= {"revision": None, "parameters": 1, "config_sha256": "c", "tokenizer_sha256": "t"}
+    return Run(
+        name="x", data_key="k", verdict="pass", exit_code=0, asked={},
+        reference=Identity(**model, weights_sha256="a"), variant=Identity(**model, weights_sha256="b"),
+        environment=Environment(harness="0", python="3", platform="x", processor="x", threads=1, packages={}),
+        clock=Clock(started="", finished="", seconds={}),
+        measurements=(measured(),), skipped=(), verdicts=(),
+    )  # fmt: skip
+
+
+def test_other_gates_do_not_make_up_for_a_measure_that_failed(a_run: Run) -> None:
+    loose = gate(AtMost(metric="perplexity.ratio", why="anything", limit=1e6))
+    assert rejudge(a_run, [loose]).exit_code == 0
+    failed = Verdict(
+        gate=OWN_GATE, rule="every measure runs", metric="", status="error", expected="", found="", because="it broke",
+        level="block", where="",
+    )  # fmt: skip
+    again = rejudge(a_run.model_copy(update={"verdicts": (failed,)}), [loose])
+    assert (again.verdict, again.exit_code) == ("error", 2)
 
 
 class TestBroken:
