@@ -43,8 +43,10 @@ def find_file(kind: Literal["suites", "gates"], name: str, base: Path) -> tuple[
 
 
 def unknown_name(kind: Literal["suites", "gates"], name: str, base: Path) -> tuple[str, str, str] | None:
-    """(found, wanted, hint) if ``name`` is neither a path nor a shipped name; else None."""
+    """(found, wanted, hint) if ``name`` is neither a path to something nor a shipped name; else None."""
     known = shipped_names(kind)
+    if is_path(name) and "\0" not in name and not (base / name).exists():
+        return f"{name!r}, where there is no such file", "a .yaml file, relative to the file that names it", ""
     if is_path(name) or name in known:
         return None
     beside = next((p for p in (f"{kind}/{name}.yaml", f"{name}.yaml") if os.path.isfile(base / p)), "")
