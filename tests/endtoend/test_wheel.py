@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 GATE = "description: any\nrules:\n  - {rule: at_most, metric: divergence.kl_mean, limit: 1.0, why: any number}\n"
-SUITE = "description: few\ndocuments: {data: pocket-heldout, max: 4, context: 64}\nmeasures: [divergence]\n"
+SUITE = "description: few\ndocuments: {data: pocket-heldout, max: 16, context: 128}\nmeasures: [divergence]\n"
 
 
 @pytest.mark.slow
