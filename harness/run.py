@@ -99,8 +99,13 @@ def run_group(
         failed = _observe(plans[0].suites, documents, reference, pairs, progress)
         verify_unchanged(reference)
         for pair in pairs:
-            if id(pair) not in failed:
+            if id(pair) in failed:
+                continue
+            try:
                 verify_unchanged(pair.variant)
+            except HarnessError as error:
+                failed[id(pair)] = error
+            else:
                 _measure(pair, plans[0].suites)
     finally:
         for pair in pairs:
