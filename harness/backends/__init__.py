@@ -7,11 +7,11 @@ did to each module it touched.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-from harness.records import ModuleFormat, Plugin
+from harness.records import CacheFormat, ModuleFormat, Note, Plugin
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,15 +20,25 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Compressed:
-    """The compressed model and the format of every module that the step changed."""
+    """The compressed model and what the step did to it.
+
+    modules: the format of every module whose weight it put on a grid. activations: by module name, what happens to
+    the module's input from now on ("int8 per token, dynamic"). cache: the format of the KV cache, if it changed.
+    notes: what a reader must know beside that.
+    """
 
     model: PreTrainedModel
-    modules: tuple[ModuleFormat, ...]
+    modules: tuple[ModuleFormat, ...] = ()
+    activations: Mapping[str, str] = field(default_factory=dict)
+    cache: CacheFormat | None = None
+    notes: tuple[Note, ...] = ()
 
 
 class Backend(Plugin):
     """One compression step."""
 
+    quantizes: ClassVar[tuple[Literal["weights", "activations", "cache"], ...]] = ()
+    """What the step puts on a grid, whatever its settings; the plan refuses combinations that make no sense."""
     needs_calibration: ClassVar[bool] = False
     requires: ClassVar[tuple[str, ...]] = ()
     """Import names of optional libraries; the plan checks that they are installed."""

@@ -10,7 +10,7 @@ before anything is measured. Global seeds and thread counts are left alone.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,7 @@ import transformers
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from harness.backends import Backend
+from harness.backends import Backend, Compressed
 from harness.errors import BackendError, HarnessError, ModelError
 from harness.models.identity import identify
 from harness.models.inspection import module_formats
@@ -38,7 +38,7 @@ from harness.models.sources import Source, resolve
 from harness.models.stamps import FileStamp, stamp_folder, verify_stamps
 from harness.models.trust import check_folder
 from harness.models.weight_files import Weights, check_no_hidden_codes, read_json
-from harness.records import Identity, ModelSpec, ModuleFormat, Note, Plan
+from harness.records import CacheFormat, Identity, ModelSpec, ModuleFormat, Note, Plan
 
 
 @dataclass(frozen=True)
@@ -87,23 +87,33 @@ def make_variant(plan: Plan, reference: LoadedModel, calibration: Sequence[Tenso
         return start
     model = start.model
     described = {module.module: module for module in start.identity.modules if module.backend}
-    for step in plan.variant.compress:
-        compressed = _compress(cast(Backend, step), model, start.tokenizer, calibration)
-        model = compressed[0]
-        described |= {module.module: module for module in compressed[1]}
+    activations: dict[str, str] = {}
+    cache, notes = start.identity.cache, list(start.notes)
+    for step in cast(Sequence[Backend], plan.variant.compress):
+        done = _compress(step, model, start.tokenizer, calibration)
+        _check_once(step, done, described, activations, cache)
+        model, cache = done.model, done.cache or cache
+        described |= {module.module: module for module in done.modules}
+        activations |= done.activations
+        notes += done.notes
     _freeze(model)
     check_placement(model, plan.name, start.identity.device)
     present = {name for name, _ in model.named_modules()}
-    if gone := sorted(described.keys() - present):
+    if gone := sorted((described.keys() | activations.keys()) - present):
         raise BackendError(f"a step described {gone[0]}, which the compressed model does not have")
     old = start.identity
-    modules = module_formats(model, described)
+    modules = tuple(
+        module.model_copy(update={"activations": activations[module.module], "kernel": "simulated"})
+        if module.module in activations
+        else module
+        for module in module_formats(model, described)
+    )
     identity = identify(
         plan.name, model, start.tokenizer, old.source, old.revision, old.dtype, old.device, modules
     )
-    identity = identity.model_copy(update={"parameters": old.parameters})
-    notes = (*start.notes, *_compressed_notes(plan.name, model, described))
-    return LoadedModel(plan.name, model, start.tokenizer, identity, start.files, notes)
+    identity = identity.model_copy(update={"parameters": old.parameters, "cache": cache})
+    notes += _compressed_notes(plan.name, model, described)
+    return LoadedModel(plan.name, model, start.tokenizer, identity, start.files, tuple(notes))
 
 
 def verify_unchanged(loaded: LoadedModel) -> None:
@@ -132,18 +142,38 @@ def _start(plan: Plan, reference: LoadedModel) -> LoadedModel:
 
 def _compress(
     step: Backend, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, calibration: Sequence[Tensor]
-) -> tuple[PreTrainedModel, tuple[ModuleFormat, ...]]:
+) -> Compressed:
     if step.needs_calibration and not calibration:
         raise BackendError(
             f"{step.kind}: needs calibration documents; add a calibration: section to the variant"
         )
     try:
-        compressed = step.compress(model, tokenizer, calibration)
+        return step.compress(model, tokenizer, calibration)
     except HarnessError:
         raise
     except Exception as error:  # A library may raise anything; the user must learn which step it was.
         raise BackendError(f"{step.kind}: {type(error).__name__}: {error}") from error
-    return compressed.model, compressed.modules
+
+
+def _check_once(
+    step: Backend,
+    done: Compressed,
+    described: Mapping[str, ModuleFormat],
+    activations: Mapping[str, str],
+    cache: CacheFormat | None,
+) -> None:
+    """Raise BackendError where a step quantized what was quantized before: its numbers would be of neither format."""
+    twice = [m.module for m in done.modules if m.module in described] or [
+        name for name in done.activations if name in activations
+    ]
+    if twice:
+        earlier = described[twice[0]].backend if twice[0] in described else "an earlier step"
+        raise BackendError(
+            f"{step.kind}: {twice[0]} was quantized by {earlier} already; give each step its modules with only: "
+            "and skip:"
+        )
+    if done.cache and cache:
+        raise BackendError(f"{step.kind}: the KV cache was quantized by {cache.backend} already")
 
 
 def _freeze(model: nn.Module) -> None:

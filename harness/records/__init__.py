@@ -14,6 +14,7 @@ from harness.records.plan import (
 )
 from harness.records.result import (
     SCHEMA_VERSION,
+    CacheFormat,
     Clock,
     Environment,
     Identity,
@@ -30,6 +31,7 @@ from harness.records.result import (
 
 __all__ = [
     "SCHEMA_VERSION",
+    "CacheFormat",
     "CalibrationSpec",
     "Clock",
     "DocumentsSpec",

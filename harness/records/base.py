@@ -25,10 +25,14 @@ class Plugin(Record):
     model_config = ConfigDict(use_attribute_docstrings=True)
 
     kind: ClassVar[str] = ""
-    """The name under which YAML files know the plugin; set by the loader from the file or entry-point name."""
+    """The name under which YAML files know the plugin: that of its file; the loader sets that of an entry point."""
 
     paths: ClassVar[tuple[str, ...]] = ()
     """Fields that hold paths; the plan checks them and makes them absolute, relative to the YAML file."""
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **_: Any) -> None:
+        cls.kind = cls.__module__.rpartition(".")[2]
 
     @classmethod
     def summary(cls) -> str:

@@ -107,7 +107,9 @@ class ModuleFormat(Record):
     """How the weight of one module is stored, and by which kernel it is computed.
 
     bits_per_weight counts codes and scales and zero points. kernel is ``real`` when the stored format
-    is what the matrix product reads, ``simulated`` when values of that format are held as floats.
+    is what the matrix product reads, ``simulated`` when values of that format are held as floats. ranges says how
+    the range of the weight was set (``min_max``, ``mse`` …), activations what happens to the module's input
+    ("int8 per token, dynamic"; empty: nothing).
     """
 
     module: str
@@ -119,8 +121,25 @@ class ModuleFormat(Record):
     granularity: Literal["none", "tensor", "channel", "group", "block", "token"] = "none"
     group_size: int | None = None
     symmetric: bool | None = None
+    ranges: str = ""
+    activations: str = ""
     kernel: Literal["real", "simulated"] = "real"
     backend: str = ""
+
+
+class CacheFormat(Record):
+    """How attention keys and values are kept between tokens.
+
+    bits_per_value is that of a long text: codes and scales and zero points, keys and values averaged. residual
+    counts the newest tokens, which stay in full precision.
+    """
+
+    keys: str
+    values: str
+    bits_per_value: Annotated[float, Field(gt=0)]
+    residual: Annotated[int, Field(ge=0)]
+    kernel: Literal["real", "simulated"] = "real"
+    backend: str
 
 
 class Identity(Record):
@@ -138,18 +157,19 @@ class Identity(Record):
     config_sha256: str
     tokenizer_sha256: str
     modules: tuple[ModuleFormat, ...] = ()
+    cache: CacheFormat | None = None
 
     @property
     def simulated(self) -> bool:
-        """Whether any module's compressed weights are held as floats."""
-        return any(module.kernel == "simulated" for module in self.modules)
+        """Whether anything compressed is held as floats: weights, activations or the KV cache."""
+        return any(part.kernel == "simulated" for part in (*self.modules, self.cache) if part)
 
     def same_as(self, other: Identity) -> bool:
         """Whether both are the same bytes: weights, configuration and tokenizer, computed in the same way."""
         return all(
             getattr(self, name) == getattr(other, name)
-            for name in ("weights_sha256", "config_sha256", "tokenizer_sha256", "dtype", "device", "attention")
-        )
+            for name in ("weights_sha256", "config_sha256", "tokenizer_sha256", "dtype", "device", "attention", "cache")
+        ) and [m.activations for m in self.modules] == [m.activations for m in other.modules]
 
 
 class Note(Record):

@@ -1,0 +1,118 @@
+"""Formats: a grid, what shares a scale, and how the scales themselves are stored.
+
+    x ─ blocks.split ─▶ limits ─▶ steps ─▶ stored steps ─ grid.round ─▶ blocks.join ─▶ x̂
+
+Scales of kind ``float`` keep the precision in which the tensor is computed (float32, or float64 for float64
+tensors): storing them in 16 bits, as ``stored_bits`` counts them, is not simulated. The other kinds are.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+
+import torch
+from torch import Tensor
+
+from harness.numerics.blocks import Blocks
+from harness.numerics.grids import FP4_E2M1, FP8_E4M3, FP8_E5M2, NF4, Grid, Steps
+from harness.numerics.ranges import Limits, min_max
+from harness.numerics.scales import E4M3, E8M0, FLOAT, ScaleFormat
+
+CHUNK_VALUES = 2**18
+"""Values that are rounded at a time: what a processor's cache holds together with its temporaries."""
+
+
+@dataclass(frozen=True)
+class Format:
+    """A number format for tensors."""
+
+    grid: Grid
+    blocks: Blocks
+    scales: ScaleFormat = FLOAT
+
+    @property
+    def name(self) -> str:
+        """The field's name of it: ``int4``, ``fp8_e4m3``, ``nf4``, ``mxfp4`` …"""
+        return self.scales.rename(self.grid.name)
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """A tensor on its grid.
+
+    values: what the codes stand for, in the shape of the tensor, in float32 (float64 stays). steps: of every
+    block, in the shape that ``blocks.split`` gives without its last axis.
+    """
+
+    values: Tensor
+    steps: Steps
+
+
+MXFP4 = Format(FP4_E2M1, Blocks("group", 32), E8M0)
+MXFP8_E4M3 = Format(FP8_E4M3, Blocks("group", 32), E8M0)
+MXFP8_E5M2 = Format(FP8_E5M2, Blocks("group", 32), E8M0)
+NVFP4 = Format(FP4_E2M1, Blocks("group", 16), E4M3)
+
+
+def named_format(name: str) -> Format:
+    """The block formats by name, which bring their own blocks and scales, and the other grids per tensor."""
+    whole = (Format(grid, Blocks("tensor")) for grid in (FP8_E4M3, FP8_E5M2, FP4_E2M1, NF4))
+    known = {form.name: form for form in (*whole, MXFP4, MXFP8_E4M3, MXFP8_E5M2, NVFP4)}
+    return known[name]
+
+
+def quantize(x: Tensor, form: Format, limits: Limits | None = None) -> Quantized:
+    """``x`` on the grid that spans ``limits`` (by default the minimum and maximum of every block).
+
+    Computed in float32 (float64 stays). Values beyond ``limits`` saturate. Raises ValueError for a shape that
+    cannot be taken apart, an empty tensor, a type that is not floating, values that are not finite, and limits
+    that leave 0 out.
+    """
+    x = checked(x)
+    blocks = form.blocks.split(x)
+    steps = block_steps(blocks, form, limits)
+    if not form.blocks.by_rows:
+        return Quantized(form.blocks.join(form.grid.round(blocks, steps.spread), tuple(x.shape)), steps)
+    rows = max(1, CHUNK_VALUES // max(1, blocks[0].numel()))
+    rounded = torch.empty_like(blocks, memory_format=torch.contiguous_format)
+    for start in range(0, len(blocks), rows):
+        some = slice(start, start + rows)
+        rounded[some] = form.grid.round(blocks[some], steps[some].spread)
+    return Quantized(form.blocks.join(rounded, tuple(x.shape)), steps)
+
+
+def block_steps(blocks: Tensor, form: Format, limits: Limits | None = None) -> Steps:
+    """The steps of blocks [..., n], as the format stores them."""
+    limits = limits or min_max(blocks)
+    if bool((limits.low > 0).any() | (limits.high < 0).any()):
+        raise ValueError("limits leave 0 out, so 0 would have no code")
+    return form.scales.steps(form.grid, limits)
+
+
+def cast(values: Tensor, dtype: torch.dtype) -> Tensor:
+    """``values`` in ``dtype``.
+
+    What rounding has carried past the largest number of ``dtype`` becomes that number instead of infinity.
+    """
+    largest = torch.finfo(dtype).max
+    return values.clamp(-largest, largest).to(dtype)
+
+
+def stored_bits(shape: tuple[int, ...], form: Format) -> int:
+    """Bits that a tensor of this shape takes: codes, scales and, on affine grids, zero points of ``bits``
+    bits."""
+    blocks = form.blocks.count(shape)
+    zero_points = 0 if form.grid.symmetric else blocks * form.grid.bits
+    return prod(shape) * form.grid.bits + form.scales.stored_bits(blocks) + zero_points
+
+
+def checked(x: Tensor) -> Tensor:
+    """``x`` in the precision it is computed in. Raises ValueError for what has no place on any grid."""
+    if not x.is_floating_point():
+        raise ValueError(f"it is {x.dtype}, wanted a floating type")
+    if x.numel() == 0:
+        raise ValueError(f"it has shape {tuple(x.shape)} and no values")
+    if not bool(torch.isfinite(x).all()):
+        raise ValueError("it holds NaN or infinity")
+    return x if x.dtype == torch.float64 else x.float()
