@@ -499,9 +499,10 @@ def test_a_checkpoint_variant_inherits_dtype_and_attention_unless_it_says_otherw
     assert make_variant(plan, reference, ()).identity.dtype == "float32"
 
 
-def test_formats_come_from_the_last_step_that_touched_a_module_and_from_inspection(folder: Path) -> None:
+def test_formats_come_from_the_step_that_touched_a_module_and_from_inspection(folder: Path) -> None:
     reference = load(spec(folder), "reference")
-    steps = (RoundToNearest(bits=8), RoundToNearest(bits=4, skip=("lm_head", "*.mlp.*")), Doubler())
+    attention = RoundToNearest(bits=4, skip=("lm_head", "*.mlp.*"))
+    steps = (RoundToNearest(bits=8, only=("*.mlp.*",)), attention, Doubler())
     variant = make_variant(plan_of(folder, VariantSpec(compress=steps)), reference, CALIBRATION)
     formats = {module.module: module.format for module in variant.identity.modules}
     assert formats["model.layers.0.self_attn.q_proj"] == "int4"
@@ -510,6 +511,13 @@ def test_formats_come_from_the_last_step_that_touched_a_module_and_from_inspecti
     assert formats["model.embed_tokens"] == "float32"
     assert variant.identity.simulated
     assert variant.identity.parameters == reference.identity.parameters
+
+
+def test_a_module_is_not_quantized_twice(folder: Path) -> None:
+    reference = load(spec(folder), "reference")
+    steps = (RoundToNearest(bits=8, only=("*.mlp.*",)), RoundToNearest(bits=4))
+    with pytest.raises(BackendError, match=r"gate_proj was quantized by round_to_nearest already; give each step"):
+        make_variant(plan_of(folder, VariantSpec(compress=steps)), reference, ())
 
 
 def test_a_shorter_last_group_is_noted(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field, model_validator
 
 from harness.backends import Backend
+from harness.backends._linears import LinearBackend
 from harness.errors import BackendError
 from harness.records import ModuleFormat, Record
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from harness.numerics.grids import Grid
 
 DEFAULT_GROUP_SIZE = 32
+DEFAULT_PERCENTILE = 99.9
 FormatName = Literal["int", "fp8_e4m3", "fp8_e5m2", "fp4_e2m1", "nf4", "mxfp4", "mxfp8_e4m3", "mxfp8_e5m2", "nvfp4"]
 Granularity = Literal["tensor", "channel", "group", "block"]
 RangeMethod = Literal["min_max", "percentile", "mse", "entropy"]
@@ -41,7 +43,7 @@ class Override(Record):
     range: RangeMethod | None = None
 
 
-class WeightBackend(Backend):
+class WeightBackend(LinearBackend):
     """A backend that puts the weights of linear layers on a grid."""
 
     quantizes = ("weights",)
@@ -64,15 +66,10 @@ class WeightBackend(Backend):
     """Symmetric codes from −2^(bits−1) instead of −2^(bits−1)+1."""
     range: RangeMethod = "min_max"
     """How the range of the weights that share a scale is set."""
-    percentile: Annotated[float, Field(gt=50, le=100)] = 99.9
-    """Share of the values inside the range in percent; only with range ``percentile``."""
+    percentile: Annotated[float, Field(gt=50, le=100)] | None = None
+    """Share of the values inside the range in percent, 99.9 if not given; only with range ``percentile``."""
     double_quantize: bool = False
     """Quantize the scales to 8 bits again, as QLoRA does."""
-    only: tuple[str, ...] = ()
-    """Names or patterns of the linear layers to quantize; none: all."""
-    skip: tuple[str, ...] = ("lm_head",)
-    """Names or patterns of linear layers to leave alone; ``lm_head`` is the output head, whatever it is
-    called."""
     overrides: tuple[Override, ...] = ()
     """Other settings for some modules; the last that matches counts."""
 
@@ -87,10 +84,12 @@ class WeightBackend(Backend):
         if self.format != "int" and not self.symmetric:
             raise ValueError(f"symmetric: false needs format: int; {self.format} has no zero point")
         if self.format.startswith(("mx", "nv")):
-            own = {"granularity", "group_size", "double_quantize"} & self.model_fields_set
-            if own - ({"granularity"} if self.granularity == "group" else set()):
-                raise ValueError(f"{self.format} brings its own groups and scales; leave out {', '.join(sorted(own))}")
-        if "percentile" in self.model_fields_set and self.range != "percentile":
+            if self.granularity != "group" or self.group_size is not None or self.double_quantize:
+                raise ValueError(
+                    f"{self.format} brings its own groups and scales; leave out granularity, group_size and "
+                    "double_quantize"
+                )
+        if self.percentile is not None and self.range != "percentile":
             raise ValueError("percentile needs range: percentile")
         return self
 
@@ -128,31 +127,6 @@ class WeightBackend(Backend):
                 settings = settings._with(override)
         return settings
 
-    def chosen(self, model: PreTrainedModel) -> list[tuple[str, Linear]]:
-        """Name and module of every linear layer to quantize, in the order of ``named_modules``.
-
-        Raises BackendError for patterns that match nothing, and where nothing is left.
-        """
-        from harness.models.linears import linears, output_head
-
-        everything, head = list(linears(model)), output_head(model)
-        called = {name: {name, "lm_head"} if name == head else {name} for name, _ in everything}
-        patterns = {pattern: matching(called, pattern) for pattern in self._patterns()}
-        unused = [pattern for pattern, found in patterns.items() if not found and pattern != "lm_head"]
-        if unused:
-            known = ", ".join(name for name, _ in everything[:8]) or "none"
-            raise BackendError(
-                f"{self.kind}: {unused} match no linear layer of {type(model).__name__} (it has {known} …)"
-            )
-        skipped = set().union(*(patterns[pattern] for pattern in self.skip))
-        wanted = set().union(*(patterns[pattern] for pattern in self.only)) if self.only else called.keys()
-        chosen = [(name, module) for name, module in everything if name in wanted and name not in skipped]
-        if not chosen:
-            raise BackendError(
-                f"{self.kind}: {len(everything)} linear layers in {type(model).__name__}, none left to quantize"
-            )
-        return chosen
-
     def describe(self, name: str, module: Linear, form: Format) -> ModuleFormat:
         """What a module is now, its weight held as floats on the grid of ``form``."""
         from harness.models.linears import weight_of
@@ -176,8 +150,7 @@ class WeightBackend(Backend):
         )
 
     def _patterns(self) -> Iterator[str]:
-        yield from self.skip
-        yield from self.only
+        yield from super()._patterns()
         for override in self.overrides:
             yield from override.modules
 
@@ -187,11 +160,6 @@ class WeightBackend(Backend):
             given.setdefault("bits", None)
         same = {name: getattr(self, name) for name in self.model_fields_set - {"overrides"}}
         return type(self).model_validate({**same, **given})
-
-
-def matching(called: dict[str, set[str]], pattern: str) -> set[str]:
-    """The modules one of whose names matches a pattern."""
-    return {name for name, names in called.items() if any(fnmatchcase(each, pattern) for each in names)}
 
 
 class Replacing:

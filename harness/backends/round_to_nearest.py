@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from harness.backends import Compressed
-from harness.backends._weights import Replacing, WeightBackend, naming, untie_head
+from harness.backends._weights import DEFAULT_PERCENTILE, Replacing, WeightBackend, naming, untie_head
 from harness.records import ModuleFormat
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class RoundToNearest(WeightBackend):
             if not replacing.shared(module):
                 with naming(self, name):
                     weight = weight_of(module)
-                    limits = find_limits(weight, form, settings.range, settings.percentile)
+                    limits = find_limits(weight, form, settings.range, settings.percentile or DEFAULT_PERCENTILE)
                     replacing.replace(module, quantize(weight, form, limits).values)
             described.append(self.describe(name, module, form))
         untie_head(model, (module.module for module in described))

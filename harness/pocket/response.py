@@ -17,22 +17,13 @@ from torch import Tensor, nn
 from torch.nn.functional import log_softmax
 from transformers import LlamaForCausalLM
 
+from harness.numerics.blocks import Blocks
+from harness.numerics.formats import Format, quantize
+from harness.numerics.grids import integer
 from harness.pocket.probe import exact_rates
 from harness.pocket.world import Document, documents
 
 Z95 = 1.959963984540054
-
-
-def fake_quantize(x: Tensor, bits: int, scale_dims: tuple[int, ...] | None) -> Tensor:
-    """Round to the symmetric grid of `bits` bits.
-
-    One scale for each slice over `scale_dims`, or one for all.
-    """
-    largest = 2 ** (bits - 1) - 1
-    top = x.abs().amax() if scale_dims is None else x.abs().amax(dim=scale_dims, keepdim=True)
-    scale = (top / largest).clamp_min(torch.finfo(x.dtype).tiny)
-    rounded: Tensor = (x / scale).round().clamp(-largest, largest) * scale
-    return rounded
 
 
 def quantize_weight(weight_OI: Tensor, bits: int, group: int | None) -> Tensor:
@@ -40,10 +31,8 @@ def quantize_weight(weight_OI: Tensor, bits: int, group: int | None) -> Tensor:
 
     `group` inputs share a scale; 0 means a whole row does, None the whole tensor.
     """
-    if group is None:
-        return fake_quantize(weight_OI, bits, None)
-    groups = weight_OI.view(len(weight_OI), -1, group or weight_OI.shape[1])
-    return fake_quantize(groups, bits, (2,)).flatten(1)
+    blocks = Blocks("tensor") if group is None else Blocks("group", group) if group else Blocks("channel")
+    return quantize(weight_OI, Format(integer(bits), blocks)).values
 
 
 def inner_linears(model: LlamaForCausalLM) -> Iterator[nn.Linear]:
@@ -52,7 +41,7 @@ def inner_linears(model: LlamaForCausalLM) -> Iterator[nn.Linear]:
 
 
 def _round_input(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor]:
-    return (fake_quantize(inputs[0], 8, None),)
+    return (quantize(inputs[0], Format(integer(8), Blocks("tensor"))).values,)
 
 
 @dataclass(frozen=True)
