@@ -1,0 +1,153 @@
+"""Quantization of the KV cache."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from harness.backends import Backend, Compressed
+from harness.errors import BackendError
+from harness.records import CacheFormat, Note
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from harness.models.cached_attention import CacheSettings, Seen
+    from harness.numerics.kv_cache import CachePart
+
+Bits = Annotated[int, Field(ge=2, le=8)]
+Scales = Literal["channel", "token", "unscaled"]
+
+
+class KvCache(Backend):
+    """Quantizes cached keys and values: keys per channel, values per token, the newest tokens in full precision.
+
+    Every query, of a prompt, of a scored text or of a token that is being written, attends to what it would see had
+    the text been decoded token by token with such a cache. Keys are quantized after their rotary embedding. Affine
+    blocks have their own minimum as offset, so a scale and an offset of 16 bits each are counted. The cache itself
+    is simulated: it keeps floats, all of them even where attention slides a window. After KIVI (Liu et al. 2024,
+    arXiv 2402.02750), which with ``flush_keys`` this is, but for a prompt: KIVI reads it in full precision.
+    """
+
+    quantizes = ("cache",)
+
+    format: Literal["int", "fp8_e4m3", "fp8_e5m2"] = "int"
+    """``int`` (with bits), or an FP8 float."""
+    bits: Bits | None = None
+    """Bits of keys and values; only with format ``int``."""
+    key_bits: Bits | None = None
+    """Bits of keys, if others; with no ``bits`` and no ``value_bits``, values stay in full precision."""
+    value_bits: Bits | None = None
+    """Bits of values, if others; with no ``bits`` and no ``key_bits``, keys stay in full precision."""
+    symmetric: bool = False
+    """Codes around 0 without an offset; FP8 always is."""
+    keys: Scales = "channel"
+    """What a scale of keys covers: one channel over ``group_size`` consecutive tokens, or ``group_size`` channels of
+    one token. ``unscaled``: FP8 without any scale."""
+    values: Scales = "token"
+    """The same of values."""
+    group_size: Annotated[int, Field(ge=1)] | None = 32
+    """Tokens or channels that share a scale; null (not with ``channel``): all channels of a head."""
+    residual: Annotated[int, Field(ge=0)] = 32
+    """Newest tokens that stay in full precision. Per channel, tokens are quantized ``group_size`` at a time, once
+    they all are older."""
+    flush_keys: bool = False
+    """Let keys gather until there are ``residual``, then quantize all of them at once, so that none is left."""
+    skip_layers: tuple[Annotated[int, Field(ge=0)], ...] = ()
+    """Layers, counted from 0, whose cache stays in full precision."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> KvCache:
+        given = (self.bits, self.key_bits, self.value_bits)
+        if (self.format == "int") != any(bits is not None for bits in given):
+            raise ValueError("bits, key_bits and value_bits belong to format: int, which needs one of them")
+        scales = (self.keys, self.values)
+        if self.format == "int" and "unscaled" in scales:
+            raise ValueError("unscaled needs format: fp8_e4m3 or fp8_e5m2; integers have no size without a scale")
+        if self.format != "int" and self.symmetric:
+            raise ValueError(f"symmetric is a choice of format: int; {self.format} has no other way")
+        if self.group_size is None and "channel" in scales:
+            raise ValueError("a scale per channel needs group_size: the tokens of a text have no end")
+        unit = (self.group_size or 1) if self.keys == "channel" else 1
+        if self.flush_keys and (not self.residual or self.residual % unit):
+            raise ValueError(f"flush_keys needs a residual that is a multiple of {unit}, not {self.residual}")
+        return self
+
+    def compress(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, calibration: Sequence[Tensor]
+    ) -> Compressed:
+        """Let every attention module read a simulated cache; raises BackendError where that cannot be."""
+        from harness.models.simulated_cache import attention_calls, install
+
+        calls = attention_calls(model)
+        known = {call.layer for call in calls if call.layer is not None}
+        if unknown := sorted(set(self.skip_layers) - known):
+            raise BackendError(f"kv_cache: skip_layers has {unknown[0]}, but layers with a cache are {sorted(known)}")
+        install(calls, self.settings_of)
+        return Compressed(model, cache=self._described(calls), notes=(self._note(),))
+
+    def settings_of(self, call: Seen) -> CacheSettings:
+        """How the layer of a module keeps its cache."""
+        from harness.models.cached_attention import CacheSettings
+
+        if call.layer in self.skip_layers:
+            return CacheSettings(None, None)
+        keys, values = self._bits
+        return CacheSettings(self._part(self.keys, keys, self.flush_keys), self._part(self.values, values, False))
+
+    @property
+    def _bits(self) -> tuple[int | None, int | None]:
+        """Bits of keys and of values; None: FP8, or full precision."""
+        return self.key_bits or self.bits, self.value_bits or self.bits
+
+    def _part(self, scales: Scales, bits: int | None, flush: bool) -> CachePart | None:
+        from harness.numerics.grids import FP8_E4M3, FP8_E5M2, Grid, integer
+        from harness.numerics.kv_cache import CachePart
+
+        if self.format == "int" and bits is None:
+            return None
+        grids: dict[str, Grid] = {"fp8_e4m3": FP8_E4M3, "fp8_e5m2": FP8_E5M2}
+        grid = grids[self.format] if bits is None else integer(bits, self.symmetric)
+        along: dict[Scales, Literal["tokens", "channels"] | None] = {"channel": "tokens", "token": "channels"}
+        return CachePart(grid, along.get(scales), self.group_size, self.residual, flush)
+
+    def _described(self, calls: Sequence[Seen]) -> CacheFormat:
+        """The format; bits are those of a text so long that its newest tokens do not matter."""
+        stored, total = 0.0, 0
+        for call in calls:
+            settings = self.settings_of(call)
+            for x, part in ((call.key, settings.keys), (call.value, settings.values)):
+                count = x.shape[1] * x.shape[3]
+                stored += count * (part.bits_per_value(x.shape[3]) if part else 8 * x.element_size())
+                total += count
+        dtype = str(calls[0].key.dtype).removeprefix("torch.")
+        keys, values = self._bits
+        skipped = f" (not in layers {', '.join(map(str, sorted(self.skip_layers)))})" if self.skip_layers else ""
+        return CacheFormat(
+            keys=self._name(self.keys, keys, dtype) + skipped,
+            values=self._name(self.values, values, dtype) + skipped,
+            bits_per_value=stored / total,
+            residual=self.residual,
+            kernel="simulated",
+            backend=self.kind,
+        )
+
+    def _name(self, scales: Scales, bits: int | None, dtype: str) -> str:
+        if self.format == "int" and bits is None:
+            return dtype
+        name = self.format if bits is None else f"int{bits} {'symmetric' if self.symmetric else 'affine'}"
+        if scales == "unscaled":
+            return f"{name} without scales"
+        what = "tokens" if scales == "channel" else "channels"
+        size = f"groups of {self.group_size} {what}" if self.group_size else "a whole head"
+        return f"{name} per {scales}, {size}"
+
+    def _note(self) -> Note:
+        text = (
+            "the variant attends in plain operations in place of a fused kernel; against a reference that uses one, "
+            "rounding differs besides what the cache does"
+        )
+        return Note(topic="attention", text=text)
