@@ -40,17 +40,23 @@ class Backend(Plugin):
     quantizes: ClassVar[tuple[Literal["weights", "activations", "cache"], ...]] = ()
     """What the step puts on a grid, whatever its settings; the plan refuses combinations that make no sense."""
     needs_calibration: ClassVar[bool] = False
+    """Whether it looks at documents, whatever its settings; what counts is ``calibrates``."""
     requires: ClassVar[tuple[str, ...]] = ()
     """Import names of optional libraries; the plan checks that they are installed."""
     extra: ClassVar[str] = ""
     """The extra of this project that installs them."""
+
+    @property
+    def calibrates(self) -> bool:
+        """Whether it looks at documents with these settings."""
+        return self.needs_calibration
 
     def compress(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, calibration: Sequence[Tensor]
     ) -> Compressed:
         """Compress ``model`` in place or replace it.
 
-        calibration: token ids, one 1-D int64 tensor a document; empty unless ``needs_calibration``.
+        calibration: token ids, one 1-D int64 tensor a document; empty unless the step ``calibrates``.
         Raises BackendError naming backend and module for weights that cannot be compressed (non-finite, say).
         """
         raise NotImplementedError

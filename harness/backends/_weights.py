@@ -108,16 +108,26 @@ class WeightBackend(LinearBackend):
 
         if self.format.startswith(("mx", "nv")):
             return named_format(self.format)
-        size = None
-        if self.granularity in ("group", "block"):
-            default = 128 if self.granularity == "block" else 64 if self.format == "nf4" else DEFAULT_GROUP_SIZE
-            size = self.group_size or default
+        size = self.shared_by()
         if self.format == "int":
             assert self.bits is not None  # noqa: S101 - _consistent saw to it
             grid: Grid = integer(self.bits, self.symmetric, self.full_range)
         else:
             grid = named_format(self.format).grid
         return Format(grid, Blocks(self.granularity, size), DOUBLE if self.double_quantize else FLOAT)
+
+    def shared_by(self) -> int | None:
+        """How many inputs share a scale: the size of groups or blocks, None without them. Loads no torch."""
+        if self.format.startswith(("mx", "nv")):
+            return 32 if self.format.startswith("mx") else 16
+        if self.granularity not in ("group", "block"):
+            return None
+        default = 128 if self.granularity == "block" else 64 if self.format == "nf4" else DEFAULT_GROUP_SIZE
+        return self.group_size or default
+
+    def variations(self) -> tuple[WeightBackend, ...]:
+        """These settings, and what each override makes of them."""
+        return (self, *map(self._with, self.overrides))
 
     def for_module(self, name: str) -> WeightBackend:
         """These settings with the overrides that match a module."""

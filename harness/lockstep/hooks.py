@@ -57,7 +57,8 @@ def attached(
     with ExitStack() as stack:
         for name, taps in inputs.items():
             hook = _input_hook(side, stage, taps)
-            handle = model.get_submodule(name).register_forward_pre_hook(hook, with_kwargs=True)
+            # First of all: a module may round its input itself, and what comes in is asked for.
+            handle = model.get_submodule(name).register_forward_pre_hook(hook, with_kwargs=True, prepend=True)
             stack.callback(handle.remove)
         for name, taps in outputs.items():
             stack.callback(model.get_submodule(name).register_forward_hook(_output_hook(side, stage, taps)).remove)

@@ -1,0 +1,131 @@
+"""Quantization of what goes into linear layers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from harness.backends import Compressed
+from harness.backends._linears import LinearBackend
+from harness.backends._weights import DEFAULT_PERCENTILE, RangeMethod, naming
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from harness.models.blocks import Tap
+    from harness.models.linears import Linear
+    from harness.numerics.formats import Format
+    from harness.numerics.observers import Observer
+    from harness.numerics.ranges import Limits
+
+
+class Activations(LinearBackend):
+    """Rounds the inputs of linear layers to a number format, with dynamic or calibrated ranges.
+
+    Weights stay as they are: this step goes with any that compresses them, and belongs after those that move
+    the ranges of activations. Dynamic ranges are those of every call: with granularity ``tensor`` (and for the scale
+    of the scales of ``nvfp4``) they depend on all that is computed together, padding too. Static ranges are those of
+    the calibration documents; what lies beyond them saturates. Products are computed in floats (the kernel is
+    simulated). Integer formats after Jacob et al. 2018 (arXiv 1712.05877), a scale for every token after Yao et al.
+    2022 (ZeroQuant, arXiv 2206.01861).
+    """
+
+    quantizes = ("activations",)
+
+    format: Literal["int", "fp8_e4m3", "fp8_e5m2", "mxfp8_e4m3", "mxfp8_e5m2", "mxfp4", "nvfp4"] = "int"
+    """``int`` (with ``bits``), an FP8 float, or a block format that brings its own groups of neighbouring
+    channels and their scales (``mxfp4``, ``mxfp8_…``: 32 and powers of two; ``nvfp4``: 16 and FP8)."""
+    bits: Annotated[int, Field(ge=2, le=8)] | None = None
+    """Bits of one code; only with format ``int``, which needs it."""
+    symmetric: bool = True
+    """Codes around 0 without a zero point; false: the range from the smallest to the largest value, with 0
+    in it."""
+    granularity: Literal["tensor", "token"] = "token"
+    """What shares a scale: the whole input, or the vector of one token."""
+    dynamic: bool = True
+    """Take the range from every input anew; false: once, from the calibration documents, with granularity
+    ``tensor``."""
+    range: RangeMethod = "min_max"
+    """How a static range is set."""
+    percentile: Annotated[float, Field(gt=50, le=100)] | None = None
+    """Share of the values inside the range in percent, 99.9 if not given; only with range ``percentile``."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Activations:
+        if (self.format == "int") != (self.bits is not None):
+            raise ValueError("bits belongs to format: int, and only to it; the other formats have their own")
+        if self.format != "int" and not self.symmetric:
+            raise ValueError(f"symmetric: false needs format: int; {self.format} has no zero point")
+        if self._in_groups and (self.granularity != "token" or not self.dynamic):
+            raise ValueError(f"{self.format} brings its own groups with dynamic scales; leave out granularity, dynamic")
+        if not self.dynamic and self.granularity != "tensor":
+            raise ValueError("dynamic: false needs granularity: tensor; tokens to come have no scale in advance")
+        if self.dynamic and self.range != "min_max":
+            raise ValueError(f"range: {self.range} needs dynamic: false; dynamic ranges are the minimum and maximum")
+        if self.percentile is not None and self.range != "percentile":
+            raise ValueError("percentile needs range: percentile")
+        return self
+
+    @property
+    def calibrates(self) -> bool:
+        """Static ranges are those of documents."""
+        return not self.dynamic
+
+    def compress(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, calibration: Sequence[Tensor]
+    ) -> Compressed:
+        """Let every linear layer that is not skipped round its inputs; raises BackendError naming the module."""
+        from harness.models.activations import round_inputs
+
+        chosen, form = self.chosen(model), self.input_format()
+        limits = {} if self.dynamic else self._calibrated(model, chosen, form, calibration)
+        for name, module in chosen:
+            round_inputs(module, form, limits.get(name), module.weight.device)
+        return Compressed(model, activations={name: self._words(form) for name, _ in chosen})
+
+    def input_format(self) -> Format:
+        """The number format that the fields describe."""
+        from harness.numerics.blocks import Blocks
+        from harness.numerics.formats import Format, named_format
+        from harness.numerics.grids import Grid, integer
+
+        if self._in_groups:
+            return named_format(self.format)
+        grid: Grid = named_format(self.format).grid if self.bits is None else integer(self.bits, self.symmetric)
+        return Format(grid, Blocks(self.granularity))
+
+    def _calibrated(
+        self, model: PreTrainedModel, chosen: Sequence[tuple[str, Linear]], form: Format, calibration: Sequence[Tensor]
+    ) -> dict[str, Limits]:
+        """The range of every input over all documents, from one pass that keeps no inputs."""
+        from harness.models.blocks import observe_inputs
+        from harness.numerics.observers import observer
+
+        percentile = self.percentile or DEFAULT_PERCENTILE
+        seen = {name: observer(self.range, percentile, form.blocks) for name, _ in chosen}
+        observe_inputs(model, {name: self._tap(name, each) for name, each in seen.items()}, calibration)
+        limits = {}
+        for name, each in seen.items():
+            with naming(self, f"the input of {name}"):
+                limits[name] = each.limits(form)
+        return limits
+
+    def _tap(self, name: str, seen: Observer) -> Tap:
+        def tap(x_NI: Tensor) -> None:
+            with naming(self, f"the input of {name}"):
+                seen.add(x_NI)
+
+        return tap
+
+    def _words(self, form: Format) -> str:
+        grid = form.name if self.symmetric else f"{form.name} asymmetric"
+        unit = f"in groups of {form.blocks.size}" if self._in_groups else f"per {self.granularity}"
+        method = self.range if self.range != "percentile" else f"percentile {self.percentile or DEFAULT_PERCENTILE:g}"
+        return f"{grid} {unit}, {'dynamic' if self.dynamic else f'static ({method})'}"
+
+    @property
+    def _in_groups(self) -> bool:
+        return self.format.startswith(("mx", "nv"))
