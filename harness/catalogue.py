@@ -6,17 +6,19 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from harness.hardware.profiles import profiles
 from harness.plugins import FAMILIES, load, names
 from harness.resources import shipped_file, shipped_names
 from harness.strict_yaml.file import read_description
 
 
 def print_catalogue() -> None:
-    """Print shipped suites and gates, then every plugin of every family."""
+    """Print shipped suites and gates, the targets, then every plugin of every family."""
     console = Console()
     for kind in ("suites", "gates"):
         rows = [(name, read_description(shipped_file(kind, name))) for name in shipped_names(kind)]
         console.print(_table(kind, rows))
+    console.print(_table("targets", list(profiles().targets.items())))
     for family in FAMILIES:
         console.print(_table(family, [(name, load(family, name).summary()) for name in names(family)]))
 

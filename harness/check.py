@@ -17,6 +17,7 @@ from harness.environment import prepare_threads
 from harness.errors import HarnessError
 from harness.judge import OWN_GATE, judge, overall
 from harness.plan import check_together, make_plan, resolved
+from harness.planning.target import target_notes
 from harness.records import Clock, Plan, Run, Verdict
 from harness.tables.store import Reader
 from harness.terminal import Terminal
@@ -37,6 +38,9 @@ def check(files: Sequence[Path], out: Path, terminal: Terminal) -> int:
     Raises PlanError before any model is loaded, with every mistake of every file.
     """
     plans = check_together([make_plan(path) for path in files])
+    for plan in plans:
+        for note in target_notes(plan):
+            terminal.note(f"{plan.name}: {note.text}")
     folders = {plan.name: _fresh_folder(out / plan.name) for plan in plans}
     prepare_threads()
     from harness.run import group_plans, run_group
@@ -77,10 +81,10 @@ def _conclude(
     if isinstance(result, HarnessError):
         terminal.error(f"{plan.name}: {result}")
         return EXIT_ERROR
-    for message in result.messages:
+    for message in [*result.messages, *(n.text for n in result.notes if n.topic == "hardware" and n.level == "warn")]:
         terminal.note(message)
     run = _judged(result, started)
-    code: int = run.exit_code
+    code, failure = int(run.exit_code), ""
     try:
         write_all(run, Reader(folder / "tables", run.data_key), folder, ["run_json"])
         # The report is made from what was written, so that making it again gives the same bytes.
@@ -89,9 +93,10 @@ def _conclude(
         code = exit_code_of(run)
     except HarnessError as error:
         # A verdict that was reached stays what it is, but nothing passes without all of its outputs.
-        terminal.error(f"{plan.name}: {error}")
-        code = 1 if run.exit_code == 1 else EXIT_ERROR
-    terminal.verdict(run, folder / REPORT)
+        code, failure = 1 if run.exit_code == 1 else EXIT_ERROR, f"{plan.name}: {error}"
+    terminal.verdict(run, None if failure else folder / REPORT)
+    if failure:
+        terminal.error(f"{failure}\nthe exit code is {code}: nothing passes without all of its outputs")
     return code
 
 

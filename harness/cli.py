@@ -86,7 +86,7 @@ def report(run: Path) -> int:
 
 @app.command(name="list")
 def list_everything() -> int:
-    """List every suite, gate, measure, backend, rule, probe and writer with its description."""
+    """List every suite, gate, target, measure, backend, rule, probe and writer with its description."""
     from harness.catalogue import print_catalogue
 
     print_catalogue()

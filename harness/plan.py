@@ -10,15 +10,17 @@ from typing import Any
 from harness.backends import Backend
 from harness.errors import PlanError, Problem
 from harness.planning.checking import Checker
-from harness.planning.gate_file import Gate, check_metrics, read_gate
+from harness.planning.composition import check_composition
+from harness.planning.gate_file import Gate, check_metrics, check_obstacles, read_gate
 from harness.planning.locating import is_slug, unknown_name
 from harness.planning.model_entry import read_reference, read_steps, read_variant
 from harness.planning.suite_file import Suite, read_documents_spec, read_suite, source_name
+from harness.planning.target import read_target
 from harness.records import CalibrationSpec, GateSpec, Plan, Plugin, SuiteSpec
 from harness.strict_yaml.file import read_yaml
 from harness.strict_yaml.values import KeyPath, describe
 
-KEYS = ("name", "reference", "variant", "calibration", "suites", "gates")
+KEYS = ("name", "reference", "variant", "target", "calibration", "suites", "gates")
 DISTRIBUTION = "lm-shipcheck"
 """The name under which pip knows this project."""
 
@@ -39,10 +41,13 @@ def make_plan(path: Path) -> Plan:
     reference = read_reference(check, content.get("reference"))
     steps = read_steps(check, content.get("variant"))
     variant = read_variant(check, content.get("variant"), steps.values(), reference)
+    target = read_target(check, content.get("target"))
     calibration = _calibration(check, content.get("calibration"))
-    suites = [read_suite(each, folder, problems) for each in _names(check, "suites", content, folder)]
+    read = [read_suite(each, folder, problems) for each in _names(check, "suites", content, folder)]
+    suites = [suite and suite.aimed(target) for suite in read]
     gates = [read_gate(each, folder, problems) for each in _names(check, "gates", content, folder)]
     _check_backends(check, steps, content.get("calibration") is not None)
+    check_composition(check, steps)
     _check_contamination(check, steps, calibration, suites)
     _check_rules(check, gates, suites, suites_named=_length(content.get("suites")))
     if problems or reference is None or variant is None:
@@ -52,6 +57,7 @@ def make_plan(path: Path) -> Plan:
         source=source.file,
         reference=reference,
         variant=variant,
+        target=target,
         calibration=calibration,
         suites=tuple(suite.spec() for suite in suites if suite),
         gates=tuple(gate.spec() for gate in gates if gate),
@@ -164,7 +170,7 @@ def _check_backends(check: Checker, steps: Mapping[int, Backend], has_calibratio
             what = f"{DISTRIBUTION}[{step.extra}]" if step.extra else " ".join(missing)
             found = f"{step.kind}, which needs {', '.join(missing)} (not installed)"
             check.problem(path, found, "a backend whose libraries are installed", f'pip install "{what}"')
-        if step.needs_calibration and not has_calibration:
+        if step.calibrates and not has_calibration:
             hint = "add for example calibration: {data: pocket-calibration, documents: 64, tokens: 256}"
             check.problem((*path, "backend"), f"{step.kind} and no calibration", "documents for it", hint)
 
@@ -180,7 +186,7 @@ def _check_contamination(
     suites: Iterable[Suite | None],
 ) -> None:
     """Refuse to judge a model on the texts that it was fitted to."""
-    if calibration is None or not any(step.needs_calibration for step in steps.values()):
+    if calibration is None or not any(step.calibrates for step in steps.values()):
         return
     for suite in suites:
         judged = suite.documents if suite else None
@@ -197,5 +203,6 @@ def _check_rules(
     for gate in gates:
         if gate:
             check_metrics(gate, metrics, all_known)
+            check_obstacles(gate, [measure for suite in suites if suite for measure in suite.measures.values()])
     if gates and all(gate and gate.complete and gate.only_warns for gate in gates):
         check.problem(("gates",), "only rules of level warn", "at least one rule of level block")

@@ -17,10 +17,14 @@ from typing import TYPE_CHECKING, cast
 
 from harness.documents import EncodedDocument, documents_sha256, duplicates, encode, read_documents
 from harness.environment import describe_environment
-from harness.errors import HarnessError
+from harness.errors import DataError, HarnessError
+from harness.hardware import fit as hardware
 from harness.lockstep.driver import shared_pass
 from harness.measures import Measure
+from harness.models.calibration_data import CalibrationDocuments, read_calibration, with_calibration
 from harness.models.loading import LoadedModel, load, make_variant, verify_unchanged
+from harness.overlap import WINDOW
+from harness.planning.composition import remarks
 from harness.probes import OwnProbe, PassProbe, Progress
 from harness.records import Environment, Identity, Measurement, Note, Plan, Skipped, SuiteSpec
 from harness.tables.store import Store
@@ -28,8 +32,14 @@ from harness.tables.store import Store
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from harness.backends import Backend
+
 Documents = dict[str, Sequence[EncodedDocument]]
 """Encoded documents by suite name."""
+Calibrations = dict[str, CalibrationDocuments]
+"""Calibration documents that were read already, by what was asked for."""
+CALIBRATION_PROBE = "calibration_data"
+"""The probe that compares activations with those on the calibration documents."""
 
 
 @dataclass
@@ -63,10 +73,13 @@ class _Pair:
 
 
 def group_plans(plans: Sequence[Plan]) -> list[list[Plan]]:
-    """Plans that can share one reference pass: same reference, same suites. In order of first appearance."""
+    """Plans that can share one reference pass: same reference, same suites. In order of first appearance.
+
+    Settings of measures may differ, for every variant is measured by its own plan.
+    """
     groups: dict[str, list[Plan]] = {}
     for plan in plans:
-        suites = [suite.model_dump(mode="json") for suite in plan.suites]
+        suites = [suite.model_dump(mode="json", exclude={"measures"}) for suite in plan.suites]
         shared = json.dumps([plan.reference.model_dump(mode="json"), suites], sort_keys=True)
         groups.setdefault(shared, []).append(plan)
     return list(groups.values())
@@ -85,10 +98,11 @@ def run_group(
         documents = {suite.name: _encode(suite, reference) for suite in plans[0].suites}
     results: list[Observed | HarnessError] = []
     pairs: list[_Pair] = []
+    calibrations: Calibrations = {}
     for done, (plan, folder) in enumerate(zip(plans, folders, strict=True)):
         progress.step("make variants", done, len(plans))
         try:
-            pair = _make_pair(plan, folder, reference, documents, dict(seconds))
+            pair = _make_pair(plan, folder, reference, documents, calibrations, dict(seconds))
         except HarnessError as error:
             results.append(error)
             continue
@@ -106,7 +120,7 @@ def run_group(
             except HarnessError as error:
                 failed[id(pair)] = error
             else:
-                _measure(pair, plans[0].suites)
+                _measure(pair, pair.observed.plan.suites)
     finally:
         for pair in pairs:
             pair.store.close()
@@ -119,7 +133,20 @@ def _encode(suite: SuiteSpec, model: LoadedModel) -> Sequence[EncodedDocument]:
     if spec is None:
         return ()
     raw = read_documents(spec.data, spec.max, spec.text_field, spec.split_on, spec.seed)
-    return encode(raw, model.tokenizer, spec, _vocabulary(model))
+    encoded = encode(raw, model.tokenizer, spec, _vocabulary(model))
+    _check_positions(suite, encoded, model)
+    return encoded
+
+
+def _check_positions(suite: SuiteSpec, encoded: Sequence[EncodedDocument], model: LoadedModel) -> None:
+    """Raise DataError for documents beyond the positions that the model was made for: it fails there, or guesses."""
+    positions = getattr(model.model.config.get_text_config(), "max_position_embeddings", None)
+    longest = max((len(document.ids) for document in encoded if not document.skipped), default=0)
+    if isinstance(positions, int) and longest > positions:
+        raise DataError(
+            f"{suite.source}: suite {suite.name} has documents of up to {longest} tokens, wanted at most the "
+            f"{positions} positions of {model.name}; give a suite with documents: {{context: {positions}}}"
+        )
 
 
 def _vocabulary(model: LoadedModel) -> int:
@@ -128,27 +155,36 @@ def _vocabulary(model: LoadedModel) -> int:
     return weight.shape[0]
 
 
-def _calibration(plan: Plan, model: LoadedModel) -> list[Tensor]:
-    """Token ids of the calibration documents, one int64 tensor each; none where no step asks for them."""
-    import torch
+def _calibration(plan: Plan, reference: LoadedModel, known: Calibrations) -> CalibrationDocuments | None:
+    """The calibration documents, encoded once for all variants that name the same; None where no step looks at them.
 
-    from harness.backends import Backend
-    from harness.records import DocumentsSpec
-
-    if plan.calibration is None or not any(cast(Backend, s).needs_calibration for s in plan.variant.compress):
-        return []
+    Raises DataError.
+    """
     spec = plan.calibration
-    raw = read_documents(spec.data, spec.documents, spec.text_field, spec.split_on, spec.seed)
-    as_documents = DocumentsSpec(data=spec.data, context=spec.tokens)
-    encoded = encode(raw, model.tokenizer, as_documents, _vocabulary(model))
-    return [torch.from_numpy(document.ids) for document in encoded if not document.skipped]
+    if spec is None or not any(step.calibrates for step in cast("Sequence[Backend]", plan.variant.compress)):
+        return None
+    key = spec.model_dump_json()
+    if key not in known:
+        known[key] = read_calibration(spec, reference)
+    return known[key]
 
 
 def _make_pair(
-    plan: Plan, folder: Path, reference: LoadedModel, documents: Documents, seconds: dict[str, float]
+    plan: Plan,
+    folder: Path,
+    reference: LoadedModel,
+    documents: Documents,
+    calibrations: Calibrations,
+    seconds: dict[str, float],
 ) -> _Pair:
     with _timed(seconds, "make variant"):
-        variant = make_variant(plan, reference, _calibration(plan, reference))
+        fitted_to = _calibration(plan, reference, calibrations)
+        variant = make_variant(plan, reference, fitted_to.ids if fitted_to else ())
+        if fitted_to:
+            watch = any(probe.kind == CALIBRATION_PROBE for suite in plan.suites for probe in suite.probes)
+            variant = with_calibration(variant, fitted_to, watch)
+    for suite in plan.suites:
+        _check_positions(suite, documents[suite.name], variant)
     environment = describe_environment()
     hashes = {name: documents_sha256(encoded) for name, encoded in documents.items()}
     same_ids = frozenset(
@@ -162,6 +198,11 @@ def _make_pair(
     observed = Observed(plan, reference.identity, variant.identity, environment, key, seconds=seconds)
     observed.messages += store.messages
     observed.notes += [*reference.notes, *variant.notes, *_document_notes(plan.suites, documents)]
+    observed.notes += remarks(cast("Sequence[Backend]", plan.variant.compress), plan.calibration is not None)
+    if fitted_to:
+        observed.notes += _overlap_notes(fitted_to, documents)
+    if plan.target is not None:
+        observed.notes += hardware.notes(plan.target, variant.identity)
     if reference.identity.same_as(variant.identity):
         text = "reference and variant are the same bytes: every change is zero by construction"
         observed.notes.append(Note(topic="same model", text=text, level="warn"))
@@ -175,6 +216,8 @@ def _data_key(
     content = {
         "reference": reference.model_dump(mode="json", exclude={"source", "name"}),
         "variant": variant.model_dump(mode="json", exclude={"source", "name"}),
+        # A step may do what no tensor and no description of a module shows.
+        "steps": [{"backend": step.kind, **step.settings()} for step in plan.variant.compress],
         "documents": documents,
         "probes": {
             suite.name: {probe.kind: probe.settings() for probe in suite.probes} for suite in plan.suites
@@ -201,6 +244,22 @@ def _document_notes(suites: Sequence[SuiteSpec], documents: Documents) -> list[N
             if count:
                 text = f"{count} of {len(encoded)} documents of suite {suite.name} {what}"
                 notes.append(Note(topic="documents", text=text))
+    return notes
+
+
+def _overlap_notes(fitted_to: CalibrationDocuments, documents: Documents) -> list[Note]:
+    """A warning for every suite that judges on texts that the variant was fitted to."""
+    notes = []
+    for name, encoded in documents.items():
+        scored = [document for document in encoded if not document.skipped]
+        known = [document.id for document in scored if fitted_to.seen.shared(document.ids)[0]]
+        if known:
+            first = ", ".join(known[:3]) + (" …" if len(known) > 3 else "")
+            text = (
+                f"{len(known)} of {len(scored)} documents of suite {name} share {WINDOW} tokens in a row with the "
+                f"calibration documents, or are among them: {first}"
+            )
+            notes.append(Note(topic="calibration", text=text, level="warn"))
     return notes
 
 

@@ -38,6 +38,9 @@ variant: {{model: {variant}}}
 """
 
 _TAIL = """
+# The hardware it is meant for, to be told about formats that have no kernel there (names: harness list).
+# target: cuda-9.0
+
 # What is measured, on which documents: names of shipped suites, or files of your own (./my-suite.yaml).
 suites: [{suite}]
 

@@ -38,6 +38,7 @@ class Loaded:
 
     name: str
     model: Any
+    calibration: Any = None
 
 
 class Silent:

@@ -39,6 +39,7 @@ from harness.records import Note
 if TYPE_CHECKING:
     import pandas as pd
 
+    from harness.models.calibration_data import Calibrated
     from harness.models.loading import LoadedModel
 
 _Found = tuple[dict[str, "pd.DataFrame"], dict[str, "pd.DataFrame"]]
@@ -74,7 +75,8 @@ def shared_pass(
     if all(sink.done(unit) for sink in sinks for unit in units):
         return read_report(sinks)
     with torch.inference_mode():
-        ready = _prepare(sides, batches, tokens, documents, probes, sinks, kernel)
+        fitted = tuple(variant.calibration for variant in variants)
+        ready = _prepare(sides, fitted, batches, tokens, documents, probes, sinks, kernel)
         ready.go(batches, sinks, progress)
     report = read_report(sinks)
     return replace(report, notes=report.notes + ready.late_notes)
@@ -186,6 +188,7 @@ def _joined(first: _Found, second: _Found) -> _Found:
 
 def _prepare(
     sides: Sequence[Decoder],
+    fitted: tuple[Calibrated | None, ...],
     batches: Sequence[Batch],
     tokens: int,
     documents: Sequence[EncodedDocument],
@@ -204,7 +207,7 @@ def _prepare(
     scored = sum(length - 1 for batch in batches for length in batch.lengths)
     kernels = choose_kernels(wanted, scored, vocabulary, dtype, sides[0].device)
     layout = survey(sides[0], sides[1:], first_ids, vocabulary)
-    recorders = [probe.begin(PassContext(layout, len(sides) - 1, kernels)) for probe in probes]
+    recorders = [probe.begin(PassContext(layout, len(sides) - 1, kernels, fitted)) for probe in probes]
     if len(earlier) < len(sinks):
         watching = any(recorder.inputs(REFERENCE) or recorder.outputs(REFERENCE) for recorder in recorders)
         report = PassReport(

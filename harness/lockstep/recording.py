@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from harness.lockstep.batches import Batch
     from harness.lockstep.kernels import Kernels
+    from harness.models.calibration_data import Calibrated
 
 REFERENCE = -1
 """The side of the reference; variants are the sides 0, 1, …"""
@@ -73,6 +74,8 @@ class PassContext:
     layout: Layout
     variants: int
     kernels: Kernels
+    calibrations: tuple[Calibrated | None, ...] = ()
+    """Of every variant: what it was fitted to, None where no step looked at documents."""
 
 
 class Recorder:

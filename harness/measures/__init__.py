@@ -27,6 +27,17 @@ class Measure(Plugin):
         """Settings the probe must have for this measure; the plan refuses two measures that contradict each other."""
         return {}
 
+    def aimed(self, target: str | None) -> Measure:
+        """This measure for a variant whose file names ``target`` (see ``harness.hardware``); most do not mind."""
+        return self
+
+    def obstacle(self) -> str:
+        """Why these settings leave everything Skipped, as far as it is known beforehand; empty: they do not.
+
+        The plan refuses blocking rules on such a measure before a model is loaded.
+        """
+        return ""
+
     def produces(self) -> tuple[Metric, ...]:
         """Every metric this measure can yield with these settings; ``*`` stands for what is known only later."""
         raise NotImplementedError

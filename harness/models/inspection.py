@@ -6,13 +6,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from harness.errors import ModelError
+from harness.models.activations import RANGE
 from harness.models.linears import Linear, weight_of
 from harness.records import ModuleFormat
+from harness.records.result import Role
 
 SHARED = " (shared)"
 """Ends the type of a module whose weight another module already counts, a tied head for instance."""
@@ -51,23 +55,37 @@ def module_formats(
 
     described: formats that backends stated, by module name; they win over inspection. quantization: the
     ``quant_method`` of a checkpoint that came quantized. A tensor that several modules share is counted with
-    the first; the others get 0 parameters and 0 bytes for it and ``(shared)`` behind their type.
+    the first; the others get 0 parameters and 0 bytes for it and ``(shared)`` behind their type. Ranges of
+    activations are no weights.
     """
+    head = cast(Any, model).get_output_embeddings() if isinstance(model, PreTrainedModel) else None
     counted: set[tuple[int, int]] = set()
     formats = []
     for name, module in model.named_modules():
         if any(parent in described for parent in _parents(name)):
             continue  # A stated format speaks for everything inside its module.
         stated = described.get(name)
-        tensors = dict(own_tensors(module) if stated is None else named_tensors(module))
+        kept = own_tensors(module) if stated is None else named_tensors(module)
+        tensors = {key: tensor for key, tensor in kept if key.rpartition(".")[2] != RANGE}
         fresh = {key: tensor for key, tensor in tensors.items() if _place(tensor) not in counted}
         counted |= {_place(tensor) for tensor in tensors.values() if tensor.numel()}
         if stated is None and not tensors:
             _check_countable(name, module)
             continue
         found = stated or _inspected(name, module, tensors, fresh, quantization)
+        found = found.model_copy(update={"role": _role(module, head)})
         formats.append(found if fresh or not tensors else _shared(found))
     return tuple(formats)
+
+
+def _role(module: nn.Module, head: nn.Module | None) -> Role:
+    if module is head:
+        return "head"
+    if isinstance(module, nn.Embedding):
+        return "embedding"
+    if logical_weights(module) is not None:
+        return "linear"
+    return "norm" if "norm" in type(module).__name__.lower() else "other"
 
 
 def _inspected(

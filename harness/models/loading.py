@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import transformers
@@ -25,6 +25,7 @@ from harness.backends import Backend, Compressed
 from harness.errors import BackendError, HarnessError, ModelError
 from harness.models.identity import identify
 from harness.models.inspection import module_formats
+from harness.models.levels import check_levels
 from harness.models.prequantized import quantization_method
 from harness.models.soundness import (
     check_loading,
@@ -40,6 +41,9 @@ from harness.models.trust import check_folder
 from harness.models.weight_files import Weights, check_no_hidden_codes, read_json
 from harness.records import CacheFormat, Identity, ModelSpec, ModuleFormat, Note, Plan
 
+if TYPE_CHECKING:
+    from harness.models.calibration_data import Calibrated
+
 
 @dataclass(frozen=True)
 class LoadedModel:
@@ -51,6 +55,8 @@ class LoadedModel:
     identity: Identity
     files: tuple[FileStamp, ...]
     notes: tuple[Note, ...] = ()
+    calibration: Calibrated | None = None
+    """What a variant was fitted to, where a step looked at documents."""
 
 
 def load(spec: ModelSpec, name: str) -> LoadedModel:
@@ -85,6 +91,7 @@ def make_variant(plan: Plan, reference: LoadedModel, calibration: Sequence[Tenso
     start = _start(plan, reference)
     if not plan.variant.compress:
         return start
+    _check_tokenizer(plan, start, reference)
     model = start.model
     described = {module.module: module for module in start.identity.modules if module.backend}
     activations: dict[str, str] = {}
@@ -102,6 +109,8 @@ def make_variant(plan: Plan, reference: LoadedModel, calibration: Sequence[Tenso
     if gone := sorted((described.keys() | activations.keys()) - present):
         raise BackendError(f"a step described {gone[0]}, which the compressed model does not have")
     old = start.identity
+    levels = check_levels(model, described)
+    described |= {name: described[name].model_copy(update={"levels": count}) for name, count in levels.items()}
     modules = tuple(
         module.model_copy(update={"activations": activations[module.module], "kernel": "simulated"})
         if module.module in activations
@@ -140,10 +149,20 @@ def _start(plan: Plan, reference: LoadedModel) -> LoadedModel:
     return load(spec, plan.name)
 
 
+def _check_tokenizer(plan: Plan, start: LoadedModel, reference: LoadedModel) -> None:
+    """Raise BackendError where calibration documents would be read with the ids of another tokenizer."""
+    needing = [step.kind for step in cast(Sequence[Backend], plan.variant.compress) if step.calibrates]
+    if needing and start.identity.tokenizer_sha256 != reference.identity.tokenizer_sha256:
+        raise BackendError(
+            f"{needing[0]}: calibration documents are encoded as the reference does it, and {plan.variant.model} has "
+            "another tokenizer; give both sides the same tokenizer files, or take a step that needs no calibration"
+        )
+
+
 def _compress(
     step: Backend, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, calibration: Sequence[Tensor]
 ) -> Compressed:
-    if step.needs_calibration and not calibration:
+    if step.calibrates and not calibration:
         raise BackendError(
             f"{step.kind}: needs calibration documents; add a calibration: section to the variant"
         )
@@ -206,6 +225,8 @@ def _load_model(folder: Path, spec: ModelSpec) -> PreTrainedModel:
                 attn_implementation=spec.attention,
                 trust_remote_code=spec.trust_remote_code,
                 use_safetensors=True,
+                # Not to be forgiven: check_loading then refuses them by name, which the loader's own error does not.
+                ignore_mismatched_sizes=True,
                 local_files_only=True,
                 output_loading_info=True,
             )

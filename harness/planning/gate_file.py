@@ -82,6 +82,16 @@ def check_metrics(gate: Gate, metrics: Sequence[Metric], all_known: bool) -> Non
                 gate.check.problem(path, f"{rule.kind} for {metric.name}", "a rule that fits the metric", why)
 
 
+def check_obstacles(gate: Gate, measures: Sequence[Measure]) -> None:
+    """Note every blocking rule on a metric of which it is known beforehand that it will not be measured."""
+    for index, rule in gate.rules.items():
+        for measure in measures:
+            named = [metric.name for metric in measure.produces() if could_match(rule.metric, metric.name)]
+            if named and rule.level == "block" and (why := measure.obstacle()):
+                found = f"{rule.metric!r}, which cannot be measured"
+                gate.check.problem(("rules", index, "metric"), found, "a metric that can be measured", why)
+
+
 def could_match(pattern: str, name: str) -> bool:
     """Whether some text matches both; ``*`` in either stands for any text."""
     if max(len(pattern), len(name)) > LONGEST_METRIC:

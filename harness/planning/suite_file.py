@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -43,6 +43,10 @@ class Suite:
     def metrics(self) -> list[Metric]:
         """Every metric that its measures can yield."""
         return [metric for measure in self.measures.values() for metric in measure.produces()]
+
+    def aimed(self, target: str | None) -> Suite:
+        """The suite as it is for a variant that is meant for ``target``."""
+        return replace(self, measures={index: each.aimed(target) for index, each in self.measures.items()})
 
     def spec(self) -> SuiteSpec:
         """The record, for a file without mistakes."""

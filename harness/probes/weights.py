@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,8 +22,9 @@ UNIT = "weights"
 class Weights(OwnProbe):
     """Records the bytes and format of every module, and the memory that a token and a forward pass take.
 
-    The KV cache is measured: its tensors after two tokens less its tensors after one. Peak memory is measured
-    on CUDA devices only, and not for simulated formats (whose floats are not what would be deployed): the
+    The KV cache is measured: its tensors after two tokens less its tensors after one. Where a simulated format
+    keeps it as floats, the values are counted so and take the bits of that format, as in a long text. Peak memory is
+    measured on CUDA devices only, and not for simulated formats (whose floats are not what would be deployed): the
     weights of one side plus what one forward pass adds.
     """
 
@@ -57,10 +59,10 @@ class Weights(OwnProbe):
         rows: list[dict[str, Any]] = [
             {"side": side, **module.model_dump(mode="python")} for module in loaded.identity.modules
         ]
-        if (cache := _cache_bytes_per_token(loaded)) is not None:
-            rows.append(_special_row(side, "kv_cache", "kv_cache", cache[0], cache[1]))
+        if (cache := _cache_row(side, loaded)) is not None:
+            rows.append(cache)
         if loaded.model.device.type == "cuda" and not loaded.identity.simulated:
-            rows.append(_special_row(side, "peak", "peak", self._peak_bytes(loaded), ""))
+            rows.append(_special_row(side, "peak", self._peak_bytes(loaded), ""))
         frame = pd.DataFrame(rows)
         return frame.astype(
             {
@@ -69,6 +71,7 @@ class Weights(OwnProbe):
                 "bits_per_weight": "float64",
                 "group_size": "Int32",
                 "symmetric": "boolean",
+                "levels": "Int64",
             }
         )
 
@@ -92,12 +95,12 @@ class Weights(OwnProbe):
         return _device_bytes(loaded) + added
 
 
-def _special_row(side: str, module: str, kind: str, size: int, dtype: str) -> dict[str, Any]:
+def _special_row(side: str, name: str, size: int, dtype: str) -> dict[str, Any]:
     """A row that is no module: it has no parameters, so that sums over modules stay what they are."""
     return {
         "side": side,
-        "module": module,
-        "type": kind,
+        "module": name,
+        "type": name,
         "parameters": 0,
         "stored_bytes": size,
         "bits_per_weight": 0.0,
@@ -105,9 +108,21 @@ def _special_row(side: str, module: str, kind: str, size: int, dtype: str) -> di
         "granularity": "none",
         "group_size": None,
         "symmetric": None,
+        "ranges": "",
+        "activations": "",
         "kernel": "real",
         "backend": "",
+        "role": "other",
+        "levels": None,
     }
+
+
+def _cache_format(loaded: LoadedModel) -> dict[str, str]:
+    """How a compressed KV cache is kept; nothing for one in the dtype of the model."""
+    from harness.hardware.fit import cache_text
+
+    cache = loaded.identity.cache
+    return {"format": cache_text(cache), "kernel": cache.kernel, "backend": cache.backend} if cache else {}
 
 
 def _device_bytes(loaded: LoadedModel) -> int:
@@ -119,13 +134,23 @@ def _device_bytes(loaded: LoadedModel) -> int:
     )
 
 
-def _cache_bytes_per_token(loaded: LoadedModel) -> tuple[int, str] | None:
-    """Bytes that one more token adds to the cache, and its dtype; None for a model that keeps no cache."""
+def _cache_row(side: str, loaded: LoadedModel) -> dict[str, Any] | None:
+    """The bytes that one more token adds to the cache; None for a model that keeps no cache."""
     one, two = _cache(loaded, 1), _cache(loaded, 2)
     if not two:
         return None
-    size = sum(t.numel() * t.element_size() for t in two) - sum(t.numel() * t.element_size() for t in one)
-    return size, str(two[0].dtype).removeprefix("torch.")
+    dtype = next((t.dtype for t in two if t.is_floating_point()), two[0].dtype)
+    row = _special_row(side, "kv_cache", _bytes(two) - _bytes(one), str(dtype).removeprefix("torch."))
+    row |= _cache_format(loaded)
+    form = loaded.identity.cache
+    if form is not None and form.kernel == "simulated":
+        values = sum(t.numel() for t in two) - sum(t.numel() for t in one)
+        row["stored_bytes"] = math.ceil(values * form.bits_per_value / 8)
+    return row
+
+
+def _bytes(tensors: Sequence[Tensor]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
 def _cache(loaded: LoadedModel, tokens: int) -> list[Tensor]:

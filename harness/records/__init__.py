@@ -15,6 +15,7 @@ from harness.records.plan import (
 from harness.records.result import (
     SCHEMA_VERSION,
     CacheFormat,
+    CalibrationData,
     Clock,
     Environment,
     Identity,
@@ -32,6 +33,7 @@ from harness.records.result import (
 __all__ = [
     "SCHEMA_VERSION",
     "CacheFormat",
+    "CalibrationData",
     "CalibrationSpec",
     "Clock",
     "DocumentsSpec",

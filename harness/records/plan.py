@@ -62,11 +62,15 @@ class HubData(Record):
 
 
 class CalibrationSpec(Record):
-    """Documents that backends may look at while they compress."""
+    """Documents that backends may look at while they compress: the first ``documents`` of their source.
+
+    Each is BOS (if ``bos``) + its tokens, cut at ``tokens``.
+    """
 
     data: str | HubData
     documents: Positive = 64
     tokens: Annotated[int, Field(ge=2)] = 256
+    bos: bool = True
     text_field: str = "text"
     split_on: str = "\n\n"
     seed: Annotated[int, Field(ge=0)] = 0
@@ -104,6 +108,8 @@ class Plan(Record):
     source: str
     reference: ModelSpec
     variant: VariantSpec
+    target: str | None = None
+    """The hardware that the variant is meant for, by its name in the table of kernels."""
     calibration: CalibrationSpec | None = None
     suites: tuple[SuiteSpec, ...] = Field(min_length=1)
     gates: tuple[GateSpec, ...] = Field(min_length=1)

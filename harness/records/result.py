@@ -14,6 +14,7 @@ Better = Literal["lower", "higher", "neither"]
 Status = Literal["pass", "fail", "inconclusive", "error", "skipped"]
 Level = Literal["block", "warn"]
 Side = Literal["reference", "variant"]
+Role = Literal["linear", "head", "embedding", "norm", "other"]
 
 
 class Metric(Record):
@@ -109,7 +110,9 @@ class ModuleFormat(Record):
     bits_per_weight counts codes and scales and zero points. kernel is ``real`` when the stored format
     is what the matrix product reads, ``simulated`` when values of that format are held as floats. ranges says how
     the range of the weight was set (``min_max``, ``mse`` …), activations what happens to the module's input
-    ("int8 per token, dynamic"; empty: nothing).
+    ("int8 per token, dynamic"; empty: nothing). role is what the module is in the model it was found in. levels is the
+    largest number of distinct values that was counted among the weights that share a scale, where the weight is held
+    as floats.
     """
 
     module: str
@@ -125,6 +128,8 @@ class ModuleFormat(Record):
     activations: str = ""
     kernel: Literal["real", "simulated"] = "real"
     backend: str = ""
+    role: Role = "other"
+    levels: Annotated[int, Field(ge=0)] | None = None
 
 
 class CacheFormat(Record):
@@ -140,6 +145,15 @@ class CacheFormat(Record):
     residual: Annotated[int, Field(ge=0)]
     kernel: Literal["real", "simulated"] = "real"
     backend: str
+
+
+class CalibrationData(Record):
+    """The documents that a model was fitted to while it was compressed. sha256: of all their token ids, in order."""
+
+    source: str
+    documents: Annotated[int, Field(ge=1)]
+    tokens: Annotated[int, Field(ge=1)]
+    sha256: str
 
 
 class Identity(Record):
@@ -158,6 +172,7 @@ class Identity(Record):
     tokenizer_sha256: str
     modules: tuple[ModuleFormat, ...] = ()
     cache: CacheFormat | None = None
+    calibration: CalibrationData | None = None
 
     @property
     def simulated(self) -> bool:

@@ -11,6 +11,8 @@ _FAMILIES = {
     "divergence": "Divergence",
     "perplexity": "Perplexity",
     "calibration": "Calibration",
+    "calibration_data": "Calibration data",
+    "hardware": "Hardware",
     "tasks": "Tasks",
     "layers": "Layers",
     "outliers": "Outlier channels",

@@ -20,6 +20,7 @@ from harness.report import (
     asked,
     channels,
     charts,
+    checklist,
     cost,
     display,
     glance,
@@ -38,7 +39,7 @@ from harness.report.suite import suites
 from harness.writers import Tables, Writer
 
 _TOOLS = (
-    asked, channels, charts, cost, glance, groups, layers, modules, perplexity, rules, scales, tasks, tokens,
+    asked, channels, charts, checklist, cost, glance, groups, layers, modules, perplexity, rules, scales, tasks, tokens,
     verdict, words,
 )  # fmt: skip
 

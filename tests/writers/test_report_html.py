@@ -101,7 +101,7 @@ def test_every_section_has_its_heading_and_its_place_in_the_list(pages: dict[str
     anchors = re.findall(r'<section id="([a-z]+)"', text)
     assert anchors == [
         "verdict", "rules", "cause", "predictions", "tasks", "perplexity", "outliers", "cost", "formats",
-        "measurements", "reproduce",
+        "checklist", "measurements", "reproduce",
     ]  # fmt: skip
     for anchor in anchors:
         assert f'<a href="#{anchor}">' in text
@@ -188,6 +188,7 @@ LITERALS = {
         "higher",
         "neither",
     ),
+    *("linear", "head", "embedding", "norm", "other"),
     *("reference", "variant", "real", "simulated", "none", "tensor", "channel", "group", "block", "token"),
 }
 
@@ -510,5 +511,40 @@ def test_simulated_weights_are_said_loudly(made: dict[str, Made], pages: dict[st
     real = tuple(
         ModuleFormat.model_validate(m.model_dump() | {"kernel": "real"}) for m in made["pass"].run.variant.modules
     )
-    variant = made["pass"].run.variant.model_copy(update={"modules": real})
+    variant = made["pass"].run.variant.model_copy(update={"modules": real, "cache": None})
     assert "<strong>Simulated</strong>" not in html(changed(made["pass"], variant=variant))
+
+
+# The checklist
+
+
+def checklist_of(text: str) -> dict[str, str]:
+    """Question and what was found, from the page."""
+    section = text.partition('<section id="checklist"')[2].partition("</section>")[0]
+    rows = re.findall(r'<tr><th scope="row">([^<]*)</th><td>(.*?)</td>', section)
+    return {question: visible(found).strip() for question, found in rows}
+
+
+def test_the_checklist_is_read_off_the_finished_model(made: dict[str, Made], pages: dict[str, str]) -> None:
+    found = checklist_of(pages["fail"])
+    assert list(found) == [
+        "Weights", "Activations", "KV cache", "Calibration data", "Left out", "Kernel", "Stored", "Quality", "Latency",
+    ]  # fmt: skip
+    assert found["Weights"].startswith("28 modules int4, group 32, simulated ")
+    assert found["Activations"] == "inputs of 12 modules int8 per token, dynamic"
+    assert found["KV cache"].startswith("keys int4 per channel, values int4 per token 4.5 bits a value the newest 32")
+    assert "pocket-calibration: 64 documents, 8192 tokens" in found["Calibration data"]
+    assert "0.012" in found["Calibration data"]
+    assert "model.layers.1.mlp.down_proj" in found["Calibration data"]
+    assert "1 × float32" in found["Left out"]
+    assert "norms are small" in found["Left out"]
+    assert found["Kernel"].startswith("simulated")
+    assert "at most 15 distinct values in a group" in visible(pages["fail"])
+
+
+def test_the_checklist_of_a_model_that_is_not_compressed(made: dict[str, Made]) -> None:
+    plain = made["pass"].run.reference
+    found = checklist_of(html(changed(made["pass"], variant=plain, measurements=())))
+    assert found["Weights"] == found["Activations"] == found["KV cache"] == "not quantized"
+    assert (found["Calibration data"], found["Kernel"]) == ("none", "that of the reference")
+    assert (found["Quality"], found["Latency"]) == ("not measured", "not measured")

@@ -1,0 +1,146 @@
+"""The measure ``hardware``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import field_validator
+
+from harness.hardware.fit import Fit, Use, cache_kernel, fit, is_compressed, sentences, why_no_cache_kernel
+from harness.hardware.profiles import target_names
+from harness.measures import Measure
+from harness.measures._shared import Count, measured, require
+from harness.plugins import nearest
+from harness.records import Measurement, Metric, Skipped
+from harness.statistics import Interval
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SUPPORTED = Metric(
+    name="hardware.supported",
+    unit="share",
+    better="higher",
+    neutral=1.0,
+    description="share of the compressed weights whose format has a kernel on the target",
+)
+ACCELERATED = Metric(
+    name="hardware.accelerated",
+    unit="share",
+    better="higher",
+    neutral=1.0,
+    description="share of the compressed weights whose kernel also computes in few bits, so that long prompts gain",
+)
+CACHE = Metric(
+    name="hardware.cache_supported",
+    unit="share",
+    better="higher",
+    neutral=1.0,
+    description="1 if attention can read the KV cache on the target as it is kept, else 0",
+)
+NO_TARGET = "no target is declared; add for example target: cuda-9.0 to the variant file"
+
+
+class Hardware(Measure):
+    """Whether the formats that compression left have kernels on the declared target, by the table of kernels."""
+
+    table: ClassVar[str] = "weights"
+    columns: ClassVar[tuple[str, ...] | None] = (
+        "side", "module", "type", "parameters", "format", "granularity", "group_size", "symmetric", "activations",
+        "backend",
+    )  # fmt: skip
+
+    target: str | None = None
+    """The hardware that the model is meant for; not given: the ``target`` of the variant file."""
+
+    @field_validator("target")
+    @classmethod
+    def _known(cls, value: str | None) -> str | None:
+        if value is not None and value not in target_names():
+            close = nearest(value, target_names())
+            hint = f" (did you mean {close}?)" if close else ""
+            raise ValueError(f"one of {', '.join(target_names())}{hint}")
+        return value
+
+    def aimed(self, target: str | None) -> Measure:
+        """This measure with the variant's target, unless it has one of its own."""
+        return self if target is None or self.target is not None else self.model_copy(update={"target": target})
+
+    def obstacle(self) -> str:
+        """Without a target there is nothing to look up."""
+        return "" if self.target else NO_TARGET
+
+    def produces(self) -> tuple[Metric, ...]:
+        """Three exact shares."""
+        return (SUPPORTED, ACCELERATED, CACHE)
+
+    def measure(self, table: pd.DataFrame) -> Sequence[Measurement | Skipped]:
+        """The shares of the variant, labelled with the target and with what has no kernel."""
+        require(table, self.columns or (), "weights")
+        if self.target is None:
+            return [Skipped(measure=metric.name, reason=NO_TARGET) for metric in self.produces()]
+        rows = table[table["side"] == "variant"]
+        weights = rows[~rows["type"].isin(["kv_cache", "peak"])]
+        if weights.empty:
+            return [Skipped(measure=metric.name, reason="no weights were listed") for metric in self.produces()]
+        touched = [r for r in _rows(weights) if is_compressed(r["format"], r["backend"], r["activations"] or "")]
+        found = fit(self.target, map(_use, touched))
+        return [*_shares(found), _cache(self.target, _rows(rows[rows["type"] == "kv_cache"]))]
+
+
+def _rows(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Rows as plain values, None for what is missing."""
+    plain = table.astype(object).where(table.notna(), None)
+    return [dict(zip(plain.columns, values, strict=True)) for values in plain.itertuples(index=False)]
+
+
+def _use(row: dict[str, Any]) -> tuple[str, int, Use]:
+    size, symmetric = row["group_size"], row["symmetric"]
+    use = Use(
+        row["format"],
+        row["granularity"],
+        None if size is None else int(size),
+        None if symmetric is None else bool(symmetric),
+        row["activations"] or "",
+    )
+    return row["module"], int(row["parameters"]), use
+
+
+def _shares(found: Fit) -> list[Measurement | Skipped]:
+    if found.unknown or not found.total:
+        reason = "; ".join(sentences(found)) if found.unknown else "no weight is compressed"
+        return [Skipped(measure=metric.name, reason=reason) for metric in (SUPPORTED, ACCELERATED)]
+    labels = {"target": found.target}
+    lacking = labels | ({"without": ", ".join(map(str, found.missing))} if found.missing else {})
+    how = "; ".join(sentences(found)) or ", ".join(found.kernels)
+    return [
+        _share(SUPPORTED, found.supported / found.total, found.modules, lacking, how),
+        _share(ACCELERATED, found.accelerated / found.total, found.modules, labels, how),
+    ]
+
+
+def _cache(target: str, rows: list[dict[str, Any]]) -> Measurement | Skipped:
+    if len(rows) != 1:
+        return Skipped(measure=CACHE.name, reason="the format of the key-value cache is not known")
+    kept, labels = str(rows[0]["format"]), {"target": target}
+    if not rows[0]["backend"]:
+        return _share(CACHE, 1.0, 1, labels, f"kept in {kept}, not compressed")
+    kernel = cache_kernel(target, kept)
+    if kernel is None:
+        return _share(CACHE, 0.0, 1, labels | {"without": kept}, why_no_cache_kernel(target, kept))
+    return _share(CACHE, 1.0, 1, labels, kernel.name)
+
+
+def _share(metric: Metric, share: float, count: int, labels: dict[str, str], how: str) -> Measurement:
+    exact = Interval(share, share, "")
+    return measured(
+        metric,
+        f"exact, from the table of kernels: {how}",
+        Count(count, 0),
+        variant=share,
+        change=share,
+        interval=exact,
+        variant_interval=exact,
+        labels=labels,
+    )

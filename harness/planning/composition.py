@@ -1,0 +1,79 @@
+"""Whether the steps of ``variant.compress`` make sense together, told by what each says that it quantizes.
+
+A step that quantizes nothing prepares: it moves values between weights and activations, exactly in full precision,
+and so must come before anything stands on a grid. What can only be seen on the model (patterns that match the same
+module) is refused at run time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from harness.backends import Backend
+from harness.planning.checking import Checker
+from harness.records import Note
+from harness.strict_yaml.values import KeyPath
+
+_GRIDS = frozenset({"weights", "activations"})
+_WHAT = {"weights": "the weights", "activations": "the activations", "cache": "the KV cache"}
+
+
+def check_composition(check: Checker, steps: Mapping[int, Backend]) -> None:
+    """Note every step that cannot follow the ones before it, with its line, the reason and what to do."""
+    done: list[tuple[int, Backend]] = []
+    for index, step in sorted(steps.items()):
+        path: KeyPath = ("variant", "compress", index, "backend")
+        for what in step.quantizes:
+            same = (other for other in done if what in other[1].quantizes and _must_meet(what, other[1], step))
+            if earlier := next(same, None):
+                found = f"{step.kind}, which quantizes {_WHAT[what]} that {_named(earlier)} quantizes"
+                check.problem(path, found, f"steps that quantize {_WHAT[what]} once", _instead(what, step))
+        if not step.quantizes and (before := next((o for o in done if set(o[1].quantizes) & _GRIDS), None)):
+            found = f"{step.kind}, which works in full precision, behind {_named(before)} which put values on a grid"
+            wanted = "steps that prepare before steps that quantize"
+            check.problem(path, found, wanted, f"move {step.kind} in front of step {before[0] + 1}")
+        done.append((index, step))
+
+
+def remarks(steps: Sequence[Backend], calibration: bool) -> tuple[Note, ...]:
+    """What is allowed and probably not meant. calibration: whether calibration documents are named."""
+    return tuple(Note(topic="steps", text=text, level="warn") for text in _texts(steps, calibration))
+
+
+def _texts(steps: Sequence[Backend], calibration: bool) -> list[str]:
+    texts = []
+    for index, step in enumerate(steps):
+        later = {what for other in steps[index + 1 :] for what in other.quantizes}
+        if not step.quantizes and "activations" not in later:
+            texts.append(
+                f"{step.kind} quantizes nothing itself, and no later step quantizes activations, which it would "
+                "prepare; alone it only makes weights harder to round"
+            )
+        if step.quantizes == ("activations",) and step.calibrates and "weights" in later:
+            texts.append(
+                f"{step.kind} finds the ranges of activations before a later step changes the weights that make "
+                "them; quantize the weights first"
+            )
+    if calibration and not any(step.calibrates for step in steps):
+        texts.append("calibration documents are named, and no step looks at them")
+    return texts
+
+
+def _must_meet(what: str, first: Backend, second: Backend) -> bool:
+    """Whether both steps quantize some module, as far as that is known without the model: neither names its own."""
+    return what == "cache" or not (_only(first) or _only(second))
+
+
+def _only(step: Backend) -> tuple[str, ...]:
+    found = getattr(step, "only", ())
+    return tuple(found) if isinstance(found, tuple | list) else ()
+
+
+def _named(step: tuple[int, Backend]) -> str:
+    return f"step {step[0] + 1}, {step[1].kind},"
+
+
+def _instead(what: str, step: Backend) -> str:
+    if what == "cache" or "only" not in type(step).model_fields:
+        return "remove one of the steps"
+    return "remove one of the steps, or give one of them its own modules with only: and skip those in the other"

@@ -1,0 +1,51 @@
+"""The entry ``target`` of a variant file: the hardware that the model is meant for, and what can be said beforehand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, cast
+
+from harness.backends import Backend
+from harness.backends._weights import WeightBackend
+from harness.hardware.fit import Use, kernels_for, why_missing
+from harness.hardware.profiles import target_names
+from harness.planning.checking import Checker
+from harness.plugins import nearest
+from harness.records import Note, Plan
+from harness.strict_yaml.values import describe
+
+
+def read_target(check: Checker, value: Any) -> str | None:
+    """The name of a target; None and a problem for anything else, None where nothing is given."""
+    if value is None or value in target_names():
+        return cast("str | None", value)
+    close = nearest(value, target_names()) if isinstance(value, str) else ""
+    hint = f"did you mean {close}?" if close else ""
+    check.problem(("target",), describe(value), f"one of {', '.join(target_names())}", hint)
+    return None
+
+
+def target_notes(plan: Plan) -> list[Note]:
+    """A warning for every format of weights in the declared steps that no kernel on the target can take.
+
+    Only settings are looked at, so that this is known before a model is loaded. What steps do to the same modules
+    together, and what a checkpoint brings along, is known when the variant has been made.
+    """
+    if plan.target is None:
+        return []
+    steps = cast(Sequence[Backend], plan.variant.compress)
+    inputs_too = any("activations" in step.quantizes for step in steps)
+    found = []
+    for use, kind in dict.fromkeys((use, step.kind) for step in steps for use in _uses(step)):
+        if not kernels_for(plan.target, use, any_inputs=inputs_too):
+            text = f"{plan.target}: {use} (step {kind}) has no kernel: {why_missing(plan.target, use)}"
+            found.append(Note(topic="hardware", text=text, level="warn"))
+    return found
+
+
+def _uses(step: Backend) -> Iterator[Use]:
+    """The formats of weights that the settings of a step name, those of its overrides included."""
+    if isinstance(step, WeightBackend):
+        for settings in step.variations():
+            name = f"int{settings.bits}" if settings.format == "int" else settings.format
+            yield Use(name, settings.granularity, settings.shared_by(), settings.symmetric)

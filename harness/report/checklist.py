@@ -1,0 +1,208 @@
+"""The deployment checklist: what was compressed and how, from the finished model and from measurements alone."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from harness.records import Measurement, ModuleFormat, Run
+from harness.report import display, words
+
+_REASONS = {
+    "embedding": "embeddings are looked up, not multiplied",
+    "norm": "norms are small and sensitive",
+    "head": "the output head was skipped",
+    "linear": "linear layers that no step chose",
+    "other": "other tensors",
+}
+_SHOWN = ("perplexity.ratio", "divergence.kl_mean", "divergence.top1_agreement")
+_SPEED = ("latency.prefill_tokens_per_second", "latency.decode_tokens_per_second")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One line of the checklist. known: where the answer comes from."""
+
+    question: str
+    found: tuple[str, ...]
+    known: str
+
+
+@dataclass(frozen=True)
+class Group:
+    """All modules whose weights and inputs are treated alike."""
+
+    words: str
+    details: tuple[str, ...]
+    names: tuple[str, ...]
+    parameters: int
+    stored_bytes: int
+
+    @property
+    def example(self) -> str:
+        """The first of the modules."""
+        return self.names[0]
+
+
+def answers(run: Run) -> list[Answer]:
+    """The checklist, top to bottom."""
+    modules = run.variant.modules
+    return [
+        _weights(modules),
+        _activations(modules),
+        _cache(run),
+        _calibration(run),
+        _left_out(modules),
+        _kernel(modules, run),
+        _stored(modules),
+        Answer("Quality", tuple(_numbers(run, _SHOWN)) or ("not measured",), "measured on the same documents"),
+        _latency(run),
+    ]
+
+
+def groups(modules: Sequence[ModuleFormat]) -> list[Group]:
+    """Compressed modules and those with rounded inputs, one group for each distinct treatment, the largest first."""
+    alike: dict[tuple[str, tuple[str, ...]], list[ModuleFormat]] = {}
+    for module in modules:
+        if _compressed(module) or module.activations:
+            alike.setdefault((words.stored_as(module), _details(module)), []).append(module)
+    found = [_group(name, details, members) for (name, details), members in alike.items()]
+    return sorted(found, key=lambda group: (-group.parameters, group.words, group.details))
+
+
+def _group(name: str, details: tuple[str, ...], members: list[ModuleFormat]) -> Group:
+    counted = [module.levels for module in members if module.levels is not None]
+    unit = members[0].granularity if members[0].granularity != "none" else "tensor"
+    if counted:
+        details = (*details, f"inspected: at most {max(counted)} distinct values in a {unit}")
+    elif _compressed(members[0]):
+        details = (*details, "distinct values not counted")
+    return Group(
+        words=name,
+        details=details,
+        names=tuple(module.module for module in members),
+        parameters=sum(module.parameters for module in members),
+        stored_bytes=sum(module.stored_bytes for module in members),
+    )
+
+
+def _details(module: ModuleFormat) -> tuple[str, ...]:
+    parts = [
+        {True: "symmetric", False: "asymmetric", None: ""}[module.symmetric],
+        f"ranges by {module.ranges.replace('_', ' ')}" if module.ranges else "",
+        f"inputs {module.activations}" if module.activations else "",
+        f"by {module.backend}" if module.backend else "",
+    ]
+    return tuple(part for part in parts if part)
+
+
+def _compressed(module: ModuleFormat) -> bool:
+    return bool(module.backend) or module.granularity != "none"
+
+
+def _weights(modules: Sequence[ModuleFormat]) -> Answer:
+    chosen = [module for module in modules if _compressed(module)]
+    if not chosen:
+        return Answer("Weights", ("not quantized",), "no module holds a compressed format")
+    total = sum(module.parameters for module in modules)
+    share = sum(module.parameters for module in chosen) / total if total else None
+    formats = Counter(words.stored_as(module) for module in chosen)
+    found = [f"{count} modules {name}" for name, count in formats.most_common(6)]
+    found.append(f"{display.percent(share, 3)} of all parameters")
+    inspected = sum(module.levels is not None for module in chosen)
+    known = "as the step stated; distinct values were not counted"
+    if inspected:
+        known = f"the values of {inspected} of {len(chosen)} modules were inspected and lie on the grid that is stated"
+    return Answer("Weights", tuple(found), known)
+
+
+def _activations(modules: Sequence[ModuleFormat]) -> Answer:
+    kinds = Counter(module.activations for module in modules if module.activations)
+    found = tuple(f"inputs of {count} modules {name}" for name, count in kinds.most_common(6))
+    return Answer("Activations", found or ("not quantized",), "what the modules of the finished model do")
+
+
+def _cache(run: Run) -> Answer:
+    cache = run.variant.cache
+    if cache is None:
+        return Answer("KV cache", ("not quantized",), "what the finished model keeps")
+    found = [f"keys {cache.keys}, values {cache.values}", f"{display.number(cache.bits_per_value, 3)} bits a value"]
+    if cache.residual:
+        found.append(f"the newest {cache.residual} tokens in full precision")
+    return Answer("KV cache", tuple(found), f"{cache.kernel} kernel, by {cache.backend}")
+
+
+def _calibration(run: Run) -> Answer:
+    data = run.variant.calibration
+    if data is None:
+        return Answer("Calibration data", ("none",), "no step looked at documents")
+    found = [
+        f"{data.source}: {display.number(data.documents)} documents, {display.number(data.tokens)} tokens",
+        f"sha256 of the tokens {display.short_hash(data.sha256)}",
+        *_numbers(run, ("calibration_data.overlap",)),
+    ]
+    divergence, floor = (words.find(run, f"calibration_data.token_divergence{end}") for end in ("", "_floor"))
+    if divergence and divergence.change is not None:
+        beside = f" (halves of the documents: {display.number(floor.change)})" if floor else ""
+        found.append(f"divergence of tokens {display.quantity(divergence.change, divergence.unit)}{beside}")
+    if worst := words.find(run, "calibration_data.outside_range_worst"):
+        share, module = display.quantity(worst.change, worst.unit), worst.labels.get("module", "")
+        found.append(f"inputs outside the calibrated range: up to {share}, in {module}")
+    return Answer("Calibration data", tuple(found), "compared with the documents that were judged")
+
+
+def _left_out(modules: Sequence[ModuleFormat]) -> Answer:
+    left = [module for module in modules if not _compressed(module)]
+    found = []
+    for role, reason in _REASONS.items():
+        members = [module for module in left if module.role == role]
+        if members:
+            stored = sum(module.stored_bytes for module in members)
+            size = display.size(stored) if stored else "stored with another module"
+            found.append(f"{len(members)} × {members[0].format}, {size}: {reason} ({members[0].module})")
+    return Answer("Left out", tuple(found) or ("nothing",), "every module of the finished model")
+
+
+def _kernel(modules: Sequence[ModuleFormat], run: Run) -> Answer:
+    kinds = Counter(module.kernel for module in modules if _compressed(module) or module.activations)
+    if run.variant.cache:
+        kinds[run.variant.cache.kernel] += 1
+    if not kinds:
+        return Answer("Kernel", ("that of the reference",), "nothing was quantized")
+    if kinds["simulated"]:
+        what = "simulated: the values are those of the format, held and multiplied as floats"
+        return Answer("Kernel", (what,), "memory is counted by format; speed says nothing about the format")
+    return Answer("Kernel", ("real: the product reads the stored format",), "the modules of the finished model")
+
+
+def _stored(modules: Sequence[ModuleFormat]) -> Answer:
+    sizes: dict[str, int] = {}
+    for module in modules:
+        sizes[module.format] = sizes.get(module.format, 0) + module.stored_bytes
+    largest = sorted((item for item in sizes.items() if item[1]), key=lambda item: (-item[1], item[0]))
+    found = [f"{name} {display.size(size)}" for name, size in largest[:8]]
+    whole = f"{display.size(sum(sizes.values()))} in all"
+    return Answer("Stored", (*found, whole) if found else ("not known",), "codes, scales and zero points, counted")
+
+
+def _latency(run: Run) -> Answer:
+    reason = next((m.not_judged for m in run.measurements if m.name in _SPEED and m.not_judged), "")
+    found = tuple(_numbers(run, _SPEED))
+    if not found:
+        return Answer("Latency", ("not measured",), "")
+    return Answer("Latency", found, f"not counted: {reason}" if reason else "measured beside the reference")
+
+
+def _numbers(run: Run, names: Sequence[str]) -> Iterator[str]:
+    """The measurements of these names in words."""
+    for name in names:
+        m = words.find(run, name)
+        if m is not None and m.non_finite is None:
+            yield f"{words.metric(name)} {_said(m)}"
+
+
+def _said(m: Measurement) -> str:
+    if m.reference is not None and m.variant is not None and m.name in _SPEED:
+        return f"{display.quantity(m.variant, m.unit)}, reference {display.quantity(m.reference, m.unit)}"
+    return display.quantity(m.change if m.change is not None else m.variant, m.unit)

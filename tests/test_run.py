@@ -1,0 +1,125 @@
+"""Several variants in one run: what belongs to one is not taken from, or given to, another."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.backends.round_to_nearest import RoundToNearest
+from harness.errors import DataError, HarnessError, ModelError
+from harness.measures.hardware import Hardware
+from harness.measures.memory import Memory
+from harness.probes.weights import Weights
+from harness.records import DocumentsSpec, GateSpec, Measurement, ModelSpec, Plan, RuleSpec, SuiteSpec, VariantSpec
+from harness.rules.at_most import AtMost
+from harness.run import Observed, group_plans, run_group
+from tests.tiny_models import save, tiny_llama
+
+RULE = RuleSpec(rule=AtMost(metric="memory.weight_bytes", limit=1e9, why="any size"), where="gate.yaml:1")
+
+
+def make_plan(name: str, reference: Path, target: str | None = None, **variant: Any) -> Plan:
+    measures = (Memory(), Hardware(target=target))
+    return Plan(
+        name=name,
+        source=f"{name}.yaml",
+        reference=ModelSpec(model=str(reference)),
+        variant=VariantSpec(**variant),
+        target=target,
+        suites=(SuiteSpec(name="suite", source="suite.yaml", measures=measures, probes=(Weights(),)),),
+        gates=(GateSpec(name="gate", source="gate.yaml", rules=(RULE,)),),
+    )
+
+
+class Progress:
+    """A progress that appends to a file as soon as the weights are looked at."""
+
+    def __init__(self, victim: Path | None = None) -> None:
+        self.victim = victim
+
+    def step(self, what: str, done: int, of: int) -> None:
+        if what == "weights" and self.victim is not None:
+            with self.victim.open("a") as stream:
+                stream.write("\n")
+            self.victim = None
+
+
+def run(plans: list[Plan], folder: Path, victim: Path | None = None) -> list[Observed | HarnessError]:
+    return run_group(plans, [folder / "runs" / plan.name for plan in plans], Progress(victim))
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> Path:
+    for name in ("reference", "own"):
+        save(tiny_llama(), tmp_path / name)
+    return tmp_path
+
+
+def test_a_variant_whose_files_change_during_the_run_fails_alone(models: Path) -> None:
+    plans = [
+        make_plan("own", models / "reference", model=str(models / "own")),
+        make_plan("rounded", models / "reference", compress=(RoundToNearest(bits=4),)),
+    ]
+    changed, whole = run(plans, models, victim=models / "own" / "config.json")
+    assert isinstance(changed, ModelError)
+    assert str(models / "own" / "config.json") in str(changed)
+    assert isinstance(whole, Observed)
+    assert {entry.name for entry in whole.measurements} >= {"memory.weight_bytes", "memory.bits_per_weight"}
+
+
+def test_a_reference_whose_files_change_during_the_run_fails_every_variant(models: Path) -> None:
+    plans = [make_plan("rounded", models / "reference", compress=(RoundToNearest(bits=4),))]
+    with pytest.raises(ModelError, match=r"config\.json"):
+        run(plans, models, victim=models / "reference" / "config.json")
+
+
+def test_variants_for_different_targets_share_a_pass_and_are_each_measured_for_their_own(models: Path) -> None:
+    step = (RoundToNearest(bits=3, group_size=64),)
+    plans = [make_plan(name, models / "reference", name, compress=step) for name in ("apple", "arm")]
+    plans.append(make_plan("none", models / "reference", compress=step))
+    assert group_plans(plans) == [plans]
+    apple, arm, none = run(plans, models)
+    assert isinstance(apple, Observed)
+    assert isinstance(arm, Observed)
+    assert isinstance(none, Observed)
+    assert supported(apple) == [1.0]
+    assert supported(arm) == [0.0]
+    assert supported(none) == []
+    assert any("target: cuda-9.0" in entry.reason for entry in none.skipped)
+    assert [note.level for note in apple.notes if note.topic == "hardware"] == ["info"]
+    (said,) = [note for note in arm.notes if note.topic == "hardware"]
+    assert said.level == "warn"
+    assert "int3 in groups of 64 has no kernel (14 modules, model.layers.0.self_attn.q_proj first)" in said.text
+    assert not [note for note in none.notes if note.topic == "hardware"]
+
+
+@pytest.mark.parametrize("short", ["reference", "own"])
+def test_documents_beyond_the_positions_of_a_model_are_refused_with_what_to_do(models: Path, short: str) -> None:
+    """GPT-2 would fail on an index, and a rotary model would be judged where it was never trained."""
+    save(tiny_llama(max_position_embeddings=16), models / short)
+    text = models / "texts.jsonl"
+    text.write_text('{"text": "twenty characters ok"}\n' * 3)
+    plan = make_plan("own", models / "reference", model=str(models / "own"))
+
+    def at(context: int) -> Plan:
+        documents = DocumentsSpec(data=str(text), context=context)
+        return plan.model_copy(update={"suites": (plan.suites[0].model_copy(update={"documents": documents}),)})
+
+    message = r"suite\.yaml: suite suite has documents of up to 21 tokens, wanted at most the 16 positions of"
+    if short == "reference":
+        with pytest.raises(DataError, match=message):
+            run([at(32)], models)
+    else:
+        (refused,) = run([at(32)], models)
+        assert isinstance(refused, DataError)
+        assert re.search(message, str(refused))
+    (whole,) = run([at(16)], models)
+    assert isinstance(whole, Observed)
+
+
+def supported(observed: Observed) -> list[float | None]:
+    found = [entry for entry in observed.measurements if isinstance(entry, Measurement)]
+    return [entry.variant for entry in found if entry.name == "hardware.supported"]
