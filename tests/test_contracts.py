@@ -13,7 +13,12 @@ from harness.records import Plugin
 
 EVERY = [(family, name) for family in FAMILIES for name in names(family)]
 MINIMAL: dict[str, dict[str, object]] = {
+    "activations": {"bits": 8},
+    "awq": {"bits": 4},
     "round_to_nearest": {"bits": 4},
+    "kv_cache": {"bits": 4},
+    "dense_and_sparse": {"bits": 4},
+    "mixed_precision": {"bits": (2, 4), "target_bits_per_weight": 4.0},
     "at_most": {"metric": "m", "why": "w", "limit": 1.0},
     "at_least": {"metric": "m", "why": "w", "limit": 1.0},
     "retains": {"metric": "m", "why": "w", "share": 0.9},

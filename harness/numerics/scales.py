@@ -3,9 +3,9 @@
     float   16 bits each in the count; kept in full precision here
     e8m0    a power of two, 8 bits (OCP Microscaling Formats v1.0: 2^(floor(log2 max|x|) − exponent of the largest
             element value))
-    e4m3    FP8 E4M3, 8 bits, under one float32 scale of the tensor (NVFP4)
-    double  8 bits under a second scale for every 256 of them, after their mean is taken off (QLoRA, Dettmers et al.
-            2023, arXiv 2305.14314, section 3)
+    e4m3    FP8 E4M3, 8 bits, under one float32 scale of the tensor (NVFP4: Nvidia 2025, arXiv 2509.25149)
+    double  an 8-bit float under a second scale for every 256 of them, after their mean is taken off (QLoRA, Dettmers
+            et al. 2023, arXiv 2305.14314, section 3)
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 
 from harness.numerics.blocks import Blocks
-from harness.numerics.grids import FP8_E4M3, Grid, Steps, integer
+from harness.numerics.grids import FP8_E4M3, Grid, Steps, dynamic_float
 from harness.numerics.ranges import Limits
 
 
@@ -26,6 +26,11 @@ class ScaleFormat(ABC):
     """A way to store scales."""
 
     kind: str
+
+    @property
+    def separate(self) -> bool:
+        """Whether the stored scale of a block depends on that block alone."""
+        return True
 
     @abstractmethod
     def steps(self, grid: Grid, limits: Limits) -> Steps:
@@ -53,12 +58,13 @@ class FloatScales(ScaleFormat):
 
 @dataclass(frozen=True)
 class PowerScales(ScaleFormat):
-    """E8M0: powers of two. The largest values of a block may saturate."""
+    """E8M0: powers of two, 2^−127 to 2^127. The largest values of a block may saturate."""
 
     def steps(self, grid: Grid, limits: Limits) -> Steps:
         largest = torch.maximum(-limits.low, limits.high)
-        # frexp is exact: largest = mantissa · 2^exponent with mantissa in [½, 1), so floor(log2) = exponent − 1.
-        exponent = torch.frexp(largest).exponent - 1 - math.frexp(grid.largest)[1] + 1
+        # frexp is exact: largest = mantissa · 2^exponent with mantissa in [½, 1), so floor(log2) = exponent − 1, and
+        # the −1 of both logarithms cancels.
+        exponent = torch.frexp(largest).exponent - math.frexp(grid.largest)[1]
         scale = torch.ldexp(torch.ones_like(largest), exponent.clamp(-127, 127))
         return Steps(torch.where(largest > 0, scale, torch.zeros_like(scale)))
 
@@ -71,14 +77,23 @@ class PowerScales(ScaleFormat):
 
 @dataclass(frozen=True)
 class Float8Scales(ScaleFormat):
-    """E4M3 under one float32 scale of the tensor, chosen so that the largest block scale is 448."""
+    """E4M3 under one float32 scale of the tensor, chosen so that the largest block scale is 448.
+
+    A block that is not 0 has at least the smallest scale above 0, 2^−9; then every value of it still finds a
+    neighbour nearer than 0 where there is one.
+    """
+
+    @property
+    def separate(self) -> bool:
+        return False
 
     def steps(self, grid: Grid, limits: Limits) -> Steps:
-        exact = torch.maximum(-limits.low, limits.high) / grid.largest
-        whole = exact.max() / FP8_E4M3.largest
-        if not whole > 0:
-            return Steps(torch.zeros_like(exact))
-        return Steps(FP8_E4M3.round(exact, Steps(whole)))
+        largest = torch.maximum(-limits.low, limits.high)
+        whole = largest.max() / (FP8_E4M3.largest * grid.largest)
+        if whole < torch.finfo(largest.dtype).tiny:
+            return Steps(torch.zeros_like(largest))
+        relative = FP8_E4M3.round(largest / grid.largest / whole, Steps(torch.ones_like(whole)))
+        return Steps(relative.clamp_(min=2.0**-9).mul_(whole).mul_(largest > 0))
 
     def stored_bits(self, count: int) -> int:
         return 8 * count + 32
@@ -89,20 +104,34 @@ class Float8Scales(ScaleFormat):
 
 @dataclass(frozen=True)
 class DoubleScales(ScaleFormat):
-    """8 bits under a float32 scale for every 256 scales, and a float32 mean of all."""
+    """8 bits under a float32 scale for every 256 scales, and a float32 mean of all.
+
+    The paper says 8-bit floats without saying which; these are those of the authors' own code, the dynamic
+    float of earlier work of theirs (``grids.dynamic_float``). As there, scales are compressed last: codes are
+    chosen under the exact scales, values come back under the compressed ones. A scale that comes back
+    negative, which a block far below the average can meet, is 0 here. Blocks of 0 stay 0.
+    """
 
     size: int = 256
 
+    @property
+    def separate(self) -> bool:
+        return False
+
     def steps(self, grid: Grid, limits: Limits) -> Steps:
-        steps = grid.steps(limits.low, limits.high)
-        flat = steps.scale.flatten()
+        exact = grid.steps(limits.low, limits.high)
+        # Times a power of two, which changes nothing but keeps the sum of huge scales finite.
+        exponent = torch.frexp(exact.scale.max()).exponent.clamp(-126, 126)
+        flat = torch.ldexp(exact.scale, -exponent).flatten()
         mean = flat.mean()
         blocks = Blocks("group", self.size)
         centred = blocks.split((flat - mean)[None])
-        codes = integer(8)
-        again = codes.round(centred, codes.steps(*centred.aminmax(dim=-1)).spread)
-        scale = (blocks.join(again, (1, len(flat)))[0] + mean).clamp(min=0).reshape(steps.scale.shape)
-        return Steps(torch.where(steps.scale > 0, scale, steps.scale), steps.zero_point)
+        low, high = centred.aminmax(dim=-1)
+        codes = dynamic_float()
+        again = codes.round(centred, codes.steps(low, high).spread)
+        stored = torch.ldexp(blocks.join(again, (1, len(flat)))[0] + mean, exponent)
+        scale = stored.clamp(0, torch.finfo(stored.dtype).max).reshape(exact.scale.shape)
+        return Steps(torch.where(exact.scale > 0, scale, 0), exact.zero_point, chosen_under=exact.scale)
 
     def stored_bits(self, count: int) -> int:
         return 8 * count + 32 * -(-count // self.size) + 32
