@@ -1,0 +1,302 @@
+"""AWQ: activation-aware weight quantization."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Annotated, cast
+
+from pydantic import Field
+
+from harness.backends import Compressed
+from harness.backends._weights import DEFAULT_PERCENTILE, Replacing, WeightBackend, naming, untie_head
+from harness.records import ModuleFormat, Note
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from harness.models.blocks import Block
+    from harness.models.folding import Folding
+    from harness.models.linears import Linear
+    from harness.numerics.awq import Scaling
+    from harness.numerics.ranges import Limits
+
+    Chosen = dict[str, Linear]
+
+
+class Awq(WeightBackend):
+    """Scales up the weights that large activations meet, clips outliers, then rounds; all by the error of outputs.
+
+    Two searches on calibration documents (Lin et al. 2023, arXiv 2306.00978). First, for the linear layers that share
+    their inputs, a scale mean|x|^α for every input channel, divided out of the norm or linear layer before them. Its
+    error is that of the smallest module which holds all these layers (the whole attention, the whole MLP, or the
+    one layer), as in the authors' implementation: what softmax and gate make of an error counts, not the error of a
+    single product. Then, for every layer but queries and keys, the range of every block of weights. As there,
+    every decoder block is given what the unquantized blocks before it compute. No scaling and no clipping are among
+    what is tried, so no search ends worse than plain rounding on the error it minimises. Layers into whose
+    inputs nothing can be folded are clipped and rounded only. Where several heads share their values, these are
+    scaled too, with one scale for what they share.
+    """
+
+    needs_calibration = True
+
+    scale_grid: Annotated[int, Field(ge=0)] = 20
+    """Steps of α between 0 and 1; 0: no scaling."""
+    duo_scaling: bool = False
+    """Divide the scales by the mean size of the weights to the power 1 − α, as later implementations do."""
+    clip: bool = True
+    """Search for the range of every block of weights; ``range`` says where the search starts."""
+    clip_grid: Annotated[int, Field(ge=1)] = 20
+    """Ranges from all of a block down to half of it, in steps of 1/clip_grid."""
+    clip_tokens: Annotated[int, Field(ge=1)] = 512
+    """Calibration tokens on which ranges are judged, taken at equal distances from all of them."""
+    no_clip: tuple[str, ...] = ("*.q_*", "*.k_*", "*query*", "*key*", "*qkv*", "*.c_attn")
+    """Patterns of layers that are not clipped: queries and keys, whose outputs multiply each other."""
+
+    def compress(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, calibration: Sequence[Tensor]
+    ) -> Compressed:
+        """Scale, clip and replace the weight of every linear layer that is not skipped; raises BackendError naming the
+        module."""
+        import torch
+
+        with torch.no_grad():
+            return self._compress(model, calibration)
+
+    def _compress(self, model: PreTrainedModel, calibration: Sequence[Tensor]) -> Compressed:
+        from harness.models.blocks import observe_inputs, walk_blocks
+        from harness.models.folding import find_foldings
+
+        chosen = dict(self.chosen(model))
+        for name, module in chosen.items():
+            self._check(name, module)
+        foldings = find_foldings(model, calibration).found if self.scale_grid else ()
+        stride = max(1, sum(map(len, calibration)) // self.clip_tokens)
+        work = _Work(self, chosen, stride)
+        for block in walk_blocks(model, calibration):
+            work.round_pending()  # The block before has passed on its outputs by now.
+            work.scale(block, [each for each in foldings if each.readers[0].startswith(f"{block.name}.")])
+            work.clip([name for name, _ in block.linears()], block.observe)
+        work.round_pending()
+        work.clip(chosen.keys() - work.formats.keys(), lambda taps: observe_inputs(model, taps, calibration))
+        work.round_pending()
+        described = tuple(work.formats[name] for name in chosen)
+        untie_head(model, chosen)
+        return Compressed(model, described, notes=(self._note(work.scalings, len(chosen)),))
+
+    def clips(self, name: str) -> bool:
+        """Whether the ranges of a module are searched."""
+        return self.clip and not any(fnmatchcase(name, pattern) for pattern in self.no_clip)
+
+    def limits(self, name: str, weight_OI: Tensor) -> Limits | None:
+        """The limits of ``range``, without a search; raises BackendError for weights that have none."""
+        from harness.numerics.ranges import find_limits
+
+        settings = self.for_module(name)
+        with naming(self, name):
+            percentile = settings.percentile or DEFAULT_PERCENTILE
+            return find_limits(weight_OI, settings.weight_format(), settings.range, percentile)
+
+    def round(self, name: str, weight_OI: Tensor, limits: Limits | None) -> Tensor:
+        """The weight of a module in its format; raises BackendError where it cannot be."""
+        from harness.numerics.formats import quantize
+
+        with naming(self, name):
+            return quantize(weight_OI, self.for_module(name).weight_format(), limits).values
+
+    def _check(self, name: str, module: Linear) -> None:
+        """Refuse weights that are not finite before they spoil the inputs of all modules after them."""
+        from harness.models.linears import weight_of
+        from harness.numerics.formats import checked
+
+        with naming(self, name):
+            checked(weight_of(module))
+
+    def _note(self, scalings: Sequence[tuple[int, Scaling]], modules: int) -> Note:
+        scaled = sum(count for count, _ in scalings)
+        exponents = [scaling.exponent for _, scaling in scalings if scaling.exponent is not None]
+        mean = f", mean alpha {sum(exponents) / len(exponents):.2f}" if exponents else ""
+        text = (
+            f"{self.kind}: {scaled} of {modules} linear layers in {len(scalings)} groups could be scaled; "
+            f"{len(exponents)} groups were{mean}"
+        )
+        return Note(topic="scaling", text=text)
+
+    def _patterns(self) -> Iterator[str]:
+        yield from super()._patterns()
+        if "no_clip" in self.model_fields_set:
+            yield from self.no_clip
+
+
+class _Work:
+    """The state of one compression: what is decided and not yet done, and what was done."""
+
+    def __init__(self, step: Awq, chosen: Chosen, stride: int) -> None:
+        self.formats: dict[str, ModuleFormat] = {}
+        self.scalings: list[tuple[int, Scaling]] = []
+        self._step, self._chosen, self._stride = step, chosen, stride
+        self._pending: dict[str, Limits | None] = {}
+        self._clipped: set[str] = set()
+        self._replacing = Replacing()
+
+    def scale(self, block: Block, foldings: Sequence[Folding]) -> None:
+        """Search and fold the scale of every group of layers in the block that share their inputs."""
+        from harness.models.folding import fold
+
+        # Those into linear layers first: they change rows of layers that the others then round.
+        for folding in reversed(foldings):
+            concerned = [name for name in folding.readers if name in self._chosen]
+            if concerned:
+                found = _search(self._step, block, folding, self._chosen)
+                fold(block.module, _inside(block, folding), found.scale)
+                self.scalings.append((len(concerned), found))
+
+    def clip(self, names: Iterable[str], observe: Callable[[dict[str, Callable[[Tensor], None]]], None]) -> None:
+        """Decide the limits of modules; they are rounded by the next ``round_pending``."""
+        from harness.models.linears import weight_of
+        from harness.numerics.awq import search_clip
+
+        step = self._step
+        wanted = [name for name in names if name in self._chosen]
+        samples = {name: _Sample(self._stride) for name in wanted if step.clips(name)}
+        if samples:
+            observe({name: sample.take for name, sample in samples.items()})
+        for name in wanted:
+            weight = weight_of(self._chosen[name])
+            start = step.limits(name, weight)
+            sample = samples[name].rows() if name in samples else None
+            if sample is None:
+                self._pending[name] = start
+                continue
+            with naming(step, name):
+                form = step.for_module(name).weight_format()
+                self._pending[name] = search_clip(weight, sample, form, start, step.clip_grid)
+            self._clipped.add(name)
+
+    def round_pending(self) -> None:
+        """Round every module whose limits are decided."""
+        from harness.models.linears import weight_of
+
+        step = self._step
+        for name, limits in self._pending.items():
+            module = self._chosen[name]
+            if not self._replacing.shared(module):
+                self._replacing.replace(module, step.round(name, weight_of(module), limits))
+            described = step.describe(name, module, step.for_module(name).weight_format())
+            ranges = {"ranges": "output_error"} if name in self._clipped else {}
+            self.formats[name] = described.model_copy(update=ranges)
+        self._pending.clear()
+
+
+class _Sample:
+    """Every so many-th row of all inputs a module gets."""
+
+    def __init__(self, stride: int) -> None:
+        self._stride, self._seen = stride, 0
+        self._rows: list[Tensor] = []
+
+    def take(self, inputs_NI: Tensor) -> None:
+        self._rows.append(inputs_NI[-self._seen % self._stride :: self._stride].clone())
+        self._seen += len(inputs_NI)
+
+    def rows(self) -> Tensor | None:
+        """The rows [N, I], None for a module that was never called."""
+        import torch
+
+        return torch.cat(self._rows) if self._rows else None
+
+
+def _inside(block: Block, folding: Folding) -> Folding:
+    """The folding with names as the block itself has them."""
+    from dataclasses import replace
+
+    cut = len(block.name) + 1
+    return replace(folding, source=folding.source[cut:], readers=tuple(name[cut:] for name in folding.readers))
+
+
+def _search(step: Awq, block: Block, folding: Folding, chosen: Chosen) -> Scaling:
+    """The best scale of the readers by the error of the smallest module of ``block`` that holds them all."""
+    from harness.models.linears import weight_of
+    from harness.numerics.awq import gram_error, relative_size, search_scale
+
+    inside = _inside(block, folding)
+    readers = [cast("Linear", block.module.get_submodule(name)) for name in inside.readers]
+    weights = [weight_of(reader).clone() for reader in readers]
+    forms = [step.for_module(name).weight_format() for name in folding.readers]
+    inputs = _Inputs(products=len(readers) == 1)
+    block.observe({folding.readers[0]: inputs.take})
+    mean_I = folding.alike(inputs.total / inputs.seen, "mean")
+    relative = folding.alike(relative_size(weights, forms), "mean") if step.duo_scaling else None
+
+    def rounding(name: str) -> Callable[[Tensor], Tensor]:
+        if name not in chosen:
+            return lambda weight_OI: weight_OI
+        return lambda weight_OI: step.round(name, weight_OI, step.limits(name, weight_OI))
+
+    def own_error(replaced: Sequence[Tensor]) -> float:
+        return gram_error(inputs.gram, weights, replaced)
+
+    error = own_error if inputs.products else _module_error(block, inside.readers)
+    return search_scale(mean_I, weights, [rounding(name) for name in folding.readers], error, step.scale_grid, relative)
+
+
+def _module_error(block: Block, names: Sequence[str]) -> Callable[[Sequence[Tensor]], float]:
+    """The squared error of the innermost module that holds all the named layers, once their weights are others."""
+    from harness.models.replay import Replay
+
+    readers = [cast("Linear", block.module.get_submodule(name)) for name in names]
+    replay = Replay(block, _smallest_module(block, names))
+    expected = list(replay.outputs())
+
+    def error(replaced: Sequence[Tensor]) -> float:
+        with _holding(readers, replaced):
+            pairs = zip(expected, replay.outputs(), strict=True)
+            return sum((was.float() - now.float()).square().sum().item() for was, now in pairs)
+
+    return error
+
+
+class _Inputs:
+    """Sum of absolute inputs of every channel over all calibration tokens, and with ``products`` XᵀX."""
+
+    def __init__(self, products: bool) -> None:
+        self.products, self.seen = products, 0
+        self.total: Tensor
+        self.gram: Tensor
+
+    def take(self, inputs_NI: Tensor) -> None:
+        x_NI = inputs_NI.float()
+        size_I = x_NI.abs().sum(dim=0)
+        self.total = self.total + size_I if self.seen else size_I
+        if self.products:
+            gram_II = x_NI.T @ x_NI
+            self.gram = self.gram + gram_II if self.seen else gram_II
+        self.seen += len(x_NI)
+
+
+def _smallest_module(block: Block, names: Sequence[str]) -> str:
+    """Name of the innermost module that holds all the named ones and is called itself; empty for the block."""
+    from torch import nn
+
+    parts = list(zip(*(name.split(".") for name in names), strict=False))
+    common = [step[0] for step in parts if len(set(step)) == 1]
+    while common and isinstance(block.module.get_submodule(".".join(common)), nn.ModuleList | nn.ModuleDict):
+        common.pop()
+    return ".".join(common)
+
+
+@contextmanager
+def _holding(modules: Sequence[Linear], weights: Sequence[Tensor]) -> Iterator[None]:
+    """Let the modules compute with other weights [O, I] for a while."""
+    from harness.models.linears import weight_of
+
+    own = [weight_of(module).clone() for module in modules]
+    try:
+        for module, weight in zip(modules, weights, strict=True):
+            weight_of(module).copy_(weight)
+        yield
+    finally:
+        for module, weight in zip(modules, own, strict=True):
+            weight_of(module).copy_(weight)

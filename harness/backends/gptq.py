@@ -1,0 +1,190 @@
+"""GPTQ weight quantization."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from harness.backends import Compressed
+from harness.backends._weights import DEFAULT_PERCENTILE, Replacing, WeightBackend, naming, untie_head
+from harness.records import ModuleFormat, Note
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from harness.models.linears import Linear
+    from harness.models.shared_inputs import Observe
+    from harness.numerics.formats import Format, Quantized
+    from harness.numerics.gptq import FindLimits, Hessian, Prepared
+
+
+class Gptq(WeightBackend):
+    """Rounds linear weights column by column and repairs each error in the columns after it (GPTQ, calibrated).
+
+    Block after block, on inputs that come from blocks already compressed; within a block attention before its output
+    projection before the MLP. Layers that see the same input share what is learned from it. Linear layers outside the
+    blocks (a head, if it is not skipped) come last. An output channel that comes out farther from the original than
+    rounding to nearest, on the calibration data, is rounded to nearest; so is a layer that calibration never reached.
+    """
+
+    needs_calibration = True
+
+    damping: Annotated[float, Field(gt=0, le=1)] = 0.01
+    """Added to the diagonal of the Hessian, as a share of its mean; raised where the Hessian cannot be inverted."""
+    act_order: bool = False
+    """Columns with the strongest inputs first. Groups then are made of columns in that order, and the checkpoint holds
+    an index of them, which is counted; with static_groups they stay neighbours."""
+    static_groups: bool = False
+    """Scales of groups from the original weights, not from repaired ones. Formats whose scales depend on the whole
+    weight (nvfp4, double_quantize) need it."""
+    block_size: Annotated[int, Field(ge=1)] = 128
+    """Columns whose errors reach later columns together; a matter of speed, not of the result."""
+    sequential: Literal["layer", "block"] = "layer"
+    """``layer``: the layers of a block in the order in which data passes them, each on inputs that the compressed ones
+    before it give (true_sequential elsewhere); ``block``: all layers of a block at once, which is quicker."""
+
+    @model_validator(mode="after")
+    def _scales_are_known_in_time(self) -> Gptq:
+        if not self.static_groups and (
+            self.format == "nvfp4" or (self.double_quantize and self.granularity == "group")
+        ):
+            what = "nvfp4" if self.format == "nvfp4" else "double_quantize"
+            raise ValueError(f"{what} needs static_groups: true; its scales depend on groups that come later")
+        return self
+
+    def compress(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, calibration: Sequence[Tensor]
+    ) -> Compressed:
+        """Replace the weight of every linear layer that is not skipped; raises BackendError naming the module."""
+        from harness.models.blocks import observe_inputs, walk_blocks
+
+        work = _Work(self, dict(self.chosen(model)))
+        for block in walk_blocks(model, calibration):
+            inside = [name for name, _ in block.linears() if name in work.chosen]
+            work.quantize(inside, block.observe)
+        outside = [name for name in work.chosen if name not in work.described]
+        work.quantize(outside, lambda taps: observe_inputs(model, taps, calibration))
+        untie_head(model, work.chosen)
+        return Compressed(model, tuple(work.described[name] for name in work.chosen), notes=tuple(work.notes()))
+
+
+class _Work:
+    """The layers of one model: what was done to each, and what has to be said about it."""
+
+    def __init__(self, settings: Gptq, chosen: dict[str, Linear]) -> None:
+        self.settings = settings
+        self.chosen = chosen
+        self.described: dict[str, ModuleFormat] = {}
+        self._replacing = Replacing()
+        self._unreached: list[str] = []
+        self._few: list[str] = []
+        self._damped: dict[str, float] = {}
+        self._nearest: dict[str, int] = {}
+
+    def quantize(self, names: Sequence[str], observe: Observe) -> None:
+        """Quantize layers that data passes together, stage by stage."""
+        from harness.models.shared_inputs import SharedHessians, stages
+
+        if not names:
+            return
+        for stage in stages(names, observe) if self.settings.sequential == "layer" else [list(names)]:
+            inputs = SharedHessians(stage)
+            known: dict[Hessian, tuple[Tensor, Prepared]] = {}
+            observe(inputs.taps())
+            for name in stage:
+                with naming(self.settings, name):
+                    self._one(name, inputs[name], known)
+
+    def notes(self) -> Iterator[Note]:
+        """What a reader must know beside the formats."""
+        if names := self._unreached:
+            text = f"{_some(names)}: no calibration document reached them, so they are rounded to nearest"
+            yield Note(topic="gptq: not calibrated", text=text, level="warn")
+        if names := self._few:
+            text = f"{_some(names)}: calibrated on fewer positions than they have inputs; more documents would help"
+            yield Note(topic="gptq: little calibration", text=text, level="warn")
+        if self._damped:
+            most = max(self._damped.values())
+            text = f"{_some(list(self._damped))}: the Hessian had no Cholesky decomposition; damping was raised to "
+            yield Note(topic="gptq: damping", text=f"{text}{most:g} at most", level="warn")
+        if self._nearest:
+            rows = sum(self._nearest.values())
+            text = f"{_some(list(self._nearest))}: {rows} output channels came closer rounded to nearest, and are"
+            yield Note(topic="gptq: rounded to nearest", text=text)
+
+    def _one(self, name: str, hessian: Hessian | None, known: dict[Hessian, tuple[Tensor, Prepared]]) -> None:
+        from harness.models.linears import weight_of
+        from harness.numerics.formats import quantize
+
+        module, settings = self.chosen[name], self.settings.for_module(name)
+        form, index_bits = settings.weight_format(), 0
+        if not self._replacing.shared(module):
+            weight_OI = weight_of(module)
+            nearest = quantize(weight_OI, form, _limits(settings)(weight_OI, form))
+            values_OI = nearest.values
+            if hessian is None:
+                self._unreached.append(name)
+            else:
+                values_OI, index_bits = self._solve(name, weight_OI, form, hessian, known, nearest)
+            self._replacing.replace(module, values_OI)
+        described = self.settings.describe(name, module, form)
+        self.described[name] = _with_index(described, module.weight.numel(), index_bits)
+
+    def _solve(
+        self,
+        name: str,
+        weight_OI: Tensor,
+        form: Format,
+        hessian: Hessian,
+        known: dict[Hessian, tuple[Tensor, Prepared]],
+        nearest: Quantized,
+    ) -> tuple[Tensor, int]:
+        """Values [O, I], and the bits of the group index that they need. known: what was prepared already."""
+        from harness.numerics.gptq import keep_nearest, prepare, solve
+
+        mine = self.settings
+        if hessian not in known:
+            matrix_II = hessian.matrix
+            known[hessian] = matrix_II, prepare(matrix_II, damping=mine.damping, act_order=mine.act_order)
+        matrix_II, prepared = known[hessian]
+        solution = solve(
+            weight_OI,
+            prepared,
+            form,
+            block=mine.block_size,
+            static_groups=mine.static_groups,
+            limits=_limits(mine.for_module(name)),
+        )
+        solution, rows_O = keep_nearest(solution, weight_OI, matrix_II, nearest)
+        if hessian.count < len(matrix_II):
+            self._few.append(name)
+        if prepared.damping > mine.damping:
+            self._damped[name] = prepared.damping
+        if bool(rows_O.any()):
+            self._nearest[name] = int(rows_O.sum())
+        return solution.quantized.values, solution.index_bits
+
+
+def _limits(settings: WeightBackend) -> FindLimits:
+    from harness.numerics.ranges import find_limits
+
+    percentile = settings.percentile or DEFAULT_PERCENTILE
+    return lambda x, form: find_limits(x, form, settings.range, percentile)
+
+
+def _with_index(described: ModuleFormat, weights: int, index_bits: int) -> ModuleFormat:
+    return described.model_copy(
+        update={
+            "stored_bytes": described.stored_bytes + index_bits // 8,
+            "bits_per_weight": described.bits_per_weight + index_bits / weights,
+        }
+    )
+
+
+def _some(names: Sequence[str]) -> str:
+    """How many layers, with the first names."""
+    listed = ", ".join(names[:3]) + (" …" if len(names) > 3 else "")
+    return f"{len(names)} layer{'s' if len(names) > 1 else ''} ({listed})"

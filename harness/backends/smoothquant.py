@@ -1,0 +1,101 @@
+"""SmoothQuant: difficulty moved from activations to weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Annotated, Literal, cast
+
+from pydantic import Field
+
+from harness.backends import Backend, Compressed
+from harness.backends._weights import naming
+from harness.errors import BackendError
+from harness.records import Note
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from harness.models.folding import Folding
+    from harness.models.linears import Linear
+
+SMALLEST = 1e-5
+"""Scales below this would only carry noise; the bound of the authors' implementation."""
+
+
+class SmoothQuant(Backend):
+    """Moves outliers of activations into the weights, before both are quantized by later steps.
+
+    Every input channel j of the layers that read a norm gets the scale s_j = max|X_j|^α / max|W_j|^(1−α); the norm's
+    gain and bias are divided by it, the weights multiplied (Xiao et al. 2022, arXiv 2211.10438, equation 4). The model
+    computes the same as before, up to rounding in its dtype, so nothing is quantized yet. Maxima of activations are
+    taken over all calibration tokens, those of weights over all layers that read the norm. Norms that a residual or a
+    router reads too are left out and counted in a note. Channels without activations or without weights stay.
+    """
+
+    needs_calibration = True
+
+    alpha: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """Migration strength: 0 leaves all difficulty to the activations, 1 moves all of it to the weights."""
+    into: Literal["norms", "norms_and_linears"] = "norms"
+    """What absorbs scales: norms, as in the paper, or also linear layers (values for the attention output, the
+    up projection for the down projection), wherever that is exact."""
+
+    def compress(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, calibration: Sequence[Tensor]
+    ) -> Compressed:
+        """Fold the scales in place; raises BackendError where nothing can be folded or numbers are not finite."""
+        from harness.models.blocks import observe_inputs
+        from harness.models.folding import find_foldings, fold
+        from harness.models.linears import linears, weight_of
+        from harness.numerics.formats import checked
+
+        for name, module in linears(model):
+            with naming(self, name):
+                checked(weight_of(module))
+        foldings = find_foldings(model, calibration)
+        wanted = [each for each in foldings.found if each.into_norm or self.into == "norms_and_linears"]
+        if not wanted:
+            raise BackendError(
+                f"{self.kind}: {type(model).__name__} has no norm whose gain can take up a scale; leave the step out"
+            )
+        largest: dict[str, Tensor] = {}
+        # All readers of one source see the same tensor, so the first speaks for them.
+        taps = {each.readers[0]: _maximum(largest, each.readers[0]) for each in wanted}
+        observe_inputs(model, taps, calibration)
+        for each in wanted:
+            readers = [cast("Linear", model.get_submodule(name)) for name in each.readers]
+            weights_I = readers[0].weight.new_zeros(weight_of(readers[0]).shape[1])
+            for reader in readers:
+                weights_I = weights_I.maximum(weight_of(reader).abs().amax(dim=0))
+            inputs_I = each.alike(largest[each.readers[0]], "amax")
+            with naming(self, each.source):
+                fold(model, each, smoothing_scale(inputs_I, each.alike(weights_I, "amax"), self.alpha))
+        return Compressed(model, notes=self._notes(wanted, foldings.left_out))
+
+    def _notes(self, folded: Sequence[Folding], left_out: Sequence[str]) -> tuple[Note, ...]:
+        norms = sum(each.into_norm for each in folded)
+        sources = f"{norms} norms" + (f" and {len(folded) - norms} linear layers" if len(folded) > norms else "")
+        readers = sum(len(each.readers) for each in folded)
+        text = f"{self.kind}: alpha {self.alpha:g}, scales of {readers} linear layers folded into {sources}"
+        notes = [Note(topic="smoothing", text=text)]
+        if left_out:
+            text = f"{self.kind}: {len(left_out)} norms were left as they are, {left_out[0]} first: more than linear "
+            notes.append(Note(topic="smoothing", text=text + "layers reads them, or a weight is shared", level="warn"))
+        return tuple(notes)
+
+
+def smoothing_scale(inputs_I: Tensor, weights_I: Tensor, alpha: float) -> Tensor:
+    """max|X_j|^α / max|W_j|^(1−α) in float64, 1 where one of the maxima is 0; both are given [I]."""
+    inputs, weights = inputs_I.double(), weights_I.double()
+    alive = (inputs != 0) & (weights != 0)
+    scale = (inputs.pow(alpha) / weights.pow(1 - alpha)).clamp(min=SMALLEST)
+    return scale.where(alive, inputs.new_ones(()))
+
+
+def _maximum(largest: dict[str, Tensor], name: str) -> Callable[[Tensor], None]:
+    def tap(inputs_NI: Tensor) -> None:
+        found = inputs_NI.abs().amax(dim=0)
+        largest[name] = largest[name].maximum(found) if name in largest else found
+
+    return tap
