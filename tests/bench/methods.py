@@ -91,8 +91,11 @@ RECIPES: dict[str, list[Step]] = {
     "INT3 channel, MSE range": [rtn(bits=3, granularity="channel", range="mse")],
     "INT2 group 32": [rtn(bits=2, group_size=32)],
     "GPTQ INT4 group 32": [gptq(4, group_size=32)],
-    "GPTQ INT4 group 32, act-order": [gptq(4, group_size=32, act_order=True)],
+    "GPTQ INT4 group 32, static groups": [gptq(4, group_size=32, static_groups=True)],
+    "GPTQ INT4 group 32, act-order, static groups": [gptq(4, group_size=32, act_order=True, static_groups=True)],
     "GPTQ INT3 group 32": [gptq(3, group_size=32)],
+    "GPTQ INT3 group 32, static groups": [gptq(3, group_size=32, static_groups=True)],
+    "GPTQ INT3 group 32, act-order, static groups": [gptq(3, group_size=32, act_order=True, static_groups=True)],
     "GPTQ INT3 group 32, act-order": [gptq(3, group_size=32, act_order=True)],
     "GPTQ INT4 group 32, down_proj at 8 bits": [
         gptq(4, group_size=32, overrides=[{"modules": ["*.down_proj"], "bits": 8}])
@@ -119,7 +122,8 @@ ORDERS = (
     ("GPTQ INT3 group 32", "INT3 group 32"),
     ("AWQ INT4 group 32", "INT4 group 32"),
     ("AWQ INT3 group 32", "INT3 group 32"),
-    ("GPTQ INT4 group 32, act-order", "GPTQ INT4 group 32"),
+    ("GPTQ INT4 group 32, act-order, static groups", "GPTQ INT4 group 32, static groups"),
+    ("GPTQ INT3 group 32, act-order, static groups", "GPTQ INT3 group 32, static groups"),
     ("GPTQ INT3 group 32, act-order", "GPTQ INT3 group 32"),
     ("INT3 group 32, MSE range", "INT3 group 32"),
     ("INT3 channel, MSE range", "INT3 channel"),

@@ -1,0 +1,116 @@
+"""Dense-and-sparse quantization with sensitivity-weighted codebooks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field
+
+from harness.backends import Compressed
+from harness.backends._linears import LinearBackend
+from harness.backends._weights import Replacing, naming, untie_head
+from harness.records import ModuleFormat, Note, Record
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from harness.models.linears import Linear
+
+Bits = Annotated[int, Field(ge=2, le=8)]
+Share = Annotated[float, Field(ge=0, le=0.5)]
+
+
+class BitsOverride(Record):
+    """Other bits for the modules that match."""
+
+    modules: tuple[str, ...] = Field(min_length=1)
+    bits: Bits
+
+
+class DenseAndSparse(LinearBackend):
+    """Gives every output channel a codebook of its own and keeps the few most important weights exactly, as SqueezeLLM.
+
+    The values of a codebook minimise the squared error weighted by the Fisher information of each weight: the mean
+    over the calibration documents of the squared gradient of a document's log-likelihood. The largest weights,
+    and those with the most Fisher information, are kept as they are. Needs memory for a float32 number for every
+    weight that is quantized, beside the model. Kim et al. 2023 (arXiv 2306.07629). The values are held in
+    the model's own dtype (the kernel is simulated); codebooks and sparse values are counted as 16 bits each.
+    """
+
+    quantizes = ("weights",)
+    needs_calibration = True
+
+    bits: Bits
+    """Bits of one code; a codebook has 2^bits values."""
+    outliers: Share = 0.004
+    """Share of the weights of a layer that are kept for their size."""
+    sensitive: Share = 0.0005
+    """Share of the weights of a layer that are kept for their Fisher information."""
+    overrides: tuple[BitsOverride, ...] = ()
+    """Other bits for some modules; the last that matches counts."""
+
+    def compress(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, calibration: Sequence[Tensor]
+    ) -> Compressed:
+        """Replace the weight of every linear layer that is not skipped; raises BackendError naming the
+        module."""
+        from harness.models.linears import weight_of
+        from harness.models.sensitivity import fisher_diagonal
+        from harness.models.single_changes import units
+        from harness.numerics.decomposition import decompose
+
+        chosen = self.chosen(model)
+        fisher = fisher_diagonal(model, dict(chosen), calibration)
+        flat = [name for name, fisher_OI in fisher.items() if not bool(fisher_OI.any())]
+        replacing, described = Replacing(), dict[str, ModuleFormat]()
+        for unit in units(chosen):
+            first = unit.names[0]
+            bits = self._bits_of(first)
+            with naming(self, first):
+                found = decompose(weight_of(unit.modules[0]), fisher[first], bits, self.outliers, self.sensitive)
+            for name, module in zip(unit.names, unit.modules, strict=True):
+                if not replacing.shared(module):
+                    replacing.replace(module, found.values)
+                described[name] = self._describe(name, module, bits, found.sparse)
+        untie_head(model, described)
+        return Compressed(model, tuple(described[name] for name, _ in chosen), notes=_notes(flat))
+
+    def _bits_of(self, name: str) -> int:
+        matching = [o.bits for o in self.overrides if any(fnmatchcase(name, pattern) for pattern in o.modules)]
+        return matching[-1] if matching else self.bits
+
+    def _patterns(self) -> Iterator[str]:
+        yield from super()._patterns()
+        for override in self.overrides:
+            yield from override.modules
+
+    def _describe(self, name: str, module: Linear, bits: int, sparse: int) -> ModuleFormat:
+        from harness.models.linears import weight_of
+        from harness.numerics.decomposition import stored_bits
+
+        weight, bias = weight_of(module), module.bias
+        stored = stored_bits((weight.shape[0], weight.shape[1]), bits, sparse)
+        return ModuleFormat(
+            module=name,
+            type=type(module).__name__,
+            parameters=weight.numel() + (0 if bias is None else bias.numel()),
+            stored_bytes=-(-stored // 8) + (0 if bias is None else bias.numel() * bias.element_size()),
+            bits_per_weight=stored / weight.numel(),
+            format=f"codebook{bits}" + ("+sparse" if sparse else ""),
+            granularity="channel",
+            kernel="simulated",
+            backend=self.kind,
+        )
+
+
+def _notes(flat: Sequence[str]) -> tuple[Note, ...]:
+    if not flat:
+        return ()
+    text = (
+        f"{len(flat)} modules have no gradient on the calibration documents, {flat[0]} first; all their weights were "
+        "taken as equally sensitive (no document reaches them, or a step before rounds what they compute)"
+    )
+    return (Note(topic="sensitivity", text=text, level="warn"),)

@@ -1,0 +1,179 @@
+"""Mixed precision: bits for every layer by what they cost the model."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from harness.backends import Compressed
+from harness.backends._linears import LinearBackend
+from harness.backends._weights import DEFAULT_PERCENTILE, Granularity, RangeMethod, naming
+from harness.backends.round_to_nearest import RoundToNearest
+from harness.errors import BackendError
+from harness.records import Note
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from harness.models.single_changes import Change, Unit
+    from harness.numerics.allocation import Allocation
+
+
+class MixedPrecision(LinearBackend):
+    """Chooses the bits of every linear layer by measured sensitivity, under a target for size or for quality.
+
+    The sensitivity of a layer to so many bits is measured: what the model loses when that layer alone is rounded.
+    Of all ways to give bits to layers, the one with the least summed sensitivity under the size target is found
+    exactly; that single losses add up is the only assumption (as in HAWQ-V3, Yao et al. 2021, arXiv 2011.10680). The
+    weights are then rounded to nearest, and the note "recipe" has the step that does the same without
+    calibration. Measuring costs a forward pass for every layer, number of bits and calibration document with
+    ``kl`` (of the blocks from that layer on), and with ``output_error`` for every number of bits and document.
+    """
+
+    quantizes = ("weights",)
+    needs_calibration = True
+
+    bits: tuple[Annotated[int, Field(ge=2, le=8)], ...] = Field(min_length=1)
+    """Bits that a layer may get."""
+    target_bits_per_weight: Annotated[float, Field(gt=0)] | None = None
+    """What the chosen layers may take together, in bits a weight: codes, scales and zero points."""
+    max_sensitivity: Annotated[float, Field(gt=0)] | None = None
+    """What the sensitivities of all layers may add up to; the smallest size that keeps to it is taken."""
+    sensitivity: Literal["kl", "output_error"] = "kl"
+    """``kl``: divergence of the model's predictions from those before, in nats a token. ``output_error``: squared
+    error of the layer's own output, relative to that output; cheaper, and blind to what the model makes of it."""
+    symmetric: bool = True
+    """Codes around 0 without a zero point; false: from the smallest to the largest weight, with 0 in it."""
+    granularity: Granularity = "group"
+    """What shares a scale: the whole weight, an output channel, ``group_size`` neighbours in it, or a square
+    block."""
+    group_size: Annotated[int, Field(ge=1)] | None = None
+    """Inputs that share a scale, 32 if not given (128 for blocks); only with ``group`` and ``block``."""
+    full_range: bool = False
+    """Symmetric codes from −2^(bits−1) instead of −2^(bits−1)+1."""
+    range: RangeMethod = "min_max"
+    """How the range of the weights that share a scale is set."""
+    percentile: Annotated[float, Field(gt=50, le=100)] | None = None
+    """Share of the values inside the range in percent, 99.9 if not given; only with range ``percentile``."""
+    double_quantize: bool = False
+    """Quantize the scales to 8 bits again, as QLoRA does."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> MixedPrecision:
+        if self.target_bits_per_weight is None and self.max_sensitivity is None:
+            raise ValueError("target_bits_per_weight or max_sensitivity is needed: a limit to the size, or to the loss")
+        if len(set(self.bits)) < len(self.bits):
+            raise ValueError(f"bits has a number twice: {list(self.bits)}")
+        for bits in self.bits:
+            self._rounding(bits)
+        return self
+
+    def compress(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, calibration: Sequence[Tensor]
+    ) -> Compressed:
+        """Measure, choose, and round every linear layer that is not skipped.
+
+        Raises BackendError for weights that cannot be rounded, and for a target that nothing reaches.
+        """
+        from harness.models.single_changes import divergences, output_errors, units
+
+        every = units(self.chosen(model))
+        sizes_UC = [self._sizes(unit) for unit in every]
+        measure = divergences if self.sensitivity == "kl" else output_errors
+        costs_UC = measure(model, every, [self._change(bits) for bits in self.bits], calibration).tolist()
+        weights = sum(unit.modules[0].weight.numel() for unit in every)
+        found = self._allocate(costs_UC, sizes_UC, weights)
+        chosen = {
+            name: self.bits[option]
+            for unit, option in zip(every, found.options, strict=True)
+            for name in unit.names
+        }
+        recipe = self._recipe(chosen)
+        done = recipe.compress(model, tokenizer, ())
+        modules = tuple(module.model_copy(update={"backend": self.kind}) for module in done.modules)
+        return Compressed(done.model, modules, notes=(self._summary(chosen, found, weights), _recipe_note(recipe)))
+
+    def _rounding(self, bits: int, overrides: Sequence[dict[str, Any]] = ()) -> RoundToNearest:
+        """The step that rounds every chosen layer to so many bits."""
+        same = set(RoundToNearest.model_fields) - {"bits", "overrides"}
+        settings = {name: getattr(self, name) for name in self.model_fields_set & same}
+        given = {"overrides": tuple(overrides)} if overrides else {}
+        return RoundToNearest.model_validate({"bits": bits, **settings, **given})
+
+    def _change(self, bits: int) -> Change:
+        """What `RoundToNearest` makes of a weight."""
+        from harness.numerics.formats import cast, quantize
+        from harness.numerics.ranges import find_limits
+
+        settings = self._rounding(bits)
+        form, percentile = settings.weight_format(), settings.percentile or DEFAULT_PERCENTILE
+
+        def change(weight_OI: Tensor) -> Tensor:
+            limits = find_limits(weight_OI, form, settings.range, percentile)
+            return cast(quantize(weight_OI, form, limits).values, weight_OI.dtype)
+
+        return change
+
+    def _sizes(self, unit: Unit) -> list[int]:
+        """Stored bits of a unit for every number of bits."""
+        from harness.models.linears import weight_of
+        from harness.numerics.formats import checked, stored_bits
+
+        weight = weight_of(unit.modules[0])
+        with naming(self, unit.names[0]):
+            checked(weight)
+            return [stored_bits(tuple(weight.shape), self._rounding(bits).weight_format()) for bits in self.bits]
+
+    def _allocate(self, costs: list[list[float]], sizes: list[list[int]], weights: int) -> Allocation:
+        import numpy as np
+
+        from harness.numerics.allocation import cheapest_within, smallest_within
+
+        costs_UC, sizes_UC = np.array(costs), np.array(sizes, np.int64)
+        wanted = self.target_bits_per_weight
+        largest = sum(map(max, sizes)) if wanted is None else int(wanted * weights)
+        if self.max_sensitivity is None:
+            found = cheapest_within(costs_UC, sizes_UC, largest)
+        else:
+            found = smallest_within(costs_UC, sizes_UC, self.max_sensitivity)
+        if found is not None and found.size <= largest:
+            return found
+        least = sum(map(min, sizes)) / weights
+        reached = [f"with bits {list(self.bits)} the layers take at least {least:.4g} bits a weight, scales included"]
+        if best := cheapest_within(costs_UC, sizes_UC, largest):
+            limit = "whatever the size" if wanted is None else f"within {wanted:g} bits a weight"
+            reached.append(f"{limit} the sensitivities add up to {best.cost:.4g}, not {self.max_sensitivity:g} at most")
+        elif broken := int((~np.isfinite(costs_UC)).all(1).sum()):
+            reached.append(f"{broken} layers make the model give NaN or infinity with any of them")
+        raise BackendError(
+            f"{self.kind}: no choice of bits meets the target: {'; '.join(reached)}. Ask for less, or offer more bits"
+        )
+
+    def _recipe(self, chosen: Mapping[str, int]) -> RoundToNearest:
+        """The step that gives every layer its bits: those of most layers for all, and the others by name."""
+        (usual, _), *_ = Counter(chosen.values()).most_common(1)
+        others = sorted(set(chosen.values()) - {usual})
+        named = {other: tuple(name for name, bits in chosen.items() if bits == other) for other in others}
+        return self._rounding(usual, [{"modules": names, "bits": other} for other, names in named.items()])
+
+    def _summary(self, chosen: Mapping[str, int], found: Allocation, weights: int) -> Note:
+        counts = Counter(chosen.values())
+        layers = ", ".join(f"{counts[bits]} layers at {bits} bits" for bits in sorted(counts))
+        what = "nats a token" if self.sensitivity == "kl" else "relative squared error"
+        text = (
+            f"{layers}; {found.size / weights:.4f} bits a weight with scales; the sensitivities, each measured alone, "
+            f"add up to {found.cost:.4g} ({what})"
+        )
+        return Note(topic="allocation", text=text)
+
+
+def _recipe_note(recipe: RoundToNearest) -> Note:
+    """The step as YAML, to be put under ``compress:``."""
+    import yaml
+
+    step = {"backend": recipe.kind, **recipe.model_dump(mode="json", exclude_unset=True)}
+    return Note(topic="recipe", text=yaml.safe_dump([step], sort_keys=False, allow_unicode=True))
