@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-slow bench clean
+.PHONY: demo test test-slow bench methods clean
 
 demo: .venv/installed
 	@mkdir -p runs
@@ -21,6 +21,10 @@ test-slow: .venv/installed-for-tests
 
 bench: .venv/installed-for-tests
 	$(BIN)/python tests/bench/shared_pass.py
+	$(BIN)/python tests/bench/quantizers.py
+
+methods: .venv/installed-for-tests
+	$(BIN)/python tests/bench/methods.py --out .github/METHODS.md
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
@@ -30,7 +34,7 @@ bench: .venv/installed-for-tests
 	@touch $@
 
 .venv/installed-for-tests: pyproject.toml | .venv/bin/python
-	$(BIN)/pip install --quiet --editable '.[test]'
+	$(BIN)/pip install --quiet --editable '.[test,compare]'
 	@touch $@ .venv/installed
 
 clean:

@@ -15,6 +15,7 @@ EVERY = [(family, name) for family in FAMILIES for name in names(family)]
 MINIMAL: dict[str, dict[str, object]] = {
     "activations": {"bits": 8},
     "awq": {"bits": 4},
+    "gptq": {"bits": 4},
     "round_to_nearest": {"bits": 4},
     "kv_cache": {"bits": 4},
     "dense_and_sparse": {"bits": 4},

@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from harness.models.linears import Linear
-    from harness.numerics.formats import Format
+    from harness.numerics.formats import Format, Quantized
     from harness.numerics.grids import Grid
+    from harness.numerics.ranges import Limits
 
 DEFAULT_GROUP_SIZE = 32
 DEFAULT_PERCENTILE = 99.9
@@ -83,12 +84,11 @@ class WeightBackend(LinearBackend):
             raise ValueError("full_range needs symmetric integers; asymmetric grids always use all codes")
         if self.format != "int" and not self.symmetric:
             raise ValueError(f"symmetric: false needs format: int; {self.format} has no zero point")
-        if self.format.startswith(("mx", "nv")):
-            if self.granularity != "group" or self.group_size is not None or self.double_quantize:
-                raise ValueError(
-                    f"{self.format} brings its own groups and scales; leave out granularity, group_size and "
-                    "double_quantize"
-                )
+        own_blocks = self.granularity == "group" and self.group_size is None and not self.double_quantize
+        if self.format.startswith(("mx", "nv")) and not own_blocks:
+            raise ValueError(
+                f"{self.format} brings its own groups and scales; leave out granularity, group_size and double_quantize"
+            )
         if self.percentile is not None and self.range != "percentile":
             raise ValueError("percentile needs range: percentile")
         return self
@@ -136,6 +136,19 @@ class WeightBackend(LinearBackend):
             if any(fnmatchcase(name, pattern) for pattern in override.modules):
                 settings = settings._with(override)
         return settings
+
+    def limits_of(self, weight_OI: Tensor, form: Format) -> Limits | None:
+        """What the grid of every block has to span, by ``range``; None: its smallest and largest value."""
+        from harness.numerics.ranges import find_limits
+
+        return find_limits(weight_OI, form, self.range, self.percentile or DEFAULT_PERCENTILE)
+
+    def nearest(self, weight_OI: Tensor) -> Quantized:
+        """A weight rounded to nearest in the format of these settings, overrides aside."""
+        from harness.numerics.formats import quantize
+
+        form = self.weight_format()
+        return quantize(weight_OI, form, self.limits_of(weight_OI, form))
 
     def describe(self, name: str, module: Linear, form: Format) -> ModuleFormat:
         """What a module is now, its weight held as floats on the grid of ``form``."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 from pydantic import Field
 
 from harness.backends import Compressed
-from harness.backends._weights import DEFAULT_PERCENTILE, Replacing, WeightBackend, naming, untie_head
+from harness.backends._weights import Replacing, WeightBackend, naming, untie_head
 from harness.records import ModuleFormat, Note
 
 if TYPE_CHECKING:
@@ -92,12 +92,9 @@ class Awq(WeightBackend):
 
     def limits(self, name: str, weight_OI: Tensor) -> Limits | None:
         """The limits of ``range``, without a search; raises BackendError for weights that have none."""
-        from harness.numerics.ranges import find_limits
-
         settings = self.for_module(name)
         with naming(self, name):
-            percentile = settings.percentile or DEFAULT_PERCENTILE
-            return find_limits(weight_OI, settings.weight_format(), settings.range, percentile)
+            return settings.limits_of(weight_OI, settings.weight_format())
 
     def round(self, name: str, weight_OI: Tensor, limits: Limits | None) -> Tensor:
         """The weight of a module in its format; raises BackendError where it cannot be."""

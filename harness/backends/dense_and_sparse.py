@@ -57,12 +57,16 @@ class DenseAndSparse(LinearBackend):
     ) -> Compressed:
         """Replace the weight of every linear layer that is not skipped; raises BackendError naming the
         module."""
-        from harness.models.linears import weight_of
+        from harness.models.linears import linears, weight_of
         from harness.models.sensitivity import fisher_diagonal
         from harness.models.single_changes import units
         from harness.numerics.decomposition import decompose
+        from harness.numerics.formats import checked
 
         chosen = self.chosen(model)
+        for name, module in linears(model):  # A weight that is not finite spoils the gradients of all others.
+            with naming(self, name):
+                checked(weight_of(module))
         fisher = fisher_diagonal(model, dict(chosen), calibration)
         flat = [name for name, fisher_OI in fisher.items() if not bool(fisher_OI.any())]
         replacing, described = Replacing(), dict[str, ModuleFormat]()

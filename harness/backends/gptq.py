@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field, model_validator
 
 from harness.backends import Compressed
-from harness.backends._weights import DEFAULT_PERCENTILE, Replacing, WeightBackend, naming, untie_head
+from harness.backends._weights import Replacing, WeightBackend, naming, untie_head
 from harness.records import ModuleFormat, Note
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from harness.models.linears import Linear
     from harness.models.shared_inputs import Observe
     from harness.numerics.formats import Format, Quantized
-    from harness.numerics.gptq import FindLimits, Hessian, Prepared
+    from harness.numerics.gptq import Hessian, Prepared
 
 
 class Gptq(WeightBackend):
@@ -117,13 +117,12 @@ class _Work:
 
     def _one(self, name: str, hessian: Hessian | None, known: dict[Hessian, tuple[Tensor, Prepared]]) -> None:
         from harness.models.linears import weight_of
-        from harness.numerics.formats import quantize
 
         module, settings = self.chosen[name], self.settings.for_module(name)
         form, index_bits = settings.weight_format(), 0
         if not self._replacing.shared(module):
             weight_OI = weight_of(module)
-            nearest = quantize(weight_OI, form, _limits(settings)(weight_OI, form))
+            nearest = settings.nearest(weight_OI)
             values_OI = nearest.values
             if hessian is None:
                 self._unreached.append(name)
@@ -156,7 +155,7 @@ class _Work:
             form,
             block=mine.block_size,
             static_groups=mine.static_groups,
-            limits=_limits(mine.for_module(name)),
+            limits=mine.for_module(name).limits_of,
         )
         solution, rows_O = keep_nearest(solution, weight_OI, matrix_II, nearest)
         if hessian.count < len(matrix_II):
@@ -166,13 +165,6 @@ class _Work:
         if bool(rows_O.any()):
             self._nearest[name] = int(rows_O.sum())
         return solution.quantized.values, solution.index_bits
-
-
-def _limits(settings: WeightBackend) -> FindLimits:
-    from harness.numerics.ranges import find_limits
-
-    percentile = settings.percentile or DEFAULT_PERCENTILE
-    return lambda x, form: find_limits(x, form, settings.range, percentile)
 
 
 def _with_index(described: ModuleFormat, weights: int, index_bits: int) -> ModuleFormat:

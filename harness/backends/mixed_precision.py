@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from harness.backends import Compressed
 from harness.backends._linears import LinearBackend
-from harness.backends._weights import DEFAULT_PERCENTILE, Granularity, RangeMethod, naming
+from harness.backends._weights import Granularity, RangeMethod, naming
 from harness.backends.round_to_nearest import RoundToNearest
 from harness.errors import BackendError
 from harness.records import Note
@@ -106,15 +106,12 @@ class MixedPrecision(LinearBackend):
 
     def _change(self, bits: int) -> Change:
         """What `RoundToNearest` makes of a weight."""
-        from harness.numerics.formats import cast, quantize
-        from harness.numerics.ranges import find_limits
+        from harness.numerics.formats import cast
 
         settings = self._rounding(bits)
-        form, percentile = settings.weight_format(), settings.percentile or DEFAULT_PERCENTILE
 
         def change(weight_OI: Tensor) -> Tensor:
-            limits = find_limits(weight_OI, form, settings.range, percentile)
-            return cast(quantize(weight_OI, form, limits).values, weight_OI.dtype)
+            return cast(settings.nearest(weight_OI).values, weight_OI.dtype)
 
         return change
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from harness.backends import Compressed
-from harness.backends._weights import DEFAULT_PERCENTILE, Replacing, WeightBackend, naming, untie_head
+from harness.backends._weights import Replacing, WeightBackend, naming, untie_head
 from harness.records import ModuleFormat
 
 if TYPE_CHECKING:
@@ -28,18 +28,13 @@ class RoundToNearest(WeightBackend):
         """Replace the weight of every linear layer that is not skipped; raises BackendError naming the
         module."""
         from harness.models.linears import weight_of
-        from harness.numerics.formats import quantize
-        from harness.numerics.ranges import find_limits
 
         replacing, described = Replacing(), list[ModuleFormat]()
         for name, module in self.chosen(model):
             settings = self.for_module(name)
-            form = settings.weight_format()
             if not replacing.shared(module):
                 with naming(self, name):
-                    weight = weight_of(module)
-                    limits = find_limits(weight, form, settings.range, settings.percentile or DEFAULT_PERCENTILE)
-                    replacing.replace(module, quantize(weight, form, limits).values)
-            described.append(self.describe(name, module, form))
+                    replacing.replace(module, settings.nearest(weight_of(module)).values)
+            described.append(self.describe(name, module, settings.weight_format()))
         untie_head(model, (module.module for module in described))
         return Compressed(model, tuple(described))

@@ -10,6 +10,7 @@ loaded, since its tensors do not fit its configuration. A model whose ranges are
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from harness.errors import BackendError
+from harness.models.linears import linears
 from harness.numerics.formats import Format, block_steps, cast
 from harness.numerics.ranges import Limits
 
@@ -55,6 +58,22 @@ def round_inputs(module: nn.Module, form: Format, limits: Limits | None, device:
         ends = torch.stack([limits.low, limits.high]).reshape(2)
         module.register_buffer(RANGE, ends.to(device, torch.float32))
     InputRounding(form, limits is not None).attach(module)
+
+
+def check_stated(model: nn.Module, stated: Mapping[str, str]) -> None:
+    """Look whether the linear layers whose inputs are stated to be rounded are those that do it.
+
+    stated: by module name. Other classes of layers may round inside their own product, which is not looked into.
+    Raises BackendError naming the first layer that does not do what is stated of it.
+    """
+    for name, module in linears(model):
+        rounds = [hook for hook in module._forward_pre_hooks.values() if isinstance(hook, InputRounding)]
+        if bool(rounds) != (name in stated):
+            said, done = stated.get(name, "nothing"), rounds[0].form.name if rounds else "nothing"
+            raise BackendError(
+                f"{name}: of its input is stated: {said}; found rounding it: {done}; the step that changed it must "
+                "describe what it did"
+            )
 
 
 def rounded(x: Tensor, form: Format, limits: Limits | None) -> Tensor:

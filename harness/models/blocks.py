@@ -23,7 +23,7 @@ from harness.models.linears import Linear, linears
 Tap = Callable[[Tensor], None]
 
 
-class _Stop(Exception):
+class _StopError(Exception):
     """Ends a forward pass after the call that was waited for."""
 
 
@@ -120,12 +120,12 @@ def _first_call(model: PreTrainedModel, block: nn.Module, ids: Tensor) -> _Call:
         hidden = arguments[0] if arguments else named["hidden_states"]
         rest = {key: value for key, value in named.items() if key != "hidden_states"}
         seen.append(_Call(hidden, arguments[1:], rest))
-        raise _Stop
+        raise _StopError
 
     handle = block.register_forward_pre_hook(catch, with_kwargs=True)
     try:
         model(input_ids=ids[None].to(model.device), use_cache=False)
-    except _Stop:
+    except _StopError:
         pass
     finally:
         handle.remove()

@@ -23,6 +23,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 
 from harness.backends import Backend, Compressed
 from harness.errors import BackendError, HarnessError, ModelError
+from harness.models.activations import check_stated
 from harness.models.identity import identify
 from harness.models.inspection import module_formats
 from harness.models.levels import check_levels
@@ -108,6 +109,7 @@ def make_variant(plan: Plan, reference: LoadedModel, calibration: Sequence[Tenso
     present = {name for name, _ in model.named_modules()}
     if gone := sorted((described.keys() | activations.keys()) - present):
         raise BackendError(f"a step described {gone[0]}, which the compressed model does not have")
+    check_stated(model, activations)
     old = start.identity
     levels = check_levels(model, described)
     described |= {name: described[name].model_copy(update={"levels": count}) for name, count in levels.items()}

@@ -32,7 +32,8 @@ class Plugin(Record):
 
     @classmethod
     def __pydantic_init_subclass__(cls, **_: Any) -> None:
-        cls.kind = cls.__module__.rpartition(".")[2]
+        if "kind" not in vars(cls):
+            cls.kind = cls.__module__.rpartition(".")[2]
 
     @classmethod
     def summary(cls) -> str:

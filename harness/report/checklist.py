@@ -90,11 +90,15 @@ def _group(name: str, details: tuple[str, ...], members: list[ModuleFormat]) -> 
 def _details(module: ModuleFormat) -> tuple[str, ...]:
     parts = [
         {True: "symmetric", False: "asymmetric", None: ""}[module.symmetric],
-        f"ranges by {module.ranges.replace('_', ' ')}" if module.ranges else "",
+        *_ranges(module),
         f"inputs {module.activations}" if module.activations else "",
         f"by {module.backend}" if module.backend else "",
     ]
     return tuple(part for part in parts if part)
+
+
+def _ranges(module: ModuleFormat) -> tuple[str, ...]:
+    return (f"ranges by {module.ranges.replace('_', ' ')}",) if module.ranges else ()
 
 
 def _compressed(module: ModuleFormat) -> bool:
@@ -107,7 +111,7 @@ def _weights(modules: Sequence[ModuleFormat]) -> Answer:
         return Answer("Weights", ("not quantized",), "no module holds a compressed format")
     total = sum(module.parameters for module in modules)
     share = sum(module.parameters for module in chosen) / total if total else None
-    formats = Counter(words.stored_as(module) for module in chosen)
+    formats = Counter(", ".join((words.stored_as(module), *_ranges(module))) for module in chosen)
     found = [f"{count} modules {name}" for name, count in formats.most_common(6)]
     found.append(f"{display.percent(share, 3)} of all parameters")
     inspected = sum(module.levels is not None for module in chosen)

@@ -94,7 +94,8 @@ def test_decoding_rounds_as_the_prefill_does(fields: dict[str, Any]) -> None:
             cache = output.past_key_values
             steps.append(output.logits)
         error = (original(ids).logits - whole).norm()
-    assert (torch.cat(steps, dim=1) - whole).norm() < 0.05 * error
+    # Values close to the middle of two codes may fall to either side; inputs that were not rounded are off by all of it.
+    assert (torch.cat(steps, dim=1) - whole).norm() < 0.4 * error
 
 
 @pytest.mark.parametrize("symmetric", [True, False])
@@ -281,3 +282,29 @@ def test_planted_outliers_need_a_scale_for_every_token() -> None:
                 kl[name] += (expected.exp() * (expected - found)).sum().item()
     assert kl["token"] > 3 * kl["weights"]
     assert kl["tensor"] > 5 * kl["token"]
+
+
+class Boaster(Backend):
+    """Says that it rounds inputs, and does not."""
+
+    def compress(self, model: Any, tokenizer: Any, calibration: Sequence[Tensor]) -> Compressed:
+        return Compressed(model, activations={MIDDLE: "int8 per token, dynamic"})
+
+
+class Hider(Backend):
+    """Rounds inputs, and does not say so."""
+
+    def compress(self, model: Any, tokenizer: Any, calibration: Sequence[Tensor]) -> Compressed:
+        return Compressed(Activations(bits=8).compress(model, tokenizer, calibration).model)
+
+
+@pytest.mark.parametrize(
+    ("step", "text"),
+    [(Boaster(), f"{MIDDLE}: .* int8 per token, dynamic; found .* nothing"), (Hider(), "nothing; found .* int8")],
+)
+def test_what_is_stated_of_inputs_must_be_done(step: Backend, text: str, tmp_path: Path) -> None:
+    folder = save(tiny_llama(), tmp_path / "tiny")
+    reference = load(ModelSpec(model=str(folder)), "reference")
+    plan = Plan.model_construct(name="v", reference=ModelSpec(model=str(folder)), variant=VariantSpec(compress=(step,)))
+    with pytest.raises(BackendError, match=text):
+        make_variant(plan, reference, ())

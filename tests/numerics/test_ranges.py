@@ -64,7 +64,7 @@ def test_mse_is_never_worse_than_min_max(form: Format, seed: int) -> None:
     found, plain = block_errors(x, form, find_limits(x, form, "mse")), block_errors(x, form, None)
     if form.scales.separate:
         assert bool((found <= plain * (1 + 1e-9)).all())
-    assert found.sum() < plain.sum()
+    assert found.sum() <= plain.sum() * (1 + 1e-9)
 
 
 @pytest.mark.parametrize("form", [form for form in FORMATS if form.grid.symmetric and form.scales.separate], ids=label)
