@@ -167,9 +167,9 @@ def _check_backends(check: Checker, steps: Mapping[int, Backend], has_calibratio
         path: KeyPath = ("variant", "compress", index)
         missing = [library for library in step.requires if not _installed(library)]
         if missing:
-            what = f"{DISTRIBUTION}[{step.extra}]" if step.extra else " ".join(missing)
+            what = f'"{DISTRIBUTION}[{step.extra}]"' if step.extra else " ".join(missing)
             found = f"{step.kind}, which needs {', '.join(missing)} (not installed)"
-            check.problem(path, found, "a backend whose libraries are installed", f'pip install "{what}"')
+            check.problem(path, found, "a backend whose libraries are installed", f"pip install {what}")
         if step.calibrates and not has_calibration:
             hint = "add for example calibration: {data: pocket-calibration, documents: 64, tokens: 256}"
             check.problem((*path, "backend"), f"{step.kind} and no calibration", "documents for it", hint)

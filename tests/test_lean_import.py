@@ -13,6 +13,7 @@ HEAVY = ("torch", "transformers", "datasets", "lm_eval")
 LIGHT = [
     "import harness.cli",
     "import harness.plan, harness.judge, harness.write, harness.statistics",
+    "from harness.testing import BackendConformance",
     "from harness.plugins import FAMILIES, load, names\n[load(f, n) for f in FAMILIES for n in names(f)]",
     "import harness.cli, sys\nassert harness.cli._run(['--help']) == 0",
     "import harness.cli, sys\nassert harness.cli._run(['list']) == 0",

@@ -1,0 +1,207 @@
+"""Compressing small models the way the harness does it, and looking at what came out."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from transformers import PreTrainedModel
+
+from harness.backends import Backend, Compressed
+from harness.models.identity import identify
+from harness.models.inspection import module_formats, named_tensors
+from harness.models.linears import Linear, weight_of
+from harness.models.loading import LoadedModel, make_variant
+from harness.records import ModelSpec, ModuleFormat, Plan, VariantSpec
+from harness.testing.models import lively, random_documents, tiny_gpt2, tiny_llama, tiny_tokenizer
+
+Kind = Literal["llama", "tied", "gpt2"]
+SPREAD = 0.15
+"""Standard deviation of random weights with which attention and predictions are as sharp as trained ones."""
+TEXTS = 6
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A model and what a backend made of a copy of it."""
+
+    reference: PreTrainedModel
+    done: Compressed
+
+    @property
+    def model(self) -> PreTrainedModel:
+        """The compressed model."""
+        return self.done.model
+
+
+def make_model(kind: Kind, config: Mapping[str, Any], dtype: torch.dtype, device: str) -> PreTrainedModel:
+    """A model that is ready to be measured. config: changes to that of the two Llama models."""
+    with torch.random.fork_rng(devices=[]):
+        if kind == "gpt2":
+            model: PreTrainedModel = tiny_gpt2(initializer_range=SPREAD)
+        else:
+            model = tiny_llama(tied=kind == "tied", **{"initializer_range": SPREAD, **config})
+    moved: Any = lively(model)
+    return _ready(moved.to(dtype=dtype, device=device))
+
+
+def calibration_for(step: Backend) -> Sequence[Tensor]:
+    """What the harness gives to a step: documents if it looks at them."""
+    return random_documents(8, 24, seed=1) if step.calibrates else ()
+
+
+def compress(step: Backend, reference: PreTrainedModel, chance: int = 0) -> Trial:
+    """Compress a copy. chance: the state of the global random numbers, on which nothing may depend."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(chance)
+        done = step.compress(copy.deepcopy(reference), tiny_tokenizer(), calibration_for(step))
+    _ready(done.model)
+    return Trial(reference, done)
+
+
+def as_variant(step: Backend, reference: PreTrainedModel, calibration: Sequence[Tensor]) -> LoadedModel:
+    """The variant that ``harness check`` would measure, with all the checks that it makes."""
+    tokenizer, device = tiny_tokenizer(), str(reference.device)
+    dtype: Any = str(reference.dtype).removeprefix("torch.")
+    formats = module_formats(reference, {})
+    identity = identify("reference", reference, tokenizer, "tiny", None, dtype, device, formats)
+    plan = Plan.model_construct(
+        name="variant",
+        source="",
+        reference=ModelSpec.model_construct(model="tiny", dtype=dtype, device=device),
+        variant=VariantSpec(compress=(step,)),
+        suites=(),
+        gates=(),
+    )
+    return make_variant(plan, LoadedModel("reference", reference, tokenizer, identity, ()), calibration)
+
+
+@torch.no_grad()
+def logits(model: PreTrainedModel, texts: int = TEXTS) -> Tensor:
+    """[B, T, V] in float64, of the first few of the texts."""
+    found: Tensor = model(input_ids=_texts(model)[:texts], use_cache=False).logits
+    return found.double().cpu()
+
+
+def divergence(trial: Trial) -> float:
+    """Mean KL(reference ‖ compressed) in nats a token."""
+    reference, found = (functional.log_softmax(logits(model), -1) for model in (trial.reference, trial.model))
+    return float((reference.exp() * (reference - found)).sum(-1).mean())
+
+
+def apart(found: Tensor, wanted: Tensor) -> float:
+    """The largest difference, in standard deviations of what is wanted."""
+    return float((found - wanted).abs().max() / wanted.std())
+
+
+@torch.no_grad()
+def shortfall(model: PreTrainedModel) -> float:
+    """How far the tokens of a greedy decoding are below the largest logits of one pass over the same text.
+
+    In standard deviations of the logits; 0 where every token is the one that the pass predicts.
+    """
+    asked: Any = model
+    prompt_1T = _texts(model)[:1, :12]
+    ids_1T: Tensor = asked.generate(
+        prompt_1T, attention_mask=torch.ones_like(prompt_1T), max_new_tokens=8, do_sample=False, pad_token_id=0
+    )
+    before = prompt_1T.shape[1] - 1
+    logits_TV: Tensor = model(input_ids=ids_1T, use_cache=False).logits[0, before:-1].double()
+    written_T = logits_TV.gather(1, ids_1T[0, before + 1 :, None])[:, 0]
+    return float((logits_TV.amax(-1) - written_T).max() / logits_TV.std())
+
+
+@torch.no_grad()
+def in_two_parts(model: PreTrainedModel) -> Tensor:
+    """Logits [B, V] of the last token, which alone goes through the model behind a cache of the others."""
+    ids_BT = _texts(model)
+    first = model(input_ids=ids_BT[:, :-1], use_cache=True)
+    assert first.past_key_values is not None, "with use_cache=True the model gives no past_key_values"
+    second = model(input_ids=ids_BT[:, -1:], past_key_values=first.past_key_values, use_cache=True)
+    found: Tensor = second.logits[:, -1]
+    return found.double().cpu()
+
+
+@torch.no_grad()
+def heard(model: PreTrainedModel, names: Sequence[str]) -> dict[str, list[tuple[int, ...]]]:
+    """Shapes of what each module gave in one forward pass, as hooks see them."""
+    shapes: dict[str, list[tuple[int, ...]]] = {name: [] for name in names}
+    handles = [model.get_submodule(name).register_forward_hook(_note(shapes[name])) for name in names]
+    try:
+        logits(model)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return shapes
+
+
+def changed_weights(trial: Trial) -> list[str]:
+    """Tensors of the reference that the compressed model holds in another way, or not at all."""
+    before, after = dict(named_tensors(trial.reference)), dict(named_tensors(trial.model))
+    return [name for name, tensor in before.items() if name not in after or not tensor.equal(after[name])]
+
+
+def check_size(stated: ModuleFormat, reference: PreTrainedModel) -> None:
+    """Fail where parameters, bits a weight and bytes of a linear layer contradict each other."""
+    module = dict(reference.named_modules()).get(stated.module)
+    if not isinstance(module, Linear):
+        return
+    weights, bias = weight_of(module).numel(), module.bias
+    biases = 0 if bias is None else bias.numel()
+    assert stated.parameters == weights + biases, f"{stated.module} has {weights + biases} parameters"
+    least = stated.bits_per_weight * weights / 8
+    most = least + biases * module.weight.element_size()
+    assert least - 1 < stated.stored_bytes < most + 1, (
+        f"{stated.module}: {stated.bits_per_weight:g} bits a weight are {least:g} bytes, not {stated.stored_bytes}"
+    )
+
+
+def spoil(model: PreTrainedModel, module: str, value: float) -> None:
+    """Put a value into a weight of a module."""
+    with torch.no_grad():
+        weight_of(cast(Linear, model.get_submodule(module)))[3, 4] = value
+
+
+@contextmanager
+def nothing_global_changes() -> Iterator[None]:
+    """Fail where torch itself is left in another state: random numbers, threads, default dtype, gradients."""
+    before = _state()
+    yield
+    changed = [name for name, value in _state().items() if value != before[name]]
+    assert not changed, f"compress changes what all of torch shares: {', '.join(changed)}"
+
+
+def _texts(model: PreTrainedModel) -> Tensor:
+    """Token ids [B, T] that no backend is calibrated on."""
+    return torch.stack(random_documents(TEXTS, 32, seed=2)).to(model.device)
+
+
+def _ready(model: PreTrainedModel) -> PreTrainedModel:
+    frozen: Any = model
+    frozen.eval().requires_grad_(False)
+    return model
+
+
+def _state() -> dict[str, object]:
+    return {
+        "state of the global random numbers": torch.random.get_rng_state().numpy().tobytes(),
+        "number of threads": torch.get_num_threads(),
+        "default dtype": torch.get_default_dtype(),
+        "whether gradients are computed": torch.is_grad_enabled(),
+        "deterministic algorithms": torch.are_deterministic_algorithms_enabled(),
+    }
+
+
+def _note(shapes: list[tuple[int, ...]]) -> Callable[[object, object, object], None]:
+    def hook(_module: object, _arguments: object, output: object) -> None:
+        first = output[0] if isinstance(output, tuple) else output
+        assert isinstance(first, Tensor), f"a hook sees {type(output).__name__}, not a tensor"
+        shapes.append(tuple(first.shape))
+
+    return hook
