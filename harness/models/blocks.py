@@ -23,17 +23,16 @@ from harness.models.linears import Linear, linears
 Tap = Callable[[Tensor], None]
 
 
-class _StopError(Exception):
-    """Ends a forward pass after the call that was waited for."""
+Given = tuple[tuple[Any, ...], dict[str, Any]]
+"""What a block is called with besides hidden states: masks, rotary embeddings. Layers may differ in it."""
 
 
 @dataclass
-class _Call:
-    """One call of a block: its hidden states [1, T, D] and whatever else the model passes along."""
+class _Document:
+    """The hidden states [1, T, D] that go into the next block, and what each block is given beside them."""
 
     hidden: Tensor
-    others: tuple[Any, ...]
-    named: dict[str, Any]
+    given: list[Given]
 
 
 @dataclass
@@ -42,7 +41,8 @@ class Block:
 
     name: str
     module: nn.Module
-    _calls: list[_Call]
+    _index: int
+    _documents: list[_Document]
 
     def linears(self) -> list[tuple[str, Linear]]:
         """Full name and module of the block's linear layers."""
@@ -50,8 +50,9 @@ class Block:
 
     def run(self) -> Iterator[Tensor]:
         """The block's output [T, D] for every document, computed anew at each call with the block as it is now."""
-        for call in self._calls:
-            yield _hidden(self.module(call.hidden, *call.others, **call.named))[0]
+        for document in self._documents:
+            others, named = document.given[self._index]
+            yield _hidden(self.module(document.hidden, *others, **named))[0]
 
     def observe(self, taps: Mapping[str, Tap]) -> None:
         """Run every document once; each tap gets the input [N, I] of the linear layer with its full name."""
@@ -76,16 +77,13 @@ def walk_blocks(model: PreTrainedModel, calibration: Sequence[Tensor]) -> Iterat
     """
     name, stack = decoder_blocks(model)
     with torch.no_grad():
-        calls = [_first_call(model, stack[0], ids) for ids in calibration]
+        documents = [_opened(model, stack, ids) for ids in calibration]
         for index, module in enumerate(stack):
-            block = Block(f"{name}.{index}", module, calls)
+            block = Block(f"{name}.{index}", module, index, documents)
             yield block
             if index + 1 < len(stack):
-                later = _named_arguments(model, stack[index + 1], calibration) if _differ(stack) else None
-                for position, output in enumerate(block.run()):
-                    calls[position].hidden = output[None]
-                    if later:
-                        calls[position].others, calls[position].named = later[position]
+                for document, output in zip(documents, block.run(), strict=True):
+                    document.hidden = output[None]
 
 
 @contextmanager
@@ -112,39 +110,21 @@ def _hook(tap: Tap) -> Callable[[nn.Module, tuple[Any, ...]], None]:
     return hook
 
 
-def _first_call(model: PreTrainedModel, block: nn.Module, ids: Tensor) -> _Call:
-    """How the model calls ``block`` for one document."""
-    seen: list[_Call] = []
+def _opened(model: PreTrainedModel, stack: nn.ModuleList, ids: Tensor) -> _Document:
+    """How the model calls its blocks for one document, found by one pass; of the states only the first are kept."""
+    first: list[Tensor] = []
+    given: list[Given] = []
 
     def catch(_module: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
-        hidden = arguments[0] if arguments else named["hidden_states"]
-        rest = {key: value for key, value in named.items() if key != "hidden_states"}
-        seen.append(_Call(hidden, arguments[1:], rest))
-        raise _StopError
+        if not first:
+            first.append(arguments[0] if arguments else named["hidden_states"])
+        given.append((arguments[1:], {key: value for key, value in named.items() if key != "hidden_states"}))
 
-    handle = block.register_forward_pre_hook(catch, with_kwargs=True)
-    try:
+    with ExitStack() as hooks:
+        for block in stack:
+            hooks.callback(block.register_forward_pre_hook(catch, with_kwargs=True).remove)
         model(input_ids=ids[None].to(model.device), use_cache=False)
-    except _StopError:
-        pass
-    finally:
-        handle.remove()
-    return seen[0]
-
-
-def _named_arguments(
-    model: PreTrainedModel, block: nn.Module, calibration: Sequence[Tensor]
-) -> list[tuple[tuple[Any, ...], dict[str, Any]]]:
-    """What a block is called with besides hidden states: masks differ where some layers slide a window."""
-    calls = [_first_call(model, block, ids) for ids in calibration]
-    return [(call.others, call.named) for call in calls]
-
-
-def _differ(stack: nn.ModuleList) -> bool:
-    """Whether blocks may get different masks or rotary embeddings (sliding windows in some layers)."""
-    kinds = {getattr(module, "attention_type", None) for module in stack}
-    kinds |= {getattr(getattr(module, "self_attn", None), "is_sliding", None) for module in stack}
-    return len(kinds - {None}) > 1
+    return _Document(first[0], given)
 
 
 def _is_stack(module: nn.Module) -> bool:
