@@ -94,7 +94,7 @@ def test_decoding_rounds_as_the_prefill_does(fields: dict[str, Any]) -> None:
             cache = output.past_key_values
             steps.append(output.logits)
         error = (original(ids).logits - whole).norm()
-    # Values close to the middle of two codes may fall to either side; inputs that were not rounded are off by all of it.
+    # Values close to the middle of two codes may fall to either side; without rounding all of the error is left.
     assert (torch.cat(steps, dim=1) - whole).norm() < 0.4 * error
 
 

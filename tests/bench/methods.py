@@ -104,7 +104,9 @@ RECIPES: dict[str, list[Step]] = {
     "AWQ INT3 group 32": [awq(3, group_size=32)],
     "Dense and sparse, 4 bits": [{"backend": "dense_and_sparse", "bits": 4}],
     "Dense and sparse, 3 bits": [{"backend": "dense_and_sparse", "bits": 3}],
-    "Mixed precision, 4.5 bits": [{"backend": "mixed_precision", "bits": [2, 3, 4, 5, 6, 8], "target_bits_per_weight": 4.5}],
+    "Mixed precision, 4.5 bits": [
+        {"backend": "mixed_precision", "bits": [2, 3, 4, 5, 6, 8], "target_bits_per_weight": 4.5}
+    ],
     "W8A8: INT8 channel, activations per tensor": [W8, A8_TENSOR],
     "W8A8: INT8 channel, activations per token": [W8, A8_TOKEN],
     "SmoothQuant, W8A8 per tensor": [SMOOTH, W8, A8_TENSOR],
