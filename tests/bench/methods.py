@@ -12,7 +12,6 @@ differences of KL between two variants, with their 95 % intervals clustered by d
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -145,19 +144,20 @@ ORDERS = (
 REMARKS = """
 ## Where an expected order does not show
 
-- **MSE range on pocket, groups of 32.** Squared error of the weights is blind to what they are multiplied with. In pocket some
-  columns are 1/64 of their natural size, because the norm before them was scaled by 64 (planted outliers that cancel
-  exactly); a search that trades them away for the large weights next to them wins in weight error (0.0031 against
-  0.0042) and loses in KL. With the plant undone, which changes no logit, the search wins again: 0.0119 against 0.0139 on 30
-  documents. AWQ and GPTQ, which look at the inputs, have no such trouble.
-- **Activation order with groups that move, 3 bits, pocket.** Not decided. Groups are then made of columns in the order of
-  their inputs, which mixes scaled-down columns into other groups; with static groups, where only the order of treatment
-  changes, activation order wins on both models at 3 and 4 bits.
-- **Groups of 128 on stories260K-hf.** Its layers have 64 inputs (only down_proj has 172), so there they are channels.
-- **SmoothQuant on stories260K-hf.** There are no outlier channels to move: per-tensor activations cost 0.008 nats, and what
-  remains after smoothing is their rounding.
-- **Codebooks of dense and sparse** take 16 bits × 2^bits for every row, which is much for rows of 64 to 256 weights and
-  little for rows of 4,096; compare them at equal code bits, not at equal size.
+- **MSE range on pocket, groups of 32.** Squared error of the weights is blind to what they are multiplied with. In
+  pocket some columns are 1/64 of their natural size, because the norm before them was scaled by 64 (planted
+  outliers that cancel exactly); a search that trades them away for the large weights next to them wins in weight
+  error (0.0031 against 0.0042) and loses in KL. With the plant undone, which changes no logit, the search wins
+  again: 0.0119 against 0.0139 on 30 documents. AWQ and GPTQ, which look at the inputs, have no such trouble.
+- **Activation order with groups that move, 3 bits, pocket.** Not decided. Groups are then made of columns in the
+  order of their inputs, which mixes scaled-down columns into other groups; with static groups, where only the order
+  of treatment changes, activation order wins on both models at 3 and 4 bits.
+- **Groups of 128 on stories260K-hf.** Its layers have 64 inputs (only down_proj has 172), so there they are
+  channels.
+- **SmoothQuant on stories260K-hf.** There are no outlier channels to move: per-tensor activations cost 0.008 nats,
+  and what remains after smoothing is their rounding.
+- **Codebooks of dense and sparse** take 16 bits × 2^bits for every row, which is much for rows of 64 to 256 weights
+  and little for rows of 4,096; compare them at equal code bits, not at equal size.
 """
 
 
@@ -310,8 +310,9 @@ def main() -> None:
         "# Methods and formats",
         "",
         "What each method does to a model, at the bits that it would store; seconds are those of making the variant.",
-        "All of them are simulated in float32. Made by `python tests/bench/methods.py` (its first lines say how) on "
-        f"{datetime.now(UTC).date()} with {json.dumps(environment.packages)}.",
+        f"All of them are simulated in float32, on {options.max} documents. Made by `make methods` (pocket alone) or by",
+        "`python tests/bench/methods.py` with `--model` and `--documents` (for another model beside it) on "
+        f"{datetime.now(UTC).date()}, {', '.join(f'{k} {v}' for k, v in environment.packages.items())}.",
     ]
     with tempfile.TemporaryDirectory() as name:
         for task in tasks(options, Path(name)):
