@@ -310,7 +310,7 @@ def main() -> None:
         "# Methods and formats",
         "",
         "What each method does to a model, at the bits that it would store; seconds are those of making the variant.",
-        f"All of them are simulated in float32, on {options.max} documents. Made by `make methods` (pocket alone) or by",
+        f"All of them are simulated in float32, on {options.max} documents. Made by `make methods` (pocket alone) or",
         "`python tests/bench/methods.py` with `--model` and `--documents` (for another model beside it) on "
         f"{datetime.now(UTC).date()}, {', '.join(f'{k} {v}' for k, v in environment.packages.items())}.",
     ]
