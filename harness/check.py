@@ -102,7 +102,7 @@ def _conclude(
 
 def _judged(observed: Observed, started: datetime) -> Run:
     identical = observed.reference.same_as(observed.variant)
-    verdicts = judge(observed.plan.gates, observed.measurements, observed.skipped, identical)
+    verdicts = judge(observed.plan.gates, observed.measurements, observed.skipped, identical, observed.slices)
     verdicts += tuple(_failure(text) for text in observed.failures)
     verdict, exit_code = overall(verdicts)
     finished = datetime.now(UTC)
@@ -122,6 +122,7 @@ def _judged(observed: Observed, started: datetime) -> Run:
         ),
         measurements=tuple(observed.measurements),
         skipped=tuple(observed.skipped),
+        slices=tuple(observed.slices),
         verdicts=verdicts,
         notes=tuple(observed.notes),
     )
