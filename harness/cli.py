@@ -117,6 +117,27 @@ def report(run: Path) -> int:
     return 0
 
 
+@app.command()
+@click.option("--gate", default="ship", show_default=True, help="Name of a shipped gate, or a gate file.")
+@click.option("--suite", default="selftest", show_default=True, help="Name of a shipped suite, or a suite file.")
+@click.option("--model", default="pocket", show_default=True, help="The good model: a folder or hub id.")
+@click.option("--only", multiple=True, metavar="NAME", help="Try this variation alone; may be given several times.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="Where tables go."
+)
+def selftest(gate: str, suite: str, model: str, only: tuple[str, ...], out: Path) -> int:
+    """Show how sharp a gate is: known-bad variants must fail, harmless changes must pass.
+
+    \b
+    Exit codes: 0 at least 95 % of the known-bad variants were killed and no
+    harmless change was stopped, 1 otherwise, 2 could not be run or judged.
+    """
+    from harness.selftest.flow import selftest as run_selftest
+    from harness.terminal import Terminal
+
+    return run_selftest(model, gate, suite, only, out, Terminal())
+
+
 @app.command(name="list")
 def list_everything() -> int:
     """List every suite, gate, target, measure, backend, rule, probe and writer with its description."""
