@@ -111,8 +111,8 @@ def _of_run(run: Run) -> Amount:
     suites = run.asked.get("suites")
     for suite in suites if isinstance(suites, list) else []:
         if spec := suite.get("documents"):
-            tokens += int(spec.get("max") or counted) * int(spec["context"])
-        calls += sum(int(measure.get("repeats") or 0) for measure in suite["measures"])
+            tokens += int(spec.get("max") or counted) * int(spec.get("context") or 512)
+        calls += sum(int(measure.get("repeats") or 0) for measure in suite.get("measures", []))
     items: dict[str, int] = {}
     for found in run.measurements:
         if found.name.startswith("tasks."):
