@@ -5,13 +5,16 @@ from __future__ import annotations
 from functools import cache
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from harness.linting.evidence import Evidence, every_metric, of_plan, of_suites
 from harness.linting.findings import Finding, exit_code
 from harness.linting.lint import lint
 from harness.plan import load_gate, load_suite, make_plan
+from harness.preview import findings_of
 from harness.records import Measurement, Plan, Run
+from harness.tables.store import Store
 from tests.writers.made_run import make_run
 
 HERE = Path(__file__).parent
@@ -267,3 +270,26 @@ def test_shipped_gates_have_no_error_on_their_suites(gate: str, suite: str) -> N
 def test_errors_exit_with_2_and_warnings_do_not() -> None:
     error, warning = (Finding(each, "a:1", "", "", "", "") for each in ("error", "warning"))
     assert [exit_code(found) for found in ([], [warning], [warning, error])] == [0, 0, 2]
+
+
+def test_the_choices_of_a_task_are_read_from_the_tables_of_a_run(tmp_path: Path) -> None:
+    rows = {
+        "task": ["a", "a", "b"],
+        "output_type": ["multiple_choice", "multiple_choice", "generate_until"],
+        "reference_loglikelihoods": [[-1.0, -2.0], [-1.0, -2.0, -3.0, -4.0], []],
+    }
+    with Store(tmp_path / "tables", made().data_key) as store:
+        store.commit("core", "unit", {"items": pd.DataFrame(rows)}, {})
+    assert of_suites([], made(), tmp_path).chance == {"a": pytest.approx((1 / 2 + 1 / 4) / 2), "b": 0.0}
+    assert of_suites([], made(), tmp_path / "run.json").chance == of_suites([], made(), tmp_path).chance
+    assert of_suites([], made(), tmp_path / "nowhere").chance == {}
+
+
+def test_in_a_plan_a_gate_of_warnings_may_stand_beside_one_that_blocks(tmp_path: Path) -> None:
+    (tmp_path / "soft.yaml").write_text(
+        "rules:\n  - {rule: at_most, metric: divergence.kl_mean, limit: 0.1, level: warn, why: w}\n"
+    )
+    (tmp_path / "both.yaml").write_text(POCKET.read_text().replace("[ship]", "[ship, ./soft.yaml]"))
+    both = make_plan(tmp_path / "both.yaml")
+    assert [each.key for each in lint(both.gates[1], of_plan(both))] == ["rules"]
+    assert findings_of(both, of_plan(both), needed=False) == []

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import binom, t
+from statsmodels.stats.power import TTestPower
 
 from harness.measures.divergence import METRICS
 from harness.plan import load_gate, load_suite
@@ -31,6 +33,7 @@ RATIO = Metric(name="perplexity.ratio", unit="ratio", better="lower", neutral=1.
 KL = next(metric for metric in METRICS if metric.name == "divergence.kl_mean")
 AGREEMENT = next(metric for metric in METRICS if metric.name == "divergence.top1_agreement")
 BYTES = Metric(name="memory.weight_bytes", unit="bytes", better="lower")
+FLIPS = Metric(name="tasks.a.flips_to_wrong", unit="share", better="lower")
 SIZE = 60
 
 
@@ -77,7 +80,7 @@ def test_a_limit_above_the_reference_is_found_on_the_better_side() -> None:
     found = boundary(AtLeast(metric="*", why="w", limit=0.9), ACCURACY, Spread("paired", 0.05, True, 0.6))
     assert found is not None
     assert found.limit == pytest.approx(0.3)
-    assert not found.reference_passes
+    assert (found.subject, found.reference_passes) == ("variant", False)
 
 
 class Broken(Rule):
@@ -231,3 +234,48 @@ def test_every_rule_of_every_shipped_gate_is_planned_on_its_suite() -> None:
         found = needs([spec], metrics)
         assert {id(each.spec) for each in found} == {id(rule) for rule in spec.rules}
         assert {each.outlook for each in found} <= {"decides", "weak", "free"}
+
+
+def solved(effect: float) -> float:
+    return float(TTestPower().solve_power(effect, None, 0.025, 0.8, alternative="larger"))
+
+
+def test_the_documents_needed_are_those_of_other_libraries() -> None:
+    ratio = need(NotWorse(metric="*", why="w", margin=0.005), RATIO, 200)
+    assert ratio.needed == pytest.approx(solved(math.log(1.005) / 0.02), abs=1)
+    relative = need(AtMost(metric="*", why="w", limit=0.05), KL, 200)
+    assert relative.needed == pytest.approx(solved(1 / 1.5), abs=1)
+    run = run_with(*accuracy(0, 0, 400))
+    own = need(AtLeast(metric="*", why="w", limit=0.62), ACCURACY, 400, run)
+    deviation = 0.05 * math.sqrt(400) / float(t.ppf(0.975, 399))
+    assert own.needed == pytest.approx(solved(0.08 / deviation), abs=1)
+    assert f"{deviation:.3g}" in own.basis
+
+
+def test_the_items_needed_for_a_share_are_those_of_the_binomial_distribution() -> None:
+    flips = need(AtMost(metric="*", why="w", limit=0.1), FLIPS, 300).needed
+    assert flips is not None
+
+    def power(items: int) -> float:
+        most = max(k for k in range(items) if binom.cdf(k, items, 0.1) < 0.025)
+        return float(binom.cdf(most, items, 0.05))
+
+    assert all(power(items) >= 0.8 for items in range(flips, flips + 40))
+    assert power(flips - 1) < 0.8
+
+
+def test_limits_on_the_change_and_on_shares_of_the_reference_are_planned_too() -> None:
+    change = boundary(AtLeast(metric="*", why="w", limit=-0.04, of="change"), ACCURACY, assumed(ACCURACY.name))
+    share = boundary(AtLeast(metric="*", why="w", limit=0.9, of="reference"), ACCURACY, assumed(ACCURACY.name))
+    assert change is not None
+    assert share is not None
+    assert (change.limit, change.subject) == (pytest.approx(-0.04), "change")
+    assert share.limit == pytest.approx(-0.075)
+
+
+def test_a_run_tells_the_number_of_documents_that_files_do_not() -> None:
+    suite = load_suite("standard", Path())
+    assert {each.documents for each in measured([suite]) if each.metric.name == "perplexity.ratio"} == {None}
+    clusters = next(m.clusters for m in made().measurements if m.name == "perplexity.ratio")
+    told = {each.documents for each in measured([suite], made()) if each.metric.name == "perplexity.ratio"}
+    assert told == {clusters}

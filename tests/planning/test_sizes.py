@@ -117,3 +117,14 @@ def test_without_a_clock_time_is_a_rule_of_thumb_and_memory_holds_both_sides(mon
     assert found.seconds == pytest.approx(4 * 2_754_816 * (200 * 512 + 200 * 2510) / 4e10)
     assert "rule of thumb" in found.seconds_by
     assert found.memory == pytest.approx(2 * 4 * 2_754_816 + 2 * 4 * 2**23)
+
+
+def test_a_checkpoint_takes_the_memory_of_its_files_unless_steps_follow(tmp_path: Path) -> None:
+    (tmp_path / "small").mkdir()
+    save_file({"a": np.zeros(1000, np.int8)}, tmp_path / "small" / "model.safetensors")
+    file = tmp_path / "variant.yaml"
+    steps = "compress: [{backend: round_to_nearest, bits: 4, group_size: 32}]"
+    file.write_text((HERE / "pocket.yaml").read_text().replace(steps, "model: ./small"))
+    both = cost(make_plan(file), None).memory
+    size = (tmp_path / "small" / "model.safetensors").stat().st_size
+    assert both == pytest.approx(4 * 2_754_816 + size + 2 * 4 * 2**23)
