@@ -55,7 +55,8 @@ class Need:
     @property
     def basis(self) -> str:
         """What the numbers rest on, in words; empty where there are none."""
-        if self.power is None or self.spread is None or self.boundary is None:
+        open_ended = self.outlook == "unknown" and self.needed is not None
+        if (self.power is None and not open_ended) or self.spread is None or self.boundary is None:
             return ""
         if self.boundary.subject == "variant":
             return f"standard deviation of the variant's own value {self.spread.own or 0:.3g}, {self.spread.source}"

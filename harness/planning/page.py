@@ -117,7 +117,7 @@ def _seconds(seconds: float | None) -> str:
     if seconds is None:
         return "not known"
     if seconds < 90:
-        return f"about {max(seconds, 1):.0f} seconds"
+        return f"about {seconds:.0f} seconds" if seconds >= 1.5 else "about a second"
     return f"about {seconds / 60:.0f} minutes" if seconds < 5400 else f"about {seconds / 3600:.1f} hours"
 
 

@@ -58,7 +58,7 @@ def boundary(rule: Rule, metric: Metric, spread: Spread) -> Boundary | None:
             found = _edge(lambda change: not passes(change), metric.neutral, -worse, least, most)
         if found is None:
             return None
-        limit, inside, reference_passes = found, found - worse * max(1e-6, 1e-6 * abs(found)), False
+        limit, inside, reference_passes = found, found, False
     if passes(inside, _WIDE):
         subject: Subject = "number" if passes(inside, _WIDE, _WIDE) else "variant"
     else:

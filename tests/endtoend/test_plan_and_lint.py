@@ -192,3 +192,14 @@ def test_help_names_both_commands() -> None:
     assert "plan" in out
     assert "lint" in out
     assert "2 errors" in " ".join(said("lint", "--help")[1].split())
+
+
+def test_what_is_not_known_is_said_to_be_unknown(desk: Path) -> None:
+    (desk / "variant.yaml").write_text(VARIANT.replace("pocket", "nobody/such-a-model"))
+    (desk / "suite.yaml").write_text(SUITE.replace("context: 256", "context: 256, packed: true"))
+    code, out, _ = said("plan")
+    assert code == 0
+    assert "nobody/such-a-model is not on this machine yet" in out
+    assert "an unknown number of windows" in out
+    assert "needs 11 documents; how many there are is not known; standard deviation between documents 0.02" in out
+    assert "  time    not known" in out
