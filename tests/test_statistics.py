@@ -376,3 +376,36 @@ class TestManyRules:
         assert found != pytest.approx(stats.norm.sf(fit.tvalues[0]), rel=1e-2)
         assert p_value_of_interval(0.1, 0.1, 0.95, 30) == pytest.approx(0.025)
         assert p_value_of_interval(0.1, 0.0, 0.95, 30) == 0.0
+
+
+class TestSkewedMeans:
+    def skewed(self, documents: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        generator = np.random.default_rng(seed)
+        labels = np.arange(documents).repeat(8)
+        return np.exp(generator.normal(size=documents)[labels] + generator.normal(size=len(labels))), labels
+
+    def test_ends_are_where_halls_transformation_is_the_t_quantile(self) -> None:
+        values, labels = self.skewed(150, 1)
+        low, high = ends(mean_interval(values, labels, skewed=True))
+        sums = np.bincount(labels, weights=values - values.mean())
+        error = math.sqrt(150 / 148 * 150 / 149 * (sums**2).sum()) / len(values)
+        lean = stats.skew(sums) / math.sqrt(150)
+
+        def transformed(end: float) -> float:
+            t = (values.mean() - end) / error
+            return t + lean * t**2 / 3 + lean**2 * t**3 / 27 + lean / 6
+
+        assert transformed(high) == pytest.approx(-stats.t.ppf(0.975, 149), rel=1e-9)
+        plain = ends(mean_interval(values, labels))
+        assert high > plain[1] + 0.05 * (plain[1] - plain[0]), "the long side"
+        assert low <= plain[0]
+
+    def test_without_skewness_it_is_the_t_interval(self) -> None:
+        values = np.concatenate([np.arange(200.0), -np.arange(200.0)])
+        plain, skewed = (ends(mean_interval(values, range(400), skewed=each)) for each in (False, True))
+        assert skewed == pytest.approx(np.array(plain) * math.sqrt(400 / 398), rel=1e-9)
+
+    def test_few_documents_ask_the_bootstrap_too(self) -> None:
+        assert "bootstrap-t" in mean_interval(*self.skewed(60, 2), skewed=True).method
+        assert "bootstrap-t" not in mean_interval(*self.skewed(60, 2)).method
+        assert "bootstrap-t" not in mean_interval(*self.skewed(100, 2), skewed=True).method

@@ -36,7 +36,7 @@ class ClusterSums:
         return len(self.numerator)
 
 
-def t_quantile(probability: float, degrees: int) -> float:
+def t_quantile(probability: float, degrees: float) -> float:
     """Quantile of Student's t."""
     return float(stdtrit(degrees, probability))
 
