@@ -23,6 +23,7 @@ from harness.statistics import (
     calibration_error,
     clopper_pearson,
     holm,
+    mcnemar_p,
     mean,
     mean_interval,
     p_value_of_interval,
@@ -180,6 +181,13 @@ class TestProportions:
                 assert score_by_likelihood(b, c, n, end) == pytest.approx(quantile, abs=2e-4)
                 assert score_by_likelihood(c, b, n, end) != pytest.approx(quantile, abs=2e-4) or b == c
         assert (-high, -low) == ends(tango_interval(c, b, n)), "swapping the sides mirrors the interval"
+
+    @pytest.mark.parametrize(("b", "c"), [(1, 0), (9, 3), (3, 9), (20, 20), (0, 7)])
+    def test_mcnemar_is_the_binomial_test_of_the_discordant_pairs(self, b: int, c: int) -> None:
+        assert mcnemar_p(b, c) == pytest.approx(stats.binomtest(b, b + c).pvalue)
+        assert mcnemar_p(0, 0) == 1.0
+        with pytest.raises(ValueError, match="wanted"):
+            mcnemar_p(-1, 2)
 
     def test_tango_without_discordance_is_not_a_point(self) -> None:
         z2 = stats.norm.ppf(0.975) ** 2
