@@ -123,7 +123,7 @@ def report(run: Path) -> int:
 @click.option("--model", default="pocket", show_default=True, help="The good model: a folder or hub id.")
 @click.option("--only", multiple=True, metavar="NAME", help="Try this variation alone; may be given several times.")
 @click.option(
-    "--out", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="Where tables go."
+    "--out", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="Where runs go."
 )
 def selftest(gate: str, suite: str, model: str, only: tuple[str, ...], out: Path) -> int:
     """Show how sharp a gate is: known-bad variants must fail, harmless changes must pass.

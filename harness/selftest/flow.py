@@ -1,6 +1,6 @@
 """Selftest: make every variation of the library, measure them all beside one reference, let the gate judge each.
 
-    suite, gate ─▶ library ─▶ plans ─ run_group ─▶ measurements ─ judge ─▶ outcomes ─▶ kill table, selftest.json
+    suite, gate ─▶ library ─▶ plans ─ run_group ─▶ measurements ─ judge ─▶ outcomes ─▶ kill table, <gate>.json
 """
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ def selftest(model: str, gate: str, suite: str, only: Sequence[str], out: Path, 
     measured, required = _read(suite, gate, Path.cwd())
     prepare_threads()
     chosen = _chosen(only)
-    folder = out / f"selftest-{required.name}"
+    # Not named after the gate: another gate on the same suite finds everything measured already.
+    folder = out / "selftest"
     terminal.stage(f"selftest of the gate {required.name} on {model}: {len(chosen)} variations, suite {measured.name}")
     with tempfile.TemporaryDirectory(prefix="harness-selftest-") as scratch:
         outcomes = _Trial(model, measured, required, folder, terminal).run(chosen, Path(scratch))
@@ -53,7 +54,7 @@ def selftest(model: str, gate: str, suite: str, only: Sequence[str], out: Path, 
     code = exit_code(outcomes)
     content = {"model": model, "gate": required.name, "suite": measured.name, "exit_code": code}
     text = json.dumps(content | {"outcomes": [asdict(each) for each in outcomes]}, indent=1, ensure_ascii=False)
-    write_atomic(folder / "selftest.json", text.encode())
+    write_atomic(folder / f"{required.name}.json", text.encode())
     return code
 
 
@@ -122,7 +123,7 @@ class _Trial:
         if observed.failures:
             raise NotMade(f"{observed.plan.name}: {observed.failures[0]}")
         identical = observed.reference.same_as(observed.variant)
-        return judge((self.gate,), observed.measurements, observed.skipped, identical)
+        return judge((self.gate,), observed.measurements, observed.skipped, identical, observed.slices)
 
     def _check_unchanged(self, found: Observed | HarnessError, verdicts: Sequence[Verdict]) -> None:
         if isinstance(found, HarnessError):

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from harness.backends import Backend, Compressed
-from harness.errors import HarnessError
-from harness.mutants import library
+from harness.errors import BackendError, HarnessError
+from harness.mutants import NotApplicable, library
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,7 +32,10 @@ class Mutant(Backend):
         assert make is not None  # noqa: S101 - variations of files have a folder in place of a step
         try:
             return make(model)
-        except HarnessError:
+        except NotApplicable:
             raise
+        except BackendError as error:
+            # Not to be taken for the inspection of what was made, which raises the same and counts as a kill.
+            raise NotApplicable(str(error)) from error
         except Exception as error:
             raise NotMade(f"{self.variation}: {type(error).__name__}: {error}") from error

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from harness.errors import BackendError
 from harness.mutants import Kind, Variation
 from harness.records import Verdict
 
@@ -17,6 +18,8 @@ Result = Literal["killed", "undecided", "survived", "passed", "stopped", "equiva
 WANTED = 0.95
 """The share of mutants that a sharp gate kills."""
 KILLING = frozenset({"fail", "error"})
+INSPECTION, REFUSED = "inspection of the weights", "refused before measuring"
+"""What kills in place of a rule: weights off the grid that is stated, and whatever else cannot be measured."""
 COUNTED = frozenset({"killed", "undecided", "survived"})
 
 
@@ -67,6 +70,8 @@ def judged(variation: Variation, verdicts: Sequence[Verdict], control: Sequence[
     by = tuple(each for each in _not_passed(verdicts) if (each.where, each.metric, each.status) not in known)
     blocking = [each for each in by if each.level == "block"]
     killing = [each for each in blocking if each.status in KILLING]
+    if not blocking and any(each.level == "block" for each in _not_passed(verdicts)):
+        return left_out(variation, f"the gate stops {variation.control or 'the reference'} by the same rules")
     result: Result = "killed" if killing else "undecided" if blocking else "survived"
     return _outcome(variation, result, by, killing or blocking)
 
@@ -74,12 +79,13 @@ def judged(variation: Variation, verdicts: Sequence[Verdict], control: Sequence[
 def refused(variation: Variation, error: Exception) -> Outcome:
     """The outcome of a variation that the harness would not measure."""
     result: Result = "killed" if variation.kind == "mutant" else "stopped"
-    caught = Caught("refused before measuring", "", "", "error", "block", str(error))
+    what = INSPECTION if isinstance(error, BackendError) else REFUSED
+    caught = Caught(what, what, "", "error", "block", str(error))
     return Outcome(variation.name, variation.kind, result, variation.summary, (caught,), str(error))
 
 
 def left_out(variation: Variation, reason: str) -> Outcome:
-    """The outcome of a variation that the model has nothing for, or that no measure can see."""
+    """The outcome of a variation that the model has nothing for, that no measure can see, or that proves nothing."""
     result: Result = "equivalent" if variation.equivalent else "left out"
     return Outcome(variation.name, variation.kind, result, variation.summary, said=reason)
 
@@ -100,10 +106,8 @@ def exit_code(outcomes: Sequence[Outcome]) -> Literal[0, 1]:
 def rule_scores(outcomes: Sequence[Outcome], rules: Mapping[str, tuple[str, str]]) -> list[RuleScore]:
     """A score for every rule. rules: by place in the gate file, what the rule is called and its level."""
     mutants = [each for each in outcomes if each.kind == "mutant"]
-    names = {where: (rule, level) for where, (rule, level) in rules.items()}
-    if any(caught.where == "" for each in mutants for caught in each.by):
-        names[""] = ("refused before measuring", "block")
-    return [_score(where, *names[where], mutants) for where in names]
+    refusals = {caught.where: (caught.rule, "block") for each in mutants for caught in each.by if not caught.metric}
+    return [_score(where, *named, mutants) for where, named in {**rules, **refusals}.items()]
 
 
 def _score(where: str, rule: str, level: str, mutants: Sequence[Outcome]) -> RuleScore:

@@ -26,6 +26,7 @@ def show(outcomes: Sequence[Outcome], gate: GateSpec, terminal: Terminal) -> Non
 def conclusion(outcomes: Sequence[Outcome], gate: str) -> list[str]:
     """The verdict on the gate, and what a reader has to look at."""
     killed, counted = kill_rate(outcomes)
+    mutants = [each for each in outcomes if each.kind == "mutant"]
     benign = [each for each in outcomes if each.kind == "benign" and each.result in ("passed", "stopped")]
     stopped = [each for each in benign if each.result == "stopped"]
     share = f" ({100 * killed / counted:.1f} %, wanted {100 * WANTED:g} %)" if counted else ""
@@ -33,25 +34,27 @@ def conclusion(outcomes: Sequence[Outcome], gate: str) -> list[str]:
         f"{'sharp enough' if exit_code(outcomes) == 0 else 'not good enough'}: gate {gate} kills {killed} of {counted} "
         f"mutants{share} and stops {len(stopped)} of {len(benign)} harmless changes"
     ]
-    for result, what in (("survived", "survived"), ("undecided", "left undecided, which is not killed")):
-        if names := [each.name for each in outcomes if each.kind == "mutant" and each.result == result]:
-            lines.append(f"{what}: {', '.join(names)}")
+    for result, what in (("survived", "survived"), ("undecided", "undecided, which is not killed")):
+        alive = [each for each in mutants if each.result == result]
+        lines += [f"{what}: {each.name}: {each.summary}" for each in alive]
     lines += [f"harmless but stopped: {each.name}: {each.said}" for each in stopped]
     controls = [each.name for each in outcomes if each.kind == "control" and each.result == "stopped"]
     if controls:
         lines.append(f"good compression that it stops too (what stops it counts for no kill): {', '.join(controls)}")
+    refusals = [(each, caught) for each in mutants for caught in each.by if not caught.metric]
+    lines += [f"killed by {caught.rule}: {each.name}: {caught.because}" for each, caught in refusals]
     aside = [each for each in outcomes if each.result in ("equivalent", "left out")]
     lines += [f"{each.result}, not counted: {each.name}: {each.said}" for each in aside]
     return lines
 
 
 def _variations(outcomes: Sequence[Outcome]) -> Table:
-    table = _table("variations", "kind", "name", "outcome", "by", "stands for")
+    table = _table("variations", "kind", "name", "outcome", "by")
     for each in outcomes:
         by = [caught for caught in each.by if caught.level == "block"]
         text = ", ".join(dict.fromkeys(_said(caught) for caught in by))
         result = Text(each.result, style=COLOURS.get(each.result, "bright_black"))
-        table.add_row(each.kind, each.name, result, Text(harmless(text)), Text(harmless(each.summary)))
+        table.add_row(each.kind, each.name, result, Text(harmless(text)))
     return table
 
 

@@ -24,7 +24,7 @@ rules:
 LOOSE = """\
 description: lets nearly everything pass
 rules:
-  - {rule: at_most, metric: divergence.kl_mean, limit: 1.0, why: too loose}
+  - {rule: at_most, metric: divergence.kl_mean, limit: 5.0, why: too loose}
 """
 
 
@@ -41,7 +41,7 @@ def only(*names: str) -> list[str]:
 
 
 def outcomes(folder: Path, gate: str) -> dict[str, dict[str, Any]]:
-    content = json.loads((folder / "runs" / f"selftest-{gate}" / "selftest.json").read_text())
+    content = json.loads((folder / "runs" / "selftest" / f"{gate}.json").read_text())
     return {each["name"]: each for each in content["outcomes"]}
 
 
@@ -53,28 +53,29 @@ def files(tmp_path: Path) -> Path:
 
 
 def test_a_sharp_gate_kills_mutants_and_a_loose_one_is_told_which_survive(files: Path) -> None:
-    mutants = ("layer_at_two_bits", "attention_head_zeroed", "wrong_chat_template", "expert_zeroed")
+    mutants = ("nibbles_swapped", "layer_left_out", "wrong_chat_template", "expert_zeroed")
     names = only("neurons_permuted", *mutants)
     code, output = run(files, "--gate", "./small.yaml", "--suite", "./few.yaml", *names)
     assert code == 0, output
     found = outcomes(files, "small")
     assert {name: each["result"] for name, each in found.items()} == {
-        "int8_channels": "passed",
+        "int4": "passed",
         "neurons_permuted": "passed",
-        "layer_at_two_bits": "killed",
-        "attention_head_zeroed": "killed",
+        "nibbles_swapped": "killed",
+        "layer_left_out": "killed",
         "wrong_chat_template": "equivalent",
         "expert_zeroed": "left out",
     }
-    by = [caught["metric"] for caught in found["layer_at_two_bits"]["by"]]
+    by = [caught["metric"] for caught in found["nibbles_swapped"]["by"]]
     assert by == ["perplexity.ratio", "divergence.kl_mean"]
     assert "sharp enough: gate small kills 2 of 2 mutants (100.0 %" in output
     assert "stops 0 of 1 harmless changes" in output
 
     code, output = run(files, "--gate", "./loose.yaml", "--suite", "./few.yaml", *names)
     assert code == 1, output
-    assert {each["result"] for each in outcomes(files, "loose").values() if each["kind"] == "mutant"} >= {"survived"}
-    assert "survived: attention_head_zeroed, layer_at_two_bits" in output
+    found = outcomes(files, "loose")
+    assert (found["nibbles_swapped"]["result"], found["layer_left_out"]["result"]) == ("killed", "survived")
+    assert "survived: layer_left_out" in output
 
 
 def test_a_tokenizer_that_gives_other_ids_is_never_judged_as_a_pass(files: Path) -> None:

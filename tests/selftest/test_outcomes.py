@@ -6,10 +6,20 @@ from typing import Literal
 
 import pytest
 
-from harness.errors import DataError
+from harness.errors import BackendError, DataError
 from harness.mutants import Variation
 from harness.records import Level, Verdict
-from harness.selftest.outcomes import Outcome, exit_code, judged, kill_rate, left_out, refused, rule_scores
+from harness.selftest.outcomes import (
+    INSPECTION,
+    REFUSED,
+    Outcome,
+    exit_code,
+    judged,
+    kill_rate,
+    left_out,
+    refused,
+    rule_scores,
+)
 
 Status = Literal["pass", "fail", "inconclusive", "error"]
 KL, RATIO, AGREE = "gate.yaml:3", "gate.yaml:4", "gate.yaml:5"
@@ -55,7 +65,8 @@ def test_warnings_are_shown_and_kill_nothing() -> None:
 
 def test_what_stops_the_good_variant_too_is_no_evidence() -> None:
     control = (verdict(KL, "fail"), verdict(RATIO, "inconclusive"))
-    assert outcome(verdict(KL, "fail"), verdict(RATIO, "inconclusive"), control=control).result == "survived"
+    assert outcome(verdict(KL, "fail"), verdict(RATIO, "inconclusive"), control=control).result == "left out"
+    assert outcome(verdict(KL, "pass"), verdict(RATIO, "pass"), control=control).result == "survived"
     worse = outcome(verdict(KL, "fail"), verdict(RATIO, "fail"), control=control)
     assert worse.result == "killed"
     assert [caught.where for caught in worse.by] == [RATIO]
@@ -94,6 +105,7 @@ def test_a_rule_scores_what_it_killed_and_what_it_alone_killed() -> None:
         outcome(verdict(KL, "fail", metric="kl.a"), verdict(KL, "fail", metric="kl.b"), verdict(RATIO, "inconclusive")),
         outcome(verdict(KL, "pass"), verdict(RATIO, "inconclusive")),
         refused(mutant(), DataError("another tokenizer")),
+        refused(mutant(), BackendError("no such grid")),
     ]
     scores = {score.where: (score.killed, score.alone, score.undecided) for score in rule_scores(outcomes, rules)}
-    assert scores == {KL: (2, 1, 0), RATIO: (1, 0, 2), AGREE: (1, 0, 0), "": (1, 1, 0)}
+    assert scores == {KL: (2, 1, 0), RATIO: (1, 0, 2), AGREE: (1, 0, 0), REFUSED: (1, 1, 0), INSPECTION: (1, 1, 0)}
