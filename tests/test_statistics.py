@@ -417,3 +417,22 @@ class TestSkewedMeans:
         assert "bootstrap-t" in mean_interval(*self.skewed(60, 2), skewed=True).method
         assert "bootstrap-t" not in mean_interval(*self.skewed(60, 2)).method
         assert "bootstrap-t" not in mean_interval(*self.skewed(100, 2), skewed=True).method
+
+
+class TestCopies:
+    """Copies of one document, however many tokens it has, count no more than as many single observations."""
+
+    def test_of_shares(self) -> None:
+        right, labels = np.tile([1.0] * 9 + [0.0], 30), np.arange(30).repeat(10)
+        low, high = ends(proportion_interval(right, labels))
+        wanted = proportion_confint(27, 30, method="beta")
+        assert (low, high) == pytest.approx(wanted, abs=0.01)
+        assert high - low > 2 * np.diff(ends(proportion_interval(right, np.arange(300))))
+
+    def test_of_quantiles(self) -> None:
+        values, labels = np.tile(np.arange(20.0), 30), np.arange(30).repeat(20)
+        ((low, high),) = (ends(found) for found in quantile_intervals(values, labels, [0.5]))
+        half = stats.t.ppf(0.975, 29) * 0.5 / math.sqrt(30)
+        assert (low, high) == (
+            np.quantile(values, 0.5 - half, method="lower"), np.quantile(values, 0.5 + half, method="higher"),
+        )  # fmt: skip

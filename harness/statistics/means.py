@@ -17,6 +17,7 @@ from harness.statistics.interval import (
     finite_array,
     ratio_of_sums,
     t_quantile,
+    without_spread,
 )
 
 FEW_CLUSTERS = 20
@@ -70,11 +71,9 @@ def _interval(
     value = ratio_of_sums(top, bottom)
     if all_equal(top) and all_equal(bottom):
         return Interval(value, value, f"no interval: all {len(top)} values are exactly equal")
-    residuals = sums.numerator - value * sums.denominator
-    rounding = 4 * np.finfo(np.float64).eps * (np.abs(sums.numerator) + np.abs(value * sums.denominator))
-    if (np.abs(residuals) <= rounding).all():
+    if without_spread(sums, value):
         return Interval(value, value, f"no interval: the {sums.count} clusters show no spread")
-    return _studentized(value, residuals, sums, confidence, skewed)
+    return _studentized(value, sums.numerator - value * sums.denominator, sums, confidence, skewed)
 
 
 def _studentized(
