@@ -59,6 +59,7 @@ ASSUMED: tuple[tuple[str, Spread], ...] = (
     ("logits.mean_abs_diff", Spread("relative", 0.25)),
     ("logits.*", Spread("none")),
     ("calibration.brier", Spread("mean", 0.01, sides=True)),
+    ("calibration.squared_error", Spread("mean", 0.03, sides=True)),
     ("calibration.gap", Spread("mean", 0.02)),
     ("calibration.ece*", Spread("none", sides=True)),
     ("tasks.*.flips*", Spread("share")),
