@@ -18,6 +18,7 @@ from harness.errors import HarnessError
 from harness.judge import OWN_GATE, judge, overall
 from harness.plan import check_together, make_plan, resolved
 from harness.planning.target import target_notes
+from harness.preview import notes_before
 from harness.records import Clock, Plan, Run, Verdict
 from harness.tables.store import Reader
 from harness.terminal import Terminal
@@ -41,6 +42,8 @@ def check(files: Sequence[Path], out: Path, terminal: Terminal) -> int:
     for plan in plans:
         for note in target_notes(plan):
             terminal.note(f"{plan.name}: {note.text}")
+        for text in notes_before(plan, out / plan.name):
+            terminal.note(f"{plan.name}: {text}")
     folders = {plan.name: _fresh_folder(out / plan.name) for plan in plans}
     prepare_threads()
     from harness.run import group_plans, run_group
@@ -102,7 +105,7 @@ def _conclude(
 
 def _judged(observed: Observed, started: datetime) -> Run:
     identical = observed.reference.same_as(observed.variant)
-    verdicts = judge(observed.plan.gates, observed.measurements, observed.skipped, identical)
+    verdicts = judge(observed.plan.gates, observed.measurements, observed.skipped, identical, observed.slices)
     verdicts += tuple(_failure(text) for text in observed.failures)
     verdict, exit_code = overall(verdicts)
     finished = datetime.now(UTC)
@@ -122,6 +125,7 @@ def _judged(observed: Observed, started: datetime) -> Run:
         ),
         measurements=tuple(observed.measurements),
         skipped=tuple(observed.skipped),
+        slices=tuple(observed.slices),
         verdicts=verdicts,
         notes=tuple(observed.notes),
     )

@@ -60,6 +60,39 @@ def check(files: tuple[Path, ...], out: Path) -> int:
 
 
 @app.command()
+@click.argument("file", type=click.Path(path_type=Path), default=Path("variant.yaml"))
+@click.option("--run", type=click.Path(path_type=Path), help="An earlier run whose variance and clock are used.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="Where run folders are."
+)
+def plan(file: Path, run: Path | None, out: Path) -> int:
+    """Show what FILE (default: variant.yaml) asks for, what its rules need, and the cost. Loads no model.
+
+    Exit codes: 0, or 2 for a mistake in a file.
+    """
+    from harness.preview import preview_plan
+
+    return preview_plan(file, run, out)
+
+
+@app.command()
+@click.argument("gate")
+@click.option("--suite", "suites", multiple=True, help="What is measured: a shipped suite, or a suite file.")
+@click.option("--variant", type=click.Path(path_type=Path), help="What is measured: the suites of a variant file.")
+@click.option("--run", type=click.Path(path_type=Path), help="An earlier run, for variances and scores.")
+def lint(gate: str, suites: tuple[str, ...], variant: Path | None, run: Path | None) -> int:
+    """Say what is wrong with GATE: rules that never pass, never fail, or cannot tell. Loads no model.
+
+    Exit codes: 0 no errors (there may be warnings), 2 errors, or a mistake in a file.
+    """
+    from harness.preview import lint_gate
+
+    if suites and variant:
+        raise click.UsageError("give either --suite or --variant: a variant file names its suites")
+    return lint_gate(gate, suites, variant, run)
+
+
+@app.command()
 @RUN
 @click.option("--gate", "gates", multiple=True, required=True, help="Name of a shipped gate, or a gate file.")
 def judge(run: Path, gates: tuple[str, ...]) -> int:
@@ -82,6 +115,27 @@ def report(run: Path) -> int:
 
     click.echo(f"wrote {write_report(read_run(run), run)}")
     return 0
+
+
+@app.command()
+@click.option("--gate", default="ship", show_default=True, help="Name of a shipped gate, or a gate file.")
+@click.option("--suite", default="selftest", show_default=True, help="Name of a shipped suite, or a suite file.")
+@click.option("--model", default="pocket", show_default=True, help="The good model: a folder or hub id.")
+@click.option("--only", multiple=True, metavar="NAME", help="Try this variation alone; may be given several times.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="Where runs go."
+)
+def selftest(gate: str, suite: str, model: str, only: tuple[str, ...], out: Path) -> int:
+    """Show how sharp a gate is: known-bad variants must fail, harmless changes must pass.
+
+    \b
+    Exit codes: 0 at least 95 % of the known-bad variants were killed and no
+    harmless change was stopped, 1 otherwise, 2 could not be run or judged.
+    """
+    from harness.selftest.flow import selftest as run_selftest
+    from harness.terminal import Terminal
+
+    return run_selftest(model, gate, suite, only, out, Terminal())
 
 
 @app.command(name="list")

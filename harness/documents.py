@@ -30,11 +30,12 @@ SKIPPED_SHARE = 0.01
 
 @dataclass(frozen=True)
 class RawDocument:
-    """One text. ``kind`` groups documents in reports and may be empty."""
+    """One text. ``kind`` groups documents in reports, ``language`` in rules on slices; both may be empty."""
 
     id: str
     kind: str
     text: str
+    language: str = ""
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,7 @@ class EncodedDocument:
     total_tokens: int
     cut: bool
     skipped: str
+    language: str = ""
 
     @property
     def tokens(self) -> int:
@@ -156,8 +158,11 @@ def _document(row: Mapping[str, Any], text_field: str, default_id: str, where: s
         raise DataError(f"{where}: the text holds half of a surrogate pair, which is no character")
     given = row.get("id")
     name = str(given) if isinstance(given, str | int) and str(given) else default_id
-    kind = row.get("kind")
-    return RawDocument(name, kind if isinstance(kind, str) else "", text)
+    return RawDocument(name, _label(row.get("kind")), text, _label(row.get("language")))
+
+
+def _label(value: object) -> str:
+    return value if isinstance(value, str) else ""
 
 
 def encode(
@@ -286,6 +291,7 @@ def _cut(
         bytes=sizes[:context],
         total_tokens=len(ids),
         cut=len(ids) > context,
+        language=document.language,
         skipped="" if len(ids) > 1 else f"{len(ids)} of the 2 tokens that scoring takes (BOS included)",
     )
 

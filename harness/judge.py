@@ -12,8 +12,9 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Literal
 
+from harness.demands import demanded
 from harness.plugins import nearest
-from harness.records import GateSpec, Measurement, RuleSpec, Run, Skipped, Verdict
+from harness.records import GateSpec, Level, Measurement, RuleSpec, Run, Skipped, Slice, Verdict
 from harness.rules import Decision, Rule
 from harness.statistics import holm
 
@@ -49,6 +50,7 @@ def judge(
     measurements: Sequence[Measurement],
     skipped: Sequence[Skipped],
     identical: bool,
+    slices: Sequence[Slice] = (),
 ) -> tuple[Verdict, ...]:
     """One verdict for each rule and each measurement that its pattern matches, in the order of the gate
     files.
@@ -56,16 +58,17 @@ def judge(
     A rule whose pattern matches no measurement is one error. What the pattern covers and could not be
     measured is an error too, also beside matches and also for a pattern with ``*``: a rule that asks for
     every task is not met by the tasks that could be run. identical: both sides are the same bytes, so exact
-    ties may pass.
+    ties may pass. A rule that names slices is judged on each of them as if it were the whole.
 
     Blocking failures that rest on intervals must hold together (Holm, at FALSE_ALARMS); what would fail alone
-    but not among so many is inconclusive. Passes need no correction: all of them must pass.
+    but not among so many is inconclusive. So must those of the slices of a rule that only warns, because they
+    name who is harmed. Passes need no correction: all of them must pass.
     """
     cases = [
         case
         for gate in gates
         for spec in gate.rules
-        for case in _cases(gate.name, spec, measurements, skipped, identical)
+        for case in _everywhere(gate.name, spec, measurements, skipped, slices, identical)
     ]
     return tuple(_verdict(case) for case in _together(cases))
 
@@ -73,7 +76,8 @@ def judge(
 def rejudge(run: Run, gates: Sequence[GateSpec]) -> Run:
     """The run as other gates judge it. Measures that failed keep their verdicts: no gate can make up for them."""
     broken = tuple(verdict for verdict in run.verdicts if verdict.gate == OWN_GATE)
-    verdicts = judge(gates, run.measurements, run.skipped, run.reference.same_as(run.variant)) + broken
+    verdicts = judge(gates, run.measurements, run.skipped, run.reference.same_as(run.variant), run.slices)
+    verdicts += broken
     verdict, exit_code = overall(verdicts)
     return run.model_copy(update={"verdicts": verdicts, "verdict": verdict, "exit_code": exit_code})
 
@@ -85,6 +89,36 @@ def overall(verdicts: Iterable[Verdict]) -> tuple[Overall, Literal[0, 1, 2, 3]]:
         return "error", EXIT_CODES["error"]
     worst = next(status for status in EXIT_CODES if status in blocking)
     return worst, EXIT_CODES[worst]
+
+
+def _everywhere(
+    gate: str,
+    spec: RuleSpec,
+    measurements: Sequence[Measurement],
+    skipped: Sequence[Skipped],
+    slices: Sequence[Slice],
+    identical: bool,
+) -> list[_Case]:
+    """The cases of one rule: on the whole, or on every slice that it names. No such slice is an error."""
+    if (named := _rule(spec).slices) is None:
+        return _cases(gate, spec, measurements, skipped, identical)
+    label, _, pattern = named.partition("=")
+    of_label = [part for part in slices if part.label == label]
+    cases = []
+    for part in of_label:
+        if _matches(part.value, pattern or "*"):
+            found = _cases(gate, spec, part.measurements, part.skipped, identical)
+            cases += [replace(case, labels=case.labels | part.name) for case in found]
+    if not cases:
+        metric = _rule(spec).metric
+        known = ", ".join(dict.fromkeys(part.value for part in of_label)) or "none at all"
+        because = (
+            f"{metric} was not measured on any slice {named}; measured by {label}: {known} (slices are measured in a "
+            "run whose own gates name them, of metrics by token or layer, where the documents say their "
+            f"{label})"
+        )
+        cases = [_Case(gate, spec, metric, {}, _error("nothing", because))]
+    return cases
 
 
 def _cases(
@@ -151,7 +185,7 @@ def _decide(rule: Rule, measurement: Measurement, identical: bool) -> Decision:
     if measurement.n == 0:
         return _error("nothing", f"{measurement.name} rests on no observation")
     try:
-        return _sound(rule.judge(measurement, identical))
+        return _sound(demanded(rule, measurement, _sound(rule.judge(measurement, identical))))
     except Exception as error:  # noqa: BLE001 - a rule that breaks must not hide what the others say
         because = f"the rule {_name(rule)} broke on {measurement.name}: {type(error).__name__}: {error}"
         return _error("a defect of the rule", because)
@@ -172,29 +206,44 @@ def _sound(decision: object) -> Decision:
 
 
 def _together(cases: list[_Case]) -> list[_Case]:
-    """Failures that do not hold among all blocking comparisons by interval become inconclusive (Holm)."""
-    sampled = [
-        index
-        for index, case in enumerate(cases)
-        if _rule(case.spec).level == "block" and case.decision.p_value is not None
-    ]
-    held = holm([cases[index].decision.p_value or 0.0 for index in sampled], FALSE_ALARMS)
+    """Failures that do not hold among all comparisons of their family become inconclusive (Holm)."""
+    families: dict[str, list[int]] = {}
+    for index, case in enumerate(cases):
+        rule = _rule(case.spec)
+        if case.decision.p_value is not None and (rule.level == "block" or rule.slices):
+            what = "blocking comparisons" if rule.level == "block" else f"slices of {case.spec.where}"
+            families.setdefault(what, []).append(index)
     together = list(cases)
-    for index, holds in zip(sampled, held, strict=True):
-        decision = cases[index].decision
-        if decision.status == "fail" and not holds:
-            because = (
-                f"{decision.because}; alone it would fail, but among {len(sampled)} blocking comparisons "
-                f"chance does as much (p = {decision.p_value:.3g}, Holm)"
-            )
-            together[index] = replace(
-                cases[index], decision=replace(decision, status="inconclusive", because=because)
-            )
+    for what, members in families.items():
+        held = holm([cases[index].decision.p_value or 0.0 for index in members], FALSE_ALARMS)
+        for index, holds in zip(members, held, strict=True):
+            decision = cases[index].decision
+            if decision.status == "fail" and not holds:
+                because = (
+                    f"{decision.because}; alone it would fail, but among {len(members)} {what} "
+                    f"chance does as much (p = {decision.p_value:.3g}, Holm)"
+                )
+                # Without its p-value it is no interval that merely reaches over the limit: it stays blocking.
+                undecided = replace(decision, status="inconclusive", because=because, p_value=None)
+                together[index] = replace(cases[index], decision=undecided)
     return together
+
+
+def _level(rule: Rule, decision: Decision) -> tuple[Level, str]:
+    """The level of a verdict, and what to add to its reason.
+
+    ``on_inconclusive: warn`` excuses an interval that reaches over the limit, and nothing else: not too few documents,
+    no interval at all, or a breach that only the correction for many comparisons took back.
+    """
+    excused = decision.status == "inconclusive" and decision.p_value is not None
+    if excused and rule.level == "block" and rule.on_inconclusive == "warn":
+        return "warn", "; on_inconclusive: warn, so this is only shown"
+    return rule.level, ""
 
 
 def _verdict(case: _Case) -> Verdict:
     rule, decision = _rule(case.spec), case.decision
+    level, added = _level(rule, decision)
     return Verdict(
         gate=case.gate,
         rule=_name(rule),
@@ -204,8 +253,8 @@ def _verdict(case: _Case) -> Verdict:
         expected=decision.expected,
         found=decision.found,
         margin=decision.margin,
-        because=decision.because,
-        level=rule.level,
+        because=decision.because + added,
+        level=level,
         where=case.spec.where,
         why=rule.why,
     )

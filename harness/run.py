@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, TypeVar, cast
 
 from harness.documents import EncodedDocument, documents_sha256, duplicates, encode, read_documents
 from harness.environment import describe_environment
@@ -26,7 +26,8 @@ from harness.models.loading import LoadedModel, load, make_variant, verify_uncha
 from harness.overlap import WINDOW
 from harness.planning.composition import remarks
 from harness.probes import OwnProbe, PassProbe, Progress
-from harness.records import Environment, Identity, Measurement, Note, Plan, Skipped, SuiteSpec
+from harness.records import Environment, Identity, Measurement, Note, Plan, Skipped, Slice, SuiteSpec
+from harness.slices import asked_for, measure_slices
 from harness.tables.store import Store
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ class Observed:
     data_key: str
     measurements: list[Measurement] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
+    slices: list[Slice] = field(default_factory=list)
     notes: list[Note] = field(default_factory=list)
     messages: list[str] = field(default_factory=list)
     """What happened to the tables of an earlier, unfinished run: for the terminal, since it changes no number."""
@@ -329,9 +331,39 @@ def _measure(pair: _Pair, suites: Sequence[SuiteSpec]) -> None:
             for measure in cast(Sequence[Measure], suite.measures):
                 found = _measure_one(pair, suite, measure)
                 if len(suites) > 1:
-                    found = [m.model_copy(update={"labels": m.labels | {"suite": suite.name}}) for m in found]
+                    found = [_of_suite(suite, m) for m in found]
                 pair.observed.measurements += [m for m in found if isinstance(m, Measurement)]
                 pair.observed.skipped += [m for m in found if isinstance(m, Skipped)]
+            slices = _slices(pair, suite)
+            if len(suites) > 1:
+                slices = [_relabelled(suite, part) for part in slices]
+            pair.observed.slices += slices
+
+
+M = TypeVar("M", Measurement, Skipped, Measurement | Skipped)
+
+
+def _of_suite(suite: SuiteSpec, found: M) -> M:
+    return found.model_copy(update={"labels": found.labels | {"suite": suite.name}})
+
+
+def _relabelled(suite: SuiteSpec, part: Slice) -> Slice:
+    measurements = tuple(_of_suite(suite, m) for m in part.measurements)
+    return part.model_copy(
+        update={"measurements": measurements, "skipped": tuple(_of_suite(suite, s) for s in part.skipped)}
+    )
+
+
+def _slices(pair: _Pair, suite: SuiteSpec) -> list[Slice]:
+    """The parts of the documents that rules of the plan name; none where tokens cannot be compared."""
+    wanted = asked_for(pair.observed.plan.gates)
+    documents = pair.store.read(suite.name, "documents") if wanted and suite.name in pair.same_ids else None
+    if documents is None:
+        return []
+    measures = cast(Sequence[Measure], suite.measures)
+    return measure_slices(
+        suite.name, documents, measures, lambda m: pair.store.read(suite.name, m.table, m.columns), wanted
+    )
 
 
 def _measure_one(pair: _Pair, suite: SuiteSpec, measure: Measure) -> Sequence[Measurement | Skipped]:

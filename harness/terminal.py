@@ -18,6 +18,7 @@ from typing import TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
 from rich.text import Text
 
 from harness.records import Run, Verdict
@@ -94,6 +95,11 @@ class Terminal:
         self._print(Text(f"  {harmless(verdict.reason(run), 2000)}"))
         if report is not None:
             self._print(Text(f"  report: {harmless(relative(report), 2000)}"))
+
+    def show(self, table: Table) -> None:
+        """A table, whose cells are harmless already."""
+        self._end_live()
+        self._console.print(table)
 
     def _show_live(self, what: str, done: int, of: int) -> None:
         if self._live is None:

@@ -59,11 +59,11 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 def test_jsonl_in_file_order_with_ids_and_kinds(tmp_path: Path) -> None:
     path = tmp_path / "x.jsonl"
-    first, second = {"text": "one", "id": "a", "kind": "k"}, {"text": "two", "id": 7}
+    first, second = {"text": "one", "id": "a", "kind": "k", "language": "de"}, {"text": "two", "id": 7, "language": 3}
     rows = [first, second, {"text": "three"}, {"text": ""}]
     path.write_text("\n".join(json.dumps(row) for row in rows) + "\n\n")
     assert read_documents(str(path), None) == [
-        RawDocument("a", "k", "one"),
+        RawDocument("a", "k", "one", "de"),
         RawDocument("7", "", "two"),
         RawDocument("x-3", "", "three"),
         RawDocument("x-4", "", ""),
@@ -185,6 +185,8 @@ def test_a_local_folder_never_stands_in_for_a_hub_dataset(
 def test_bos_arrives_whatever_the_post_processor_does(tokenizer: PreTrainedTokenizerFast) -> None:
     assert tokenizer("the cat")["input_ids"][0] != tokenizer.bos_token_id  # it would not add one itself
     (document,) = encode(raw("the cat"), tokenizer, SPEC, 300)
+    (german,) = encode([RawDocument("a", "k", "the cat", "de")], tokenizer, SPEC, 300)
+    assert (german.kind, german.language, document.language) == ("k", "de", "")
     assert document.ids[0] == tokenizer.bos_token_id
     assert document.ids[1:].tolist() == tokenizer("the cat", add_special_tokens=False)["input_ids"]
     assert document.ids.dtype == np.int64

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 HEAVY = ("torch", "transformers", "datasets", "lm_eval")
+
+VARIANT = Path(__file__).parent / "planning" / "pocket.yaml"
 
 LIGHT = [
     "import harness.cli",
@@ -17,6 +20,8 @@ LIGHT = [
     "from harness.plugins import FAMILIES, load, names\n[load(f, n) for f in FAMILIES for n in names(f)]",
     "import harness.cli, sys\nassert harness.cli._run(['--help']) == 0",
     "import harness.cli, sys\nassert harness.cli._run(['list']) == 0",
+    "import harness.cli, sys\nassert harness.cli._run(['lint', 'ship', '--suite', 'core']) == 0",
+    f"import harness.cli, sys\nassert harness.cli._run(['plan', {str(VARIANT)!r}]) == 0",
 ]
 
 

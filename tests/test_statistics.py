@@ -23,6 +23,7 @@ from harness.statistics import (
     calibration_error,
     clopper_pearson,
     holm,
+    mcnemar_p,
     mean,
     mean_interval,
     p_value_of_interval,
@@ -180,6 +181,13 @@ class TestProportions:
                 assert score_by_likelihood(b, c, n, end) == pytest.approx(quantile, abs=2e-4)
                 assert score_by_likelihood(c, b, n, end) != pytest.approx(quantile, abs=2e-4) or b == c
         assert (-high, -low) == ends(tango_interval(c, b, n)), "swapping the sides mirrors the interval"
+
+    @pytest.mark.parametrize(("b", "c"), [(1, 0), (9, 3), (3, 9), (20, 20), (0, 7)])
+    def test_mcnemar_is_the_binomial_test_of_the_discordant_pairs(self, b: int, c: int) -> None:
+        assert mcnemar_p(b, c) == pytest.approx(stats.binomtest(b, b + c).pvalue)
+        assert mcnemar_p(0, 0) == 1.0
+        with pytest.raises(ValueError, match="wanted"):
+            mcnemar_p(-1, 2)
 
     def test_tango_without_discordance_is_not_a_point(self) -> None:
         z2 = stats.norm.ppf(0.975) ** 2
@@ -376,3 +384,55 @@ class TestManyRules:
         assert found != pytest.approx(stats.norm.sf(fit.tvalues[0]), rel=1e-2)
         assert p_value_of_interval(0.1, 0.1, 0.95, 30) == pytest.approx(0.025)
         assert p_value_of_interval(0.1, 0.0, 0.95, 30) == 0.0
+
+
+class TestSkewedMeans:
+    def skewed(self, documents: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        generator = np.random.default_rng(seed)
+        labels = np.arange(documents).repeat(8)
+        return np.exp(generator.normal(size=documents)[labels] + generator.normal(size=len(labels))), labels
+
+    def test_ends_are_where_halls_transformation_is_the_t_quantile(self) -> None:
+        values, labels = self.skewed(150, 1)
+        low, high = ends(mean_interval(values, labels, skewed=True))
+        sums = np.bincount(labels, weights=values - values.mean())
+        error = math.sqrt(150 / 148 * 150 / 149 * (sums**2).sum()) / len(values)
+        lean = stats.skew(sums) / math.sqrt(150)
+
+        def transformed(end: float) -> float:
+            t = (values.mean() - end) / error
+            return t + lean * t**2 / 3 + lean**2 * t**3 / 27 + lean / 6
+
+        assert transformed(high) == pytest.approx(-stats.t.ppf(0.975, 149), rel=1e-9)
+        plain = ends(mean_interval(values, labels))
+        assert high > plain[1] + 0.05 * (plain[1] - plain[0]), "the long side"
+        assert low <= plain[0]
+
+    def test_without_skewness_it_is_the_t_interval(self) -> None:
+        values = np.concatenate([np.arange(200.0), -np.arange(200.0)])
+        plain, skewed = (ends(mean_interval(values, range(400), skewed=each)) for each in (False, True))
+        assert skewed == pytest.approx(np.array(plain) * math.sqrt(400 / 398), rel=1e-9)
+
+    def test_few_documents_ask_the_bootstrap_too(self) -> None:
+        assert "bootstrap-t" in mean_interval(*self.skewed(60, 2), skewed=True).method
+        assert "bootstrap-t" not in mean_interval(*self.skewed(60, 2)).method
+        assert "bootstrap-t" not in mean_interval(*self.skewed(100, 2), skewed=True).method
+
+
+class TestCopies:
+    """Copies of one document, however many tokens it has, count no more than as many single observations."""
+
+    def test_of_shares(self) -> None:
+        right, labels = np.tile([1.0] * 9 + [0.0], 30), np.arange(30).repeat(10)
+        low, high = ends(proportion_interval(right, labels))
+        wanted = proportion_confint(27, 30, method="beta")
+        assert (low, high) == pytest.approx(wanted, abs=0.01)
+        assert high - low > 2 * np.diff(ends(proportion_interval(right, np.arange(300))))
+
+    def test_of_quantiles(self) -> None:
+        values, labels = np.tile(np.arange(20.0), 30), np.arange(30).repeat(20)
+        ((low, high),) = (ends(found) for found in quantile_intervals(values, labels, [0.5]))
+        half = stats.t.ppf(0.975, 29) * 0.5 / math.sqrt(30)
+        assert (low, high) == (
+            np.quantile(values, 0.5 - half, method="lower"), np.quantile(values, 0.5 + half, method="higher"),
+        )  # fmt: skip

@@ -68,8 +68,8 @@ def read_report(sinks: Sequence[PassSink]) -> PassReport:
 
 def document_rows(documents: Sequence[EncodedDocument]) -> pd.DataFrame:
     """The table ``documents``: one row for every document, skipped ones included."""
-    rows = [(d.index, d.id, d.kind, d.tokens, d.total_tokens, d.cut, d.skipped) for d in documents]
-    columns = ["document", "id", "kind", "tokens", "total_tokens", "cut", "skipped"]
+    rows = [(d.index, d.id, d.kind, d.tokens, d.total_tokens, d.cut, d.skipped, d.language) for d in documents]
+    columns = ["document", "id", "kind", "tokens", "total_tokens", "cut", "skipped", "language"]
     frame = pd.DataFrame(rows, columns=columns)
     return frame.astype({"document": "int32", "tokens": "int64", "total_tokens": "int64", "cut": "bool"})
 

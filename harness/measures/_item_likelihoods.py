@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from harness.measures._items import Cell, Floats, Found
-from harness.measures._shared import measured, not_finite
+from harness.measures._shared import ECE_REASON, measured, not_finite
 from harness.statistics import (
     Interval,
     bounded_mean_interval,
@@ -26,13 +26,14 @@ ECE_BINS = 15
 def confidence(cell: Cell) -> Found:
     """ECE and Brier score of the choice; the confidence is the largest softmax of the plain log-likelihoods.
 
-    The ECE has no interval: it is biased, and intervals of its change miss the truth more often than not.
+    The ECE has no interval and is not judged: it is biased, and intervals of its change miss the truth more often
+    than not.
     """
     sure = {side: _largest_softmax(cell.rows[f"{side}_loglikelihoods"]) for side in ("reference", "variant")}
     right = {"reference": cell.reference, "variant": cell.variant}
     ece = {side: calibration_error(sure[side], right[side], ECE_BINS) for side in sure}
     softmax = "softmax over the plain log-likelihoods of the choices, not normalised by length"
-    yield measured(
+    shown = measured(
         cell.derived("ece"),
         f"{softmax}; {ECE_BINS} bins of equal width; no interval, as ECE is biased",
         cell.count,
@@ -41,6 +42,7 @@ def confidence(cell: Cell) -> Found:
         change=ece["variant"] - ece["reference"],
         labels=cell.label(),
     )
+    yield shown.model_copy(update={"not_judged": ECE_REASON})
     brier = {side: brier_scores(sure[side], right[side]) for side in sure}
     shift = brier["variant"] - brier["reference"]
     yield measured(

@@ -12,6 +12,7 @@ from harness.records import Skipped
 from harness.statistics import (
     Interval,
     clopper_pearson,
+    mcnemar_p,
     mean,
     mean_interval,
     ratio_of_sums,
@@ -29,7 +30,7 @@ def scores(cell: Cell) -> Found:
         change, interval = (gained - lost) / len(cell.rows), paired_shares(cell)
         trials = effective(cell, float(cell.variant.sum()))
         alone = _around(wilson_interval(*trials), mean(cell.variant))
-        what = f"{gained} items gained, {lost} lost; {cell.conditions}"
+        what = f"{gained} items gained, {lost} lost{_mcnemar(cell, gained, lost)}; {cell.conditions}"
     else:
         change = mean(cell.variant - cell.reference)
         interval = mean_interval(cell.variant - cell.reference, cell.clusters)
@@ -57,6 +58,12 @@ def paired_shares(cell: Cell) -> Interval | None:
     gained = int(((variant == 1) & (reference == 0)).sum())
     lost = int(((variant == 0) & (reference == 1)).sum())
     return _around(tango_interval(gained, lost, len(variant)), mean(cell.variant - cell.reference))
+
+
+def _mcnemar(cell: Cell, gained: int, lost: int) -> str:
+    """The exact test of "as many gained as lost", for information; not where items share documents."""
+    alone = cell.count.clusters == cell.count.observations
+    return f" (exact McNemar p = {mcnemar_p(lost, gained):.3g})" if alone else ""
 
 
 def effective(cell: Cell, successes: float) -> tuple[float, float]:

@@ -22,6 +22,11 @@ ROUNDING = 1e-5
 
 TOKEN_SIDES = ("document", "reference_nll", "variant_nll", "reference_top1_p", "variant_top1_p")
 """Columns that tell on which side the logits of a token were not finite."""
+ECE_REASON = (
+    "an expected calibration error is above 0 by chance alone, the more so the fewer items there are, so its changes "
+    "say little about calibration; judge calibration.squared_error, or a Brier score"
+)
+"""Why no rule may rest on a plain ECE: its bias was measured to be larger than the changes of interest."""
 
 
 @dataclass(frozen=True)

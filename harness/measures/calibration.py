@@ -9,9 +9,9 @@ import numpy as np
 from pydantic import Field
 
 from harness.measures import Measure
-from harness.measures._shared import TOKEN_SIDES, count_tokens, measured, unusable_tokens
+from harness.measures._shared import ECE_REASON, TOKEN_SIDES, count_tokens, measured, unusable_tokens
 from harness.records import Measurement, Metric, Skipped
-from harness.statistics import bounded_mean_interval, brier_scores, calibration_error, mean
+from harness.statistics import bounded_mean_interval, brier_scores, calibration_error, calibration_shift, mean
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,6 +27,12 @@ ECE_EQUAL_MASS = Metric(
     unit="probability",
     better="lower",
     description="expected calibration error of the top token, bins of equal mass",
+)
+SQUARED = Metric(
+    name="calibration.squared_error",
+    unit="probability²",
+    better="lower",
+    description="squared gap between confidence and accuracy of the top token, bins of equal mass, debiased",
 )
 BRIER = Metric(
     name="calibration.brier",
@@ -45,8 +51,8 @@ GAP = Metric(
 class Calibration(Measure):
     """How much less the confidence in the top token can be trusted: ECE, Brier score, over-confidence.
 
-    The ECE is shown without an interval: that of a perfectly calibrated model is above 0, and intervals of
-    its change miss the truth more often than not. Rules do better with the Brier score or the gap.
+    The ECE is shown and not judged: that of a perfectly calibrated model is above 0, and intervals of its change
+    miss the truth more often than not. Rules rest on the debiased squared error, the Brier score or the gap.
     """
 
     table: ClassVar[str] = "tokens"
@@ -55,8 +61,8 @@ class Calibration(Measure):
     bins: Annotated[int, Field(ge=1, le=1000, description="number of confidence bins of the ECE")] = 15
 
     def produces(self) -> tuple[Metric, ...]:
-        """Two expected calibration errors, the Brier score, and the change of over-confidence."""
-        return (ECE, ECE_EQUAL_MASS, BRIER, GAP)
+        """Expected and squared calibration errors, the Brier score, and the change of over-confidence."""
+        return (ECE, ECE_EQUAL_MASS, SQUARED, BRIER, GAP)
 
     def measure(self, table: pd.DataFrame) -> Sequence[Measurement | Skipped]:
         """All metrics; correct means that the most likely token is the target."""
@@ -74,11 +80,24 @@ class Calibration(Measure):
             }
             what = f"{self.bins} bins of equal {kind}; no interval, as ECE is biased"
             change = on["variant"] - on["reference"]
-            found.append(
-                measured(metric, what, count, reference=on["reference"], variant=on["variant"], change=change)
+            ece = measured(metric, what, count, reference=on["reference"], variant=on["variant"], change=change)
+            found.append(ece.model_copy(update={"not_judged": ECE_REASON}))
+        shift = calibration_shift(
+            (sure["reference"], right["reference"]), (sure["variant"], right["variant"]), documents, self.bins
+        )
+        found.append(
+            measured(
+                SQUARED,
+                f"{self.bins} bins of equal mass, products of different documents only",
+                count,
+                reference=shift.reference,
+                variant=shift.variant,
+                change=shift.change,
+                interval=shift.interval,
             )
+        )
         brier = {side: brier_scores(sure[side], right[side]) for side in sure}
-        shift = brier["variant"] - brier["reference"]
+        worse = brier["variant"] - brier["reference"]
         found.append(
             measured(
                 BRIER,
@@ -86,8 +105,8 @@ class Calibration(Measure):
                 count,
                 reference=mean(brier["reference"]),
                 variant=mean(brier["variant"]),
-                change=mean(shift),
-                interval=bounded_mean_interval(shift, documents, -1.0, 1.0),
+                change=mean(worse),
+                interval=bounded_mean_interval(worse, documents, -1.0, 1.0),
                 variant_interval=bounded_mean_interval(brier["variant"], documents, 0.0, 1.0),
             )
         )

@@ -159,6 +159,6 @@ def _mean_not_negative(
     """A divergence is never below 0, so the lower end is not either, unless rounding put the mean itself
     there.
     """
-    value, found = mean(values), mean_interval(values, documents)
+    value, found = mean(values), mean_interval(values, documents, skewed=True)
     interval = found and Interval(max(found.low, min(0.0, value)), found.high, found.method)
     return "mean over tokens", value, interval

@@ -56,6 +56,6 @@ class Logits(Measure):
                 "mean over tokens",
                 count,
                 change=mean(average),
-                interval=mean_interval(average, documents),
+                interval=mean_interval(average, documents, skewed=True),
             ),
         ]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import cast
 
 from harness import plugins
+from harness.demands import demanded
 from harness.errors import HarnessError, Problem
 from harness.measures import Measure
 from harness.planning.checking import Checker
@@ -137,7 +138,7 @@ def _misfit(rule: Rule, metric: Metric) -> str:
         clusters=100,
         method="none: a trial of the rule",
     )
-    decision = rule.judge(sample, identical=False)
+    decision = demanded(rule, sample, rule.judge(sample, identical=False))
     return decision.because if decision.status == "error" else ""
 
 

@@ -61,7 +61,7 @@ def read_task_files(folders: Sequence[Path]) -> TaskFiles:
             raise DataError(f"include: found {folder}, wanted a folder with lm-eval task files (*.yaml)")
         for path in sorted(folder.rglob("*.yaml")):
             try:
-                content = _read(path)
+                content = content_of(path)
             except (yaml.YAMLError, UnicodeDecodeError, ValueError) as error:
                 files.unreadable[path] = " ".join(str(error).split())
                 continue
@@ -94,7 +94,8 @@ def beside(value: Any, folder: Path) -> Any:
     return [beside(one, folder) for one in value] if isinstance(value, (list, tuple)) else value
 
 
-def _read(path: Path) -> dict[str, Any]:
+def content_of(path: Path) -> dict[str, Any]:
+    """The keys of a task file; ``!function`` tags are text. Raises YAMLError, UnicodeDecodeError or ValueError."""
     content = yaml.load(path.read_text(encoding="utf-8"), Loader=_TaskLoader)  # noqa: S506 - derived from SafeLoader
     if not isinstance(content, dict):
         raise ValueError("expected keys and values at the top")
@@ -103,7 +104,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _data_files(path: Path) -> Iterator[Path]:
     try:
-        arguments = _read(path).get("dataset_kwargs")
+        arguments = content_of(path).get("dataset_kwargs")
     except (yaml.YAMLError, UnicodeDecodeError, ValueError):
         return
     if isinstance(arguments, dict):

@@ -26,6 +26,7 @@ from harness.records.result import (
     Note,
     Run,
     Skipped,
+    Slice,
     Status,
     Verdict,
 )
@@ -53,6 +54,7 @@ __all__ = [
     "RuleSpec",
     "Run",
     "Skipped",
+    "Slice",
     "Status",
     "SuiteSpec",
     "VariantSpec",

@@ -38,6 +38,7 @@ class DocumentsSpec(Record):
 
     data: a shipped name (``pocket-train``, ``pocket-calibration``, ``pocket-heldout``), a path ending in .jsonl
     (one JSON object a line, text under ``text_field``) or .txt (``split_on`` separates documents), or a hub dataset.
+    Objects and rows may have an ``id``, and a ``kind`` and a ``language`` by which rules can slice.
     Each document is scored alone: BOS (if ``bos``) + its tokens, cut at ``context`` tokens, no EOS; with ``packed``
     the token streams are joined (each document opening with BOS if ``bos``) and cut into windows of ``context``.
     """

@@ -86,6 +86,22 @@ class Skipped(Record):
     labels: dict[str, str] = Field(default_factory=dict)
 
 
+class Slice(Record):
+    """What was measured on a part of the documents of a suite: those whose ``label`` (kind, length …) is ``value``."""
+
+    suite: str
+    label: str
+    value: str
+    documents: Annotated[int, Field(ge=1)]
+    measurements: tuple[Measurement, ...] = ()
+    skipped: tuple[Skipped, ...] = ()
+
+    @property
+    def name(self) -> dict[str, str]:
+        """What tells its measurements from those of the whole: one more label."""
+        return {"slice": f"{self.label}={self.value}"}
+
+
 class Verdict(Record):
     """What one rule says about one measurement (or about its absence)."""
 
@@ -230,5 +246,6 @@ class Run(Record):
     clock: Clock
     measurements: tuple[Measurement, ...]
     skipped: tuple[Skipped, ...]
+    slices: tuple[Slice, ...] = ()
     verdicts: tuple[Verdict, ...]
     notes: tuple[Note, ...] = ()

@@ -68,6 +68,8 @@ def judged(run: Run) -> list[Judged]:
     """All verdicts, those that need attention first."""
     asked = rules_by_place(run.asked)
     measured = {words.labelled(m.name, m.labels): m for m in run.measurements}
+    for part in run.slices:
+        measured |= {words.labelled(m.name, m.labels | part.name): m for m in part.measurements}
     return [
         _judged(
             verdict,
@@ -97,7 +99,9 @@ def _compared(rule: str, m: Measurement, settings: dict[str, Any]) -> _Compared 
     if rule == "retains" and share and m.neutral == 1:
         return _change(m, 1 / share if upper else share, "below" if upper else "above")
     if rule in _GOOD and limit is not None:
-        if m.variant is None:
+        if settings.get("of") == "reference" and m.neutral != 1:
+            return None
+        if m.variant is None or settings.get("of") == "change":
             return _change(m, limit, _GOOD[rule])
         reference = None if m.reference is None else (m.reference, "reference")
         return _Compared(m.variant, m.variant_low, m.variant_high, reference, limit, _GOOD[rule])

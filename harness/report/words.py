@@ -47,6 +47,7 @@ _METRICS = {
     "perplexity.bits_per_byte": "bits per byte",
     "calibration.ece": "ECE",
     "calibration.ece_equal_mass": "ECE, equal-mass bins",
+    "calibration.squared_error": "squared calibration error",
     "calibration.brier": "Brier score",
     "calibration.gap": "change of over-confidence",
     "calibration_data.overlap": "documents shared with calibration",

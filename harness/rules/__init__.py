@@ -1,18 +1,21 @@
 """Rules judge one measurement. One file is one rule; its fields are its YAML.
 
-The judge handles what concerns every rule (a missing metric, a non-finite one, one that must not be judged),
-so a rule sees only finite measurements. Decisions are three-valued: pass only if the whole interval is on the
-good side of the limit, fail only if it is wholly on the bad side, inconclusive otherwise, ties included.
+The judge handles what concerns every rule (a missing metric, a non-finite one, one that must not be judged,
+``min_documents``, ``implausible_gain``, ``slices``, ``on_inconclusive``), so a rule sees only finite measurements.
+Decisions are three-valued: pass only if the whole interval is on the good side of the limit, fail only if it is
+wholly on the bad side, inconclusive otherwise, ties included.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from harness.records import Level, Measurement, Plugin
+
+Basis = Literal["interval", "point"]
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,23 @@ class Rule(Plugin):
     metric: str = Field(min_length=1, description="name of the metric, or a pattern with *")
     why: str = Field(min_length=1, description="why this limit: a sentence for the reader of the report")
     level: Level = Field(default="block", description="block: decides the verdict; warn: only shown")
+    decide: Basis = Field(
+        default="interval", description="interval: the whole interval is on the good side; point: the number alone"
+    )
+    on_inconclusive: Level = Field(
+        default="block", description="warn: where the interval reaches over the limit, the rule is only shown"
+    )
+    min_documents: Annotated[int, Field(ge=2)] | None = Field(
+        default=None, description="with fewer documents (items, timing blocks) nothing passes or fails"
+    )
+    implausible_gain: Annotated[float, Field(gt=0)] | None = Field(
+        default=None, description="an improvement on the reference beyond this, in units of the change, is an error"
+    )
+    slices: str | None = Field(
+        default=None,
+        pattern=r"^(kind|length|language)(=.+)?$",
+        description="kind, length or language: the rule holds on every such part; kind=sum*: on those that match",
+    )
 
     def judge(self, measurement: Measurement, identical: bool) -> Decision:
         """Judge one finite measurement. identical: both sides are the same bytes, so an exact tie may pass."""

@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from harness.records import Measurement
-from harness.rules import Decision
+from harness.rules import Basis, Decision
 from harness.statistics import p_value_of_interval
 
-Basis = Literal["interval", "point"]
 Wanted = Literal["below", "above"]
 Outcome = Literal["pass", "fail"]
 

@@ -6,16 +6,13 @@ from pydantic import Field
 
 from harness.records import Measurement
 from harness.rules import Decision, Rule
-from harness.rules._decision import SHARES, Basis, compare, mistake, of_change, show
+from harness.rules._decision import SHARES, compare, mistake, of_change, show
 
 
 class NotWorse(Rule):
     """The variant is worse than the reference by less than a margin (non-inferiority, paired)."""
 
     margin: float = Field(gt=0, description="damage that is still tolerated, in units of the metric's change")
-    decide: Basis = Field(
-        default="interval", description="interval: the whole interval is within; point: the number"
-    )
 
     def judge(self, measurement: Measurement, identical: bool) -> Decision:
         """Judge the paired change of a metric with a direction. Improvement of any size passes."""

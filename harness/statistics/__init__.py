@@ -7,19 +7,29 @@ clusters.
 
 from harness.statistics.bounded import bounded_mean_interval, proportion_interval
 from harness.statistics.calibration import brier_scores, calibration_error
+from harness.statistics.calibration_shift import CalibrationShift, calibration_shift
 from harness.statistics.interval import Interval, mean, ratio_of_sums
 from harness.statistics.means import mean_interval, ratio_of_sums_interval
 from harness.statistics.multiplicity import holm, p_value_of_interval
-from harness.statistics.proportions import clopper_pearson, tango_interval, tango_score, wilson_interval
+from harness.statistics.proportions import (
+    clopper_pearson,
+    mcnemar_p,
+    tango_interval,
+    tango_score,
+    wilson_interval,
+)
 from harness.statistics.quantiles import quantile_intervals, quantiles
 
 __all__ = [
+    "CalibrationShift",
     "Interval",
     "bounded_mean_interval",
     "brier_scores",
     "calibration_error",
+    "calibration_shift",
     "clopper_pearson",
     "holm",
+    "mcnemar_p",
     "mean",
     "mean_interval",
     "p_value_of_interval",

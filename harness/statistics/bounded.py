@@ -12,7 +12,15 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike
 
-from harness.statistics.interval import Interval, all_equal, cluster_sums, finite_array, mean, t_quantile
+from harness.statistics.interval import (
+    Interval,
+    all_equal,
+    cluster_sums,
+    finite_array,
+    mean,
+    t_quantile,
+    without_spread,
+)
 from harness.statistics.means import mean_interval
 from harness.statistics.proportions import clopper_pearson
 
@@ -81,5 +89,7 @@ def _effective_size(array: np.ndarray, clusters: ArrayLike, confidence: float) -
     variance = sums.count / (sums.count - 1) * math.fsum((residuals**2).tolist()) / n**2
     plain = center * (1 - center)
     size = min(n, plain / variance) if plain > 0 and variance > 0 else n
+    if plain > 0 and without_spread(sums, center):
+        size = sums.count  # copies of one cluster: more of its observations say nothing about another
     tail = (1 + confidence) / 2
     return float(size * (t_quantile(tail, n - 1) / t_quantile(tail, sums.count - 1)) ** 2)

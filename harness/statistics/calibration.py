@@ -21,7 +21,7 @@ def calibration_error(
     nothing. The order of observations does not change the result. Raises ValueError for no observation,
     values out of range, lengths that differ, or bins < 1.
     """
-    sure, right = _checked(confidence, correct)
+    sure, right = checked(confidence, correct)
     if bins < 1:
         raise ValueError(f"calibration error: found {bins} bins, wanted at least 1")
     order = np.lexsort((right, sure))
@@ -36,7 +36,7 @@ def brier_scores(confidence: ArrayLike, correct: ArrayLike) -> Floats:
 
     Raises ValueError for no observation, values out of range and lengths that differ.
     """
-    sure, right = _checked(confidence, correct)
+    sure, right = checked(confidence, correct)
     scores: Floats = (sure - right) ** 2
     return scores
 
@@ -47,7 +47,8 @@ def _inner_edges(ordered: Floats, bins: int, equal_mass: bool) -> NDArray[np.flo
     return np.arange(1, bins) / bins
 
 
-def _checked(confidence: ArrayLike, correct: ArrayLike) -> tuple[Floats, Floats]:
+def checked(confidence: ArrayLike, correct: ArrayLike) -> tuple[Floats, Floats]:
+    """Both as float64 arrays. Raises ValueError for no observation, values out of range, lengths that differ."""
     sure, right = finite_array(confidence, "confidence"), finite_array(correct, "correct")
     if len(sure) == 0 or len(sure) != len(right):
         raise ValueError(f"calibration: found {len(sure)} confidences and {len(right)} outcomes")

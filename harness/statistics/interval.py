@@ -36,7 +36,7 @@ class ClusterSums:
         return len(self.numerator)
 
 
-def t_quantile(probability: float, degrees: int) -> float:
+def t_quantile(probability: float, degrees: float) -> float:
     """Quantile of Student's t."""
     return float(stdtrit(degrees, probability))
 
@@ -102,3 +102,10 @@ def cluster_sums(numerator: Floats, denominator: Floats, clusters: ArrayLike) ->
     bottoms = np.array([math.fsum(part.tolist()) for part in np.split(denominator[order], cuts)])
     canonical = np.lexsort((bottoms, tops))
     return ClusterSums(tops[canonical], bottoms[canonical])
+
+
+def without_spread(sums: ClusterSums, value: float) -> bool:
+    """Whether every cluster has the ratio ``value``, but for rounding: copies of one cluster, not a sample of many."""
+    expected = value * sums.denominator
+    rounding = 4 * np.finfo(np.float64).eps * (np.abs(sums.numerator) + np.abs(expected))
+    return bool((np.abs(sums.numerator - expected) <= rounding).all())

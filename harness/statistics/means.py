@@ -17,14 +17,24 @@ from harness.statistics.interval import (
     finite_array,
     ratio_of_sums,
     t_quantile,
+    without_spread,
 )
 
 FEW_CLUSTERS = 20
 """With fewer clusters the t interval is widened to the cluster bootstrap-t where that reaches farther."""
+FEW_SKEWED = 100
+"""The same for clusters that are known to be skewed, such as divergences."""
 
 
-def mean_interval(values: ArrayLike, clusters: ArrayLike, confidence: float = 0.95) -> Interval | None:
+def mean_interval(
+    values: ArrayLike, clusters: ArrayLike, confidence: float = 0.95, skewed: bool = False
+) -> Interval | None:
     """Interval of the mean of all ``values`` when those with the same label in ``clusters`` belong together.
+
+    skewed: whether values cannot be negative and a few are large, as divergences are. The t interval then falls short
+    on the long side: on 50 documents of log-normal divergences the truth lay above it in 7 % of draws instead of
+    2.5 %. Each end becomes the farthest of this one, that by Hall's transformation (Hall 1992) and, with fewer than
+    ``FEW_SKEWED`` clusters, that of the bootstrap-t.
 
     None for fewer than two clusters: nothing is then known about how clusters differ. When all values are
     exactly equal, or the clusters show no spread, low = high = mean, and ``method`` says so: such an interval
@@ -32,7 +42,7 @@ def mean_interval(values: ArrayLike, clusters: ArrayLike, confidence: float = 0.
     for NaN or infinity and for lengths that differ.
     """
     array = finite_array(values, "values")
-    return ratio_of_sums_interval(array, np.ones_like(array), clusters, confidence)
+    return _interval(array, np.ones_like(array), clusters, confidence, skewed)
 
 
 def ratio_of_sums_interval(
@@ -47,6 +57,12 @@ def ratio_of_sums_interval(
     sum to more than 0.
     """
     top, bottom = finite_array(numerator, "numerator"), finite_array(denominator, "denominator")
+    return _interval(top, bottom, clusters, confidence, skewed=False)
+
+
+def _interval(
+    top: Floats, bottom: Floats, clusters: ArrayLike, confidence: float, skewed: bool
+) -> Interval | None:
     if len(top) == 0:
         return None
     sums = cluster_sums(top, bottom, clusters)
@@ -55,25 +71,44 @@ def ratio_of_sums_interval(
     value = ratio_of_sums(top, bottom)
     if all_equal(top) and all_equal(bottom):
         return Interval(value, value, f"no interval: all {len(top)} values are exactly equal")
-    residuals = sums.numerator - value * sums.denominator
-    rounding = 4 * np.finfo(np.float64).eps * (np.abs(sums.numerator) + np.abs(value * sums.denominator))
-    if (np.abs(residuals) <= rounding).all():
+    if without_spread(sums, value):
         return Interval(value, value, f"no interval: the {sums.count} clusters show no spread")
-    return _studentized(value, residuals, sums, confidence)
+    return _studentized(value, sums.numerator - value * sums.denominator, sums, confidence, skewed)
 
 
-def _studentized(value: float, residuals: Floats, sums: ClusterSums, confidence: float) -> Interval | None:
+def _studentized(
+    value: float, residuals: Floats, sums: ClusterSums, confidence: float, skewed: bool
+) -> Interval | None:
     count, total = sums.count, math.fsum(sums.denominator.tolist())
     error = math.sqrt(count / (count - 1) * math.fsum((residuals**2).tolist())) / total
     quantile = t_quantile((1 + confidence) / 2, count - 1)
-    low, high, method = (
-        value - quantile * error,
-        value + quantile * error,
-        f"cluster t, {count - 1} degrees of freedom",
-    )
-    if count < FEW_CLUSTERS:
-        lower, upper = studentized_quantiles(sums, value, confidence)
-        if math.isfinite(lower) and math.isfinite(upper):
-            low, high = min(low, value - upper * error), max(high, value - lower * error)
-            method += ", widened by cluster bootstrap-t"
+    # Quantiles of (δ̂ − δ)/SE: the symmetric ones of t, and others that mind skewness.
+    laws, wider = [(-quantile, quantile)], []
+    if skewed:
+        laws.append((_unskewed(-quantile, residuals), _unskewed(quantile, residuals)))
+        wider.append("Hall's transformation")
+        # The skewness is estimated too. Counting it as a parameter is what brings 10 documents from 5.5 to 4 % beyond.
+        error *= math.sqrt(count / max(count - 2, 1))
+    if count < (FEW_SKEWED if skewed else FEW_CLUSTERS):
+        law = studentized_quantiles(sums, value, confidence)
+        if math.isfinite(law[0]) and math.isfinite(law[1]):
+            laws.append(law)
+            wider.append("cluster bootstrap-t")
+    low = value - max(upper for _, upper in laws) * error
+    high = value - min(lower for lower, _ in laws) * error
+    method = f"cluster t, {count - 1} degrees of freedom" + (f", widened by {' and '.join(wider)}" if wider else "")
     return Interval(low, high, method) if math.isfinite(low) and math.isfinite(high) else None
+
+
+def _unskewed(quantile: float, residuals: Floats) -> float:
+    """The t = (δ̂ − δ)/SE at which Hall's transformation, whose law is nearly symmetric, takes the value ``quantile``.
+
+    t + a t²/3 + a² t³/27 + a/6 with a = skewness / √D; monotone in t (Hall 1992, On the removal of skewness by
+    transformation).
+    """
+    second = math.fsum((residuals**2).tolist()) / len(residuals)
+    third = math.fsum((residuals**3).tolist()) / len(residuals)
+    lean = third / second**1.5 / math.sqrt(len(residuals))
+    if abs(lean) < 1e-6:
+        return quantile
+    return float(3 / lean * (np.cbrt(1 + lean * (quantile - lean / 6)) - 1))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from scipy.special import betaincinv
+from scipy.special import bdtr, betaincinv
 
 from harness.statistics.interval import Interval, z_quantile
 
@@ -52,6 +52,17 @@ def tango_interval(b: int, c: int, n: int, confidence: float = 0.95) -> Interval
         return None
     z = z_quantile((1 + confidence) / 2)
     return Interval(-_upper_end(c, b, n, z), _upper_end(b, c, n, z), "Tango score")
+
+
+def mcnemar_p(b: int, c: int) -> float:
+    """Two-sided exact p-value of "b and c are equally likely": 2 P(X ≤ min(b, c)), X ~ Bin(b + c, ½) (McNemar 1947).
+
+    For information: a large one is no evidence that nothing changed. 1 without a discordant pair.
+    Raises ValueError unless b, c ≥ 0.
+    """
+    if b < 0 or c < 0:
+        raise ValueError(f"McNemar: found b = {b}, c = {c}, wanted b, c >= 0")
+    return min(1.0, 2 * float(bdtr(min(b, c), b + c, 0.5))) if b + c else 1.0
 
 
 def tango_score(b: int, c: int, n: int, difference: float) -> float:

@@ -16,6 +16,7 @@ from harness.statistics.interval import (
     finite_array,
     ratio_of_sums,
     t_quantile,
+    without_spread,
 )
 
 
@@ -59,9 +60,12 @@ def _woodruff(
     sums = cluster_sums(below, np.ones_like(below), clusters)
     if sums.count < 2:
         return None
-    residuals = sums.numerator - ratio_of_sums(below, np.ones_like(below)) * sums.denominator
+    share = ratio_of_sums(below, np.ones_like(below))
+    residuals = sums.numerator - share * sums.denominator
     clustered = sums.count / (sums.count - 1) * math.fsum((residuals**2).tolist()) / len(array) ** 2
-    error = math.sqrt(max(clustered, probability * (1 - probability) / len(array)))
+    # Copies of one cluster show no spread, and their observations say nothing about another cluster.
+    size = sums.count if share < 1 and without_spread(sums, share) else len(array)
+    error = math.sqrt(max(clustered, probability * (1 - probability) / size))
     half = t_quantile((1 + confidence) / 2, sums.count - 1) * error
     low, high = probability - half, probability + half
     if low <= 0 or high >= 1:

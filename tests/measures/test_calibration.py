@@ -6,7 +6,7 @@ import statsmodels.api as sm
 from sklearn.metrics import brier_score_loss
 
 from harness.measures.calibration import Calibration
-from harness.statistics import calibration_error
+from harness.statistics import calibration_error, calibration_shift
 
 
 def confidences(table, side):
@@ -69,3 +69,21 @@ def test_rounding_above_one_is_taken_for_one(observe, by_name) -> None:
     table = observe(noise=0.0).table
     table.loc[0, ["reference_top1_p", "variant_top1_p"]] = 1 + 1e-7
     assert by_name(Calibration().measure(table))["calibration.brier"].change == 0.0
+
+
+def test_the_squared_error_is_debiased_and_its_change_has_an_interval(observe, by_name) -> None:
+    seen = observe(documents=30)
+    found = by_name(Calibration(bins=6).measure(seen.table))["calibration.squared_error"]
+    sides = [confidences(seen.table, side) for side in ("reference", "variant")]
+    wanted = calibration_shift(*sides, seen.document, 6)
+    assert (found.reference, found.variant, found.change) == (wanted.reference, wanted.variant, wanted.change)
+    assert (found.low, found.high) == (wanted.interval.low, wanted.interval.high)
+    assert "6 bins of equal mass" in found.method
+    assert "jackknife" in found.method
+
+
+def test_rules_may_rest_on_the_debiased_error_and_not_on_the_plain_one(observe, by_name) -> None:
+    found = by_name(Calibration().measure(observe().table))
+    assert found["calibration.squared_error"].not_judged == ""
+    for name in ("calibration.ece", "calibration.ece_equal_mass"):
+        assert "judge calibration.squared_error" in found[name].not_judged

@@ -1,0 +1,1 @@
+"""What is wrong with a gate before it judges anything: rules that never pass, never fail, or cannot tell."""

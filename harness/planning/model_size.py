@@ -1,0 +1,83 @@
+"""How large a model is, by the headers of its weight files: nothing is loaded, and nothing is fetched."""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.pocket import MODEL_DIR
+
+POCKET = "pocket"
+LONGEST_HEADER = 100_000_000
+
+
+@dataclass(frozen=True)
+class ModelSize:
+    """Parameters (elements of all tensors) and bytes of the weight files, and the vocabulary by config.json."""
+
+    folder: Path
+    parameters: int
+    stored_bytes: int
+    vocabulary: int | None
+
+
+def model_size(model: str, revision: str | None = None) -> ModelSize | str:
+    """The size of a model on this machine, or why it is not known. model: as in a plan (no ``reference``)."""
+    folder = _folder(model, revision)
+    if isinstance(folder, str):
+        return folder
+    files = sorted(path for path in folder.glob("*.safetensors") if not path.name.startswith("consolidated"))
+    if not files:
+        return f"{folder} holds no safetensors file"
+    parameters = 0
+    for path in files:
+        header = _header(path)
+        if isinstance(header, str):
+            return header
+        parameters += sum(math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
+    return ModelSize(folder, parameters, sum(path.stat().st_size for path in files), _vocabulary(folder))
+
+
+def _folder(model: str, revision: str | None) -> Path | str:
+    if model == POCKET:
+        return MODEL_DIR
+    if Path(model).is_dir():
+        return Path(model)
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(model, revision=revision, local_files_only=True))
+    except (LocalEntryNotFoundError, HFValidationError, OSError):
+        return f"{model} is not on this machine yet"
+
+
+def _header(path: Path) -> dict[str, Any] | str:
+    """The header of a safetensors file: its length in 8 bytes, then JSON with the shape of every tensor."""
+    try:
+        with path.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            if length > LONGEST_HEADER:
+                return f"{path} is no safetensors file: its header would be {length} bytes long"
+            content = json.loads(file.read(length))
+        if not all("shape" in entry for name, entry in content.items() if name != "__metadata__"):
+            return f"{path} is no safetensors file: a tensor has no shape"
+    except (OSError, ValueError, struct.error, AttributeError, TypeError) as error:
+        return f"{path} cannot be read as safetensors: {error}"
+    return dict(content)
+
+
+def _vocabulary(folder: Path) -> int | None:
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    if not isinstance(config, dict):
+        return None
+    inner = config.get("text_config")
+    size = config.get("vocab_size", inner.get("vocab_size") if isinstance(inner, dict) else None)
+    return size if isinstance(size, int) else None
