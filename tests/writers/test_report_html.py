@@ -530,7 +530,7 @@ def test_the_checklist_is_read_off_the_finished_model(made: dict[str, Made], pag
     assert list(found) == [
         "Weights", "Activations", "KV cache", "Calibration data", "Left out", "Kernel", "Stored", "Quality", "Latency",
     ]  # fmt: skip
-    assert found["Weights"].startswith("28 modules int4, group 32, simulated ")
+    assert found["Weights"].startswith("28 modules int4, group 32, simulated, ranges by min max ")
     assert found["Activations"] == "inputs of 12 modules int8 per token, dynamic"
     assert found["KV cache"].startswith("keys int4 per channel, values int4 per token 4.5 bits a value the newest 32")
     assert "pocket-calibration: 64 documents, 8192 tokens" in found["Calibration data"]
