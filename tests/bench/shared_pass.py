@@ -52,6 +52,7 @@ class Loaded:
 
     name: str
     model: Any
+    calibration: None = None
 
 
 def make_pair(dtype: torch.dtype) -> tuple[Any, Any]:
