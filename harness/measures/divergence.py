@@ -10,7 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.measures import Measure
-from harness.measures._shared import ROUNDING, TOKEN_SIDES, count_tokens, measured, unusable_tokens, within
+from harness.measures._shared import (
+    ROUNDING,
+    TOKEN_SIDES,
+    UNSEEN_CHANGE,
+    count_tokens,
+    measured,
+    unusable_tokens,
+    within,
+)
 from harness.records import Measurement, Metric, Skipped
 from harness.statistics import (
     Interval,
@@ -159,6 +167,6 @@ def _mean_not_negative(
     """A divergence is never below 0, so the lower end is not either, unless rounding put the mean itself
     there.
     """
-    value, found = mean(values), mean_interval(values, documents, skewed=True)
+    value, found = mean(values), mean_interval(values, documents, skewed=True, largest=UNSEEN_CHANGE)
     interval = found and Interval(max(found.low, min(0.0, value)), found.high, found.method)
     return "mean over tokens", value, interval

@@ -10,7 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.measures import Measure
-from harness.measures._shared import TOKEN_SIDES, Count, count_tokens, measured, not_finite, unusable_tokens
+from harness.measures._shared import (
+    TOKEN_SIDES,
+    UNSEEN_CHANGE,
+    Count,
+    count_tokens,
+    measured,
+    not_finite,
+    unusable_tokens,
+)
 from harness.records import Measurement, Metric, Skipped
 from harness.statistics import Interval, mean, mean_interval, ratio_of_sums, ratio_of_sums_interval
 
@@ -72,7 +80,7 @@ class Perplexity(Measure):
                 "mean over tokens of the paired difference",
                 count,
                 change=mean(delta),
-                interval=mean_interval(delta, documents),
+                interval=mean_interval(delta, documents, largest=UNSEEN_CHANGE),
             ),
             _bits_per_byte(reference, variant, table["bytes"].to_numpy(dtype=np.float64), documents, count),
         ]
@@ -113,7 +121,7 @@ def _perplexities(
             "exp of the mean over tokens of the paired difference",
             count,
             change=ratio,
-            interval=_exp_interval(mean_interval(delta, documents)),
+            interval=_exp_interval(mean_interval(delta, documents, largest=UNSEEN_CHANGE)),
         ),
     ]
 

@@ -19,6 +19,7 @@ from harness.statistics.interval import (
     t_quantile,
     without_spread,
 )
+from harness.statistics.proportions import clopper_pearson
 
 FEW_CLUSTERS = 20
 """With fewer clusters the t interval is widened to the cluster bootstrap-t where that reaches farther."""
@@ -27,7 +28,11 @@ FEW_SKEWED = 100
 
 
 def mean_interval(
-    values: ArrayLike, clusters: ArrayLike, confidence: float = 0.95, skewed: bool = False
+    values: ArrayLike,
+    clusters: ArrayLike,
+    confidence: float = 0.95,
+    skewed: bool = False,
+    largest: float | None = None,
 ) -> Interval | None:
     """Interval of the mean of all ``values`` when those with the same label in ``clusters`` belong together.
 
@@ -36,12 +41,18 @@ def mean_interval(
     2.5 %. Each end becomes the farthest of this one, that by Hall's transformation (Hall 1992) and, with fewer than
     ``FEW_SKEWED`` clusters, that of the bootstrap-t.
 
-    None for fewer than two clusters: nothing is then known about how clusters differ. When all values are
-    exactly equal, or the clusters show no spread, low = high = mean, and ``method`` says so: such an interval
-    is no evidence about values that were not seen, and the judge does not take it for any. Raises ValueError
-    for NaN or infinity and for lengths that differ.
+    largest: how far from 0 the mean of a cluster that was not seen is declared to be at most. Where every value is
+    exactly 0, the interval then is the Clopper-Pearson bound on the share of clusters in which something is not (of
+    those seen there was none) times ``largest``.
+
+    None for fewer than two clusters: nothing is then known about how clusters differ. When the clusters show no
+    spread, or all values are exactly equal and nothing is declared, low = high = mean, and ``method`` says so: such
+    an interval is no evidence about values that were not seen, and the judge does not take it for any. Raises
+    ValueError for NaN or infinity and for lengths that differ.
     """
     array = finite_array(values, "values")
+    if largest is not None and len(array) and not array.any():
+        return _all_zero(len(np.unique(np.asarray(clusters))), largest, confidence)
     return _interval(array, np.ones_like(array), clusters, confidence, skewed)
 
 
@@ -74,6 +85,18 @@ def _interval(
     if without_spread(sums, value):
         return Interval(value, value, f"no interval: the {sums.count} clusters show no spread")
     return _studentized(value, sums.numerator - value * sums.denominator, sums, confidence, skewed)
+
+
+def _all_zero(clusters: int, largest: float, confidence: float) -> Interval | None:
+    bound = clopper_pearson(0, clusters, confidence)
+    if clusters < 2 or bound is None:
+        return None
+    reach = bound.high * largest
+    method = (
+        f"Clopper-Pearson bound on the share of documents that change (none of {clusters} did), each by at most "
+        f"{largest:g}, as declared"
+    )
+    return Interval(-reach, reach, method)
 
 
 def _studentized(

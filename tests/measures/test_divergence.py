@@ -78,6 +78,15 @@ def test_infinite_kl_where_the_variant_gives_no_probability_fails_the_variant(ob
     assert {entry.non_finite for entry in Divergence().measure(table)} == {"variant"}
 
 
+def test_divergences_of_exactly_zero_leave_room_for_documents_that_were_not_seen(observe, by_name) -> None:
+    table = observe().table
+    table["kl"] = table["reverse_kl"] = 0.0
+    found = by_name(Divergence().measure(table))["divergence.kl_mean"]
+    share = 1 - 0.025 ** (1 / table["document"].nunique())
+    assert found.low == found.change == 0
+    assert found.high == pytest.approx(0.5 * share, rel=1e-9)
+
+
 def test_perfect_agreement_is_not_certainty(observe, by_name) -> None:
     table = observe(noise=1e-6).table
     table["variant_top1"] = table["reference_top1"]

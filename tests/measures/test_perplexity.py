@@ -3,6 +3,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 import statsmodels.api as sm
 
@@ -90,6 +91,19 @@ def test_perplexity_of_infinity_is_not_a_number(side, other, observe, by_name) -
     assert found["perplexity.ratio"].non_finite == side
     assert f"perplexity of the {side} is inf" in found["perplexity.value"].method
     assert found["perplexity.nll_delta"].non_finite is None
+
+
+@pytest.mark.parametrize("documents", [20, 200])
+def test_no_change_at_all_is_bounded_by_what_unseen_documents_are_declared_to_change(documents: int, by_name) -> None:
+    table = pd.DataFrame({"document": np.repeat(np.arange(documents), 3), "bytes": 1.0})
+    table["reference_nll"] = table["variant_nll"] = 2.0
+    table["reference_top1_p"] = table["variant_top1_p"] = 0.5
+    found = by_name(Perplexity().measure(table))["perplexity.nll_delta"]
+    share = 1 - 0.025 ** (1 / documents)  # the exact bound when none of so many was seen
+    assert found.change == 0
+    assert found.high == pytest.approx(0.5 * share, rel=1e-9)
+    assert found.low == -found.high
+    assert f"none of {documents}" in found.method
 
 
 def test_constant_damage_is_no_interval(observe, by_name) -> None:
