@@ -313,7 +313,8 @@ def _observe_suite(
                 progress,
             )
         for pair, own in zip(paired, report.variant_notes, strict=True):
-            pair.observed.notes += [*report.notes, *own]
+            # Another suite, or the group that was observed before this variant alone, may have said the same.
+            pair.observed.notes += [note for note in (*report.notes, *own) if note not in pair.observed.notes]
     for probe in suite.probes:
         if isinstance(probe, OwnProbe):
             with _timed(seconds, probe.kind):

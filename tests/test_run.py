@@ -12,6 +12,7 @@ from harness.backends.round_to_nearest import RoundToNearest
 from harness.errors import DataError, HarnessError, ModelError
 from harness.measures.hardware import Hardware
 from harness.measures.memory import Memory
+from harness.probes.tokens import Tokens
 from harness.probes.weights import Weights
 from harness.records import DocumentsSpec, GateSpec, Measurement, ModelSpec, Plan, RuleSpec, SuiteSpec, VariantSpec
 from harness.rules.at_most import AtMost
@@ -123,3 +124,28 @@ def test_documents_beyond_the_positions_of_a_model_are_refused_with_what_to_do(m
 def supported(observed: Observed) -> list[float | None]:
     found = [entry for entry in observed.measurements if isinstance(entry, Measurement)]
     return [entry.variant for entry in found if entry.name == "hardware.supported"]
+
+
+def test_a_variant_that_is_observed_again_alone_is_told_nothing_twice(
+    models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (models / "texts.jsonl").write_text('{"text": "some text"}\n{"text": "another one"}\n', encoding="utf-8")
+    documents = DocumentsSpec(data=str(models / "texts.jsonl"), context=32)
+    plans = []
+    for bits in (4, 8):
+        plan = make_plan(f"w{bits}", models / "reference", compress=(RoundToNearest(bits=bits),))
+        (suite,) = plan.suites
+        suite = suite.model_copy(update={"documents": documents, "probes": (Tokens(), *suite.probes)})
+        plans.append(plan.model_copy(update={"suites": (suite,)}))
+    observe = Weights.observe
+
+    def alone_only(self: Weights, reference: Any, variants: Any, sinks: Any, progress: Any) -> None:
+        if len(variants) > 1:
+            raise DataError("one at a time")
+        observe(self, reference, variants, sinks, progress)
+
+    monkeypatch.setattr(Weights, "observe", alone_only)
+    for result in run(plans, models):
+        assert isinstance(result, Observed)
+        assert any(note.topic == "floor" for note in result.notes)
+        assert [note for note in result.notes if result.notes.count(note) > 1] == []
