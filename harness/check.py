@@ -25,7 +25,7 @@ from harness.terminal import Terminal
 from harness.write import read_run, write_all, write_report
 
 if TYPE_CHECKING:
-    from harness.run import Observed
+    from harness.running.pairs import Observed
 
 RUN, REPORT = "run.json", "report.html"
 EXIT_ERROR = 2

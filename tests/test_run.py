@@ -16,7 +16,8 @@ from harness.probes.tokens import Tokens
 from harness.probes.weights import Weights
 from harness.records import DocumentsSpec, GateSpec, Measurement, ModelSpec, Plan, RuleSpec, SuiteSpec, VariantSpec
 from harness.rules.at_most import AtMost
-from harness.run import Observed, group_plans, run_group
+from harness.run import group_plans, run_group
+from harness.running.pairs import Observed
 from tests.tiny_models import save, tiny_llama
 
 RULE = RuleSpec(rule=AtMost(metric="memory.weight_bytes", limit=1e9, why="any size"), where="gate.yaml:1")

@@ -28,7 +28,7 @@ from harness.selftest.table import show
 from harness.terminal import Terminal
 
 if TYPE_CHECKING:
-    from harness.run import Observed
+    from harness.running.pairs import Observed
 
 UNCHANGED = "unchanged"
 """The variant that is the reference itself: a gate that stops it can judge nothing with this suite."""

@@ -29,7 +29,7 @@ from harness.models.loading import LoadedModel, load, make_variant
 from harness.plan import make_plan
 from harness.pocket import MODEL_DIR
 from harness.records import GateSpec, ModelSpec, Plan, Plugin, RuleSpec, SuiteSpec, VariantSpec
-from harness.run import _data_key
+from harness.running.pairs import data_key
 from tests.tiny_models import save, tiny_gpt2, tiny_llama, tiny_tokenizer
 
 MIDDLE = "model.layers.1.mlp.down_proj"
@@ -241,7 +241,7 @@ def test_the_identity_says_what_was_done_and_tables_are_never_mixed_up(tmp_path:
     assert (module.kernel, module.backend) == ("simulated", "round_to_nearest")
     environment = describe_environment()
     keys = [
-        _data_key(plan_of(tmp_path, *some), reference.identity, loaded.identity, environment, {})
+        data_key(plan_of(tmp_path, *some), reference.identity, loaded.identity, environment, {})
         for some, loaded in zip(steps, made, strict=True)
     ]
     assert len(set(keys)) == len(keys)

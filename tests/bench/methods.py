@@ -32,7 +32,7 @@ from harness.statistics import mean, mean_interval
 from harness.tables.store import Reader
 
 if TYPE_CHECKING:
-    from harness.run import Observed
+    from harness.running.pairs import Observed
 
 Step = dict[str, object]
 NARROW = 8

@@ -21,7 +21,7 @@ from harness.models.calibration_data import Calibrated, CalibrationDocuments, in
 from harness.overlap import Seen
 from harness.probes.calibration_data import CalibrationData, count_outside
 from harness.records import CalibrationSpec
-from harness.run import _calibration
+from harness.running.pairs import calibration_of
 from harness.tables.store import Store
 from tests.pass_pairs import Loaded, Silent, damaged, llama, make_documents, tables_of
 from tests.probes.test_channels import inputs_of
@@ -193,7 +193,7 @@ def test_variants_that_name_the_same_documents_share_them(monkeypatch: pytest.Mo
     known: Any = {}
     plans = [SimpleNamespace(calibration=spec, variant=looks) for spec in (one, one, two, None)]
     plans.append(SimpleNamespace(calibration=two, variant=blind))
-    found = [_calibration(plan, None, known) for plan in plans]  # type: ignore[arg-type]
+    found = [calibration_of(plan, None, known) for plan in plans]  # type: ignore[arg-type]
     assert found == [1, 1, 2, None, None]
 
 

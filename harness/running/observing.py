@@ -1,0 +1,74 @@
+"""Every probe of every suite, over all pairs of a group."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from harness.documents import EncodedDocument
+from harness.errors import HarnessError
+from harness.lockstep.driver import shared_pass
+from harness.models.loading import LoadedModel
+from harness.probes import OwnProbe, PassProbe, Progress
+from harness.records import SuiteSpec
+from harness.running.pairs import Documents, Pair
+from harness.running.stopwatch import timed
+
+
+def observe(
+    suites: Sequence[SuiteSpec],
+    documents: Documents,
+    reference: LoadedModel,
+    pairs: Sequence[Pair],
+    progress: Progress,
+) -> dict[int, HarnessError]:
+    """Drive every probe of every suite. Returns the errors of the pairs that failed, by id.
+
+    Several variants are observed together. If that fails, each is observed alone, so that one bad variant
+    takes nothing from the others: what was committed before is not computed again.
+    """
+    if not pairs:
+        return {}
+    try:
+        for suite in suites:
+            _observe_suite(suite, documents[suite.name], reference, pairs, progress)
+    except HarnessError as error:
+        if len(pairs) == 1:
+            return {id(pairs[0]): error}
+        failed: dict[int, HarnessError] = {}
+        for pair in pairs:
+            failed |= observe(suites, documents, reference, [pair], progress)
+        return failed
+    return {}
+
+
+def _observe_suite(
+    suite: SuiteSpec,
+    documents: Sequence[EncodedDocument],
+    reference: LoadedModel,
+    pairs: Sequence[Pair],
+    progress: Progress,
+) -> None:
+    seconds: dict[str, float] = {}
+    pass_probes = [probe for probe in suite.probes if isinstance(probe, PassProbe)]
+    paired = [pair for pair in pairs if suite.name in pair.same_ids]
+    if pass_probes and paired:
+        with timed(seconds, "shared pass"):
+            report = shared_pass(
+                reference,
+                [pair.variant for pair in paired],
+                documents,
+                pass_probes,
+                [pair.store.sink(suite.name) for pair in paired],
+                progress,
+            )
+        for pair, own in zip(paired, report.variant_notes, strict=True):
+            # Another suite, or the group that was observed before this variant alone, may have said the same.
+            pair.observed.notes += [note for note in (*report.notes, *own) if note not in pair.observed.notes]
+    for probe in suite.probes:
+        if isinstance(probe, OwnProbe):
+            with timed(seconds, probe.kind):
+                sinks = [pair.store.sink(suite.name) for pair in pairs]
+                probe.observe(reference, [pair.variant for pair in pairs], sinks, progress)
+    for pair in pairs:
+        for stage, value in seconds.items():
+            pair.observed.seconds[stage] = pair.observed.seconds.get(stage, 0.0) + value

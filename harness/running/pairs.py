@@ -1,0 +1,201 @@
+"""A variant beside the reference while a run lasts: made, described, and told apart from every other by a key."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from harness.documents import EncodedDocument, documents_sha256, duplicates, encode, read_documents
+from harness.environment import describe_environment
+from harness.errors import DataError
+from harness.hardware import fit as hardware
+from harness.models.calibration_data import CalibrationDocuments, read_calibration, with_calibration
+from harness.models.loading import LoadedModel, make_variant
+from harness.overlap import WINDOW
+from harness.planning.composition import remarks
+from harness.probes import OwnProbe
+from harness.records import Environment, Identity, Measurement, Note, Plan, Skipped, Slice, SuiteSpec
+from harness.running.stopwatch import timed
+from harness.tables.store import Store
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from harness.backends import Backend
+
+Documents = dict[str, Sequence[EncodedDocument]]
+"""Encoded documents by suite name."""
+Calibrations = dict[str, CalibrationDocuments]
+"""Calibration documents that were read already, by what was asked for."""
+CALIBRATION_PROBE = "calibration_data"
+"""The probe that compares activations with those on the calibration documents."""
+
+
+@dataclass
+class Observed:
+    """What is known about one variant after its run: everything that run.json needs except the verdicts."""
+
+    plan: Plan
+    reference: Identity
+    variant: Identity
+    environment: Environment
+    data_key: str
+    measurements: list[Measurement] = field(default_factory=list)
+    skipped: list[Skipped] = field(default_factory=list)
+    slices: list[Slice] = field(default_factory=list)
+    notes: list[Note] = field(default_factory=list)
+    messages: list[str] = field(default_factory=list)
+    """What happened to the tables of an earlier, unfinished run: for the terminal, since it changes no number."""
+    failures: list[str] = field(default_factory=list)
+    """Measures that raised: the run cannot be judged, whatever the rules say."""
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass
+class Pair:
+    """One variant beside the reference while the run lasts."""
+
+    variant: LoadedModel
+    store: Store
+    observed: Observed
+    same_ids: frozenset[str]
+    """Suites whose documents have the same token ids on both sides, so that tokens can be compared."""
+
+
+def encode_suite(suite: SuiteSpec, model: LoadedModel) -> Sequence[EncodedDocument]:
+    spec = suite.documents
+    if spec is None:
+        return ()
+    raw = read_documents(spec.data, spec.max, spec.text_field, spec.split_on, spec.seed)
+    encoded = encode(raw, model.tokenizer, spec, _vocabulary(model))
+    _check_positions(suite, encoded, model)
+    return encoded
+
+
+def _check_positions(suite: SuiteSpec, encoded: Sequence[EncodedDocument], model: LoadedModel) -> None:
+    """Raise DataError for documents beyond the positions that the model was made for: it fails there, or guesses."""
+    positions = getattr(model.model.config.get_text_config(), "max_position_embeddings", None)
+    longest = max((len(document.ids) for document in encoded if not document.skipped), default=0)
+    if isinstance(positions, int) and longest > positions:
+        raise DataError(
+            f"{suite.source}: suite {suite.name} has documents of up to {longest} tokens, wanted at most the "
+            f"{positions} positions of {model.name}; give a suite with documents: {{context: {positions}}}"
+        )
+
+
+def _vocabulary(model: LoadedModel) -> int:
+    """How many token ids the model has an embedding for."""
+    weight = cast("Tensor", model.model.get_input_embeddings().weight)
+    return weight.shape[0]
+
+
+def calibration_of(plan: Plan, reference: LoadedModel, known: Calibrations) -> CalibrationDocuments | None:
+    """The calibration documents, encoded once for all variants that name the same; None where no step looks at them.
+
+    Raises DataError.
+    """
+    spec = plan.calibration
+    if spec is None or not any(step.calibrates for step in cast("Sequence[Backend]", plan.variant.compress)):
+        return None
+    key = spec.model_dump_json()
+    if key not in known:
+        known[key] = read_calibration(spec, reference)
+    return known[key]
+
+
+def make_pair(
+    plan: Plan,
+    folder: Path,
+    reference: LoadedModel,
+    documents: Documents,
+    calibrations: Calibrations,
+    seconds: dict[str, float],
+) -> Pair:
+    with timed(seconds, "make variant"):
+        fitted_to = calibration_of(plan, reference, calibrations)
+        variant = make_variant(plan, reference, fitted_to.ids if fitted_to else ())
+        if fitted_to:
+            watch = any(probe.kind == CALIBRATION_PROBE for suite in plan.suites for probe in suite.probes)
+            variant = with_calibration(variant, fitted_to, watch)
+    for suite in plan.suites:
+        _check_positions(suite, documents[suite.name], variant)
+    environment = describe_environment()
+    hashes = {name: documents_sha256(encoded) for name, encoded in documents.items()}
+    same_ids = frozenset(
+        suite.name
+        for suite in plan.suites
+        if variant.identity.tokenizer_sha256 == reference.identity.tokenizer_sha256
+        or documents_sha256(encode_suite(suite, variant)) == hashes[suite.name]
+    )
+    key = data_key(plan, reference.identity, variant.identity, environment, hashes)
+    store = Store(folder / "tables", key)
+    observed = Observed(plan, reference.identity, variant.identity, environment, key, seconds=seconds)
+    observed.messages += store.messages
+    observed.notes += [*reference.notes, *variant.notes, *_document_notes(plan.suites, documents)]
+    observed.notes += remarks(cast("Sequence[Backend]", plan.variant.compress), plan.calibration is not None)
+    if fitted_to:
+        observed.notes += _overlap_notes(fitted_to, documents)
+    if plan.target is not None:
+        observed.notes += hardware.notes(plan.target, variant.identity)
+    if reference.identity.same_as(variant.identity):
+        text = "reference and variant are the same bytes: every change is zero by construction"
+        observed.notes.append(Note(topic="same model", text=text, level="warn"))
+    return Pair(variant, store, observed, same_ids)
+
+
+def data_key(
+    plan: Plan, reference: Identity, variant: Identity, environment: Environment, documents: dict[str, str]
+) -> str:
+    """Hash of everything the tables depend on: both models, the inputs, the probes, and what computes them."""
+    content = {
+        "reference": reference.model_dump(mode="json", exclude={"source", "name"}),
+        "variant": variant.model_dump(mode="json", exclude={"source", "name"}),
+        # A step may do what no tensor and no description of a module shows.
+        "steps": [{"backend": step.kind, **step.settings()} for step in plan.variant.compress],
+        "documents": documents,
+        "probes": {
+            suite.name: {probe.kind: probe.settings() for probe in suite.probes} for suite in plan.suites
+        },
+        "inputs": {
+            suite.name: {probe.kind: probe.inputs() for probe in suite.probes if isinstance(probe, OwnProbe)}
+            for suite in plan.suites
+        },
+        "environment": environment.model_dump(mode="json"),
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _document_notes(suites: Sequence[SuiteSpec], documents: Documents) -> list[Note]:
+    notes = []
+    for suite in suites:
+        encoded = documents[suite.name]
+        found = {
+            "cut at the context": sum(document.cut for document in encoded),
+            "skipped (nothing to score)": sum(bool(document.skipped) for document in encoded),
+            "repeat the text of another": duplicates(encoded),
+        }
+        for what, count in found.items():
+            if count:
+                text = f"{count} of {len(encoded)} documents of suite {suite.name} {what}"
+                notes.append(Note(topic="documents", text=text))
+    return notes
+
+
+def _overlap_notes(fitted_to: CalibrationDocuments, documents: Documents) -> list[Note]:
+    """A warning for every suite that judges on texts that the variant was fitted to."""
+    notes = []
+    for name, encoded in documents.items():
+        scored = [document for document in encoded if not document.skipped]
+        known = [document.id for document in scored if fitted_to.seen.shared(document.ids)[0]]
+        if known:
+            first = ", ".join(known[:3]) + (" …" if len(known) > 3 else "")
+            text = (
+                f"{len(known)} of {len(scored)} documents of suite {name} share {WINDOW} tokens in a row with the "
+                f"calibration documents, or are among them: {first}"
+            )
+            notes.append(Note(topic="calibration", text=text, level="warn"))
+    return notes
