@@ -30,7 +30,7 @@ from harness.pocket.plant import apply, choose
 from harness.pocket.probe import exact_rates
 from harness.pocket.tokenizer import save_tokenizer, train_tokenizer
 
-STEPS = 5500
+STEPS = 6400
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Stage:
     tokens: int
 
 
-STAGES = (Stage("opening", 0.15, 16, 256), Stage("main", 0.66, 16, 256), Stage("late", 1.0, 8, 512))
+STAGES = (Stage("opening", 0.15, 16, 256), Stage("main", 0.66, 16, 256), Stage("long", 1.0, 8, 512))
 
 
 def rate_fraction(step: int, steps: int, warmup: int = 150, flat: float = 0.42, floor: float = 0.02) -> float:
