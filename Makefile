@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-slow bench methods clean
+.PHONY: demo test test-slow bench methods matrix clean
 
 demo: .venv/installed
 	@mkdir -p runs
@@ -25,6 +25,9 @@ bench: .venv/installed-for-tests
 
 methods: .venv/installed-for-tests
 	$(BIN)/python tests/bench/methods.py --out .github/METHODS.md
+
+matrix: .venv/installed-for-tests
+	OMP_NUM_THREADS=1 $(BIN)/python tests/bench/matrix.py --out .github/MATRIX.md
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv

@@ -6,8 +6,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from harness.backends import Backend
 from harness.hardware.profiles import profiles
+from harness.plan import DISTRIBUTION, is_installed
 from harness.plugins import FAMILIES, load, names
+from harness.records import Plugin
 from harness.resources import shipped_file, shipped_names
 from harness.strict_yaml.file import read_description
 
@@ -20,7 +23,19 @@ def print_catalogue() -> None:
         console.print(_table(kind, rows))
     console.print(_table("targets", list(profiles().targets.items())))
     for family in FAMILIES:
-        console.print(_table(family, [(name, load(family, name).summary()) for name in names(family)]))
+        found = {name: load(family, name) for name in names(family)}
+        said = [(name, f"{each.summary()}{_needs(each)}") for name, each in found.items()]
+        console.print(_table(family, said))
+
+
+def _needs(found: type[Plugin]) -> str:
+    """Which libraries a backend needs, and how to install them where they are missing."""
+    if not issubclass(found, Backend) or not found.requires:
+        return ""
+    missing = [name for name in found.requires if not is_installed(name)]
+    what = f"{DISTRIBUTION}[{found.extra}]" if found.extra else " ".join(missing)
+    how = f'not installed: pip install "{what}"' if missing else "installed"
+    return f" (needs {', '.join(missing or found.requires)}, {how})"
 
 
 def _table(title: str, rows: list[tuple[str, str]]) -> Table:

@@ -128,6 +128,7 @@ def _judged(observed: Observed, started: datetime) -> Run:
         slices=tuple(observed.slices),
         verdicts=verdicts,
         notes=tuple(observed.notes),
+        artifact=observed.artifact,
     )
 
 

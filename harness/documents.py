@@ -197,6 +197,15 @@ def documents_sha256(encoded: Iterable[EncodedDocument]) -> str:
     return digest.hexdigest()
 
 
+def texts_sha256(raw: Iterable[RawDocument]) -> str:
+    """Hash of the texts of all documents, in order, with what they are called and labelled."""
+    digest = hashlib.sha256()
+    for document in raw:
+        content = [document.id, document.kind, document.language, document.text]
+        digest.update(json.dumps(content).encode() + b"\n")
+    return digest.hexdigest()
+
+
 def duplicates(encoded: Iterable[EncodedDocument]) -> int:
     """How many documents have exactly the ids of an earlier one: they add no evidence, only its look."""
     seen = [document.ids.tobytes() for document in encoded if not document.skipped]

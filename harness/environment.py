@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import platform
-from importlib.metadata import version
+from collections.abc import Iterable
+from importlib.metadata import packages_distributions, version
 from pathlib import Path
 
 from harness import __version__
@@ -25,8 +26,11 @@ def prepare_threads() -> None:
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 
-def describe_environment() -> Environment:
-    """The environment of this process; imports torch, whose thread count may move the last bit of a sum."""
+def describe_environment(libraries: Iterable[str] = ()) -> Environment:
+    """The environment of this process; imports torch, whose thread count may move the last bit of a sum.
+
+    libraries: import names of others that make a number (those of backends), of which the versions are wanted, too.
+    """
     import torch
 
     return Environment(
@@ -35,8 +39,16 @@ def describe_environment() -> Environment:
         platform=f"{platform.system()} {platform.machine()}",
         processor=_processor(),
         threads=torch.get_num_threads(),
-        packages={package: version(package) for package in PACKAGES},
+        packages={package: version(package) for package in (*PACKAGES, *_packages(libraries))},
     )
+
+
+def _packages(libraries: Iterable[str]) -> list[str]:
+    """What pip calls the packages that libraries are imported from; without those that are always named."""
+    wanted = {library.partition(".")[0] for library in libraries}
+    providers = packages_distributions() if wanted else {}
+    found = {package for name in wanted for package in providers.get(name, ())}
+    return sorted(found - {"torch", *PACKAGES})
 
 
 def _processor() -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 from harness.backends import Backend
 from harness.errors import PlanError, Problem
+from harness.planning.artifact import check_artifact
 from harness.planning.checking import Checker
 from harness.planning.composition import check_composition
 from harness.planning.gate_file import Gate, check_metrics, check_obstacles, read_gate
@@ -50,6 +51,7 @@ def make_plan(path: Path) -> Plan:
     check_composition(check, steps)
     _check_contamination(check, steps, calibration, suites)
     _check_rules(check, gates, suites, suites_named=_length(content.get("suites")))
+    check_artifact(check, content.get("variant"), variant, suites, gates)
     if problems or reference is None or variant is None:
         raise PlanError(problems)
     return Plan(
@@ -165,18 +167,24 @@ def _length(value: Any) -> int:
 def _check_backends(check: Checker, steps: Mapping[int, Backend], has_calibration: bool) -> None:
     for index, step in steps.items():
         path: KeyPath = ("variant", "compress", index)
-        missing = [library for library in step.requires if not _installed(library)]
+        missing = [library for library in step.requires if not is_installed(library)]
         if missing:
             what = f'"{DISTRIBUTION}[{step.extra}]"' if step.extra else " ".join(missing)
             found = f"{step.kind}, which needs {', '.join(missing)} (not installed)"
             check.problem(path, found, "a backend whose libraries are installed", f"pip install {what}")
+        elif lack := step.lacks():
+            check.problem(path, f"{step.kind}: {lack}", "a backend that can run on this machine")
         if step.calibrates and not has_calibration:
             hint = "add for example calibration: {data: pocket-calibration, documents: 64, tokens: 256}"
             check.problem((*path, "backend"), f"{step.kind} and no calibration", "documents for it", hint)
 
 
-def _installed(library: str) -> bool:
-    return importlib.util.find_spec(library.partition(".")[0]) is not None
+def is_installed(library: str) -> bool:
+    """Whether a module can be imported, by its full name; of a dotted one, the packages around it are imported."""
+    try:
+        return importlib.util.find_spec(library) is not None
+    except ModuleNotFoundError:  # A package around it is missing.
+        return False
 
 
 def _check_contamination(

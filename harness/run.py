@@ -17,6 +17,7 @@ from harness.records import Plan
 from harness.running.measuring import measure
 from harness.running.observing import observe
 from harness.running.pairs import Calibrations, Observed, Pair, encode_suite, make_pair
+from harness.running.shipping import ship
 from harness.running.stopwatch import timed
 
 
@@ -59,6 +60,7 @@ def run_group(
     progress.step("make variants", len(plans), len(plans))
     try:
         failed = observe(plans[0].suites, documents, reference, pairs, progress)
+        failed |= ship([pair for pair in pairs if id(pair) not in failed], documents, progress)
         verify_unchanged(reference)
         for pair in pairs:
             if id(pair) in failed:

@@ -39,6 +39,20 @@ class Loaded:
     name: str
     model: Any
     calibration: Any = None
+    tokenizer: Any = None
+
+
+class Ids:
+    """As much of a tokenizer as tells which ids there are."""
+
+    all_special_ids = (0,)
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def get_vocab(self) -> dict[str, int]:
+        """One token for each id."""
+        return {f"token {index}": index for index in range(self.count)}
 
 
 class Silent:
@@ -111,8 +125,8 @@ def observe(
     stores = [Store(folder / str(number), "key") for number in range(len(variants))]
     try:
         report = shared_pass(
-            Loaded("reference", reference),
-            [Loaded(f"variant {number}", model) for number, model in enumerate(variants)],
+            Loaded("reference", reference, tokenizer=Ids(VOCABULARY)),
+            [Loaded(f"variant {number}", m, tokenizer=Ids(VOCABULARY)) for number, m in enumerate(variants)],
             make_documents() if documents is None else documents,
             probes,
             [store.sink("s") for store in stores],

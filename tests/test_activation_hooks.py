@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.hooks import RemovableHandle
 
-from harness.errors import ModelError
+from harness.errors import BackendError, ModelError
 from harness.lockstep.hooks import Stage, attached
-from harness.models.activations import RANGE, round_inputs, rounded
+from harness.models.activations import RANGE, check_stated, round_inputs, rounded
 from harness.models.identity import weights_sha256
 from harness.models.inspection import SHARED, module_formats, named_tensors
 from harness.models.loading import load
@@ -166,3 +166,18 @@ def test_the_shared_pass_sees_inputs_before_they_are_rounded() -> None:
         layer(x)
     assert torch.equal(inputs[0], x)
     assert torch.equal(outputs[0], functional.linear(rounded(x, TOKEN, None), layer.weight, layer.bias))
+
+
+def test_layers_of_libraries_may_round_inside_their_product() -> None:
+    class Rounding(nn.Linear):
+        """Rounds its inputs itself."""
+
+    model = nn.Sequential(nn.Linear(4, 4), Rounding(4, 4))
+    check_stated(model, {"1": "int8 per token, dynamic"})
+    with pytest.raises(
+        BackendError, match="0: of its input is stated: int8 per token, dynamic; found rounding it: noth"
+    ):
+        check_stated(model, {"0": "int8 per token, dynamic"})
+    round_inputs(model[1], TOKEN, None, CPU)
+    with pytest.raises(BackendError, match="1: of its input is stated: nothing; found rounding it: int8"):
+        check_stated(model, {})

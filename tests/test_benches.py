@@ -29,6 +29,20 @@ def test_the_shared_pass_is_measured() -> None:
 
 
 @pytest.mark.slow
+def test_the_matrix_is_made_and_goes_on_where_it_was(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    options = ["--out", str(page), "--work", str(tmp_path / "work"), "--models", "llama", "gpt2", "pocket"]
+    options += ["--only", "pytorch_dynamic_int8: INT8 tensor", "--judged", "2"]
+    said = run("matrix.py", *options)
+    assert "pocket: pytorch_dynamic_int8: INT8 tensor, INT8 inputs per tensor: KL" in said
+    text = page.read_text(encoding="utf-8")
+    assert "| pytorch_dynamic_int8: INT8 tensor, INT8 inputs per tensor | ours: INT8 tensor, all codes, INT7 inputs" in text
+    assert "c_attn: is a Conv1D" in text
+    assert run("matrix.py", *options) == ""
+    assert page.read_text(encoding="utf-8") == text
+
+
+@pytest.mark.slow
 def test_the_page_of_methods_is_made(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     run("methods.py", "--out", str(page), "--max", "3", "--only", "INT8 channel")

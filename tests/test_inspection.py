@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from harness.errors import ModelError
 from harness.models.identity import weights_sha256
-from harness.models.inspection import module_formats, named_tensors, own_tensors
+from harness.models.inspection import Seen, kept, module_formats, named_tensors, own_tensors
 from harness.records import ModuleFormat
 
 
@@ -126,3 +126,42 @@ def test_shared_and_expanded_tensors_are_counted_once() -> None:
     assert (first.stored_bytes, second.stored_bytes) == (64, 0)
     assert second.type == "Linear (shared)"
     assert norm.stored_bytes == 4 * 4 * 2 + 4
+
+
+def test_weights_that_torch_packed_are_counted_by_what_the_kernel_keeps() -> None:
+    layer = nn.Linear(16, 4)
+    layer.qconfig = torch.ao.quantization.per_channel_dynamic_qconfig
+    packed = torch.ao.nn.quantized.dynamic.Linear.from_float(layer)
+    found = dict(named_tensors(packed))
+    assert {name.rpartition(".")[2] for name in found} == {"codes", "scale", "zero_point", "bias"}
+    counted = kept(packed, {})
+    assert (counted.weight, counted.bias) == (16 * 4 + 4 * 4 + 4 * 4, 4 * 4)
+    assert (counted.codes, counted.floats) == (16 * 4, 4)
+    layer.weight.data.neg_()
+    assert weights_sha256(torch.ao.nn.quantized.dynamic.Linear.from_float(layer)) != weights_sha256(packed)
+    formats = module_formats(nn.Sequential(packed, torch.ao.nn.quantized.dynamic.Linear.from_float(layer)), {
+        **described("0", stored_bytes=112), **described("1", stored_bytes=112),
+    })
+    assert [each.stored_bytes for each in formats] == [112, 112], "new tensors at an old place count for themselves"
+
+
+def test_tensors_hung_on_a_linear_layer_count_once() -> None:
+    class MatmulLtState(SimpleNamespace):
+        """Where bitsandbytes keeps codes and scales after the first pass, with leftovers of that pass."""
+
+    layer = Packed(16, 6)
+    layer.bias = None
+    layer.bias_of_hqq = torch.zeros(6)
+    layer.state = MatmulLtState(CB=layer.codes, SCB=torch.ones(6), idx=torch.arange(3))
+    names = [name for name, _ in named_tensors(layer)]
+    assert names == ["codes", "scales", "bias_of_hqq", "state.CB", "state.SCB"]
+    assert kept(layer, {}).weight == 16 * 6 // 2 + 6 * 2 * 2 + 2 * 6 * 4
+    seen: Seen = {}
+    kept(layer, seen)
+    assert kept(layer, seen).weight == 0
+
+
+def test_plain_tensors_of_other_modules_are_not_weights() -> None:
+    norm = nn.LayerNorm(4)
+    norm.cache = torch.zeros(1000)
+    assert [name for name, _ in own_tensors(norm)] == ["weight", "bias"]

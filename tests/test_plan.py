@@ -335,7 +335,10 @@ def test_shipped_gates_load_and_every_limit_has_a_reason(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("suite", "gate"),
-    [("smoke", "smoke"), ("core", "ship"), ("core", "strict"), ("standard", "ship"), ("standard", "strict")],
+    [
+        *(("smoke", "smoke"), ("core", "ship"), ("core", "strict"), ("standard", "ship"), ("standard", "strict")),
+        *(("student", "student"), ("standard", "student")),
+    ],
 )
 def test_shipped_suites_measure_what_shipped_gates_ask(desk: Desk, suite: str, gate: str) -> None:
     desk.write(change(change(VARIANT, "./suite.yaml", suite), "./gate.yaml", gate))

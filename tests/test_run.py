@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -10,15 +11,20 @@ import pytest
 
 from harness.backends.round_to_nearest import RoundToNearest
 from harness.errors import DataError, HarnessError, ModelError
+from harness.measures.artifact import Artifact
+from harness.measures.divergence import Divergence
 from harness.measures.hardware import Hardware
 from harness.measures.memory import Memory
+from harness.measures.perplexity import Perplexity
+from harness.probes.artifact import Artifact as ArtifactProbe
 from harness.probes.tokens import Tokens
 from harness.probes.weights import Weights
 from harness.records import DocumentsSpec, GateSpec, Measurement, ModelSpec, Plan, RuleSpec, SuiteSpec, VariantSpec
 from harness.rules.at_most import AtMost
 from harness.run import group_plans, run_group
 from harness.running.pairs import Observed
-from tests.tiny_models import save, tiny_llama
+from tests.students import SENTENCES, byte_tokenizer, make_model
+from tests.tiny_models import VOCABULARY, save, tiny_llama
 
 RULE = RuleSpec(rule=AtMost(metric="memory.weight_bytes", limit=1e9, why="any size"), where="gate.yaml:1")
 
@@ -150,3 +156,49 @@ def test_a_variant_that_is_observed_again_alone_is_told_nothing_twice(
         assert isinstance(result, Observed)
         assert any(note.topic == "floor" for note in result.notes)
         assert [note for note in result.notes if result.notes.count(note) > 1] == []
+
+
+def test_vocabularies_that_differ_by_more_than_padding_leave_token_measures_skipped(models: Path) -> None:
+    save(tiny_llama(vocab_size=VOCABULARY - 4), models / "own")
+    text = models / "texts.jsonl"
+    text.write_text('{"text": "only words"}\n{"text": "and more of them"}\n', encoding="utf-8")
+    plan = make_plan("own", models / "reference", model=str(models / "own"))
+    (suite,) = plan.suites
+    documents = DocumentsSpec(data=str(text), context=32)
+    measures = (Perplexity(), Divergence(), *suite.measures)
+    suite = suite.model_copy(
+        update={"documents": documents, "measures": measures, "probes": (Tokens(), *suite.probes)}
+    )
+    (found,) = run([plan.model_copy(update={"suites": (suite,)})], models)
+    assert isinstance(found, Observed)
+    skipped = {entry.measure: entry.reason for entry in found.skipped}
+    for name in ("perplexity.ratio", "divergence.kl_mean"):
+        assert "the variant has 92 logits for a token, the reference 96, and they differ by more" in skipped[name]
+        assert "gate student" in skipped[name]
+    assert "perplexity.bits_per_byte" not in skipped or "give the text back" in skipped["perplexity.bits_per_byte"]
+    assert [note.level for note in found.notes if note.topic == "tokenizer"] == ["warn"]
+
+
+def test_a_student_without_bos_and_with_fewer_positions_is_compared_by_bytes_on_every_slice(models: Path) -> None:
+    for name, size, bos, positions in (("reference", 320, True, 96), ("own", 290, False, 24)):
+        make_model(size, max_position_embeddings=positions).save_pretrained(models / name)
+        byte_tokenizer(size, bos).save_pretrained(models / name)
+    text = models / "texts.jsonl"
+    labelled = [{"text": each, "language": "one" if index % 2 else "two"} for index, each in enumerate(SENTENCES)]
+    text.write_text("".join(json.dumps(row) + "\n" for row in labelled), encoding="utf-8")
+    plan = make_plan("own", models / "reference", model=str(models / "own"))
+    (suite,) = plan.suites
+    measures = (Perplexity(), Divergence(), Artifact(), *suite.measures)
+    probes = (ArtifactProbe(), Tokens(), *suite.probes)
+    documents = DocumentsSpec(data=str(text), context=64)
+    suite = suite.model_copy(update={"documents": documents, "measures": measures, "probes": probes})
+    sliced = AtMost(metric="perplexity.bits_per_byte", limit=9.0, of="change", slices="language", why="w")
+    gate = plan.gates[0].model_copy(update={"rules": (RuleSpec(rule=sliced, where="gate.yaml:1"),)})
+    (found,) = run([plan.model_copy(update={"suites": (suite,), "gates": (gate,)})], models)
+    assert isinstance(found, Observed), found
+    (bits,) = [entry for entry in found.measurements if entry.name == "perplexity.bits_per_byte"]
+    assert bits.clusters == len(SENTENCES)
+    assert "bytes that one side cannot score" in bits.method
+    assert {entry.measure for entry in found.skipped} >= {"perplexity.ratio", "divergence.kl_mean"}
+    by_value = {part.value: [m.name for m in part.measurements] for part in found.slices}
+    assert by_value == {"one": ["perplexity.bits_per_byte"], "two": ["perplexity.bits_per_byte"]}

@@ -9,13 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
 
 from harness.records import CacheFormat, ModuleFormat, Note, Plugin
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+Quantized: TypeAlias = Literal["weights", "activations", "cache"]
+"""What a step can put on a grid."""
 
 
 @dataclass(frozen=True)
@@ -37,8 +43,8 @@ class Compressed:
 class Backend(Plugin):
     """One compression step."""
 
-    quantizes: ClassVar[tuple[Literal["weights", "activations", "cache"], ...]] = ()
-    """What the step puts on a grid, whatever its settings; the plan refuses combinations that make no sense."""
+    quantizes: ClassVar[tuple[Quantized, ...]] = ()
+    """What the step puts on a grid, whatever its settings; what counts is ``puts_on_grid``."""
     needs_calibration: ClassVar[bool] = False
     """Whether it looks at documents, whatever its settings; what counts is ``calibrates``."""
     requires: ClassVar[tuple[str, ...]] = ()
@@ -47,9 +53,19 @@ class Backend(Plugin):
     """The extra of this project that installs them."""
 
     @property
+    def puts_on_grid(self) -> tuple[Quantized, ...]:
+        """What the step puts on a grid with these settings; the plan refuses combinations that make no sense."""
+        return self.quantizes
+
+    @property
     def calibrates(self) -> bool:
         """Whether it looks at documents with these settings."""
         return self.needs_calibration
+
+    def lacks(self) -> str:
+        """What the step needs with these settings, beside ``requires``, and does not find here, with what to do; empty:
+        nothing. The plan asks, so no model library is loaded for the answer."""
+        return ""
 
     def compress(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, calibration: Sequence[Tensor]
@@ -60,6 +76,14 @@ class Backend(Plugin):
         Raises BackendError naming backend and module for weights that cannot be compressed (non-finite, say).
         """
         raise NotImplementedError
+
+    def save(self, model: PreTrainedModel, folder: Path) -> None:
+        """Write weights and configuration of a model that this step made into an empty folder, as it would be shipped.
+
+        By default what transformers writes. A backend whose library ships in another way overrides it; of several steps
+        the last one that does is asked. The tokenizer is written beside it. Whatever is raised becomes a BackendError.
+        """
+        model.save_pretrained(folder)
 
 
 BASE = Backend

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from harness.backends import Backend
 from harness.errors import BackendError
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 class LinearBackend(Backend):
     """A backend that takes some or all linear layers of a model."""
 
+    takes_experts: ClassVar[bool] = False
+    """Whether it takes the matrices of stacked experts as linear layers, too; patterns match the name of the stack."""
+
     only: tuple[str, ...] = ()
     """Names or patterns of the linear layers to quantize; none: all."""
     skip: tuple[str, ...] = ("lm_head",)
@@ -25,14 +28,15 @@ class LinearBackend(Backend):
     called."""
 
     def chosen(self, model: PreTrainedModel) -> list[tuple[str, Linear]]:
-        """Name and module of every linear layer to quantize, in the order of ``named_modules``.
+        """Name and module of every linear layer to quantize, in the order of ``named_modules``, experts' matrices last.
 
         Raises BackendError for patterns that match nothing, and where nothing is left.
         """
-        from harness.models.linears import linears, output_head
+        from harness.models.experts import stack_of
+        from harness.models.linears import linears, matrices, output_head
 
-        everything, head = list(linears(model)), output_head(model)
-        called = {name: {name, "lm_head"} if name == head else {name} for name, _ in everything}
+        everything, head = list(matrices(model) if self.takes_experts else linears(model)), output_head(model)
+        called = {name: {name, "lm_head"} if name == head else {stack_of(name)} for name, _ in everything}
         patterns = {pattern: matching(called, pattern) for pattern in self._patterns()}
         unused = [pattern for pattern, found in patterns.items() if not found and pattern != "lm_head"]
         if unused:

@@ -48,6 +48,7 @@ class WeightBackend(LinearBackend):
     """A backend that puts the weights of linear layers on a grid."""
 
     quantizes = ("weights",)
+    takes_experts = True
 
     format: FormatName = "int"
     """``int`` (with ``bits``), an FP8 or FP4 float, ``nf4``, or a block format that brings its own group size
@@ -131,7 +132,9 @@ class WeightBackend(LinearBackend):
 
     def for_module(self, name: str) -> WeightBackend:
         """These settings with the overrides that match a module."""
-        settings: WeightBackend = self
+        from harness.models.experts import stack_of
+
+        settings, name = self, stack_of(name)
         for override in self.overrides:
             if any(fnmatchcase(name, pattern) for pattern in override.modules):
                 settings = settings._with(override)
@@ -152,14 +155,14 @@ class WeightBackend(LinearBackend):
 
     def describe(self, name: str, module: Linear, form: Format) -> ModuleFormat:
         """What a module is now, its weight held as floats on the grid of ``form``."""
-        from harness.models.linears import weight_of
+        from harness.models.linears import class_of, weight_of
         from harness.numerics.formats import stored_bits
 
         weight, bias = weight_of(module), module.bias
         bits = stored_bits(tuple(weight.shape), form)
         return ModuleFormat(
             module=name,
-            type=type(module).__name__,
+            type=class_of(module),
             parameters=weight.numel() + (0 if bias is None else bias.numel()),
             stored_bytes=-(-bits // 8) + (0 if bias is None else bias.numel() * bias.element_size()),
             bits_per_weight=bits / weight.numel(),

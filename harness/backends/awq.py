@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 from pydantic import Field
 
 from harness.backends import Compressed
+from harness.backends._stacks import merged_stacks
 from harness.backends._weights import Replacing, WeightBackend, naming, untie_head
 from harness.records import ModuleFormat, Note
 
@@ -36,7 +37,8 @@ class Awq(WeightBackend):
     single product. Then, for every layer but queries and keys, the range of every block of weights. As there,
     every decoder block is given what the unquantized blocks before it compute. No scaling and no clipping are among
     what is tried, so no search ends worse than plain rounding on the error it minimises. Layers into whose
-    inputs nothing can be folded are clipped and rounded only. Where several heads share their values, these are
+    inputs nothing can be folded are clipped and rounded only, as are experts that are stacked in one parameter; what
+    no calibration document reached is rounded only, and named. Where several heads share their values, these are
     scaled too, with one scale for what they share.
     """
 
@@ -82,12 +84,16 @@ class Awq(WeightBackend):
         work.round_pending()
         work.clip(chosen.keys() - work.formats.keys(), lambda taps: observe_inputs(model, taps, calibration))
         work.round_pending()
-        described = tuple(work.formats[name] for name in chosen)
+        described = merged_stacks(work.formats[name] for name in chosen)
         untie_head(model, chosen)
-        return Compressed(model, described, notes=(self._note(work.scalings, len(chosen)),))
+        notes = [self._note(work.scalings, len(chosen)), *self._unreached(work.unreached)]
+        return Compressed(model, described, notes=tuple(notes))
 
     def clips(self, name: str) -> bool:
         """Whether the ranges of a module are searched."""
+        from harness.models.experts import stack_of
+
+        name = stack_of(name)
         return self.clip and not any(fnmatchcase(name, pattern) for pattern in self.no_clip)
 
     def limits(self, name: str, weight_OI: Tensor) -> Limits | None:
@@ -121,6 +127,16 @@ class Awq(WeightBackend):
         )
         return Note(topic="scaling", text=text)
 
+    def _unreached(self, names: Sequence[str]) -> Iterator[Note]:
+        from harness.models.experts import ranges_of
+
+        if names:
+            text = (
+                f"{len(names)} linear layers were given no calibration token, so their ranges could not be searched: "
+                f"{ranges_of(names)}"
+            )
+            yield Note(topic="awq: not calibrated", text=text, level="warn")
+
     def _patterns(self) -> Iterator[str]:
         yield from super()._patterns()
         if "no_clip" in self.model_fields_set:
@@ -133,6 +149,7 @@ class _Work:
     def __init__(self, step: Awq, chosen: Chosen, stride: int) -> None:
         self.formats: dict[str, ModuleFormat] = {}
         self.scalings: list[tuple[int, Scaling]] = []
+        self.unreached: list[str] = []
         self._step, self._chosen, self._stride = step, chosen, stride
         self._pending: dict[str, Limits | None] = {}
         self._clipped: set[str] = set()
@@ -166,6 +183,7 @@ class _Work:
             sample = samples[name].rows() if name in samples else None
             if sample is None:
                 self._pending[name] = start
+                self.unreached += [name] if name in samples else []
                 continue
             with naming(step, name):
                 form = step.for_module(name).weight_format()

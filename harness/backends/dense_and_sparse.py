@@ -10,6 +10,7 @@ from pydantic import Field
 
 from harness.backends import Compressed
 from harness.backends._linears import LinearBackend
+from harness.backends._stacks import merged_stacks
 from harness.backends._weights import Replacing, naming, untie_head
 from harness.records import ModuleFormat, Note, Record
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
     from harness.models.linears import Linear
 
+MOST_NAMED = 64
+"""Modules that the note about missing gradients names."""
 Bits = Annotated[int, Field(ge=2, le=8)]
 Share = Annotated[float, Field(ge=0, le=0.5)]
 
@@ -41,6 +44,7 @@ class DenseAndSparse(LinearBackend):
     """
 
     quantizes = ("weights",)
+    takes_experts = True
     needs_calibration = True
 
     bits: Bits
@@ -57,14 +61,14 @@ class DenseAndSparse(LinearBackend):
     ) -> Compressed:
         """Replace the weight of every linear layer that is not skipped; raises BackendError naming the
         module."""
-        from harness.models.linears import linears, weight_of
+        from harness.models.linears import matrices, weight_of
         from harness.models.sensitivity import fisher_diagonal
         from harness.models.single_changes import units
         from harness.numerics.decomposition import decompose
         from harness.numerics.formats import checked
 
         chosen = self.chosen(model)
-        for name, module in linears(model):  # A weight that is not finite spoils the gradients of all others.
+        for name, module in matrices(model):  # A weight that is not finite spoils the gradients of all others.
             with naming(self, name):
                 checked(weight_of(module))
         fisher = fisher_diagonal(model, dict(chosen), calibration)
@@ -80,9 +84,12 @@ class DenseAndSparse(LinearBackend):
                     replacing.replace(module, found.values)
                 described[name] = self._describe(name, module, bits, found.sparse)
         untie_head(model, described)
-        return Compressed(model, tuple(described[name] for name, _ in chosen), notes=_notes(flat))
+        return Compressed(model, merged_stacks(described[name] for name, _ in chosen), notes=_notes(flat))
 
     def _bits_of(self, name: str) -> int:
+        from harness.models.experts import stack_of
+
+        name = stack_of(name)
         matching = [o.bits for o in self.overrides if any(fnmatchcase(name, pattern) for pattern in o.modules)]
         return matching[-1] if matching else self.bits
 
@@ -92,14 +99,14 @@ class DenseAndSparse(LinearBackend):
             yield from override.modules
 
     def _describe(self, name: str, module: Linear, bits: int, sparse: int) -> ModuleFormat:
-        from harness.models.linears import weight_of
+        from harness.models.linears import class_of, weight_of
         from harness.numerics.decomposition import stored_bits
 
         weight, bias = weight_of(module), module.bias
         stored = stored_bits((weight.shape[0], weight.shape[1]), bits, sparse)
         return ModuleFormat(
             module=name,
-            type=type(module).__name__,
+            type=class_of(module),
             parameters=weight.numel() + (0 if bias is None else bias.numel()),
             stored_bytes=-(-stored // 8) + (0 if bias is None else bias.numel() * bias.element_size()),
             bits_per_weight=stored / weight.numel(),
@@ -113,8 +120,11 @@ class DenseAndSparse(LinearBackend):
 def _notes(flat: Sequence[str]) -> tuple[Note, ...]:
     if not flat:
         return ()
+    from harness.models.experts import ranges_of
+
+    listed = ranges_of(flat[:MOST_NAMED]) + (" …" if len(flat) > MOST_NAMED else "")
     text = (
-        f"{len(flat)} modules have no gradient on the calibration documents, {flat[0]} first; all their weights were "
+        f"{len(flat)} modules have no gradient on the calibration documents ({listed}); all their weights were "
         "taken as equally sensitive (no document reaches them, or a step before rounds what they compute)"
     )
     return (Note(topic="sensitivity", text=text, level="warn"),)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field, model_validator
 
 from harness.backends import Compressed
+from harness.backends._stacks import merged_stacks
 from harness.backends._weights import Replacing, WeightBackend, naming, untie_head
 from harness.records import ModuleFormat, Note
 
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
     from harness.models.shared_inputs import Observe
     from harness.numerics.formats import Format, Quantized
     from harness.numerics.gptq import Hessian, Prepared
+
+
+MOST_NAMED = 64
+"""Layers that a note names one by one where it matters which they are."""
 
 
 class Gptq(WeightBackend):
@@ -68,7 +73,8 @@ class Gptq(WeightBackend):
         outside = [name for name in work.chosen if name not in work.described]
         work.quantize(outside, lambda taps: observe_inputs(model, taps, calibration))
         untie_head(model, work.chosen)
-        return Compressed(model, tuple(work.described[name] for name in work.chosen), notes=tuple(work.notes()))
+        described = merged_stacks(work.described[name] for name in work.chosen)
+        return Compressed(model, described, notes=tuple(work.notes()))
 
 
 class _Work:
@@ -101,7 +107,8 @@ class _Work:
     def notes(self) -> Iterator[Note]:
         """What a reader must know beside the formats."""
         if names := self._unreached:
-            text = f"{_some(names)}: no calibration document reached them, so they are rounded to nearest"
+            listed = _some(names, most=MOST_NAMED)
+            text = f"{listed}: no calibration document reached them, so they are rounded to nearest"
             yield Note(topic="gptq: not calibrated", text=text, level="warn")
         if names := self._few:
             text = f"{_some(names)}: calibrated on fewer positions than they have inputs; more documents would help"
@@ -176,7 +183,9 @@ def _with_index(described: ModuleFormat, weights: int, index_bits: int) -> Modul
     )
 
 
-def _some(names: Sequence[str]) -> str:
-    """How many layers, with the first names."""
-    listed = ", ".join(names[:3]) + (" …" if len(names) > 3 else "")
+def _some(names: Sequence[str], most: int = 3) -> str:
+    """How many layers, with the first names; experts of one stack are listed by number."""
+    from harness.models.experts import ranges_of
+
+    listed = ranges_of(names[:most]) + (" …" if len(names) > most else "")
     return f"{len(names)} layer{'s' if len(names) > 1 else ''} ({listed})"

@@ -30,12 +30,14 @@ class MixedPrecision(LinearBackend):
     Of all ways to give bits to layers, the one with the least summed sensitivity under the size target is found
     exactly; that single losses add up is the only assumption (as in HAWQ-V3, Yao et al. 2021, arXiv 2011.10680). The
     weights are then rounded to nearest, and the note "recipe" has the step that does the same without
-    calibration. Measuring costs a forward pass for every layer, number of bits and calibration document with
-    ``kl`` (of the blocks from that layer on), and with ``output_error`` for every number of bits and document.
+    calibration. A stack of experts is one layer. Measuring costs a forward pass for every layer, number of bits and
+    calibration document with ``kl`` (of the blocks from that layer on), and with ``output_error`` for every number of
+    bits and document.
     """
 
     quantizes = ("weights",)
     needs_calibration = True
+    takes_experts = True
 
     bits: tuple[Annotated[int, Field(ge=2, le=8)], ...] = Field(min_length=1)
     """Bits that a layer may get."""
@@ -79,16 +81,17 @@ class MixedPrecision(LinearBackend):
 
         Raises BackendError for weights that cannot be rounded, and for a target that nothing reaches.
         """
-        from harness.models.single_changes import divergences, output_errors, units
+        from harness.models.experts import stack_of
+        from harness.models.single_changes import divergences, output_errors, stacked, units
 
-        every = units(self.chosen(model))
+        every = stacked(units(self.chosen(model)))
         sizes_UC = [self._sizes(unit) for unit in every]
         measure = divergences if self.sensitivity == "kl" else output_errors
         costs_UC = measure(model, every, [self._change(bits) for bits in self.bits], calibration).tolist()
-        weights = sum(unit.modules[0].weight.numel() for unit in every)
+        weights = sum(weight.numel() for unit in every for weight in unit.weights)
         found = self._allocate(costs_UC, sizes_UC, weights)
         chosen = {
-            name: self.bits[option]
+            stack_of(name): self.bits[option]
             for unit, option in zip(every, found.options, strict=True)
             for name in unit.names
         }
@@ -117,13 +120,12 @@ class MixedPrecision(LinearBackend):
 
     def _sizes(self, unit: Unit) -> list[int]:
         """Stored bits of a unit for every number of bits."""
-        from harness.models.linears import weight_of
         from harness.numerics.formats import checked, stored_bits
 
-        weight = weight_of(unit.modules[0])
+        forms = [self._rounding(bits).weight_format() for bits in self.bits]
         with naming(self, unit.names[0]):
-            checked(weight)
-            return [stored_bits(tuple(weight.shape), self._rounding(bits).weight_format()) for bits in self.bits]
+            shapes = [tuple(checked(weight).shape) for weight in unit.weights]
+            return [sum(stored_bits(shape, form) for shape in shapes) for form in forms]
 
     def _allocate(self, costs: list[list[float]], sizes: list[list[int]], weights: int) -> Allocation:
         import numpy as np

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from harness.backends import Compressed
+from harness.backends._stacks import merged_stacks
 from harness.backends._weights import Replacing, WeightBackend, naming, untie_head
 from harness.records import ModuleFormat
 
@@ -19,7 +20,7 @@ class RoundToNearest(WeightBackend):
 
     Nothing is calibrated. The rounded values are held in the model's own dtype (the kernel is simulated), and
     the bits that codes, scales and zero points would take are reported. Embeddings are never touched; a head
-    tied to an embedding gets a weight of its own.
+    tied to an embedding gets a weight of its own. Each expert's matrix in a stack is rounded by itself.
     """
 
     def compress(
@@ -37,4 +38,4 @@ class RoundToNearest(WeightBackend):
                     replacing.replace(module, settings.nearest(weight_of(module)).values)
             described.append(self.describe(name, module, settings.weight_format()))
         untie_head(model, (module.module for module in described))
-        return Compressed(model, tuple(described))
+        return Compressed(model, merged_stacks(described))

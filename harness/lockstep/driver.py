@@ -34,12 +34,12 @@ from harness.lockstep.recording import (
     collect_taps,
 )
 from harness.lockstep.survey import survey
+from harness.models.vocabulary import common_logits, not_padding
 from harness.records import Note
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from harness.models.calibration_data import Calibrated
     from harness.models.loading import LoadedModel
 
 _Found = tuple[dict[str, "pd.DataFrame"], dict[str, "pd.DataFrame"]]
@@ -63,7 +63,8 @@ def shared_pass(
 ) -> PassReport:
     """Let every probe see all models on all documents, and commit what it records batch by batch.
 
-    sinks: one for each variant. Besides the probes' tables, each gets ``documents``, ``floor`` and ``notes``.
+    sinks: one for each variant. Besides the probes' tables, each gets ``documents``, ``floor`` and ``notes``. Logits
+    beyond every id of the tokenizers are left out where a variant has another number of them than the reference.
     Raises DataError when there is nothing to score, ModelError when the two sides cannot be compared.
     """
     sides = [Decoder(loaded.name, loaded.model) for loaded in (reference, *variants)]
@@ -74,9 +75,9 @@ def shared_pass(
     units = [SETUP, *(batch.unit for batch in batches)]
     if all(sink.done(unit) for sink in sinks for unit in units):
         return read_report(sinks)
-    with torch.inference_mode():
-        fitted = tuple(variant.calibration for variant in variants)
-        ready = _prepare(sides, fitted, batches, tokens, documents, probes, sinks, kernel)
+    # Not inference_mode, here and elsewhere: tensors of some libraries (quanto with 4 bits) cannot be used in it.
+    with torch.no_grad():
+        ready = _prepare(sides, (reference, *variants), batches, tokens, documents, probes, sinks, kernel)
         ready.go(batches, sinks, progress)
     report = read_report(sinks)
     return replace(report, notes=report.notes + ready.late_notes)
@@ -90,6 +91,8 @@ class _Pass:
     recorders: Sequence[Recorder]
     stage: Stage
     chunk: int
+    kept: tuple[int | None, ...]
+    """Of every variant: how many logits are compared, the rest being padding (None: all)."""
     late_notes: tuple[Note, ...]
     """What holds for this process only."""
 
@@ -118,7 +121,8 @@ class _Pass:
             for side, decoder in enumerate(self.sides, start=REFERENCE):
                 inputs = collect_taps(self.recorders, side, inputs=True)
                 outputs = collect_taps(self.recorders, side, inputs=False)
-                stack.enter_context(attached(decoder.model, side, self.stage, inputs, outputs))
+                calls = [pair for recorder in self.recorders for pair in recorder.calls(side).items()]
+                stack.enter_context(attached(decoder.model, side, self.stage, inputs, outputs, calls))
             yield
 
     def _observe(self, batch: Batch, variants: Sequence[int]) -> dict[int, _Found]:
@@ -155,8 +159,9 @@ class _Pass:
             reference_NV = self.sides[0].logits(states[REFERENCE][rows])
             for variant in variants:
                 variant_NV = self.sides[variant + 1].logits(states[variant][rows]).to(reference_NV.device)
+                kept = self.kept[variant]
                 for recorder in self.recorders:
-                    recorder.logits(variant, reference_NV, variant_NV, targets_N[rows])
+                    recorder.logits(variant, reference_NV[:, :kept], variant_NV[:, :kept], targets_N[rows])
 
     def _states(self, side: int, batch: Batch) -> Tensor:
         """Hidden states of the scored positions, with the hooks of the side listening."""
@@ -188,7 +193,7 @@ def _joined(first: _Found, second: _Found) -> _Found:
 
 def _prepare(
     sides: Sequence[Decoder],
-    fitted: tuple[Calibrated | None, ...],
+    loaded: Sequence[LoadedModel],
     batches: Sequence[Batch],
     tokens: int,
     documents: Sequence[EncodedDocument],
@@ -200,19 +205,25 @@ def _prepare(
     _check_ids(sides, documents)
     first_ids = torch.from_numpy(batches[0].documents[0].ids[:VERIFIED_TOKENS])[None]
     logits = [side.prepare(first_ids.to(side.device)) for side in sides]
-    vocabulary, dtype = _check_logits(logits, sides)
+    dtype = _check_logits(logits, sides)
+    kept = tuple(_kept(logits, sides, loaded, index) for index in range(1, len(sides)))
+    vocabulary = max(found.shape[-1] for found in logits)
     chunk = max(16, CHUNK_VALUES // vocabulary)
     earlier = [sink for sink in sinks if sink.done(SETUP)]
     wanted = read_report(earlier).kernel if earlier else choice
     scored = sum(length - 1 for batch in batches for length in batch.lengths)
     kernels = choose_kernels(wanted, scored, vocabulary, dtype, sides[0].device)
     layout = survey(sides[0], sides[1:], first_ids, vocabulary)
+    fitted = tuple(variant.calibration for variant in loaded[1:])
     recorders = [probe.begin(PassContext(layout, len(sides) - 1, kernels, fitted)) for probe in probes]
     if len(earlier) < len(sinks):
         watching = any(recorder.inputs(REFERENCE) or recorder.outputs(REFERENCE) for recorder in recorders)
         report = PassReport(
             notes=tuple(_notes(sides[0], dtype, kernels)),
-            variant_notes=tuple(tuple(_whole_notes(side)) for side in sides[1:]),
+            variant_notes=tuple(
+                (*_whole_notes(side), *_padding_notes(logits[0], found, count, side.name))
+                for side, found, count in zip(sides[1:], logits[1:], kept, strict=True)
+            ),
             floor=(
                 read_report(earlier).floor
                 if earlier
@@ -223,7 +234,7 @@ def _prepare(
         )
         write_report(report, documents, sinks)
     late = (Note(topic="pass", text=kernels.note, level="warn"),) if earlier and kernels.note else ()
-    return _Pass(sides, recorders, Stage(), chunk, late)
+    return _Pass(sides, recorders, Stage(), chunk, kept, late)
 
 
 def _notes(reference: Decoder, dtype: torch.dtype, kernels: Kernels) -> Iterator[Note]:
@@ -255,18 +266,39 @@ def _check_ids(sides: Sequence[Decoder], documents: Sequence[EncodedDocument]) -
                 )
 
 
-def _check_logits(logits_TV: Sequence[Tensor], sides: Sequence[Decoder]) -> tuple[int, torch.dtype]:
-    """Vocabulary and dtype of both sides; where they differ, broadcasting would compare something else."""
+def _check_logits(logits_TV: Sequence[Tensor], sides: Sequence[Decoder]) -> torch.dtype:
+    """The dtype of both sides. Raises ModelError where they differ."""
     reference = logits_TV[0]
     for side, found in zip(sides[1:], logits_TV[1:], strict=True):
-        if found.shape != reference.shape:
-            raise ModelError(
-                f"{side.name}: found {found.shape[-1]} logits for a token, wanted {reference.shape[-1]} as "
-                f"{sides[0].name} has; different vocabularies cannot be compared token by token"
-            )
         if found.dtype != reference.dtype:
             raise ModelError(
                 f"{side.name}: found logits of {found.dtype}, wanted {reference.dtype} as {sides[0].name} has"
                 ", or precision would count as damage: set reference.dtype and variant.dtype alike"
             )
-    return reference.shape[-1], reference.dtype
+    return reference.dtype
+
+
+def _kept(
+    logits_TV: Sequence[Tensor], sides: Sequence[Decoder], loaded: Sequence[LoadedModel], index: int
+) -> int | None:
+    """How many logits of a variant are compared (None: all). Where numbers differ, broadcasting would be wrong."""
+    widths = logits_TV[0].shape[-1], logits_TV[index].shape[-1]
+    if widths[0] == widths[1]:
+        return None
+    tokenizers = loaded[0].tokenizer, loaded[index].tokenizer
+    if (kept := common_logits(widths, tokenizers)) is None:
+        raise ModelError(
+            f"{sides[index].name}: {not_padding(widths, tokenizers)}; different vocabularies cannot be compared token "
+            "by token"
+        )
+    return kept
+
+
+def _padding_notes(reference_TV: Tensor, variant_TV: Tensor, kept: int | None, name: str) -> Iterator[Note]:
+    if kept is not None:
+        rows = [logits.shape[-1] - kept for logits in (reference_TV, variant_TV)]
+        text = (
+            f"{name}: {kept} logits of a token are compared, one for every id of the tokenizer; {rows[1]} rows of "
+            f"padding of the variant and {rows[0]} of the reference are left out, as whoever serves the model must do"
+        )
+        yield Note(topic="vocabulary", text=text)

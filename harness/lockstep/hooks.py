@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from harness.lockstep.recording import Tap
+from harness.lockstep.recording import CallTap, Tap
 
 Hook = Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]
 
@@ -52,9 +52,13 @@ def attached(
     stage: Stage,
     inputs: Mapping[str, Sequence[Tap]],
     outputs: Mapping[str, Sequence[Tap]],
+    calls: Sequence[tuple[str, CallTap]] = (),
 ) -> Iterator[None]:
     """Call the taps, by module name, with what goes in and out of modules while ``stage`` plays ``side``."""
     with ExitStack() as stack:
+        for name, tap in calls:
+            whole = _call_hook(side, stage, tap)
+            stack.callback(model.get_submodule(name).register_forward_pre_hook(whole, with_kwargs=True).remove)
         for name, taps in inputs.items():
             hook = _input_hook(side, stage, taps)
             # First of all: a module may round its input itself, and what comes in is asked for.
@@ -69,6 +73,14 @@ def _input_hook(side: int, stage: Stage, taps: Sequence[Tap]) -> Hook:
     def hook(_module: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
         if stage.side == side:
             _call(taps, first_input(arguments, named))
+
+    return hook
+
+
+def _call_hook(side: int, stage: Stage, tap: CallTap) -> Hook:
+    def hook(_module: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
+        if stage.side == side:
+            tap(arguments, named)
 
     return hook
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 from harness.errors import ModelError
 
@@ -22,13 +22,16 @@ if TYPE_CHECKING:
     from harness.lockstep.batches import Batch
     from harness.lockstep.kernels import Kernels
     from harness.models.calibration_data import Calibrated
+    from harness.models.experts import Experts
 
 REFERENCE = -1
 """The side of the reference; variants are the sides 0, 1, …"""
 
-Kind = Literal["block", "attention", "mlp", "linear"]
+Kind = Literal["block", "attention", "mlp", "experts", "linear"]
 Tap = Callable[["Tensor"], None]
 """Called with the input or output of one module as [B*T, width], padding included."""
+CallTap = Callable[[tuple[Any, ...], Mapping[str, Any]], None]
+"""Called with all that one module is called with: positional arguments, and those by name."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,8 @@ class OutputSite:
 
 @dataclass(frozen=True)
 class InputSite:
-    """A distinct input of linear layers, named after the first that reads it. layer: its block or -1."""
+    """A distinct input of linear layers or stacked experts, named after the first that reads it. layer: its block or
+    -1."""
 
     module: str
     layer: int
@@ -65,6 +69,8 @@ class Layout:
     vocabulary: int
     unpaired: tuple[Mapping[str, str], ...] = field(default_factory=tuple)
     """Of every variant: module name to the reason why it cannot be compared."""
+    experts: tuple[tuple[Experts, ...], ...] = ()
+    """The mixtures of experts of the reference, then those of every variant."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +97,10 @@ class Recorder:
 
     def outputs(self, side: int) -> Mapping[str, Tap]:
         """Taps on module outputs of one side, by module name."""
+        return {}
+
+    def calls(self, side: int) -> Mapping[str, CallTap]:
+        """Taps on whole calls of modules of one side, by module name: for what is not about one tensor."""
         return {}
 
     def start(self, batch: Batch) -> None:

@@ -6,6 +6,7 @@ the reason.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -16,11 +17,17 @@ from torch import Tensor, nn
 from harness.lockstep.decoder import Decoder
 from harness.lockstep.hooks import first_input, first_tensor
 from harness.lockstep.recording import InputSite, Kind, Layout, OutputSite
+from harness.models.experts import experts_of, stacked_parameters
+
+_EXPERT = re.compile(r"(^|\.)experts\.\d+(\.|$)")
+_ROUTED = "an expert sees only the tokens that are routed to it"
+_READING: tuple[Kind, ...] = ("linear", "experts")
+"""Kinds of modules whose inputs are looked at."""
 
 
 @dataclass
 class _Call:
-    """What one module did in the survey: its input (of linear layers) and output, and fingerprints of both."""
+    """What one module did in the survey: its input (of linear layers, stacked experts) and output, and fingerprints."""
 
     kind: Kind
     depth: int
@@ -34,9 +41,12 @@ class _Call:
 def survey(reference: Decoder, variants: Sequence[Decoder], ids_1T: Tensor, vocabulary: int) -> Layout:
     """Which modules of the reference can be watched, and which have no counterpart in each variant.
 
-    Watched are decoder blocks, their attention and MLP, and every linear layer except the output head.
+    Watched are decoder blocks, their attention and MLP, stacks of experts as one module, and every linear layer except
+    the output head and experts that are modules of their own, which see only some tokens.
     """
-    kinds = candidates(reference.model)
+    every = candidates(reference.model)
+    alone = {name: _ROUTED for name in every if _EXPERT.search(name)}
+    kinds = {name: kind for name, kind in every.items() if name not in alone}
     trace = _trace(reference, kinds, ids_1T)
     traces = [
         _trace(variant, {name: kind for name, kind in kinds.items() if _has(variant.model, name)}, ids_1T)
@@ -46,7 +56,7 @@ def survey(reference: Decoder, variants: Sequence[Decoder], ids_1T: Tensor, voca
     unpaired = [_unpaired(trace, other, rows) for other in traces]
     for missing, variant in zip(unpaired, variants, strict=True):
         extra = candidates(variant.model)
-        missing |= {name: "only the variant has it" for name in extra if not _has(reference.model, name)}
+        missing |= {name: "only the variant has it" for name in extra if not _has(reference.model, name)} | alone
     usable = {name: call for name, call in trace.items() if not _unusable(call, rows)}
     blocks = _block_numbers(reference.model)
     return Layout(
@@ -54,6 +64,7 @@ def survey(reference: Decoder, variants: Sequence[Decoder], ids_1T: Tensor, voca
         inputs=tuple(_inputs(usable, kinds, blocks)),
         vocabulary=vocabulary,
         unpaired=tuple(dict(sorted(missing.items())) for missing in unpaired),
+        experts=tuple(experts_of(side.model) for side in (reference, *variants)),
     )
 
 
@@ -71,6 +82,8 @@ def candidates(model: Any) -> dict[str, Kind]:
             found[name] = "block"
         elif is_linear(module):
             found[name] = "linear"
+        elif stacked_parameters(module):
+            found[name] = "experts"
         elif parent in blocks and (kind := _part(name.rpartition(".")[2], type(module).__name__)) is not None:
             found[name] = kind
     return found
@@ -123,7 +136,7 @@ def _trace(decoder: Decoder, kinds: Mapping[str, Kind], ids_1T: Tensor) -> dict[
     read: dict[str, tuple[Tensor | None, tuple[float, float]]] = {}
 
     def before(name: str, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
-        source = first_input(arguments, named) if kinds[name] == "linear" else None
+        source = first_input(arguments, named) if kinds[name] in _READING else None
         read[name] = source, _fingerprint(source)
 
     def after(name: str, output: object) -> None:
@@ -153,7 +166,7 @@ def _fingerprint(tensor: Tensor | None) -> tuple[float, float]:
 
 def _unusable(call: _Call, rows: int) -> str:
     """Why the values of a module cannot be laid out as one row for every token ("" if they can)."""
-    values = {"output": call.output} | ({"input": call.source} if call.kind == "linear" else {})
+    values = {"output": call.output} | ({"input": call.source} if call.kind in _READING else {})
     for what, tensor in values.items():
         if tensor is None:
             return f"its {what} is no tensor"
@@ -212,12 +225,13 @@ def _same(trace: Mapping[str, _Call], first: str, second: str) -> bool:
 
 
 def _inputs(usable: Mapping[str, _Call], kinds: Mapping[str, Kind], blocks: Mapping[str, int]) -> Iterator[InputSite]:
-    """Linear layers by distinct input: q, k and v projections read one tensor; the first stands for all."""
+    """Linear layers and stacks of experts by distinct input: q, k and v projections read one tensor; the first stands
+    for all."""
     seen: set[object] = set()
     for name in sorted(usable, key=lambda name: usable[name].depth):
         call = usable[name]
         key = (_place(call.source), call.read)
-        if kinds[name] != "linear" or (key in seen and call.calls == 1):
+        if kinds[name] not in _READING or (key in seen and call.calls == 1):
             continue
         seen.add(key)
         layer = next((blocks[outer] for outer in _outer(name) if outer in blocks), -1)

@@ -31,6 +31,14 @@ class Measure(Plugin):
         """This measure for a variant whose file names ``target`` (see ``harness.hardware``); most do not mind."""
         return self
 
+    def apart(self) -> Measure | None:
+        """What can be measured instead where both sides have token ids of their own; None: nothing.
+
+        Asked for measures whose probe compares tokens. Its table is filled by the probe of that name, and it produces
+        metrics of this measure under their names.
+        """
+        return None
+
     def obstacle(self) -> str:
         """Why these settings leave everything Skipped, as far as it is known beforehand; empty: they do not.
 

@@ -19,6 +19,7 @@ from harness.measures._shared import (
     not_finite,
     unusable_tokens,
 )
+from harness.measures._text_bits import BITS, TextBits
 from harness.records import Measurement, Metric, Skipped
 from harness.statistics import Interval, mean, mean_interval, ratio_of_sums, ratio_of_sums_interval
 
@@ -46,12 +47,6 @@ DELTA = Metric(
     better="lower",
     description="mean negative log-likelihood of the variant − that of the reference, paired token by token",
 )
-BITS = Metric(
-    name="perplexity.bits_per_byte",
-    unit="bits/byte",
-    better="lower",
-    description="negative log-likelihood in bits for each UTF-8 byte of text, comparable between tokenizers",
-)
 
 
 class Perplexity(Measure):
@@ -63,6 +58,10 @@ class Perplexity(Measure):
     def produces(self) -> tuple[Metric, ...]:
         """Perplexity on both sides, and three comparisons."""
         return (VALUE, RATIO, DELTA, BITS)
+
+    def apart(self) -> Measure:
+        """Bits per byte, by the tokens of each side."""
+        return TextBits()
 
     def measure(self, table: pd.DataFrame) -> Sequence[Measurement | Skipped]:
         """All metrics; bits per byte is Skipped where the tokenizer gives no byte spans."""

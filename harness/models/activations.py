@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
+from transformers.pytorch_utils import Conv1D
 
 from harness.errors import BackendError
 from harness.models.linears import linears
@@ -60,15 +61,23 @@ def round_inputs(module: nn.Module, form: Format, limits: Limits | None, device:
     InputRounding(form, limits is not None).attach(module)
 
 
+def rounds_inputs(module: nn.Module) -> list[InputRounding]:
+    """What rounds the inputs of a module before it is called."""
+    return [hook for hook in module._forward_pre_hooks.values() if isinstance(hook, InputRounding)]
+
+
 def check_stated(model: nn.Module, stated: Mapping[str, str]) -> None:
     """Look whether the linear layers whose inputs are stated to be rounded are those that do it.
 
-    stated: by module name. Other classes of layers may round inside their own product, which is not looked into.
+    stated: by module name. Layers of libraries, which are of other classes or have weights of other classes, may round
+    inside their own product, which is not looked into.
     Raises BackendError naming the first layer that does not do what is stated of it.
     """
     for name, module in linears(model):
-        rounds = [hook for hook in module._forward_pre_hooks.values() if isinstance(hook, InputRounding)]
-        if bool(rounds) != (name in stated):
+        rounds = rounds_inputs(module)
+        own_class = type(module) not in (nn.Linear, Conv1D) or type(module.weight) is not nn.Parameter
+        own_product = own_class or "forward" in vars(module)
+        if bool(rounds) != (name in stated) and not (name in stated and own_product):
             said, done = stated.get(name, "nothing"), rounds[0].form.name if rounds else "nothing"
             raise BackendError(
                 f"{name}: of its input is stated: {said}; found rounding it: {done}; the step that changed it must "

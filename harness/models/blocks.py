@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from harness.errors import BackendError
-from harness.models.linears import Linear, linears
+from harness.models.experts import feed, split_taps
+from harness.models.linears import Linear, linears, matrices
 
 Tap = Callable[[Tensor], None]
 
@@ -45,8 +46,8 @@ class Block:
     _documents: list[_Document]
 
     def linears(self) -> list[tuple[str, Linear]]:
-        """Full name and module of the block's linear layers."""
-        return [(f"{self.name}.{name}", module) for name, module in linears(self.module)]
+        """Full name and module of the block's linear layers, matrices of stacked experts among them."""
+        return [(f"{self.name}.{name}", module) for name, module in matrices(self.module)]
 
     def run(self) -> Iterator[Tensor]:
         """The block's output [T, D] for every document, computed anew at each call with the block as it is now."""
@@ -88,10 +89,17 @@ def walk_blocks(model: PreTrainedModel, calibration: Sequence[Tensor]) -> Iterat
 
 @contextmanager
 def listening(root: nn.Module, taps: Mapping[str, Tap]) -> Iterator[None]:
-    """Let each tap see the input [N, I] of the submodule of its name whenever that is called."""
+    """Let each tap see the input [N, I] of the submodule of its name whenever that is called.
+
+    A matrix of stacked experts gets the inputs of the tokens that are routed to it.
+    """
+    plain, stacked = split_taps(taps)
     with ExitStack() as stack:
-        for name, tap in taps.items():
+        for name, tap in plain.items():
             handle = root.get_submodule(name).register_forward_pre_hook(_hook(tap))
+            stack.callback(handle.remove)
+        for name, each in stacked.items():
+            handle = root.get_submodule(name).register_forward_pre_hook(_feeding(each), with_kwargs=True)
             stack.callback(handle.remove)
         yield
 
@@ -106,6 +114,13 @@ def observe_inputs(model: PreTrainedModel, taps: Mapping[str, Tap], calibration:
 def _hook(tap: Tap) -> Callable[[nn.Module, tuple[Any, ...]], None]:
     def hook(_module: nn.Module, arguments: tuple[Any, ...]) -> None:
         tap(arguments[0].reshape(-1, arguments[0].shape[-1]))
+
+    return hook
+
+
+def _feeding(taps: Mapping[tuple[str, int], Tap]) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
+    def hook(module: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
+        feed(module, arguments, named, taps)
 
     return hook
 

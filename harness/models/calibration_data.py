@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, cast
 
@@ -14,6 +14,7 @@ from harness.documents import EncodedDocument, documents_sha256, encode, read_do
 from harness.errors import DataError
 from harness.lockstep.hooks import Stage, attached
 from harness.lockstep.survey import candidates
+from harness.models.experts import expert_tokens
 from harness.overlap import Seen
 from harness.records import CalibrationData, CalibrationSpec, DocumentsSpec, HubData, Note
 
@@ -51,11 +52,13 @@ class Calibrated:
     """What a variant was fitted to.
 
     ranges: smallest and largest value that the linear layer of each name was given on the calibration documents,
-    by the finished variant; empty where nobody asked for them.
+    by the finished variant; empty where nobody asked for them. tokens: how many calibration tokens each expert was
+    given by the finished variant, by the path of its mixture; empty for dense models.
     """
 
     data: CalibrationDocuments
     ranges: Mapping[str, tuple[float, float]]
+    tokens: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 def read_calibration(spec: CalibrationSpec, reference: LoadedModel) -> CalibrationDocuments:
@@ -79,16 +82,16 @@ def with_calibration(variant: LoadedModel, data: CalibrationDocuments, watch: bo
     """The variant with what it was fitted to. watch: whether to run the documents through it for their ranges."""
     ranges = input_ranges(variant, data.ids) if watch else {}
     identity = variant.identity.model_copy(update={"calibration": data.record})
-    return replace(
-        variant, identity=identity, calibration=Calibrated(data, ranges), notes=(*variant.notes, *data.notes)
-    )
+    fitted = Calibrated(data, ranges, expert_tokens(variant.model, data.ids))
+    notes = (*variant.notes, *data.notes, *_unreached_notes(fitted.tokens))
+    return replace(variant, identity=identity, calibration=fitted, notes=notes)
 
 
 def input_ranges(loaded: LoadedModel, documents: list[Tensor]) -> dict[str, tuple[float, float]]:
-    """Smallest and largest input of every linear layer but the head over all documents; one pass.
+    """Smallest and largest input of every linear layer but the head, and of stacked experts, over all documents.
 
-    What comes in is meant, before the layer itself rounds it. A layer that no document reaches (an expert, say) is
-    left out. NaN makes both ends NaN, and then nothing lies inside.
+    One pass. What comes in is meant, before the layer itself rounds it. A layer that no document reaches (an expert,
+    say) is left out. NaN makes both ends NaN, and then nothing lies inside.
     """
     ends: dict[str, Tensor] = {}
 
@@ -99,13 +102,24 @@ def input_ranges(loaded: LoadedModel, documents: list[Tensor]) -> dict[str, tupl
             ends[name] = torch.maximum(ends[name], found) if name in ends else found
 
     model, stage = loaded.model, Stage()
-    names = [name for name, kind in candidates(model).items() if kind == "linear"]
+    names = [name for name, kind in candidates(model).items() if kind in ("linear", "experts")]
     taps = {name: [partial(see, name)] for name in names}
-    with torch.inference_mode(), attached(model, 0, stage, taps, {}), stage.playing(0):
+    with torch.no_grad(), attached(model, 0, stage, taps, {}), stage.playing(0):
         for ids in documents:
             model(input_ids=ids[None].to(model.device), use_cache=False)
     both = {name: end.tolist() for name, end in ends.items()}
     return {name: (-low, high) for name, (low, high) in both.items()}
+
+
+def _unreached_notes(tokens: Mapping[str, tuple[int, ...]]) -> list[Note]:
+    """A warning that names the experts to which no calibration token was routed."""
+    found = {path: [str(e) for e, count in enumerate(counts) if not count] for path, counts in tokens.items()}
+    if not any(found.values()):
+        return []
+    total, every = sum(map(len, found.values())), sum(map(len, tokens.values()))
+    listed = "; ".join(f"{path}: {', '.join(numbers)}" for path, numbers in found.items() if numbers)
+    text = f"{total} of {every} experts were given no token of the calibration documents: {listed}"
+    return [Note(topic="experts", text=text, level="warn")]
 
 
 def _source(spec: CalibrationSpec) -> str:

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.errors import BackendError
+from harness.models.experts import stacked_tensor
 from harness.models.linears import Linear, weight_of
 from harness.numerics.blocks import Blocks
 from harness.numerics.formats import named_format
@@ -41,13 +42,14 @@ def check_levels(model: nn.Module, described: Mapping[str, ModuleFormat]) -> dic
     """
     found = {}
     for name, stated in described.items():
-        weight_OI = _weight(model.get_submodule(name))
-        if stated.kernel == "simulated" and weight_OI is not None:
-            grid, codebook = _grid(stated), _CODEBOOK.fullmatch(stated.format)
-            if codebook and stated.granularity == "channel":
-                found[name] = _codebook_levels(weight_OI, int(codebook[1]), stated)
-            elif grid and (levels := _levels(weight_OI, grid, stated)) is not None:
-                found[name] = levels
+        weights = _weights(model, name) if stated.kernel == "simulated" else []
+        grid, codebook = _grid(stated), _CODEBOOK.fullmatch(stated.format)
+        if codebook and stated.granularity == "channel" and weights:
+            found[name] = _codebook_levels(torch.cat(weights), int(codebook[1]), stated)
+        elif grid:
+            levels = [_levels(weight_OI, grid, stated) for weight_OI in weights]
+            if counted := [each for each in levels if each is not None]:
+                found[name] = max(counted)
     return found
 
 
@@ -112,11 +114,13 @@ def _levels(weight_OI: Tensor, grid: Grid, stated: ModuleFormat) -> int | None:
         return None
     kind = "tensor" if stated.granularity == "none" else stated.granularity
     blocks = Blocks(kind, stated.group_size if kind in ("group", "block") else None).split(values_OI).flatten(0, -2)
-    off = torch.nonzero(~on_grid(blocks, grid, weight_OI.dtype))
+    off_M = torch.nonzero(~on_grid(blocks, grid, weight_OI.dtype))[:, 0]
+    # Where symmetric codes reach one further down than up, a scale below 0 (AutoRound has such) turns that around.
+    off_M = off_M[~on_grid(-blocks[off_M], grid, weight_OI.dtype)]
     found = distinct(_some(blocks))
-    if len(off):
-        count = distinct(blocks[off[:1, 0]])
-        what = f"{count} distinct values that lie on no such grid (as in {len(off)} of {len(blocks)})"
+    if len(off_M):
+        count = distinct(blocks[off_M[:1]])
+        what = f"{count} distinct values that lie on no such grid (as in {len(off_M)} of {len(blocks)})"
         raise BackendError(_message(stated, kind, what))
     if found > 2**grid.bits:
         raise BackendError(_message(stated, kind, f"{found} distinct values, of {2**grid.bits} that it can have"))
@@ -132,9 +136,20 @@ def _message(stated: ModuleFormat, unit: str, what: str) -> str:
     )
 
 
+def _weights(model: nn.Module, name: str) -> list[Tensor]:
+    """The weights [O, I] that a module, or each expert of a stack, computes with, if they are floats."""
+    stack = stacked_tensor(model, name)
+    if stack is not None:
+        return list(stack)
+    found = _weight(model.get_submodule(name))
+    return [] if found is None else [found]
+
+
 def _weight(module: nn.Module) -> Tensor | None:
-    """The weight [O, I] that the module computes with, if it has one of floats."""
+    """The weight [O, I] that the module computes with, if it has one of floats or a tensor that says what it means."""
     weight = weight_of(module) if isinstance(module, Linear) else getattr(module, "weight", None)
+    if isinstance(weight, Tensor) and hasattr(weight, "__tensor_flatten__"):
+        weight = weight.dequantize()
     plain = isinstance(weight, Tensor) and weight.dim() == 2 and weight.is_floating_point()
     return weight.detach() if plain and isinstance(weight, Tensor) and weight.numel() else None
 
@@ -166,7 +181,9 @@ def _indexed(weight_OI: Tensor, stated: ModuleFormat) -> bool:
     bits = int(match[1])
     groups = weight_OI.shape[0] * ceil(weight_OI.shape[1] / stated.group_size)
     known = weight_OI.numel() * bits + groups * (16 + (0 if stated.symmetric else bits))
-    return stated.bits_per_weight * weight_OI.numel() > known + 0.5
+    beyond = stated.bits_per_weight * weight_OI.numel() - known
+    # An index takes at most 32 bits a column; libraries that keep codes in more bits than these have need far more.
+    return 0.5 < beyond < 32 * weight_OI.shape[1] + 0.5
 
 
 def _some(blocks: Tensor) -> Tensor:

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from harness.models.experts import ExpertMatrix, expert_matrices
+
 Linear = nn.Linear | Conv1D
 
 
@@ -23,6 +25,12 @@ def linears(model: nn.Module) -> Iterator[tuple[str, Linear]]:
             yield name, module
 
 
+def matrices(model: nn.Module) -> Iterator[tuple[str, Linear]]:
+    """Every linear layer, and after them every expert's matrix of stacked parameters (see ``experts``)."""
+    yield from linears(model)
+    yield from expert_matrices(model)
+
+
 def weight_of(module: Linear) -> Tensor:
     """The weight as [O, I]: a view, never a copy."""
     weight: Tensor = module.weight.detach()
@@ -30,10 +38,21 @@ def weight_of(module: Linear) -> Tensor:
 
 
 def replace_weight(module: Linear, weight: Tensor) -> nn.Parameter:
-    """Give ``module`` a new parameter from ``weight`` [O, I]; what the old one was tied to stays as it is."""
+    """Give ``module`` a new parameter from ``weight`` [O, I]; what the old one was tied to stays as it is.
+
+    The matrix of an expert lies in a stack, so there the values are replaced.
+    """
+    if isinstance(module, ExpertMatrix):
+        module.weight.detach().copy_(weight)
+        return cast(nn.Parameter, module.weight)
     stored = weight.T.contiguous() if isinstance(module, Conv1D) else weight
     module.weight = nn.Parameter(stored, requires_grad=False)
     return module.weight
+
+
+def class_of(module: Linear) -> str:
+    """Name of the class that computes with the weight; for the matrix of an expert that of the experts module."""
+    return type(module.owner if isinstance(module, ExpertMatrix) else module).__name__
 
 
 def output_head(model: PreTrainedModel) -> str | None:

@@ -1,7 +1,8 @@
 """Loading models and making variants of them.
 
-    spec ─▶ folder ─▶ checked files ─▶ model ─▶ checked model ─▶ LoadedModel
-                                                  reference ─▶ copy ─▶ backend steps ─▶ LoadedModel
+    spec ─▶ folder ─▶ checked files ─┐
+            GGUF file ───────────────┴▶ model ─▶ checked model ─▶ LoadedModel
+              reference ─▶ copy ─▶ merged adapter ─▶ backend steps ─▶ adapter beside them ─▶ LoadedModel
 
 Whatever could make the numbers belong to another model than the one that was asked for is a ModelError here,
 before anything is measured. Global seeds and thread counts are left alone.
@@ -10,36 +11,31 @@ before anything is measured. Global seeds and thread counts are left alone.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 import torch
-import transformers
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from harness.backends import Backend, Compressed
 from harness.errors import BackendError, HarnessError, ModelError
-from harness.models.activations import check_stated
+from harness.models.activations import check_stated, rounds_inputs
+from harness.models.adapters import attach_adapter, merge_adapter
+from harness.models.checkpoint import open_folder
+from harness.models.experts import stacks
+from harness.models.gguf import open_gguf
 from harness.models.identity import identify
 from harness.models.inspection import module_formats
+from harness.models.kernels import left_out, looked_at, unpacked_notes
 from harness.models.levels import check_levels
-from harness.models.prequantized import quantization_method
-from harness.models.soundness import (
-    check_loading,
-    check_not_blank,
-    check_placement,
-    check_ready,
-    non_finite,
-    ragged_groups,
-)
+from harness.models.llama_cpp import open_llama_cpp
+from harness.models.soundness import check_not_blank, check_placement, check_ready, non_finite, ragged_groups
 from harness.models.sources import Source, resolve
-from harness.models.stamps import FileStamp, stamp_folder, verify_stamps
-from harness.models.trust import check_folder
-from harness.models.weight_files import Weights, check_no_hidden_codes, read_json
+from harness.models.stamps import FileStamp, verify_stamps
+from harness.models.stored_formats import formats_in_use
 from harness.records import CacheFormat, Identity, ModelSpec, ModuleFormat, Note, Plan
 
 if TYPE_CHECKING:
@@ -60,38 +56,53 @@ class LoadedModel:
     """What a variant was fitted to, where a step looked at documents."""
 
 
-def load(spec: ModelSpec, name: str) -> LoadedModel:
-    """Load ``spec`` and check it from the files to the finished model.
+def load(spec: ModelSpec, name: str, tokenizer: PreTrainedTokenizerBase | None = None) -> LoadedModel:
+    """Load ``spec`` and check it from the files to the finished model. tokenizer: taken instead of its own.
 
     Raises ModelError saying what was found and what to do (see ``trust``, ``soundness``),
     MissingDependencyError for a quantized checkpoint whose library is not installed.
     """
     _check_device(spec)
     source = resolve(spec)
-    stamps = stamp_folder(source.folder)
-    weights = check_folder(source.folder, stamps, spec.trust_remote_code, manifest=source.is_pocket)
-    quantization = quantization_method(source.folder, read_json(source.folder / "config.json"))
-    if not quantization:
-        check_no_hidden_codes(source.folder, weights)
-    model = _load_model(source.folder, spec)
+    if source.file is not None:
+        opened = open_gguf(spec, name, source.file, tokenizer)
+    else:
+        opened = open_folder(spec, name, source, tokenizer)
+    model = opened.model
     _freeze(model)
-    check_ready(model, spec, quantization)
+    check_ready(model, spec, opened.quantization)
     check_not_blank(model, spec.model)
-    tokenizer = _load_tokenizer(source.folder, spec)
-    modules = module_formats(model, {}, quantization)
-    identity = identify(name, model, tokenizer, spec.model, source.revision, spec.dtype, spec.device, modules)
-    return LoadedModel(name, model, tokenizer, identity, stamps, _notes(spec, name, source, weights, model))
+    notes = (*opened.notes, *_notes(spec, name, source, model))
+    formats = formats_in_use(model, opened.formats, opened.quantization)
+    stated = module_formats(model, formats, opened.quantization)
+    modules = looked_at(model, stated)
+    notes = (*notes, *unpacked_notes(stated, modules), *left_out(name, modules, model))
+    identity = identify(
+        name, model, opened.tokenizer, spec.model, source.revision, spec.dtype, spec.device, modules
+    )
+    return LoadedModel(name, model, opened.tokenizer, identity, opened.files, notes)
 
 
 def make_variant(plan: Plan, reference: LoadedModel, calibration: Sequence[Tensor]) -> LoadedModel:
-    """The variant of ``plan``: its own checkpoint or a copy of ``reference``, with every step applied.
+    """The variant of ``plan``: its own checkpoint or a copy of ``reference``, with its adapter and every step applied.
 
     calibration: token ids, one 1-D int64 tensor a document. The reference stays byte for byte as it is.
     Raises ModelError as ``load`` does, and BackendError naming the step that failed.
     """
-    start = _start(plan, reference)
-    if not plan.variant.compress:
-        return start
+    made, variant = _start(plan, reference), plan.variant
+    if variant.adapter and variant.merge:
+        made = merge_adapter(made, Path(variant.adapter))
+    if variant.compress:
+        made = _compressed(plan, made, reference, calibration)
+    if variant.adapter and not variant.merge:
+        made = attach_adapter(made, Path(variant.adapter))
+    return made
+
+
+def _compressed(
+    plan: Plan, start: LoadedModel, reference: LoadedModel, calibration: Sequence[Tensor]
+) -> LoadedModel:
+    """``start`` with every step applied."""
     _check_tokenizer(plan, start, reference)
     model = start.model
     described = {module.module: module for module in start.identity.modules if module.backend}
@@ -106,25 +117,33 @@ def make_variant(plan: Plan, reference: LoadedModel, calibration: Sequence[Tenso
         notes += done.notes
     _freeze(model)
     check_placement(model, plan.name, start.identity.device)
-    present = {name for name, _ in model.named_modules()}
+    present = {name for name, _ in model.named_modules()} | {name for name, _, _ in stacks(model)}
     if gone := sorted((described.keys() | activations.keys()) - present):
         raise BackendError(f"a step described {gone[0]}, which the compressed model does not have")
     check_stated(model, activations)
     old = start.identity
     levels = check_levels(model, described)
     described |= {name: described[name].model_copy(update={"levels": count}) for name, count in levels.items()}
-    modules = tuple(
-        module.model_copy(update={"activations": activations[module.module], "kernel": "simulated"})
+    stated = tuple(
+        module.model_copy(update=_rounding(model, module, activations[module.module]))
         if module.module in activations
         else module
         for module in module_formats(model, described)
     )
+    modules = looked_at(model, stated)
+    notes += [*unpacked_notes(stated, modules), *left_out(plan.name, modules, model)]
     identity = identify(
         plan.name, model, start.tokenizer, old.source, old.revision, old.dtype, old.device, modules
     )
     identity = identity.model_copy(update={"parameters": old.parameters, "cache": cache})
     notes += _compressed_notes(plan.name, model, described)
     return LoadedModel(plan.name, model, start.tokenizer, identity, start.files, tuple(notes))
+
+
+def _rounding(model: nn.Module, stated: ModuleFormat, words: str) -> dict[str, str]:
+    """What is said of a module whose input is rounded: only a backend with a kernel of its own does that for real."""
+    real = stated.backend and stated.kernel == "real" and not rounds_inputs(model.get_submodule(stated.module))
+    return {"activations": words, "kernel": "real" if real else "simulated"}
 
 
 def verify_unchanged(loaded: LoadedModel) -> None:
@@ -143,12 +162,17 @@ def _start(plan: Plan, reference: LoadedModel) -> LoadedModel:
     spec = plan.reference.model_copy(
         update={
             "model": variant.model,
+            "file": variant.file,
             "revision": variant.revision,
             "dtype": variant.dtype or plan.reference.dtype,
             "trust_remote_code": variant.trust_remote_code,
         }
     )
-    return load(spec, plan.name)
+    tokenizer = reference.tokenizer if variant.tokenizer == "reference" else None
+    if variant.engine == "llama_cpp":
+        opened, identity = open_llama_cpp(spec, plan.name, resolve(spec), tokenizer)
+        return LoadedModel(plan.name, opened.model, opened.tokenizer, identity, opened.files, opened.notes)
+    return load(spec, plan.name, tokenizer)
 
 
 def _check_tokenizer(plan: Plan, start: LoadedModel, reference: LoadedModel) -> None:
@@ -216,70 +240,11 @@ def _check_device(spec: ModelSpec) -> None:
         )
 
 
-def _load_model(folder: Path, spec: ModelSpec) -> PreTrainedModel:
-    loader: Any = AutoModelForCausalLM
-    try:
-        with _quiet():
-            model, info = loader.from_pretrained(
-                folder,
-                dtype=getattr(torch, spec.dtype),
-                device_map=None if spec.device == "cpu" else {"": spec.device},
-                attn_implementation=spec.attention,
-                trust_remote_code=spec.trust_remote_code,
-                use_safetensors=True,
-                # Not to be forgiven: check_loading then refuses them by name, which the loader's own error does not.
-                ignore_mismatched_sizes=True,
-                local_files_only=True,
-                output_loading_info=True,
-            )
-    except Exception as error:  # The loader raises nearly anything for a folder that does not fit.
-        raise ModelError(
-            f"{spec.model}: transformers cannot load it: {type(error).__name__}: {error}"
-        ) from error
-    check_loading(folder, info)
-    return cast(PreTrainedModel, model)
-
-
-def _load_tokenizer(folder: Path, spec: ModelSpec) -> PreTrainedTokenizerBase:
-    try:
-        with _quiet():
-            tokenizer = AutoTokenizer.from_pretrained(
-                folder, local_files_only=True, trust_remote_code=spec.trust_remote_code
-            )
-    except Exception as error:  # As above.
-        raise ModelError(
-            f"{spec.model}: its tokenizer cannot be loaded: {type(error).__name__}: {error}; the folder "
-            "needs the tokenizer files of the model (tokenizer.json and tokenizer_config.json)"
-        ) from error
-    return cast(PreTrainedTokenizerBase, tokenizer)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep transformers from printing bars and reports: what matters in them is checked here."""
-    logging: Any = transformers.utils.logging
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()
-
-
-def _notes(
-    spec: ModelSpec, name: str, source: Source, weights: Weights, model: PreTrainedModel
-) -> tuple[Note, ...]:
+def _notes(spec: ModelSpec, name: str, source: Source, model: PreTrainedModel) -> tuple[Note, ...]:
     notes = []
     if not source.pinned:
         text = f"{name}: {spec.model} has no commit as revision; used was {source.revision or 'unknown'}"
         notes.append(Note(topic="revision", text=text, level="warn"))
-    stored = weights.floating()
-    if stored and stored != (spec.dtype,):
-        text = f"{name}: stored as {', '.join(stored)}, converted to {spec.dtype} as declared"
-        notes.append(Note(topic="dtype", text=text))
     if names := non_finite(model):
         text = f"{name}: {len(names)} tensors hold NaN or infinity, {names[0]} first"
         notes.append(Note(topic="non-finite weights", text=text, level="warn"))

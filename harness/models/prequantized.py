@@ -8,25 +8,30 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import MissingDependencyError, ModelError
+from harness.records import Identity, VariantSpec
 
 LIBRARIES: Mapping[str, tuple[str, str]] = {
     "aqlm": ("aqlm", "aqlm"),
-    "auto-round": ("auto_round", "auto-round"),
+    "auto-round": ("auto_round", "lm-shipcheck[autoround]"),
     "awq": ("gptqmodel", "gptqmodel"),
-    "bitsandbytes": ("bitsandbytes", "bitsandbytes"),
-    "compressed-tensors": ("compressed_tensors", "compressed-tensors"),
+    "bitsandbytes": ("bitsandbytes", "lm-shipcheck[bitsandbytes]"),
+    "compressed-tensors": ("compressed_tensors", "lm-shipcheck[llmcompressor]"),
     "eetq": ("eetq", "eetq"),
     "fp_quant": ("fp_quant", "fp_quant"),
     "gptq": ("gptqmodel", "gptqmodel optimum"),
     "higgs": ("flute", "flute-kernel"),
-    "hqq": ("hqq", "hqq"),
-    "quanto": ("optimum.quanto", "optimum-quanto"),
     "quark": ("quark", "amd-quark"),
     "spqr": ("spqr_quant", "spqr_quant"),
-    "torchao": ("torchao", "torchao"),
+    "torchao": ("torchao", "lm-shipcheck[torchao]"),
     "vptq": ("vptq", "vptq"),
 }
-"""quant_method: the module it needs, and what pip calls it."""
+"""quant_method: the module it needs, and what to give to pip."""
+NOT_READ: Mapping[str, str] = {
+    "gguf": "name the GGUF file itself: model: file.gguf",
+    "hqq": "quantize the original checkpoint when it is loaded: compress: [{backend: hqq, …}]",
+    "quanto": "quantize the original checkpoint when it is loaded: compress: [{backend: quanto, …}]",
+}
+"""quant_method: what to do instead, for methods that transformers knows and of which it reads no files."""
 
 
 def quantization_method(folder: Path, config: Mapping[str, Any]) -> str:
@@ -43,6 +48,11 @@ def quantization_method(folder: Path, config: Mapping[str, Any]) -> str:
                 f"{folder}: hf_quant_config.json says the weights are quantized, but config.json does not, "
                 "and transformers would load the codes as weights; export it again for transformers"
             )
+        if (folder / "quanto_qmap.json").exists():
+            raise ModelError(
+                f"{folder}: quanto_qmap.json makes this a checkpoint of optimum-quanto, which transformers cannot "
+                f"read; {NOT_READ['quanto']}"
+            )
         return ""
     if not isinstance(found, dict):
         raise ModelError(f"{path}: quantization_config is {found!r}, wanted an object")
@@ -54,13 +64,27 @@ def quantization_method(folder: Path, config: Mapping[str, Any]) -> str:
             f"would ignore the scales and load wrong weights (known: {', '.join(sorted(known))}); export it "
             "in a known format"
         )
+    if method in NOT_READ:
+        raise ModelError(
+            f"{path}: quantization_config.quant_method is {method!r}, of which transformers cannot read saved "
+            f"checkpoints; {NOT_READ[method]}"
+        )
     if method in LIBRARIES:
         module, package = LIBRARIES[method]
         if not _installed(module):
+            quoted = f'"{package}"' if "[" in package else package
             raise MissingDependencyError(
-                package.split()[0], f"{folder} (quantized with {method})", f"pip install {package}"
+                module.replace("_", "-"), f"{folder} (quantized with {method})", f"pip install {quoted}"
             )
     return method
+
+
+def libraries_of(variant: VariantSpec, identity: Identity) -> list[str]:
+    """Import names of the libraries that read or compute a checkpoint, whose versions may move a number."""
+    found = {LIBRARIES[module.backend][0] for module in identity.modules if module.backend in LIBRARIES}
+    found |= {"gguf"} if variant.is_gguf else set()
+    found |= {"peft"} if variant.adapter else set()
+    return sorted(found | ({"llama_cpp"} if variant.engine == "llama_cpp" else set()))
 
 
 def _method(found: Mapping[str, Any]) -> str:

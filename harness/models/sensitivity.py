@@ -15,6 +15,7 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from harness.models.experts import ExpertMatrix, stack_of
 from harness.models.linears import Linear
 
 
@@ -38,20 +39,36 @@ def fisher_diagonal(
     leaves: dict[int, Tensor] = {}
     sums: dict[int, Tensor] = {}
     for module in modules.values():
-        if id(module.weight) not in leaves:
-            leaf = module.weight.detach().requires_grad_()
+        held = _parameter(module)
+        if id(held) not in leaves:
+            leaf = held.detach().requires_grad_()
             total = torch.zeros_like(leaf, dtype=torch.float32, requires_grad=False)
             cast(Any, leaf).register_post_accumulate_grad_hook(_square_into(total))
-            leaves[id(module.weight)], sums[id(module.weight)] = leaf, total
-    tensors = {f"{name}.weight": leaves[id(module.weight)] for name, module in modules.items()}
+            leaves[id(held)], sums[id(held)] = leaf, total
+    tensors = {
+        stack_of(name) if isinstance(module, ExpertMatrix) else f"{name}.weight": leaves[id(_parameter(module))]
+        for name, module in modules.items()
+    }
     for ids in calibration:
         with torch.enable_grad():
             loss = _negative_log_likelihood(model, tensors, ids.to(model.device))
             torch.autograd.backward(loss)
     for total in sums.values():
         total /= len(calibration)
-    found = {name: sums[id(module.weight)] for name, module in modules.items()}
-    return {name: total.T if isinstance(modules[name], Conv1D) else total for name, total in found.items()}
+    return {name: _of(module, sums[id(_parameter(module))]) for name, module in modules.items()}
+
+
+def _parameter(module: Linear) -> Tensor:
+    """The parameter of the model that holds the weight of a linear layer."""
+    return module.stack if isinstance(module, ExpertMatrix) else module.weight
+
+
+def _of(module: Linear, total: Tensor) -> Tensor:
+    """The part of a parameter's numbers that belongs to the weight [O, I] of a linear layer."""
+    if isinstance(module, ExpertMatrix):
+        total = total[module.expert]
+        return total.T if module.owner.is_transposed else total
+    return total.T if isinstance(module, Conv1D) else total
 
 
 def _negative_log_likelihood(model: PreTrainedModel, tensors: dict[str, Tensor], ids: Tensor) -> Tensor:

@@ -105,7 +105,7 @@ def stages(names: Iterable[str], observe: Observe) -> list[list[str]]:
     observe({name: look(name) for name in wanted})
     merged: dict[frozenset[str], list[str]] = {}
     for stage in found:
-        alike = frozenset(re.sub(r"\.\d+(?=\.)", ".*", name) for name in stage)
+        alike = frozenset(re.sub(r"\.\d+(?=\.)|\[\d+\]$", ".*", name) for name in stage)
         merged.setdefault(alike, []).extend(stage)
     unreached = [name for name in wanted if name not in placed]
     return [*merged.values(), unreached] if unreached else list(merged.values())

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from harness.models.blocks import decoder_blocks, observe_inputs
+from harness.models.experts import ExpertMatrix, stack_of
 from harness.models.linears import Linear, replace_weight, weight_of
 
 Change = Callable[[Tensor], Tensor]
@@ -24,10 +25,21 @@ Change = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Unit:
-    """Linear layers that share one weight, usually a single one."""
+    """Linear layers that share one weight, usually a single one, or all matrices of a stack of experts."""
 
     names: tuple[str, ...]
     modules: tuple[Linear, ...]
+
+    @property
+    def weights(self) -> tuple[Tensor, ...]:
+        """Its different weights [O, I]."""
+        return tuple({id(module.weight): weight_of(module) for module in self.modules}.values())
+
+    @property
+    def called(self) -> tuple[nn.Module, ...]:
+        """The modules that the model calls to use it."""
+        owners = [module.owner if isinstance(module, ExpertMatrix) else module for module in self.modules]
+        return tuple({id(module): module for module in owners}.values())
 
 
 def units(modules: Sequence[tuple[str, Linear]]) -> list[Unit]:
@@ -36,6 +48,17 @@ def units(modules: Sequence[tuple[str, Linear]]) -> list[Unit]:
     for name, module in modules:
         groups.setdefault(id(module.weight), []).append((name, module))
     return [Unit(tuple(name for name, _ in group), tuple(module for _, module in group)) for group in groups.values()]
+
+
+def stacked(each: Sequence[Unit]) -> list[Unit]:
+    """The units with the matrices of one stack of experts as one, in the order of the first of each."""
+    groups: dict[str, list[Unit]] = {}
+    for unit in each:
+        groups.setdefault(stack_of(unit.names[0]), []).append(unit)
+    return [
+        Unit(tuple(name for unit in group for name in unit.names), tuple(m for unit in group for m in unit.modules))
+        for group in groups.values()
+    ]
 
 
 def divergences(
@@ -97,6 +120,15 @@ def output_errors(
 @contextmanager
 def changed(unit: Unit, change: Change) -> Iterator[None]:
     """Give a unit another weight for a while."""
+    if isinstance(first := unit.modules[0], ExpertMatrix):
+        kept = first.stack.detach().clone()
+        try:
+            for module in unit.modules:
+                replace_weight(module, change(weight_of(module)))
+            yield
+        finally:
+            first.stack.detach().copy_(kept)
+        return
     old = unit.modules[0].weight
     new = replace_weight(unit.modules[0], change(weight_of(unit.modules[0])))
     try:
@@ -120,7 +152,7 @@ class _Document:
             for block in stack:
                 hooks.callback(block.register_forward_hook(self._finished).remove)
             for index, unit in enumerate(each):
-                for module in unit.modules:
+                for module in unit.called:
                     hooks.callback(module.register_forward_pre_hook(partial(self._called, index)).remove)
             self._reference_TV = self._log_probabilities()
 

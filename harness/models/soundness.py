@@ -11,6 +11,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from harness.errors import ModelError
+from harness.models.experts import stacked_tensor, stacks
 from harness.models.inspection import logical_weights, named_tensors
 from harness.models.linears import Linear, linears
 from harness.records import ModelSpec
@@ -76,18 +77,22 @@ def check_dtypes(model: PreTrainedModel, spec: ModelSpec, quantization: str) -> 
         for name, tensor in module.named_parameters(path, recurse=False):
             accepted = tensor.dtype == torch.float32 and any(part in name for part in kept)
             if tensor.is_floating_point() and tensor.dtype != declared and not accepted:
-                raise ModelError(f"{spec.model}: {name} is {tensor.dtype}, declared is {spec.dtype}")
+                hint = "; its library computes in that alone: set dtype: in reference:" if quantization else ""
+                raise ModelError(f"{spec.model}: {name} is {tensor.dtype}, declared is {spec.dtype}{hint}")
 
 
 def check_not_blank(model: PreTrainedModel, source: str) -> None:
     """Raise ModelError when all weights of a linear layer or an embedding are zero."""
     tables = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Embedding)]
     for name, module in [*linears(model), *tables]:
-        weight = module.weight
-        if isinstance(weight, torch.Tensor) and weight.numel() and not bool(weight.any()):
+        weight = module._parameters.get("weight")  # A layer that came quantized may have none, or one of a library.
+        if type(weight) is nn.Parameter and weight.numel() and not bool(weight.any()):
             raise ModelError(
                 f"{source}: all weights of {name} are zero; the checkpoint is incomplete or damaged"
             )
+    for name, experts, parameter in stacks(model):
+        if not bool(getattr(experts, parameter).any()):
+            raise ModelError(f"{source}: all weights of {name} are zero; the checkpoint is incomplete or damaged")
 
 
 def non_finite(model: PreTrainedModel) -> list[str]:
@@ -101,7 +106,9 @@ def non_finite(model: PreTrainedModel) -> list[str]:
 
 def ragged_groups(model: PreTrainedModel, groups: Mapping[str, int]) -> list[str]:
     """Names of linear layers whose inputs are no multiple of their group size: the last group is shorter."""
-    return [name for name, module in linears(model) if name in groups and _inputs(module) % groups[name]]
+    inputs = {name: _inputs(module) for name, module in linears(model)}
+    inputs |= {name: stack.shape[2] for name in groups if (stack := stacked_tensor(model, name)) is not None}
+    return [name for name, count in inputs.items() if name in groups and count % groups[name]]
 
 
 def _inputs(module: Linear) -> int:

@@ -1,4 +1,4 @@
-"""Where a model comes from: ``pocket``, a local folder or a hub repository; always a folder in the end."""
+"""Where a model comes from: ``pocket``, a local folder, a GGUF file or a hub repository; always on this machine."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from harness.errors import ModelError
 from harness.models.stamps import READ_WHEN_LOADING
 from harness.pocket import MODEL_DIR
 from harness.records import ModelSpec
+from harness.records.plan import GGUF
 
 POCKET = "pocket"
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
@@ -29,11 +30,12 @@ COMMIT = re.compile(r"[0-9a-f]{40}")
 
 @dataclass(frozen=True)
 class Source:
-    """A model folder on this machine. revision: the commit of a hub snapshot, else None."""
+    """A model folder on this machine. revision: the commit of a hub snapshot, or None. file: its GGUF file, if any."""
 
     folder: Path
     revision: str | None = None
     pinned: bool = True
+    file: Path | None = None
 
     @property
     def is_pocket(self) -> bool:
@@ -51,9 +53,11 @@ def resolve(spec: ModelSpec) -> Source:
     if spec.model == POCKET or local.exists():
         if spec.revision is not None:
             raise ModelError(f"{spec.model}: revision {spec.revision!r} is for models on the hub; remove it")
+        if local.suffix == GGUF and local.is_file():
+            return Source(local.parent, file=local)
         if not local.is_dir():
             raise ModelError(f"{local}: {_what_instead(local)}")
-        return Source(local)
+        return Source(local, file=_file_in(local, spec))
     if not HUB_ID.fullmatch(spec.model) or ".." in spec.model:
         raise ModelError(f"{spec.model}: no such folder, and not the form of a hub id (owner/name)")
     pinned = COMMIT.fullmatch(spec.revision or "") is not None
@@ -63,9 +67,19 @@ def resolve(spec: ModelSpec) -> Source:
             f"digits, found {spec.revision!r}"
         )
     folder = _snapshot(spec)
-    return Source(
-        folder, revision=folder.name if COMMIT.fullmatch(folder.name) else spec.revision, pinned=pinned
-    )
+    revision = folder.name if COMMIT.fullmatch(folder.name) else spec.revision
+    return Source(folder, revision, pinned, _file_in(folder, spec))
+
+
+def _file_in(folder: Path, spec: ModelSpec) -> Path | None:
+    """The GGUF file that was named beside a folder or repository. Raises ModelError where it is not there."""
+    if spec.file is None:
+        return None
+    path = folder / spec.file
+    if path.suffix != GGUF or ".." in path.parts or not path.is_file():
+        there = ", ".join(sorted(each.name for each in folder.glob(f"*{GGUF}"))) or "none"
+        raise ModelError(f"{spec.model}: file {spec.file!r} is no GGUF file in it; it has {there}")
+    return path
 
 
 def _snapshot(spec: ModelSpec) -> Path:
@@ -76,8 +90,8 @@ def _snapshot(spec: ModelSpec) -> Path:
             snapshot_download(
                 spec.model,
                 revision=spec.revision,
-                allow_patterns=sorted(f"*{ending}" for ending in endings),
-                ignore_patterns=["consolidated*", *([] if spec.trust_remote_code else ["*/*"])],
+                allow_patterns=[spec.file] if spec.file else sorted(f"*{ending}" for ending in endings),
+                ignore_patterns=["consolidated*", *([] if spec.trust_remote_code or spec.file else ["*/*"])],
             )
         )
     except GatedRepoError as error:
@@ -102,6 +116,4 @@ def _snapshot(spec: ModelSpec) -> Path:
 def _what_instead(path: Path) -> str:
     if not path.exists():
         return "the embedded model is not installed; install the harness again"
-    if path.suffix == ".gguf":
-        return "GGUF files are not loaded directly; convert to a folder of transformers first"
-    return "is a file, wanted the folder of a model (with config.json and safetensors)"
+    return "is a file, wanted the folder of a model (with config.json and safetensors) or a GGUF file"

@@ -26,7 +26,7 @@ class FileStamp:
 def stamp_folder(folder: Path) -> tuple[FileStamp, ...]:
     """Stamps of the files in ``folder`` that loading may read; raises ModelError for an unreadable one."""
     return tuple(
-        _stamp(path)
+        stamp_file(path)
         for path in sorted(folder.iterdir())
         if path.suffix in READ_WHEN_LOADING and path.is_file()
     )
@@ -52,7 +52,8 @@ def verify_stamps(stamps: Sequence[FileStamp]) -> None:
         )
 
 
-def _stamp(path: Path) -> FileStamp:
+def stamp_file(path: Path) -> FileStamp:
+    """The stamp of one file; raises ModelError for an unreadable one."""
     try:
         before = _stat(path)  # Before reading: a write during the reading then shows as a changed stat.
         return FileStamp(path=path, sha256=file_sha256(path), stat=before)

@@ -118,6 +118,6 @@ def _no_weights(folder: Path, declared: object) -> str:
         )
     if gguf := sorted(path.name for path in folder.glob("*.gguf")):
         return (
-            f"{folder}: holds {gguf[0]} but no safetensors file; convert it to a folder of transformers first"
+            f"{folder}: holds {gguf[0]} but no safetensors file; name it in the YAML: file: {gguf[0]}"
         )
     return f"{folder}: holds neither model.safetensors nor {INDEX}"

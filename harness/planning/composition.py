@@ -23,12 +23,12 @@ def check_composition(check: Checker, steps: Mapping[int, Backend]) -> None:
     done: list[tuple[int, Backend]] = []
     for index, step in sorted(steps.items()):
         path: KeyPath = ("variant", "compress", index, "backend")
-        for what in step.quantizes:
-            same = (other for other in done if what in other[1].quantizes and _must_meet(what, other[1], step))
+        for what in step.puts_on_grid:
+            same = (other for other in done if what in other[1].puts_on_grid and _must_meet(what, other[1], step))
             if earlier := next(same, None):
                 found = f"{step.kind}, which quantizes {_WHAT[what]} that {_named(earlier)} quantizes"
                 check.problem(path, found, f"steps that quantize {_WHAT[what]} once", _instead(what, step))
-        if not step.quantizes and (before := next((o for o in done if set(o[1].quantizes) & _GRIDS), None)):
+        if not step.puts_on_grid and (before := next((o for o in done if set(o[1].puts_on_grid) & _GRIDS), None)):
             found = f"{step.kind}, which works in full precision, behind {_named(before)} which put values on a grid"
             wanted = "steps that prepare before steps that quantize"
             check.problem(path, found, wanted, f"move {step.kind} in front of step {before[0] + 1}")
@@ -43,13 +43,13 @@ def remarks(steps: Sequence[Backend], calibration: bool) -> tuple[Note, ...]:
 def _texts(steps: Sequence[Backend], calibration: bool) -> list[str]:
     texts = []
     for index, step in enumerate(steps):
-        later = {what for other in steps[index + 1 :] for what in other.quantizes}
-        if not step.quantizes and "activations" not in later:
+        later = {what for other in steps[index + 1 :] for what in other.puts_on_grid}
+        if not step.puts_on_grid and "activations" not in later:
             texts.append(
                 f"{step.kind} quantizes nothing itself, and no later step quantizes activations, which it would "
                 "prepare; alone it only makes weights harder to round"
             )
-        if step.quantizes == ("activations",) and step.calibrates and "weights" in later:
+        if step.puts_on_grid == ("activations",) and step.calibrates and "weights" in later:
             texts.append(
                 f"{step.kind} finds the ranges of activations before a later step changes the weights that make "
                 "them; quantize the weights first"

@@ -6,9 +6,10 @@ import os
 from dataclasses import dataclass
 
 from harness.measures import Measure
+from harness.measures.generation import Generation
 from harness.measures.tasks import Tasks
 from harness.planning.model_size import ModelSize, model_size
-from harness.planning.sizes import document_count, task_sizes
+from harness.planning.sizes import document_count, prompt_count, task_sizes
 from harness.records import Plan, Run, SuiteSpec
 
 BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
@@ -27,6 +28,8 @@ class Amount:
     tokens: int
     items: int
     calls: int
+    written: int
+    """Tokens that each side writes."""
     complete: bool
     """Whether every number is known; else what is unknown counts nothing."""
 
@@ -43,7 +46,7 @@ class Cost:
 
 def amount(suites: tuple[SuiteSpec, ...]) -> Amount:
     """How much there is to compute; documents count as full up to their context."""
-    tokens = items = calls = 0
+    tokens = items = calls = written = 0
     complete = True
     for suite in suites:
         count = document_count(suite.documents)
@@ -54,10 +57,14 @@ def amount(suites: tuple[SuiteSpec, ...]) -> Amount:
                 sizes = [task.items for task in task_sizes(measure)]
                 complete &= None not in sizes
                 items += sum(size or 0 for size in sizes)
+            elif isinstance(measure, Generation):
+                prompts = prompt_count(measure, count)
+                complete &= prompts is not None
+                written += (prompts or 0) * (measure.prompt_tokens + measure.new_tokens)
             elif isinstance(measure, Measure) and measure.table == "timings":
                 repeats = getattr(measure, "repeats", 0)
                 calls += repeats if isinstance(repeats, int) else 0
-    return Amount(tokens, items, calls, complete)
+    return Amount(tokens, items, calls, written, complete)
 
 
 def cost(plan: Plan, run: Run | None) -> Cost:
@@ -79,7 +86,7 @@ def _seconds(plan: Plan, run: Run | None, reference: ModelSize | str) -> tuple[f
     on_cpu = plan.reference.device == "cpu"
     speed = OPERATIONS_PER_CORE * (os.cpu_count() or 1) if on_cpu else OPERATIONS_ON_GPU
     # Two operations for each parameter and token, on both sides.
-    operations = 2 * 2 * reference.parameters * (now.tokens + ITEM_TOKENS * now.items)
+    operations = 2 * 2 * reference.parameters * (now.tokens + ITEM_TOKENS * now.items + now.written)
     where = f"{os.cpu_count() or 1} cores at 10" if on_cpu else "a GPU at 50,000"
     unknown = "" if now.complete else "; documents and tasks of unknown size are not counted"
     said = f"rule of thumb: 4 operations for each parameter and token (both sides), {where} billion a second{unknown}"
@@ -94,31 +101,36 @@ def _by_clock(plan: Plan, run: Run, now: Amount, reference: ModelSize | str) -> 
         larger = reference.parameters / run.reference.parameters
     total = 0.0
     for stage, seconds in run.clock.seconds.items():
-        before, after = {"items": (then.items, now.items), "timings": (then.calls, now.calls)}.get(
-            stage, (then.tokens, now.tokens) if stage in ("shared pass", "measure") else (1, 1)
-        )
+        before, after = {
+            "items": (then.items, now.items),
+            "timings": (then.calls, now.calls),
+            "generations": (then.written, now.written),
+        }.get(stage, (then.tokens, now.tokens) if stage in ("shared pass", "measure") else (1, 1))
         if before == 0 and after > 0:
             return None
         total += seconds * (after / before if before else 0.0) * (1.0 if stage == "measure" else larger)
-    stages = {"items": now.items, "timings": now.calls, "shared pass": now.tokens}
+    stages = {"items": now.items, "timings": now.calls, "generations": now.written, "shared pass": now.tokens}
     return None if any(work and stage not in run.clock.seconds for stage, work in stages.items()) else total
 
 
 def _of_run(run: Run) -> Amount:
     """The amount of a run: documents by the plan that its run.json holds, items by what it measured."""
-    tokens = calls = 0
+    tokens = calls = written = 0
+    prompts = max((m.n for m in run.measurements if m.name == "generation.exact_match"), default=0)
     counted = max((m.clusters for m in run.measurements if m.name.startswith(("perplexity", "divergence"))), default=0)
     suites = run.asked.get("suites")
     for suite in suites if isinstance(suites, list) else []:
         if spec := suite.get("documents"):
             tokens += int(spec.get("max") or counted) * int(spec.get("context") or 512)
         calls += sum(int(measure.get("repeats") or 0) for measure in suite.get("measures", []))
+        asked = (measure for measure in suite.get("measures", []) if measure.get("measure") == "generation")
+        written += sum(int(measure["prompt_tokens"]) + int(measure["new_tokens"]) for measure in asked) * prompts
     items: dict[str, int] = {}
     for found in run.measurements:
         if found.name.startswith("tasks."):
             task = found.name.split(".")[1]
             items[task] = max(items.get(task, 0), found.n)
-    return Amount(tokens, sum(items.values()), calls, True)
+    return Amount(tokens, sum(items.values()), calls, written, True)
 
 
 def _memory(plan: Plan, reference: ModelSize | str, variant: ModelSize | str) -> tuple[float | None, str]:
@@ -128,7 +140,8 @@ def _memory(plan: Plan, reference: ModelSize | str, variant: ModelSize | str) ->
         return None, variant
     dtype = plan.reference.dtype
     own = plan.variant.dtype or dtype
-    floats = variant is reference or bool(plan.variant.compress)
+    dequantized = plan.variant.is_gguf and plan.variant.engine == "transformers"
+    floats = variant is reference or bool(plan.variant.compress) or dequantized
     second = variant.parameters * BYTES[own] if floats else variant.stored_bytes
     kept = f"in {own}" if floats else "as its files are"
     said = f"reference in {dtype}, variant {kept}, {LOGITS / 1e6:.0f} million logits a side; libraries come on top"

@@ -14,6 +14,7 @@ from typing import Any, Literal
 from harness.planning.checking import Checker
 from harness.plugins import nearest
 from harness.records import HubData
+from harness.records.plan import GGUF
 from harness.resources import POCKET_SPLITS, shipped_file, shipped_names
 from harness.strict_yaml.values import KeyPath, describe
 
@@ -69,16 +70,20 @@ def check_description(check: Checker, content: Mapping[str, Any]) -> None:
 
 def find_model(
     check: Checker, value: str, path: KeyPath, reserved: tuple[str, ...]
-) -> tuple[str, Literal["reserved", "folder", "hub"]]:
-    """The model that ``value`` names: a reserved name, an absolute folder, or a hub id. Notes problems."""
+) -> tuple[str, Literal["reserved", "folder", "gguf", "hub"]]:
+    """The model that ``value`` names: a reserved name, an absolute folder or GGUF file, or a hub id. Notes problems."""
     if value in reserved:
         return value, "reserved"
-    looks_local = value.startswith((".", "/", "~")) or "\\" in value
+    looks_local = value.startswith((".", "/", "~")) or "\\" in value or value.endswith(GGUF)
     if looks_local or os.path.isdir(check.folder / value):
         local = Path(os.path.abspath(check.folder / value))
+        if local.suffix == GGUF:
+            if not os.path.isfile(local):
+                check.problem(path, f"{value!r}: no such file ({local})", "a GGUF file", _near(local))
+            return str(local), "gguf"
         if not os.path.isdir(local):
             what = "a file" if os.path.isfile(local) else "no such folder"
-            check.problem(path, f"{value!r}: {what} ({local})", "the folder of a model", _near(local))
+            check.problem(path, f"{value!r}: {what} ({local})", "the folder of a model, or a GGUF file", _near(local))
         return str(local), "folder"
     close = nearest(value, reserved) if "/" not in value else ""
     if close or not _HUB_ID.fullmatch(value) or ".." in value:

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from harness.measures import Measure
 from harness.measures._items import BITS_PER_BYTE, DERIVED, PERPLEXITIES
+from harness.measures.generation import Generation
 from harness.measures.tasks import Tasks
-from harness.planning.sizes import TaskSize, document_count, task_sizes
+from harness.planning.sizes import TaskSize, document_count, prompt_count, task_sizes
 from harness.records import Measurement, Metric, Run, SuiteSpec
 
 
@@ -50,6 +51,8 @@ def _count(measure: Measure, documents: int | None) -> tuple[int | None, str]:
     if measure.table == "timings":
         repeats = getattr(measure, "repeats", None)
         return (repeats if isinstance(repeats, int) else None), "timing blocks"
+    if isinstance(measure, Generation):
+        return prompt_count(measure, documents), "prompts"
     return (0, "") if measure.table == "weights" else (documents, "documents")
 
 

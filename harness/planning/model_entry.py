@@ -8,6 +8,7 @@ from typing import Any, cast
 
 from harness.backends import Backend
 from harness.planning.checking import Checker
+from harness.planning.checkpoints import check_checkpoint, with_adapter, with_file
 from harness.planning.locating import find_model
 from harness.records import ModelSpec, VariantSpec
 from harness.strict_yaml.values import KeyPath, describe
@@ -47,10 +48,13 @@ def read_variant(
 ) -> VariantSpec | None:
     """The variant with its steps (see `read_steps`); None and problems where something else is wrong."""
     path: KeyPath = ("variant",)
+    given, made = value, tuple(steps)
     value = _with_model(check, value, path, ("reference", "pocket"))
     if isinstance(value, Mapping):
-        value = {**value, "compress": tuple(steps)}
+        value = {**with_adapter(check, value, path), "compress": made}
     spec = check.record(VariantSpec, value, path)
+    if spec:
+        check_checkpoint(check, given, spec, made, reference)
     if spec and reference and reference.attention.startswith("flash") and spec.dtype == "float32":
         wanted = f"float16 or bfloat16, because the reference's attention is {reference.attention}"
         check.problem((*path, "dtype"), "float32", wanted)
@@ -73,4 +77,4 @@ def _with_model(check: Checker, value: Any, path: KeyPath, reserved: tuple[str, 
     if kind == "hub" and trusted and not (isinstance(revision, str) and _COMMIT.fullmatch(revision)):
         wanted = "the commit (40 hex digits) whose code is trusted"
         check.problem((*path, "revision"), describe(revision), wanted)
-    return {**value, "model": model}
+    return with_file(check, value, path, model, kind)

@@ -9,7 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from harness.errors import HarnessError
+from harness.models.gguf_file import read_gguf
 from harness.pocket import MODEL_DIR
+from harness.records.plan import GGUF
 
 POCKET = "pocket"
 LONGEST_HEADER = 100_000_000
@@ -27,6 +30,8 @@ class ModelSize:
 
 def model_size(model: str, revision: str | None = None) -> ModelSize | str:
     """The size of a model on this machine, or why it is not known. model: as in a plan (no ``reference``)."""
+    if model.endswith(GGUF):
+        return _gguf_size(Path(model))
     folder = _folder(model, revision)
     if isinstance(folder, str):
         return folder
@@ -40,6 +45,16 @@ def model_size(model: str, revision: str | None = None) -> ModelSize | str:
             return header
         parameters += sum(math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
     return ModelSize(folder, parameters, sum(path.stat().st_size for path in files), _vocabulary(folder))
+
+
+def _gguf_size(path: Path) -> ModelSize | str:
+    try:
+        found = read_gguf(path)
+    except HarnessError as error:
+        return str(error)
+    vocabulary = next((tensor.shape[0] for tensor in found.tensors if tensor.name == "token_embd.weight"), None)
+    parameters = sum(tensor.values for tensor in found.tensors)
+    return ModelSize(path.parent, parameters, path.stat().st_size, vocabulary)
 
 
 def _folder(model: str, revision: str | None) -> Path | str:

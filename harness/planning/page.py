@@ -46,7 +46,11 @@ def _models(plan: Plan) -> Iterator[str]:
     same = variant.model in ("reference", reference.model)
     what = "the reference" if same else f"{variant.model}: {_size(plan, variant.model)}"
     steps = f"{len(variant.compress)} step{'s' * (len(variant.compress) != 1)}"
-    yield f"  variant      {what}, {variant.dtype or reference.dtype}, {steps}"
+    computed = "llama.cpp" if variant.engine == "llama_cpp" else variant.dtype or reference.dtype
+    yield f"  variant      {what}, {computed}, {steps}"
+    if variant.adapter:
+        place = "merged before the steps" if variant.merge else "beside the weights"
+        yield f"  adapter      {variant.adapter}, {place}"
     if plan.target:
         yield f"  target       {plan.target}"
 

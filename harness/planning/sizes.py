@@ -9,6 +9,7 @@ from typing import Any
 
 from harness.documents import POCKET_COUNT
 from harness.errors import DataError
+from harness.measures.generation import Generation
 from harness.measures.tasks import Tasks
 from harness.probes._task_files import TaskFiles, content_of, read_task_files
 from harness.records import DocumentsSpec, HubData, Plugin, SuiteSpec
@@ -47,6 +48,12 @@ def document_count(spec: DocumentsSpec | None) -> int | None:
         return spec.max or POCKET_COUNT
     found = _in_file(Path(spec.data), spec.split_on)
     return spec.max if found is None else min(found, spec.max or found)
+
+
+def prompt_count(measure: Generation, documents: int | None) -> int | None:
+    """Prompts after which both sides write, of a suite with so many documents; None where it is not known."""
+    there = documents if measure.prompts is None else _in_file(Path(measure.prompts), "\n\n")
+    return None if there is None else min(there, measure.max)
 
 
 def task_sizes(measure: Tasks) -> list[TaskSize]:

@@ -13,7 +13,7 @@ from harness.errors import HarnessError, Problem
 from harness.measures import Measure
 from harness.planning.checking import Checker
 from harness.planning.locating import check_description, check_file_name, find_data, find_file
-from harness.probes import PassProbe
+from harness.probes import Probe
 from harness.records import CalibrationSpec, DocumentsSpec, HubData, Metric, Plugin, SuiteSpec
 from harness.resources import POCKET_SPLITS
 from harness.strict_yaml.file import read_yaml
@@ -159,7 +159,8 @@ def _probe(check: Checker, table: str, settings: Mapping[str, Any], index: int) 
 
 
 def _need_no_documents(check: Checker, measures: Mapping[int, Measure], probes: Mapping[str, Plugin]) -> None:
-    reading = [m.kind for m in measures.values() if isinstance(probes.get(m.table), PassProbe)]
+    filled_by = [(measure.kind, probes.get(measure.table)) for measure in measures.values()]
+    reading = [kind for kind, probe in filled_by if isinstance(probe, Probe) and probe.reads_documents]
     if reading:
         wanted = f"documents, which {', '.join(reading)} look{'s' if len(reading) == 1 else ''} at"
         hint = "add for example documents: {data: pocket-heldout, max: 200}"

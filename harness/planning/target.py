@@ -34,7 +34,7 @@ def target_notes(plan: Plan) -> list[Note]:
     if plan.target is None:
         return []
     steps = cast(Sequence[Backend], plan.variant.compress)
-    inputs_too = any("activations" in step.quantizes for step in steps)
+    inputs_too = any("activations" in step.puts_on_grid for step in steps)
     found = []
     for use, kind in dict.fromkeys((use, step.kind) for step in steps for use in _uses(step)):
         if not kernels_for(plan.target, use, any_inputs=inputs_too):

@@ -8,16 +8,21 @@ at the unit it was in.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Protocol
 
-from harness.records import Plugin
+from harness.records import ModelSpec, Plugin
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import pandas as pd
 
+    from harness.documents import EncodedDocument, RawDocument
     from harness.lockstep.recording import PassContext, Recorder
     from harness.models.loading import LoadedModel
+    from harness.records import DocumentsSpec
 
 
 class Sink(Protocol):
@@ -52,9 +57,19 @@ class Progress(Protocol):
 class Probe(Plugin):
     """A look at a pair of models."""
 
+    @property
+    def reads_documents(self) -> bool:
+        """Whether it looks at the documents of the suite, which must then have some."""
+        return False
+
 
 class PassProbe(Probe):
     """A probe that takes part in the shared teacher-forced pass."""
+
+    @property
+    def reads_documents(self) -> bool:
+        """Always."""
+        return True
 
     def begin(self, context: PassContext) -> Recorder:
         """A recorder for one pass over all variants: what it watches, and the rows it leaves of every batch."""
@@ -76,6 +91,73 @@ class OwnProbe(Probe):
         progress: Progress,
     ) -> None:
         """Commit the rows of every unit that is not done yet into the sink of each variant."""
+        raise NotImplementedError
+
+
+class TextProbe(Probe):
+    """A probe that drives the models itself over the texts of the suite, each with its own tokenizer."""
+
+    @property
+    def reads_documents(self) -> bool:
+        """Where nothing else is said."""
+        return True
+
+    def inputs(self) -> str:
+        """Hash of what it reads beside the suite's documents: part of the run's data key."""
+        return ""
+
+    def observe(
+        self,
+        reference: LoadedModel,
+        variants: Sequence[LoadedModel],
+        documents: Sequence[RawDocument],
+        spec: DocumentsSpec | None,
+        sinks: Sequence[Sink],
+        progress: Progress,
+    ) -> None:
+        """Commit the rows of every unit that is not done yet into the sink of each variant.
+
+        documents: the texts of the suite, by its ``spec``; none where the suite has none.
+        """
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Shipment:
+    """What would be shipped of one variant.
+
+    kind: ``save`` it is to be written into ``folder``; ``checkpoint`` it is the files that the variant was loaded from;
+    ``none`` nobody wants it. write: puts the variant into ``folder``, whole or not at all; raises WriteError where the
+    disk refuses and BackendError where the library does. spec: how a fresh process loads it from there.
+    """
+
+    kind: Literal["save", "checkpoint", "none"]
+    folder: Path
+    write: Callable[[], None]
+    spec: ModelSpec
+
+
+class ShippedProbe(Probe):
+    """A probe of what would be shipped.
+
+    Writing a model may change it in memory, so such a probe looks at a variant when all others of all suites are done,
+    and once, however many suites name it.
+    """
+
+    @property
+    def reads_documents(self) -> bool:
+        """Always."""
+        return True
+
+    def observe(
+        self,
+        variant: LoadedModel,
+        shipment: Shipment,
+        documents: Sequence[EncodedDocument],
+        sinks: Sequence[Sink],
+        progress: Progress,
+    ) -> None:
+        """Commit the same rows into the sink of every suite that asks. documents: those of the first of them."""
         raise NotImplementedError
 
 

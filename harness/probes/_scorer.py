@@ -26,9 +26,9 @@ import numpy as np
 import torch
 from lm_eval.defaults import DEFAULT_OTHER_SEED, DEFAULT_RANDOM_SEED
 from lm_eval.models import huggingface
-from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from harness.errors import DataError
+from harness.probes._greedy import NonFiniteWatch, plain_decoding, processors, replaced
 from harness.probes._task_files import beside
 
 if TYPE_CHECKING:
@@ -39,29 +39,21 @@ LOCAL_FORMATS = frozenset({"arrow", "csv", "json", "pandas", "parquet", "text", 
 _LOGGERS = ("lm_eval", "transformers", "datasets")
 
 
-class _NonFiniteWatch(LogitsProcessor):
-    """Notes which rows of a batch met NaN or +inf logits; changes nothing."""
-
-    def __init__(self) -> None:
-        self.rows: torch.Tensor | None = None
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        bad = (torch.isnan(scores) | torch.isposinf(scores)).any(dim=-1)
-        self.rows = bad if self.rows is None else self.rows | bad
-        return scores
-
-
 class Scorer(huggingface.HFLM):  # type: ignore[misc]
     """HFLM on a loaded model; ``cut`` and ``non_finite`` hold prompts of the task at hand."""
 
-    def __init__(self, loaded: LoadedModel, batch_size: int, bos: bool) -> None:
-        """bos: whether prompts begin with BOS where the tokenizer has one; DataError if they do not."""
+    def __init__(self, loaded: LoadedModel, batch_size: int, bos: bool, vocabulary: int | None = None) -> None:
+        """bos: whether prompts begin with BOS where the tokenizer has one; DataError if they do not.
+
+        vocabulary: how many logits are tokens, the rest being padding that is left out (None: all are).
+        """
+        self._kept = vocabulary
         self.cut: set[str] = set()
         self.non_finite: set[str] = set()
         self.longest = 0
         self._batch: list[str] = []
         self._rolling = False
-        with _replaced(loaded.model, "tie_weights", lambda *_, **__: None):
+        with replaced(loaded.model, "tie_weights", lambda *_, **__: None):
             # HFLM ties weights again, which would put the embedding back in place of a compressed lm_head.
             super().__init__(
                 pretrained=loaded.model,
@@ -146,14 +138,19 @@ class Scorer(huggingface.HFLM):  # type: ignore[misc]
         ids, mask = super().tok_batch_encode(list(strings), padding_side, left_truncate_len, **rest)
         return ids, mask
 
+    def _model_call(self, inps: torch.Tensor, **settings: Any) -> torch.Tensor:
+        """As HFLM does it, without padding of the vocabulary."""
+        logits: torch.Tensor = super()._model_call(inps, **settings)
+        return logits[..., : self._kept]
+
     def _model_generate(
         self, context: torch.Tensor, max_length: int, stop: list[str], **settings: Any
     ) -> Any:
-        watch = _NonFiniteWatch()
+        watch = NonFiniteWatch()
         self.longest = max(self.longest, max_length)
-        with _plain_decoding(self.model):
+        with plain_decoding(self.model):
             found = super()._model_generate(
-                context, max_length, stop, logits_processor=LogitsProcessorList([watch]), **settings
+                context, max_length, stop, logits_processor=processors(watch, self._kept), **settings
             )
         if watch.rows is not None:
             rows = watch.rows.tolist()
@@ -210,10 +207,10 @@ def quiet() -> Iterator[None]:
     with ExitStack() as stack:
         for module in (lm_eval.api.task, lm_eval.api.model, huggingface):
             stack.enter_context(
-                _replaced(module, "tqdm", lambda *args, **kw: silent(*args, **kw | {"disable": True}))
+                replaced(module, "tqdm", lambda *args, **kw: silent(*args, **kw | {"disable": True}))
             )
-        stack.enter_context(_replaced(lm_eval.evaluator, "get_git_commit_hash", lambda: None))
-        stack.enter_context(_replaced(lm_eval.evaluator, "add_env_info", lambda storage: None))
+        stack.enter_context(replaced(lm_eval.evaluator, "get_git_commit_hash", lambda: None))
+        stack.enter_context(replaced(lm_eval.evaluator, "add_env_info", lambda storage: None))
         for logger in map(logging.getLogger, _LOGGERS):
             stack.callback(logger.setLevel, logger.level)
             logger.setLevel(logging.ERROR)
@@ -239,30 +236,5 @@ def fresh_local_data(cache: Path, folder: Path | None) -> Iterator[None]:
                     settings[key] = beside(settings[key], folder)
         return load(path, *args, **settings)
 
-    with _replaced(datasets, "load_dataset", load_dataset):
+    with replaced(datasets, "load_dataset", load_dataset):
         yield
-
-
-@contextmanager
-def _plain_decoding(model: Any) -> Iterator[None]:
-    """Decode as the task says, whatever a checkpoint's generation_config.json adds (a repetition penalty)."""
-    own = model.generation_config
-    plain: Any = GenerationConfig  # untyped
-    ids = {name: getattr(own, name, None) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
-    with _replaced(model, "generation_config", plain(**ids)):
-        yield
-
-
-@contextmanager
-def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
-    """Give ``owner`` another attribute for a while."""
-    own = name in vars(owner)
-    before = getattr(owner, name)
-    setattr(owner, name, value)
-    try:
-        yield
-    finally:
-        if own:
-            setattr(owner, name, before)
-        else:
-            delattr(owner, name)

@@ -64,7 +64,8 @@ class _ChannelRecorder(Recorder):
         import torch
 
         sums = [self._of_batch(side, site) for side in (REFERENCE, variant) for site in self._watched(variant)]
-        batch, earlier = torch.cat(sums, dim=1), self._totals[variant]
+        nothing = torch.zeros(len(COLUMNS), 0, dtype=torch.float64)  # All there is where no module has a partner.
+        batch, earlier = torch.cat([nothing, *sums], dim=1), self._totals[variant]
         total = batch if earlier is None else _added(earlier, batch)
         self._totals[variant] = total
         columns = {name: total[row].numpy() for row, name in enumerate(COLUMNS)}
@@ -106,12 +107,12 @@ class _ChannelRecorder(Recorder):
         import pandas as pd
 
         sides = [(name, site) for name in ("reference", "variant") for site in self._watched(variant)]
-        widths = [site.width for _, site in sides]
+        widths = np.array([site.width for _, site in sides], dtype=np.int64)
         labels = {
             "side": np.repeat(np.array([name for name, _ in sides], dtype=object), widths),
             "module": np.repeat(np.array([site.module for _, site in sides], dtype=object), widths),
-            "layer": np.repeat([site.layer for _, site in sides], widths).astype(np.int32),
-            "channel": np.concatenate([np.arange(width) for width in widths]).astype(np.int32),
+            "layer": np.repeat(np.array([site.layer for _, site in sides], dtype=np.int32), widths),
+            "channel": np.concatenate([np.arange(0), *map(np.arange, widths)]).astype(np.int32),
         }
         return pd.DataFrame(labels).astype({"side": "str", "module": "str"})
 

@@ -59,10 +59,20 @@ class Items(OwnProbe):
         """Commit one unit a task. Raises DataError for tasks that cannot be found, loaded, run or paired."""
         if all(sink.done(_unit(name)) for sink in sinks for name in self.tasks):
             return
+        from harness.models.vocabulary import by_vocabulary
+
+        for vocabulary, indices in by_vocabulary(reference, variants).items():
+            models = [reference, *(variants[index] for index in indices)]
+            self._observe_alike(models, vocabulary, [sinks[index] for index in indices], progress)
+
+    def _observe_alike(
+        self, models: Sequence[LoadedModel], vocabulary: int | None, sinks: Sequence[Sink], progress: Progress
+    ) -> None:
+        """All tasks on the reference, which comes first, and variants with as many logits that count."""
         from harness.probes._scorer import Scorer, quiet
 
         with quiet():
-            scorers = [Scorer(loaded, self.batch_size, self.bos) for loaded in (reference, *variants)]
+            scorers = [Scorer(loaded, self.batch_size, self.bos, vocabulary) for loaded in models]
         for scorer in scorers:
             scorer.share_context_of(scorers[0])
         library = _Library(read_task_files(self._folders()))

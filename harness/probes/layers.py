@@ -74,6 +74,8 @@ class _LayerRecorder(Recorder):
 
         found, missing = self._errors[variant], self._unpaired[variant]
         sites = [site for site in self._sites if site.module not in missing]
+        if not sites:
+            return {}
         shape = (5, len(self._batch.documents), self._batch.width)
         calls = [torch.stack(found[site.same_as or site.module]).double().view(-1, *shape) for site in sites]
         pieces = []

@@ -146,7 +146,7 @@ class _Call:
         import torch
 
         try:
-            with torch.inference_mode():
+            with torch.no_grad():
                 return self._timed()
         except RuntimeError as error:  # out of memory is one, too
             raise ModelError(f"timings: {self._name} could not be called: {error}") from error

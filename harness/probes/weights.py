@@ -25,7 +25,9 @@ class Weights(OwnProbe):
     The KV cache is measured: its tensors after two tokens less its tensors after one. Where a simulated format
     keeps it as floats, the values are counted so and take the bits of that format, as in a long text. Peak memory is
     measured on CUDA devices only, and not for simulated formats (whose floats are not what would be deployed): the
-    weights of one side plus what one forward pass adds.
+    weights of one side plus what one forward pass adds. relative_error of a linear layer of the variant is that of the
+    weight that it computes with, over the compared share of its inputs; error_note says why there is none, or what
+    else the layer does.
     """
 
     context: Annotated[int, Field(ge=2)] = 512
@@ -50,7 +52,7 @@ class Weights(OwnProbe):
             if rows is None:
                 rows = self._side("reference", reference)
             both = pd.concat([rows, self._side("variant", variant)], ignore_index=True)
-            sink.commit(UNIT, {"weights": both})
+            sink.commit(UNIT, {"weights": _with_errors(both, reference, variant)})
         progress.step("weights", len(variants), len(variants))
 
     def _side(self, side: str, loaded: LoadedModel) -> pd.DataFrame:
@@ -88,11 +90,28 @@ class Weights(OwnProbe):
         torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
-        with torch.inference_mode():
+        with torch.no_grad():
             loaded.model(input_ids=ids, use_cache=True)
         torch.cuda.synchronize(device)
         added = torch.cuda.max_memory_allocated(device) - before
         return _device_bytes(loaded) + added
+
+
+def _with_errors(rows: pd.DataFrame, reference: LoadedModel, variant: LoadedModel) -> pd.DataFrame:
+    """The rows with how far the weights of the variant's linear layers are from the reference's."""
+    from harness.models.weight_errors import WeightError, weight_errors
+
+    found = weight_errors(reference.model, variant.model, reference.model.dtype)
+    nothing = WeightError(None, 0.0, "the reference has no linear layer of this name")
+    linear = rows["role"].isin(["linear", "head"]) & (rows["side"] == "variant")
+    errors = [
+        found.get(name, nothing) if wanted else None for name, wanted in zip(rows["module"], linear, strict=True)
+    ]
+    return rows.assign(
+        relative_error=[math.nan if e is None or e.relative_error is None else e.relative_error for e in errors],
+        compared=[0.0 if e is None else e.compared for e in errors],
+        error_note=["" if e is None else e.note for e in errors],
+    ).astype({"relative_error": "float64", "compared": "float64", "error_note": "str"})
 
 
 def _special_row(side: str, name: str, size: int, dtype: str) -> dict[str, Any]:
@@ -114,6 +133,7 @@ def _special_row(side: str, name: str, size: int, dtype: str) -> dict[str, Any]:
         "backend": "",
         "role": "other",
         "levels": None,
+        "product": "",
     }
 
 
@@ -157,7 +177,7 @@ def _cache(loaded: LoadedModel, tokens: int) -> list[Tensor]:
     import torch
 
     ids = torch.zeros((1, tokens), dtype=torch.int64, device=loaded.model.device)
-    with torch.inference_mode():
+    with torch.no_grad():
         output = loaded.model(input_ids=ids, use_cache=True)
     return list(_tensors(getattr(output, "past_key_values", None)))
 

@@ -14,6 +14,8 @@ from harness.records.plan import (
 )
 from harness.records.result import (
     SCHEMA_VERSION,
+    Artifact,
+    ArtifactFile,
     CacheFormat,
     CalibrationData,
     Clock,
@@ -33,6 +35,8 @@ from harness.records.result import (
 
 __all__ = [
     "SCHEMA_VERSION",
+    "Artifact",
+    "ArtifactFile",
     "CacheFormat",
     "CalibrationData",
     "CalibrationSpec",

@@ -10,12 +10,18 @@ from harness.records.base import Plugin, Record
 
 Dtype = Literal["float32", "float16", "bfloat16"]
 Positive = Annotated[int, Field(gt=0)]
+GGUF = ".gguf"
+"""How the names of GGUF files end."""
 
 
 class ModelSpec(Record):
-    """One model to load: ``pocket`` (embedded), a local folder, or a hub id with revision."""
+    """One model to load: ``pocket`` (embedded), a local folder or GGUF file, or a hub id with revision.
+
+    file: the GGUF file to take from a folder or a repository of the hub.
+    """
 
     model: str = Field(min_length=1)
+    file: str | None = None
     revision: str | None = None
     dtype: Dtype = "float32"
     device: str = "cpu"
@@ -24,13 +30,38 @@ class ModelSpec(Record):
 
 
 class VariantSpec(Record):
-    """The compressed side: a checkpoint (``model``) or the reference itself, then backend steps in order."""
+    """The compressed side: a checkpoint (``model``) or the reference itself, then backend steps in order.
+
+    file: the GGUF file to take from a folder or a repository of the hub. engine: what computes; ``llama_cpp`` runs a
+    GGUF file with the kernels of llama.cpp, ``transformers`` dequantizes it. tokenizer: the checkpoint's own, or the
+    reference's where the vocabulary is the same. adapter: the folder of a PEFT adapter; with ``merge`` it becomes part
+    of the weights before the steps, else it is computed beside them on top of what the steps made (QLoRA).
+    artifact: whether a variant that is made here is written as it would be shipped (``runs/<name>/artifact``), read
+    back in a fresh process and compared with the model in memory; done where a suite has the measure ``artifact``. A
+    checkpoint without steps is what would be shipped, so nothing is written.
+    """
 
     model: str = Field(default="reference", min_length=1)
+    file: str | None = None
     revision: str | None = None
     dtype: Dtype | None = None
     trust_remote_code: bool = False
+    engine: Literal["transformers", "llama_cpp"] = "transformers"
+    tokenizer: Literal["own", "reference"] = "own"
+    adapter: str | None = None
+    merge: bool = False
     compress: tuple[SerializeAsAny[Plugin], ...] = ()
+    artifact: Literal["save", "none"] = "save"
+
+    @property
+    def is_gguf(self) -> bool:
+        """Whether the checkpoint is a GGUF file, on this machine or on the hub."""
+        return self.file is not None or self.model.endswith(GGUF)
+
+    @property
+    def made_here(self) -> bool:
+        """Whether the variant exists only in memory: steps or a merged adapter made it from other files."""
+        return bool(self.compress) or (self.adapter is not None and self.merge)
 
 
 class DocumentsSpec(Record):

@@ -128,7 +128,8 @@ class ModuleFormat(Record):
     the range of the weight was set (``min_max``, ``mse`` …), activations what happens to the module's input
     ("int8 per token, dynamic"; empty: nothing). role is what the module is in the model it was found in. levels is the
     largest number of distinct values that was counted among the weights that share a scale, where the weight is held
-    as floats.
+    as floats. product says what a packed weight's product was seen to multiply: ``codes``, or ``floats`` (weight-only:
+    dequantized in the kernel); empty: it was not looked at.
     """
 
     module: str
@@ -146,6 +147,7 @@ class ModuleFormat(Record):
     backend: str = ""
     role: Role = "other"
     levels: Annotated[int, Field(ge=0)] | None = None
+    product: Literal["", "codes", "floats"] = ""
 
 
 class CacheFormat(Record):
@@ -203,6 +205,30 @@ class Identity(Record):
         ) and [m.activations for m in self.modules] == [m.activations for m in other.modules]
 
 
+class ArtifactFile(Record):
+    """One file of what would be shipped; name: its path inside the folder."""
+
+    name: str
+    bytes: Annotated[int, Field(ge=0)]
+    sha256: str
+
+
+class Artifact(Record):
+    """What would be shipped of a variant.
+
+    ``saved``: the files that this run wrote into the folder ``artifact`` beside run.json. ``checkpoint``: those that
+    the variant was loaded from, with no step on top.
+    """
+
+    kind: Literal["saved", "checkpoint"]
+    files: tuple[ArtifactFile, ...]
+
+    @property
+    def bytes(self) -> int:
+        """All files together."""
+        return sum(file.bytes for file in self.files)
+
+
 class Note(Record):
     """Something a reader must know beside the numbers: the same model on both sides, documents cut, a floor."""
 
@@ -249,3 +275,5 @@ class Run(Record):
     slices: tuple[Slice, ...] = ()
     verdicts: tuple[Verdict, ...]
     notes: tuple[Note, ...] = ()
+    artifact: Artifact | None = None
+    """What would be shipped, where a suite measured it."""

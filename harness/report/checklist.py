@@ -177,6 +177,10 @@ def _kernel(modules: Sequence[ModuleFormat], run: Run) -> Answer:
     if kinds["simulated"]:
         what = "simulated: the values are those of the format, held and multiplied as floats"
         return Answer("Kernel", (what,), "memory is counted by format; speed says nothing about the format")
+    packed = [module for module in modules if _compressed(module)]
+    if packed and all(module.product == "floats" for module in packed):
+        what = "real, weight-only: the stored format is dequantized in the kernel, and floats are multiplied"
+        return Answer("Kernel", (what,), "one call of every module was watched")
     return Answer("Kernel", ("real: the product reads the stored format",), "the modules of the finished model")
 
 

@@ -19,7 +19,7 @@ class Figure:
 
 def figures(run: Run) -> list[Figure]:
     """Size, perplexity, divergence, agreement and the task that lost most, as far as they were measured."""
-    found = [_size(run), _perplexity(run), _divergence(run), _agreement(run), _task(run)]
+    found = [_size(run), _perplexity(run) or _bits(run), _divergence(run), _agreement(run), _task(run)]
     return [figure for figure in found if figure is not None]
 
 
@@ -47,6 +47,14 @@ def _perplexity(run: Run) -> Figure | None:
     shown = f"×{display.number(ratio.change, 4)}" if change > 1 else f"{display.signed(change * 100, 3)}\u202f%"
     sides = beside_words(value.reference, value.variant) if value is not None else ""
     return Figure("Perplexity", shown, sides or _between(ratio))
+
+
+def _bits(run: Run) -> Figure | None:
+    """What can be said of predictions where the sides have other tokens."""
+    bits = _finite(run, "perplexity.bits_per_byte")
+    if bits is None or bits.change is None:
+        return None
+    return Figure("Bits a byte", display.signed(bits.change, 3), beside_words(bits.reference, bits.variant))
 
 
 def beside_words(reference: float | None, variant: float | None) -> str:

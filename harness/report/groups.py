@@ -14,10 +14,12 @@ _FAMILIES = {
     "calibration_data": "Calibration data",
     "hardware": "Hardware",
     "tasks": "Tasks",
+    "generation": "Generated texts",
     "layers": "Layers",
     "outliers": "Outlier channels",
     "latency": "Latency",
     "memory": "Memory",
+    "artifact": "Artifact",
 }
 
 

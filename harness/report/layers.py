@@ -109,6 +109,15 @@ def layers(suite: Suite) -> Layers | None:
     return Layers(modules, tuple(module.name for module in found if not isfinite(module.error)))
 
 
+def weight_errors(suite: Suite) -> dict[str, float]:
+    """Relative error of the weight of each linear layer of the variant, by name; where it is known."""
+    frame = suite.read("weights", ("side", "module", "relative_error"))
+    if frame is None:
+        return {}
+    rows = frame[(frame["side"] == "variant") & np.isfinite(frame["relative_error"])]
+    return dict(zip(rows["module"].astype(str), rows["relative_error"].astype(float), strict=True))
+
+
 def _sums(frame: pd.DataFrame) -> pd.DataFrame:
     """One row a module, in order of execution; a sum with NaN or infinity in it stays so."""
     grouped = frame.groupby("module", sort=False)

@@ -55,9 +55,23 @@ _METRICS = {
     "calibration_data.token_divergence_floor": "divergence of tokens between halves",
     "calibration_data.outside_range": "inputs outside the calibrated range",
     "calibration_data.outside_range_worst": "most inputs outside the calibrated range",
+    "generation.exact_match": "same greedy text",
+    "generation.diverged": "greedy texts that part",
+    "generation.first_divergence": "equal tokens before texts part",
+    "generation.first_divergence_median": "equal tokens before texts part, median",
+    "generation.common_prefix": "share of text before texts part",
+    "generation.similarity": "likeness of greedy texts",
+    "generation.embedding_similarity": "likeness of greedy texts, embedded",
     "hardware.supported": "weights with a kernel",
     "hardware.accelerated": "weights with a kernel in few bits",
     "hardware.cache_supported": "KV cache with a kernel",
+    "experts.unreached": "experts without calibration tokens",
+    "experts.uncalibrated_share": "routings to experts without calibration",
+    "experts.unused": "experts without tokens",
+    "experts.agreement": "same expert for a token",
+    "experts.agreement_worst": "same expert for a token, worst layer",
+    "weights.relative_error": "relative error of a weight",
+    "weights.worst": "largest weight error",
     "layers.worst": "largest layer error",
     "layers.relative_error": "relative error",
     "layers.sqnr_db": "SQNR",
@@ -74,6 +88,14 @@ _METRICS = {
     "memory.bits_per_weight": "bits per weight",
     "memory.peak_bytes": "peak memory",
     "memory.kv_bytes_per_token": "KV cache per token",
+    "artifact.kl_mean": "mean KL of the artifact from memory",
+    "artifact.kl_max": "largest KL of the artifact from memory",
+    "artifact.logits_max_abs_diff": "largest logit difference of the artifact",
+    "artifact.modules_changed": "modules that the artifact changes",
+    "artifact.texts_changed": "texts that the artifact encodes differently",
+    "artifact.live_kl_max": "largest KL that saving costs in memory",
+    "artifact.bytes": "bytes on disk",
+    "artifact.bits_per_weight": "bits on disk per weight",
 }
 _ORDER = ("fail", "error", "inconclusive", "skipped", "pass")
 
@@ -119,7 +141,8 @@ def formats(modules: Iterable[ModuleFormat]) -> list[str]:
 def stored_as(module: ModuleFormat) -> str:
     """The format of one module in words."""
     unit = {"none": "", "group": f"group {module.group_size}"}.get(module.granularity, f"per {module.granularity}")
-    parts = [module.format, unit, "simulated" if module.kernel == "simulated" else ""]
+    weight_only = "dequantized in the kernel" if module.kernel == "real" and module.product == "floats" else ""
+    parts = [module.format, unit, "simulated" if module.kernel == "simulated" else weight_only]
     return ", ".join(part for part in parts if part)
 
 

@@ -43,32 +43,55 @@ def _relabelled(suite: SuiteSpec, part: Slice) -> Slice:
     )
 
 
+def read_apart(suite: SuiteSpec) -> tuple[str, ...]:
+    """The tables that are read instead of those of tokens where the sides have other token ids."""
+    found = [measure.apart() for measure in cast(Sequence[Measure], suite.measures) if _compares_tokens(suite, measure)]
+    return tuple(dict.fromkeys(instead.table for instead in found if instead is not None))
+
+
+def _compares_tokens(suite: SuiteSpec, measure: Measure) -> bool:
+    return any(isinstance(probe, PassProbe) and probe.kind == measure.table for probe in suite.probes)
+
+
 def _slices(pair: Pair, suite: SuiteSpec) -> list[Slice]:
-    """The parts of the documents that rules of the plan name; none where tokens cannot be compared."""
+    """The parts of the documents that rules of the plan name."""
     wanted = asked_for(pair.observed.plan.gates)
-    documents = pair.store.read(suite.name, "documents") if wanted and suite.name in pair.same_ids else None
+    documents = pair.store.read(suite.name, "documents") if wanted else None
     if documents is None:
         return []
-    measures = cast(Sequence[Measure], suite.measures)
+    asked = cast(Sequence[Measure], suite.measures)
+    served = [each.apart() if suite.name in pair.apart and _compares_tokens(suite, each) else each for each in asked]
+    measures = [measure for measure in served if measure is not None]
     return measure_slices(
         suite.name, documents, measures, lambda m: pair.store.read(suite.name, m.table, m.columns), wanted
     )
 
 
 def _measure_one(pair: Pair, suite: SuiteSpec, measure: Measure) -> Sequence[Measurement | Skipped]:
-    needs_ids = any(isinstance(p, PassProbe) and p.kind == measure.table for p in suite.probes)
-    if needs_ids and suite.name not in pair.same_ids:
-        reason = "the documents have other token ids under the variant's tokenizer, so tokens cannot be compared"
+    reason = pair.apart.get(suite.name, "") if _compares_tokens(suite, measure) else ""
+    instead = measure.apart() if reason else measure
+    if instead is None:
         return _all_skipped(measure, reason)
-    table = pair.store.read(suite.name, measure.table, measure.columns)
+    served = {metric.name for metric in instead.produces()}
+    lost = [entry for entry in _all_skipped(measure, reason) if entry.measure not in served]
+    table = pair.store.read(suite.name, instead.table, instead.columns)
     if table is None or table.empty:
-        return _all_skipped(measure, f"the probe {measure.table} left no rows")
+        return [*lost, *_all_skipped(instead, f"the probe {instead.table} left no rows{_unpaired(pair, suite)}")]
     try:
-        return measure.measure(table)
+        return [*lost, *instead.measure(table)]
     except Exception as error:  # noqa: BLE001 - a plugin may raise anything; it must cost the verdict, not the run
         reason = f"measure {measure.kind} failed: {type(error).__name__}: {error}"
         pair.observed.failures.append(reason)
         return _all_skipped(measure, reason)
+
+
+def _unpaired(pair: Pair, suite: SuiteSpec) -> str:
+    """Which modules could not be compared, as a reason for what is missing; empty where all could."""
+    found = pair.store.read(suite.name, "unpaired")
+    if found is None or found.empty:
+        return ""
+    first = found.iloc[0]
+    return f" ({len(found)} modules could not be compared, {first['module']} first: {first['reason']})"
 
 
 def _all_skipped(measure: Measure, reason: str) -> list[Skipped]:

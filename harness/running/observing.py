@@ -8,9 +8,11 @@ from harness.documents import EncodedDocument
 from harness.errors import HarnessError
 from harness.lockstep.driver import shared_pass
 from harness.models.loading import LoadedModel
-from harness.probes import OwnProbe, PassProbe, Progress
+from harness.plugins import load
+from harness.probes import OwnProbe, PassProbe, Progress, TextProbe
 from harness.records import SuiteSpec
-from harness.running.pairs import Documents, Pair
+from harness.running.measuring import read_apart
+from harness.running.pairs import Documents, Pair, suite_texts
 from harness.running.stopwatch import timed
 
 
@@ -50,7 +52,7 @@ def _observe_suite(
 ) -> None:
     seconds: dict[str, float] = {}
     pass_probes = [probe for probe in suite.probes if isinstance(probe, PassProbe)]
-    paired = [pair for pair in pairs if suite.name in pair.same_ids]
+    paired = [pair for pair in pairs if suite.name not in pair.apart]
     if pass_probes and paired:
         with timed(seconds, "shared pass"):
             report = shared_pass(
@@ -69,6 +71,23 @@ def _observe_suite(
             with timed(seconds, probe.kind):
                 sinks = [pair.store.sink(suite.name) for pair in pairs]
                 probe.observe(reference, [pair.variant for pair in pairs], sinks, progress)
+    _observe_texts(suite, reference, pairs, progress, seconds)
     for pair in pairs:
         for stage, value in seconds.items():
             pair.observed.seconds[stage] = pair.observed.seconds.get(stage, 0.0) + value
+
+
+def _observe_texts(
+    suite: SuiteSpec, reference: LoadedModel, pairs: Sequence[Pair], progress: Progress, seconds: dict[str, float]
+) -> None:
+    """Probes that read texts, for all pairs; and for pairs whose tokens cannot be compared, what stands in for that."""
+    apart = [pair for pair in pairs if suite.name in pair.apart]
+    wanted = [(probe, pairs) for probe in suite.probes if isinstance(probe, TextProbe)]
+    instead = [load("probes", kind)() for kind in read_apart(suite)] if apart else []
+    wanted += [(probe, apart) for probe in instead if isinstance(probe, TextProbe)]
+    documents = suite_texts(suite) if wanted else ()
+    for probe, those in wanted:
+        with timed(seconds, probe.kind):
+            sinks = [pair.store.sink(suite.name) for pair in those]
+            variants = [pair.variant for pair in those]
+            probe.observe(reference, variants, documents, suite.documents, sinks, progress)

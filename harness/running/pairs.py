@@ -4,21 +4,31 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from harness.documents import EncodedDocument, documents_sha256, duplicates, encode, read_documents
+from harness.documents import (
+    EncodedDocument,
+    RawDocument,
+    documents_sha256,
+    duplicates,
+    encode,
+    read_documents,
+    texts_sha256,
+)
 from harness.environment import describe_environment
 from harness.errors import DataError
 from harness.hardware import fit as hardware
 from harness.models.calibration_data import CalibrationDocuments, read_calibration, with_calibration
 from harness.models.loading import LoadedModel, make_variant
+from harness.models.prequantized import libraries_of
+from harness.models.vocabulary import mismatch
 from harness.overlap import WINDOW
 from harness.planning.composition import remarks
-from harness.probes import OwnProbe
-from harness.records import Environment, Identity, Measurement, Note, Plan, Skipped, Slice, SuiteSpec
+from harness.probes import OwnProbe, TextProbe
+from harness.records import Artifact, Environment, Identity, Measurement, Note, Plan, Skipped, Slice, SuiteSpec
 from harness.running.stopwatch import timed
 from harness.tables.store import Store
 
@@ -33,6 +43,12 @@ Calibrations = dict[str, CalibrationDocuments]
 """Calibration documents that were read already, by what was asked for."""
 CALIBRATION_PROBE = "calibration_data"
 """The probe that compares activations with those on the calibration documents."""
+OTHER_IDS = "the documents have other token ids under the variant's tokenizer"
+COMPARABLE = (
+    "tokens cannot be compared; bits per byte, tasks, generated texts and latency can be: take a suite and a gate made "
+    "of those, such as suite student and gate student"
+)
+"""What follows for a pair of different tokenizers or vocabularies."""
 
 
 @dataclass
@@ -48,6 +64,7 @@ class Observed:
     skipped: list[Skipped] = field(default_factory=list)
     slices: list[Slice] = field(default_factory=list)
     notes: list[Note] = field(default_factory=list)
+    artifact: Artifact | None = None
     messages: list[str] = field(default_factory=list)
     """What happened to the tables of an earlier, unfinished run: for the terminal, since it changes no number."""
     failures: list[str] = field(default_factory=list)
@@ -62,29 +79,54 @@ class Pair:
     variant: LoadedModel
     store: Store
     observed: Observed
-    same_ids: frozenset[str]
-    """Suites whose documents have the same token ids on both sides, so that tokens can be compared."""
+    apart: Mapping[str, str]
+    """Suites whose tokens cannot be compared, with the reason: other token ids, or other vocabularies."""
+
+
+def suite_texts(suite: SuiteSpec) -> Sequence[RawDocument]:
+    """The documents of a suite as texts; none where it has none."""
+    spec = suite.documents
+    return read_documents(spec.data, spec.max, spec.text_field, spec.split_on, spec.seed) if spec else ()
 
 
 def encode_suite(suite: SuiteSpec, model: LoadedModel) -> Sequence[EncodedDocument]:
-    spec = suite.documents
-    if spec is None:
-        return ()
-    raw = read_documents(spec.data, spec.max, spec.text_field, spec.split_on, spec.seed)
-    encoded = encode(raw, model.tokenizer, spec, _vocabulary(model))
+    encoded = _encoded(suite, model)
     _check_positions(suite, encoded, model)
     return encoded
 
 
+def encode_apart(suite: SuiteSpec, model: LoadedModel) -> Sequence[EncodedDocument]:
+    """The documents as a model with other tokens can read them: with BOS if it has one, no longer than it reads."""
+    spec, positions = suite.documents, _positions(model)
+    if spec is None:
+        return ()
+    bos = spec.bos and isinstance(model.tokenizer.bos_token_id, int)
+    context = spec.context if positions is None else min(spec.context, positions)
+    own = spec.model_copy(update={"bos": bos, "context": context})
+    return encode(suite_texts(suite), model.tokenizer, own, _vocabulary(model))
+
+
+def _encoded(suite: SuiteSpec, model: LoadedModel) -> Sequence[EncodedDocument]:
+    if suite.documents is None:
+        return ()
+    return encode(suite_texts(suite), model.tokenizer, suite.documents, _vocabulary(model))
+
+
 def _check_positions(suite: SuiteSpec, encoded: Sequence[EncodedDocument], model: LoadedModel) -> None:
     """Raise DataError for documents beyond the positions that the model was made for: it fails there, or guesses."""
-    positions = getattr(model.model.config.get_text_config(), "max_position_embeddings", None)
+    positions = _positions(model)
     longest = max((len(document.ids) for document in encoded if not document.skipped), default=0)
-    if isinstance(positions, int) and longest > positions:
+    if positions is not None and longest > positions:
         raise DataError(
             f"{suite.source}: suite {suite.name} has documents of up to {longest} tokens, wanted at most the "
             f"{positions} positions of {model.name}; give a suite with documents: {{context: {positions}}}"
         )
+
+
+def _positions(model: LoadedModel) -> int | None:
+    """How many tokens the model was made for; None where it does not say."""
+    found = getattr(model.model.config.get_text_config(), "max_position_embeddings", None)
+    return found if isinstance(found, int) else None
 
 
 def _vocabulary(model: LoadedModel) -> int:
@@ -121,16 +163,16 @@ def make_pair(
         if fitted_to:
             watch = any(probe.kind == CALIBRATION_PROBE for suite in plan.suites for probe in suite.probes)
             variant = with_calibration(variant, fitted_to, watch)
-    for suite in plan.suites:
-        _check_positions(suite, documents[suite.name], variant)
-    environment = describe_environment()
     hashes = {name: documents_sha256(encoded) for name, encoded in documents.items()}
-    same_ids = frozenset(
-        suite.name
-        for suite in plan.suites
-        if variant.identity.tokenizer_sha256 == reference.identity.tokenizer_sha256
-        or documents_sha256(encode_suite(suite, variant)) == hashes[suite.name]
-    )
+    found = {suite.name: _apart(suite, reference, variant, hashes[suite.name]) for suite in plan.suites}
+    apart = {name: reason for name, reason in found.items() if reason}
+    for suite in plan.suites:
+        if suite.name not in apart:
+            _check_positions(suite, documents[suite.name], variant)
+    steps = cast("Sequence[Backend]", plan.variant.compress)
+    libraries = [library for step in steps for library in step.requires]
+    environment = describe_environment([*libraries, *libraries_of(plan.variant, variant.identity)])
+    hashes |= {f"{s.name} as texts": texts_sha256(suite_texts(s)) for s in plan.suites if _reads_texts(s, apart)}
     key = data_key(plan, reference.identity, variant.identity, environment, hashes)
     store = Store(folder / "tables", key)
     observed = Observed(plan, reference.identity, variant.identity, environment, key, seconds=seconds)
@@ -144,7 +186,30 @@ def make_pair(
     if reference.identity.same_as(variant.identity):
         text = "reference and variant are the same bytes: every change is zero by construction"
         observed.notes.append(Note(topic="same model", text=text, level="warn"))
-    return Pair(variant, store, observed, same_ids)
+    observed.notes += [
+        Note(topic="tokenizer", text=f"suite {name}: {reason}", level="warn") for name, reason in apart.items()
+    ]
+    return Pair(variant, store, observed, apart)
+
+
+def _apart(suite: SuiteSpec, reference: LoadedModel, variant: LoadedModel, wanted: str) -> str:
+    """Why the tokens of a suite cannot be compared; empty if they can. wanted: hash of the reference's token ids."""
+    spec = suite.documents
+    if spec is None:
+        return ""
+    if variant.identity.tokenizer_sha256 != reference.identity.tokenizer_sha256:
+        without_bos = spec.bos and not isinstance(variant.tokenizer.bos_token_id, int)
+        if without_bos or documents_sha256(_encoded(suite, variant)) != wanted:
+            return f"{OTHER_IDS}, so {COMPARABLE}"
+    reason = mismatch(reference, variant)
+    return f"{reason}; so {COMPARABLE}" if reason else ""
+
+
+def _reads_texts(suite: SuiteSpec, apart: Mapping[str, str]) -> bool:
+    """Whether the tables of a suite depend on its texts beyond the token ids of the reference."""
+    return suite.documents is not None and (
+        suite.name in apart or any(isinstance(probe, TextProbe) for probe in suite.probes)
+    )
 
 
 def data_key(
@@ -161,7 +226,7 @@ def data_key(
             suite.name: {probe.kind: probe.settings() for probe in suite.probes} for suite in plan.suites
         },
         "inputs": {
-            suite.name: {probe.kind: probe.inputs() for probe in suite.probes if isinstance(probe, OwnProbe)}
+            suite.name: {p.kind: p.inputs() for p in suite.probes if isinstance(p, OwnProbe | TextProbe)}
             for suite in plan.suites
         },
         "environment": environment.model_dump(mode="json"),

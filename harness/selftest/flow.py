@@ -9,7 +9,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,9 +18,10 @@ from harness.errors import HarnessError, PlanError, Problem
 from harness.files import write_atomic
 from harness.judge import judge, overall
 from harness.mutants import NotApplicable, Variation, library
-from harness.planning.gate_file import check_metrics, read_gate
+from harness.planning.gate_file import Gate, check_metrics, read_gate
 from harness.planning.locating import unknown_name
-from harness.planning.suite_file import read_suite
+from harness.planning.suite_file import Suite, read_suite
+from harness.probes import ShippedProbe
 from harness.records import GateSpec, ModelSpec, Plan, SuiteSpec, VariantSpec, Verdict
 from harness.selftest.mutant import Mutant, NotMade
 from harness.selftest.outcomes import Outcome, exit_code, judged, left_out, refused
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
 UNCHANGED = "unchanged"
 """The variant that is the reference itself: a gate that stops it can judge nothing with this suite."""
+SHIPPED = "artifact."
+"""How metrics of saved files begin. A gate is tried without its rules on them, as a suite is without such measures."""
 TOGETHER = 4 * 2**30
 """Bytes of weights of the variants that share one pass, at most."""
 
@@ -165,11 +168,25 @@ def _read(suite: str, gate: str, base: Path) -> tuple[SuiteSpec, GateSpec]:
     if problems:
         raise PlanError(problems)
     measured, required = read_suite(suite, base, problems), read_gate(gate, base, problems)
+    measured, required = measured and _unshipped(measured), required and _unshipped_rules(required)
     if measured and required:
         check_metrics(required, measured.metrics, measured.complete)
     if problems or measured is None or required is None:
         raise PlanError(problems)
     return measured.spec(), required.spec()
+
+
+def _unshipped(suite: Suite) -> Suite:
+    """The suite without what looks at saved files: variations are changed in memory and never written."""
+    kinds = {probe.kind for probe in suite.probes if isinstance(probe, ShippedProbe)}
+    measures = {index: measure for index, measure in suite.measures.items() if measure.table not in kinds}
+    return replace(suite, measures=measures, probes=tuple(p for p in suite.probes if p.kind not in kinds))
+
+
+def _unshipped_rules(gate: Gate) -> Gate:
+    """The gate without its rules on saved files, if it has others."""
+    others = {index: rule for index, rule in gate.rules.items() if not rule.metric.startswith(SHIPPED)}
+    return replace(gate, rules=others or gate.rules)
 
 
 def _chosen(only: Sequence[str]) -> list[Variation]:

@@ -19,6 +19,7 @@ from harness.statistics.proportions import (
     wilson_interval,
 )
 from harness.statistics.quantiles import quantile_intervals, quantiles
+from harness.statistics.survival import median_time, restricted_mean, restricted_mean_interval, survival
 
 __all__ = [
     "CalibrationShift",
@@ -32,12 +33,16 @@ __all__ = [
     "mcnemar_p",
     "mean",
     "mean_interval",
+    "median_time",
     "p_value_of_interval",
     "proportion_interval",
     "quantile_intervals",
     "quantiles",
     "ratio_of_sums",
     "ratio_of_sums_interval",
+    "restricted_mean",
+    "restricted_mean_interval",
+    "survival",
     "tango_interval",
     "tango_score",
     "wilson_interval",

@@ -37,6 +37,12 @@ class Declared:
     """Changes to the configuration of the Llama, for a backend that needs certain sizes."""
     device: ClassVar[str] = "cpu"
     """Where the models are."""
+    reloads: ClassVar[Sequence[Settings]] = ()
+    """Settings with which a model that was saved and loaded again computes the same, if there are any."""
+    reloaded: ClassVar[float] = 1e-4
+    """How much its logits may move then, in their standard deviations: kernels may be others."""
+    dtypes: ClassVar[Sequence[str]] = ("float32", "bfloat16")
+    """Dtypes of models that it takes; without bfloat16, it must refuse that by name."""
 
     _trials: ClassVar[dict[tuple[str, ...], Trial]]
 
@@ -53,13 +59,15 @@ class Declared:
         return self.plugin()(**(self.ladder[0] if settings is None else settings))
 
     def model(self, kind: Kind = "llama", dtype: str = "float32") -> PreTrainedModel:
-        """A model to compress; the case is skipped where a library that the backend requires is missing."""
+        """A model to compress; the case is skipped where something that the backend needs is missing."""
         import torch
 
         from harness.testing import trials
 
         for library in self.plugin().requires:
             pytest.importorskip(library)
+        if lack := self.step().lacks():
+            pytest.skip(lack)
         return trials.make_model(kind, self.config, getattr(torch, dtype), self.device)
 
     def trial(self, settings: Settings | None = None, kind: Kind = "llama", dtype: str = "float32") -> Trial:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
 import pytest
 
@@ -66,7 +67,7 @@ class ModelCases(Declared):
     def test_what_quantizes_nothing_changes_nothing(self) -> None:
         from harness.testing import trials
 
-        exact = (*self.unchanged, *(() if self.plugin().quantizes else self.ladder))
+        exact = (*self.unchanged, *(each for each in self.ladder if not self.step(each).puts_on_grid))
         if not exact:
             pytest.skip("no settings are declared as unchanged")
         for settings in exact:
@@ -79,13 +80,14 @@ class ModelCases(Declared):
     def test_it_quantizes_what_it_says(self) -> None:
         from harness.testing import trials
 
-        trial, quantizes = self.trial(), self.plugin().quantizes
-        done = trial.done
-        said = {"weights": bool(done.modules), "activations": bool(done.activations), "cache": done.cache is not None}
-        for what, described in said.items():
-            assert (what in quantizes) == described, f"quantizes is {quantizes}, and Compressed says {said}"
-        changed = trials.changed_weights(trial)
-        assert not quantizes or "weights" in quantizes or not changed, f"it changed {changed[0]}"
+        for settings in self.ladder:
+            trial, quantizes = self.trial(settings), self.step(settings).puts_on_grid
+            done = trial.done
+            said = {"weights": bool(done.modules), "activations": bool(done.activations), "cache": bool(done.cache)}
+            for what, described in said.items():
+                assert (what in quantizes) == described, f"puts_on_grid is {quantizes}, and Compressed says {said}"
+            changed = trials.changed_weights(trial)
+            assert not quantizes or "weights" in quantizes or not changed, f"it changed {changed[0]}"
 
     def test_every_description_fits_its_module(self) -> None:
         from harness.models.levels import check_levels
@@ -106,9 +108,9 @@ class ModelCases(Declared):
 
         step = self.step()
         identity = trials.as_variant(step, self.model("tied"), trials.calibration_for(step)).identity
-        assert any(module.backend == self.backend for module in identity.modules) == ("weights" in step.quantizes)
-        assert any(module.activations for module in identity.modules) == ("activations" in step.quantizes)
-        assert bool(identity.cache) == ("cache" in step.quantizes)
+        assert any(module.backend == self.backend for module in identity.modules) == ("weights" in step.puts_on_grid)
+        assert any(module.activations for module in identity.modules) == ("activations" in step.puts_on_grid)
+        assert bool(identity.cache) == ("cache" in step.puts_on_grid)
 
     # --- the model that comes out -------------------------------------------------------------------------
 
@@ -144,9 +146,14 @@ class ModelCases(Declared):
         moved = trials.apart(trials.logits(model, texts=1)[0], trials.logits(model)[0])
         assert moved < self.alike, f"alone, a text's logits move by {moved:.3g} of their standard deviation"
 
-    def test_it_works_in_bfloat16(self) -> None:
+    def test_bfloat16_works_or_is_refused(self) -> None:
         from harness.testing import trials
 
+        if "bfloat16" not in self.dtypes:
+            with pytest.raises(BackendError, match="bfloat16") as refusal:
+                self.trial(dtype="bfloat16")
+            assert str(refusal.value).startswith(self.backend), "the message begins with the name of the backend"
+            return
         trial = self.trial(dtype="bfloat16")
         found = {parameter.dtype for parameter in trial.model.parameters() if parameter.is_floating_point()}
         assert found <= {parameter.dtype for parameter in trial.reference.parameters()}, "parameters change their dtype"
@@ -177,6 +184,21 @@ class ModelCases(Declared):
             cost = trials.divergence(trial)
             assert cost <= 2 * self.close, f"it costs {cost:.3g} nats a token"
 
+    def test_saved_and_loaded_it_computes_the_same(self, tmp_path: Path) -> None:
+        from harness.models.identity import weights_sha256
+        from harness.testing import trials
+
+        if not self.reloads:
+            pytest.skip("no settings are declared as those of models that can be saved and loaded")
+        for number, settings in enumerate(self.reloads):
+            model = self.trial(settings).model
+            before, expected = weights_sha256(model), trials.logits(model)
+            loaded = trials.saved_and_loaded(self.step(settings), model, tmp_path / str(number))
+            assert weights_sha256(model) == before, "saving changes the weights of the model that is saved"
+            assert trials.logits(model).equal(expected), "saving changes what the model computes"
+            moved = trials.apart(trials.logits(loaded), expected)
+            assert moved < self.reloaded, f"loaded again, logits move by {moved:.3g} of their standard deviation"
+
     # --- what it refuses ----------------------------------------------------------------------------------
 
     @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -184,7 +206,7 @@ class ModelCases(Declared):
     def test_a_weight_that_is_not_finite_is_refused(self, module: str, value: float) -> None:
         from harness.testing import trials
 
-        if (quantizes := self.plugin().quantizes) and "weights" not in quantizes:
+        if (quantizes := self.step().puts_on_grid) and "weights" not in quantizes:
             pytest.skip("it does not touch weights")
         model = copy.deepcopy(self.model())
         trials.spoil(model, module, value)

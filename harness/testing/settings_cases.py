@@ -86,7 +86,8 @@ class SettingsCases(Declared):
     def test_a_variant_file_can_name_it(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         from harness.plan import make_plan
 
-        monkeypatch.setattr("harness.plan._installed", lambda library: True)
+        monkeypatch.setattr("harness.plan.is_installed", lambda library: True)
+        monkeypatch.setattr(self.plugin(), "lacks", lambda step: "")
         for settings in (*self.ladder, *self.unchanged):
             (step,) = make_plan(self.variant_file(tmp_path, settings)).variant.compress
             assert step == self.step(settings)

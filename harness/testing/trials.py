@@ -6,12 +6,13 @@ import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
 from torch.nn import functional
-from transformers import PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from harness.backends import Backend, Compressed
 from harness.models.identity import identify
@@ -65,8 +66,10 @@ def compress(step: Backend, reference: PreTrainedModel, chance: int = 0) -> Tria
     return Trial(reference, done)
 
 
-def as_variant(step: Backend, reference: PreTrainedModel, calibration: Sequence[Tensor]) -> LoadedModel:
-    """The variant that ``harness check`` would measure, with all the checks that it makes."""
+def as_variant(
+    step: Backend, reference: PreTrainedModel, calibration: Sequence[Tensor], after: Sequence[Backend] = ()
+) -> LoadedModel:
+    """The variant that ``harness check`` would measure, with all the checks that it makes. after: further steps."""
     tokenizer, device = tiny_tokenizer(), str(reference.device)
     dtype: Any = str(reference.dtype).removeprefix("torch.")
     formats = module_formats(reference, {})
@@ -75,11 +78,18 @@ def as_variant(step: Backend, reference: PreTrainedModel, calibration: Sequence[
         name="variant",
         source="",
         reference=ModelSpec.model_construct(model="tiny", dtype=dtype, device=device),
-        variant=VariantSpec(compress=(step,)),
+        variant=VariantSpec(compress=(step, *after)),
         suites=(),
         gates=(),
     )
     return make_variant(plan, LoadedModel("reference", reference, tokenizer, identity, ()), calibration)
+
+
+def saved_and_loaded(step: Backend, model: PreTrainedModel, folder: Path) -> PreTrainedModel:
+    """What transformers makes of the folder that would be shipped."""
+    folder.mkdir()
+    step.save(model, folder)
+    return _ready(AutoModelForCausalLM.from_pretrained(folder, dtype=model.dtype, local_files_only=True))
 
 
 @torch.no_grad()

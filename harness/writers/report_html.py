@@ -17,12 +17,15 @@ from harness.errors import WriteError
 from harness.files import write_atomic
 from harness.records import Run
 from harness.report import (
+    artifact,
     asked,
     channels,
     charts,
     checklist,
     cost,
     display,
+    experts,
+    generation,
     glance,
     groups,
     layers,
@@ -31,6 +34,7 @@ from harness.report import (
     rules,
     scales,
     tasks,
+    texts,
     tokens,
     verdict,
     words,
@@ -39,8 +43,8 @@ from harness.report.suite import suites
 from harness.writers import Tables, Writer
 
 _TOOLS = (
-    asked, channels, charts, checklist, cost, glance, groups, layers, modules, perplexity, rules, scales, tasks, tokens,
-    verdict, words,
+    artifact, asked, channels, charts, checklist, cost, experts, generation, glance, groups, layers, modules,
+    perplexity, rules, scales, tasks, texts, tokens, verdict, words,
 )  # fmt: skip
 
 

@@ -259,7 +259,8 @@ def test_a_run_alone_says_what_is_measured(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("gate", "suite"), [("ship", "core"), ("strict", "core"), ("smoke", "smoke"), ("ship", "standard")]
+    ("gate", "suite"),
+    [("ship", "core"), ("strict", "core"), ("smoke", "smoke"), ("ship", "standard"), ("student", "student")],
 )
 def test_shipped_gates_have_no_error_on_their_suites(gate: str, suite: str) -> None:
     found = lint(load_gate(gate, Path()), of_suites([load_suite(suite, Path())]))

@@ -91,6 +91,21 @@ def test_a_layer_that_saw_nothing_has_none() -> None:
     assert SharedHessians(["q"])["q"] is None
 
 
+def test_matrices_of_one_stack_stand_together() -> None:
+    rows = [torch.randn(2, 3), torch.randn(3, 3)]
+
+    def observe(taps: Mapping[str, Tap]) -> None:
+        for parameter in ("up_proj", "down_proj"):
+            for expert, some in enumerate(rows):
+                taps[f"experts.{parameter}[{expert}]"](some.clone())
+
+    names = [f"experts.{parameter}[{expert}]" for expert in range(2) for parameter in ("up_proj", "down_proj")]
+    assert stages(names, observe) == [
+        ["experts.up_proj[0]", "experts.up_proj[1]"],
+        ["experts.down_proj[0]", "experts.down_proj[1]"],
+    ]
+
+
 def test_stages_follow_the_data_and_keep_experts_together() -> None:
     x, y, z = torch.randn(4, 3), torch.randn(4, 3), torch.randn(4, 3)
     rows = [x[:2].clone(), x[2:].clone()]

@@ -228,7 +228,7 @@ def test_with_a_run_a_limit_on_the_variant_itself_is_planned() -> None:
 
 
 def test_every_rule_of_every_shipped_gate_is_planned_on_its_suite() -> None:
-    for name, suite in (("ship", "core"), ("strict", "core"), ("smoke", "smoke")):
+    for name, suite in (("ship", "core"), ("strict", "core"), ("smoke", "smoke"), ("student", "student")):
         metrics = measured([load_suite(suite, Path())])
         spec = load_gate(name, Path())
         found = needs([spec], metrics)

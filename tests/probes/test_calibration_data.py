@@ -186,7 +186,7 @@ def test_shipped_documents_follow_their_seed() -> None:
 
 def test_variants_that_name_the_same_documents_share_them(monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[CalibrationSpec] = []
-    monkeypatch.setattr("harness.run.read_calibration", lambda spec, _: read.append(spec) or len(read))
+    monkeypatch.setattr("harness.running.pairs.read_calibration", lambda spec, _: read.append(spec) or len(read))
     looks = SimpleNamespace(compress=(SimpleNamespace(calibrates=True),))
     blind = SimpleNamespace(compress=(SimpleNamespace(calibrates=False),))
     one, two = (CalibrationSpec(data="pocket-calibration", seed=seed) for seed in (0, 1))

@@ -20,7 +20,7 @@ from harness.records import CacheFormat, GateSpec, ModelSpec, ModuleFormat, Plan
 from harness.records.base import Plugin
 from tests.tiny_models import save, tiny_gpt2, tiny_llama
 
-COLUMNS = ["side", *ModuleFormat.model_fields]
+COLUMNS = ["side", *ModuleFormat.model_fields, "relative_error", "compared", "error_note"]
 
 
 class Memory:
@@ -105,6 +105,20 @@ def test_bytes_are_counted_from_the_definition(reference: LoadedModel, tmp_path:
     assert (row.format, row.kernel, row.bits_per_weight, row.granularity) == ("float32", "real", 32.0, "none")
     assert row.group_size is pd.NA
     assert row.symmetric is pd.NA
+
+
+def test_errors_of_weights_stand_beside_the_formats(reference: LoadedModel, tmp_path: Path) -> None:
+    variant = make_variant(plan_of(tmp_path / "model", bits=3, granularity="channel"), reference, ())
+    (table,) = observe(reference, variant)
+    rows = table[table.side == "variant"].set_index("module")
+    name = "model.layers.1.mlp.gate_proj"
+    before, after = (loaded.model.get_parameter(f"{name}.weight") for loaded in (reference, variant))
+    assert rows.loc[name, "relative_error"] == pytest.approx(float((after - before).norm() / before.norm()), rel=1e-5)
+    assert rows.loc[name, ["compared", "error_note"]].tolist() == [1.0, ""]
+    assert rows.loc["lm_head", "relative_error"] == 0.0
+    others = rows[~rows.role.isin(["linear", "head"])]
+    assert others.relative_error.isna().all()
+    assert table[table.side == "reference"].relative_error.isna().all()
 
 
 def test_a_head_that_was_untied_is_counted_on_its_own(reference: LoadedModel, tmp_path: Path) -> None:

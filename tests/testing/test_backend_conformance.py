@@ -159,7 +159,7 @@ MISTAKES: list[tuple[Damage, str]] = [
     (without_cache, "test_the_kv_cache_is_usable"),
     (without_cache, "test_it_generates_what_it_predicts"),
     (scaled_together, "test_a_text_is_read_alike_in_any_company"),
-    (in_float32, "test_it_works_in_bfloat16"),
+    (in_float32, "test_bfloat16_works_or_is_refused"),
     (head_without_notice, "test_a_tied_head_stays_sound"),
 ]
 
@@ -310,6 +310,43 @@ def test_a_ladder_that_does_not_descend_fails(monkeypatch: pytest.MonkeyPatch) -
     upside_down = kit(monkeypatch, damaging(lambda done: done), ladder=({"bits": 2}, {"bits": 8}))
     with pytest.raises(AssertionError, match="does not rise along the ladder"):
         upside_down.test_coarser_settings_change_more()
+
+
+def test_models_that_are_declared_as_saved_must_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Forgetting(RoundToNearest):
+        """Saves other weights."""
+
+        def save(self, model: PreTrainedModel, folder: Path) -> None:
+            weight = model.get_submodule("model.layers.0.mlp.gate_proj").weight
+            assert isinstance(weight, nn.Parameter)
+            kept = weight.data.clone()
+            weight.data.zero_()
+            super().save(model, folder)
+            weight.data.copy_(kept)
+
+    class Repacking(RoundToNearest):
+        """Changes its weights while they are saved."""
+
+        def save(self, model: PreTrainedModel, folder: Path) -> None:
+            super().save(model, folder)
+            weight = model.get_submodule("model.layers.0.mlp.gate_proj").weight
+            assert isinstance(weight, nn.Parameter)
+            weight.data.mul_(2)
+
+    (good, lost, changed) = (tmp_path / name for name in ("good", "lost", "changed"))
+    for folder in (good, lost, changed):
+        folder.mkdir()
+    said: dict[str, Any] = {"reloads": ({"bits": 8},)}
+    kit(monkeypatch, RoundToNearest, **said).test_saved_and_loaded_it_computes_the_same(good)
+    with pytest.raises(AssertionError, match="loaded again, logits move"):
+        kit(monkeypatch, Forgetting, **said).test_saved_and_loaded_it_computes_the_same(lost)
+    with pytest.raises(AssertionError, match="saving changes the weights"):
+        kit(monkeypatch, Repacking, **said).test_saved_and_loaded_it_computes_the_same(changed)
+
+
+def test_a_dtype_that_is_declared_as_refused_must_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(pytest.fail.Exception, match="DID NOT RAISE"):
+        kit(monkeypatch, RoundToNearest, dtypes=("float32",)).test_bfloat16_works_or_is_refused()
 
 
 def test_settings_that_are_declared_as_refused_must_be(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from harness.records import CacheFormat, CalibrationData, Clock, Environment, Identity, ModuleFormat, Note, Run, Skipped
+from harness.records import (
+    Artifact,
+    ArtifactFile,
+    CacheFormat,
+    CalibrationData,
+    Clock,
+    Environment,
+    Identity,
+    ModuleFormat,
+    Note,
+    Run,
+    Skipped,
+)
 from tests.writers.made_measurements import make_measurements
 from tests.writers.made_tables import LINEARS, MadeTables, make_tables
 from tests.writers.made_verdicts import make_asked, make_verdicts
@@ -59,6 +71,13 @@ def make_run(verdict: str = "pass", documents: int = 200, length: int = 150, lay
         notes=(
             Note(topic="documents", text="3 of 200 documents of suite core cut at the context"),
             Note(topic="floor", text="the same pair twice differs by at most 0 nats", level="info"),
+        ),
+        artifact=Artifact(
+            kind="saved",
+            files=(
+                ArtifactFile(name="config.json", bytes=812, sha256="f6" * 32),
+                ArtifactFile(name="model.safetensors", bytes=7_874_560, sha256="a7" * 32),
+            ),
         ),
     )
     return Made(run, MadeTables(frames))

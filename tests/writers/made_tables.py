@@ -65,6 +65,7 @@ def make_tables(
         "layers": layer_table(rng, scale, documents, layers),
         "channels": channel_table(rng, layers),
         "items": item_table(rng, scale, items),
+        "generations": generation_table(rng, scale, frame),
     }
     # Ten decimals are the same on every processor, which the last bits of exp and log are not.
     return {name: table.round(10) for name, table in tables.items()}
@@ -201,3 +202,33 @@ def item_table(rng: np.random.Generator, scale: float, items: int) -> pd.DataFra
             )
         )
     return pd.concat(parts, ignore_index=True)
+
+
+def generation_table(rng: np.random.Generator, scale: float, documents: pd.DataFrame) -> pd.DataFrame:
+    """Every text is the same words in the same order up to where it parts."""
+    told = "and then the red fox gave the lamp to Mira, who put it under the old stair of the mill near the river"
+    words = told.split()
+    rows = []
+    for row in documents.head(20).to_dict("records"):
+        parted = bool(rng.random() < min(0.9, 2 * scale))
+        at = int(rng.integers(1, len(words) - 1)) if parted else len(words)
+        same, other = " ".join(words[:at]), " ".join(reversed(words[at:]))
+        variant = f"{same} {other}".strip()
+        rows.append(
+            {
+                "document": row["document"],
+                "id": row["id"],
+                "kind": row["kind"],
+                "prompt": f"Story of {row['id']}:\n",
+                "reference_text": told,
+                "variant_text": variant,
+                "reference_ended": False,
+                "variant_ended": parted and at % 2 == 0,
+                "same_tokens": True,
+                "diverged": parted,
+                "first": at,
+                "first_character": len(same) + 1 if parted else len(told),
+                "similarity": 1.0 if not parted else at / len(words),
+            }
+        )
+    return pd.DataFrame(rows)

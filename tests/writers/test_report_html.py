@@ -100,8 +100,8 @@ def test_every_section_has_its_heading_and_its_place_in_the_list(pages: dict[str
     text = pages["fail"]
     anchors = re.findall(r'<section id="([a-z]+)"', text)
     assert anchors == [
-        "verdict", "rules", "cause", "predictions", "tasks", "perplexity", "outliers", "cost", "formats",
-        "checklist", "measurements", "reproduce",
+        "verdict", "rules", "cause", "predictions", "tasks", "generation", "perplexity", "outliers", "cost", "formats",
+        "artifact", "checklist", "measurements", "reproduce",
     ]  # fmt: skip
     for anchor in anchors:
         assert f'<a href="#{anchor}">' in text
@@ -188,7 +188,7 @@ LITERALS = {
         "higher",
         "neither",
     ),
-    *("linear", "head", "embedding", "norm", "other"),
+    *("linear", "head", "embedding", "norm", "other", "codes", "floats", "", "saved", "checkpoint"),
     *("reference", "variant", "real", "simulated", "none", "tensor", "channel", "group", "block", "token"),
 }
 

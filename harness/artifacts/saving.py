@@ -1,0 +1,91 @@
+"""Writing a folder so that a reader finds either the whole of it or nothing."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from harness.errors import BackendError, WriteError
+from harness.models.stamps import file_sha256
+from harness.records import ArtifactFile
+
+
+def save_folder(folder: Path, write: Callable[[Path], None]) -> None:
+    """Let ``write`` fill a new folder, flush it to the disk, and give it its name in one step.
+
+    What an earlier run left there is removed first, so that it can never stand beside a new verdict. Killed, refused or
+    out of space at any point, nothing is there. Raises WriteError saying what the system said, and BackendError with
+    the words of the library for anything else that it raises.
+    """
+    partial = _partial(folder)
+    try:
+        discard_saved(folder)
+        partial.mkdir(parents=True)
+        try:
+            _fill(partial, write)
+            _flush(partial)
+            os.replace(partial, folder)
+            _flush_one(folder.parent)
+        finally:
+            discard(partial)
+    except OSError as error:
+        raise WriteError(
+            f"{folder}: the artifact could not be written: {error.strerror or error}; what was measured is kept, and "
+            "the same command goes on from there"
+        ) from error
+
+
+def discard_saved(folder: Path) -> None:
+    """Remove what was saved there, and what a killed process left half-written. Raises OSError."""
+    discard(folder)
+    discard(_partial(folder))
+
+
+def _partial(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.partial")
+
+
+def discard(folder: Path) -> None:
+    """Remove a folder with everything in it, if it is there. Raises OSError."""
+    if folder.is_symlink() or folder.is_file():
+        folder.unlink()
+    elif folder.exists():
+        shutil.rmtree(folder)
+
+
+def list_files(folder: Path) -> tuple[ArtifactFile, ...]:
+    """Every file in a folder with its size and hash, by name. Raises WriteError for one that cannot be read."""
+    try:
+        return tuple(
+            ArtifactFile(name=path.relative_to(folder).as_posix(), bytes=path.stat().st_size, sha256=file_sha256(path))
+            for path in sorted(folder.rglob("*"))
+            if path.is_file()
+        )
+    except OSError as error:
+        raise WriteError(f"{folder}: the artifact could not be read back: {error.strerror or error}") from error
+
+
+def _fill(folder: Path, write: Callable[[Path], None]) -> None:
+    try:
+        write(folder)
+    except OSError:
+        raise
+    except Exception as error:  # A library may raise anything; whether the disk is behind it only its words say.
+        if "os error" in str(error) or "No space left" in str(error):
+            raise OSError(str(error)) from error
+        raise BackendError(f"the artifact could not be written: {type(error).__name__}: {error}") from error
+
+
+def _flush(folder: Path) -> None:
+    for path in (*folder.rglob("*"), folder):
+        _flush_one(path)
+
+
+def _flush_one(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,102 @@
+"""Quantizes a model with GPTQModel: runs in the environment that has the library, and knows nothing of the harness.
+
+    python -I -u _gptqmodel_worker.py FOLDER
+
+What it finds in the folder and leaves there is written at the top of ``_isolated.py``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from pathlib import Path
+from typing import Any, TextIO
+
+
+def main(folder: Path) -> None:
+    """Quantize the model in the folder and leave what its checkpoint means."""
+    progress = _own_output()
+    settings = json.loads((folder / "settings.json").read_text())
+    names = settings.pop("modules")
+    documents = json.loads((folder / "calibration.json").read_text())
+    progress.write("loading the library\n")
+    _quantize(folder, settings, names, documents, progress)
+    progress.write("reading its checkpoint\n")
+    _unpack(folder, settings)
+
+
+def _own_output() -> TextIO:
+    """Standard output for progress alone: what libraries print there goes to the error stream from now on."""
+    own = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)
+    return own
+
+
+def _quantize(folder: Path, settings: dict[str, Any], names: list[str], documents: list[Any], progress: TextIO) -> None:
+    count = os.cpu_count() or 1
+    if count < 8:
+        # Imported on few processors, the library plans for more threads than it then allows itself, and fails.
+        os.cpu_count = lambda: 8
+    import torch
+    from gptqmodel import GPTQModel, QuantizeConfig
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    torch.set_num_threads(count)
+    made_from: Any = AutoModelForCausalLM
+    with torch.device("meta"):
+        model = made_from.from_config(AutoConfig.from_pretrained(folder / "model"))
+    head = next((name for name, module in model.named_modules() if module is model.get_output_embeddings()), None)
+    linear = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
+    left: dict[str, Any] = {f"-:^{re.escape(name)}$": {} for name in linear if name not in names and name != head}
+    made = GPTQModel.load(
+        str(folder / "model"), QuantizeConfig(**settings, lm_head=head in names, dynamic=left or None), device="cpu"
+    )
+    progress.write(f"quantizing {len(names)} layers on {len(documents)} documents\n")
+    ids = [{"input_ids": each, "attention_mask": [1] * len(each)} for each in documents]
+    made.quantize(ids, batch_size=1)
+    made.save(str(folder / "checkpoint"))
+
+
+def _unpack(folder: Path, settings: dict[str, Any]) -> None:
+    """Write the weight that every packed layer of the checkpoint means, and how it is packed."""
+    from safetensors import safe_open
+    from safetensors.torch import save_file
+
+    tensors: dict[str, Any] = {}
+    for file in sorted((folder / "checkpoint").glob("*.safetensors")):
+        with safe_open(file, "pt") as opened:
+            tensors |= {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - it is no dictionary
+    said = json.loads((folder / "checkpoint" / "config.json").read_text())["quantization_config"]
+    # Files of the first version keep zero points less one.
+    shift = 0 if said.get("checkpoint_format") == "gptq_v2" else 1
+    bits, weights, packed = settings["bits"], {}, {}
+    for name in [key.removesuffix(".qweight") for key in tensors if key.endswith(".qweight")]:
+        codes, zeros, scales, index = (tensors[f"{name}.{part}"] for part in ("qweight", "qzeros", "scales", "g_idx"))
+        codes_IO = _fields(codes.T.contiguous(), bits).T
+        zeros_GO = (_fields(zeros, bits) + shift) % 2**bits
+        group_I = index.long()
+        weight_IO = (codes_IO - zeros_GO[group_I]).float() * scales[group_I].float()
+        weights[name] = weight_IO.T.contiguous()
+        packed[name] = {
+            "bits": bits,
+            "group_size": settings["group_size"] if settings["group_size"] > 0 else None,
+            "symmetric": settings["sym"],
+            "stored_bytes": sum(each.numel() * each.element_size() for each in (codes, zeros, scales, index)),
+        }
+    save_file(weights, folder / "result.safetensors")
+    (folder / "result.json").write_text(json.dumps(packed))
+
+
+def _fields(words_NM: Any, bits: int) -> Any:
+    """Unsigned fields of ``bits`` bits, the lowest of each word of 32 first: int64 [N, M · 32 / bits]."""
+    import torch
+
+    fields = (words_NM.long()[..., None] >> torch.arange(0, 32, bits)) & (2**bits - 1)
+    return fields.flatten(-2)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,166 @@
+"""Quantization with NVIDIA ModelOpt."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from math import ceil
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+
+from pydantic import Field, model_validator
+
+from harness.backends._library import Asked
+from harness.backends._simulating import Result, Simulated, SimulatingBackend, undisturbed
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import Tensor
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from harness.models.linears import Linear
+
+_CONFIGURATIONS: Mapping[str, str] = {
+    "int8": "INT8_DEFAULT_CFG",
+    "int8_smoothquant": "INT8_SMOOTHQUANT_CFG",
+    "int8_weights": "INT8_WEIGHT_ONLY_CFG",
+    "fp8": "FP8_DEFAULT_CFG",
+    "fp8_per_channel_per_token": "FP8_PER_CHANNEL_PER_TOKEN_CFG",
+    "int4": "INT4_BLOCKWISE_WEIGHT_ONLY_CFG",
+    "int4_awq": "INT4_AWQ_CFG",
+    "nvfp4": "NVFP4_DEFAULT_CFG",
+    "mxfp4": "MXFP4_DEFAULT_CFG",
+    "mxfp8": "MXFP8_DEFAULT_CFG",
+}
+"""What the library calls the configurations."""
+_INPUTS: Mapping[str, str] = {
+    "int8": "int8 per tensor, static",
+    "int8_smoothquant": "int8 per tensor, static",
+    "fp8": "fp8_e4m3 per tensor, static",
+    "fp8_per_channel_per_token": "fp8_e4m3 per token, dynamic",
+    "nvfp4": "nvfp4 per group of 16, dynamic",
+    "mxfp4": "mxfp4 per group of 32, dynamic",
+    "mxfp8": "mxfp8_e4m3 per group of 32, dynamic",
+}
+_GROUPS: Mapping[str, int] = {"int4": 128, "int4_awq": 128, "nvfp4": 16, "mxfp4": 32, "mxfp8": 32}
+_WITHOUT_DOCUMENTS = ("int8_weights", "fp8_per_channel_per_token", "int4", "mxfp4", "mxfp8")
+_ONLY_ON_CUDA = ("nvfp4", "mxfp4", "mxfp8")
+
+
+class Modelopt(SimulatingBackend):
+    """Quantizes with the library NVIDIA ModelOpt: INT8 with SmoothQuant, FP8, INT4 with AWQ, and on CUDA 4-bit floats.
+
+    The library computes with floats: weights are rounded once, inputs whenever they are used; its exported checkpoints
+    hold codes that other programs' kernels read. Of nvfp4, mxfp4 and mxfp8 nothing was ever run here: the library
+    rounds them on CUDA alone.
+    """
+
+    requires = ("modelopt",)
+    extra = "modelopt"
+
+    scheme: Literal[
+        "int8", "int8_smoothquant", "int8_weights", "fp8", "fp8_per_channel_per_token", "int4", "int4_awq", "nvfp4",
+        "mxfp4", "mxfp8",
+    ]  # fmt: skip
+    """One of the library's configurations: INT8_DEFAULT_CFG, INT8_SMOOTHQUANT_CFG, INT8_WEIGHT_ONLY_CFG and so on."""
+    group_size: Annotated[int, Field(ge=1)] | None = None
+    """With int4 and int4_awq: inputs that share a scale, 128 if not given; the last group may be shorter."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Modelopt:
+        if self.group_size is not None and self.scheme not in ("int4", "int4_awq"):
+            raise ValueError(f"group_size belongs to int4 and int4_awq; {self.scheme} has its own")
+        return self
+
+    @property
+    def calibrates(self) -> bool:
+        """Whether it looks at documents with these settings."""
+        return self.scheme not in _WITHOUT_DOCUMENTS
+
+    def inputs(self) -> str:
+        """What happens to the inputs of the layers, in words."""
+        return _INPUTS.get(self.scheme, "")
+
+    def check(self, module: Linear) -> str:
+        """Why the library cannot take a layer."""
+        device = module.weight.device.type
+        if self.scheme in _ONLY_ON_CUDA and device != "cuda":
+            what = f"lies on {device}, and the library rounds to {self.scheme} on CUDA alone"
+            return f"{what}; set device: cuda in reference:, or take another scheme"
+        return ""
+
+    def asked(self, module: Linear) -> Asked:
+        """The format that the settings ask for."""
+        if self.scheme.startswith("int8"):
+            return Asked("int8", "channel")
+        if self.scheme.startswith("fp8"):
+            return Asked("fp8_e4m3", "tensor" if self.scheme == "fp8" else "channel")
+        name = {"int4_awq": "int4", "mxfp8": "mxfp8_e4m3"}.get(self.scheme, self.scheme)
+        return Asked(name, "group", self._group)
+
+    def simulate(
+        self,
+        model: PreTrainedModel,
+        names: Sequence[str],
+        tokenizer: PreTrainedTokenizerBase,
+        calibration: Sequence[Tensor],
+    ) -> Result:
+        """Run the library's ``quantize`` and fold the rounding of weights into them."""
+        import modelopt.torch.quantization as mtq
+        import torch
+
+        def forward_all(model: Any) -> None:
+            for ids in calibration:
+                model(input_ids=ids[None].to(model.device), use_cache=False)
+
+        with torch.no_grad():
+            made = mtq.quantize(model, self._configuration(names), forward_all if self.calibrates else None)
+            mtq.fold_weight(made, keep_attrs=True)
+        words = self.inputs()
+        found = {}
+        for name in names:
+            module = cast("Linear", made.get_submodule(name))
+            if type(module) is not torch.nn.Linear:
+                asked = self.asked(module)
+                found[name] = Simulated(asked, _scale_bits(asked, *module.weight.shape), words)
+        return Result(made, found)
+
+    def save(self, model: PreTrainedModel, folder: Path) -> None:
+        """Export the library's checkpoint, which transformers does not load: other programs do."""
+        import torch
+        from modelopt.torch.export import export_hf_checkpoint
+        from modelopt.torch.quantization.nn import TensorQuantizer
+
+        shipped = copy.deepcopy(model)
+        shipped.config.architectures = shipped.config.architectures or [type(model).__name__]
+        for name, module in shipped.named_modules():
+            if isinstance(module, TensorQuantizer) and name.endswith(".weight_quantizer") and module.amax is not None:
+                module.enable()  # The weight is rounded already; the library packs what its quantizers round.
+        with undisturbed(), torch.no_grad():
+            export_hf_checkpoint(shipped, export_dir=str(folder))
+
+    @property
+    def _group(self) -> int | None:
+        return self.group_size or _GROUPS.get(self.scheme)
+
+    def _configuration(self, names: Sequence[str]) -> dict[str, Any]:
+        """The library's configuration for the named layers and no others."""
+        import modelopt.torch.quantization as mtq
+
+        own = copy.deepcopy(getattr(mtq, _CONFIGURATIONS[self.scheme]))
+        entries = {str(each["quantizer_name"]): each for each in own["quant_cfg"]}
+        chosen: list[dict[str, Any]] = [{"quantizer_name": "*", "enable": False}]
+        for kind in ("weight_quantizer", "input_quantizer"):
+            entry = {key: value for key, value in entries[f"*{kind}"].items() if key != "quantizer_name"}
+            if self.group_size is not None and kind == "weight_quantizer":
+                entry["cfg"]["block_sizes"][-1] = self.group_size
+            chosen += [{"quantizer_name": f"{name}.{kind}", **entry} for name in names]
+        return {"quant_cfg": chosen, "algorithm": own["algorithm"]}
+
+
+def _scale_bits(asked: Asked, outputs: int, inputs: int) -> int:
+    """Bits of scales in the library's checkpoint: 32 each, but 8 in block formats (and 32 for all of nvfp4)."""
+    blocks = asked.format.startswith(("mx", "nv"))
+    scales = {"tensor": 1, "channel": outputs}
+    count = scales.get(asked.granularity) or outputs * ceil(inputs / (asked.group_size or inputs))
+    return count * (8 if blocks else 32) + (32 if asked.format == "nvfp4" else 0)

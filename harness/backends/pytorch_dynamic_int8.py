@@ -1,0 +1,55 @@
+"""PyTorch's own dynamic INT8 for processors."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+from harness.backends._library import Asked, LibraryBackend
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from harness.models.linears import Linear
+
+
+class PytorchDynamicInt8(LibraryBackend):
+    """PyTorch's quantize_dynamic: INT8 weights, and inputs that get the range of each call, with integer kernels.
+
+    All tokens of a call share a range, so what is computed together matters. Inputs use 128 of their 256 codes, for
+    on older processors the sums of pairs of products would overflow. For models in float32 on processors; weights are
+    packed for the kernel, and are counted as codes, scales and zero points.
+    """
+
+    dtypes = ("float32",)
+    devices = ("cpu",)
+
+    granularity: Literal["tensor", "channel"] = "tensor"
+    """What shares a scale: the whole weight, as PyTorch does it by default, or an output channel."""
+
+    def asked(self, module: Linear) -> Asked:
+        """All codes from −128 to 127: s = max|x| / 127.5."""
+        return Asked("int8", self.granularity)
+
+    def inputs(self) -> str:
+        """Unsigned codes with a zero point."""
+        return "int8 asymmetric per tensor, dynamic"
+
+    def hand_over(
+        self,
+        model: PreTrainedModel,
+        names: Sequence[str],
+        tokenizer: PreTrainedTokenizerBase,
+        calibration: Sequence[Tensor],
+    ) -> PreTrainedModel:
+        """All layers in one call."""
+        from torch.ao import quantization
+
+        ao: Any = quantization
+        config = ao.default_dynamic_qconfig if self.granularity == "tensor" else ao.per_channel_dynamic_qconfig
+        with warnings.catch_warnings():  # That torchao is to take its place one day.
+            warnings.simplefilter("ignore")
+            compressed: PreTrainedModel = ao.quantize_dynamic(model, dict.fromkeys(names, config), inplace=True)
+        return compressed

@@ -1,0 +1,117 @@
+"""optimum-quanto's quantization of linear layers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from harness.backends._library import Asked, LibraryBackend
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from harness.models.linears import Linear
+
+NAMES = {
+    "int8": "qint8",
+    "int4": "qint4",
+    "int2": "qint2",
+    "fp8_e4m3": "qfloat8_e4m3fn",
+    "fp8_e5m2": "qfloat8_e5m2",
+}
+"""What the library calls each format."""
+
+
+class Quanto(LibraryBackend):
+    """The library optimum-quanto: weights of 8, 4 or 2 bits or FP8, and inputs with a calibrated range if wanted.
+
+    8-bit weights have a symmetric scale per output channel. 4 and 2 bits have an offset that is no code, so that 0 is
+    not always represented, and groups: the largest of 128, 96, 64 and 32 that divides the inputs where these are more
+    than 128, else the whole channel. Outputs of layers stay in full precision, and so do norms.
+    """
+
+    requires = ("optimum.quanto",)
+    extra = "quanto"
+
+    weights: Literal["int8", "int4", "int2", "fp8_e4m3", "fp8_e5m2"]
+    """Format of the weights."""
+    group_size: Annotated[int, Field(ge=8)] | None = None
+    """Inputs that share a scale, instead of the library's choice; only with int4 and int2."""
+    activations: Literal["int8", "fp8_e4m3", "fp8_e5m2"] | None = None
+    """Format of the inputs, with one range for all that calibration documents show; none: as they are."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Quanto:
+        if self.group_size is not None and not self._grouped:
+            raise ValueError(f"group_size needs weights: int4 or int2; {self.weights} has a scale per output channel")
+        if self.activations is not None and self._grouped:
+            raise ValueError(f"activations needs weights of 8 bits; {self.weights} products are computed in floats")
+        return self
+
+    @property
+    def calibrates(self) -> bool:
+        """Ranges of inputs are those of documents."""
+        return self.activations is not None
+
+    def asked(self, module: Linear) -> Asked:
+        """The group size that the library will take, unless one is given."""
+        if not self._grouped:
+            return Asked(self.weights, "channel")
+        inputs = module.weight.shape[1]
+        fitting = [size for size in (128, 96, 64, 32) if inputs > 128 and inputs % size == 0]
+        size = self.group_size or (fitting[0] if fitting else None)
+        return Asked(self.weights, "group" if size else "channel", size, symmetric=False)
+
+    def inputs(self) -> str:
+        """One range for everything that comes."""
+        return f"{self.activations} per tensor, static (min_max)" if self.activations else ""
+
+    def check(self, module: Linear) -> str:
+        """Groups must divide the inputs."""
+        inputs = module.weight.shape[1]
+        if self.group_size and inputs % self.group_size:
+            return f"its {inputs} inputs are no multiple of group_size {self.group_size}; skip it, or take another size"
+        return ""
+
+    def hand_over(
+        self,
+        model: PreTrainedModel,
+        names: Sequence[str],
+        tokenizer: PreTrainedTokenizerBase,
+        calibration: Sequence[Tensor],
+    ) -> PreTrainedModel:
+        """Replace, run the calibration documents where there are any, and freeze: before that weights are floats."""
+        import torch
+        from optimum.quanto import Calibration
+
+        model = self.replace_each(model, names, self._replaced)
+        if self.activations:
+            with torch.no_grad(), Calibration(momentum=0.9, streamline=False):
+                for ids in calibration:
+                    model(input_ids=ids[None].to(model.device), use_cache=False)
+        return self.replace_each(model, names, _frozen)
+
+    def _replaced(self, old: Any) -> Any:
+        from optimum.quanto import qtypes
+        from optimum.quanto.nn import quantize_module
+
+        activations = qtypes[NAMES[self.activations]] if self.activations else None
+        new = quantize_module(old, weights=qtypes[NAMES[self.weights]], activations=activations)
+        if self.group_size:
+            new.weight_group_size = self.group_size
+        # Outputs in the library's own type of tensor would be what the next layer, and every probe, gets to see.
+        new.disable_output_quantization()
+        return new
+
+    @property
+    def _grouped(self) -> bool:
+        return self.weights in ("int4", "int2")
+
+
+def _frozen(module: Any) -> Any:
+    module.eval()
+    module.freeze()
+    return module

@@ -1,0 +1,145 @@
+"""torchao's quantization of linear layers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from harness.backends._library import Asked, LibraryBackend
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from harness.models.linears import Linear
+
+Method = Literal[
+    "int8_weight_only",
+    "int8_dynamic_activation_int8_weight",
+    "intx_weight_only",
+    "int8_dynamic_activation_intx_weight",
+    "float8_weight_only",
+    "int4_weight_only",
+]
+INTX = ("intx_weight_only", "int8_dynamic_activation_intx_weight")
+TILES = (32, 64, 128, 256)
+"""Group sizes of the 4-bit kernel."""
+
+
+class Torchao(LibraryBackend):
+    """The library torchao: INT8, FP8 and integers of 2 to 7 bits, for weights alone or with dynamic INT8 inputs.
+
+    Weights become tensors of torchao that products take apart. Integers below 8 bits (``intx``) are kept one to a
+    byte, for export to other runtimes: such modules are called simulated. ``int4_weight_only`` packs two codes in a
+    byte and needs a CUDA device and bfloat16; it has been written after the library's documentation and was never
+    run by the tests of this project, whose machines have no such device.
+    """
+
+    requires = ("torchao",)
+    extra = "torchao"
+
+    method: Method
+    """Which of torchao's configurations: ``int8_weight_only``, ``int8_dynamic_activation_int8_weight``,
+    ``intx_weight_only``, ``int8_dynamic_activation_intx_weight``, ``float8_weight_only``, ``int4_weight_only``."""
+    bits: Annotated[int, Field(ge=2, le=8)] | None = None
+    """Bits of one code; only with the two methods with ``intx``, which need it."""
+    group_size: Annotated[int, Field(ge=8)] | None = None
+    """Inputs that share a scale; none: a scale per output channel."""
+    symmetric: bool = True
+    """Codes around 0 without a zero point; false only with ``intx``."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Torchao:
+        if (self.method in INTX) != (self.bits is not None):
+            raise ValueError(f"bits belongs to {' and '.join(INTX)}, and only to them; the others have their own")
+        if not self.symmetric and self.method not in INTX:
+            raise ValueError(f"symmetric: false needs {' or '.join(INTX)}; {self.method} has no zero points")
+        if self.method == "int8_dynamic_activation_int8_weight" and self.group_size is not None:
+            raise ValueError(f"{self.method} has a scale per output channel; leave out group_size")
+        if self.method == "int4_weight_only" and self.group_size not in TILES:
+            raise ValueError(f"int4_weight_only needs a group_size of {', '.join(map(str, TILES))}")
+        return self
+
+    def asked(self, module: Linear) -> Asked:
+        """Integers use all their codes, symmetric ones from −2^(b−1): s = max|x| / (2^(b−1) − ½)."""
+        granularity: Literal["group", "channel"] = "group" if self.group_size else "channel"
+        name = "fp8_e4m3" if self.method == "float8_weight_only" else f"int{self.bits or self.method[3]}"
+        symmetric = self.symmetric and self.method != "int4_weight_only"
+        return Asked(name, granularity, self.group_size, symmetric)
+
+    def inputs(self) -> str:
+        """Symmetric with 8-bit weights, as torchao does it, asymmetric with others."""
+        if not self.method.startswith("int8_dynamic"):
+            return ""
+        return "int8 asymmetric per token, dynamic" if self.method in INTX else "int8 per token, dynamic"
+
+    def check(self, module: Linear) -> str:
+        """The product must be nn.Linear's, groups divide the inputs; packed 4-bit weights need CUDA and bfloat16."""
+        import torch
+
+        inputs, weight = module.weight.shape[1], module.weight
+        if type(module).forward is not torch.nn.Linear.forward:
+            return (
+                f"{type(module).__name__} multiplies in a way of its own, which tensors of torchao do not know; skip "
+                "it, or take a backend that replaces the layer (bitsandbytes, quanto)"
+            )
+        if self.group_size and inputs % self.group_size:
+            return f"its {inputs} inputs are no multiple of group_size {self.group_size}; skip it, or take another size"
+        if self.method == "int4_weight_only" and (weight.device.type != "cuda" or "bfloat16" not in str(weight.dtype)):
+            found = f"{weight.device.type}, {str(weight.dtype).removeprefix('torch.')}"
+            return (
+                f"int4_weight_only has kernels for CUDA devices and bfloat16 only, and this is on {found}; set device: "
+                "cuda and dtype: bfloat16 in reference:, or take intx_weight_only with bits: 4"
+            )
+        return ""
+
+    def checkpoint_config(self, left_out: Sequence[str]) -> Any:
+        """transformers' own configuration around torchao's."""
+        from transformers import TorchAoConfig
+
+        return TorchAoConfig(self._config(), modules_to_not_convert=list(left_out))
+
+    def hand_over(
+        self,
+        model: PreTrainedModel,
+        names: Sequence[str],
+        tokenizer: PreTrainedTokenizerBase,
+        calibration: Sequence[Tensor],
+    ) -> PreTrainedModel:
+        """One layer at a time, so that an error names it."""
+        from torchao.quantization import quantize_
+
+        config = self._config()
+
+        def quantized(module: Any) -> Any:
+            quantize_(module, config, filter_fn=lambda *_: True)
+            return module
+
+        return self.replace_each(model, names, quantized)
+
+    def _config(self) -> Any:
+        # Their constructors set options of torch's compiler and the precision of all float32 products, if allowed to.
+        import torch
+        from torchao import quantization as ao
+        from torchao.quantization.quant_primitives import MappingType
+
+        groups = ao.PerGroup(self.group_size) if self.group_size else None
+        if self.method == "int8_weight_only":
+            return ao.Int8WeightOnlyConfig(granularity=groups or ao.PerRow(), set_inductor_config=False)
+        if self.method == "float8_weight_only":
+            return ao.Float8WeightOnlyConfig(granularity=groups or ao.PerRow(), set_inductor_config=False)
+        if self.method == "int8_dynamic_activation_int8_weight":
+            return ao.Int8DynamicActivationInt8WeightConfig(set_inductor_config=False)
+        if self.method == "int4_weight_only":
+            return ao.Int4WeightOnlyConfig(
+                group_size=self.group_size, int4_packing_format="tile_packed_to_4d", set_inductor_config=False
+            )
+        dtype, onto = getattr(torch, f"int{self.bits}"), groups or ao.PerAxis(0)
+        mapping = MappingType.SYMMETRIC if self.symmetric else MappingType.ASYMMETRIC
+        if self.method == "intx_weight_only":
+            return ao.IntxWeightOnlyConfig(weight_dtype=dtype, granularity=onto, mapping_type=mapping)
+        return ao.Int8DynamicActivationIntxWeightConfig(
+            weight_dtype=dtype, weight_granularity=onto, weight_mapping_type=mapping
+        )

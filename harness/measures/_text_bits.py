@@ -1,0 +1,109 @@
+"""Bits per byte where the sides have other tokens: by document, over the same bytes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+
+from harness.errors import MeasureError
+from harness.measures import Measure
+from harness.measures._shared import ROUNDING, Count, measured, not_finite, require
+from harness.records import Measurement, Metric, Skipped
+from harness.statistics import ratio_of_sums, ratio_of_sums_interval
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from harness.records.result import Side
+
+BITS = Metric(
+    name="perplexity.bits_per_byte",
+    unit="bits/byte",
+    better="lower",
+    description="negative log-likelihood in bits for each UTF-8 byte of text, comparable between tokenizers",
+)
+LOSSY_SHARE = 0.01
+"""A larger share of documents that a tokenizer does not give back means that the sides do not predict the same text."""
+LOSSY = "does not give the text back"
+"""What the reason of such documents says (see the probe ``texts``)."""
+SIDES: tuple[Side, Side] = ("reference", "variant")
+
+
+class TextBits(Measure):
+    """Bits per byte of both sides, each by its own tokenizer."""
+
+    kind: ClassVar[str] = "perplexity"
+    table: ClassVar[str] = "texts"
+    columns: ClassVar[tuple[str, ...] | None] = (
+        "document",
+        "total_bytes",
+        "bytes",
+        "reference_tokens",
+        "variant_tokens",
+        "reference_nll",
+        "variant_nll",
+        "skipped",
+    )
+
+    def produces(self) -> tuple[Metric, ...]:
+        """The one number that does not depend on tokens."""
+        return (BITS,)
+
+    def measure(self, table: pd.DataFrame) -> Sequence[Measurement | Skipped]:
+        """Bits per byte; Skipped where a tokenizer loses text, or where nothing could be scored on both sides.
+
+        Raises MeasureError for a likelihood that cannot be.
+        """
+        require(table, self.columns or (), "texts")
+        documents = int(table["document"].nunique())
+        lossy = table[table["skipped"].str.contains(LOSSY, regex=False)]
+        if len(lossy) > LOSSY_SHARE * documents:
+            reason = (
+                f"{lossy['skipped'].iloc[0]} in {len(lossy)} of {documents} documents (it drops or changes "
+                "characters), so both sides do not predict the same bytes"
+            )
+            return [Skipped(measure=BITS.name, reason=reason)]
+        scored = table[table["skipped"] == ""]
+        if scored.empty:
+            reason = f"no document could be scored on both sides: {table['skipped'].iloc[0]}"
+            return [Skipped(measure=BITS.name, reason=reason)]
+        return [_bits(scored, _conditions(table, scored))]
+
+
+def _bits(scored: pd.DataFrame, what: str) -> Measurement:
+    spans = scored["bytes"].to_numpy(dtype=np.float64)
+    documents = scored["document"].to_numpy()
+    count = Count(len(scored), int(scored["document"].nunique()))
+    bits = {side: scored[f"{side}_nll"].to_numpy(dtype=np.float64) / math.log(2) for side in SIDES}
+    for side in SIDES:
+        bad = ~np.isfinite(bits[side])
+        if bad.any():
+            found = f"{bad.sum()} of {len(scored)} texts have a likelihood of NaN or infinity on the {side}'s side"
+            return not_finite(BITS, side, found, count)
+        if (bits[side] < -ROUNDING * scored[f"{side}_tokens"].to_numpy()).any():
+            raise MeasureError(f"{side}_nll is {bits[side].min() * math.log(2)} in a text, wanted at least 0 nats")
+    change = bits["variant"] - bits["reference"]
+    return measured(
+        BITS,
+        what,
+        count,
+        reference=ratio_of_sums(bits["reference"], spans),
+        variant=ratio_of_sums(bits["variant"], spans),
+        change=ratio_of_sums(change, spans),
+        interval=ratio_of_sums_interval(change, spans, documents),
+        variant_interval=ratio_of_sums_interval(bits["variant"], spans, documents),
+    )
+
+
+def _conditions(table: pd.DataFrame, scored: pd.DataFrame) -> str:
+    """What a reader must know about the texts: how much of them was scored, and what a token is on each side."""
+    size, total = int(scored["bytes"].sum()), int(table["total_bytes"].sum())
+    each = [f"{size / max(int(scored[f'{side}_tokens'].sum()), 1):.3g}" for side in SIDES]
+    said = f"ratio of sums over the same {size} bytes, each side by its own tokens of {each[0]} and {each[1]} bytes"
+    if size < total:
+        said += f"; {total - size} bytes that one side cannot score, or beyond the context, are left out on both"
+    left = int(table["document"].nunique() - scored["document"].nunique())
+    return said + (f"; {left} documents are left out whole" if left else "")

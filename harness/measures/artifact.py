@@ -1,0 +1,191 @@
+"""The measure ``artifact``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+
+from harness.errors import MeasureError
+from harness.measures import Measure
+from harness.measures._shared import ROUNDING, UNSEEN_CHANGE, Count, measured, not_finite, require, within
+from harness.records import Measurement, Metric, Skipped
+from harness.statistics import Interval, mean, mean_interval
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+KL_MEAN = Metric(
+    name="artifact.kl_mean",
+    unit="nats/token",
+    better="lower",
+    description="mean KL(in memory‖read back) of the next-token distributions",
+)
+KL_MAX = Metric(
+    name="artifact.kl_max",
+    unit="nats/token",
+    better="lower",
+    description="largest KL(in memory‖read back) of any token",
+)
+LOGITS = Metric(
+    name="artifact.logits_max_abs_diff",
+    unit="logits",
+    better="lower",
+    description="largest |read back − in memory| of all logits of all scored tokens",
+)
+MODULES = Metric(
+    name="artifact.modules_changed",
+    unit="share",
+    better="lower",
+    description="modules that compute something else when read back, beyond rounding, whatever holds their weights",
+)
+TEXTS = Metric(
+    name="artifact.texts_changed",
+    unit="share",
+    better="lower",
+    description="documents to which the tokenizer that was read back gives other ids",
+)
+LIVE = Metric(
+    name="artifact.live_kl_max",
+    unit="nats/token",
+    better="lower",
+    description="largest KL(before‖after saving) of any token: what saving did to the model in memory",
+)
+BYTES = Metric(name="artifact.bytes", unit="bytes", better="lower", description="all files that would be shipped")
+BITS = Metric(
+    name="artifact.bits_per_weight",
+    unit="bits/weight",
+    better="lower",
+    description="bits of the weight files on disk for each parameter",
+)
+READ_BACK = (KL_MEAN, KL_MAX, LOGITS, MODULES, TEXTS)
+COLUMNS = ("part", "name", "document", "kl", "max_abs_diff", "error", "allowed", "count", "text")
+WEIGHTS = (".safetensors", ".gguf")
+LOADED = "exact by construction: nothing was saved, the variant was loaded from these files, whose hashes are recorded"
+SAME = "exact: the same weights, configuration and tokenizer came back, and gave the same logits"
+
+
+class Artifact(Measure):
+    """Whether what would be shipped is the model that was measured: saved, read back in a fresh process, compared.
+
+    Of a variant that was made here, on the first 8 documents of the suite (64 tokens each). A variant that was loaded
+    from files is what those files load to: zero by construction. Where nothing was saved, or nothing that can be read
+    back, everything that rests on it is Skipped with the reason, and a rule that asks for it is an error.
+    """
+
+    table: ClassVar[str] = "artifact"
+    columns: ClassVar[tuple[str, ...] | None] = COLUMNS
+
+    def produces(self) -> tuple[Metric, ...]:
+        """Five comparisons of the files with the model in memory, what saving did to that, and sizes."""
+        return (*READ_BACK, LIVE, BYTES, BITS)
+
+    def measure(self, table: pd.DataFrame) -> Sequence[Measurement | Skipped]:
+        """All metrics. Raises MeasureError for a table that is none of a probe, or a KL below −1e-5."""
+        require(table, COLUMNS, "artifact")
+        parts = set(table["part"])
+        if reasons := [str(text) for text in table.loc[table["part"] == "none", "text"]]:
+            return [Skipped(measure=metric.name, reason=reasons[0]) for metric in self.produces()]
+        if "checkpoint" in parts:
+            files = int((table["part"] == "file").sum())
+            zero = [_exact(metric, 0.0, LOADED, max(files, 1)) for metric in (*READ_BACK, LIVE)]
+            return [*zero, *_sizes(table)]
+        if refused := [str(text) for text in table.loc[table["part"] == "refused", "text"]]:
+            found: list[Measurement | Skipped] = [Skipped(measure=m.name, reason=refused[0]) for m in READ_BACK]
+        else:
+            found = [*_tokens(table), _modules(table), _texts(table)]
+        return [*found, _live(table), *_sizes(table)]
+
+
+def _tokens(table: pd.DataFrame) -> list[Measurement | Skipped]:
+    rows = table[table["part"] == "reloaded"]
+    metrics = (KL_MEAN, KL_MAX, LOGITS)
+    if broken := _unusable(rows, metrics, "the artifact or the model in memory"):
+        return broken
+    kl, documents = rows["kl"].to_numpy(np.float64), rows["document"].to_numpy()
+    count = Count(len(rows), len(np.unique(documents)))
+    largest = float(rows["max_abs_diff"].max())
+    if _is_same(table) and not kl.any() and largest == 0:
+        return [_exact(metric, 0.0, SAME, count.observations, count.clusters) for metric in metrics]
+    value, around = mean(kl), mean_interval(kl, documents, skewed=True, largest=UNSEEN_CHANGE)
+    interval = around and Interval(max(around.low, min(0.0, value)), around.high, around.method)
+    return [
+        measured(KL_MEAN, "mean over tokens", count, change=value, interval=interval),
+        measured(KL_MAX, "maximum over tokens; a maximum has no interval", count, change=float(kl.max())),
+        measured(LOGITS, "maximum over tokens; a maximum has no interval", count, change=largest),
+    ]
+
+
+def _is_same(table: pd.DataFrame) -> bool:
+    """Whether weights, configuration and tokenizer came back with the same hashes."""
+    same = table[table["part"] == "same"]
+    return set(same["name"]) == {"weights", "config", "tokenizer"} and bool((same["count"] == 1).all())
+
+
+def _unusable(rows: pd.DataFrame, metrics: Sequence[Metric], whose: str) -> list[Measurement | Skipped]:
+    """What to say where there is no token, or one without a finite number; else nothing."""
+    if rows.empty:
+        return [Skipped(measure=metric.name, reason="no document of the suite was scored") for metric in metrics]
+    bad = ~np.isfinite(rows[["kl", "max_abs_diff"]].to_numpy(np.float64)).all(axis=1)
+    if bad.any():
+        what = f"{bad.sum()} of {len(rows)} tokens have logits of {whose} that are NaN or infinite"
+        count = Count(len(rows), int(rows["document"].nunique()))
+        return [not_finite(metric, "variant", what, count) for metric in metrics]
+    within(rows, "kl", -ROUNDING, np.inf)
+    within(rows, "max_abs_diff", 0.0, np.inf)
+    return []
+
+
+def _modules(table: pd.DataFrame) -> Measurement | Skipped:
+    rows = table[table["part"] == "reloaded_module"]
+    if rows.empty:
+        return Skipped(measure=MODULES.name, reason="no module was compared")
+    changed = rows[~(rows["error"] <= rows["allowed"])]
+    first = f", {changed['name'].iloc[0]} first" if len(changed) else ""
+    what = f"exact: {len(changed)} of {len(rows)} modules{first}"
+    return _exact(MODULES, len(changed) / len(rows), what, len(rows))
+
+
+def _texts(table: pd.DataFrame) -> Measurement | Skipped:
+    rows = table[table["part"] == "text"]
+    if rows.empty:
+        return Skipped(measure=TEXTS.name, reason="no document of the suite was encoded")
+    changed = int((rows["count"] != 0).sum())
+    return _exact(TEXTS, changed / len(rows), f"exact: {changed} of {len(rows)} documents", len(rows))
+
+
+def _live(table: pd.DataFrame) -> Measurement | Skipped:
+    if reasons := [str(text) for text in table.loc[table["part"] == "live_refused", "text"]]:
+        return Skipped(measure=LIVE.name, reason=reasons[0])
+    rows = table[table["part"] == "live"]
+    if broken := _unusable(rows, (LIVE,), "the model in memory"):
+        nothing = Skipped(measure=LIVE.name, reason="nothing was saved, so the model in memory was not looked at again")
+        return nothing if rows.empty else broken[0]
+    count = Count(len(rows), int(rows["document"].nunique()))
+    return measured(LIVE, "maximum over tokens; a maximum has no interval", count, change=float(rows["kl"].max()))
+
+
+def _sizes(table: pd.DataFrame) -> list[Measurement | Skipped]:
+    files = table[table["part"] == "file"]
+    parameters = table.loc[table["part"] == "parameters", "count"]
+    if files.empty:
+        return [Skipped(measure=metric.name, reason="there are no files") for metric in (BYTES, BITS)]
+    if len(parameters) != 1 or int(parameters.iloc[0]) <= 0:
+        raise MeasureError(f"the artifact table has the parameters {parameters.tolist()}, wanted one number above 0")
+    weights = files[files["name"].str.endswith(WEIGHTS)]
+    bits = 8 * int(weights["count"].sum()) / int(parameters.iloc[0])
+    return [
+        _own(BYTES, float(files["count"].sum()), f"exact: {len(files)} files", len(files)),
+        _own(BITS, bits, f"exact: {len(weights)} weight files, headers included", len(files)),
+    ]
+
+
+def _exact(metric: Metric, value: float, what: str, count: int, clusters: int = 0) -> Measurement:
+    return measured(metric, what, Count(count, clusters), change=value, interval=Interval(value, value, ""))
+
+
+def _own(metric: Metric, value: float, what: str, count: int) -> Measurement:
+    """A number of the variant alone."""
+    exact = Interval(value, value, "")
+    return measured(metric, what, Count(count, 0), variant=value, variant_interval=exact)

@@ -1,0 +1,176 @@
+"""The measure ``experts``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar
+
+from harness.measures import Measure
+from harness.measures._shared import Count, measured, require
+from harness.records import Measurement, Metric, Skipped
+from harness.statistics import Interval
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+UNREACHED = Metric(
+    name="experts.unreached",
+    unit="experts",
+    better="lower",
+    description="experts to which the finished variant routes no token of the calibration documents",
+)
+UNCALIBRATED = Metric(
+    name="experts.uncalibrated_share",
+    unit="share",
+    better="lower",
+    description="share of these documents' routings in the variant that go to experts calibration never reached",
+)
+UNUSED = Metric(
+    name="experts.unused",
+    unit="experts",
+    better="lower",
+    description="experts to which no token of these documents is routed",
+)
+AGREEMENT = Metric(
+    name="experts.agreement",
+    unit="share",
+    better="higher",
+    neutral=1.0,
+    description="share of the variant's routings of a token to an expert that the reference makes, too",
+)
+WORST = Metric(
+    name="experts.agreement_worst",
+    unit="share",
+    better="higher",
+    neutral=1.0,
+    description="the same in the mixture where it is smallest",
+)
+COLUMNS = ("side", "module", "expert", "tokens", "agreeing", "calibration")
+NAMED = 32
+"""Experts that a label names one by one."""
+
+
+class Experts(Measure):
+    """Which experts of a mixture calibration never reached, which are never used, and whether routing moved.
+
+    A routing is one token given to one expert. Counts are over all tokens together; they have no interval, so that a
+    rule on shares writes ``decide: point``. Skipped on dense models.
+    """
+
+    table: ClassVar[str] = "experts"
+    columns: ClassVar[tuple[str, ...] | None] = COLUMNS
+
+    def produces(self) -> tuple[Metric, ...]:
+        """Two counts of experts, and three shares of routings."""
+        return (UNREACHED, UNCALIBRATED, UNUSED, AGREEMENT, WORST)
+
+    def measure(self, table: pd.DataFrame) -> Sequence[Measurement | Skipped]:
+        """All metrics; what is not known is Skipped with the reason."""
+        require(table, COLUMNS, "experts")
+        rows = table[table["side"] != "none"]
+        sides = {side: rows[rows["side"] == side] for side in ("reference", "variant")}
+        if empty := [side for side, part in sides.items() if part.empty]:
+            what = f"the {empty[0]} is" if len(empty) == 1 else "the models are"
+            return _all(self.produces(), f"{what} dense: no mixture of experts was found")
+        if not table.equals(table.drop_duplicates(["side", "module", "expert"])):
+            return _all(self.produces(), "the table names experts twice")
+        variant = sides["variant"]
+        unknown = {side: part[part["tokens"] < 0] for side, part in sides.items()}
+        missing = next((f"{part['module'].iloc[0]} of the {side}" for side, part in unknown.items() if len(part)), "")
+        reason = f"it could not be told which tokens the experts of {missing} are given"
+        return [
+            _unreached(variant),
+            _skip(UNCALIBRATED, reason) if missing else _uncalibrated(variant),
+            _skip(UNUSED, reason) if missing else _unused(sides),
+            *([_skip(AGREEMENT, reason), _skip(WORST, reason)] if missing else _agreement(variant)),
+        ]
+
+
+def _unreached(variant: pd.DataFrame) -> Measurement | Skipped:
+    if (variant["calibration"] < 0).any():
+        return _skip(UNREACHED, _not_fitted(variant))
+    left = variant[variant["calibration"] == 0]
+    fewest = variant["calibration"].min()
+    what = f"exact count of {len(variant)} experts; the one with fewest was given {fewest} calibration tokens"
+    labels = {"experts": _listed(left)} if len(left) else {}
+    return _exact(UNREACHED, what, variant, float(len(left)), labels)
+
+
+def _uncalibrated(variant: pd.DataFrame) -> Measurement | Skipped:
+    if (variant["calibration"] < 0).any():
+        return _skip(UNCALIBRATED, _not_fitted(variant))
+    total = int(variant["tokens"].sum())
+    if not total:
+        return _skip(UNCALIBRATED, "no token of these documents was routed to any expert")
+    gone = int(variant["tokens"][variant["calibration"] == 0].sum())
+    if not (variant["calibration"] == 0).any():
+        return _exact(UNCALIBRATED, "exact: calibration reached every expert", variant, 0.0, {})
+    what = f"{gone} of {total} routings; no interval"
+    return measured(UNCALIBRATED, what, Count(total, 0), change=gone / total)
+
+
+def _unused(sides: dict[str, pd.DataFrame]) -> Measurement:
+    left = {side: part[part["tokens"] == 0] for side, part in sides.items()}
+    reference, variant = float(len(left["reference"])), float(len(left["variant"]))
+    change = variant - reference
+    exactly = {"interval": Interval(change, change, ""), "variant_interval": Interval(variant, variant, "")}
+    return measured(
+        UNUSED,
+        f"exact count of {len(sides['variant'])} experts",
+        Count(int(sides["variant"]["tokens"].sum()), 0),
+        reference=reference,
+        variant=variant,
+        change=change,
+        labels={"experts": _listed(left["variant"])} if variant else {},
+        **exactly,
+    )
+
+
+def _agreement(variant: pd.DataFrame) -> list[Measurement | Skipped]:
+    if (variant["agreeing"] < 0).any():
+        reason = "experts that are modules of their own do not show which token they are given; only counts are known"
+        return [_skip(metric, reason) for metric in (AGREEMENT, WORST)]
+    total = int(variant["tokens"].sum())
+    sums = variant.groupby("module", sort=False)[["agreeing", "tokens"]].sum()
+    sums = sums[sums["tokens"] > 0]
+    if not total:
+        return [_skip(metric, "no token was routed to any expert") for metric in (AGREEMENT, WORST)]
+    agreeing = int(variant["agreeing"].sum())
+    if agreeing == total:
+        exact = f"exact: all {total} routings are the same on both sides"
+        return [_exact(metric, exact, variant, 1.0, {}) for metric in (AGREEMENT, WORST)]
+    shares = sums["agreeing"] / sums["tokens"]
+    worst = str(shares.idxmin())
+    whole = f"{agreeing} of {total} routings; no interval"
+    least = f"smallest of {len(shares)} mixtures; no interval"
+    return [
+        measured(AGREEMENT, whole, Count(total, 0), change=agreeing / total),
+        measured(WORST, least, Count(total, 0), change=float(shares.min()), labels={"module": worst}),
+    ]
+
+
+def _exact(metric: Metric, what: str, variant: pd.DataFrame, value: float, labels: dict[str, str]) -> Measurement:
+    around = Interval(value, value, "")
+    tokens = int(variant["tokens"].clip(lower=0).sum())
+    return measured(metric, what, Count(tokens, 0), change=value, interval=around, labels=labels)
+
+
+def _listed(rows: pd.DataFrame) -> str:
+    """Experts by mixture: "model.layers.0.mlp.experts: 3, 5"."""
+    some = rows.iloc[:NAMED]
+    parts = [f"{module}: {', '.join(map(str, part['expert']))}" for module, part in some.groupby("module", sort=False)]
+    return "; ".join(parts) + (f" and {len(rows) - NAMED} more" if len(rows) > NAMED else "")
+
+
+def _not_fitted(variant: pd.DataFrame) -> str:
+    if (variant["calibration"] < 0).all():
+        return "no step of the variant looks at calibration documents"
+    return f"the calibration tokens of {variant[variant['calibration'] < 0]['module'].iloc[0]} are not known"
+
+
+def _skip(metric: Metric, reason: str) -> Skipped:
+    return Skipped(measure=metric.name, reason=reason)
+
+
+def _all(metrics: Sequence[Metric], reason: str) -> list[Measurement | Skipped]:
+    return [_skip(metric, reason) for metric in metrics]

@@ -1,0 +1,196 @@
+"""The measure ``generation``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+import numpy as np
+from pydantic import Field
+
+from harness.errors import MeasureError
+from harness.measures import Measure
+from harness.measures._shared import Count, measured, not_finite, require
+from harness.records import Measurement, Metric, Skipped
+from harness.statistics import (
+    bounded_mean_interval,
+    mean,
+    median_time,
+    proportion_interval,
+    restricted_mean,
+    restricted_mean_interval,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from harness.records.result import Side
+
+Positive = Annotated[int, Field(gt=0)]
+
+EXACT = Metric(
+    name="generation.exact_match",
+    unit="share",
+    better="higher",
+    neutral=1.0,
+    description="share of prompts after which both sides write the same",
+)
+DIVERGED = Metric(
+    name="generation.diverged",
+    unit="share",
+    better="lower",
+    description="share of prompts after which the sides part before the end",
+)
+FIRST = Metric(
+    name="generation.first_divergence",
+    unit="tokens",
+    better="higher",
+    description="equal tokens before the first other one, mean; texts that never part count as going on (Kaplan-Meier)",
+)
+MEDIAN = Metric(
+    name="generation.first_divergence_median",
+    unit="tokens",
+    better="higher",
+    description="equal tokens before the first other one, median; new_tokens where fewer than half of the texts part",
+)
+PREFIX = Metric(
+    name="generation.common_prefix",
+    unit="share",
+    better="higher",
+    neutral=1.0,
+    description="share of the characters before the first other one, mean over prompts",
+)
+SIMILARITY = Metric(
+    name="generation.similarity",
+    unit="share",
+    better="higher",
+    neutral=1.0,
+    description="1 − edit distance / length of the longer text, mean over prompts",
+)
+EMBEDDING = Metric(
+    name="generation.embedding_similarity",
+    unit="cosine",
+    better="higher",
+    neutral=1.0,
+    description="cosine between mean-pooled embeddings of both texts, mean over prompts",
+)
+SIDES: tuple[Side, Side] = ("reference", "variant")
+OTHER_TOKENS = (
+    "tokens mean other things on both sides, so their positions cannot be compared; generation.common_prefix counts "
+    "characters"
+)
+
+
+class Generation(Measure):
+    """How far both sides write the same, and how alike what they write is.
+
+    Greedy texts part at the first other token and rarely meet again, so where they part says more than that they do.
+    """
+
+    table: ClassVar[str] = "generations"
+    columns: ClassVar[tuple[str, ...] | None] = (
+        "prompt",
+        "reference_finite",
+        "variant_finite",
+        "same_tokens",
+        "diverged",
+        "first",
+        "reach",
+        "first_character",
+        "characters",
+        "similarity",
+        "embedding_similarity",
+    )
+    paths: ClassVar[tuple[str, ...]] = ("prompts", "embedding")
+
+    prompts: str | None = Field(default=None, description="a .jsonl file of prompts, instead of the suite's documents")
+    prompt_field: str = Field(default="prompt", description="the field of the file that holds the prompt")
+    prompt_tokens: Positive = Field(default=32, description="tokens of the reference that a document gives as prompt")
+    new_tokens: Positive = Field(default=64, description="tokens that each side writes at most")
+    max: Positive = Field(default=100, description="at most this many prompts, the first ones")
+    chat: bool = Field(default=False, description="put prompts into the tokenizer's chat template, as the user's turn")
+    bos: bool = Field(default=True, description="prompts begin with BOS where the tokenizer has one")
+    batch_size: Positive = Field(default=16, description="prompts in one batch, on both sides")
+    embedding: str | None = Field(
+        default=None, description="folder of a model of sentences, by which texts are compared too"
+    )
+
+    def probe_settings(self) -> dict[str, Any]:
+        """Everything: the probe lets both sides write, the measure only counts."""
+        return {name: getattr(self, name) for name in type(self).model_fields}
+
+    def produces(self) -> tuple[Metric, ...]:
+        """Shares, positions and likeness; that of embeddings only where a model for them is named."""
+        first, median = (metric.model_copy(update={"neutral": float(self.new_tokens)}) for metric in (FIRST, MEDIAN))
+        found = (EXACT, DIVERGED, first, median, PREFIX, SIMILARITY)
+        return (*found, EMBEDDING) if self.embedding else found
+
+    def measure(self, table: pd.DataFrame) -> Sequence[Measurement | Skipped]:
+        """All metrics; positions of tokens are Skipped where tokens differ.
+
+        Raises MeasureError for positions beyond what was written, and for a likeness that cannot be.
+        """
+        require(table, self.columns or (), "generations")
+        metrics = self.produces()
+        if table.empty:
+            return [Skipped(measure=metric.name, reason="no text was written") for metric in metrics]
+        count = Count(len(table), int(table["prompt"].nunique()))
+        for side in SIDES:
+            if broken := int((~table[f"{side}_finite"].to_numpy(dtype=bool)).sum()):
+                what = f"logits were NaN or infinite after {broken} of {len(table)} prompts on the {side}'s side"
+                return [not_finite(metric, side, what, count) for metric in metrics]
+        return [
+            *_shares(table, count),
+            *self._positions(table, count, metrics[2], metrics[3]),
+            *(_likeness(table, count, metric) for metric in metrics[4:]),
+        ]
+
+    def _positions(
+        self, table: pd.DataFrame, count: Count, first: Metric, median: Metric
+    ) -> list[Measurement | Skipped]:
+        """Where texts part, in tokens. A text that never parts is watched up to where the shorter side ends."""
+        if not table["same_tokens"].to_numpy(dtype=bool).all():
+            return [Skipped(measure=metric.name, reason=OTHER_TOKENS) for metric in (first, median)]
+        times, events = table["first"].to_numpy(dtype=np.int64), table["diverged"].to_numpy(dtype=bool)
+        if times.min() < 0 or times.max() > self.new_tokens or (times > table["reach"].to_numpy()).any():
+            raise MeasureError(
+                f"generations: texts part after {times.min()} to {times.max()} tokens, wanted 0 to what was written, "
+                f"{self.new_tokens} at most"
+            )
+        clusters = table["prompt"].to_numpy()
+        what = f"{int(events.sum())} of {len(table)} texts part within {self.new_tokens} tokens"
+        return [
+            measured(
+                first,
+                f"restricted mean, {what}",
+                count,
+                change=restricted_mean(times, events, self.new_tokens),
+                interval=restricted_mean_interval(times, events, clusters, self.new_tokens),
+            ),
+            measured(median, what, count, change=float(median_time(times, events, self.new_tokens))),
+        ]
+
+
+def _shares(table: pd.DataFrame, count: Count) -> list[Measurement]:
+    parted, clusters = table["diverged"].to_numpy(dtype=bool), table["prompt"].to_numpy()
+    found = []
+    for metric, those in ((EXACT, ~parted), (DIVERGED, parted)):
+        share = mean(those.astype(np.float64))
+        what = f"{int(those.sum())} of {len(those)} prompts"
+        found.append(measured(metric, what, count, change=share, interval=proportion_interval(those, clusters)))
+    return found
+
+
+def _likeness(table: pd.DataFrame, count: Count, metric: Metric) -> Measurement:
+    """Mean of a number that is 1 for equal texts."""
+    least = -1.0 if metric is EMBEDDING else 0.0
+    if metric is PREFIX:
+        longest = table["characters"].to_numpy(dtype=np.float64)
+        values = np.divide(table["first_character"], longest, out=np.ones(len(table)), where=longest > 0)
+    else:
+        values = table[metric.name.partition(".")[2]].to_numpy(dtype=np.float64)
+    if not ((least - 1e-9 <= values) & (values <= 1 + 1e-9)).all():
+        raise MeasureError(f"generations: {metric.name} is {values.min()} to {values.max()}, wanted {least} to 1")
+    values = np.clip(values, least, 1.0)
+    interval = bounded_mean_interval(values, table["prompt"].to_numpy(), least, 1.0)
+    return measured(metric, "mean over prompts", count, change=mean(values), interval=interval)

@@ -1,0 +1,73 @@
+"""The measure ``weight_error``."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from harness.measures import Measure
+from harness.measures._shared import Count, measured, require
+from harness.records import Measurement, Metric, Skipped
+from harness.statistics import Interval
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+RELATIVE = Metric(
+    name="weights.relative_error",
+    unit="ratio",
+    better="lower",
+    description="‖Ŵ − W‖ / ‖W‖ of the weight that a linear layer computes with",
+)
+WORST = Metric(
+    name="weights.worst",
+    unit="ratio",
+    better="lower",
+    description="largest relative error of the weight of a linear layer",
+)
+COLUMNS = ("side", "module", "role", "parameters", "relative_error", "compared", "error_note")
+
+
+class WeightError(Measure):
+    """How far the weights that linear layers compute with are from the reference's, module by module.
+
+    Weights are found by applying a layer, not by reading what it keeps. Where scales were folded into other modules
+    the weights cannot be compared, and the module is Skipped; so is the worst then, as it might be that one.
+    """
+
+    table: ClassVar[str] = "weights"
+    columns: ClassVar[tuple[str, ...] | None] = COLUMNS
+
+    def produces(self) -> tuple[Metric, ...]:
+        """One metric for each module, and the largest."""
+        return (RELATIVE, WORST)
+
+    def measure(self, table: pd.DataFrame) -> Sequence[Measurement | Skipped]:
+        """All metrics, in the order of the modules."""
+        require(table, COLUMNS, "weights")
+        rows = table[(table["side"] == "variant") & table["role"].isin(["linear", "head"])]
+        if rows.empty:
+            return [Skipped(measure=metric.name, reason="no linear layer was listed") for metric in self.produces()]
+        found = [_module(row) for row in rows.to_dict("records")]
+        known = [entry for entry in found if isinstance(entry, Measurement)]
+        if len(known) < len(found):
+            first = next(entry for entry in found if isinstance(entry, Skipped))
+            reason = f"{first.labels['module']}, and {len(found) - len(known) - 1} more: {first.reason}"
+            return [*found, Skipped(measure=WORST.name, reason=reason)]
+        worst = max(known, key=lambda entry: entry.change or 0.0)
+        return [*found, worst.model_copy(update={"name": WORST.name})]
+
+
+def _module(row: dict[Hashable, Any]) -> Measurement | Skipped:
+    labels = {"module": str(row["module"])}
+    error, share = float(row["relative_error"]), float(row["compared"])
+    if not math.isfinite(error):
+        return Skipped(measure=RELATIVE.name, reason=str(row["error_note"]), labels=labels)
+    whole = share >= 1
+    what = "exact: all inputs were compared" if whole else f"{share:.1%} of the inputs were compared, no interval"
+    if row["error_note"]:
+        what = f"{what}; {row['error_note']}"
+    interval = Interval(error, error, "") if whole else None
+    count = Count(int(row["parameters"]), 0)
+    return measured(RELATIVE, what, count, change=error, interval=interval, labels=labels)

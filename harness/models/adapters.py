@@ -1,0 +1,250 @@
+"""PEFT adapters: LoRA and its kin, small weights that change a base model.
+
+    merged       W + B·A        before the steps: one weight, as if the model had been trained so
+    beside it    W·x + B·(A·x)  after the steps: the base as it was compressed, the adapter in full precision (QLoRA)
+
+An adapter is put into the modules of the model itself, so that they keep the names by which layers are compared. What
+was read is held against the file, tensor by tensor: an adapter of which a part found no place changes something else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import warnings
+from collections.abc import Iterator, Mapping, Set
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from harness.errors import MissingDependencyError, ModelError
+from harness.models.identity import weights_sha256
+from harness.models.inspection import module_formats, stored_bytes
+from harness.models.kernels import looked_at
+from harness.models.quiet import quiet
+from harness.models.soundness import check_placement, non_finite
+from harness.models.stamps import stamp_file
+from harness.models.stored_formats import formats_in_use
+from harness.models.trust import check_code_fields
+from harness.models.weight_files import read_json
+from harness.records import ModuleFormat, Note
+
+if TYPE_CHECKING:
+    from harness.models.loading import LoadedModel
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+_HERE = ("base_model_name_or_path", "revision", "inference_mode")
+"""Fields of a configuration that say nothing of what is computed."""
+
+
+def merge_adapter(base: LoadedModel, folder: Path) -> LoadedModel:
+    """``base`` with the adapter added to its weights, in place; raises ModelError as ``attach_adapter`` does."""
+    before = base.identity
+    adapted, stored, config = _adapted(base, folder)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Of rounding, when it is merged into quantized weights: noted below.
+            model = cast(PreTrainedModel, adapted.merge_and_unload())
+    except Exception as error:  # Kinds of layers that cannot be merged raise nearly anything.
+        raise ModelError(
+            f"{folder}: cannot be merged into {before.source}: {type(error).__name__}: {error}; leave out merge"
+        ) from error
+    _settle(model)
+    method = next((module.backend for module in before.modules if module.backend), "")
+    modules = looked_at(model, module_formats(model, formats_in_use(model, {}, method), method))
+    text = f"{_words(base.name, folder, config, stored)}, merged into the weights"
+    if method:
+        text += f", which are quantized ({method}) and were rounded again"
+    return _made(base, model, modules, folder, config, stored, text)
+
+
+def attach_adapter(base: LoadedModel, folder: Path) -> LoadedModel:
+    """``base`` with the adapter beside its weights, which stay as they are.
+
+    Raises ModelError for an adapter that is damaged, of a kind that is not put into modules, that matches no module,
+    has other shapes, or of which a tensor found no place.
+    """
+    before = {id(parameter) for parameter in base.model.parameters()}
+    adapted, stored, config = _adapted(base, folder)
+    model = cast(PreTrainedModel, adapted.get_base_model())
+    _settle(model)
+    check_placement(model, base.name, base.identity.device)
+    modules = (*base.identity.modules, *_formats(model, before))
+    text = f"{_words(base.name, folder, config, stored)}, beside the weights"
+    return _made(base, model, modules, folder, config, stored, text)
+
+
+def _adapted(base: LoadedModel, folder: Path) -> tuple[Any, dict[str, Tensor], dict[str, Any]]:
+    """The model of peft around ``base.model`` (changed in place), the tensors of the file, and its configuration."""
+    try:
+        import peft
+    except ImportError as error:
+        raise MissingDependencyError("peft", f"the adapter {folder}", "pip install peft") from error
+    config, stored = _read(folder)
+    dtype = getattr(torch, base.identity.dtype)
+    try:
+        with quiet(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Of keys that are missing: they are checked below.
+            settings = peft.PeftConfig.from_pretrained(str(folder))
+            if settings.is_prompt_learning or settings.is_adaption_prompt:
+                kind = config.get("peft_type")
+                raise ModelError(f"{folder}: {kind} adds to the input, not to modules; wanted LoRA or the like")
+            settings.inference_mode = True
+            adapted = peft.PeftModel.from_pretrained(
+                base.model,
+                str(folder),
+                config=settings,
+                is_trainable=False,
+                autocast_adapter_dtype=False,
+                torch_device=base.identity.device,
+            )
+    except ModelError:
+        raise
+    except Exception as error:  # peft raises nearly anything for an adapter that does not fit.
+        raise ModelError(
+            f"{folder}: does not fit {base.identity.source}: {type(error).__name__}: {_first_line(error)}; wanted an "
+            f"adapter that was trained on it (its base was {config.get('base_model_name_or_path') or 'not noted'})"
+        ) from error
+    for name, parameter in adapted.named_parameters():
+        if ".default" in name and parameter.is_floating_point():
+            parameter.data = parameter.data.to(dtype)
+    _check_read(folder, adapted, stored, dtype)
+    return adapted, stored, config
+
+
+def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Configuration and tensors; raises ModelError for what is missing, damaged, a pickle, or would run code."""
+    if not (folder / CONFIG).is_file():
+        raise ModelError(f"{folder}: has no {CONFIG}, so it is no adapter of peft")
+    config = read_json(folder / CONFIG)
+    check_code_fields(folder / CONFIG)
+    if config.get("megatron_config"):
+        raise ModelError(f"{folder}: megatron_config makes peft import other code; remove it from {CONFIG}")
+    if not (folder / WEIGHTS).is_file():
+        others = sorted(path.name for path in folder.glob("adapter_model.*"))
+        raise ModelError(
+            f"{folder}: has no {WEIGHTS} (it has {', '.join(others) or 'no weights'}); pickles can run code and are "
+            "not loaded: save it again with save_pretrained(folder)"
+        )
+    try:
+        return config, load_file(folder / WEIGHTS)
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{folder / WEIGHTS}: damaged or truncated: {error}; fetch it again") from error
+
+
+def _check_read(folder: Path, adapted: Any, stored: Mapping[str, Tensor], dtype: torch.dtype) -> None:
+    """Raise ModelError unless the tensors in the model are those of the file: names, shapes and values.
+
+    ``state_dict()`` is not called: bitsandbytes rewrites weights when it is.
+    """
+    from peft import get_peft_model_state_dict
+
+    held = dict(adapted.named_parameters()) | dict(adapted.named_buffers())
+    found = get_peft_model_state_dict(adapted, state_dict=held, save_embedding_layers=False)
+    problems = {
+        "in the file, without a place in the model": sorted(stored.keys() - found.keys()),
+        "in the model, not in the file": sorted(found.keys() - stored.keys()),
+        "not what the file holds": sorted(
+            name for name in stored.keys() & found.keys() if not _same(found[name], stored[name], dtype)
+        ),
+    }
+    if said := [f"{what}: {names[0]} ({len(names)} in all)" for what, names in problems.items() if names]:
+        raise ModelError(
+            f"{folder}: does not fit the model; tensors {'; '.join(said)}; wanted an adapter that was trained on it"
+        )
+
+
+def _same(found: Tensor, stored: Tensor, dtype: torch.dtype) -> bool:
+    wanted = stored.to(found.device, dtype if stored.is_floating_point() else stored.dtype)
+    return found.shape == wanted.shape and torch.allclose(found.detach(), wanted, rtol=0, atol=0, equal_nan=True)
+
+
+def _formats(model: nn.Module, before: Set[int]) -> Iterator[ModuleFormat]:
+    """The modules of an adapter: those with parameters that were not there before (by id)."""
+    for name, module in model.named_modules():
+        new = [each for each in module._parameters.values() if each is not None and id(each) not in before]
+        if new:
+            yield ModuleFormat(
+                module=name,
+                type=f"{type(module).__name__} (adapter)",
+                parameters=sum(each.numel() for each in new),
+                stored_bytes=sum(stored_bytes(each) for each in new),
+                bits_per_weight=8.0 * new[0].element_size(),
+                format=str(new[0].dtype).removeprefix("torch."),
+            )
+
+
+def _settle(model: nn.Module) -> None:
+    model.eval()
+    model.requires_grad_(False)
+
+
+def _made(
+    base: LoadedModel,
+    model: PreTrainedModel,
+    modules: tuple[ModuleFormat, ...],
+    folder: Path,
+    config: Mapping[str, Any],
+    stored: Mapping[str, Tensor],
+    text: str,
+) -> LoadedModel:
+    """The adapted model. What the adapter computes beside its tensors (its scale) is part of the configuration."""
+    kept = {key: value for key, value in config.items() if key not in _HERE}
+    also = json.dumps([base.identity.config_sha256, kept], sort_keys=True)
+    identity = base.identity.model_copy(
+        update={
+            "source": f"{base.identity.source} + {folder}",
+            "parameters": sum(module.parameters for module in modules),
+            "weights_sha256": weights_sha256(model),
+            "config_sha256": hashlib.sha256(also.encode()).hexdigest(),
+            "modules": modules,
+        }
+    )
+    notes = [Note(topic="adapter", text=text), *_doubts(base, folder, config, stored)]
+    known = any(note.topic == "non-finite weights" for note in base.notes)
+    if not known and (names := non_finite(model)):
+        said = f"{base.name}: {len(names)} tensors hold NaN or infinity with the adapter, {names[0]} first"
+        notes.append(Note(topic="non-finite weights", text=said, level="warn"))
+    stamps = (stamp_file(folder / CONFIG), stamp_file(folder / WEIGHTS))
+    return replace(
+        base, model=model, identity=identity, files=(*base.files, *stamps), notes=(*base.notes, *notes)
+    )
+
+
+def _doubts(
+    base: LoadedModel, folder: Path, config: Mapping[str, Any], stored: Mapping[str, Tensor]
+) -> Iterator[Note]:
+    """What may be a mistake: an adapter of another base, one that changes nothing, a tokenizer that is not read."""
+    told = config.get("base_model_name_or_path")
+    called = {Path(name).name for name in (base.identity.source, base.model.config.name_or_path or "")}
+    if isinstance(told, str) and told and Path(told).name not in called:
+        text = f"{base.name}: the adapter says it was trained on {told}; here it is put on {base.identity.source}"
+        yield Note(topic="adapter", text=text, level="warn")
+    last = [tensor for name, tensor in stored.items() if "lora_B" in name or "lora_embedding_B" in name]
+    if last and not any(bool(tensor.any()) for tensor in last):
+        text = f"{base.name}: every lora_B of the adapter is zero: it changes nothing (it was never trained)"
+        yield Note(topic="adapter", text=text, level="warn")
+    if (folder / "tokenizer.json").exists():
+        text = f"{base.name}: the tokenizer beside the adapter is not read; that of the base is used"
+        yield Note(topic="adapter", text=text)
+
+
+def _words(name: str, folder: Path, config: Mapping[str, Any], stored: Mapping[str, Tensor]) -> str:
+    """"tiny: LoRA adapter x (r 8, alpha 16; 28 tensors, 7,168 parameters, 28,672 bytes)"."""
+    known = {"r": config.get("r"), "alpha": config.get("lora_alpha")}
+    sizes = [f"{said} {value}" for said, value in known.items() if value is not None]
+    values = sum(tensor.numel() for tensor in stored.values())
+    size = sum(tensor.numel() * tensor.element_size() for tensor in stored.values())
+    parts = f"{len(stored)} tensors, {values:,} parameters, {size:,} bytes in the file"
+    return f"{name}: {config.get('peft_type', 'PEFT')} adapter {folder.name} ({', '.join([*sizes, parts])})"
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return " ".join(lines[:2])[:400]

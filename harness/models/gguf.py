@@ -1,0 +1,195 @@
+"""GGUF files through transformers: weights are dequantized when they are loaded, and computed in floating point.
+
+    file ─▶ types and sizes of its tensors ─▶ formats of modules
+      └──▶ alone in a folder ─▶ transformers ─▶ floats, configuration, tokenizer
+
+The numbers are those of the stored formats; memory is counted as in the file; speed is that of floats, so the kernels
+are called simulated. What transformers would leave out without a word is an error here: tensors that no module takes
+(``rope_freqs``), scaled positions, an end token that is not the file's.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stderr
+from io import StringIO
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+import transformers
+from tokenizers.processors import TemplateProcessing
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from harness.errors import MissingDependencyError, ModelError
+from harness.models.gguf_file import GgufFile, GgufTensor, module_format, read_gguf, vocabulary_difference
+from harness.models.opened import Opened
+from harness.models.quiet import quiet
+from harness.models.soundness import check_loading
+from harness.models.stamps import stamp_file
+from harness.records import ModelSpec, ModuleFormat, Note
+
+
+def open_gguf(spec: ModelSpec, name: str, path: Path, tokenizer: PreTrainedTokenizerBase | None) -> Opened:
+    """The model in a GGUF file, as floats of ``spec.dtype``. tokenizer: taken instead of the file's own.
+
+    Raises ModelError for a file that is damaged, of an architecture that transformers cannot read, or from which
+    transformers would make another model, and MissingDependencyError without the library gguf.
+    """
+    found, stamp = read_gguf(path), stamp_file(path)
+    with alone(path) as folder:
+        model = _model(folder, spec, path)
+        own, notes = tokenizer_of(found, name, tokenizer, folder)
+    places = _places(model, found)
+    _check_complete(model, found, places)
+    text = (
+        f"{name}: {path.name} ({', '.join(found.types)}) is computed from dequantized weights: quality and bytes are "
+        f"those of the file, speed is that of {spec.dtype}; engine: llama_cpp computes with its own kernels"
+    )
+    return Opened(
+        model,
+        own,
+        (stamp,),
+        formats=_formats(model, found, places, spec.dtype),
+        notes=(Note(topic="gguf", text=text), *notes),
+    )
+
+
+def tokenizer_of(
+    found: GgufFile, name: str, given: PreTrainedTokenizerBase | None, folder: Path
+) -> tuple[PreTrainedTokenizerBase, tuple[Note, ...]]:
+    """The tokenizer of a file that lies alone in ``folder``, or the one that is ``given``, and what to say of it.
+
+    Raises ModelError where the given one has other tokens than the file.
+    """
+    if given is not None:
+        tokens = given.convert_ids_to_tokens(list(range(len(given))))
+        if difference := vocabulary_difference(found, tokens):
+            raise ModelError(
+                f"{found.path}: tokenizer: reference needs the same vocabulary, but {difference}; leave it out, and "
+                "the file's own tokenizer is used"
+            )
+        text = f"{name}: token ids are made by the reference's tokenizer, not by the one in {found.path.name}"
+        return given, (Note(topic="tokenizer", text=text),)
+    try:
+        with quiet(), redirect_stderr(StringIO()):  # The reader has a progress bar of its own.
+            own = AutoTokenizer.from_pretrained(folder, gguf_file=found.path.name, local_files_only=True)
+    except Exception as error:  # The loader raises nearly anything.
+        raise ModelError(
+            f"{found.path}: transformers cannot make its tokenizer: {type(error).__name__}: {error}; write tokenizer: "
+            "reference if it is the reference's"
+        ) from error
+    return own, tuple(_mended(own, found, name))
+
+
+@contextmanager
+def alone(path: Path) -> Iterator[Path]:
+    """A folder in which there is only a link to the file: what lies beside it (a tokenizer, an adapter) is not read."""
+    with tempfile.TemporaryDirectory(prefix="harness-gguf-") as folder:
+        link = Path(folder) / path.name
+        link.symlink_to(path.resolve())
+        yield Path(folder)
+
+
+def _model(folder: Path, spec: ModelSpec, path: Path) -> PreTrainedModel:
+    loader: Any = AutoModelForCausalLM
+    # Older versions only dequantize; newer ones would look for a kernel on the hub.
+    config = getattr(transformers, "GgufConfig", None)
+    try:
+        with quiet(), redirect_stderr(StringIO()):  # As above.
+            model, info = loader.from_pretrained(
+                folder,
+                gguf_file=path.name,
+                quantization_config=config and config(dequantize=True),
+                dtype=getattr(torch, spec.dtype),
+                device_map=None if spec.device == "cpu" else {"": spec.device},
+                attn_implementation=spec.attention,
+                ignore_mismatched_sizes=True,
+                local_files_only=True,
+                output_loading_info=True,
+            )
+    except ImportError as error:
+        raise MissingDependencyError("gguf", str(path), 'pip install "lm-shipcheck[gguf]"') from error
+    except Exception as error:  # As above.
+        raise ModelError(
+            f"{path}: transformers cannot load it: {type(error).__name__}: {error}; engine: llama_cpp may know more "
+            "architectures"
+        ) from error
+    check_loading(path, info)
+    vars(model.config).pop("quantization_config", None)
+    return cast(PreTrainedModel, model)
+
+
+def _places(model: PreTrainedModel, found: GgufFile) -> dict[str, str]:
+    """The parameter of the model that each tensor of the file becomes, by the table that transformers itself uses."""
+    from transformers.modeling_gguf_pytorch_utils import TENSOR_PROCESSORS, TensorProcessor, get_gguf_hf_weights_map
+
+    make: Any = TENSOR_PROCESSORS.get(found.architecture, TensorProcessor)
+    processor = make(config=model.config.to_dict())
+    try:
+        return cast("dict[str, str]", cast(Any, get_gguf_hf_weights_map)(model, processor))
+    except NotImplementedError as error:
+        raise ModelError(
+            f"{found.path}: of the architecture {found.architecture} it is not known which module holds which tensor "
+            f"({error}), so its formats cannot be told; use engine: llama_cpp"
+        ) from error
+
+
+def _check_complete(model: PreTrainedModel, found: GgufFile, places: Mapping[str, str]) -> None:
+    """Raise ModelError for tensors and settings of positions that are in the file and not in the model."""
+    if unread := [tensor.name for tensor in found.tensors if tensor.name not in places]:
+        raise ModelError(
+            f"{found.path}: transformers leaves out {len(unread)} of its tensors ({', '.join(unread[:3])}), so that "
+            "the model would be another one; use engine: llama_cpp, or the original checkpoint"
+        )
+    scaling = found.of_architecture("rope.scaling.type")
+    rope = getattr(model.config, "rope_parameters", None) or {}
+    if scaling not in (None, "none") and rope.get("rope_type", "default") == "default":
+        raise ModelError(
+            f"{found.path}: its positions are scaled ({scaling}), which transformers leaves out when it reads GGUF; "
+            "use engine: llama_cpp, or the original checkpoint"
+        )
+
+
+def _formats(
+    model: PreTrainedModel, found: GgufFile, places: Mapping[str, str], dtype: str
+) -> dict[str, ModuleFormat]:
+    """Formats by module name. A head that is tied to the embedding has its format."""
+    grouped: dict[str, list[GgufTensor]] = {}
+    for tensor in found.tensors:
+        grouped.setdefault(places[tensor.name].rpartition(".")[0], []).append(tensor)
+    table, head = model.get_input_embeddings(), cast(Any, model).get_output_embeddings()
+    if head is not None and head.weight is table.weight:
+        called = {id(module): name for name, module in model.named_modules()}
+        grouped.setdefault(called[id(head)], grouped[called[id(table)]])
+    return {
+        name: module_format(name, type(model.get_submodule(name)).__name__, tensors, held=dtype)
+        for name, tensors in grouped.items()
+    }
+
+
+def _mended(tokenizer: PreTrainedTokenizerBase, found: GgufFile, name: str) -> Iterator[Note]:
+    """Give the tokenizer the file's BOS and EOS, and BOS its place; a note for each thing that transformers changes."""
+    for what in ("bos", "eos"):
+        stated = found.values.get(f"tokenizer.ggml.{what}_token_id")
+        taken = getattr(tokenizer, f"{what}_token_id")
+        if isinstance(stated, int) and stated < len(found.tokens) and taken != stated:
+            other = "none" if taken is None else repr(tokenizer.convert_ids_to_tokens(taken))
+            setattr(tokenizer, f"{what}_token", found.tokens[stated])
+            text = f"{name}: the {what.upper()} token is {found.tokens[stated]!r}, as the file says, and not {other}"
+            yield Note(topic="tokenizer", text=text)
+    stated = found.values.get("tokenizer.ggml.add_bos_token")
+    if isinstance(stated, bool) and tokenizer.bos_token_id is not None and _adds_bos(tokenizer) != stated:
+        bos = str(tokenizer.bos_token)
+        opening = [bos] if stated else []
+        cast(Any, tokenizer).backend_tokenizer.post_processor = TemplateProcessing(
+            single=[*opening, "$A"], pair=[*opening, "$A", "$B"], special_tokens=[(bos, tokenizer.bos_token_id)]
+        )
+        what = "put" if stated else "not put"
+        text = f"{name}: BOS is {what} before prompts, as the file says; transformers would do otherwise"
+        yield Note(topic="tokenizer", text=text)
+
+
+def _adds_bos(tokenizer: PreTrainedTokenizerBase) -> bool:
+    return bool(tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id])

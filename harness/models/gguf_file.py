@@ -1,0 +1,185 @@
+"""What is in a GGUF file, tensor by tensor: read with the library that defines the format, without a model.
+
+A file brings its own configuration, vocabulary and types of tensors, and no code. Legend of names: ``blk.3.ffn_up`` is
+what llama.cpp calls a module; a type such as Q4_K is a format with its scales.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.errors import MissingDependencyError, ModelError
+from harness.records import ModuleFormat
+from harness.records.result import Role
+
+if TYPE_CHECKING:
+    from gguf import GGUFReader
+
+FLOATS: Mapping[str, str] = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+"""Types that hold plain numbers, in the words of torch."""
+GROUPS: Mapping[str, tuple[int, bool]] = {
+    "Q4_0": (32, True),
+    "Q4_1": (32, False),
+    "Q5_0": (32, True),
+    "Q5_1": (32, False),
+    "Q8_0": (32, True),
+    "Q2_K": (16, False),
+    "Q3_K": (16, True),
+    "Q4_K": (32, False),
+    "Q5_K": (32, False),
+    "Q6_K": (16, True),
+    "MXFP4": (32, True),
+}
+"""How many neighbours share a scale, and whether there is none beside it (a minimum, which stands for a zero point).
+
+From the block structures of ggml (ggml-common.h); types that are not listed (codebooks) are told by name alone.
+"""
+_UNUSED = 5
+"""The type of a token that stands for nothing: padding of the vocabulary (llama.cpp's LLAMA_TOKEN_TYPE_UNUSED)."""
+
+
+@dataclass(frozen=True)
+class GgufTensor:
+    """One tensor. shape: as torch has it, [O, I]; size: its bytes in the file."""
+
+    name: str
+    type: str
+    shape: tuple[int, ...]
+    size: int
+
+    @property
+    def values(self) -> int:
+        """How many numbers it stands for."""
+        count = 1
+        for each in self.shape:
+            count *= each
+        return count
+
+    @property
+    def module(self) -> str:
+        """What llama.cpp calls the module that it belongs to."""
+        return self.name.rpartition(".")[0] if self.name.endswith((".weight", ".bias")) else self.name
+
+
+@dataclass(frozen=True)
+class GgufFile:
+    """A file's architecture, single values of its metadata, vocabulary and tensors."""
+
+    path: Path
+    architecture: str
+    values: Mapping[str, Any]
+    tokens: tuple[str, ...]
+    unused: frozenset[int]
+    """Ids of tokens that only pad the vocabulary."""
+    tensors: tuple[GgufTensor, ...]
+
+    def of_architecture(self, key: str) -> Any:
+        """A value of the file's architecture (``context_length``), None where it has none."""
+        return self.values.get(f"{self.architecture}.{key}")
+
+    @property
+    def types(self) -> tuple[str, ...]:
+        """The types that occur, the one with most values first."""
+        counts: dict[str, int] = {}
+        for tensor in self.tensors:
+            counts[tensor.type] = counts.get(tensor.type, 0) + tensor.values
+        return tuple(sorted(counts, key=lambda name: (-counts[name], name)))
+
+
+def read_gguf(path: Path) -> GgufFile:
+    """Read everything but the values of the tensors.
+
+    Raises MissingDependencyError without the library, and ModelError for a file that is damaged, cut off, of types
+    that the library does not know, or one of several parts.
+    """
+    try:
+        from gguf import GGUFReader
+    except ImportError as error:
+        raise MissingDependencyError("gguf", str(path), 'pip install "lm-shipcheck[gguf]"') from error
+    try:
+        reader = GGUFReader(path)
+        found = _content(path, reader)
+    except (ValueError, OSError, IndexError, KeyError, TypeError, OverflowError, MemoryError) as error:
+        # What numpy says of a map that ends too early, or of sizes that were never written so.
+        raise ModelError(
+            f"{path}: damaged or truncated, or no GGUF file that the library gguf can read ({error}); fetch it again, "
+            "or install a newer gguf"
+        ) from error
+    if (parts := found.values.get("split.count", 1)) > 1:
+        raise ModelError(f"{path}: one of {parts} parts of a model; join them first (llama-gguf-split --merge)")
+    if not found.tensors:
+        raise ModelError(f"{path}: holds no tensors, a vocabulary alone; wanted a model")
+    return found
+
+
+def module_formats_of(found: GgufFile) -> tuple[ModuleFormat, ...]:
+    """How each module is stored, by the names of llama.cpp and in the order of the file, computed as it is stored."""
+    grouped: dict[str, list[GgufTensor]] = {}
+    for tensor in found.tensors:
+        grouped.setdefault(tensor.module, []).append(tensor)
+    return tuple(module_format(name, "gguf", members) for name, members in grouped.items())
+
+
+def module_format(name: str, type_name: str, tensors: Sequence[GgufTensor], held: str = "") -> ModuleFormat:
+    """The format of one module, that of its largest tensor. held: the dtype to which its values were turned, if any."""
+    weights = [tensor for tensor in tensors if not tensor.name.endswith(".bias")] or list(tensors)
+    main = max(weights, key=lambda tensor: tensor.values)
+    group, symmetric = GROUPS.get(main.type, (None, None))
+    form = FLOATS.get(main.type, main.type)
+    return ModuleFormat(
+        module=name,
+        type=type_name,
+        parameters=sum(tensor.values for tensor in tensors),
+        stored_bytes=sum(tensor.size for tensor in tensors),
+        bits_per_weight=8 * sum(tensor.size for tensor in weights) / max(1, sum(tensor.values for tensor in weights)),
+        format=form,
+        granularity="group" if group else "none",
+        group_size=group,
+        symmetric=symmetric,
+        kernel="simulated" if held and held != form else "real",
+        backend="" if main.type in FLOATS else "gguf",
+        role=_role(main),
+    )
+
+
+def vocabulary_difference(found: GgufFile, tokens: Sequence[str | None]) -> str:
+    """What tells a file's vocabulary from ``tokens`` (by id); empty where they are the same, padding aside."""
+    for index, token in enumerate(tokens):
+        own = found.tokens[index] if index < len(found.tokens) else None
+        if token is not None and own != token and index not in found.unused:
+            there = "nothing" if own is None else repr(own)
+            return f"the id {index} is {there} in the file and {token!r} in the reference"
+    more = [index for index in range(len(tokens), len(found.tokens)) if index not in found.unused]
+    return f"the file has {len(more)} tokens more, {found.tokens[more[0]]!r} first" if more else ""
+
+
+def _content(path: Path, reader: GGUFReader) -> GgufFile:
+    single = {name: field for name, field in reader.fields.items() if field.types and field.types[0].name != "ARRAY"}
+    values = {name: field.contents() for name, field in single.items()}
+    tokens, types = reader.get_field("tokenizer.ggml.tokens"), reader.get_field("tokenizer.ggml.token_type")
+    kinds = types.contents() if types else []
+    return GgufFile(
+        path=path,
+        architecture=str(values["general.architecture"]),
+        values=values,
+        tokens=tuple(tokens.contents()) if tokens else (),
+        unused=frozenset(index for index, kind in enumerate(kinds) if kind == _UNUSED),
+        tensors=tuple(
+            GgufTensor(each.name, each.tensor_type.name, tuple(reversed(each.shape.tolist())), int(each.n_bytes))
+            for each in reader.tensors
+        ),
+    )
+
+
+def _role(tensor: GgufTensor) -> Role:
+    module = tensor.module
+    if module.startswith("token_embd"):
+        return "embedding"
+    if module == "output":
+        return "head"
+    if "norm" in module:
+        return "norm"
+    return "linear" if len(tensor.shape) > 1 else "other"

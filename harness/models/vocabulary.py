@@ -1,0 +1,74 @@
+"""Logits that stand for no token: vocabularies are rounded up, and two checkpoints of one model may differ in that.
+
+Rows beyond every id of the tokenizer are padding. They hold whatever was left there, so where two sides differ in their
+number only the rows of tokens are compared, on both sides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from harness.models.loading import LoadedModel
+
+
+def width(model: PreTrainedModel) -> int:
+    """How many logits a model gives for a token."""
+    loaded: Any = model
+    head = loaded.get_output_embeddings()
+    found = getattr(head, "out_features", None)
+    return found if isinstance(found, int) else int(model.config.get_text_config().vocab_size)
+
+
+def known_ids(tokenizer: PreTrainedTokenizerBase) -> int:
+    """One more than the largest id that a tokenizer gives."""
+    return 1 + max([*tokenizer.get_vocab().values(), *tokenizer.all_special_ids], default=-1)
+
+
+def common_logits(widths: tuple[int, int], tokenizers: Sequence[PreTrainedTokenizerBase]) -> int | None:
+    """How many logits count on both sides: the ids of the tokenizers, where one side has more logits than the other.
+
+    None where both have the same number (then all count), and where a tokenizer gives ids that one side has no logits
+    for (then nothing can be compared token by token, see ``mismatch``).
+    """
+    if widths[0] == widths[1]:
+        return None
+    known = max(known_ids(tokenizer) for tokenizer in tokenizers)
+    return known if known <= min(widths) else None
+
+
+def common_of(reference: LoadedModel, variant: LoadedModel) -> int | None:
+    """``common_logits`` of a pair."""
+    return common_logits(_widths(reference, variant), (reference.tokenizer, variant.tokenizer))
+
+
+def mismatch(reference: LoadedModel, variant: LoadedModel) -> str:
+    """Why the logits of a pair cannot be compared token by token; empty if they can."""
+    widths = _widths(reference, variant)
+    if widths[0] == widths[1] or common_of(reference, variant) is not None:
+        return ""
+    return not_padding(widths, (reference.tokenizer, variant.tokenizer))
+
+
+def not_padding(widths: tuple[int, int], tokenizers: Sequence[PreTrainedTokenizerBase]) -> str:
+    """The reason, in words, for vocabularies that differ by more than padding."""
+    largest = max(known_ids(tokenizer) for tokenizer in tokenizers) - 1
+    return (
+        f"the variant has {widths[1]} logits for a token, the reference {widths[0]}, and they differ by more than "
+        f"padding: tokens have ids up to {largest}"
+    )
+
+
+def by_vocabulary(reference: LoadedModel, variants: Sequence[LoadedModel]) -> dict[int | None, list[int]]:
+    """Indices of the variants by the logits that count (``common_of``): those together see the same reference."""
+    groups: dict[int | None, list[int]] = {}
+    for index, variant in enumerate(variants):
+        groups.setdefault(common_of(reference, variant), []).append(index)
+    return groups
+
+
+def _widths(reference: LoadedModel, variant: LoadedModel) -> tuple[int, int]:
+    return width(reference.model), width(variant.model)

@@ -1,0 +1,57 @@
+"""The key ``variant.artifact`` beside everything it must fit: what is made, what is measured, what gates ask."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from harness.planning.checking import Checker
+from harness.planning.gate_file import Gate, could_match
+from harness.planning.suite_file import Suite
+from harness.probes import ShippedProbe
+from harness.records import VariantSpec
+from harness.strict_yaml.values import KeyPath
+
+PATH: KeyPath = ("variant", "artifact")
+
+
+def check_artifact(
+    check: Checker,
+    value: Any,
+    variant: VariantSpec | None,
+    suites: Sequence[Suite | None],
+    gates: Sequence[Gate | None],
+) -> None:
+    """Note where ``artifact`` has no effect, and where a gate asks for what it leaves out. value: the raw variant."""
+    if variant is None or not isinstance(value, Mapping):
+        return
+    known = [suite for suite in suites if suite]
+    measured = _shipped_metrics(known)
+    if "artifact" in value and not variant.made_here:
+        found = f"{variant.artifact}, and nothing is made here: the files that are loaded are what would be shipped"
+        check.problem(PATH, found, "no such key without steps")
+    elif value.get("artifact") == "save" and not measured and all(s and s.complete for s in suites):
+        found = "save, and no suite measures what becomes of it"
+        check.problem(PATH, found, "a suite with the measure artifact", "add artifact to the measures of a suite")
+    elif variant.artifact == "none" and variant.made_here:
+        for gate in gates:
+            if gate and (asked := _asked(gate, measured)):
+                found = f"none, and the gate {gate.name} has blocking rules on {', '.join(asked)}"
+                hint = "nothing may ship that was never read back; for a simulation take a gate without these rules"
+                check.problem(PATH, found, "save", hint)
+
+
+def _shipped_metrics(suites: Sequence[Suite]) -> list[str]:
+    """Names of the metrics that rest on what would be shipped."""
+    return [
+        metric.name
+        for suite in suites
+        for measure in suite.measures.values()
+        if any(isinstance(probe, ShippedProbe) and probe.kind == measure.table for probe in suite.probes)
+        for metric in measure.produces()
+    ]
+
+
+def _asked(gate: Gate, metrics: Sequence[str]) -> list[str]:
+    blocking = [rule.metric for rule in gate.rules.values() if rule.level == "block"]
+    return [pattern for pattern in dict.fromkeys(blocking) if any(could_match(pattern, name) for name in metrics)]

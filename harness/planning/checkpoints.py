@@ -1,0 +1,113 @@
+"""The keys of ``variant`` that say what kind of checkpoint it is: GGUF files, engines, tokenizers, adapters.
+
+Only files are looked at, and whether they are there: what is in them is checked when they are loaded.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from harness.backends import Backend
+from harness.planning.checking import Checker
+from harness.records import ModelSpec, VariantSpec
+from harness.records.plan import GGUF
+from harness.strict_yaml.values import KeyPath, describe
+
+_PEFT = "pip install peft"
+_SLOW = ", which compiles for ten minutes"
+ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
+
+
+def with_file(check: Checker, value: Mapping[str, Any], path: KeyPath, model: str, kind: str) -> dict[str, Any]:
+    """The entry with ``file`` joined to its folder; of a model on the hub it stays by itself. Notes problems."""
+    entry, name = dict(value) | {"model": model}, value.get("file")
+    if name is None:
+        return entry
+    place, wanted = (*path, "file"), f"the name of a {GGUF} file in the folder or repository that model names"
+    if kind not in ("folder", "hub"):
+        what = "a GGUF file itself" if kind == "gguf" else f"{model!r}"
+        check.problem(place, f"{describe(name)}, and model is {what}", "no file, or a folder as model")
+    elif not isinstance(name, str) or not name.endswith(GGUF) or ".." in Path(name).parts:
+        check.problem(place, describe(name), wanted)
+    elif kind == "folder":
+        joined = Path(model) / name
+        if not joined.is_file():
+            there = sorted(each.name for each in Path(model).glob(f"*{GGUF}"))
+            hint = f"it has {', '.join(there[:5])}" if there else "it has no GGUF files"
+            check.problem(place, f"{name!r}: no such file ({joined})", wanted, hint)
+        return entry | {"model": str(joined), "file": None}
+    return entry
+
+
+def with_adapter(check: Checker, value: Mapping[str, Any], path: KeyPath) -> Mapping[str, Any]:
+    """The entry with the folder of its adapter made absolute. Notes problems."""
+    name = value.get("adapter")
+    if not isinstance(name, str):
+        return value
+    folder = Path(os.path.abspath(check.folder / name))
+    place, wanted = (*path, "adapter"), f"a folder with {' and '.join(ADAPTER_FILES)}, as peft saves adapters"
+    if not folder.is_dir():
+        check.problem(place, f"{name!r}: no such folder ({folder})", wanted)
+    elif lacking := [each for each in ADAPTER_FILES if not (folder / each).is_file()]:
+        check.problem(place, f"{name!r}, which has no {' and no '.join(lacking)} ({folder})", wanted)
+    elif find_spec("peft") is None:
+        check.problem(place, "an adapter, and peft is not installed", "the library that computes it", _PEFT)
+    return {**value, "adapter": str(folder)}
+
+
+def check_checkpoint(
+    check: Checker, given: Any, variant: VariantSpec, steps: Sequence[Backend], reference: ModelSpec | None
+) -> None:
+    """Note every combination of these keys that makes no sense. given: the entry as it was written."""
+    written = given if isinstance(given, Mapping) else {}
+    if variant.is_gguf:
+        _check_library(check, ("variant", "model"), "gguf", "gguf", "a GGUF file")
+        if written.get("trust_remote_code") is True:
+            check.problem(("variant", "trust_remote_code"), "true", "false: a GGUF file brings no code")
+    if variant.engine == "llama_cpp":
+        _check_llama_cpp(check, written, variant, steps, reference)
+    if variant.tokenizer == "reference" and variant.model == "reference":
+        found = "reference, and the variant is made from the reference"
+        check.problem(("variant", "tokenizer"), found, "no such key: it has that tokenizer anyway")
+    if variant.adapter is None and "merge" in written:
+        check.problem(("variant", "merge"), f"{describe(written['merge'])} and no adapter", "an adapter to merge")
+    if variant.adapter is not None and variant.is_gguf:
+        found = f"an adapter on the GGUF file {Path(variant.model).name}"
+        hint = "put it on the checkpoint that it was trained on; llama.cpp takes adapters in a format of its own"
+        check.problem(("variant", "adapter"), found, "a model in the format of transformers", hint)
+
+
+def _check_llama_cpp(
+    check: Checker,
+    written: Mapping[str, Any],
+    variant: VariantSpec,
+    steps: Sequence[Backend],
+    reference: ModelSpec | None,
+) -> None:
+    path: KeyPath = ("variant", "engine")
+    if not variant.is_gguf:
+        check.problem(path, f"llama_cpp with {variant.model}", "a GGUF file, the only format that it reads")
+        return
+    _check_library(check, path, "llama_cpp", "llamacpp", "llama_cpp")
+    if steps:
+        found = f"{steps[0].kind}, and engine is llama_cpp, whose weights and modules cannot be reached"
+        check.problem(("variant", "compress"), found, "no steps", "leave engine out to dequantize the file")
+    if written.get("dtype") is not None:
+        found = f"{describe(written['dtype'])} with engine llama_cpp, which computes in the formats of the file"
+        check.problem(("variant", "dtype"), found, "no dtype")
+    if reference and reference.device != "cpu":
+        found = f"llama_cpp, which computes on the processor, beside a reference on {reference.device}"
+        check.problem(path, found, "reference.device: cpu")
+    if reference and reference.dtype != "float32":
+        found = f"{reference.dtype} beside engine llama_cpp, whose logits are float32"
+        check.problem(("reference", "dtype"), found, "float32, or precision would count as damage")
+
+
+def _check_library(check: Checker, path: KeyPath, module: str, extra: str, what: str) -> None:
+    if find_spec(module) is None:
+        hint = f'pip install "lm-shipcheck[{extra}]"{_SLOW if extra == "llamacpp" else ""}'
+        check.problem(path, f"{what}, and the library {module} is not installed", "the library that reads it", hint)

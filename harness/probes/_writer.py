@@ -1,0 +1,112 @@
+"""One side that writes: prompts in, greedy continuations out, many at a time.
+
+Imported only while observing: torch and transformers come with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from transformers import GenerationConfig
+
+from harness.errors import DataError, HarnessError, ModelError
+from harness.probes._compare import Written
+from harness.probes._greedy import NonFiniteWatch, plain_decoding, processors
+
+if TYPE_CHECKING:
+    from harness.models.loading import LoadedModel
+
+
+class Writer:
+    """A loaded model with how its prompts are made. vocabulary: logits that are tokens, None for all.
+
+    Legend: B prompts, T tokens of the longest, N written tokens.
+    """
+
+    def __init__(self, loaded: LoadedModel, new_tokens: int, vocabulary: int | None, bos: bool, chat: bool) -> None:
+        """Raises DataError where ``chat`` is asked for and the tokenizer has no template."""
+        self.name, self._model, self._tokenizer = loaded.name, loaded.model, loaded.tokenizer
+        self._new_tokens, self._vocabulary, self._bos, self._chat = new_tokens, vocabulary, bos, chat
+        if chat and not self._tokenizer.chat_template:
+            raise DataError(
+                f"generations: {self.name}: chat: true, but its tokenizer has no chat template; set chat: false or add "
+                "the template to the tokenizer's files"
+            )
+        self._stops = _stops(loaded)
+
+    def ids(self, prompt: str) -> list[int]:
+        """Token ids of a prompt, BOS or chat template included. Raises DataError for one that does not fit."""
+        text, opening = prompt, [self._tokenizer.bos_token_id] if self._bos else []
+        if self._chat:
+            turns = [{"role": "user", "content": prompt}]
+            text = str(self._tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+            opening = []  # the template writes it
+        found = self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        ids = [token for token in opening if token is not None] + list(found)
+        positions = getattr(self._model.config.get_text_config(), "max_position_embeddings", None)
+        wanted = len(ids) + self._new_tokens
+        if not ids or (isinstance(positions, int) and wanted > positions):
+            what = f"{wanted} tokens with what is written, {self.name} has room for {positions}" if ids else "no token"
+            raise DataError(
+                f"generations: the prompt {prompt[:60]!r} has {what}; give other prompts or fewer new_tokens"
+            )
+        return ids
+
+    def write(self, prompts: Sequence[Sequence[int]]) -> list[Written]:
+        """Greedy continuations of prompts of any length. Raises ModelError where the model cannot write."""
+        width = max(len(prompt) for prompt in prompts)
+        padding = self._stops[0] if self._stops else 0
+        ids_BT = torch.full((len(prompts), width), padding)
+        mask_BT = torch.zeros(len(prompts), width, dtype=torch.int64)
+        for row, prompt in enumerate(prompts):
+            ids_BT[row, width - len(prompt) :] = torch.tensor(prompt)
+            mask_BT[row, width - len(prompt) :] = 1
+        watch = NonFiniteWatch()
+        written_BN = self._generate(ids_BT, mask_BT, padding, watch)[:, width:]
+        broken = torch.zeros(len(prompts)) if watch.rows is None else watch.rows
+        return [self._written(row, not bad) for row, bad in zip(written_BN.tolist(), broken.tolist(), strict=True)]
+
+    def _generate(self, ids_BT: Tensor, mask_BT: Tensor, padding: int, watch: NonFiniteWatch) -> Tensor:
+        make: Any = GenerationConfig
+        settings = make(
+            do_sample=False,
+            num_beams=1,
+            max_new_tokens=self._new_tokens,
+            eos_token_id=self._stops or None,
+            pad_token_id=padding,
+            use_cache=True,
+        )
+        model: Any = self._model
+        device = model.get_input_embeddings().weight.device
+        try:
+            with torch.no_grad(), plain_decoding(model):
+                found: Tensor = model.generate(
+                    input_ids=ids_BT.to(device),
+                    attention_mask=mask_BT.to(device),
+                    generation_config=settings,
+                    logits_processor=processors(watch, self._vocabulary),
+                )
+        except HarnessError:
+            raise
+        except Exception as error:
+            text = " ".join(str(error).split()) or "no message"
+            raise ModelError(f"generations: {self.name} could not write: {type(error).__name__}: {text}") from error
+        return found.cpu()
+
+    def _written(self, ids: list[int], finite: bool) -> Written:
+        """Up to the end-of-text, which is kept among the ids and is no text; what follows it is padding."""
+        end = next((index for index, token in enumerate(ids) if token in self._stops), None)
+        kept = ids if end is None else ids[: end + 1]
+        text = self._tokenizer.decode(kept, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return Written(tuple(kept), str(text), end is not None, finite)
+
+
+def _stops(loaded: LoadedModel) -> list[int]:
+    """Ids that end a text: those that the checkpoint declares and that of the tokenizer."""
+    declared = getattr(loaded.model.generation_config, "eos_token_id", None)
+    several = declared if isinstance(declared, list | tuple) else [declared]
+    found = [*several, loaded.tokenizer.eos_token_id]
+    return sorted({token for token in found if isinstance(token, int)})

@@ -1,0 +1,214 @@
+"""Probe ``generations``: what both sides write after the same prompts."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, ClassVar
+
+import numpy as np
+from pydantic import Field
+
+from harness.common_texts import readings
+from harness.documents import read_documents
+from harness.errors import DataError
+from harness.probes import Progress, Sink, TextProbe
+from harness.probes._compare import PARTIAL, Written, common_reach, first_difference, similarity
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from harness.documents import RawDocument
+    from harness.models.loading import LoadedModel
+    from harness.probes._embedding import Embedding
+    from harness.probes._writer import Writer
+    from harness.records import DocumentsSpec
+
+Positive = Annotated[int, Field(gt=0)]
+WHOLE = ("document", "reference_tokens", "variant_tokens", "first", "reach", "first_character", "characters")
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What is put before both sides; document: its index in the suite, −1 where prompts come from a file."""
+
+    document: int
+    id: str
+    kind: str
+    text: str
+
+
+class Generations(TextProbe):
+    """Lets both sides continue the same prompts greedily, and compares what they write.
+
+    Prompts are the beginnings of the suite's documents, or come from a file; each side reads them with its own
+    tokenizer. Decoding settings of a checkpoint are not used, a text ends at the end-of-text token of the checkpoint or
+    of the tokenizer. Leaves one row for each prompt, with both texts.
+    """
+
+    paths: ClassVar[tuple[str, ...]] = ("prompts", "embedding")
+
+    prompts: str | None = Field(default=None, description="a .jsonl file of prompts, instead of the suite's documents")
+    prompt_field: str = Field(default="prompt", description="the field of the file that holds the prompt")
+    prompt_tokens: Positive = Field(
+        default=32, description="tokens of the reference that a document gives as prompt"
+    )
+    new_tokens: Positive = Field(default=64, description="tokens that each side writes at most")
+    max: Positive = Field(default=100, description="at most this many prompts, the first ones")
+    chat: bool = Field(default=False, description="put prompts into the tokenizer's chat template, as the user's turn")
+    bos: bool = Field(default=True, description="prompts begin with BOS where the tokenizer has one")
+    batch_size: Positive = Field(default=16, description="prompts in one batch, on both sides")
+    embedding: str | None = Field(
+        default=None, description="folder of a model of sentences, by which texts are compared too"
+    )
+
+    @property
+    def reads_documents(self) -> bool:
+        """Unless prompts come from a file."""
+        return self.prompts is None
+
+    def inputs(self) -> str:
+        """Hash of the file of prompts and of the embedding model."""
+        digest = hashlib.sha256()
+        folder = Path(self.embedding) if self.embedding else None
+        for path in [*([Path(self.prompts)] if self.prompts else []), *(sorted(folder.iterdir()) if folder else [])]:
+            if path.is_file():
+                digest.update(path.name.encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
+        return digest.hexdigest()
+
+    def observe(
+        self,
+        reference: LoadedModel,
+        variants: Sequence[LoadedModel],
+        documents: Sequence[RawDocument],
+        spec: DocumentsSpec | None,
+        sinks: Sequence[Sink],
+        progress: Progress,
+    ) -> None:
+        """Commit one unit for every batch of prompts. Raises DataError for prompts that cannot be used."""
+        from harness.models.vocabulary import by_vocabulary
+
+        chosen = self._from_file() if self.prompts else self._beginnings(reference, documents)
+        batches = [chosen[at : at + self.batch_size] for at in range(0, len(chosen), self.batch_size)]
+        for vocabulary, indices in by_vocabulary(reference, variants).items():
+            models = [reference, *(variants[index] for index in indices)]
+            self._observe_alike(models, vocabulary, batches, [sinks[index] for index in indices], progress)
+
+    def _observe_alike(
+        self,
+        models: Sequence[LoadedModel],
+        vocabulary: int | None,
+        batches: Sequence[Sequence[Prompt]],
+        sinks: Sequence[Sink],
+        progress: Progress,
+    ) -> None:
+        """All batches on the reference, which comes first, and variants with as many logits that count."""
+        if all(sink.done(_unit(number)) for sink in sinks for number in range(len(batches))):
+            return
+        from harness.probes._writer import Writer
+
+        writers = [Writer(loaded, self.new_tokens, vocabulary, self.bos, self.chat) for loaded in models]
+        for prompt in (prompt for batch in batches for prompt in batch):
+            for writer in writers:
+                writer.ids(prompt.text)  # what does not fit is found before anything is written
+        same = [_same_tokens(models[0], variant) for variant in models[1:]]
+        embedding = self._embedding()
+        for number, batch in enumerate(batches):
+            progress.step("generations", number, len(batches))
+            waiting = [index for index, sink in enumerate(sinks) if not sink.done(_unit(number))]
+            if waiting:
+                wanted = _written(writers[0], batch)
+                for index in waiting:
+                    found = _written(writers[index + 1], batch)
+                    rows = _frame(batch, wanted, found, same[index], embedding)
+                    sinks[index].commit(_unit(number), {"generations": rows})
+        progress.step("generations", len(batches), len(batches))
+
+    def _from_file(self) -> list[Prompt]:
+        """Raises DataError for a file that cannot be read, or a prompt without text."""
+        found = read_documents(str(self.prompts), self.max, self.prompt_field)
+        prompts = [Prompt(-1, document.id, document.kind, document.text) for document in found]
+        if empty := [prompt.id for prompt in prompts if not prompt.text.strip()]:
+            raise DataError(f"{self.prompts}: the prompt {empty[0]} has no text; remove it or write one")
+        return prompts
+
+    def _beginnings(self, reference: LoadedModel, documents: Sequence[RawDocument]) -> list[Prompt]:
+        """The first tokens of each document as the reference reads it, as text; documents without text give none."""
+        spoken = [(index, document) for index, document in enumerate(documents) if document.text.strip()][: self.max]
+        if not spoken:
+            raise DataError("generations: no document has a text to begin a prompt; give prompts: or other documents")
+        read = readings([document.text for _, document in spoken], reference.tokenizer)
+        prompts = []
+        for (index, document), reading in zip(spoken, read, strict=True):
+            place = int(reading.places[reading.counts <= self.prompt_tokens][-1])
+            # A tokenizer that does not say where its tokens are can still write them.
+            text = document.text[:place] or str(reference.tokenizer.decode(reading.ids[: self.prompt_tokens].tolist()))
+            prompts.append(Prompt(index, document.id, document.kind, text.rstrip(PARTIAL)))
+        return prompts
+
+    def _embedding(self) -> Embedding | None:
+        if self.embedding is None:
+            return None
+        from harness.probes._embedding import Embedding
+
+        return Embedding(Path(self.embedding))
+
+
+def _unit(number: int) -> str:
+    return f"generations/{number}"
+
+
+def _same_tokens(reference: LoadedModel, variant: LoadedModel) -> bool:
+    """Whether an id means the same token on both sides."""
+    return bool(reference.tokenizer.get_vocab() == variant.tokenizer.get_vocab())
+
+
+def _written(writer: Writer, batch: Sequence[Prompt]) -> list[Written]:
+    return writer.write([writer.ids(prompt.text) for prompt in batch])
+
+
+def _frame(
+    batch: Sequence[Prompt],
+    reference: Sequence[Written],
+    variant: Sequence[Written],
+    same: bool,
+    embedding: Embedding | None,
+) -> pd.DataFrame:
+    """The table ``generations``: one row a prompt."""
+    import pandas as pd
+
+    rows = [_row(prompt, one, two, same) for prompt, one, two in zip(batch, reference, variant, strict=True)]
+    frame = pd.DataFrame(rows).astype(dict.fromkeys(WHOLE, "int32"))
+    texts = [common_reach(one, two) for one, two in zip(reference, variant, strict=True)]
+    cosines = embedding.cosines([a for a, _ in texts], [b for _, b in texts]) if embedding else np.nan
+    return frame.assign(embedding_similarity=cosines)
+
+
+def _row(prompt: Prompt, reference: Written, variant: Written, same: bool) -> dict[str, object]:
+    """first and reach count tokens, the end-of-text among them, and are −1 where tokens mean different things."""
+    one, two = common_reach(reference, variant)
+    first = first_difference(reference.ids, variant.ids) if same else -1
+    differ = reference.ids != variant.ids if same else one != two
+    return {
+        "document": prompt.document,
+        "id": prompt.id,
+        "kind": prompt.kind,
+        "prompt": prompt.text,
+        "reference_text": reference.text,
+        "variant_text": variant.text,
+        "reference_tokens": len(reference.ids),
+        "variant_tokens": len(variant.ids),
+        "reference_ended": reference.ended,
+        "variant_ended": variant.ended,
+        "reference_finite": reference.finite,
+        "variant_finite": variant.finite,
+        "same_tokens": same,
+        "diverged": differ,
+        "first": first,
+        "reach": min(len(reference.ids), len(variant.ids)) if same else -1,
+        "first_character": first_difference(one, two),
+        "characters": max(len(one), len(two)),
+        "similarity": similarity(one, two),
+    }

@@ -1,0 +1,161 @@
+"""The probe ``texts``: documents scored on each side with its own tokenizer, over the same bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from harness.common_texts import Reader, Reading, Stretch, Window, readings, windows
+from harness.probes import Progress, Sink, TextProbe
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from harness.documents import RawDocument
+    from harness.lockstep.decoder import Decoder
+    from harness.models.loading import LoadedModel
+    from harness.records import DocumentsSpec
+
+UNIT_DOCUMENTS = 32
+"""Documents that are committed together."""
+LOSSY = "tokenizer does not give the text back"
+"""Part of the reason of documents that must not be scored, as a measure looks for it."""
+Nlls = dict[bytes, "np.ndarray"]
+
+
+class Texts(TextProbe):
+    """How likely both sides hold each document, each by its own tokenizer, over exactly the same bytes.
+
+    Documents are cut where both tokenizers end a token, and what one side cannot score is left out on the other. A
+    tokenizer without BOS gets none. Leaves one row in the table ``texts`` for every stretch of text.
+    """
+
+    def observe(
+        self,
+        reference: LoadedModel,
+        variants: Sequence[LoadedModel],
+        documents: Sequence[RawDocument],
+        spec: DocumentsSpec | None,
+        sinks: Sequence[Sink],
+        progress: Progress,
+    ) -> None:
+        """Commit one unit for every few documents. Raises ModelError where memory runs out."""
+        if spec is None:
+            return
+        parts = [documents[at : at + UNIT_DOCUMENTS] for at in range(0, len(documents), UNIT_DOCUMENTS)]
+        scorers = [_Scorer(loaded, spec) for loaded in (reference, *variants)]
+        for number, part in enumerate(parts):
+            progress.step("texts", number, len(parts))
+            unit = f"texts/{number}"
+            waiting = [(s, sink) for s, sink in zip(scorers[1:], sinks, strict=True) if not sink.done(unit)]
+            if waiting:
+                found = _observe(scorers[0], [scorer for scorer, _ in waiting], part, spec.packed)
+                for (_, sink), rows in zip(waiting, found, strict=True):
+                    first = number * UNIT_DOCUMENTS
+                    sink.commit(unit, {"texts": _frame(part, rows, first), "documents": _documents(part, rows, first)})
+        progress.step("texts", len(parts), len(parts))
+
+
+class _Scorer:
+    """One side: how it reads texts and how likely it holds them."""
+
+    def __init__(self, loaded: LoadedModel, spec: DocumentsSpec) -> None:
+        self._loaded = loaded
+        self._decoder: Decoder | None = None
+        bos = loaded.tokenizer.bos_token_id
+        opening = (bos,) if spec.bos and isinstance(bos, int) else ()
+        positions = getattr(loaded.model.config.get_text_config(), "max_position_embeddings", None)
+        most = min(spec.context, positions) if isinstance(positions, int) else spec.context
+        self.reader = Reader(loaded.tokenizer, opening, most)
+
+    def readings(self, documents: Sequence[RawDocument]) -> list[Reading]:
+        return list(readings([document.text for document in documents], self.reader.tokenizer))
+
+    def nlls(self, stretches: Sequence[Stretch]) -> Nlls:
+        """Of every id but the first, by the ids; each stretch that occurs twice is computed once."""
+        from harness.lockstep.alone import likelihoods, prepared
+
+        once = {stretch.ids.tobytes(): stretch.ids for stretch in stretches}
+        if not once:
+            return {}
+        if self._decoder is None:
+            self._decoder = prepared(self._loaded.name, self._loaded.model, next(iter(once.values())))
+        return dict(zip(once, likelihoods(self._decoder, list(once.values())), strict=True))
+
+
+_Row = tuple[list[Window], tuple[Reading, Reading], list[tuple[float, float]]]
+"""Of one document: its windows, how both sides read it, and both likelihoods of every window."""
+
+
+def _observe(
+    reference: _Scorer, variants: Sequence[_Scorer], documents: Sequence[RawDocument], whole: bool
+) -> list[list[_Row]]:
+    """Rows of every document for every variant; the reference computes each stretch once for all of them."""
+    read = reference.readings(documents)
+    planned: list[list[tuple[list[Window], tuple[Reading, Reading]]]] = []
+    for variant in variants:
+        both, readers = zip(read, variant.readings(documents), strict=True), (reference.reader, variant.reader)
+        planned.append(
+            [
+                ([] if pair[0].lossy or pair[1].lossy else windows(raw.text, pair, readers, whole), pair)
+                for raw, pair in zip(documents, both, strict=True)
+            ]
+        )
+    known = reference.nlls([window.sides[0] for plan in planned for found, _ in plan for window in found])
+    rows: list[list[_Row]] = []
+    for variant, plan in zip(variants, planned, strict=True):
+        own = variant.nlls([window.sides[1] for found, _ in plan for window in found])
+        rows.append(
+            [(found, pair, [(_sum(known, w.sides[0]), _sum(own, w.sides[1])) for w in found]) for found, pair in plan]
+        )
+    return rows
+
+
+def _sum(nlls: Nlls, stretch: Stretch) -> float:
+    """Of the scored ids, in nats."""
+    return float(nlls[stretch.ids.tobytes()][stretch.first - 1 :].sum())
+
+
+def _skipped(row: _Row) -> str:
+    found, (one, two), _ = row
+    lossy = [side for side, reading in (("reference", one), ("variant", two)) if reading.lossy]
+    if lossy:
+        return f"the {lossy[0]}'s {LOSSY}"
+    return "" if found else "no part of it ends a token on both sides within what they read at once"
+
+
+def _frame(documents: Sequence[RawDocument], rows: Sequence[_Row], first: int) -> pd.DataFrame:
+    """The table ``texts``; a document that cannot be scored has one row that says why."""
+    import pandas as pd
+
+    found = []
+    for index, (raw, row) in enumerate(zip(documents, rows, strict=True), start=first):
+        size, reason = len(raw.text.encode()), _skipped(row)
+        for number, window in enumerate(row[0] or [None]):
+            stretches = window.sides if window else ()
+            scored = [len(stretch.ids) - stretch.first for stretch in stretches] or [0, 0]
+            nlls = row[2][number] if window else (0.0, 0.0)
+            # The bytes of the whole document stand in its first row alone, so that they add up.
+            total = 0 if number else size
+            found.append((index, number, total, window.size if window else 0, *scored, *nlls, reason))
+    columns = ["document", "window", "total_bytes", "bytes", "reference_tokens", "variant_tokens"]
+    columns += ["reference_nll", "variant_nll", "skipped"]
+    whole = dict.fromkeys(columns[2:6], "int64") | {"document": "int32", "window": "int32"}
+    return pd.DataFrame(found, columns=columns).astype(whole)
+
+
+def _documents(documents: Sequence[RawDocument], rows: Sequence[_Row], first: int) -> pd.DataFrame:
+    """The table ``documents``, in the tokens of the reference."""
+    import pandas as pd
+
+    found = []
+    for index, (raw, row) in enumerate(zip(documents, rows, strict=True), start=first):
+        scored = sum(len(window.sides[0].ids) - window.sides[0].first for window in row[0])
+        cut = bool(row[0]) and row[0][-1].end < len(raw.text)
+        total = len(row[1][0].ids)
+        found.append((index, raw.id, raw.kind, scored, total, cut, _skipped(row), raw.language))
+    columns = ["document", "id", "kind", "tokens", "total_tokens", "cut", "skipped", "language"]
+    frame = pd.DataFrame(found, columns=columns)
+    return frame.astype({"document": "int32", "tokens": "int64", "total_tokens": "int64", "cut": "bool"})

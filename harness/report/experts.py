@@ -1,0 +1,81 @@
+"""Mixtures of experts: how tokens are spread over them, and which of them calibration never reached."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from harness.report.suite import Suite
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_COLUMNS = ("side", "module", "expert", "tokens", "agreeing", "calibration")
+_NAMED = 12
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """The experts of one layer of the variant.
+
+    fewest, most: tokens of these documents that an expert was given, None where it is not known. agreement: share of
+    the routings that the reference makes, too. fewest_calibration: None without calibration. unreached, unused: experts
+    without a calibration token, and without one of these documents.
+    """
+
+    module: str
+    experts: int
+    fewest: int | None
+    most: int | None
+    agreement: float | None
+    fewest_calibration: int | None
+    unreached: tuple[int, ...]
+    unused: tuple[int, ...]
+
+    @property
+    def unreached_words(self) -> str:
+        """The numbers of experts that calibration never reached, the first of many."""
+        return _listed(self.unreached)
+
+    @property
+    def unused_words(self) -> str:
+        """The numbers of experts without tokens, the first of many."""
+        return _listed(self.unused)
+
+
+def mixtures(suite: Suite) -> list[Mixture]:
+    """Every mixture of the variant: those with most experts that were never calibrated first, then in order.
+
+    Nothing for dense models, and without the table.
+    """
+    frame = suite.read("experts", _COLUMNS)
+    if frame is None:
+        return []
+    rows = frame[frame["side"] == "variant"]
+    found = [_mixture(str(module), part) for module, part in rows.groupby("module", sort=False)]
+    return sorted(found, key=lambda mixture: -len(mixture.unreached))
+
+
+def _mixture(module: str, rows: pd.DataFrame) -> Mixture:
+    tokens, calibration, agreeing = rows["tokens"], rows["calibration"], rows["agreeing"]
+    counted, fitted, compared = (bool((column >= 0).all()) for column in (tokens, calibration, agreeing))
+    total = int(tokens.sum())
+    return Mixture(
+        module=module,
+        experts=len(rows),
+        fewest=int(tokens.min()) if counted else None,
+        most=int(tokens.max()) if counted else None,
+        agreement=float(agreeing.sum() / total) if counted and compared and total else None,
+        fewest_calibration=int(calibration.min()) if fitted else None,
+        unreached=_numbers(rows, calibration == 0),
+        unused=_numbers(rows, tokens == 0),
+    )
+
+
+def _numbers(rows: pd.DataFrame, chosen: pd.Series[bool]) -> tuple[int, ...]:
+    return tuple(int(expert) for expert in rows["expert"][chosen])
+
+
+def _listed(experts: tuple[int, ...]) -> str:
+    more = f" and {len(experts) - _NAMED} more" if len(experts) > _NAMED else ""
+    return ", ".join(map(str, experts[:_NAMED])) + more

@@ -1,0 +1,126 @@
+"""What both sides wrote after the same prompts, and where they part."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from harness.report import display
+from harness.report.charts import Bins
+from harness.report.scales import Scale
+from harness.report.suite import Suite
+
+COLUMNS = (
+    "id", "kind", "prompt", "reference_text", "variant_text", "reference_ended", "variant_ended", "same_tokens",
+    "diverged", "first", "first_character", "similarity",
+)  # fmt: skip
+BEFORE, AFTER, PROMPT = 90, 260, 160
+"""Characters that are shown before and after the first difference, and of a prompt."""
+MOST_BINS = 32
+_WORD = re.compile(r"\s*\S*")
+
+
+@dataclass(frozen=True)
+class Side:
+    """What one side wrote from the first difference on: the word in which it is, the rest, and how it ends."""
+
+    word: str
+    rest: str
+    end: str
+
+
+@dataclass(frozen=True)
+class Pairing:
+    """Both texts after one prompt. common: what they share before they part. place: where that is, in words."""
+
+    id: str
+    kind: str
+    prompt: str
+    common: str
+    reference: Side
+    variant: Side
+    place: str
+    similarity: float
+
+
+@dataclass(frozen=True)
+class Texts:
+    """All prompts of a suite: how many, after how many both sides write the same, and the pairs that differ most."""
+
+    total: int
+    equal: int
+    worst: tuple[Pairing, ...]
+    positions: Bins | None
+    median: float | None
+    unit: str
+
+
+def texts(suite: Suite, most: int) -> Texts | None:
+    """The table ``generations``, the pairs that differ most first; None where there is none."""
+    frame = suite.read("generations", COLUMNS)
+    if frame is None:
+        return None
+    parted = frame[frame["diverged"]]
+    tokens = bool(frame["same_tokens"].all())
+    places = parted["first" if tokens else "first_character"].to_numpy(dtype=np.int64)
+    ordered = parted.sort_values(["similarity", "first_character"], kind="stable").head(most)
+    return Texts(
+        total=len(frame),
+        equal=len(frame) - len(parted),
+        worst=tuple(_pairing(row, tokens) for row in ordered.to_dict("records")),
+        positions=_bins(places) if len(places) else None,
+        median=float(np.median(places)) if len(places) else None,
+        unit="token" if tokens else "character",
+    )
+
+
+def _bins(places: np.ndarray) -> Bins:
+    """Counts by position, one bin a position where they are few."""
+    width = -(-(int(places.max()) + 1) // MOST_BINS)
+    edges = np.arange(0, int(places.max()) + width + 1, width)
+    counts, _ = np.histogram(places, bins=edges)
+    scale = Scale(0.0, float(edges[-1]))
+    return Bins(tuple(map(float, edges)), tuple(map(int, counts)), scale, "texts")
+
+
+def _pairing(row: Mapping[Hashable, Any], tokens: bool) -> Pairing:
+    at = int(row["first_character"])
+    reference = str(row["reference_text"])
+    count, unit = (int(row["first"]), "token") if tokens else (at, "character")
+    place = f"after {display.number(count)} {unit}{'s' * (count != 1)}"
+    return Pairing(
+        id=str(row["id"]),
+        kind=str(row["kind"]),
+        prompt=_tail(_lines(str(row["prompt"])), PROMPT),
+        common=_tail(_lines(reference[:at]), BEFORE),
+        reference=_side(reference[at:], bool(row["reference_ended"])),
+        variant=_side(str(row["variant_text"])[at:], bool(row["variant_ended"])),
+        place=place,
+        similarity=float(row["similarity"]),
+    )
+
+
+def _side(text: str, ended: bool) -> Side:
+    found = _WORD.match(text)
+    word = found[0] if found else ""
+    rest = text[len(word) :]
+    shown = _lines(rest[:AFTER]) + (" …" if len(rest) > AFTER else "")
+    return Side(_lines(word[:AFTER]), shown, "ends here" if ended else "")
+
+
+def _tail(text: str, most: int) -> str:
+    return text if len(text) <= most else f"… {text[-most:]}"
+
+
+def _lines(text: str) -> str:
+    """Line breaks as a sign, since they are part of what was written and would not be seen."""
+    return text.replace("\n", " ⏎ ")
+
+
+def share(found: Texts) -> str:
+    """How many are the same, in words."""
+    return f"{display.number(found.equal)} of {display.number(found.total)}"

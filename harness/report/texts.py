@@ -1,0 +1,74 @@
+"""Bits per byte by kind of document, where the sides have other tokens."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+from harness.report import charts, display
+from harness.report.scales import Scale, covering
+from harness.report.suite import Suite
+from harness.statistics import ratio_of_sums_interval
+
+COLUMNS = ("document", "bytes", "reference_nll", "variant_nll", "skipped")
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of document; change in bits a byte, with its interval where there are two documents or more."""
+
+    name: str
+    documents: int
+    reference: float
+    variant: float
+    change: float
+    low: float | None
+    high: float | None
+
+
+def by_kind(suite: Suite, most: int) -> list[Kind]:
+    """One row a kind, the one that suffered most first; empty without texts that were scored on both sides."""
+    frame, documents = suite.read("texts", COLUMNS), suite.read("documents", ("document", "kind"))
+    if frame is None or documents is None:
+        return []
+    scored = frame[frame["skipped"] == ""].merge(documents, on="document", how="left", validate="many_to_one")
+    numbers = ["bytes", "reference_nll", "variant_nll"]
+    finite = scored[scored[numbers].notna().all(axis=1)]
+    found = []
+    for name, rows in finite.groupby("kind", sort=True):
+        sums = rows.groupby("document")[numbers].sum()
+        size = sums["bytes"].to_numpy(dtype="float64")
+        bits = {side: sums[f"{side}_nll"].to_numpy() / math.log(2) for side in ("reference", "variant")}
+        change = bits["variant"] - bits["reference"]
+        interval = ratio_of_sums_interval(change, size, sums.index.to_numpy())
+        if interval is not None and interval.low == interval.high:
+            interval = None  # no spread between documents is no evidence about others
+        found.append(
+            Kind(
+                name=str(name),
+                documents=len(sums),
+                reference=float(bits["reference"].sum() / size.sum()),
+                variant=float(bits["variant"].sum() / size.sum()),
+                change=float(change.sum() / size.sum()),
+                low=None if interval is None else interval.low,
+                high=None if interval is None else interval.high,
+            )
+        )
+    return sorted(found, key=lambda kind: (-kind.change, kind.name))[:most]
+
+
+def scale(kinds: Sequence[Kind]) -> Scale:
+    """One scale for the changes of all kinds, with no change on it."""
+    return covering([0.0, *(end for kind in kinds for end in (kind.low, kind.change, kind.high) if end is not None)])
+
+
+def drawn(kind: Kind, scale: Scale) -> Markup:
+    """The change of one kind with its interval."""
+    hint = f"{kind.name}: {display.signed(kind.change)}"
+    if kind.low is not None and kind.high is not None:
+        hint += f", interval {display.signed(kind.low)} to {display.signed(kind.high)}"
+    tone = "worse" if (kind.low or 0) > 0 else "better" if kind.high is not None and kind.high < 0 else "variant"
+    return charts.interval(kind.change, kind.low, kind.high, scale, 0.0, tone, hint)

@@ -1,0 +1,166 @@
+"""What would be shipped of each variant: looked at last, since writing a model may change it in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, cast
+
+from harness.artifacts.saving import discard_saved, save_folder
+from harness.backends import Backend
+from harness.documents import EncodedDocument
+from harness.errors import HarnessError, WriteError
+from harness.models.loading import LoadedModel
+from harness.models.quiet import quiet
+from harness.probes import Progress, Shipment, ShippedProbe
+from harness.records import Artifact, ArtifactFile, Note, Plan, SuiteSpec
+from harness.running.pairs import Documents, Pair, encode_apart
+from harness.running.stopwatch import timed
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+FOLDER = "artifact"
+"""Folder beside run.json, and the table that says what became of it."""
+
+
+def ship(pairs: Sequence[Pair], documents: Documents, progress: Progress) -> dict[int, HarnessError]:
+    """Let the probes of what would be shipped look at every pair, one after another.
+
+    Returns the errors of the pairs that failed, by id: what one library or a full disk refuses takes nothing from the
+    others.
+    """
+    failed: dict[int, HarnessError] = {}
+    for pair in pairs:
+        try:
+            with timed(pair.observed.seconds, FOLDER):
+                _ship(pair, documents, progress)
+        except HarnessError as error:
+            failed[id(pair)] = error
+    return failed
+
+
+def _ship(pair: Pair, documents: Documents, progress: Progress) -> None:
+    plan, store = pair.observed.plan, pair.store
+    asking = [(suite, probe) for suite in plan.suites for probe in suite.probes if isinstance(probe, ShippedProbe)]
+    shipment = _shipment(pair, bool(asking))
+    if shipment.kind != "save":
+        _discard_stale(shipment.folder)
+    for kind in dict.fromkeys(probe.kind for _, probe in asking):
+        suites = [(suite, probe) for suite, probe in asking if probe.kind == kind]
+        first, probe = suites[0]
+        sinks = [store.sink(suite.name) for suite, _ in suites]
+        probe.observe(pair.variant, shipment, _documents(pair, first, documents), sinks, progress)
+    table = store.read(asking[0][0].name, FOLDER) if asking else None
+    if table is not None:
+        pair.observed.artifact = artifact_of(table)
+        pair.observed.notes += list(_notes(pair.variant, table))
+
+
+def artifact_of(table: pd.DataFrame) -> Artifact | None:
+    """The files that the table ``artifact`` lists; None where it lists none."""
+    rows = table[table["part"] == "file"]
+    found = zip(rows["name"], rows["count"], rows["text"], strict=True)
+    files = tuple(ArtifactFile(name=str(name), bytes=int(size), sha256=str(sha256)) for name, size, sha256 in found)
+    loaded = bool((table["part"] == "checkpoint").any())
+    return Artifact(kind="checkpoint" if loaded else "saved", files=files) if files else None
+
+
+def _shipment(pair: Pair, asked: bool) -> Shipment:
+    plan, variant = pair.observed.plan, pair.variant
+    folder = pair.store.folder.with_name(FOLDER)
+    kind: Literal["save", "checkpoint", "none"] = "save" if plan.variant.made_here else "checkpoint"
+    if not asked or (kind == "save" and plan.variant.artifact == "none"):
+        kind = "none"
+    own = plan.reference if plan.variant.model == "reference" else plan.variant
+    spec = plan.reference.model_copy(
+        update={
+            "model": str(folder.absolute()),
+            "file": None,
+            "revision": None,
+            "dtype": variant.identity.dtype,
+            "trust_remote_code": own.trust_remote_code,
+        }
+    )
+    return Shipment(kind, folder, lambda: save_folder(folder, _writer(plan, variant)), spec)
+
+
+def _writer(plan: Plan, variant: LoadedModel) -> Callable[[Path], None]:
+    """Writes the variant into an empty folder, in the way of the last step that has one of its own."""
+    steps = cast(Sequence[Backend], plan.variant.compress)
+    own = next((step for step in reversed(steps) if type(step).save is not Backend.save), None)
+
+    def write(folder: Path) -> None:
+        with quiet():
+            if own is None:
+                variant.model.save_pretrained(folder)
+            else:
+                own.save(variant.model, folder)
+            variant.tokenizer.save_pretrained(folder)
+
+    return write
+
+
+def _discard_stale(folder: Path) -> None:
+    """What an earlier run saved must not stand beside a verdict on something else."""
+    try:
+        discard_saved(folder)
+    except OSError as error:
+        raise WriteError(f"{folder}: an earlier artifact could not be removed: {error.strerror or error}") from error
+
+
+def _documents(pair: Pair, suite: SuiteSpec, documents: Documents) -> Sequence[EncodedDocument]:
+    """Those of the suite, as the variant's own tokenizer reads them where that is another one."""
+    return encode_apart(suite, pair.variant) if suite.name in pair.apart else documents[suite.name]
+
+
+def _notes(variant: LoadedModel, table: pd.DataFrame) -> Iterator[Note]:
+    """What a reader must know beside the numbers: why nothing came back, what is lost, what is larger than it seems."""
+    refused = " ".join(table.loc[table["part"] == "refused", "text"])
+    for text in table.loc[table["part"].isin(["refused", "live_refused"]), "text"]:
+        yield Note(topic=FOLDER, text=f"{variant.name}: {text}", level="warn")
+    if (changed := _differing(table, "live")) is not None:
+        text = f"saving changed the model in memory ({changed}); everything else was measured before"
+        yield Note(topic=FOLDER, text=f"{variant.name}: {text}", level="warn")
+    causes = "; ".join(_left_out(variant))
+    if (differs := _differing(table, "reloaded")) is not None:
+        unknown = "no step is known to leave anything out, so something is rounded once more on the way, or lost"
+        text = f"the artifact differs from the model in memory ({differs}): {causes or unknown}"
+        yield Note(topic=FOLDER, text=f"{variant.name}: {text}", level="warn")
+    elif refused and causes:
+        yield Note(topic=FOLDER, text=f"{variant.name}: {causes}", level="warn")
+    yield from _size_notes(variant, table)
+
+
+def _differing(table: pd.DataFrame, part: str) -> str | None:
+    """How far the tokens and modules of a part are from the model in memory, in words; None where they are the same."""
+    tokens, modules = table[table["part"] == part], table[table["part"] == f"{part}_module"]
+    other = modules[~(modules["error"] <= modules["allowed"])]
+    moved = tokens[~((tokens["kl"] == 0.0) & (tokens["max_abs_diff"] == 0.0))]
+    if moved.empty and other.empty:
+        return None
+    first = f", {other['name'].iloc[0]} first" if len(other) else ""
+    largest = f", largest KL {tokens['kl'].max():.3g} nats/token" if len(moved) else ""
+    return f"{len(other)} of {len(modules)} modules{first}; logits of {len(moved)} of {len(tokens)} tokens{largest}"
+
+
+def _left_out(variant: LoadedModel) -> Iterator[str]:
+    """What is simulated while the model runs, which the files of weights cannot hold."""
+    if rounding := sum(bool(m.activations) and m.kernel == "simulated" for m in variant.identity.modules):
+        yield f"inputs of {rounding} modules are rounded in memory, and activations are not in the artifact"
+    if variant.identity.cache and variant.identity.cache.kernel == "simulated":
+        yield "keys and values are rounded in memory, and the KV cache is not in the artifact"
+
+
+def _size_notes(variant: LoadedModel, table: pd.DataFrame) -> Iterator[Note]:
+    """Simulated weights that are saved as floats: the size on disk is not that of the format.
+
+    Libraries that compute with floats may save codes all the same; headers and configurations are no tenth.
+    """
+    files = table[(table["part"] == "file") & table["name"].str.endswith(".safetensors")]
+    modules = variant.identity.modules
+    stated, found = sum(module.stored_bytes for module in modules), int(files["count"].sum())
+    simulated = any(module.kernel == "simulated" and module.backend for module in modules)
+    if simulated and found > 1.1 * stated and (table["part"] != "checkpoint").all():
+        text = f"held as floats; on disk {found:,} bytes, not the {stated:,} that the format would take"
+        yield Note(topic=FOLDER, text=f"{variant.name}: {text}")

@@ -1,0 +1,160 @@
+"""Backends that run elsewhere: a real subprocess with a real interpreter, whose worker rounds to nearest."""
+
+from __future__ import annotations
+
+import copy
+import os
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from harness.backends import Compressed
+from harness.backends._isolated import IsolatedBackend, run_worker
+from harness.backends.gptqmodel import GptqModel
+from harness.backends.round_to_nearest import RoundToNearest
+from harness.errors import BackendError, PlanError
+from harness.models.identity import weights_sha256
+from harness.plan import make_plan
+from harness.testing.models import random_documents, tiny_llama, tiny_tokenizer
+
+torch.set_num_threads(1)
+
+
+class Elsewhere(IsolatedBackend):
+    """Rounds to nearest in another process."""
+
+    kind = "elsewhere"
+    library = "elsewhere"
+    worker = Path(__file__).with_name("isolated_worker.py")
+    create = "python3 -m venv .venv-elsewhere"
+
+    bits: int = 8
+    """Bits of a code."""
+    do: str = "round"
+    """What the worker does."""
+
+    def job(self) -> Mapping[str, Any]:
+        return {"bits": self.bits, "do": self.do}
+
+
+def elsewhere(**settings: Any) -> Elsewhere:
+    return Elsewhere(python=sys.executable, **settings)
+
+
+def compress(step: IsolatedBackend | RoundToNearest, model: Any) -> Compressed:
+    return step.compress(copy.deepcopy(model), tiny_tokenizer(), random_documents(3, 10, seed=1))
+
+
+def test_what_comes_back_is_what_rounding_here_gives(capsys: pytest.CaptureFixture[str]) -> None:
+    model = tiny_llama(tied=False)
+    before = weights_sha256(model)
+    done = compress(elsewhere(bits=4), model)
+    here = compress(RoundToNearest(bits=4, granularity="channel"), model)
+    assert weights_sha256(done.model) == weights_sha256(here.model)
+    assert weights_sha256(model) == before
+    strip = {"backend", "ranges"}
+    assert [m.model_dump(exclude=strip) for m in done.modules] == [m.model_dump(exclude=strip) for m in here.modules]
+    assert "elsewhere: 3 documents of 30 tokens" in capsys.readouterr().err
+
+
+def test_layers_and_head_are_chosen_as_anywhere() -> None:
+    model = tiny_llama(tied=True)
+    done = compress(elsewhere(only=("*.q_proj", "lm_head"), skip=()), model)
+    assert [each.module.rpartition(".")[2] for each in done.modules] == ["q_proj", "q_proj", "lm_head"]
+    head: Any = done.model.get_output_embeddings()
+    assert not head.weight.equal(model.get_output_embeddings().weight)
+    embedding: Any = done.model.get_input_embeddings()
+    assert embedding.weight.equal(model.get_input_embeddings().weight)
+    assert not done.model.config.tie_word_embeddings
+
+
+def test_a_worker_that_fails_is_quoted() -> None:
+    with pytest.raises(BackendError) as refusal:
+        compress(elsewhere(do="fail"), tiny_llama())
+    text = str(refusal.value)
+    assert text.startswith("elsewhere: its worker ended with exit code 1")
+    assert "a word of warning" in text
+    assert text.endswith("RuntimeError: the library has had enough")
+
+
+def test_a_worker_that_takes_too_long_is_ended() -> None:
+    before = time.monotonic()
+    with pytest.raises(BackendError, match=r"(?s)was ended after 10 s \(timeout:\).*a word of warning"):
+        compress(elsewhere(do="hang", timeout=10.0), tiny_llama())
+    assert time.monotonic() - before < 300
+
+
+def test_nothing_that_a_worker_started_outlives_it(tmp_path: Path) -> None:
+    child = "import subprocess, sys; print(subprocess.Popen(['sleep', '500']).pid, flush=True); sys.exit(3)"
+    seen: list[str] = []
+    with pytest.raises(BackendError, match="exit code 3"):
+        run_worker("any", [sys.executable, "-c", child], tmp_path, 120.0, seen.append)
+    pid = int(seen[0].removeprefix("any: "))
+    for _ in range(100):
+        status = Path(f"/proc/{pid}/stat")
+        if not status.exists() or status.read_text().rpartition(")")[2].split()[0] == "Z":
+            return
+        time.sleep(0.1)
+    pytest.fail("the child lives on")
+
+
+def test_a_worker_that_is_killed_is_said_to_be(tmp_path: Path) -> None:
+    own = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
+    with pytest.raises(BackendError, match=r"ended by SIGKILL \(too little memory, mostly\).*\n\(nothing\)"):
+        run_worker("any", [sys.executable, "-c", own], tmp_path, 120.0, print)
+
+
+@pytest.mark.parametrize(
+    ("do", "said"),
+    [
+        ("leave nothing", "cannot be read"),
+        ("forget", r"model\.layers\.0\.self_attn\.q_proj and 0 more were asked for and not given"),
+        ("spoil", r"model\.layers\.0\.self_attn\.q_proj: the weight that came back"),
+    ],
+)
+def test_what_does_not_fit_is_refused(do: str, said: str) -> None:
+    with pytest.raises(BackendError, match=said):
+        compress(elsewhere(do=do), tiny_llama())
+
+
+def test_a_missing_environment_is_named_with_what_makes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("HARNESS_GPTQMODEL_PYTHON", raising=False)
+    step = GptqModel(bits=4)
+    assert str(tmp_path / ".venv-gptqmodel/bin/python") in step.lacks()
+    assert "python3 -m venv .venv-gptqmodel" in step.lacks()
+    with pytest.raises(BackendError, match="gptqmodel: its library runs in an environment of its own"):
+        compress(step, tiny_llama())
+    monkeypatch.setenv("HARNESS_GPTQMODEL_PYTHON", sys.executable)
+    assert step.interpreter() == Path(sys.executable)
+    assert not step.lacks()
+    assert GptqModel(bits=4, python="/nowhere/python").lacks()
+
+
+def test_the_plan_says_that_an_environment_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("HARNESS_GPTQMODEL_PYTHON", raising=False)
+    content = """
+name: elsewhere
+reference: {model: pocket}
+variant: {compress: [{backend: gptqmodel, bits: 4}]}
+calibration: {data: pocket-calibration, documents: 2, tokens: 16}
+suites: [core]
+gates: [ship]
+"""
+    (tmp_path / "variant.yaml").write_text(content)
+    with pytest.raises(PlanError, match=r"variant\.yaml:4: .*gptqmodel.*make the environment with: python3 -m venv"):
+        make_plan(tmp_path / "variant.yaml")
+    (tmp_path / "variant.yaml").write_text(content.replace("bits: 4", "bits: 4, python: env/bin/python"))
+    with pytest.raises(PlanError, match="nothing there"):
+        make_plan(tmp_path / "variant.yaml")
+    (tmp_path / "env" / "bin").mkdir(parents=True)
+    os.symlink(sys.executable, tmp_path / "env" / "bin" / "python")
+    (step,) = make_plan(tmp_path / "variant.yaml").variant.compress
+    # A link stays a link: what lies beside it makes the environment.
+    assert getattr(step, "python") == str(tmp_path / "env" / "bin" / "python")  # noqa: B009
