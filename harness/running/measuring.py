@@ -2,28 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TypeVar, cast
 
+from harness.looks import BY_DOCUMENT, Look, measured_at
 from harness.measures import Measure
-from harness.probes import PassProbe
-from harness.records import Measurement, Skipped, Slice, SuiteSpec
+from harness.probes import OwnProbe, PassProbe
+from harness.records import GateSpec, Measurement, NoiseFloor, Skipped, Slice, SuiteSpec
+from harness.running.noise_floor import Key, Perturbed, floors, with_floors
 from harness.running.pairs import Pair
 from harness.running.stopwatch import timed
 from harness.slices import asked_for, measure_slices
 
 
-def measure(pair: Pair, suites: Sequence[SuiteSpec]) -> None:
-    """Turn tables into measurements. A measure that raises is a failure of the run, and the others still count."""
+def measure(pair: Pair, suites: Sequence[SuiteSpec], perturbed: Mapping[str, Perturbed] | None = None) -> None:
+    """Turn tables into measurements. A measure that raises is a failure of the run, and the others still count.
+
+    perturbed: by suite, what the reference left when it was computed otherwise.
+    """
     with timed(pair.observed.seconds, "measure"):
         for suite in suites:
-            for measure in cast(Sequence[Measure], suite.measures):
-                found = _measure_one(pair, suite, measure)
+            measures = cast(Sequence[Measure], suite.measures)
+            otherwise = (perturbed or {}).get(suite.name) if suite.name in pair.same_ids else None
+            noise = floors(otherwise, measures) if otherwise else {}
+            for measure in measures:
+                raw = found_by(pair, suite, measure, pair.observed.failures, pair.looks.get(suite.name))
+                found: Sequence[Measurement | Skipped] = with_floors(raw, noise)
                 if len(suites) > 1:
                     found = [_of_suite(suite, m) for m in found]
                 pair.observed.measurements += [m for m in found if isinstance(m, Measurement)]
                 pair.observed.skipped += [m for m in found if isinstance(m, Skipped)]
-            slices = _slices(pair, suite)
+            slices = sliced(pair, suite, pair.observed.plan.gates, pair.looks.get(suite.name), noise)
             if len(suites) > 1:
                 slices = [_relabelled(suite, part) for part in slices]
             pair.observed.slices += slices
@@ -43,31 +52,55 @@ def _relabelled(suite: SuiteSpec, part: Slice) -> Slice:
     )
 
 
-def _slices(pair: Pair, suite: SuiteSpec) -> list[Slice]:
-    """The parts of the documents that rules of the plan name; none where tokens cannot be compared."""
-    wanted = asked_for(pair.observed.plan.gates)
+def _floored(part: Slice, noise: Mapping[Key, NoiseFloor]) -> Slice:
+    """A part with the floors of the whole: they were found on about as few documents."""
+    found = with_floors(part.measurements, noise)
+    return part.model_copy(update={"measurements": tuple(m for m in found if isinstance(m, Measurement))})
+
+
+def sliced(
+    pair: Pair, suite: SuiteSpec, gates: Sequence[GateSpec], look: Look | None, noise: Mapping[Key, NoiseFloor]
+) -> list[Slice]:
+    """The parts of the documents that rules of the gates name; none where tokens cannot be compared."""
+    wanted = asked_for(gates)
     documents = pair.store.read(suite.name, "documents") if wanted and suite.name in pair.same_ids else None
     if documents is None:
         return []
     measures = cast(Sequence[Measure], suite.measures)
-    return measure_slices(
-        suite.name, documents, measures, lambda m: pair.store.read(suite.name, m.table, m.columns), wanted
+    parts = measure_slices(
+        suite.name, documents, measures, lambda m: pair.store.read(suite.name, m.table, m.columns), wanted, look
     )
+    return [_floored(part, noise) for part in parts]
 
 
-def _measure_one(pair: Pair, suite: SuiteSpec, measure: Measure) -> Sequence[Measurement | Skipped]:
+def found_by(
+    pair: Pair,
+    suite: SuiteSpec,
+    measure: Measure,
+    failures: list[str],
+    look: Look | None = None,
+    ordinary: bool = False,
+) -> Sequence[Measurement | Skipped]:
+    """What a measure says; a measure that raises leaves its reason among ``failures``, and its metrics are Skipped.
+
+    look: of a suite that draws its documents one by one, the look whose documents and intervals are wanted. ordinary:
+    its documents, but the intervals of a size that was fixed beforehand.
+    """
     needs_ids = any(isinstance(p, PassProbe) and p.kind == measure.table for p in suite.probes)
     if needs_ids and suite.name not in pair.same_ids:
         reason = "the documents have other token ids under the variant's tokenizer, so tokens cannot be compared"
         return _all_skipped(measure, reason)
     table = pair.store.read(suite.name, measure.table, measure.columns)
+    if look is not None and table is not None and measure.table in BY_DOCUMENT:
+        table = look.rows(table)
     if table is None or table.empty:
         return _all_skipped(measure, f"the probe {measure.table} left no rows")
+    own = any(isinstance(p, OwnProbe) and p.kind == measure.table for p in suite.probes)
     try:
-        return measure.measure(table)
+        return measured_at(measure, table, None if look is None or own or ordinary else look.intervals())
     except Exception as error:  # noqa: BLE001 - a plugin may raise anything; it must cost the verdict, not the run
         reason = f"measure {measure.kind} failed: {type(error).__name__}: {error}"
-        pair.observed.failures.append(reason)
+        failures.append(reason)
         return _all_skipped(measure, reason)
 
 

@@ -9,16 +9,24 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from harness.documents import EncodedDocument, documents_sha256, duplicates, encode, read_documents
+from harness.documents import (
+    EncodedDocument,
+    documents_sha256,
+    duplicates,
+    encode,
+    in_random_order,
+    read_documents,
+)
 from harness.environment import describe_environment
 from harness.errors import DataError
 from harness.hardware import fit as hardware
+from harness.looks import Look
 from harness.models.calibration_data import CalibrationDocuments, read_calibration, with_calibration
 from harness.models.loading import LoadedModel, make_variant
 from harness.overlap import WINDOW
 from harness.planning.composition import remarks
 from harness.probes import OwnProbe
-from harness.records import Environment, Identity, Measurement, Note, Plan, Skipped, Slice, SuiteSpec
+from harness.records import Environment, Identity, Measurement, Note, Plan, Skipped, Slice, Stop, SuiteSpec
 from harness.running.stopwatch import timed
 from harness.tables.store import Store
 
@@ -47,6 +55,8 @@ class Observed:
     measurements: list[Measurement] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
     slices: list[Slice] = field(default_factory=list)
+    stops: dict[str, Stop] = field(default_factory=dict)
+    """By suite, of those that stop when their rules are decided."""
     notes: list[Note] = field(default_factory=list)
     messages: list[str] = field(default_factory=list)
     """What happened to the tables of an earlier, unfinished run: for the terminal, since it changes no number."""
@@ -64,6 +74,8 @@ class Pair:
     observed: Observed
     same_ids: frozenset[str]
     """Suites whose documents have the same token ids on both sides, so that tokens can be compared."""
+    looks: dict[str, Look] = field(default_factory=dict)
+    """By suite, of those that stop when their rules are decided: the look at which it did."""
 
 
 def encode_suite(suite: SuiteSpec, model: LoadedModel) -> Sequence[EncodedDocument]:
@@ -71,6 +83,8 @@ def encode_suite(suite: SuiteSpec, model: LoadedModel) -> Sequence[EncodedDocume
     if spec is None:
         return ()
     raw = read_documents(spec.data, spec.max, spec.text_field, spec.split_on, spec.seed)
+    if spec.min is not None:
+        raw = in_random_order(raw, spec.seed)
     encoded = encode(raw, model.tokenizer, spec, _vocabulary(model))
     _check_positions(suite, encoded, model)
     return encoded
@@ -151,7 +165,7 @@ def data_key(
     plan: Plan, reference: Identity, variant: Identity, environment: Environment, documents: dict[str, str]
 ) -> str:
     """Hash of everything the tables depend on: both models, the inputs, the probes, and what computes them."""
-    content = {
+    content: dict[str, object] = {
         "reference": reference.model_dump(mode="json", exclude={"source", "name"}),
         "variant": variant.model_dump(mode="json", exclude={"source", "name"}),
         # A step may do what no tensor and no description of a module shows.
@@ -166,7 +180,18 @@ def data_key(
         },
         "environment": environment.model_dump(mode="json"),
     }
+    if any(suite.documents and suite.documents.min for suite in plan.suites):
+        content["stopping"] = _stopping(plan)
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _stopping(plan: Plan) -> list[object]:
+    """What decides how many documents are drawn. Not the reasons that rules give, nor where they are written."""
+    rules = [
+        [gate.sequential, [{"rule": spec.rule.kind, **spec.rule.settings(), "why": ""} for spec in gate.rules]]
+        for gate in plan.gates
+    ]
+    return [rules, {suite.name: suite.documents.min for suite in plan.suites if suite.documents}]
 
 
 def _document_notes(suites: Sequence[SuiteSpec], documents: Documents) -> list[Note]:

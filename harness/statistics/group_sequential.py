@@ -40,7 +40,7 @@ Spending = Callable[[float], float]
 
 def spent(share: float) -> float:
     """The share of the error that may be spent once this share of the sample was seen."""
-    return share**POWER
+    return float(share**POWER)
 
 
 def planned_looks(least: int, most: int) -> tuple[int, ...]:

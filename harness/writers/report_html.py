@@ -27,9 +27,11 @@ from harness.report import (
     groups,
     layers,
     modules,
+    noise,
     perplexity,
     rules,
     scales,
+    stops,
     tasks,
     tokens,
     verdict,
@@ -39,8 +41,8 @@ from harness.report.suite import suites
 from harness.writers import Tables, Writer
 
 _TOOLS = (
-    asked, channels, charts, checklist, cost, glance, groups, layers, modules, perplexity, rules, scales, tasks, tokens,
-    verdict, words,
+    asked, channels, charts, checklist, cost, glance, groups, layers, modules, noise, perplexity, rules, scales, stops,
+    tasks, tokens, verdict, words,
 )  # fmt: skip
 
 
