@@ -10,11 +10,22 @@ import pytest
 
 from harness.backends.round_to_nearest import RoundToNearest
 from harness.errors import DataError, HarnessError, ModelError
+from harness.measures.divergence import Divergence
 from harness.measures.hardware import Hardware
 from harness.measures.memory import Memory
 from harness.probes.tokens import Tokens
 from harness.probes.weights import Weights
-from harness.records import DocumentsSpec, GateSpec, Measurement, ModelSpec, Plan, RuleSpec, SuiteSpec, VariantSpec
+from harness.records import (
+    DocumentsSpec,
+    GateSpec,
+    Measurement,
+    ModelSpec,
+    NoiseFloorSpec,
+    Plan,
+    RuleSpec,
+    SuiteSpec,
+    VariantSpec,
+)
 from harness.rules.at_most import AtMost
 from harness.run import group_plans, run_group
 from harness.running.pairs import Observed
@@ -148,5 +159,37 @@ def test_a_variant_that_is_observed_again_alone_is_told_nothing_twice(
     monkeypatch.setattr(Weights, "observe", alone_only)
     for result in run(plans, models):
         assert isinstance(result, Observed)
-        assert any(note.topic == "floor" for note in result.notes)
+        assert any(note.topic == "repeat" for note in result.notes)
         assert [note for note in result.notes if result.notes.count(note) > 1] == []
+
+
+def test_every_variant_gets_the_noise_floor_of_the_reference_and_slices_do_too(models: Path) -> None:
+    lines = [f'{{"text": "text number {number}", "kind": "{"ab"[number % 2]}"}}' for number in range(8)]
+    (models / "texts.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    documents = DocumentsSpec(data=str(models / "texts.jsonl"), context=32)
+    sliced = AtMost(metric="divergence.kl_mean", limit=9.0, slices="kind", why="w")
+    plans = []
+    for bits in (4, 8):
+        plan = make_plan(f"w{bits}", models / "reference", compress=(RoundToNearest(bits=bits),))
+        (suite,) = plan.suites
+        changes = {
+            "documents": documents, "measures": (*suite.measures, Divergence()), "probes": (Tokens(), *suite.probes),
+            "noise_floor": NoiseFloorSpec(conditions=("batch_size", "rounding"), documents=3),
+        }  # fmt: skip
+        gate = plan.gates[0].model_copy(update={"rules": (RULE, RuleSpec(rule=sliced, where="gate.yaml:2"))})
+        plans.append(plan.model_copy(update={"suites": (suite.model_copy(update=changes),), "gates": (gate,)}))
+    found = run(plans, models)
+    floors = []
+    for observed in found:
+        assert isinstance(observed, Observed)
+        assert [note.level for note in observed.notes if note.topic == "noise floor"] == ["info"]
+        assert observed.seconds["noise floor"] > 0
+        by_name = {entry.name: entry for entry in observed.measurements}
+        assert by_name["memory.weight_bytes"].floor is None, "no pass sees it"
+        kl = by_name["divergence.kl_mean"]
+        assert kl.floor is not None
+        assert (kl.floor.documents, kl.floor.condition in ("batch_size", "rounding")) == (3, True)
+        assert 0 <= kl.floor.value < min(kl.change, 1e-6)
+        assert {m.floor for part in observed.slices for m in part.measurements} == {kl.floor}
+        floors.append({name: entry.floor for name, entry in by_name.items()})
+    assert floors[0] == floors[1], "it depends on the reference alone"
