@@ -22,7 +22,8 @@ ALL = ("batch_size", "padding_side", "document_order", "attention", "rounding")
 def plan(folder: Path, suite: str = "", rule: str = "") -> Plan:
     (folder / "s.yaml").write_text(SUITE + suite)
     (folder / "g.yaml").write_text(GATE + (f"  - {{{rule}, why: w}}\n" if rule else ""))
-    (folder / "v.yaml").write_text("name: v\nreference: {model: pocket}\nvariant: {}\nsuites: [./s.yaml]\ngates: [./g.yaml]\n")
+    models = "reference: {model: pocket}\nvariant: {}\n"
+    (folder / "v.yaml").write_text(f"name: v\n{models}suites: [./s.yaml]\ngates: [./g.yaml]\n")
     return make_plan(folder / "v.yaml")
 
 
