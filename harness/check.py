@@ -126,6 +126,7 @@ def _judged(observed: Observed, started: datetime) -> Run:
         measurements=tuple(observed.measurements),
         skipped=tuple(observed.skipped),
         slices=tuple(observed.slices),
+        stops=tuple(observed.stops.values()),
         verdicts=verdicts,
         notes=tuple(observed.notes),
         artifact=observed.artifact,

@@ -88,6 +88,12 @@ def read_documents(
     return found
 
 
+def in_random_order(documents: Sequence[RawDocument], seed: int) -> list[RawDocument]:
+    """The same documents in an order that ``seed`` and their number fix, whatever they hold: a source may be sorted."""
+    order = np.random.default_rng([seed, len(documents)]).permutation(len(documents))
+    return [documents[place] for place in order]
+
+
 def _from_pocket(split: str, count: int, seed: int) -> list[RawDocument]:
     from harness.pocket import world
 

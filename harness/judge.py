@@ -51,6 +51,7 @@ def judge(
     skipped: Sequence[Skipped],
     identical: bool,
     slices: Sequence[Slice] = (),
+    elsewhere: int = 0,
 ) -> tuple[Verdict, ...]:
     """One verdict for each rule and each measurement that its pattern matches, in the order of the gate
     files.
@@ -62,7 +63,8 @@ def judge(
 
     Blocking failures that rest on intervals must hold together (Holm, at FALSE_ALARMS); what would fail alone
     but not among so many is inconclusive. So must those of the slices of a rule that only warns, because they
-    name who is harmed. Passes need no correction: all of them must pass.
+    name who is harmed. Passes need no correction: all of them must pass. elsewhere: how many more blocking comparisons
+    there will be beside these, so that what fails here still fails among all of them.
     """
     cases = [
         case
@@ -70,7 +72,7 @@ def judge(
         for spec in gate.rules
         for case in _everywhere(gate.name, spec, measurements, skipped, slices, identical)
     ]
-    return tuple(_verdict(case) for case in _together(cases))
+    return tuple(_verdict(case) for case in _together(cases, elsewhere))
 
 
 def rejudge(run: Run, gates: Sequence[GateSpec]) -> Run:
@@ -205,7 +207,7 @@ def _sound(decision: object) -> Decision:
     return decision
 
 
-def _together(cases: list[_Case]) -> list[_Case]:
+def _together(cases: list[_Case], elsewhere: int) -> list[_Case]:
     """Failures that do not hold among all comparisons of their family become inconclusive (Holm)."""
     families: dict[str, list[int]] = {}
     for index, case in enumerate(cases):
@@ -215,8 +217,9 @@ def _together(cases: list[_Case]) -> list[_Case]:
             families.setdefault(what, []).append(index)
     together = list(cases)
     for what, members in families.items():
-        held = holm([cases[index].decision.p_value or 0.0 for index in members], FALSE_ALARMS)
-        for index, holds in zip(members, held, strict=True):
+        others = [1.0] * (elsewhere if what == "blocking comparisons" else 0)
+        held = holm([cases[index].decision.p_value or 0.0 for index in members] + others, FALSE_ALARMS)
+        for index, holds in zip(members, held, strict=False):
             decision = cases[index].decision
             if decision.status == "fail" and not holds:
                 because = (

@@ -12,9 +12,10 @@ from harness.errors import PlanError, Problem
 from harness.planning.artifact import check_artifact
 from harness.planning.checking import Checker
 from harness.planning.composition import check_composition
-from harness.planning.gate_file import Gate, check_metrics, check_obstacles, read_gate
+from harness.planning.gate_file import Gate, check_extending, check_metrics, check_obstacles, read_gate
 from harness.planning.locating import is_slug, unknown_name
 from harness.planning.model_entry import read_reference, read_steps, read_variant
+from harness.planning.noise_floor import check_floors
 from harness.planning.suite_file import Suite, read_documents_spec, read_suite, source_name
 from harness.planning.target import read_target
 from harness.records import CalibrationSpec, GateSpec, Plan, Plugin, SuiteSpec
@@ -212,5 +213,9 @@ def _check_rules(
         if gate:
             check_metrics(gate, metrics, all_known)
             check_obstacles(gate, [measure for suite in suites if suite for measure in suite.measures.values()])
+            check_floors(gate, [suite for suite in suites if suite])
+    if all_known and not any(problem.key.startswith("documents") for problem in check.problems):
+        growing = [name for suite in suites if suite for name in suite.growing]
+        check_extending([gate for gate in gates if gate], growing, metrics)
     if gates and all(gate and gate.complete and gate.only_warns for gate in gates):
         check.problem(("gates",), "only rules of level warn", "at least one rule of level block")

@@ -11,12 +11,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from harness.errors import HarnessError
-from harness.models.loading import load, verify_unchanged
+from harness.models.loading import LoadedModel, load, verify_unchanged
 from harness.probes import Progress
-from harness.records import Plan
+from harness.records import Plan, SuiteSpec
 from harness.running.measuring import measure
+from harness.running.noise_floor import Perturbed, observe_perturbed
 from harness.running.observing import observe
-from harness.running.pairs import Calibrations, Observed, Pair, encode_suite, make_pair
+from harness.running.pairs import Calibrations, Documents, Observed, Pair, encode_suite, make_pair
 from harness.running.shipping import ship
 from harness.running.stopwatch import timed
 
@@ -59,7 +60,9 @@ def run_group(
         results.append(pair.observed)
     progress.step("make variants", len(plans), len(plans))
     try:
-        failed = observe(plans[0].suites, documents, reference, pairs, progress)
+        # Before anything else: a rule that asks for it is decided, and documents no longer drawn, only with its floor.
+        perturbed = _perturbed(plans[0].suites, documents, reference, pairs, progress)
+        failed = observe(plans[0].suites, documents, reference, pairs, progress, perturbed)
         failed |= ship([pair for pair in pairs if id(pair) not in failed], documents, progress)
         verify_unchanged(reference)
         for pair in pairs:
@@ -70,9 +73,32 @@ def run_group(
             except HarnessError as error:
                 failed[id(pair)] = error
             else:
-                measure(pair, pair.observed.plan.suites)
+                measure(pair, pair.observed.plan.suites, perturbed)
     finally:
         for pair in pairs:
             pair.store.close()
     by_observed = {id(pair.observed): failed.get(id(pair)) for pair in pairs}
     return [by_observed.get(id(result)) or result for result in results]
+
+
+def _perturbed(
+    suites: Sequence[SuiteSpec],
+    documents: Documents,
+    reference: LoadedModel,
+    pairs: Sequence[Pair],
+    progress: Progress,
+) -> dict[str, Perturbed]:
+    """The reference under the conditions of each suite, for all variants whose tokens can be compared."""
+    found: dict[str, Perturbed] = {}
+    seconds: dict[str, float] = {}
+    for suite in suites:
+        with timed(seconds, "noise floor"):
+            compared = [pair for pair in pairs if suite.name not in pair.apart]
+            otherwise = observe_perturbed(suite, documents[suite.name], reference, progress) if compared else None
+        if otherwise is not None:
+            found[suite.name] = otherwise
+            for pair in compared:
+                pair.observed.notes.append(otherwise.note)
+    for pair in pairs if found else ():
+        pair.observed.seconds |= seconds
+    return found

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from harness.looks import Look, measured_at
 from harness.measures import Measure
 from harness.planning.gate_file import could_match
 from harness.records import GateSpec, Measurement, Skipped, Slice
@@ -20,6 +21,8 @@ from harness.rules import Rule
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from harness.statistics import Intervals
 
 THIRDS = 3
 """Length has no natural classes. Thirds by the number of tokens have about equally many documents, so that each can
@@ -69,29 +72,35 @@ def measure_slices(
     measures: Sequence[Measure],
     read: Callable[[Measure], pd.DataFrame | None],
     wanted: dict[str, tuple[str, ...]],
+    look: Look | None = None,
 ) -> list[Slice]:
     """Every part by every label that is asked for, with the metrics that are asked for by it.
 
-    read: the table of a measure. Measures whose tables have no documents are left out.
+    read: the table of a measure. Measures whose tables have no documents are left out. look: of a suite that draws its
+    documents one by one. Its parts are those of all documents that could be drawn, so that each is the same at every
+    look, and one of which none was drawn yet is missed, not forgotten.
     """
     slices = []
     tables = {measure.kind: read(measure) for measure in measures if _serves(measure, wanted)}
     for label, patterns in wanted.items():
         serving = [m for m in measures if _any(m, patterns) and (t := tables[m.kind]) is not None and "document" in t]
         for part in parts(documents, label):
+            seen = part.documents if look is None else part.documents & look.drawn
+            intervals = look.intervals(part.documents) if look else None
             found: list[Measurement | Skipped] = []
             for measure in serving:
                 table = tables[measure.kind]
-                if table is not None:
-                    rows = table[table["document"].isin(part.documents)]
-                    found += _measured(measure, rows, patterns)
+                if table is not None and seen:
+                    found += _measured(measure, table[table["document"].isin(seen)], patterns, intervals)
+                else:
+                    found += _not_drawn(measure, patterns)
             if found:
                 slices.append(
                     Slice(
                         suite=suite,
                         label=label,
                         value=part.value,
-                        documents=len(part.documents),
+                        documents=len(seen),
                         measurements=tuple(m for m in found if isinstance(m, Measurement)),
                         skipped=tuple(s for s in found if isinstance(s, Skipped)),
                     )
@@ -107,10 +116,18 @@ def _any(measure: Measure, patterns: Sequence[str]) -> bool:
     return any(could_match(pattern, metric.name) for metric in measure.produces() for pattern in patterns)
 
 
-def _measured(measure: Measure, rows: pd.DataFrame, patterns: Sequence[str]) -> list[Measurement | Skipped]:
+def _not_drawn(measure: Measure, patterns: Sequence[str]) -> list[Measurement | Skipped]:
+    names = [metric.name for metric in measure.produces()]
+    reason = "no document of this part was drawn"
+    return [Skipped(measure=name, reason=reason) for name in names if any(could_match(p, name) for p in patterns)]
+
+
+def _measured(
+    measure: Measure, rows: pd.DataFrame, patterns: Sequence[str], intervals: Intervals | None
+) -> list[Measurement | Skipped]:
     """What is asked for of one measure on one part. A measure that raises leaves a Skipped: its rules err."""
     try:
-        found = list(measure.measure(rows))
+        found = list(measured_at(measure, rows, intervals))
     except Exception as error:  # noqa: BLE001 - as for the whole: a plugin may raise anything, and costs its verdicts
         reason = f"measure {measure.kind} failed: {type(error).__name__}: {error}"
         found = [Skipped(measure=metric.name, reason=reason) for metric in measure.produces()]

@@ -22,7 +22,7 @@ from rich.table import Table
 from rich.text import Text
 
 from harness.records import Run, Verdict
-from harness.report import display, verdict, words
+from harness.report import display, stops, verdict, words
 from harness.report.rules import Judged, judged
 
 EVERY_SECONDS = 5.0
@@ -93,6 +93,8 @@ class Terminal:
         headline = f"{status.mark} {verdict.headline(run)}"
         self._print(Text.assemble((headline, f"bold {_COLOURS[run.verdict]}"), f"  {harmless(run.name)}"))
         self._print(Text(f"  {harmless(verdict.reason(run), 2000)}"))
+        for sentence in stops.sentences(run):
+            self._print(Text(f"  {harmless(sentence, 2000)}"))
         if report is not None:
             self._print(Text(f"  report: {harmless(relative(report), 2000)}"))
 

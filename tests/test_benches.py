@@ -36,7 +36,7 @@ def test_the_matrix_is_made_and_goes_on_where_it_was(tmp_path: Path) -> None:
     said = run("matrix.py", *options)
     assert "pocket: pytorch_dynamic_int8: INT8 tensor, INT8 inputs per tensor: KL" in said
     text = page.read_text(encoding="utf-8")
-    assert "| pytorch_dynamic_int8: INT8 tensor, INT8 inputs per tensor | ours: INT8 tensor, all codes, INT7 inputs" in text
+    assert "INT8 inputs per tensor | ours: INT8 tensor, all codes, INT7 inputs per tensor |" in text
     assert "c_attn: is a Conv1D" in text
     assert run("matrix.py", *options) == ""
     assert page.read_text(encoding="utf-8") == text
@@ -49,3 +49,14 @@ def test_the_page_of_methods_is_made(tmp_path: Path) -> None:
     text = page.read_text(encoding="utf-8")
     assert "| INT8 channel | 8.06 |" in text
     assert "could not run" not in text
+
+
+@pytest.mark.slow
+def test_the_pages_of_the_same_model_and_of_items_needed_are_made(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    run("same_model.py", "--out", str(page), "--runs", "2", "--documents", "20", "--no-tasks")
+    text = page.read_text(encoding="utf-8")
+    assert "**2 pass**" in text
+    assert "| divergence.kl_mean | " in text
+    run("documents.py", "--out", str(page), "--runs", "40")
+    assert "| 1 | 5 | 0.7 | " in page.read_text(encoding="utf-8")

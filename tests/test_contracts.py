@@ -7,7 +7,7 @@ import inspect
 import pytest
 from pydantic import ValidationError
 
-from harness.measures import Measure
+from harness.measures import Measure, Sampled
 from harness.plugins import FAMILIES, Family, UnknownPluginError, load, names
 from harness.records import Plugin
 
@@ -70,7 +70,8 @@ def test_implements_its_family(family: Family, name: str) -> None:
     methods = {"backends": "compress", "measures": "measure", "rules": "judge", "writers": "write"}
     if family in methods:
         assert not inspect.isabstract(plugin)
-        owner = next(each for each in plugin.__mro__ if methods[family] in vars(each))
+        method = "measure_by" if issubclass(plugin, Sampled) else methods[family]
+        owner = next(each for each in plugin.__mro__ if method in vars(each))
         assert owner.__module__ != f"harness.{family}", "inherited from the base class, which only raises"
 
 

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from harness.judge import judge, overall
 from harness.planning.gate_file import _misfit
-from harness.records import GateSpec, Measurement, Metric, RuleSpec, Verdict
+from harness.records import GateSpec, Measurement, Metric, NoiseFloor, RuleSpec, Verdict
 from harness.rules import Rule
 from harness.rules.at_least import AtLeast
 from harness.rules.at_most import AtMost
@@ -135,6 +135,105 @@ class TestImplausibleGain:
         assert _misfit(AtMost(metric="*", why="w", limit=0.5), gap) == ""
 
 
+def floored(found: Measurement, value: float) -> Measurement:
+    floor = NoiseFloor(value=value, condition="rounding", documents=16)
+    return found.model_copy(update={"floor": floor})
+
+
+class TestAboveNoise:
+    @pytest.mark.parametrize(
+        ("floor", "status"),
+        [(0.0, "fail"), (0.01, "fail"), (0.0999999 / 3, "fail"), (0.034, "inconclusive"), (5.0, "inconclusive")],
+    )
+    def test_a_failure_counts_from_so_many_floors_on(self, floor: float, status: str) -> None:
+        judged = verdict(not_worse(above_noise=3), floored(ratio(1.1), floor))
+        assert (judged.status, judged.level) == (status, "block")
+        assert ("times the noise floor" in judged.because) == (status == "inconclusive")
+
+    def test_a_breach_in_the_noise_is_not_excused_and_no_pass(self) -> None:
+        judged = verdict(not_worse(above_noise=3, on_inconclusive="warn"), floored(ratio(1.1), 1.0))
+        assert (judged.status, judged.level) == ("inconclusive", "block")
+        assert overall([judged]) == ("inconclusive", 3)
+
+    @pytest.mark.parametrize(
+        ("floor", "status"), [(0.0, "pass"), (0.0079, "pass"), (0.0081, "inconclusive"), (0.5, "inconclusive")]
+    )
+    def test_a_pass_leaves_a_floor_to_the_limit(self, floor: float, status: str) -> None:
+        """The interval ends at 1.012, the limit is 1.02."""
+        judged = verdict(not_worse(above_noise=3), floored(ratio(1.01), floor))
+        assert judged.status == status
+        assert ("may hide damage" in judged.because) == (status == "inconclusive")
+
+    def test_a_share_of_the_reference_is_compared_in_its_own_units(self) -> None:
+        """variant / reference is 0.975 of 0.8; a floor of 0.01 is 0.0125 of the share."""
+        found = ratio(
+            -0.02, 0.001, name="a.score", unit="score", better="higher", neutral=0.0,
+            reference=0.8, variant=0.78, variant_low=0.779, variant_high=0.781,
+        )  # fmt: skip
+        for limit, status in ((0.96, "pass"), (0.968, "inconclusive")):
+            rule = AtLeast(metric="*", why="w", limit=limit, of="reference", above_noise=3)
+            assert verdict(rule.model_copy(update={"above_noise": None}), found).status == "pass"
+            assert verdict(rule, floored(found, 0.01)).status == status
+
+    @pytest.mark.parametrize("change", [0.9, 1.0, 1.01, 1.02, 1.5])
+    def test_without_a_floor_it_is_an_error(self, change: float) -> None:
+        judged = verdict(not_worse(above_noise=3), ratio(change))
+        assert judged.status == "error"
+        assert "noise_floor in the suite" in judged.because
+
+    def test_without_a_comparison_it_is_an_error(self) -> None:
+        found = floored(ratio(variant=3.0), 0.1).model_copy(update={"change": None, "low": None, "high": None})
+        judged = verdict(AtMost(metric="*", why="w", limit=5.0, above_noise=3, decide="point"), found)
+        assert judged.status == "error"
+
+    def test_a_number_that_is_not_finite_fails_whatever_the_floor(self) -> None:
+        found = ratio().model_copy(update={"change": None, "low": None, "high": None, "non_finite": "variant"})
+        assert verdict(not_worse(above_noise=3), found).status == "fail"
+
+    def test_a_gain_that_may_be_noise_is_no_error_and_no_pass(self) -> None:
+        rule = not_worse(0.05, implausible_gain=0.1, above_noise=3)
+        assert verdict(rule, floored(accuracy(0.2, 0.01), 0.01)).status == "error"
+        judged = verdict(rule, floored(accuracy(0.2, 0.01), 0.07))
+        assert judged.status == "inconclusive"
+        assert "could be true" in judged.because
+
+    def test_the_same_bytes_on_both_sides_pass(self) -> None:
+        found = floored(ratio(1.0, 0.0, low=1.0, high=1.0), 1e-7)
+        assert verdict(not_worse(above_noise=3), found, identical=True).status == "pass"
+        assert verdict(not_worse(1e-8, above_noise=3), found, identical=True).status == "inconclusive"
+
+    @given(
+        change=st.floats(-0.4, 0.4), half=st.floats(0.0, 0.3), floors=st.tuples(*[st.floats(0.0, 0.5)] * 2),
+        times=st.floats(1, 10), margins=st.tuples(*[st.floats(0.001, 0.9)] * 2),
+        basis=st.sampled_from(["interval", "point"]), better=st.sampled_from(["lower", "higher"]),
+        gain=st.one_of(st.none(), st.floats(0.01, 0.5)),
+    )  # fmt: skip
+    @settings(max_examples=300, deadline=None)
+    def test_it_never_makes_a_pass(self, change, half, floors, times, margins, basis, better, gain) -> None:
+        found = accuracy(change, half).model_copy(update={"better": better})
+        low, high = sorted(floors)
+        strict, loose = sorted(margins)
+
+        def status(margin: float, floor: float | None, above: float | None) -> str:
+            rule = not_worse(margin, decide=basis, above_noise=above, implausible_gain=gain)
+            return verdict(rule, found if floor is None else floored(found, floor)).status
+
+        plain, noisy = status(strict, None, None), status(strict, low, times)
+        assert noisy == plain or noisy == "inconclusive"
+        if status(strict, high, times) == "pass":
+            assert noisy == "pass", "a lower floor takes no pass away"
+        if noisy == "pass":
+            assert status(loose, low, times) == "pass", "nor does a looser limit"
+
+    def test_less_than_one_floor_cannot_be_asked(self) -> None:
+        with pytest.raises(ValidationError):
+            not_worse(above_noise=0.5)
+
+    def test_what_the_plan_tries_is_not_a_missing_floor(self) -> None:
+        metric = Metric(name="perplexity.ratio", unit="ratio", better="lower", neutral=1.0)
+        assert _misfit(not_worse(above_noise=3), metric) == ""
+
+
 GOODNESS = {"error": 0, "fail": 0, "inconclusive": 1, "pass": 2}
 
 
@@ -162,7 +261,7 @@ def test_looser_demands_never_make_a_verdict_worse(change, half, clusters, gains
 
 @pytest.mark.parametrize(
     "fields",
-    [{"on_inconclusive": "extend"}, {"min_documents": 1}, {"min_documents": 2.5}, {"implausible_gain": 0.0},
+    [{"on_inconclusive": "wait"}, {"min_documents": 1}, {"min_documents": 2.5}, {"implausible_gain": 0.0},
      {"slices": "colour"}, {"slices": "kind="}, {"decide": "median"}],
 )  # fmt: skip
 def test_what_cannot_be_asked_is_refused(fields: dict[str, Any]) -> None:

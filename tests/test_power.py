@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
-from statsmodels.stats.power import TTestPower
+from statsmodels.stats.power import NormalIndPower, TTestPower
 
 from harness.statistics import clopper_pearson, mean_interval, tango_interval
 from harness.statistics.power import closest_limit, documents_needed, mean_power, paired_power, share_power
+from tests.paired_plan import draw, plan
 
 FEW = settings(max_examples=60, deadline=None)
 
@@ -153,3 +154,30 @@ def test_impossible_numbers_are_refused(call: object) -> None:
         paired_power(0.03, 0.05, 100, drop=0.2)
     with pytest.raises(ValueError, match="wanted shares"):
         share_power(1.2, 0.1, 100)
+
+
+# Beside the unpaired z-test
+
+
+def test_the_unpaired_plan_is_that_of_statsmodels() -> None:
+    effect = 0.01 / math.sqrt(0.7 * 0.3)
+    wanted = NormalIndPower().solve_power(effect, None, 0.025, 0.8, ratio=1, alternative="larger")
+    assert plan(0.01, 0.05, 0.7).planned == pytest.approx(wanted, rel=1e-3)
+
+
+@pytest.mark.parametrize("accuracy", [0.16, 0.26, 0.28, 0.5, 0.7, 0.72, 0.84])
+def test_pairing_needs_at_most_a_fifth_of_the_items(accuracy: float) -> None:
+    """At 5 % discordance and a margin of one point; where nearly all answers are right, all of them vary less."""
+    found = plan(0.01, 0.05, accuracy)
+    assert found.paired <= found.planned / 5
+    assert (found.paired <= found.unpaired / 5) == (0.27 < accuracy < 0.73)
+    assert plan(0.01, 0.05, 0.95).planned < 5 * plan(0.01, 0.05, 0.95).paired, "a claim for all of them would be false"
+
+
+def test_the_items_of_the_paired_plan_are_enough_and_safe_and_too_few_for_the_unpaired_test() -> None:
+    found = plan(0.01, 0.05, 0.7)
+    drawn = draw(found, found.paired, 400)
+    assert drawn.paired == pytest.approx(0.8, abs=0.06)
+    assert drawn.unpaired < 0.05
+    assert drawn.paired_at_margin <= 0.05
+    assert draw(found, found.unpaired, 200).unpaired == pytest.approx(0.8, abs=0.09)

@@ -19,7 +19,17 @@ from harness.measures.perplexity import Perplexity
 from harness.probes.artifact import Artifact as ArtifactProbe
 from harness.probes.tokens import Tokens
 from harness.probes.weights import Weights
-from harness.records import DocumentsSpec, GateSpec, Measurement, ModelSpec, Plan, RuleSpec, SuiteSpec, VariantSpec
+from harness.records import (
+    DocumentsSpec,
+    GateSpec,
+    Measurement,
+    ModelSpec,
+    NoiseFloorSpec,
+    Plan,
+    RuleSpec,
+    SuiteSpec,
+    VariantSpec,
+)
 from harness.rules.at_most import AtMost
 from harness.run import group_plans, run_group
 from harness.running.pairs import Observed
@@ -154,7 +164,7 @@ def test_a_variant_that_is_observed_again_alone_is_told_nothing_twice(
     monkeypatch.setattr(Weights, "observe", alone_only)
     for result in run(plans, models):
         assert isinstance(result, Observed)
-        assert any(note.topic == "floor" for note in result.notes)
+        assert any(note.topic == "repeat" for note in result.notes)
         assert [note for note in result.notes if result.notes.count(note) > 1] == []
 
 
@@ -202,3 +212,33 @@ def test_a_student_without_bos_and_with_fewer_positions_is_compared_by_bytes_on_
     assert {entry.measure for entry in found.skipped} >= {"perplexity.ratio", "divergence.kl_mean"}
     by_value = {part.value: [m.name for m in part.measurements] for part in found.slices}
     assert by_value == {"one": ["perplexity.bits_per_byte"], "two": ["perplexity.bits_per_byte"]}
+def test_every_variant_gets_the_noise_floor_of_the_reference_and_slices_do_too(models: Path) -> None:
+    lines = [f'{{"text": "text number {number}", "kind": "{"ab"[number % 2]}"}}' for number in range(8)]
+    (models / "texts.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    documents = DocumentsSpec(data=str(models / "texts.jsonl"), context=32)
+    sliced = AtMost(metric="divergence.kl_mean", limit=9.0, slices="kind", why="w")
+    plans = []
+    for bits in (4, 8):
+        plan = make_plan(f"w{bits}", models / "reference", compress=(RoundToNearest(bits=bits),))
+        (suite,) = plan.suites
+        changes = {
+            "documents": documents, "measures": (*suite.measures, Divergence()), "probes": (Tokens(), *suite.probes),
+            "noise_floor": NoiseFloorSpec(conditions=("batch_size", "rounding"), documents=3),
+        }  # fmt: skip
+        gate = plan.gates[0].model_copy(update={"rules": (RULE, RuleSpec(rule=sliced, where="gate.yaml:2"))})
+        plans.append(plan.model_copy(update={"suites": (suite.model_copy(update=changes),), "gates": (gate,)}))
+    found = run(plans, models)
+    floors = []
+    for observed in found:
+        assert isinstance(observed, Observed)
+        assert [note.level for note in observed.notes if note.topic == "noise floor"] == ["info"]
+        assert observed.seconds["noise floor"] > 0
+        by_name = {entry.name: entry for entry in observed.measurements}
+        assert by_name["memory.weight_bytes"].floor is None, "no pass sees it"
+        kl = by_name["divergence.kl_mean"]
+        assert kl.floor is not None
+        assert (kl.floor.documents, kl.floor.condition in ("batch_size", "rounding")) == (3, True)
+        assert 0 <= kl.floor.value < min(kl.change, 1e-6)
+        assert {m.floor for part in observed.slices for m in part.measurements} == {kl.floor}
+        floors.append({name: entry.floor for name, entry in by_name.items()})
+    assert floors[0] == floors[1], "it depends on the reference alone"

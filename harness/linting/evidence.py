@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,7 @@ class Evidence:
     """What a gate is held against.
 
     metrics: everything that will be measured, or all that can be where no suite is known (``sized`` is then false).
+    suites: those that are known.
     chance: for each task, the score of somebody who guesses; only where the number of choices is known.
     """
 
@@ -32,6 +34,7 @@ class Evidence:
     chance: dict[str, float] = field(default_factory=dict)
     self_reference: str = ""
     dtype: str | None = None
+    suites: Sequence[SuiteSpec] = ()
 
 
 def of_plan(plan: Plan, run: Run | None = None, folder: Path | None = None) -> Evidence:
@@ -39,7 +42,8 @@ def of_plan(plan: Plan, run: Run | None = None, folder: Path | None = None) -> E
     chance = _chance_of_suites(plan.suites) | (_chance_of_run(run, folder) if run and folder else {})
     vocabulary = _vocabulary(plan.reference.model, plan.reference.revision)
     same = f"{plan.source}: the variant is the reference, with no step" if _is_reference(plan) else ""
-    return Evidence(measured(plan.suites, run), True, run, vocabulary, chance, same, plan.reference.dtype)
+    dtype = plan.reference.dtype
+    return Evidence(measured(plan.suites, run), True, run, vocabulary, chance, same, dtype, plan.suites)
 
 
 def of_suites(suites: Sequence[SuiteSpec], run: Run | None = None, folder: Path | None = None) -> Evidence:
@@ -56,15 +60,20 @@ def of_suites(suites: Sequence[SuiteSpec], run: Run | None = None, folder: Path 
         metrics = _of_run(run)
     else:
         metrics = [Measured(metric, "", None, "documents") for metric in every_metric()]
-    return Evidence(metrics, bool(suites or run), run, vocabulary, chance, same, dtype)
+    return Evidence(metrics, bool(suites or run), run, vocabulary, chance, same, dtype, suites)
 
 
 def _is_reference(plan: Plan) -> bool:
     variant, reference = plan.variant, plan.reference
     same_files = variant.model == "reference" or (
-        variant.model == reference.model and variant.revision in (None, reference.revision)
+        _place(variant.model) == _place(reference.model) and variant.revision in (None, reference.revision)
     )
     return same_files and not variant.compress and variant.dtype in (None, reference.dtype)
+
+
+def _place(model: str) -> str:
+    """A folder by what it is, whatever path leads there; any other name as it stands."""
+    return os.path.realpath(model) if os.path.isdir(model) else model
 
 
 def _of_run(run: Run) -> list[Measured]:
@@ -88,12 +97,20 @@ def _of_run(run: Run) -> list[Measured]:
 
 def every_metric() -> list[Metric]:
     """Every metric of every measure; ``<measure>.*`` for one that needs settings."""
-    found: list[Metric] = []
+    return [metric for _, metric in every_metric_by_table()]
+
+
+def every_metric_by_table() -> list[tuple[str, Metric]]:
+    """The same, each behind the table that it is measured on ("" for a measure that does not load)."""
+    found: list[tuple[str, Metric]] = []
     for kind in plugins.names("measures"):
+        table = ""
         try:
-            found += cast(Measure, plugins.load("measures", kind)()).produces()
+            cls = cast(type[Measure], plugins.load("measures", kind))
+            table = cls.table
+            found += [(table, metric) for metric in cls().produces()]
         except (ValueError, HarnessError, ImportError):
-            found.append(Metric(name=f"{kind}.*", unit="", better="neither"))
+            found.append((table, Metric(name=f"{kind}.*", unit="", better="neither")))
     return found
 
 

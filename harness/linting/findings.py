@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 from harness.records import RuleSpec
+from harness.rules import Rule
 
 Severity = Literal["error", "warning"]
 LIMITS = ("margin", "limit", "share")
@@ -37,6 +38,11 @@ def key_of(index: int, spec: RuleSpec, field: str = "") -> str:
     if field == "limit":
         field = next((name for name in LIMITS if name in fields and getattr(spec.rule, name) is not None), "")
     return f"rules[{index}].{field}" if field else f"rules[{index}]"
+
+
+def weight(spec: RuleSpec) -> Severity:
+    """How much it matters that a rule cannot do its work: by its level."""
+    return "error" if cast(Rule, spec.rule).level == "block" else "warning"
 
 
 def exit_code(findings: Iterable[Finding]) -> int:

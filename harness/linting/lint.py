@@ -7,7 +7,9 @@ from typing import cast
 
 from harness.linting.chance import guess_passes
 from harness.linting.evidence import Evidence, every_metric
-from harness.linting.findings import Finding, Severity, key_of
+from harness.linting.findings import Finding, key_of, weight
+from harness.linting.noise import within_noise
+from harness.linting.slices import unreachable
 from harness.planning.gate_file import could_match
 from harness.planning.needs import Need, needs
 from harness.plugins import nearest
@@ -17,9 +19,6 @@ from harness.statistics import clopper_pearson
 
 FEW = 3
 """With fewer wrong (or right) answers than this, a task has no room left in that direction: the rule of three."""
-RESOLUTION = {"float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}
-LOGIT = 64.0
-"""Size of a logit whose last bit counts as the floor of rounding."""
 
 
 def lint(gate: GateSpec, evidence: Evidence, needed: bool = True) -> list[Finding]:
@@ -34,7 +33,8 @@ def lint(gate: GateSpec, evidence: Evidence, needed: bool = True) -> list[Findin
         own = [need for need in planned if need.spec is spec]
         found += _never(index, spec, own) if needed else ()
         found += _limits_nothing(index, spec, own, evidence)
-        found += _floor(index, spec, own, evidence)
+        found += unreachable(index, spec, evidence)
+        found += within_noise(index, spec, own, evidence)
         found += _weak(index, spec, own) if needed else ()
     return [*found, *_tasks(gate, evidence)]
 
@@ -69,7 +69,7 @@ def _never(index: int, spec: RuleSpec, own: Sequence[Need]) -> Iterator[Finding]
         field = "min_documents" if "min_documents" in need.said else "metric" if "interval" in need.said else "limit"
         why = "it can never pass" + (f" ({need.basis})" if need.basis else "")
         what = f"{_named(need, more)}: {need.said}"
-        yield Finding(_weight(spec), spec.where, key_of(index, spec, field), what, why, _remedy(need))
+        yield Finding(weight(spec), spec.where, key_of(index, spec, field), what, why, _remedy(need))
 
 
 def _limits_nothing(index: int, spec: RuleSpec, own: Sequence[Need], evidence: Evidence) -> Iterator[Finding]:
@@ -78,35 +78,12 @@ def _limits_nothing(index: int, spec: RuleSpec, own: Sequence[Need], evidence: E
     for need, more in _grouped(endless):
         what = f"{_named(need, more)}: every number that there can be passes"
         do = "give a limit that damage can cross"
-        yield Finding(_weight(spec), spec.where, key_of(index, spec, "limit"), what, "the rule cannot fail", do)
+        yield Finding(weight(spec), spec.where, key_of(index, spec, "limit"), what, "the rule cannot fail", do)
     for need, more in _grouped([need for need in own if guess_passes(need, evidence)]):
         what = f"{_named(need, more)}: the limit is looser than chance"
         why = guess_passes(need, evidence)
         do = "give a limit well on the safe side of chance"
-        yield Finding(_weight(spec), spec.where, key_of(index, spec, "limit"), what, why, do)
-
-
-def _floor(index: int, spec: RuleSpec, own: Sequence[Need], evidence: Evidence) -> Iterator[Finding]:
-    """Limits within what the reference differs from itself."""
-    for need in own:
-        floor, by = _noise(need, evidence)
-        limit = need.boundary.limit if need.boundary else None
-        if need.boundary and limit is not None and 0 < abs(limit - need.boundary.neutral) <= floor:
-            what = f"{need.metric}: the limit allows a change of {abs(limit - need.boundary.neutral):.3g}"
-            why = f"{by} moves it by {floor:.3g} without any damage"
-            do = f"allow several times {floor:.3g}"
-            yield Finding("warning", spec.where, key_of(index, spec, "limit"), what, why, do)
-
-
-def _noise(need: Need, evidence: Evidence) -> tuple[float, str]:
-    """How far the metric is from "no change" without any damage, and what moves it; 0 where that is not known."""
-    if need.metric == "logits.max_abs_diff" and evidence.dtype in RESOLUTION:
-        return RESOLUTION[evidence.dtype] * LOGIT, f"rounding to {evidence.dtype} alone"
-    if need.metric == "latency.ratio" and evidence.run is not None:
-        floors = [m for m in evidence.run.measurements if m.name == "latency.floor" and m.low and m.high]
-        reach = [max(abs((m.low or 1.0) - 1), abs((m.high or 1.0) - 1)) for m in floors]
-        return max(reach, default=0.0), "timing the reference against itself"
-    return 0.0, ""
+        yield Finding(weight(spec), spec.where, key_of(index, spec, "limit"), what, why, do)
 
 
 def _weak(index: int, spec: RuleSpec, own: Sequence[Need]) -> Iterator[Finding]:
@@ -157,10 +134,6 @@ def _grouped(found: Sequence[Need]) -> Iterator[tuple[Need, int]]:
 
 def _named(need: Need, more: int) -> str:
     return need.metric + (f" (and {more} more)" if more else "")
-
-
-def _weight(spec: RuleSpec) -> Severity:
-    return "error" if _rule(spec).level == "block" else "warning"
 
 
 def _rule(spec: RuleSpec) -> Rule:

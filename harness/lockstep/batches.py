@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -13,10 +14,14 @@ from harness.documents import EncodedDocument
 
 @dataclass(frozen=True)
 class Batch:
-    """Documents that go through a model together, padded on the right to T positions."""
+    """Documents that go through a model together, padded on the right to T positions.
+
+    left: where above 0, they are padded on the left instead, each with at least so many positions.
+    """
 
     index: int
     documents: tuple[EncodedDocument, ...]
+    left: int = 0
 
     @property
     def unit(self) -> str:
@@ -30,8 +35,13 @@ class Batch:
 
     @property
     def width(self) -> int:
-        """T: tokens of the longest document."""
-        return max(self.lengths)
+        """T: tokens of the longest document, and what padding it gets."""
+        return max(self.lengths) + self.left
+
+    @property
+    def starts(self) -> tuple[int, ...]:
+        """Position of the first token of each document."""
+        return tuple(self.width - length if self.left else 0 for length in self.lengths)
 
     @property
     def padded(self) -> bool:
@@ -41,18 +51,26 @@ class Batch:
     def token_ids(self, device: torch.device) -> Tensor:
         """Token ids [B, T], int64; padding is id 0, which no statistic ever sees."""
         ids = torch.zeros(len(self.documents), self.width, dtype=torch.int64)
-        for row, document in enumerate(self.documents):
-            ids[row, : len(document.ids)] = torch.from_numpy(document.ids)
+        for row, (start, document) in enumerate(zip(self.starts, self.documents, strict=True)):
+            ids[row, start : start + len(document.ids)] = torch.from_numpy(document.ids)
         return ids.to(device)
 
     def is_token(self, device: torch.device) -> Tensor:
         """[B, T]: True at tokens, False at padding."""
-        positions = torch.arange(self.width)
-        return (positions[None, :] < torch.tensor(self.lengths)[:, None]).to(device)
+        places_T = torch.arange(self.width)[None, :]
+        starts_B1 = torch.tensor(self.starts)[:, None]
+        ends_B1 = starts_B1 + torch.tensor(self.lengths)[:, None]
+        return ((starts_B1 <= places_T) & (places_T < ends_B1)).to(device)
+
+    def positions(self, device: torch.device) -> Tensor:
+        """[B, T]: how many tokens of its document stand before each position; 0 at padding on the left."""
+        places_BT = torch.arange(self.width)[None, :] - torch.tensor(self.starts)[:, None]
+        return places_BT.clamp(min=0).to(device)
 
     def scored(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """Flat indices into [B*T] of the positions that predict a token, by document, and those tokens."""
-        places = [row * self.width + torch.arange(length - 1) for row, length in enumerate(self.lengths)]
+        starts = [row * self.width + start for row, start in enumerate(self.starts)]
+        places = [start + torch.arange(length - 1) for start, length in zip(starts, self.lengths, strict=True)]
         targets = [torch.from_numpy(document.ids[1:]) for document in self.documents]
         return torch.cat(places).to(device), torch.cat(targets).to(device)
 
@@ -72,3 +90,17 @@ def plan_batches(documents: Sequence[EncodedDocument], tokens: int) -> list[Batc
         batches.append(Batch(len(batches), tuple(kept[:count])))
         kept = kept[count:]
     return batches
+
+
+def plan_stages(documents: Sequence[EncodedDocument], tokens: int, sizes: Sequence[int] = ()) -> list[list[Batch]]:
+    """Batches of the documents up to each of ``sizes``, which count those with something to score, in their order.
+
+    Without sizes there is one stage, of all. Batches are numbered through all stages.
+    """
+    kept = [document for document in documents if document.tokens > 0]
+    stages: list[list[Batch]] = []
+    for start, end in pairwise((0, *(sizes or (len(kept),)))):
+        before = sum(map(len, stages))
+        batches = plan_batches(kept[start:end], tokens)
+        stages.append([replace(batch, index=before + batch.index) for batch in batches])
+    return stages

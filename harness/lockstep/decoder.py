@@ -9,7 +9,8 @@ Legend: B documents, T positions, N rows (positions of several documents), D hid
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,17 +18,23 @@ import torch
 from torch import Tensor, nn
 
 from harness.errors import ModelError
+from harness.lockstep.arrangement import Arrange, Gatherer, moves
 from harness.lockstep.batches import Batch
+from harness.lockstep.recording import Tap
 
 VERIFIED_TOKENS = 128
 """How many positions the two ways of computing logits are compared on before a pass."""
 
 
 class Decoder:
-    """One model, ready to be run in halves. ``whole`` says why it cannot be taken apart ("" if it can)."""
+    """One model, ready to be run in halves. ``whole`` says why it cannot be taken apart ("" if it can).
 
-    def __init__(self, name: str, model: Any) -> None:
+    arrange: how the documents of a batch run, where they do not run together.
+    """
+
+    def __init__(self, name: str, model: Any, arrange: Arrange | None = None) -> None:
         self.name, self.model = name, model
+        self._arrange, self._gatherer = arrange, Gatherer()
         self.whole = ""
         self._trunk: nn.Module | None = None
         self._answer: type[Any] | None = None
@@ -61,20 +68,43 @@ class Decoder:
         self._trunk = None
         return plain_TV
 
-    def states(self, ids_BT: Tensor, mask_BT: Tensor | None) -> Tensor:
-        """Last hidden states [B*T, D] (logits [B*T, V] of a model that stays whole)."""
+    def states(self, ids_BT: Tensor, mask_BT: Tensor | None, positions_BT: Tensor | None = None) -> Tensor:
+        """Last hidden states [B*T, D] (logits [B*T, V] of a model that stays whole).
+
+        positions_BT: of each token in its document, where that is not its place in the row.
+        """
         if self._trunk is None:
-            return self._plain(ids_BT, mask_BT).flatten(0, 1)
-        output = self._trunk(input_ids=ids_BT, attention_mask=mask_BT, use_cache=False, return_dict=True)
+            return self._plain(ids_BT, mask_BT, positions_BT).flatten(0, 1)
+        output = self._call(self._trunk, ids_BT, mask_BT, positions_BT)
         self._answer = type(output)
         states_BTD: Tensor = output.last_hidden_state
         return states_BTD.flatten(0, 1)
 
     def scored_states(self, batch: Batch) -> Tensor:
         """``states`` [N, D] of the positions of a batch that predict a token, document by document."""
+        if self._arrange is None:
+            return self._batch_states(batch)[batch.scored(self.device)[0]]
+        states_PD: Tensor | None = None
+        self._gatherer.begin(batch)
+        for move in moves(batch, self._arrange(batch)):
+            self._gatherer.next_part(move)
+            found_PD = self._gatherer.placed(self._batch_states(move.part))
+            states_PD = found_PD if states_PD is None else states_PD + found_PD
+        self._gatherer.end()
+        if states_PD is None:
+            raise ValueError(f"{self.name}: batch {batch.index} was arranged into no parts")
+        return states_PD[batch.scored(states_PD.device)[0]]
+
+    def watched(self, taps: Mapping[str, Sequence[Tap]]) -> dict[str, list[Tap]]:
+        """Taps to attach to the modules so that the given ones see whole batches, however these are run."""
+        if self._arrange is None:
+            return {module: list(own) for module, own in taps.items()}
+        return self._gatherer.gathered(taps)
+
+    def _batch_states(self, batch: Batch) -> Tensor:
         mask_BT = batch.is_token(self.device).long() if batch.padded else None
-        states_PD = self.states(batch.token_ids(self.device), mask_BT)
-        return states_PD[batch.scored(self.device)[0]]
+        positions_BT = batch.positions(self.device) if batch.left else None
+        return self.states(batch.token_ids(self.device), mask_BT, positions_BT)
 
     def logits(self, states_ND: Tensor) -> Tensor:
         """Logits [N, V] of rows of ``states``, in the dtype in which the model gives them."""
@@ -86,8 +116,8 @@ class Decoder:
         logits_NV: Tensor = output.logits[0]
         return logits_NV
 
-    def _plain(self, ids_BT: Tensor, mask_BT: Tensor | None) -> Tensor:
-        output = self.model(input_ids=ids_BT, attention_mask=mask_BT, use_cache=False, return_dict=True)
+    def _plain(self, ids_BT: Tensor, mask_BT: Tensor | None, positions_BT: Tensor | None = None) -> Tensor:
+        output = self._call(self.model, ids_BT, mask_BT, positions_BT)
         logits_BTV: Tensor = output.logits
         if logits_BTV.dim() != 3 or logits_BTV.shape[:2] != ids_BT.shape:
             raise ModelError(
@@ -95,6 +125,17 @@ class Decoder:
                 f"{tuple(ids_BT.shape)}, wanted one row of logits for every token"
             )
         return logits_BTV
+
+    def _call(self, module: Any, ids_BT: Tensor, mask_BT: Tensor | None, positions_BT: Tensor | None) -> Any:
+        named: dict[str, Any] = {"input_ids": ids_BT, "attention_mask": mask_BT}
+        if positions_BT is not None:
+            if "position_ids" not in inspect.signature(module.forward).parameters:
+                raise ModelError(
+                    f"{self.name}: {type(module).__name__} takes no position_ids, wanted for documents that are padded "
+                    "on the left; remove padding_side from the suite's noise_floor"
+                )
+            named["position_ids"] = positions_BT
+        return module(**named, use_cache=False, return_dict=True)
 
     def _candidates(self) -> Iterator[nn.Module]:
         seen: list[nn.Module] = [self.model]

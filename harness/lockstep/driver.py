@@ -18,14 +18,15 @@ from torch import Tensor
 
 from harness.documents import EncodedDocument
 from harness.errors import DataError, ModelError
-from harness.lockstep.batches import Batch, plan_batches
+from harness.lockstep.arrangement import Arrange
+from harness.lockstep.batches import Batch, plan_stages
 from harness.lockstep.decoder import VERIFIED_TOKENS, Decoder
 from harness.lockstep.hooks import Stage, attached
 from harness.lockstep.kernels import Choice, Kernels, choose_kernels
-from harness.lockstep.noise_floor import floor_documents, measure_floor
 from harness.lockstep.pass_report import SETUP, PassReport, read_report, write_report
 from harness.lockstep.recording import (
     REFERENCE,
+    Looks,
     PassContext,
     PassProgress,
     PassSink,
@@ -33,6 +34,7 @@ from harness.lockstep.recording import (
     Recording,
     collect_taps,
 )
+from harness.lockstep.repeat import measure_repeat
 from harness.lockstep.survey import survey
 from harness.models.vocabulary import common_logits, not_padding
 from harness.records import Note
@@ -60,27 +62,59 @@ def shared_pass(
     *,
     batch_tokens: int | None = None,
     kernel: Choice = "auto",
+    arranged: Sequence[Arrange | None] = (),
+    looks: Looks | None = None,
 ) -> PassReport:
     """Let every probe see all models on all documents, and commit what it records batch by batch.
 
-    sinks: one for each variant. Besides the probes' tables, each gets ``documents``, ``floor`` and ``notes``. Logits
+    sinks: one for each variant. Besides the probes' tables, each gets ``documents``, ``pass`` and ``notes``. Logits
     beyond every id of the tokenizers are left out where a variant has another number of them than the reference.
+    arranged: for each variant, how the documents of a batch run where they do not run as those of the reference do;
+    such a pass does not look whether the reference repeats itself.
+    looks: where to ask which variants need more documents; without it all of them get all.
     Raises DataError when there is nothing to score, ModelError when the two sides cannot be compared.
     """
-    sides = [Decoder(loaded.name, loaded.model) for loaded in (reference, *variants)]
+    ways = (None, *(arranged or (None,) * len(variants)))
+    sides = [
+        Decoder(loaded.name, loaded.model, way) for loaded, way in zip((reference, *variants), ways, strict=True)
+    ]
     tokens = batch_tokens or (CPU_TOKENS if sides[0].device.type == "cpu" else GPU_TOKENS)
-    batches = plan_batches(documents, tokens)
+    stages = plan_stages(documents, tokens, looks.sizes if looks else ())
+    batches = [batch for stage in stages for batch in stage]
     if not batches:
         raise DataError(f"none of {len(documents)} documents has a token to score; check the suite's documents")
-    units = [SETUP, *(batch.unit for batch in batches)]
-    if all(sink.done(unit) for sink in sinks for unit in units):
+    if all(sink.done(SETUP) for sink in sinks) and _finished(stages, sinks, looks):
         return read_report(sinks)
     # Not inference_mode, here and elsewhere: tensors of some libraries (quanto with 4 bits) cannot be used in it.
     with torch.no_grad():
-        ready = _prepare(sides, (reference, *variants), batches, tokens, documents, probes, sinks, kernel)
-        ready.go(batches, sinks, progress)
+        loaded = (reference, *variants)
+        ready = _prepare(sides, loaded, batches, documents, probes, sinks, kernel, repeating=not arranged)
+        ready.go(stages, sinks, progress, looks)
     report = read_report(sinks)
     return replace(report, notes=report.notes + ready.late_notes)
+
+
+def _going(
+    stages: Sequence[Sequence[Batch]], variants: int, looks: Looks | None
+) -> Iterator[tuple[Sequence[Batch], Sequence[int]]]:
+    """Each stage with the variants that need it; all of a stage must be committed before the next is asked for."""
+    going = list(range(variants))
+    for number, batches in enumerate(stages):
+        if looks is not None and number > 0:
+            going = [variant for variant in going if looks.goes_on(variant, number - 1)]
+        if not going:
+            return
+        yield batches, going
+
+
+def _finished(stages: Sequence[Sequence[Batch]], sinks: Sequence[PassSink], looks: Looks | None) -> bool:
+    """Whether every variant has all the batches that it needs, so that no model has to run."""
+    return all(
+        sinks[variant].done(batch.unit)
+        for batches, going in _going(stages, len(sinks), looks)
+        for batch in batches
+        for variant in going
+    )
 
 
 @dataclass
@@ -100,20 +134,27 @@ class _Pass:
     def reads_logits(self) -> bool:
         return any(recorder.reads_logits for recorder in self.recorders)
 
-    def go(self, batches: Sequence[Batch], sinks: Sequence[PassSink], progress: PassProgress) -> None:
-        """All batches that some sink lacks."""
+    def go(
+        self,
+        stages: Sequence[Sequence[Batch]],
+        sinks: Sequence[PassSink],
+        progress: PassProgress,
+        looks: Looks | None,
+    ) -> None:
+        """All batches that some variant needs and its sink lacks."""
         for recorder in self.recorders:
             for variant, sink in enumerate(sinks):
                 if recorder.running and (totals := sink.read(recorder.running)) is not None:
                     recorder.resume(variant, totals)
+        total = sum(map(len, stages))
         with self._hooks():
-            for done, batch in enumerate(batches):
-                progress.step("shared pass", done, len(batches))
-                lacking = [number for number, sink in enumerate(sinks) if not sink.done(batch.unit)]
+            for batch, going in ((batch, going) for some, going in _going(stages, len(sinks), looks) for batch in some):
+                progress.step("shared pass", batch.index, total)
+                lacking = [variant for variant in going if not sinks[variant].done(batch.unit)]
                 found = self._observe(batch, lacking) if lacking else {}
                 for variant, (rows, running) in found.items():
                     sinks[variant].commit(batch.unit, rows, running)
-        progress.step("shared pass", len(batches), len(batches))
+        progress.step("shared pass", total, total)
 
     @contextmanager
     def _hooks(self) -> Iterator[None]:
@@ -121,6 +162,7 @@ class _Pass:
             for side, decoder in enumerate(self.sides, start=REFERENCE):
                 inputs = collect_taps(self.recorders, side, inputs=True)
                 outputs = collect_taps(self.recorders, side, inputs=False)
+                inputs, outputs = decoder.watched(inputs), decoder.watched(outputs)
                 calls = [pair for recorder in self.recorders for pair in recorder.calls(side).items()]
                 stack.enter_context(attached(decoder.model, side, self.stage, inputs, outputs, calls))
             yield
@@ -195,11 +237,11 @@ def _prepare(
     sides: Sequence[Decoder],
     loaded: Sequence[LoadedModel],
     batches: Sequence[Batch],
-    tokens: int,
     documents: Sequence[EncodedDocument],
     probes: Sequence[Recording],
     sinks: Sequence[PassSink],
     choice: Choice,
+    repeating: bool,
 ) -> _Pass:
     """Survey the models, choose kernels, let the probes begin, and commit what is known before any batch."""
     _check_ids(sides, documents)
@@ -218,17 +260,16 @@ def _prepare(
     recorders = [probe.begin(PassContext(layout, len(sides) - 1, kernels, fitted)) for probe in probes]
     if len(earlier) < len(sinks):
         watching = any(recorder.inputs(REFERENCE) or recorder.outputs(REFERENCE) for recorder in recorders)
+        repeat = read_report(earlier).repeat if earlier else None
+        if repeating and repeat is None:
+            repeat = measure_repeat(sides[0], batches[0], kernels, chunk)
         report = PassReport(
             notes=tuple(_notes(sides[0], dtype, kernels)),
             variant_notes=tuple(
                 (*_whole_notes(side), *_padding_notes(logits[0], found, count, side.name))
                 for side, found, count in zip(sides[1:], logits[1:], kept, strict=True)
             ),
-            floor=(
-                read_report(earlier).floor
-                if earlier
-                else measure_floor(sides[0], floor_documents(batches, tokens), kernels, chunk)
-            ),
+            repeat=repeat,
             unpaired=tuple(dict(missing) if watching else {} for missing in layout.unpaired),
             kernel=kernels.name,
         )

@@ -1,6 +1,6 @@
 """What is known about a shared pass beside its rows: committed before the first batch, read back at the end.
 
-It lies in the tables ``documents``, ``floor``, ``notes`` and ``unpaired`` of every variant, so that a resumed
+It lies in the tables ``documents``, ``pass``, ``notes`` and ``unpaired`` of every variant, so that a resumed
 pass reports what an undisturbed one does.
 """
 
@@ -14,8 +14,8 @@ import pandas as pd
 
 from harness.documents import EncodedDocument
 from harness.errors import TableError
-from harness.lockstep.noise_floor import Deviation, Floor, describe
 from harness.lockstep.recording import PassSink
+from harness.lockstep.repeat import Repeat
 from harness.records import Note
 
 SETUP = "pass/setup"
@@ -26,12 +26,13 @@ class PassReport:
     """What a reader must know about a pass.
 
     notes: about the pass and the reference. variant_notes: about each variant, in order. unpaired: of each
-    variant, the modules that were not compared, with the reason. kernel: eager or compiled.
+    variant, the modules that were not compared, with the reason. kernel: eager or compiled. repeat: the reference's
+    first batch run twice, None in a pass that does not look at it.
     """
 
     notes: tuple[Note, ...]
     variant_notes: tuple[tuple[Note, ...], ...]
-    floor: Floor
+    repeat: Repeat | None
     unpaired: tuple[dict[str, str], ...]
     kernel: Literal["eager", "compiled"]
 
@@ -41,11 +42,11 @@ def write_report(report: PassReport, documents: Sequence[EncodedDocument], sinks
     for sink, own, unpaired in zip(sinks, report.variant_notes, report.unpaired, strict=True):
         if sink.done(SETUP):
             continue
-        notes = [("pass", n.topic, n.text, n.level) for n in (*report.notes, *_floor_notes(report.floor))]
+        notes = [("pass", n.topic, n.text, n.level) for n in (*report.notes, *_repeat_notes(report.repeat))]
         notes += [("variant", n.topic, n.text, n.level) for n in (*own, *_unpaired_notes(unpaired))]
         frames = {
             "documents": document_rows(documents),
-            "floor": _floor_rows(report),
+            "pass": _pass_rows(report),
             "notes": _strings(notes, ["scope", "topic", "text", "level"]),
             "unpaired": _strings(list(unpaired.items()), ["module", "reason"]),
         }
@@ -54,13 +55,13 @@ def write_report(report: PassReport, documents: Sequence[EncodedDocument], sinks
 
 def read_report(sinks: Sequence[PassSink]) -> PassReport:
     """The report that ``write_report`` committed. Raises TableError where there is none."""
-    floor, kernel = _read_floor(_read(sinks[0], "floor"))
+    repeat, kernel = _read_pass(_read(sinks[0], "pass"))
     found = [_read_notes(_read(sink, "notes")) for sink in sinks]
     unpaired = [_read(sink, "unpaired") for sink in sinks]
     return PassReport(
         notes=found[0][0],
         variant_notes=tuple(own for _, own in found),
-        floor=floor,
+        repeat=repeat,
         unpaired=tuple(dict(zip(frame["module"], frame["reason"], strict=True)) for frame in unpaired),
         kernel=kernel,
     )
@@ -74,11 +75,13 @@ def document_rows(documents: Sequence[EncodedDocument]) -> pd.DataFrame:
     return frame.astype({"document": "int32", "tokens": "int64", "total_tokens": "int64", "cut": "bool"})
 
 
-def _floor_notes(floor: Floor) -> list[Note]:
-    notes = [Note(topic="floor", text=describe(floor))]
-    if floor.repeat.max_abs_diff != 0:
+def _repeat_notes(repeat: Repeat | None) -> list[Note]:
+    if repeat is None:
+        return []
+    notes = [Note(topic="repeat", text=str(repeat))]
+    if repeat.max_abs_diff != 0:
         text = "the reference does not repeat itself exactly; smaller differences than that mean nothing"
-        notes.append(Note(topic="floor", text=text, level="warn"))
+        notes.append(Note(topic="repeat", text=text, level="warn"))
     return notes
 
 
@@ -90,19 +93,16 @@ def _unpaired_notes(unpaired: dict[str, str]) -> list[Note]:
     return [Note(topic="modules", text=text, level="warn")]
 
 
-def _floor_rows(report: PassReport) -> pd.DataFrame:
-    found = {"repeat": report.floor.repeat, "alone": report.floor.alone}
-    rows = [(name, d.kl_mean, d.max_abs_diff, d.tokens, d.documents, report.kernel) for name, d in found.items() if d]
-    return pd.DataFrame(rows, columns=["comparison", "kl_mean", "max_abs_diff", "tokens", "documents", "kernel"])
+def _pass_rows(report: PassReport) -> pd.DataFrame:
+    found = report.repeat or Repeat(0.0, 0.0, 0)
+    rows = [(report.kernel, found.kl_mean, found.max_abs_diff, found.tokens)]
+    return pd.DataFrame(rows, columns=["kernel", "repeat_kl_mean", "repeat_max_abs_diff", "repeat_tokens"])
 
 
-def _read_floor(frame: pd.DataFrame) -> tuple[Floor, Literal["eager", "compiled"]]:
-    rows = {
-        str(name): Deviation(float(kl), float(largest), int(tokens), int(documents))
-        for name, kl, largest, tokens, documents, _ in frame.itertuples(index=False)
-    }
-    kernel: Literal["eager", "compiled"] = "compiled" if frame["kernel"].iloc[0] == "compiled" else "eager"
-    return Floor(rows["repeat"], rows.get("alone")), kernel
+def _read_pass(frame: pd.DataFrame) -> tuple[Repeat | None, Literal["eager", "compiled"]]:
+    ((name, kl, largest, tokens),) = frame.itertuples(index=False)
+    kernel: Literal["eager", "compiled"] = "compiled" if name == "compiled" else "eager"
+    return Repeat(float(kl), float(largest), int(tokens)) if tokens else None, kernel
 
 
 def _read_notes(frame: pd.DataFrame) -> tuple[tuple[Note, ...], tuple[Note, ...]]:

@@ -153,6 +153,19 @@ class PassProgress(Protocol):
         ...
 
 
+class Looks(Protocol):
+    """Where a pass asks whether it may stop (see harness.running.extending)."""
+
+    @property
+    def sizes(self) -> Sequence[int]:
+        """After how many of the documents with something to score."""
+        ...
+
+    def goes_on(self, variant: int, look: int) -> bool:
+        """Whether a variant needs more documents than those of this look, which are committed."""
+        ...
+
+
 class Recording(Protocol):
     """A probe, as the pass sees it (see harness.probes.PassProbe)."""
 

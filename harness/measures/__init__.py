@@ -14,6 +14,8 @@ from harness.records import Measurement, Metric, Plugin, Skipped
 if TYPE_CHECKING:
     import pandas as pd
 
+    from harness.statistics import Intervals
+
 
 class Measure(Plugin):
     """Numbers from one table."""
@@ -22,6 +24,8 @@ class Measure(Plugin):
     """The table it reads, which is also the name of the probe that fills it."""
     columns: ClassVar[tuple[str, ...] | None] = None
     """The columns it reads (None: all), so that a large table need not be loaded whole."""
+    own_floors: ClassVar[tuple[str, ...]] = ()
+    """Metrics whose noise floor it finds itself; those of a pass probe get theirs from the suite's noise_floor."""
 
     def probe_settings(self) -> dict[str, Any]:
         """Settings the probe must have for this measure; the plan refuses two measures that contradict each other."""
@@ -55,6 +59,24 @@ class Measure(Plugin):
 
         Raises MeasureError when the table contradicts the definition of a metric.
         """
+        raise NotImplementedError
+
+
+class Sampled(Measure):
+    """A measure that leaves the choice of intervals to others, so that documents may be looked at while more are drawn.
+
+    Any other measure loses its intervals there, because an ordinary one holds for a number of documents that was fixed
+    before they were seen.
+    """
+
+    def measure(self, table: pd.DataFrame) -> Sequence[Measurement | Skipped]:
+        """See Measure.measure: with the ordinary intervals."""
+        from harness.statistics import Intervals
+
+        return self.measure_by(table, Intervals())
+
+    def measure_by(self, table: pd.DataFrame, intervals: Intervals) -> Sequence[Measurement | Skipped]:
+        """See Measure.measure: every interval is one of ``intervals``."""
         raise NotImplementedError
 
 

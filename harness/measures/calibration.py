@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 import numpy as np
 from pydantic import Field
 
-from harness.measures import Measure
+from harness.measures import Sampled
 from harness.measures._shared import ECE_REASON, TOKEN_SIDES, count_tokens, measured, unusable_tokens
 from harness.records import Measurement, Metric, Skipped
-from harness.statistics import bounded_mean_interval, brier_scores, calibration_error, calibration_shift, mean
+from harness.statistics import Intervals, brier_scores, calibration_error, mean
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -48,7 +48,7 @@ GAP = Metric(
 )
 
 
-class Calibration(Measure):
+class Calibration(Sampled):
     """How much less the confidence in the top token can be trusted: ECE, Brier score, over-confidence.
 
     The ECE is shown and not judged: that of a perfectly calibrated model is above 0, and intervals of its change
@@ -64,7 +64,7 @@ class Calibration(Measure):
         """Expected and squared calibration errors, the Brier score, and the change of over-confidence."""
         return (ECE, ECE_EQUAL_MASS, SQUARED, BRIER, GAP)
 
-    def measure(self, table: pd.DataFrame) -> Sequence[Measurement | Skipped]:
+    def measure_by(self, table: pd.DataFrame, intervals: Intervals) -> Sequence[Measurement | Skipped]:
         """All metrics; correct means that the most likely token is the target."""
         if broken := unusable_tokens(table, self.columns or (), self.produces()):
             return broken
@@ -82,7 +82,7 @@ class Calibration(Measure):
             change = on["variant"] - on["reference"]
             ece = measured(metric, what, count, reference=on["reference"], variant=on["variant"], change=change)
             found.append(ece.model_copy(update={"not_judged": ECE_REASON}))
-        shift = calibration_shift(
+        shift = intervals.calibration_shift(
             (sure["reference"], right["reference"]), (sure["variant"], right["variant"]), documents, self.bins
         )
         found.append(
@@ -106,14 +106,14 @@ class Calibration(Measure):
                 reference=mean(brier["reference"]),
                 variant=mean(brier["variant"]),
                 change=mean(worse),
-                interval=bounded_mean_interval(worse, documents, -1.0, 1.0),
-                variant_interval=bounded_mean_interval(brier["variant"], documents, 0.0, 1.0),
+                interval=intervals.bounded_mean(worse, documents, -1.0, 1.0),
+                variant_interval=intervals.bounded_mean(brier["variant"], documents, 0.0, 1.0),
             )
         )
         gap = (sure["variant"] - right["variant"]) - (sure["reference"] - right["reference"])
         what, interval = (
             "mean over tokens of the paired difference",
-            bounded_mean_interval(gap, documents, -2.0, 2.0),
+            intervals.bounded_mean(gap, documents, -2.0, 2.0),
         )
         found.append(measured(GAP, what, count, change=mean(gap), interval=interval))
         return found

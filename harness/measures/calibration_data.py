@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.errors import MeasureError
-from harness.measures import Measure
+from harness.measures import Sampled
 from harness.measures._shared import Count, measured, require
 from harness.records import Measurement, Metric, Skipped
-from harness.statistics import Interval, proportion_interval, ratio_of_sums, ratio_of_sums_interval
+from harness.statistics import Interval, Intervals, ratio_of_sums
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -52,7 +52,7 @@ PARTS = {"none", "overlap", "evaluation", "calibration", "range"}
 HALVINGS = 20
 
 
-class CalibrationData(Measure):
+class CalibrationData(Sampled):
     """Whether the documents that a variant was fitted to stand for those on which it is judged.
 
     Overlap counts documents that hold a run of 13 tokens of the calibration documents (GPT-3, arXiv 2005.14165,
@@ -67,7 +67,7 @@ class CalibrationData(Measure):
         """The share of documents seen, two divergences, and the share of inputs outside for each module."""
         return (OVERLAP, DIVERGENCE, FLOOR, OUTSIDE, WORST)
 
-    def measure(self, table: pd.DataFrame) -> Sequence[Measurement | Skipped]:
+    def measure_by(self, table: pd.DataFrame, intervals: Intervals) -> Sequence[Measurement | Skipped]:
         """All metrics, or one Skipped for all where no step looked at documents."""
         require(table, COLUMNS, "calibration_data")
         parts = set(table["part"].unique())
@@ -79,9 +79,9 @@ class CalibrationData(Measure):
         calibration = table[table["part"] == "calibration"].drop_duplicates(["document", "token"])
         evaluation = table[table["part"] == "evaluation"]
         return [
-            _overlap(table[table["part"] == "overlap"]),
+            _overlap(table[table["part"] == "overlap"], intervals),
             *_divergences(calibration, evaluation),
-            *_ranges(table[table["part"] == "range"]),
+            *_ranges(table[table["part"] == "range"], intervals),
         ]
 
 
@@ -93,12 +93,12 @@ def jensen_shannon(p_counts: NDArray[np.float64], q_counts: NDArray[np.float64])
     return float(np.clip(sum(term.sum() for term in terms) / 2, 0.0, np.log(2)))
 
 
-def _overlap(rows: pd.DataFrame) -> Measurement | Skipped:
+def _overlap(rows: pd.DataFrame, intervals: Intervals) -> Measurement | Skipped:
     if rows.empty:
         return Skipped(measure=OVERLAP.name, reason="no document was compared")
     seen = rows["count"].to_numpy() > 0
     what = f"{seen.sum()} of {len(seen)} documents share 13 tokens in a row or are the same"
-    interval = proportion_interval(seen, rows["document"].to_numpy())
+    interval = intervals.proportion(seen, rows["document"].to_numpy())
     return measured(OVERLAP, what, Count(len(seen), len(seen)), change=float(seen.mean()), interval=interval)
 
 
@@ -133,20 +133,20 @@ def _totals(rows: pd.DataFrame, size: int) -> NDArray[np.float64]:
     return counts
 
 
-def _ranges(rows: pd.DataFrame) -> list[Measurement | Skipped]:
+def _ranges(rows: pd.DataFrame, intervals: Intervals) -> list[Measurement | Skipped]:
     if rows.empty:
         reason = "no linear layer was observed on both sets of documents"
         return [Skipped(measure=metric.name, reason=reason) for metric in (OUTSIDE, WORST)]
-    modules = [_module(str(name), part) for name, part in rows.groupby("module", sort=False)]
+    modules = [_module(str(name), part, intervals) for name, part in rows.groupby("module", sort=False)]
     worst = max(modules, key=lambda each: each.change or 0.0)
     what = f"largest of {len(modules)} modules; no interval"
     return [*modules, worst.model_copy(update={"name": WORST.name, "low": None, "high": None, "method": what})]
 
 
-def _module(name: str, rows: pd.DataFrame) -> Measurement:
+def _module(name: str, rows: pd.DataFrame, intervals: Intervals) -> Measurement:
     outside, total = rows["count"].to_numpy(np.float64), rows["total"].to_numpy(np.float64)
     share = ratio_of_sums(outside, total)
-    found = ratio_of_sums_interval(outside, total, rows["document"].to_numpy())
+    found = intervals.ratio_of_sums(outside, total, rows["document"].to_numpy())
     interval = None
     if found is not None and found.low < found.high:
         interval = Interval(max(0.0, found.low), min(1.0, found.high), found.method)

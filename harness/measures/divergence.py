@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.measures import Measure
+from harness.measures import Sampled
 from harness.measures._shared import (
     ROUNDING,
     TOKEN_SIDES,
@@ -20,15 +20,7 @@ from harness.measures._shared import (
     within,
 )
 from harness.records import Measurement, Metric, Skipped
-from harness.statistics import (
-    Interval,
-    bounded_mean_interval,
-    mean,
-    mean_interval,
-    proportion_interval,
-    quantile_intervals,
-    quantiles,
-)
+from harness.statistics import Interval, Intervals, mean, quantiles
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -79,7 +71,7 @@ METRICS = (
 PERCENTILES = {"divergence.kl_p50": 0.5, "divergence.kl_p99": 0.99, "divergence.kl_p999": 0.999}
 
 
-class Divergence(Measure):
+class Divergence(Sampled):
     """How far the predicted distributions are apart: KL divergence and its tail, top-1 agreement, Δp."""
 
     table: ClassVar[str] = "tokens"
@@ -96,7 +88,7 @@ class Divergence(Measure):
         """Ten metrics, all comparisons of both sides on the same tokens."""
         return METRICS
 
-    def measure(self, table: pd.DataFrame) -> Sequence[Measurement | Skipped]:
+    def measure_by(self, table: pd.DataFrame, intervals: Intervals) -> Sequence[Measurement | Skipped]:
         """All metrics. Raises MeasureError for a KL below −1e-5 or a total variation outside [0, 1]."""
         if broken := unusable_tokens(table, self.columns or (), METRICS):
             return broken
@@ -104,7 +96,8 @@ class Divergence(Measure):
         within(table, "reverse_kl", -ROUNDING, np.inf)
         within(table, "total_variation", -ROUNDING, 1 + ROUNDING)
         documents = table["document"].to_numpy()
-        found = _kl(table, documents) | _agreement(table, documents) | _probabilities(table, documents)
+        found = _kl(table, documents, intervals)
+        found |= _agreement(table, documents, intervals) | _probabilities(table, documents, intervals)
         count = count_tokens(table)
         return [
             measured(metric, what, count, change=change, interval=interval)
@@ -116,57 +109,55 @@ class Divergence(Measure):
 _Found = dict[str, tuple[str, float, Interval | None]]
 
 
-def _kl(table: pd.DataFrame, documents: NDArray[Any]) -> _Found:
+def _kl(table: pd.DataFrame, documents: NDArray[Any], intervals: Intervals) -> _Found:
     kl = table["kl"].to_numpy(dtype=np.float64)
     reverse = table["reverse_kl"].to_numpy(dtype=np.float64)
     probabilities = tuple(PERCENTILES.values())
     tails = zip(
         PERCENTILES,
         quantiles(kl, probabilities),
-        quantile_intervals(kl, documents, probabilities),
+        intervals.quantiles(kl, documents, probabilities),
         strict=True,
     )
     found: _Found = {name: ("quantile over tokens", value, interval) for name, value, interval in tails}
-    found["divergence.kl_mean"] = _mean_not_negative(kl, documents)
+    found["divergence.kl_mean"] = _mean_not_negative(kl, documents, intervals)
     found["divergence.kl_max"] = ("maximum over tokens; a maximum has no interval", float(kl.max()), None)
-    found["divergence.reverse_kl_mean"] = _mean_not_negative(reverse, documents)
+    found["divergence.reverse_kl_mean"] = _mean_not_negative(reverse, documents, intervals)
     return found
 
 
-def _agreement(table: pd.DataFrame, documents: NDArray[Any]) -> _Found:
+def _agreement(table: pd.DataFrame, documents: NDArray[Any], intervals: Intervals) -> _Found:
     same = (table["reference_top1"] == table["variant_top1"]).to_numpy()
-    return {
-        "divergence.top1_agreement": ("share of tokens", mean(same), proportion_interval(same, documents))
-    }
+    return {"divergence.top1_agreement": ("share of tokens", mean(same), intervals.proportion(same, documents))}
 
 
-def _probabilities(table: pd.DataFrame, documents: NDArray[Any]) -> _Found:
+def _probabilities(table: pd.DataFrame, documents: NDArray[Any], intervals: Intervals) -> _Found:
     reference = np.exp(-table["reference_nll"].to_numpy(dtype=np.float64)).clip(max=1.0)
     delta = np.exp(-table["variant_nll"].to_numpy(dtype=np.float64)).clip(max=1.0) - reference
     variation = table["total_variation"].to_numpy(dtype=np.float64).clip(0.0, 1.0)
-    square = bounded_mean_interval(delta**2, documents, 0.0, 1.0)
+    square = intervals.bounded_mean(delta**2, documents, 0.0, 1.0)
     root = square and Interval(math.sqrt(square.low), math.sqrt(square.high), f"root of: {square.method}")
     return {
         "divergence.delta_p_mean": (
             "mean over tokens",
             mean(delta),
-            bounded_mean_interval(delta, documents, -1.0, 1.0),
+            intervals.bounded_mean(delta, documents, -1.0, 1.0),
         ),
         "divergence.delta_p_rms": ("root mean square over tokens", math.sqrt(mean(delta**2)), root),
         "divergence.total_variation": (
             "mean over tokens",
             mean(variation),
-            bounded_mean_interval(variation, documents, 0.0, 1.0),
+            intervals.bounded_mean(variation, documents, 0.0, 1.0),
         ),
     }
 
 
 def _mean_not_negative(
-    values: NDArray[np.float64], documents: NDArray[Any]
+    values: NDArray[np.float64], documents: NDArray[Any], intervals: Intervals
 ) -> tuple[str, float, Interval | None]:
     """A divergence is never below 0, so the lower end is not either, unless rounding put the mean itself
     there.
     """
-    value, found = mean(values), mean_interval(values, documents, skewed=True, largest=UNSEEN_CHANGE)
+    value, found = mean(values), intervals.mean(values, documents, skewed=True, largest=UNSEEN_CHANGE)
     interval = found and Interval(max(found.low, min(0.0, value)), found.high, found.method)
     return "mean over tokens", value, interval

@@ -14,7 +14,7 @@ from pydantic import Field
 from harness.errors import MeasureError
 from harness.measures import Measure
 from harness.measures._shared import Count, measured, require
-from harness.records import Measurement, Metric, Skipped
+from harness.records import Measurement, Metric, NoiseFloor, Skipped
 from harness.statistics import Interval
 from harness.statistics.interval import t_quantile, z_quantile
 
@@ -93,6 +93,7 @@ class Latency(Measure):
 
     table: ClassVar[str] = "timings"
     columns: ClassVar[tuple[str, ...] | None] = COLUMNS
+    own_floors: ClassVar[tuple[str, ...]] = (RATIO.name,)
 
     repeats: Positive = Field(default=20, description="blocks A B B A, each of two calls on either side")
     warmup: Annotated[int, Field(ge=0)] = Field(
@@ -217,9 +218,14 @@ def _ratio(metric: Metric, phase: str, blocks: Blocks, floor: Blocks | None) -> 
     value, ends = math.exp(np.median(logs)), block_interval(len(logs), [logs])
     interval = _interval((math.exp(ends[0]), math.exp(ends[1])) if ends else None, value)
     what = "exp of the median over blocks A B B A of ln(B/A)"
-    if floor is not None and (width := _half_width(floor)) is not None:
-        what += f"; reference against itself: half-width {width:.4g}"
-    return measured(
+    against_itself = block_interval(len(floor.first), [floor.log_ratios()]) if floor is not None else None
+    noise = None
+    if floor is not None and against_itself is not None:
+        low, high = math.exp(against_itself[0]), math.exp(against_itself[1])
+        what += f"; reference against itself: half-width {(high - low) / 2:.4g}"
+        reach = max(abs(low - 1), abs(high - 1))
+        noise = NoiseFloor(value=reach, condition="timing the reference against itself", documents=len(floor.first))
+    found = measured(
         metric,
         what,
         Count(2 * len(logs), len(logs)),
@@ -227,12 +233,7 @@ def _ratio(metric: Metric, phase: str, blocks: Blocks, floor: Blocks | None) -> 
         interval=interval,
         labels={"phase": phase},
     )
-
-
-def _half_width(floor: Blocks) -> float | None:
-    """Half of the width of the interval of the ratio of the reference against itself."""
-    ends = block_interval(len(floor.first), [floor.log_ratios()])
-    return (math.exp(ends[1]) - math.exp(ends[0])) / 2 if ends else None
+    return found.model_copy(update={"floor": noise})
 
 
 def _interval(ends: tuple[float, float] | None, value: float) -> Interval | None:

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.measures import Measure
+from harness.measures import Sampled
 from harness.measures._shared import Count, measured, not_finite, require
 from harness.records import Measurement, Metric, Skipped
-from harness.statistics import Interval, ratio_of_sums, ratio_of_sums_interval
+from harness.statistics import Interval, Intervals, ratio_of_sums
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -66,7 +66,7 @@ COLUMNS = (
 )
 
 
-class LayerError(Measure):
+class LayerError(Sampled):
     """How far the output of every module is off: relative error, SQNR, cosine, and the worst module.
 
     Each side is fed with its own inputs, so errors of earlier modules are part of those of later ones.
@@ -79,7 +79,7 @@ class LayerError(Measure):
         """Three metrics for each module, and the worst relative error."""
         return (RELATIVE, SQNR, COSINE, WORST)
 
-    def measure(self, table: pd.DataFrame) -> Sequence[Measurement | Skipped]:
+    def measure_by(self, table: pd.DataFrame, intervals: Intervals) -> Sequence[Measurement | Skipped]:
         """All metrics, modules in order of execution. A module whose reference output is zero is Skipped by
         name.
         """
@@ -89,10 +89,10 @@ class LayerError(Measure):
                 Skipped(measure=metric.name, reason="no module was observed") for metric in self.produces()
             ]
         modules = [_module(part) for _, part in table.groupby(["depth", "module"], sort=True)]
-        found = [entry for module in modules for entry in _judgeable(module)]
+        found = [entry for module in modules for entry in _judgeable(module, intervals)]
         return [
             *found,
-            _worst([module for module in modules if module.labels["kind"] in ("block", "linear")]),
+            _worst([module for module in modules if module.labels["kind"] in ("block", "linear")], intervals),
         ]
 
 
@@ -126,28 +126,28 @@ class _Module:
         """Path of the module."""
         return self.labels["module"]
 
-    def relative_error(self, confidence: float = 0.95) -> tuple[float, Interval | None]:
+    def relative_error(self, intervals: Intervals) -> tuple[float, Interval | None]:
         """‖y − ŷ‖ / ‖y‖ over all documents, with its interval. Raises ValueError when ‖y‖ is 0."""
         if self.same:
             return 0.0, self.exactly(0.0)
-        share = ratio_of_sums_interval(self.error, self.reference, self.documents, confidence)
+        share = intervals.ratio_of_sums(self.error, self.reference, self.documents)
         value = math.sqrt(ratio_of_sums(self.error, self.reference))
         if share is None:
             return value, None
         low, high = math.sqrt(max(share.low, 0.0)), math.sqrt(share.high)
         return value, Interval(min(low, value), max(high, value), f"root of: {share.method}")
 
-    def sqnr(self) -> tuple[float, Interval | None]:
+    def sqnr(self, intervals: Intervals) -> tuple[float, Interval | None]:
         """10 log10(Σ y² / Σ (y − ŷ)²) with its interval; NO_ERROR_DB stands for infinity."""
         if self.same:
             return NO_ERROR_DB, self.exactly(NO_ERROR_DB)
-        value, error = self.relative_error()
+        value, error = self.relative_error(intervals)
         found = error and Interval(
             _decibel(error.high), _decibel(error.low), error.method.removeprefix("root of: ")
         )
         return _decibel(value), found
 
-    def cosine(self) -> tuple[float, Interval | None]:
+    def cosine(self, intervals: Intervals) -> tuple[float, Interval | None]:
         """Cosine between both outputs over all documents, with the interval of its linearisation.
 
         Raises ValueError when either norm is 0.
@@ -158,7 +158,7 @@ class _Module:
         value = min(math.fsum(self.dot.tolist()) / (math.sqrt(a) * math.sqrt(b)), 1.0)
         weight = self.reference / a
         influence = self.dot / (math.sqrt(a) * math.sqrt(b)) - value / 2 * (weight + self.variant / b)
-        found = ratio_of_sums_interval(influence + value * weight, weight, self.documents)
+        found = intervals.ratio_of_sums(influence + value * weight, weight, self.documents)
         if found is None or found.low == found.high:
             return value, found and Interval(value, value, found.method)
         low, high = max(min(found.low, value), -1.0), min(max(found.high, value), 1.0)
@@ -190,7 +190,7 @@ def _decibel(relative_error: float) -> float:
     return min(-20 * math.log10(relative_error), NO_ERROR_DB) if relative_error > 0 else NO_ERROR_DB
 
 
-def _judgeable(module: _Module) -> list[Measurement | Skipped]:
+def _judgeable(module: _Module, intervals: Intervals) -> list[Measurement | Skipped]:
     """The three metrics of one module, or why there are none."""
     if module.broken:
         what = f"NaN or infinity in the output on the {module.broken}'s side"
@@ -203,7 +203,7 @@ def _judgeable(module: _Module) -> list[Measurement | Skipped]:
         return [_skipped(metric, module, reason) for metric in (RELATIVE, SQNR, COSINE)]
     exact = f"exact: all {module.count.observations} output values are the same on both sides"
     what = exact if module.same else "ratio of sums over documents"
-    (relative, around), (sqnr, around_sqnr) = module.relative_error(), module.sqnr()
+    (relative, around), (sqnr, around_sqnr) = module.relative_error(intervals), module.sqnr(intervals)
     found: list[Measurement | Skipped] = [
         measured(RELATIVE, what, module.count, change=relative, interval=around, labels=module.labels),
         measured(
@@ -218,14 +218,14 @@ def _judgeable(module: _Module) -> list[Measurement | Skipped]:
     if not module.variant.any():
         reason = f"the variant's output of {module.name} is zero everywhere, so it has no direction"
         return [*found, _skipped(COSINE, module, reason)]
-    cosine, around_cosine = module.cosine()
+    cosine, around_cosine = module.cosine(intervals)
     return [
         *found,
         measured(COSINE, what, module.count, change=cosine, interval=around_cosine, labels=module.labels),
     ]
 
 
-def _worst(modules: Sequence[_Module]) -> Measurement | Skipped:
+def _worst(modules: Sequence[_Module], intervals: Intervals) -> Measurement | Skipped:
     """The largest relative error. Its lower end holds for the largest of all modules (Bonferroni), as its
     upper does.
     """
@@ -241,8 +241,8 @@ def _worst(modules: Sequence[_Module]) -> Measurement | Skipped:
             return _skipped(
                 WORST, module, f"the reference output of {module.name} is zero everywhere, the variant's not"
             )
-    values = [(*module.relative_error(), module) for module in modules]
-    strict = [module.relative_error(1 - 0.05 / len(modules))[1] for module in modules]
+    values = [(*module.relative_error(intervals), module) for module in modules]
+    strict = [module.relative_error(intervals.among(len(modules)))[1] for module in modules]
     value, interval, worst = max(values, key=lambda entry: entry[0])
     if worst.same:
         exact = f"exact: no output value of {len(modules)} modules differs"

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from harness.measures import Measure
+from harness.measures import Sampled
 from harness.measures._shared import TOKEN_SIDES, count_tokens, measured, unusable_tokens, within
 from harness.records import Measurement, Metric, Skipped
-from harness.statistics import mean, mean_interval
+from harness.statistics import Intervals, mean
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,7 +29,7 @@ MEAN = Metric(
 )
 
 
-class Logits(Measure):
+class Logits(Sampled):
     """How far the logits of reference and variant are apart on the same inputs."""
 
     table: ClassVar[str] = "tokens"
@@ -39,7 +39,7 @@ class Logits(Measure):
         """Maximum and mean of the absolute difference."""
         return (MAXIMUM, MEAN)
 
-    def measure(self, table: pd.DataFrame) -> Sequence[Measurement | Skipped]:
+    def measure_by(self, table: pd.DataFrame, intervals: Intervals) -> Sequence[Measurement | Skipped]:
         """Both metrics; a maximum has no interval. Raises MeasureError for a negative absolute difference."""
         if broken := unusable_tokens(table, self.columns or (), self.produces()):
             return broken
@@ -56,6 +56,6 @@ class Logits(Measure):
                 "mean over tokens",
                 count,
                 change=mean(average),
-                interval=mean_interval(average, documents, skewed=True),
+                interval=intervals.mean(average, documents, skewed=True),
             ),
         ]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.measures import Measure
+from harness.measures import Measure, Sampled
 from harness.measures._shared import (
     TOKEN_SIDES,
     UNSEEN_CHANGE,
@@ -21,7 +21,7 @@ from harness.measures._shared import (
 )
 from harness.measures._text_bits import BITS, TextBits
 from harness.records import Measurement, Metric, Skipped
-from harness.statistics import Interval, mean, mean_interval, ratio_of_sums, ratio_of_sums_interval
+from harness.statistics import Interval, Intervals, mean, ratio_of_sums
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -49,7 +49,7 @@ DELTA = Metric(
 )
 
 
-class Perplexity(Measure):
+class Perplexity(Sampled):
     """How much worse the variant predicts held-out text: perplexity, paired ratio, bits per byte."""
 
     table: ClassVar[str] = "tokens"
@@ -63,7 +63,7 @@ class Perplexity(Measure):
         """Bits per byte, by the tokens of each side."""
         return TextBits()
 
-    def measure(self, table: pd.DataFrame) -> Sequence[Measurement | Skipped]:
+    def measure_by(self, table: pd.DataFrame, intervals: Intervals) -> Sequence[Measurement | Skipped]:
         """All metrics; bits per byte is Skipped where the tokenizer gives no byte spans."""
         if broken := unusable_tokens(table, self.columns or (), self.produces()):
             return broken
@@ -73,20 +73,22 @@ class Perplexity(Measure):
         count = count_tokens(table)
         delta = variant - reference
         return [
-            *_perplexities(reference, variant, documents, count),
+            *_perplexities(reference, variant, documents, count, intervals),
             measured(
                 DELTA,
                 "mean over tokens of the paired difference",
                 count,
                 change=mean(delta),
-                interval=mean_interval(delta, documents, largest=UNSEEN_CHANGE),
+                interval=intervals.mean(delta, documents, largest=UNSEEN_CHANGE),
             ),
-            _bits_per_byte(reference, variant, table["bytes"].to_numpy(dtype=np.float64), documents, count),
+            _bits_per_byte(
+                reference, variant, table["bytes"].to_numpy(dtype=np.float64), documents, count, intervals
+            ),
         ]
 
 
 def _perplexities(
-    reference: Floats, variant: Floats, documents: Floats, count: Count
+    reference: Floats, variant: Floats, documents: Floats, count: Count, intervals: Intervals
 ) -> list[Measurement | Skipped]:
     """Value and ratio. A perplexity of infinity, or a ratio of infinity, is not finite on the side that
     caused it.
@@ -112,21 +114,21 @@ def _perplexities(
             reference=on_reference,
             variant=on_variant,
             change=change,
-            interval=_around(change, mean_interval(np.zeros_like(delta) if same else influence, documents)),
-            variant_interval=_exp_interval(mean_interval(variant, documents)),
+            interval=_around(change, intervals.mean(np.zeros_like(delta) if same else influence, documents)),
+            variant_interval=_exp_interval(intervals.mean(variant, documents)),
         ),
         measured(
             RATIO,
             "exp of the mean over tokens of the paired difference",
             count,
             change=ratio,
-            interval=_exp_interval(mean_interval(delta, documents, largest=UNSEEN_CHANGE)),
+            interval=_exp_interval(intervals.mean(delta, documents, largest=UNSEEN_CHANGE)),
         ),
     ]
 
 
 def _bits_per_byte(
-    reference: Floats, variant: Floats, spans: Floats, documents: Floats, count: Count
+    reference: Floats, variant: Floats, spans: Floats, documents: Floats, count: Count, intervals: Intervals
 ) -> Measurement | Skipped:
     if not np.isfinite(spans).all() or (spans < 0).any() or not spans.any():
         reason = "the tokenizer does not tell which bytes of the text each token covers"
@@ -140,8 +142,8 @@ def _bits_per_byte(
         reference=ratio_of_sums(bits_reference, spans),
         variant=ratio_of_sums(bits_variant, spans),
         change=ratio_of_sums(change, spans),
-        interval=ratio_of_sums_interval(change, spans, documents),
-        variant_interval=ratio_of_sums_interval(bits_variant, spans, documents),
+        interval=intervals.ratio_of_sums(change, spans, documents),
+        variant_interval=intervals.ratio_of_sums(bits_variant, spans, documents),
     )
 
 

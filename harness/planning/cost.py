@@ -32,6 +32,8 @@ class Amount:
     """Tokens that each side writes."""
     complete: bool
     """Whether every number is known; else what is unknown counts nothing."""
+    noise: int = 0
+    """Tokens that the reference alone reads for noise floors."""
 
 
 @dataclass(frozen=True)
@@ -46,11 +48,14 @@ class Cost:
 
 def amount(suites: tuple[SuiteSpec, ...]) -> Amount:
     """How much there is to compute; documents count as full up to their context."""
-    tokens = items = calls = written = 0
+    tokens = items = calls = written = noise = 0
     complete = True
     for suite in suites:
         count = document_count(suite.documents)
         complete &= count is not None
+        if suite.noise_floor is not None and suite.documents is not None:
+            sampled = min(count or suite.noise_floor.documents, suite.noise_floor.documents)
+            noise += _noise_tokens(len(suite.noise_floor.conditions), sampled, suite.documents.context)
         tokens += (count or 0) * (suite.documents.context if suite.documents else 0)
         for measure in suite.measures:
             if isinstance(measure, Tasks):
@@ -64,7 +69,12 @@ def amount(suites: tuple[SuiteSpec, ...]) -> Amount:
             elif isinstance(measure, Measure) and measure.table == "timings":
                 repeats = getattr(measure, "repeats", 0)
                 calls += repeats if isinstance(repeats, int) else 0
-    return Amount(tokens, items, calls, written, complete)
+    return Amount(tokens, items, calls, written, complete, noise)
+
+
+def _noise_tokens(conditions: int, documents: int, context: int) -> int:
+    """The reference as it is, and once more under each condition."""
+    return (conditions + 1) * documents * context
 
 
 def cost(plan: Plan, run: Run | None) -> Cost:
@@ -87,6 +97,7 @@ def _seconds(plan: Plan, run: Run | None, reference: ModelSize | str) -> tuple[f
     speed = OPERATIONS_PER_CORE * (os.cpu_count() or 1) if on_cpu else OPERATIONS_ON_GPU
     # Two operations for each parameter and token, on both sides.
     operations = 2 * 2 * reference.parameters * (now.tokens + ITEM_TOKENS * now.items + now.written)
+    operations += 2 * reference.parameters * now.noise
     where = f"{os.cpu_count() or 1} cores at 10" if on_cpu else "a GPU at 50,000"
     unknown = "" if now.complete else "; documents and tasks of unknown size are not counted"
     said = f"rule of thumb: 4 operations for each parameter and token (both sides), {where} billion a second{unknown}"
@@ -105,23 +116,31 @@ def _by_clock(plan: Plan, run: Run, now: Amount, reference: ModelSize | str) -> 
             "items": (then.items, now.items),
             "timings": (then.calls, now.calls),
             "generations": (then.written, now.written),
+            "noise floor": (then.noise, now.noise),
         }.get(stage, (then.tokens, now.tokens) if stage in ("shared pass", "measure") else (1, 1))
         if before == 0 and after > 0:
             return None
         total += seconds * (after / before if before else 0.0) * (1.0 if stage == "measure" else larger)
     stages = {"items": now.items, "timings": now.calls, "generations": now.written, "shared pass": now.tokens}
+    stages["noise floor"] = now.noise
     return None if any(work and stage not in run.clock.seconds for stage, work in stages.items()) else total
 
 
 def _of_run(run: Run) -> Amount:
     """The amount of a run: documents by the plan that its run.json holds, items by what it measured."""
-    tokens = calls = written = 0
+    tokens = calls = written = noise = 0
     prompts = max((m.n for m in run.measurements if m.name == "generation.exact_match"), default=0)
     counted = max((m.clusters for m in run.measurements if m.name.startswith(("perplexity", "divergence"))), default=0)
     suites = run.asked.get("suites")
     for suite in suites if isinstance(suites, list) else []:
         if spec := suite.get("documents"):
-            tokens += int(spec.get("max") or counted) * int(spec.get("context") or 512)
+            # One that stopped when its rules were decided saw fewer than its max.
+            most = counted if spec.get("min") else spec.get("max") or counted
+            documents, context = int(most), int(spec.get("context") or 512)
+            tokens += documents * context
+            if floor := suite.get("noise_floor"):
+                sampled = min(documents, int(floor.get("documents") or documents))
+                noise += _noise_tokens(len(floor.get("conditions") or ()), sampled, context)
         calls += sum(int(measure.get("repeats") or 0) for measure in suite.get("measures", []))
         asked = (measure for measure in suite.get("measures", []) if measure.get("measure") == "generation")
         written += sum(int(measure["prompt_tokens"]) + int(measure["new_tokens"]) for measure in asked) * prompts
@@ -130,7 +149,7 @@ def _of_run(run: Run) -> Amount:
         if found.name.startswith("tasks."):
             task = found.name.split(".")[1]
             items[task] = max(items.get(task, 0), found.n)
-    return Amount(tokens, sum(items.values()), calls, written, True)
+    return Amount(tokens, sum(items.values()), calls, written, True, noise)
 
 
 def _memory(plan: Plan, reference: ModelSize | str, variant: ModelSize | str) -> tuple[float | None, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast, get_args
 
 from harness import plugins
 from harness.demands import demanded
@@ -14,10 +14,10 @@ from harness.measures import Measure
 from harness.planning.checking import Checker
 from harness.planning.locating import check_description, check_file_name, find_file
 from harness.plugins import nearest
-from harness.records import GateSpec, Measurement, Metric, RuleSpec
+from harness.records import GateSpec, Measurement, Metric, NoiseFloor, RuleSpec, Sequential
 from harness.rules import Rule
 from harness.strict_yaml.file import read_yaml
-from harness.strict_yaml.values import KeyPath
+from harness.strict_yaml.values import KeyPath, describe
 
 LONGEST_METRIC = 200
 
@@ -31,6 +31,7 @@ class Gate:
     rules: dict[int, Rule]
     complete: bool
     check: Checker
+    sequential: Sequential | None = None
 
     @property
     def only_warns(self) -> bool:
@@ -41,7 +42,7 @@ class Gate:
         """The record, for a file without mistakes."""
         where = self.check.where
         rules = tuple(RuleSpec(rule=rule, where=where(("rules", i))) for i, rule in self.rules.items())
-        return GateSpec(name=self.name, source=self.source, rules=rules)
+        return GateSpec(name=self.name, source=self.source, sequential=self.sequential, rules=rules)
 
 
 def read_gate(name: str, base: Path, problems: list[Problem]) -> Gate | None:
@@ -52,7 +53,7 @@ def read_gate(name: str, base: Path, problems: list[Problem]) -> Gate | None:
         return None
     check = Checker(source, path.parent, problems)
     check_file_name(check, path)
-    content = check.mapping(source.data, (), ("description", "rules"))
+    content = check.mapping(source.data, (), ("description", "sequential", "rules"))
     check_description(check, content)
     given = check.entries(content.get("rules"), ("rules",), "rules")
     rules: dict[int, Rule] = {}
@@ -60,7 +61,41 @@ def read_gate(name: str, base: Path, problems: list[Problem]) -> Gate | None:
         rule = check.plugin("rules", "rule", entry, ("rules", index))
         if rule is not None:
             rules[index] = cast(Rule, rule)
-    return Gate(path.stem, shown, rules, bool(given) and len(rules) == len(given), check)
+    sequential = _sequential(check, content.get("sequential"))
+    return Gate(path.stem, shown, rules, bool(given) and len(rules) == len(given), check, sequential)
+
+
+def _sequential(check: Checker, value: Any) -> Sequential | None:
+    """How the gate wants numbers to be looked at several times."""
+    known = get_args(Sequential)
+    if value is None or value in known:
+        return cast("Sequential | None", value)
+    close = nearest(value, known) if isinstance(value, str) else ""
+    hint = f"did you mean {close}?" if close else ""
+    check.problem(("sequential",), describe(value), f"one of {', '.join(known)}, or no such key", hint)
+    return None
+
+
+def check_extending(gates: Sequence[Gate], growing: Sequence[str], measured: Sequence[Metric]) -> None:
+    """Note rules that ask for more documents where there are none, and gates that contradict each other about looks.
+
+    growing: the metrics of suites whose documents have ``min``. measured: those of all suites.
+    """
+    for gate in gates:
+        for index, rule in gate.rules.items():
+            if rule.on_inconclusive != "extend" or any(could_match(rule.metric, name) for name in growing):
+                continue
+            if not any(could_match(rule.metric, metric.name) for metric in measured):
+                continue  # that nothing measures it is said elsewhere
+            found = f"extend, and no suite that may draw more documents for {rule.metric}"
+            wanted = "a suite that measures it by token or layer, with documents: {min: …, max: …}"
+            hint = "give the suite for example min: 40 and max: 400, or write on_inconclusive: block"
+            gate.check.problem(("rules", index, "on_inconclusive"), found, wanted, hint)
+    named = [gate for gate in gates if gate.sequential]
+    for gate in named[1:]:
+        if gate.sequential != named[0].sequential:
+            found = f"{gate.sequential}, and {named[0].sequential} in {named[0].source}"
+            gate.check.problem(("sequential",), found, "the same in all gates: a number has one interval")
 
 
 def check_metrics(gate: Gate, metrics: Sequence[Metric], all_known: bool) -> None:
@@ -137,6 +172,7 @@ def _misfit(rule: Rule, metric: Metric) -> str:
         n=100,
         clusters=100,
         method="none: a trial of the rule",
+        floor=NoiseFloor(value=0.0, condition="a trial of the rule", documents=1),
     )
     decision = demanded(rule, sample, rule.judge(sample, identical=False))
     return decision.because if decision.status == "error" else ""

@@ -9,9 +9,9 @@ from fnmatch import fnmatchcase
 from typing import Literal, cast
 
 from harness.planning.measured import Measured
-from harness.planning.spread import Spread, assumed, observed
+from harness.planning.spread import Earlier, Spread, assumed, observed
 from harness.planning.trial import Boundary, boundary, trial_measurement
-from harness.records import GateSpec, RuleSpec, Run
+from harness.records import GateSpec, RuleSpec
 from harness.rules import Rule
 from harness.statistics.power import (
     TARGET,
@@ -63,7 +63,7 @@ class Need:
         return self.spread.words()
 
 
-def needs(gates: Iterable[GateSpec], metrics: Sequence[Measured], run: Run | None = None) -> list[Need]:
+def needs(gates: Iterable[GateSpec], metrics: Sequence[Measured], run: Earlier | None = None) -> list[Need]:
     """One need for each rule and each metric that it matches, in the order of the gates.
 
     run: an earlier run of the like; where it has a number, its variance is used, else what `spread` assumes.
@@ -77,7 +77,7 @@ def needs(gates: Iterable[GateSpec], metrics: Sequence[Measured], run: Run | Non
     ]
 
 
-def _need(gate: str, spec: RuleSpec, each: Measured, run: Run | None) -> Need:
+def _need(gate: str, spec: RuleSpec, each: Measured, run: Earlier | None) -> Need:
     rule, name = cast(Rule, spec.rule), each.metric.name
     spread = (observed(run, name) if run else None) or assumed(name)
     found = None if "*" in name else boundary(rule, each.metric, spread)

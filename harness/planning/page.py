@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import cast
 
 from rich.console import Console
 from rich.text import Text
 
+from harness.looks import DEFAULT, watched_rules
 from harness.measures.tasks import Tasks
 from harness.planning.cost import Cost
 from harness.planning.model_size import ModelSize, model_size
 from harness.planning.needs import Need
 from harness.planning.sizes import document_count, task_sizes
-from harness.records import HubData, Plan, Plugin, Run, SuiteSpec
+from harness.records import GateSpec, HubData, Plan, Plugin, Run, SuiteSpec
+from harness.rules import Rule
+from harness.statistics import planned_looks
 from harness.terminal import harmless
 
 _COLOURS = {"decides": "green", "weak": "yellow", "never": "red", "free": "bright_black", "unknown": "cyan"}
@@ -22,7 +26,7 @@ _WORDS = {"decides": "enough", "weak": "too few", "never": "cannot", "free": "fr
 def print_plan(console: Console, plan: Plan, needs: Sequence[Need], cost: Cost, run: Run | None) -> None:
     """The whole page."""
     _head(console, f"plan {plan.name}", f"({plan.source})")
-    for lines in (_models(plan), _steps(plan), _suites(plan.suites)):
+    for lines in (_models(plan), _steps(plan), _suites(plan.suites, plan.gates)):
         for line in lines:
             _line(console, line)
     source = f"the variance of the run {run.name}" if run else "declared assumptions: no earlier run was found"
@@ -65,7 +69,7 @@ def _steps(plan: Plan) -> Iterator[str]:
         yield f"  calibration  {_data(found.data)}: {found.documents} documents of up to {found.tokens} tokens"
 
 
-def _suites(suites: Sequence[SuiteSpec]) -> Iterator[str]:
+def _suites(suites: Sequence[SuiteSpec], gates: Sequence[GateSpec]) -> Iterator[str]:
     for suite in suites:
         spec = suite.documents
         if spec is not None:
@@ -75,11 +79,30 @@ def _suites(suites: Sequence[SuiteSpec]) -> Iterator[str]:
             yield f"  suite        {suite.name}: {known} of {_data(spec.data)}, up to {spec.context} tokens each"
         else:
             yield f"  suite        {suite.name}: no documents"
+        yield from _looks(suite, gates)
         yield f"    measures   {', '.join(measure.kind for measure in suite.measures)}"
+        if suite.noise_floor is not None:
+            floor = suite.noise_floor
+            yield f"    noise      {', '.join(floor.conditions)}, on {floor.documents} documents of the reference alone"
         for measure in suite.measures:
             if isinstance(measure, Tasks):
                 sizes = [f"{task.name} {'?' if task.items is None else task.items}" for task in task_sizes(measure)]
                 yield f"    items      {', '.join(sizes)}"
+
+
+def _looks(suite: SuiteSpec, gates: Sequence[GateSpec]) -> Iterator[str]:
+    """When a suite is looked at that draws its documents one by one, how, and for which rules."""
+    spec = suite.documents
+    if spec is None or spec.min is None:
+        return
+    most = document_count(spec) or spec.max or spec.min
+    *first, last = planned_looks(min(spec.min, most), most)
+    after = f"{', '.join(map(str, first))} and {last}" if first else str(last)
+    how = next((gate.sequential for gate in gates if gate.sequential), DEFAULT).replace("_", "-")
+    yield f"    looks      after {after} documents, in a random order (seed {spec.seed}), {how} intervals"
+    rules = [cast(Rule, each.rule) for gate in watched_rules(gates, suite) for each in gate.rules]
+    waiting = ", ".join(dict.fromkeys(rule.metric for rule in rules))
+    yield f"    until      {waiting + ' are decided' if waiting else 'the end: no rule waits for its documents'}"
 
 
 def _need(console: Console, need: Need) -> None:

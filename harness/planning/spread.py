@@ -6,12 +6,26 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Literal
+from typing import Literal, Protocol
 
-from harness.records import Measurement, Run
+from harness.records import Measurement
 from harness.statistics.interval import t_quantile, z_quantile
 
 Family = Literal["mean", "log", "relative", "paired", "share", "exact", "none", "unknown"]
+
+
+class Earlier(Protocol):
+    """As much of an earlier run as is used here."""
+
+    @property
+    def name(self) -> str:
+        """What it is called."""
+        ...
+
+    @property
+    def measurements(self) -> Sequence[Measurement]:
+        """What it found, with the intervals of a size that was fixed beforehand."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -95,13 +109,13 @@ def assumed(name: str) -> Spread:
     return next((spread for pattern, spread in ASSUMED if fnmatchcase(name, pattern)), Spread("unknown"))
 
 
-def observed(run: Run, name: str) -> Spread | None:
+def observed(run: Earlier, name: str) -> Spread | None:
     """What an earlier run says about the metric; None where it has no number. Of several labels the widest counts."""
     found = [_observed(run, m) for m in run.measurements if m.name == name and m.change is not None]
     return max(found, key=lambda spread: spread.size, default=None)
 
 
-def _observed(run: Run, measurement: Measurement) -> Spread:
+def _observed(run: Earlier, measurement: Measurement) -> Spread:
     sides = measurement.variant is not None and measurement.reference is not None
     source = f"as in the run {run.name}"
     family = assumed(measurement.name).family

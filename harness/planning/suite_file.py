@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from harness import plugins
 from harness.errors import HarnessError, Problem
+from harness.looks import watched_metrics
 from harness.measures import Measure
 from harness.planning.checking import Checker
 from harness.planning.locating import check_description, check_file_name, find_data, find_file
+from harness.planning.noise_floor import read_noise_floor
 from harness.probes import Probe
-from harness.records import CalibrationSpec, DocumentsSpec, HubData, Metric, Plugin, SuiteSpec
+from harness.records import CalibrationSpec, DocumentsSpec, HubData, Metric, NoiseFloorSpec, Plugin, SuiteSpec
 from harness.resources import POCKET_SPLITS
 from harness.strict_yaml.file import read_yaml
 from harness.strict_yaml.values import KeyPath
@@ -38,11 +40,19 @@ class Suite:
     measures: dict[int, Measure]
     probes: tuple[Plugin, ...]
     complete: bool
+    noise_floor: NoiseFloorSpec | None = None
 
     @property
     def metrics(self) -> list[Metric]:
         """Every metric that its measures can yield."""
         return [metric for measure in self.measures.values() for metric in measure.produces()]
+
+    @property
+    def growing(self) -> list[str]:
+        """The metrics for which it can draw more documents."""
+        if self.documents is None or self.documents.min is None:
+            return []
+        return [name for measure in self.measures.values() for name in watched_metrics(measure)]
 
     def aimed(self, target: str | None) -> Suite:
         """The suite as it is for a variant that is meant for ``target``."""
@@ -56,6 +66,7 @@ class Suite:
             documents=self.documents,
             measures=tuple(self.measures.values()),
             probes=self.probes,
+            noise_floor=self.noise_floor,
         )
 
 
@@ -67,7 +78,7 @@ def read_suite(name: str, base: Path, problems: list[Problem]) -> Suite | None:
         return None
     check = Checker(source, path.parent, problems)
     check_file_name(check, path)
-    content = check.mapping(source.data, (), ("description", "documents", "measures"))
+    content = check.mapping(source.data, (), ("description", "documents", "measures", "noise_floor"))
     check_description(check, content)
     documents = None
     if content.get("documents") is not None:
@@ -77,9 +88,14 @@ def read_suite(name: str, base: Path, problems: list[Problem]) -> Suite | None:
     probes = _probes(check, measures)
     if content.get("documents") is None:
         _need_no_documents(check, measures, probes)
+    if documents is not None and documents.min is not None:
+        _check_growing(check, documents, measures.values())
+    noise_floor = None
+    if content.get("noise_floor") is not None:
+        noise_floor = read_noise_floor(check, content["noise_floor"], probes)
     complete = bool(given) and len(measures) == len(given)
     by_table = tuple(probes[table] for table in sorted(probes))
-    return Suite(path.stem, shown, documents, measures, by_table, complete)
+    return Suite(path.stem, shown, documents, measures, by_table, complete, noise_floor)
 
 
 def read_documents_spec(check: Checker, cls: type[D], value: Any, key: str) -> D | None:
@@ -91,10 +107,27 @@ def read_documents_spec(check: Checker, cls: type[D], value: Any, key: str) -> D
     if data is None or spec is None:
         return None
     for setting in NO_EFFECT:
-        if getattr(spec, setting) != cls.model_fields[setting].default and setting not in _used(data):
+        drawn = setting == "seed" and isinstance(spec, DocumentsSpec) and spec.min is not None
+        if getattr(spec, setting) != cls.model_fields[setting].default and setting not in _used(data) and not drawn:
             found = f"a {setting} for {source_name(data)}, which has no use for it"
             check.problem((key, setting), found, "no such key here")
     return spec
+
+
+def _check_growing(check: Checker, documents: DocumentsSpec, measures: Iterable[Measure]) -> None:
+    """Note what keeps documents from being drawn until the rules are decided (``min``)."""
+    path: KeyPath = ("documents", "min")
+    if documents.max is None:
+        hint = f"write for example max: {10 * cast(int, documents.min)}"
+        check.problem(path, "min without max", "both: the looks are planned between them", hint)
+    elif documents.max < cast(int, documents.min):
+        check.problem(path, f"min {documents.min} above max {documents.max}", "at most as many as max")
+    if documents.packed:
+        hint = "write packed: false, or leave out min"
+        check.problem(path, "min with packed: true", "documents that are drawn one by one, not joined", hint)
+    if not any(watched_metrics(measure) for measure in measures):
+        hint = "leave out min, or add one of divergence, perplexity, calibration, logits, layer_error"
+        check.problem(path, "min, and no measure that looks at documents one by one", "such a measure", hint)
 
 
 def source_name(data: str | HubData) -> str:

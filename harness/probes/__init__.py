@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
 from harness.records import ModelSpec, Plugin
 
@@ -65,6 +65,10 @@ class Probe(Plugin):
 
 class PassProbe(Probe):
     """A probe that takes part in the shared teacher-forced pass."""
+
+    whole_batches: ClassVar[bool] = False
+    """Whether it reads calls of modules as whole batches: it then takes no part where these run in another arrangement
+    than those of the reference (noise floors)."""
 
     @property
     def reads_documents(self) -> bool:

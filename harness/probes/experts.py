@@ -30,6 +30,8 @@ class Experts(PassProbe):
     an empty module and the side ``none``.
     """
 
+    whole_batches = True
+
     def begin(self, context: PassContext) -> Recorder:
         """A recorder of the calls of experts."""
         return _ExpertRecorder(context)

@@ -12,6 +12,10 @@ Dtype = Literal["float32", "float16", "bfloat16"]
 Positive = Annotated[int, Field(gt=0)]
 GGUF = ".gguf"
 """How the names of GGUF files end."""
+Sequential = Literal["betting", "group_sequential"]
+"""How a number that is looked at several times keeps its confidence: see the files of these names in statistics."""
+FEWEST = 20
+"""Documents at the first look of a suite that stops when its rules are decided: a variance of fewer is a guess."""
 
 
 class ModelSpec(Record):
@@ -72,9 +76,13 @@ class DocumentsSpec(Record):
     Objects and rows may have an ``id``, and a ``kind`` and a ``language`` by which rules can slice.
     Each document is scored alone: BOS (if ``bos``) + its tokens, cut at ``context`` tokens, no EOS; with ``packed``
     the token streams are joined (each document opening with BOS if ``bos``) and cut into windows of ``context``.
+
+    With ``min`` the first ``max`` documents are drawn in a random order, which ``seed`` fixes, and no more of them than
+    the rules need: looked at are ``min`` of them, then more, until every rule that waits for them is decided.
     """
 
     data: str | HubData
+    min: Annotated[int, Field(ge=FEWEST)] | None = None
     max: Positive | None = None
     context: Annotated[int, Field(ge=2)] = 512
     bos: bool = True
@@ -108,6 +116,17 @@ class CalibrationSpec(Record):
     seed: Annotated[int, Field(ge=0)] = 0
 
 
+Condition = Literal["batch_size", "padding_side", "document_order", "attention", "rounding"]
+"""What is computed otherwise while everything that is asked stays the same (see harness/lockstep/noise_floor.py)."""
+
+
+class NoiseFloorSpec(Record):
+    """Measures the reference against itself, on some documents, under each of these conditions."""
+
+    conditions: tuple[Condition, ...] = Field(min_length=1)
+    documents: Positive = 16
+
+
 class SuiteSpec(Record):
     """A named suite: documents, the measures wanted, and the probes (with merged settings) they need."""
 
@@ -116,6 +135,7 @@ class SuiteSpec(Record):
     documents: DocumentsSpec | None = None
     measures: tuple[SerializeAsAny[Plugin], ...] = Field(min_length=1)
     probes: tuple[SerializeAsAny[Plugin], ...] = ()
+    noise_floor: NoiseFloorSpec | None = None
 
 
 class RuleSpec(Record):
@@ -126,10 +146,11 @@ class RuleSpec(Record):
 
 
 class GateSpec(Record):
-    """A named gate: its rules in file order."""
+    """A named gate: its rules in file order. sequential: as its file has it, None where it takes the default."""
 
     name: str
     source: str
+    sequential: Sequential | None = None
     rules: tuple[RuleSpec, ...] = Field(min_length=1)
 
 

@@ -31,6 +31,18 @@ class Metric(Record):
     description: str = ""
 
 
+class NoiseFloor(Record):
+    """How far a metric is from neutral when nothing is compared but the reference with itself, computed otherwise.
+
+    value: |change − neutral|, the largest over the conditions that the suite names; condition: the one that gave it;
+    documents: how many it was measured on.
+    """
+
+    value: Annotated[float, Field(ge=0)]
+    condition: str
+    documents: Annotated[int, Field(ge=1)]
+
+
 class Measurement(Record):
     """One number about a pair of models, with its interval.
 
@@ -41,7 +53,8 @@ class Measurement(Record):
     means that none is known (a maximum, say), never that the number is exact; exact numbers (bytes) have
     low = high = change. n counts observations, clusters the independent units (documents) among them.
     non_finite names the side on which NaN or infinity was met; the numbers are then absent. not_judged, when not
-    empty, is the reason why the number is shown but no rule may rest on it.
+    empty, is the reason why the number is shown but no rule may rest on it. floor: how far the metric moves without
+    any damage, where that was measured.
     """
 
     name: str
@@ -62,6 +75,12 @@ class Measurement(Record):
     method: str
     non_finite: Side | None = None
     not_judged: str = ""
+    floor: NoiseFloor | None = None
+
+    @property
+    def effect(self) -> float | None:
+        """How far the change is from that of equal sides, in either direction."""
+        return None if self.change is None else abs(self.change - self.neutral)
 
     @model_validator(mode="after")
     def _consistent(self) -> Measurement:
@@ -87,12 +106,15 @@ class Skipped(Record):
 
 
 class Slice(Record):
-    """What was measured on a part of the documents of a suite: those whose ``label`` (kind, length …) is ``value``."""
+    """What was measured on a part of the documents of a suite: those whose ``label`` (kind, length …) is ``value``.
+
+    documents: how many of them were seen; none, where a suite stopped before it drew one.
+    """
 
     suite: str
     label: str
     value: str
-    documents: Annotated[int, Field(ge=1)]
+    documents: Annotated[int, Field(ge=0)]
     measurements: tuple[Measurement, ...] = ()
     skipped: tuple[Skipped, ...] = ()
 
@@ -100,6 +122,23 @@ class Slice(Record):
     def name(self) -> dict[str, str]:
         """What tells its measurements from those of the whole: one more label."""
         return {"slice": f"{self.label}={self.value}"}
+
+
+class Stop(Record):
+    """Where a suite stopped that draws no more documents than its rules need.
+
+    looks: after how many documents it would be looked at; documents: after how many it was left. watched: the rules
+    that were waited for; undecided: those of them that even all documents did not decide. fixed: how many documents a
+    size that is fixed beforehand needs for every one of them with the power of ``harness plan``, by the variance that
+    was found; None where no number is enough, or none is known.
+    """
+
+    suite: str
+    looks: tuple[int, ...] = Field(min_length=1)
+    documents: Annotated[int, Field(ge=1)]
+    watched: tuple[str, ...]
+    undecided: tuple[str, ...] = ()
+    fixed: int | None = None
 
 
 class Verdict(Record):
@@ -273,6 +312,7 @@ class Run(Record):
     measurements: tuple[Measurement, ...]
     skipped: tuple[Skipped, ...]
     slices: tuple[Slice, ...] = ()
+    stops: tuple[Stop, ...] = ()
     verdicts: tuple[Verdict, ...]
     notes: tuple[Note, ...] = ()
     artifact: Artifact | None = None

@@ -11,7 +11,7 @@ from typing import Any
 from markupsafe import Markup
 
 from harness.records import Measurement, Run, Verdict
-from harness.report import charts, display, words
+from harness.report import charts, display, noise, words
 from harness.report.asked import rules_by_place
 
 _IT = re.compile(r"\b(beyond|over|equals) it\b")
@@ -33,13 +33,17 @@ class _Compared:
 
 @dataclass(frozen=True)
 class Judged:
-    """One verdict with its texts shortened; compared is None where no number met a single limit."""
+    """One verdict with its texts shortened; compared is None where no number met a single limit.
+
+    noise: the effect as a multiple of the noise floor, short and in full; empty where no floor is known.
+    """
 
     verdict: Verdict
     expected: str
     found: str
     because: str
     compared: _Compared | None
+    noise: tuple[str, str] = ("", "")
 
     @property
     def numbers(self) -> str:
@@ -51,8 +55,8 @@ class Judged:
 
     @property
     def line(self) -> str:
-        """What was found, with its interval, and the limit if there is one: for one line of text."""
-        return f"{self.found}, {self.numbers.partition(', ')[2]}" if self.numbers else self.found
+        """What was found, with its interval, the limit if there is one, and the noise: for one line of text."""
+        return ", ".join(filter(None, (self.found, self.numbers.partition(", ")[2], self.noise[0])))
 
     @property
     def chart(self) -> Markup:
@@ -87,7 +91,8 @@ def _judged(verdict: Verdict, measurement: Measurement | None, settings: dict[st
     if decided and measurement is not None and measurement.non_finite is None:
         compared = _compared(verdict.rule, measurement, settings)
     rest = _rest(because, expected, found)
-    return Judged(verdict, expected.removesuffix(" is wanted"), found, rest, compared)
+    above = (noise.multiple(measurement), noise.described(measurement)) if measurement is not None else ("", "")
+    return Judged(verdict, expected.removesuffix(" is wanted"), found, rest, compared, above)
 
 
 def _compared(rule: str, m: Measurement, settings: dict[str, Any]) -> _Compared | None:

@@ -40,14 +40,21 @@ class Rule(Plugin):
     decide: Basis = Field(
         default="interval", description="interval: the whole interval is on the good side; point: the number alone"
     )
-    on_inconclusive: Level = Field(
-        default="block", description="warn: where the interval reaches over the limit, the rule is only shown"
+    on_inconclusive: Literal["block", "warn", "extend"] = Field(
+        default="block",
+        description=(
+            "warn: where the interval reaches over the limit, the rule is only shown; extend: more documents are "
+            "drawn, as many as the suite may (documents: min and max), and then it blocks"
+        ),
     )
     min_documents: Annotated[int, Field(ge=2)] | None = Field(
         default=None, description="with fewer documents (items, timing blocks) nothing passes or fails"
     )
     implausible_gain: Annotated[float, Field(gt=0)] | None = Field(
         default=None, description="an improvement on the reference beyond this, in units of the change, is an error"
+    )
+    above_noise: Annotated[float, Field(ge=1)] | None = Field(
+        default=None, description="a failure (or implausible gain) below so many noise floors decides nothing"
     )
     slices: str | None = Field(
         default=None,

@@ -2,28 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TypeVar, cast
 
+from harness.looks import BY_DOCUMENT, Look, measured_at
 from harness.measures import Measure
-from harness.probes import PassProbe
-from harness.records import Measurement, Skipped, Slice, SuiteSpec
+from harness.probes import OwnProbe, PassProbe
+from harness.records import GateSpec, Measurement, NoiseFloor, Skipped, Slice, SuiteSpec
+from harness.running.noise_floor import Key, Perturbed, floors, with_floors
 from harness.running.pairs import Pair
 from harness.running.stopwatch import timed
 from harness.slices import asked_for, measure_slices
 
 
-def measure(pair: Pair, suites: Sequence[SuiteSpec]) -> None:
-    """Turn tables into measurements. A measure that raises is a failure of the run, and the others still count."""
+def measure(pair: Pair, suites: Sequence[SuiteSpec], perturbed: Mapping[str, Perturbed] | None = None) -> None:
+    """Turn tables into measurements. A measure that raises is a failure of the run, and the others still count.
+
+    perturbed: by suite, what the reference left when it was computed otherwise.
+    """
     with timed(pair.observed.seconds, "measure"):
         for suite in suites:
-            for measure in cast(Sequence[Measure], suite.measures):
-                found = _measure_one(pair, suite, measure)
+            measures = cast(Sequence[Measure], suite.measures)
+            otherwise = (perturbed or {}).get(suite.name) if suite.name not in pair.apart else None
+            noise = floors(otherwise, measures) if otherwise else {}
+            for measure in measures:
+                raw = found_by(pair, suite, measure, pair.observed.failures, pair.looks.get(suite.name))
+                found: Sequence[Measurement | Skipped] = with_floors(raw, noise)
                 if len(suites) > 1:
                     found = [_of_suite(suite, m) for m in found]
                 pair.observed.measurements += [m for m in found if isinstance(m, Measurement)]
                 pair.observed.skipped += [m for m in found if isinstance(m, Skipped)]
-            slices = _slices(pair, suite)
+            slices = sliced(pair, suite, pair.observed.plan.gates, pair.looks.get(suite.name), noise)
             if len(suites) > 1:
                 slices = [_relabelled(suite, part) for part in slices]
             pair.observed.slices += slices
@@ -53,21 +62,42 @@ def _compares_tokens(suite: SuiteSpec, measure: Measure) -> bool:
     return any(isinstance(probe, PassProbe) and probe.kind == measure.table for probe in suite.probes)
 
 
-def _slices(pair: Pair, suite: SuiteSpec) -> list[Slice]:
-    """The parts of the documents that rules of the plan name."""
-    wanted = asked_for(pair.observed.plan.gates)
+def _floored(part: Slice, noise: Mapping[Key, NoiseFloor]) -> Slice:
+    """A part with the floors of the whole: they were found on about as few documents."""
+    found = with_floors(part.measurements, noise)
+    return part.model_copy(update={"measurements": tuple(m for m in found if isinstance(m, Measurement))})
+
+
+def sliced(
+    pair: Pair, suite: SuiteSpec, gates: Sequence[GateSpec], look: Look | None, noise: Mapping[Key, NoiseFloor]
+) -> list[Slice]:
+    """The parts of the documents that rules of the gates name."""
+    wanted = asked_for(gates)
     documents = pair.store.read(suite.name, "documents") if wanted else None
     if documents is None:
         return []
     asked = cast(Sequence[Measure], suite.measures)
     served = [each.apart() if suite.name in pair.apart and _compares_tokens(suite, each) else each for each in asked]
     measures = [measure for measure in served if measure is not None]
-    return measure_slices(
-        suite.name, documents, measures, lambda m: pair.store.read(suite.name, m.table, m.columns), wanted
+    parts = measure_slices(
+        suite.name, documents, measures, lambda m: pair.store.read(suite.name, m.table, m.columns), wanted, look
     )
+    return [_floored(part, noise) for part in parts]
 
 
-def _measure_one(pair: Pair, suite: SuiteSpec, measure: Measure) -> Sequence[Measurement | Skipped]:
+def found_by(
+    pair: Pair,
+    suite: SuiteSpec,
+    measure: Measure,
+    failures: list[str],
+    look: Look | None = None,
+    ordinary: bool = False,
+) -> Sequence[Measurement | Skipped]:
+    """What a measure says; a measure that raises leaves its reason among ``failures``, and its metrics are Skipped.
+
+    look: of a suite that draws its documents one by one, the look whose documents and intervals are wanted. ordinary:
+    its documents, but the intervals of a size that was fixed beforehand.
+    """
     reason = pair.apart.get(suite.name, "") if _compares_tokens(suite, measure) else ""
     instead = measure.apart() if reason else measure
     if instead is None:
@@ -75,13 +105,16 @@ def _measure_one(pair: Pair, suite: SuiteSpec, measure: Measure) -> Sequence[Mea
     served = {metric.name for metric in instead.produces()}
     lost = [entry for entry in _all_skipped(measure, reason) if entry.measure not in served]
     table = pair.store.read(suite.name, instead.table, instead.columns)
+    if look is not None and table is not None and instead.table in BY_DOCUMENT:
+        table = look.rows(table)
     if table is None or table.empty:
         return [*lost, *_all_skipped(instead, f"the probe {instead.table} left no rows{_unpaired(pair, suite)}")]
+    own = any(isinstance(p, OwnProbe) and p.kind == instead.table for p in suite.probes)
     try:
-        return [*lost, *instead.measure(table)]
+        return [*lost, *measured_at(instead, table, None if look is None or own or ordinary else look.intervals())]
     except Exception as error:  # noqa: BLE001 - a plugin may raise anything; it must cost the verdict, not the run
         reason = f"measure {measure.kind} failed: {type(error).__name__}: {error}"
-        pair.observed.failures.append(reason)
+        failures.append(reason)
         return _all_skipped(measure, reason)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from harness.documents import EncodedDocument
 from harness.errors import HarnessError
@@ -11,7 +11,9 @@ from harness.models.loading import LoadedModel
 from harness.plugins import load
 from harness.probes import OwnProbe, PassProbe, Progress, TextProbe
 from harness.records import SuiteSpec
+from harness.running.extending import Extending
 from harness.running.measuring import read_apart
+from harness.running.noise_floor import Perturbed
 from harness.running.pairs import Documents, Pair, suite_texts
 from harness.running.stopwatch import timed
 
@@ -22,6 +24,7 @@ def observe(
     reference: LoadedModel,
     pairs: Sequence[Pair],
     progress: Progress,
+    perturbed: Mapping[str, Perturbed] | None = None,
 ) -> dict[int, HarnessError]:
     """Drive every probe of every suite. Returns the errors of the pairs that failed, by id.
 
@@ -32,13 +35,14 @@ def observe(
         return {}
     try:
         for suite in suites:
-            _observe_suite(suite, documents[suite.name], reference, pairs, progress)
+            otherwise = (perturbed or {}).get(suite.name)
+            _observe_suite(suite, documents[suite.name], reference, pairs, progress, otherwise)
     except HarnessError as error:
         if len(pairs) == 1:
             return {id(pairs[0]): error}
         failed: dict[int, HarnessError] = {}
         for pair in pairs:
-            failed |= observe(suites, documents, reference, [pair], progress)
+            failed |= observe(suites, documents, reference, [pair], progress, perturbed)
         return failed
     return {}
 
@@ -49,11 +53,14 @@ def _observe_suite(
     reference: LoadedModel,
     pairs: Sequence[Pair],
     progress: Progress,
+    perturbed: Perturbed | None,
 ) -> None:
     seconds: dict[str, float] = {}
     pass_probes = [probe for probe in suite.probes if isinstance(probe, PassProbe)]
     paired = [pair for pair in pairs if suite.name not in pair.apart]
     if pass_probes and paired:
+        growing = suite.documents is not None and suite.documents.min is not None
+        looks = Extending(suite, documents, paired, perturbed) if growing else None
         with timed(seconds, "shared pass"):
             report = shared_pass(
                 reference,
@@ -62,7 +69,10 @@ def _observe_suite(
                 pass_probes,
                 [pair.store.sink(suite.name) for pair in paired],
                 progress,
+                looks=looks,
             )
+        if looks is not None:
+            looks.conclude()
         for pair, own in zip(paired, report.variant_notes, strict=True):
             # Another suite, or the group that was observed before this variant alone, may have said the same.
             pair.observed.notes += [note for note in (*report.notes, *own) if note not in pair.observed.notes]

@@ -15,12 +15,14 @@ from harness.documents import (
     documents_sha256,
     duplicates,
     encode,
+    in_random_order,
     read_documents,
     texts_sha256,
 )
 from harness.environment import describe_environment
 from harness.errors import DataError
 from harness.hardware import fit as hardware
+from harness.looks import Look
 from harness.models.calibration_data import CalibrationDocuments, read_calibration, with_calibration
 from harness.models.loading import LoadedModel, make_variant
 from harness.models.prequantized import libraries_of
@@ -28,7 +30,7 @@ from harness.models.vocabulary import mismatch
 from harness.overlap import WINDOW
 from harness.planning.composition import remarks
 from harness.probes import OwnProbe, TextProbe
-from harness.records import Artifact, Environment, Identity, Measurement, Note, Plan, Skipped, Slice, SuiteSpec
+from harness.records import Artifact, Environment, Identity, Measurement, Note, Plan, Skipped, Slice, Stop, SuiteSpec
 from harness.running.stopwatch import timed
 from harness.tables.store import Store
 
@@ -63,6 +65,8 @@ class Observed:
     measurements: list[Measurement] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
     slices: list[Slice] = field(default_factory=list)
+    stops: dict[str, Stop] = field(default_factory=dict)
+    """By suite, of those that stop when their rules are decided."""
     notes: list[Note] = field(default_factory=list)
     artifact: Artifact | None = None
     messages: list[str] = field(default_factory=list)
@@ -81,12 +85,17 @@ class Pair:
     observed: Observed
     apart: Mapping[str, str]
     """Suites whose tokens cannot be compared, with the reason: other token ids, or other vocabularies."""
+    looks: dict[str, Look] = field(default_factory=dict)
+    """By suite, of those that stop when their rules are decided: the look at which it did."""
 
 
 def suite_texts(suite: SuiteSpec) -> Sequence[RawDocument]:
-    """The documents of a suite as texts; none where it has none."""
+    """The documents of a suite as texts, in the order in which they are drawn; none where it has none."""
     spec = suite.documents
-    return read_documents(spec.data, spec.max, spec.text_field, spec.split_on, spec.seed) if spec else ()
+    if spec is None:
+        return ()
+    raw = read_documents(spec.data, spec.max, spec.text_field, spec.split_on, spec.seed)
+    return raw if spec.min is None else in_random_order(raw, spec.seed)
 
 
 def encode_suite(suite: SuiteSpec, model: LoadedModel) -> Sequence[EncodedDocument]:
@@ -216,7 +225,7 @@ def data_key(
     plan: Plan, reference: Identity, variant: Identity, environment: Environment, documents: dict[str, str]
 ) -> str:
     """Hash of everything the tables depend on: both models, the inputs, the probes, and what computes them."""
-    content = {
+    content: dict[str, object] = {
         "reference": reference.model_dump(mode="json", exclude={"source", "name"}),
         "variant": variant.model_dump(mode="json", exclude={"source", "name"}),
         # A step may do what no tensor and no description of a module shows.
@@ -231,7 +240,18 @@ def data_key(
         },
         "environment": environment.model_dump(mode="json"),
     }
+    if any(suite.documents and suite.documents.min for suite in plan.suites):
+        content["stopping"] = _stopping(plan)
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _stopping(plan: Plan) -> list[object]:
+    """What decides how many documents are drawn. Not the reasons that rules give, nor where they are written."""
+    rules = [
+        [gate.sequential, [{"rule": spec.rule.kind, **spec.rule.settings(), "why": ""} for spec in gate.rules]]
+        for gate in plan.gates
+    ]
+    return [rules, {suite.name: suite.documents.min for suite in plan.suites if suite.documents}]
 
 
 def _document_notes(suites: Sequence[SuiteSpec], documents: Documents) -> list[Note]:

@@ -5,10 +5,13 @@ same, the method of the interval says so. No result depends on the order of obse
 clusters.
 """
 
+from harness.statistics.betting import Betting
 from harness.statistics.bounded import bounded_mean_interval, proportion_interval
 from harness.statistics.calibration import brier_scores, calibration_error
 from harness.statistics.calibration_shift import CalibrationShift, calibration_shift
+from harness.statistics.group_sequential import GroupSequential, planned_looks
 from harness.statistics.interval import Interval, mean, ratio_of_sums
+from harness.statistics.intervals import Intervals
 from harness.statistics.means import mean_interval, ratio_of_sums_interval
 from harness.statistics.multiplicity import holm, p_value_of_interval
 from harness.statistics.proportions import (
@@ -22,8 +25,11 @@ from harness.statistics.quantiles import quantile_intervals, quantiles
 from harness.statistics.survival import median_time, restricted_mean, restricted_mean_interval, survival
 
 __all__ = [
+    "Betting",
     "CalibrationShift",
+    "GroupSequential",
     "Interval",
+    "Intervals",
     "bounded_mean_interval",
     "brier_scores",
     "calibration_error",
@@ -35,6 +41,7 @@ __all__ = [
     "mean_interval",
     "median_time",
     "p_value_of_interval",
+    "planned_looks",
     "proportion_interval",
     "quantile_intervals",
     "quantiles",

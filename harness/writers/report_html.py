@@ -30,9 +30,11 @@ from harness.report import (
     groups,
     layers,
     modules,
+    noise,
     perplexity,
     rules,
     scales,
+    stops,
     tasks,
     texts,
     tokens,
@@ -43,8 +45,8 @@ from harness.report.suite import suites
 from harness.writers import Tables, Writer
 
 _TOOLS = (
-    artifact, asked, channels, charts, checklist, cost, experts, generation, glance, groups, layers, modules,
-    perplexity, rules, scales, tasks, texts, tokens, verdict, words,
+    artifact, asked, channels, charts, checklist, cost, experts, generation, glance, groups, layers, modules, noise,
+    perplexity, rules, scales, stops, tasks, texts, tokens, verdict, words,
 )  # fmt: skip
 
 

@@ -24,6 +24,8 @@ from tests.simulated import Outcome, simulate, worlds
 SIZES = (10, 50, 200, 1319)
 FALSE_PASS = 0.05
 """How often a rule may pass where the truth lies at its limit. One side of a 95 % interval aims at half of that."""
+HEADING = "## Stopping early"
+"""Where the part of the page begins that tests/bench/early_stops.py writes, and this script leaves as it is."""
 HELD = (0.93, 0.97)
 """Between which the share of 95 % intervals should lie that hold the truth."""
 
@@ -94,7 +96,9 @@ def main() -> None:
             print(f"{row(outcomes[-1])} {time.perf_counter() - begun:.0f} s", file=sys.stderr, flush=True)
     given = f" --runs {options.runs} --runs-of-largest {largest}" + (f" --only '{options.only}'" * bool(options.only))
     command = f"python tests/bench/coverage.py --out {options.out}{given}"
-    options.out.write_text("\n".join(page(outcomes, command)) + "\n", encoding="utf-8")
+    before = options.out.read_text(encoding="utf-8") if options.out.exists() else ""
+    kept = "".join(before.partition(HEADING)[1:])
+    options.out.write_text("\n".join(page(outcomes, command)) + "\n" + (f"\n{kept}" if kept else ""), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -207,7 +207,7 @@ BITSANDBYTES = (
     lib("bitsandbytes", "FP4 groups of 64", method="fp4"),
 )
 
-OFFSET = "the library's grid begins at the smallest weight and need not hold 0, so that weights near it move; ours holds it"
+OFFSET = "the library's grid begins at the smallest weight and need not hold 0, so that weights near it move"
 QUANTO = (
     lib("quanto", "INT8 channel", "INT8 channel", TIES, weights="int8"),
     lib("quanto", "FP8 E4M3 channel", "FP8 E4M3 channel", TIES, weights="fp8_e4m3"),
@@ -236,7 +236,7 @@ PYTORCH = (
         "pytorch_dynamic_int8",
         "INT8 tensor, INT8 inputs per tensor",
         "INT8 tensor, all codes, INT7 inputs per tensor",
-        "ranges of inputs are rounded otherwise",
+        "both use 128 codes for inputs; what else differs is not known",
     ),
     lib("pytorch_dynamic_int8", "INT8 channel, INT8 inputs per tensor", granularity="channel"),
 )

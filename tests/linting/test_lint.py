@@ -13,7 +13,7 @@ from harness.linting.findings import Finding, exit_code
 from harness.linting.lint import lint
 from harness.plan import load_gate, load_suite, make_plan
 from harness.preview import findings_of
-from harness.records import Measurement, Plan, Run
+from harness.records import Measurement, NoiseFloor, Plan, Run
 from harness.tables.store import Store
 from tests.writers.made_run import make_run
 
@@ -195,25 +195,136 @@ def test_a_limit_within_rounding_is_a_warning(tmp_path: Path) -> None:
 
 
 def test_a_limit_within_what_timing_the_reference_twice_gives_is_a_warning(tmp_path: Path) -> None:
-    floor = Measurement(
-        name="latency.floor",
+    timed = Measurement(
+        name="latency.ratio",
         unit="ratio",
         better="lower",
         neutral=1.0,
         change=0.98,
-        low=0.93,
-        high=1.04,
+        low=0.97,
+        high=0.99,
         n=40,
         clusters=20,
         method="median",
-        not_judged="the floor",
+        floor=NoiseFloor(value=0.07, condition="timing the reference against itself", documents=20),
     )
-    timed = floor.model_copy(update={"name": "latency.ratio", "low": 0.97, "high": 0.99, "not_judged": ""})
-    evidence = of_suites([], run_with(floor, timed))
+    evidence = of_suites([], run_with(timed))
     rule = "  - {{rule: at_most, metric: latency.ratio, limit: {}, why: w}}"
     (found,) = findings(tmp_path, rule.format(1.05), evidence)
     assert "timing the reference against itself moves it by 0.07" in found.why
     assert findings(tmp_path, rule.format(1.1), evidence) == []
+
+
+def diverged(floor: float | None, name: str = "divergence.kl_mean", **labels: str) -> Measurement:
+    noise = None if floor is None else NoiseFloor(value=floor, condition="rounding", documents=16)
+    return Measurement(
+        name=name, labels=labels, unit="nats/token", better="lower", change=0.02, low=0.015, high=0.025, n=9000,
+        clusters=200, method="mean over tokens", floor=noise,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("limit", "above", "words"),
+    [
+        ("1.0e-4", "", "tighter than the noise floor"),
+        ("1.0e-3", "", "tighter than the noise floor"),
+        ("1.1e-3", "", ""),
+        ("0.05", "", ""),
+        ("1.1e-3", ", above_noise: 3", "looser than it says, nothing fails below 0.003"),
+        ("5.0e-4", ", above_noise: 3", "tighter than the noise floor"),
+        ("0.05", ", above_noise: 3", ""),
+    ],
+)
+def test_limits_are_held_against_the_noise_floor_of_a_run(tmp_path: Path, limit: str, above: str, words: str) -> None:
+    evidence = of_suites([], run_with(diverged(0.0004, suite="a"), diverged(0.001, suite="b")))
+    rule = f"  - {{rule: at_most, metric: divergence.kl_mean, limit: {limit}{above}, why: w}}"
+    found = [each for each in findings(tmp_path, rule, evidence) if "noise" in each.what or "fails below" in each.what]
+    assert len(found) == bool(words)
+    assert all(words in each.what and each.key == "rules[0].limit" for each in found)
+    assert all("rounding moves it by 0.001" in each.why for each in found)
+
+
+def test_an_exact_zero_floor_bounds_nothing(tmp_path: Path) -> None:
+    evidence = of_suites([], run_with(diverged(0.0)))
+    rule = "  - {rule: at_most, metric: divergence.kl_mean, limit: 0.1, above_noise: 3, why: w}"
+    assert findings(tmp_path, rule, evidence) == []
+
+
+def test_above_noise_without_a_floor_is_an_error(tmp_path: Path) -> None:
+    rule = "rule: at_most, metric: divergence.kl_mean, limit: 0.1, above_noise: 3"
+    for evidence in (of_suites([], run_with(diverged(None))), of_suites([load_suite("smoke", Path())])):
+        found = one(tmp_path, rule, evidence)
+        assert (found.severity, found.key) == ("error", "rules[0].above_noise")
+        assert "noise_floor: [batch_size" in found.do
+    assert findings(tmp_path, f"  - {{{rule}, why: w}}", of_suites([])) == [], "nothing is known, so nothing is wrong"
+
+
+# Slices that no run will have
+
+
+def labelled(tmp_path: Path, text: str, packed: bool = False) -> Evidence:
+    (tmp_path / "texts.jsonl").write_text(text, encoding="utf-8")
+    more = ", packed: true, context: 64" if packed else ""
+    (tmp_path / "s.yaml").write_text(f"documents: {{data: texts.jsonl{more}}}\nmeasures: [divergence, memory]\n")
+    return of_suites([load_suite("./s.yaml", tmp_path)])
+
+
+def sliced(tmp_path: Path, slices: str, evidence: Evidence, metric: str = "divergence.kl_mean") -> list[Finding]:
+    rule = f"  - {{rule: at_most, metric: {metric}, limit: 0.1, slices: {slices}, why: w}}"
+    return [each for each in findings(tmp_path, rule, evidence) if each.key.endswith("slices")]
+
+
+PLAIN = '{"text": "one"}\n{"text": "two"}\n'
+KINDS = '{"text": "one", "kind": "sum"}\n\n{"text": "two", "language": "de"}\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "slices", "words"),
+    [
+        (PLAIN, "kind", "no document of s has"),
+        (PLAIN, "language", "no document of s has"),
+        (PLAIN, "length", ""),
+        (KINDS, "kind", ""),
+        (KINDS, "kind=su*", ""),
+        (KINDS, "kind=unlabelled", ""),
+        (KINDS, "kind=prose", "have kind sum, unlabelled"),
+        (KINDS, "language=de", ""),
+        (KINDS, "language=fr", "have language de, unlabelled"),
+    ],
+)
+def test_slices_that_no_document_is_in_are_errors(tmp_path: Path, text: str, slices: str, words: str) -> None:
+    found = sliced(tmp_path, slices, labelled(tmp_path, text))
+    assert len(found) == bool(words)
+    assert all(each.severity == "error" and words in each.what for each in found)
+
+
+def test_labels_of_shipped_and_of_packed_documents_are_known(tmp_path: Path) -> None:
+    smoke = of_suites([load_suite("smoke", Path())])
+    assert sliced(tmp_path, "kind", smoke) == []
+    assert "slice by length" in sliced(tmp_path, "language", smoke)[0].do
+    (found,) = sliced(tmp_path, "kind=sum", labelled(tmp_path, KINDS, packed=True))
+    assert "have kind packed" in found.what
+
+
+def test_labels_that_only_the_run_will_tell_are_no_finding(tmp_path: Path) -> None:
+    assert sliced(tmp_path, "kind", of_suites([load_suite("standard", Path())])) == []
+    assert sliced(tmp_path, "kind", of_suites([])) == []
+    evidence = labelled(tmp_path, KINDS)
+    (tmp_path / "texts.jsonl").write_text("no JSON at all\n")
+    assert sliced(tmp_path, "kind", evidence) == []
+
+
+@pytest.mark.parametrize("metric", ["memory.bits_per_weight", "outliers.channels", "tasks.pocket_facts.accuracy"])
+def test_slices_of_metrics_that_are_not_by_document_are_errors(tmp_path: Path, metric: str) -> None:
+    for evidence in (of_suites([]), core()):
+        (found,) = sliced(tmp_path, "length", evidence, metric)
+        assert "measured over all documents at once" in found.what
+
+
+@pytest.mark.parametrize("metric", ["divergence.kl_mean", "layers.worst", "perplexity.ratio"])
+def test_slices_by_token_or_layer_are_fine(tmp_path: Path, metric: str) -> None:
+    for evidence in (of_suites([]), core()):
+        assert sliced(tmp_path, "kind", evidence, metric) == []
 
 
 # What a run shows
@@ -245,6 +356,12 @@ def test_both_sides_the_same_is_a_warning(tmp_path: Path) -> None:
     same = of_plan(make_plan(tmp_path / "same.yaml"))
     found = one(tmp_path, "rule: not_worse, metric: perplexity.ratio, margin: 0.02", same)
     assert (found.severity, "the variant is the reference" in found.what) == ("warning", True)
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (tmp_path / "again").symlink_to(folder)
+    entry = "reference: {model: ./model}\nvariant: {model: ./again}\n"
+    (tmp_path / "linked.yaml").write_text(f"name: linked\n{entry}suites: [smoke]\ngates: [smoke]\n")
+    assert "the variant is the reference" in of_plan(make_plan(tmp_path / "linked.yaml")).self_reference
     run = made().model_copy(update={"variant": made().reference})
     found = one(tmp_path, "rule: not_worse, metric: perplexity.ratio, margin: 0.02", of_suites([], run))
     assert "both sides were the same bytes" in found.what

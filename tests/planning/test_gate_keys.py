@@ -27,7 +27,7 @@ def test_the_gate_in_the_readme_is_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("on_inconclusive: extend", "'block' or 'warn'"),
+        ("on_inconclusive: sometimes", "'block', 'warn' or 'extend'"),
         ("min_documents: 1", "a number of at least 2"),
         ("implausible_gain: 0", "a number greater than 0"),
         ("slices: colour", "text that matches"),

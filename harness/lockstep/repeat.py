@@ -1,0 +1,39 @@
+"""Whether a model repeats itself: the very same batch again. If it does not, smaller differences mean nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from harness.lockstep.batches import Batch
+from harness.lockstep.decoder import Decoder
+from harness.lockstep.kernels import Kernels
+from harness.lockstep.logit_statistics import logit_statistics
+
+
+@dataclass(frozen=True)
+class Repeat:
+    """A batch against itself: mean KL in nats per token, and the largest difference of a logit."""
+
+    kl_mean: float
+    max_abs_diff: float
+    tokens: int
+
+    def __str__(self) -> str:
+        return (
+            f"run again in the same batch, the reference differs from itself by a mean KL of {self.kl_mean:.2g} nats "
+            f"per token and at most {self.max_abs_diff:.2g} in a logit ({self.tokens} tokens)"
+        )
+
+
+def measure_repeat(decoder: Decoder, batch: Batch, kernels: Kernels, chunk: int) -> Repeat:
+    """Run ``batch`` twice. Call it without gradients."""
+    targets = batch.scored(decoder.device)[1]
+    first, second = decoder.scored_states(batch), decoder.scored_states(batch)
+    kl, largest = [], []
+    for a, b, y in zip(*(torch.split(rows, chunk) for rows in (first, second, targets)), strict=True):
+        found = logit_statistics(decoder.logits(a), decoder.logits(b), y, kernels.logits)
+        kl.append(found["kl"])
+        largest.append(found["max_abs_diff"])
+    return Repeat(float(torch.cat(kl).mean()), float(torch.cat(largest).max()), len(targets))

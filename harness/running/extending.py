@@ -1,0 +1,163 @@
+"""Drawing no more documents than the rules need: after each planned look, which of them are not decided yet.
+
+    documents in random order ─▶ batches up to a look ─▶ rows ─▶ intervals of that look ─▶ judge ─┬▶ all decided: stop
+                                            ▲                                                     │
+                                            └───────────────────────── undecided: to the next look ┘
+
+What makes it safe is not here: every interval is one that holds at all looks together (harness/looks.py), so a
+measurement may be judged by anybody, at any time, in the ordinary way. Nothing is kept but the rows: a run that was
+killed measures them again and stops where it would have.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import cast
+
+from harness.documents import EncodedDocument
+from harness.judge import judge
+from harness.looks import DEFAULT, Look, watched_metrics, watched_rules
+from harness.measures import Measure
+from harness.planning.gate_file import could_match
+from harness.planning.measured import Measured, measured
+from harness.planning.needs import needs
+from harness.records import GateSpec, Measurement, NoiseFloor, Plan, Skipped, Stop, SuiteSpec, Verdict
+from harness.rules import Rule
+from harness.running.measuring import found_by, sliced
+from harness.running.noise_floor import Key, Perturbed, floors, with_floors
+from harness.running.pairs import Pair
+from harness.statistics import planned_looks
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """Measurements and a name, as much of an earlier run as planning asks for."""
+
+    name: str
+    measurements: Sequence[Measurement]
+
+
+class Extending:
+    """The looks of one suite at several variants, each by its own rules (see harness.lockstep.recording.Looks)."""
+
+    def __init__(
+        self,
+        suite: SuiteSpec,
+        documents: Sequence[EncodedDocument],
+        pairs: Sequence[Pair],
+        perturbed: Perturbed | None = None,
+    ) -> None:
+        tokens = {document.index: document.tokens for document in documents if document.tokens > 0}
+        least = suite.documents.min if suite.documents and suite.documents.min else len(tokens)
+        self._sizes = planned_looks(min(least, len(tokens)), len(tokens))
+        self._watches = [_Watch(pair, _own(pair, suite), self._sizes, tokens, perturbed) for pair in pairs]
+
+    @property
+    def sizes(self) -> Sequence[int]:
+        """After how many of the documents with something to score."""
+        return self._sizes
+
+    def goes_on(self, variant: int, look: int) -> bool:
+        """Whether a rule of the variant is undecided at this look. Where none is watched, all documents are wanted."""
+        watch = self._watches[variant]
+        return not watch.gates or bool(watch.undecided(look))
+
+    def conclude(self) -> None:
+        """Tell every pair at which look it stopped, once the pass has ended."""
+        for variant, watch in enumerate(self._watches):
+            last = len(self._sizes) - 1
+            look = next((number for number in range(last) if not self.goes_on(variant, number)), last)
+            watch.pair.looks[watch.suite.name] = watch.look(look)
+            watch.pair.observed.stops[watch.suite.name] = watch.stop(look)
+
+
+@dataclass
+class _Watch:
+    """The rules of one variant that wait for the documents of a suite."""
+
+    pair: Pair
+    suite: SuiteSpec
+    sizes: tuple[int, ...]
+    tokens: Mapping[int, int]
+    perturbed: Perturbed | None
+    gates: list[GateSpec] = field(init=False)
+    noise: Mapping[Key, NoiseFloor] = field(init=False)
+    known: dict[int, list[Verdict]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.gates = watched_rules(self.pair.observed.plan.gates, self.suite)
+        self.noise = floors(self.perturbed, self._measures()) if self.perturbed else {}
+
+    def look(self, number: int) -> Look:
+        """Look ``number``, as the gates want its intervals."""
+        named = [gate.sequential for gate in self.pair.observed.plan.gates if gate.sequential]
+        return Look(self.sizes, number, self.tokens, named[0] if named else DEFAULT)
+
+    def undecided(self, number: int) -> list[Verdict]:
+        """What the watched rules say at a look and is no decision: an error may be a part that was not drawn yet."""
+        if number not in self.known:
+            found = self._found(self.look(number))
+            measurements = [entry for entry in found if isinstance(entry, Measurement)]
+            skipped = [entry for entry in found if isinstance(entry, Skipped)]
+            observed = self.pair.observed
+            identical = observed.reference.same_as(observed.variant)
+            parts = sliced(self.pair, self.suite, self.gates, self.look(number), self.noise)
+            verdicts = judge(self.gates, measurements, skipped, identical, parts, self._elsewhere())
+            self.known[number] = [verdict for verdict in verdicts if verdict.status not in ("pass", "fail")]
+        return self.known[number]
+
+    def stop(self, number: int) -> Stop:
+        """The record of a stop at this look."""
+        rules = [cast(Rule, spec.rule) for gate in self.gates for spec in gate.rules]
+        undecided = self.undecided(number) if self.gates else []
+        return Stop(
+            suite=self.suite.name,
+            looks=self.sizes,
+            documents=self.sizes[number],
+            watched=tuple(dict.fromkeys(f"{rule.kind} {rule.metric}" for rule in rules)),
+            undecided=tuple(dict.fromkeys(f"{verdict.rule} {verdict.metric}" for verdict in undecided)),
+            fixed=self._fixed(self.look(number)),
+        )
+
+    def _found(self, look: Look) -> list[Measurement | Skipped]:
+        by_measure = [found_by(self.pair, self.suite, measure, [], look) for measure in self._measures()]
+        return with_floors([entry for found in by_measure for entry in found], self.noise)
+
+    def _measures(self) -> list[Measure]:
+        patterns = [cast(Rule, spec.rule).metric for gate in self.gates for spec in gate.rules]
+        return [
+            measure
+            for measure in cast(Sequence[Measure], self.suite.measures)
+            if any(could_match(pattern, name) for pattern in patterns for name in watched_metrics(measure))
+        ]
+
+    def _elsewhere(self) -> int:
+        """How many blocking comparisons are made on other numbers, with which failures must hold together."""
+        plan: Plan = self.pair.observed.plan
+        here = {name for measure in self.suite.measures for name in watched_metrics(cast(Measure, measure))}
+        rules = [cast(Rule, spec.rule) for gate in plan.gates for spec in gate.rules]
+        blocking = [rule for rule in rules if rule.level == "block" and rule.decide == "interval"]
+        others = [
+            each.metric.name
+            for each in measured(plan.suites)
+            if each.documents != 0 and not (each.suite == self.suite.name and each.metric.name in here)
+        ]
+        return sum(could_match(rule.metric, name) for rule in blocking for name in others)
+
+    def _fixed(self, look: Look) -> int | None:
+        """The documents that a fixed size needs for all watched rules, by what the documents drawn say of variances."""
+        metrics: list[Measured] = []
+        found: list[Measurement | Skipped] = []
+        for measure in self._measures():
+            metrics += [Measured(metric, self.suite.name, None, "documents") for metric in measure.produces()]
+            found += found_by(self.pair, self.suite, measure, [], look, ordinary=True)
+        sample = _Sample("itself", [entry for entry in found if isinstance(entry, Measurement)])
+        planned = [need for need in needs(self.gates, metrics, sample) if need.outlook != "free"]
+        needed = [need.needed for need in planned]
+        return None if not needed or None in needed else max(count for count in needed if count is not None)
+
+
+def _own(pair: Pair, suite: SuiteSpec) -> SuiteSpec:
+    """The suite as the plan of the pair has it: measures may have other settings for each variant."""
+    return next(each for each in pair.observed.plan.suites if each.name == suite.name)

@@ -1,0 +1,152 @@
+"""The noise floor of a suite: the reference observed under other conditions, and what every metric makes of that.
+
+It depends on the reference and the documents alone, so it is found once for all variants of a group, and kept in
+memory: its tables are small, and a run that is resumed finds the same again.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from harness.documents import EncodedDocument
+from harness.errors import ModelError
+from harness.lockstep.driver import out_of_memory, shared_pass
+from harness.lockstep.noise_floor import floor_sample, under
+from harness.measures import Measure
+from harness.models.loading import LoadedModel
+from harness.probes import PassProbe, Progress
+from harness.records import Measurement, NoiseFloor, Note, Skipped, SuiteSpec
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Key = tuple[str, tuple[tuple[str, str], ...]]
+"""A metric and its labels; no labels where it is the only one of its name."""
+
+
+@dataclass
+class Kept:
+    """Tables in memory, for a pass that nothing needs to outlive (see harness.lockstep.recording.PassSink)."""
+
+    units: set[str] = field(default_factory=set)
+    frames: dict[str, list[pd.DataFrame]] = field(default_factory=dict)
+
+    def done(self, unit: str) -> bool:
+        """Whether the unit was committed."""
+        return unit in self.units
+
+    def commit(
+        self,
+        unit: str,
+        frames: Mapping[str, pd.DataFrame],
+        snapshots: Mapping[str, pd.DataFrame] | None = None,
+    ) -> None:
+        """Keep the rows of one unit."""
+        self.units.add(unit)
+        for table, frame in frames.items():
+            self.frames.setdefault(table, []).append(frame)
+        self.frames |= {table: [frame] for table, frame in (snapshots or {}).items()}
+
+    def read(self, table: str, columns: tuple[str, ...] | None = None) -> pd.DataFrame | None:
+        """What has been committed to a table so far."""
+        import pandas as pd
+
+        if table not in self.frames:
+            return None
+        frame = pd.concat(self.frames[table], ignore_index=True)
+        return frame if columns is None else frame[list(columns)]
+
+
+@dataclass(frozen=True)
+class Perturbed:
+    """What the reference left under every condition of a suite, and what to tell the reader about it.
+
+    tables: empty where a condition could not be had: a floor that leaves one out may be too low.
+    """
+
+    documents: int
+    tables: Mapping[str, Kept]
+    note: Note
+
+
+def observe_perturbed(
+    suite: SuiteSpec, documents: Sequence[EncodedDocument], reference: LoadedModel, progress: Progress
+) -> Perturbed | None:
+    """Run the reference beside itself under the conditions of a suite; None where it names none."""
+    spec = suite.noise_floor
+    probes = [probe for probe in suite.probes if isinstance(probe, PassProbe) and not probe.whole_batches]
+    if spec is None or not probes:
+        return None
+    sample = floor_sample(documents, spec.documents)
+    tables: dict[str, Kept] = {condition: Kept() for condition in spec.conditions}
+    try:
+        ways = [under(condition, reference) for condition in spec.conditions]
+        models, arranged = [model for model, _ in ways], [way for _, way in ways]
+        shared_pass(reference, models, sample, probes, list(tables.values()), progress, arranged=arranged)
+    except (ModelError, RuntimeError) as error:
+        if not isinstance(error, ModelError) and not out_of_memory(error):
+            raise
+        text = f"the noise floor of suite {suite.name} is not known: {error}"
+        return Perturbed(len(sample), {}, Note(topic="noise floor", text=text, level="warn"))
+    runs, scored = len(sample) * (len(tables) + 1), sum(1 for document in documents if document.tokens)
+    text = (
+        f"suite {suite.name}: the reference against itself on {len(sample)} documents under {', '.join(tables)}; that "
+        f"takes {runs} passes of a document, beside the {2 * scored} that compare one variant with the reference"
+    )
+    return Perturbed(len(sample), tables, Note(topic="noise floor", text=text))
+
+
+def floors(perturbed: Perturbed, measures: Sequence[Measure]) -> dict[Key, NoiseFloor]:
+    """The largest |change − neutral| of every metric over the conditions.
+
+    A metric that some condition leaves without a finite change has no floor. Nor has one in decibels, which has no
+    finite value for equal sides: its distance from there says nothing.
+    """
+    found: dict[Key, list[tuple[float, str]]] = {}
+    for condition, tables in perturbed.tables.items():
+        entries = [entry for measure in measures for entry in _measured(measure, tables)]
+        names = Counter(entry.name for entry in entries)
+        for entry in entries:
+            if entry.effect is not None and entry.unit != "dB":
+                found.setdefault(_key(entry, names), []).append((entry.effect, condition))
+    return {
+        key: NoiseFloor(value=value, condition=condition, documents=perturbed.documents)
+        for key, values in found.items()
+        if len(values) == len(perturbed.tables)
+        for value, condition in [max(values, key=lambda each: each[0])]
+    }
+
+
+def with_floors(
+    found: Sequence[Measurement | Skipped], known: Mapping[Key, NoiseFloor]
+) -> list[Measurement | Skipped]:
+    """Measurements with their floors, where these are known; one that a measure found itself stays."""
+    names = Counter(entry.name for entry in found if isinstance(entry, Measurement))
+
+    def floored(entry: Measurement | Skipped) -> Measurement | Skipped:
+        if not isinstance(entry, Measurement) or entry.floor is not None:
+            return entry
+        floor = known.get(_key(entry, names))
+        return entry if floor is None else entry.model_copy(update={"floor": floor})
+
+    return [floored(entry) for entry in found] if known else list(found)
+
+
+def _measured(measure: Measure, tables: Kept) -> list[Measurement]:
+    """What a measure finds; nothing where it raises or has no rows: its metrics then have no floor."""
+    table = tables.read(measure.table, measure.columns)
+    if table is None or table.empty:
+        return []
+    try:
+        found = measure.measure(table)
+    except Exception:  # noqa: BLE001 - whatever a plugin raises here, it raises or says about the variant too
+        return []
+    return [entry for entry in found if isinstance(entry, Measurement)]
+
+
+def _key(entry: Measurement, names: Counter[str]) -> Key:
+    """Labels tell modules apart; where there is one measurement of a name, they only say where it was found."""
+    return entry.name, tuple(sorted(entry.labels.items())) if names[entry.name] > 1 else ()

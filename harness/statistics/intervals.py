@@ -1,0 +1,68 @@
+"""How a measure gets its intervals: in the ordinary way, or so that looking several times is allowed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from numpy.typing import ArrayLike
+
+from harness.statistics.bounded import bounded_mean_interval, proportion_interval
+from harness.statistics.calibration_shift import CalibrationShift, calibration_shift
+from harness.statistics.interval import Interval
+from harness.statistics.means import mean_interval, ratio_of_sums_interval
+from harness.statistics.quantiles import quantile_intervals
+
+
+@dataclass(frozen=True)
+class Intervals:
+    """Intervals of a sample whose size was fixed before anything was seen.
+
+    Its methods are the functions of this package of the same names. confidence: of each interval as it is computed.
+    """
+
+    confidence: float = 0.95
+
+    def named(self, interval: Interval | None) -> Interval | None:
+        """The interval with what must be added to its method."""
+        return interval
+
+    def among(self, count: int) -> Intervals:
+        """Those of which ``count`` hold together (Bonferroni)."""
+        return replace(self, confidence=1 - (1 - self.confidence) / count)
+
+    def mean(
+        self, values: ArrayLike, clusters: ArrayLike, skewed: bool = False, largest: float | None = None
+    ) -> Interval | None:
+        """See ``mean_interval``."""
+        return self.named(mean_interval(values, clusters, self.confidence, skewed, largest))
+
+    def ratio_of_sums(self, numerator: ArrayLike, denominator: ArrayLike, clusters: ArrayLike) -> Interval | None:
+        """See ``ratio_of_sums_interval``."""
+        return self.named(ratio_of_sums_interval(numerator, denominator, clusters, self.confidence))
+
+    def proportion(self, successes: ArrayLike, clusters: ArrayLike) -> Interval | None:
+        """See ``proportion_interval``."""
+        return self.named(proportion_interval(successes, clusters, self.confidence))
+
+    def bounded_mean(self, values: ArrayLike, clusters: ArrayLike, least: float, most: float) -> Interval | None:
+        """See ``bounded_mean_interval``."""
+        return self.named(bounded_mean_interval(values, clusters, least, most, self.confidence))
+
+    def quantiles(
+        self, values: ArrayLike, clusters: ArrayLike, probabilities: Sequence[float]
+    ) -> tuple[Interval | None, ...]:
+        """See ``quantile_intervals``."""
+        found = quantile_intervals(values, clusters, probabilities, self.confidence)
+        return tuple(self.named(interval) for interval in found)
+
+    def calibration_shift(
+        self,
+        reference: tuple[ArrayLike, ArrayLike],
+        variant: tuple[ArrayLike, ArrayLike],
+        clusters: ArrayLike,
+        bins: int = 15,
+    ) -> CalibrationShift:
+        """See ``calibration_shift``."""
+        found = calibration_shift(reference, variant, clusters, bins, self.confidence)
+        return replace(found, interval=self.named(found.interval))

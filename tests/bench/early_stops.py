@@ -1,0 +1,140 @@
+"""How often peeking passes what it must not, and what stopping early saves: the second part of a page. A script.
+
+    python tests/bench/early_stops.py --page .github/COVERAGE.md                 an hour on one core
+    python tests/bench/early_stops.py --page .github/COVERAGE.md --runs 200      a quarter of that
+
+The worlds are those of tests/simulated_looks.py. Seeds are fixed: the same command gives the same text.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from harness.records import Sequential
+from harness.statistics import planned_looks
+from tests.bench.coverage import FALSE_PASS, HEADING, noise
+from tests.simulated_looks import Stopped, Stream, every, fixed_size, looks_for, stop_early, streams
+
+MOST = (50, 200, 1319)
+BATCHED, BATCH = 200, 8
+"""The size at which every batch is looked at, and how many documents a batch has."""
+METHODS: tuple[Sequential, ...] = ("group_sequential", "betting")
+PLANNED = 0.5
+"""Share of the allowed damage that the fixed size is made for: to tell it from the limit with 80 % power."""
+MORE = 1.25
+SHARES = {"hardly any damage": 0.1, "as planned": PLANNED, "borderline": 0.75, "at the limit": 1.0, "3 times it": 3.0}
+
+
+REACHED = (
+    "With the bounds of planned looks nothing takes more than 1.25 times the fixed size, unless that is below the "
+    "20 documents of the first look, and as planned more runs are decided than by the fixed size. Where documents "
+    "differ by what is continuous (perplexity), clear passes and fails save more than half. Shares do not always: "
+    "an interval that has seen no event reaches to 1 − α^(1/n) whatever the documents are like, so there is a "
+    "number of documents below which nothing passes, and a few documents that disagree by far are hard to tell from "
+    "none at all. Betting assumes nothing but the range and never passed falsely here; it pays with documents, most "
+    "of all where the limit is close to the end of the range, so planned looks are the default."
+)
+
+
+def peeking(stream: Stream, most: int, runs: int) -> Iterator[str]:
+    """False passes, in percent, of every way to look; and how often the interval at the stop holds the truth."""
+    batches, planned = every(BATCH, 20, most), planned_looks(20, most)
+    for method, sizes in ((METHODS[0], planned), (METHODS[0], batches), (METHODS[1], planned), (METHODS[1], batches)):
+        if (sizes is batches and most != BATCHED) or (method == "betting" and not stream.bounded):
+            yield "–"
+            continue
+        count = runs if method == METHODS[0] else max(runs // 4, 1)
+        share = stop_early(stream, stream.limit, sizes, method, count).passed / count
+        shown = f"{100 * share:.1f}"
+        yield f"**{shown}**" if share > FALSE_PASS + noise(FALSE_PASS, count) else shown
+    ordinary = (most,), (batches if most == BATCHED else None)
+    for sizes in ordinary:
+        yield f"{100 * stop_early(stream, stream.limit, sizes, None, runs).passed / runs:.1f}" if sizes else "–"
+
+
+def savings(stream: Stream, method: Sequential, runs: int) -> Iterator[str]:
+    """Documents on average, and how often the rule was decided, for more and less damage than was planned for."""
+    fixed = fixed_size(stream.name, PLANNED)
+    sizes = looks_for(fixed, MORE)
+    alone = stop_early(stream, _truth(stream, PLANNED), (fixed,), None, runs)
+    yield f"{100 * (alone.passed + alone.failed) / alone.runs:.0f} %"
+    for share in SHARES.values():
+        yield _decided(stop_early(stream, _truth(stream, share), sizes, method, runs), fixed)
+
+
+def _truth(stream: Stream, share: float) -> float:
+    return stream.neutral + share * (stream.limit - stream.neutral)
+
+
+def _decided(found: Stopped, fixed: int) -> str:
+    decided = 100 * (found.passed + found.failed) / found.runs
+    return f"{found.documents:.0f} ({decided:.0f} %, ×{found.documents / fixed:.2f})"
+
+
+def part(rows: Sequence[str], saved: Sequence[str], runs: int, command: str) -> Iterator[str]:
+    yield HEADING
+    yield ""
+    yield (
+        "Suites with `min` draw documents until their rules are decided, so a truth at the limit has as many chances "
+        f"of a false pass as there are looks. {runs} runs of each world (half as many of {max(MOST)} documents, a "
+        f"quarter as many of betting), from 20 documents on; more than {100 * FALSE_PASS:g} % and three standard "
+        f"errors ({100 * noise(FALSE_PASS, runs):.1f} points) is bold. *Planned* are the looks of a run, as "
+        f"`harness plan` shows them; *batches* is a look after every {BATCH} documents. For comparison the ordinary "
+        "95 % interval, looked at once, after the last document, and after every batch. Betting is for what is "
+        "bounded; the rest keeps the bounds of planned looks."
+    )
+    yield ""
+    yield "| | n | group-sequential, planned | batches | betting, planned | batches | ordinary, once | batches |"
+    yield "|---|---|---|---|---|---|---|---|"
+    yield from rows
+    yield ""
+    yield (
+        f"What it saves. The fixed size has 80 % power to tell {100 * PLANNED:g} % of the allowed damage from the "
+        f"limit by the normal approximation (beside it what it really has); the run may draw {MORE:g} times as many. "
+        f"Documents on average of {max(runs // 4, 1)} runs, in parentheses how many runs were decided and the documents "
+        "as a multiple of the fixed size."
+    )
+    yield ""
+    yield f"| world | method | fixed | it decides | {' | '.join(SHARES)} |"
+    yield f"|---|---|---|---|{'---|' * len(SHARES)}"
+    yield from saved
+    yield ""
+    yield REACHED
+    yield ""
+    yield f"Made by `{command}`."
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--page", type=Path, required=True, help="the page whose second part is written")
+    parser.add_argument("--runs", type=int, default=1000, help="runs of each world")
+    parser.add_argument("--only", default="", help="worlds whose name contains this")
+    options = parser.parse_args()
+    rows, saved, begun = [], [], time.perf_counter()
+    for stream in streams():
+        if options.only not in stream.name:
+            continue
+        for most in MOST:
+            runs = options.runs if most < max(MOST) else max(options.runs // 2, 1)
+            rows.append(f"| {stream.name} | {most} | {' | '.join(peeking(stream, most, runs))} |")
+            print(f"{rows[-1]} {time.perf_counter() - begun:.0f} s", file=sys.stderr, flush=True)
+        for method in METHODS if stream.bounded else METHODS[:1]:
+            shown = " | ".join(savings(stream, method, max(options.runs // 4, 1)))
+            fixed, how = fixed_size(stream.name, PLANNED), method.replace("_", "-")
+            saved.append(f"| {stream.name} | {how} | {fixed} | {shown} |")
+            print(f"{saved[-1]} {time.perf_counter() - begun:.0f} s", file=sys.stderr, flush=True)
+    command = f"python tests/bench/early_stops.py --page {options.page} --runs {options.runs}"
+    text = options.page.read_text(encoding="utf-8") if options.page.exists() else ""
+    first = text.partition(HEADING)[0].rstrip()
+    lines = "\n".join(part(rows, saved, options.runs, command))
+    options.page.write_text(f"{first}\n\n{lines}\n".lstrip(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
