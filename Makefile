@@ -14,7 +14,8 @@ test: .venv/installed-for-tests
 	$(BIN)/ruff check harness tests
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest
+	@# Whole files, so that what the tests of one share is made once.
+	$(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile
 
 test-slow: .venv/installed-for-tests
 	$(BIN)/pytest -m slow

@@ -168,6 +168,33 @@ def test_a_variant_that_is_observed_again_alone_is_told_nothing_twice(
         assert [note for note in result.notes if result.notes.count(note) > 1] == []
 
 
+def test_a_variant_whose_kernels_fail_leaves_the_others_alone(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (models / "texts.jsonl").write_text('{"text": "some text"}\n{"text": "another one"}\n', encoding="utf-8")
+    documents = DocumentsSpec(data=str(models / "texts.jsonl"), context=32)
+    plans = []
+    for bits in (4, 8):
+        plan = make_plan(f"w{bits}", models / "reference", compress=(RoundToNearest(bits=bits),))
+        (suite,) = plan.suites
+        suite = suite.model_copy(update={"documents": documents, "probes": (Tokens(), *suite.probes)})
+        plans.append(plan.model_copy(update={"suites": (suite,)}))
+    compress = RoundToNearest.compress
+
+    def fail(*_: object) -> None:
+        raise AssertionError("outputs must be divisible by 32")
+
+    def broken(self: RoundToNearest, model: Any, tokenizer: Any, calibration: Any) -> Any:
+        done = compress(self, model, tokenizer, calibration)
+        if self.bits == 4:
+            done.model.get_decoder().norm.register_forward_hook(fail)
+        return done
+
+    monkeypatch.setattr(RoundToNearest, "compress", broken)
+    lost, kept = run(plans, models)
+    assert isinstance(lost, ModelError)
+    assert re.search(r"w4: calling it on \d+ tokens raised AssertionError: outputs must be divisible by 32", str(lost))
+    assert isinstance(kept, Observed)
+
+
 def test_vocabularies_that_differ_by_more_than_padding_leave_token_measures_skipped(models: Path) -> None:
     save(tiny_llama(vocab_size=VOCABULARY - 4), models / "own")
     text = models / "texts.jsonl"

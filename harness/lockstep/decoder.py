@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from harness.errors import ModelError
+from harness.errors import HarnessError, ModelError
 from harness.lockstep.arrangement import Arrange, Gatherer, moves
 from harness.lockstep.batches import Batch
 from harness.lockstep.recording import Tap
@@ -48,9 +48,18 @@ class Decoder:
     def prepare(self, ids_1T: Tensor) -> Tensor:
         """Find the trunk by trying: halves must give the logits of the plain forward. Returns those [T, V].
 
-        Where no trunk does, hidden states stand for logits from then on (``whole``): right, but larger.
+        Where no trunk does, hidden states stand for logits from then on (``whole``): right, but larger. Raises
+        ModelError for a model that cannot be called at all.
         """
-        plain_TV = self._plain(ids_1T, None)[0]
+        try:
+            plain_TV = self._plain(ids_1T, None)[0]
+        except HarnessError:
+            raise
+        except Exception as error:  # Kernels of libraries raise anything; the user must learn whose they were.
+            raise ModelError(
+                f"{self.name}: calling it on {ids_1T.shape[1]} tokens raised {type(error).__name__}: {error}; look whether "
+                "its kernels take models of this shape and dtype"
+            ) from error
         self.whole = "it has no trunk"
         for trunk in self._candidates():
             self._trunk = trunk

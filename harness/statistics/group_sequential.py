@@ -128,8 +128,7 @@ class GroupSequential(Intervals):
         """See ``proportion_interval``; where all values are equal, one for each cluster.
 
         At the first looks few documents were seen, and a thousand tokens of twenty documents that agree in all of them
-        say no more than twenty about a document that does not (tokens taken for independent: 8 % false passes where one
-        document in twenty disagrees, and far).
+        say no more than twenty about a document that does not.
         """
         values, labels = np.asarray(successes), np.asarray(clusters)
         if len(values) and (values == values[0]).all():

@@ -97,7 +97,7 @@ def part(rows: Sequence[str], saved: Sequence[str], runs: int, command: str) -> 
     yield (
         f"What it saves. The fixed size has 80 % power to tell {100 * PLANNED:g} % of the allowed damage from the "
         f"limit by the normal approximation (beside it what it really has); the run may draw {MORE:g} times as many. "
-        f"Documents on average of {max(runs // 4, 1)} runs, in parentheses how many runs were decided and the documents "
+        f"Documents on average of {max(runs // 4, 1)} runs; in parentheses how many runs were decided, and documents "
         "as a multiple of the fixed size."
     )
     yield ""

@@ -92,11 +92,17 @@ def test_an_earlier_clock_is_scaled_stage_by_stage() -> None:
     now = amount(plan.suites)
     assert (now.tokens, now.items, now.calls, now.complete) == (200 * 512, 2510, 20, True)
     made = make_run().run
-    suite = {"documents": {"max": 100, "context": 512}, "measures": [{"measure": "latency", "repeats": 40}]}
+    suite = {
+        "documents": {"max": 100, "context": 512},
+        "noise_floor": {"conditions": ["rounding"], "documents": 8},
+        "measures": [{"measure": "latency", "repeats": 40}],
+    }
     asked = {"suites": [suite]}
     measurement = made.measurements[0].model_copy(update={"name": "tasks.a.accuracy", "n": 251})
     clock = Clock(
-        started="", finished="", seconds={"load reference": 1.0, "shared pass": 10.0, "items": 3.0, "timings": 4.0}
+        started="",
+        finished="",
+        seconds={"load reference": 1.0, "noise floor": 0.5, "shared pass": 10.0, "items": 3.0, "timings": 4.0},
     )
     run = made.model_copy(
         update={
@@ -107,14 +113,16 @@ def test_an_earlier_clock_is_scaled_stage_by_stage() -> None:
         }
     )
     found = cost(plan, run)
-    assert found.seconds == pytest.approx((1 + 2 * 10 + 10 * 3 + 4 / 2) / 2)
+    # Floors: 5 conditions and the reference as it is, on 16 documents; then one condition, on 8.
+    assert found.seconds == pytest.approx((1 + 6 * 0.5 + 2 * 10 + 10 * 3 + 4 / 2) / 2)
     assert run.name in found.seconds_by
 
 
 def test_without_a_clock_time_is_a_rule_of_thumb_and_memory_holds_both_sides(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.cpu_count", lambda: 4)
     found = cost(make_plan(HERE / "pocket.yaml"), None)
-    assert found.seconds == pytest.approx(4 * 2_754_816 * (200 * 512 + 200 * 2510) / 4e10)
+    both, alone = 200 * 512 + 200 * 2510, (1 + 5) * 16 * 512
+    assert found.seconds == pytest.approx(2 * 2_754_816 * (2 * both + alone) / 4e10)
     assert "rule of thumb" in found.seconds_by
     assert found.memory == pytest.approx(2 * 4 * 2_754_816 + 2 * 4 * 2**23)
 
