@@ -57,8 +57,8 @@ class Decoder:
             raise
         except Exception as error:  # Kernels of libraries raise anything; the user must learn whose they were.
             raise ModelError(
-                f"{self.name}: calling it on {ids_1T.shape[1]} tokens raised {type(error).__name__}: {error}; look whether "
-                "its kernels take models of this shape and dtype"
+                f"{self.name}: calling it on {ids_1T.shape[1]} tokens raised {type(error).__name__}: {error}; look "
+                "whether its kernels take models of this shape and dtype"
             ) from error
         self.whole = "it has no trunk"
         for trunk in self._candidates():
