@@ -2,7 +2,9 @@
 
 The library is asked for the logits of given token ids, and for nothing else: it does not tokenize, sample or choose.
 Around it stands a model of transformers without weights, so that the shared pass, the tasks and the clock can drive it
-like any other. It has no modules that could be watched: what needs them is Skipped.
+like any other. It has no modules that could be watched: what needs them is Skipped. Its kernels on a processor round
+what goes into products of quantized weights to 8 bits in blocks of 32 (256 for the K formats), so a model with outlier
+channels loses more in them than its dequantized weights tell.
 
 llama.cpp is compiled when it is installed (``pip install "lm-shipcheck[llamacpp]"``, ten minutes on two cores), so it
 is never installed unless it is asked for.
@@ -168,7 +170,8 @@ def open_llama_cpp(
     model._make_room(1)  # Opened now, so that what cannot be read is refused before anything is measured.
     text = (
         f"{name}: {path.name} ({', '.join(found.types)}) is computed by llama.cpp {_version()} with its own kernels, "
-        "its KV cache holds float16; its modules cannot be watched, so layer errors and outliers are not measured"
+        "which round what goes into products of quantized weights to 8 bits in blocks, and a KV cache of float16; its "
+        "modules cannot be watched, so layer errors and outliers are not measured"
     )
     identity = Identity(
         name=name,
