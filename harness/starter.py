@@ -31,8 +31,7 @@ variant:
   compress:
     - {backend: round_to_nearest, bits: 4, group_size: 32}
   # It is written as it would be shipped, into the folder artifact/ beside the report, read back in a fresh process, and
-  # that is compared with what was measured. none: not; then the gate ship cannot judge it.
-  artifact: save
+  # that is compared with what was measured. With artifact: none it is not; then the gate ship cannot judge it.
 """
 
 _CHECKPOINT = """
