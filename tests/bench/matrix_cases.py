@@ -223,7 +223,9 @@ QUANTO = (
     ),
 )
 
-FITTED = "the library fits zero points to the weights, which costs less where they have heavy tails"
+FITTED = (
+    "zero points of the library are fitted and no whole numbers: its grid need not hold 0, so that weights near it move"
+)
 HQQ = (
     lib_grouped("hqq", "INT8 groups", bits=8),
     lib_grouped("hqq", "INT4 groups", "INT4 groups, affine", FITTED, bits=4),
