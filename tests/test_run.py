@@ -143,9 +143,8 @@ def supported(observed: Observed) -> list[float | None]:
     return [entry.variant for entry in found if entry.name == "hardware.supported"]
 
 
-def test_a_variant_that_is_observed_again_alone_is_told_nothing_twice(
-    models: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def two_plans(models: Path) -> list[Plan]:
+    """Plans of 4 and 8 bits that share a pass over two texts."""
     (models / "texts.jsonl").write_text('{"text": "some text"}\n{"text": "another one"}\n', encoding="utf-8")
     documents = DocumentsSpec(data=str(models / "texts.jsonl"), context=32)
     plans = []
@@ -154,6 +153,13 @@ def test_a_variant_that_is_observed_again_alone_is_told_nothing_twice(
         (suite,) = plan.suites
         suite = suite.model_copy(update={"documents": documents, "probes": (Tokens(), *suite.probes)})
         plans.append(plan.model_copy(update={"suites": (suite,)}))
+    return plans
+
+
+def test_a_variant_that_is_observed_again_alone_is_told_nothing_twice(
+    models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plans = two_plans(models)
     observe = Weights.observe
 
     def alone_only(self: Weights, reference: Any, variants: Any, sinks: Any, progress: Any) -> None:
@@ -169,14 +175,7 @@ def test_a_variant_that_is_observed_again_alone_is_told_nothing_twice(
 
 
 def test_a_variant_whose_kernels_fail_leaves_the_others_alone(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (models / "texts.jsonl").write_text('{"text": "some text"}\n{"text": "another one"}\n', encoding="utf-8")
-    documents = DocumentsSpec(data=str(models / "texts.jsonl"), context=32)
-    plans = []
-    for bits in (4, 8):
-        plan = make_plan(f"w{bits}", models / "reference", compress=(RoundToNearest(bits=bits),))
-        (suite,) = plan.suites
-        suite = suite.model_copy(update={"documents": documents, "probes": (Tokens(), *suite.probes)})
-        plans.append(plan.model_copy(update={"suites": (suite,)}))
+    plans = two_plans(models)
     compress = RoundToNearest.compress
 
     def fail(*_: object) -> None:
