@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.documents import tokenized
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
@@ -66,19 +68,7 @@ class Window:
 
 def readings(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> Iterator[Reading]:
     """Every text as ``tokenizer`` reads it. Without offsets (slow tokenizers) a text can only be taken whole."""
-    found = tokenizer(
-        list(texts),
-        add_special_tokens=False,
-        truncation=False,
-        padding=False,
-        verbose=False,
-        return_offsets_mapping=tokenizer.is_fast,
-        return_attention_mask=False,
-        return_token_type_ids=False,
-    )
-    for index, text in enumerate(texts):
-        ids = np.asarray(found["input_ids"][index], dtype=np.int64)
-        offsets = found["offset_mapping"][index] if tokenizer.is_fast else None
+    for text, (ids, offsets) in zip(texts, tokenized(texts, tokenizer), strict=True):
         yield Reading(ids, *cuts(text, len(ids), offsets), lossy=not _gives_back(text, ids, tokenizer))
 
 

@@ -231,8 +231,16 @@ def _tokenize(
     texts: list[str], tokenizer: PreTrainedTokenizerBase
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
     """Ids and bytes of each text, without special tokens."""
+    for text, (ids, offsets) in zip(texts, tokenized(texts, tokenizer), strict=True):
+        yield ids, np.full(len(ids), np.nan, dtype=np.float32) if offsets is None else span_bytes(text, offsets)
+
+
+def tokenized(
+    texts: Sequence[str], tokenizer: PreTrainedTokenizerBase
+) -> Iterator[tuple[NDArray[np.int64], Sequence[tuple[int, int]] | None]]:
+    """Ids of each text, without special tokens, and the characters that each stands for (None: slow tokenizers)."""
     found = tokenizer(
-        texts,
+        list(texts),
         add_special_tokens=False,
         truncation=False,
         padding=False,
@@ -241,12 +249,9 @@ def _tokenize(
         return_attention_mask=False,
         return_token_type_ids=False,
     )
-    for index, text in enumerate(texts):
-        ids = np.asarray(found["input_ids"][index], dtype=np.int64)
-        if tokenizer.is_fast:
-            yield ids, span_bytes(text, found["offset_mapping"][index])
-        else:
-            yield ids, np.full(len(ids), np.nan, dtype=np.float32)
+    for index in range(len(texts)):
+        offsets = found["offset_mapping"][index] if tokenizer.is_fast else None
+        yield np.asarray(found["input_ids"][index], dtype=np.int64), offsets
 
 
 def span_bytes(text: str, offsets: Sequence[tuple[int, int]]) -> NDArray[np.float32]:
