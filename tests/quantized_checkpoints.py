@@ -104,31 +104,42 @@ save_fp8 = _compressed_tensors("FP8_DYNAMIC")
 """llm-compressor, FP8 weights by channel and FP8 inputs by token."""
 
 
-@quietly
-def save_auto_round(source: Path, folder: Path) -> Path:
-    """auto-round, 4-bit codes in groups of 16, rounded to nearest, in its own format."""
-    from auto_round import AutoRound
+def _auto_round(layout: str, symmetric: bool = True) -> Save:
+    @quietly
+    def save(source: Path, folder: Path) -> Path:
+        from auto_round import AutoRound
 
-    model = loaded(source)
-    texts = [torch.randint(1, 96, (1, 32), generator=torch.Generator().manual_seed(0)) for _ in range(4)]
-    rounding = AutoRound(
-        model,
-        tiny_tokenizer(),
-        scheme="W4A16",
-        group_size=16,
-        iters=0,
-        nsamples=4,
-        seqlen=32,
-        batch_size=1,
-        dataset=texts,
-        device_map="cpu",
-        enable_torch_compile=False,
-    )
-    rounding.quantize_and_save(str(folder), format="auto_round")
-    found = [folder, *folder.glob("**/config.json")]
-    place = found[0] if (folder / "config.json").exists() else found[1].parent
-    tiny_tokenizer().save_pretrained(place)
-    return place
+        model = loaded(source)
+        texts = [torch.randint(1, 96, (1, 32), generator=torch.Generator().manual_seed(0)) for _ in range(4)]
+        rounding = AutoRound(
+            model,
+            tiny_tokenizer(),
+            scheme={"bits": 4, "group_size": 16, "sym": symmetric, "data_type": "int", "act_bits": 16},
+            iters=0,
+            nsamples=4,
+            seqlen=32,
+            batch_size=1,
+            dataset=texts,
+            device_map="cpu",
+            enable_torch_compile=False,
+            disable_opt_rtn=True,
+        )
+        rounding.quantize_and_save(str(folder), format=layout)
+        place = folder if (folder / "config.json").exists() else next(folder.glob("**/config.json")).parent
+        tiny_tokenizer().save_pretrained(place)
+        return place
+
+    return save
+
+
+save_auto_round = _auto_round("auto_round")
+"""auto-round, 4-bit codes in groups of 16, rounded to nearest, in its own format."""
+save_auto_gptq = _auto_round("auto_gptq")
+"""The same in the format of GPTQ."""
+save_auto_gptq_asymmetric = _auto_round("auto_gptq", symmetric=False)
+save_auto_awq = _auto_round("auto_awq")
+"""The same in the format of AWQ."""
+save_auto_awq_asymmetric = _auto_round("auto_awq", symmetric=False)
 
 
 @quietly

@@ -16,15 +16,13 @@ from typing import Any, TextIO
 
 
 def main(folder: Path) -> None:
-    """Quantize the model in the folder and leave what its checkpoint means."""
+    """Quantize the model in the folder and leave the checkpoint."""
     progress = _own_output()
     settings = json.loads((folder / "settings.json").read_text())
     names = settings.pop("modules")
     documents = json.loads((folder / "calibration.json").read_text())
     progress.write("loading the library\n")
     _quantize(folder, settings, names, documents, progress)
-    progress.write("reading its checkpoint\n")
-    _unpack(folder, settings)
 
 
 def _own_output() -> TextIO:
@@ -58,44 +56,6 @@ def _quantize(folder: Path, settings: dict[str, Any], names: list[str], document
     ids = [{"input_ids": each, "attention_mask": [1] * len(each)} for each in documents]
     made.quantize(ids, batch_size=1)
     made.save(str(folder / "checkpoint"))
-
-
-def _unpack(folder: Path, settings: dict[str, Any]) -> None:
-    """Write the weight that every packed layer of the checkpoint means, and how it is packed."""
-    from safetensors import safe_open
-    from safetensors.torch import save_file
-
-    tensors: dict[str, Any] = {}
-    for file in sorted((folder / "checkpoint").glob("*.safetensors")):
-        with safe_open(file, "pt") as opened:
-            tensors |= {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - it is no dictionary
-    said = json.loads((folder / "checkpoint" / "config.json").read_text())["quantization_config"]
-    # Files of the first version keep zero points less one.
-    shift = 0 if said.get("checkpoint_format") == "gptq_v2" else 1
-    bits, weights, packed = settings["bits"], {}, {}
-    for name in [key.removesuffix(".qweight") for key in tensors if key.endswith(".qweight")]:
-        codes, zeros, scales, index = (tensors[f"{name}.{part}"] for part in ("qweight", "qzeros", "scales", "g_idx"))
-        codes_IO = _fields(codes.T.contiguous(), bits).T
-        zeros_GO = (_fields(zeros, bits) + shift) % 2**bits
-        group_I = index.long()
-        weight_IO = (codes_IO - zeros_GO[group_I]).float() * scales[group_I].float()
-        weights[name] = weight_IO.T.contiguous()
-        packed[name] = {
-            "bits": bits,
-            "group_size": settings["group_size"] if settings["group_size"] > 0 else None,
-            "symmetric": settings["sym"],
-            "stored_bytes": sum(each.numel() * each.element_size() for each in (codes, zeros, scales, index)),
-        }
-    save_file(weights, folder / "result.safetensors")
-    (folder / "result.json").write_text(json.dumps(packed))
-
-
-def _fields(words_NM: Any, bits: int) -> Any:
-    """Unsigned fields of ``bits`` bits, the lowest of each word of 32 first: int64 [N, M · 32 / bits]."""
-    import torch
-
-    fields = (words_NM.long()[..., None] >> torch.arange(0, 32, bits)) & (2**bits - 1)
-    return fields.flatten(-2)
 
 
 if __name__ == "__main__":

@@ -8,20 +8,18 @@ The worker is one file that knows its library, torch and transformers, and nothi
     settings.json       what the backend's ``job`` says, and under ``modules`` the names of the layers to take
     calibration.json    token ids, one list a document
 
-and leaves, beside the library's own checkpoint in ``checkpoint/``,
-
-    result.json         for every module it took: bits, group_size, symmetric, and the bytes that its codes, scales and
-                        zero points have in the checkpoint
-    result.safetensors  for every module it took, the weight [O, I] that its codes mean, under the module's name
+and leaves the library's own checkpoint in checkpoint/, in a format of ``harness.models.packed_integers``.
 
 What it prints is shown as progress; what it says on the error stream ends up in the BackendError if it fails. No kernel
 of the library runs here, so the result is ``simulated``: floats that its codes mean, read from the checkpoint itself.
+That checkpoint is also what would be shipped.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -32,30 +30,26 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from weakref import WeakKeyDictionary
 
 from pydantic import Field
 
 from harness.backends import Compressed
 from harness.backends._library import LibraryBackend
 from harness.backends._simulating import give_own_head
-from harness.errors import BackendError
-from harness.records import ModuleFormat, Record
+from harness.errors import BackendError, HarnessError
+from harness.records import ModuleFormat
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 TAIL = 20
 """Lines of the worker's error stream that an error shows."""
 
 
-class Packed(Record):
-    """What a worker says of one module in ``result.json``. group_size: None for one scale an output channel."""
-
-    bits: Annotated[int, Field(ge=2, le=8)]
-    group_size: Annotated[int, Field(ge=1)] | None
-    symmetric: bool
-    stored_bytes: Annotated[int, Field(ge=1)]
+_CHECKPOINTS: WeakKeyDictionary[nn.Module, tempfile.TemporaryDirectory[str]] = WeakKeyDictionary()
+"""What workers made, for as long as the model that was made of it lives."""
 
 
 class IsolatedBackend(LibraryBackend):
@@ -109,12 +103,24 @@ class IsolatedBackend(LibraryBackend):
             self._check(name, module)
             names.append(name)
         give_own_head(model, names)
-        with tempfile.TemporaryDirectory(prefix=f"harness-{self.kind}-") as folder:
-            job = Path(folder)
-            self._write(job, model, tokenizer, calibration, names)
-            command = [str(self.interpreter()), "-I", "-u", str(self.worker), folder]
-            run_worker(self.kind, command, job, self.timeout, _show)
-            return Compressed(model, self._take_over(job, model, names))
+        folder = tempfile.TemporaryDirectory(prefix=f"harness-{self.kind}-")
+        job = Path(folder.name)
+        self._write(job, model, tokenizer, calibration, names)
+        command = [str(self.interpreter()), "-I", "-u", str(self.worker), folder.name]
+        run_worker(self.kind, command, job, self.timeout, _show)
+        formats = self._take_over(job / "checkpoint", model, names)
+        shutil.rmtree(job / "model")
+        _CHECKPOINTS[model] = folder
+        return Compressed(model, formats)
+
+    def save(self, model: PreTrainedModel, folder: Path) -> None:
+        """The checkpoint that the library made, as it is. Raises BackendError where the model is another by now."""
+        if model not in _CHECKPOINTS:
+            raise BackendError(
+                f"{self.kind}: a later step made another model, of which the library has no checkpoint; set artifact: "
+                "none, or leave the other steps out"
+            )
+        shutil.copytree(Path(_CHECKPOINTS[model].name) / "checkpoint", folder, dirs_exist_ok=True)
 
     def _write(
         self,
@@ -133,48 +139,27 @@ class IsolatedBackend(LibraryBackend):
         (job / "settings.json").write_text(json.dumps({**self.job(), "modules": list(names)}))
         (job / "calibration.json").write_text(json.dumps([ids.tolist() for ids in calibration]))
 
-    def _take_over(self, job: Path, model: PreTrainedModel, names: Sequence[str]) -> tuple[ModuleFormat, ...]:
+    def _take_over(
+        self, checkpoint: Path, model: PreTrainedModel, names: Sequence[str]
+    ) -> tuple[ModuleFormat, ...]:
         """Give the layers the weights of the worker's checkpoint; raises BackendError naming what does not fit."""
-        from safetensors.torch import load_file
-
         from harness.backends._weights import Replacing
-        from harness.models.linears import weight_of
+        from harness.models.packed_integers import unpack_folder
 
         try:
-            said = json.loads((job / "result.json").read_text())
-            found = {name: Packed.model_validate(each) for name, each in said.items()}
-            weights = load_file(job / "result.safetensors")
-        except (OSError, ValueError) as error:
+            found = unpack_folder(checkpoint, model).layers
+        except HarnessError as error:
             raise BackendError(f"{self.kind}: what its worker left cannot be read: {error}") from error
-        if odd := sorted(found.keys() ^ set(names) | weights.keys() ^ set(names)):
+        if odd := sorted(found.keys() ^ set(names)):
             what = "were asked for and not given, or given and not asked for"
             raise BackendError(f"{self.kind}: {odd[0]} and {len(odd) - 1} more {what}")
-        replacing, formats, chosen = Replacing(), [], dict(self.chosen(model))
+        replacing, chosen = Replacing(), dict(self.chosen(model))
         for name in names:
-            module, weight = chosen[name], weights[name]
-            wanted = tuple(weight_of(module).shape)
-            if tuple(weight.shape) != wanted or not bool(weight.isfinite().all()):
-                what = f"shape {tuple(weight.shape)}, wanted {wanted}, or values that are not finite"
-                raise BackendError(f"{self.kind}: {name}: the weight that came back has {what}")
-            replacing.replace(module, weight.to(module.weight.device))
-            formats.append(self._format(name, type(module).__name__, found[name], weight.numel(), module.bias))
-        return tuple(formats)
-
-    def _format(self, name: str, kind: str, packed: Packed, weights: int, bias: Tensor | None) -> ModuleFormat:
-        return ModuleFormat(
-            module=name,
-            type=kind,
-            parameters=weights + (0 if bias is None else bias.numel()),
-            stored_bytes=packed.stored_bytes + (0 if bias is None else bias.numel() * bias.element_size()),
-            bits_per_weight=8 * packed.stored_bytes / weights,
-            format=f"int{packed.bits}",
-            granularity="group" if packed.group_size else "channel",
-            group_size=packed.group_size,
-            symmetric=packed.symmetric,
-            ranges="min_max",
-            kernel="simulated",
-            backend=self.kind,
-        )
+            if not bool(found[name].weight.isfinite().all()):
+                raise BackendError(f"{self.kind}: {name}: the weight that came back has values that are not finite")
+            replacing.replace(chosen[name], found[name].weight.to(chosen[name].weight.device))
+        said = {"backend": self.kind, "ranges": "min_max"}
+        return tuple(found[name].format.model_copy(update=said) for name in names)
 
 
 def run_worker(kind: str, command: Sequence[str], folder: Path, limit: float, show: Callable[[str], None]) -> None:

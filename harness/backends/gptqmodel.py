@@ -32,7 +32,7 @@ class GptqModel(IsolatedBackend):
         "numpy==2.2.6"
     )
 
-    bits: Literal[2, 4, 8]
+    bits: Literal[2, 3, 4, 8]
     """Bits of one code."""
     group_size: Annotated[int, Field(ge=1)] | None = 128
     """Inputs that share a scale; null: the whole output channel."""

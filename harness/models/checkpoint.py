@@ -6,11 +6,19 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from harness.errors import ModelError
 from harness.models.opened import Opened
-from harness.models.prequantized import quantization_method
+from harness.models.packed_integers import Contents, unpack_folder
+from harness.models.prequantized import quantization_method, unpacked_here
 from harness.models.quiet import quiet
 from harness.models.soundness import check_loading
 from harness.models.sources import Source
@@ -33,23 +41,46 @@ def open_folder(
     quantization = quantization_method(source.folder, read_json(source.folder / "config.json"))
     if not quantization:
         check_no_hidden_codes(source.folder, weights)
-    model = _load_model(source.folder, spec)
-    return Opened(
-        model,
-        tokenizer or _load_tokenizer(source.folder, spec),
-        stamps,
-        formats=formats_in_files(model, source.folder, quantization),
-        quantization=quantization,
-        notes=_dtype_notes(spec, name, weights),
-    )
+    own = tokenizer or _load_tokenizer(source.folder, spec)
+    if unpacked_here(quantization):
+        contents = _unpack(source.folder, spec)
+        notes = (*contents.notes(name), *_dtype_notes(spec, name, weights))
+        formats = {layer: unpacked.format for layer, unpacked in contents.layers.items()}
+        return Opened(_load_unpacked(source.folder, spec, contents), own, stamps, formats, notes=notes)
+    model = _load_model(AutoModelForCausalLM, source.folder, spec)
+    formats = formats_in_files(model, source.folder, quantization)
+    return Opened(model, own, stamps, formats, quantization, _dtype_notes(spec, name, weights))
 
 
-def _load_model(folder: Path, spec: ModelSpec) -> PreTrainedModel:
+def _unpack(folder: Path, spec: ModelSpec) -> Contents:
+    """What the files of a packed folder mean, beside the folder's model without weights."""
     loader: Any = AutoModelForCausalLM
+    code = {"trust_remote_code": spec.trust_remote_code}
+    try:
+        with quiet(), torch.device("meta"):
+            config = AutoConfig.from_pretrained(folder, local_files_only=True, **code)
+            del config.quantization_config
+            model = loader.from_config(config, **code)
+    except Exception as error:  # As in _load_model.
+        raise ModelError(f"{spec.model}: transformers cannot make it: {type(error).__name__}: {error}") from error
+    return unpack_folder(folder, model)
+
+
+def _load_unpacked(folder: Path, spec: ModelSpec, contents: Contents) -> PreTrainedModel:
+    config = cast(PreTrainedModel, contents.model).config
+    state = contents.state(getattr(torch, spec.dtype))
+    model = _load_model(type(contents.model), folder, spec, config=config, state_dict=state)
+    if (folder / "generation_config.json").is_file():
+        model.generation_config = GenerationConfig.from_pretrained(folder, local_files_only=True)
+    return model
+
+
+def _load_model(loader: Any, folder: Path, spec: ModelSpec, **instead: Any) -> PreTrainedModel:
+    """The model that a loader of transformers makes of a folder, or of what is given ``instead`` of its files."""
     try:
         with quiet():
             model, info = loader.from_pretrained(
-                folder,
+                None if instead else folder,
                 dtype=getattr(torch, spec.dtype),
                 device_map=None if spec.device == "cpu" else {"": spec.device},
                 attn_implementation=spec.attention,
@@ -59,6 +90,7 @@ def _load_model(folder: Path, spec: ModelSpec) -> PreTrainedModel:
                 ignore_mismatched_sizes=True,
                 local_files_only=True,
                 output_loading_info=True,
+                **instead,
             )
     except Exception as error:  # The loader raises nearly anything for a folder that does not fit.
         raise ModelError(

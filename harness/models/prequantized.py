@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import MissingDependencyError, ModelError
+from harness.models.packed_integers import METHODS
 from harness.records import Identity, VariantSpec
 
 LIBRARIES: Mapping[str, tuple[str, str]] = {
@@ -38,7 +39,7 @@ def quantization_method(folder: Path, config: Mapping[str, Any]) -> str:
     """The ``quant_method`` of a checkpoint, or an empty string for one that is not quantized.
 
     Raises ModelError for a method that transformers does not know (it would warn, drop the scales and go on),
-    and MissingDependencyError when the method's library is not installed.
+    and MissingDependencyError when the method's library is not installed and the files are not ``unpacked_here``.
     """
     path = folder / "config.json"
     found = config.get("quantization_config") or config.get("compression_config")
@@ -69,7 +70,7 @@ def quantization_method(folder: Path, config: Mapping[str, Any]) -> str:
             f"{path}: quantization_config.quant_method is {method!r}, of which transformers cannot read saved "
             f"checkpoints; {NOT_READ[method]}"
         )
-    if method in LIBRARIES:
+    if method in LIBRARIES and not unpacked_here(method):
         module, package = LIBRARIES[method]
         if not _installed(module):
             quoted = f'"{package}"' if "[" in package else package
@@ -77,6 +78,11 @@ def quantization_method(folder: Path, config: Mapping[str, Any]) -> str:
                 module.replace("_", "-"), f"{folder} (quantized with {method})", f"pip install {quoted}"
             )
     return method
+
+
+def unpacked_here(method: str) -> bool:
+    """Whether the files of a method are unpacked by ``packed_integers``, because its library is not installed."""
+    return method in METHODS and not _installed(LIBRARIES[method][0])
 
 
 def libraries_of(variant: VariantSpec, identity: Identity) -> list[str]:

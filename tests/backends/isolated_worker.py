@@ -20,18 +20,36 @@ if settings["do"] == "hang":
 import numpy as np  # noqa: E402 - what is told first must not wait for it
 from safetensors.numpy import load_file, save_file  # noqa: E402
 
-tensors = load_file(folder / "model" / "model.safetensors")
-weights, packed = {}, {}
+
+def words(codes: np.ndarray, bits: int) -> np.ndarray:
+    """Codes packed along the first axis, the lowest bits of a word first, as int32."""
+    each = 32 // bits
+    whole = sum(codes[place::each].astype(np.uint32) << np.uint32(bits * place) for place in range(each))
+    return np.ascontiguousarray(whole).view(np.int32)
+
+
+bits, tensors = settings["bits"], load_file(folder / "model" / "model.safetensors")
 for name in settings["modules"]:
-    weight = tensors[f"{name}.weight"]
-    scale = np.abs(weight).max(1, keepdims=True) / np.float32(2 ** (settings["bits"] - 1) - 1)
-    weights[name] = (weight / scale).round() * scale
-    stored = weight.size * settings["bits"] // 8 + len(weight) * 2
-    packed[name] = {"bits": settings["bits"], "group_size": None, "symmetric": True, "stored_bytes": stored}
+    weight, middle = tensors.pop(f"{name}.weight", tensors.get("model.embed_tokens.weight")), 2 ** (bits - 1)
+    scale = np.abs(weight).max(1, keepdims=True) / np.float32(middle - 1)
+    codes = (weight / scale).round().astype(np.int64) + middle
+    tensors[f"{name}.qweight"] = words(codes.T, bits)
+    # The first version of the format keeps zero points less one.
+    tensors[f"{name}.qzeros"] = np.ascontiguousarray(words(np.full((len(weight), 1), middle - 1), bits).T)
+    tensors[f"{name}.scales"] = np.ascontiguousarray(scale.T)
+first = settings["modules"][0]
 if settings["do"] == "forget":
-    del weights[settings["modules"][0]]
+    for part in ("qweight", "qzeros", "scales"):
+        del tensors[f"{first}.{part}"]
 if settings["do"] == "spoil":
-    weights[settings["modules"][0]][0, 0] = np.nan
+    tensors[f"{first}.scales"][0, 0] = np.nan
+if settings["do"] == "leave half":
+    del tensors[f"{first}.scales"]
 if settings["do"] != "leave nothing":
-    save_file(weights, folder / "result.safetensors")
-    (folder / "result.json").write_text(json.dumps(packed))
+    (folder / "checkpoint").mkdir()
+    save_file(tensors, folder / "checkpoint" / "model.safetensors", metadata={"format": "pt"})
+    config = json.loads((folder / "model" / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "gptq", "bits": bits, "group_size": -1, "sym": True}
+    if "lm_head" in settings["modules"]:
+        config["tie_word_embeddings"] = False
+    (folder / "checkpoint" / "config.json").write_text(json.dumps(config))

@@ -1,63 +1,24 @@
-"""GPTQModel in an environment of its own, and what the worker reads from its checkpoints."""
+"""GPTQModel in an environment of its own, and its checkpoints as the library itself reads them."""
 
 from __future__ import annotations
 
 import copy
-import json
+import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
-from harness.backends._gptqmodel_worker import _unpack
 from harness.backends.gptqmodel import GptqModel
 from harness.errors import BackendError
+from harness.models.loading import load
+from harness.records import ModelSpec
 from harness.testing import trials
 from harness.testing.models import random_documents, tiny_llama, tiny_tokenizer
 
 torch.set_num_threads(1)
-
-
-@pytest.mark.parametrize("bits", [2, 4, 8])
-@pytest.mark.parametrize("version", ["gptq", "gptq_v2"])
-def test_packed_codes_are_read_as_they_are_meant(tmp_path: Path, bits: int, version: str) -> None:
-    chance, outputs, inputs, size = torch.Generator().manual_seed(bits), 32, 64, 16
-    codes_IO = torch.randint(2**bits, (inputs, outputs), generator=chance)
-    zeros_GO = torch.randint(2**bits, (inputs // size, outputs), generator=chance)
-    scales_GO = torch.rand(inputs // size, outputs, generator=chance).half()
-    index_I = torch.randperm(inputs, generator=chance) // size  # groups in the order of activations
-
-    def word(fields: list[int]) -> int:
-        whole = sum(field << (bits * place) for place, field in enumerate(fields))
-        return whole - 2**32 if whole >= 2**31 else whole
-
-    each = 32 // bits
-    stored = (zeros_GO - (1 if version == "gptq" else 0)) % 2**bits
-    qweight = [[word(codes_IO[i : i + each, o].tolist()) for o in range(outputs)] for i in range(0, inputs, each)]
-    qzeros = [[word(row[o : o + each].tolist()) for o in range(0, outputs, each)] for row in stored]
-    (tmp_path / "checkpoint").mkdir()
-    tensors = {
-        "a.b.qweight": torch.tensor(qweight, dtype=torch.int32),
-        "a.b.qzeros": torch.tensor(qzeros, dtype=torch.int32),
-        "a.b.scales": scales_GO,
-        "a.b.g_idx": index_I.int(),
-        "a.norm.weight": torch.ones(3),
-    }
-    save_file(tensors, tmp_path / "checkpoint" / "model.safetensors")
-    said = {"quantization_config": {"checkpoint_format": version}}
-    (tmp_path / "checkpoint" / "config.json").write_text(json.dumps(said))
-    _unpack(tmp_path, {"bits": bits, "group_size": size, "sym": False})
-
-    expected = torch.empty(outputs, inputs)
-    for i in range(inputs):
-        for o in range(outputs):
-            group = int(index_I[i])
-            expected[o, i] = float(scales_GO[group, o]) * (int(codes_IO[i, o]) - int(zeros_GO[group, o]))
-    assert load_file(tmp_path / "result.safetensors")["a.b"].equal(expected)
-    packed = json.loads((tmp_path / "result.json").read_text())
-    bytes_of = (inputs * outputs + inputs // size * outputs) * bits // 8 + inputs // size * outputs * 2 + inputs * 4
-    assert packed == {"a.b": {"bits": bits, "group_size": size, "symmetric": False, "stored_bytes": bytes_of}}
 
 
 def test_sizes_that_cannot_be_packed_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,3 +40,42 @@ def test_the_library_beats_rounding() -> None:
     )
     plain = trials.compress(GptqModel(bits=2, group_size=32), reference)
     assert trials.divergence(done) < trials.divergence(plain)
+
+
+SETTINGS = [{"bits": bits} for bits in (2, 3, 4, 8)] + [{"bits": 4, "symmetric": False}, {"bits": 4, "act_order": True}]
+WEIGHTS = """
+import os, sys
+os.cpu_count = lambda: 8  # as the worker does
+import torch
+from gptqmodel import BACKEND, GPTQModel
+from safetensors.torch import save_file
+torch.set_num_threads(1)
+model = GPTQModel.load(sys.argv[1], device="cpu", backend=BACKEND.GPTQ_TORCH, dtype=torch.float16).model
+layers = {name: module for name, module in model.named_modules() if hasattr(module, "dequantize_weight")}
+save_file({name: module.dequantize_weight().T.float().contiguous() for name, module in layers.items()}, sys.argv[2])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+def test_a_checkpoint_means_here_what_the_library_takes_it_for(settings: dict[str, Any], tmp_path: Path) -> None:
+    step = GptqModel(group_size=32, **settings)
+    if lack := step.lacks():
+        pytest.skip(lack)
+    reference = trials.make_model("llama", {"intermediate_size": 128}, torch.float32, "cpu")
+    done = trials.compress(step, reference)
+    step.save(done.model, tmp_path / "shipped")
+    tiny_tokenizer().save_pretrained(tmp_path / "shipped")
+    read = load(ModelSpec(model=str(tmp_path / "shipped")), "x").model
+    state, measured = read.state_dict(), done.model.state_dict()
+    packed = {f"{module.module}.weight" for module in done.modules}
+    assert all(state[name].equal(measured[name]) for name in packed)
+    # The library keeps what it does not pack in 16 bits.
+    assert all(torch.allclose(state[name], measured[name], rtol=1e-2) for name in measured.keys() - packed)
+    command = [str(step.interpreter()), "-c", WEIGHTS, str(tmp_path / "shipped"), str(tmp_path / "weights")]
+    told = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert told.returncode == 0, told.stderr[-3000:]
+    theirs = load_file(tmp_path / "weights")
+    assert set(theirs) == {module.module for module in done.modules}
+    for name, weight in theirs.items():
+        assert torch.allclose(state[f"{name}.weight"], weight, rtol=2e-3, atol=1e-6), name

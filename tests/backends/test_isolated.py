@@ -19,7 +19,9 @@ from harness.backends.gptqmodel import GptqModel
 from harness.backends.round_to_nearest import RoundToNearest
 from harness.errors import BackendError, PlanError
 from harness.models.identity import weights_sha256
+from harness.models.loading import load
 from harness.plan import make_plan
+from harness.records import ModelSpec
 from harness.testing.models import random_documents, tiny_llama, tiny_tokenizer
 
 torch.set_num_threads(1)
@@ -55,10 +57,15 @@ def test_what_comes_back_is_what_rounding_here_gives(capsys: pytest.CaptureFixtu
     before = weights_sha256(model)
     done = compress(elsewhere(bits=4), model)
     here = compress(RoundToNearest(bits=4, granularity="channel"), model)
-    assert weights_sha256(done.model) == weights_sha256(here.model)
+    state, wanted = done.model.state_dict(), here.model.state_dict()
+    assert all(state[name].equal(wanted[name]) for name in wanted)
     assert weights_sha256(model) == before
-    strip = {"backend", "ranges"}
+    strip = {"backend", "ranges", "stored_bytes", "bits_per_weight"}
     assert [m.model_dump(exclude=strip) for m in done.modules] == [m.model_dump(exclude=strip) for m in here.modules]
+    for module in done.modules:
+        outputs, inputs = done.model.get_submodule(module.module).weight.shape
+        assert module.stored_bytes == outputs * inputs // 2 + outputs // 2 + outputs * 4  # codes, zero points, scales
+        assert module.bits_per_weight == pytest.approx(8 * module.stored_bytes / (outputs * inputs))
     assert "elsewhere: 3 documents of 30 tokens" in capsys.readouterr().err
 
 
@@ -71,6 +78,22 @@ def test_layers_and_head_are_chosen_as_anywhere() -> None:
     embedding: Any = done.model.get_input_embeddings()
     assert embedding.weight.equal(model.get_input_embeddings().weight)
     assert not done.model.config.tie_word_embeddings
+
+
+def test_what_is_shipped_is_the_checkpoint_of_the_worker(tmp_path: Path) -> None:
+    """Read back from disk it is the model that was measured; of a copy of that model nothing is known."""
+    step, model = elsewhere(bits=4, only=("*.up_proj", "lm_head"), skip=()), tiny_llama(tied=True)
+    done = compress(step, model)
+    step.save(done.model, tmp_path / "shipped")
+    tiny_tokenizer().save_pretrained(tmp_path / "shipped")
+    read = load(ModelSpec(model=str(tmp_path / "shipped")), "shipped")
+    state, wanted = read.model.state_dict(), done.model.state_dict()
+    assert state.keys() == wanted.keys()
+    assert all(state[name].equal(wanted[name]) for name in wanted)
+    (up,) = (each for each in read.identity.modules if each.module == "model.layers.0.mlp.up_proj")
+    assert (up.format, up.kernel, up.backend) == ("int4", "simulated", "gptq")
+    with pytest.raises(BackendError, match="elsewhere: a later step made another model"):
+        step.save(copy.deepcopy(done.model), tmp_path / "other")
 
 
 def test_a_worker_that_fails_is_quoted() -> None:
@@ -112,7 +135,8 @@ def test_a_worker_that_is_killed_is_said_to_be(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("do", "said"),
     [
-        ("leave nothing", "cannot be read"),
+        ("leave nothing", "what its worker left cannot be read"),
+        ("leave half", r"cannot be read: model\.layers\.0\.self_attn\.q_proj: its weight is packed .* without scales"),
         ("forget", r"model\.layers\.0\.self_attn\.q_proj and 0 more were asked for and not given"),
         ("spoil", r"model\.layers\.0\.self_attn\.q_proj: the weight that came back"),
     ],

@@ -206,7 +206,7 @@ def test_a_library_that_computes_in_one_dtype_alone_says_which(case: str, folder
         ("torchao", r'"lm-shipcheck\[torchao\]"'),
         ("compressed-tensors", r'"lm-shipcheck\[llmcompressor\]"'),
         ("auto-round", r'"lm-shipcheck\[autoround\]"'),
-        ("gptq", "gptqmodel optimum"),
+        ("aqlm", "aqlm"),
     ],
 )
 def test_a_missing_library_is_named_with_what_installs_it(

@@ -1,0 +1,221 @@
+"""GPTQ and AWQ folders where the library with their kernels is not installed: unpacked when they are loaded.
+
+    words of 32 bits ─▶ codes, zero points ─▶ (code − zero point) · scale ─▶ floats ─▶ transformers
+
+The numbers are those of the files and bytes are counted as in the files; speed is that of floats, so the kernels are
+called simulated. Both formats keep a layer as ``qweight``, ``qzeros`` and ``scales``, of as many rows as there are
+inputs or groups of inputs; how many bits a code has follows from the sizes.
+
+gptq, gptq_v2: codes are packed along the inputs, zero points along the outputs; each bit string runs on over the words
+of 32 codes (3 bits: over three words). ``g_idx`` says which group an input belongs to. Files of the first version keep
+every zero point less one (AutoGPTQ wrote them so). Of a zero point of 0 that leaves all ones, and those who write such
+files borrow from the next zero point in the word; as GPTQModel does, one is added to whole words, which undoes it.
+awq, gemm: both are packed along the outputs, eight codes of 4 bits in a word, in the order 0 2 4 6 1 3 5 7.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from harness.errors import MissingDependencyError, ModelError
+from harness.models.linears import Linear, weight_of
+from harness.models.weight_files import read_json, weight_files
+from harness.records import ModuleFormat, Note
+
+METHODS = ("gptq", "awq")
+INSTALL = "pip install gptqmodel optimum"
+PARTS = ("qweight", "qzeros", "scales", "g_idx")
+WIDTHS = (2, 3, 4, 8)
+_BLOCK = 32
+"""Codes whose bits fill whole words, whatever their width."""
+_WITHIN_WORD = (0, 4, 1, 5, 2, 6, 3, 7)
+"""AWQ: at which place of a word each of eight neighbours is."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a folder packs codes. less: what was taken from each zero point before it was stored."""
+
+    method: str
+    symmetric: bool
+    less: int = 0
+
+
+@dataclass(frozen=True)
+class Unpacked:
+    """What a packed layer means. weight: [O, I] in float32. wrapped: zero points that readers disagree on."""
+
+    weight: Tensor
+    format: ModuleFormat
+    wrapped: int
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a folder means: its packed layers by name, and every other tensor by its own name.
+
+    model: whose layers take it; it may be without weights.
+    """
+
+    model: nn.Module
+    layers: Mapping[str, Unpacked]
+    others: Mapping[str, Tensor]
+
+    def state(self, dtype: torch.dtype) -> dict[str, Tensor]:
+        """All weights under the names of parameters, the packed ones in ``dtype``."""
+        unpacked = dict(self.others)
+        for name, layer in self.layers.items():
+            sideways = isinstance(self.model.get_submodule(name), Conv1D)
+            weight = layer.weight.T if sideways else layer.weight
+            unpacked[f"{name}.weight"] = weight.to(dtype).contiguous()
+        return unpacked
+
+    def notes(self, name: str) -> tuple[Note, ...]:
+        """What a reader must know. name: the model's."""
+        methods = ", ".join(sorted({layer.format.backend for layer in self.layers.values()}))
+        text = (
+            f"{name}: its packed weights ({methods}) are computed as the floats that they mean: quality and bytes are "
+            f"those of the files, speed is that of floats; {INSTALL} brings kernels"
+        )
+        found = [Note(topic="packed weights", text=text)]
+        if wrapped := sum(layer.wrapped for layer in self.layers.values()):
+            text = (
+                f"{name}: {wrapped} zero points of its files, of the first version of GPTQ, are stored as all ones; "
+                "programs read those and their neighbours differently, and here they are read as GPTQModel does"
+            )
+            found.append(Note(topic="zero points", text=text, level="warn"))
+        return tuple(found)
+
+
+def unpack_folder(folder: Path, model: nn.Module) -> Contents:
+    """Everything in the weight files of a folder, unpacked. model: whose layers take it; only sizes are read.
+
+    Raises MissingDependencyError for a layout that only the library reads, ModelError naming a layer that does not fit.
+    """
+    layout = layout_of(folder)
+    parts, others = defaultdict[str, dict[str, Tensor]](dict), dict[str, Tensor]()
+    for path in weight_files(folder, read_json(folder / "config.json")):
+        with safe_open(path, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118 - not a dict
+                layer, _, part = name.rpartition(".")
+                (parts[layer] if part in PARTS else others)[part if part in PARTS else name] = file.get_tensor(name)
+    modules, layers = dict(model.named_modules()), {}
+    for name in list(parts):
+        if name not in modules:
+            raise ModelError(
+                f"{folder}: {name} is packed ({layout.method}), and the model has no such layer by itself (experts "
+                f"that are held as one stack, for one); the library unpacks it: {INSTALL}"
+            )
+        layers[name] = unpack_layer(name, modules[name], parts.pop(name), layout, others.get(f"{name}.bias"))
+    return Contents(model, layers, others)
+
+
+def layout_of(folder: Path) -> Layout:
+    """How the codes of a folder are packed, by its config.json.
+
+    Raises MissingDependencyError for a layout that is made for one kernel, and which only its library reads.
+    """
+    said = read_json(folder / "config.json").get("quantization_config") or {}
+    method = str(said.get("quant_method"))
+    if method == "awq":
+        known, layout = ("gemm",), str(said.get("version") or said.get("format") or "gemm").lower()
+    else:
+        known, layout = ("gptq", "gptq_v2"), str(said.get("checkpoint_format") or said.get("format") or "gptq").lower()
+    if layout not in known:
+        raise MissingDependencyError("gptqmodel", f"{folder} ({method} in the layout {layout})", INSTALL)
+    if method == "awq":
+        return Layout(method, symmetric=not said.get("zero_point", True))
+    return Layout(method, symmetric=bool(said.get("sym", True)), less=int(layout == "gptq"))
+
+
+def unpack_layer(
+    name: str, module: nn.Module, parts: Mapping[str, Tensor], layout: Layout, bias: Tensor | None = None
+) -> Unpacked:
+    """The weight that the codes of one layer mean. module: the layer that takes it, of which only sizes are read.
+
+    parts: its packed tensors by their last name. bias: as the file has it, for its bytes. Raises ModelError naming the
+    layer where they do not fit each other.
+    """
+    if not isinstance(module, Linear):
+        raise ModelError(f"{name}: its weight is packed ({layout.method}), and here it is a {type(module).__name__}")
+    if lacking := [part for part in PARTS[:3] if part not in parts]:
+        raise ModelError(f"{name}: its weight is packed ({layout.method}) without {' and '.join(lacking)}")
+    outputs, inputs = weight_of(module).shape
+    words, zeros, scales_GO = parts["qweight"], parts["qzeros"], parts["scales"].float()
+    bits, rest = divmod(words.numel() * _BLOCK, outputs * inputs)
+    groups = scales_GO.shape[0]
+    packed_size = bits * inputs // _BLOCK if layout.method == "gptq" else inputs
+    fits = (
+        bits in WIDTHS
+        and rest == 0
+        and words.dtype == zeros.dtype == torch.int32
+        and words.shape[0] == packed_size
+        and tuple(scales_GO.shape) == (groups, outputs)
+        and tuple(zeros.shape) == (groups, -(-outputs * bits // _BLOCK))
+        and (layout.method == "gptq" or bits == 4)
+    )
+    if not fits:
+        shapes = ", ".join(f"{part} {list(tensor.shape)} {tensor.dtype}" for part, tensor in parts.items())
+        raise ModelError(
+            f"{name}: its packed weight does not fit a layer of {outputs} outputs and {inputs} inputs: found {shapes}; "
+            f"if the folder is whole, its layout is not the usual one: {INSTALL}"
+        )
+    if layout.method == "gptq":
+        codes_IO, zeros_GO = _fields(words.T, bits, inputs).T, _fields(zeros, bits, outputs)
+    else:
+        codes_IO, zeros_GO = _in_order(_fields(words, bits, outputs)), _in_order(_fields(zeros, bits, outputs))
+    wrapped = 0
+    if layout.less:
+        wrapped = int((zeros_GO == 2**bits - 1).sum())
+        zeros_GO = _one_more(zeros, bits, outputs)
+    size = -(-inputs // groups)
+    group_I = parts["g_idx"].long() if "g_idx" in parts else torch.arange(inputs) // size
+    if group_I.shape != (inputs,) or not 0 <= int(group_I.min()) <= int(group_I.max()) < groups:
+        raise ModelError(f"{name}: g_idx names groups that are not there, or not one for each of {inputs} inputs")
+    weight_IO = (codes_IO - zeros_GO[group_I]) * scales_GO[group_I]
+    stored = sum(tensor.numel() * tensor.element_size() for tensor in parts.values())
+    stated = ModuleFormat(
+        module=name,
+        type=type(module).__name__,
+        parameters=outputs * inputs + (0 if bias is None else bias.numel()),
+        stored_bytes=stored + (0 if bias is None else bias.numel() * bias.element_size()),
+        bits_per_weight=8 * stored / (outputs * inputs),
+        format=f"int{bits}",
+        granularity="channel" if groups == 1 else "group",
+        group_size=None if groups == 1 else size,
+        symmetric=layout.symmetric,
+        kernel="simulated",
+        backend=layout.method,
+    )
+    return Unpacked(weight_IO.T, stated, wrapped)
+
+
+def _fields(words_NM: Tensor, bits: int, count: int) -> Tensor:
+    """The first ``count`` unsigned fields of ``bits`` bits in every row, lowest first: int64 [N, count]."""
+    padded = nn.functional.pad(words_NM.long() & (2**32 - 1), (0, -words_NM.shape[1] % bits))
+    blocks = padded.unflatten(1, (-1, bits))
+    start = torch.arange(_BLOCK, device=words_NM.device) * bits
+    word = start // 32
+    pairs = blocks[..., word] | (blocks[..., (word + 1).clamp(max=bits - 1)] << 32)
+    fields = (pairs >> (start % 32)) & (2**bits - 1)
+    return fields.flatten(1)[:, :count]
+
+
+def _one_more(words_NM: Tensor, bits: int, count: int) -> Tensor:
+    """The fields of every row after one was added to each: to whole words, or to fields that run on over words."""
+    if _BLOCK % bits:
+        return (_fields(words_NM, bits, count) + 1) % 2**bits
+    return _fields(words_NM + sum(1 << place for place in range(0, _BLOCK, bits)), bits, count)
+
+
+def _in_order(fields_NO: Tensor) -> Tensor:
+    """Fields of AWQ in the order of the outputs that they belong to."""
+    return fields_NO.unflatten(1, (-1, len(_WITHIN_WORD)))[..., list(_WITHIN_WORD)].flatten(1)
