@@ -234,6 +234,14 @@ class LibraryBackend(LinearBackend):
         return [Note(topic="kernel", text=f"{text}: called simulated ({first.module} first)")]
 
 
+def uneven_groups(module: Linear, group_size: int | None) -> str:
+    """Why a library that fills no last group cannot take a layer; empty where groups divide its inputs."""
+    inputs = module.weight.shape[1]
+    if not group_size or inputs % group_size == 0:
+        return ""
+    return f"its {inputs} inputs are no multiple of group_size {group_size}; skip it, or take another size"
+
+
 def bits_of(format_name: str) -> int:
     """Bits of one code of a format by its name: 4 of ``int4``, ``nf4`` and ``mxfp4``, 8 of ``fp8_e4m3``."""
     digits = "".join(each if each.isdigit() else " " for each in format_name).split()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
-from harness.backends._library import Asked, LibraryBackend
+from harness.backends._library import Asked, LibraryBackend, uneven_groups
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,10 +37,7 @@ class Hqq(LibraryBackend):
 
     def check(self, module: Linear) -> str:
         """Groups must divide the inputs; the library would run over the ends of rows, or fail."""
-        inputs = module.weight.shape[1]
-        if inputs % self.group_size:
-            return f"its {inputs} inputs are no multiple of group_size {self.group_size}; skip it, or take another size"
-        return ""
+        return uneven_groups(module, self.group_size)
 
     def hand_over(
         self,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from harness.backends._library import Asked, LibraryBackend
+from harness.backends._library import Asked, LibraryBackend, uneven_groups
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -71,10 +71,7 @@ class Quanto(LibraryBackend):
 
     def check(self, module: Linear) -> str:
         """Groups must divide the inputs."""
-        inputs = module.weight.shape[1]
-        if self.group_size and inputs % self.group_size:
-            return f"its {inputs} inputs are no multiple of group_size {self.group_size}; skip it, or take another size"
-        return ""
+        return uneven_groups(module, self.group_size)
 
     def hand_over(
         self,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from harness.backends._library import Asked, LibraryBackend
+from harness.backends._library import Asked, LibraryBackend, uneven_groups
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -79,14 +79,14 @@ class Torchao(LibraryBackend):
         """The product must be nn.Linear's, groups divide the inputs; packed 4-bit weights need CUDA and bfloat16."""
         import torch
 
-        inputs, weight = module.weight.shape[1], module.weight
+        weight = module.weight
         if type(module).forward is not torch.nn.Linear.forward:
             return (
                 f"{type(module).__name__} multiplies in a way of its own, which tensors of torchao do not know; skip "
                 "it, or take a backend that replaces the layer (bitsandbytes, quanto)"
             )
-        if self.group_size and inputs % self.group_size:
-            return f"its {inputs} inputs are no multiple of group_size {self.group_size}; skip it, or take another size"
+        if uneven := uneven_groups(module, self.group_size):
+            return uneven
         if self.method == "int4_weight_only" and (weight.device.type != "cuda" or "bfloat16" not in str(weight.dtype)):
             found = f"{weight.device.type}, {str(weight.dtype).removeprefix('torch.')}"
             return (

@@ -14,6 +14,7 @@ from harness.planning.cost import Cost
 from harness.planning.model_size import ModelSize, model_size
 from harness.planning.needs import Need
 from harness.planning.sizes import document_count, task_sizes
+from harness.probes import ShippedProbe
 from harness.records import GateSpec, HubData, Plan, Plugin, Run, SuiteSpec
 from harness.rules import Rule
 from harness.statistics import planned_looks
@@ -55,8 +56,21 @@ def _models(plan: Plan) -> Iterator[str]:
     if variant.adapter:
         place = "merged before the steps" if variant.merge else "beside the weights"
         yield f"  adapter      {variant.adapter}, {place}"
+    yield f"  artifact     {_artifact(plan)}"
     if plan.target:
         yield f"  target       {plan.target}"
+
+
+def _artifact(plan: Plan) -> str:
+    """What becomes of that which would be shipped."""
+    asked = [suite.name for suite in plan.suites if any(isinstance(probe, ShippedProbe) for probe in suite.probes)]
+    if not asked:
+        return "not looked at: no suite has the measure artifact"
+    if not plan.variant.made_here:
+        return "the checkpoint itself, read in a fresh process and compared"
+    if plan.variant.artifact == "none":
+        return "none: the variant is judged in memory alone"
+    return "saved as it would be shipped, read back in a fresh process and compared"
 
 
 def _steps(plan: Plan) -> Iterator[str]:

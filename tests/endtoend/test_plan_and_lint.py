@@ -65,6 +65,7 @@ PAGE = """\
 plan planned  (variant.yaml)
   reference    pocket, float32 on cpu: 2.755 million parameters, 5.5 MB on disk
   variant      the reference, float32, 1 step
+  artifact     not looked at: no suite has the measure artifact
 """
 REST = """\
   calibration  none
