@@ -13,10 +13,16 @@ from harness.backends.round_to_nearest import RoundToNearest
 from harness.errors import DataError, HarnessError, ModelError
 from harness.measures.artifact import Artifact
 from harness.measures.divergence import Divergence
+from harness.measures.generation import Generation
 from harness.measures.hardware import Hardware
+from harness.measures.latency import Latency
+from harness.measures.layer_error import LayerError
 from harness.measures.memory import Memory
 from harness.measures.perplexity import Perplexity
 from harness.probes.artifact import Artifact as ArtifactProbe
+from harness.probes.generations import Generations
+from harness.probes.layers import Layers
+from harness.probes.timings import Timings
 from harness.probes.tokens import Tokens
 from harness.probes.weights import Weights
 from harness.records import (
@@ -213,6 +219,38 @@ def test_vocabularies_that_differ_by_more_than_padding_leave_token_measures_skip
         assert "gate student" in skipped[name]
     assert "perplexity.bits_per_byte" not in skipped or "give the text back" in skipped["perplexity.bits_per_byte"]
     assert [note.level for note in found.notes if note.topic == "tokenizer"] == ["warn"]
+
+
+def test_what_a_backend_does_not_serve_is_skipped_with_that_reason(models: Path) -> None:
+    """Of two variants in one run, the one whose models cannot; the other is measured as ever."""
+
+    class Deaf(RoundToNearest):
+        """Says that its models only give logits."""
+
+        kind = "deaf"
+        serves = ()
+
+    (models / "texts.jsonl").write_text('{"text": "only words"}\n{"text": "and more of them"}\n', encoding="utf-8")
+    plans = []
+    for name, step in (("deaf", Deaf(bits=8)), ("whole", RoundToNearest(bits=8))):
+        plan = make_plan(name, models / "reference", compress=(step,))
+        (suite,) = plan.suites
+        timings, texts = Timings(repeats=1, prompt_tokens=4, new_tokens=2), Generations(new_tokens=4)
+        probes = (Tokens(), Layers(), timings, texts, *suite.probes)
+        measures = (Perplexity(), LayerError(), Latency(), Generation(), *suite.measures)
+        documents = DocumentsSpec(data=str(models / "texts.jsonl"), context=32)
+        changes = {"documents": documents, "measures": measures, "probes": probes}
+        plans.append(plan.model_copy(update={"suites": (suite.model_copy(update=changes),)}))
+    deaf, whole = run(plans, models)
+    assert isinstance(deaf, Observed), deaf
+    assert isinstance(whole, Observed), whole
+    skipped = {entry.measure: entry.reason for entry in deaf.skipped}
+    for measure, need in ((LayerError(), "hooks"), (Latency(), "cache"), (Generation(), "generation")):
+        for metric in measure.produces():
+            assert skipped[metric.name] == f"the backend deaf does not serve {need}"
+    assert not any("does not serve" in entry.reason for entry in whole.skipped)
+    assert {entry.name for entry in deaf.measurements} < {entry.name for entry in whole.measurements}
+    assert {"perplexity.ratio", "memory.weight_bytes"} <= {entry.name for entry in deaf.measurements}
 
 
 def test_a_student_without_bos_and_with_fewer_positions_is_compared_by_bytes_on_every_slice(models: Path) -> None:

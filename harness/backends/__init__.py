@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
+from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias, get_args
 
-from harness.records import CacheFormat, ModuleFormat, Note, Plugin
+from harness.records import CacheFormat, ModuleFormat, Note, Plugin, Served
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 Quantized: TypeAlias = Literal["weights", "activations", "cache"]
 """What a step can put on a grid."""
+EVERYTHING: tuple[Served, ...] = get_args(Served)
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,8 @@ class Backend(Plugin):
     """What the step puts on a grid, whatever its settings; what counts is ``puts_on_grid``."""
     needs_calibration: ClassVar[bool] = False
     """Whether it looks at documents, whatever its settings; what counts is ``calibrates``."""
+    serves: ClassVar[tuple[Served, ...]] = EVERYTHING
+    """What its models can do beside giving logits; a measure that needs anything else is skipped, with that reason."""
     requires: ClassVar[tuple[str, ...]] = ()
     """Import names of optional libraries; the plan checks that they are installed."""
     extra: ClassVar[str] = ""

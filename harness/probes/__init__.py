@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
-from harness.records import ModelSpec, Plugin
+from harness.records import ModelSpec, Plugin, Served
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -56,6 +56,9 @@ class Progress(Protocol):
 
 class Probe(Plugin):
     """A look at a pair of models."""
+
+    needs: ClassVar[tuple[Served, ...]] = ()
+    """What it asks of models beside logits."""
 
     @property
     def reads_documents(self) -> bool:

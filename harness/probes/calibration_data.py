@@ -29,6 +29,8 @@ class CalibrationData(PassProbe):
     own module was given on the calibration documents. For a variant that was fitted to nothing: part ``none``.
     """
 
+    needs = ("hooks",)
+
     def begin(self, context: PassContext) -> Recorder:
         """A recorder of the variants' module inputs."""
         return _CalibrationRecorder(context)

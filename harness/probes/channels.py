@@ -28,6 +28,8 @@ class Channels(PassProbe):
     first.
     """
 
+    needs = ("hooks",)
+
     threshold: Annotated[float, Field(gt=0)] = Field(
         default=6.0, description="magnitude from which a value counts as an outlier (LLM.int8: 6)"
     )

@@ -30,6 +30,7 @@ class Experts(PassProbe):
     an empty module and the side ``none``.
     """
 
+    needs = ("hooks",)
     whole_batches = True
 
     def begin(self, context: PassContext) -> Recorder:

@@ -48,6 +48,7 @@ class Generations(TextProbe):
     of the tokenizer. Leaves one row for each prompt, with both texts.
     """
 
+    needs = ("generation",)
     paths: ClassVar[tuple[str, ...]] = ("prompts", "embedding")
 
     prompts: str | None = Field(default=None, description="a .jsonl file of prompts, instead of the suite's documents")

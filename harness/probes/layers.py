@@ -24,6 +24,8 @@ class Layers(PassProbe):
     ones.
     """
 
+    needs = ("hooks",)
+
     def begin(self, context: PassContext) -> Recorder:
         """A recorder of module outputs."""
         return _LayerRecorder(context)

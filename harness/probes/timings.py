@@ -34,6 +34,8 @@ class Timings(OwnProbe):
     the reference against itself (side ``floor``) lie between them: what the machine cannot tell apart.
     """
 
+    needs = ("cache",)
+
     repeats: Positive = Field(default=20, description="blocks A B B A, each of two calls on either side")
     warmup: Annotated[int, Field(ge=0)] = Field(
         default=2, description="untimed calls of each model at the start"

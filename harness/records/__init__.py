@@ -12,6 +12,7 @@ from harness.records.plan import (
     Plan,
     RuleSpec,
     Sequential,
+    Served,
     SuiteSpec,
     VariantSpec,
 )
@@ -66,6 +67,7 @@ __all__ = [
     "RuleSpec",
     "Run",
     "Sequential",
+    "Served",
     "Skipped",
     "Slice",
     "Status",

@@ -14,6 +14,9 @@ GGUF = ".gguf"
 """How the names of GGUF files end."""
 Sequential = Literal["betting", "group_sequential"]
 """How a number that is looked at several times keeps its confidence: see the files of these names in statistics."""
+Served = Literal["hooks", "generation", "cache"]
+"""What measures ask of a model beyond its logits: modules whose calls are heard, texts that it writes by itself, and
+tokens that are read behind a cache of those before."""
 FEWEST = 20
 """Documents at the first look of a suite that stops when its rules are decided: a variance of fewer is a guess."""
 

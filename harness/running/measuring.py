@@ -102,6 +102,8 @@ def found_by(
     instead = measure.apart() if reason else measure
     if instead is None:
         return _all_skipped(measure, reason)
+    if instead.table in pair.unserved:
+        return _all_skipped(measure, pair.unserved[instead.table])
     served = {metric.name for metric in instead.produces()}
     lost = [entry for entry in _all_skipped(measure, reason) if entry.measure not in served]
     table = pair.store.read(suite.name, instead.table, instead.columns)

@@ -9,7 +9,7 @@ from harness.errors import HarnessError
 from harness.lockstep.driver import shared_pass
 from harness.models.loading import LoadedModel
 from harness.plugins import load
-from harness.probes import OwnProbe, PassProbe, Progress, TextProbe
+from harness.probes import OwnProbe, PassProbe, Probe, Progress, TextProbe
 from harness.records import SuiteSpec
 from harness.running.extending import Extending
 from harness.running.measuring import read_apart
@@ -78,9 +78,10 @@ def _observe_suite(
             pair.observed.notes += [note for note in (*report.notes, *own) if note not in pair.observed.notes]
     for probe in suite.probes:
         if isinstance(probe, OwnProbe):
+            served = _served(pairs, probe)
             with timed(seconds, probe.kind):
-                sinks = [pair.store.sink(suite.name) for pair in pairs]
-                probe.observe(reference, [pair.variant for pair in pairs], sinks, progress)
+                sinks = [pair.store.sink(suite.name) for pair in served]
+                probe.observe(reference, [pair.variant for pair in served], sinks, progress)
     _observe_texts(suite, reference, pairs, progress, seconds)
     for pair in pairs:
         for stage, value in seconds.items():
@@ -92,7 +93,7 @@ def _observe_texts(
 ) -> None:
     """Probes that read texts, for all pairs; and for pairs whose tokens cannot be compared, what stands in for that."""
     apart = [pair for pair in pairs if suite.name in pair.apart]
-    wanted = [(probe, pairs) for probe in suite.probes if isinstance(probe, TextProbe)]
+    wanted = [(probe, _served(pairs, probe)) for probe in suite.probes if isinstance(probe, TextProbe)]
     instead = [load("probes", kind)() for kind in read_apart(suite)] if apart else []
     wanted += [(probe, apart) for probe in instead if isinstance(probe, TextProbe)]
     documents = suite_texts(suite) if wanted else ()
@@ -101,3 +102,8 @@ def _observe_texts(
             sinks = [pair.store.sink(suite.name) for pair in those]
             variants = [pair.variant for pair in those]
             probe.observe(reference, variants, documents, suite.documents, sinks, progress)
+
+
+def _served(pairs: Sequence[Pair], probe: Probe) -> Sequence[Pair]:
+    """Those whose models can do what the probe asks of them."""
+    return [pair for pair in pairs if probe.kind not in pair.unserved]

@@ -29,7 +29,7 @@ from harness.models.prequantized import libraries_of
 from harness.models.vocabulary import mismatch
 from harness.overlap import WINDOW
 from harness.planning.composition import remarks
-from harness.probes import OwnProbe, TextProbe
+from harness.probes import OwnProbe, Probe, TextProbe
 from harness.records import Artifact, Environment, Identity, Measurement, Note, Plan, Skipped, Slice, Stop, SuiteSpec
 from harness.running.stopwatch import timed
 from harness.tables.store import Store
@@ -85,6 +85,8 @@ class Pair:
     observed: Observed
     apart: Mapping[str, str]
     """Suites whose tokens cannot be compared, with the reason: other token ids, or other vocabularies."""
+    unserved: Mapping[str, str] = field(default_factory=dict)
+    """Kinds of probes that need what a step of the variant does not serve, with the reason."""
     looks: dict[str, Look] = field(default_factory=dict)
     """By suite, of those that stop when their rules are decided: the look at which it did."""
 
@@ -198,7 +200,20 @@ def make_pair(
     observed.notes += [
         Note(topic="tokenizer", text=f"suite {name}: {reason}", level="warn") for name, reason in apart.items()
     ]
-    return Pair(variant, store, observed, apart)
+    return Pair(variant, store, observed, apart, _unserved(plan))
+
+
+def _unserved(plan: Plan) -> dict[str, str]:
+    """The kinds of the probes of a plan that need what some step does not serve, with the reason."""
+    steps = cast("Sequence[Backend]", plan.variant.compress)
+    return {
+        probe.kind: f"the backend {step.kind} does not serve {need}"
+        for suite in plan.suites
+        for probe in cast("Sequence[Probe]", suite.probes)
+        for need in probe.needs
+        for step in steps
+        if need not in step.serves
+    }
 
 
 def _apart(suite: SuiteSpec, reference: LoadedModel, variant: LoadedModel, wanted: str) -> str:

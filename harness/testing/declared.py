@@ -9,6 +9,7 @@ import pytest
 
 from harness import plugins
 from harness.backends import Backend
+from harness.records import Served
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -53,6 +54,11 @@ class Declared:
     def plugin(self) -> type[Backend]:
         """The class, as the harness finds it."""
         return cast(type[Backend], plugins.load("backends", self.backend))
+
+    def needs(self, what: Served) -> None:
+        """Skip what the backend says that it does not serve."""
+        if what not in self.plugin().serves:
+            pytest.skip(f"the backend does not serve {what}")
 
     def step(self, settings: Settings | None = None) -> Backend:
         """The backend with some settings, else the finest."""

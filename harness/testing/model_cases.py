@@ -115,6 +115,7 @@ class ModelCases(Declared):
     # --- the model that comes out -------------------------------------------------------------------------
 
     def test_hooks_hear_every_decoder_block(self) -> None:
+        self.needs("hooks")
         from harness.models.blocks import decoder_blocks
         from harness.testing import trials
 
@@ -127,12 +128,14 @@ class ModelCases(Declared):
         assert after == before, "modules give other shapes, or are called more or less often"
 
     def test_it_generates_what_it_predicts(self) -> None:
+        self.needs("generation")
         from harness.testing import trials
 
         short = trials.shortfall(self.trial().model)
         assert short < self.alike, f"tokens are written that one pass does not predict, {short:.3g} below its best"
 
     def test_the_kv_cache_is_usable(self) -> None:
+        self.needs("cache")
         from harness.testing import trials
 
         model = self.trial().model
