@@ -117,7 +117,7 @@ def test_looks_go_from_the_least_to_the_most(least: int, more: int) -> None:
 
 
 def test_looks_of_a_suite_of_40_to_400() -> None:
-    assert planned_looks(40, 400) == (40, 63, 100, 159, 252, 400)
+    assert planned_looks(40, 400) == (40, 50, 63, 80, 100, 126, 159, 200, 252, 318, 400)
     assert planned_looks(40, 40) == (40,)
     with pytest.raises(ValueError, match="looks"):
         planned_looks(41, 40)
