@@ -222,12 +222,28 @@ class TestProportions:
         assert ends(proportion_interval(right, labels)) == pytest.approx(wanted, rel=1e-9)
         assert ends(proportion_interval(right, np.arange(1000))) != pytest.approx(wanted, rel=1e-3)
 
-    def test_agreement_without_exception_is_not_certainty(self) -> None:
-        low, high = ends(proportion_interval(np.ones(600), np.arange(30).repeat(20)))
-        assert high == 1.0
-        assert 0.99 < low < 1.0
-        few = ends(proportion_interval(np.ones(600), np.arange(2).repeat(300)))
-        assert few[0] < 0.85, "two documents tell little, however long"
+    def test_agreement_without_exception_says_as_much_as_there_are_documents(self) -> None:
+        bound = 1 - 0.025 ** (1 / 30)
+        for labels in (np.arange(30).repeat(20), np.arange(30).repeat(2000)):
+            ones = np.ones(len(labels))
+            assert ends(proportion_interval(ones, labels)) == pytest.approx((1 - bound, 1.0))
+            assert ends(proportion_interval(ones, labels, largest=0.25)) == pytest.approx((1 - bound / 4, 1.0))
+            assert ends(proportion_interval(0 * ones, labels)) == pytest.approx((0.0, bound))
+        found = proportion_interval(np.ones(60), np.arange(30).repeat(2), largest=0.25)
+        assert found is not None
+        assert "(none of 30 did), each by at most 0.25, as declared" in found.method
+
+    def test_agreement_in_all_documents_seen_seldom_passes_where_few_are_touched(self) -> None:
+        """One document of twenty differs in a fifth of its tokens, so 99 % agree; of 20 documents often none is it."""
+        generator, passed, clean = np.random.default_rng(8), 0, 0
+        labels = np.arange(20).repeat(256)
+        for _ in range(300):
+            touched = generator.random(20) < 0.05
+            same = ~(touched[labels] & (generator.random(len(labels)) < 0.2))
+            low, _high = ends(proportion_interval(same, labels, largest=0.25))
+            passed, clean = passed + (low >= 0.99), clean + bool(same.all())
+        assert clean / 300 > 0.25
+        assert passed / 300 <= 0.05
 
     def test_coverage_of_clustered_proportions(self) -> None:
         generator = np.random.default_rng(77)
@@ -242,7 +258,9 @@ class TestProportions:
     def test_bounded_means_keep_their_range_and_never_collapse(self) -> None:
         labels = np.arange(10).repeat(10)
         low, high = ends(bounded_mean_interval(np.zeros(100), labels, 0.0, 1.0))
-        assert low == 0.0 < high < 0.2
+        assert (low, high) == pytest.approx((0.0, 1 - 0.025 ** (1 / 10)))
+        low, high = ends(bounded_mean_interval(np.zeros(100), labels, -1.0, 1.0, largest=0.25))
+        assert (low, high) == pytest.approx((-high, 0.25 * (1 - 0.025 ** (1 / 10))))
         skewed = np.where(np.arange(100) == 0, 1.0, 0.0)
         assert ends(bounded_mean_interval(skewed, labels, 0.0, 1.0))[0] == 0.0
         with pytest.raises(ValueError, match="wanted 0"):

@@ -26,6 +26,10 @@ UNSEEN_CHANGE = 0.5
 Declared, not measured: a perplexity 1.65 times as high over a whole document. Without it, a variant that changes no
 number at all but is not the same bytes (heads permuted, powers of two that cancel) could never be decided.
 """
+UNSEEN_SHARE = 0.25
+"""The same for shares and probabilities: by how much the mean over a document that was not seen is taken to change at
+most, where no token of those seen did. About what half a nat a token makes of a Brier score.
+"""
 TOKEN_SIDES = ("document", "reference_nll", "variant_nll", "reference_top1_p", "variant_top1_p")
 """Columns that tell on which side the logits of a token were not finite."""
 ECE_REASON = (

@@ -9,7 +9,7 @@ import numpy as np
 from pydantic import Field
 
 from harness.measures import Sampled
-from harness.measures._shared import ECE_REASON, TOKEN_SIDES, count_tokens, measured, unusable_tokens
+from harness.measures._shared import ECE_REASON, TOKEN_SIDES, UNSEEN_SHARE, count_tokens, measured, unusable_tokens
 from harness.records import Measurement, Metric, Skipped
 from harness.statistics import Intervals, brier_scores, calibration_error, mean
 
@@ -106,14 +106,14 @@ class Calibration(Sampled):
                 reference=mean(brier["reference"]),
                 variant=mean(brier["variant"]),
                 change=mean(worse),
-                interval=intervals.bounded_mean(worse, documents, -1.0, 1.0),
+                interval=intervals.bounded_mean(worse, documents, -1.0, 1.0, UNSEEN_SHARE),
                 variant_interval=intervals.bounded_mean(brier["variant"], documents, 0.0, 1.0),
             )
         )
         gap = (sure["variant"] - right["variant"]) - (sure["reference"] - right["reference"])
         what, interval = (
             "mean over tokens of the paired difference",
-            intervals.bounded_mean(gap, documents, -2.0, 2.0),
+            intervals.bounded_mean(gap, documents, -2.0, 2.0, UNSEEN_SHARE),
         )
         found.append(measured(GAP, what, count, change=mean(gap), interval=interval))
         return found

@@ -14,6 +14,7 @@ from harness.measures._shared import (
     ROUNDING,
     TOKEN_SIDES,
     UNSEEN_CHANGE,
+    UNSEEN_SHARE,
     count_tokens,
     measured,
     unusable_tokens,
@@ -128,26 +129,27 @@ def _kl(table: pd.DataFrame, documents: NDArray[Any], intervals: Intervals) -> _
 
 def _agreement(table: pd.DataFrame, documents: NDArray[Any], intervals: Intervals) -> _Found:
     same = (table["reference_top1"] == table["variant_top1"]).to_numpy()
-    return {"divergence.top1_agreement": ("share of tokens", mean(same), intervals.proportion(same, documents))}
+    interval = intervals.proportion(same, documents, UNSEEN_SHARE)
+    return {"divergence.top1_agreement": ("share of tokens", mean(same), interval)}
 
 
 def _probabilities(table: pd.DataFrame, documents: NDArray[Any], intervals: Intervals) -> _Found:
     reference = np.exp(-table["reference_nll"].to_numpy(dtype=np.float64)).clip(max=1.0)
     delta = np.exp(-table["variant_nll"].to_numpy(dtype=np.float64)).clip(max=1.0) - reference
     variation = table["total_variation"].to_numpy(dtype=np.float64).clip(0.0, 1.0)
-    square = intervals.bounded_mean(delta**2, documents, 0.0, 1.0)
+    square = intervals.bounded_mean(delta**2, documents, 0.0, 1.0, UNSEEN_SHARE)
     root = square and Interval(math.sqrt(square.low), math.sqrt(square.high), f"root of: {square.method}")
     return {
         "divergence.delta_p_mean": (
             "mean over tokens",
             mean(delta),
-            intervals.bounded_mean(delta, documents, -1.0, 1.0),
+            intervals.bounded_mean(delta, documents, -1.0, 1.0, UNSEEN_SHARE),
         ),
         "divergence.delta_p_rms": ("root mean square over tokens", math.sqrt(mean(delta**2)), root),
         "divergence.total_variation": (
             "mean over tokens",
             mean(variation),
-            intervals.bounded_mean(variation, documents, 0.0, 1.0),
+            intervals.bounded_mean(variation, documents, 0.0, 1.0, UNSEEN_SHARE),
         ),
     }
 

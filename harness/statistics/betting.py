@@ -93,12 +93,14 @@ class Betting(GroupSequential):
 
     largest: int | None = None
 
-    def proportion(self, successes: ArrayLike, clusters: ArrayLike) -> Interval | None:
-        """A share, as a mean of values in [0, 1]."""
+    def proportion(self, successes: ArrayLike, clusters: ArrayLike, largest: float = 1.0) -> Interval | None:
+        """A share, as a mean of values in [0, 1]; what is declared of unseen documents is not needed."""
         return self.bounded_mean(successes, clusters, 0.0, 1.0)
 
-    def bounded_mean(self, values: ArrayLike, clusters: ArrayLike, least: float, most: float) -> Interval | None:
-        """See ``betting_interval``; None for fewer than two clusters."""
+    def bounded_mean(
+        self, values: ArrayLike, clusters: ArrayLike, least: float, most: float, largest: float = math.inf
+    ) -> Interval | None:
+        """See ``betting_interval``; None for fewer than two clusters. What is declared is not needed."""
         if len(np.unique(np.asarray(clusters))) < 2:
             return None
         found = betting_interval(values, clusters, least, most, self.largest, self.together)

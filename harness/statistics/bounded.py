@@ -26,18 +26,21 @@ from harness.statistics.proportions import clopper_pearson
 
 
 def proportion_interval(
-    successes: ArrayLike, clusters: ArrayLike, confidence: float = 0.95
+    successes: ArrayLike, clusters: ArrayLike, confidence: float = 0.95, largest: float = 1.0
 ) -> Interval | None:
     """Interval of the share of successes (booleans) when those with the same label in ``clusters`` belong
     together.
 
     Clopper-Pearson at the effective sample size p(1 − p)/SE², at most n, reduced by (t_{n−1}/t_{D−1})² for
-    the degrees of freedom that the SE really has (Korn & Graubard 1998). None for fewer than two clusters.
+    the degrees of freedom that the SE really has (Korn & Graubard 1998). Where all are the same, as in
+    ``bounded_mean_interval``. None for fewer than two clusters.
     Raises ValueError for values other than 0 and 1 and for lengths that differ.
     """
     array = finite_array(successes, "successes")
     if not np.isin(array, (0.0, 1.0)).all():
         raise ValueError("successes: found a value other than 0 and 1")
+    if len(array) and all_equal(array):
+        return _all_alike(float(array[0]), clusters, 0.0, 1.0, largest, confidence)
     size = _effective_size(array, clusters, confidence)
     if size is None:
         return None
@@ -50,35 +53,46 @@ def proportion_interval(
 
 
 def bounded_mean_interval(
-    values: ArrayLike, clusters: ArrayLike, least: float, most: float, confidence: float = 0.95
+    values: ArrayLike,
+    clusters: ArrayLike,
+    least: float,
+    most: float,
+    confidence: float = 0.95,
+    largest: float = math.inf,
 ) -> Interval | None:
     """Interval of the mean of values that lie in [least, most], ends kept in that range.
 
-    ``mean_interval``, except where all n values are exactly equal: then the Clopper-Pearson bound on the
-    share of values that may differ (none did), times how far they could be away. None for fewer than two
-    clusters. Raises ValueError for values out of range, NaN, infinity, and lengths that differ.
+    ``mean_interval``, except where all values are exactly equal: then the Clopper-Pearson bound on the share of
+    clusters that are otherwise (of those seen none was), times how far the mean of one can be away: to the end of the
+    range, and no farther than is declared as ``largest``. A thousand equal tokens of twenty documents say no more than
+    twenty about a document that was not seen. None for fewer than two clusters. Raises ValueError for values out of
+    range, NaN, infinity, and lengths that differ.
     """
     array = finite_array(values, "values")
     if not ((least <= array) & (array <= most)).all():
         raise ValueError(f"values: found {array.min()} to {array.max()}, wanted {least} to {most}")
-    size = _effective_size(array, clusters, confidence)
-    if size is None:
+    if len(array) and all_equal(array):
+        return _all_alike(float(array[0]), clusters, least, most, largest, confidence)
+    found = mean_interval(array, clusters, confidence)
+    return found and Interval(max(found.low, least), min(found.high, most), found.method)
+
+
+def _all_alike(
+    value: float, clusters: ArrayLike, least: float, most: float, largest: float, confidence: float
+) -> Interval | None:
+    count = len(np.unique(np.asarray(clusters)))
+    other = clopper_pearson(0, count, confidence)
+    if count < 2 or other is None:
         return None
-    if not all_equal(array):
-        found = mean_interval(array, clusters, confidence)
-        return found and Interval(max(found.low, least), min(found.high, most), found.method)
-    different = clopper_pearson(0, size, confidence)
-    if different is None:
-        return None
-    value, share = float(array[0]), different.high
-    low, high = value - share * (value - least), value + share * (most - value)
-    return Interval(
-        low, high, f"Clopper-Pearson bound on values that differ: all {len(array)} are exactly equal"
-    )
+    low = value - other.high * min(largest, value - least)
+    high = value + other.high * min(largest, most - value)
+    far = f"each by at most {largest:g}, as declared" if largest < most - least else "each as far as the range goes"
+    method = f"Clopper-Pearson bound on the share of documents that differ (none of {count} did), {far}"
+    return Interval(low, high, method)
 
 
 def _effective_size(array: np.ndarray, clusters: ArrayLike, confidence: float) -> float | None:
-    """Number of independent values that carry as much as these; None for fewer than two clusters."""
+    """Number of independent values, not all equal, that carry as much as these; None for fewer than two clusters."""
     if len(array) == 0:
         return None
     sums = cluster_sums(array, np.ones_like(array), clusters)
@@ -87,9 +101,8 @@ def _effective_size(array: np.ndarray, clusters: ArrayLike, confidence: float) -
     center, n = mean(array), len(array)
     residuals = sums.numerator - center * sums.denominator
     variance = sums.count / (sums.count - 1) * math.fsum((residuals**2).tolist()) / n**2
-    plain = center * (1 - center)
-    size = min(n, plain / variance) if plain > 0 and variance > 0 else n
-    if plain > 0 and without_spread(sums, center):
+    size = min(n, center * (1 - center) / variance) if variance > 0 else n
+    if without_spread(sums, center):
         size = sums.count  # copies of one cluster: more of its observations say nothing about another
     tail = (1 + confidence) / 2
     return float(size * (t_quantile(tail, n - 1) / t_quantile(tail, sums.count - 1)) ** 2)

@@ -16,7 +16,6 @@ from functools import lru_cache
 from typing import Self
 
 import numpy as np
-from numpy.typing import ArrayLike
 from scipy.special import ndtr
 
 from harness.statistics.interval import Floats, Interval
@@ -125,18 +124,6 @@ class GroupSequential(Intervals):
         bound = look_bounds([count / most for count in seen], (1 - together) / 2)[-1]
         look = f"look {len(seen)} at {seen[-1]} of at most {most} documents, all looks together {100 * together:g} %"
         return cls(float(1 - 2 * ndtr(-bound)), together, look)
-
-    def proportion(self, successes: ArrayLike, clusters: ArrayLike) -> Interval | None:
-        """See ``proportion_interval``; where all values are equal, one for each cluster.
-
-        At the first looks few documents were seen, and a thousand tokens of twenty documents that agree in all of them
-        say no more than twenty about a document that does not.
-        """
-        values, labels = np.asarray(successes), np.asarray(clusters)
-        if len(values) and (values == values[0]).all():
-            labels = np.unique(labels)
-            values = values[: len(labels)]
-        return super().proportion(values, labels)
 
     def named(self, interval: Interval | None) -> Interval | None:
         """With the look in its method; one without width is no interval, and stays what it is."""

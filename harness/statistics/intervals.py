@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -41,13 +42,15 @@ class Intervals:
         """See ``ratio_of_sums_interval``."""
         return self.named(ratio_of_sums_interval(numerator, denominator, clusters, self.confidence))
 
-    def proportion(self, successes: ArrayLike, clusters: ArrayLike) -> Interval | None:
+    def proportion(self, successes: ArrayLike, clusters: ArrayLike, largest: float = 1.0) -> Interval | None:
         """See ``proportion_interval``."""
-        return self.named(proportion_interval(successes, clusters, self.confidence))
+        return self.named(proportion_interval(successes, clusters, self.confidence, largest))
 
-    def bounded_mean(self, values: ArrayLike, clusters: ArrayLike, least: float, most: float) -> Interval | None:
+    def bounded_mean(
+        self, values: ArrayLike, clusters: ArrayLike, least: float, most: float, largest: float = math.inf
+    ) -> Interval | None:
         """See ``bounded_mean_interval``."""
-        return self.named(bounded_mean_interval(values, clusters, least, most, self.confidence))
+        return self.named(bounded_mean_interval(values, clusters, least, most, self.confidence, largest))
 
     def quantiles(
         self, values: ArrayLike, clusters: ArrayLike, probabilities: Sequence[float]
