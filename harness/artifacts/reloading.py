@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import signal
-import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +13,7 @@ import harness
 from harness.artifacts.exchange import Answer, Exchange, Request
 from harness.artifacts.saving import discard
 from harness.errors import HarnessError, WriteError
+from harness.subprocesses import run_to_end
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,8 +21,6 @@ if TYPE_CHECKING:
     from harness.probes import Progress
 
 WORKER = "harness.artifacts.worker"
-LINES = 12
-"""Last lines of what a failed process said that are shown."""
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 
@@ -53,25 +50,18 @@ def read_back(
 
 
 def _run(exchange: Exchange, progress: Progress) -> None:
-    said = exchange.folder / "stderr.txt"
-    with said.open("wb") as stderr:
-        process = subprocess.Popen(
-            [sys.executable, "-P", "-m", WORKER, str(exchange.folder)],
-            env=_environment(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=stderr, text=True,
-        )  # fmt: skip
-        try:
-            for line in process.stdout or ():
-                if found := re.fullmatch(r"(\d+) (\d+)\n", line):
-                    progress.step("artifact: read back", int(found[1]), int(found[2]))
-            code = process.wait()
-        finally:
-            process.kill()
-            process.wait()
-    if code == 0:
+    def heard(line: str) -> None:
+        if found := re.fullmatch(r"(\d+) (\d+)", line):
+            progress.step("artifact: read back", int(found[1]), int(found[2]))
+
+    command = [sys.executable, "-P", "-m", WORKER, str(exchange.folder)]
+    failure = run_to_end(command, _environment(), heard)
+    if failure is None:
         return
     if reason := exchange.get_refusal():
         raise NotReadBackError(reason)
-    raise NotReadBackError(f"the process that read it back {_ended(code)}{_tail(said)}")
+    said = f"; it said last: {' | '.join(failure.said)}" if failure.said else ""
+    raise NotReadBackError(f"the process that read it back {failure.how}{said}")
 
 
 def _environment() -> dict[str, str]:
@@ -79,15 +69,3 @@ def _environment() -> dict[str, str]:
     root = str(Path(harness.__file__).parents[1])
     paths = [root, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
     return {**os.environ, **ONE_THREAD, "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths))}
-
-
-def _ended(code: int) -> str:
-    if code >= 0:
-        return f"ended with exit code {code}"
-    name = signal.Signals(-code).name if -code in {each.value for each in signal.Signals} else str(-code)
-    return f"was ended by {name}" + (" (memory may have run out)" if name == "SIGKILL" else "")
-
-
-def _tail(path: Path) -> str:
-    lines = path.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-LINES:]
-    return "; it said last: " + " | ".join(line.strip() for line in lines if line.strip()) if lines else ""

@@ -20,14 +20,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
-import subprocess
 import sys
 import tempfile
-import threading
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from weakref import WeakKeyDictionary
@@ -39,14 +35,11 @@ from harness.backends._library import LibraryBackend
 from harness.backends._simulating import give_own_head
 from harness.errors import BackendError, HarnessError
 from harness.records import ModuleFormat
+from harness.subprocesses import run_to_end
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-TAIL = 20
-"""Lines of the worker's error stream that an error shows."""
-
 
 _CHECKPOINTS: WeakKeyDictionary[nn.Module, tempfile.TemporaryDirectory[str]] = WeakKeyDictionary()
 """What workers made, for as long as the model that was made of it lives."""
@@ -163,59 +156,16 @@ class IsolatedBackend(LibraryBackend):
 
 
 def run_worker(kind: str, command: Sequence[str], folder: Path, limit: float, show: Callable[[str], None]) -> None:
-    """Run a worker to its end; ``show`` gets every line that it prints.
+    """Run a worker to its end; ``show`` gets every line that it prints. limit: seconds.
 
-    limit: seconds. Raises BackendError with the last lines of its error stream when it fails, and when it is ended
-    because it takes too long. It does not outlive this function.
+    Raises BackendError with the last lines of its error stream when it fails or takes too long.
     """
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
-    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as errors:
-        worker = subprocess.Popen(
-            command,
-            cwd=folder,
-            env=environment | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            text=True,
-            errors="replace",
-            start_new_session=True,
-        )
-
-        def listen() -> None:
-            for line in worker.stdout or ():
-                show(f"{kind}: {line.rstrip()}")
-
-        # Beside, since what the worker started may keep the stream open when it has ended.
-        listener = threading.Thread(target=listen, daemon=True)
-        listener.start()
-        try:
-            how = _ended(worker.wait(limit))
-        except subprocess.TimeoutExpired:
-            how = f"was ended after {limit:g} s (timeout:)"
-        finally:
-            _end(worker)
-            listener.join()
-        if not how:
-            return
-        errors.seek(0)
-        tail = "\n".join(errors.read().splitlines()[-TAIL:]) or "(nothing)"
-    raise BackendError(f"{kind}: its worker {how}: {' '.join(command)}; the last that it said:\n{tail}")
-
-
-def _ended(code: int) -> str:
-    """How a worker failed; empty if it did not."""
-    if code < 0:
-        name = signal.Signals(-code).name
-        return f"was ended by {name}" + (" (too little memory, mostly)" if name == "SIGKILL" else "")
-    return f"ended with exit code {code}" if code else ""
-
-
-def _end(worker: subprocess.Popen[str]) -> None:
-    """End the worker and what it started, if anything of it is left."""
-    with suppress(ProcessLookupError):
-        os.killpg(worker.pid, signal.SIGKILL)
-    worker.wait()
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
+    environment = inherited | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    failure = run_to_end(command, environment, lambda line: show(f"{kind}: {line}"), folder, limit)
+    if failure:
+        said = "\n".join(failure.said) or "(nothing)"
+        raise BackendError(f"{kind}: its worker {failure.how}: {' '.join(command)}; the last that it said:\n{said}")
 
 
 def _show(line: str) -> None:

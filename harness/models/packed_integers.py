@@ -36,6 +36,7 @@ PARTS = ("qweight", "qzeros", "scales", "g_idx")
 WIDTHS = (2, 3, 4, 8)
 _BLOCK = 32
 """Codes whose bits fill whole words, whatever their width."""
+_PLAIN = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _WITHIN_WORD = (0, 4, 1, 5, 2, 6, 3, 7)
 """AWQ: at which place of a word each of eight neighbours is."""
 
@@ -114,7 +115,14 @@ def unpack_folder(folder: Path, model: nn.Module) -> Contents:
                 f"{folder}: {name} is packed ({layout.method}), and the model has no such layer by itself (experts "
                 f"that are held as one stack, for one); the library unpacks it: {INSTALL}"
             )
+        if f"{name}.weight" in others:
+            raise ModelError(f"{folder}: {name} has a weight and packed codes, and only one of them can be meant")
         layers[name] = unpack_layer(name, modules[name], parts.pop(name), layout, others.get(f"{name}.bias"))
+    if not layers:
+        raise ModelError(f"{folder}: config.json says {layout.method}, and no layer of its files is packed")
+    for name, tensor in others.items():
+        if name.endswith(".weight") and tensor.dtype not in _PLAIN:
+            raise ModelError(f"{folder}: {name} is stored as {tensor.dtype}; beside packed layers, floats are read")
     return Contents(model, layers, others)
 
 

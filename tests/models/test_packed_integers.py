@@ -232,9 +232,26 @@ def test_layers_that_the_model_does_not_have_are_refused(tmp_path: Path) -> None
     save_file(more, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ModelError, match=r"unexpected.*model\.more\.weight"):
         opened(folder)
-    del tensors["model.norm.weight"]
+    whole = tensors.pop("model.norm.weight")
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ModelError, match=r"missing.*model\.norm\.weight"):
+        opened(folder)
+
+
+    tensors["model.norm.weight"] = whole.to(torch.float8_e4m3fn)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=r"model\.norm\.weight is stored as torch\.float8_e4m3fn"):
+        opened(folder)
+    tensors |= {"model.norm.weight": whole, f"{UP}.weight": torch.ones(112, 64)}
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=r"up_proj has a weight and packed codes"):
+        opened(folder)
+
+
+def test_a_folder_without_packed_layers_is_not_what_it_says(tmp_path: Path) -> None:
+    folder = save(tiny_llama(), tmp_path / "m")
+    change_config(folder, quantization_config={"quant_method": "awq", "version": "gemm"})
+    with pytest.raises(ModelError, match=r"config\.json says awq, and no layer of its files is packed"):
         opened(folder)
 
 
