@@ -24,6 +24,7 @@ class Request(Record):
 
     name: str
     spec: ModelSpec
+    adapter: str | None = None
     texts: tuple[str, ...]
 
 

@@ -18,6 +18,7 @@ import torch
 from harness.artifacts.exchange import Answer, Exchange
 from harness.artifacts.outputs import encoded, outputs
 from harness.errors import HarnessError
+from harness.models.adapters import attach_adapter
 from harness.models.loading import load
 
 
@@ -28,6 +29,8 @@ def answer(exchange: Exchange, step: Callable[[int, int], None]) -> int:
     try:
         step(0, steps)
         loaded = load(request.spec, request.name)
+        if request.adapter:
+            loaded = attach_adapter(loaded, Path(request.adapter))
         ids = [documents[key] for key in sorted(documents, key=lambda key: int(key.rpartition("/")[2]))]
         try:
             found = outputs(loaded.model, ids, lambda done, _: step(done + 1, steps))

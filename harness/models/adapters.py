@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import warnings
 from collections.abc import Iterator, Mapping, Set
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -78,6 +80,34 @@ def attach_adapter(base: LoadedModel, folder: Path) -> LoadedModel:
     modules = (*base.identity.modules, *_formats(model, before))
     text = f"{_words(base.name, folder, config, stored)}, beside the weights"
     return _made(base, model, modules, folder, config, stored, text)
+
+
+@contextmanager
+def without_adapter(model: PreTrainedModel) -> Iterator[None]:
+    """``model`` as it was before ``attach_adapter``, to be saved: its adapter is put back at the end."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils.other import AuxiliaryTrainingWrapper
+
+    held: dict[str, nn.Module] = {}
+    for name, module in list(model.named_modules(remove_duplicate=False)):
+        if isinstance(module, BaseTunerLayer):
+            held[name] = module
+            model.set_submodule(name, module.get_base_layer())
+        elif isinstance(module, AuxiliaryTrainingWrapper):
+            held[name] = module
+            model.set_submodule(name, module.original_module)
+    try:
+        yield
+    finally:
+        for name, module in held.items():
+            model.set_submodule(name, module)
+
+
+def copy_adapter(folder: Path, target: Path) -> None:
+    """Put the files of an adapter into another folder, which is made."""
+    target.mkdir()
+    for name in (CONFIG, WEIGHTS):
+        shutil.copyfile(folder / name, target / name)
 
 
 def _adapted(base: LoadedModel, folder: Path) -> tuple[Any, dict[str, Tensor], dict[str, Any]]:

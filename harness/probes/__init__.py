@@ -135,13 +135,15 @@ class Shipment:
 
     kind: ``save`` it is to be written into ``folder``; ``checkpoint`` it is the files that the variant was loaded from;
     ``none`` nobody wants it. write: puts the variant into ``folder``, whole or not at all; raises WriteError where the
-    disk refuses and BackendError where the library does. spec: how a fresh process loads it from there.
+    disk refuses and BackendError where the library does. spec: how a fresh process loads it from there. adapter: the
+    folder of the adapter that is put beside its weights then, if there is one.
     """
 
     kind: Literal["save", "checkpoint", "none"]
     folder: Path
     write: Callable[[], None]
     spec: ModelSpec
+    adapter: Path | None = None
 
 
 class ShippedProbe(Probe):

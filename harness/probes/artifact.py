@@ -127,7 +127,8 @@ def _reloaded(
     from harness.artifacts.reloading import read_back
 
     texts = [str(variant.tokenizer.decode(ids.tolist())) for _, ids in inputs]
-    request = Request(name=f"{variant.name}, read back", spec=shipment.spec, texts=tuple(texts))
+    adapter = str(shipment.adapter) if shipment.adapter else None
+    request = Request(name=f"{variant.name}, read back", spec=shipment.spec, adapter=adapter, texts=tuple(texts))
     documents = {f"{DOCUMENT}{number}": ids for number, (_, ids) in enumerate(inputs)}
     answer, outputs = read_back(request, documents, shipment.folder.with_name(".reload"), progress)
     rows: list[Row] = []

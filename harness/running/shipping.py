@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
 
@@ -10,6 +11,7 @@ from harness.artifacts.saving import discard_saved, save_folder
 from harness.backends import Backend
 from harness.documents import EncodedDocument
 from harness.errors import HarnessError, WriteError
+from harness.models.adapters import copy_adapter, without_adapter
 from harness.models.loading import LoadedModel
 from harness.models.quiet import quiet
 from harness.probes import Progress, Shipment, ShippedProbe
@@ -20,6 +22,8 @@ from harness.running.stopwatch import timed
 if TYPE_CHECKING:
     import pandas as pd
 
+ADAPTER = "adapter"
+"""Folder in that which is shipped, of an adapter that is computed beside the weights."""
 FOLDER = "artifact"
 """Folder beside run.json, and the table that says what became of it."""
 
@@ -82,21 +86,33 @@ def _shipment(pair: Pair, asked: bool) -> Shipment:
             "trust_remote_code": own.trust_remote_code,
         }
     )
-    return Shipment(kind, folder, lambda: save_folder(folder, _writer(plan, variant)), spec)
+    adapter = folder.absolute() / ADAPTER if _beside(plan) else None
+    return Shipment(kind, folder, lambda: save_folder(folder, _writer(plan, variant)), spec, adapter)
+
+
+def _beside(plan: Plan) -> bool:
+    """Whether the variant is computed with an adapter beside its weights."""
+    return plan.variant.adapter is not None and not plan.variant.merge
 
 
 def _writer(plan: Plan, variant: LoadedModel) -> Callable[[Path], None]:
-    """Writes the variant into an empty folder, in the way of the last step that has one of its own."""
+    """Writes the variant into an empty folder, in the way of the last step that has one of its own.
+
+    An adapter beside the weights is shipped beside them, in a folder of its own: the steps knew nothing of it.
+    """
     steps = cast(Sequence[Backend], plan.variant.compress)
     own = next((step for step in reversed(steps) if type(step).save is not Backend.save), None)
 
     def write(folder: Path) -> None:
-        with quiet():
+        beside = plan.variant.adapter if _beside(plan) else None
+        with quiet(), without_adapter(variant.model) if beside else nullcontext():
             if own is None:
                 variant.model.save_pretrained(folder)
             else:
                 own.save(variant.model, folder)
             variant.tokenizer.save_pretrained(folder)
+        if beside:
+            copy_adapter(Path(beside), folder / ADAPTER)
 
     return write
 

@@ -16,12 +16,15 @@ from harness.backends.round_to_nearest import RoundToNearest
 from harness.errors import HarnessError, WriteError
 from harness.measures.artifact import Artifact as ArtifactMeasure
 from harness.measures.divergence import Divergence
+from harness.models.adapters import attach_adapter
+from harness.models.loading import load, make_variant
 from harness.probes.artifact import Artifact
 from harness.probes.tokens import Tokens
 from harness.records import DocumentsSpec, GateSpec, Measurement, ModelSpec, Plan, RuleSpec, SuiteSpec, VariantSpec
 from harness.rules.at_most import AtMost
 from harness.run import run_group
 from harness.running.pairs import Observed
+from tests.peft_adapters import save_lora
 from tests.read_back import here
 from tests.tiny_models import save, tiny_llama
 
@@ -110,6 +113,26 @@ def one(folder: Path, plan: Plan) -> Observed:
 
 def numbers(observed: Observed) -> dict[str, float | None]:
     return {m.name: m.change for m in observed.measurements if isinstance(m, Measurement)}
+
+
+@pytest.mark.parametrize("fields", [{}, {"modules_to_save": ["lm_head"]}], ids=["LoRA", "with a head of its own"])
+def test_an_adapter_beside_the_weights_is_shipped_beside_them(folder: Path, fields: dict[str, Any]) -> None:
+    model = tiny_llama(tied=False)
+    save(model, folder / "reference")
+    adapter = save_lora(model, folder / "lora", **fields)
+    plan = make_plan(folder, "both", RoundToNearest(bits=4, skip=("lm_head",)), adapter=str(adapter))
+    found = numbers(one(folder, plan))
+    assert (found["artifact.kl_max"], found["artifact.modules_changed"], found["artifact.live_kl_max"]) == (0, 0, 0)
+    shipped = folder / "runs" / "both" / "artifact"
+    base = load(ModelSpec(model=str(shipped)), "base")
+    assert not any("lora" in name for name, _ in base.model.named_parameters())
+    whole = attach_adapter(base, shipped / "adapter").identity
+    measured = make_variant(plan, load(plan.reference, "reference"), ()).identity
+    assert whole.weights_sha256 == measured.weights_sha256
+    # One of which a part is gone is made again.
+    (shipped / "adapter" / "adapter_model.safetensors").unlink()
+    assert "artifact.kl_max" in numbers(one(folder, plan))
+    assert (shipped / "adapter" / "adapter_model.safetensors").exists()
 
 
 def test_each_variant_of_a_group_gets_its_own_and_failures_stay_with_theirs(folder: Path) -> None:
