@@ -30,7 +30,8 @@ from harness.models.linears import Linear, weight_of
 from harness.models.weight_files import read_json, weight_files
 from harness.records import ModuleFormat, Note
 
-METHODS = ("gptq", "awq")
+_LAYOUTS = {"gptq": ("gptq", "gptq_v2"), "awq": ("gemm",)}
+METHODS = tuple(_LAYOUTS)
 INSTALL = "pip install gptqmodel optimum"
 PARTS = ("qweight", "qzeros", "scales", "g_idx")
 WIDTHS = (2, 3, 4, 8)
@@ -134,10 +135,10 @@ def layout_of(folder: Path) -> Layout:
     said = read_json(folder / "config.json").get("quantization_config") or {}
     method = str(said.get("quant_method"))
     if method == "awq":
-        known, layout = ("gemm",), str(said.get("version") or said.get("format") or "gemm").lower()
+        layout = str(said.get("version") or said.get("format") or "gemm").lower()
     else:
-        known, layout = ("gptq", "gptq_v2"), str(said.get("checkpoint_format") or said.get("format") or "gptq").lower()
-    if layout not in known:
+        layout = str(said.get("checkpoint_format") or said.get("format") or "gptq").lower()
+    if layout not in _LAYOUTS[method]:
         raise MissingDependencyError("gptqmodel", f"{folder} ({method} in the layout {layout})", INSTALL)
     if method == "awq":
         return Layout(method, symmetric=not said.get("zero_point", True))
@@ -209,21 +210,22 @@ def unpack_layer(
 def _fields(words_NM: Tensor, bits: int, count: int) -> Tensor:
     """The first ``count`` unsigned fields of ``bits`` bits in every row, lowest first: int64 [N, count]."""
     padded = nn.functional.pad(words_NM.long() & (2**32 - 1), (0, -words_NM.shape[1] % bits))
-    blocks = padded.unflatten(1, (-1, bits))
+    blocks = padded.reshape(len(padded), -1, bits)
     start = torch.arange(_BLOCK, device=words_NM.device) * bits
     word = start // 32
     pairs = blocks[..., word] | (blocks[..., (word + 1).clamp(max=bits - 1)] << 32)
-    fields = (pairs >> (start % 32)) & (2**bits - 1)
+    fields: Tensor = (pairs >> (start % 32)) & (2**bits - 1)
     return fields.flatten(1)[:, :count]
 
 
 def _one_more(words_NM: Tensor, bits: int, count: int) -> Tensor:
     """The fields of every row after one was added to each: to whole words, or to fields that run on over words."""
     if _BLOCK % bits:
-        return (_fields(words_NM, bits, count) + 1) % 2**bits
+        return (_fields(words_NM, bits, count) + 1) % (1 << bits)
     return _fields(words_NM + sum(1 << place for place in range(0, _BLOCK, bits)), bits, count)
 
 
 def _in_order(fields_NO: Tensor) -> Tensor:
     """Fields of AWQ in the order of the outputs that they belong to."""
-    return fields_NO.unflatten(1, (-1, len(_WITHIN_WORD)))[..., list(_WITHIN_WORD)].flatten(1)
+    words = fields_NO.reshape(len(fields_NO), -1, len(_WITHIN_WORD))
+    return words[..., list(_WITHIN_WORD)].flatten(1)
