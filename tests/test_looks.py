@@ -20,7 +20,7 @@ from harness.rules import Rule
 from harness.rules.at_most import AtMost
 from harness.rules.not_worse import NotWorse
 from harness.slices import asked_for, measure_slices
-from harness.statistics import Betting, GroupSequential, planned_looks
+from harness.statistics import Betting, GroupSequential
 
 
 def gate(*rules: Rule, **more: Any) -> GateSpec:
@@ -39,12 +39,11 @@ def suite() -> SuiteSpec:
 
 
 TOKENS = {index: 30 + index % 5 for index in range(200)}
-SIZES = planned_looks(20, 200)
+SIZES = (20, 32, 50, 80, 126, 200)
 
 
 def test_a_look_draws_the_first_documents_in_their_order() -> None:
     look = Look(SIZES, 1, TOKENS)
-    assert SIZES[:2] == (20, 32)
     assert look.drawn == frozenset(range(32))
     table = pd.DataFrame({"document": [0, 31, 32, 5], "value": [1, 2, 3, 4]})
     assert look.rows(table)["value"].tolist() == [1, 2, 4]
