@@ -388,7 +388,7 @@ def test_a_quantization_that_transformers_would_ignore_is_refused(folder: Path) 
 @pytest.mark.parametrize(
     ("config", "library"),
     [
-        ({"quant_method": "gptq", "bits": 4}, "gptqmodel"),
+        ({"quant_method": "gptq", "bits": 4, "checkpoint_format": "marlin"}, "gptqmodel"),
         ({"quant_method": "compressed-tensors"}, "compressed-tensors"),
         ({"load_in_4bit": True}, "bitsandbytes"),
     ],

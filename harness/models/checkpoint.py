@@ -47,7 +47,7 @@ def open_folder(
         notes = (*contents.notes(name), *_dtype_notes(spec, name, weights))
         formats = {layer: unpacked.format for layer, unpacked in contents.layers.items()}
         return Opened(_load_unpacked(source.folder, spec, contents), own, stamps, formats, notes=notes)
-    model = _load_model(AutoModelForCausalLM, source.folder, spec)
+    model = _load_model(source.folder, spec)
     formats = formats_in_files(model, source.folder, quantization)
     return Opened(model, own, stamps, formats, quantization, _dtype_notes(spec, name, weights))
 
@@ -69,13 +69,15 @@ def _unpack(folder: Path, spec: ModelSpec) -> Contents:
 def _load_unpacked(folder: Path, spec: ModelSpec, contents: Contents) -> PreTrainedModel:
     config = cast(PreTrainedModel, contents.model).config
     state = contents.state(getattr(torch, spec.dtype))
-    model = _load_model(type(contents.model), folder, spec, config=config, state_dict=state)
+    model = _load_model(folder, spec, type(contents.model), config=config, state_dict=state)
     if (folder / "generation_config.json").is_file():
         model.generation_config = GenerationConfig.from_pretrained(folder, local_files_only=True)
     return model
 
 
-def _load_model(loader: Any, folder: Path, spec: ModelSpec, **instead: Any) -> PreTrainedModel:
+def _load_model(
+    folder: Path, spec: ModelSpec, loader: Any = AutoModelForCausalLM, **instead: Any
+) -> PreTrainedModel:
     """The model that a loader of transformers makes of a folder, or of what is given ``instead`` of its files."""
     try:
         with quiet():
