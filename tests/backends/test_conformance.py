@@ -223,8 +223,6 @@ class TestGptqModel(BackendConformance):
     ladder = tuple({"bits": bits, "group_size": 32} for bits in (8, 4, 3, 2))
     config = {"intermediate_size": 128}  # noqa: RUF012 - as the kit declares it
     refused = ({}, {"bits": 5}, {"bits": 4, "timeout": 0.0})
-    reloads = ({"bits": 4, "group_size": 32},)
-    reloaded = 0.02  # What it does not pack is kept in 16 bits.
 
 
 def test_every_backend_is_here() -> None:

@@ -68,7 +68,7 @@ def test_a_checkpoint_means_here_what_the_library_takes_it_for(settings: dict[st
     tiny_tokenizer().save_pretrained(tmp_path / "shipped")
     read = load(ModelSpec(model=str(tmp_path / "shipped")), "x").model
     state, measured = read.state_dict(), done.model.state_dict()
-    packed = {f"{module.module}.weight" for module in done.modules}
+    packed = {f"{module.module}.weight" for module in done.done.modules}
     assert all(state[name].equal(measured[name]) for name in packed)
     # The library keeps what it does not pack in 16 bits.
     assert all(torch.allclose(state[name], measured[name], rtol=1e-2) for name in measured.keys() - packed)
@@ -76,6 +76,6 @@ def test_a_checkpoint_means_here_what_the_library_takes_it_for(settings: dict[st
     told = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
     assert told.returncode == 0, told.stderr[-3000:]
     theirs = load_file(tmp_path / "weights")
-    assert set(theirs) == {module.module for module in done.modules}
+    assert set(theirs) == {module.module for module in done.done.modules}
     for name, weight in theirs.items():
         assert torch.allclose(state[f"{name}.weight"], weight, rtol=2e-3, atol=1e-6), name
