@@ -232,6 +232,10 @@ class TestProportions:
         found = proportion_interval(np.ones(60), np.arange(30).repeat(2), largest=0.25)
         assert found is not None
         assert "(none of 30 did), each by at most 0.25, as declared" in found.method
+        for few in (proportion_interval, lambda ones, labels: bounded_mean_interval(ones, labels, 0.0, 1.0)):
+            assert few(np.ones(4), np.zeros(4)) is None
+            with pytest.raises(ValueError, match="cluster labels"):
+                few(np.ones(4), np.arange(3))
 
     def test_agreement_in_all_documents_seen_seldom_passes_where_few_are_touched(self) -> None:
         """One document of twenty differs in a fifth of its tokens, so 99 % agree; of 20 documents often none is it."""

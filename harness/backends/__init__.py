@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 Quantized: TypeAlias = Literal["weights", "activations", "cache"]
 """What a step can put on a grid."""
 EVERYTHING: tuple[Served, ...] = get_args(Served)
+"""All that a model of transformers can do."""
 
 
 @dataclass(frozen=True)

@@ -98,10 +98,14 @@ class IsolatedBackend(LibraryBackend):
         give_own_head(model, names)
         folder = tempfile.TemporaryDirectory(prefix=f"harness-{self.kind}-")
         job = Path(folder.name)
-        self._write(job, model, tokenizer, calibration, names)
-        command = [str(self.interpreter()), "-I", "-u", str(self.worker), folder.name]
-        run_worker(self.kind, command, job, self.timeout, _show)
-        formats = self._take_over(job / "checkpoint", model, names)
+        try:
+            self._write(job, model, tokenizer, calibration, names)
+            command = [str(self.interpreter()), "-I", "-u", str(self.worker), folder.name]
+            run_worker(self.kind, command, job, self.timeout, _show)
+            formats = self._take_over(job / "checkpoint", model, names)
+        except BaseException:
+            folder.cleanup()
+            raise
         shutil.rmtree(job / "model")
         _CHECKPOINTS[model] = folder
         return Compressed(model, formats)

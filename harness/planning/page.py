@@ -67,7 +67,7 @@ def _artifact(plan: Plan) -> str:
     if not asked:
         return "not looked at: no suite has the measure artifact"
     if not plan.variant.made_here:
-        return "the checkpoint itself, read in a fresh process and compared"
+        return "the files that the variant is loaded from; nothing is written"
     if plan.variant.artifact == "none":
         return "none: the variant is judged in memory alone"
     return "saved as it would be shipped, read back in a fresh process and compared"

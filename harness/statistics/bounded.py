@@ -40,7 +40,7 @@ def proportion_interval(
     if not np.isin(array, (0.0, 1.0)).all():
         raise ValueError("successes: found a value other than 0 and 1")
     if len(array) and all_equal(array):
-        return _all_alike(float(array[0]), clusters, 0.0, 1.0, largest, confidence)
+        return _all_alike(array, clusters, 0.0, 1.0, largest, confidence)
     size = _effective_size(array, clusters, confidence)
     if size is None:
         return None
@@ -72,15 +72,15 @@ def bounded_mean_interval(
     if not ((least <= array) & (array <= most)).all():
         raise ValueError(f"values: found {array.min()} to {array.max()}, wanted {least} to {most}")
     if len(array) and all_equal(array):
-        return _all_alike(float(array[0]), clusters, least, most, largest, confidence)
+        return _all_alike(array, clusters, least, most, largest, confidence)
     found = mean_interval(array, clusters, confidence)
     return found and Interval(max(found.low, least), min(found.high, most), found.method)
 
 
 def _all_alike(
-    value: float, clusters: ArrayLike, least: float, most: float, largest: float, confidence: float
+    array: np.ndarray, clusters: ArrayLike, least: float, most: float, largest: float, confidence: float
 ) -> Interval | None:
-    count = len(np.unique(np.asarray(clusters)))
+    value, count = float(array[0]), cluster_sums(array, np.ones_like(array), clusters).count
     other = clopper_pearson(0, count, confidence)
     if count < 2 or other is None:
         return None
