@@ -1,7 +1,8 @@
 """Train the reference model from scratch: `python -m harness.pocket.train --out DIR`.
 
-The schedule is counted in steps and every draw comes from a fixed seed. The weights are rounded to bfloat16
-at the end; what is written, measured and described is the rounded model.
+The schedule is counted in steps and every draw comes from a fixed seed: on one kind of machine, the same number
+of threads gives the same weights. They are rounded to bfloat16 at the end; what is written, measured and described
+is the rounded model.
 """
 
 from __future__ import annotations
@@ -129,6 +130,16 @@ def keep_memory() -> None:
     mallopt(top_pad, 256 << 20)
 
 
+def settle(threads: int) -> None:
+    """Settings of the process with which a seed gives the same weights, and soon."""
+    # Two thread pools on two cores would only wait for each other.
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    torch.set_num_threads(threads)
+    # Threads would add up the gradient of the embedding in whatever order they come.
+    torch.use_deterministic_algorithms(True)
+    keep_memory()
+
+
 def finish(network: Network, folder: Path, summary: str) -> None:
     """Round, plant the outliers, save, measure and describe."""
     shape = network.shape
@@ -150,10 +161,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--eager", action="store_true", help="without torch.compile and its C++ compiler")
     options = parser.parse_args()
-    # Two thread pools on two cores would only wait for each other.
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    torch.set_num_threads(options.threads)
-    keep_memory()
+    settle(options.threads)
     options.out.mkdir(parents=True, exist_ok=True)
     tokenizer = train_tokenizer()
     save_tokenizer(tokenizer, options.out)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -97,3 +99,22 @@ def test_training_is_deterministic_and_learns(tokenizer: Tokenizer, tmp_path: Pa
     for one, other in zip(first.parameters(), second.parameters(), strict=True):
         assert torch.equal(one, other)
     assert not torch.equal(first.model.norm.weight, torch.ones(256))
+
+
+TWICE = """
+import sys
+from pathlib import Path
+import torch
+from tokenizers import Tokenizer
+from harness.pocket.train import settle, train
+settle(2)
+tokenizer = Tokenizer.from_file(sys.argv[1])
+first, second = (train(tokenizer, 6, 1, True, Path(sys.argv[2])) for _ in range(2))
+for (name, one), other in zip(first.named_parameters(), second.parameters(), strict=True):
+    assert torch.equal(one, other), name
+"""
+
+
+@pytest.mark.slow
+def test_two_threads_and_a_compiler_give_the_same_weights_again(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-c", TWICE, str(MODEL_DIR / "tokenizer.json"), str(tmp_path)], check=True)
