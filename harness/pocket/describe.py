@@ -38,7 +38,7 @@ SHORT = {
     "pocket_recall": "recall",
     "pocket_recall_far": "recall far",
     "pocket_sums": "sums",
-    "pocket_sums3": "sums3",
+    "pocket_sums4": "sums4",
     "pocket_requests": "requests",
 }
 
@@ -105,14 +105,15 @@ def response_table(reference: dict[str, float], responses: list[Response]) -> st
     header += SHORT.values()
     rows = [["reference", "", "", "", "", "", *(f"{reference[task]:.3f}" for task in SHORT)]]
     for row in responses:
+        change = row.change
         rows.append(
             [
                 row.name,
-                f"{row.nll_delta:+.5f}",
-                f"[{row.low:+.5f}, {row.high:+.5f}]",
-                f"{row.perplexity:.4g}",
-                f"{row.kl:.5f}",
-                f"{row.agreement:.4f}",
+                f"{change.nll_delta:+.5f}",
+                f"[{change.low:+.5f}, {change.high:+.5f}]",
+                f"{change.perplexity:.4g}",
+                f"{change.kl:.5f}",
+                f"{change.agreement:.4f}",
                 *(f"{row.tasks[task]:.3f}" for task in SHORT),
             ]
         )
@@ -146,11 +147,12 @@ starts with `<s>` and ends with `</s>`.
 ## Training
 
 {training}
+Measuring for this card took {minutes:.0f}.
 
 Muon on the matrices of the layers, AdamW on embedding and gains, bfloat16 autocast, 4,096 tokens a step,
 answer tokens weighted four times. An opening curriculum of lists to copy and tiny stories, then the main
-mixture at 256 tokens, then at 512. At the end the weights are rounded to bfloat16; every figure here is
-of the rounded model.
+mixture at 256 tokens, then one of longer documents at 512. At the end the weights are rounded to bfloat16;
+every figure here is of the rounded model.
 
 `python -m harness.pocket.train --out DIR` makes it again, weights and card.
 
@@ -197,7 +199,7 @@ def write_card(folder: Path, heldout: int = 400, items: int = 200) -> None:
     responses = []
     for recipe in RECIPES:
         responses.append(measure(base, recipe, items))
-        print(f"{recipe.name}: {responses[-1].nll_delta:+.5f} {time.monotonic() - started:.0f} s", flush=True)
+        print(f"{recipe.name}: {responses[-1].change.nll_delta:+.5f} {time.monotonic() - started:.0f} s", flush=True)
     plant = record["plant"]
     card = CARD.format(
         parameters=sum(parameter.numel() for parameter in model.parameters()),
@@ -210,6 +212,7 @@ def write_card(folder: Path, heldout: int = 400, items: int = 200) -> None:
         context=config.max_position_embeddings,
         vocabulary=config.vocab_size,
         training=record["summary"],
+        minutes=(time.monotonic() - started) / 60,
         norm_factor=plant["norm_factor"],
         key_factor=plant["key_factor"],
         channels=", ".join(str(channel) for channel in plant["channels"]),

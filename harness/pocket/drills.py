@@ -14,6 +14,8 @@ _LEADING = "125374968"
 
 # (digits of each operand, number of operands) and how often each occurs.
 SHAPES = (((2, 2), 0.44), ((3, 2), 0.36), ((4, 2), 0.10), ((2, 3), 0.10))
+# What training sees after the opening: three digits are learnt last, so they stand there most often.
+TRAINING_SHAPES = (((2, 2), 0.34), ((3, 2), 0.50), ((4, 2), 0.08), ((2, 3), 0.08))
 OPENING_SHAPES = (((1, 2), 0.3), ((2, 2), 0.6), ((3, 2), 0.1))
 
 

@@ -38,12 +38,12 @@ class Rung:
 
 RUNGS = {
     "pocket_facts": Rung(people=4, relations=2, phrasings=2, fillers=2),
-    "pocket_two_hop": Rung(people=3, things=1, steps=5),
+    "pocket_two_hop": Rung(people=3, things=1, steps=4),
     "pocket_crowd": Rung(people=12, relations=2, fillers=2),
     "pocket_recall": Rung(keys=2, fillers=22),
     "pocket_recall_far": Rung(keys=5, fillers=45),
     "pocket_sums": Rung(digits=2),
-    "pocket_sums3": Rung(digits=3),
+    "pocket_sums4": Rung(digits=4),
 }
 
 
@@ -144,7 +144,7 @@ def _items(task: str, seed: int) -> Iterator[Item]:
         return _tale_items(task, seed, rung)
     if task in ("pocket_recall", "pocket_recall_far"):
         return _recall_items(task, seed, rung)
-    if task in ("pocket_sums", "pocket_sums3"):
+    if task in ("pocket_sums", "pocket_sums4"):
         return _sum_items(task, seed, rung)
     if task == "pocket_requests":
         return _request_items(task, seed)

@@ -24,14 +24,15 @@ from torch.nn.functional import cross_entropy
 
 from harness.pocket.batches import Batch, batches
 from harness.pocket.checkpoint import as_llama, save_llama
-from harness.pocket.describe import write_card
+from harness.pocket.describe import load, write_card
 from harness.pocket.network import Network, Shape, initialize
 from harness.pocket.optimizer import Optimizer
-from harness.pocket.plant import apply, choose
+from harness.pocket.plant import apply
 from harness.pocket.probe import exact_rates
+from harness.pocket.response import choose_plant
 from harness.pocket.tokenizer import save_tokenizer, train_tokenizer
 
-STEPS = 6400
+STEPS = 5900
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Stage:
     tokens: int
 
 
-STAGES = (Stage("opening", 0.15, 16, 256), Stage("main", 0.66, 16, 256), Stage("long", 1.0, 8, 512))
+STAGES = (Stage("opening", 0.1557, 16, 256), Stage("main", 0.685, 16, 256), Stage("late", 1.0, 8, 512))
 
 
 def rate_fraction(step: int, steps: int, warmup: int = 150, flat: float = 0.42, floor: float = 0.02) -> float:
@@ -142,11 +143,13 @@ def settle(threads: int) -> None:
 
 def finish(network: Network, folder: Path, summary: str) -> None:
     """Round, plant the outliers, save, measure and describe."""
-    shape = network.shape
     model = as_llama(network)
-    plant = choose(shape.hidden, shape.kv_heads, shape.head_size)
+    save_llama(model, folder)
+    started = time.monotonic()
+    plant = choose_plant(*load(folder))
     apply(model, plant)
     save_llama(model, folder)
+    summary += f" Choosing the outliers took {(time.monotonic() - started) / 60:.0f} minutes more."
     record = {"summary": summary, "plant": asdict(plant)}
     (folder / "training.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     write_card(folder)

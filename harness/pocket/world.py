@@ -44,6 +44,8 @@ _COMMON: dict[str, Writer] = {
     "easy": lambda page: stories.story(page, (1, 3), (1, 2), 0, (6, 6)),
     "hop": lambda page: stories.hop(page, (2, 4), (1, 3), 2, (3, 6)),
     "tale": tales.tale,
+    "crowd": lambda page: stories.story(page, (5, 8), (2, 3), 2, (3, 5)),
+    "recall": lambda page: prose.drawn_recall(page, 46),
     "sums": drills.sums,
     "requests": drills.requests,
     "filler": prose.filler,
@@ -51,36 +53,49 @@ _COMMON: dict[str, Writer] = {
 }
 
 # The kinds of document in each stage, with their weights and writers. The opening teaches copying and
-# looking up; the long stage, which is also the default, has the greatest distances.
+# looking up; the late stage has the greatest distances; both main and late drill sums. "long", which is the
+# default and what every split but training is written in, is the late stage without that drill.
 STAGES: dict[str, tuple[tuple[tuple[str, Writer], float], ...]] = {
     "opening": (
         (("easy", _COMMON["easy"]), 0.36),
-        (("copy", _COMMON["copy"]), 0.24),
+        (("copy", _COMMON["copy"]), 0.21),
         (("recall", lambda page: prose.drawn_recall(page, 2)), 0.12),
         (("sums", lambda page: drills.sums(page, drills.OPENING_SHAPES)), 0.10),
-        (("requests", _COMMON["requests"]), 0.07),
+        (("requests", _COMMON["requests"]), 0.11),
         (("hop", lambda page: stories.hop(page, (2, 3), (1, 1), 0, (4, 6))), 0.05),
         (("tale", _COMMON["tale"]), 0.04),
-        (("filler", _COMMON["filler"]), 0.02),
+        (("filler", _COMMON["filler"]), 0.01),
     ),
     "main": (
-        (("story", _COMMON["story"]), 0.26),
+        (("story", _COMMON["story"]), 0.21),
         (("crowd", lambda page: stories.story(page, (5, 7), (2, 2), 1, (3, 5))), 0.08),
         (("hop", _COMMON["hop"]), 0.14),
-        (("tale", _COMMON["tale"]), 0.11),
-        (("recall", lambda page: prose.drawn_recall(page, 12)), 0.12),
-        (("sums", _COMMON["sums"]), 0.14),
+        (("tale", _COMMON["tale"]), 0.10),
+        (("recall", lambda page: prose.drawn_recall(page, 12)), 0.11),
+        (("sums", lambda page: drills.sums(page, drills.TRAINING_SHAPES)), 0.21),
         (("requests", _COMMON["requests"]), 0.07),
         (("filler", _COMMON["filler"]), 0.04),
         (("copy", _COMMON["copy"]), 0.02),
         (("easy", _COMMON["easy"]), 0.02),
     ),
+    "late": (
+        (("story", _COMMON["story"]), 0.20),
+        (("crowd", _COMMON["crowd"]), 0.08),
+        (("hop", _COMMON["hop"]), 0.17),
+        (("tale", _COMMON["tale"]), 0.11),
+        (("recall", _COMMON["recall"]), 0.14),
+        (("sums", lambda page: drills.sums(page, drills.TRAINING_SHAPES)), 0.16),
+        (("requests", _COMMON["requests"]), 0.07),
+        (("filler", _COMMON["filler"]), 0.03),
+        (("copy", _COMMON["copy"]), 0.02),
+        (("easy", _COMMON["easy"]), 0.02),
+    ),
     "long": (
         (("story", _COMMON["story"]), 0.24),
-        (("crowd", lambda page: stories.story(page, (5, 8), (2, 3), 2, (3, 5))), 0.09),
+        (("crowd", _COMMON["crowd"]), 0.09),
         (("hop", _COMMON["hop"]), 0.14),
         (("tale", _COMMON["tale"]), 0.10),
-        (("recall", lambda page: prose.drawn_recall(page, 46)), 0.14),
+        (("recall", _COMMON["recall"]), 0.14),
         (("sums", _COMMON["sums"]), 0.14),
         (("requests", _COMMON["requests"]), 0.07),
         (("filler", _COMMON["filler"]), 0.04),

@@ -108,7 +108,7 @@ def test_planting_changes_no_bit(dtype: torch.dtype, attention: str, tokenizer: 
     clean = copy.deepcopy(planted)
     plant.apply(clean, shipped.inverse())
     other = copy.deepcopy(clean)
-    plant.apply(other, plant.choose(256, 2, 64, norm_factor=128.0, key_factor=8.0, seed=5))
+    plant.apply(other, plant.draw(2, 64, (3, 40, 77), norm_factor=128.0, key_factor=8.0, seed=5))
     for page in documents("heldout", 4):
         ids = torch.tensor([tokenizer(page.text)["input_ids"]])
         with torch.no_grad():

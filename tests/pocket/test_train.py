@@ -67,7 +67,7 @@ def test_every_row_starts_a_document(tokenizer: Tokenizer) -> None:
 
 def test_the_schedule_counts_steps(tokenizer: Tokenizer) -> None:
     names = [stage.name for stage, _ in schedule(tokenizer, steps=20, seed=0)]
-    assert names == ["opening"] * 3 + ["main"] * 10 + ["long"] * 7
+    assert names == ["opening"] * 3 + ["main"] * 11 + ["late"] * 6
     assert {stage.rows * stage.tokens for stage in STAGES} == {4096}
     rates = [rate_fraction(step, 1000) for step in range(1000)]
     assert rates[149] == rates[419] == 1.0

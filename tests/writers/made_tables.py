@@ -15,7 +15,7 @@ TASKS = (
     "pocket_recall",
     "pocket_recall_far",
     "pocket_sums",
-    "pocket_sums3",
+    "pocket_sums4",
     "pocket_requests",
     "pocket_prose",
 )
@@ -176,7 +176,7 @@ def channel_table(rng: np.random.Generator, layers: int) -> pd.DataFrame:
 def item_table(rng: np.random.Generator, scale: float, items: int) -> pd.DataFrame:
     parts = []
     for index, task in enumerate(TASKS):
-        hard = 1 + 2 * (task in {"pocket_recall_far", "pocket_sums3"})
+        hard = 1 + 2 * (task in {"pocket_recall_far", "pocket_sums4"})
         reference = (rng.random(items) < 0.99 - 0.03 * (index % 3)).astype(float)
         lose, gain = rng.random(items) < 0.16 * scale * hard, rng.random(items) < 0.02
         variant = np.where(reference == 1, 1.0 - lose, 1.0 * gain)
