@@ -32,11 +32,12 @@ def block_linears(model: PreTrainedModel) -> list[tuple[str, Linear]]:
     return [(f"{name}.{inner}", module) for inner, module in linears(block)]
 
 
-def projection(model: PreTrainedModel, role: str) -> tuple[str, Linear]:
-    """The linear layer of the middle block whose name ends in ``role`` (``k_proj``), as most decoders call it."""
-    name, block = middle_block(model)
-    module = in_block(block, role)
-    return next(f"{name}.{inner}" for inner, each in linears(block) if each is module), module
+def projection(model: PreTrainedModel, role: str, block: int | None = None) -> tuple[str, Linear]:
+    """The linear layer whose name ends in ``role`` (``k_proj``), of the middle block or the one of that number."""
+    name, stack = blocks(model)
+    number = len(stack) // 2 if block is None else block
+    module = in_block(stack[number], role)
+    return next(f"{name}.{number}.{inner}" for inner, each in linears(stack[number]) if each is module), module
 
 
 def in_block(block: nn.Module, role: str) -> Linear:

@@ -66,12 +66,18 @@ def key_value_heads_swapped(model: PreTrainedModel) -> Compressed:
 
 @mutant()
 def attention_head_zeroed(model: PreTrainedModel) -> Compressed:
-    """One attention head of one layer gives nothing: its columns of the output projection are zero."""
-    query, _, size = heads(model)
-    _, module = projection(model, "o_proj")
-    weight_OI = weight(module)
-    weight_OI[:, (query // 2) * size : (query // 2 + 1) * size] = 0
-    set_weight(module, weight_OI)
+    """The strongest head of one layer gives nothing: its columns of the output projection are zero."""
+    query, kv, size = heads(model)
+    (_, value), (_, out) = projection(model, "v_proj"), projection(model, "o_proj")
+    weight_OI = weight(out)
+    value_HdI = weight(value).float().reshape(kv, size, -1).repeat_interleave(query // kv, 0)
+    out_HdO = weight_OI.float().T.reshape(query, size, -1)
+    # Models have heads that nothing depends on. What one adds to the residual stream is W_O·W_V times its input, and
+    # ‖W_O·W_V‖² = Σ (W_OᵀW_O) ∘ (W_V·W_Vᵀ), which needs no matrix larger than a head.
+    strength_H = ((out_HdO @ out_HdO.mT) * (value_HdI @ value_HdI.mT)).sum((1, 2))
+    strongest = int(strength_H.argmax())
+    weight_OI[:, strongest * size : (strongest + 1) * size] = 0
+    set_weight(out, weight_OI)
     return Compressed(model)
 
 
@@ -111,7 +117,6 @@ def layers_exchanged(model: PreTrainedModel) -> Compressed:
         set_weight(module, two)
         set_weight(other, one)
     return Compressed(model)
-
 
 
 @mutant()

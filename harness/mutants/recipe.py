@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from harness.backends import Compressed
 from harness.backends._weights import Override
 from harness.backends.round_to_nearest import RoundToNearest
+from harness.backends.smoothquant import smoothing_scale
 from harness.models.linears import output_head
 from harness.mutants import NotApplicable, harmless, mutant
 from harness.mutants._codes import quantized
@@ -48,8 +50,8 @@ def head_at_three_bits(model: PreTrainedModel) -> Compressed:
 
 @mutant(control="int8_tensors")
 def one_zero_point_off_by_one(model: PreTrainedModel) -> Compressed:
-    """The one zero point of a layer that is quantized per tensor is off by one."""
-    name, _ = projection(model, "k_proj")
+    """The one zero point of the keys of the first layer, which is quantized per tensor, is off by one."""
+    name, _ = projection(model, "k_proj", block=0)
 
     def off(weight_OI: Tensor, form: Format) -> Tensor:
         rounded = quantize(weight_OI, form)
@@ -67,10 +69,12 @@ def smoothing_half_folded(model: PreTrainedModel) -> Compressed:
         if len(before) != 2:
             raise NotApplicable(f"the blocks of {type(model).__name__} do not have two norms with gains")
         for (_, norm, gain_D), scaled in zip(before, (("q_proj", "k_proj"), ("gate_proj",)), strict=True):
-            factor_D = gain_D.abs().sqrt().clamp(min=1e-3)
+            layers = [in_block(block, role) for role in scaled]
+            columns_D = torch.stack([weight(module).abs().amax(0) for module in layers]).amax(0)
+            # The norm makes every channel about as large as its gain.
+            factor_D = smoothing_scale(gain_D.abs(), columns_D, alpha=0.5)
             set_gain(norm, gain_D / factor_D)
-            for role in scaled:
-                module = in_block(block, role)
+            for module in layers:
                 set_weight(module, weight(module) * factor_D)
     return Compressed(model)
 

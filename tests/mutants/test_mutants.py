@@ -20,6 +20,7 @@ from harness.models.linears import linears, weight_of
 from harness.models.loading import LoadedModel, load
 from harness.mutants import NotApplicable, Variation, library
 from harness.mutants._codes import GROUP, INT4, INT8, Codes, misread, quantized
+from harness.mutants._parts import heads
 from harness.numerics.formats import quantize
 from harness.pocket import MODEL_DIR
 from harness.pocket.world import documents
@@ -189,6 +190,62 @@ def test_activation_order_that_is_lost_reads_each_column_with_the_scale_of_its_n
         good = quantized(copy.deepcopy(model), INT4).model.get_submodule("model.layers.1.self_attn.q_proj").weight
         found = make(model).model.get_submodule("model.layers.1.self_attn.q_proj").weight
         assert torch.allclose(found, good) == ordered
+
+
+@pytest.mark.parametrize("strong", range(4))
+def test_the_head_that_is_zeroed_is_the_one_that_adds_most(strong: int) -> None:
+    model = tiny_llama()
+    query, kv, size = heads(model)
+    assert (query, kv) == (4, 2)
+    layer = dict(linears(model))
+    value, out = (layer[f"model.layers.1.self_attn.{role}"].weight.data for role in ("v_proj", "o_proj"))
+    # Columns that are large and read small values are no strong head: what counts is the product of both.
+    weak = 3 - strong
+    out[:, weak * size : (weak + 1) * size] *= 10
+    value.view(kv, size, -1)[weak * kv // query] /= 1000
+    out[:, strong * size : (strong + 1) * size] *= 5
+    before = out.clone()
+    make = library()["attention_head_zeroed"].in_memory
+    assert make is not None
+    after = weight_of(dict(linears(make(model).model))["model.layers.1.self_attn.o_proj"])
+    zeroed = [head for head in range(query) if not after[:, head * size : (head + 1) * size].any()]
+    assert zeroed == [strong]
+    assert torch.equal(after, before.index_fill(1, torch.arange(strong * size, (strong + 1) * size), 0))
+
+
+def test_the_zero_point_that_is_off_is_one_of_one_layer() -> None:
+    good, bad = library()["int8_tensors"].in_memory, library()["one_zero_point_off_by_one"].in_memory
+    assert good is not None
+    assert bad is not None
+    rounded, found = dict(linears(good(tiny_llama()).model)), dict(linears(bad(tiny_llama()).model))
+    apart = {name: (weight_of(found[name]) - weight_of(rounded[name])) for name in rounded}
+    changed = [name for name, each in apart.items() if each.any()]
+    assert changed == ["model.layers.0.self_attn.k_proj"]
+    steps = weight_of(rounded[changed[0]]).unique().diff()
+    assert torch.allclose(apart[changed[0]], steps.min().expand_as(apart[changed[0]]), rtol=1e-3)
+
+
+def test_smoothing_that_is_half_folded_cancels_in_queries_keys_and_gates_only() -> None:
+    model, plain = tiny_llama(), tiny_llama()
+    for block in (*model.model.layers, *plain.model.layers):
+        torch.manual_seed(7)
+        block.input_layernorm.weight.data.uniform_(0.5, 8)
+        block.post_attention_layernorm.weight.data.uniform_(0.5, 8)
+    make = library()["smoothing_half_folded"].in_memory
+    assert make is not None
+    for block, old in zip(make(model).model.model.layers, plain.model.layers, strict=True):
+        for part, norm, roles in (
+            ("self_attn", "input_layernorm", ("q_proj", "k_proj", "v_proj")),
+            ("mlp", "post_attention_layernorm", ("gate_proj", "up_proj")),
+        ):
+            gain, before = getattr(block, norm).weight, getattr(old, norm).weight
+            for role in roles:
+                new_OI = getattr(getattr(block, part), role).weight * gain
+                old_OI = getattr(getattr(old, part), role).weight * before
+                assert torch.allclose(new_OI, old_OI, rtol=1e-5) == (role not in ("v_proj", "up_proj"))
+            first = getattr(getattr(old, part), roles[0]).weight
+            other = first if part == "mlp" else torch.cat([first, old.self_attn.k_proj.weight])
+            assert torch.allclose(gain, (before * other.abs().amax(0)).sqrt(), rtol=1e-5)
 
 
 def encoder(folder: Path) -> Tokenizer:
