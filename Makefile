@@ -6,9 +6,9 @@ BIN := .venv/bin
 
 demo: .venv/installed
 	@mkdir -p runs
-	@test -f runs/pocket-w4-g32.yaml || $(BIN)/harness init runs/pocket-w4-g32.yaml
+	@test -f runs/pocket-w4-g128.yaml || $(BIN)/harness init runs/pocket-w4-g128.yaml
 	@# Any verdict is a good demo: exit code 1 (must not ship) and 3 (undecided) too, but not 2 (could not be judged).
-	@$(BIN)/harness check runs/pocket-w4-g32.yaml || [ $$? -ne 2 ]
+	@$(BIN)/harness check runs/pocket-w4-g128.yaml || [ $$? -ne 2 ]
 
 test: .venv/installed-for-tests
 	$(BIN)/ruff check harness tests

@@ -29,7 +29,7 @@ _COMPRESS = """
 # What is done to it. The steps are applied in order to a copy of the reference.
 variant:
   compress:
-    - {backend: round_to_nearest, bits: 4, group_size: 32}
+    - {backend: round_to_nearest, bits: 4, group_size: 128}
   # It is written as it would be shipped, into the folder artifact/ beside the report, read back in a fresh process, and
   # that is compared with what was measured. With artifact: none it is not; then the gate ship cannot judge it.
 """
@@ -58,7 +58,7 @@ def starter(reference: str = "pocket", variant: str = "", file: str = "variant.y
     compressed. Folders are relative to the place of the file.
     """
     own = reference != "pocket" or bool(variant)
-    name = _slug(variant or f"{reference}-w4-g32")
+    name = _slug(variant or f"{reference}-w4-g128")
     head = _HEAD.format(file=_quoted(file), name=_quoted(name), reference=_quoted(reference))
     middle = _CHECKPOINT.format(variant=_quoted(variant)) if variant else _COMPRESS
     return head + middle + _TAIL.format(suite="standard" if own else "core")

@@ -39,7 +39,7 @@ def test_own_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "harness check v.yaml" in path.read_text()
     hub = tmp_path / "hub.yaml"
     write_starter(hub, "owner/name")
-    assert make_plan(hub).name == "name-w4-g32"
+    assert make_plan(hub).name == "name-w4-g128"
 
 
 def test_a_file_that_exists_is_left_alone(tmp_path: Path) -> None:

@@ -212,5 +212,5 @@ def test_the_starter_passes_with_what_it_saves(tmp_path: Path, monkeypatch: pyte
     monkeypatch.chdir(tmp_path)
     write_starter(tmp_path / "variant.yaml")
     run(tmp_path, tmp_path / "variant.yaml")
-    content = read(tmp_path, "pocket-w4-g32")
+    content = read(tmp_path, "pocket-w4-g128")
     assert {status for status, _ in verdicts(content).values()} == {"pass"}
