@@ -90,7 +90,7 @@ def test_items_of_shipped_own_and_standard_tasks(tmp_path: Path) -> None:
 def test_an_earlier_clock_is_scaled_stage_by_stage() -> None:
     plan = make_plan(HERE / "pocket.yaml")
     now = amount(plan.suites)
-    assert (now.tokens, now.items, now.calls, now.complete) == (200 * 512, 2510, 20, True)
+    assert (now.tokens, now.items, now.calls, now.complete) == (200 * 512, 3310, 20, True)
     made = make_run().run
     suite = {
         "documents": {"max": 100, "context": 512},
@@ -98,7 +98,7 @@ def test_an_earlier_clock_is_scaled_stage_by_stage() -> None:
         "measures": [{"measure": "latency", "repeats": 40}],
     }
     asked = {"suites": [suite]}
-    measurement = made.measurements[0].model_copy(update={"name": "tasks.a.accuracy", "n": 251})
+    measurement = made.measurements[0].model_copy(update={"name": "tasks.a.accuracy", "n": 331})
     clock = Clock(
         started="",
         finished="",
@@ -121,7 +121,7 @@ def test_an_earlier_clock_is_scaled_stage_by_stage() -> None:
 def test_without_a_clock_time_is_a_rule_of_thumb_and_memory_holds_both_sides(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.cpu_count", lambda: 4)
     found = cost(make_plan(HERE / "pocket.yaml"), None)
-    both, alone = 200 * 512 + 200 * 2510, (1 + 5) * 16 * 512
+    both, alone = 200 * 512 + 200 * 3310, (1 + 5) * 16 * 512
     assert found.seconds == pytest.approx(2 * 2_754_816 * (2 * both + alone) / 4e10)
     assert "rule of thumb" in found.seconds_by
     assert found.memory == pytest.approx(2 * 4 * 2_754_816 + 2 * 4 * 2**23)
