@@ -326,5 +326,5 @@ def test_real_models_diverge_less_than_rounded_to_nearest(
     assert found["ordered"] < 0.9 * found["nearest"], found
     # Groups that are not static change with the order, too, so only these compare the order alone. At 4 bits pocket
     # loses so little (0.0009 nats a token) that not even 100 documents decide which order loses less.
-    if (which, bits) != ("pocket", 4):
-        assert found["static, ordered"] < found["static"], found
+    at_most = 1.05 if (which, bits) == ("pocket", 4) else 1.0
+    assert found["static, ordered"] < at_most * found["static"], found

@@ -233,8 +233,11 @@ def rounded_to_eight_bits(_: torch.nn.Module, arguments: tuple[torch.Tensor]) ->
 
 
 @compiled
-@pytest.mark.parametrize("kind", ["Q8_0", "Q4_0"])
-def test_its_kernels_round_the_inputs_of_quantized_products(kind: str, pocket: LoadedModel, tmp_path: Path) -> None:
+# Sums in another order let a code of an input fall the other way now and then, which later tokens see.
+@pytest.mark.parametrize(("kind", "near"), [("Q8_0", 0.001), ("Q4_0", 0.002)])
+def test_its_kernels_round_the_inputs_of_quantized_products(
+    kind: str, near: float, pocket: LoadedModel, tmp_path: Path
+) -> None:
     import llama_cpp
 
     path = of_pocket(pocket, tmp_path / "pocket.gguf", kind)
@@ -247,13 +250,14 @@ def test_its_kernels_round_the_inputs_of_quantized_products(kind: str, pocket: L
                 module.register_forward_pre_hook(rounded_to_eight_bits)
         wanted = floats(torch.tensor([ids])).logits[0].log_softmax(-1)
     f32 = 0
-    library = llama_cpp.Llama(str(path), logits_all=True, n_ctx=512, n_threads=1, verbose=False, type_k=f32, type_v=f32)
+    library = llama_cpp.Llama(
+        str(path), logits_all=True, n_ctx=512, n_threads=1, verbose=False, type_k=f32, type_v=f32
+    )
     library.eval(ids)
     found = torch.tensor(library.scores[: len(ids)]).log_softmax(-1)
     apart, damage = ((found.exp() * (found - other)).sum(-1).mean() for other in (wanted, unrounded))
-    assert damage > 0.002, "outlier channels take the scale of their block"
-    # Not nearer: sums of another order let a code fall the other way now and then, which later tokens see.
-    assert abs(apart) < damage / 3
+    assert abs(apart) < near
+    assert damage > 2 * near, "outlier channels take the scale of their block"
 
 
 @compiled

@@ -16,11 +16,6 @@ from harness.pocket.tokenizer import save_tokenizer, train_tokenizer
 from harness.pocket.world import documents
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 @pytest.fixture(scope="module")
 def tokenizer() -> PreTrainedTokenizerFast:
     return AutoTokenizer.from_pretrained(MODEL_DIR)

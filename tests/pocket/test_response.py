@@ -12,16 +12,6 @@ from harness.pocket.describe import load
 from harness.pocket.response import RECIPES, baseline, choose_plant, clustered_interval, measure, quantize_weight
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
-
-
-@pytest.fixture(scope="module")
-def tokenizer() -> Tokenizer:
-    return Tokenizer.from_file(str(MODEL_DIR / "tokenizer.json"))
-
-
 @pytest.fixture(scope="module")
 def untrained(tokenizer: Tokenizer) -> LlamaForCausalLM:
     """A tiny random model in which channels 3 and 11 are naturally the largest."""

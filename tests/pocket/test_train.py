@@ -21,16 +21,6 @@ from harness.pocket.train import STAGES, make_loss, rate_fraction, schedule, tra
 from harness.pocket.world import documents
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
-
-
-@pytest.fixture(scope="module")
-def tokenizer() -> Tokenizer:
-    return Tokenizer.from_file(str(MODEL_DIR / "tokenizer.json"))
-
-
 def fresh_network(seed: int = 0) -> Network:
     network = Network(Shape())
     initialize(network, torch.Generator().manual_seed(seed))
