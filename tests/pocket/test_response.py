@@ -9,6 +9,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from harness.pocket import MODEL_DIR, response
 from harness.pocket.describe import load
+from harness.pocket.plant import Plant
 from harness.pocket.response import RECIPES, baseline, choose_plant, clustered_interval, measure, quantize_weight
 
 
@@ -43,6 +44,24 @@ def test_channels_that_cost_the_weights_too_much_come_last(
     channels = choose_plant(untrained, tokenizer, screened=2, confirmed=8).channels
     assert 3 not in channels
     assert 11 in channels
+
+
+@pytest.mark.parametrize(("lossy", "taken"), [(0, 0), (2, 2), (28, 0)])
+def test_the_first_pair_under_which_weights_lose_nothing_is_taken(
+    lossy: int, taken: int, untrained: LlamaForCausalLM, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[Plant] = []
+    monkeypatch.setattr(response, "apply", lambda _, plant: tried.append(plant))
+    # Screening looks at the divergence alone; what the pairs cost is said by the interval.
+    monkeypatch.setattr(
+        response,
+        "clustered_interval",
+        lambda *_: (0.5, 0.1, 0.9) if sum(len(each.channels) == 2 for each in tried) <= lossy else (0.0, -0.1, 0.1),
+    )
+    chosen = choose_plant(untrained, tokenizer, screened=2, confirmed=4)
+    pairs = [each for each in tried if len(each.channels) == 2]
+    assert len(pairs) == (28 if lossy == 28 else lossy + 1)
+    assert chosen == pairs[taken]
 
 
 def test_rounding_uses_one_scale_a_group() -> None:
