@@ -12,6 +12,7 @@ demo: .venv/installed
 
 test: .venv/installed-for-tests
 	$(BIN)/ruff check harness tests
+	$(BIN)/ruff format --check harness tests
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	@# Whole files, so that what the tests of one share is made once.

@@ -13,15 +13,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.environment import prepare_threads
 from harness.errors import HarnessError
+from harness.forecast.notes import notes_before
 from harness.judge import OWN_GATE, judge, overall
 from harness.plan import check_together, make_plan, resolved
 from harness.planning.target import target_notes
-from harness.preview import notes_before
 from harness.records import Clock, Plan, Run, Verdict
+from harness.report.terminal import Terminal
+from harness.system.environment import prepare_threads
 from harness.tables.store import Reader
-from harness.terminal import Terminal
 from harness.write import read_run, write_all, write_report
 
 if TYPE_CHECKING:
@@ -77,9 +77,7 @@ def _fresh_folder(folder: Path) -> Path:
     return folder
 
 
-def _conclude(
-    plan: Plan, result: Observed | HarnessError, started: datetime, folder: Path, terminal: Terminal
-) -> int:
+def _conclude(plan: Plan, result: Observed | HarnessError, started: datetime, folder: Path, terminal: Terminal) -> int:
     """Judge and write one variant; returns its exit code."""
     if isinstance(result, HarnessError):
         terminal.error(f"{plan.name}: {result}")

@@ -34,7 +34,7 @@ def app() -> None:
 @click.option("--variant", default="", help="A compressed checkpoint; without it the reference is compressed.")
 def init(file: Path, reference: str, variant: str) -> int:
     """Write a commented FILE (default: variant.yaml) to start from."""
-    from harness.starter import write_starter
+    from harness.commands.starter import write_starter
 
     write_starter(file, reference, variant)
     click.echo(f"wrote {file}; next: harness check {file}")
@@ -54,7 +54,7 @@ def check(files: tuple[Path, ...], out: Path) -> int:
     3 nothing failed but a blocking rule is inconclusive.
     """
     from harness.check import check as run_check
-    from harness.terminal import Terminal
+    from harness.report.terminal import Terminal
 
     return run_check(files, out, Terminal())
 
@@ -70,7 +70,7 @@ def plan(file: Path, run: Path | None, out: Path) -> int:
 
     Exit codes: 0, or 2 for a mistake in a file.
     """
-    from harness.preview import preview_plan
+    from harness.commands.preview import preview_plan
 
     return preview_plan(file, run, out)
 
@@ -85,7 +85,7 @@ def lint(gate: str, suites: tuple[str, ...], variant: Path | None, run: Path | N
 
     Exit codes: 0 no errors (there may be warnings), 2 errors, or a mistake in a file.
     """
-    from harness.preview import lint_gate
+    from harness.commands.preview import lint_gate
 
     if suites and variant:
         raise click.UsageError("give either --suite or --variant: a variant file names its suites")
@@ -99,7 +99,7 @@ def judge(run: Path, gates: tuple[str, ...]) -> int:
     """Judge the finished run in folder RUN by other gates. Loads no model, changes no file."""
     from harness.judge import rejudge
     from harness.plan import load_gate
-    from harness.terminal import Terminal
+    from harness.report.terminal import Terminal
     from harness.write import read_run
 
     judged = rejudge(read_run(run), [load_gate(name, Path.cwd()) for name in gates])
@@ -122,9 +122,7 @@ def report(run: Path) -> int:
 @click.option("--suite", default="selftest", show_default=True, help="Name of a shipped suite, or a suite file.")
 @click.option("--model", default="pocket", show_default=True, help="The good model: a folder or hub id.")
 @click.option("--only", multiple=True, metavar="NAME", help="Try this variation alone; may be given several times.")
-@click.option(
-    "--out", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="Where runs go."
-)
+@click.option("--out", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="Where runs go.")
 def selftest(gate: str, suite: str, model: str, only: tuple[str, ...], out: Path) -> int:
     """Show how sharp a gate is: known-bad variants must fail, harmless changes must pass.
 
@@ -132,8 +130,8 @@ def selftest(gate: str, suite: str, model: str, only: tuple[str, ...], out: Path
     Exit codes: 0 at least 95 % of the known-bad variants were killed and no
     harmless change was stopped, 1 otherwise, 2 could not be run or judged.
     """
+    from harness.report.terminal import Terminal
     from harness.selftest.flow import selftest as run_selftest
-    from harness.terminal import Terminal
 
     return run_selftest(model, gate, suite, only, out, Terminal())
 
@@ -141,7 +139,7 @@ def selftest(gate: str, suite: str, model: str, only: tuple[str, ...], out: Path
 @app.command(name="list")
 def list_everything() -> int:
     """List every suite, gate, target, measure, backend, rule, probe and writer with its description."""
-    from harness.catalogue import print_catalogue
+    from harness.commands.catalogue import print_catalogue
 
     print_catalogue()
     return 0

@@ -9,13 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
 from typing import Literal
 
-from harness.demands import demanded
 from harness.plugins import nearest
 from harness.records import GateSpec, Level, Measurement, RuleSpec, Run, Skipped, Slice, Verdict
+from harness.records.patterns import could_match, matches
 from harness.rules import Decision, Rule
+from harness.rules._conditions import demanded
 from harness.statistics import holm
 
 Overall = Literal["pass", "fail", "inconclusive", "error"]
@@ -108,7 +108,7 @@ def _everywhere(
     of_label = [part for part in slices if part.label == label]
     cases = []
     for part in of_label:
-        if _matches(part.value, pattern or "*"):
+        if matches(pattern or "*", part.value):
             found = _cases(gate, spec, part.measurements, part.skipped, identical)
             cases += [replace(case, labels=case.labels | part.name) for case in found]
     if not cases:
@@ -131,9 +131,9 @@ def _cases(
     identical: bool,
 ) -> list[_Case]:
     pattern = _rule(spec).metric
-    matches = [measurement for measurement in measurements if _matches(measurement.name, pattern)]
+    matched = [measurement for measurement in measurements if matches(pattern, measurement.name)]
     lost = [entry for entry in skipped if _covers(pattern, entry.measure)]
-    cases = [_Case(gate, spec, m.name, m.labels, _decide(_rule(spec), m, identical)) for m in matches]
+    cases = [_Case(gate, spec, m.name, m.labels, _decide(_rule(spec), m, identical)) for m in matched]
     cases += [
         _Case(
             gate,
@@ -158,10 +158,6 @@ def _rule(spec: RuleSpec) -> Rule:
     return spec.rule
 
 
-def _matches(name: str, pattern: str) -> bool:
-    return name == pattern or fnmatchcase(name, pattern)
-
-
 def _covers(pattern: str, missing: str) -> bool:
     """Whether a pattern can mean a metric that was skipped, or one of a measure skipped whole.
 
@@ -169,16 +165,13 @@ def _covers(pattern: str, missing: str) -> bool:
     begins so; any other is one metric: a rule on ``tasks.*.accuracy`` does not mind a missing ``tasks.arc.recovery``.
     """
     if "." in missing and not missing.endswith(".*"):
-        return _matches(missing, pattern)
-    start = f"{PREFIXES.get(missing, missing).removesuffix('.*')}."
-    return any(fnmatchcase(start, pattern[:length]) for length in range(1, len(pattern) + 1))
+        return matches(pattern, missing)
+    return could_match(pattern, f"{PREFIXES.get(missing, missing).removesuffix('.*')}.*")
 
 
 def _decide(rule: Rule, measurement: Measurement, identical: bool) -> Decision:
     if measurement.non_finite == "reference":
-        return _error(
-            "non-finite", f"{measurement.name}: {measurement.method}; without a reference nothing is judged"
-        )
+        return _error("non-finite", f"{measurement.name}: {measurement.method}; without a reference nothing is judged")
     if measurement.non_finite == "variant":
         because = f"{measurement.name}: {measurement.method}"
         return Decision("fail", "a finite number is wanted", "non-finite", None, because)

@@ -19,8 +19,8 @@ from harness.planning.noise_floor import check_floors
 from harness.planning.suite_file import Suite, read_documents_spec, read_suite, source_name
 from harness.planning.target import read_target
 from harness.records import CalibrationSpec, GateSpec, Plan, Plugin, SuiteSpec
-from harness.strict_yaml.file import read_yaml
-from harness.strict_yaml.values import KeyPath, describe
+from harness.system.yaml_file import read_yaml
+from harness.system.yaml_values import KeyPath, describe
 
 KEYS = ("name", "reference", "variant", "target", "calibration", "suites", "gates")
 DISTRIBUTION = "lm-shipcheck"

@@ -86,7 +86,9 @@ def _class_in(module_name: str, family: Family) -> type[Plugin]:
     classes: list[type[Plugin]] = [
         value
         for value in vars(module).values()
-        if inspect.isclass(value) and issubclass(value, base) and value.__module__ == module_name
+        if inspect.isclass(value)
+        and issubclass(value, base)
+        and value.__module__ == module_name
         and not value.__name__.startswith("_")
     ]
     if len(classes) != 1:

@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from harness.errors import HarnessError
-from harness.models.loading import LoadedModel, load, verify_unchanged
-from harness.probes import Progress
+from harness.models.loaded import LoadedModel, verify_unchanged
+from harness.models.loading import load
+from harness.progress import Progress
 from harness.records import Plan, SuiteSpec
 from harness.running.measuring import measure
 from harness.running.noise_floor import Perturbed, observe_perturbed
@@ -35,9 +36,7 @@ def group_plans(plans: Sequence[Plan]) -> list[list[Plan]]:
     return list(groups.values())
 
 
-def run_group(
-    plans: Sequence[Plan], folders: Sequence[Path], progress: Progress
-) -> list[Observed | HarnessError]:
+def run_group(plans: Sequence[Plan], folders: Sequence[Path], progress: Progress) -> list[Observed | HarnessError]:
     """Observe and measure every variant of one group of plans (see group_plans); folders are theirs, in order.
 
     A variant that fails leaves its HarnessError in its place; a failure of the reference is raised.

@@ -13,8 +13,9 @@ from pydantic import ValidationError
 from harness import plugins
 from harness.errors import HarnessError, WriteError
 from harness.records import SCHEMA_VERSION, Run
+from harness.tables.access import Tables
 from harness.tables.store import Reader
-from harness.writers import Tables, Writer
+from harness.writers import Writer
 
 if TYPE_CHECKING:
     import pandas as pd

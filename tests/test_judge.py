@@ -34,9 +34,7 @@ def not_worse(metric: str = "perplexity.ratio", margin: float = 0.02, **fields: 
     return NotWorse(metric=metric, why="a reader notices", margin=margin, **fields)
 
 
-def measured(
-    name: str = "perplexity.ratio", change: float = 1.01, half: float = 0.002, **fields: Any
-) -> Measurement:
+def measured(name: str = "perplexity.ratio", change: float = 1.01, half: float = 0.002, **fields: Any) -> Measurement:
     settings: dict[str, Any] = {
         "name": name,
         "unit": "ratio",
@@ -52,9 +50,7 @@ def measured(
     return Measurement(**(settings | fields))
 
 
-def statuses(
-    *rules: Rule, found: tuple[Measurement, ...] = (), lost: tuple[Skipped, ...] = (), same: bool = False
-):
+def statuses(*rules: Rule, found: tuple[Measurement, ...] = (), lost: tuple[Skipped, ...] = (), same: bool = False):
     return [verdict.status for verdict in judge([gate(*rules)], found, lost, same)]
 
 
@@ -106,10 +102,7 @@ class TestAbsence:
     def test_a_misspelt_metric_is_an_error_with_the_nearest_name(self) -> None:
         (verdict,) = judge([gate(not_worse("perplexity.ration"))], [measured()], [], False)
         assert verdict.status == "error"
-        assert (
-            "no measured metric is called perplexity.ration; did you mean perplexity.ratio?"
-            in verdict.because
-        )
+        assert "no measured metric is called perplexity.ration; did you mean perplexity.ratio?" in verdict.because
         assert verdict.where == "ship.yaml:2"
 
     def test_nothing_measured_is_an_error(self) -> None:
@@ -133,9 +126,7 @@ class TestAbsence:
         ],
     )
     def test_a_measure_skipped_whole_reaches_its_metrics(self, metric: str, missing: str) -> None:
-        (verdict,) = judge(
-            [gate(not_worse(metric))], [], [Skipped(measure=missing, reason="no kernel")], False
-        )
+        (verdict,) = judge([gate(not_worse(metric))], [], [Skipped(measure=missing, reason="no kernel")], False)
         assert verdict.status == "error"
         assert "no kernel" in verdict.because
 
@@ -151,9 +142,7 @@ class TestAbsence:
         assert statuses(not_worse("tasks.*.accuracy"), found=(measured("tasks.arc.accuracy"),), lost=lost) == ["pass"]
 
     @pytest.mark.parametrize("metric", ["tasks.arc.accuracy", "tasks.*.accuracy"])
-    def test_what_a_rule_covers_but_could_not_be_measured_is_an_error_beside_matches(
-        self, metric: str
-    ) -> None:
+    def test_what_a_rule_covers_but_could_not_be_measured_is_an_error_beside_matches(self, metric: str) -> None:
         found = (measured("tasks.arc.accuracy", labels={"suite": "a"}),)
         lost = (Skipped(measure="tasks.arc.accuracy", reason="no documents", labels={"suite": "b"}),)
         verdicts = judge([gate(not_worse(metric))], found, lost, False)
@@ -226,10 +215,7 @@ class TestBroken:
         Raises.kind = "raises"  # a plugin is called after its file, or after its entry point by the loader
         verdicts = judge([gate(Raises(metric="*", why="w"), not_worse())], [measured()], [], False)
         assert [v.status for v in verdicts] == ["error", "pass"]
-        assert (
-            "the rule raises broke on perplexity.ratio: ZeroDivisionError: division by zero"
-            in verdicts[0].because
-        )
+        assert "the rule raises broke on perplexity.ratio: ZeroDivisionError: division by zero" in verdicts[0].because
 
     @pytest.mark.parametrize(
         "decision",
@@ -257,9 +243,7 @@ class TestBroken:
 class TestOverall:
     def of(self, *found: tuple[str, str]) -> tuple[str, int]:
         base = judge([gate(not_worse())], [measured()], [], False)[0]
-        return overall(
-            [base.model_copy(update={"status": status, "level": level}) for status, level in found]
-        )
+        return overall([base.model_copy(update={"status": status, "level": level}) for status, level in found])
 
     @pytest.mark.parametrize(
         ("blocking", "wanted"),
@@ -314,9 +298,7 @@ class TestManyRules:
 
     def test_exact_and_point_failures_are_not_chance(self) -> None:
         rules, found = self.barely(20)
-        exact = measured(
-            "memory.weight_bytes", change=9.0, half=0.0, method="exact count", neutral=0.0, unit="bytes"
-        )
+        exact = measured("memory.weight_bytes", change=9.0, half=0.0, method="exact count", neutral=0.0, unit="bytes")
         point = not_worse("m.0", decide="point")
         limit = AtMost(metric="memory.weight_bytes", why="w", limit=8.0)
         assert statuses(limit, point, *rules[1:], found=(exact, *found))[:2] == ["fail", "fail"]
@@ -375,9 +357,7 @@ class TestFromTableToVerdict:
         before, after = verdict_on(table), verdict_on(pd.concat([table, last]))
         assert (before, after) != ("pass", "fail")
 
-    @given(
-        documents=st.integers(2, 30), seed=st.integers(0, 99), bad=st.sampled_from([np.nan, np.inf, -np.inf])
-    )
+    @given(documents=st.integers(2, 30), seed=st.integers(0, 99), bad=st.sampled_from([np.nan, np.inf, -np.inf]))
     @settings(max_examples=20, deadline=None)
     def test_one_bad_number_never_passes(self, documents, seed, bad) -> None:
         table = tokens(documents, -0.1, seed)
@@ -398,9 +378,7 @@ class TestFromTableToVerdict:
         copies = pd.concat([one.assign(document=index) for index in range(25)])
         assert verdict_on(copies) == "inconclusive"
 
-    @pytest.mark.parametrize(
-        ("damage", "wanted"), [(0.0, "pass"), (0.2, "fail"), (np.log(1.05), "inconclusive")]
-    )
+    @pytest.mark.parametrize(("damage", "wanted"), [(0.0, "pass"), (0.2, "fail"), (np.log(1.05), "inconclusive")])
     def test_damage_within_at_and_beyond_the_margin(self, damage: float, wanted: str) -> None:
         assert verdict_on(tokens(40, damage, 7)) == wanted
 
@@ -417,9 +395,7 @@ class TestFromTableToVerdict:
 class TestFaults:
     """Broken numbers on their whole way from the table to the exit code."""
 
-    def verdicts(
-        self, rule: Rule, found: list[Measurement | Skipped], same: bool = False
-    ) -> tuple[Verdict, ...]:
+    def verdicts(self, rule: Rule, found: list[Measurement | Skipped], same: bool = False) -> tuple[Verdict, ...]:
         measurements = [entry for entry in found if isinstance(entry, Measurement)]
         skipped = [entry for entry in found if isinstance(entry, Skipped)]
         return judge([gate(rule)], measurements, skipped, same)
@@ -484,9 +460,9 @@ class TestFaults:
             "better": "higher",
             "unit": "share",
         }
-        assert statuses(
-            not_worse("tasks.a.accuracy"), found=(measured("tasks.a.accuracy", 0.0, **fields),)
-        ) == ["inconclusive"]
+        assert statuses(not_worse("tasks.a.accuracy"), found=(measured("tasks.a.accuracy", 0.0, **fields),)) == [
+            "inconclusive"
+        ]
 
     def test_a_tie_with_the_margin_is_inconclusive(self) -> None:
         tie = measured(change=1.01, low=1.0, high=1.02)

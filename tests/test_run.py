@@ -39,8 +39,8 @@ from harness.records import (
 from harness.rules.at_most import AtMost
 from harness.run import group_plans, run_group
 from harness.running.pairs import Observed
-from tests.students import SENTENCES, byte_tokenizer, make_model
-from tests.tiny_models import VOCABULARY, save, tiny_llama
+from tests.helpers.students import SENTENCES, byte_tokenizer, make_model
+from tests.helpers.tiny_models import VOCABULARY, save, tiny_llama
 
 RULE = RuleSpec(rule=AtMost(metric="memory.weight_bytes", limit=1e9, why="any size"), where="gate.yaml:1")
 
@@ -208,9 +208,7 @@ def test_vocabularies_that_differ_by_more_than_padding_leave_token_measures_skip
     (suite,) = plan.suites
     documents = DocumentsSpec(data=str(text), context=32)
     measures = (Perplexity(), Divergence(), *suite.measures)
-    suite = suite.model_copy(
-        update={"documents": documents, "measures": measures, "probes": (Tokens(), *suite.probes)}
-    )
+    suite = suite.model_copy(update={"documents": documents, "measures": measures, "probes": (Tokens(), *suite.probes)})
     (found,) = run([plan.model_copy(update={"suites": (suite,)})], models)
     assert isinstance(found, Observed)
     skipped = {entry.measure: entry.reason for entry in found.skipped}
@@ -276,6 +274,8 @@ def test_a_student_without_bos_and_with_fewer_positions_is_compared_by_bytes_on_
     assert {entry.measure for entry in found.skipped} >= {"perplexity.ratio", "divergence.kl_mean"}
     by_value = {part.value: [m.name for m in part.measurements] for part in found.slices}
     assert by_value == {"one": ["perplexity.bits_per_byte"], "two": ["perplexity.bits_per_byte"]}
+
+
 def test_every_variant_gets_the_noise_floor_of_the_reference_and_slices_do_too(models: Path) -> None:
     lines = [f'{{"text": "text number {number}", "kind": "{"ab"[number % 2]}"}}' for number in range(8)]
     (models / "texts.jsonl").write_text("\n".join(lines), encoding="utf-8")

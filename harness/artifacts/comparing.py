@@ -40,9 +40,7 @@ def table(rows: Sequence[Row]) -> pd.DataFrame:
     return pd.DataFrame([EMPTY | row for row in rows], columns=list(COLUMNS)).astype(COLUMNS)
 
 
-def token_rows(
-    part: str, documents: Sequence[tuple[int, Tensor]], before: Outputs, after: Outputs
-) -> Iterator[Row]:
+def token_rows(part: str, documents: Sequence[tuple[int, Tensor]], before: Outputs, after: Outputs) -> Iterator[Row]:
     """A row for every token of every document (index, ids) but its first: KL(before‖after), largest difference.
 
     Raises DifferentShapesError.

@@ -1,8 +1,8 @@
 """The files through which a run talks with the process that reads an artifact back.
 
-    request.json  request.safetensors   how to load, texts to encode; token ids of the documents
-    answer.json   answer.safetensors    hashes of what was loaded, ids of the texts; logits and outputs of modules
-    refusal.json                        why there is no answer
+request.json  request.safetensors   how to load, texts to encode; token ids of the documents
+answer.json   answer.safetensors    hashes of what was loaded, ids of the texts; logits and outputs of modules
+refusal.json                        why there is no answer
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from harness.files import write_atomic
 from harness.records import ModelSpec
 from harness.records.base import Record
+from harness.system.files import write_atomic
 
 
 class Request(Record):

@@ -21,8 +21,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from harness.models.inspection import logical_weights, own_tensors
-from harness.models.linears import Linear, weight_of
+from harness.modules.inspection import logical_weights, own_tensors
+from harness.modules.linears import Linear, weight_of
 
 DOCUMENT, MODULE = "document/", "module/"
 DIRECTIONS = 8

@@ -13,12 +13,12 @@ import harness
 from harness.artifacts.exchange import Answer, Exchange, Request
 from harness.artifacts.saving import discard
 from harness.errors import HarnessError, WriteError
-from harness.subprocesses import run_to_end
+from harness.system.subprocesses import run_to_end
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from harness.probes import Progress
+    from harness.progress import Progress
 
 WORKER = "harness.artifacts.worker"
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}

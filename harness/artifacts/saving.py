@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from harness.errors import BackendError, WriteError
-from harness.models.stamps import file_sha256
+from harness.models.fingerprints import file_sha256
 from harness.records import ArtifactFile
 
 

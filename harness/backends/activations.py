@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field, model_validator
 
 from harness.backends import Compressed
-from harness.backends._linears import LinearBackend
-from harness.backends._weights import DEFAULT_PERCENTILE, RangeMethod, naming
+from harness.backends._common.linears import LinearBackend
+from harness.backends._common.weights import DEFAULT_PERCENTILE, RangeMethod, naming
 
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from harness.models.blocks import Tap
-    from harness.models.linears import Linear
+    from harness.modules.decoder_layers import Tap
+    from harness.modules.linears import Linear
     from harness.numerics.formats import Format
     from harness.numerics.observers import Observer
     from harness.numerics.ranges import Limits
@@ -78,7 +78,7 @@ class Activations(LinearBackend):
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, calibration: Sequence[Tensor]
     ) -> Compressed:
         """Let every linear layer that is not skipped round its inputs; raises BackendError naming the module."""
-        from harness.models.activations import round_inputs
+        from harness.modules.activations import round_inputs
 
         chosen, form = self.chosen(model), self.input_format()
         limits = {} if self.dynamic else self._calibrated(model, chosen, form, calibration)
@@ -88,8 +88,8 @@ class Activations(LinearBackend):
 
     def input_format(self) -> Format:
         """The number format that the fields describe."""
-        from harness.numerics.blocks import Blocks
         from harness.numerics.formats import Format, named_format
+        from harness.numerics.granularity import Blocks
         from harness.numerics.grids import Grid, integer
 
         if self._in_groups:
@@ -101,7 +101,7 @@ class Activations(LinearBackend):
         self, model: PreTrainedModel, chosen: Sequence[tuple[str, Linear]], form: Format, calibration: Sequence[Tensor]
     ) -> dict[str, Limits]:
         """The range of every input over all documents, from one pass that keeps no inputs."""
-        from harness.models.blocks import observe_inputs
+        from harness.modules.decoder_layers import observe_inputs
         from harness.numerics.observers import observer
 
         percentile = self.percentile or DEFAULT_PERCENTILE

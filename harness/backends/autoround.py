@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 from pydantic import Field, model_validator
 
-from harness.backends._library import Asked
-from harness.backends._simulating import Result, Simulated, SimulatingBackend
+from harness.backends._common.library import Asked
+from harness.backends._common.simulating import Result, Simulated, SimulatingBackend
 from harness.records import Note
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from harness.models.linears import Linear
+    from harness.modules.linears import Linear
 
 
 class Autoround(SimulatingBackend):
@@ -75,7 +75,7 @@ class Autoround(SimulatingBackend):
         import torch
         from auto_round import AutoRound
 
-        from harness.models.linears import linears, output_head
+        from harness.modules.linears import linears, output_head
 
         length, documents = _alike(calibration)
         scheme = {"bits": self.bits, "group_size": self.group_size or -1, "sym": self.symmetric, "data_type": "int"}

@@ -10,19 +10,19 @@ from typing import TYPE_CHECKING, Annotated, cast
 from pydantic import Field
 
 from harness.backends import Compressed
-from harness.backends._stacks import merged_stacks
-from harness.backends._weights import Replacing, WeightBackend, naming, untie_head
+from harness.backends._common.stacks import merged_stacks
+from harness.backends._common.weights import Replacing, WeightBackend, naming, untie_head
 from harness.records import ModuleFormat, Note
 
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from harness.models.blocks import Block
-    from harness.models.folding import Folding
-    from harness.models.linears import Linear
+    from harness.modules.decoder_layers import Block
+    from harness.modules.linears import Linear
     from harness.numerics.awq import Scaling
     from harness.numerics.ranges import Limits
+    from harness.transforms.folding import Folding
 
     Chosen = dict[str, Linear]
 
@@ -68,8 +68,8 @@ class Awq(WeightBackend):
             return self._compress(model, calibration)
 
     def _compress(self, model: PreTrainedModel, calibration: Sequence[Tensor]) -> Compressed:
-        from harness.models.blocks import observe_inputs, walk_blocks
-        from harness.models.folding import find_foldings
+        from harness.modules.decoder_layers import observe_inputs, walk_blocks
+        from harness.transforms.folding import find_foldings
 
         chosen = dict(self.chosen(model))
         for name, module in chosen.items():
@@ -91,7 +91,7 @@ class Awq(WeightBackend):
 
     def clips(self, name: str) -> bool:
         """Whether the ranges of a module are searched."""
-        from harness.models.experts import stack_of
+        from harness.modules.experts import stack_of
 
         name = stack_of(name)
         return self.clip and not any(fnmatchcase(name, pattern) for pattern in self.no_clip)
@@ -111,7 +111,7 @@ class Awq(WeightBackend):
 
     def _check(self, name: str, module: Linear) -> None:
         """Refuse weights that are not finite before they spoil the inputs of all modules after them."""
-        from harness.models.linears import weight_of
+        from harness.modules.linears import weight_of
         from harness.numerics.formats import checked
 
         with naming(self, name):
@@ -128,7 +128,7 @@ class Awq(WeightBackend):
         return Note(topic="scaling", text=text)
 
     def _unreached(self, names: Sequence[str]) -> Iterator[Note]:
-        from harness.models.experts import ranges_of
+        from harness.modules.experts import ranges_of
 
         if names:
             text = (
@@ -157,7 +157,7 @@ class _Work:
 
     def scale(self, block: Block, foldings: Sequence[Folding]) -> None:
         """Search and fold the scale of every group of layers in the block that share their inputs."""
-        from harness.models.folding import fold
+        from harness.transforms.folding import fold
 
         # Those into linear layers first: they change rows of layers that the others then round.
         for folding in reversed(foldings):
@@ -169,7 +169,7 @@ class _Work:
 
     def clip(self, names: Iterable[str], observe: Callable[[dict[str, Callable[[Tensor], None]]], None]) -> None:
         """Decide the limits of modules; they are rounded by the next ``round_pending``."""
-        from harness.models.linears import weight_of
+        from harness.modules.linears import weight_of
         from harness.numerics.awq import search_clip
 
         step = self._step
@@ -192,7 +192,7 @@ class _Work:
 
     def round_pending(self) -> None:
         """Round every module whose limits are decided."""
-        from harness.models.linears import weight_of
+        from harness.modules.linears import weight_of
 
         step = self._step
         for name, limits in self._pending.items():
@@ -233,7 +233,7 @@ def _inside(block: Block, folding: Folding) -> Folding:
 
 def _search(step: Awq, block: Block, folding: Folding, chosen: Chosen) -> Scaling:
     """The best scale of the readers by the error of the smallest module of ``block`` that holds them all."""
-    from harness.models.linears import weight_of
+    from harness.modules.linears import weight_of
     from harness.numerics.awq import gram_error, relative_size, search_scale
 
     inside = _inside(block, folding)
@@ -259,7 +259,7 @@ def _search(step: Awq, block: Block, folding: Folding, chosen: Chosen) -> Scalin
 
 def _module_error(block: Block, names: Sequence[str]) -> Callable[[Sequence[Tensor]], float]:
     """The squared error of the innermost module that holds all the named layers, once their weights are others."""
-    from harness.models.replay import Replay
+    from harness.transforms.replay import Replay
 
     readers = [cast("Linear", block.module.get_submodule(name)) for name in names]
     replay = Replay(block, _smallest_module(block, names))
@@ -305,7 +305,7 @@ def _smallest_module(block: Block, names: Sequence[str]) -> str:
 @contextmanager
 def _holding(modules: Sequence[Linear], weights: Sequence[Tensor]) -> Iterator[None]:
     """Let the modules compute with other weights [O, I] for a while."""
-    from harness.models.linears import weight_of
+    from harness.modules.linears import weight_of
 
     own = [weight_of(module).clone() for module in modules]
     try:

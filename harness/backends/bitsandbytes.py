@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from harness.backends._library import Asked, LibraryBackend
+from harness.backends._common.library import Asked, LibraryBackend
 from harness.records import ModuleFormat, Note
 
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from harness.models.linears import Linear
+    from harness.modules.linears import Linear
 
 THRESHOLD = 6.0
 BLOCK = 64

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import Field
 
 from harness.backends import Compressed
-from harness.backends._linears import LinearBackend
-from harness.backends._stacks import merged_stacks
-from harness.backends._weights import Replacing, naming, untie_head
+from harness.backends._common.linears import LinearBackend
+from harness.backends._common.stacks import merged_stacks
+from harness.backends._common.weights import Replacing, naming, untie_head
 from harness.records import ModuleFormat, Note, Record
 
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from harness.models.linears import Linear
+    from harness.modules.linears import Linear
 
 MOST_NAMED = 64
 """Modules that the note about missing gradients names."""
@@ -61,11 +61,11 @@ class DenseAndSparse(LinearBackend):
     ) -> Compressed:
         """Replace the weight of every linear layer that is not skipped; raises BackendError naming the
         module."""
-        from harness.models.linears import matrices, weight_of
-        from harness.models.sensitivity import fisher_diagonal
-        from harness.models.single_changes import units
+        from harness.modules.linears import matrices, weight_of
         from harness.numerics.decomposition import decompose
         from harness.numerics.formats import checked
+        from harness.transforms.sensitivity import fisher_diagonal
+        from harness.transforms.single_changes import units
 
         chosen = self.chosen(model)
         for name, module in matrices(model):  # A weight that is not finite spoils the gradients of all others.
@@ -87,7 +87,7 @@ class DenseAndSparse(LinearBackend):
         return Compressed(model, merged_stacks(described[name] for name, _ in chosen), notes=_notes(flat))
 
     def _bits_of(self, name: str) -> int:
-        from harness.models.experts import stack_of
+        from harness.modules.experts import stack_of
 
         name = stack_of(name)
         matching = [o.bits for o in self.overrides if any(fnmatchcase(name, pattern) for pattern in o.modules)]
@@ -99,7 +99,7 @@ class DenseAndSparse(LinearBackend):
             yield from override.modules
 
     def _describe(self, name: str, module: Linear, bits: int, sparse: int) -> ModuleFormat:
-        from harness.models.linears import class_of, weight_of
+        from harness.modules.linears import class_of, weight_of
         from harness.numerics.decomposition import stored_bits
 
         weight, bias = weight_of(module), module.bias
@@ -120,7 +120,7 @@ class DenseAndSparse(LinearBackend):
 def _notes(flat: Sequence[str]) -> tuple[Note, ...]:
     if not flat:
         return ()
-    from harness.models.experts import ranges_of
+    from harness.modules.experts import ranges_of
 
     listed = ranges_of(flat[:MOST_NAMED]) + (" …" if len(flat) > MOST_NAMED else "")
     text = (

@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field, model_validator
 
 from harness.backends import Compressed
-from harness.backends._stacks import merged_stacks
-from harness.backends._weights import Replacing, WeightBackend, naming, untie_head
+from harness.backends._common.stacks import merged_stacks
+from harness.backends._common.weights import Replacing, WeightBackend, naming, untie_head
 from harness.records import ModuleFormat, Note
 
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from harness.models.linears import Linear
-    from harness.models.shared_inputs import Observe
+    from harness.modules.linears import Linear
     from harness.numerics.formats import Format, Quantized
     from harness.numerics.gptq import Hessian, Prepared
+    from harness.transforms.shared_inputs import Observe
 
 
 MOST_NAMED = 64
@@ -64,7 +64,7 @@ class Gptq(WeightBackend):
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, calibration: Sequence[Tensor]
     ) -> Compressed:
         """Replace the weight of every linear layer that is not skipped; raises BackendError naming the module."""
-        from harness.models.blocks import observe_inputs, walk_blocks
+        from harness.modules.decoder_layers import observe_inputs, walk_blocks
 
         work = _Work(self, dict(self.chosen(model)))
         for block in walk_blocks(model, calibration):
@@ -92,7 +92,7 @@ class _Work:
 
     def quantize(self, names: Sequence[str], observe: Observe) -> None:
         """Quantize layers that data passes together, stage by stage."""
-        from harness.models.shared_inputs import SharedHessians, stages
+        from harness.transforms.shared_inputs import SharedHessians, stages
 
         if not names:
             return
@@ -123,7 +123,7 @@ class _Work:
             yield Note(topic="gptq: rounded to nearest", text=text)
 
     def _one(self, name: str, hessian: Hessian | None, known: dict[Hessian, tuple[Tensor, Prepared]]) -> None:
-        from harness.models.linears import weight_of
+        from harness.modules.linears import weight_of
 
         module, settings = self.chosen[name], self.settings.for_module(name)
         form, index_bits = settings.weight_format(), 0
@@ -185,7 +185,7 @@ def _with_index(described: ModuleFormat, weights: int, index_bits: int) -> Modul
 
 def _some(names: Sequence[str], most: int = 3) -> str:
     """How many layers, with the first names; experts of one stack are listed by number."""
-    from harness.models.experts import ranges_of
+    from harness.modules.experts import ranges_of
 
     listed = ranges_of(names[:most]) + (" …" if len(names) > most else "")
     return f"{len(names)} layer{'s' if len(names) > 1 else ''} ({listed})"

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
-from harness.backends._isolated import IsolatedBackend
+from harness.backends._common.isolated import IsolatedBackend
 
 if TYPE_CHECKING:
-    from harness.models.linears import Linear
+    from harness.modules.linears import Linear
 
 
 class GptqModel(IsolatedBackend):
@@ -24,7 +24,7 @@ class GptqModel(IsolatedBackend):
 
     needs_calibration = True
     library = "gptqmodel"
-    worker = Path(__file__).with_name("_gptqmodel_worker.py")
+    worker = Path(__file__).parent / "_common" / "gptqmodel_worker.py"
     create = (
         "python3 -m venv .venv-gptqmodel && "
         ".venv-gptqmodel/bin/pip install torch==2.13.0 transformers==5.17.0 numpy==2.2.6 setuptools wheel && "

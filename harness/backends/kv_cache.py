@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from harness.models.cached_attention import CacheSettings, Seen
     from harness.numerics.kv_cache import CachePart
+    from harness.transforms.cached_attention import CacheSettings, Seen
 
 Bits = Annotated[int, Field(ge=2, le=8)]
 Scales = Literal["channel", "token", "unscaled"]
@@ -80,7 +80,7 @@ class KvCache(Backend):
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, calibration: Sequence[Tensor]
     ) -> Compressed:
         """Let every attention module read a simulated cache; raises BackendError where that cannot be."""
-        from harness.models.simulated_cache import attention_calls, install
+        from harness.transforms.simulated_cache import attention_calls, install
 
         calls = attention_calls(model)
         known = {call.layer for call in calls if call.layer is not None}
@@ -91,7 +91,7 @@ class KvCache(Backend):
 
     def settings_of(self, call: Seen) -> CacheSettings:
         """How the layer of a module keeps its cache."""
-        from harness.models.cached_attention import CacheSettings
+        from harness.transforms.cached_attention import CacheSettings
 
         if call.layer in self.skip_layers:
             return CacheSettings(None, None)

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import Field
 
 from harness.backends import Compressed
-from harness.backends._linears import LinearBackend
-from harness.backends._weights import naming, untie_head
+from harness.backends._common.linears import LinearBackend
+from harness.backends._common.weights import naming, untie_head
 from harness.records import ModuleFormat
 
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from harness.models.mixed_int8 import MixedInt8Linear
+    from harness.transforms.mixed_int8 import MixedInt8Linear
 
 
 class LLMInt8(LinearBackend):
@@ -38,9 +38,9 @@ class LLMInt8(LinearBackend):
     ) -> Compressed:
         """Put another module in the place of every linear layer that is not skipped; raises BackendError naming the
         module."""
-        from harness.models.linears import weight_of
-        from harness.models.mixed_int8 import MixedInt8Linear
+        from harness.modules.linears import weight_of
         from harness.numerics.llm_int8 import weight_codes
+        from harness.transforms.mixed_int8 import MixedInt8Linear
 
         chosen = self.chosen(model)
         names = [name for name, _ in chosen]

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from harness.backends import Quantized
-from harness.backends._library import Asked
-from harness.backends._simulating import Result, Simulated, SimulatingBackend, undisturbed
+from harness.backends._common.library import Asked
+from harness.backends._common.simulating import Result, Simulated, SimulatingBackend, undisturbed
 from harness.records import CacheFormat, Note
 
 if TYPE_CHECKING:
@@ -153,7 +153,7 @@ class LlmCompressor(SimulatingBackend):
         from llmcompressor.modifiers.transform.awq import AWQModifier
         from llmcompressor.modifiers.transform.smoothquant import SmoothQuantModifier
 
-        from harness.models.linears import linears
+        from harness.modules.linears import linears
 
         common: dict[str, Any] = {"ignore": [name for name, _ in linears(model) if name not in names]}
         if scheme := self._scheme():

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from harness.backends import Compressed
-from harness.backends._linears import LinearBackend
-from harness.backends._weights import Granularity, RangeMethod, naming
+from harness.backends._common.linears import LinearBackend
+from harness.backends._common.weights import Granularity, RangeMethod, naming
 from harness.backends.round_to_nearest import RoundToNearest
 from harness.errors import BackendError
 from harness.records import Note
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from harness.models.single_changes import Change, Unit
     from harness.numerics.allocation import Allocation
+    from harness.transforms.single_changes import Change, Unit
 
 
 class MixedPrecision(LinearBackend):
@@ -81,8 +81,8 @@ class MixedPrecision(LinearBackend):
 
         Raises BackendError for weights that cannot be rounded, and for a target that nothing reaches.
         """
-        from harness.models.experts import stack_of
-        from harness.models.single_changes import divergences, output_errors, stacked, units
+        from harness.modules.experts import stack_of
+        from harness.transforms.single_changes import divergences, output_errors, stacked, units
 
         every = stacked(units(self.chosen(model)))
         sizes_UC = [self._sizes(unit) for unit in every]

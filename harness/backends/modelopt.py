@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 from pydantic import Field, model_validator
 
-from harness.backends._library import Asked
-from harness.backends._simulating import Result, Simulated, SimulatingBackend, undisturbed
+from harness.backends._common.library import Asked
+from harness.backends._common.simulating import Result, Simulated, SimulatingBackend, undisturbed
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from harness.models.linears import Linear
+    from harness.modules.linears import Linear
 
 _CONFIGURATIONS: Mapping[str, str] = {
     "int8": "INT8_DEFAULT_CFG",

@@ -6,13 +6,13 @@ import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from harness.backends._library import Asked, LibraryBackend
+from harness.backends._common.library import Asked, LibraryBackend
 
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from harness.models.linears import Linear
+    from harness.modules.linears import Linear
 
 
 class PytorchDynamicInt8(LibraryBackend):

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from harness.backends._library import Asked, LibraryBackend, uneven_groups
+from harness.backends._common.library import Asked, LibraryBackend, uneven_groups
 
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from harness.models.linears import Linear
+    from harness.modules.linears import Linear
 
 NAMES = {
     "int8": "qint8",

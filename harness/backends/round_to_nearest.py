@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from harness.backends import Compressed
-from harness.backends._stacks import merged_stacks
-from harness.backends._weights import Replacing, WeightBackend, naming, untie_head
+from harness.backends._common.stacks import merged_stacks
+from harness.backends._common.weights import Replacing, WeightBackend, naming, untie_head
 from harness.records import ModuleFormat
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ class RoundToNearest(WeightBackend):
     ) -> Compressed:
         """Replace the weight of every linear layer that is not skipped; raises BackendError naming the
         module."""
-        from harness.models.linears import weight_of
+        from harness.modules.linears import weight_of
 
         replacing, described = Replacing(), list[ModuleFormat]()
         for name, module in self.chosen(model):

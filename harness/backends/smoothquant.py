@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, cast
 from pydantic import Field
 
 from harness.backends import Backend, Compressed
-from harness.backends._weights import naming
+from harness.backends._common.weights import naming
 from harness.errors import BackendError
 from harness.records import Note
 
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from harness.models.folding import Folding
-    from harness.models.linears import Linear
+    from harness.modules.linears import Linear
+    from harness.transforms.folding import Folding
 
 SMALLEST = 1e-5
 """Scales below this would only carry noise; the bound of the authors' implementation."""
@@ -45,10 +45,10 @@ class SmoothQuant(Backend):
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, calibration: Sequence[Tensor]
     ) -> Compressed:
         """Fold the scales in place; raises BackendError where nothing can be folded or numbers are not finite."""
-        from harness.models.blocks import observe_inputs
-        from harness.models.folding import find_foldings, fold
-        from harness.models.linears import linears, weight_of
+        from harness.modules.decoder_layers import observe_inputs
+        from harness.modules.linears import linears, weight_of
         from harness.numerics.formats import checked
+        from harness.transforms.folding import find_foldings, fold
 
         for name, module in linears(model):
             with naming(self, name):

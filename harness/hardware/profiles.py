@@ -10,7 +10,7 @@ from pydantic import Field
 
 from harness.errors import PlanError, Problem
 from harness.records.base import Record
-from harness.strict_yaml.file import read_yaml
+from harness.system.yaml_file import read_yaml
 
 Granularity = Literal["tensor", "channel", "group", "block", "token"]
 Names = Annotated[tuple[str, ...], Field(min_length=1)]

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from harness.documents import EncodedDocument
+from harness.data.encoding import EncodedDocument
 from harness.errors import ModelError
 from harness.lockstep.batches import Batch, plan_batches
 from harness.lockstep.decoder import VERIFIED_TOKENS, Decoder

@@ -9,7 +9,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from harness.documents import EncodedDocument
+from harness.data.encoding import EncodedDocument
 
 
 @dataclass(frozen=True)

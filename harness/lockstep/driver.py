@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from harness.documents import EncodedDocument
+from harness.data.encoding import EncodedDocument
 from harness.errors import DataError, ModelError
 from harness.lockstep.arrangement import Arrange
 from harness.lockstep.batches import Batch, plan_stages
@@ -24,25 +24,18 @@ from harness.lockstep.decoder import VERIFIED_TOKENS, Decoder
 from harness.lockstep.hooks import Stage, attached
 from harness.lockstep.kernels import Choice, Kernels, choose_kernels
 from harness.lockstep.pass_report import SETUP, PassReport, read_report, write_report
-from harness.lockstep.recording import (
-    REFERENCE,
-    Looks,
-    PassContext,
-    PassProgress,
-    PassSink,
-    Recorder,
-    Recording,
-    collect_taps,
-)
+from harness.lockstep.recording import REFERENCE, Looks, PassContext, Recorder, Recording, collect_taps
 from harness.lockstep.repeat import measure_repeat
 from harness.lockstep.survey import survey
 from harness.models.vocabulary import common_logits, not_padding
+from harness.progress import Progress
 from harness.records import Note
+from harness.tables.access import Sink
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from harness.models.loading import LoadedModel
+    from harness.models.loaded import LoadedModel
 
 _Found = tuple[dict[str, "pd.DataFrame"], dict[str, "pd.DataFrame"]]
 """Rows and running tables, by table name."""
@@ -57,8 +50,8 @@ def shared_pass(
     variants: Sequence[LoadedModel],
     documents: Sequence[EncodedDocument],
     probes: Sequence[Recording],
-    sinks: Sequence[PassSink],
-    progress: PassProgress,
+    sinks: Sequence[Sink],
+    progress: Progress,
     *,
     batch_tokens: int | None = None,
     kernel: Choice = "auto",
@@ -75,9 +68,7 @@ def shared_pass(
     Raises DataError when there is nothing to score, ModelError when the two sides cannot be compared.
     """
     ways = (None, *(arranged or (None,) * len(variants)))
-    sides = [
-        Decoder(loaded.name, loaded.model, way) for loaded, way in zip((reference, *variants), ways, strict=True)
-    ]
+    sides = [Decoder(loaded.name, loaded.model, way) for loaded, way in zip((reference, *variants), ways, strict=True)]
     tokens = batch_tokens or (CPU_TOKENS if sides[0].device.type == "cpu" else GPU_TOKENS)
     stages = plan_stages(documents, tokens, looks.sizes if looks else ())
     batches = [batch for stage in stages for batch in stage]
@@ -107,7 +98,7 @@ def _going(
         yield batches, going
 
 
-def _finished(stages: Sequence[Sequence[Batch]], sinks: Sequence[PassSink], looks: Looks | None) -> bool:
+def _finished(stages: Sequence[Sequence[Batch]], sinks: Sequence[Sink], looks: Looks | None) -> bool:
     """Whether every variant has all the batches that it needs, so that no model has to run."""
     return all(
         sinks[variant].done(batch.unit)
@@ -137,8 +128,8 @@ class _Pass:
     def go(
         self,
         stages: Sequence[Sequence[Batch]],
-        sinks: Sequence[PassSink],
-        progress: PassProgress,
+        sinks: Sequence[Sink],
+        progress: Progress,
         looks: Looks | None,
     ) -> None:
         """All batches that some variant needs and its sink lacks."""
@@ -239,7 +230,7 @@ def _prepare(
     batches: Sequence[Batch],
     documents: Sequence[EncodedDocument],
     probes: Sequence[Recording],
-    sinks: Sequence[PassSink],
+    sinks: Sequence[Sink],
     choice: Choice,
     repeating: bool,
 ) -> _Pass:

@@ -25,12 +25,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from harness.documents import EncodedDocument
+from harness.data.encoding import EncodedDocument
 from harness.errors import ModelError
 from harness.lockstep.arrangement import Arrange, one_by_one, other_order, padded_left
 
 if TYPE_CHECKING:
-    from harness.models.loading import LoadedModel
+    from harness.models.loaded import LoadedModel
     from harness.records import Condition
 
 ARRANGED: dict[str, Arrange] = {

@@ -12,11 +12,11 @@ from typing import Literal
 
 import pandas as pd
 
-from harness.documents import EncodedDocument
+from harness.data.encoding import EncodedDocument
 from harness.errors import TableError
-from harness.lockstep.recording import PassSink
 from harness.lockstep.repeat import Repeat
 from harness.records import Note
+from harness.tables.access import Sink
 
 SETUP = "pass/setup"
 
@@ -37,7 +37,7 @@ class PassReport:
     kernel: Literal["eager", "compiled"]
 
 
-def write_report(report: PassReport, documents: Sequence[EncodedDocument], sinks: Sequence[PassSink]) -> None:
+def write_report(report: PassReport, documents: Sequence[EncodedDocument], sinks: Sequence[Sink]) -> None:
     """Commit the report into every sink that does not have one."""
     for sink, own, unpaired in zip(sinks, report.variant_notes, report.unpaired, strict=True):
         if sink.done(SETUP):
@@ -53,7 +53,7 @@ def write_report(report: PassReport, documents: Sequence[EncodedDocument], sinks
         sink.commit(SETUP, frames)
 
 
-def read_report(sinks: Sequence[PassSink]) -> PassReport:
+def read_report(sinks: Sequence[Sink]) -> PassReport:
     """The report that ``write_report`` committed. Raises TableError where there is none."""
     repeat, kernel = _read_pass(_read(sinks[0], "pass"))
     found = [_read_notes(_read(sink, "notes")) for sink in sinks]
@@ -115,7 +115,7 @@ def _strings(rows: Sequence[tuple[str, ...]], columns: list[str]) -> pd.DataFram
     return pd.DataFrame(rows, columns=columns, dtype="str")
 
 
-def _read(sink: PassSink, table: str) -> pd.DataFrame:
+def _read(sink: Sink, table: str) -> pd.DataFrame:
     frame = sink.read(table)
     if frame is None:
         raise TableError(f"the shared pass left no table {table}; delete the tables of the run and check again")

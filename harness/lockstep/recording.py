@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     import pandas as pd
     from torch import Tensor
 
+    from harness.data.calibration import Calibrated
     from harness.lockstep.batches import Batch
     from harness.lockstep.kernels import Kernels
-    from harness.models.calibration_data import Calibrated
-    from harness.models.experts import Experts
+    from harness.modules.experts import Experts
 
 REFERENCE = -1
 """The side of the reference; variants are the sides 0, 1, …"""
@@ -122,35 +122,6 @@ class Recorder:
 
     def resume(self, variant: int, totals: pd.DataFrame) -> None:
         """Go on from the running table that an earlier process committed."""
-
-
-class PassSink(Protocol):
-    """Where the rows about one variant go, and what is there already (see harness.probes.Sink)."""
-
-    def done(self, unit: str) -> bool:
-        """Whether the unit was committed."""
-        ...
-
-    def commit(
-        self,
-        unit: str,
-        frames: Mapping[str, pd.DataFrame],
-        snapshots: Mapping[str, pd.DataFrame] | None = None,
-    ) -> None:
-        """Keep the rows of one unit."""
-        ...
-
-    def read(self, table: str, columns: tuple[str, ...] | None = None) -> pd.DataFrame | None:
-        """What has been committed to a table so far."""
-        ...
-
-
-class PassProgress(Protocol):
-    """Tells the user how far the pass is (see harness.probes.Progress)."""
-
-    def step(self, what: str, done: int, of: int) -> None:
-        """``done`` units of ``of`` are ready."""
-        ...
 
 
 class Looks(Protocol):

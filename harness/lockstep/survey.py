@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from harness.lockstep.decoder import Decoder
 from harness.lockstep.hooks import first_input, first_tensor
 from harness.lockstep.recording import InputSite, Kind, Layout, OutputSite
-from harness.models.experts import experts_of, stacked_parameters
+from harness.modules.experts import experts_of, stacked_parameters
 
 _EXPERT = re.compile(r"(^|\.)experts\.\d+(\.|$)")
 _ROUTED = "an expert sees only the tokens that are routed to it"

@@ -92,9 +92,7 @@ def perplexity(cell: Cell) -> Found:
     if math.inf in (on_reference, on_variant, ratio):
         side: Literal["reference", "variant"] = "reference" if on_reference == math.inf else "variant"
         for metric in (cell.main(), cell.ratio()):
-            yield not_finite(
-                metric, side, f"the perplexity of the {side} is too large for a number", cell.count
-            )
+            yield not_finite(metric, side, f"the perplexity of the {side} is too large for a number", cell.count)
         return
     yield measured(
         cell.main(),

@@ -142,9 +142,7 @@ class Cell:
 
     def ratio(self) -> Metric:
         """The metric ``tasks.<task>.<metric>_ratio`` of a perplexity."""
-        return Metric(
-            name=f"tasks.{self.task}.{self.metric}_ratio", unit="ratio", better="lower", neutral=1.0
-        )
+        return Metric(name=f"tasks.{self.task}.{self.metric}_ratio", unit="ratio", better="lower", neutral=1.0)
 
     def label(self) -> dict[str, str]:
         """Says from which metric a derived one follows."""

@@ -134,9 +134,7 @@ def require(table: pd.DataFrame, columns: Sequence[str], name: str) -> None:
     """Raises MeasureError when the table lacks a column."""
     missing = [column for column in columns if column not in table.columns]
     if missing:
-        raise MeasureError(
-            f"the {name} table lacks the columns {', '.join(missing)}; it has {list(table.columns)}"
-        )
+        raise MeasureError(f"the {name} table lacks the columns {', '.join(missing)}; it has {list(table.columns)}")
 
 
 def within(table: pd.DataFrame, column: str, least: float, most: float) -> None:

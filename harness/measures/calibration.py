@@ -75,9 +75,7 @@ class Calibration(Sampled):
         documents, count = table["document"].to_numpy(), count_tokens(table)
         found: list[Measurement | Skipped] = []
         for metric, kind in ((ECE, "width"), (ECE_EQUAL_MASS, "mass")):
-            on = {
-                side: calibration_error(sure[side], right[side], self.bins, kind == "mass") for side in sure
-            }
+            on = {side: calibration_error(sure[side], right[side], self.bins, kind == "mass") for side in sure}
             what = f"{self.bins} bins of equal {kind}; no interval, as ECE is biased"
             change = on["variant"] - on["reference"]
             ece = measured(metric, what, count, reference=on["reference"], variant=on["variant"], change=change)

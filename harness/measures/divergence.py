@@ -30,12 +30,8 @@ KL = "KL(reference‖variant) of the next-token distributions"
 METRICS = (
     Metric(name="divergence.kl_mean", unit="nats/token", better="lower", description=f"mean {KL}"),
     Metric(name="divergence.kl_p50", unit="nats/token", better="lower", description=f"median {KL}"),
-    Metric(
-        name="divergence.kl_p99", unit="nats/token", better="lower", description=f"99th percentile of {KL}"
-    ),
-    Metric(
-        name="divergence.kl_p999", unit="nats/token", better="lower", description=f"99.9th percentile of {KL}"
-    ),
+    Metric(name="divergence.kl_p99", unit="nats/token", better="lower", description=f"99th percentile of {KL}"),
+    Metric(name="divergence.kl_p999", unit="nats/token", better="lower", description=f"99.9th percentile of {KL}"),
     Metric(name="divergence.kl_max", unit="nats/token", better="lower", description=f"largest {KL}"),
     Metric(
         name="divergence.reverse_kl_mean",

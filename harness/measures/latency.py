@@ -58,9 +58,7 @@ FLOOR = Metric(
     neutral=1.0,
     description="the same ratio of the reference against itself: what this machine cannot tell apart",
 )
-SIMULATED = (
-    "the variant's compressed weights are held as floats, so its speed says nothing about their format"
-)
+SIMULATED = "the variant's compressed weights are held as floats, so its speed says nothing about their format"
 FLOOR_REASON = "the reference against itself says how noisy the machine is, not how fast the variant is"
 COLUMNS = ("phase", "repeat", "side", "order", "batch", "tokens", "seconds", "simulated")
 NOT_TIMED = {"decode": "the variant or the reference keeps no key-value cache"}
@@ -96,12 +94,8 @@ class Latency(Measure):
     own_floors: ClassVar[tuple[str, ...]] = (RATIO.name,)
 
     repeats: Positive = Field(default=20, description="blocks A B B A, each of two calls on either side")
-    warmup: Annotated[int, Field(ge=0)] = Field(
-        default=2, description="untimed calls of each model at the start"
-    )
-    prompt_tokens: Positive = Field(
-        default=128, description="tokens in the prompt, random but always the same"
-    )
+    warmup: Annotated[int, Field(ge=0)] = Field(default=2, description="untimed calls of each model at the start")
+    prompt_tokens: Positive = Field(default=128, description="tokens in the prompt, random but always the same")
     new_tokens: Positive = Field(default=32, description="tokens written after the first one, greedily")
     batch: Positive = Field(default=1, description="prompts read and written at the same time")
 
@@ -137,9 +131,7 @@ class Latency(Measure):
         return [_marked(one) if isinstance(one, Measurement) else one for one in found]
 
 
-def block_interval(
-    blocks: int, statistic: Sequence[Floats], confidence: float = 0.95
-) -> tuple[float, float] | None:
+def block_interval(blocks: int, statistic: Sequence[Floats], confidence: float = 0.95) -> tuple[float, float] | None:
     """Percentile interval of median(x) or, for two arrays x and y by block, of median(y) − median(x).
 
     Circular block bootstrap (Politis & Romano 1992) over runs of ⌈√blocks⌉ neighbouring blocks from a fixed seed,
@@ -170,14 +162,10 @@ def _blocks(rows: pd.DataFrame, second: str) -> Blocks | None:
     sides = chosen["side"].to_numpy().reshape(-1, 4) if len(chosen) % 4 == 0 else np.empty((0, 4))
     if len(sides) != len(repeats) or not (sides == ["reference", second, second, "reference"]).all():
         phase = chosen["phase"].iloc[0]
-        raise MeasureError(
-            f"timings of {phase}: found a block that is not reference, {second}, {second}, reference"
-        )
+        raise MeasureError(f"timings of {phase}: found a block that is not reference, {second}, {second}, reference")
     seconds = chosen["seconds"].to_numpy(dtype=np.float64).reshape(-1, 4)
     if not (np.isfinite(seconds) & (seconds > 0)).all():
-        raise MeasureError(
-            f"timings: found {seconds.min()} seconds, wanted finite times above 0 of a monotonic clock"
-        )
+        raise MeasureError(f"timings: found {seconds.min()} seconds, wanted finite times above 0 of a monotonic clock")
     return Blocks(seconds[:, [0, 3]], seconds[:, [1, 2]])
 
 
@@ -185,9 +173,7 @@ def _tokens(rows: pd.DataFrame) -> int:
     """Tokens of one call, the same in every call."""
     tokens = rows["tokens"].unique()
     if len(tokens) != 1:
-        raise MeasureError(
-            f"timings: found calls of {sorted(map(int, tokens))} tokens, wanted the same work in each"
-        )
+        raise MeasureError(f"timings: found calls of {sorted(map(int, tokens))} tokens, wanted the same work in each")
     return int(tokens[0])
 
 
@@ -242,6 +228,4 @@ def _interval(ends: tuple[float, float] | None, value: float) -> Interval | None
 
 def _marked(measurement: Measurement) -> Measurement:
     labels = measurement.labels | {"kernel": "simulated"}
-    return measurement.model_copy(
-        update={"labels": labels, "not_judged": measurement.not_judged or SIMULATED}
-    )
+    return measurement.model_copy(update={"labels": labels, "not_judged": measurement.not_judged or SIMULATED})

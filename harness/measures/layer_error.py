@@ -85,9 +85,7 @@ class LayerError(Sampled):
         """
         require(table, COLUMNS, "layers")
         if table.empty:
-            return [
-                Skipped(measure=metric.name, reason="no module was observed") for metric in self.produces()
-            ]
+            return [Skipped(measure=metric.name, reason="no module was observed") for metric in self.produces()]
         modules = [_module(part) for _, part in table.groupby(["depth", "module"], sort=True)]
         found = [entry for module in modules for entry in _judgeable(module, intervals)]
         return [
@@ -142,9 +140,7 @@ class _Module:
         if self.same:
             return NO_ERROR_DB, self.exactly(NO_ERROR_DB)
         value, error = self.relative_error(intervals)
-        found = error and Interval(
-            _decibel(error.high), _decibel(error.low), error.method.removeprefix("root of: ")
-        )
+        found = error and Interval(_decibel(error.high), _decibel(error.low), error.method.removeprefix("root of: "))
         return _decibel(value), found
 
     def cosine(self, intervals: Intervals) -> tuple[float, Interval | None]:
@@ -195,8 +191,7 @@ def _judgeable(module: _Module, intervals: Intervals) -> list[Measurement | Skip
     if module.broken:
         what = f"NaN or infinity in the output on the {module.broken}'s side"
         return [
-            not_finite(metric, module.broken, what, module.count, module.labels)
-            for metric in (RELATIVE, SQNR, COSINE)
+            not_finite(metric, module.broken, what, module.count, module.labels) for metric in (RELATIVE, SQNR, COSINE)
         ]
     if not module.reference.any():
         reason = f"the reference output of {module.name} is zero everywhere, so nothing is relative to it"
@@ -250,12 +245,8 @@ def _worst(modules: Sequence[_Module], intervals: Intervals) -> Measurement | Sk
     lows = [entry.low for entry in strict if entry]
     highs = [entry.high for _, entry, _ in values if entry]
     known = len(lows) == len(modules) == len(highs)
-    around = (
-        Interval(max(lows), max(highs), f"largest of {len(modules)} modules, Bonferroni") if known else None
-    )
-    return measured(
-        WORST, "largest relative error", worst.count, change=value, interval=around, labels=worst.labels
-    )
+    around = Interval(max(lows), max(highs), f"largest of {len(modules)} modules, Bonferroni") if known else None
+    return measured(WORST, "largest relative error", worst.count, change=value, interval=around, labels=worst.labels)
 
 
 def _skipped(metric: Metric, module: _Module, reason: str) -> Skipped:

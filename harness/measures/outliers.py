@@ -78,9 +78,7 @@ class Outliers(Measure):
         """
         require(table, COLUMNS, "channels")
         if table.empty:
-            return [
-                Skipped(measure=metric.name, reason="no channel was observed") for metric in self.produces()
-            ]
+            return [Skipped(measure=metric.name, reason="no channel was observed") for metric in self.produces()]
         found = [self._channels(table)]
         for module, rows in table.groupby("module", sort=False):
             found += _module(str(module), rows)
@@ -154,9 +152,7 @@ def _compare(
             return _skip(metric, labels, f"{labels['module']} on the {side}: {otherwise}")
     change = on["variant"] - on["reference"]
     what = "over all positions; no interval"
-    return measured(
-        metric, what, count, reference=on["reference"], variant=on["variant"], change=change, labels=labels
-    )
+    return measured(metric, what, count, reference=on["reference"], variant=on["variant"], change=change, labels=labels)
 
 
 def _finite(rows: pd.DataFrame) -> bool:

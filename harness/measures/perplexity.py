@@ -81,9 +81,7 @@ class Perplexity(Sampled):
                 change=mean(delta),
                 interval=intervals.mean(delta, documents, largest=UNSEEN_CHANGE),
             ),
-            _bits_per_byte(
-                reference, variant, table["bytes"].to_numpy(dtype=np.float64), documents, count, intervals
-            ),
+            _bits_per_byte(reference, variant, table["bytes"].to_numpy(dtype=np.float64), documents, count, intervals),
         ]
 
 

@@ -58,12 +58,8 @@ class Tasks(Measure):
         "bos",
     )
 
-    tasks: tuple[str, ...] = Field(
-        min_length=1, description="lm-eval tasks or groups: shipped, own or standard"
-    )
-    limit: Positive | None = Field(
-        default=None, description="at most this many documents a task, the first ones"
-    )
+    tasks: tuple[str, ...] = Field(min_length=1, description="lm-eval tasks or groups: shipped, own or standard")
+    limit: Positive | None = Field(default=None, description="at most this many documents a task, the first ones")
     include: tuple[str, ...] = Field(default=(), description="folders with your own lm-eval task files")
     fewshot: Annotated[int, Field(ge=0)] | None = Field(
         default=None, description="solved examples before each prompt; by default what the task file says"

@@ -26,19 +26,19 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from harness.errors import MissingDependencyError, ModelError
+from harness.models.fingerprints import stamp_file
 from harness.models.identity import weights_sha256
-from harness.models.inspection import module_formats, stored_bytes
-from harness.models.kernels import looked_at
 from harness.models.quiet import quiet
-from harness.models.soundness import check_placement, non_finite
-from harness.models.stamps import stamp_file
+from harness.models.sanity import check_placement, non_finite
 from harness.models.stored_formats import formats_in_use
 from harness.models.trust import check_code_fields
 from harness.models.weight_files import read_json
+from harness.modules.inspection import module_formats, stored_bytes
+from harness.modules.kernels import looked_at
 from harness.records import ModuleFormat, Note
 
 if TYPE_CHECKING:
-    from harness.models.loading import LoadedModel
+    from harness.models.loaded import LoadedModel
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _HERE = ("base_model_name_or_path", "revision", "inference_mode")
@@ -242,14 +242,10 @@ def _made(
         said = f"{base.name}: {len(names)} tensors hold NaN or infinity with the adapter, {names[0]} first"
         notes.append(Note(topic="non-finite weights", text=said, level="warn"))
     stamps = (stamp_file(folder / CONFIG), stamp_file(folder / WEIGHTS))
-    return replace(
-        base, model=model, identity=identity, files=(*base.files, *stamps), notes=(*base.notes, *notes)
-    )
+    return replace(base, model=model, identity=identity, files=(*base.files, *stamps), notes=(*base.notes, *notes))
 
 
-def _doubts(
-    base: LoadedModel, folder: Path, config: Mapping[str, Any], stored: Mapping[str, Tensor]
-) -> Iterator[Note]:
+def _doubts(base: LoadedModel, folder: Path, config: Mapping[str, Any], stored: Mapping[str, Tensor]) -> Iterator[Note]:
     """What may be a mistake: an adapter of another base, one that changes nothing, a tokenizer that is not read."""
     told = config.get("base_model_name_or_path")
     called = {Path(name).name for name in (base.identity.source, base.model.config.name_or_path or "")}
@@ -266,7 +262,7 @@ def _doubts(
 
 
 def _words(name: str, folder: Path, config: Mapping[str, Any], stored: Mapping[str, Tensor]) -> str:
-    """"tiny: LoRA adapter x (r 8, alpha 16; 28 tensors, 7,168 parameters, 28,672 bytes)"."""
+    """ "tiny: LoRA adapter x (r 8, alpha 16; 28 tensors, 7,168 parameters, 28,672 bytes)"."""
     known = {"r": config.get("r"), "alpha": config.get("lora_alpha")}
     sizes = [f"{said} {value}" for said, value in known.items() if value is not None]
     values = sum(tensor.numel() for tensor in stored.values())

@@ -16,22 +16,20 @@ from transformers import (
 )
 
 from harness.errors import ModelError
+from harness.models.fingerprints import stamp_folder
 from harness.models.opened import Opened
 from harness.models.packed_integers import Contents, unpack_folder
 from harness.models.prequantized import quantization_method, unpacked_here
 from harness.models.quiet import quiet
-from harness.models.soundness import check_loading
+from harness.models.sanity import check_loading
 from harness.models.sources import Source
-from harness.models.stamps import stamp_folder
 from harness.models.stored_formats import formats_in_files
 from harness.models.trust import check_folder
 from harness.models.weight_files import Weights, check_no_hidden_codes, read_json
 from harness.records import ModelSpec, Note
 
 
-def open_folder(
-    spec: ModelSpec, name: str, source: Source, tokenizer: PreTrainedTokenizerBase | None
-) -> Opened:
+def open_folder(spec: ModelSpec, name: str, source: Source, tokenizer: PreTrainedTokenizerBase | None) -> Opened:
     """The model of a folder, exactly as its files say. tokenizer: taken instead of the folder's own.
 
     Raises ModelError and MissingDependencyError as ``loading.load`` does.
@@ -75,9 +73,7 @@ def _load_unpacked(folder: Path, spec: ModelSpec, contents: Contents) -> PreTrai
     return model
 
 
-def _load_model(
-    folder: Path, spec: ModelSpec, loader: Any = AutoModelForCausalLM, **instead: Any
-) -> PreTrainedModel:
+def _load_model(folder: Path, spec: ModelSpec, loader: Any = AutoModelForCausalLM, **instead: Any) -> PreTrainedModel:
     """The model that a loader of transformers makes of a folder, or of what is given ``instead`` of its files."""
     try:
         with quiet():
@@ -95,9 +91,7 @@ def _load_model(
                 **instead,
             )
     except Exception as error:  # The loader raises nearly anything for a folder that does not fit.
-        raise ModelError(
-            f"{spec.model}: transformers cannot load it: {type(error).__name__}: {error}"
-        ) from error
+        raise ModelError(f"{spec.model}: transformers cannot load it: {type(error).__name__}: {error}") from error
     check_loading(folder, info)
     return cast(PreTrainedModel, model)
 

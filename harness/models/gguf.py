@@ -23,11 +23,11 @@ from tokenizers.processors import TemplateProcessing
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from harness.errors import MissingDependencyError, ModelError
+from harness.models.fingerprints import stamp_file
 from harness.models.gguf_file import GgufFile, GgufTensor, module_format, read_gguf, vocabulary_difference
 from harness.models.opened import Opened
 from harness.models.quiet import quiet
-from harness.models.soundness import check_loading
-from harness.models.stamps import stamp_file
+from harness.models.sanity import check_loading
 from harness.records import ModelSpec, ModuleFormat, Note
 
 
@@ -152,9 +152,7 @@ def _check_complete(model: PreTrainedModel, found: GgufFile, places: Mapping[str
         )
 
 
-def _formats(
-    model: PreTrainedModel, found: GgufFile, places: Mapping[str, str], dtype: str
-) -> dict[str, ModuleFormat]:
+def _formats(model: PreTrainedModel, found: GgufFile, places: Mapping[str, str], dtype: str) -> dict[str, ModuleFormat]:
     """Formats by module name. A head that is tied to the embedding has its format."""
     grouped: dict[str, list[GgufTensor]] = {}
     for tensor in found.tensors:

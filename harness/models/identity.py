@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from harness.models.inspection import named_tensors
+from harness.modules.inspection import named_tensors
 from harness.records import Identity, ModuleFormat
 
 VOLATILE = frozenset({"_name_or_path", "transformers_version", "_commit_hash", "dtype", "torch_dtype"})

@@ -1,59 +1,33 @@
-"""Loading models and making variants of them.
+"""Opening a checkpoint and verifying it.
 
     spec ─▶ folder ─▶ checked files ─┐
             GGUF file ───────────────┴▶ model ─▶ checked model ─▶ LoadedModel
-              reference ─▶ copy ─▶ merged adapter ─▶ backend steps ─▶ adapter beside them ─▶ LoadedModel
 
-Whatever could make the numbers belong to another model than the one that was asked for is a ModelError here,
-before anything is measured. Global seeds and thread counts are left alone.
+Whatever could make the numbers belong to another model than the one that was asked for is a ModelError here, before
+anything is measured. Global seeds and thread counts are left alone.
 """
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from harness.backends import Backend, Compressed
-from harness.errors import BackendError, HarnessError, ModelError
-from harness.models.activations import check_stated, rounds_inputs
-from harness.models.adapters import attach_adapter, merge_adapter
+from harness.errors import ModelError
 from harness.models.checkpoint import open_folder
-from harness.models.experts import stacks
 from harness.models.gguf import open_gguf
 from harness.models.identity import identify
-from harness.models.inspection import module_formats
-from harness.models.kernels import left_out, looked_at, unpacked_notes
-from harness.models.levels import check_levels
-from harness.models.llama_cpp import open_llama_cpp
-from harness.models.soundness import check_not_blank, check_placement, check_ready, non_finite, ragged_groups
+from harness.models.loaded import LoadedModel, freeze
+from harness.models.sanity import check_not_blank, check_ready, non_finite
 from harness.models.sources import Source, resolve
-from harness.models.stamps import FileStamp, verify_stamps
 from harness.models.stored_formats import formats_in_use
-from harness.records import CacheFormat, Identity, ModelSpec, ModuleFormat, Note, Plan
+from harness.modules.inspection import module_formats
+from harness.modules.kernels import left_out, looked_at, unpacked_notes
+from harness.records import ModelSpec, Note
 
 if TYPE_CHECKING:
-    from harness.models.calibration_data import Calibrated
-
-
-@dataclass(frozen=True)
-class LoadedModel:
-    """A model ready to be measured: in eval mode, without gradients, with stamps of its files."""
-
-    name: str
-    model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
-    identity: Identity
-    files: tuple[FileStamp, ...]
-    notes: tuple[Note, ...] = ()
-    calibration: Calibrated | None = None
-    """What a variant was fitted to, where a step looked at documents."""
+    pass
 
 
 def load(spec: ModelSpec, name: str, tokenizer: PreTrainedTokenizerBase | None = None) -> LoadedModel:
@@ -69,7 +43,7 @@ def load(spec: ModelSpec, name: str, tokenizer: PreTrainedTokenizerBase | None =
     else:
         opened = open_folder(spec, name, source, tokenizer)
     model = opened.model
-    _freeze(model)
+    freeze(model)
     check_ready(model, spec, opened.quantization)
     check_not_blank(model, spec.model)
     notes = (*opened.notes, *_notes(spec, name, source, model))
@@ -77,153 +51,8 @@ def load(spec: ModelSpec, name: str, tokenizer: PreTrainedTokenizerBase | None =
     stated = module_formats(model, formats, opened.quantization)
     modules = looked_at(model, stated)
     notes = (*notes, *unpacked_notes(stated, modules), *left_out(name, modules, model))
-    identity = identify(
-        name, model, opened.tokenizer, spec.model, source.revision, spec.dtype, spec.device, modules
-    )
+    identity = identify(name, model, opened.tokenizer, spec.model, source.revision, spec.dtype, spec.device, modules)
     return LoadedModel(name, model, opened.tokenizer, identity, opened.files, notes)
-
-
-def make_variant(plan: Plan, reference: LoadedModel, calibration: Sequence[Tensor]) -> LoadedModel:
-    """The variant of ``plan``: its own checkpoint or a copy of ``reference``, with its adapter and every step applied.
-
-    calibration: token ids, one 1-D int64 tensor a document. The reference stays byte for byte as it is.
-    Raises ModelError as ``load`` does, and BackendError naming the step that failed.
-    """
-    made, variant = _start(plan, reference), plan.variant
-    if variant.adapter and variant.merge:
-        made = merge_adapter(made, Path(variant.adapter))
-    if variant.compress:
-        made = _compressed(plan, made, reference, calibration)
-    if variant.adapter and not variant.merge:
-        made = attach_adapter(made, Path(variant.adapter))
-    return made
-
-
-def _compressed(
-    plan: Plan, start: LoadedModel, reference: LoadedModel, calibration: Sequence[Tensor]
-) -> LoadedModel:
-    """``start`` with every step applied."""
-    _check_tokenizer(plan, start, reference)
-    model = start.model
-    described = {module.module: module for module in start.identity.modules if module.backend}
-    activations: dict[str, str] = {}
-    cache, notes = start.identity.cache, list(start.notes)
-    for step in cast(Sequence[Backend], plan.variant.compress):
-        done = _compress(step, model, start.tokenizer, calibration)
-        _check_once(step, done, described, activations, cache)
-        model, cache = done.model, done.cache or cache
-        described |= {module.module: module for module in done.modules}
-        activations |= done.activations
-        notes += done.notes
-    _freeze(model)
-    check_placement(model, plan.name, start.identity.device)
-    present = {name for name, _ in model.named_modules()} | {name for name, _, _ in stacks(model)}
-    if gone := sorted((described.keys() | activations.keys()) - present):
-        raise BackendError(f"a step described {gone[0]}, which the compressed model does not have")
-    check_stated(model, activations)
-    old = start.identity
-    levels = check_levels(model, described)
-    described |= {name: described[name].model_copy(update={"levels": count}) for name, count in levels.items()}
-    stated = tuple(
-        module.model_copy(update=_rounding(model, module, activations[module.module]))
-        if module.module in activations
-        else module
-        for module in module_formats(model, described)
-    )
-    modules = looked_at(model, stated)
-    notes += [*unpacked_notes(stated, modules), *left_out(plan.name, modules, model)]
-    identity = identify(
-        plan.name, model, start.tokenizer, old.source, old.revision, old.dtype, old.device, modules
-    )
-    identity = identity.model_copy(update={"parameters": old.parameters, "cache": cache})
-    notes += _compressed_notes(plan.name, model, described)
-    return LoadedModel(plan.name, model, start.tokenizer, identity, start.files, tuple(notes))
-
-
-def _rounding(model: nn.Module, stated: ModuleFormat, words: str) -> dict[str, str]:
-    """What is said of a module whose input is rounded: only a backend with a kernel of its own does that for real."""
-    real = stated.backend and stated.kernel == "real" and not rounds_inputs(model.get_submodule(stated.module))
-    return {"activations": words, "kernel": "real" if real else "simulated"}
-
-
-def verify_unchanged(loaded: LoadedModel) -> None:
-    """Raise ModelError when a file that ``loaded`` was read from has changed since."""
-    verify_stamps(loaded.files)
-
-
-def _start(plan: Plan, reference: LoadedModel) -> LoadedModel:
-    """What the first backend step gets: a deep copy of the reference, or the variant's own checkpoint."""
-    variant = plan.variant
-    if variant.model == "reference":
-        identity = reference.identity.model_copy(update={"name": plan.name})
-        return LoadedModel(
-            plan.name, copy.deepcopy(reference.model), reference.tokenizer, identity, reference.files, ()
-        )
-    spec = plan.reference.model_copy(
-        update={
-            "model": variant.model,
-            "file": variant.file,
-            "revision": variant.revision,
-            "dtype": variant.dtype or plan.reference.dtype,
-            "trust_remote_code": variant.trust_remote_code,
-        }
-    )
-    tokenizer = reference.tokenizer if variant.tokenizer == "reference" else None
-    if variant.engine == "llama_cpp":
-        opened, identity = open_llama_cpp(spec, plan.name, resolve(spec), tokenizer)
-        return LoadedModel(plan.name, opened.model, opened.tokenizer, identity, opened.files, opened.notes)
-    return load(spec, plan.name, tokenizer)
-
-
-def _check_tokenizer(plan: Plan, start: LoadedModel, reference: LoadedModel) -> None:
-    """Raise BackendError where calibration documents would be read with the ids of another tokenizer."""
-    needing = [step.kind for step in cast(Sequence[Backend], plan.variant.compress) if step.calibrates]
-    if needing and start.identity.tokenizer_sha256 != reference.identity.tokenizer_sha256:
-        raise BackendError(
-            f"{needing[0]}: calibration documents are encoded as the reference does it, and {plan.variant.model} has "
-            "another tokenizer; give both sides the same tokenizer files, or take a step that needs no calibration"
-        )
-
-
-def _compress(
-    step: Backend, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, calibration: Sequence[Tensor]
-) -> Compressed:
-    if step.calibrates and not calibration:
-        raise BackendError(
-            f"{step.kind}: needs calibration documents; add a calibration: section to the variant"
-        )
-    try:
-        return step.compress(model, tokenizer, calibration)
-    except HarnessError:
-        raise
-    except Exception as error:  # A library may raise anything; the user must learn which step it was.
-        raise BackendError(f"{step.kind}: {type(error).__name__}: {error}") from error
-
-
-def _check_once(
-    step: Backend,
-    done: Compressed,
-    described: Mapping[str, ModuleFormat],
-    activations: Mapping[str, str],
-    cache: CacheFormat | None,
-) -> None:
-    """Raise BackendError where a step quantized what was quantized before: its numbers would be of neither format."""
-    twice = [m.module for m in done.modules if m.module in described] or [
-        name for name in done.activations if name in activations
-    ]
-    if twice:
-        earlier = described[twice[0]].backend if twice[0] in described else "an earlier step"
-        raise BackendError(
-            f"{step.kind}: {twice[0]} was quantized by {earlier} already; give each step its modules with only: "
-            "and skip:"
-        )
-    if done.cache and cache:
-        raise BackendError(f"{step.kind}: the KV cache was quantized by {cache.backend} already")
-
-
-def _freeze(model: nn.Module) -> None:
-    model.eval()
-    model.requires_grad_(False)
 
 
 def _check_device(spec: ModelSpec) -> None:
@@ -247,20 +76,5 @@ def _notes(spec: ModelSpec, name: str, source: Source, model: PreTrainedModel) -
         notes.append(Note(topic="revision", text=text, level="warn"))
     if names := non_finite(model):
         text = f"{name}: {len(names)} tensors hold NaN or infinity, {names[0]} first"
-        notes.append(Note(topic="non-finite weights", text=text, level="warn"))
-    return tuple(notes)
-
-
-def _compressed_notes(
-    name: str, model: PreTrainedModel, described: dict[str, ModuleFormat]
-) -> tuple[Note, ...]:
-    notes = []
-    groups = {module: stated.group_size for module, stated in described.items() if stated.group_size}
-    if ragged := ragged_groups(model, groups):
-        example = f"{ragged[0]}, groups of {groups[ragged[0]]}"
-        text = f"{name}: in {len(ragged)} modules the last group is shorter ({example})"
-        notes.append(Note(topic="ragged groups", text=text))
-    if names := non_finite(model):
-        text = f"{name}: {len(names)} tensors hold NaN or infinity after compression, {names[0]} first"
         notes.append(Note(topic="non-finite weights", text=text, level="warn"))
     return tuple(notes)

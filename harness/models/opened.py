@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from harness.models.stamps import FileStamp
+from harness.models.fingerprints import FileStamp
 from harness.records import ModuleFormat, Note
 
 

@@ -26,8 +26,8 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from harness.errors import MissingDependencyError, ModelError
-from harness.models.linears import Linear, weight_of
 from harness.models.weight_files import read_json, weight_files
+from harness.modules.linears import Linear, weight_of
 from harness.records import ModuleFormat, Note
 
 _LAYOUTS = {"gptq": ("gptq", "gptq_v2"), "awq": ("gemm",)}

@@ -18,7 +18,7 @@ from huggingface_hub.errors import (
 )
 
 from harness.errors import ModelError
-from harness.models.stamps import READ_WHEN_LOADING
+from harness.models.fingerprints import READ_WHEN_LOADING
 from harness.pocket import MODEL_DIR
 from harness.records import ModelSpec
 from harness.records.plan import GGUF
@@ -97,13 +97,9 @@ def _snapshot(spec: ModelSpec) -> Path:
     except GatedRepoError as error:
         raise ModelError(f"{where}: gated; accept its terms on the hub and log in (hf auth login)") from error
     except RevisionNotFoundError as error:
-        raise ModelError(
-            f"{where}: the repository has no such revision; give a branch, tag or commit"
-        ) from error
+        raise ModelError(f"{where}: the repository has no such revision; give a branch, tag or commit") from error
     except RepositoryNotFoundError as error:
-        raise ModelError(
-            f"{where}: no such folder here and no such model on the hub (or it is private)"
-        ) from error
+        raise ModelError(f"{where}: no such folder here and no such model on the hub (or it is private)") from error
     except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
         raise ModelError(
             f"{where}: no such folder here, not in the local cache, and the hub cannot be reached; give a "

@@ -19,8 +19,8 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from harness.errors import ModelError
-from harness.models.inspection import is_plain_weight, logical_weights, module_formats
 from harness.models.weight_files import CODE_DTYPES, read_json, weight_files
+from harness.modules.inspection import is_plain_weight, logical_weights, module_formats
 from harness.records import ModuleFormat
 
 _CODES = {"F8_E4M3": "fp8_e4m3", "F8_E5M2": "fp8_e5m2", "I8": "int8", "U8": "uint8", "I32": "int32", "F4": "fp4_e2m1"}

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import ModelError
-from harness.models.stamps import FileStamp, file_sha256
+from harness.models.fingerprints import FileStamp, file_sha256
 from harness.models.weight_files import Weights, check_safetensors, read_json, weight_files
 
 CODE_FIELDS = frozenset(
@@ -27,9 +27,7 @@ BUILT_IN = re.compile(r"[a-z0-9_]*")
 MANIFEST = "manifest.json"
 
 
-def check_folder(
-    folder: Path, stamps: Sequence[FileStamp], trust_remote_code: bool, manifest: bool
-) -> Weights:
+def check_folder(folder: Path, stamps: Sequence[FileStamp], trust_remote_code: bool, manifest: bool) -> Weights:
     """Check everything that can be checked without loading; returns what the weight files hold.
 
     manifest: whether a manifest.json with a sha256 for every file must be there (where one is found it is
@@ -58,9 +56,7 @@ def check_manifest(folder: Path, stamps: Sequence[FileStamp], required: bool) ->
     path = folder / MANIFEST
     if not path.exists():
         if required:
-            raise ModelError(
-                f"{folder}: {MANIFEST} is missing, so its files cannot be checked; install again"
-            )
+            raise ModelError(f"{folder}: {MANIFEST} is missing, so its files cannot be checked; install again")
         return
     wanted = _hashes(read_json(path))
     if not wanted:
@@ -102,13 +98,9 @@ def _hashes(manifest: Mapping[str, Any]) -> dict[str, str]:
     listed = manifest.get("files", manifest)
     if not isinstance(listed, dict):
         return {}
-    found = {
-        name: value.get("sha256") if isinstance(value, dict) else value for name, value in listed.items()
-    }
+    found = {name: value.get("sha256") if isinstance(value, dict) else value for name, value in listed.items()}
     return {
-        name: value
-        for name, value in found.items()
-        if isinstance(value, str) and re.fullmatch(r"[0-9a-f]{64}", value)
+        name: value for name, value in found.items() if isinstance(value, str) and re.fullmatch(r"[0-9a-f]{64}", value)
     }
 
 
@@ -127,9 +119,7 @@ def _fields(content: Any) -> Iterator[tuple[str, str, Any]]:
 
 def _strings(value: Any) -> list[str]:
     """The text itself, or the texts that an object gives its parts (an implementation for each sub-model)."""
-    return [
-        each for each in (value.values() if isinstance(value, dict) else [value]) if isinstance(each, str)
-    ]
+    return [each for each in (value.values() if isinstance(value, dict) else [value]) if isinstance(each, str)]
 
 
 def _short(value: Any) -> str:

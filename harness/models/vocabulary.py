@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from harness.models.loading import LoadedModel
+    from harness.models.loaded import LoadedModel
 
 
 def width(model: PreTrainedModel) -> int:

@@ -36,9 +36,7 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise ModelError(
-            f"{path.parent}: has no {path.name}, so it is not a model folder of transformers"
-        ) from error
+        raise ModelError(f"{path.parent}: has no {path.name}, so it is not a model folder of transformers") from error
     except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{path}: not readable as JSON: {type(error).__name__}: {error}") from error
     if not isinstance(content, dict):
@@ -50,19 +48,13 @@ def weight_files(folder: Path, config: Mapping[str, Any]) -> list[Path]:
     """The safetensors files that hold the weights; raises ModelError when one, or all, are missing."""
     declared = config.get("transformers_weights")
     names = [declared] if isinstance(declared, str) else ["model.safetensors", INDEX]
-    first = next(
-        (folder / name for name in names if _is_weights_name(name) and (folder / name).is_file()), None
-    )
+    first = next((folder / name for name in names if _is_weights_name(name) and (folder / name).is_file()), None)
     if first is None:
         raise ModelError(_no_weights(folder, declared))
     if first.suffix == ".safetensors":
         return [first]
     shards = read_json(first).get("weight_map")
-    if (
-        not isinstance(shards, dict)
-        or not shards
-        or not all(isinstance(name, str) for name in shards.values())
-    ):
+    if not isinstance(shards, dict) or not shards or not all(isinstance(name, str) for name in shards.values()):
         raise ModelError(f"{first}: weight_map does not say which file holds which tensor")
     files = [folder / name for name in sorted(set(shards.values()))]
     for path in files:
@@ -88,11 +80,7 @@ def check_no_hidden_codes(folder: Path, weights: Weights) -> None:
 
     transformers would convert the codes to floats and drop their scales.
     """
-    codes = [
-        name
-        for name, dtype in weights.dtypes.items()
-        if name.endswith("weight") and CODE_DTYPES.fullmatch(dtype)
-    ]
+    codes = [name for name, dtype in weights.dtypes.items() if name.endswith("weight") and CODE_DTYPES.fullmatch(dtype)]
     if codes:
         raise ModelError(
             f"{folder}: {codes[0]} (and {len(codes) - 1} more) is stored as {weights.dtypes[codes[0]]}, but "
@@ -117,7 +105,5 @@ def _no_weights(folder: Path, declared: object) -> str:
             "AutoModelForCausalLM.from_pretrained(folder).save_pretrained(new_folder)"
         )
     if gguf := sorted(path.name for path in folder.glob("*.gguf")):
-        return (
-            f"{folder}: holds {gguf[0]} but no safetensors file; name it in the YAML: file: {gguf[0]}"
-        )
+        return f"{folder}: holds {gguf[0]} but no safetensors file; name it in the YAML: file: {gguf[0]}"
     return f"{folder}: holds neither model.safetensors nor {INDEX}"

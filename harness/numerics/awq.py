@@ -17,8 +17,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from harness.numerics.blocks import Blocks
 from harness.numerics.formats import Format, checked, quantize
+from harness.numerics.granularity import Blocks
 from harness.numerics.ranges import Limits, min_max
 
 SMALLEST = 1e-4

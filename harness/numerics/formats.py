@@ -14,7 +14,7 @@ from math import prod
 import torch
 from torch import Tensor
 
-from harness.numerics.blocks import Blocks
+from harness.numerics.granularity import Blocks
 from harness.numerics.grids import FP4_E2M1, FP8_E4M3, FP8_E5M2, NF4, Grid, Steps
 from harness.numerics.ranges import Limits, min_max
 from harness.numerics.scales import E4M3, E8M0, FLOAT, ScaleFormat

@@ -31,8 +31,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from harness.numerics.blocks import Blocks
 from harness.numerics.formats import Format, Quantized, block_steps, checked
+from harness.numerics.granularity import Blocks
 from harness.numerics.grids import Steps
 from harness.numerics.ranges import Limits
 

@@ -1,9 +1,9 @@
 """Observers: the limits of activations, from one pass in which nothing is kept but extremes or a histogram.
 
-    observed = observer("percentile", 99.9, Blocks("tensor"))
-    for x_NI in batches:
-        observed.add(x_NI)
-    limits = observed.limits(form)
+observed = observer("percentile", 99.9, Blocks("tensor"))
+for x_NI in batches:
+    observed.add(x_NI)
+limits = observed.limits(form)
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
-from harness.numerics.blocks import Blocks
 from harness.numerics.clipping import search
 from harness.numerics.entropy import FEWEST_VALUES, clip_share, within
 from harness.numerics.formats import Format, checked
+from harness.numerics.granularity import Blocks
 from harness.numerics.ranges import Limits
 
 SIDE = 4096

@@ -1,12 +1,4 @@
-"""Ranges: what the grid of a block has to span.
-
-    min_max     everything
-    percentile  a share of the values; the others saturate
-    mse         what gives the least squared error                          clipping
-    entropy     what keeps the most of the distribution's information       entropy
-
-Every method takes blocks [..., n] and gives limits of the shape [...].
-"""
+"""Limits: what the grid of a block has to span. Blocks are [..., n], limits [...]."""
 
 from __future__ import annotations
 
@@ -17,7 +9,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from harness.numerics.formats import Format
+    pass
 
 
 @dataclass(frozen=True)
@@ -60,30 +52,6 @@ def percentile_limits(blocks: Tensor, percentile: float, symmetric: bool, presen
         )
     nothing = found.largest == 0
     return Limits(torch.where(nothing, everything.low, found.low), torch.where(nothing, everything.high, found.high))
-
-
-def find_limits(x: Tensor, form: Format, method: str, percentile: float = 99.9) -> Limits | None:
-    """What the grid of every block of ``x`` has to span by a method's choice; None: its minimum and maximum.
-
-    method: ``min_max``, ``percentile``, ``mse`` or ``entropy``. Raises ValueError for any other, for tensors
-    that ``formats.quantize`` refuses, and for blocks that are too small for ``entropy``.
-    """
-    if method == "min_max":
-        return None
-    from harness.numerics.clipping import mse_limits
-    from harness.numerics.entropy import entropy_limits
-    from harness.numerics.formats import checked
-
-    x = checked(x)
-    blocks = form.blocks.split(x)
-    present = None if blocks.numel() == x.numel() else form.blocks.split(torch.ones_like(x, dtype=torch.bool))
-    if method == "percentile":
-        return percentile_limits(blocks, percentile, form.grid.symmetric, present)
-    if method == "mse":
-        return mse_limits(blocks, form)
-    if method == "entropy":
-        return entropy_limits(blocks, form, present)
-    raise ValueError(f"range is {method}, wanted min_max, percentile, mse or entropy")
 
 
 def _quantile(x: Tensor, share: float, present: Tensor | None) -> Tensor:

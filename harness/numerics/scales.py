@@ -1,11 +1,11 @@
 """How scales are stored: as they are, as powers of two, as FP8 under one scale of the tensor, or quantized again.
 
-    float   16 bits each in the count; kept in full precision here
-    e8m0    a power of two, 8 bits (OCP Microscaling Formats v1.0: 2^(floor(log2 max|x|) − exponent of the largest
-            element value))
-    e4m3    FP8 E4M3, 8 bits, under one float32 scale of the tensor (NVFP4: Nvidia 2025, arXiv 2509.25149)
-    double  an 8-bit float under a second scale for every 256 of them, after their mean is taken off (QLoRA, Dettmers
-            et al. 2023, arXiv 2305.14314, section 3)
+float   16 bits each in the count; kept in full precision here
+e8m0    a power of two, 8 bits (OCP Microscaling Formats v1.0: 2^(floor(log2 max|x|) − exponent of the largest
+        element value))
+e4m3    FP8 E4M3, 8 bits, under one float32 scale of the tensor (NVFP4: Nvidia 2025, arXiv 2509.25149)
+double  an 8-bit float under a second scale for every 256 of them, after their mean is taken off (QLoRA, Dettmers
+        et al. 2023, arXiv 2305.14314, section 3)
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import torch
 
-from harness.numerics.blocks import Blocks
+from harness.numerics.granularity import Blocks
 from harness.numerics.grids import FP8_E4M3, Grid, Steps, dynamic_float
 from harness.numerics.ranges import Limits
 

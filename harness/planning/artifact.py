@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from harness.planning.checking import Checker
-from harness.planning.gate_file import Gate, could_match
+from harness.planning.gate_file import Gate
 from harness.planning.suite_file import Suite
 from harness.probes import ShippedProbe
 from harness.records import VariantSpec
-from harness.strict_yaml.values import KeyPath
+from harness.records.patterns import could_match
+from harness.system.yaml_values import KeyPath
 
 PATH: KeyPath = ("variant", "artifact")
 

@@ -15,8 +15,8 @@ from harness import plugins
 from harness.errors import HarnessError, Problem
 from harness.plugins import Family, UnknownPluginError, nearest
 from harness.records import Plugin
-from harness.strict_yaml.file import YamlFile
-from harness.strict_yaml.values import KeyPath, describe, dotted, looks_numeric
+from harness.system.yaml_file import YamlFile
+from harness.system.yaml_values import KeyPath, describe, dotted, looks_numeric
 
 R = TypeVar("R", bound=BaseModel)
 

@@ -15,7 +15,7 @@ from harness.backends import Backend
 from harness.planning.checking import Checker
 from harness.records import ModelSpec, VariantSpec
 from harness.records.plan import GGUF
-from harness.strict_yaml.values import KeyPath, describe
+from harness.system.yaml_values import KeyPath, describe
 
 _PEFT = "pip install peft"
 _SLOW = ", which compiles for ten minutes"

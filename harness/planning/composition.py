@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from harness.backends import Backend
 from harness.planning.checking import Checker
 from harness.records import Note
-from harness.strict_yaml.values import KeyPath
+from harness.system.yaml_values import KeyPath
 
 _GRIDS = frozenset({"weights", "activations"})
 _WHAT = {"weights": "the weights", "activations": "the activations", "cache": "the KV cache"}

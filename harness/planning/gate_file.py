@@ -8,18 +8,17 @@ from pathlib import Path
 from typing import Any, cast, get_args
 
 from harness import plugins
-from harness.demands import demanded
 from harness.errors import HarnessError, Problem
 from harness.measures import Measure
 from harness.planning.checking import Checker
 from harness.planning.locating import check_description, check_file_name, find_file
 from harness.plugins import nearest
 from harness.records import GateSpec, Measurement, Metric, NoiseFloor, RuleSpec, Sequential
+from harness.records.patterns import could_match
 from harness.rules import Rule
-from harness.strict_yaml.file import read_yaml
-from harness.strict_yaml.values import KeyPath, describe
-
-LONGEST_METRIC = 200
+from harness.rules._conditions import demanded
+from harness.system.yaml_file import read_yaml
+from harness.system.yaml_values import KeyPath, describe
 
 
 @dataclass(frozen=True)
@@ -126,31 +125,6 @@ def check_obstacles(gate: Gate, measures: Sequence[Measure]) -> None:
             if named and rule.level == "block" and (why := measure.obstacle()):
                 found = f"{rule.metric!r}, which cannot be measured"
                 gate.check.problem(("rules", index, "metric"), found, "a metric that can be measured", why)
-
-
-def could_match(pattern: str, name: str) -> bool:
-    """Whether some text matches both; ``*`` in either stands for any text."""
-    if max(len(pattern), len(name)) > LONGEST_METRIC:
-        return False
-    reached = _skip_stars({0}, name)
-    for character in pattern:
-        if character == "*":
-            reached = set(range(min(reached, default=len(name) + 1), len(name) + 1))
-        else:
-            stay = {at for at in reached if name[at : at + 1] == "*"}
-            step = {at + 1 for at in reached if name[at : at + 1] == character}
-            reached = _skip_stars(stay | step, name)
-    return len(name) in reached
-
-
-def _skip_stars(positions: set[int], name: str) -> set[int]:
-    """Positions in ``name`` that are reached when its stars may stand for nothing."""
-    found = set(positions)
-    for at in sorted(positions):
-        while name[at : at + 1] == "*":
-            at += 1
-            found.add(at)
-    return found
 
 
 def _misfit(rule: Rule, metric: Metric) -> str:

@@ -15,8 +15,8 @@ from harness.planning.checking import Checker
 from harness.plugins import nearest
 from harness.records import HubData
 from harness.records.plan import GGUF
-from harness.resources import POCKET_SPLITS, shipped_file, shipped_names
-from harness.strict_yaml.values import KeyPath, describe
+from harness.system.resources import POCKET_SPLITS, shipped_file, shipped_names
+from harness.system.yaml_values import KeyPath, describe
 
 SLUG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 """A name that is safe as the name of a folder on every system."""

@@ -11,7 +11,7 @@ from harness.planning.checking import Checker
 from harness.planning.checkpoints import check_checkpoint, with_adapter, with_file
 from harness.planning.locating import find_model
 from harness.records import ModelSpec, VariantSpec
-from harness.strict_yaml.values import KeyPath, describe
+from harness.system.yaml_values import KeyPath, describe
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _DEVICE = re.compile(r"cpu|mps|(cuda|xpu)(:\d{1,3})?")

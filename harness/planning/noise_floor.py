@@ -1,45 +1,17 @@
-"""The key ``noise_floor`` of a suite, and rules that ask to be above it."""
+"""Rules that ask to be above the noise floor of a suite."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, get_args
+from collections.abc import Sequence
 
 from harness.measures import Measure
-from harness.planning.checking import Checker
-from harness.planning.gate_file import Gate, could_match
-from harness.plugins import nearest
+from harness.planning.gate_file import Gate
+from harness.planning.suite_file import CONDITIONS, Suite
 from harness.probes import PassProbe
-from harness.records import Condition, Metric, NoiseFloorSpec, Plugin, SuiteSpec
-from harness.strict_yaml.values import KeyPath, describe
+from harness.records import Metric, SuiteSpec
+from harness.records.patterns import could_match
 
-if TYPE_CHECKING:
-    from harness.planning.suite_file import Suite
-
-KEY = "noise_floor"
-CONDITIONS: tuple[str, ...] = get_args(Condition)
 REMEDY = f"add noise_floor: [{', '.join(CONDITIONS)}] to the suite, or remove above_noise"
-
-
-def read_noise_floor(check: Checker, value: Any, probes: Mapping[str, Plugin]) -> NoiseFloorSpec | None:
-    """A list of conditions, or a mapping with ``conditions`` and ``documents``; None and problems if it is wrong."""
-    path: KeyPath = (KEY, "conditions") if isinstance(value, Mapping) else (KEY,)
-    given = value.get("conditions") if isinstance(value, Mapping) else value
-    entries = check.entries(given, path, f"conditions ({', '.join(CONDITIONS)})")
-    for index, entry in enumerate(entries):
-        if not (isinstance(entry, str) and entry in CONDITIONS):
-            close = nearest(entry, CONDITIONS) if isinstance(entry, str) else ""
-            hint = f"did you mean {close}?" if close else ""
-            check.problem((*path, index), describe(entry), f"one of {', '.join(CONDITIONS)}", hint)
-        elif entry in entries[:index]:
-            check.problem((*path, index), f"{entry} again", "each condition once")
-    if not any(isinstance(probe, PassProbe) for probe in probes.values()):
-        wanted = "a measure of documents that both models read, such as divergence"
-        check.problem((KEY,), "a noise floor, and nothing that it could be measured of", wanted)
-    good = {entry for entry in entries if isinstance(entry, str) and entry in CONDITIONS}
-    if not good or len(good) < len(entries):
-        return None
-    return check.record(NoiseFloorSpec, value if isinstance(value, Mapping) else {"conditions": value}, (KEY,))
 
 
 def without_floor(suite: Suite | SuiteSpec, measure: Measure, metric: Metric) -> str:

@@ -6,23 +6,35 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar, cast, get_args
 
 from harness import plugins
 from harness.errors import HarnessError, Problem
-from harness.looks import watched_metrics
 from harness.measures import Measure
 from harness.planning.checking import Checker
 from harness.planning.locating import check_description, check_file_name, find_data, find_file
-from harness.planning.noise_floor import read_noise_floor
-from harness.probes import Probe
-from harness.records import CalibrationSpec, DocumentsSpec, HubData, Metric, NoiseFloorSpec, Plugin, SuiteSpec
-from harness.resources import POCKET_SPLITS
-from harness.strict_yaml.file import read_yaml
-from harness.strict_yaml.values import KeyPath
+from harness.plugins import nearest
+from harness.probes import PassProbe, Probe
+from harness.records import (
+    CalibrationSpec,
+    Condition,
+    DocumentsSpec,
+    HubData,
+    Metric,
+    NoiseFloorSpec,
+    Plugin,
+    SuiteSpec,
+)
+from harness.sampling.looks import watched_metrics
+from harness.system.resources import POCKET_SPLITS
+from harness.system.yaml_file import read_yaml
+from harness.system.yaml_values import KeyPath, describe
 
 D = TypeVar("D", DocumentsSpec, CalibrationSpec)
 
+NOISE_FLOOR = "noise_floor"
+"""A key of suite files."""
+CONDITIONS: tuple[str, ...] = get_args(Condition)
 NO_EFFECT = ("seed", "text_field", "split_on")
 """Settings that only some sources of documents use."""
 
@@ -92,7 +104,7 @@ def read_suite(name: str, base: Path, problems: list[Problem]) -> Suite | None:
         _check_growing(check, documents, measures.values())
     noise_floor = None
     if content.get("noise_floor") is not None:
-        noise_floor = read_noise_floor(check, content["noise_floor"], probes)
+        noise_floor = _noise_floor_of(check, content["noise_floor"], probes)
     complete = bool(given) and len(measures) == len(given)
     by_table = tuple(probes[table] for table in sorted(probes))
     return Suite(path.stem, shown, documents, measures, by_table, complete, noise_floor)
@@ -198,3 +210,24 @@ def _need_no_documents(check: Checker, measures: Mapping[int, Measure], probes: 
         wanted = f"documents, which {', '.join(reading)} look{'s' if len(reading) == 1 else ''} at"
         hint = "add for example documents: {data: pocket-heldout, max: 200}"
         check.problem((), "no documents", wanted, hint)
+
+
+def _noise_floor_of(check: Checker, value: Any, probes: Mapping[str, Plugin]) -> NoiseFloorSpec | None:
+    """A list of conditions, or a mapping with ``conditions`` and ``documents``; None and problems if it is wrong."""
+    path: KeyPath = (NOISE_FLOOR, "conditions") if isinstance(value, Mapping) else (NOISE_FLOOR,)
+    given = value.get("conditions") if isinstance(value, Mapping) else value
+    entries = check.entries(given, path, f"conditions ({', '.join(CONDITIONS)})")
+    for index, entry in enumerate(entries):
+        if not (isinstance(entry, str) and entry in CONDITIONS):
+            close = nearest(entry, CONDITIONS) if isinstance(entry, str) else ""
+            hint = f"did you mean {close}?" if close else ""
+            check.problem((*path, index), describe(entry), f"one of {', '.join(CONDITIONS)}", hint)
+        elif entry in entries[:index]:
+            check.problem((*path, index), f"{entry} again", "each condition once")
+    if not any(isinstance(probe, PassProbe) for probe in probes.values()):
+        wanted = "a measure of documents that both models read, such as divergence"
+        check.problem((NOISE_FLOOR,), "a noise floor, and nothing that it could be measured of", wanted)
+    good = {entry for entry in entries if isinstance(entry, str) and entry in CONDITIONS}
+    if not good or len(good) < len(entries):
+        return None
+    return check.record(NoiseFloorSpec, value if isinstance(value, Mapping) else {"conditions": value}, (NOISE_FLOOR,))

@@ -6,13 +6,13 @@ from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
 from harness.backends import Backend
-from harness.backends._weights import WeightBackend
+from harness.backends._common.weights import WeightBackend
 from harness.hardware.fit import Use, kernels_for, why_missing
 from harness.hardware.profiles import target_names
 from harness.planning.checking import Checker
 from harness.plugins import nearest
 from harness.records import Note, Plan
-from harness.strict_yaml.values import describe
+from harness.system.yaml_values import describe
 
 
 def read_target(check: Checker, value: Any) -> str | None:

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from torch.nn.functional import log_softmax
 from transformers import LlamaForCausalLM
 
-from harness.numerics.blocks import Blocks
 from harness.numerics.formats import Format, quantize
+from harness.numerics.granularity import Blocks
 from harness.numerics.grids import integer
 from harness.pocket.plant import Plant, apply, draw
 from harness.pocket.probe import exact_rates

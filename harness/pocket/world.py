@@ -128,10 +128,3 @@ def documents(split: str, count: int, seed: int = 0, stage: str = "long") -> lis
     if stage not in STAGES:
         raise ValueError(f"stage: expected one of {', '.join(STAGES)}; got {stage!r}")
     return [document(split, index, seed, stage) for index in range(count)]
-
-
-def task_items(task: str, count: int, seed: int = 0) -> list[dict[str, object]]:
-    """The items of a pocket task; see `harness.pocket.tasks.task_items`."""
-    from harness.pocket import tasks
-
-    return tasks.task_items(task, count, seed)

@@ -8,50 +8,22 @@ at the unit it was in.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from harness.records import ModelSpec, Plugin, Served
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    import pandas as pd
-
-    from harness.documents import EncodedDocument, RawDocument
+    from harness.data.documents import RawDocument
+    from harness.data.encoding import EncodedDocument
     from harness.lockstep.recording import PassContext, Recorder
-    from harness.models.loading import LoadedModel
+    from harness.models.loaded import LoadedModel
+    from harness.progress import Progress
     from harness.records import DocumentsSpec
-
-
-class Sink(Protocol):
-    """Where the rows about one variant go."""
-
-    def done(self, unit: str) -> bool:
-        """Whether the unit was committed, in this process or in one that was killed."""
-        ...
-
-    def commit(
-        self, unit: str, frames: Mapping[str, pd.DataFrame], snapshots: Mapping[str, pd.DataFrame] | None = None
-    ) -> None:
-        """Keep the rows of one unit, by table name: all of them or, if the process dies, none.
-
-        A snapshot is the whole table so far; it replaces what earlier units committed under that name.
-        """
-        ...
-
-    def read(self, table: str, columns: tuple[str, ...] | None = None) -> pd.DataFrame | None:
-        """What has been committed to a table so far."""
-        ...
-
-
-class Progress(Protocol):
-    """Tells the user how far the work is."""
-
-    def step(self, what: str, done: int, of: int) -> None:
-        """``done`` units of ``of`` are ready."""
-        ...
+    from harness.tables.access import Sink
 
 
 class Probe(Plugin):

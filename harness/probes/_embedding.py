@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import AutoModel, AutoTokenizer
 
 from harness.errors import ModelError
-from harness.models.stamps import stamp_folder
+from harness.models.fingerprints import stamp_folder
 from harness.models.trust import check_folder
 
 

@@ -19,9 +19,7 @@ from harness.errors import DataError
 
 RENAMED = {"acc": "accuracy"}
 PER_WORD_OR_BYTE = ("word_perplexity", "byte_perplexity", "bits_per_byte")
-NOT_PER_ITEM = (
-    "the metric is computed over the whole set and has no value for one item, so items cannot be paired"
-)
+NOT_PER_ITEM = "the metric is computed over the whole set and has no value for one item, so items cannot be paired"
 Better = Literal["lower", "higher", "neither"]
 
 
@@ -95,9 +93,7 @@ def read_side(
                 hashes = (sample["doc_hash"], sample["prompt_hash"], sample["target_hash"])
                 key = Key(label, int(sample["doc_id"]), *hashes)
                 if key in items:
-                    raise DataError(
-                        f"task {name}: document {key.doc_id} appears twice under the metric {label}"
-                    )
+                    raise DataError(f"task {name}: document {key.doc_id} appears twice under the metric {label}")
                 items[key] = _item(task, sample, metric, higher_is_better, bool(asked & broken))
                 prompts[key] = asked
     return Side(items, prompts, frozenset(cut), begins_with_bos)
@@ -231,9 +227,7 @@ def _unusable(output_type: str, lls: tuple[float, ...]) -> bool:
 
 def _per_unit(name: str, sample: Mapping[str, Any], metric: str, ll: float, weight: float) -> float:
     if weight <= 0:
-        raise DataError(
-            f"task {name}, document {sample['doc_id']}: the text is empty, so {metric} is undefined"
-        )
+        raise DataError(f"task {name}, document {sample['doc_id']}: the text is empty, so {metric} is undefined")
     return -ll / weight / (math.log(2) if metric == "bits_per_byte" else 1.0)
 
 

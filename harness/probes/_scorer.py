@@ -32,7 +32,7 @@ from harness.probes._greedy import NonFiniteWatch, plain_decoding, processors, r
 from harness.probes._task_files import beside
 
 if TYPE_CHECKING:
-    from harness.models.loading import LoadedModel
+    from harness.models.loaded import LoadedModel
 
 LOCAL_FORMATS = frozenset({"arrow", "csv", "json", "pandas", "parquet", "text", "xml"})
 """Builders of ``datasets`` that read local files; what they cache is keyed on size and time alone."""
@@ -75,9 +75,7 @@ class Scorer(huggingface.HFLM):  # type: ignore[misc]
                 "bos: false"
             )
         if found and not bos:
-            raise DataError(
-                f"{self.name}: bos: false has no effect, the tokenizer puts BOS before every prompt"
-            )
+            raise DataError(f"{self.name}: bos: false has no effect, the tokenizer puts BOS before every prompt")
         return found
 
     def fresh(self) -> None:
@@ -143,9 +141,7 @@ class Scorer(huggingface.HFLM):  # type: ignore[misc]
         logits: torch.Tensor = super()._model_call(inps, **settings)
         return logits[..., : self._kept]
 
-    def _model_generate(
-        self, context: torch.Tensor, max_length: int, stop: list[str], **settings: Any
-    ) -> Any:
+    def _model_generate(self, context: torch.Tensor, max_length: int, stop: list[str], **settings: Any) -> Any:
         watch = NonFiniteWatch()
         self.longest = max(self.longest, max_length)
         with plain_decoding(self.model):
@@ -158,9 +154,7 @@ class Scorer(huggingface.HFLM):  # type: ignore[misc]
         return found
 
 
-def evaluate(
-    scorer: Scorer, task: Any, manager: Any, limit: int | None, fewshot: int | None
-) -> dict[str, Any]:
+def evaluate(scorer: Scorer, task: Any, manager: Any, limit: int | None, fewshot: int | None) -> dict[str, Any]:
     """What lm-eval's ``simple_evaluate`` returns for one task object on one side, samples included.
 
     Seeds are the same on each call; the caller's random states are as before afterwards.
@@ -206,9 +200,7 @@ def quiet() -> Iterator[None]:
     bars = datasets.is_progress_bar_enabled()
     with ExitStack() as stack:
         for module in (lm_eval.api.task, lm_eval.api.model, huggingface):
-            stack.enter_context(
-                replaced(module, "tqdm", lambda *args, **kw: silent(*args, **kw | {"disable": True}))
-            )
+            stack.enter_context(replaced(module, "tqdm", lambda *args, **kw: silent(*args, **kw | {"disable": True})))
         stack.enter_context(replaced(lm_eval.evaluator, "get_git_commit_hash", lambda: None))
         stack.enter_context(replaced(lm_eval.evaluator, "add_env_info", lambda storage: None))
         for logger in map(logging.getLogger, _LOGGERS):

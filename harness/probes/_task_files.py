@@ -38,9 +38,7 @@ class TaskFiles:
         found = self.declared.get(name, [])
         if len(found) > 1:
             places = " and ".join(map(str, found))
-            raise DataError(
-                f"task {name} is declared in {places}: rename one, so that it is clear which one is meant"
-            )
+            raise DataError(f"task {name} is declared in {places}: rename one, so that it is clear which one is meant")
         return found[0] if found else None
 
     def unknown(self, name: str, others: Sequence[str]) -> DataError:

@@ -17,7 +17,7 @@ from harness.probes._compare import Written
 from harness.probes._greedy import NonFiniteWatch, plain_decoding, processors
 
 if TYPE_CHECKING:
-    from harness.models.loading import LoadedModel
+    from harness.models.loaded import LoadedModel
 
 
 class Writer:

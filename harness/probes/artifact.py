@@ -6,7 +6,9 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import BackendError, ModelError
-from harness.probes import Progress, Shipment, ShippedProbe, Sink
+from harness.probes import Shipment, ShippedProbe
+from harness.progress import Progress
+from harness.tables.access import Sink
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -14,8 +16,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from harness.artifacts.outputs import Outputs
-    from harness.documents import EncodedDocument
-    from harness.models.loading import LoadedModel
+    from harness.data.encoding import EncodedDocument
+    from harness.models.loaded import LoadedModel
 
 DOCUMENTS, TOKENS = 8, 64
 """Looked at are the first documents of the suite, in its order, each cut here. A file is the same model or it is not:
@@ -107,9 +109,7 @@ def _saved(
     yield from others
 
 
-def _outputs(
-    variant: LoadedModel, inputs: Sequence[tuple[int, Tensor]], what: str, progress: Progress
-) -> Outputs:
+def _outputs(variant: LoadedModel, inputs: Sequence[tuple[int, Tensor]], what: str, progress: Progress) -> Outputs:
     from harness.artifacts.outputs import outputs
 
     try:

@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     import pandas as pd
     from torch import Tensor
 
-    from harness.documents import EncodedDocument
+    from harness.data.calibration import Calibrated
+    from harness.data.encoding import EncodedDocument
     from harness.lockstep.batches import Batch
-    from harness.models.calibration_data import Calibrated
 
     Row = tuple[str, int, str, int, int, int]
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from harness.lockstep.batches import Batch
-    from harness.models.experts import Experts as Mixture
+    from harness.modules.experts import Experts as Mixture
 
 UNKNOWN = -1
 """Stands for a number that is not known."""
@@ -95,7 +95,7 @@ class _ExpertRecorder(Recorder):
 
     def _stack(self, side: int, mixture: Mixture, arguments: tuple[Any, ...], named: Mapping[str, Any]) -> None:
         """A call of stacked experts: who is chosen stands in its arguments, with one row for every position."""
-        from harness.models.experts import chosen_of, routed
+        from harness.modules.experts import chosen_of, routed
 
         hits_NE = routed(chosen_of(arguments, named), mixture.count)
         is_token_N = self._batch.is_token(hits_NE.device).flatten()
@@ -113,7 +113,7 @@ class _ExpertRecorder(Recorder):
         """A call of the module around experts that are modules: its rows, to tell tokens from padding by."""
         import torch
 
-        from harness.models.experts import fingerprints, rows_of
+        from harness.modules.experts import fingerprints, rows_of
 
         prints_N = fingerprints(rows_of(arguments, named))
         is_token_N = self._batch.is_token(prints_N.device).flatten()
@@ -127,7 +127,7 @@ class _ExpertRecorder(Recorder):
         """A call of one expert: those of its rows that are tokens."""
         import torch
 
-        from harness.models.experts import fingerprints, rows_of
+        from harness.modules.experts import fingerprints, rows_of
 
         prints_n = fingerprints(rows_of(arguments, named))
         known = self._known.get((side, mixture.module))

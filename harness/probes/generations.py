@@ -11,17 +11,19 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 import numpy as np
 from pydantic import Field
 
-from harness.common_texts import readings
-from harness.documents import read_documents
+from harness.data.aligned_windows import readings
+from harness.data.documents import read_documents
 from harness.errors import DataError
-from harness.probes import Progress, Sink, TextProbe
+from harness.probes import TextProbe
 from harness.probes._compare import PARTIAL, Written, common_reach, first_difference, similarity
+from harness.progress import Progress
+from harness.tables.access import Sink
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from harness.documents import RawDocument
-    from harness.models.loading import LoadedModel
+    from harness.data.documents import RawDocument
+    from harness.models.loaded import LoadedModel
     from harness.probes._embedding import Embedding
     from harness.probes._writer import Writer
     from harness.records import DocumentsSpec
@@ -53,9 +55,7 @@ class Generations(TextProbe):
 
     prompts: str | None = Field(default=None, description="a .jsonl file of prompts, instead of the suite's documents")
     prompt_field: str = Field(default="prompt", description="the field of the file that holds the prompt")
-    prompt_tokens: Positive = Field(
-        default=32, description="tokens of the reference that a document gives as prompt"
-    )
+    prompt_tokens: Positive = Field(default=32, description="tokens of the reference that a document gives as prompt")
     new_tokens: Positive = Field(default=64, description="tokens that each side writes at most")
     max: Positive = Field(default=100, description="at most this many prompts, the first ones")
     chat: bool = Field(default=False, description="put prompts into the tokenizer's chat template, as the user's turn")

@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field
 
 from harness.errors import DataError, HarnessError
-from harness.probes import OwnProbe, Progress, Sink
+from harness.probes import OwnProbe
 from harness.probes._task_files import TaskFiles, files_sha256, read_task_files
-from harness.resources import folder as shipped_folder
+from harness.progress import Progress
+from harness.system.resources import folder as shipped_folder
+from harness.tables.access import Sink
 
 if TYPE_CHECKING:
-    from harness.models.loading import LoadedModel
+    from harness.models.loaded import LoadedModel
     from harness.probes._samples import Side
     from harness.probes._scorer import Scorer
 
@@ -32,12 +34,8 @@ class Items(OwnProbe):
     For rolling tasks BOS is context and is not scored.
     """
 
-    tasks: tuple[str, ...] = Field(
-        min_length=1, description="lm-eval tasks or groups, shipped, own or standard"
-    )
-    limit: Positive | None = Field(
-        default=None, description="at most this many documents of each task, the first ones"
-    )
+    tasks: tuple[str, ...] = Field(min_length=1, description="lm-eval tasks or groups, shipped, own or standard")
+    limit: Positive | None = Field(default=None, description="at most this many documents of each task, the first ones")
     include: tuple[str, ...] = Field(default=(), description="folders with your own lm-eval task files")
     fewshot: Annotated[int, Field(ge=0)] | None = Field(
         default=None, description="solved examples before each prompt; by default what the task file says"
@@ -90,9 +88,7 @@ class Items(OwnProbe):
         from harness.probes._samples import pair_rows
 
         name = task.config.task
-        waiting = [
-            (s, sink) for s, sink in zip(scorers[1:], sinks, strict=True) if not sink.done(_unit(name))
-        ]
+        waiting = [(s, sink) for s, sink in zip(scorers[1:], sinks, strict=True) if not sink.done(_unit(name))]
         if not waiting:
             return
         what, sides = f"task {name}", len(waiting) + 1
@@ -175,11 +171,7 @@ class _Library:
         if entry is None:
             return True
         members = (entry.cfg or {}).get("task")
-        names = (
-            [m.get("task") if isinstance(m, dict) else m for m in members]
-            if isinstance(members, list)
-            else []
-        )
+        names = [m.get("task") if isinstance(m, dict) else m for m in members] if isinstance(members, list) else []
         return any(self._leads_outside(member) for member in names if isinstance(member, str))
 
     def _add_standard_tasks(self) -> None:

@@ -7,15 +7,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from harness.common_texts import Reader, Reading, Stretch, Window, readings, windows
-from harness.probes import Progress, Sink, TextProbe
+from harness.data.aligned_windows import Reader, Reading, Stretch, Window, readings, windows
+from harness.probes import TextProbe
+from harness.progress import Progress
+from harness.tables.access import Sink
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from harness.documents import RawDocument
+    from harness.data.documents import RawDocument
     from harness.lockstep.decoder import Decoder
-    from harness.models.loading import LoadedModel
+    from harness.models.loaded import LoadedModel
     from harness.records import DocumentsSpec
 
 UNIT_DOCUMENTS = 32

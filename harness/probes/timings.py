@@ -12,13 +12,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field
 
 from harness.errors import DataError, ModelError
-from harness.probes import OwnProbe, Progress, Sink
+from harness.probes import OwnProbe
+from harness.progress import Progress
+from harness.tables.access import Sink
 
 if TYPE_CHECKING:
     import pandas as pd
     from torch import Tensor
 
-    from harness.models.loading import LoadedModel
+    from harness.models.loaded import LoadedModel
 
 Positive = Annotated[int, Field(gt=0)]
 SEED = 0
@@ -37,12 +39,8 @@ class Timings(OwnProbe):
     needs = ("cache",)
 
     repeats: Positive = Field(default=20, description="blocks A B B A, each of two calls on either side")
-    warmup: Annotated[int, Field(ge=0)] = Field(
-        default=2, description="untimed calls of each model at the start"
-    )
-    prompt_tokens: Positive = Field(
-        default=128, description="tokens in the prompt, random but always the same"
-    )
+    warmup: Annotated[int, Field(ge=0)] = Field(default=2, description="untimed calls of each model at the start")
+    prompt_tokens: Positive = Field(default=128, description="tokens in the prompt, random but always the same")
     new_tokens: Positive = Field(default=32, description="tokens written after the first one, greedily")
     batch: Positive = Field(default=1, description="prompts read and written at the same time")
 

@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
-from harness.probes import OwnProbe, Progress, Sink
+from harness.probes import OwnProbe
+from harness.progress import Progress
+from harness.tables.access import Sink
 
 if TYPE_CHECKING:
     import pandas as pd
     from torch import Tensor
 
-    from harness.models.loading import LoadedModel
+    from harness.models.loaded import LoadedModel
 
 UNIT = "weights"
 
@@ -99,14 +101,12 @@ class Weights(OwnProbe):
 
 def _with_errors(rows: pd.DataFrame, reference: LoadedModel, variant: LoadedModel) -> pd.DataFrame:
     """The rows with how far the weights of the variant's linear layers are from the reference's."""
-    from harness.models.weight_errors import WeightError, weight_errors
+    from harness.modules.weight_errors import WeightError, weight_errors
 
     found = weight_errors(reference.model, variant.model, reference.model.dtype)
     nothing = WeightError(None, 0.0, "the reference has no linear layer of this name")
     linear = rows["role"].isin(["linear", "head"]) & (rows["side"] == "variant")
-    errors = [
-        found.get(name, nothing) if wanted else None for name, wanted in zip(rows["module"], linear, strict=True)
-    ]
+    errors = [found.get(name, nothing) if wanted else None for name, wanted in zip(rows["module"], linear, strict=True)]
     return rows.assign(
         relative_error=[math.nan if e is None or e.relative_error is None else e.relative_error for e in errors],
         compared=[0.0 if e is None else e.compared for e in errors],
@@ -147,11 +147,9 @@ def _cache_format(loaded: LoadedModel) -> dict[str, str]:
 
 def _device_bytes(loaded: LoadedModel) -> int:
     """Bytes that the tensors of the model hold, tied ones once."""
-    from harness.models.inspection import named_tensors, stored_bytes
+    from harness.modules.inspection import named_tensors, stored_bytes
 
-    return sum(
-        {tensor.data_ptr(): stored_bytes(tensor) for _, tensor in named_tensors(loaded.model)}.values()
-    )
+    return sum({tensor.data_ptr(): stored_bytes(tensor) for _, tensor in named_tensors(loaded.model)}.values())
 
 
 def _cache_row(side: str, loaded: LoadedModel) -> dict[str, Any] | None:

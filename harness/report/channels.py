@@ -8,8 +8,9 @@ from math import isfinite
 
 from markupsafe import Markup
 
-from harness.report import charts, display
-from harness.report.scales import Scale, covering
+from harness.report import display
+from harness.report.drawing import charts
+from harness.report.drawing.scales import Scale, covering
 from harness.report.suite import Suite
 
 

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from harness.report import display
-from harness.report.charts import Bins
-from harness.report.scales import Scale
+from harness.report.drawing.charts import Bins
+from harness.report.drawing.scales import Scale
 from harness.report.suite import Suite
 
 COLUMNS = (

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from markupsafe import Markup
 
-from harness.report import charts
 from harness.report.display import percent
+from harness.report.drawing import charts
 from harness.report.suite import Suite
 
 if TYPE_CHECKING:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
-from harness.report import charts, display
-from harness.report.scales import Scale, covering
+from harness.report import display
+from harness.report.drawing import charts
+from harness.report.drawing.scales import Scale, covering
 from harness.report.tokens import Tokens
 from harness.statistics import ratio_of_sums_interval
 

@@ -11,8 +11,9 @@ from typing import Any
 from markupsafe import Markup
 
 from harness.records import Measurement, Run, Verdict
-from harness.report import charts, display, noise, words
+from harness.report import display, noise, words
 from harness.report.asked import rules_by_place
+from harness.report.drawing import charts
 
 _IT = re.compile(r"\b(beyond|over|equals) it\b")
 """Words that spoke of the limit while it stood before them."""

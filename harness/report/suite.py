@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from harness.errors import HarnessError
 from harness.report.display import clean
@@ -11,17 +11,7 @@ from harness.report.display import clean
 if TYPE_CHECKING:
     import pandas as pd
 
-
-class Source(Protocol):
-    """Read access to the tables of a run."""
-
-    def suites(self) -> tuple[str, ...]:
-        """Names of the suites that left tables."""
-        ...
-
-    def read(self, suite: str, table: str, columns: tuple[str, ...] | None = None) -> pd.DataFrame | None:
-        """One table, or None where the run did not make it."""
-        ...
+    from harness.tables.access import Tables
 
 
 @dataclass(frozen=True)
@@ -29,7 +19,7 @@ class Suite:
     """One suite of the run; ``unread`` collects why a table could not be read, to be said in the report."""
 
     name: str
-    source: Source
+    source: Tables
     unread: dict[str, str] = field(default_factory=dict)
     _frames: dict[tuple[str, tuple[str, ...]], pd.DataFrame | None] = field(default_factory=dict)
 
@@ -51,7 +41,7 @@ class Suite:
         return None if frame is None or frame.empty else frame
 
 
-def suites(source: Source) -> tuple[list[Suite], str]:
+def suites(source: Tables) -> tuple[list[Suite], str]:
     """All suites that left tables, and why there are none where that is so."""
     try:
         return [Suite(name, source) for name in source.suites()], ""

@@ -10,8 +10,9 @@ import numpy as np
 from markupsafe import Markup
 
 from harness.records import Measurement, Run
-from harness.report import charts, display
-from harness.report.scales import Scale, covering
+from harness.report import display
+from harness.report.drawing import charts
+from harness.report.drawing.scales import Scale, covering
 from harness.report.suite import Suite
 
 if TYPE_CHECKING:

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from harness.report import charts, display
-from harness.report.scales import Scale, covering
+from harness.report import display
+from harness.report.drawing import charts
+from harness.report.drawing.scales import Scale, covering
 from harness.report.suite import Suite
 from harness.statistics import ratio_of_sums_interval
 

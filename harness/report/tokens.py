@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.report.charts import Bins
-from harness.report.scales import Scale
+from harness.report.drawing.charts import Bins
+from harness.report.drawing.scales import Scale
 from harness.report.suite import Suite
 
 if TYPE_CHECKING:

@@ -14,6 +14,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from harness.records import Level, Measurement, Plugin
+from harness.records.patterns import LONGEST
 
 Basis = Literal["interval", "point"]
 
@@ -34,7 +35,7 @@ class Decision:
 class Rule(Plugin):
     """One requirement on one metric (or on all metrics that a pattern with ``*`` matches)."""
 
-    metric: str = Field(min_length=1, description="name of the metric, or a pattern with *")
+    metric: str = Field(min_length=1, max_length=LONGEST, description="name of the metric, or a pattern with *")
     why: str = Field(min_length=1, description="why this limit: a sentence for the reader of the report")
     level: Level = Field(default="block", description="block: decides the verdict; warn: only shown")
     decide: Basis = Field(

@@ -35,9 +35,7 @@ class Judged:
 
 def is_exact(measurement: Measurement) -> bool:
     """Whether the number was counted, not sampled: the method then begins with "exact" ("exact count")."""
-    return (
-        measurement.method.startswith("exact") and measurement.low == measurement.high == measurement.change
-    )
+    return measurement.method.startswith("exact") and measurement.low == measurement.high == measurement.change
 
 
 def of_change(measurement: Measurement, identical: bool) -> Judged | None:
@@ -85,9 +83,7 @@ def compare(judged: Judged, limit: float, wanted: Wanted, basis: Basis, expected
     if judged.exact:
         passed = sign * judged.value <= sign * limit
         said = "exactly, not sampled"
-        return _decision(
-            judged, limit, expected, "pass" if passed else "fail", sign * (limit - judged.value), said
-        )
+        return _decision(judged, limit, expected, "pass" if passed else "fail", sign * (limit - judged.value), said)
     if basis == "point":
         documents = f", from {judged.clusters} documents" if judged.clusters else ""
         said = f"the number alone was compared (decide: point){documents}"
@@ -105,9 +101,7 @@ def compare(judged: Judged, limit: float, wanted: Wanted, basis: Basis, expected
     return _by_interval(judged, limit, sign, judged.low, judged.high, expected)
 
 
-def _by_interval(
-    judged: Judged, limit: float, sign: float, low: float, high: float, expected: str
-) -> Decision:
+def _by_interval(judged: Judged, limit: float, sign: float, low: float, high: float, expected: str) -> Decision:
     near, far = (low, high) if sign > 0 else (high, low)
     p_value = p_value_of_interval(
         sign * (judged.value - limit), sign * (judged.value - near), judged.confidence, judged.clusters

@@ -19,19 +19,13 @@ class NotWorse(Rule):
         neutral, margin = show(measurement.neutral, self.margin)
         expected = f"a damage of less than {margin} is wanted"
         if measurement.better == "neither":
-            because = (
-                f"{measurement.name} has no better direction, so nothing is worse; write at_most and at_least"
-            )
+            because = f"{measurement.name} has no better direction, so nothing is worse; write at_most and at_least"
             return mistake(measurement, expected, because)
         if measurement.unit == "dB":
-            because = (
-                f"{measurement.name} has no finite value for equal sides to stay near to; write at_least"
-            )
+            because = f"{measurement.name} has no finite value for equal sides to stay near to; write at_least"
             return mistake(measurement, expected, because)
         if self.margin >= 1 and (measurement.unit in SHARES | {"ratio"} or measurement.neutral == 1.0):
-            because = (
-                f"the margin {margin} means {show(100 * self.margin)[0]} %; write {_percent(self.margin)}"
-            )
+            because = f"the margin {margin} means {show(100 * self.margin)[0]} %; write {_percent(self.margin)}"
             return mistake(measurement, expected, f"{because} if {margin} % is meant")
         judged = of_change(measurement, identical)
         if judged is None:

@@ -4,7 +4,7 @@
                                             ▲                                                     │
                                             └───────────────────────── undecided: to the next look ┘
 
-What makes it safe is not here: every interval is one that holds at all looks together (harness/looks.py), so a
+What makes it safe is not here: every interval is one that holds at all looks together (harness/sampling/looks.py), so a
 measurement may be judged by anybody, at any time, in the ordinary way. Nothing is kept but the rows: a run that was
 killed measures them again and stops where it would have.
 """
@@ -15,18 +15,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
-from harness.documents import EncodedDocument
+from harness.data.encoding import EncodedDocument
+from harness.forecast.measured import Measured, measured
+from harness.forecast.needs import needs
 from harness.judge import judge
-from harness.looks import DEFAULT, Look, watched_metrics, watched_rules
 from harness.measures import Measure
-from harness.planning.gate_file import could_match
-from harness.planning.measured import Measured, measured
-from harness.planning.needs import needs
 from harness.records import GateSpec, Measurement, NoiseFloor, Plan, Skipped, Stop, SuiteSpec, Verdict
+from harness.records.patterns import could_match
 from harness.rules import Rule
 from harness.running.measuring import found_by, sliced
 from harness.running.noise_floor import Key, Perturbed, floors, with_floors
 from harness.running.pairs import Pair
+from harness.sampling.looks import DEFAULT, Look, watched_metrics, watched_rules
 from harness.statistics import planned_looks
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TypeVar, cast
 
-from harness.looks import BY_DOCUMENT, Look, measured_at
 from harness.measures import Measure
 from harness.probes import OwnProbe, PassProbe
 from harness.records import GateSpec, Measurement, NoiseFloor, Skipped, Slice, SuiteSpec
 from harness.running.noise_floor import Key, Perturbed, floors, with_floors
 from harness.running.pairs import Pair
 from harness.running.stopwatch import timed
-from harness.slices import asked_for, measure_slices
+from harness.sampling.looks import BY_DOCUMENT, Look, measured_at
+from harness.sampling.slices import asked_for, measure_slices
 
 
 def measure(pair: Pair, suites: Sequence[SuiteSpec], perturbed: Mapping[str, Perturbed] | None = None) -> None:

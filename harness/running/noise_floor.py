@@ -11,13 +11,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from harness.documents import EncodedDocument
+from harness.data.encoding import EncodedDocument
 from harness.errors import ModelError
 from harness.lockstep.driver import out_of_memory, shared_pass
 from harness.lockstep.noise_floor import floor_sample, under
 from harness.measures import Measure
-from harness.models.loading import LoadedModel
-from harness.probes import PassProbe, Progress
+from harness.models.loaded import LoadedModel
+from harness.probes import PassProbe
+from harness.progress import Progress
 from harness.records import Measurement, NoiseFloor, Note, Skipped, SuiteSpec
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ Key = tuple[str, tuple[tuple[str, str], ...]]
 
 @dataclass
 class Kept:
-    """Tables in memory, for a pass that nothing needs to outlive (see harness.lockstep.recording.PassSink)."""
+    """Tables in memory, for a pass that nothing needs to outlive (see harness.lockstep.recording.Sink)."""
 
     units: set[str] = field(default_factory=set)
     frames: dict[str, list[pd.DataFrame]] = field(default_factory=dict)
@@ -120,9 +121,7 @@ def floors(perturbed: Perturbed, measures: Sequence[Measure]) -> dict[Key, Noise
     }
 
 
-def with_floors(
-    found: Sequence[Measurement | Skipped], known: Mapping[Key, NoiseFloor]
-) -> list[Measurement | Skipped]:
+def with_floors(found: Sequence[Measurement | Skipped], known: Mapping[Key, NoiseFloor]) -> list[Measurement | Skipped]:
     """Measurements with their floors, where these are known; one that a measure found itself stays."""
     names = Counter(entry.name for entry in found if isinstance(entry, Measurement))
 

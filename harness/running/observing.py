@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from harness.documents import EncodedDocument
+from harness.data.encoding import EncodedDocument
 from harness.errors import HarnessError
 from harness.lockstep.driver import shared_pass
-from harness.models.loading import LoadedModel
+from harness.models.loaded import LoadedModel
 from harness.plugins import load
-from harness.probes import OwnProbe, PassProbe, Probe, Progress, TextProbe
+from harness.probes import OwnProbe, PassProbe, Probe, TextProbe
+from harness.progress import Progress
 from harness.records import SuiteSpec
 from harness.running.extending import Extending
 from harness.running.measuring import read_apart

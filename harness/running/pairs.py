@@ -9,29 +9,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from harness.documents import (
-    EncodedDocument,
-    RawDocument,
-    documents_sha256,
-    duplicates,
-    encode,
-    in_random_order,
-    read_documents,
-    texts_sha256,
-)
-from harness.environment import describe_environment
+from harness.data.calibration import CalibrationDocuments
+from harness.data.contamination import WINDOW
+from harness.data.documents import RawDocument, in_random_order, read_documents, texts_sha256
+from harness.data.encoding import EncodedDocument, documents_sha256, duplicates, encode
 from harness.errors import DataError
 from harness.hardware import fit as hardware
-from harness.looks import Look
-from harness.models.calibration_data import CalibrationDocuments, read_calibration, with_calibration
-from harness.models.loading import LoadedModel, make_variant
+from harness.models.loaded import LoadedModel
 from harness.models.prequantized import libraries_of
 from harness.models.vocabulary import mismatch
-from harness.overlap import WINDOW
 from harness.planning.composition import remarks
 from harness.probes import OwnProbe, Probe, TextProbe
 from harness.records import Artifact, Environment, Identity, Measurement, Note, Plan, Skipped, Slice, Stop, SuiteSpec
+from harness.running.calibration import read_calibration, with_calibration
 from harness.running.stopwatch import timed
+from harness.running.variant import make_variant
+from harness.sampling.looks import Look
+from harness.system.environment import describe_environment
 from harness.tables.store import Store
 
 if TYPE_CHECKING:
@@ -246,9 +240,7 @@ def data_key(
         # A step may do what no tensor and no description of a module shows.
         "steps": [{"backend": step.kind, **step.settings()} for step in plan.variant.compress],
         "documents": documents,
-        "probes": {
-            suite.name: {probe.kind: probe.settings() for probe in suite.probes} for suite in plan.suites
-        },
+        "probes": {suite.name: {probe.kind: probe.settings() for probe in suite.probes} for suite in plan.suites},
         "inputs": {
             suite.name: {p.kind: p.inputs() for p in suite.probes if isinstance(p, OwnProbe | TextProbe)}
             for suite in plan.suites

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Literal, cast
 
 from harness.artifacts.saving import discard_saved, save_folder
 from harness.backends import Backend
-from harness.documents import EncodedDocument
+from harness.data.encoding import EncodedDocument
 from harness.errors import HarnessError, WriteError
 from harness.models.adapters import copy_adapter, without_adapter
-from harness.models.loading import LoadedModel
+from harness.models.loaded import LoadedModel
 from harness.models.quiet import quiet
-from harness.probes import Progress, Shipment, ShippedProbe
+from harness.probes import Shipment, ShippedProbe
+from harness.progress import Progress
 from harness.records import Artifact, ArtifactFile, Note, Plan, SuiteSpec
 from harness.running.pairs import Documents, Pair, encode_apart
 from harness.running.stopwatch import timed

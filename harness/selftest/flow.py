@@ -1,6 +1,6 @@
 """Selftest: make every variation of the library, measure them all beside one reference, let the gate judge each.
 
-    suite, gate ─▶ library ─▶ plans ─ run_group ─▶ measurements ─ judge ─▶ outcomes ─▶ kill table, <gate>.json
+suite, gate ─▶ library ─▶ plans ─ run_group ─▶ measurements ─ judge ─▶ outcomes ─▶ kill table, <gate>.json
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.environment import prepare_threads
 from harness.errors import HarnessError, PlanError, Problem
-from harness.files import write_atomic
 from harness.judge import judge, overall
-from harness.mutants import NotApplicable, Variation, library
 from harness.planning.gate_file import Gate, check_metrics, read_gate
 from harness.planning.locating import unknown_name
 from harness.planning.suite_file import Suite, read_suite
 from harness.probes import ShippedProbe
 from harness.records import GateSpec, ModelSpec, Plan, SuiteSpec, VariantSpec, Verdict
+from harness.report.terminal import Terminal
 from harness.selftest.mutant import Mutant, NotMade
+from harness.selftest.mutants import NotApplicable, Variation, library
 from harness.selftest.outcomes import Outcome, exit_code, judged, left_out, refused
 from harness.selftest.table import show
-from harness.terminal import Terminal
+from harness.system.environment import prepare_threads
+from harness.system.files import write_atomic
 
 if TYPE_CHECKING:
     from harness.running.pairs import Observed
@@ -102,9 +102,7 @@ class _Trial:
 
     def _plan(self, name: str, variant: VariantSpec) -> Plan:
         suites, gates = (self.suite,), (self.gate,)
-        return Plan(
-            name=name, source="selftest", reference=self.reference, variant=variant, suites=suites, gates=gates
-        )
+        return Plan(name=name, source="selftest", reference=self.reference, variant=variant, suites=suites, gates=gates)
 
     def _observe(self, plans: Mapping[str, Plan]) -> dict[str, Observed | HarnessError]:
         from harness.run import run_group

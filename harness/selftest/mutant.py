@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from harness.backends import Backend, Compressed
 from harness.errors import BackendError, HarnessError
-from harness.mutants import NotApplicable, library
+from harness.selftest.mutants import NotApplicable, library
 
 if TYPE_CHECKING:
     from torch import Tensor

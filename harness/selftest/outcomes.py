@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from harness.errors import BackendError
-from harness.mutants import Kind, Variation
 from harness.records import Verdict
+from harness.selftest.mutants import Kind, Variation
 
 Result = Literal["killed", "undecided", "survived", "passed", "stopped", "equivalent", "left out"]
 WANTED = 0.95

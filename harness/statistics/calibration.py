@@ -10,9 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from harness.statistics.interval import Floats, finite_array
 
 
-def calibration_error(
-    confidence: ArrayLike, correct: ArrayLike, bins: int = 15, equal_mass: bool = False
-) -> float:
+def calibration_error(confidence: ArrayLike, correct: ArrayLike, bins: int = 15, equal_mass: bool = False) -> float:
     """Expected calibration error Σ_b (n_b/N) · |accuracy_b − mean confidence_b| (Naeini et al. 2015, Guo et
     al. 2017).
 

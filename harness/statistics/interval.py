@@ -92,9 +92,7 @@ def cluster_sums(numerator: Floats, denominator: Floats, clusters: ArrayLike) ->
     """
     labels = np.asarray(clusters)
     if not len(numerator) == len(denominator) == len(labels):
-        raise ValueError(
-            f"found {len(numerator)} and {len(denominator)} values but {len(labels)} cluster labels"
-        )
+        raise ValueError(f"found {len(numerator)} and {len(denominator)} values but {len(labels)} cluster labels")
     _, member = np.unique(labels, return_inverse=True)
     order = np.argsort(member, kind="stable")
     cuts = np.flatnonzero(np.diff(member[order])) + 1

@@ -71,9 +71,7 @@ def ratio_of_sums_interval(
     return _interval(top, bottom, clusters, confidence, skewed=False)
 
 
-def _interval(
-    top: Floats, bottom: Floats, clusters: ArrayLike, confidence: float, skewed: bool
-) -> Interval | None:
+def _interval(top: Floats, bottom: Floats, clusters: ArrayLike, confidence: float, skewed: bool) -> Interval | None:
     if len(top) == 0:
         return None
     sums = cluster_sums(top, bottom, clusters)

@@ -47,8 +47,7 @@ def quantile_intervals(
         return tuple(None for _ in probabilities)
     ordered = np.sort(array)
     return tuple(
-        _woodruff(array, ordered, np.asarray(clusters), probability, confidence)
-        for probability in probabilities
+        _woodruff(array, ordered, np.asarray(clusters), probability, confidence) for probability in probabilities
     )
 
 

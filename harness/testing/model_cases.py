@@ -90,7 +90,7 @@ class ModelCases(Declared):
             assert not quantizes or "weights" in quantizes or not changed, f"it changed {changed[0]}"
 
     def test_every_description_fits_its_module(self) -> None:
-        from harness.models.levels import check_levels
+        from harness.modules.grid_check import check_levels
         from harness.testing import trials
 
         for trial in map(self.trial, self.ladder):
@@ -116,7 +116,7 @@ class ModelCases(Declared):
 
     def test_hooks_hear_every_decoder_block(self) -> None:
         self.needs("hooks")
-        from harness.models.blocks import decoder_blocks
+        from harness.modules.decoder_layers import decoder_blocks
         from harness.testing import trials
 
         trial = self.trial()

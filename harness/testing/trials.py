@@ -16,10 +16,11 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from harness.backends import Backend, Compressed
 from harness.models.identity import identify
-from harness.models.inspection import module_formats, named_tensors
-from harness.models.linears import Linear, weight_of
-from harness.models.loading import LoadedModel, make_variant
+from harness.models.loaded import LoadedModel
+from harness.modules.inspection import module_formats, named_tensors
+from harness.modules.linears import Linear, weight_of
 from harness.records import ModelSpec, ModuleFormat, Plan, VariantSpec
+from harness.running.variant import make_variant
 from harness.testing.models import lively, random_documents, tiny_gpt2, tiny_llama, tiny_tokenizer
 
 Kind = Literal["llama", "tied", "gpt2"]

@@ -3,24 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from typing import ClassVar
 
 from harness.records import Plugin, Run
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-
-class Tables(Protocol):
-    """Read access to the tables of a run."""
-
-    def suites(self) -> tuple[str, ...]:
-        """Names of the suites that left tables."""
-        ...
-
-    def read(self, suite: str, table: str, columns: tuple[str, ...] | None = None) -> pd.DataFrame | None:
-        """One table, or None where the run did not make it."""
-        ...
+from harness.tables.access import Tables
 
 
 class Writer(Plugin):

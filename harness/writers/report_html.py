@@ -12,15 +12,12 @@ from typing import Any, ClassVar
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template, TemplateError
 from markupsafe import Markup
 
-from harness import resources
 from harness.errors import WriteError
-from harness.files import write_atomic
 from harness.records import Run
 from harness.report import (
     artifact,
     asked,
     channels,
-    charts,
     checklist,
     cost,
     display,
@@ -33,7 +30,6 @@ from harness.report import (
     noise,
     perplexity,
     rules,
-    scales,
     stops,
     tasks,
     texts,
@@ -41,8 +37,12 @@ from harness.report import (
     verdict,
     words,
 )
+from harness.report.drawing import charts, scales
 from harness.report.suite import suites
-from harness.writers import Tables, Writer
+from harness.system import resources
+from harness.system.files import write_atomic
+from harness.tables.access import Tables
+from harness.writers import Writer
 
 _TOOLS = (
     artifact, asked, channels, charts, checklist, cost, experts, generation, glance, groups, layers, modules, noise,

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from harness.errors import WriteError
-from harness.files import write_atomic
 from harness.records import Run
-from harness.writers import Tables, Writer
+from harness.system.files import write_atomic
+from harness.tables.access import Tables
+from harness.writers import Writer
 
 _SECRET = re.compile(r"\bhf_[A-Za-z0-9]{16,}")
 

@@ -10,7 +10,7 @@ from functools import partial
 
 from datasets import Dataset
 
-from harness.pocket.world import task_items
+from harness.pocket.tasks import task_items
 
 
 def _dataset(task: str, *, items: int, seed: int, version: float, config_source: str = "") -> dict[str, Dataset]:

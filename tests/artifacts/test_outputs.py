@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from harness.artifacts.outputs import DIRECTIONS, MODULE, encoded, outputs
 from harness.testing.models import lively, random_documents
-from tests.tiny_models import family, tiny_gpt2, tiny_llama, tiny_tokenizer
+from tests.helpers.tiny_models import family, tiny_gpt2, tiny_llama, tiny_tokenizer
 
 DOWN = "model.layers.1.mlp.down_proj"
 NOWHERE: Any = lambda done, of: None  # noqa: E731 - progress that nobody watches

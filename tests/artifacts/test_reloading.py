@@ -20,7 +20,7 @@ from harness.errors import WriteError
 from harness.models.loading import load
 from harness.records import ModelSpec
 from harness.testing.models import lively, random_documents
-from tests.tiny_models import save, tiny_llama
+from tests.helpers.tiny_models import save, tiny_llama
 
 NOWHERE: Any = lambda done, of: None  # noqa: E731 - progress that nobody watches
 

@@ -21,16 +21,18 @@ from harness.backends import Backend, Compressed
 from harness.backends.activations import Activations
 from harness.backends.llm_int8 import LLMInt8
 from harness.backends.round_to_nearest import RoundToNearest
-from harness.documents import read_documents
-from harness.environment import describe_environment
+from harness.data.documents import read_documents
 from harness.errors import BackendError, PlanError
-from harness.models.activations import RANGE
-from harness.models.loading import LoadedModel, load, make_variant
+from harness.models.loaded import LoadedModel
+from harness.models.loading import load
+from harness.modules.activations import RANGE
 from harness.plan import make_plan
 from harness.pocket import MODEL_DIR
 from harness.records import GateSpec, ModelSpec, Plan, Plugin, RuleSpec, SuiteSpec, VariantSpec
 from harness.running.pairs import data_key
-from tests.tiny_models import save, tiny_gpt2, tiny_llama, tiny_tokenizer
+from harness.running.variant import make_variant
+from harness.system.environment import describe_environment
+from tests.helpers.tiny_models import save, tiny_gpt2, tiny_llama, tiny_tokenizer
 
 MIDDLE = "model.layers.1.mlp.down_proj"
 CALIBRATION = [torch.arange(1, 30), torch.arange(40, 90, 2)]

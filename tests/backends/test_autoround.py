@@ -10,11 +10,11 @@ import torch
 from pydantic import ValidationError
 from transformers import PreTrainedModel
 
-from harness.backends._simulating import undisturbed
+from harness.backends._common.simulating import undisturbed
 from harness.backends.autoround import Autoround, _alike
 from harness.errors import BackendError
-from harness.models.levels import check_levels
-from harness.models.linears import linears
+from harness.modules.grid_check import check_levels
+from harness.modules.linears import linears
 from harness.testing import trials
 from harness.testing.models import random_documents, tiny_tokenizer
 

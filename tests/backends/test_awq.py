@@ -20,11 +20,11 @@ from harness import plugins
 from harness.backends import Compressed
 from harness.backends.awq import Awq
 from harness.backends.round_to_nearest import RoundToNearest
-from harness.documents import read_documents
+from harness.data.documents import read_documents
 from harness.errors import BackendError
-from harness.models.linears import weight_of
+from harness.modules.linears import weight_of
 from harness.pocket import MODEL_DIR
-from tests.tiny_models import tiny_gpt2, tiny_llama, tiny_tokenizer
+from tests.helpers.tiny_models import tiny_gpt2, tiny_llama, tiny_tokenizer
 
 DOCUMENTS = [torch.randint(0, 96, (length,), generator=torch.Generator().manual_seed(length)) for length in (20, 7, 33)]
 BLOCK = "model.layers.0"

@@ -14,8 +14,8 @@ from harness.backends.bitsandbytes import Bitsandbytes
 from harness.errors import BackendError
 from harness.models.identity import weights_sha256
 from harness.numerics.grids import FP4_E2M1
-from tests.library_layers import MIDDLE, agree, by_hand, compressed, effective, formats, logits, put, variant
-from tests.tiny_models import tiny_gpt2, tiny_llama
+from tests.helpers.library_layers import MIDDLE, agree, by_hand, compressed, effective, formats, logits, put, variant
+from tests.helpers.tiny_models import tiny_gpt2, tiny_llama
 
 bnb: Any = pytest.importorskip("bitsandbytes", exc_type=ImportError)
 

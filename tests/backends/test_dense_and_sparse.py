@@ -18,10 +18,10 @@ from harness.backends import Compressed
 from harness.backends.dense_and_sparse import DenseAndSparse
 from harness.backends.round_to_nearest import RoundToNearest
 from harness.errors import BackendError
-from harness.models.linears import linears, weight_of
-from harness.models.sensitivity import fisher_diagonal
+from harness.modules.linears import linears, weight_of
 from harness.numerics.decomposition import decompose
-from tests.tiny_models import tiny_gpt2, tiny_llama, tiny_tokenizer
+from harness.transforms.sensitivity import fisher_diagonal
+from tests.helpers.tiny_models import tiny_gpt2, tiny_llama, tiny_tokenizer
 
 torch.set_num_threads(1)
 DOCUMENTS = [torch.tensor([0, 5, 9, 2, 40, 7]), torch.tensor([0, 90, 90, 12, 8, 77, 31, 6, 1])]

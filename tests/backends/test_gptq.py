@@ -18,14 +18,14 @@ from harness import plugins
 from harness.backends import Compressed
 from harness.backends.gptq import Gptq
 from harness.backends.round_to_nearest import RoundToNearest
-from harness.documents import read_documents
+from harness.data.documents import read_documents
 from harness.errors import BackendError
-from harness.models.linears import replace_weight, weight_of
-from harness.numerics.blocks import Blocks
+from harness.modules.linears import replace_weight, weight_of
 from harness.numerics.formats import Format, quantize
 from harness.numerics.gptq import Hessian, gptq, keep_nearest
+from harness.numerics.granularity import Blocks
 from harness.numerics.grids import integer
-from tests.tiny_models import VOCABULARY, tiny_gpt2, tiny_llama, tiny_tokenizer
+from tests.helpers.tiny_models import VOCABULARY, tiny_gpt2, tiny_llama, tiny_tokenizer
 
 LLAMA = [["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"], ["self_attn.o_proj"]]
 LLAMA += [["mlp.gate_proj", "mlp.up_proj"], ["mlp.down_proj"]]

@@ -12,8 +12,8 @@ from torch import nn
 
 from harness.backends.hqq import Hqq
 from harness.errors import BackendError
-from tests.library_layers import MIDDLE, by_hand, compressed, effective, formats, logits, put
-from tests.tiny_models import tiny_gpt2, tiny_llama
+from tests.helpers.library_layers import MIDDLE, by_hand, compressed, effective, formats, logits, put
+from tests.helpers.tiny_models import tiny_gpt2, tiny_llama
 
 library: Any = pytest.importorskip("hqq.core.quantize", exc_type=ImportError)
 UP = ("*.gate_proj", "*.up_proj")

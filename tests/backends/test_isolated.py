@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from harness.backends import Compressed
-from harness.backends._isolated import IsolatedBackend, run_worker
+from harness.backends._common.isolated import IsolatedBackend, run_worker
 from harness.backends.gptqmodel import GptqModel
 from harness.backends.round_to_nearest import RoundToNearest
 from harness.errors import BackendError, PlanError

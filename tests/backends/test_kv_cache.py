@@ -38,15 +38,16 @@ from transformers import (
 from harness import plugins
 from harness.backends import Compressed
 from harness.backends.kv_cache import KvCache
-from harness.documents import read_documents
+from harness.data.documents import read_documents
 from harness.errors import BackendError
 from harness.lockstep.decoder import Decoder, same_logits
-from harness.models.cached_attention import NAME, SETTINGS
-from harness.models.loading import load, make_variant
+from harness.models.loading import load
 from harness.pocket import MODEL_DIR
 from harness.records import CacheFormat, GateSpec, ModelSpec, Plan, RuleSpec, SuiteSpec, VariantSpec
 from harness.records.base import Plugin
-from tests.tiny_models import VOCABULARY, save, tiny_gpt2, tiny_llama, tiny_tokenizer
+from harness.running.variant import make_variant
+from harness.transforms.cached_attention import NAME, SETTINGS
+from tests.helpers.tiny_models import VOCABULARY, save, tiny_gpt2, tiny_llama, tiny_tokenizer
 
 T, PADDING = 26, 7
 HELDOUT = "pocket-heldout"

@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from harness.backends import Compressed
-from harness.backends._library import Asked, LibraryBackend, bits_of
+from harness.backends._common.library import Asked, LibraryBackend, bits_of
 from harness.backends.activations import Activations
 from harness.errors import BackendError
-from harness.models.products import multiplies_floats
+from harness.modules.gemm_kind import multiplies_floats
 from harness.testing import trials
-from tests.tiny_models import tiny_gpt2, tiny_llama, tiny_tokenizer
+from tests.helpers.tiny_models import tiny_gpt2, tiny_llama, tiny_tokenizer
 
 MIDDLE = "model.layers.0.mlp.gate_proj"
 

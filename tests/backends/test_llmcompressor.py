@@ -17,12 +17,12 @@ from harness.backends.llmcompressor import LlmCompressor, _unpinned, _warnings
 from harness.backends.round_to_nearest import RoundToNearest
 from harness.errors import BackendError
 from harness.models.identity import weights_sha256
-from harness.models.linears import linears
 from harness.models.loading import load
+from harness.modules.linears import linears
 from harness.records import ModelSpec
 from harness.testing import trials
 from harness.testing.models import random_documents, tiny_tokenizer
-from tests.tiny_models import save
+from tests.helpers.tiny_models import save
 
 pytest.importorskip("llmcompressor")
 torch.set_num_threads(1)

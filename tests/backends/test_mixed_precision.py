@@ -22,7 +22,7 @@ from harness.backends.mixed_precision import MixedPrecision
 from harness.backends.round_to_nearest import RoundToNearest
 from harness.errors import BackendError
 from harness.plan import make_plan
-from tests.tiny_models import tiny_gpt2, tiny_llama, tiny_tokenizer
+from tests.helpers.tiny_models import tiny_gpt2, tiny_llama, tiny_tokenizer
 
 torch.set_num_threads(1)
 DOCUMENTS = [torch.tensor([0, 5, 9, 2, 40, 7]), torch.tensor([0, 90, 90, 12, 8, 77, 31, 6, 1])]

@@ -14,9 +14,9 @@ from transformers import PreTrainedModel
 from harness.backends.modelopt import _CONFIGURATIONS, Modelopt
 from harness.backends.round_to_nearest import RoundToNearest
 from harness.errors import BackendError, ModelError
-from harness.models.levels import check_levels
-from harness.models.linears import linears
 from harness.models.loading import load
+from harness.modules.grid_check import check_levels
+from harness.modules.linears import linears
 from harness.records import ModelSpec
 from harness.testing import trials
 from harness.testing.models import random_documents, tiny_tokenizer

@@ -12,8 +12,18 @@ from torch import nn
 
 from harness.errors import BackendError
 from harness.models.identity import weights_sha256
-from tests.library_layers import MIDDLE, agree, by_hand, compressed, effective, formats, largest, logits, variant
-from tests.tiny_models import tiny_gpt2, tiny_llama
+from tests.helpers.library_layers import (
+    MIDDLE,
+    agree,
+    by_hand,
+    compressed,
+    effective,
+    formats,
+    largest,
+    logits,
+    variant,
+)
+from tests.helpers.tiny_models import tiny_gpt2, tiny_llama
 
 NAME = "pytorch_dynamic_int8"
 

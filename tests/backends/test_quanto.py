@@ -14,8 +14,8 @@ import harness
 from harness.backends.quanto import Quanto
 from harness.errors import BackendError
 from harness.testing import trials
-from tests.library_layers import MIDDLE, agree, by_hand, compressed, effective, formats, logits, step, variant
-from tests.tiny_models import tiny_gpt2, tiny_llama
+from tests.helpers.library_layers import MIDDLE, agree, by_hand, compressed, effective, formats, logits, step, variant
+from tests.helpers.tiny_models import tiny_gpt2, tiny_llama
 
 quanto: Any = pytest.importorskip("optimum.quanto", exc_type=ImportError)
 

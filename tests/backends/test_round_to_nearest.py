@@ -19,7 +19,7 @@ from harness import plugins
 from harness.backends.round_to_nearest import RoundToNearest
 from harness.errors import BackendError
 from harness.records import ModuleFormat
-from tests.tiny_models import tiny_gpt2, tiny_llama, tiny_tokenizer
+from tests.helpers.tiny_models import tiny_gpt2, tiny_llama, tiny_tokenizer
 
 MIDDLE = "model.layers.0.mlp.gate_proj"
 

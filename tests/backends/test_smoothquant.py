@@ -17,11 +17,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from harness import plugins
 from harness.backends.round_to_nearest import RoundToNearest
 from harness.backends.smoothquant import SmoothQuant, smoothing_scale
-from harness.documents import read_documents
+from harness.data.documents import read_documents
 from harness.errors import BackendError
-from harness.models.linears import linears
+from harness.modules.linears import linears
 from harness.pocket import MODEL_DIR
-from tests.tiny_models import tiny_gpt2, tiny_llama, tiny_tokenizer
+from tests.helpers.tiny_models import tiny_gpt2, tiny_llama, tiny_tokenizer
 
 DOCUMENTS = [torch.randint(0, 96, (length,), generator=torch.Generator().manual_seed(length)) for length in (20, 7, 33)]
 READERS = {
@@ -175,9 +175,7 @@ def inputs_in_int8(model: PreTrainedModel) -> Iterator[None]:
         scale = arguments[0].abs().max() / 127
         return ((arguments[0] / scale).round() * scale,)
 
-    handles = [
-        module.register_forward_pre_hook(hook) for name, module in linears(model) if name != "lm_head"
-    ]
+    handles = [module.register_forward_pre_hook(hook) for name, module in linears(model) if name != "lm_head"]
     yield
     for handle in handles:
         handle.remove()

@@ -12,8 +12,18 @@ from torch import nn
 
 from harness.backends.torchao import Torchao
 from harness.errors import BackendError
-from tests.library_layers import MIDDLE, agree, by_hand, compressed, effective, formats, largest, logits, variant
-from tests.tiny_models import tiny_gpt2, tiny_llama
+from tests.helpers.library_layers import (
+    MIDDLE,
+    agree,
+    by_hand,
+    compressed,
+    effective,
+    formats,
+    largest,
+    logits,
+    variant,
+)
+from tests.helpers.tiny_models import tiny_gpt2, tiny_llama
 
 ao: Any = pytest.importorskip("torchao.quantization", exc_type=ImportError)
 

@@ -3,7 +3,8 @@
     python tests/bench/coverage.py --out .github/COVERAGE.md                  about two hours on one core
     python tests/bench/coverage.py --out .github/COVERAGE.md --runs 500       a quarter of an hour
 
-In every simulated world (tests/simulated.py) the truth lies exactly at the limit of the rule, so every pass is a false
+In every simulated world (tests/helpers/simulated.py) the
+truth lies exactly at the limit of the rule, so every pass is a false
 one. Tokens of a document belong together; some worlds have outlying documents, drifting clocks, or so few changed
 answers that many draws have none. Seeds are fixed: the same command gives the same page.
 """
@@ -19,7 +20,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from tests.simulated import Outcome, simulate, worlds
+from tests.helpers.simulated import Outcome, simulate, worlds
 
 SIZES = (10, 50, 200, 1319)
 FALSE_PASS = 0.05

@@ -16,7 +16,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from tests.paired_plan import Drawn, Plan, draw, plan
+from tests.helpers.paired_plan import Drawn, Plan, draw, plan
 
 CASES = [
     (0.01, 0.05, accuracy) for accuracy in (0.3, 0.5, 0.7, 0.8, 0.9)

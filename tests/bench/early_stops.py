@@ -3,7 +3,7 @@
     python tests/bench/early_stops.py --page .github/COVERAGE.md                 a quarter of an hour on two cores
     python tests/bench/early_stops.py --page .github/COVERAGE.md --runs 200      a quarter of that
 
-The worlds are those of tests/simulated_looks.py. Seeds are fixed: the same command gives the same text.
+The worlds are those of tests/helpers/simulated_looks.py. Seeds are fixed: the same command gives the same text.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from harness.records import Sequential
 from harness.statistics import planned_looks
 from tests.bench.coverage import FALSE_PASS, HEADING, noise
-from tests.simulated_looks import LEAST, Stopped, Stream, every, fixed_size, looks_for, stop_early, streams
+from tests.helpers.simulated_looks import LEAST, Stopped, Stream, every, fixed_size, looks_for, stop_early, streams
 
 MOST = (50, 200, 1319)
 BATCHED, BATCH = 200, 8

@@ -11,7 +11,7 @@ def write(model: str, path: Path, kind: str) -> Path:
     from harness.errors import MissingDependencyError, ModelError
     from harness.models.loading import load
     from harness.records import ModelSpec
-    from tests.gguf_files import write_gguf
+    from tests.helpers.gguf_files import write_gguf
 
     loaded = load(ModelSpec(model=model), "model")
     if type(loaded.model).__name__ != "LlamaForCausalLM":

@@ -25,9 +25,9 @@ import yaml
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from harness.environment import prepare_threads
 from harness.errors import HarnessError
 from harness.plan import make_plan
+from harness.system.environment import prepare_threads
 from harness.tables.store import Reader
 from tests.bench.matrix_cases import CASES, Case, Sizes
 from tests.bench.matrix_page import Row, page, versions
@@ -70,7 +70,7 @@ class Quiet:
 
 def models(folder: Path, wanted: Sequence[str], judged: int) -> Iterator[Model | str]:
     """The models, each made or found; for those that are not there a sentence."""
-    from tests.tiny_models import FAMILIES
+    from tests.helpers.tiny_models import FAMILIES
 
     def asked(name: str) -> bool:
         return not wanted or name in wanted
@@ -93,7 +93,7 @@ def models(folder: Path, wanted: Sequence[str], judged: int) -> Iterator[Model |
 
 def small(name: str, folder: Path) -> Model | str:
     """An untrained model of a family in a folder of its own, with texts of random characters."""
-    from tests.tiny_models import family, save
+    from tests.helpers.tiny_models import family, save
 
     place = folder / "models" / name
     place.mkdir(parents=True, exist_ok=True)
@@ -130,8 +130,8 @@ def split(source: Path, folder: Path, judged: int) -> tuple[dict[str, Any], dict
 
 def linear_inputs(model: str) -> dict[str, int]:
     """Inputs of every linear layer but the head."""
-    from harness.models.linears import linears, output_head, weight_of
     from harness.models.loading import load
+    from harness.modules.linears import linears, output_head, weight_of
     from harness.records import ModelSpec
 
     loaded = load(ModelSpec(model=model), "sizes").model

@@ -305,7 +305,6 @@ MODELOPT = (
 GPTQMODEL = (lib_grouped("gptqmodel", "GPTQ INT4 groups", "GPTQ INT4 groups, all codes", bits=4, damping=0.01),)
 
 
-
 def gguf(kind: str, beside: str = "", differs: str = "", engine: str = "transformers") -> Case:
     """The model in a GGUF file, all matrices in one format; Llama alone, which the writer knows."""
 

@@ -24,11 +24,11 @@ import yaml
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from harness.environment import describe_environment, prepare_threads
 from harness.errors import HarnessError
 from harness.plan import make_plan
 from harness.records import Measurement
 from harness.statistics import mean, mean_interval
+from harness.system.environment import describe_environment, prepare_threads
 from harness.tables.store import Reader
 
 if TYPE_CHECKING:

@@ -27,9 +27,9 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from harness.numerics.blocks import Blocks
 from harness.numerics.formats import Format, quantize
 from harness.numerics.gptq import gptq
+from harness.numerics.granularity import Blocks
 from harness.numerics.grids import NF4, integer
 
 Run = Callable[[], Tensor]

@@ -20,11 +20,11 @@ from typing import get_args
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from harness.environment import prepare_threads
 from harness.measures import Measure
 from harness.records import Condition, NoiseFloorSpec
 from harness.running.noise_floor import floors, observe_perturbed
-from tests.same_model import GATE, ITEM_BATCHES, SUITE, Compared, Setting, Silent, compare, setting
+from harness.system.environment import prepare_threads
+from tests.helpers.same_model import GATE, ITEM_BATCHES, SUITE, Compared, Setting, Silent, compare, setting
 
 TOGETHER = 4
 """Runs that share one pass of the reference."""

@@ -35,7 +35,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from harness.documents import EncodedDocument
+from harness.data.encoding import EncodedDocument
 from harness.lockstep.batches import Batch, plan_batches
 from harness.lockstep.driver import CPU_TOKENS, shared_pass
 from harness.probes.channels import Channels

@@ -22,8 +22,8 @@ from harness.backends import Backend, Compressed
 from harness.backends.bitsandbytes import Bitsandbytes
 from harness.backends.round_to_nearest import RoundToNearest
 from harness.check import check
-from harness.terminal import Terminal
-from tests.read_back import here
+from harness.report.terminal import Terminal
+from tests.helpers.read_back import here
 
 torch.set_num_threads(1)
 
@@ -207,7 +207,7 @@ def test_a_simulated_cache_is_not_in_the_files(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_starter_passes_with_what_it_saves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from harness.starter import write_starter
+    from harness.commands.starter import write_starter
 
     monkeypatch.chdir(tmp_path)
     write_starter(tmp_path / "variant.yaml")

@@ -31,7 +31,7 @@ gates: [./gate.yaml]
 
 
 def test_what_a_variant_was_fitted_to_is_recorded_and_compared(tmp_path: Path) -> None:
-    from harness.documents import read_documents
+    from harness.data.documents import read_documents
 
     texts = [document.text for document in read_documents("pocket-heldout", 1)]
     texts.append("Nothing of this kind is told in the stories of the little world, and nobody there would tell it so.")

@@ -11,13 +11,14 @@ from typing import Any
 import pytest
 
 from harness.check import check
-from harness.models.loading import LoadedModel, load
+from harness.models.loaded import LoadedModel
+from harness.models.loading import load
 from harness.records import ModelSpec
-from harness.terminal import Terminal
+from harness.report.terminal import Terminal
 from tests.endtoend.test_check import read, run
-from tests.gguf_files import bpe_tokens, write_gguf
-from tests.llama_cpp_stand_in import install
-from tests.peft_adapters import save_lora
+from tests.helpers.gguf_files import bpe_tokens, write_gguf
+from tests.helpers.llama_cpp_stand_in import install
+from tests.helpers.peft_adapters import save_lora
 
 pytest.importorskip("gguf")
 

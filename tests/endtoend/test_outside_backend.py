@@ -48,9 +48,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def python(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(folder / "site"), str(ROOT)))}
     command = [sys.executable, "-m", *arguments]
-    return subprocess.run(
-        command, cwd=folder / "package", env=environment, capture_output=True, text=True, check=False
-    )
+    return subprocess.run(command, cwd=folder / "package", env=environment, capture_output=True, text=True, check=False)
 
 
 def test_the_guide_shows_a_package() -> None:

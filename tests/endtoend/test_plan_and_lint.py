@@ -14,8 +14,8 @@ from harness import cli
 from harness.check import check
 from harness.errors import HarnessError
 from harness.records import Run
-from harness.terminal import Terminal
-from tests.writers.made_run import make_run
+from harness.report.terminal import Terminal
+from tests.helpers.made_run import make_run
 
 VARIANT = """\
 name: planned

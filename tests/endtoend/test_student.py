@@ -11,9 +11,9 @@ import yaml
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from harness.pocket import world
-from harness.resources import shipped_file
+from harness.system.resources import shipped_file
 from tests.endtoend.test_check import read, run
-from tests.students import byte_tokenizer
+from tests.helpers.students import byte_tokenizer
 
 
 def save_student(folder: Path, vocabulary: int = 400) -> None:

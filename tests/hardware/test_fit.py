@@ -114,8 +114,10 @@ def test_a_kernel_takes_exactly_what_its_entry_says(target: str, use: Use) -> No
         if use.activations not in words or target not in kernel.targets or use.format not in weights.formats:
             continue
         name, per = words[use.activations]
-        same_inputs = inputs is None if name is None else (
-            inputs is not None and name in inputs.formats and per in inputs.granularities and not inputs.outliers
+        same_inputs = (
+            inputs is None
+            if name is None
+            else (inputs is not None and name in inputs.formats and per in inputs.granularities and not inputs.outliers)
         )
         same_size = use.group_size in weights.group_sizes if use.granularity in ("group", "block") else True
         same_grid = weights.symmetric in (None, use.symmetric)

@@ -6,7 +6,7 @@ from typing import get_args
 
 import pytest
 
-from harness.backends._weights import FormatName
+from harness.backends._common.weights import FormatName
 from harness.hardware.profiles import profiles, target_names
 
 KNOWN = {f"int{bits}" for bits in range(2, 9)} | set(get_args(FormatName)) - {"int"}

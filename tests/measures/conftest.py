@@ -24,9 +24,7 @@ class Observed:
     table: pd.DataFrame
 
 
-def _token_table(
-    reference: np.ndarray, variant: np.ndarray, target: np.ndarray, document: np.ndarray
-) -> pd.DataFrame:
+def _token_table(reference: np.ndarray, variant: np.ndarray, target: np.ndarray, document: np.ndarray) -> pd.DataFrame:
     p, q = log_softmax(reference, axis=1), log_softmax(variant, axis=1)
     rows = np.arange(len(target))
     columns: dict[str, np.ndarray] = {
@@ -54,16 +52,12 @@ def observe() -> Callable[..., Observed]:
 
     def make(documents: int = 24, tokens: int = 30, noise: float = 0.3, seed: int = 0) -> Observed:
         generator = np.random.default_rng(seed)
-        document = np.repeat(
-            np.arange(documents), generator.integers(max(tokens // 2, 1), tokens + 1, documents)
-        )
+        document = np.repeat(np.arange(documents), generator.integers(max(tokens // 2, 1), tokens + 1, documents))
         reference = 2 * generator.normal(size=(len(document), 11))
         own = np.exp(0.3 * generator.normal(size=documents))[document]
         variant = reference + noise * own[:, None] * generator.normal(size=reference.shape)
         target = generator.integers(11, size=len(document))
-        return Observed(
-            reference, variant, target, document, _token_table(reference, variant, target, document)
-        )
+        return Observed(reference, variant, target, document, _token_table(reference, variant, target, document))
 
     return make
 
@@ -72,9 +66,7 @@ def observe() -> Callable[..., Observed]:
 def layers() -> Callable[..., tuple[pd.DataFrame, dict[str, tuple[np.ndarray, np.ndarray]]]]:
     """Makes a layers table of four modules, and the outputs (documents, values) it was made from."""
 
-    def make(
-        documents: int = 24, values: int = 64, noise: float = 0.1, seed: int = 0
-    ) -> tuple[pd.DataFrame, dict]:
+    def make(documents: int = 24, values: int = 64, noise: float = 0.1, seed: int = 0) -> tuple[pd.DataFrame, dict]:
         generator = np.random.default_rng(seed)
         rows, outputs = [], {}
         kinds = {"layers.0.norm": "norm", "layers.0.q": "linear", "layers.0": "block", "lm_head": "head"}
@@ -107,9 +99,7 @@ def layers() -> Callable[..., tuple[pd.DataFrame, dict[str, tuple[np.ndarray, np
 def by_name() -> Callable[..., dict[str, Measurement | Skipped]]:
     """Results of a measure by name of the metric (and module, where one is given)."""
 
-    def index(
-        found: list[Measurement | Skipped], module: str | None = None
-    ) -> dict[str, Measurement | Skipped]:
+    def index(found: list[Measurement | Skipped], module: str | None = None) -> dict[str, Measurement | Skipped]:
         return {
             entry.name if isinstance(entry, Measurement) else entry.measure: entry
             for entry in found

@@ -49,9 +49,7 @@ def test_brier_and_gap_have_paired_document_intervals(observe, by_name) -> None:
         "calibration.gap": (q - after) - (p - right),
     }
     for name, shift in wanted.items():
-        fit = sm.OLS(shift, np.ones_like(shift)).fit(
-            cov_type="cluster", cov_kwds={"groups": seen.document}, use_t=True
-        )
+        fit = sm.OLS(shift, np.ones_like(shift)).fit(cov_type="cluster", cov_kwds={"groups": seen.document}, use_t=True)
         assert found[name].change == pytest.approx(fit.params[0])
         assert (found[name].low, found[name].high) == pytest.approx(fit.conf_int()[0])
 

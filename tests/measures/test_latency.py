@@ -17,9 +17,7 @@ from harness.records import Measurement, Skipped
 Seconds = Any
 
 
-def block(
-    repeat: int, side: str, seconds: Seconds, phase: str = "prefill", tokens: int = 128
-) -> list[dict[str, Any]]:
+def block(repeat: int, side: str, seconds: Seconds, phase: str = "prefill", tokens: int = 128) -> list[dict[str, Any]]:
     """Four rows A B B A with the given seconds."""
     sides = ("reference", side, side, "reference")
     return [

@@ -19,16 +19,12 @@ def test_values_match_the_raw_outputs(layers, by_name) -> None:
         entries = by_name(found, module)
         error = np.linalg.norm(y - z) / np.linalg.norm(y)
         assert entries["layers.relative_error"].change == pytest.approx(error)
-        assert entries["layers.sqnr_db"].change == pytest.approx(
-            10 * math.log10((y**2).sum() / ((y - z) ** 2).sum())
-        )
+        assert entries["layers.sqnr_db"].change == pytest.approx(10 * math.log10((y**2).sum() / ((y - z) ** 2).sum()))
         assert entries["layers.cosine"].change == pytest.approx(1 - cosine(y.ravel(), z.ravel()))
         for entry in entries.values():
             assert entry.low < entry.change < entry.high
             assert (entry.n, entry.clusters) == (y.size, len(y))
-    assert error != pytest.approx(np.linalg.norm(y - z) / np.linalg.norm(z), rel=1e-3), (
-        "relative to the reference"
-    )
+    assert error != pytest.approx(np.linalg.norm(y - z) / np.linalg.norm(z), rel=1e-3), "relative to the reference"
 
 
 def test_modules_come_in_order_of_execution_with_their_labels(layers) -> None:

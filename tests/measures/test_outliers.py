@@ -11,9 +11,7 @@ from harness.records import Skipped
 TOKENS = 100
 
 
-def channels_table(
-    inputs: dict[str, dict[tuple[str, int], np.ndarray]], threshold: float = 6.0
-) -> pd.DataFrame:
+def channels_table(inputs: dict[str, dict[tuple[str, int], np.ndarray]], threshold: float = 6.0) -> pd.DataFrame:
     """The snapshot that a probe leaves, from the inputs (tokens, channels) of each module on each side."""
     rows = []
     for side, modules in inputs.items():
@@ -104,9 +102,7 @@ def test_figures_of_each_module_on_both_sides(by_name) -> None:
     found = by_name(Outliers().measure(table), "layers.0.q")
     for side, values in (("reference", x), ("variant", y)):
         largest = np.abs(values).max(axis=0)
-        assert getattr(found["outliers.max_to_median"], side) == pytest.approx(
-            largest.max() / np.median(largest)
-        )
+        assert getattr(found["outliers.max_to_median"], side) == pytest.approx(largest.max() / np.median(largest))
         about_zero = np.concatenate([values.ravel(), -values.ravel()])
         assert getattr(found["outliers.kurtosis"], side) == pytest.approx(kurtosis(about_zero, fisher=False))
     for entry in found.values():
@@ -123,9 +119,7 @@ def test_equal_sides_change_nothing_exactly() -> None:
 @pytest.mark.parametrize("side", ["reference", "variant"])
 def test_non_finite_inputs_name_their_side(side: str, by_name) -> None:
     table = channels_table({"reference": inputs(), "variant": inputs()})
-    table.loc[
-        (table["side"] == side) & (table["module"] == "layers.3.q") & (table["channel"] == 1), "max_abs"
-    ] = np.nan
+    table.loc[(table["side"] == side) & (table["module"] == "layers.3.q") & (table["channel"] == 1), "max_abs"] = np.nan
     found = Outliers().measure(table)
     assert found[0].non_finite == side
     assert {entry.non_finite for entry in by_name(found, "layers.3.q").values()} == {side}
@@ -136,10 +130,7 @@ def test_what_one_side_lacks_or_zero_inputs_are_skipped_by_name(by_name) -> None
     both = inputs()
     table = channels_table({"reference": both, "variant": {k: v for k, v in both.items() if k[1] != 3}})
     found = by_name(Outliers().measure(table), "layers.3.q")
-    assert all(
-        isinstance(entry, Skipped) and "not observed on the variant" in entry.reason
-        for entry in found.values()
-    )
+    assert all(isinstance(entry, Skipped) and "not observed on the variant" in entry.reason for entry in found.values())
     both[("layers.5.q", 5)] = np.zeros((TOKENS, 6))
     found = by_name(Outliers().measure(channels_table({"reference": both, "variant": both})), "layers.5.q")
     assert all(isinstance(entry, Skipped) and "zero" in entry.reason for entry in found.values())

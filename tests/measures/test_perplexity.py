@@ -30,9 +30,7 @@ def test_values_and_intervals_match_statsmodels(observe, by_name) -> None:
     assert value.reference == pytest.approx(math.exp(reference.mean()))
     assert value.variant == pytest.approx(math.exp(variant.mean()))
     assert value.change == value.variant - value.reference
-    assert (value.variant_low, value.variant_high) == pytest.approx(
-        np.exp(clustered_t(variant, seen.document))
-    )
+    assert (value.variant_low, value.variant_high) == pytest.approx(np.exp(clustered_t(variant, seen.document)))
     assert ratio.change == pytest.approx(value.variant / value.reference)
     assert (ratio.low, ratio.high) == pytest.approx(np.exp(clustered_t(delta, seen.document)))
     assert ratio.reference is ratio.variant is None

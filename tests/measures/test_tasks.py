@@ -94,21 +94,15 @@ def independent_score(lost: int, gained: int, n: int, difference: float) -> floa
 
     def minus_likelihood(p01: float) -> float:
         p10, rest = p01 + delta, 1 - 2 * p01 - delta
-        return -sum(
-            k * math.log(p) if k else 0.0 for k, p in ((lost, p10), (gained, p01), (n - lost - gained, rest))
-        )
+        return -sum(k * math.log(p) if k else 0.0 for k, p in ((lost, p10), (gained, p01), (n - lost - gained, rest)))
 
     low, high = max(0.0, -delta) + 1e-12, (1 - delta) / 2 - 1e-12
-    found = optimize.minimize_scalar(
-        minus_likelihood, bounds=(low, high), method="bounded", options={"xatol": 1e-13}
-    )
+    found = optimize.minimize_scalar(minus_likelihood, bounds=(low, high), method="bounded", options={"xatol": 1e-13})
     p01 = float(found.x)
     return float((lost - gained - n * delta) / math.sqrt(n * (2 * p01 + delta - delta**2)))
 
 
-@pytest.mark.parametrize(
-    ("both", "lost", "gained", "neither"), [(50, 7, 2, 41), (30, 1, 0, 19), (5, 9, 9, 5)]
-)
+@pytest.mark.parametrize(("both", "lost", "gained", "neither"), [(50, 7, 2, 41), (30, 1, 0, 19), (5, 9, 9, 5)])
 def test_accuracy_change_has_the_interval_of_the_paired_score_test(
     both: int, lost: int, gained: int, neither: int
 ) -> None:
@@ -216,9 +210,7 @@ def test_graded_scores_have_an_interval_clustered_by_document() -> None:
     reference = rng.uniform(0, 1, 60)
     variant = reference - rng.uniform(-0.1, 0.3, 60)
     documents = [i // 2 for i in range(60)]
-    table = items(
-        list(reference), list(variant), metric="rouge", output_type="generate_until", documents=documents
-    )
+    table = items(list(reference), list(variant), metric="rouge", output_type="generate_until", documents=documents)
     found = measure(table)
     assert set(found) == {"rouge", "recovery"}
     one = number(found, "rouge")
@@ -293,9 +285,7 @@ def test_rolling_tasks_give_bits_per_byte_and_a_paired_perplexity_ratio() -> Non
     lists = (list(reference), list(variant), list(size))
     found = measure(rolling("word_perplexity", *lists), rolling("bits_per_byte", *lists))
     assert set(found) == {"word_perplexity", "word_perplexity_ratio", "bits_per_byte"}
-    bits, ratio, value = (
-        number(found, name) for name in ("bits_per_byte", "word_perplexity_ratio", "word_perplexity")
-    )
+    bits, ratio, value = (number(found, name) for name in ("bits_per_byte", "word_perplexity_ratio", "word_perplexity"))
     assert bits.reference == pytest.approx(-reference.sum() / size.sum() / math.log(2))
     assert bits.change == pytest.approx((reference - variant).sum() / size.sum() / math.log(2))
     assert value.reference == pytest.approx(math.exp(-reference.sum() / size.sum()))
@@ -306,9 +296,7 @@ def test_rolling_tasks_give_bits_per_byte_and_a_paired_perplexity_ratio() -> Non
     residuals = (reference - variant) - delta * size
     half = stats.t.ppf(0.975, 39) * math.sqrt(40 / 39 * (residuals**2).sum()) / size.sum()
     assert (ratio.low, ratio.high) == pytest.approx((math.exp(delta - half), math.exp(delta + half)))
-    assert (bits.low, bits.high) == pytest.approx(
-        ((delta - half) / math.log(2), (delta + half) / math.log(2))
-    )
+    assert (bits.low, bits.high) == pytest.approx(((delta - half) / math.log(2), (delta + half) / math.log(2)))
     assert ratio.neutral == 1.0
     assert {one.better for one in (bits, ratio, value)} == {"lower"}
 
@@ -372,11 +360,7 @@ def test_an_item_twice_or_a_column_less_is_an_error() -> None:
 def test_several_tasks_and_metrics_stay_apart() -> None:
     other = items([1.0, 1.0], [0.0, 0.0]).assign(task="other")
     found = MEASURE.measure(pd.concat([items([1.0, 0.0], [1.0, 0.0]), other], ignore_index=True))
-    changes = {
-        one.name: one.change
-        for one in found
-        if isinstance(one, Measurement) and one.name.endswith("accuracy")
-    }
+    changes = {one.name: one.change for one in found if isinstance(one, Measurement) and one.name.endswith("accuracy")}
     assert changes == {"tasks.quiz.accuracy": 0.0, "tasks.other.accuracy": -1.0}
 
 

@@ -16,11 +16,13 @@ from harness.backends.round_to_nearest import RoundToNearest
 from harness.errors import ModelError
 from harness.lockstep.decoder import Decoder
 from harness.lockstep.survey import survey
-from harness.models.loading import LoadedModel, load, make_variant
+from harness.models.loaded import LoadedModel
+from harness.models.loading import load
 from harness.records import ModelSpec, VariantSpec
-from tests.peft_adapters import PROJECTIONS, save_lora
-from tests.test_models import plan_of
-from tests.tiny_models import save, tiny_llama
+from harness.running.variant import make_variant
+from tests.helpers.peft_adapters import PROJECTIONS, save_lora
+from tests.helpers.tiny_models import save, tiny_llama
+from tests.models.test_loading import plan_of
 
 pytest.importorskip("peft")
 
@@ -172,7 +174,7 @@ def test_merged_the_sum_is_what_steps_round(reference: LoadedModel, adapter: Pat
 
 def test_an_adapter_on_a_base_of_four_bits(tmp_path: Path) -> None:
     bitsandbytes = pytest.importorskip("bitsandbytes")
-    from tests.quantized_checkpoints import save_nf4
+    from tests.helpers.quantized_checkpoints import save_nf4
 
     sizes = {"intermediate_size": 128}  # Its kernels take whole blocks of 32.
     reference = load(ModelSpec(model=str(save(tiny_llama(**sizes), tmp_path / "wide"))), "reference")

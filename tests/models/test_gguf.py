@@ -12,11 +12,13 @@ import torch
 
 from harness.errors import MissingDependencyError, ModelError
 from harness.models.gguf_file import GgufFile, read_gguf, vocabulary_difference
-from harness.models.loading import LoadedModel, load, make_variant, verify_unchanged
+from harness.models.loaded import LoadedModel, verify_unchanged
+from harness.models.loading import load
 from harness.records import ModelSpec, VariantSpec
-from tests.gguf_files import UNUSED, q4_0, q8_0, spm_tokens, tensors_of, write_gguf
-from tests.test_models import plan_of
-from tests.tiny_models import save, tiny_llama
+from harness.running.variant import make_variant
+from tests.helpers.gguf_files import UNUSED, q4_0, q8_0, spm_tokens, tensors_of, write_gguf
+from tests.helpers.tiny_models import save, tiny_llama
+from tests.models.test_loading import plan_of
 
 gguf = pytest.importorskip("gguf")
 
@@ -185,7 +187,7 @@ def test_scaled_positions_are_refused(tmp_path: Path) -> None:
 def test_a_missing_tensor_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = tensors_of(tiny_llama(**SIZES))
     del whole["blk.1.ffn_up.weight"]
-    monkeypatch.setattr("tests.gguf_files.tensors_of", lambda _: whole)
+    monkeypatch.setattr("tests.helpers.gguf_files.tensors_of", lambda _: whole)
     path = write_gguf(tiny_llama(**SIZES), tmp_path / "q.gguf")
     with pytest.raises(ModelError, match=r"missing.*model\.layers\.1\.mlp\.up_proj\.weight"):
         load(ModelSpec(model=str(path)), "x")

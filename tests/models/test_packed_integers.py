@@ -13,12 +13,13 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from harness.errors import MissingDependencyError, ModelError
-from harness.models.loading import LoadedModel, load
+from harness.models.loaded import LoadedModel
+from harness.models.loading import load
 from harness.models.packed_integers import Layout, layout_of, unpack_layer
 from harness.records import ModelSpec
-from tests import quantized_checkpoints as made
-from tests.test_models import change_config
-from tests.tiny_models import save, tiny_gpt2, tiny_llama
+from tests.helpers import quantized_checkpoints as made
+from tests.helpers.tiny_models import save, tiny_gpt2, tiny_llama
+from tests.models.test_loading import change_config
 
 SIZE, INPUTS, OUTPUTS, GROUPS = 16, 64, 48, 4
 UP = "model.layers.0.mlp.up_proj"
@@ -236,7 +237,6 @@ def test_layers_that_the_model_does_not_have_are_refused(tmp_path: Path) -> None
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ModelError, match=r"missing.*model\.norm\.weight"):
         opened(folder)
-
 
     tensors["model.norm.weight"] = whole.to(torch.float8_e4m3fn)
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})

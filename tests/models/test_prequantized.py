@@ -14,11 +14,13 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from harness.errors import MissingDependencyError, ModelError
-from harness.models.loading import LoadedModel, load, make_variant
+from harness.models.loaded import LoadedModel
+from harness.models.loading import load
 from harness.records import ModelSpec, VariantSpec
-from tests import quantized_checkpoints as made
-from tests.test_models import change_config, plan_of
-from tests.tiny_models import save, tiny_llama
+from harness.running.variant import make_variant
+from tests.helpers import quantized_checkpoints as made
+from tests.helpers.tiny_models import save, tiny_llama
+from tests.models.test_loading import change_config, plan_of
 
 IDS = torch.tensor([[0, 5, 9, 2, 40, 33, 7, 90]])
 UP = "model.layers.0.mlp.up_proj"

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from harness.documents import EncodedDocument
+from harness.data.encoding import EncodedDocument
 from harness.errors import ModelError
 from harness.lockstep.driver import shared_pass
 from harness.models.vocabulary import by_vocabulary, common_logits, known_ids, mismatch, width
@@ -19,14 +19,14 @@ from harness.probes.items import Items
 from harness.probes.layers import Layers
 from harness.probes.tokens import Tokens
 from harness.tables.store import Store
-from tests.logit_reference import expected
-from tests.pass_pairs import as_bytes, damaged, tables_of
+from tests.helpers.logit_reference import expected
+from tests.helpers.pass_pairs import as_bytes, damaged, tables_of
+from tests.helpers.students import SENTENCES, Loaded, Silent, byte_tokenizer, make_model, padded
 from tests.probes.test_generations import rows as generated
 from tests.probes.test_items import CHOICE, CHOICE_DOCS, GENERATION, ROLLING, write_task
 from tests.probes.test_items import make_model as item_model
 from tests.probes.test_items import make_tokenizer as item_tokenizer
 from tests.probes.test_items import observe as observe_items
-from tests.students import SENTENCES, Loaded, Silent, byte_tokenizer, make_model, padded
 
 FILLS = [0.0, 7.0, -3.0, float("nan"), float("inf")]
 TOKENS = 300

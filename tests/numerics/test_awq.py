@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from harness.numerics.awq import gram_error, relative_size, scale_for, search_clip, search_scale
-from harness.numerics.blocks import Blocks
 from harness.numerics.formats import NVFP4, Format, quantize
+from harness.numerics.granularity import Blocks
 from harness.numerics.grids import integer
 from harness.numerics.ranges import Limits, min_max
 from harness.numerics.scales import DOUBLE
@@ -189,9 +189,7 @@ FORMATS = [
 
 @settings(deadline=None, max_examples=60)
 @given(st.sampled_from(FORMATS), st.integers(0, 10**6), st.integers(1, 9), st.integers(1, 23), st.integers(1, 40))
-def test_clipping_never_makes_the_output_worse(
-    form: Format, seed: int, outputs: int, inputs: int, tokens: int
-) -> None:
+def test_clipping_never_makes_the_output_worse(form: Format, seed: int, outputs: int, inputs: int, tokens: int) -> None:
     weight, x = draws(outputs, inputs, seed=seed) ** 3, uneven(tokens, inputs, seed=seed + 1)
     found = search_clip(weight, x, form)
     plain = (quantize(weight, form).values - weight) @ x.T

@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from harness.numerics.blocks import Blocks
 from harness.numerics.formats import (
     MXFP4,
     MXFP8_E4M3,
@@ -22,6 +21,7 @@ from harness.numerics.formats import (
     quantize,
     stored_bits,
 )
+from harness.numerics.granularity import Blocks
 from harness.numerics.grids import FP4_E2M1, FP8_E4M3, NF4, dynamic_float, integer
 from harness.numerics.ranges import Limits
 from harness.numerics.scales import DOUBLE, FLOAT

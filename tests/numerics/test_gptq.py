@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from harness.numerics.blocks import Blocks
 from harness.numerics.formats import MXFP4, NVFP4, Format, Quantized, quantize
 from harness.numerics.gptq import Hessian, Solution, gptq, keep_nearest, output_errors
+from harness.numerics.granularity import Blocks
 from harness.numerics.grids import FP8_E4M3, NF4, integer
 from harness.numerics.ranges import Limits
 from harness.numerics.scales import DOUBLE

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from harness.numerics import formats
-from harness.numerics.blocks import Blocks
 from harness.numerics.formats import Format, cast, stored_bits
+from harness.numerics.granularity import Blocks
 from harness.numerics.grids import Integer, Steps, integer
 from harness.numerics.ranges import Limits, min_max
 

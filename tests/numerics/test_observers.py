@@ -10,11 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from harness.numerics.blocks import Blocks
 from harness.numerics.formats import Format, quantize
+from harness.numerics.granularity import Blocks
 from harness.numerics.grids import FP8_E4M3, Grid, integer
 from harness.numerics.observers import SIDE, Histogram, Percentile, observer
-from harness.numerics.ranges import Limits, find_limits, min_max
+from harness.numerics.range_methods import find_limits
+from harness.numerics.ranges import Limits, min_max
 
 WHOLE = Blocks("tensor")
 GRIDS = [integer(8), integer(4), integer(4, symmetric=False), FP8_E4M3]
@@ -66,9 +67,7 @@ def test_extremes_are_those_of_everything_at_once(blocks: Blocks) -> None:
 
 
 @given(
-    st.lists(
-        st.lists(st.floats(-(2.0**100), 2.0**100, width=32), min_size=1, max_size=20), min_size=1, max_size=6
-    ),
+    st.lists(st.lists(st.floats(-(2.0**100), 2.0**100, width=32), min_size=1, max_size=20), min_size=1, max_size=6),
     st.randoms(use_true_random=False),
 )
 @settings(max_examples=60, deadline=None)

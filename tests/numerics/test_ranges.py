@@ -11,11 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from harness.numerics.blocks import Blocks
 from harness.numerics.entropy import clip_share
 from harness.numerics.formats import MXFP4, MXFP8_E4M3, NVFP4, Format, quantize
+from harness.numerics.granularity import Blocks
 from harness.numerics.grids import FP8_E4M3, NF4, Integer, integer
-from harness.numerics.ranges import Limits, find_limits, min_max
+from harness.numerics.range_methods import find_limits
+from harness.numerics.ranges import Limits, min_max
 from harness.numerics.scales import DOUBLE
 
 FORMATS = [

@@ -10,7 +10,7 @@ from harness.errors import PlanError
 from harness.judge import rejudge
 from harness.plan import load_gate, make_plan, resolved
 from harness.records import Plan
-from tests.writers.made_run import make_run
+from tests.helpers.made_run import make_run
 
 STEPS = "{compress: [{backend: round_to_nearest, bits: 4}]%s}"
 SUITE = "documents: {data: pocket-heldout, max: 20}\nmeasures: [%s]\n"

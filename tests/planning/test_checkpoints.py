@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import yaml
 
+from harness.commands.preview import preview_plan
 from harness.errors import PlanError
+from harness.forecast.cost import cost
 from harness.plan import make_plan, resolved
 from harness.planning import checkpoints
-from harness.planning.cost import cost
-from harness.preview import preview_plan
 from harness.records import Plan
 
 pytest.importorskip("gguf")
@@ -166,8 +166,8 @@ def test_steps_on_a_dequantized_file_are_allowed(folder: Path) -> None:
 
 
 def test_the_preview_shows_and_counts_them(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from tests.gguf_files import write_gguf
-    from tests.tiny_models import tiny_llama
+    from tests.helpers.gguf_files import write_gguf
+    from tests.helpers.tiny_models import tiny_llama
 
     model = tiny_llama(intermediate_size=96)
     path = write_gguf(model, folder / "q8.gguf", "Q8_0")

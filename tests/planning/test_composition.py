@@ -11,7 +11,7 @@ from harness.backends import Backend
 from harness.errors import Problem
 from harness.planning.checking import Checker
 from harness.planning.composition import check_composition, remarks
-from harness.strict_yaml.file import read_yaml
+from harness.system.yaml_file import read_yaml
 
 
 class Smooth(Backend):

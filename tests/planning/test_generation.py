@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from harness.errors import PlanError
+from harness.forecast.cost import amount
+from harness.forecast.measured import measured
+from harness.forecast.sizes import prompt_count
 from harness.measures.generation import Generation
 from harness.plan import load_suite
-from harness.planning.cost import amount
-from harness.planning.measured import measured
-from harness.planning.sizes import prompt_count
 from harness.records import SuiteSpec
 
 

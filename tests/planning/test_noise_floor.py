@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from harness.errors import PlanError, Problem
+from harness.forecast.cost import amount
 from harness.plan import load_suite, make_plan, resolved
-from harness.planning.cost import amount
 from harness.records import NoiseFloorSpec, Plan
 
 SUITE = """

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from harness.backends.round_to_nearest import RoundToNearest
-from harness.catalogue import print_catalogue
+from harness.commands.catalogue import print_catalogue
 from harness.errors import PlanError
 from harness.hardware.profiles import target_names
 from harness.measures.hardware import Hardware

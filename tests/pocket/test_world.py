@@ -15,8 +15,8 @@ import pytest
 from harness.pocket import drills, lexicon
 from harness.pocket.draws import Draws
 from harness.pocket.page import held_out, owner
-from harness.pocket.tasks import TASKS
-from harness.pocket.world import STAGES, document, documents, task_items
+from harness.pocket.tasks import TASKS, task_items
+from harness.pocket.world import STAGES, document, documents
 
 SUM = re.compile(r"^(\d+(?:[+-]\d+)+)=(\d+)$", re.MULTILINE)
 REQUEST = re.compile(r"^User: .*to (\w+) a (\w+)[.?]$|^User: How do I (\w+) a (\w+)\?$", re.MULTILINE)

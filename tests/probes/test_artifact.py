@@ -14,15 +14,16 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from harness.artifacts.saving import save_folder
-from harness.documents import EncodedDocument
+from harness.data.encoding import EncodedDocument
 from harness.errors import BackendError, WriteError
-from harness.models.loading import LoadedModel, load
+from harness.models.loaded import LoadedModel
+from harness.models.loading import load
 from harness.probes import Shipment
 from harness.probes.artifact import DOCUMENTS, TOKENS, Artifact
 from harness.records import ModelSpec
 from harness.testing.models import lively
-from tests.read_back import here
-from tests.tiny_models import save, tiny_llama
+from tests.helpers.read_back import here
+from tests.helpers.tiny_models import save, tiny_llama
 
 DOWN = "model.layers.0.mlp.down_proj"
 
@@ -191,9 +192,7 @@ def test_a_tokenizer_that_comes_back_otherwise_is_seen(variant: LoadedModel, tmp
 
 
 @pytest.mark.parametrize("stage", ["write", "load"])
-def test_what_is_refused_leaves_the_reason_and_is_tried_again(
-    variant: LoadedModel, tmp_path: Path, stage: str
-) -> None:
+def test_what_is_refused_leaves_the_reason_and_is_tried_again(variant: LoadedModel, tmp_path: Path, stage: str) -> None:
     def refuses(into: Path) -> None:
         if stage == "write":
             raise NotImplementedError("not serializable")

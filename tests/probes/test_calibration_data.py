@@ -15,17 +15,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerBase
 
+from harness.data.calibration import Calibrated, CalibrationDocuments
+from harness.data.contamination import Seen
 from harness.errors import BackendError, DataError
 from harness.lockstep.driver import shared_pass
-from harness.models.calibration_data import Calibrated, CalibrationDocuments, input_ranges, read_calibration
-from harness.overlap import Seen
 from harness.probes.calibration_data import CalibrationData, count_outside
 from harness.records import CalibrationSpec
+from harness.running.calibration import input_ranges, read_calibration
 from harness.running.pairs import calibration_of
 from harness.tables.store import Store
-from tests.pass_pairs import Loaded, Silent, damaged, llama, make_documents, tables_of
+from tests.helpers.pass_pairs import Loaded, Silent, damaged, llama, make_documents, tables_of
+from tests.helpers.tiny_models import tiny_llama, tiny_tokenizer
 from tests.probes.test_channels import inputs_of
-from tests.tiny_models import tiny_llama, tiny_tokenizer
 
 FITTED = (21, 9, 30)
 
@@ -198,7 +199,7 @@ def test_variants_that_name_the_same_documents_share_them(monkeypatch: pytest.Mo
 
 
 def test_another_tokenizer_is_refused() -> None:
-    from harness.models.loading import _check_tokenizer
+    from harness.running.variant import _check_tokenizer
 
     sides = [SimpleNamespace(identity=SimpleNamespace(tokenizer_sha256=value)) for value in "ab"]
     step = SimpleNamespace(kind="gptq", calibrates=True)

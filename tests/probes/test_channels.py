@@ -17,7 +17,7 @@ from transformers.pytorch_utils import Conv1D
 
 from harness.lockstep.module_statistics import channel_moments, channel_moments_in_cache
 from harness.probes.channels import COLUMNS, Channels
-from tests.pass_pairs import damaged, gpt2, llama, make_documents, observe
+from tests.helpers.pass_pairs import damaged, gpt2, llama, make_documents, observe
 
 THRESHOLD = 1.5
 MODELS = {"llama": llama, "gpt2": gpt2}

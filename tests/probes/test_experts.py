@@ -12,11 +12,11 @@ import pytest
 import torch
 
 from harness.lockstep.driver import shared_pass
-from harness.models.experts import expert_tokens
+from harness.modules.experts import expert_tokens
 from harness.probes.experts import Experts
 from harness.tables.store import Store
-from tests.pass_pairs import Loaded, Silent, make_documents, observe
-from tests.tiny_models import EXPERTS, family
+from tests.helpers.pass_pairs import Loaded, Silent, make_documents, observe
+from tests.helpers.tiny_models import EXPERTS, family
 
 torch.set_num_threads(1)
 LENGTHS = (9, 23, 2, 23, 14, 5, 31, 12)
@@ -106,7 +106,7 @@ def test_calibration_counts_stand_beside_those_of_the_variant(tmp_path: Path) ->
 
 
 def test_a_resumed_pass_leaves_the_same_table(tmp_path: Path) -> None:
-    from tests.test_lockstep import Stop, Stopping
+    from tests.lockstep.test_driver import Stop, Stopping
 
     reference, variant, documents = family("mixtral"), noisy("mixtral"), make_documents()
     _, (whole,) = observe(tmp_path / "whole", reference, [variant], documents, [Experts()])

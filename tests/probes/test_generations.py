@@ -14,12 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from harness.documents import RawDocument
+from harness.data.documents import RawDocument
 from harness.errors import DataError, ModelError
 from harness.probes._compare import Written, common_reach, edit_distance, first_difference, similarity
 from harness.probes._writer import Writer
 from harness.probes.generations import Generations
-from tests.students import SENTENCES, Loaded, MemorySink, Silent, byte_tokenizer, make_model, twin
+from tests.helpers.students import SENTENCES, Loaded, MemorySink, Silent, byte_tokenizer, make_model, twin
 
 DOCUMENTS = [RawDocument(f"d{index}", "told", text, "en") for index, text in enumerate(SENTENCES)]
 NEW = 12
@@ -265,9 +265,7 @@ def test_an_embedding_model_compares_meanings(reference: Loaded, tmp_path: Path)
         return states[0].double().mean(0)
 
     for row in table.to_dict("records"):
-        sides = [
-            Written((), row[f"{name}_text"], row[f"{name}_ended"], True) for name in ("reference", "variant")
-        ]
+        sides = [Written((), row[f"{name}_text"], row[f"{name}_ended"], True) for name in ("reference", "variant")]
         a, b = common_reach(*sides)
         wanted = float(a == b)
         if a != b and a.strip() and b.strip():

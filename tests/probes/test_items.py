@@ -154,9 +154,7 @@ metric_list: [{{metric: perplexity}}, {{metric: acc}}]
 """
 
 
-def write_task(
-    folder: Path, name: str, template: str, docs: Sequence[Mapping[str, Any]], data: str = ""
-) -> Path:
+def write_task(folder: Path, name: str, template: str, docs: Sequence[Mapping[str, Any]], data: str = "") -> Path:
     """A task file and its data beside it."""
     folder.mkdir(exist_ok=True)
     (folder / f"{name}.jsonl").write_text("".join(json.dumps(doc) + "\n" for doc in docs))
@@ -229,9 +227,7 @@ def greedy(loaded: Loaded, prompt: str, count: int) -> str:
     return str(loaded.tokenizer.decode(ids[start:], skip_special_tokens=True)).split(".")[0]
 
 
-def test_generation_is_greedy_and_ignores_decoding_settings_of_a_checkpoint(
-    tmp_path: Path, reference: Loaded
-) -> None:
+def test_generation_is_greedy_and_ignores_decoding_settings_of_a_checkpoint(tmp_path: Path, reference: Loaded) -> None:
     docs = [{"q": doc["q"], "answer": "red"} for doc in CHOICE_DOCS]
     docs[0]["answer"] = greedy(reference, docs[0]["q"], 5)
     write_task(tmp_path, "write", GENERATION, docs)
@@ -249,9 +245,7 @@ def test_generation_is_greedy_and_ignores_decoding_settings_of_a_checkpoint(
     assert changed.generation_config.to_dict() == before
 
 
-def test_rolling_scores_text_alone_with_bos_as_context(
-    tmp_path: Path, reference: Loaded, variant: Loaded
-) -> None:
+def test_rolling_scores_text_alone_with_bos_as_context(tmp_path: Path, reference: Loaded, variant: Loaded) -> None:
     docs = [{"text": "the sun is red ."}, {"text": "the sea is blue . the leaf of grass is green ."}]
     write_task(tmp_path, "pages", ROLLING, docs)
     rows = run(tmp_path, "pages", reference, variant)
@@ -451,9 +445,7 @@ def test_limit_takes_the_first_documents(tmp_path: Path, reference: Loaded, vari
     assert len(set(run(tmp_path, "colours", reference, variant, limit=300).doc_id)) == len(CHOICE_DOCS)
 
 
-def test_the_same_document_twice_is_two_items_with_one_hash(
-    tmp_path: Path, reference: Loaded, variant: Loaded
-) -> None:
+def test_the_same_document_twice_is_two_items_with_one_hash(tmp_path: Path, reference: Loaded, variant: Loaded) -> None:
     write_task(tmp_path, "colours", CHOICE, [CHOICE_DOCS[0], CHOICE_DOCS[0], CHOICE_DOCS[1]])
     rows = run(tmp_path, "colours", reference, variant)
     accuracy = rows[rows.metric == "accuracy"]
@@ -471,18 +463,14 @@ def test_a_label_out_of_the_choices_is_an_error(
         run(tmp_path, "colours", reference, variant)
 
 
-def test_one_bad_label_among_good_ones_is_an_error(
-    tmp_path: Path, reference: Loaded, variant: Loaded
-) -> None:
+def test_one_bad_label_among_good_ones_is_an_error(tmp_path: Path, reference: Loaded, variant: Loaded) -> None:
     write_task(tmp_path, "colours", CHOICE, [*CHOICE_DOCS, {**CHOICE_DOCS[0], "label": 4}])
     with pytest.raises(DataError, match=r"document 7: found the label 4, wanted an index from 0 to 3"):
         run(tmp_path, "colours", reference, variant)
 
 
 def test_a_missing_target_text_is_an_error(tmp_path: Path, reference: Loaded, variant: Loaded) -> None:
-    write_task(
-        tmp_path, "write", GENERATION, [{"q": "the sun", "answer": "red"}, {"q": "the sea", "answer": ""}]
-    )
+    write_task(tmp_path, "write", GENERATION, [{"q": "the sun", "answer": "red"}, {"q": "the sea", "answer": ""}])
     with pytest.raises(DataError, match=r"document 1: found no target"):
         run(tmp_path, "write", reference, variant)
 
@@ -595,9 +583,7 @@ def test_an_unknown_task_says_what_is_close_and_what_could_not_be_read(
 ) -> None:
     from harness.probes.items import _Library
 
-    monkeypatch.setattr(
-        _Library, "_add_standard_tasks", lambda self: None
-    )  # the index of thousands takes seconds
+    monkeypatch.setattr(_Library, "_add_standard_tasks", lambda self: None)  # the index of thousands takes seconds
     (tmp_path / "broken.yaml").write_text(content)
     with pytest.raises(DataError, match=rf"(?s){message}"):
         run(tmp_path, "colours", reference, variant)
@@ -679,15 +665,12 @@ def test_choices_that_are_prompts_are_labelled_by_their_index(
         run(tmp_path, "starts", reference, variant)
 
 
-def test_a_task_may_score_with_a_function_of_its_own(
-    tmp_path: Path, reference: Loaded, variant: Loaded
-) -> None:
+def test_a_task_may_score_with_a_function_of_its_own(tmp_path: Path, reference: Loaded, variant: Loaded) -> None:
     docs = [{"q": doc["q"], "answer": ""} for doc in CHOICE_DOCS]
     write_task(
         tmp_path,
         "own",
-        GENERATION.replace("metric: exact_match", "metric: length")
-        + "process_results: !function scoring.length\n",
+        GENERATION.replace("metric: exact_match", "metric: length") + "process_results: !function scoring.length\n",
         docs,
     )
     (tmp_path / "scoring.py").write_text(

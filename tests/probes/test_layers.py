@@ -14,7 +14,7 @@ from transformers.pytorch_utils import Conv1D
 
 from harness.lockstep.module_statistics import row_errors, row_errors_in_cache
 from harness.probes.layers import Layers
-from tests.pass_pairs import damaged, gemma2, gpt2, llama, make_documents, observe
+from tests.helpers.pass_pairs import damaged, gemma2, gpt2, llama, make_documents, observe
 
 MODELS = {"llama": llama, "gpt2": gpt2, "gemma2": gemma2}
 SUMS = ["sum_squared_error", "sum_squared_reference", "sum_squared_variant", "dot", "max_abs_diff"]

@@ -11,10 +11,10 @@ import pandas as pd
 import pytest
 import torch
 
-from harness.documents import RawDocument
+from harness.data.documents import RawDocument
 from harness.probes.texts import UNIT_DOCUMENTS, Texts
 from harness.records import DocumentsSpec
-from tests.students import SENTENCES, Loaded, MemorySink, Silent, byte_tokenizer, make_model, twin
+from tests.helpers.students import SENTENCES, Loaded, MemorySink, Silent, byte_tokenizer, make_model, twin
 
 DOCUMENTS = [RawDocument(f"d{index}", "told", text, "en") for index, text in enumerate(SENTENCES)]
 SPEC = DocumentsSpec(data="x.jsonl", context=96)

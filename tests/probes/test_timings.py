@@ -102,9 +102,7 @@ def test_calls_come_in_blocks_a_b_b_a_after_the_warm_up(calls: Any) -> None:
     prompts = [name for name, _, cached in calls if not cached]
     warmup, timed = prompts[:3], prompts[3:]
     assert warmup == ["reference", "one", "two"]
-    one_repeat = ["reference", "one", "one", "reference", "reference", "two", "two", "reference"] + [
-        "reference"
-    ] * 4
+    one_repeat = ["reference", "one", "one", "reference", "reference", "two", "two", "reference"] + ["reference"] * 4
     assert timed == one_repeat * 2
 
 
@@ -128,18 +126,12 @@ def test_writing_is_greedy(calls: Any) -> None:
     written = [ids for _, ids, cached in calls[:4] if cached]
     with torch.no_grad():
         for step in written:
-            token = (
-                LlamaForCausalLM.forward(loaded[0].model, input_ids=sequence)
-                .logits[:, -1]
-                .argmax(-1, keepdim=True)
-            )
+            token = LlamaForCausalLM.forward(loaded[0].model, input_ids=sequence).logits[:, -1].argmax(-1, keepdim=True)
             assert torch.equal(step, token)
             sequence = torch.cat([sequence, token], dim=1)
 
 
-def test_rows_say_who_was_timed_when_and_for_how_many_tokens(
-    calls: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_rows_say_who_was_timed_when_and_for_how_many_tokens(calls: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def clock() -> Iterator[float]:
         now = 100.0
         while True:

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from harness.probes.tokens import Tokens
-from tests.logit_reference import agree, expected
-from tests.pass_pairs import damaged, gemma2, gpt2, llama, louder, make_documents, observe
+from tests.helpers.logit_reference import agree, expected
+from tests.helpers.pass_pairs import damaged, gemma2, gpt2, llama, louder, make_documents, observe
 
 MODELS = {"llama": lambda: louder(llama(), 3.0), "gpt2": lambda: louder(gpt2(), 3.0), "gemma2": gemma2}
 

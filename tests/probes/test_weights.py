@@ -14,11 +14,13 @@ from transformers import MistralConfig, MistralForCausalLM
 from harness.backends.kv_cache import KvCache
 from harness.backends.round_to_nearest import RoundToNearest
 from harness.measures.hardware import Hardware
-from harness.models.loading import LoadedModel, load, make_variant
+from harness.models.loaded import LoadedModel
+from harness.models.loading import load
 from harness.probes.weights import Weights
 from harness.records import CacheFormat, GateSpec, ModelSpec, ModuleFormat, Plan, RuleSpec, SuiteSpec, VariantSpec
 from harness.records.base import Plugin
-from tests.tiny_models import save, tiny_gpt2, tiny_llama
+from harness.running.variant import make_variant
+from tests.helpers.tiny_models import save, tiny_gpt2, tiny_llama
 
 COLUMNS = ["side", *ModuleFormat.model_fields, "relative_error", "compared", "error_note"]
 

@@ -6,11 +6,11 @@ import re
 
 import pytest
 
-from harness import resources
 from harness.records import Artifact, ArtifactFile, Measurement, Note, Run, Skipped
 from harness.report import artifact
+from harness.system import resources
 from harness.writers.report_html import render
-from tests.writers.made_run import Made, make_run
+from tests.helpers.made_run import Made, make_run
 
 SHA = "0123456789abcdef" * 4
 FILES = tuple(ArtifactFile(name=f"model-{at:02}.safetensors", bytes=2_000, sha256=SHA) for at in range(45))
@@ -42,9 +42,7 @@ def test_a_run_that_did_not_look_says_so(made: Made) -> None:
 
 def test_files_numbers_and_notes_are_shown_and_escaped(made: Made) -> None:
     notes = (Note(topic="artifact", text="held as <floats>", level="warn"), Note(topic="floor", text="elsewhere"))
-    shown = section(
-        made, artifact=Artifact(kind="saved", files=FILES), measurements=(KL, BYTES), notes=notes
-    )
+    shown = section(made, artifact=Artifact(kind="saved", files=FILES), measurements=(KL, BYTES), notes=notes)
     assert "read back in a process that knows nothing of this run" in shown
     assert shown.count(f"<code>{SHA[:12]}…</code>") == 40
     assert "5 more files are in" in shown

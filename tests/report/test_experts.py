@@ -7,10 +7,10 @@ import pandas as pd
 from harness.report.experts import mixtures
 from harness.report.layers import weight_errors
 from harness.report.suite import Suite
-from harness.resources import folder
+from harness.system.resources import folder
 from harness.writers.report_html import render
-from tests.writers.made_run import make_run
-from tests.writers.made_tables import MadeTables
+from tests.helpers.made_run import make_run
+from tests.helpers.made_tables import MadeTables
 
 COLUMNS = ["side", "module", "expert", "tokens", "agreeing", "calibration"]
 ROUTED = [

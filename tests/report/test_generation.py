@@ -8,8 +8,8 @@ import pandas as pd
 
 from harness.report.generation import AFTER, BEFORE, texts
 from harness.report.suite import Suite
-from tests.writers.made_run import make_run
-from tests.writers.made_tables import MadeTables
+from tests.helpers.made_run import make_run
+from tests.helpers.made_tables import MadeTables
 
 
 def suite(*rows: dict[str, Any]) -> Suite:

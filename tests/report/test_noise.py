@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from harness import resources
 from harness.records import Measurement, NoiseFloor
 from harness.report import display, rules
 from harness.report.noise import described, multiple
+from harness.system import resources
 from harness.writers.report_html import render
-from tests.writers.made_run import make_run
+from tests.helpers.made_run import make_run
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,10 @@ from rich.console import Console
 
 from harness.records import Stop
 from harness.report.stops import sentences
-from harness.resources import folder
-from harness.terminal import Terminal
+from harness.report.terminal import Terminal
+from harness.system.resources import folder
 from harness.writers.report_html import render
-from tests.writers.made_run import make_run
+from tests.helpers.made_run import make_run
 
 LOOKS = (40, 63, 100, 159, 252, 400)
 DECIDED = "Suite core: 63 of at most 400 documents decided every rule that waits for them (look 2 of 6)"

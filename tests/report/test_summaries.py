@@ -12,7 +12,7 @@ from sklearn.calibration import calibration_curve
 from harness.report import channels, layers, modules, perplexity, tasks, tokens
 from harness.report.layers import block_of, heat_map, role_of
 from harness.report.suite import Suite
-from tests.writers.made_run import Made, make_run
+from tests.helpers.made_run import Made, make_run
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,8 @@ import pytest
 from harness.measures._text_bits import TextBits
 from harness.report import texts
 from harness.report.suite import Suite
+from tests.helpers.made_tables import MadeTables
 from tests.measures.test_text_bits import table
-from tests.writers.made_tables import MadeTables
 
 
 def suite(frame: pd.DataFrame, kinds: list[str]) -> Suite:

@@ -92,8 +92,6 @@ def measured() -> Callable[..., Measurement]:
     """A measurement of one of ``KINDS``, with fields replaced."""
 
     def make(kind: str, **fields: Any) -> Measurement:
-        return Measurement(
-            **({"n": 5000, "clusters": 50, "method": "mean over tokens"} | KINDS[kind] | fields)
-        )
+        return Measurement(**({"n": 5000, "clusters": 50, "method": "mean over tokens"} | KINDS[kind] | fields))
 
     return make

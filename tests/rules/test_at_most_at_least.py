@@ -72,9 +72,7 @@ def test_exact_counts_are_simply_compared(limit, status, measured) -> None:
 
 
 def test_an_interval_without_width_is_no_evidence(measured) -> None:
-    flat = measured(
-        "ratio", change=1.0, low=1.0, high=1.0, method="no interval: all 9 values are exactly equal"
-    )
+    flat = measured("ratio", change=1.0, low=1.0, high=1.0, method="no interval: all 9 values are exactly equal")
     decision = at_most(1.02).judge(flat, identical=False)
     assert decision.status == "inconclusive"
     assert "all 9 values are exactly equal" in decision.because

@@ -26,9 +26,7 @@ def test_damage_of_a_ratio(margin, status, measured) -> None:
     assert not_worse(margin).judge(measured("ratio"), identical=False).status == status
 
 
-@pytest.mark.parametrize(
-    ("margin", "status"), [(0.03, "pass"), (0.02, "inconclusive"), (0.015, "inconclusive")]
-)
+@pytest.mark.parametrize(("margin", "status"), [(0.03, "pass"), (0.02, "inconclusive"), (0.015, "inconclusive")])
 def test_damage_of_a_score(margin, status, measured) -> None:
     assert not_worse(margin).judge(measured("accuracy"), identical=False).status == status
 
@@ -43,10 +41,7 @@ def test_a_clear_drop_fails(measured) -> None:
 def test_improvement_of_any_size_passes(measured) -> None:
     better = measured("accuracy", change=0.3, low=0.2, high=0.4)
     assert not_worse(0.001).judge(better, identical=False).status == "pass"
-    assert (
-        not_worse(0.001).judge(measured("ratio", change=0.5, low=0.4, high=0.6), identical=False).status
-        == "pass"
-    )
+    assert not_worse(0.001).judge(measured("ratio", change=0.5, low=0.4, high=0.6), identical=False).status == "pass"
 
 
 def test_not_significantly_worse_is_not_a_pass(measured) -> None:

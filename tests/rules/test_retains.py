@@ -13,9 +13,7 @@ def retains(share: float, **fields: object) -> Retains:
     return Retains(metric="m", why="because", share=share, **fields)
 
 
-@pytest.mark.parametrize(
-    ("share", "status"), [(0.9, "pass"), (0.98, "inconclusive"), (0.999, "inconclusive")]
-)
+@pytest.mark.parametrize(("share", "status"), [(0.9, "pass"), (0.98, "inconclusive"), (0.999, "inconclusive")])
 def test_share_of_a_score(share, status, measured) -> None:
     decision = retains(share).judge(measured("accuracy"), identical=False)
     assert decision.status == status
@@ -24,9 +22,7 @@ def test_share_of_a_score(share, status, measured) -> None:
 
 
 def test_a_lost_share_fails(measured) -> None:
-    drop = measured(
-        "accuracy", variant=0.3, change=-0.3, low=-0.33, high=-0.27, variant_low=0.27, variant_high=0.33
-    )
+    drop = measured("accuracy", variant=0.3, change=-0.3, low=-0.33, high=-0.27, variant_low=0.27, variant_high=0.33)
     assert retains(0.95).judge(drop, identical=False).status == "fail"
 
 
@@ -54,9 +50,7 @@ def test_ratios_and_agreement_are_shares_already(measured) -> None:
 
 def test_exact_counts(measured) -> None:
     assert retains(1.0).judge(measured("bytes"), identical=False).status == "pass"
-    more = measured(
-        "bytes", variant=4001.0, change=1.0, low=1.0, high=1.0, variant_low=None, variant_high=None
-    )
+    more = measured("bytes", variant=4001.0, change=1.0, low=1.0, high=1.0, variant_low=None, variant_high=None)
     assert retains(1.0).judge(more, identical=False).status == "fail"
 
 

@@ -17,16 +17,17 @@ from harness.errors import HarnessError, WriteError
 from harness.measures.artifact import Artifact as ArtifactMeasure
 from harness.measures.divergence import Divergence
 from harness.models.adapters import attach_adapter
-from harness.models.loading import load, make_variant
+from harness.models.loading import load
 from harness.probes.artifact import Artifact
 from harness.probes.tokens import Tokens
 from harness.records import DocumentsSpec, GateSpec, Measurement, ModelSpec, Plan, RuleSpec, SuiteSpec, VariantSpec
 from harness.rules.at_most import AtMost
 from harness.run import run_group
 from harness.running.pairs import Observed
-from tests.peft_adapters import save_lora
-from tests.read_back import here
-from tests.tiny_models import save, tiny_llama
+from harness.running.variant import make_variant
+from tests.helpers.peft_adapters import save_lora
+from tests.helpers.read_back import here
+from tests.helpers.tiny_models import save, tiny_llama
 
 RULE = RuleSpec(rule=AtMost(metric="artifact.kl_max", limit=0.01, decide="point", why="w"), where="gate.yaml:1")
 

@@ -7,8 +7,8 @@ from typing import Literal
 import pytest
 
 from harness.errors import BackendError, DataError
-from harness.mutants import Variation
 from harness.records import Level, Verdict
+from harness.selftest.mutants import Variation
 from harness.selftest.outcomes import (
     INSPECTION,
     REFUSED,

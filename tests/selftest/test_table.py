@@ -6,12 +6,12 @@ import io
 
 from rich.console import Console
 
-from harness.mutants import Variation
 from harness.records import GateSpec, RuleSpec, Verdict
+from harness.report.terminal import Terminal
 from harness.rules.at_most import AtMost
+from harness.selftest.mutants import Variation
 from harness.selftest.outcomes import judged, left_out
 from harness.selftest.table import conclusion, show
-from harness.terminal import Terminal
 
 RULES = (
     RuleSpec(rule=AtMost(metric="divergence.kl_mean", limit=0.05, why="w"), where="g.yaml:3"),

@@ -18,7 +18,7 @@ from harness import plugins
 from harness.backends import Backend, Compressed
 from harness.backends.round_to_nearest import RoundToNearest
 from harness.errors import BackendError, PlanError
-from harness.models.linears import linears
+from harness.modules.linears import linears
 from harness.plan import make_plan
 from harness.testing import BackendConformance
 

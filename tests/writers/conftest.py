@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from harness import resources
+from harness.system import resources
 from harness.writers.report_html import render
-from tests.writers.made_run import SCALE, Made, make_run
+from tests.helpers.made_run import SCALE, Made, make_run
 
 
 @pytest.fixture(scope="session")

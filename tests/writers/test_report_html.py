@@ -19,14 +19,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from harness import resources
 from harness.errors import TableError, WriteError
 from harness.records import Measurement, ModuleFormat, Note, Run, Skipped, Verdict
+from harness.system import resources
 from harness.write import read_run
 from harness.writers.report_html import ReportHtml, render, style_hash
 from harness.writers.run_json import encode
-from tests.writers.made_run import Made, make_run
-from tests.writers.made_tables import MadeTables
+from tests.helpers.made_run import Made, make_run
+from tests.helpers.made_tables import MadeTables
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "report.html"
 TEMPLATES = resources.folder("reports")

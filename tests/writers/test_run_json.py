@@ -14,8 +14,8 @@ from harness.errors import WriteError
 from harness.records import Measurement, Run
 from harness.write import read_run
 from harness.writers.run_json import RunJson, encode
-from tests.writers.made_run import Made
-from tests.writers.made_tables import MadeTables
+from tests.helpers.made_run import Made
+from tests.helpers.made_tables import MadeTables
 
 NO_TABLES = MadeTables({})
 

@@ -12,10 +12,11 @@ import pytest
 from harness import plugins
 from harness.errors import HarnessError, WriteError
 from harness.records import Run
+from harness.tables.access import Tables
 from harness.write import read_run, write_all, write_report
-from harness.writers import Tables, Writer
+from harness.writers import Writer
 from harness.writers.run_json import encode
-from tests.writers.made_run import Made
+from tests.helpers.made_run import Made
 
 
 def test_writes_every_kind_in_order(made: dict[str, Made], tmp_path: Path) -> None:

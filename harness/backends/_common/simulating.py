@@ -1,0 +1,172 @@
+"""What backends have in common whose library computes with floats: its codes are packed only when it saves.
+
+    chosen layers ─ checked ─▶ library ─▶ floats on the grid of a format ─▶ ModuleFormat of what would be stored
+
+Such a result is ``simulated``, whatever the library calls it. Bits and bytes are those of the codes, scales and zero
+points that the library's checkpoint holds, as they are for the harness's own simulations; that the weights lie on the
+stated grid is checked on the values after the last step.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+from harness.backends import Compressed
+from harness.backends._common.library import Asked, LibraryBackend, bits_of
+from harness.errors import BackendError, HarnessError
+from harness.records import CacheFormat, ModuleFormat, Note
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from harness.modules.linears import Linear
+
+
+@dataclass(frozen=True)
+class Simulated:
+    """What a library did to one module.
+
+    asked: the format of its weight, if that was put on a grid. extra_bits: scales, zero points and indices of the whole
+    module, as the library's checkpoint keeps them. inputs: what happens to the module's input from now on, in words;
+    empty: nothing.
+    """
+
+    asked: Asked | None
+    extra_bits: int = 0
+    inputs: str = ""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a library made of a model: by module name, for the cache, and what must be said beside that."""
+
+    model: PreTrainedModel
+    modules: Mapping[str, Simulated]
+    cache: CacheFormat | None = None
+    notes: tuple[Note, ...] = ()
+
+
+class SimulatingBackend(LibraryBackend):
+    """A backend whose library leaves weights on a grid as floats."""
+
+    def simulate(
+        self,
+        model: PreTrainedModel,
+        names: Sequence[str],
+        tokenizer: PreTrainedTokenizerBase,
+        calibration: Sequence[Tensor],
+    ) -> Result:
+        """Let the library compress the named layers; whatever it raises is wrapped, what it prints is not shown."""
+        raise NotImplementedError
+
+    def must_reach(self, names: Sequence[str]) -> Sequence[str]:
+        """Which of the layers the library must have put on a grid: all, by default."""
+        return names
+
+    def compress(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, calibration: Sequence[Tensor]
+    ) -> Compressed:
+        """Hand over every linear layer that is not skipped, and describe what the library did to each.
+
+        Raises BackendError naming the module that the library cannot take or left as it was.
+        """
+        names = []
+        for name, module in self.chosen(model):
+            self._check(name, module)
+            names.append(name)
+        give_own_head(model, names)
+        try:
+            with undisturbed():
+                done = self.simulate(model, names, tokenizer, calibration)
+        except HarnessError:
+            raise
+        except Exception as error:  # A library may raise anything; the user must learn whose words these are.
+            raise BackendError(f"{self.kind}: {type(error).__name__}: {error}") from error
+        if left := [name for name in self.must_reach(names) if name not in done.modules]:
+            raise BackendError(
+                f"{self.kind}: {left[0]} and {len(left) - 1} more were left as they were by the library, without a "
+                "word; skip them, or take settings that fit them"
+            )
+        return Compressed(
+            done.model,
+            tuple(
+                self._format(done.model, name, each.asked, each.extra_bits)
+                for name, each in done.modules.items()
+                if each.asked
+            ),
+            {name: each.inputs for name, each in done.modules.items() if each.inputs},
+            done.cache,
+            done.notes,
+        )
+
+    def _format(self, model: nn.Module, name: str, asked: Asked, extra_bits: int) -> ModuleFormat:
+        from harness.modules.linears import weight_of
+
+        module = cast("Linear", model.get_submodule(name))
+        weights, bias = weight_of(module).numel(), module.bias
+        bits = weights * bits_of(asked.format) + extra_bits
+        return ModuleFormat(
+            module=name,
+            type=type(module).__name__,
+            parameters=weights + (0 if bias is None else bias.numel()),
+            stored_bytes=-(-bits // 8) + (0 if bias is None else bias.numel() * bias.element_size()),
+            bits_per_weight=bits / weights,
+            format=asked.format,
+            granularity=asked.granularity,
+            group_size=asked.group_size,
+            symmetric=asked.symmetric,
+            ranges=asked.ranges,
+            kernel="simulated",
+            backend=self.kind,
+        )
+
+
+def give_own_head(model: PreTrainedModel, names: Sequence[str]) -> None:
+    """Part a head that is to be compressed from the embedding it is tied to, which libraries would change with it."""
+    from harness.modules.linears import output_head, replace_weight, weight_of
+
+    head = output_head(model)
+    if head is not None and head in names and model.config.tie_word_embeddings:
+        module = cast("Linear", model.get_submodule(head))
+        replace_weight(module, weight_of(module).clone())
+        model.config.tie_word_embeddings = False
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Give back what libraries set for the whole process, and let chance start at the same place every time.
+
+    Random numbers of torch, numpy and Python, deterministic algorithms, printing of tensors, the environment. What is
+    printed meanwhile is not shown.
+    """
+    import numpy as np
+    import torch
+    from torch import _tensor_str
+
+    strict = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    print_as: Any = torch.set_printoptions
+    printing = {**vars(_tensor_str.PRINT_OPTS)}
+    environment, python, numpy = dict(os.environ), random.getstate(), np.random.get_state()
+    heard = io.StringIO()
+    try:
+        with torch.random.fork_rng(), contextlib.redirect_stdout(heard), contextlib.redirect_stderr(heard):
+            torch.manual_seed(0)
+            random.seed(0)
+            np.random.seed(0)
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
+        torch.use_deterministic_algorithms(strict[0], warn_only=strict[1])
+        print_as(**printing)
+        for key in os.environ.keys() - environment.keys():
+            del os.environ[key]
+        os.environ.update(environment)

@@ -1,0 +1,34 @@
+"""Descriptions of stacked experts: one for a stack, not one for every expert in it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from harness.records import ModuleFormat
+
+
+def merged_stacks(described: Iterable[ModuleFormat]) -> tuple[ModuleFormat, ...]:
+    """The formats with those of one stack's matrices added up under the name of the stack, in the order of the first.
+
+    All matrices of a stack have one shape, so that their bits a weight are averaged.
+    """
+    from harness.modules.experts import stack_of
+
+    groups: dict[str, list[ModuleFormat]] = {}
+    for each in described:
+        groups.setdefault(stack_of(each.module), []).append(each)
+    return tuple(group[0] if name == group[0].module else _merged(name, group) for name, group in groups.items())
+
+
+def _merged(name: str, group: Sequence[ModuleFormat]) -> ModuleFormat:
+    return group[0].model_copy(
+        update={
+            "module": name,
+            "parameters": sum(each.parameters for each in group),
+            "stored_bytes": sum(each.stored_bytes for each in group),
+            "bits_per_weight": sum(each.bits_per_weight for each in group) / len(group),
+            # "codebook4+sparse" where at least one matrix keeps sparse values.
+            "format": max((each.format for each in group), key=len),
+            "ranges": " or ".join(sorted({each.ranges for each in group})),
+        }
+    )

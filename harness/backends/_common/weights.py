@@ -1,0 +1,228 @@
+"""What backends that quantize weights have in common: the YAML of a format, the choice of modules, the description."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from harness.backends import Backend
+from harness.backends._common.linears import LinearBackend
+from harness.errors import BackendError
+from harness.records import ModuleFormat, Record
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.nn import Parameter
+    from transformers import PreTrainedModel
+
+    from harness.modules.linears import Linear
+    from harness.numerics.formats import Format, Quantized
+    from harness.numerics.grids import Grid
+    from harness.numerics.ranges import Limits
+
+DEFAULT_GROUP_SIZE = 32
+DEFAULT_PERCENTILE = 99.9
+FormatName = Literal["int", "fp8_e4m3", "fp8_e5m2", "fp4_e2m1", "nf4", "mxfp4", "mxfp8_e4m3", "mxfp8_e5m2", "nvfp4"]
+Granularity = Literal["tensor", "channel", "group", "block"]
+RangeMethod = Literal["min_max", "percentile", "mse", "entropy"]
+
+
+class Override(Record):
+    """Other settings for the modules that match; what is not given stays as it is."""
+
+    modules: tuple[str, ...] = Field(min_length=1)
+    format: FormatName | None = None
+    bits: Annotated[int, Field(ge=2, le=8)] | None = None
+    symmetric: bool | None = None
+    granularity: Granularity | None = None
+    group_size: Annotated[int, Field(ge=1)] | None = None
+    full_range: bool | None = None
+    range: RangeMethod | None = None
+
+
+class WeightBackend(LinearBackend):
+    """A backend that puts the weights of linear layers on a grid."""
+
+    quantizes = ("weights",)
+    takes_experts = True
+
+    format: FormatName = "int"
+    """``int`` (with ``bits``), an FP8 or FP4 float, ``nf4``, or a block format that brings its own group size
+    and scales (``mxfp4``, ``mxfp8_…``: 32 and powers of two; ``nvfp4``: 16 and FP8)."""
+    bits: Annotated[int, Field(ge=2, le=8)] | None = None
+    """Bits of one code; only with format ``int``, which needs it."""
+    symmetric: bool = True
+    """Codes around 0 without a zero point; false: the range from the smallest to the largest weight, with 0
+    in it."""
+    granularity: Granularity = "group"
+    """What shares a scale: the whole weight, an output channel, ``group_size`` neighbours in an output
+    channel, or a square block of ``group_size`` × ``group_size``."""
+    group_size: Annotated[int, Field(ge=1)] | None = None
+    """Inputs that share a scale, 32 if not given (64 for nf4, 128 for blocks); the last group of a channel may
+    be shorter. Only with ``group`` and ``block``."""
+    full_range: bool = False
+    """Symmetric codes from −2^(bits−1) instead of −2^(bits−1)+1."""
+    range: RangeMethod = "min_max"
+    """How the range of the weights that share a scale is set."""
+    percentile: Annotated[float, Field(gt=50, le=100)] | None = None
+    """Share of the values inside the range in percent, 99.9 if not given; only with range ``percentile``."""
+    double_quantize: bool = False
+    """Quantize the scales to 8 bits again, as QLoRA does."""
+    overrides: tuple[Override, ...] = ()
+    """Other settings for some modules; the last that matches counts."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> WeightBackend:
+        if (self.format == "int") != (self.bits is not None):
+            raise ValueError("bits belongs to format: int, and only to it; the other formats have their own")
+        if self.group_size is not None and self.granularity not in ("group", "block"):
+            raise ValueError(f"group_size needs granularity: group or block, not {self.granularity}")
+        if self.full_range and not (self.symmetric and self.format == "int"):
+            raise ValueError("full_range needs symmetric integers; asymmetric grids always use all codes")
+        if self.format != "int" and not self.symmetric:
+            raise ValueError(f"symmetric: false needs format: int; {self.format} has no zero point")
+        own_blocks = self.granularity == "group" and self.group_size is None and not self.double_quantize
+        if self.format.startswith(("mx", "nv")) and not own_blocks:
+            raise ValueError(
+                f"{self.format} brings its own groups and scales; leave out granularity, group_size and double_quantize"
+            )
+        if self.percentile is not None and self.range != "percentile":
+            raise ValueError("percentile needs range: percentile")
+        return self
+
+    @model_validator(mode="after")
+    def _overrides_make_sense(self) -> WeightBackend:
+        for override in self.overrides:
+            self._with(override)
+        return self
+
+    def weight_format(self) -> Format:
+        """The number format that the fields describe, overrides aside."""
+        from harness.numerics.formats import Format, named_format
+        from harness.numerics.granularity import Blocks
+        from harness.numerics.grids import integer
+        from harness.numerics.scales import DOUBLE, FLOAT
+
+        if self.format.startswith(("mx", "nv")):
+            return named_format(self.format)
+        size = self.shared_by()
+        if self.format == "int":
+            assert self.bits is not None  # noqa: S101 - _consistent saw to it
+            grid: Grid = integer(self.bits, self.symmetric, self.full_range)
+        else:
+            grid = named_format(self.format).grid
+        return Format(grid, Blocks(self.granularity, size), DOUBLE if self.double_quantize else FLOAT)
+
+    def shared_by(self) -> int | None:
+        """How many inputs share a scale: the size of groups or blocks, None without them. Loads no torch."""
+        if self.format.startswith(("mx", "nv")):
+            return 32 if self.format.startswith("mx") else 16
+        if self.granularity not in ("group", "block"):
+            return None
+        default = 128 if self.granularity == "block" else 64 if self.format == "nf4" else DEFAULT_GROUP_SIZE
+        return self.group_size or default
+
+    def variations(self) -> tuple[WeightBackend, ...]:
+        """These settings, and what each override makes of them."""
+        return (self, *map(self._with, self.overrides))
+
+    def for_module(self, name: str) -> WeightBackend:
+        """These settings with the overrides that match a module."""
+        from harness.modules.experts import stack_of
+
+        settings, name = self, stack_of(name)
+        for override in self.overrides:
+            if any(fnmatchcase(name, pattern) for pattern in override.modules):
+                settings = settings._with(override)
+        return settings
+
+    def limits_of(self, weight_OI: Tensor, form: Format) -> Limits | None:
+        """What the grid of every block has to span, by ``range``; None: its smallest and largest value."""
+        from harness.numerics.range_methods import find_limits
+
+        return find_limits(weight_OI, form, self.range, self.percentile or DEFAULT_PERCENTILE)
+
+    def nearest(self, weight_OI: Tensor) -> Quantized:
+        """A weight rounded to nearest in the format of these settings, overrides aside."""
+        from harness.numerics.formats import quantize
+
+        form = self.weight_format()
+        return quantize(weight_OI, form, self.limits_of(weight_OI, form))
+
+    def describe(self, name: str, module: Linear, form: Format) -> ModuleFormat:
+        """What a module is now, its weight held as floats on the grid of ``form``."""
+        from harness.modules.linears import class_of, weight_of
+        from harness.numerics.formats import stored_bits
+
+        weight, bias = weight_of(module), module.bias
+        bits = stored_bits(tuple(weight.shape), form)
+        return ModuleFormat(
+            module=name,
+            type=class_of(module),
+            parameters=weight.numel() + (0 if bias is None else bias.numel()),
+            stored_bytes=-(-bits // 8) + (0 if bias is None else bias.numel() * bias.element_size()),
+            bits_per_weight=bits / weight.numel(),
+            format=form.name,
+            granularity="channel" if form.blocks.kind == "token" else form.blocks.kind,
+            group_size=form.blocks.size,
+            symmetric=form.grid.symmetric,
+            ranges=self.for_module(name).range,
+            kernel="simulated",
+            backend=self.kind,
+        )
+
+    def _patterns(self) -> Iterator[str]:
+        yield from super()._patterns()
+        for override in self.overrides:
+            yield from override.modules
+
+    def _with(self, override: Override) -> WeightBackend:
+        given = override.model_dump(exclude={"modules"}, exclude_none=True)
+        if given.get("format", "int") != "int":
+            given.setdefault("bits", None)
+        same = {name: getattr(self, name) for name in self.model_fields_set - {"overrides"}}
+        return type(self).model_validate({**same, **given})
+
+
+class Replacing:
+    """Gives modules new weights; layers that share one weight go on sharing it."""
+
+    def __init__(self) -> None:
+        self._done: dict[int, tuple[Tensor, Parameter]] = {}
+
+    def shared(self, module: Linear) -> bool:
+        """Whether the weight of ``module`` was replaced elsewhere already; it then is replaced here too."""
+        done = self._done.get(id(module.weight))
+        if done is not None:
+            module.weight = done[1]
+        return done is not None
+
+    def replace(self, module: Linear, values_OI: Tensor) -> None:
+        """A new weight [O, I] in the dtype of the old one."""
+        from harness.modules.linears import replace_weight
+        from harness.numerics.formats import cast
+
+        old = module.weight
+        # The old parameter is kept, so that its id is not given to another one.
+        self._done[id(old)] = (old, replace_weight(module, cast(values_OI, old.dtype)))
+
+
+@contextmanager
+def naming(backend: Backend, module: str) -> Iterator[None]:
+    """Turn the ValueError of a tensor that cannot be quantized into a BackendError that names the module."""
+    try:
+        yield
+    except ValueError as error:
+        raise BackendError(f"{backend.kind}: {module}: {error}; nothing sensible can be computed from it") from error
+
+
+def untie_head(model: PreTrainedModel, changed: Iterable[str]) -> None:
+    """Keep a later tie_weights() from undoing a head whose weight was replaced."""
+    from harness.modules.linears import output_head
+
+    if output_head(model) in set(changed):
+        model.config.tie_word_embeddings = False

@@ -1,0 +1,1 @@
+"""What a user types beside check: init, list, plan, lint."""

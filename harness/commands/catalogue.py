@@ -1,0 +1,47 @@
+"""What ``harness list`` prints: everything a YAML file can name, each with its one-line description."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from harness.backends import Backend
+from harness.hardware.profiles import profiles
+from harness.plan import DISTRIBUTION, is_installed
+from harness.plugins import FAMILIES, load, names
+from harness.records import Plugin
+from harness.system.resources import shipped_file, shipped_names
+from harness.system.yaml_file import read_description
+
+
+def print_catalogue() -> None:
+    """Print shipped suites and gates, the targets, then every plugin of every family."""
+    console = Console()
+    for kind in ("suites", "gates"):
+        rows = [(name, read_description(shipped_file(kind, name))) for name in shipped_names(kind)]
+        console.print(_table(kind, rows))
+    console.print(_table("targets", list(profiles().targets.items())))
+    for family in FAMILIES:
+        found = {name: load(family, name) for name in names(family)}
+        said = [(name, f"{each.summary()}{_needs(each)}") for name, each in found.items()]
+        console.print(_table(family, said))
+
+
+def _needs(found: type[Plugin]) -> str:
+    """Which libraries a backend needs, and how to install them where they are missing."""
+    if not issubclass(found, Backend) or not found.requires:
+        return ""
+    missing = [name for name in found.requires if not is_installed(name)]
+    what = f"{DISTRIBUTION}[{found.extra}]" if found.extra else " ".join(missing)
+    how = f'not installed: pip install "{what}"' if missing else "installed"
+    return f" (needs {', '.join(missing or found.requires)}, {how})"
+
+
+def _table(title: str, rows: list[tuple[str, str]]) -> Table:
+    table = Table(title=title, title_justify="left", box=None, show_header=False, pad_edge=False, expand=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column()
+    for name, description in rows:
+        table.add_row(Text(name), Text(description))
+    return table

@@ -1,0 +1,55 @@
+"""Preview: what a variant file asks for, before a model is loaded, and what a gate file is worth.
+
+plan ─▶ metrics and their numbers of documents ─▶ what each rule needs, what is wrong with each gate, the cost
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from harness.forecast.cost import cost
+from harness.forecast.linting.evidence import of_plan, of_suites
+from harness.forecast.linting.findings import exit_code
+from harness.forecast.linting.lint import lint
+from harness.forecast.linting.page import print_findings
+from harness.forecast.needs import needs
+from harness.forecast.notes import earlier_run, findings_of
+from harness.forecast.page import print_plan
+from harness.plan import load_gate, load_suite, make_plan
+from harness.report.terminal import Terminal, standard_console
+from harness.write import read_run
+
+
+def preview_plan(file: Path, run_folder: Path | None, out: Path) -> int:
+    """Print the plan of a variant file with what its rules need and what it will cost; returns 0.
+
+    run_folder: an earlier run whose variance and clock are used; without one that in ``out``, if there is any.
+    Raises PlanError with every mistake of the files, and HarnessError for a run that was named and cannot be read.
+    """
+    plan, terminal = make_plan(file), Terminal()
+    folder = run_folder or out / plan.name
+    run = read_run(folder) if run_folder else earlier_run(folder, terminal)
+    evidence = of_plan(plan, run, folder)
+    console = standard_console(sys.stdout)
+    print_plan(console, plan, needs(plan.gates, evidence.metrics, run), cost(plan, run), run)
+    for finding in findings_of(plan, evidence, needed=False):
+        terminal.note(str(finding))
+    return 0
+
+
+def lint_gate(name: str, suites: Sequence[str], variant: Path | None, run_folder: Path | None) -> int:
+    """Print everything that is wrong with a gate; returns 0, or 2 where a rule cannot do its work.
+
+    Raises PlanError with every mistake of the files, and HarnessError for a run that cannot be read.
+    """
+    gate = load_gate(name, Path.cwd())
+    run = read_run(run_folder) if run_folder else None
+    if variant is not None:
+        evidence = of_plan(make_plan(variant), run, run_folder)
+    else:
+        evidence = of_suites([load_suite(suite, Path.cwd()) for suite in suites], run, run_folder)
+    findings = lint(gate, evidence)
+    print_findings(standard_console(sys.stdout), gate, evidence, findings)
+    return exit_code(findings)

@@ -1,0 +1,151 @@
+"""Documents: reading them from wherever they are, and encoding each into the ids that both models see."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from harness.errors import DataError
+from harness.plugins import nearest
+from harness.records import HubData
+from harness.system.resources import POCKET_SPLITS
+
+if TYPE_CHECKING:
+    pass
+
+POCKET_COUNT = 200
+"""How many shipped documents are written where no number is given: their supply is endless."""
+
+
+@dataclass(frozen=True)
+class RawDocument:
+    """One text. ``kind`` groups documents in reports, ``language`` in rules on slices; both may be empty."""
+
+    id: str
+    kind: str
+    text: str
+    language: str = ""
+
+
+def read_documents(
+    data: str | HubData, max: int | None, text_field: str = "text", split_on: str = "\n\n", seed: int = 0
+) -> list[RawDocument]:
+    """The first ``max`` documents in the order of their source (None: all; of an endless supply, 200).
+
+    ``seed`` chooses among the shipped documents; files and hub datasets keep their order and do not use it.
+    A .txt file is read with universal newlines and split at ``split_on`` (empty: the whole file is one
+    document); pieces without text are no documents. Raises DataError.
+    """
+    if isinstance(data, HubData):
+        found = _from_hub(data, max, text_field)
+    elif data in POCKET_SPLITS:
+        found = _from_pocket(POCKET_SPLITS[data], POCKET_COUNT if max is None else max, seed)
+    elif data.endswith(".jsonl"):
+        found = list(islice(_from_jsonl(Path(data), text_field), max))
+    elif data.endswith(".txt"):
+        found = list(islice(_from_text(Path(data), split_on), max))
+    else:
+        known = ", ".join(POCKET_SPLITS)
+        raise DataError(f"documents {data!r}: expected a file ending in .jsonl or .txt, or one of {known}")
+    if not found:
+        raise DataError(f"documents {data}: there is no document in it")
+    return found
+
+
+def in_random_order(documents: Sequence[RawDocument], seed: int) -> list[RawDocument]:
+    """The same documents in an order that ``seed`` and their number fix, whatever they hold: a source may be sorted."""
+    order = np.random.default_rng([seed, len(documents)]).permutation(len(documents))
+    return [documents[place] for place in order]
+
+
+def _from_pocket(split: str, count: int, seed: int) -> list[RawDocument]:
+    from harness.pocket import world
+
+    return [RawDocument(made.id, made.kind, made.text) for made in world.documents(split, count, seed)]
+
+
+def _from_jsonl(path: Path, text_field: str) -> Iterator[RawDocument]:
+    for number, line in enumerate(_lines(path), 1):
+        if not line.strip():
+            continue
+        where = f"{path}:{number}"
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise DataError(f"{where}: not JSON ({error}); expected one JSON object a line") from None
+        if not isinstance(row, dict):
+            raise DataError(f"{where}: found {type(row).__name__}, expected a JSON object")
+        yield _document(row, text_field, f"{path.stem}-{number}", where)
+
+
+def _from_text(path: Path, split_on: str) -> Iterator[RawDocument]:
+    text = "".join(_lines(path))
+    pieces = text.split(split_on) if split_on else [text]
+    kept = (piece.strip("\n") for piece in pieces if piece.strip())
+    return (RawDocument(f"{path.stem}-{number}", "", piece) for number, piece in enumerate(kept, 1))
+
+
+def _lines(path: Path) -> Iterator[str]:
+    """Lines of a UTF-8 file with universal newlines. Raises DataError where it cannot be read."""
+    number = 0
+    try:
+        with path.open(encoding="utf-8") as stream:
+            for number, line in enumerate(stream, 1):
+                if number == 1 and line.startswith("\ufeff"):
+                    raise DataError(f"{path}: starts with a byte order mark; save it as UTF-8 without one")
+                yield line
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 after line {number} ({error.reason})") from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
+
+
+def _from_hub(data: HubData, max: int | None, text_field: str) -> list[RawDocument]:
+    from datasets import load_dataset
+    from datasets.exceptions import DatasetsError
+
+    name = f"{data.hub} (config {data.config}, split {data.split}, revision {data.revision})"
+    if Path(data.hub).exists():
+        raise DataError(f"hub dataset {data.hub}: the local file or folder {data.hub} would be read instead")
+    try:
+        rows = load_dataset(data.hub, data.config, split=data.split, revision=data.revision)
+    except (DatasetsError, OSError, ValueError, RuntimeError, KeyError) as error:
+        raise DataError(f"hub dataset {name} cannot be loaded: {type(error).__name__}: {error}") from error
+    return [
+        _document(row, text_field, f"{data.split}-{number}", f"{name}, row {number}")
+        for number, row in enumerate(islice(rows, max))
+    ]
+
+
+def _document(row: Mapping[str, Any], text_field: str, default_id: str, where: str) -> RawDocument:
+    if text_field not in row:
+        close = nearest(text_field, row) or ", ".join(map(str, list(row)[:8])) or "no fields at all"
+        raise DataError(f"{where}: has no field {text_field!r} (text_field); it has {close}")
+    text = row[text_field]
+    if not isinstance(text, str):
+        raise DataError(f"{where}: field {text_field!r} is {type(text).__name__}, expected text")
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise DataError(f"{where}: the text holds half of a surrogate pair, which is no character")
+    given = row.get("id")
+    name = str(given) if isinstance(given, str | int) and str(given) else default_id
+    return RawDocument(name, _label(row.get("kind")), text, _label(row.get("language")))
+
+
+def _label(value: object) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def texts_sha256(raw: Iterable[RawDocument]) -> str:
+    """Hash of the texts of all documents, in order, with what they are called and labelled."""
+    digest = hashlib.sha256()
+    for document in raw:
+        content = [document.id, document.kind, document.language, document.text]
+        digest.update(json.dumps(content).encode() + b"\n")
+    return digest.hexdigest()

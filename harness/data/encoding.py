@@ -1,0 +1,208 @@
+"""Encoding: texts as the token ids that both models see. The only caller of a tokenizer on documents."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.data.documents import RawDocument
+from harness.errors import DataError
+from harness.records import DocumentsSpec
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+SKIPPED_SHARE = 0.01
+"""A larger share of documents without a token to score means that the data are not what they seemed."""
+
+
+@dataclass(frozen=True)
+class EncodedDocument:
+    """One document as both models see it.
+
+    ids: int64, BOS included. bytes: float32, the UTF-8 bytes of text that each id stands for (0 for BOS,
+    NaN where the tokenizer gives no offsets). All ids but the first are scored. total_tokens counts the ids
+    before cutting. skipped is empty, or the reason why no token of this document can be scored.
+    """
+
+    index: int
+    id: str
+    kind: str
+    ids: NDArray[np.int64]
+    bytes: NDArray[np.float32]
+    total_tokens: int
+    cut: bool
+    skipped: str
+    language: str = ""
+
+    @property
+    def tokens(self) -> int:
+        """Number of scored tokens."""
+        return 0 if self.skipped else len(self.ids) - 1
+
+
+def encode(
+    raw: Sequence[RawDocument], tokenizer: PreTrainedTokenizerBase, spec: DocumentsSpec, vocab_size: int
+) -> list[EncodedDocument]:
+    """Token ids of every document, by the protocol that ``DocumentsSpec`` describes.
+
+    BOS is put in front here, not by the tokenizer's post-processor, so that it cannot get lost. With
+    ``packed`` the result is windows of ``context`` tokens (the last may be shorter), then skipped documents.
+
+    Raises DataError: no BOS token where one is asked for, an id outside the ``vocab_size`` logits, no token
+    to score, or more than 1 % of the documents without one.
+    """
+    opening = _opening(tokenizer, spec.bos)
+    texts = [document.text for document in raw]
+    streams = [_open(opening, ids, sizes) for ids, sizes in _tokenize(texts, tokenizer)]
+    _check_range(raw, streams, vocab_size)
+    encoded = [
+        _cut(index, document, ids, sizes, spec.context)
+        for index, (document, (ids, sizes)) in enumerate(zip(raw, streams, strict=True))
+    ]
+    _check_skipped(encoded)
+    return _pack(encoded, streams, spec.context) if spec.packed else encoded
+
+
+def documents_sha256(encoded: Iterable[EncodedDocument]) -> str:
+    """Hash of the token ids of all documents, in order: where it is equal, two models see the same ids."""
+    digest = hashlib.sha256()
+    for document in encoded:
+        digest.update(len(document.ids).to_bytes(8, "little"))
+        digest.update(document.ids.astype("<i8").tobytes())
+    return digest.hexdigest()
+
+
+def duplicates(encoded: Iterable[EncodedDocument]) -> int:
+    """How many documents have exactly the ids of an earlier one: they add no evidence, only its look."""
+    seen = [document.ids.tobytes() for document in encoded if not document.skipped]
+    return len(seen) - len(set(seen))
+
+
+def _opening(tokenizer: PreTrainedTokenizerBase, bos: bool) -> tuple[int, ...]:
+    if not bos:
+        return ()
+    token = tokenizer.bos_token_id
+    if not isinstance(token, int):
+        raise DataError("documents ask for bos: true, but the tokenizer has no BOS token; set bos: false")
+    return (token,)
+
+
+def _tokenize(
+    texts: list[str], tokenizer: PreTrainedTokenizerBase
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+    """Ids and bytes of each text, without special tokens."""
+    for text, (ids, offsets) in zip(texts, tokenized(texts, tokenizer), strict=True):
+        yield ids, np.full(len(ids), np.nan, dtype=np.float32) if offsets is None else span_bytes(text, offsets)
+
+
+def tokenized(
+    texts: Sequence[str], tokenizer: PreTrainedTokenizerBase
+) -> Iterator[tuple[NDArray[np.int64], Sequence[tuple[int, int]] | None]]:
+    """Ids of each text, without special tokens, and the characters that each stands for (None: slow tokenizers)."""
+    found = tokenizer(
+        list(texts),
+        add_special_tokens=False,
+        truncation=False,
+        padding=False,
+        verbose=False,
+        return_offsets_mapping=tokenizer.is_fast,
+        return_attention_mask=False,
+        return_token_type_ids=False,
+    )
+    for index in range(len(texts)):
+        offsets = found["offset_mapping"][index] if tokenizer.is_fast else None
+        yield np.asarray(found["input_ids"][index], dtype=np.int64), offsets
+
+
+def span_bytes(text: str, offsets: Sequence[tuple[int, int]]) -> NDArray[np.float32]:
+    """UTF-8 bytes of ``text`` that each token stands for; they add up to the bytes of the whole text.
+
+    offsets: the character span of each token, in order. Tokens that share a character (one for each of its
+    bytes, say) share its bytes equally. Characters between two spans (blanks that a tokenizer leaves out of
+    its offsets) belong to the token after them, those after the last span to the last token that has one.
+    """
+    spans = np.asarray(offsets, dtype=np.int64).reshape(-1, 2)
+    if not len(spans) or not text:
+        return np.zeros(len(spans), dtype=np.float32)
+    starts, ends = spans[:, 0].copy(), spans[:, 1].copy()
+    covered = np.maximum.accumulate(ends)
+    before = np.concatenate(([0], covered[:-1]))
+    wide = ends > starts
+    starts[wide] = np.minimum(starts, before)[wide]
+    if wide.any():
+        ends[np.flatnonzero(wide)[-1]] = len(text)
+    sharing = np.zeros(len(text) + 1, dtype=np.int64)
+    np.add.at(sharing, starts[wide], 1)
+    np.add.at(sharing, ends[wide], -1)
+    points = np.frombuffer(text.encode("utf-32-le"), dtype="<u4")
+    sizes = 1 + (points > 0x7F) + (points > 0x7FF) + (points > 0xFFFF)
+    shares = sizes / np.maximum(np.cumsum(sharing[:-1]), 1)
+    until = np.concatenate(([0.0], np.cumsum(shares)))
+    return (until[ends] - until[starts]).astype(np.float32)
+
+
+def _open(
+    opening: tuple[int, ...], ids: NDArray[np.int64], sizes: NDArray[np.float32]
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    front = np.asarray(opening, dtype=np.int64)
+    return np.concatenate((front, ids)), np.concatenate((np.zeros(len(front), dtype=np.float32), sizes))
+
+
+def _check_range(raw: Sequence[RawDocument], streams: Sequence[tuple[NDArray[np.int64], Any]], vocab_size: int) -> None:
+    for document, (ids, _) in zip(raw, streams, strict=True):
+        outside = ids[(ids < 0) | (ids >= vocab_size)]
+        if len(outside):
+            raise DataError(
+                f"document {document.id}: the tokenizer gives the id {outside[0]}, the model has ids 0 to "
+                f"{vocab_size - 1}; tokenizer and model do not belong together"
+            )
+
+
+def _cut(
+    index: int, document: RawDocument, ids: NDArray[np.int64], sizes: NDArray[np.float32], context: int
+) -> EncodedDocument:
+    return EncodedDocument(
+        index=index,
+        id=document.id,
+        kind=document.kind,
+        ids=ids[:context],
+        bytes=sizes[:context],
+        total_tokens=len(ids),
+        cut=len(ids) > context,
+        language=document.language,
+        skipped="" if len(ids) > 1 else f"{len(ids)} of the 2 tokens that scoring takes (BOS included)",
+    )
+
+
+def _check_skipped(encoded: Sequence[EncodedDocument]) -> None:
+    skipped = [document for document in encoded if document.skipped]
+    if len(skipped) == len(encoded) or len(skipped) > SKIPPED_SHARE * len(encoded):
+        example = f"; the first is {skipped[0].id} ({skipped[0].skipped})" if skipped else ""
+        raise DataError(
+            f"{len(skipped)} of {len(encoded)} documents have no token to score, "
+            f"at most {SKIPPED_SHARE:.0%} may{example}"
+        )
+
+
+def _pack(
+    encoded: Sequence[EncodedDocument],
+    streams: Sequence[tuple[NDArray[np.int64], NDArray[np.float32]]],
+    context: int,
+) -> list[EncodedDocument]:
+    kept = [stream for document, stream in zip(encoded, streams, strict=True) if not document.skipped]
+    ids = np.concatenate([stream[0] for stream in kept])
+    sizes = np.concatenate([stream[1] for stream in kept])
+    windows = [(ids[at : at + context], sizes[at : at + context]) for at in range(0, len(ids) - 1, context)]
+    packed = [
+        EncodedDocument(index, f"window-{index}", "packed", window, size, len(window), False, "")
+        for index, (window, size) in enumerate(windows)
+    ]
+    left = (document for document in encoded if document.skipped)
+    return packed + [replace(document, index=index) for index, document in enumerate(left, len(packed))]

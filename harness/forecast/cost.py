@@ -1,0 +1,167 @@
+"""What a plan will take: time and memory, from an earlier run's clock where there is one, else by rule of thumb."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from harness.forecast.model_size import ModelSize, model_size
+from harness.forecast.sizes import document_count, prompt_count, task_sizes
+from harness.measures import Measure
+from harness.measures.generation import Generation
+from harness.measures.tasks import Tasks
+from harness.records import Plan, Run, SuiteSpec
+
+BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
+OPERATIONS_PER_CORE = 1e10
+OPERATIONS_ON_GPU = 5e13
+ITEM_TOKENS = 200
+"""Tokens of one item of a task, prompts and answers together, where no run tells."""
+LOGITS = 2**23
+"""Logits that the shared pass keeps at a time, about, on each side."""
+
+
+@dataclass(frozen=True)
+class Amount:
+    """What goes through each model: tokens of documents, items of tasks, calls that are timed."""
+
+    tokens: int
+    items: int
+    calls: int
+    written: int
+    """Tokens that each side writes."""
+    complete: bool
+    """Whether every number is known; else what is unknown counts nothing."""
+    noise: int = 0
+    """Tokens that the reference alone reads for noise floors."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Time in seconds and memory in bytes (None: not known), each with how it was found."""
+
+    seconds: float | None
+    seconds_by: str
+    memory: float | None
+    memory_by: str
+
+
+def amount(suites: tuple[SuiteSpec, ...]) -> Amount:
+    """How much there is to compute; documents count as full up to their context."""
+    tokens = items = calls = written = noise = 0
+    complete = True
+    for suite in suites:
+        count = document_count(suite.documents)
+        complete &= count is not None
+        if suite.noise_floor is not None and suite.documents is not None:
+            sampled = min(count or suite.noise_floor.documents, suite.noise_floor.documents)
+            noise += _noise_tokens(len(suite.noise_floor.conditions), sampled, suite.documents.context)
+        tokens += (count or 0) * (suite.documents.context if suite.documents else 0)
+        for measure in suite.measures:
+            if isinstance(measure, Tasks):
+                sizes = [task.items for task in task_sizes(measure)]
+                complete &= None not in sizes
+                items += sum(size or 0 for size in sizes)
+            elif isinstance(measure, Generation):
+                prompts = prompt_count(measure, count)
+                complete &= prompts is not None
+                written += (prompts or 0) * (measure.prompt_tokens + measure.new_tokens)
+            elif isinstance(measure, Measure) and measure.table == "timings":
+                repeats = getattr(measure, "repeats", 0)
+                calls += repeats if isinstance(repeats, int) else 0
+    return Amount(tokens, items, calls, written, complete, noise)
+
+
+def _noise_tokens(conditions: int, documents: int, context: int) -> int:
+    """The reference as it is, and once more under each condition."""
+    return (conditions + 1) * documents * context
+
+
+def cost(plan: Plan, run: Run | None) -> Cost:
+    """Time and memory of one variant beside its reference."""
+    reference = model_size(plan.reference.model, plan.reference.revision)
+    same = plan.variant.model in ("reference", plan.reference.model)
+    variant = reference if same else model_size(plan.variant.model, plan.variant.revision)
+    seconds, seconds_by = _seconds(plan, run, reference)
+    memory, memory_by = _memory(plan, reference, variant)
+    return Cost(seconds, seconds_by, memory, memory_by)
+
+
+def _seconds(plan: Plan, run: Run | None, reference: ModelSize | str) -> tuple[float | None, str]:
+    now = amount(plan.suites)
+    if run is not None and (known := _by_clock(plan, run, now, reference)) is not None:
+        return known, f"from the clock of the run {run.name}, in proportion to documents, items and parameters"
+    if isinstance(reference, str):
+        return None, reference
+    on_cpu = plan.reference.device == "cpu"
+    speed = OPERATIONS_PER_CORE * (os.cpu_count() or 1) if on_cpu else OPERATIONS_ON_GPU
+    # Two operations for each parameter and token, on both sides.
+    operations = 2 * 2 * reference.parameters * (now.tokens + ITEM_TOKENS * now.items + now.written)
+    operations += 2 * reference.parameters * now.noise
+    where = f"{os.cpu_count() or 1} cores at 10" if on_cpu else "a GPU at 50,000"
+    unknown = "" if now.complete else "; documents and tasks of unknown size are not counted"
+    said = f"rule of thumb: 4 operations for each parameter and token (both sides), {where} billion a second{unknown}"
+    return operations / speed, said
+
+
+def _by_clock(plan: Plan, run: Run, now: Amount, reference: ModelSize | str) -> float | None:
+    """The stages of an earlier run, each in proportion to what it works on; None where they cannot be compared."""
+    then = _of_run(run)
+    larger = 1.0
+    if not isinstance(reference, str) and run.reference.parameters:
+        larger = reference.parameters / run.reference.parameters
+    total = 0.0
+    for stage, seconds in run.clock.seconds.items():
+        before, after = {
+            "items": (then.items, now.items),
+            "timings": (then.calls, now.calls),
+            "generations": (then.written, now.written),
+            "noise floor": (then.noise, now.noise),
+        }.get(stage, (then.tokens, now.tokens) if stage in ("shared pass", "measure") else (1, 1))
+        if before == 0 and after > 0:
+            return None
+        total += seconds * (after / before if before else 0.0) * (1.0 if stage == "measure" else larger)
+    stages = {"items": now.items, "timings": now.calls, "generations": now.written, "shared pass": now.tokens}
+    stages["noise floor"] = now.noise
+    return None if any(work and stage not in run.clock.seconds for stage, work in stages.items()) else total
+
+
+def _of_run(run: Run) -> Amount:
+    """The amount of a run: documents by the plan that its run.json holds, items by what it measured."""
+    tokens = calls = written = noise = 0
+    prompts = max((m.n for m in run.measurements if m.name == "generation.exact_match"), default=0)
+    counted = max((m.clusters for m in run.measurements if m.name.startswith(("perplexity", "divergence"))), default=0)
+    suites = run.asked.get("suites")
+    for suite in suites if isinstance(suites, list) else []:
+        if spec := suite.get("documents"):
+            # One that stopped when its rules were decided saw fewer than its max.
+            most = counted if spec.get("min") else spec.get("max") or counted
+            documents, context = int(most), int(spec.get("context") or 512)
+            tokens += documents * context
+            if floor := suite.get("noise_floor"):
+                sampled = min(documents, int(floor.get("documents") or documents))
+                noise += _noise_tokens(len(floor.get("conditions") or ()), sampled, context)
+        calls += sum(int(measure.get("repeats") or 0) for measure in suite.get("measures", []))
+        asked = (measure for measure in suite.get("measures", []) if measure.get("measure") == "generation")
+        written += sum(int(measure["prompt_tokens"]) + int(measure["new_tokens"]) for measure in asked) * prompts
+    items: dict[str, int] = {}
+    for found in run.measurements:
+        if found.name.startswith("tasks."):
+            task = found.name.split(".")[1]
+            items[task] = max(items.get(task, 0), found.n)
+    return Amount(tokens, sum(items.values()), calls, written, True, noise)
+
+
+def _memory(plan: Plan, reference: ModelSize | str, variant: ModelSize | str) -> tuple[float | None, str]:
+    if isinstance(reference, str):
+        return None, reference
+    if isinstance(variant, str):
+        return None, variant
+    dtype = plan.reference.dtype
+    own = plan.variant.dtype or dtype
+    dequantized = plan.variant.is_gguf and plan.variant.engine == "transformers"
+    floats = variant is reference or bool(plan.variant.compress) or dequantized
+    second = variant.parameters * BYTES[own] if floats else variant.stored_bytes
+    kept = f"in {own}" if floats else "as its files are"
+    said = f"reference in {dtype}, variant {kept}, {LOGITS / 1e6:.0f} million logits a side; libraries come on top"
+    return reference.parameters * BYTES[dtype] + second + 2 * 4 * LOGITS, said

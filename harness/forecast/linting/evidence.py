@@ -1,0 +1,144 @@
+"""What is known beside the gate itself: what will be measured, an earlier run, the vocabulary, choices of tasks."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import cast
+
+from harness import plugins
+from harness.errors import HarnessError, TableError
+from harness.forecast.measured import Measured, measured
+from harness.forecast.model_size import model_size
+from harness.forecast.sizes import tasks_of
+from harness.measures import Measure
+from harness.records import Metric, Plan, Run, SuiteSpec
+from harness.tables.store import Reader
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a gate is held against.
+
+    metrics: everything that will be measured, or all that can be where no suite is known (``sized`` is then false).
+    suites: those that are known.
+    chance: for each task, the score of somebody who guesses; only where the number of choices is known.
+    """
+
+    metrics: Sequence[Measured]
+    sized: bool
+    run: Run | None = None
+    vocabulary: int | None = None
+    chance: dict[str, float] = field(default_factory=dict)
+    self_reference: str = ""
+    dtype: str | None = None
+    suites: Sequence[SuiteSpec] = ()
+
+
+def of_plan(plan: Plan, run: Run | None = None, folder: Path | None = None) -> Evidence:
+    """For a variant file, with an earlier run of the like, if there is one, and the folder that it is in."""
+    chance = _chance_of_suites(plan.suites) | (_chance_of_run(run, folder) if run and folder else {})
+    vocabulary = _vocabulary(plan.reference.model, plan.reference.revision)
+    same = f"{plan.source}: the variant is the reference, with no step" if _is_reference(plan) else ""
+    dtype = plan.reference.dtype
+    return Evidence(measured(plan.suites, run), True, run, vocabulary, chance, same, dtype, plan.suites)
+
+
+def of_suites(suites: Sequence[SuiteSpec], run: Run | None = None, folder: Path | None = None) -> Evidence:
+    """For suites without a variant; without any for what an earlier run measured, else for every metric there is."""
+    chance = _chance_of_suites(suites) | (_chance_of_run(run, folder) if run and folder else {})
+    vocabulary, same, dtype = None, "", None
+    if run is not None:
+        asked = run.asked.get("reference", {})
+        vocabulary, dtype = _vocabulary(str(asked.get("model")), asked.get("revision")), run.reference.dtype
+        same = f"the run {run.name}: both sides were the same bytes" if run.reference.same_as(run.variant) else ""
+    if suites:
+        metrics = measured(suites, run)
+    elif run is not None:
+        metrics = _of_run(run)
+    else:
+        metrics = [Measured(metric, "", None, "documents") for metric in every_metric()]
+    return Evidence(metrics, bool(suites or run), run, vocabulary, chance, same, dtype, suites)
+
+
+def _is_reference(plan: Plan) -> bool:
+    variant, reference = plan.variant, plan.reference
+    same_files = variant.model == "reference" or (
+        _place(variant.model) == _place(reference.model) and variant.revision in (None, reference.revision)
+    )
+    return same_files and not variant.compress and variant.dtype in (None, reference.dtype)
+
+
+def _place(model: str) -> str:
+    """A folder by what it is, whatever path leads there; any other name as it stands."""
+    return os.path.realpath(model) if os.path.isdir(model) else model
+
+
+def _of_run(run: Run) -> list[Measured]:
+    found = {m.name: m for m in run.measurements}
+    listed = [
+        Measured(
+            Metric(name=m.name, unit=m.unit, better=m.better, neutral=m.neutral),
+            "",
+            m.clusters,
+            "items" if m.name.startswith("tasks.") else "documents",
+        )
+        for m in found.values()
+    ]
+    skipped = [
+        Measured(Metric(name=s.measure, unit="", better="neither"), "", None, "documents")
+        for s in run.skipped
+        if "." in s.measure and s.measure not in found
+    ]
+    return listed + skipped
+
+
+def every_metric() -> list[Metric]:
+    """Every metric of every measure; ``<measure>.*`` for one that needs settings."""
+    return [metric for _, metric in every_metric_by_table()]
+
+
+def every_metric_by_table() -> list[tuple[str, Metric]]:
+    """The same, each behind the table that it is measured on ("" for a measure that does not load)."""
+    found: list[tuple[str, Metric]] = []
+    for kind in plugins.names("measures"):
+        table = ""
+        try:
+            cls = cast(type[Measure], plugins.load("measures", kind))
+            table = cls.table
+            found += [(table, metric) for metric in cls().produces()]
+        except (ValueError, HarnessError, ImportError):
+            found.append((table, Metric(name=f"{kind}.*", unit="", better="neither")))
+    return found
+
+
+def _vocabulary(model: str, revision: str | None) -> int | None:
+    size = model_size(model, revision)
+    return None if isinstance(size, str) else size.vocabulary
+
+
+def _chance_of_suites(suites: Sequence[SuiteSpec]) -> dict[str, float]:
+    tasks = [task for task in tasks_of(suites) if task.choices is not None]
+    return {task.name: 1 / task.choices if task.choices else 0.0 for task in tasks}
+
+
+def _chance_of_run(run: Run, folder: Path) -> dict[str, float]:
+    """By the number of choices of every item. Empty where the run came without its tables."""
+    place = (folder.parent if folder.suffix == ".json" else folder) / "tables"
+    columns = ("task", "output_type", "reference_loglikelihoods")
+    try:
+        reader = Reader(place, run.data_key)
+        tables = [reader.read(suite, "items", columns) for suite in reader.suites()]
+    except TableError:
+        return {}
+    chance: dict[str, float] = {}
+    for table in tables:
+        if table is not None:
+            choices = table[table["output_type"] == "multiple_choice"]
+            shares = 1 / choices["reference_loglikelihoods"].map(len)
+            chance |= {str(task): float(share) for task, share in shares.groupby(choices["task"]).mean().items()}
+            generated = table[table["output_type"] == "generate_until"]["task"].unique()
+            chance |= {str(task): 0.0 for task in generated}
+    return chance

@@ -1,0 +1,140 @@
+"""The checks of a gate, from its own text, from what will be measured, and from an earlier run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import cast
+
+from harness.forecast.linting.chance import guess_passes
+from harness.forecast.linting.evidence import Evidence, every_metric
+from harness.forecast.linting.findings import Finding, key_of, weight
+from harness.forecast.linting.noise import within_noise
+from harness.forecast.linting.slices import unreachable
+from harness.forecast.needs import Need, needs
+from harness.plugins import nearest
+from harness.records import GateSpec, Measurement, RuleSpec
+from harness.records.patterns import could_match
+from harness.rules import Rule
+from harness.statistics import clopper_pearson
+
+FEW = 3
+"""With fewer wrong (or right) answers than this, a task has no room left in that direction: the rule of three."""
+
+
+def lint(gate: GateSpec, evidence: Evidence, needed: bool = True) -> list[Finding]:
+    """Everything that is wrong with a gate, in the order of its file; the gate as a whole comes first.
+
+    needed: also rules that cannot pass, or have too few documents, for a reader who does not see that elsewhere.
+    """
+    found = list(_gate(gate, evidence))
+    planned = needs([gate], evidence.metrics, evidence.run) if evidence.metrics else []
+    for index, spec in enumerate(gate.rules):
+        found += _unknown(index, spec, evidence)
+        own = [need for need in planned if need.spec is spec]
+        found += _never(index, spec, own) if needed else ()
+        found += _limits_nothing(index, spec, own, evidence)
+        found += unreachable(index, spec, evidence)
+        found += within_noise(index, spec, own, evidence)
+        found += _weak(index, spec, own) if needed else ()
+    return [*found, *_tasks(gate, evidence)]
+
+
+def _gate(gate: GateSpec, evidence: Evidence) -> Iterator[Finding]:
+    if all(_rule(spec).level == "warn" for spec in gate.rules):
+        what = f"none of the {len(gate.rules)} rules of the gate {gate.name} blocks"
+        why = "a gate of warnings alone lets everything through"
+        yield Finding("error", gate.source, "rules", what, why, "give at least one rule the level block")
+    if evidence.self_reference:
+        why = "every change is zero by construction, so the gate shows nothing"
+        yield Finding("warning", gate.source, "", evidence.self_reference, why, "compare a variant that was changed")
+
+
+def _unknown(index: int, spec: RuleSpec, evidence: Evidence) -> Iterator[Finding]:
+    names = [each.metric.name for each in evidence.metrics]
+    pattern = _rule(spec).metric
+    if any(could_match(pattern, name) for name in names):
+        return
+    by = "no suite of the plan" if evidence.sized else "no measure there is"
+    close = nearest(pattern, [name for name in names if not name.endswith("*")])
+    elsewhere = any(could_match(pattern, metric.name) for metric in every_metric())
+    do = "add the measure that yields it to a suite" if elsewhere else "write the name of a metric that is measured"
+    do = f"did you mean {close}?" if close else do
+    why = "a rule without a number is an error in every run"
+    yield Finding("error", spec.where, key_of(index, spec, "metric"), f"{pattern!r}, which {by} measures", why, do)
+
+
+def _never(index: int, spec: RuleSpec, own: Sequence[Need]) -> Iterator[Finding]:
+    """Rules that cannot pass, whatever the variant is like."""
+    for need, more in _grouped([need for need in own if need.outlook == "never"]):
+        field = "min_documents" if "min_documents" in need.said else "metric" if "interval" in need.said else "limit"
+        why = "it can never pass" + (f" ({need.basis})" if need.basis else "")
+        what = f"{_named(need, more)}: {need.said}"
+        yield Finding(weight(spec), spec.where, key_of(index, spec, field), what, why, _remedy(need))
+
+
+def _limits_nothing(index: int, spec: RuleSpec, own: Sequence[Need], evidence: Evidence) -> Iterator[Finding]:
+    """Rules that a variant passes which knows nothing."""
+    endless = [need for need in own if need.boundary is not None and need.boundary.limit is None]
+    for need, more in _grouped(endless):
+        what = f"{_named(need, more)}: every number that there can be passes"
+        do = "give a limit that damage can cross"
+        yield Finding(weight(spec), spec.where, key_of(index, spec, "limit"), what, "the rule cannot fail", do)
+    for need, more in _grouped([need for need in own if guess_passes(need, evidence)]):
+        what = f"{_named(need, more)}: the limit is looser than chance"
+        why = guess_passes(need, evidence)
+        do = "give a limit well on the safe side of chance"
+        yield Finding(weight(spec), spec.where, key_of(index, spec, "limit"), what, why, do)
+
+
+def _weak(index: int, spec: RuleSpec, own: Sequence[Need]) -> Iterator[Finding]:
+    """Limits tighter than what the number of documents can detect."""
+    for need, more in _grouped([need for need in own if need.outlook == "weak"]):
+        what = f"{_named(need, more)}: {need.said}"
+        why = f"too few {need.units} for this limit end in inconclusive; {need.basis}"
+        yield Finding("warning", spec.where, key_of(index, spec, "limit"), what, why, _remedy(need))
+
+
+def _remedy(need: Need) -> str:
+    more = f"measure {need.needed} {need.units}" if need.needed is not None else ""
+    wider = f"allow a change of {need.closest:.3g}" if need.closest is not None else ""
+    if "decide: point" in need.said:
+        return "write decide: point, or choose a metric with an interval"
+    return " or ".join(filter(None, (more, wider))) or "choose another metric or a looser limit"
+
+
+def _tasks(gate: GateSpec, evidence: Evidence) -> Iterator[Finding]:
+    """Tasks on which the reference leaves no room: it solves all, none, or no more than a guess would."""
+    for found in evidence.run.measurements if evidence.run else ():
+        rule = next((spec for spec in gate.rules if could_match(_rule(spec).metric, found.name)), None)
+        if rule is None or found.unit != "share" or found.reference is None or not found.name.startswith("tasks."):
+            continue
+        if why := _no_room(found, found.reference, evidence):
+            what = f"{found.name}: the reference scores {found.reference:.4g} on {found.n} items"
+            do = "take harder items, or a task that the reference solves in part"
+            yield Finding("warning", rule.where, key_of(gate.rules.index(rule), rule, "metric"), what, why, do)
+
+
+def _no_room(found: Measurement, score: float, evidence: Evidence) -> str:
+    if (1 - score) * found.n < FEW:
+        return "the task is saturated: small damage stays hidden above what it asks for"
+    if score * found.n < FEW:
+        return "the reference solves next to nothing, so nothing can be lost"
+    chance = evidence.chance.get(found.name.split(".")[1])
+    around = clopper_pearson(score * found.clusters, found.clusters) if found.clusters else None
+    if chance and around and around.low <= chance:
+        return f"that is within noise of guessing ({chance:.3g}), so nothing can be lost"
+    return ""
+
+
+def _grouped(found: Sequence[Need]) -> Iterator[tuple[Need, int]]:
+    """The need that is farthest from being met, and how many more there are: one finding a rule, not one a task."""
+    if found:
+        yield max(found, key=lambda need: (need.needed or 0) / max(need.documents or 1, 1)), len(found) - 1
+
+
+def _named(need: Need, more: int) -> str:
+    return need.metric + (f" (and {more} more)" if more else "")
+
+
+def _rule(spec: RuleSpec) -> Rule:
+    return cast(Rule, spec.rule)

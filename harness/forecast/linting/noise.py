@@ -1,0 +1,73 @@
+"""Limits that noise alone reaches: how far a metric moves when the reference is measured against itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import cast
+
+from harness.forecast.linting.evidence import Evidence
+from harness.forecast.linting.findings import Finding, key_of, weight
+from harness.forecast.needs import Need
+from harness.measures import Measure
+from harness.planning.noise_floor import REMEDY, without_floor
+from harness.records import NoiseFloor, RuleSpec
+from harness.records.patterns import could_match
+
+RESOLUTION = {"float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}
+LOGIT = 64.0
+"""Size of a logit whose last bit counts as the floor of rounding, where no run measured one."""
+
+
+def within_noise(index: int, spec: RuleSpec, own: Sequence[Need], evidence: Evidence) -> Iterator[Finding]:
+    """Rules that ask for a floor which nothing measures, and limits that are not clear of the floor."""
+    for need in own:
+        if do := _lacking(need, evidence):
+            what = f"{need.metric}: above_noise, and its noise floor is not measured"
+            why = "without its noise floor the rule is an error in every run"
+            yield Finding(weight(spec), spec.where, key_of(index, spec, "above_noise"), what, why, do)
+        yield from _against(index, spec, need, evidence)
+
+
+def _against(index: int, spec: RuleSpec, need: Need, evidence: Evidence) -> Iterator[Finding]:
+    floor = _floor(need, evidence)
+    found, times = need.boundary, need.rule.above_noise or 1.0
+    if floor is None or floor.value == 0 or found is None or found.limit is None:
+        return
+    room = abs(found.limit - found.neutral)
+    key, moves = key_of(index, spec, "limit"), f"{floor.condition} moves it by {floor.value:.3g} without any damage"
+    if 0 < room <= floor.value:
+        what = f"{need.metric}: the limit allows a change of {room:.3g}, tighter than the noise floor"
+        yield Finding("warning", spec.where, key, what, moves, f"allow several times {floor.value:.3g}")
+    elif 0 < room < times * floor.value:
+        what = f"{need.metric}: the limit is looser than it says, nothing fails below {times * floor.value:.3g}"
+        why = f"{moves}, and above_noise asks for {times:g} times as much"
+        do = f"write a limit that allows {times * floor.value:.3g}, which is what is judged"
+        yield Finding("warning", spec.where, key, what, why, do)
+
+
+def _floor(need: Need, evidence: Evidence) -> NoiseFloor | None:
+    """The largest floor of the metric in the run, whatever its labels; of a maximum of logits also its rounding."""
+    measured = evidence.run.measurements if evidence.run else ()
+    known = [m.floor for m in measured if m.name == need.metric and m.floor is not None]
+    if not known and need.metric == "logits.max_abs_diff" and evidence.dtype in RESOLUTION:
+        return NoiseFloor(
+            value=RESOLUTION[evidence.dtype] * LOGIT, condition=f"rounding to {evidence.dtype} alone", documents=1
+        )
+    return max(known, key=lambda floor: floor.value, default=None)
+
+
+def _lacking(need: Need, evidence: Evidence) -> str:
+    """What to do where a rule asks for a floor that no suite or run measures; empty if all is well."""
+    if need.rule.above_noise is None:
+        return ""
+    if evidence.suites:
+        reasons = [
+            without_floor(suite, cast(Measure, measure), metric)
+            for suite in evidence.suites
+            for measure in suite.measures
+            for metric in cast(Measure, measure).produces()
+            if could_match(need.metric, metric.name)
+        ]
+        return next(filter(None, reasons), "")
+    found = [m for m in evidence.run.measurements if m.name == need.metric] if evidence.run else []
+    return REMEDY if found and all(m.floor is None for m in found) else ""

@@ -1,0 +1,96 @@
+"""Slices that no run will ever have: of metrics that are not by document, or by labels that no document has."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import cast
+
+from harness.data.documents import read_documents
+from harness.forecast.linting.evidence import Evidence, every_metric_by_table
+from harness.forecast.linting.findings import Finding, key_of, weight
+from harness.measures import Measure
+from harness.records import DocumentsSpec, HubData, RuleSpec, SuiteSpec
+from harness.records.patterns import could_match, matches
+from harness.rules import Rule
+from harness.sampling.slices import UNLABELLED
+from harness.system.resources import POCKET_SPLITS
+
+NOT_BY_DOCUMENT = frozenset({"calibration_data", "channels", "items", "timings", "weights"})
+"""Tables whose rows are not those of one document of the suite; of any other it is not known here."""
+
+
+def unreachable(index: int, spec: RuleSpec, evidence: Evidence) -> Iterator[Finding]:
+    """What is wrong with the slices that a rule names: it is then an error in every run."""
+    rule = cast(Rule, spec.rule)
+    if rule.slices is None:
+        return
+    key, why = key_of(index, spec, "slices"), "a rule on slices that nobody measures is an error in every run"
+    tables = _tables(rule.metric, evidence)
+    if tables and tables <= NOT_BY_DOCUMENT:
+        what = f"slices of {rule.metric}, which is measured over all documents at once"
+        do = "name a metric by token or layer, or remove slices"
+        yield Finding(weight(spec), spec.where, key, what, why, do)
+        return
+    label, _, pattern = rule.slices.partition("=")
+    measuring = [suite for suite in evidence.suites if _matching(suite, rule.metric)]
+    known = [_values(suite.documents, label) for suite in measuring]
+    if label == "length" or not known or None in known:
+        return
+    values = {value for found in known for value in found or ()}
+    if any(matches(pattern or "*", value) for value in values):
+        return
+    names = ", ".join(suite.name for suite in measuring)
+    what = f"slices by {label}, which no document of {names} has"
+    do = f"give the documents a {label}, or slice by length"
+    if values:
+        what = f"slices {rule.slices}, and the documents of {names} have {label} {_listed(values)}"
+        do = f"write {label}= and one of these, or {label} alone for all"
+    yield Finding(weight(spec), spec.where, key, what, why, do)
+
+
+def _tables(pattern: str, evidence: Evidence) -> set[str]:
+    """The tables behind the metrics that a pattern can mean."""
+    measures = [cast(Measure, measure) for suite in evidence.suites for measure in suite.measures]
+    known = [(measure.table, metric) for measure in measures for metric in measure.produces()]
+    return {table for table, metric in known or every_metric_by_table() if could_match(pattern, metric.name)}
+
+
+def _matching(suite: SuiteSpec, pattern: str) -> bool:
+    found = [cast(Measure, measure) for measure in suite.measures]
+    return any(
+        could_match(pattern, metric.name)
+        for measure in found
+        if measure.table not in NOT_BY_DOCUMENT
+        for metric in measure.produces()
+    )
+
+
+def _values(spec: DocumentsSpec | None, label: str) -> set[str] | None:
+    """The values of a label among the documents; empty where none has any, None where only the run will tell."""
+    if spec is None or isinstance(spec.data, HubData):
+        return None
+    if spec.packed:
+        return {"packed"} if label == "kind" else set()
+    if spec.data in POCKET_SPLITS:
+        found = read_documents(spec.data, spec.max, seed=spec.seed)
+        return {document.kind for document in found} if label == "kind" else set()
+    return _in_file(Path(spec.data), label, spec.max) if spec.data.endswith(".jsonl") else set()
+
+
+def _in_file(path: Path, label: str, most: int | None) -> set[str] | None:
+    """None where the file cannot be read: the run will say why."""
+    try:
+        with path.open(encoding="utf-8") as stream:
+            rows = [json.loads(line) for _, line in zip(range(most or 10**9), filter(str.strip, stream), strict=False)]
+    except (OSError, ValueError):
+        return None
+    given = [row.get(label) for row in rows if isinstance(row, dict)]
+    values = {value for value in given if isinstance(value, str) and value}
+    return values | ({UNLABELLED} if values and len([v for v in given if v in values]) < len(rows) else set())
+
+
+def _listed(values: set[str]) -> str:
+    shown = sorted(values)[:5]
+    return ", ".join(shown) + (f" and {len(values) - 5} more" if len(values) > 5 else "")

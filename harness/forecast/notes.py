@@ -1,0 +1,37 @@
+"""What is said of a plan before anything runs: what is wrong with its gates, by an earlier run where there is one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from harness.errors import HarnessError
+from harness.forecast.linting.evidence import Evidence, of_plan
+from harness.forecast.linting.findings import Finding
+from harness.forecast.linting.lint import lint
+from harness.records import Plan, Run
+from harness.report.terminal import Terminal
+from harness.write import read_run
+
+
+def findings_of(plan: Plan, evidence: Evidence, needed: bool = True) -> list[Finding]:
+    """What is wrong with the gates of a plan, each thing once; a gate of warnings beside one that blocks is not."""
+    found = [finding for gate in plan.gates for finding in lint(gate, evidence, needed)]
+    return [each for each in dict.fromkeys(found) if each.key != "rules"]
+
+
+def notes_before(plan: Plan, folder: Path) -> list[str]:
+    """What a check says about the gates of its plan before it starts; an earlier run in ``folder`` gives variances."""
+    run = earlier_run(folder, None)
+    return [str(finding) for finding in findings_of(plan, of_plan(plan, run, folder))]
+
+
+def earlier_run(folder: Path, terminal: Terminal | None) -> Run | None:
+    """The finished run in a folder; None where there is none, or (with a note) where it cannot be read."""
+    if not (folder / "run.json").is_file():
+        return None
+    try:
+        return read_run(folder)
+    except HarnessError as error:
+        if terminal is not None:
+            terminal.note(f"the earlier run is not used: {error}")
+        return None

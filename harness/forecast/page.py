@@ -1,0 +1,177 @@
+"""What ``harness plan`` prints: the resolved plan, what its rules need, and what it will cost, in plain lines."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import cast
+
+from rich.console import Console
+from rich.text import Text
+
+from harness.forecast.cost import Cost
+from harness.forecast.model_size import ModelSize, model_size
+from harness.forecast.needs import Need
+from harness.forecast.sizes import document_count, task_sizes
+from harness.measures.tasks import Tasks
+from harness.probes import ShippedProbe
+from harness.records import GateSpec, HubData, Plan, Plugin, Run, SuiteSpec
+from harness.report.terminal import harmless
+from harness.rules import Rule
+from harness.sampling.looks import DEFAULT, watched_rules
+from harness.statistics import planned_looks
+
+_COLOURS = {"decides": "green", "weak": "yellow", "never": "red", "free": "bright_black", "unknown": "cyan"}
+_WORDS = {"decides": "enough", "weak": "too few", "never": "cannot", "free": "free", "unknown": "unknown"}
+
+
+def print_plan(console: Console, plan: Plan, needs: Sequence[Need], cost: Cost, run: Run | None) -> None:
+    """The whole page."""
+    _head(console, f"plan {plan.name}", f"({plan.source})")
+    for lines in (_models(plan), _steps(plan), _suites(plan.suites, plan.gates)):
+        for line in lines:
+            _line(console, line)
+    source = f"the variance of the run {run.name}" if run else "declared assumptions: no earlier run was found"
+    _head(console, "rules", f"documents for 80 % power, from {source}")
+    for need in needs:
+        _need(console, need)
+    _head(console, "cost", "")
+    _line(console, f"  time    {_seconds(cost.seconds)} ({cost.seconds_by})")
+    _line(console, f"  memory  {_bytes(cost.memory)} ({cost.memory_by})")
+    stuck = [need for need in needs if need.outlook in ("weak", "never")]
+    if stuck:
+        count = f"{len(stuck)} of {len(needs)} comparisons at the declared size with 80 % power"
+        _head(console, "cannot decide", count)
+        for need in stuck:
+            _line(console, f"  {need.spec.where}: {need.rule.kind} on {need.metric}: {need.said}")
+
+
+def _models(plan: Plan) -> Iterator[str]:
+    reference, variant = plan.reference, plan.variant
+    yield f"  reference    {reference.model}, {reference.dtype} on {reference.device}: {_size(plan, reference.model)}"
+    same = variant.model in ("reference", reference.model)
+    what = "the reference" if same else f"{variant.model}: {_size(plan, variant.model)}"
+    steps = f"{len(variant.compress)} step{'s' * (len(variant.compress) != 1)}"
+    computed = "llama.cpp" if variant.engine == "llama_cpp" else variant.dtype or reference.dtype
+    yield f"  variant      {what}, {computed}, {steps}"
+    if variant.adapter:
+        place = "merged before the steps" if variant.merge else "beside the weights"
+        yield f"  adapter      {variant.adapter}, {place}"
+    yield f"  artifact     {_artifact(plan)}"
+    if plan.target:
+        yield f"  target       {plan.target}"
+
+
+def _artifact(plan: Plan) -> str:
+    """What becomes of that which would be shipped."""
+    asked = [suite.name for suite in plan.suites if any(isinstance(probe, ShippedProbe) for probe in suite.probes)]
+    if not asked:
+        return "not looked at: no suite has the measure artifact"
+    if not plan.variant.made_here:
+        return "the files that the variant is loaded from; nothing is written"
+    if plan.variant.artifact == "none":
+        return "none: the variant is judged in memory alone"
+    return "saved as it would be shipped, read back in a fresh process and compared"
+
+
+def _steps(plan: Plan) -> Iterator[str]:
+    for index, step in enumerate(plan.variant.compress, 1):
+        yield f"  step {index}       {_named(step)}"
+    if plan.calibration is None:
+        yield "  calibration  none"
+    else:
+        found = plan.calibration
+        yield f"  calibration  {_data(found.data)}: {found.documents} documents of up to {found.tokens} tokens"
+
+
+def _suites(suites: Sequence[SuiteSpec], gates: Sequence[GateSpec]) -> Iterator[str]:
+    for suite in suites:
+        spec = suite.documents
+        if spec is not None:
+            count = document_count(spec)
+            unit = "windows" if spec.packed else "documents"
+            known = f"{count} {unit}" if count is not None else f"an unknown number of {unit}"
+            yield f"  suite        {suite.name}: {known} of {_data(spec.data)}, up to {spec.context} tokens each"
+        else:
+            yield f"  suite        {suite.name}: no documents"
+        yield from _looks(suite, gates)
+        yield f"    measures   {', '.join(measure.kind for measure in suite.measures)}"
+        if suite.noise_floor is not None:
+            floor = suite.noise_floor
+            yield f"    noise      {', '.join(floor.conditions)}, on {floor.documents} documents of the reference alone"
+        for measure in suite.measures:
+            if isinstance(measure, Tasks):
+                sizes = [f"{task.name} {'?' if task.items is None else task.items}" for task in task_sizes(measure)]
+                yield f"    items      {', '.join(sizes)}"
+
+
+def _looks(suite: SuiteSpec, gates: Sequence[GateSpec]) -> Iterator[str]:
+    """When a suite is looked at that draws its documents one by one, how, and for which rules."""
+    spec = suite.documents
+    if spec is None or spec.min is None:
+        return
+    most = document_count(spec) or spec.max or spec.min
+    *first, last = planned_looks(min(spec.min, most), most)
+    after = f"{', '.join(map(str, first))} and {last}" if first else str(last)
+    how = next((gate.sequential for gate in gates if gate.sequential), DEFAULT).replace("_", "-")
+    yield f"    looks      after {after} documents, in a random order (seed {spec.seed}), {how} intervals"
+    rules = [cast(Rule, each.rule) for gate in watched_rules(gates, suite) for each in gate.rules]
+    waiting = ", ".join(dict.fromkeys(rule.metric for rule in rules))
+    yield f"    until      {waiting + ' are decided' if waiting else 'the end: no rule waits for its documents'}"
+
+
+def _need(console: Console, need: Need) -> None:
+    level = "" if need.rule.level == "block" else " (advisory)"
+    line = Text.assemble(
+        (f"  {_WORDS[need.outlook]:<8}", _COLOURS[need.outlook]),
+        (f"{need.gate}: {need.rule.kind} ", ""),
+        (harmless(need.metric), "bold"),
+        f"{_limit(need)}{level}  {harmless(need.said)}",
+    )
+    if need.basis:
+        line.append(f"; {harmless(need.basis)}", style="bright_black")
+    console.print(line, soft_wrap=True, highlight=False, markup=False, emoji=False)
+
+
+def _limit(need: Need) -> str:
+    fields = need.rule.settings()
+    found = [f"{name} {fields[name]:g}" for name in ("margin", "limit", "share") if isinstance(fields.get(name), float)]
+    return f" {', '.join(found)}" if found else ""
+
+
+def _named(plugin: Plugin) -> str:
+    settings = {name: value for name, value in plugin.settings().items() if value not in (None, [], {})}
+    return plugin.kind + "".join(f", {name} {value}" for name, value in settings.items())
+
+
+def _size(plan: Plan, model: str) -> str:
+    size = model_size(model, plan.reference.revision if model == plan.reference.model else plan.variant.revision)
+    if not isinstance(size, ModelSize):
+        return size
+    return f"{size.parameters / 1e6:.4g} million parameters, {_bytes(size.stored_bytes)} on disk"
+
+
+def _data(data: str | HubData) -> str:
+    return f"{data.hub} ({data.split})" if isinstance(data, HubData) else data
+
+
+def _seconds(seconds: float | None) -> str:
+    if seconds is None:
+        return "not known"
+    if seconds < 90:
+        return f"about {seconds:.0f} seconds" if seconds >= 1.5 else "about a second"
+    return f"about {seconds / 60:.0f} minutes" if seconds < 5400 else f"about {seconds / 3600:.1f} hours"
+
+
+def _bytes(size: float | None) -> str:
+    if size is None:
+        return "not known"
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
+
+
+def _head(console: Console, title: str, text: str) -> None:
+    line = Text.assemble((title, "bold"), f"  {harmless(text, 2000)}" if text else "")
+    console.print(line, soft_wrap=True, highlight=False, markup=False, emoji=False)
+
+
+def _line(console: Console, text: str) -> None:
+    console.print(Text(harmless(text, 2000)), soft_wrap=True, highlight=False, markup=False, emoji=False)

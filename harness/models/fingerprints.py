@@ -1,0 +1,69 @@
+"""File stamps: what the files of a model were when it was loaded, so that a later change is found."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.errors import ModelError
+
+READ_WHEN_LOADING = frozenset({".json", ".safetensors", ".model", ".txt", ".jinja", ".tiktoken", ".py"})
+"""Endings of the files that loading a model or tokenizer may read."""
+
+
+@dataclass(frozen=True)
+class FileStamp:
+    """One file when it was loaded: stat fields say when to look again, sha256 whether it changed."""
+
+    path: Path
+    sha256: str
+    stat: tuple[int, int, int, int]
+
+
+def stamp_folder(folder: Path) -> tuple[FileStamp, ...]:
+    """Stamps of the files in ``folder`` that loading may read; raises ModelError for an unreadable one."""
+    return tuple(
+        stamp_file(path) for path in sorted(folder.iterdir()) if path.suffix in READ_WHEN_LOADING and path.is_file()
+    )
+
+
+def verify_stamps(stamps: Sequence[FileStamp]) -> None:
+    """Raise ModelError naming every file whose content is no longer what was stamped.
+
+    A file is only read again where its size, times or inode changed.
+    """
+    changed = []
+    for stamp in stamps:
+        try:
+            same = _stat(stamp.path) == stamp.stat or file_sha256(stamp.path) == stamp.sha256
+        except OSError:
+            same = False
+        if not same:
+            changed.append(str(stamp.path))
+    if changed:
+        raise ModelError(
+            f"changed while the run used them: {', '.join(changed)}; the numbers belong to no single model, run again"
+        )
+
+
+def stamp_file(path: Path) -> FileStamp:
+    """The stamp of one file; raises ModelError for an unreadable one."""
+    try:
+        before = _stat(path)  # Before reading: a write during the reading then shows as a changed stat.
+        return FileStamp(path=path, sha256=file_sha256(path), stat=before)
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be read: {error.strerror or error}") from error
+
+
+def _stat(path: Path) -> tuple[int, int, int, int]:
+    found = os.stat(path)
+    return found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino
+
+
+def file_sha256(path: Path) -> str:
+    """sha256 of a file's content, in hexadecimal; raises OSError."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,124 @@
+"""Checks of a model that has been loaded: is it what was declared, whole, and ready to be measured?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from harness.errors import ModelError
+from harness.modules.experts import stacked_tensor, stacks
+from harness.modules.inspection import logical_weights, named_tensors
+from harness.modules.linears import Linear, linears
+from harness.records import ModelSpec
+
+
+def check_loading(folder: Path, info: Mapping[str, Any]) -> None:
+    """Raise ModelError when tensors were missing, left over or of another shape; they are named.
+
+    A head tied to the embedding counts as present when the embedding is (transformers leaves it out of the
+    report).
+    """
+    found = {
+        "missing (they would be random numbers)": sorted(info["missing_keys"]),
+        "unexpected": sorted(info["unexpected_keys"]),
+        "of another shape": sorted(map(str, info["mismatched_keys"])),
+        "failed": sorted(map(str, info["error_msgs"])),
+    }
+    problems = [f"{what}: {_first(names)}" for what, names in found.items() if names]
+    if problems:
+        raise ModelError(f"{folder}: the weight files do not fit config.json: tensors {'; '.join(problems)}")
+
+
+def check_ready(model: PreTrainedModel, spec: ModelSpec, quantization: str) -> None:
+    """Raise ModelError unless device, dtype and attention are the declared ones and the mode is eval."""
+    check_placement(model, spec.model, spec.device)
+    check_dtypes(model, spec, quantization)
+    used = {config._attn_implementation for config in _configs(model)}
+    if used != {spec.attention}:
+        raise ModelError(
+            f"{spec.model}: attention in use is {', '.join(map(str, sorted(used, key=str)))}, declared is "
+            f"{spec.attention}; this architecture may not have it"
+        )
+    if training := [name or "the model" for name, module in model.named_modules() if module.training]:
+        raise ModelError(f"{spec.model}: {training[0]} is in training mode after eval(); dropout would be on")
+
+
+def check_placement(model: nn.Module, source: str, declared: str) -> None:
+    """Raise ModelError when a tensor has no values (meta device) or lies on another device than declared."""
+    device = torch.device(declared)
+    for name, tensor in named_tensors(model):
+        if tensor.is_meta:
+            raise ModelError(f"{source}: {name} is on the meta device: it has a shape but no values")
+        if tensor.device.type != device.type or device.index not in (None, tensor.device.index):
+            raise ModelError(f"{source}: {name} lies on {tensor.device}, declared is {declared}")
+
+
+def check_dtypes(model: PreTrainedModel, spec: ModelSpec, quantization: str) -> None:
+    """Raise ModelError when a floating parameter is not of the declared dtype.
+
+    Accepted in float32 all the same: parameters that the architecture keeps there
+    (``_keep_in_fp32_modules``), and in a checkpoint that came quantized whatever the modules with packed
+    weights hold. Buffers are not looked at.
+    """
+    declared = getattr(torch, spec.dtype)
+    kept = tuple(
+        name
+        for field in ("_keep_in_fp32_modules", "_keep_in_fp32_modules_strict")
+        for name in getattr(model, field, None) or ()
+    )
+    for path, module in model.named_modules():
+        if quantization and logical_weights(module) is not None:
+            continue
+        for name, tensor in module.named_parameters(path, recurse=False):
+            accepted = tensor.dtype == torch.float32 and any(part in name for part in kept)
+            if tensor.is_floating_point() and tensor.dtype != declared and not accepted:
+                hint = "; its library computes in that alone: set dtype: in reference:" if quantization else ""
+                raise ModelError(f"{spec.model}: {name} is {tensor.dtype}, declared is {spec.dtype}{hint}")
+
+
+def check_not_blank(model: PreTrainedModel, source: str) -> None:
+    """Raise ModelError when all weights of a linear layer or an embedding are zero."""
+    tables = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Embedding)]
+    for name, module in [*linears(model), *tables]:
+        weight = module._parameters.get("weight")  # A layer that came quantized may have none, or one of a library.
+        if type(weight) is nn.Parameter and weight.numel() and not bool(weight.any()):
+            raise ModelError(f"{source}: all weights of {name} are zero; the checkpoint is incomplete or damaged")
+    for name, experts, parameter in stacks(model):
+        if not bool(getattr(experts, parameter).any()):
+            raise ModelError(f"{source}: all weights of {name} are zero; the checkpoint is incomplete or damaged")
+
+
+def non_finite(model: PreTrainedModel) -> list[str]:
+    """Names of tensors that hold NaN or infinity: a failure to be measured, not a reason to refuse."""
+    return sorted(
+        name
+        for name, tensor in named_tensors(model)
+        if tensor.is_floating_point() and tensor.element_size() > 1 and not bool(torch.isfinite(tensor).all())
+    )
+
+
+def ragged_groups(model: PreTrainedModel, groups: Mapping[str, int]) -> list[str]:
+    """Names of linear layers whose inputs are no multiple of their group size: the last group is shorter."""
+    inputs = {name: _inputs(module) for name, module in linears(model)}
+    inputs |= {name: stack.shape[2] for name in groups if (stack := stacked_tensor(model, name)) is not None}
+    return [name for name, count in inputs.items() if name in groups and count % groups[name]]
+
+
+def _inputs(module: Linear) -> int:
+    return module.in_features if isinstance(module, nn.Linear) else module.weight.shape[0]
+
+
+def _configs(model: PreTrainedModel) -> list[Any]:
+    """The configurations in use: the model's own, and those of parts that have one of their own."""
+    found = {id(m.config): m.config for m in model.modules() if isinstance(m, PreTrainedModel)}
+    return list(found.values())
+
+
+def _first(names: list[str], show: int = 5) -> str:
+    rest = f" and {len(names) - show} more" if len(names) > show else ""
+    return ", ".join(names[:show]) + rest

@@ -1,0 +1,1 @@
+"""What a loaded model is made of: linear layers, experts, decoder layers, stored formats, kernels."""

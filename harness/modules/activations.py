@@ -1,0 +1,101 @@
+"""Rounding the input of a module onto a grid, whenever the module is called: in prefill, in decoding, anywhere.
+
+    x ─ pre-hook: blocks ─▶ limits ─▶ steps ─▶ grid ─▶ x̂ ─▶ the module's own product
+
+The hook belongs to the module: a deep copy and a pickled copy have it too. A static range lies in the module as the
+persistent buffer ``activation_range``: it moves with the module, and it is part of the hash of the weights. In
+``state_dict()`` and in saved files there is that buffer but no hook; a folder with such files is refused when it is
+loaded, since its tensors do not fit its configuration. A model whose ranges are dynamic leaves no trace in its files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+from transformers.pytorch_utils import Conv1D
+
+from harness.errors import BackendError
+from harness.modules.linears import linears
+from harness.numerics.formats import Format, block_steps, cast
+from harness.numerics.ranges import Limits
+
+RANGE = "activation_range"
+"""Name of the buffer [2] that holds the low and the high end of a static range."""
+
+
+@dataclass
+class InputRounding:
+    """A forward pre-hook that puts the first argument of its module on a grid.
+
+    static: whether the range is that of the module's buffer; else it is taken from every input anew.
+    """
+
+    form: Format
+    static: bool
+    # Where hooks are unpickled, the handle keeps torch from giving the hook's number away again.
+    _handle: RemovableHandle | None = field(default=None, repr=False, compare=False)
+
+    def __call__(self, module: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+        """The arguments with the first one rounded."""
+        limits = None
+        if self.static:
+            ends = module.get_buffer(RANGE)
+            limits = Limits(ends[:1], ends[1:])
+        return rounded(arguments[0], self.form, limits), *arguments[1:]
+
+    def attach(self, module: nn.Module) -> None:
+        """Round what the module is called with from now on, after all hooks that it has."""
+        self._handle = module.register_forward_pre_hook(self)
+
+
+def round_inputs(module: nn.Module, form: Format, limits: Limits | None, device: torch.device) -> None:
+    """Round every input of ``module``: within ``limits`` of the whole tensor, or (None) within its own range."""
+    if limits is not None:
+        ends = torch.stack([limits.low, limits.high]).reshape(2)
+        module.register_buffer(RANGE, ends.to(device, torch.float32))
+    InputRounding(form, limits is not None).attach(module)
+
+
+def rounds_inputs(module: nn.Module) -> list[InputRounding]:
+    """What rounds the inputs of a module before it is called."""
+    return [hook for hook in module._forward_pre_hooks.values() if isinstance(hook, InputRounding)]
+
+
+def check_stated(model: nn.Module, stated: Mapping[str, str]) -> None:
+    """Look whether the linear layers whose inputs are stated to be rounded are those that do it.
+
+    stated: by module name. Layers of libraries, which are of other classes or have weights of other classes, may round
+    inside their own product, which is not looked into.
+    Raises BackendError naming the first layer that does not do what is stated of it.
+    """
+    for name, module in linears(model):
+        rounds = rounds_inputs(module)
+        own_class = type(module) not in (nn.Linear, Conv1D) or type(module.weight) is not nn.Parameter
+        own_product = own_class or "forward" in vars(module)
+        if bool(rounds) != (name in stated) and not (name in stated and own_product):
+            said, done = stated.get(name, "nothing"), rounds[0].form.name if rounds else "nothing"
+            raise BackendError(
+                f"{name}: of its input is stated: {said}; found rounding it: {done}; the step that changed it must "
+                "describe what it did"
+            )
+
+
+def rounded(x: Tensor, form: Format, limits: Limits | None) -> Tensor:
+    """``x`` [..., D] on the grid that spans ``limits`` (None: those of every block), in the dtype of ``x``.
+
+    Computed in float32 (float64 stays), so that in a model of 16-bit floats the result is rounded to these once
+    more. NaN and infinity stay what they are and widen no range: a model that overflows has to be seen.
+    """
+    if not x.numel():
+        return x
+    finite = x.isfinite()
+    wide = (x if x.dtype == torch.float64 else x.float()).masked_fill(~finite, 0)
+    blocks = form.blocks.split(wide)
+    steps = block_steps(blocks, form, limits)
+    onto = form.blocks.join(form.grid.round(blocks, steps.spread), tuple(x.shape))
+    return torch.where(finite, cast(onto, x.dtype), x)

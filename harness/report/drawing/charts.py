@@ -1,0 +1,216 @@
+"""The charts of the report, each a pure function from numbers to SVG."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+from harness.report import display
+from harness.report.drawing.scales import Scale, covering
+from harness.report.drawing.svg import block, dot, drawing, level, polyline, tag, text, upright
+
+Words = Callable[[float], str]
+
+
+@dataclass(frozen=True)
+class Bins:
+    """Counts between edges; ``scale`` places the edges, ``unit`` names what is counted."""
+
+    edges: tuple[float, ...]
+    counts: tuple[int, ...]
+    scale: Scale
+    unit: str = "tokens"
+
+
+@dataclass(frozen=True)
+class Dot:
+    """One mark of a depth chart: at block ``place``, with a hint."""
+
+    place: int
+    value: float
+    hint: str
+    tone: str
+
+
+def limit(
+    value: float, low: float | None, high: float | None, at: float, neutral: tuple[float, str] | None,
+    good: str, tone: str, title: str,
+) -> Markup:  # fmt: skip
+    """One interval against one limit: the good side is shaded.
+
+    neutral: where no change would lie, with its name, drawn as a dotted line. good: "below" or "above"
+    the limit. tone: the status, which colours the interval.
+    """
+    ends = [low if low is not None else value, high if high is not None else value]
+    scale = covering([value, *ends, at, *((neutral[0],) if neutral else ())], pad=0.14)
+    shown = dict(zip(("value", "low", "high", "limit"), display.beside([value, *ends, at], 5), strict=True))
+    place, edge = scale(value), scale(at)
+    start, end = (0.0, edge) if good == "below" else (edge, 1.0)
+    interval = f", interval {shown['low']} to {shown['high']}" if low is not None else ""
+    content = [
+        block(start, end, 18, 26, "good"),
+        level(31, "axis"),
+        *_neutral(neutral, scale, place),
+        upright(edge, 14, 48, "limit"),
+        text(edge, 11, f"limit {shown['limit']}", "tick strong"),
+        _whisker(scale(ends[0]), scale(ends[1]), 31, tone) if low is not None else Markup(),
+        dot(place, 31, f"mark {tone}", radius=5),
+        text(place, 60, shown["value"], "tick strong"),
+    ]
+    return drawing(64, title, f"found {shown['value']}{interval}; limit {shown['limit']}, good {good} it", *content)
+
+
+def _neutral(neutral: tuple[float, str] | None, scale: Scale, taken: float) -> list[Markup]:
+    """The dotted line, with its name where that does not run into the value."""
+    if neutral is None:
+        return []
+    at = scale(neutral[0])
+    line = upright(at, 18, 44, "neutral")
+    return [line, text(at, 60, neutral[1])] if abs(at - taken) > 0.33 else [line]
+
+
+def interval(
+    value: float, low: float | None, high: float | None, scale: Scale, neutral: float, tone: str, hint: str
+) -> Markup:
+    """One interval on a scale shared by the rows of a table."""
+    ends = _whisker(scale(low), scale(high), 12, tone) if low is not None and high is not None else Markup()
+    return drawing(24, hint, "", upright(scale(neutral), 0, 24, "neutral"), ends, dot(scale(value), 12, f"mark {tone}"))
+
+
+def pair(reference: float, variant: float, scale: Scale, hint: str) -> Markup:
+    """Both sides of one quantity, joined: a ring is the reference, a filled dot the variant."""
+    first, second = scale(reference), scale(variant)
+    content = (
+        level(12, "hair"),
+        level(12, "join", min(first, second), max(first, second)),
+        dot(first, 12, "ring reference", radius=4.5),
+        dot(second, 12, "mark variant", radius=4),
+    )
+    return drawing(24, hint, "", *content)
+
+
+def bar(value: float, scale: Scale, tone: str, hint: str) -> Markup:
+    """One bar from the left edge."""
+    return drawing(16, hint, "", level(8, "hair"), block(0.0, scale(value), 3, 10, f"fill {tone}"))
+
+
+def axis(scale: Scale, words: Words = display.number, about: int = 4, height: int = 20) -> Markup:
+    """The tick labels that belong to the rows above or below; decoration for the eye, hidden from readers
+    aloud.
+    """
+    content = [text(scale(tick), 13, words(tick)) for tick in scale.ticks(about)]
+    return tag("svg", *content, class_="chart", width="100%", height=height, aria_hidden="true")
+
+
+def histogram(
+    bins: Bins,
+    marks: Sequence[tuple[float, str]],
+    title: str,
+    words: Words = display.number,
+    tone: str = "variant",
+) -> Markup:
+    """How many fall between each pair of edges. marks: values to point out, with a short label each."""
+    top, bottom, height = 34, 170, 192
+    most = max(bins.counts, default=0) or 1
+    total = sum(bins.counts) or 1
+    content = [level(bottom, "axis")]
+    for count, low, high in zip(bins.counts, bins.edges, bins.edges[1:], strict=False):
+        if count:
+            tall = max(1.0, (bottom - top) * count / most)
+            between = f"{words(low)} to {words(high)}"
+            hint = f"{between}: {display.number(count)} {bins.unit} ({display.percent(count / total, 3)})"
+            content.append(block(bins.scale(low), bins.scale(high), bottom - tall, tall, f"bin {tone}", hint))
+    for value, label in marks:
+        content += [
+            upright(bins.scale(value), 16, bottom, "limit"),
+            text(bins.scale(value), 11, label, "tick strong"),
+        ]
+    content += [
+        text(bins.scale(tick), bottom + 16, words(tick)) for tick in bins.scale.ticks(9 if bins.scale.log else 5)
+    ]
+    said = "; ".join(f"{label} at {words(value)}" for value, label in marks)
+    return drawing(height, title, f"{display.number(total)} {bins.unit}; {said}", *content)
+
+
+def depth(line: Sequence[float], dots: Sequence[Dot], labels: Sequence[str], title: str, description: str) -> Markup:
+    """A line through the outputs of the blocks in order, with dots for the modules inside each block."""
+    top, bottom, height = 10, 190, 212
+    scale = covering([*line, *(mark.value for mark in dots)], zero=True)
+    across = Scale(-0.5, max(1, len(labels)) - 0.5)
+    ticks = scale.ticks(4)
+
+    def down(value: float) -> float:
+        return bottom - (bottom - top) * scale(value)
+
+    content = [level(down(tick), "grid" if tick else "axis") for tick in ticks]
+    content.append(polyline([(across(place), down(value)) for place, value in enumerate(line)], height, "line variant"))
+    content += [dot(across(mark.place), down(mark.value), f"spot {mark.tone}", mark.hint, radius=3.5) for mark in dots]
+    if len(line) <= 200:
+        content += [
+            dot(across(place), down(value), "mark variant", f"block {labels[place]}: {display.percent(value)}")
+            for place, value in enumerate(line)
+        ]
+    every = max(1, -(-len(labels) // 12))
+    content += [
+        text(across(place), bottom + 17, label, anchor="middle")
+        for place, label in enumerate(labels)
+        if place % every == 0
+    ]
+    return _with_y_axis(height, [(down(tick), display.percent(tick)) for tick in ticks], content, title, description)
+
+
+def reliability(
+    sides: Sequence[tuple[str, Sequence[tuple[float, float, int]]]], title: str, description: str
+) -> Markup:
+    """Accuracy (up) by confidence (across) for each side: on the diagonal, confidence means what it says.
+
+    sides: (tone, [(mean confidence, accuracy, count) of each bin]).
+    """
+    top, bottom, height = 10, 270, 292
+    scale = Scale(0.0, 1.0)
+
+    def down(value: float) -> float:
+        return bottom - (bottom - top) * scale(value)
+
+    quarters = (0.0, 0.25, 0.5, 0.75, 1.0)
+    content = [level(down(tick), "grid" if tick else "axis") for tick in quarters]
+    content.append(tag("line", x1="0%", y1=down(0), x2="100%", y2=down(1), class_="neutral"))
+    for tone, bins in sides:
+        filled = [(confidence, accuracy, count) for confidence, accuracy, count in bins if count]
+        content.append(polyline([(c, down(a)) for c, a, _ in filled], height, f"line {tone}"))
+        for confidence, accuracy, count in filled:
+            hint = f"{tone}: confidence {display.percent(confidence, 3)}, right {display.percent(accuracy, 3)}"
+            content.append(dot(confidence, down(accuracy), f"mark {tone}", f"{hint}, {display.number(count)} tokens"))
+    content += [text(tick, bottom + 17, display.percent(tick)) for tick in quarters]
+    labels = [(down(tick), display.percent(tick)) for tick in quarters]
+    return _with_y_axis(height, labels, content, title, description)
+
+
+def _whisker(start: float, end: float, y: float, tone: str) -> Markup:
+    caps = [upright(at, y - 4, y + 4, f"whisker {tone}") for at in (start, end)]
+    return Markup("").join([level(y, f"whisker {tone}", start, end), *caps])
+
+
+def _with_y_axis(
+    height: int, labels: Sequence[tuple[float, str]], content: Sequence[Markup], title: str, description: str
+) -> Markup:
+    """The labels of the vertical axis keep a column of their own, so that the drawing may take any width."""
+    marks = [tag("text", words, x="100%", y=y + 4, class_="tick", text_anchor="end") for y, words in labels]
+    scale = tag("svg", *marks, class_="chart ruler", width="48", height=height, aria_hidden="true")
+    return tag("div", scale, drawing(height, title, description, *content), class_="plot")
+
+
+__all__ = [
+    "Bins",
+    "Dot",
+    "axis",
+    "bar",
+    "depth",
+    "histogram",
+    "interval",
+    "limit",
+    "pair",
+    "reliability",
+]

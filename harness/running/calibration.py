@@ -1,0 +1,101 @@
+"""The documents that a variant is fitted to, and what its linear layers are given on them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, cast
+
+import torch
+from torch import Tensor
+
+from harness.data.calibration import Calibrated, CalibrationDocuments
+from harness.data.contamination import Seen
+from harness.data.documents import read_documents
+from harness.data.encoding import EncodedDocument, encode
+from harness.errors import DataError
+from harness.lockstep.hooks import Stage, attached
+from harness.lockstep.survey import candidates
+from harness.modules.experts import expert_tokens
+from harness.records import CalibrationSpec, DocumentsSpec, HubData, Note
+
+if TYPE_CHECKING:
+    from harness.models.loaded import LoadedModel
+
+
+def read_calibration(spec: CalibrationSpec, reference: LoadedModel) -> CalibrationDocuments:
+    """The documents that ``spec`` names, as the reference's tokenizer encodes them.
+
+    Raises DataError as ``documents.read_documents`` and ``documents.encode`` do, with the key that is meant.
+    """
+    form = DocumentsSpec(data=spec.data, context=spec.tokens, bos=spec.bos)
+    weight = cast(Tensor, reference.model.get_input_embeddings().weight)
+    try:
+        raw = read_documents(spec.data, spec.documents, spec.text_field, spec.split_on, spec.seed)
+        encoded = encode(raw, reference.tokenizer, form, weight.shape[0])
+    except DataError as error:
+        raise DataError(f"calibration: {error}") from error
+    kept = tuple(document for document in encoded if not document.skipped)
+    seen = Seen(reference.tokenizer, [document.ids for document in kept])
+    return CalibrationDocuments(_source(spec), kept, seen, tuple(_notes(spec, encoded, len(kept))))
+
+
+def with_calibration(variant: LoadedModel, data: CalibrationDocuments, watch: bool) -> LoadedModel:
+    """The variant with what it was fitted to. watch: whether to run the documents through it for their ranges."""
+    ranges = input_ranges(variant, data.ids) if watch else {}
+    identity = variant.identity.model_copy(update={"calibration": data.record})
+    fitted = Calibrated(data, ranges, expert_tokens(variant.model, data.ids))
+    notes = (*variant.notes, *data.notes, *_unreached_notes(fitted.tokens))
+    return replace(variant, identity=identity, calibration=fitted, notes=notes)
+
+
+def input_ranges(loaded: LoadedModel, documents: list[Tensor]) -> dict[str, tuple[float, float]]:
+    """Smallest and largest input of every linear layer but the head, and of stacked experts, over all documents.
+
+    One pass. What comes in is meant, before the layer itself rounds it. A layer that no document reaches (an expert,
+    say) is left out. NaN makes both ends NaN, and then nothing lies inside.
+    """
+    ends: dict[str, Tensor] = {}
+
+    def see(name: str, input_NI: Tensor) -> None:
+        if input_NI.numel():
+            low, high = input_NI.aminmax()
+            found = torch.stack([-low, high]).float()
+            ends[name] = torch.maximum(ends[name], found) if name in ends else found
+
+    model, stage = loaded.model, Stage()
+    names = [name for name, kind in candidates(model).items() if kind in ("linear", "experts")]
+    taps = {name: [partial(see, name)] for name in names}
+    with torch.no_grad(), attached(model, 0, stage, taps, {}), stage.playing(0):
+        for ids in documents:
+            model(input_ids=ids[None].to(model.device), use_cache=False)
+    both = {name: end.tolist() for name, end in ends.items()}
+    return {name: (-low, high) for name, (low, high) in both.items()}
+
+
+def _unreached_notes(tokens: Mapping[str, tuple[int, ...]]) -> list[Note]:
+    """A warning that names the experts to which no calibration token was routed."""
+    found = {path: [str(e) for e, count in enumerate(counts) if not count] for path, counts in tokens.items()}
+    if not any(found.values()):
+        return []
+    total, every = sum(map(len, found.values())), sum(map(len, tokens.values()))
+    listed = "; ".join(f"{path}: {', '.join(numbers)}" for path, numbers in found.items() if numbers)
+    text = f"{total} of {every} experts were given no token of the calibration documents: {listed}"
+    return [Note(topic="experts", text=text, level="warn")]
+
+
+def _source(spec: CalibrationSpec) -> str:
+    name = spec.data
+    if isinstance(name, HubData):
+        return " ".join(part for part in (name.hub, name.config, name.split, name.revision) if part)
+    return f"{name}, seed {spec.seed}" if spec.seed else name
+
+
+def _notes(spec: CalibrationSpec, encoded: list[EncodedDocument], kept: int) -> list[Note]:
+    texts = []
+    if len(encoded) < spec.documents:
+        texts.append(f"{spec.documents} documents were asked for, there are {len(encoded)}")
+    if kept < len(encoded):
+        texts.append(f"{len(encoded) - kept} of {len(encoded)} documents have fewer than 2 tokens and were left out")
+    return [Note(topic="calibration", text=f"{text} in {_source(spec)}", level="warn") for text in texts]

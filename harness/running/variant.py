@@ -1,0 +1,171 @@
+"""Making a variant: a checkpoint or a copy of the reference, its adapter, and every backend step in order.
+
+reference ─▶ copy ─┐
+checkpoint ────────┴▶ merged adapter ─▶ backend steps ─▶ adapter beside them ─▶ LoadedModel
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import cast
+
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from harness.backends import Backend, Compressed
+from harness.engines.llama_cpp import open_llama_cpp
+from harness.errors import BackendError, HarnessError
+from harness.models.adapters import attach_adapter, merge_adapter
+from harness.models.identity import identify
+from harness.models.loaded import LoadedModel, freeze
+from harness.models.loading import load
+from harness.models.sanity import check_placement, non_finite, ragged_groups
+from harness.models.sources import resolve
+from harness.modules.activations import check_stated, rounds_inputs
+from harness.modules.experts import stacks
+from harness.modules.grid_check import check_levels
+from harness.modules.inspection import module_formats
+from harness.modules.kernels import left_out, looked_at, unpacked_notes
+from harness.records import CacheFormat, ModuleFormat, Note, Plan
+
+
+def make_variant(plan: Plan, reference: LoadedModel, calibration: Sequence[Tensor]) -> LoadedModel:
+    """The variant of ``plan``: its own checkpoint or a copy of ``reference``, with its adapter and every step applied.
+
+    calibration: token ids, one 1-D int64 tensor a document. The reference stays byte for byte as it is.
+    Raises ModelError as ``load`` does, and BackendError naming the step that failed.
+    """
+    made, variant = _start(plan, reference), plan.variant
+    if variant.adapter and variant.merge:
+        made = merge_adapter(made, Path(variant.adapter))
+    if variant.compress:
+        made = _compressed(plan, made, reference, calibration)
+    if variant.adapter and not variant.merge:
+        made = attach_adapter(made, Path(variant.adapter))
+    return made
+
+
+def _compressed(plan: Plan, start: LoadedModel, reference: LoadedModel, calibration: Sequence[Tensor]) -> LoadedModel:
+    """``start`` with every step applied."""
+    _check_tokenizer(plan, start, reference)
+    model = start.model
+    described = {module.module: module for module in start.identity.modules if module.backend}
+    activations: dict[str, str] = {}
+    cache, notes = start.identity.cache, list(start.notes)
+    for step in cast(Sequence[Backend], plan.variant.compress):
+        done = _compress(step, model, start.tokenizer, calibration)
+        _check_once(step, done, described, activations, cache)
+        model, cache = done.model, done.cache or cache
+        described |= {module.module: module for module in done.modules}
+        activations |= done.activations
+        notes += done.notes
+    freeze(model)
+    check_placement(model, plan.name, start.identity.device)
+    present = {name for name, _ in model.named_modules()} | {name for name, _, _ in stacks(model)}
+    if gone := sorted((described.keys() | activations.keys()) - present):
+        raise BackendError(f"a step described {gone[0]}, which the compressed model does not have")
+    check_stated(model, activations)
+    old = start.identity
+    levels = check_levels(model, described)
+    described |= {name: described[name].model_copy(update={"levels": count}) for name, count in levels.items()}
+    stated = tuple(
+        module.model_copy(update=_rounding(model, module, activations[module.module]))
+        if module.module in activations
+        else module
+        for module in module_formats(model, described)
+    )
+    modules = looked_at(model, stated)
+    notes += [*unpacked_notes(stated, modules), *left_out(plan.name, modules, model)]
+    identity = identify(plan.name, model, start.tokenizer, old.source, old.revision, old.dtype, old.device, modules)
+    identity = identity.model_copy(update={"parameters": old.parameters, "cache": cache})
+    notes += _compressed_notes(plan.name, model, described)
+    return LoadedModel(plan.name, model, start.tokenizer, identity, start.files, tuple(notes))
+
+
+def _rounding(model: nn.Module, stated: ModuleFormat, words: str) -> dict[str, str]:
+    """What is said of a module whose input is rounded: only a backend with a kernel of its own does that for real."""
+    real = stated.backend and stated.kernel == "real" and not rounds_inputs(model.get_submodule(stated.module))
+    return {"activations": words, "kernel": "real" if real else "simulated"}
+
+
+def _start(plan: Plan, reference: LoadedModel) -> LoadedModel:
+    """What the first backend step gets: a deep copy of the reference, or the variant's own checkpoint."""
+    variant = plan.variant
+    if variant.model == "reference":
+        identity = reference.identity.model_copy(update={"name": plan.name})
+        return LoadedModel(
+            plan.name, copy.deepcopy(reference.model), reference.tokenizer, identity, reference.files, ()
+        )
+    spec = plan.reference.model_copy(
+        update={
+            "model": variant.model,
+            "file": variant.file,
+            "revision": variant.revision,
+            "dtype": variant.dtype or plan.reference.dtype,
+            "trust_remote_code": variant.trust_remote_code,
+        }
+    )
+    tokenizer = reference.tokenizer if variant.tokenizer == "reference" else None
+    if variant.engine == "llama_cpp":
+        opened, identity = open_llama_cpp(spec, plan.name, resolve(spec), tokenizer)
+        return LoadedModel(plan.name, opened.model, opened.tokenizer, identity, opened.files, opened.notes)
+    return load(spec, plan.name, tokenizer)
+
+
+def _check_tokenizer(plan: Plan, start: LoadedModel, reference: LoadedModel) -> None:
+    """Raise BackendError where calibration documents would be read with the ids of another tokenizer."""
+    needing = [step.kind for step in cast(Sequence[Backend], plan.variant.compress) if step.calibrates]
+    if needing and start.identity.tokenizer_sha256 != reference.identity.tokenizer_sha256:
+        raise BackendError(
+            f"{needing[0]}: calibration documents are encoded as the reference does it, and {plan.variant.model} has "
+            "another tokenizer; give both sides the same tokenizer files, or take a step that needs no calibration"
+        )
+
+
+def _compress(
+    step: Backend, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, calibration: Sequence[Tensor]
+) -> Compressed:
+    if step.calibrates and not calibration:
+        raise BackendError(f"{step.kind}: needs calibration documents; add a calibration: section to the variant")
+    try:
+        return step.compress(model, tokenizer, calibration)
+    except HarnessError:
+        raise
+    except Exception as error:  # A library may raise anything; the user must learn which step it was.
+        raise BackendError(f"{step.kind}: {type(error).__name__}: {error}") from error
+
+
+def _check_once(
+    step: Backend,
+    done: Compressed,
+    described: Mapping[str, ModuleFormat],
+    activations: Mapping[str, str],
+    cache: CacheFormat | None,
+) -> None:
+    """Raise BackendError where a step quantized what was quantized before: its numbers would be of neither format."""
+    twice = [m.module for m in done.modules if m.module in described] or [
+        name for name in done.activations if name in activations
+    ]
+    if twice:
+        earlier = described[twice[0]].backend if twice[0] in described else "an earlier step"
+        raise BackendError(
+            f"{step.kind}: {twice[0]} was quantized by {earlier} already; give each step its modules with only: "
+            "and skip:"
+        )
+    if done.cache and cache:
+        raise BackendError(f"{step.kind}: the KV cache was quantized by {cache.backend} already")
+
+
+def _compressed_notes(name: str, model: PreTrainedModel, described: dict[str, ModuleFormat]) -> tuple[Note, ...]:
+    notes = []
+    groups = {module: stated.group_size for module, stated in described.items() if stated.group_size}
+    if ragged := ragged_groups(model, groups):
+        example = f"{ragged[0]}, groups of {groups[ragged[0]]}"
+        text = f"{name}: in {len(ragged)} modules the last group is shorter ({example})"
+        notes.append(Note(topic="ragged groups", text=text))
+    if names := non_finite(model):
+        text = f"{name}: {len(names)} tensors hold NaN or infinity after compression, {names[0]} first"
+        notes.append(Note(topic="non-finite weights", text=text, level="warn"))
+    return tuple(notes)

@@ -1,0 +1,1 @@
+"""Sequential sampling: interim looks at growing documents, and slices of them."""

@@ -1,0 +1,150 @@
+"""Parts of the documents on which rules must hold one by one: by kind, by language, by length.
+
+Every measure of a table with a row per document serves: it is given the rows of the part alone. Which documents a
+part has is told by the table ``documents``. Where some documents have a kind (or language), those without one are
+a part of their own, so that none is left out; where none has, there are no parts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from harness.measures import Measure
+from harness.records import GateSpec, Measurement, Skipped, Slice
+from harness.records.patterns import could_match
+from harness.rules import Rule
+from harness.sampling.looks import Look, measured_at
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from harness.statistics import Intervals
+
+THIRDS = 3
+"""Length has no natural classes. Thirds by the number of tokens have about equally many documents, so that each can
+decide about as much; documents of one length are never torn apart.
+"""
+UNLABELLED = "unlabelled"
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some documents of a suite, by their index."""
+
+    label: str
+    value: str
+    documents: frozenset[int]
+
+
+def asked_for(gates: Sequence[GateSpec]) -> dict[str, tuple[str, ...]]:
+    """The labels by which rules slice, and the patterns of the metrics that they want by each."""
+    found: dict[str, tuple[str, ...]] = {}
+    for gate in gates:
+        for spec in gate.rules:
+            if isinstance(spec.rule, Rule) and spec.rule.slices is not None:
+                label = spec.rule.slices.partition("=")[0]
+                found[label] = (*found.get(label, ()), spec.rule.metric)
+    return found
+
+
+def parts(documents: pd.DataFrame, label: str) -> list[Part]:
+    """The parts of the table ``documents`` (scored ones alone) by ``label``, in the order of their first document."""
+    scored = documents[documents["tokens"] > 0]
+    if label == "length":
+        return _by_length(scored["document"].to_numpy(), scored["tokens"].to_numpy())
+    if label not in scored.columns:
+        return []
+    if not (scored[label] != "").any():
+        return []
+    return [
+        Part(label, str(value) or UNLABELLED, frozenset(rows["document"].tolist()))
+        for value, rows in scored.groupby(label, sort=False)
+    ]
+
+
+def measure_slices(
+    suite: str,
+    documents: pd.DataFrame,
+    measures: Sequence[Measure],
+    read: Callable[[Measure], pd.DataFrame | None],
+    wanted: dict[str, tuple[str, ...]],
+    look: Look | None = None,
+) -> list[Slice]:
+    """Every part by every label that is asked for, with the metrics that are asked for by it.
+
+    read: the table of a measure. Measures whose tables have no documents are left out. look: of a suite that draws its
+    documents one by one. Its parts are those of all documents that could be drawn, so that each is the same at every
+    look, and one of which none was drawn yet is missed, not forgotten.
+    """
+    slices = []
+    tables = {measure.kind: read(measure) for measure in measures if _serves(measure, wanted)}
+    for label, patterns in wanted.items():
+        serving = [m for m in measures if _any(m, patterns) and (t := tables[m.kind]) is not None and "document" in t]
+        for part in parts(documents, label):
+            seen = part.documents if look is None else part.documents & look.drawn
+            intervals = look.intervals(part.documents) if look else None
+            found: list[Measurement | Skipped] = []
+            for measure in serving:
+                table = tables[measure.kind]
+                if table is not None and seen:
+                    found += _measured(measure, table[table["document"].isin(seen)], patterns, intervals)
+                else:
+                    found += _not_drawn(measure, patterns)
+            if found:
+                slices.append(
+                    Slice(
+                        suite=suite,
+                        label=label,
+                        value=part.value,
+                        documents=len(seen),
+                        measurements=tuple(m for m in found if isinstance(m, Measurement)),
+                        skipped=tuple(s for s in found if isinstance(s, Skipped)),
+                    )
+                )
+    return slices
+
+
+def _serves(measure: Measure, wanted: dict[str, tuple[str, ...]]) -> bool:
+    return any(_any(measure, patterns) for patterns in wanted.values())
+
+
+def _any(measure: Measure, patterns: Sequence[str]) -> bool:
+    return any(could_match(pattern, metric.name) for metric in measure.produces() for pattern in patterns)
+
+
+def _not_drawn(measure: Measure, patterns: Sequence[str]) -> list[Measurement | Skipped]:
+    names = [metric.name for metric in measure.produces()]
+    reason = "no document of this part was drawn"
+    return [Skipped(measure=name, reason=reason) for name in names if any(could_match(p, name) for p in patterns)]
+
+
+def _measured(
+    measure: Measure, rows: pd.DataFrame, patterns: Sequence[str], intervals: Intervals | None
+) -> list[Measurement | Skipped]:
+    """What is asked for of one measure on one part. A measure that raises leaves a Skipped: its rules err."""
+    try:
+        found = list(measured_at(measure, rows, intervals))
+    except Exception as error:  # noqa: BLE001 - as for the whole: a plugin may raise anything, and costs its verdicts
+        reason = f"measure {measure.kind} failed: {type(error).__name__}: {error}"
+        found = [Skipped(measure=metric.name, reason=reason) for metric in measure.produces()]
+    named = ((entry.name if isinstance(entry, Measurement) else entry.measure, entry) for entry in found)
+    return [entry for name, entry in named if any(could_match(pattern, name) for pattern in patterns)]
+
+
+def _by_length(documents: np.ndarray, tokens: np.ndarray) -> list[Part]:
+    """Thirds from short to long, named by their number of scored tokens; fewer where lengths are few."""
+    if not len(tokens):
+        return []
+    cuts = np.unique(np.quantile(tokens, np.arange(1, THIRDS) / THIRDS, method="higher"))
+    member = np.searchsorted(cuts, tokens, side="left")
+    found = []
+    for part in np.unique(member):
+        inside = member == part
+        low, high = int(tokens[inside].min()), int(tokens[inside].max())
+        value = f"{low} to {high} tokens" if low != high else f"{low} tokens"
+        found.append(Part("length", value, frozenset(documents[inside].tolist())))
+    return found

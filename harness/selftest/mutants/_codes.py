@@ -1,0 +1,84 @@
+"""Weights as codes, scales and zero points, so that a kernel or a loader can read one of them wrongly.
+
+Legend: O output channels, I inputs, G groups of a channel, n inputs of a group.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from harness.backends import Compressed
+from harness.backends._common.weights import Replacing, untie_head
+from harness.backends.round_to_nearest import RoundToNearest
+from harness.modules.linears import weight_of
+from harness.numerics.formats import Format, Quantized, quantize
+from harness.selftest.mutants._parts import block_linears
+
+GROUP = 32
+INT8 = RoundToNearest(bits=8, symmetric=False, group_size=GROUP)
+INT4 = RoundToNearest(bits=4, symmetric=False, group_size=GROUP)
+
+
+@dataclass(frozen=True)
+class Codes:
+    """A weight in groups: x̂ = (code − zero) · scale. code: [O, G, n]; scale, zero: [O, G]."""
+
+    code: Tensor
+    scale: Tensor
+    zero: Tensor
+    inputs: int
+
+    @classmethod
+    def of(cls, quantized: Quantized, form: Format) -> Codes:
+        """The codes of a weight that was quantized in groups with zero points."""
+        scale, zero = quantized.steps.scale, quantized.steps.zero_point
+        assert zero is not None  # noqa: S101 - both formats above have zero points
+        blocks = form.blocks.split(quantized.values)
+        code = torch.round(blocks / quantized.steps.divisor[..., None]) + zero[..., None]
+        return cls(code, scale, zero, quantized.values.shape[1])
+
+    def values(self) -> Tensor:
+        """The weight [O, I] as it is computed with."""
+        values_OGn = (self.code - self.zero[..., None]) * self.scale[..., None]
+        return values_OGn.flatten(1)[:, : self.inputs]
+
+    @property
+    def by_input(self) -> Tensor:
+        """Codes [O, G·n] in the order of inputs, the last group filled up."""
+        return self.code.flatten(1)
+
+    def with_code(self, code_OI: Tensor) -> Codes:
+        """Other codes under the same scales."""
+        return replace(self, code=code_OI.reshape(self.code.shape))
+
+
+Fault = Callable[[Tensor, Format], Tensor]
+"""From a weight [O, I] to what a kernel makes of its codes, in the same shape."""
+
+
+def misread(change: Callable[[Codes], Codes]) -> Fault:
+    """The fault of a weight that was rounded well, and whose codes, scales or zero points are then read wrongly."""
+    return lambda weight_OI, form: change(Codes.of(quantize(weight_OI, form), form)).values()
+
+
+def quantized(model: PreTrainedModel, step: RoundToNearest, faults: Mapping[str, Fault] | None = None) -> Compressed:
+    """The model rounded as ``step`` says, the modules named in ``faults`` read wrongly afterwards."""
+    replacing, described = Replacing(), []
+    for name, module in step.chosen(model):
+        form = step.for_module(name).weight_format()
+        if not replacing.shared(module):
+            weight_OI, fault = weight_of(module), (faults or {}).get(name)
+            replacing.replace(module, fault(weight_OI, form) if fault else quantize(weight_OI, form).values)
+        described.append(step.describe(name, module, form))
+    untie_head(model, (module.module for module in described))
+    return Compressed(model, tuple(described))
+
+
+def in_one_block(model: PreTrainedModel, step: RoundToNearest, fault: Fault) -> Compressed:
+    """The rounded model; every linear layer of the block in the middle is read wrongly."""
+    return quantized(model, step, {name: fault for name, _ in block_linears(model)})

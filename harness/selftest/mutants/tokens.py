@@ -1,0 +1,114 @@
+"""Token ids that mean something else to the model than to whoever made them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from transformers import PreTrainedModel
+
+from harness.backends import Compressed
+from harness.selftest.mutants import NotApplicable, mutant, mutant_files
+
+TOKENIZER, SETTINGS = "tokenizer.json", "tokenizer_config.json"
+
+
+@mutant()
+def embeddings_off_by_one(model: PreTrainedModel) -> Compressed:
+    """Every token has the embedding of its neighbour: a token was added in front, and the ids were not moved."""
+    weight_VD = _embedding(model).weight.data
+    weight_VD.copy_(weight_VD.roll(1, 0))
+    return Compressed(model)
+
+
+@mutant()
+def start_token_forgotten(model: PreTrainedModel) -> Compressed:
+    """Texts begin with the end token where BOS should be: the model sees that id's embedding in its place."""
+    config = model.config.get_text_config()
+    start, end = config.bos_token_id, config.eos_token_id
+    if not isinstance(start, int) or not isinstance(end, int) or start == end:
+        raise NotApplicable(f"{type(model).__name__} has no start token of its own beside one end token")
+    embedding = _embedding(model)
+    # The head keeps its rows: only what is read changes, not what can be said.
+    rows_VD = embedding.weight.detach().clone()
+    rows_VD[start] = rows_VD[end]
+    embedding.weight = nn.Parameter(rows_VD, requires_grad=False)
+    model.config.tie_word_embeddings = False
+    return Compressed(model)
+
+
+@mutant_files()
+def bos_dropped(folder: Path) -> None:
+    """The tokenizer no longer puts BOS before prompts: its post-processor was lost in a conversion."""
+    content = _read(folder / TOKENIZER)
+    if content.get("post_processor") is None:
+        raise NotApplicable(f"{TOKENIZER} has no post-processor that could be lost")
+    _write(folder / TOKENIZER, content | {"post_processor": None})
+    settings = _read(folder / SETTINGS)
+    _write(folder / SETTINGS, settings | {"add_bos_token": False} if "add_bos_token" in settings else settings)
+
+
+@mutant_files()
+def token_ids_off_by_one(folder: Path) -> None:
+    """Every token that is not special has the id after its own: a vocabulary counted from one."""
+    content = _read(folder / TOKENIZER)
+    vocabulary = content["model"].get("vocab")
+    if not isinstance(vocabulary, dict):
+        raise NotApplicable(f"{TOKENIZER} keeps no vocabulary as a table of ids")
+    special = {token["id"] for token in content.get("added_tokens", ())}
+    ids = sorted(number for number in vocabulary.values() if number not in special)
+    after = dict(zip(ids, [*ids[1:], ids[0]], strict=True))
+    moved = {token: after.get(number, number) for token, number in vocabulary.items()}
+    _write(folder / TOKENIZER, content | {"model": content["model"] | {"vocab": moved}})
+
+
+@mutant_files()
+def prefix_space_added(folder: Path) -> None:
+    """Texts get a space in front, which the model was not trained with: a default of another tokenizer class."""
+    content = _read(folder / TOKENIZER)
+    changed = _with_prefix_space(content.get("pre_tokenizer"))
+    if changed == content.get("pre_tokenizer"):
+        raise NotApplicable(f"{TOKENIZER} has no ByteLevel pre-tokenizer without a prefix space")
+    _write(folder / TOKENIZER, content | {"pre_tokenizer": changed})
+
+
+@mutant_files(
+    equivalent=(
+        "documents and tasks are sent as plain text and no measure renders a chat template, so nothing measured can "
+        "change; the hash of the tokenizer in run.json does"
+    )
+)
+def wrong_chat_template(folder: Path) -> None:
+    """The chat template is that of another model."""
+    template = "{% for message in messages %}[INST] {{ message['content'] }} [/INST]{% endfor %}"
+    (folder / "chat_template.jinja").unlink(missing_ok=True)
+    _write(folder / SETTINGS, _read(folder / SETTINGS) | {"chat_template": template})
+
+
+def _embedding(model: PreTrainedModel) -> nn.Embedding:
+    found = model.get_input_embeddings()
+    if not isinstance(found, nn.Embedding):
+        raise NotApplicable(f"{type(model).__name__} has no table of embeddings")
+    return found
+
+
+def _with_prefix_space(part: Any) -> Any:
+    if isinstance(part, list):
+        return [_with_prefix_space(each) for each in part]
+    if not isinstance(part, dict):
+        return part
+    inner = {key: _with_prefix_space(value) for key, value in part.items()}
+    return inner | {"add_prefix_space": True} if part.get("type") == "ByteLevel" else inner
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise NotApplicable(f"{path.name} is missing")
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return content
+
+
+def _write(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, ensure_ascii=False, indent=1), encoding="utf-8")

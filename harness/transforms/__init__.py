@@ -1,0 +1,1 @@
+"""Rewrites of a model that backends and mutants share."""

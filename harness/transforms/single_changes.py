@@ -1,0 +1,204 @@
+"""What a model loses when the weight of one module alone is changed.
+
+Legend: T positions of a document, V vocabulary, U units, C changes, N rows of inputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from harness.modules.decoder_layers import decoder_blocks, observe_inputs
+from harness.modules.experts import ExpertMatrix, stack_of
+from harness.modules.linears import Linear, replace_weight, weight_of
+
+Change = Callable[[Tensor], Tensor]
+"""Makes another weight [O, I] of a weight [O, I], in the same dtype."""
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Linear layers that share one weight, usually a single one, or all matrices of a stack of experts."""
+
+    names: tuple[str, ...]
+    modules: tuple[Linear, ...]
+
+    @property
+    def weights(self) -> tuple[Tensor, ...]:
+        """Its different weights [O, I]."""
+        return tuple({id(module.weight): weight_of(module) for module in self.modules}.values())
+
+    @property
+    def called(self) -> tuple[nn.Module, ...]:
+        """The modules that the model calls to use it."""
+        owners = [module.owner if isinstance(module, ExpertMatrix) else module for module in self.modules]
+        return tuple({id(module): module for module in owners}.values())
+
+
+def units(modules: Sequence[tuple[str, Linear]]) -> list[Unit]:
+    """The modules, those with one weight together, in the order of the first of each."""
+    groups: dict[int, list[tuple[str, Linear]]] = {}
+    for name, module in modules:
+        groups.setdefault(id(module.weight), []).append((name, module))
+    return [Unit(tuple(name for name, _ in group), tuple(module for _, module in group)) for group in groups.values()]
+
+
+def stacked(each: Sequence[Unit]) -> list[Unit]:
+    """The units with the matrices of one stack of experts as one, in the order of the first of each."""
+    groups: dict[str, list[Unit]] = {}
+    for unit in each:
+        groups.setdefault(stack_of(unit.names[0]), []).append(unit)
+    return [
+        Unit(tuple(name for unit in group for name in unit.names), tuple(m for unit in group for m in unit.modules))
+        for group in groups.values()
+    ]
+
+
+def divergences(
+    model: PreTrainedModel, each: Sequence[Unit], changes: Sequence[Change], calibration: Sequence[Tensor]
+) -> Tensor:
+    """KL(model ‖ model with one change) in nats a token [U, C], float64: one weight changed at a time.
+
+    Means over all predicted tokens (the last position of a document predicts none of them); infinite where the
+    changed model gives NaN. Cost: U · C forward passes a document, each from the block that holds the unit
+    onwards: the blocks before it give what they gave for the unchanged model. A document that never reaches a
+    unit (an expert, say) costs nothing and counts as 0. Memory: the logits and block outputs of one document,
+    and one changed weight. The model is the same afterwards.
+    """
+    stack = decoder_blocks(model)[1]
+    totals, tokens = torch.zeros(len(each), len(changes), dtype=torch.float64), 0
+    trusted: dict[int, bool] = {0: True}
+    with torch.no_grad():
+        for ids in calibration:
+            document = _Document(model, stack, each, ids)
+            tokens += len(ids) - 1
+            for index, unit in enumerate(each):
+                done = document.blocks_before[index]
+                if done is None:
+                    continue
+                if done not in trusted:
+                    trusted[done] = document.can_start_behind(done)
+                for column, change in enumerate(changes):
+                    with changed(unit, change):
+                        totals[index, column] += document.divergence(done if trusted[done] else 0)
+    return (totals / max(tokens, 1)).nan_to_num(nan=torch.inf)
+
+
+def output_errors(
+    model: PreTrainedModel, each: Sequence[Unit], changes: Sequence[Change], calibration: Sequence[Tensor]
+) -> Tensor:
+    """Σ‖(W′ − W)x‖² / Σ‖Wx‖² over all inputs x of a unit [U, C], float64: the relative error of its own output.
+
+    Cost: C + 1 forward passes a document, without anything behind the unit. 0 for a unit that no document reaches
+    or whose output is 0.
+    """
+    errors, sizes = torch.zeros(len(each), len(changes), dtype=torch.float64), torch.zeros(len(each)).double()
+
+    def see(index: int, module: Linear, input_NI: Tensor) -> None:
+        weight, input_NI = weight_of(module), input_NI.float()
+        sizes[index] += (input_NI @ weight.float().T).square().sum(dtype=torch.float64).cpu()
+        for column, change in enumerate(changes):
+            lost = change(weight).float() - weight.float()
+            errors[index, column] += (input_NI @ lost.T).square().sum(dtype=torch.float64).cpu()
+
+    taps = {
+        name: partial(see, index, module)
+        for index, unit in enumerate(each)
+        for name, module in zip(unit.names, unit.modules, strict=True)
+    }
+    observe_inputs(model, taps, calibration)
+    return (errors / torch.where(sizes > 0, sizes, 1.0)[:, None]).nan_to_num(nan=torch.inf)
+
+
+@contextmanager
+def changed(unit: Unit, change: Change) -> Iterator[None]:
+    """Give a unit another weight for a while."""
+    if isinstance(first := unit.modules[0], ExpertMatrix):
+        kept = first.stack.detach().clone()
+        try:
+            for module in unit.modules:
+                replace_weight(module, change(weight_of(module)))
+            yield
+        finally:
+            first.stack.detach().copy_(kept)
+        return
+    old = unit.modules[0].weight
+    new = replace_weight(unit.modules[0], change(weight_of(unit.modules[0])))
+    try:
+        for module in unit.modules:
+            module.weight = new
+        yield
+    finally:
+        for module in unit.modules:
+            module.weight = old
+
+
+class _Document:
+    """One document: what the unchanged model makes of it, and how far a changed one is from that."""
+
+    def __init__(self, model: PreTrainedModel, stack: nn.ModuleList, each: Sequence[Unit], ids: Tensor) -> None:
+        self._model, self._stack, self._ids = model, stack, ids[None].to(model.device)
+        self._outputs: list[Any] = []
+        self.blocks_before: list[int | None] = [None] * len(each)
+        """How many blocks had finished when a unit was called first; None if it never was."""
+        with ExitStack() as hooks:
+            for block in stack:
+                hooks.callback(block.register_forward_hook(self._finished).remove)
+            for index, unit in enumerate(each):
+                for module in unit.called:
+                    hooks.callback(module.register_forward_pre_hook(partial(self._called, index)).remove)
+            self._reference_TV = self._log_probabilities()
+
+    def divergence(self, done: int) -> float:
+        """Σ over tokens of KL(unchanged ‖ the model as it is now), which differs only behind ``done`` blocks."""
+        with self._replaying(done):
+            now_TV = self._log_probabilities()
+        p_TV = self._reference_TV.exp()
+        # What has no probability in the unchanged model adds nothing, even where its logarithm is −infinity.
+        return float(torch.where(p_TV > 0, p_TV * (self._reference_TV - now_TV), 0.0).sum())
+
+    def can_start_behind(self, done: int) -> bool:
+        """Whether the outputs of ``done`` blocks are all that the rest needs: some models hand on more than that."""
+        with self._replaying(done):
+            try:
+                return torch.equal(self._log_probabilities(), self._reference_TV)
+            except Exception:  # noqa: BLE001 - what is missing may raise anything; passes from the start do not miss it.
+                return False
+
+    def _log_probabilities(self) -> Tensor:
+        logits_TV: Tensor = self._model(input_ids=self._ids, use_cache=False).logits[0, :-1]
+        return logits_TV.double().log_softmax(-1)
+
+    @contextmanager
+    def _replaying(self, done: int) -> Iterator[None]:
+        """Let the first ``done`` blocks give their recorded outputs without computing anything."""
+        blocks = list(self._stack)[:done]
+        before = [vars(block).get("forward") for block in blocks]
+        try:
+            for block, output in zip(blocks, self._outputs, strict=False):
+                vars(block)["forward"] = partial(_recorded, output)
+            yield
+        finally:
+            for block, forward in zip(blocks, before, strict=True):
+                if forward is None:
+                    vars(block).pop("forward", None)
+                else:
+                    vars(block)["forward"] = forward
+
+    def _finished(self, _block: nn.Module, _arguments: Any, output: Any) -> None:
+        self._outputs.append(output)
+
+    def _called(self, index: int, _module: nn.Module, _arguments: Any) -> None:
+        if self.blocks_before[index] is None:
+            self.blocks_before[index] = len(self._outputs)
+
+
+def _recorded(output: Any, *_arguments: Any, **_named: Any) -> Any:
+    return output

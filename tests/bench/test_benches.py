@@ -1,0 +1,62 @@
+"""The benchmark scripts still run, on next to nothing; what they measure is looked at elsewhere."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(script: str, *options: str) -> str:
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, str(ROOT / "tests/bench" / script), *options]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_the_shared_pass_is_measured() -> None:
+    options = ["--dtype", "float32", "--kernel", "eager", "naive", "--documents", "2", "--length", "64"]
+    lines = run("shared_pass.py", *options).splitlines()
+    assert [line for line in lines if "eager" in line]
+    assert [line for line in lines if "naive" in line]
+
+
+@pytest.mark.slow
+def test_the_matrix_is_made_and_goes_on_where_it_was(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    options = ["--out", str(page), "--work", str(tmp_path / "work"), "--models", "llama", "gpt2", "pocket"]
+    options += ["--only", "pytorch_dynamic_int8: INT8 tensor", "--judged", "2"]
+    said = run("matrix.py", *options)
+    assert "pocket: pytorch_dynamic_int8: INT8 tensor, INT8 inputs per tensor: KL" in said
+    text = page.read_text(encoding="utf-8")
+    assert "INT8 inputs per tensor | ours: INT8 tensor, all codes, INT7 inputs per tensor |" in text
+    assert "c_attn: is a Conv1D" in text
+    assert run("matrix.py", *options) == ""
+    assert page.read_text(encoding="utf-8") == text
+
+
+@pytest.mark.slow
+def test_the_page_of_methods_is_made(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    run("methods.py", "--out", str(page), "--max", "3", "--only", "INT8 channel")
+    text = page.read_text(encoding="utf-8")
+    assert "| INT8 channel | 8.06 |" in text
+    assert "could not run" not in text
+
+
+@pytest.mark.slow
+def test_the_pages_of_the_same_model_and_of_items_needed_are_made(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    run("same_model.py", "--out", str(page), "--runs", "2", "--documents", "20", "--no-tasks")
+    text = page.read_text(encoding="utf-8")
+    assert "**2 pass**" in text
+    assert "| divergence.kl_mean | " in text
+    run("documents.py", "--out", str(page), "--runs", "40")
+    assert "| 1 | 5 | 0.7 | " in page.read_text(encoding="utf-8")

@@ -1,0 +1,68 @@
+"""What harness init writes can be run as it stands."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from harness.commands.starter import starter, write_starter
+from harness.errors import PlanError, WriteError
+from harness.plan import make_plan
+
+
+def test_the_starter_compresses_the_embedded_model(tmp_path: Path) -> None:
+    path = tmp_path / "variant.yaml"
+    write_starter(path)
+    plan = make_plan(path)
+    assert plan.reference.model == "pocket"
+    assert plan.variant.model == "reference"
+    assert [step.kind for step in plan.variant.compress] == ["round_to_nearest"]
+    assert [suite.name for suite in plan.suites] == ["core"]
+    assert [gate.name for gate in plan.gates] == ["ship"]
+
+
+def test_own_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("base model", "small", "inner"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path)
+    path = Path("inner/v.yaml")
+    write_starter(path, "./base model", "small")
+    plan = make_plan(path)
+    assert plan.name == "small"
+    assert plan.reference.model == str(tmp_path / "base model")
+    assert plan.variant.model == str(tmp_path / "small")
+    assert plan.variant.compress == ()
+    assert [suite.name for suite in plan.suites] == ["standard"]
+    assert "harness check v.yaml" in path.read_text()
+    hub = tmp_path / "hub.yaml"
+    write_starter(hub, "owner/name")
+    assert make_plan(hub).name == "name-w4-g128"
+
+
+def test_a_file_that_exists_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "variant.yaml"
+    path.write_text("mine")
+    with pytest.raises(WriteError, match="exists already"):
+        write_starter(path)
+    assert path.read_text() == "mine"
+    with pytest.raises(WriteError, match="cannot be written"):
+        write_starter(tmp_path / "gone" / "variant.yaml")
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=50)
+@given(st.text(min_size=1, max_size=20), st.text(max_size=20))
+def test_whatever_the_models_are_called_the_file_says_so_and_nothing_else(
+    tmp_path: Path, reference: str, variant: str
+) -> None:
+    """Names may be wrong, but never become other YAML: all problems are about the models."""
+    path = tmp_path / "x.yaml"
+    path.write_text(starter(reference, variant), encoding="utf-8")
+    keys: set[str] = set()
+    try:
+        make_plan(path)
+    except PlanError as error:
+        keys = {problem.key for problem in error.problems}
+    assert keys <= {"reference.model", "variant.model"}

@@ -1,0 +1,42 @@
+"""The light half of the command line must not pay for the heavy half: no model library is loaded by it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HEAVY = ("torch", "transformers", "datasets", "lm_eval")
+
+VARIANT = Path(__file__).parents[1] / "planning" / "pocket.yaml"
+
+LIGHT = [
+    "import harness.cli",
+    "import harness.plan, harness.judge, harness.write, harness.statistics",
+    "from harness.testing import BackendConformance",
+    "from harness.plugins import FAMILIES, load, names\n[load(f, n) for f in FAMILIES for n in names(f)]",
+    "import harness.cli, sys\nassert harness.cli._run(['--help']) == 0",
+    "import harness.cli, sys\nassert harness.cli._run(['list']) == 0",
+    "import harness.cli, sys\nassert harness.cli._run(['lint', 'ship', '--suite', 'core']) == 0",
+    f"import harness.cli, sys\nassert harness.cli._run(['plan', {str(VARIANT)!r}]) == 0",
+]
+
+
+def _heavy_after(code: str) -> list[str]:
+    probe = f"{code}\nimport sys, json\nprint('\\n' + json.dumps([m for m in {HEAVY!r} if m in sys.modules]))"
+    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    loaded: list[str] = json.loads(done.stdout.splitlines()[-1])
+    return loaded
+
+
+@pytest.mark.parametrize("code", LIGHT)
+def test_light_commands_load_no_model_library(code: str) -> None:
+    assert _heavy_after(code) == []
+
+
+def test_the_probe_sees_a_heavy_import() -> None:
+    assert _heavy_after("import torch") == ["torch"]

@@ -1,0 +1,279 @@
+"""What rules need: limits found by trial, spreads read back from intervals, and outlooks that hold at the judge."""
+
+from __future__ import annotations
+
+import math
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import binom, t
+from statsmodels.stats.power import TTestPower
+
+from harness.forecast.measured import Measured, measured
+from harness.forecast.needs import Need, needs
+from harness.forecast.spread import Spread, assumed, observed
+from harness.forecast.trial import boundary
+from harness.measures.divergence import METRICS
+from harness.plan import load_gate, load_suite
+from harness.records import GateSpec, Measurement, Metric, RuleSpec, Run
+from harness.rules import Decision, Rule
+from harness.rules.at_least import AtLeast
+from harness.rules.at_most import AtMost
+from harness.rules.not_worse import NotWorse
+from harness.rules.retains import Retains
+from harness.statistics import mean_interval, tango_interval
+from tests.helpers.made_run import make_run
+
+ACCURACY = Metric(name="tasks.a.accuracy", unit="share", better="higher")
+RATIO = Metric(name="perplexity.ratio", unit="ratio", better="lower", neutral=1.0)
+KL = next(metric for metric in METRICS if metric.name == "divergence.kl_mean")
+AGREEMENT = next(metric for metric in METRICS if metric.name == "divergence.top1_agreement")
+BYTES = Metric(name="memory.weight_bytes", unit="bytes", better="lower")
+FLIPS = Metric(name="tasks.a.flips_to_wrong", unit="share", better="lower")
+SIZE = 60
+
+
+def gate(*rules: Rule) -> GateSpec:
+    specs = tuple(RuleSpec(rule=rule, where=f"gate.yaml:{line}") for line, rule in enumerate(rules, 2))
+    return GateSpec(name="gate", source="gate.yaml", rules=specs)
+
+
+def need(rule: Rule, metric: Metric, documents: int | None, run: Run | None = None) -> Need:
+    (found,) = needs([gate(rule)], [Measured(metric, "core", documents, "documents")], run)
+    return found
+
+
+@cache
+def made() -> Run:
+    return make_run().run
+
+
+def run_with(*measurements: Measurement) -> Run:
+    return made().model_copy(update={"measurements": measurements})
+
+
+@pytest.mark.parametrize(
+    ("rule", "metric", "limit", "subject"),
+    [
+        (NotWorse(metric="*", why="w", margin=0.02), RATIO, 1.02, "change"),
+        (NotWorse(metric="*", why="w", margin=0.03), ACCURACY, -0.03, "change"),
+        (AtMost(metric="*", why="w", limit=0.05), KL, 0.05, "change"),
+        (AtLeast(metric="*", why="w", limit=0.9), AGREEMENT, 0.9, "change"),
+        (AtLeast(metric="*", why="w", limit=0.6), ACCURACY, 0.6 - 0.75, "variant"),
+        (Retains(metric="*", why="w", share=0.9), ACCURACY, -0.075, "change"),
+        (AtMost(metric="*", why="w", limit=0.05, decide="point"), KL, 0.05, "number"),
+        (AtMost(metric="*", why="w", limit=1e9), BYTES, 1e9 - 0.75, "number"),
+    ],
+)
+def test_the_limit_of_a_rule_is_found_by_trying_it(rule: Rule, metric: Metric, limit: float, subject: str) -> None:
+    found = boundary(rule, metric, assumed(metric.name))
+    assert found is not None
+    assert found.limit == pytest.approx(limit, rel=1e-7, abs=1e-9)
+    assert (found.subject, found.reference_passes) == (subject, True)
+
+
+def test_a_limit_above_the_reference_is_found_on_the_better_side() -> None:
+    found = boundary(AtLeast(metric="*", why="w", limit=0.9), ACCURACY, Spread("paired", 0.05, True, 0.6))
+    assert found is not None
+    assert found.limit == pytest.approx(0.3)
+    assert (found.subject, found.reference_passes) == ("variant", False)
+
+
+class Broken(Rule):
+    """Breaks on every number but no change."""
+
+    def judge(self, measurement: Measurement, identical: bool) -> Decision:
+        return Decision("pass", "", "", None, "") if measurement.change == 1.0 else 1 / 0  # type: ignore[return-value]
+
+
+def test_a_rule_that_breaks_ends_where_it_breaks() -> None:
+    found = boundary(Broken(metric="*", why="w"), RATIO, assumed(RATIO.name))
+    assert found is not None
+    assert found.limit == pytest.approx(1.0)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.floats(0.001, 0.5), st.floats(0, 0.4))
+def test_a_looser_margin_is_a_farther_limit_and_needs_no_more_documents(margin: float, looser: float) -> None:
+    first = need(NotWorse(metric="*", why="w", margin=margin), ACCURACY, 200)
+    second = need(NotWorse(metric="*", why="w", margin=margin + looser), ACCURACY, 200)
+    assert first.needed is not None
+    assert second.needed is not None
+    assert second.needed <= first.needed
+
+
+def test_the_deviation_between_documents_is_read_back_from_an_interval() -> None:
+    rng = np.random.default_rng(3)
+    per_document = rng.normal(0.01, 0.02, SIZE)
+    interval = mean_interval(per_document, np.arange(SIZE))
+    assert interval is not None
+    run = run_with(
+        Measurement(
+            name="perplexity.ratio",
+            unit="ratio",
+            better="lower",
+            neutral=1.0,
+            change=math.exp(per_document.mean()),
+            low=math.exp(interval.low),
+            high=math.exp(interval.high),
+            n=SIZE * 7,
+            clusters=SIZE,
+            method="cluster t",
+        )
+    )
+    spread = observed(run, "perplexity.ratio")
+    assert spread is not None
+    assert spread.family == "log"
+    assert spread.size == pytest.approx(per_document.std(ddof=1), rel=1e-9)
+    assert run.name in spread.words()
+
+
+def accuracy(gained: int, lost: int, items: int, score: float = 0.7) -> list[Measurement]:
+    interval = tango_interval(gained, lost, items)
+    assert interval is not None
+    change = (gained - lost) / items
+    main = Measurement(
+        name="tasks.a.accuracy",
+        unit="share",
+        better="higher",
+        reference=score,
+        variant=score + change,
+        change=change,
+        low=interval.low,
+        high=interval.high,
+        variant_low=score + change - 0.05,
+        variant_high=score + change + 0.05,
+        n=items,
+        clusters=items,
+        method="Tango score",
+    )
+    flips = [
+        Measurement(
+            name=f"tasks.a.{name}",
+            labels={"metric": "accuracy"},
+            unit="share",
+            better="lower",
+            change=count / items,
+            low=0.0,
+            high=1.0,
+            n=items,
+            clusters=items,
+            method="Clopper-Pearson",
+        )
+        for name, count in (("flips_to_wrong", lost), ("flips_to_right", gained))
+    ]
+    return [main, *flips]
+
+
+def test_discordance_is_read_from_flips_each_way_and_is_never_none_at_all() -> None:
+    spread = observed(run_with(*accuracy(6, 14, 400)), "tasks.a.accuracy")
+    assert spread is not None
+    assert (spread.family, spread.size) == ("paired", pytest.approx(20.5 / 401))
+    none = observed(run_with(*accuracy(0, 0, 400)), "tasks.a.accuracy")
+    assert none is not None
+    assert 0 < none.size < 0.002
+
+
+def test_discordance_without_flips_is_read_from_the_interval() -> None:
+    spread = observed(run_with(*accuracy(20, 20, 800)[:1]), "tasks.a.accuracy")
+    assert spread is not None
+    assert spread.size == pytest.approx(0.05, rel=0.1)
+
+
+def test_a_metric_that_a_run_does_not_have_leaves_nothing() -> None:
+    assert observed(run_with(*accuracy(0, 0, 400)), "perplexity.ratio") is None
+
+
+@pytest.mark.parametrize(
+    ("rule", "metric", "documents", "outlook", "words"),
+    [
+        (NotWorse(metric="*", why="w", margin=0.02), RATIO, 200, "decides", "needs 11 of 200"),
+        (NotWorse(metric="*", why="w", margin=0.03), ACCURACY, 200, "weak", "80 need 512"),
+        (NotWorse(metric="*", why="w", margin=0.01), ACCURACY, 200, "never", "not even without any change"),
+        (NotWorse(metric="*", why="w", margin=0.02), RATIO, 1, "never", "give no interval"),
+        (NotWorse(metric="*", why="w", margin=0.02), RATIO, None, "unknown", "how many there are is not known"),
+        (NotWorse(metric="*", why="w", margin=0.02, min_documents=300), RATIO, 200, "never", "min_documents"),
+        (AtMost(metric="*", why="w", limit=0.05, decide="point"), KL, 2, "free", "the number alone"),
+        (AtMost(metric="*", why="w", limit=1e9), BYTES, 0, "free", "the number alone"),
+        (AtMost(metric="*", why="w", limit=0.0), KL, 200, "never", "not even"),
+        (AtLeast(metric="*", why="w", limit=0.9), KL, 200, "never", "better if lower"),
+        (AtLeast(metric="*", why="w", limit=0.5), ACCURACY, 200, "unknown", "without a run"),
+    ],
+)
+def test_what_is_said_about_a_rule(rule: Rule, metric: Metric, documents: int | None, outlook: str, words: str) -> None:
+    found = need(rule, metric, documents)
+    assert (found.outlook, words in found.said) == (outlook, True), found.said
+
+
+def test_a_rule_that_never_passes_does_not_pass_at_the_judge_and_one_document_more_does() -> None:
+    rule = NotWorse(metric="*", why="w", margin=0.03)
+    outlooks = {n: need(rule, ACCURACY, n).outlook for n in range(100, 140)}
+    for items, outlook in outlooks.items():
+        decision = rule.judge(accuracy(0, 0, items)[0], identical=False)
+        assert (outlook == "never") == (decision.status != "pass"), items
+    assert set(outlooks.values()) == {"never", "weak"}
+
+
+def test_with_a_run_a_limit_on_the_variant_itself_is_planned() -> None:
+    run = run_with(*accuracy(0, 0, 400))
+    assert need(AtLeast(metric="*", why="w", limit=0.5), ACCURACY, 400, run).outlook == "decides"
+    below = need(AtLeast(metric="*", why="w", limit=0.8), ACCURACY, 400, run)
+    assert (below.outlook, "reference itself" in below.said) == ("never", True)
+
+
+def test_every_rule_of_every_shipped_gate_is_planned_on_its_suite() -> None:
+    for name, suite in (("ship", "core"), ("strict", "core"), ("smoke", "smoke"), ("student", "student")):
+        metrics = measured([load_suite(suite, Path())])
+        spec = load_gate(name, Path())
+        found = needs([spec], metrics)
+        assert {id(each.spec) for each in found} == {id(rule) for rule in spec.rules}
+        assert {each.outlook for each in found} <= {"decides", "weak", "free"}
+
+
+def solved(effect: float) -> float:
+    return float(TTestPower().solve_power(effect, None, 0.025, 0.8, alternative="larger"))
+
+
+def test_the_documents_needed_are_those_of_other_libraries() -> None:
+    ratio = need(NotWorse(metric="*", why="w", margin=0.005), RATIO, 200)
+    assert ratio.needed == pytest.approx(solved(math.log(1.005) / 0.02), abs=1)
+    relative = need(AtMost(metric="*", why="w", limit=0.05), KL, 200)
+    assert relative.needed == pytest.approx(solved(1 / 1.5), abs=1)
+    run = run_with(*accuracy(0, 0, 400))
+    own = need(AtLeast(metric="*", why="w", limit=0.62), ACCURACY, 400, run)
+    deviation = 0.05 * math.sqrt(400) / float(t.ppf(0.975, 399))
+    assert own.needed == pytest.approx(solved(0.08 / deviation), abs=1)
+    assert f"{deviation:.3g}" in own.basis
+
+
+def test_the_items_needed_for_a_share_are_those_of_the_binomial_distribution() -> None:
+    flips = need(AtMost(metric="*", why="w", limit=0.1), FLIPS, 300).needed
+    assert flips is not None
+
+    def power(items: int) -> float:
+        most = max(k for k in range(items) if binom.cdf(k, items, 0.1) < 0.025)
+        return float(binom.cdf(most, items, 0.05))
+
+    assert all(power(items) >= 0.8 for items in range(flips, flips + 40))
+    assert power(flips - 1) < 0.8
+
+
+def test_limits_on_the_change_and_on_shares_of_the_reference_are_planned_too() -> None:
+    change = boundary(AtLeast(metric="*", why="w", limit=-0.04, of="change"), ACCURACY, assumed(ACCURACY.name))
+    share = boundary(AtLeast(metric="*", why="w", limit=0.9, of="reference"), ACCURACY, assumed(ACCURACY.name))
+    assert change is not None
+    assert share is not None
+    assert (change.limit, change.subject) == (pytest.approx(-0.04), "change")
+    assert share.limit == pytest.approx(-0.075)
+
+
+def test_a_run_tells_the_number_of_documents_that_files_do_not() -> None:
+    suite = load_suite("standard", Path())
+    assert {each.documents for each in measured([suite]) if each.metric.name == "perplexity.ratio"} == {None}
+    clusters = next(m.clusters for m in made().measurements if m.name == "perplexity.ratio")
+    told = {each.documents for each in measured([suite], made()) if each.metric.name == "perplexity.ratio"}
+    assert told == {clusters}

@@ -1,0 +1,38 @@
+"""What the printed plan says of the artifact."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from harness.backends.round_to_nearest import RoundToNearest
+from harness.forecast.page import _artifact
+from harness.measures.memory import Memory
+from harness.probes.artifact import Artifact
+from harness.probes.tokens import Tokens
+from harness.records import GateSpec, ModelSpec, Plan, RuleSpec, SuiteSpec, VariantSpec
+from harness.rules.at_most import AtMost
+
+RULE = RuleSpec(rule=AtMost(metric="memory.weight_bytes", limit=1e9, why="any size"), where="gate.yaml:1")
+
+
+@pytest.mark.parametrize(
+    ("fields", "probes", "said"),
+    [
+        ({"compress": (RoundToNearest(bits=8),)}, (Tokens(),), "not looked at: no suite has the measure artifact"),
+        ({"model": "folder"}, (Artifact(),), "the files that the variant is loaded from; nothing is written"),
+        ({"compress": (RoundToNearest(bits=8),), "artifact": "none"}, (Artifact(),), "none: the variant is judged"),
+        ({"compress": (RoundToNearest(bits=8),)}, (Artifact(),), "saved as it would be shipped, read back"),
+    ],
+)
+def test_what_becomes_of_the_artifact_is_said(fields: dict[str, Any], probes: tuple[Any, ...], said: str) -> None:
+    plan = Plan(
+        name="p",
+        source="p.yaml",
+        reference=ModelSpec(model="pocket"),
+        variant=VariantSpec(**fields),
+        suites=(SuiteSpec(name="s", source="s.yaml", measures=(Memory(),), probes=probes),),
+        gates=(GateSpec(name="g", source="g.yaml", rules=(RULE,)),),
+    )
+    assert _artifact(plan).startswith(said)

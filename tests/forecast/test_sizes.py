@@ -1,0 +1,138 @@
+"""How much there is to measure and what it costs, by files alone."""
+
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from harness.forecast.cost import amount, cost
+from harness.forecast.model_size import ModelSize, model_size
+from harness.forecast.sizes import document_count, task_sizes
+from harness.measures.tasks import Tasks
+from harness.plan import make_plan
+from harness.pocket import MODEL_DIR
+from harness.records import Clock, DocumentsSpec, HubData
+from tests.helpers.made_run import make_run
+
+HERE = Path(__file__).parent
+
+
+def test_the_embedded_model_is_counted_by_its_header() -> None:
+    found = model_size("pocket")
+    assert isinstance(found, ModelSize)
+    # bfloat16 has two bytes a parameter.
+    file = MODEL_DIR / "model.safetensors"
+    header = 8 + struct.unpack("<Q", file.read_bytes()[:8])[0]
+    assert found.parameters * 2 == file.stat().st_size - header
+    assert (found.stored_bytes, found.vocabulary) == (file.stat().st_size, 1536)
+
+
+def test_shards_are_added_up_and_the_vocabulary_may_stand_in_text_config(tmp_path: Path) -> None:
+    save_file({"a": np.zeros((3, 5), np.float32)}, tmp_path / "model-1.safetensors", metadata={"format": "pt"})
+    save_file({"b": np.zeros(7, np.float16), "c": np.ones((), np.float32)}, tmp_path / "model-2.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps({"text_config": {"vocab_size": 11}}))
+    found = model_size(str(tmp_path))
+    assert isinstance(found, ModelSize)
+    assert (found.parameters, found.vocabulary) == (15 + 7 + 1, 11)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"\x00" * 7, struct.pack("<Q", 2**60), struct.pack("<Q", 4) + b"[1]x", struct.pack("<Q", 9) + b'{"a": {}}'],
+)
+def test_a_file_that_is_no_safetensors_is_a_sentence_not_an_accident(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "model.safetensors").write_bytes(content)
+    found = model_size(str(tmp_path))
+    assert isinstance(found, str)
+    assert "model.safetensors" in found
+
+
+def test_an_empty_folder_and_an_unknown_model_say_so(tmp_path: Path) -> None:
+    assert "no safetensors file" in str(model_size(str(tmp_path)))
+    assert "not on this machine" in str(model_size("nobody/no-such-model-at-all"))
+
+
+def test_documents_are_counted_where_files_tell(tmp_path: Path) -> None:
+    lines, texts = tmp_path / "a.jsonl", tmp_path / "a.txt"
+    lines.write_text('{"text": "a"}\n\n{"text": "b"}\n{"text": "c"}\n')
+    texts.write_text("one\n\n\n\ntwo\n\nthree")
+    assert document_count(None) == 0
+    assert document_count(DocumentsSpec(data="pocket-heldout")) == 200
+    assert document_count(DocumentsSpec(data="pocket-heldout", max=7)) == 7
+    assert document_count(DocumentsSpec(data=str(lines))) == 3
+    assert document_count(DocumentsSpec(data=str(lines), max=2)) == 2
+    assert document_count(DocumentsSpec(data=str(texts))) == 3
+    assert document_count(DocumentsSpec(data=str(texts), packed=True)) is None
+    assert document_count(DocumentsSpec(data=HubData(hub="a/b", split="test"))) is None
+    assert document_count(DocumentsSpec(data=HubData(hub="a/b", split="test"), max=50)) == 50
+
+
+def test_items_of_shipped_own_and_standard_tasks(tmp_path: Path) -> None:
+    (tmp_path / "own.yaml").write_text(
+        "task: own\noutput_type: multiple_choice\ncustom_dataset: !function own.make\n"
+        "metric_list: [{metric: acc}, {metric: acc_norm}]\n"
+    )
+    names = ("pocket_sums", "pocket_prose", "own", "gsm8k", "nobody_knows")
+    found = {size.name: size for size in task_sizes(Tasks(tasks=names, include=(str(tmp_path),)))}
+    assert (found["pocket_sums"].items, found["pocket_sums"].metrics) == (300, ("exact_match",))
+    assert found["pocket_prose"].metrics == ("word_perplexity", "byte_perplexity", "bits_per_byte")
+    assert (found["own"].items, found["own"].choices, found["own"].metrics) == (None, None, ("accuracy", "acc_norm"))
+    assert found["gsm8k"].items == 1319
+    assert (found["nobody_knows"].items, found["nobody_knows"].metrics) == (None, ())
+    assert [size.items for size in task_sizes(Tasks(tasks=names, limit=40))] == [40, 40, 40, 40, 40]
+
+
+def test_an_earlier_clock_is_scaled_stage_by_stage() -> None:
+    plan = make_plan(HERE.parent / "planning" / "pocket.yaml")
+    now = amount(plan.suites)
+    assert (now.tokens, now.items, now.calls, now.complete) == (200 * 512, 3310, 20, True)
+    made = make_run().run
+    suite = {
+        "documents": {"max": 100, "context": 512},
+        "noise_floor": {"conditions": ["rounding"], "documents": 8},
+        "measures": [{"measure": "latency", "repeats": 40}],
+    }
+    asked = {"suites": [suite]}
+    measurement = made.measurements[0].model_copy(update={"name": "tasks.a.accuracy", "n": 331})
+    clock = Clock(
+        started="",
+        finished="",
+        seconds={"load reference": 1.0, "noise floor": 0.5, "shared pass": 10.0, "items": 3.0, "timings": 4.0},
+    )
+    run = made.model_copy(
+        update={
+            "asked": asked,
+            "measurements": (measurement,),
+            "clock": clock,
+            "reference": made.reference.model_copy(update={"parameters": 2 * 2_754_816}),
+        }
+    )
+    found = cost(plan, run)
+    # Floors: 5 conditions and the reference as it is, on 16 documents; then one condition, on 8.
+    assert found.seconds == pytest.approx((1 + 6 * 0.5 + 2 * 10 + 10 * 3 + 4 / 2) / 2)
+    assert run.name in found.seconds_by
+
+
+def test_without_a_clock_time_is_a_rule_of_thumb_and_memory_holds_both_sides(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 4)
+    found = cost(make_plan(HERE.parent / "planning" / "pocket.yaml"), None)
+    both, alone = 200 * 512 + 200 * 3310, (1 + 5) * 16 * 512
+    assert found.seconds == pytest.approx(2 * 2_754_816 * (2 * both + alone) / 4e10)
+    assert "rule of thumb" in found.seconds_by
+    assert found.memory == pytest.approx(2 * 4 * 2_754_816 + 2 * 4 * 2**23)
+
+
+def test_a_checkpoint_takes_the_memory_of_its_files_unless_steps_follow(tmp_path: Path) -> None:
+    (tmp_path / "small").mkdir()
+    save_file({"a": np.zeros(1000, np.int8)}, tmp_path / "small" / "model.safetensors")
+    file = tmp_path / "variant.yaml"
+    steps = "compress: [{backend: round_to_nearest, bits: 4, group_size: 32}]"
+    file.write_text((HERE.parent / "planning" / "pocket.yaml").read_text().replace(steps, "model: ./small"))
+    both = cost(make_plan(file), None).memory
+    size = (tmp_path / "small" / "model.safetensors").stat().st_size
+    assert both == pytest.approx(4 * 2_754_816 + size + 2 * 4 * 2**23)

@@ -1,0 +1,169 @@
+"""Weights that are said to lie on a grid, and weights that do not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from harness.errors import BackendError
+from harness.modules.grid_check import check_levels, distinct, on_grid
+from harness.numerics.formats import Format, named_format, quantize, stored_bits
+from harness.numerics.granularity import Blocks
+from harness.numerics.grids import integer
+from harness.records import ModuleFormat
+
+FORMATS: dict[str, tuple[Format, dict[str, Any]]] = {
+    "int4": (Format(integer(4), Blocks("group", 32)), {"symmetric": True}),
+    "int4 full": (Format(integer(4, full_range=True), Blocks("group", 24)), {"symmetric": True}),
+    "int3 affine": (Format(integer(3, False), Blocks("group", 16)), {"symmetric": False}),
+    "int8": (Format(integer(8), Blocks("group", 16)), {"symmetric": True}),
+    "int8 affine": (Format(integer(8, False), Blocks("channel")), {"symmetric": False}),
+    "int2": (Format(integer(2), Blocks("tensor")), {"symmetric": True}),
+    "int4 block": (Format(integer(4), Blocks("block", 20)), {"symmetric": True}),
+    "fp8_e4m3": (Format(named_format("fp8_e4m3").grid, Blocks("channel")), {"symmetric": True}),
+    "nf4": (Format(named_format("nf4").grid, Blocks("group", 64)), {"symmetric": True}),
+    "mxfp4": (named_format("mxfp4"), {"symmetric": True}),
+    "nvfp4": (named_format("nvfp4"), {"symmetric": True}),
+}
+TYPES = [torch.float32, torch.float16, torch.bfloat16]
+
+
+def made(name: str, dtype: torch.dtype = torch.float32) -> tuple[nn.Sequential, dict[str, ModuleFormat]]:
+    """A model of one layer [48, 72] in a format, and what is said of it."""
+    form, fields = FORMATS[name]
+    layer = nn.Linear(72, 48, bias=False)
+    weight = torch.randn(48, 72, generator=torch.Generator().manual_seed(0)) * 0.03
+    weight[3] = 0
+    if form.blocks.kind != "tensor":
+        weight[:, 5] *= 8
+    layer.weight = nn.Parameter(quantize(weight.to(dtype).float(), form).values.to(dtype), requires_grad=False)
+    return nn.Sequential(layer), {"0": stated(form, **fields)}
+
+
+def stated(form: Format, **fields: Any) -> ModuleFormat:
+    bits = stored_bits((48, 72), form)
+    given = {"granularity": form.blocks.kind, "group_size": form.blocks.size, "format": form.name}
+    more = {"kernel": "simulated", "backend": "rounding", "bits_per_weight": bits / (48 * 72)}
+    size = {"parameters": 48 * 72, "stored_bytes": bits // 8}
+    return ModuleFormat(module="0", type="Linear", **(size | given | more | fields))
+
+
+def weight_of(model: nn.Sequential) -> Tensor:
+    weight = model[0].weight
+    assert isinstance(weight, Tensor)
+    return weight.data
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("name", FORMATS)
+def test_weights_in_their_format_are_accepted_and_counted(name: str, dtype: torch.dtype) -> None:
+    model, described = made(name, dtype)
+    (levels,) = check_levels(model, described).values()
+    form = FORMATS[name][0]
+    blocks = form.blocks.split(weight_of(model).float()).flatten(0, -2)
+    assert levels == max(len(set(block.tolist())) for block in blocks) <= 2**form.grid.bits
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("change", ["one value", "noise", "columns", "other bits"])
+def test_weights_that_were_changed_later_are_refused(name: str, dtype: torch.dtype, change: str) -> None:
+    model, described = made(name, dtype)
+    weight = weight_of(model)
+    generator = torch.Generator().manual_seed(1)
+    if change == "one value":
+        row = weight[7, 32:40]
+        row[row.abs().argmin()] = row.abs().max() * 0.0371
+    elif change == "noise":
+        weight.add_((torch.randn(weight.shape, generator=generator) * 0.002).to(dtype))
+    elif change == "columns":
+        weight.mul_(torch.linspace(0.8, 1.2, 72).to(dtype))
+    else:
+        plain = torch.randn(weight.shape, generator=generator) * 0.03
+        weight.copy_(quantize(plain, Format(integer(8, False), Blocks("tensor"))).values)
+        if name in ("int8 affine", "fp8_e4m3"):
+            weight.copy_(plain)
+    with pytest.raises(BackendError, match=r"rounding: 0 is said to be .* distinct values"):
+        check_levels(model, described)
+
+
+def test_a_factor_for_every_output_channel_leaves_the_grid_what_it_is() -> None:
+    model, described = made("int4")
+    before = check_levels(model, described)
+    weight_of(model).mul_(torch.linspace(0.3, 3, 48)[:, None])
+    assert check_levels(model, described) == before
+
+
+def test_what_cannot_be_told_is_left_out() -> None:
+    model, described = made("int4")
+    weight_of(model).normal_()
+    for fields in ({"kernel": "real"}, {"format": "of another kind"}):
+        assert check_levels(model, {"0": described["0"].model_copy(update=fields)}) == {}
+    assert check_levels(nn.Sequential(nn.Identity()), described) == {}
+
+
+def indexed(bits: int, size: int) -> tuple[nn.Sequential, dict[str, ModuleFormat]]:
+    """Groups of columns in any order, which an index of 32 bits a column tells apart."""
+    form = Format(integer(bits), Blocks("group", size))
+    model = nn.Sequential(nn.Linear(72, 48, bias=False))
+    order = torch.randperm(72, generator=torch.Generator().manual_seed(3))
+    values = quantize(torch.randn(48, 72, generator=torch.Generator().manual_seed(2)), form).values
+    model[0].weight = nn.Parameter(values[:, order], requires_grad=False)
+    said = stated(form, symmetric=True)
+    return model, {"0": said.model_copy(update={"bits_per_weight": said.bits_per_weight + 32 * 72 / (48 * 72)})}
+
+
+def test_groups_by_an_index_are_judged_by_rows() -> None:
+    model, described = indexed(3, 36)
+    assert check_levels(model, described) == {}
+    plain = described["0"].model_copy(update={"bits_per_weight": 3 + 16 / 36})
+    with pytest.raises(BackendError, match="lie on no such grid"):
+        check_levels(model, {"0": plain})
+    weight_of(model).add_(torch.randn(48, 72) * 0.01)
+    with pytest.raises(BackendError, match="a row of its weight holds 72 distinct values, of 16"):
+        check_levels(model, described)
+
+
+def test_codebooks_and_sparse_values_are_counted_by_rows() -> None:
+    values = torch.randn(48, 8, generator=torch.Generator().manual_seed(4))
+    codes = torch.randint(0, 8, (48, 72), generator=torch.Generator().manual_seed(5))
+    model = nn.Sequential(nn.Linear(72, 48, bias=False))
+    model[0].weight = nn.Parameter(values.gather(1, codes), requires_grad=False)
+    said = stated(Format(integer(3), Blocks("channel")), format="codebook3", symmetric=None)
+    assert check_levels(model, {"0": said}) == {"0": 8}
+    weight_of(model)[0, :5] = torch.arange(5.0) + 100
+    with pytest.raises(BackendError, match="distinct values"):
+        check_levels(model, {"0": said})
+    sparse = said.model_copy(
+        update={"format": "codebook3+sparse", "bits_per_weight": (72 * 48 * 3 + 48 * 8 * 16 + 5 * 48) / (72 * 48)}
+    )
+    assert check_levels(model, {"0": sparse})["0"] > 8
+    weight_of(model).normal_()
+    with pytest.raises(BackendError, match="distinct values"):
+        check_levels(model, {"0": sparse})
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 10_000), bits=st.integers(2, 8), size=st.integers(1, 40), scale=st.floats(1e-3, 100))
+def test_integers_times_any_scale_lie_on_the_grid(seed: int, bits: int, size: int, scale: float) -> None:
+    grid = integer(bits, full_range=True)
+    low, high = grid.code_range
+    codes = torch.randint(low, high + 1, (20, size), generator=torch.Generator().manual_seed(seed)).float()
+    for dtype in TYPES:
+        assert on_grid((codes * scale).to(dtype).float(), grid, dtype).all()
+    assert distinct(codes) == max(len(set(row.tolist())) for row in codes)
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 10_000), bits=st.integers(2, 8), size=st.integers(1, 40), scale=st.floats(1e-3, 100))
+def test_codes_less_any_zero_point_lie_on_the_grid(seed: int, bits: int, size: int, scale: float) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    codes = torch.randint(0, 2**bits, (20, size), generator=generator)
+    codes = (codes - torch.randint(0, 2**bits, (20, 1), generator=generator)).float()
+    for dtype in TYPES:
+        assert on_grid((codes * scale).to(dtype).float(), integer(bits, False), dtype).all()

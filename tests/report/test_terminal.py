@@ -1,0 +1,157 @@
+"""What the command line says: readable without a terminal, harmless with one, and never in the way of the exit code."""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from harness.report.terminal import EVERY_SECONDS, Terminal, harmless, relative, standard_console
+from tests.helpers.made_run import make_run
+
+
+class Clock:
+    """A clock that is told the time."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def plain() -> tuple[Terminal, io.StringIO, Clock]:
+    out, clock = io.StringIO(), Clock()
+    return Terminal(Console(file=out, width=40), clock), out, clock
+
+
+def test_without_a_terminal_there_are_plain_lines_and_few_of_them() -> None:
+    terminal, out, clock = plain()
+    terminal.stage("pocket: reference pocket")
+    for done in range(1001):
+        clock.now = done * 0.01
+        terminal.step("shared pass", done, 1000)
+    lines = out.getvalue().splitlines()
+    assert lines[0] == "pocket: reference pocket"
+    assert lines[-1] == "  shared pass 1000/1000"
+    assert len(lines) == 1 + 1 + 10 / EVERY_SECONDS
+    assert "\x1b" not in out.getvalue()
+
+
+def test_on_a_terminal_progress_is_live_and_leaves_nothing_behind() -> None:
+    out = io.StringIO()
+    terminal = Terminal(Console(file=out, force_terminal=True, width=80))
+    terminal.step("shared pass", 1, 2)
+    terminal.step("items", 1, 4)
+    terminal.step("items", 4, 4)
+    assert "items" in out.getvalue()
+    assert out.getvalue().rstrip().endswith("\x1b[2K")
+    terminal.stage("next")
+    assert "next" in out.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("verdict", "wanted"),
+    [
+        ("pass", ["✓ May ship  pocket-w4-g32", "All 5 blocking rules hold."]),
+        ("pass", ["✓ Pass      perplexity.ratio  1.0015 [1.0011, 1.0019], limit 1.02"]),
+        ("fail", ["✕ Must not ship", "✕ Fail      divergence.kl_mean  0.084711 [0.079629, 0.089794], limit 0.02"]),
+        ("fail", ["(advisory)", "the whole 95 % interval is beyond the limit"]),
+        ("inconclusive", ["? Undecided", "more documents would narrow it"]),
+        ("error", ["! Could not be judged", "! Error     perplexity.ratio", "other token ids"]),
+    ],
+)  # fmt: skip
+def test_the_verdict_names_every_rule_and_the_report(verdict: str, wanted: list[str]) -> None:
+    terminal, out, _ = plain()
+    run = make_run(verdict, documents=200, length=150).run
+    terminal.verdict(run, Path.cwd() / "runs" / "x" / "report.html")
+    for text in [*wanted, *(found.metric for found in run.verdicts), "report: runs/x/report.html"]:
+        assert text in out.getvalue()
+
+
+def test_without_a_report_none_is_named() -> None:
+    terminal, out, _ = plain()
+    terminal.verdict(make_run("pass", documents=200).run, None)
+    assert "report:" not in out.getvalue()
+
+
+HOSTILE = "evil\x1b[2J\x1b]0;t\x07 [red]x[/red] :smile:\n::set-output name=a::b\r##[error]no\u202e hf_" + "a" * 30
+
+
+def test_hostile_names_do_nothing_to_terminals_or_ci() -> None:
+    out = io.StringIO()
+    terminal = Terminal(Console(file=out, width=30, force_terminal=False))
+    run = make_run("fail", documents=200).run
+    verdicts = [found.model_copy(update={"metric": HOSTILE, "because": HOSTILE}) for found in run.verdicts]
+    terminal.stage(HOSTILE)
+    terminal.step(HOSTILE, 1, 1)
+    terminal.note(HOSTILE)
+    terminal.error(HOSTILE)
+    terminal.verdict(run.model_copy(update={"name": HOSTILE, "verdicts": tuple(verdicts)}), Path(HOSTILE))
+    text = out.getvalue()
+    assert not set(text) & {"\x1b", "\x07", "\r", "\u202e"}
+    assert "::set-output" not in text
+    assert "##[" not in text
+    assert "hf_aaa" not in text
+    assert "[red]x[/red] :smile:" in text
+    assert r"\x1b[2J" in text
+
+
+def test_an_error_keeps_its_lines() -> None:
+    terminal, out, _ = plain()
+    terminal.error("first\nsecond ::error::third")
+    assert out.getvalue() == "error first\n      second : :error: :third\n"
+
+
+def test_harmless_leaves_ordinary_names_alone() -> None:
+    for name in ("pocket-w4-g32", "tasks.pocket_facts.accuracy", "größe ∞ 模型", "a: b :: c"):
+        assert harmless(name) == name
+
+
+def test_paths_are_shown_from_the_current_folder(tmp_path: Path) -> None:
+    assert relative(Path("runs/x")) == "runs/x"
+    assert relative(Path.cwd() / "runs") == "runs"
+    assert relative(tmp_path) == str(tmp_path)
+
+
+SCRIPT = """
+import sys
+from harness.report.terminal import Terminal
+terminal = Terminal()
+for k in range(20_000):
+    terminal.note(f"line {k} größe ✓ 模型")
+sys.exit(3)
+"""
+
+
+def run_script(**environment: str) -> subprocess.Popen[bytes]:
+    given = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])} | environment
+    return subprocess.Popen([sys.executable, "-c", SCRIPT], env=given, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def test_a_reader_that_goes_away_changes_no_exit_code() -> None:
+    process = run_script()
+    assert process.stdout is not None
+    assert process.stdout.readline().startswith(b"note line 0")
+    process.stdout.close()
+    assert process.stderr is not None
+    assert process.stderr.read() == b""
+    assert process.wait() == 3
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252"])
+def test_any_encoding_of_the_output_will_do(encoding: str) -> None:
+    out, error = run_script(PYTHONIOENCODING=encoding).communicate()
+    assert error == b""
+    assert rb"\u2713" in out
+
+
+def test_a_stream_without_a_file_descriptor_will_do() -> None:
+    out = io.StringIO()
+    Terminal(standard_console(out)).note("x")
+    assert out.getvalue() == "note x\n"

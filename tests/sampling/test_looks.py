@@ -1,0 +1,212 @@
+"""Looks at growing samples: which documents, which intervals, which rules wait, and what parts and Holm make of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from harness.judge import judge
+from harness.measures.divergence import Divergence
+from harness.measures.layer_error import LayerError
+from harness.measures.memory import Memory
+from harness.measures.outliers import Outliers
+from harness.measures.perplexity import Perplexity
+from harness.records import DocumentsSpec, GateSpec, Measurement, RuleSpec, Skipped, SuiteSpec
+from harness.rules import Rule
+from harness.rules.at_most import AtMost
+from harness.rules.not_worse import NotWorse
+from harness.sampling.looks import Look, measured_at, watched_metrics, watched_rules
+from harness.sampling.slices import asked_for, measure_slices
+from harness.statistics import Betting, GroupSequential
+
+
+def gate(*rules: Rule, **more: Any) -> GateSpec:
+    specs = tuple(RuleSpec(rule=rule, where=f"g:{at}") for at, rule in enumerate(rules))
+    return GateSpec(name="g", source="g", rules=specs, **more)
+
+
+def rule(**fields: Any) -> NotWorse:
+    return NotWorse(**({"metric": "perplexity.ratio", "why": "w", "margin": 0.05} | fields))
+
+
+def suite() -> SuiteSpec:
+    documents = DocumentsSpec(data="pocket-heldout", min=20, max=200)
+    measures = (Perplexity(), LayerError(), Outliers(), Memory())
+    return SuiteSpec(name="s", source="s", documents=documents, measures=measures)
+
+
+TOKENS = {index: 30 + index % 5 for index in range(200)}
+SIZES = (20, 32, 50, 80, 126, 200)
+
+
+def test_a_look_draws_the_first_documents_in_their_order() -> None:
+    look = Look(SIZES, 1, TOKENS)
+    assert look.drawn == frozenset(range(32))
+    table = pd.DataFrame({"document": [0, 31, 32, 5], "value": [1, 2, 3, 4]})
+    assert look.rows(table)["value"].tolist() == [1, 2, 4]
+
+
+def test_documents_without_a_token_to_score_are_not_counted() -> None:
+    """Of 0 to 4, number 1 has nothing to score, and so is not among what can be drawn."""
+    look = Look((2, 4), 0, {0: 9, 2: 9, 3: 9, 4: 9})
+    assert look.drawn == {0, 2}
+
+
+@pytest.mark.parametrize("number", [0, 2, 5])
+def test_intervals_are_those_of_the_looks_so_far(number: int) -> None:
+    assert Look(SIZES, number, TOKENS).intervals() == GroupSequential.at(SIZES[: number + 1], 200)
+    betting = Look(SIZES, number, TOKENS, "betting").intervals()
+    assert isinstance(betting, Betting)
+    assert betting.largest == 34
+    assert betting.confidence == GroupSequential.at(SIZES[: number + 1], 200).confidence
+
+
+def test_a_part_spends_its_error_by_its_own_documents() -> None:
+    part = range(0, 200, 4)
+    at = Look(SIZES, 1, TOKENS).intervals(part)
+    assert at == GroupSequential.at([5, 8], 50)
+    late = range(25, 200)
+    assert Look(SIZES, 0, TOKENS).intervals(late) is None
+    assert Look(SIZES, 1, TOKENS).intervals(late) == GroupSequential.at([7], 175)
+
+
+def test_a_part_that_was_drawn_whole_is_not_looked_at_again() -> None:
+    early = range(20)
+    first, later = (Look(SIZES, number, TOKENS).intervals(early) for number in (0, 5))
+    assert first == later == GroupSequential.at([20], 20)
+
+
+def test_only_tables_with_rows_by_document_are_watched() -> None:
+    assert "perplexity.ratio" in watched_metrics(Perplexity())
+    assert "layers.worst" in watched_metrics(LayerError())
+    assert watched_metrics(Outliers()) == []
+    assert watched_metrics(Memory()) == []
+
+
+@pytest.mark.parametrize(
+    ("fields", "waits"),
+    [
+        ({}, True),
+        ({"metric": "perplexity.*"}, True),
+        ({"on_inconclusive": "warn"}, True),
+        ({"on_inconclusive": "extend"}, True),
+        ({"level": "warn"}, False),
+        ({"level": "warn", "on_inconclusive": "extend"}, True),
+        ({"decide": "point"}, False),
+        ({"metric": "outliers.channels"}, False),
+        ({"metric": "tasks.*.accuracy"}, False),
+    ],
+)
+def test_which_rules_wait_for_documents(fields: dict[str, Any], waits: bool) -> None:
+    found = watched_rules([gate(rule(**fields), sequential="betting")], suite())
+    assert [len(each.rules) for each in found] == ([1] if waits else [])
+    assert all(each.sequential == "betting" for each in found)
+
+
+def tables(damage: float, count: int = 200, seed: int = 3, rare: int = 150) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The tables ``documents`` and ``tokens``; one document is of a kind of its own."""
+    generator = np.random.default_rng(seed)
+    kinds = ["rare" if index == rare else "usual" for index in range(count)]
+    documents = pd.DataFrame({"document": range(count), "kind": kinds, "tokens": list(TOKENS.values()), "language": ""})
+    document = np.repeat(np.arange(count), list(TOKENS.values()))
+    reference = generator.exponential(2.0, len(document)) + 1.0
+    shift = damage + 0.02 * generator.normal(size=count)[document] + 0.1 * generator.normal(size=len(document))
+    columns = {"document": document, "reference_nll": reference, "variant_nll": np.maximum(reference + shift, 0.0)}
+    return documents, pd.DataFrame(columns | {"reference_top1_p": 0.5, "variant_top1_p": 0.5, "bytes": 1.0})
+
+
+def test_a_measure_gives_the_intervals_it_is_told_to() -> None:
+    _, tokens = tables(0.0)
+    look = Look(SIZES, 2, TOKENS)
+    told = {m.name: m for m in measured_at(Perplexity(), look.rows(tokens), look.intervals())}
+    own = {m.name: m for m in measured_at(Perplexity(), look.rows(tokens), None)}
+    for name in ("perplexity.ratio", "perplexity.value", "perplexity.nll_delta", "perplexity.bits_per_byte"):
+        wide, narrow = told[name], own[name]
+        assert isinstance(wide, Measurement)
+        assert isinstance(narrow, Measurement)
+        assert (wide.change, wide.confidence, wide.clusters) == (narrow.change, 0.95, SIZES[2])
+        assert wide.low < narrow.low < narrow.high < wide.high
+        assert "look 3 at 50 of at most 200 documents" in wide.method
+        if wide.variant is not None:
+            assert wide.variant_low < narrow.variant_low
+
+
+class Foreign(Memory):
+    """A measure that knows nothing of looks."""
+
+    def measure(self, table: pd.DataFrame) -> list[Measurement | Skipped]:
+        shared = {"unit": "nats", "better": "lower", "change": 0.5, "n": 3, "clusters": 3}
+        return [
+            Measurement(name="foreign.mean", low=0.4, high=0.6, method="cluster t", **shared),
+            Measurement(name="foreign.count", low=0.5, high=0.5, method="exact count", **shared),
+            Skipped(measure="foreign.other", reason="r"),
+        ]
+
+
+def test_a_measure_that_knows_nothing_of_looks_loses_its_intervals() -> None:
+    """An ordinary interval at a number of documents that the data chose must not reach a rule."""
+    look = Look(SIZES, 0, TOKENS)
+    mean, count, skipped = measured_at(Foreign(), pd.DataFrame(), look.intervals())
+    assert isinstance(mean, Measurement)
+    assert (mean.change, mean.low, mean.high) == (0.5, None, None)
+    assert "documents were drawn until the rules were decided" in mean.method
+    (verdict,) = judge([gate(AtMost(metric="foreign.mean", limit=1.0, why="w"))], [mean], [], False)
+    assert verdict.status == "inconclusive"
+    assert isinstance(count, Measurement)
+    assert (count.low, count.high) == (0.5, 0.5)
+    assert isinstance(skipped, Skipped)
+
+
+def slices_at(number: int, damage: float = 0.0) -> list[Any]:
+    documents, tokens = tables(damage)
+    look = Look(SIZES, number, TOKENS)
+    wanted = asked_for([gate(rule(slices="kind"))])
+    rows = look.rows(tokens)
+    return measure_slices("s", documents, [Perplexity(), Divergence(), Memory()], lambda m: rows, wanted, look)
+
+
+def test_a_part_of_which_nothing_was_drawn_is_an_error_and_not_forgotten() -> None:
+    usual, rare = slices_at(0)
+    assert (usual.value, usual.documents) == ("usual", 20)
+    assert (rare.value, rare.documents, rare.measurements) == ("rare", 0, ())
+    verdicts = judge([gate(rule(slices="kind"))], [], [], False, [usual, rare])
+    assert [verdict.status for verdict in verdicts] == ["pass", "error"]
+    assert "no document of this part was drawn" in verdicts[1].because
+
+
+def test_a_part_of_one_document_stays_undecided_to_the_end() -> None:
+    verdicts = judge([gate(rule(slices="kind"))], [], [], False, slices_at(len(SIZES) - 1))
+    assert [verdict.status for verdict in verdicts] == ["pass", "inconclusive"]
+
+
+def test_parts_are_those_of_all_documents_at_every_look() -> None:
+    documents, tokens = tables(0.0)
+    wanted = asked_for([gate(rule(slices="length"))])
+    named = []
+    for number in (0, len(SIZES) - 1):
+        look = Look(SIZES, number, TOKENS)
+        rows = look.rows(tokens)
+        found = measure_slices("s", documents, [Perplexity()], lambda m, rows=rows: rows, wanted, look)
+        named.append([part.value for part in found])
+        assert sum(part.documents for part in found) == SIZES[number]
+    assert named[0] == named[1]
+
+
+def test_a_failure_must_hold_among_comparisons_that_are_made_elsewhere() -> None:
+    """p = 0.02 alone; with one more comparison chance does as much."""
+    found = Measurement(
+        name="perplexity.ratio", unit="ratio", better="lower", neutral=1.0, change=1.1, low=1.051, high=1.149, n=900,
+        clusters=300, method="m",
+    )  # fmt: skip
+
+    def status(elsewhere: int) -> str:
+        (verdict,) = judge([gate(rule())], [found], [], False, (), elsewhere)
+        return verdict.status
+
+    assert [status(count) for count in (0, 1, 8)] == ["fail", "inconclusive", "inconclusive"]
+    clear = found.model_copy(update={"change": 1.5, "low": 1.45, "high": 1.55})
+    (verdict,) = judge([gate(rule())], [clear], [], False, (), 20)
+    assert verdict.status == "fail"

@@ -1,0 +1,76 @@
+"""An atomic write leaves the old file or the new one, whatever happens in between."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from harness.errors import WriteError
+from harness.system import files
+from harness.system.files import write_atomic
+
+
+def test_writes_and_replaces(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "run.json"
+    write_atomic(path, b"one")
+    write_atomic(path, b"two")
+    assert path.read_bytes() == b"two"
+    assert [found.name for found in path.parent.iterdir()] == ["run.json"]
+
+
+def test_permissions_are_those_of_an_ordinary_file(tmp_path: Path) -> None:
+    old = os.umask(0o022)
+    try:
+        write_atomic(tmp_path / "a", b"")
+    finally:
+        os.umask(old)
+    assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o644
+
+
+@pytest.mark.parametrize("call", ["fsync", "replace"])
+def test_a_failure_at_any_step_keeps_the_old_file_and_leaves_no_rest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    path = tmp_path / "run.json"
+    write_atomic(path, b"old")
+
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(files.os, call, fail)
+    with pytest.raises(WriteError, match=r"run\.json: could not be written: No space left on device"):
+        write_atomic(path, b"new")
+    monkeypatch.undo()
+    assert path.read_bytes() == b"old"
+    assert [found.name for found in tmp_path.iterdir()] == ["run.json"]
+
+
+def test_the_content_is_on_disk_before_it_takes_the_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+    for name in ("fsync", "replace"):
+        real = getattr(os, name)
+        monkeypatch.setattr(
+            files.os, name, lambda *given, _real=real, _name=name: (calls.append(_name), _real(*given))[1]
+        )
+    write_atomic(tmp_path / "run.json", b"content")
+    assert calls == ["fsync", "replace", "fsync"]
+
+
+def test_a_link_is_replaced_not_followed(tmp_path: Path) -> None:
+    target = tmp_path / "elsewhere"
+    target.write_bytes(b"mine")
+    link = tmp_path / "run.json"
+    link.symlink_to(target)
+    write_atomic(link, b"new")
+    assert target.read_bytes() == b"mine"
+    assert not link.is_symlink()
+    assert link.read_bytes() == b"new"
+
+
+def test_a_folder_in_the_way_is_a_write_error(tmp_path: Path) -> None:
+    (tmp_path / "run.json").mkdir()
+    with pytest.raises(WriteError, match=r"run\.json"):
+        write_atomic(tmp_path / "run.json", b"new")
