@@ -17,8 +17,9 @@ from harness.errors import HarnessError
 from harness.forecast.notes import notes_before
 from harness.judge import OWN_GATE, judge, overall
 from harness.plan import check_together, make_plan, resolved
+from harness.planning.specs import Plan
 from harness.planning.target import target_notes
-from harness.records import Clock, Plan, Run, Verdict
+from harness.records import Clock, Run, Verdict
 from harness.report.terminal import Terminal
 from harness.system.environment import prepare_threads
 from harness.tables.store import Reader

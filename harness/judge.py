@@ -11,8 +11,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from harness.planning.specs import GateSpec, RuleSpec
 from harness.plugins import nearest
-from harness.records import GateSpec, Level, Measurement, RuleSpec, Run, Skipped, Slice, Verdict
+from harness.records import Level, Measurement, Run, Skipped, Slice, Verdict
 from harness.records.patterns import could_match, matches
 from harness.rules import Decision, Rule
 from harness.rules._conditions import demanded

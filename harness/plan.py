@@ -16,9 +16,10 @@ from harness.planning.gate_file import Gate, check_extending, check_metrics, che
 from harness.planning.locating import is_slug, unknown_name
 from harness.planning.model_entry import read_reference, read_steps, read_variant
 from harness.planning.noise_floor import check_floors
+from harness.planning.specs import GateSpec, Plan, SuiteSpec
 from harness.planning.suite_file import Suite, read_documents_spec, read_suite, source_name
 from harness.planning.target import read_target
-from harness.records import CalibrationSpec, GateSpec, Plan, Plugin, SuiteSpec
+from harness.records import CalibrationSpec, Plugin
 from harness.system.yaml_file import read_yaml
 from harness.system.yaml_values import KeyPath, describe
 

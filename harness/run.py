@@ -13,8 +13,8 @@ from pathlib import Path
 from harness.errors import HarnessError
 from harness.models.loaded import LoadedModel, verify_unchanged
 from harness.models.loading import load
+from harness.planning.specs import Plan, SuiteSpec
 from harness.progress import Progress
-from harness.records import Plan, SuiteSpec
 from harness.running.measuring import measure
 from harness.running.noise_floor import Perturbed, observe_perturbed
 from harness.running.observing import observe

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from harness import plugins
 from harness.errors import HarnessError, WriteError
-from harness.records import SCHEMA_VERSION, Run
+from harness.records import SCHEMA_VERSION, Run, schema_1
 from harness.tables.access import Tables
 from harness.tables.store import Reader
 from harness.writers import Writer
@@ -90,7 +90,9 @@ def read_run(folder: Path) -> Run:
     if not isinstance(content, dict) or "schema_version" not in content:
         raise HarnessError(f"{path}: found no schema_version, wanted the run.json of a finished run")
     version = content["schema_version"]
-    if type(version) is not int or version != SCHEMA_VERSION:
+    if type(version) is int and version == 1:
+        content = schema_1.upgrade(content)
+    elif type(version) is not int or version != SCHEMA_VERSION:
         raise HarnessError(
             f"{path}: found schema_version {version!r}, wanted {SCHEMA_VERSION}; "
             "read it with the release that wrote it, or run the check again"

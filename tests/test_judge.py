@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from harness.judge import OWN_GATE, judge, overall, rejudge
 from harness.measures.layer_error import LayerError
 from harness.measures.perplexity import Perplexity
-from harness.records import Clock, Environment, GateSpec, Identity, Measurement, RuleSpec, Run, Skipped, Verdict
+from harness.planning.specs import GateSpec, RuleSpec
+from harness.records import Clock, Environment, Identity, Measurement, Run, Skipped, Verdict
 from harness.rules import Decision, Rule
 from harness.rules.at_least import AtLeast
 from harness.rules.at_most import AtMost

@@ -21,8 +21,9 @@ from harness.backends import Backend
 from harness.errors import PlanError, Problem
 from harness.measures import Measure
 from harness.plan import check_together, load_gate, load_suite, make_plan, resolved
+from harness.planning.specs import Plan
 from harness.probes import OwnProbe, PassProbe
-from harness.records import HubData, Measurement, Metric, Plan, Plugin
+from harness.records import HubData, Measurement, Metric, Plugin
 from harness.rules import Decision, Rule
 from harness.system.resources import shipped_names
 

@@ -19,23 +19,14 @@ from harness.measures.latency import Latency
 from harness.measures.layer_error import LayerError
 from harness.measures.memory import Memory
 from harness.measures.perplexity import Perplexity
+from harness.planning.specs import GateSpec, Plan, RuleSpec, SuiteSpec, VariantSpec
 from harness.probes.artifact import Artifact as ArtifactProbe
 from harness.probes.generations import Generations
 from harness.probes.layers import Layers
 from harness.probes.timings import Timings
 from harness.probes.tokens import Tokens
 from harness.probes.weights import Weights
-from harness.records import (
-    DocumentsSpec,
-    GateSpec,
-    Measurement,
-    ModelSpec,
-    NoiseFloorSpec,
-    Plan,
-    RuleSpec,
-    SuiteSpec,
-    VariantSpec,
-)
+from harness.records import DocumentsSpec, Measurement, ModelSpec, NoiseFloorSpec
 from harness.rules.at_most import AtMost
 from harness.run import group_plans, run_group
 from harness.running.pairs import Observed

@@ -10,7 +10,8 @@ from harness.forecast.sizes import document_count, prompt_count, task_sizes
 from harness.measures import Measure
 from harness.measures.generation import Generation
 from harness.measures.tasks import Tasks
-from harness.records import Plan, Run, SuiteSpec
+from harness.planning.specs import Plan, SuiteSpec
+from harness.records import Run
 
 BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 OPERATIONS_PER_CORE = 1e10

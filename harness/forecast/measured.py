@@ -10,7 +10,8 @@ from harness.measures import Measure
 from harness.measures._items import BITS_PER_BYTE, DERIVED, PERPLEXITIES
 from harness.measures.generation import Generation
 from harness.measures.tasks import Tasks
-from harness.records import Measurement, Metric, Run, SuiteSpec
+from harness.planning.specs import SuiteSpec
+from harness.records import Measurement, Metric, Run
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Literal, cast
 from harness.forecast.measured import Measured
 from harness.forecast.spread import Earlier, Spread, assumed, observed
 from harness.forecast.trial import Boundary, boundary, trial_measurement
-from harness.records import GateSpec, RuleSpec
+from harness.planning.specs import GateSpec, RuleSpec
 from harness.records.patterns import could_match
 from harness.rules import Rule
 from harness.statistics.power import (
@@ -50,7 +50,7 @@ class Need:
     @property
     def rule(self) -> Rule:
         """The rule itself."""
-        return cast(Rule, self.spec.rule)
+        return self.spec.rule
 
     @property
     def basis(self) -> str:
@@ -73,12 +73,12 @@ def needs(gates: Iterable[GateSpec], metrics: Sequence[Measured], run: Earlier |
         for gate in gates
         for spec in gate.rules
         for each in metrics
-        if could_match(cast(Rule, spec.rule).metric, each.metric.name)
+        if could_match(spec.rule.metric, each.metric.name)
     ]
 
 
 def _need(gate: str, spec: RuleSpec, each: Measured, run: Earlier | None) -> Need:
-    rule, name = cast(Rule, spec.rule), each.metric.name
+    rule, name = spec.rule, each.metric.name
     spread = (observed(run, name) if run else None) or assumed(name)
     found = None if "*" in name else boundary(rule, each.metric, spread)
 

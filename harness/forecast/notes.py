@@ -8,7 +8,8 @@ from harness.errors import HarnessError
 from harness.forecast.linting.evidence import Evidence, of_plan
 from harness.forecast.linting.findings import Finding
 from harness.forecast.linting.lint import lint
-from harness.records import Plan, Run
+from harness.planning.specs import Plan
+from harness.records import Run
 from harness.report.terminal import Terminal
 from harness.write import read_run
 

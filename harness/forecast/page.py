@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import cast
 
 from rich.console import Console
 from rich.text import Text
@@ -13,10 +12,10 @@ from harness.forecast.model_size import ModelSize, model_size
 from harness.forecast.needs import Need
 from harness.forecast.sizes import document_count, task_sizes
 from harness.measures.tasks import Tasks
+from harness.planning.specs import GateSpec, Plan, SuiteSpec
 from harness.probes import ShippedProbe
-from harness.records import GateSpec, HubData, Plan, Plugin, Run, SuiteSpec
+from harness.records import HubData, Plugin, Run
 from harness.report.terminal import harmless
-from harness.rules import Rule
 from harness.sampling.looks import DEFAULT, watched_rules
 from harness.statistics import planned_looks
 
@@ -114,7 +113,7 @@ def _looks(suite: SuiteSpec, gates: Sequence[GateSpec]) -> Iterator[str]:
     after = f"{', '.join(map(str, first))} and {last}" if first else str(last)
     how = next((gate.sequential for gate in gates if gate.sequential), DEFAULT).replace("_", "-")
     yield f"    looks      after {after} documents, in a random order (seed {spec.seed}), {how} intervals"
-    rules = [cast(Rule, each.rule) for gate in watched_rules(gates, suite) for each in gate.rules]
+    rules = [each.rule for gate in watched_rules(gates, suite) for each in gate.rules]
     waiting = ", ".join(dict.fromkeys(rule.metric for rule in rules))
     yield f"    until      {waiting + ' are decided' if waiting else 'the end: no rule waits for its documents'}"
 

@@ -11,8 +11,9 @@ from harness.data.documents import POCKET_COUNT
 from harness.errors import DataError
 from harness.measures.generation import Generation
 from harness.measures.tasks import Tasks
+from harness.planning.specs import SuiteSpec
 from harness.probes._task_files import TaskFiles, content_of, read_task_files
-from harness.records import DocumentsSpec, HubData, Plugin, SuiteSpec
+from harness.records import DocumentsSpec, HubData, Plugin
 from harness.system.resources import POCKET_SPLITS, folder
 
 STANDARD: dict[str, tuple[int, int, tuple[str, ...]]] = {

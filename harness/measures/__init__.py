@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from harness.statistics import Intervals
 
 
+BY_DOCUMENT = ("tokens", "layers")
+"""Tables of which the rows of any documents can be taken, as if there were no others."""
+
+
 class Measure(Plugin):
     """Numbers from one table."""
 
@@ -26,6 +30,15 @@ class Measure(Plugin):
     """The columns it reads (None: all), so that a large table need not be loaded whole."""
     own_floors: ClassVar[tuple[str, ...]] = ()
     """Metrics whose noise floor it finds itself; those of a pass probe get theirs from the suite's noise_floor."""
+
+    @property
+    def by_document(self) -> bool:
+        """Whether rows of any documents can be taken from its table, as if there were no others."""
+        return self.table in BY_DOCUMENT
+
+    def metrics_by_document(self) -> list[str]:
+        """The metrics that are measured again at every interim look and on every slice; none where not by_document."""
+        return [metric.name for metric in self.produces()] if self.by_document else []
 
     def probe_settings(self) -> dict[str, Any]:
         """Settings the probe must have for this measure; the plan refuses two measures that contradict each other."""

@@ -9,7 +9,6 @@ from typing import Any
 
 from harness.errors import MissingDependencyError, ModelError
 from harness.models.packed_integers import METHODS
-from harness.records import Identity, VariantSpec
 
 LIBRARIES: Mapping[str, tuple[str, str]] = {
     "aqlm": ("aqlm", "aqlm"),
@@ -83,14 +82,6 @@ def quantization_method(folder: Path, config: Mapping[str, Any]) -> str:
 def unpacked_here(method: str) -> bool:
     """Whether the files of a method are unpacked by ``packed_integers``, because its library is not installed."""
     return method in METHODS and not _installed(LIBRARIES[method][0])
-
-
-def libraries_of(variant: VariantSpec, identity: Identity) -> list[str]:
-    """Import names of the libraries that read or compute a checkpoint, whose versions may move a number."""
-    found = {LIBRARIES[module.backend][0] for module in identity.modules if module.backend in LIBRARIES}
-    found |= {"gguf"} if variant.is_gguf else set()
-    found |= {"peft"} if variant.adapter else set()
-    return sorted(found | ({"llama_cpp"} if variant.engine == "llama_cpp" else set()))
 
 
 def _method(found: Mapping[str, Any]) -> str:

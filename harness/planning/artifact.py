@@ -7,9 +7,9 @@ from typing import Any
 
 from harness.planning.checking import Checker
 from harness.planning.gate_file import Gate
+from harness.planning.specs import VariantSpec
 from harness.planning.suite_file import Suite
 from harness.probes import ShippedProbe
-from harness.records import VariantSpec
 from harness.records.patterns import could_match
 from harness.system.yaml_values import KeyPath
 

@@ -13,7 +13,8 @@ from typing import Any
 
 from harness.backends import Backend
 from harness.planning.checking import Checker
-from harness.records import ModelSpec, VariantSpec
+from harness.planning.specs import VariantSpec
+from harness.records import ModelSpec
 from harness.records.plan import GGUF
 from harness.system.yaml_values import KeyPath, describe
 

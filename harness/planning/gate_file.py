@@ -12,8 +12,9 @@ from harness.errors import HarnessError, Problem
 from harness.measures import Measure
 from harness.planning.checking import Checker
 from harness.planning.locating import check_description, check_file_name, find_file
+from harness.planning.specs import GateSpec, RuleSpec
 from harness.plugins import nearest
-from harness.records import GateSpec, Measurement, Metric, NoiseFloor, RuleSpec, Sequential
+from harness.records import Measurement, Metric, NoiseFloor, Sequential
 from harness.records.patterns import could_match
 from harness.rules import Rule
 from harness.rules._conditions import demanded

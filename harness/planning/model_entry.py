@@ -10,7 +10,8 @@ from harness.backends import Backend
 from harness.planning.checking import Checker
 from harness.planning.checkpoints import check_checkpoint, with_adapter, with_file
 from harness.planning.locating import find_model
-from harness.records import ModelSpec, VariantSpec
+from harness.planning.specs import VariantSpec
+from harness.records import ModelSpec
 from harness.system.yaml_values import KeyPath, describe
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")

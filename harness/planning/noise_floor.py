@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 from harness.measures import Measure
 from harness.planning.gate_file import Gate
+from harness.planning.specs import SuiteSpec
 from harness.planning.suite_file import CONDITIONS, Suite
 from harness.probes import PassProbe
-from harness.records import Metric, SuiteSpec
+from harness.records import Metric
 from harness.records.patterns import could_match
 
 REMEDY = f"add noise_floor: [{', '.join(CONDITIONS)}] to the suite, or remove above_noise"

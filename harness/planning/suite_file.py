@@ -13,19 +13,10 @@ from harness.errors import HarnessError, Problem
 from harness.measures import Measure
 from harness.planning.checking import Checker
 from harness.planning.locating import check_description, check_file_name, find_data, find_file
+from harness.planning.specs import SuiteSpec
 from harness.plugins import nearest
 from harness.probes import PassProbe, Probe
-from harness.records import (
-    CalibrationSpec,
-    Condition,
-    DocumentsSpec,
-    HubData,
-    Metric,
-    NoiseFloorSpec,
-    Plugin,
-    SuiteSpec,
-)
-from harness.sampling.looks import watched_metrics
+from harness.records import CalibrationSpec, Condition, DocumentsSpec, HubData, Metric, NoiseFloorSpec
 from harness.system.resources import POCKET_SPLITS
 from harness.system.yaml_file import read_yaml
 from harness.system.yaml_values import KeyPath, describe
@@ -50,7 +41,7 @@ class Suite:
     source: str
     documents: DocumentsSpec | None
     measures: dict[int, Measure]
-    probes: tuple[Plugin, ...]
+    probes: tuple[Probe, ...]
     complete: bool
     noise_floor: NoiseFloorSpec | None = None
 
@@ -64,7 +55,7 @@ class Suite:
         """The metrics for which it can draw more documents."""
         if self.documents is None or self.documents.min is None:
             return []
-        return [name for measure in self.measures.values() for name in watched_metrics(measure)]
+        return [name for measure in self.measures.values() for name in measure.metrics_by_document()]
 
     def aimed(self, target: str | None) -> Suite:
         """The suite as it is for a variant that is meant for ``target``."""
@@ -137,7 +128,7 @@ def _check_growing(check: Checker, documents: DocumentsSpec, measures: Iterable[
     if documents.packed:
         hint = "write packed: false, or leave out min"
         check.problem(path, "min with packed: true", "documents that are drawn one by one, not joined", hint)
-    if not any(watched_metrics(measure) for measure in measures):
+    if not any(measure.metrics_by_document() for measure in measures):
         hint = "leave out min, or add one of divergence, perplexity, calibration, logits, layer_error"
         check.problem(path, "min, and no measure that looks at documents one by one", "such a measure", hint)
 
@@ -171,7 +162,7 @@ def _measures(check: Checker, given: Sequence[Any]) -> dict[int, Measure]:
     return found
 
 
-def _probes(check: Checker, measures: Mapping[int, Measure]) -> dict[str, Plugin]:
+def _probes(check: Checker, measures: Mapping[int, Measure]) -> dict[str, Probe]:
     """The probe behind each table, by table, with the settings that all measures of that table ask for."""
     settings: dict[str, dict[str, Any]] = {}
     asked_by: dict[tuple[str, str], int] = {}
@@ -192,7 +183,7 @@ def _probes(check: Checker, measures: Mapping[int, Measure]) -> dict[str, Plugin
     return {table: probe for table, probe in probes.items() if probe is not None}
 
 
-def _probe(check: Checker, table: str, settings: Mapping[str, Any], index: int) -> Plugin | None:
+def _probe(check: Checker, table: str, settings: Mapping[str, Any], index: int) -> Probe | None:
     path: KeyPath = ("measures", index)
     try:
         cls = plugins.load("probes", table)
@@ -200,19 +191,19 @@ def _probe(check: Checker, table: str, settings: Mapping[str, Any], index: int) 
         found = f"a measure of the table {table}, which no probe fills ({error})"
         check.problem(path, found, "the table of a probe")
         return None
-    return check.record(cls, settings, path)
+    return cast(Probe | None, check.record(cls, settings, path))
 
 
-def _need_no_documents(check: Checker, measures: Mapping[int, Measure], probes: Mapping[str, Plugin]) -> None:
+def _need_no_documents(check: Checker, measures: Mapping[int, Measure], probes: Mapping[str, Probe]) -> None:
     filled_by = [(measure.kind, probes.get(measure.table)) for measure in measures.values()]
-    reading = [kind for kind, probe in filled_by if isinstance(probe, Probe) and probe.reads_documents]
+    reading = [kind for kind, probe in filled_by if probe is not None and probe.reads_documents]
     if reading:
         wanted = f"documents, which {', '.join(reading)} look{'s' if len(reading) == 1 else ''} at"
         hint = "add for example documents: {data: pocket-heldout, max: 200}"
         check.problem((), "no documents", wanted, hint)
 
 
-def _noise_floor_of(check: Checker, value: Any, probes: Mapping[str, Plugin]) -> NoiseFloorSpec | None:
+def _noise_floor_of(check: Checker, value: Any, probes: Mapping[str, Probe]) -> NoiseFloorSpec | None:
     """A list of conditions, or a mapping with ``conditions`` and ``documents``; None and problems if it is wrong."""
     path: KeyPath = (NOISE_FLOOR, "conditions") if isinstance(value, Mapping) else (NOISE_FLOOR,)
     given = value.get("conditions") if isinstance(value, Mapping) else value

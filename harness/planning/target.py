@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, cast
 
 from harness.backends import Backend
@@ -10,8 +10,9 @@ from harness.backends._common.weights import WeightBackend
 from harness.hardware.fit import Use, kernels_for, why_missing
 from harness.hardware.profiles import target_names
 from harness.planning.checking import Checker
+from harness.planning.specs import Plan
 from harness.plugins import nearest
-from harness.records import Note, Plan
+from harness.records import Note
 from harness.system.yaml_values import describe
 
 
@@ -33,7 +34,7 @@ def target_notes(plan: Plan) -> list[Note]:
     """
     if plan.target is None:
         return []
-    steps = cast(Sequence[Backend], plan.variant.compress)
+    steps = plan.variant.compress
     inputs_too = any("activations" in step.puts_on_grid for step in steps)
     found = []
     for use, kind in dict.fromkeys((use, step.kind) for step in steps for use in _uses(step)):

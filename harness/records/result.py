@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from harness.records.base import Record
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 Better = Literal["lower", "higher", "neither"]
 Status = Literal["pass", "fail", "inconclusive", "error", "skipped"]
@@ -298,7 +298,7 @@ class Clock(Record):
 class Run(Record):
     """The content of run.json: the whole truth about one variant. Every other output is made from it and the tables."""
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     name: str
     data_key: str
     """Hash of everything the tables depend on; tables with another key are never used."""

@@ -13,20 +13,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import cast
 
 from harness.data.encoding import EncodedDocument
 from harness.forecast.measured import Measured, measured
 from harness.forecast.needs import needs
 from harness.judge import judge
 from harness.measures import Measure
-from harness.records import GateSpec, Measurement, NoiseFloor, Plan, Skipped, Stop, SuiteSpec, Verdict
+from harness.planning.specs import GateSpec, Plan, SuiteSpec
+from harness.records import Measurement, NoiseFloor, Skipped, Stop, Verdict
 from harness.records.patterns import could_match
-from harness.rules import Rule
 from harness.running.measuring import found_by, sliced
 from harness.running.noise_floor import Key, Perturbed, floors, with_floors
 from harness.running.pairs import Pair
-from harness.sampling.looks import DEFAULT, Look, watched_metrics, watched_rules
+from harness.sampling.looks import DEFAULT, Look, watched_rules
 from harness.statistics import planned_looks
 
 
@@ -109,7 +108,7 @@ class _Watch:
 
     def stop(self, number: int) -> Stop:
         """The record of a stop at this look."""
-        rules = [cast(Rule, spec.rule) for gate in self.gates for spec in gate.rules]
+        rules = [spec.rule for gate in self.gates for spec in gate.rules]
         undecided = self.undecided(number) if self.gates else []
         return Stop(
             suite=self.suite.name,
@@ -125,18 +124,18 @@ class _Watch:
         return with_floors([entry for found in by_measure for entry in found], self.noise)
 
     def _measures(self) -> list[Measure]:
-        patterns = [cast(Rule, spec.rule).metric for gate in self.gates for spec in gate.rules]
+        patterns = [spec.rule.metric for gate in self.gates for spec in gate.rules]
         return [
             measure
-            for measure in cast(Sequence[Measure], self.suite.measures)
-            if any(could_match(pattern, name) for pattern in patterns for name in watched_metrics(measure))
+            for measure in self.suite.measures
+            if any(could_match(pattern, name) for pattern in patterns for name in measure.metrics_by_document())
         ]
 
     def _elsewhere(self) -> int:
         """How many blocking comparisons are made on other numbers, with which failures must hold together."""
         plan: Plan = self.pair.observed.plan
-        here = {name for measure in self.suite.measures for name in watched_metrics(cast(Measure, measure))}
-        rules = [cast(Rule, spec.rule) for gate in plan.gates for spec in gate.rules]
+        here = {name for measure in self.suite.measures for name in measure.metrics_by_document()}
+        rules = [spec.rule for gate in plan.gates for spec in gate.rules]
         blocking = [rule for rule in rules if rule.level == "block" and rule.decide == "interval"]
         others = [
             each.metric.name

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TypeVar, cast
+from typing import TypeVar
 
 from harness.measures import Measure
+from harness.planning.specs import GateSpec, SuiteSpec
 from harness.probes import OwnProbe, PassProbe
-from harness.records import GateSpec, Measurement, NoiseFloor, Skipped, Slice, SuiteSpec
+from harness.records import Measurement, NoiseFloor, Skipped, Slice
 from harness.running.noise_floor import Key, Perturbed, floors, with_floors
 from harness.running.pairs import Pair
 from harness.running.stopwatch import timed
-from harness.sampling.looks import BY_DOCUMENT, Look, measured_at
+from harness.sampling.looks import Look, measured_at
 from harness.sampling.slices import asked_for, measure_slices
 
 
@@ -22,7 +23,7 @@ def measure(pair: Pair, suites: Sequence[SuiteSpec], perturbed: Mapping[str, Per
     """
     with timed(pair.observed.seconds, "measure"):
         for suite in suites:
-            measures = cast(Sequence[Measure], suite.measures)
+            measures = suite.measures
             otherwise = (perturbed or {}).get(suite.name) if suite.name not in pair.apart else None
             noise = floors(otherwise, measures) if otherwise else {}
             for measure in measures:
@@ -54,7 +55,7 @@ def _relabelled(suite: SuiteSpec, part: Slice) -> Slice:
 
 def read_apart(suite: SuiteSpec) -> tuple[str, ...]:
     """The tables that are read instead of those of tokens where the sides have other token ids."""
-    found = [measure.apart() for measure in cast(Sequence[Measure], suite.measures) if _compares_tokens(suite, measure)]
+    found = [measure.apart() for measure in suite.measures if _compares_tokens(suite, measure)]
     return tuple(dict.fromkeys(instead.table for instead in found if instead is not None))
 
 
@@ -76,7 +77,7 @@ def sliced(
     documents = pair.store.read(suite.name, "documents") if wanted else None
     if documents is None:
         return []
-    asked = cast(Sequence[Measure], suite.measures)
+    asked = suite.measures
     served = [each.apart() if suite.name in pair.apart and _compares_tokens(suite, each) else each for each in asked]
     measures = [measure for measure in served if measure is not None]
     parts = measure_slices(
@@ -107,7 +108,7 @@ def found_by(
     served = {metric.name for metric in instead.produces()}
     lost = [entry for entry in _all_skipped(measure, reason) if entry.measure not in served]
     table = pair.store.read(suite.name, instead.table, instead.columns)
-    if look is not None and table is not None and instead.table in BY_DOCUMENT:
+    if look is not None and table is not None and instead.by_document:
         table = look.rows(table)
     if table is None or table.empty:
         return [*lost, *_all_skipped(instead, f"the probe {instead.table} left no rows{_unpaired(pair, suite)}")]

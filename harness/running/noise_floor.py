@@ -17,9 +17,10 @@ from harness.lockstep.driver import out_of_memory, shared_pass
 from harness.lockstep.noise_floor import floor_sample, under
 from harness.measures import Measure
 from harness.models.loaded import LoadedModel
+from harness.planning.specs import SuiteSpec
 from harness.probes import PassProbe
 from harness.progress import Progress
-from harness.records import Measurement, NoiseFloor, Note, Skipped, SuiteSpec
+from harness.records import Measurement, NoiseFloor, Note, Skipped
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -8,10 +8,10 @@ from harness.data.encoding import EncodedDocument
 from harness.errors import HarnessError
 from harness.lockstep.driver import shared_pass
 from harness.models.loaded import LoadedModel
+from harness.planning.specs import SuiteSpec
 from harness.plugins import load
 from harness.probes import OwnProbe, PassProbe, Probe, TextProbe
 from harness.progress import Progress
-from harness.records import SuiteSpec
 from harness.running.extending import Extending
 from harness.running.measuring import read_apart
 from harness.running.noise_floor import Perturbed

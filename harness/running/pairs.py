@@ -16,11 +16,12 @@ from harness.data.encoding import EncodedDocument, documents_sha256, duplicates,
 from harness.errors import DataError
 from harness.hardware import fit as hardware
 from harness.models.loaded import LoadedModel
-from harness.models.prequantized import libraries_of
+from harness.models.prequantized import LIBRARIES
 from harness.models.vocabulary import mismatch
 from harness.planning.composition import remarks
-from harness.probes import OwnProbe, Probe, TextProbe
-from harness.records import Artifact, Environment, Identity, Measurement, Note, Plan, Skipped, Slice, Stop, SuiteSpec
+from harness.planning.specs import Plan, SuiteSpec, VariantSpec
+from harness.probes import OwnProbe, TextProbe
+from harness.records import Artifact, Environment, Identity, Measurement, Note, Skipped, Slice, Stop
 from harness.running.calibration import read_calibration, with_calibration
 from harness.running.stopwatch import timed
 from harness.running.variant import make_variant
@@ -31,7 +32,6 @@ from harness.tables.store import Store
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from harness.backends import Backend
 
 Documents = dict[str, Sequence[EncodedDocument]]
 """Encoded documents by suite name."""
@@ -146,7 +146,7 @@ def calibration_of(plan: Plan, reference: LoadedModel, known: Calibrations) -> C
     Raises DataError.
     """
     spec = plan.calibration
-    if spec is None or not any(step.calibrates for step in cast("Sequence[Backend]", plan.variant.compress)):
+    if spec is None or not any(step.calibrates for step in plan.variant.compress):
         return None
     key = spec.model_dump_json()
     if key not in known:
@@ -174,16 +174,16 @@ def make_pair(
     for suite in plan.suites:
         if suite.name not in apart:
             _check_positions(suite, documents[suite.name], variant)
-    steps = cast("Sequence[Backend]", plan.variant.compress)
+    steps = plan.variant.compress
     libraries = [library for step in steps for library in step.requires]
-    environment = describe_environment([*libraries, *libraries_of(plan.variant, variant.identity)])
+    environment = describe_environment([*libraries, *_libraries_of(plan.variant, variant.identity)])
     hashes |= {f"{s.name} as texts": texts_sha256(suite_texts(s)) for s in plan.suites if _reads_texts(s, apart)}
     key = data_key(plan, reference.identity, variant.identity, environment, hashes)
     store = Store(folder / "tables", key)
     observed = Observed(plan, reference.identity, variant.identity, environment, key, seconds=seconds)
     observed.messages += store.messages
     observed.notes += [*reference.notes, *variant.notes, *_document_notes(plan.suites, documents)]
-    observed.notes += remarks(cast("Sequence[Backend]", plan.variant.compress), plan.calibration is not None)
+    observed.notes += remarks(plan.variant.compress, plan.calibration is not None)
     if fitted_to:
         observed.notes += _overlap_notes(fitted_to, documents)
     if plan.target is not None:
@@ -199,11 +199,11 @@ def make_pair(
 
 def _unserved(plan: Plan) -> dict[str, str]:
     """The kinds of the probes of a plan that need what some step does not serve, with the reason."""
-    steps = cast("Sequence[Backend]", plan.variant.compress)
+    steps = plan.variant.compress
     return {
         probe.kind: f"the backend {step.kind} does not serve {need}"
         for suite in plan.suites
-        for probe in cast("Sequence[Probe]", suite.probes)
+        for probe in suite.probes
         for need in probe.needs
         for step in steps
         if need not in step.serves
@@ -291,3 +291,11 @@ def _overlap_notes(fitted_to: CalibrationDocuments, documents: Documents) -> lis
             )
             notes.append(Note(topic="calibration", text=text, level="warn"))
     return notes
+
+
+def _libraries_of(variant: VariantSpec, identity: Identity) -> list[str]:
+    """Import names of the libraries that read or compute a checkpoint, whose versions may move a number."""
+    found = {LIBRARIES[module.backend][0] for module in identity.modules if module.backend in LIBRARIES}
+    found |= {"gguf"} if variant.is_gguf else set()
+    found |= {"peft"} if variant.adapter else set()
+    return sorted(found | ({"llama_cpp"} if variant.engine == "llama_cpp" else set()))

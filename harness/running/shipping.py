@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Literal
 
 from harness.artifacts.saving import discard_saved, save_folder
 from harness.backends import Backend
@@ -14,9 +14,10 @@ from harness.errors import HarnessError, WriteError
 from harness.models.adapters import copy_adapter, without_adapter
 from harness.models.loaded import LoadedModel
 from harness.models.quiet import quiet
+from harness.planning.specs import Plan, SuiteSpec
 from harness.probes import Shipment, ShippedProbe
 from harness.progress import Progress
-from harness.records import Artifact, ArtifactFile, Note, Plan, SuiteSpec
+from harness.records import Artifact, ArtifactFile, Note
 from harness.running.pairs import Documents, Pair, encode_apart
 from harness.running.stopwatch import timed
 
@@ -101,7 +102,7 @@ def _writer(plan: Plan, variant: LoadedModel) -> Callable[[Path], None]:
 
     An adapter beside the weights is shipped beside them, in a folder of its own: the steps knew nothing of it.
     """
-    steps = cast(Sequence[Backend], plan.variant.compress)
+    steps = plan.variant.compress
     own = next((step for step in reversed(steps) if type(step).save is not Backend.save), None)
 
     def write(folder: Path) -> None:

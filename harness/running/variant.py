@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import cast
 
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -28,7 +27,8 @@ from harness.modules.experts import stacks
 from harness.modules.grid_check import check_levels
 from harness.modules.inspection import module_formats
 from harness.modules.kernels import left_out, looked_at, unpacked_notes
-from harness.records import CacheFormat, ModuleFormat, Note, Plan
+from harness.planning.specs import Plan
+from harness.records import CacheFormat, ModuleFormat, Note
 
 
 def make_variant(plan: Plan, reference: LoadedModel, calibration: Sequence[Tensor]) -> LoadedModel:
@@ -54,7 +54,7 @@ def _compressed(plan: Plan, start: LoadedModel, reference: LoadedModel, calibrat
     described = {module.module: module for module in start.identity.modules if module.backend}
     activations: dict[str, str] = {}
     cache, notes = start.identity.cache, list(start.notes)
-    for step in cast(Sequence[Backend], plan.variant.compress):
+    for step in plan.variant.compress:
         done = _compress(step, model, start.tokenizer, calibration)
         _check_once(step, done, described, activations, cache)
         model, cache = done.model, done.cache or cache
@@ -116,7 +116,7 @@ def _start(plan: Plan, reference: LoadedModel) -> LoadedModel:
 
 def _check_tokenizer(plan: Plan, start: LoadedModel, reference: LoadedModel) -> None:
     """Raise BackendError where calibration documents would be read with the ids of another tokenizer."""
-    needing = [step.kind for step in cast(Sequence[Backend], plan.variant.compress) if step.calibrates]
+    needing = [step.kind for step in plan.variant.compress if step.calibrates]
     if needing and start.identity.tokenizer_sha256 != reference.identity.tokenizer_sha256:
         raise BackendError(
             f"{needing[0]}: calibration documents are encoded as the reference does it, and {plan.variant.model} has "

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from harness.measures import Measure, Sampled
-from harness.records import GateSpec, Measurement, Sequential, Skipped, SuiteSpec
+from harness.planning.specs import GateSpec, SuiteSpec
+from harness.records import Measurement, Sequential, Skipped
 from harness.records.patterns import could_match
 from harness.rules import Rule
 from harness.statistics import Betting, GroupSequential, Intervals
@@ -16,8 +17,6 @@ from harness.statistics import Betting, GroupSequential, Intervals
 if TYPE_CHECKING:
     import pandas as pd
 
-BY_DOCUMENT = ("tokens", "layers")
-"""Tables of which the rows of any documents can be taken, as if there were no others."""
 DEFAULT: Sequential = "group_sequential"
 """What a gate takes that names nothing.
 
@@ -65,20 +64,15 @@ class Look:
         return Betting(found.confidence, found.together, found.look, largest)
 
 
-def watched_metrics(measure: Measure) -> list[str]:
-    """The metrics of a measure that are measured again at every look; none for tables that have no row by document."""
-    return [metric.name for metric in measure.produces()] if measure.table in BY_DOCUMENT else []
-
-
 def watched_rules(gates: Sequence[GateSpec], suite: SuiteSpec) -> list[GateSpec]:
     """The rules that wait for documents of a suite: blocking ones, and those that say ``on_inconclusive: extend``.
 
     A rule that compares the number alone (``decide: point``) is never undecided, so nothing waits for it.
     """
-    names = [name for measure in cast("Sequence[Measure]", suite.measures) for name in watched_metrics(measure)]
+    names = [name for measure in suite.measures for name in measure.metrics_by_document()]
     kept = []
     for gate in gates:
-        rules = tuple(spec for spec in gate.rules if _waits(cast(Rule, spec.rule), names))
+        rules = tuple(spec for spec in gate.rules if _waits(spec.rule, names))
         if rules:
             kept.append(gate.model_copy(update={"rules": rules}))
     return kept

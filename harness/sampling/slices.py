@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from harness.measures import Measure
-from harness.records import GateSpec, Measurement, Skipped, Slice
+from harness.planning.specs import GateSpec
+from harness.records import Measurement, Skipped, Slice
 from harness.records.patterns import could_match
 from harness.rules import Rule
 from harness.sampling.looks import Look, measured_at

@@ -17,9 +17,10 @@ from harness.errors import HarnessError, PlanError, Problem
 from harness.judge import judge, overall
 from harness.planning.gate_file import Gate, check_metrics, read_gate
 from harness.planning.locating import unknown_name
+from harness.planning.specs import GateSpec, Plan, SuiteSpec, VariantSpec
 from harness.planning.suite_file import Suite, read_suite
 from harness.probes import ShippedProbe
-from harness.records import GateSpec, ModelSpec, Plan, SuiteSpec, VariantSpec, Verdict
+from harness.records import ModelSpec, Verdict
 from harness.report.terminal import Terminal
 from harness.selftest.mutant import Mutant, NotMade
 from harness.selftest.mutants import NotApplicable, Variation, library

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from rich.table import Table
 from rich.text import Text
 
-from harness.records import GateSpec
+from harness.planning.specs import GateSpec
 from harness.report.terminal import Terminal, harmless
 from harness.rules import Rule
 from harness.selftest.outcomes import WANTED, Caught, Outcome, exit_code, kill_rate, rule_scores

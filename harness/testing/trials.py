@@ -19,7 +19,8 @@ from harness.models.identity import identify
 from harness.models.loaded import LoadedModel
 from harness.modules.inspection import module_formats, named_tensors
 from harness.modules.linears import Linear, weight_of
-from harness.records import ModelSpec, ModuleFormat, Plan, VariantSpec
+from harness.planning.specs import Plan, VariantSpec
+from harness.records import ModelSpec, ModuleFormat
 from harness.running.variant import make_variant
 from harness.testing.models import lively, random_documents, tiny_gpt2, tiny_llama, tiny_tokenizer
 

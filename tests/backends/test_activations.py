@@ -27,8 +27,9 @@ from harness.models.loaded import LoadedModel
 from harness.models.loading import load
 from harness.modules.activations import RANGE
 from harness.plan import make_plan
+from harness.planning.specs import GateSpec, Plan, RuleSpec, SuiteSpec, VariantSpec
 from harness.pocket import MODEL_DIR
-from harness.records import GateSpec, ModelSpec, Plan, Plugin, RuleSpec, SuiteSpec, VariantSpec
+from harness.records import ModelSpec, Plugin
 from harness.running.pairs import data_key
 from harness.running.variant import make_variant
 from harness.system.environment import describe_environment

@@ -42,8 +42,9 @@ from harness.data.documents import read_documents
 from harness.errors import BackendError
 from harness.lockstep.decoder import Decoder, same_logits
 from harness.models.loading import load
+from harness.planning.specs import GateSpec, Plan, RuleSpec, SuiteSpec, VariantSpec
 from harness.pocket import MODEL_DIR
-from harness.records import CacheFormat, GateSpec, ModelSpec, Plan, RuleSpec, SuiteSpec, VariantSpec
+from harness.records import CacheFormat, ModelSpec
 from harness.records.base import Plugin
 from harness.running.variant import make_variant
 from harness.transforms.cached_attention import NAME, SETTINGS

@@ -17,7 +17,8 @@ from statsmodels.stats.proportion import proportion_confint
 
 from harness.judge import judge
 from harness.measures.tasks import Tasks
-from harness.records import GateSpec, Measurement, RuleSpec
+from harness.planning.specs import GateSpec, RuleSpec
+from harness.records import Measurement
 from harness.rules.not_worse import NotWorse
 from harness.statistics import mcnemar_p, mean_interval, tango_interval, tango_score
 

@@ -20,8 +20,9 @@ from harness.lockstep.decoder import Decoder
 from harness.lockstep.survey import survey
 from harness.models.loaded import LoadedModel
 from harness.models.loading import load
+from harness.planning.specs import VariantSpec
 from harness.probes.timings import Timings
-from harness.records import ModelSpec, VariantSpec
+from harness.records import ModelSpec
 from harness.running.variant import make_variant
 from tests.helpers.gguf_files import bpe_tokens, write_gguf
 from tests.helpers.llama_cpp_stand_in import Llama, install

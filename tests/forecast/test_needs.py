@@ -19,7 +19,8 @@ from harness.forecast.spread import Spread, assumed, observed
 from harness.forecast.trial import boundary
 from harness.measures.divergence import METRICS
 from harness.plan import load_gate, load_suite
-from harness.records import GateSpec, Measurement, Metric, RuleSpec, Run
+from harness.planning.specs import GateSpec, RuleSpec
+from harness.records import Measurement, Metric, Run
 from harness.rules import Decision, Rule
 from harness.rules.at_least import AtLeast
 from harness.rules.at_most import AtMost

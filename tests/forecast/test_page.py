@@ -9,9 +9,10 @@ import pytest
 from harness.backends.round_to_nearest import RoundToNearest
 from harness.forecast.page import _artifact
 from harness.measures.memory import Memory
+from harness.planning.specs import GateSpec, Plan, RuleSpec, SuiteSpec, VariantSpec
 from harness.probes.artifact import Artifact
 from harness.probes.tokens import Tokens
-from harness.records import GateSpec, ModelSpec, Plan, RuleSpec, SuiteSpec, VariantSpec
+from harness.records import ModelSpec
 from harness.rules.at_most import AtMost
 
 RULE = RuleSpec(rule=AtMost(metric="memory.weight_bytes", limit=1e9, why="any size"), where="gate.yaml:1")

@@ -19,9 +19,10 @@ from harness.measures import Measure
 from harness.models.loaded import LoadedModel
 from harness.models.loading import load
 from harness.plan import load_gate, load_suite
+from harness.planning.specs import GateSpec, SuiteSpec
 from harness.probes import PassProbe
 from harness.probes.items import Items
-from harness.records import GateSpec, Measurement, ModelSpec, Skipped, SuiteSpec, Verdict
+from harness.records import Measurement, ModelSpec, Skipped, Verdict
 from harness.records.patterns import could_match
 from harness.rules import Rule
 from harness.running.noise_floor import Kept

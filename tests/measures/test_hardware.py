@@ -13,7 +13,8 @@ from pydantic import ValidationError
 from harness.hardware.profiles import target_names
 from harness.judge import judge, overall
 from harness.measures.hardware import Hardware
-from harness.records import GateSpec, Measurement, RuleSpec, Skipped
+from harness.planning.specs import GateSpec, RuleSpec
+from harness.records import Measurement, Skipped
 from harness.rules.at_least import AtLeast
 
 PLAIN = {

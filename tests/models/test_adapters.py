@@ -18,7 +18,8 @@ from harness.lockstep.decoder import Decoder
 from harness.lockstep.survey import survey
 from harness.models.loaded import LoadedModel
 from harness.models.loading import load
-from harness.records import ModelSpec, VariantSpec
+from harness.planning.specs import VariantSpec
+from harness.records import ModelSpec
 from harness.running.variant import make_variant
 from tests.helpers.peft_adapters import PROJECTIONS, save_lora
 from tests.helpers.tiny_models import save, tiny_llama

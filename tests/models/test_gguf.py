@@ -14,7 +14,8 @@ from harness.errors import MissingDependencyError, ModelError
 from harness.models.gguf_file import GgufFile, read_gguf, vocabulary_difference
 from harness.models.loaded import LoadedModel, verify_unchanged
 from harness.models.loading import load
-from harness.records import ModelSpec, VariantSpec
+from harness.planning.specs import VariantSpec
+from harness.records import ModelSpec
 from harness.running.variant import make_variant
 from tests.helpers.gguf_files import UNUSED, q4_0, q8_0, spm_tokens, tensors_of, write_gguf
 from tests.helpers.tiny_models import save, tiny_llama

@@ -25,7 +25,8 @@ from harness.models import loading as models
 from harness.models.identity import config_sha256, weights_sha256
 from harness.models.loaded import LoadedModel, verify_unchanged
 from harness.models.loading import load
-from harness.records import GateSpec, ModelSpec, ModuleFormat, Plan, RuleSpec, SuiteSpec, VariantSpec
+from harness.planning.specs import GateSpec, Plan, RuleSpec, SuiteSpec, VariantSpec
+from harness.records import ModelSpec, ModuleFormat
 from harness.records.base import Plugin
 from harness.running.variant import make_variant
 from tests.helpers.tiny_models import save, tiny_gpt2, tiny_llama

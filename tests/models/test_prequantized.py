@@ -16,7 +16,8 @@ from transformers import AutoModelForCausalLM
 from harness.errors import MissingDependencyError, ModelError
 from harness.models.loaded import LoadedModel
 from harness.models.loading import load
-from harness.records import ModelSpec, VariantSpec
+from harness.planning.specs import VariantSpec
+from harness.records import ModelSpec
 from harness.running.variant import make_variant
 from tests.helpers import quantized_checkpoints as made
 from tests.helpers.tiny_models import save, tiny_llama

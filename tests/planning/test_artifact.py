@@ -9,7 +9,7 @@ import pytest
 from harness.errors import PlanError
 from harness.judge import rejudge
 from harness.plan import load_gate, make_plan, resolved
-from harness.records import Plan
+from harness.planning.specs import Plan
 from tests.helpers.made_run import make_run
 
 STEPS = "{compress: [{backend: round_to_nearest, bits: 4}]%s}"

@@ -14,7 +14,7 @@ from harness.errors import PlanError
 from harness.forecast.cost import cost
 from harness.plan import make_plan, resolved
 from harness.planning import checkpoints
-from harness.records import Plan
+from harness.planning.specs import Plan
 
 pytest.importorskip("gguf")
 

@@ -12,7 +12,7 @@ from harness.forecast.measured import measured
 from harness.forecast.sizes import prompt_count
 from harness.measures.generation import Generation
 from harness.plan import load_suite
-from harness.records import SuiteSpec
+from harness.planning.specs import SuiteSpec
 
 
 def suite(folder: Path, documents: str, measure: str) -> SuiteSpec:

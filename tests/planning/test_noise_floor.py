@@ -9,7 +9,8 @@ import pytest
 from harness.errors import PlanError, Problem
 from harness.forecast.cost import amount
 from harness.plan import load_suite, make_plan, resolved
-from harness.records import NoiseFloorSpec, Plan
+from harness.planning.specs import Plan
+from harness.records import NoiseFloorSpec
 
 SUITE = """
 documents: {data: pocket-heldout, max: 40, context: 256}

@@ -14,8 +14,8 @@ from harness.errors import PlanError
 from harness.hardware.profiles import target_names
 from harness.measures.hardware import Hardware
 from harness.plan import make_plan, resolved
+from harness.planning.specs import Plan
 from harness.planning.target import target_notes
-from harness.records import Plan
 
 VARIANT = """\
 name: v

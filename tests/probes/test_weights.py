@@ -16,8 +16,9 @@ from harness.backends.round_to_nearest import RoundToNearest
 from harness.measures.hardware import Hardware
 from harness.models.loaded import LoadedModel
 from harness.models.loading import load
+from harness.planning.specs import GateSpec, Plan, RuleSpec, SuiteSpec, VariantSpec
 from harness.probes.weights import Weights
-from harness.records import CacheFormat, GateSpec, ModelSpec, ModuleFormat, Plan, RuleSpec, SuiteSpec, VariantSpec
+from harness.records import CacheFormat, ModelSpec, ModuleFormat
 from harness.records.base import Plugin
 from harness.running.variant import make_variant
 from tests.helpers.tiny_models import save, tiny_gpt2, tiny_llama

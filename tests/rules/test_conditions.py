@@ -11,7 +11,8 @@ from pydantic import ValidationError
 
 from harness.judge import judge, overall
 from harness.planning.gate_file import _misfit
-from harness.records import GateSpec, Measurement, Metric, NoiseFloor, RuleSpec, Verdict
+from harness.planning.specs import GateSpec, RuleSpec
+from harness.records import Measurement, Metric, NoiseFloor, Verdict
 from harness.rules import Rule
 from harness.rules.at_least import AtLeast
 from harness.rules.at_most import AtMost

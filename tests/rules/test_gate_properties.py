@@ -18,7 +18,8 @@ from harness.measures.divergence import Divergence
 from harness.measures.logits import Logits
 from harness.measures.perplexity import Perplexity
 from harness.measures.tasks import Tasks
-from harness.records import GateSpec, Measurement, RuleSpec, Skipped
+from harness.planning.specs import GateSpec, RuleSpec
+from harness.records import Measurement, Skipped
 from harness.rules import Rule
 from harness.rules.at_least import AtLeast
 from harness.rules.at_most import AtMost

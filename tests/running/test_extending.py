@@ -18,11 +18,12 @@ from harness.measures.layer_error import LayerError
 from harness.measures.memory import Memory
 from harness.measures.outliers import Outliers
 from harness.measures.perplexity import Perplexity
+from harness.planning.specs import GateSpec, Plan, RuleSpec, SuiteSpec, VariantSpec
 from harness.probes.channels import Channels
 from harness.probes.layers import Layers
 from harness.probes.tokens import Tokens
 from harness.probes.weights import Weights
-from harness.records import DocumentsSpec, GateSpec, Measurement, ModelSpec, Plan, RuleSpec, SuiteSpec, VariantSpec
+from harness.records import DocumentsSpec, Measurement, ModelSpec
 from harness.rules import Rule
 from harness.rules.at_most import AtMost
 from harness.rules.not_worse import NotWorse

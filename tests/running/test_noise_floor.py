@@ -22,10 +22,11 @@ from harness.measures.layer_error import LayerError
 from harness.measures.logits import Logits
 from harness.measures.outliers import Outliers
 from harness.measures.perplexity import Perplexity
+from harness.planning.specs import SuiteSpec
 from harness.probes.channels import Channels
 from harness.probes.layers import Layers
 from harness.probes.tokens import Tokens
-from harness.records import Measurement, NoiseFloor, NoiseFloorSpec, SuiteSpec
+from harness.records import Measurement, NoiseFloor, NoiseFloorSpec
 from harness.running.noise_floor import floors, observe_perturbed, with_floors
 from tests.helpers.pass_pairs import Loaded, Silent, damaged, gpt2, llama, louder, make_documents, observe
 

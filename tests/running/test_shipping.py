@@ -18,9 +18,10 @@ from harness.measures.artifact import Artifact as ArtifactMeasure
 from harness.measures.divergence import Divergence
 from harness.models.adapters import attach_adapter
 from harness.models.loading import load
+from harness.planning.specs import GateSpec, Plan, RuleSpec, SuiteSpec, VariantSpec
 from harness.probes.artifact import Artifact
 from harness.probes.tokens import Tokens
-from harness.records import DocumentsSpec, GateSpec, Measurement, ModelSpec, Plan, RuleSpec, SuiteSpec, VariantSpec
+from harness.records import DocumentsSpec, Measurement, ModelSpec
 from harness.rules.at_most import AtMost
 from harness.run import run_group
 from harness.running.pairs import Observed

@@ -14,11 +14,12 @@ from harness.measures.layer_error import LayerError
 from harness.measures.memory import Memory
 from harness.measures.outliers import Outliers
 from harness.measures.perplexity import Perplexity
-from harness.records import DocumentsSpec, GateSpec, Measurement, RuleSpec, Skipped, SuiteSpec
+from harness.planning.specs import GateSpec, RuleSpec, SuiteSpec
+from harness.records import DocumentsSpec, Measurement, Skipped
 from harness.rules import Rule
 from harness.rules.at_most import AtMost
 from harness.rules.not_worse import NotWorse
-from harness.sampling.looks import Look, measured_at, watched_metrics, watched_rules
+from harness.sampling.looks import Look, measured_at, watched_rules
 from harness.sampling.slices import asked_for, measure_slices
 from harness.statistics import Betting, GroupSequential
 
@@ -80,10 +81,10 @@ def test_a_part_that_was_drawn_whole_is_not_looked_at_again() -> None:
 
 
 def test_only_tables_with_rows_by_document_are_watched() -> None:
-    assert "perplexity.ratio" in watched_metrics(Perplexity())
-    assert "layers.worst" in watched_metrics(LayerError())
-    assert watched_metrics(Outliers()) == []
-    assert watched_metrics(Memory()) == []
+    assert "perplexity.ratio" in Perplexity().metrics_by_document()
+    assert "layers.worst" in LayerError().metrics_by_document()
+    assert Outliers().metrics_by_document() == []
+    assert Memory().metrics_by_document() == []
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,8 @@ import pytest
 from harness.judge import judge, overall
 from harness.measures.memory import Memory
 from harness.measures.perplexity import Perplexity
-from harness.records import GateSpec, Measurement, RuleSpec, Skipped, Slice
+from harness.planning.specs import GateSpec, RuleSpec
+from harness.records import Measurement, Skipped, Slice
 from harness.rules import Rule
 from harness.rules.not_worse import NotWorse
 from harness.sampling.slices import asked_for, measure_slices, parts

@@ -6,7 +6,8 @@ import io
 
 from rich.console import Console
 
-from harness.records import GateSpec, RuleSpec, Verdict
+from harness.planning.specs import GateSpec, RuleSpec
+from harness.records import Verdict
 from harness.report.terminal import Terminal
 from harness.rules.at_most import AtMost
 from harness.selftest.mutants import Variation

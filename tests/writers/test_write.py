@@ -77,7 +77,7 @@ DAMAGE: dict[str, tuple[Callable[[str], bytes], str]] = {
     "key twice": (lambda text: text.replace('"name": ', '"name": "", "name": ', 1).encode(), "twice"),
     "list": (lambda text: b"[]", "schema_version"),
     "foreign": (lambda text: b'{"format": 1}', "schema_version"),
-    "newer": (change("schema_version", 2), "found schema_version 2, wanted 1"),
+    "newer": (change("schema_version", 3), "found schema_version 3, wanted 2"),
     "version is text": (change("schema_version", "1"), "found schema_version '1'"),
     "version is true": (change("schema_version", True), "found schema_version True"),
     "unknown key": (change("vendor", 1), "vendor"),

@@ -14,7 +14,8 @@ from harness.forecast.measured import Measured, measured
 from harness.forecast.model_size import model_size
 from harness.forecast.sizes import tasks_of
 from harness.measures import Measure
-from harness.records import Metric, Plan, Run, SuiteSpec
+from harness.planning.specs import Plan, SuiteSpec
+from harness.records import Metric, Run
 from harness.tables.store import Reader
 
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import Literal
 
-from harness.records import RuleSpec
-from harness.rules import Rule
+from harness.planning.specs import RuleSpec
 
 Severity = Literal["error", "warning"]
 LIMITS = ("margin", "limit", "share")
@@ -42,7 +41,7 @@ def key_of(index: int, spec: RuleSpec, field: str = "") -> str:
 
 def weight(spec: RuleSpec) -> Severity:
     """How much it matters that a rule cannot do its work: by its level."""
-    return "error" if cast(Rule, spec.rule).level == "block" else "warning"
+    return "error" if spec.rule.level == "block" else "warning"
 
 
 def exit_code(findings: Iterable[Finding]) -> int:

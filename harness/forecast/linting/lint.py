@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import cast
 
 from harness.forecast.linting.chance import guess_passes
 from harness.forecast.linting.evidence import Evidence, every_metric
@@ -11,8 +10,9 @@ from harness.forecast.linting.findings import Finding, key_of, weight
 from harness.forecast.linting.noise import within_noise
 from harness.forecast.linting.slices import unreachable
 from harness.forecast.needs import Need, needs
+from harness.planning.specs import GateSpec, RuleSpec
 from harness.plugins import nearest
-from harness.records import GateSpec, Measurement, RuleSpec
+from harness.records import Measurement
 from harness.records.patterns import could_match
 from harness.rules import Rule
 from harness.statistics import clopper_pearson
@@ -137,4 +137,4 @@ def _named(need: Need, more: int) -> str:
 
 
 def _rule(spec: RuleSpec) -> Rule:
-    return cast(Rule, spec.rule)
+    return spec.rule

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import cast
 
 from harness.forecast.linting.evidence import Evidence
 from harness.forecast.linting.findings import Finding, key_of, weight
 from harness.forecast.needs import Need
-from harness.measures import Measure
 from harness.planning.noise_floor import REMEDY, without_floor
-from harness.records import NoiseFloor, RuleSpec
+from harness.planning.specs import RuleSpec
+from harness.records import NoiseFloor
 from harness.records.patterns import could_match
 
 RESOLUTION = {"float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}
@@ -62,10 +61,10 @@ def _lacking(need: Need, evidence: Evidence) -> str:
         return ""
     if evidence.suites:
         reasons = [
-            without_floor(suite, cast(Measure, measure), metric)
+            without_floor(suite, measure, metric)
             for suite in evidence.suites
             for measure in suite.measures
-            for metric in cast(Measure, measure).produces()
+            for metric in measure.produces()
             if could_match(need.metric, metric.name)
         ]
         return next(filter(None, reasons), "")

@@ -5,15 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import cast
 
 from harness.data.documents import read_documents
 from harness.forecast.linting.evidence import Evidence, every_metric_by_table
 from harness.forecast.linting.findings import Finding, key_of, weight
-from harness.measures import Measure
-from harness.records import DocumentsSpec, HubData, RuleSpec, SuiteSpec
+from harness.planning.specs import RuleSpec, SuiteSpec
+from harness.records import DocumentsSpec, HubData
 from harness.records.patterns import could_match, matches
-from harness.rules import Rule
 from harness.sampling.slices import UNLABELLED
 from harness.system.resources import POCKET_SPLITS
 
@@ -23,7 +21,7 @@ NOT_BY_DOCUMENT = frozenset({"calibration_data", "channels", "items", "timings",
 
 def unreachable(index: int, spec: RuleSpec, evidence: Evidence) -> Iterator[Finding]:
     """What is wrong with the slices that a rule names: it is then an error in every run."""
-    rule = cast(Rule, spec.rule)
+    rule = spec.rule
     if rule.slices is None:
         return
     key, why = key_of(index, spec, "slices"), "a rule on slices that nobody measures is an error in every run"
@@ -52,16 +50,15 @@ def unreachable(index: int, spec: RuleSpec, evidence: Evidence) -> Iterator[Find
 
 def _tables(pattern: str, evidence: Evidence) -> set[str]:
     """The tables behind the metrics that a pattern can mean."""
-    measures = [cast(Measure, measure) for suite in evidence.suites for measure in suite.measures]
+    measures = [measure for suite in evidence.suites for measure in suite.measures]
     known = [(measure.table, metric) for measure in measures for metric in measure.produces()]
     return {table for table, metric in known or every_metric_by_table() if could_match(pattern, metric.name)}
 
 
 def _matching(suite: SuiteSpec, pattern: str) -> bool:
-    found = [cast(Measure, measure) for measure in suite.measures]
     return any(
         could_match(pattern, metric.name)
-        for measure in found
+        for measure in suite.measures
         if measure.table not in NOT_BY_DOCUMENT
         for metric in measure.produces()
     )

@@ -13,7 +13,8 @@ from harness.forecast.linting.findings import Finding, exit_code
 from harness.forecast.linting.lint import lint
 from harness.forecast.notes import findings_of
 from harness.plan import load_gate, load_suite, make_plan
-from harness.records import Measurement, NoiseFloor, Plan, Run
+from harness.planning.specs import Plan
+from harness.records import Measurement, NoiseFloor, Run
 from harness.tables.store import Store
 from tests.helpers.made_run import make_run
 

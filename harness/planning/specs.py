@@ -1,0 +1,91 @@
+"""What one variant file asks for, resolved and typed: the plan, its suites and its gates."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, SerializeAsAny
+
+from harness.backends import Backend
+from harness.measures import Measure
+from harness.probes import Probe
+from harness.records import CalibrationSpec, DocumentsSpec, ModelSpec, NoiseFloorSpec, Sequential
+from harness.records.base import Record
+from harness.records.plan import GGUF, Dtype
+from harness.rules import Rule
+
+
+class VariantSpec(Record):
+    """The compressed side: a checkpoint (``model``) or the reference itself, then backend steps in order.
+
+    file: the GGUF file to take from a folder or a repository of the hub. engine: what computes; ``llama_cpp`` runs a
+    GGUF file with the kernels of llama.cpp, ``transformers`` dequantizes it. tokenizer: the checkpoint's own, or the
+    reference's where the vocabulary is the same. adapter: the folder of a PEFT adapter; with ``merge`` it becomes part
+    of the weights before the steps, else it is computed beside them on top of what the steps made (QLoRA).
+    artifact: whether a variant that is made here is written as it would be shipped (``runs/<name>/artifact``), read
+    back in a fresh process and compared with the model in memory; done where a suite has the measure ``artifact``. A
+    checkpoint without steps is what would be shipped, so nothing is written.
+    """
+
+    model: str = Field(default="reference", min_length=1)
+    file: str | None = None
+    revision: str | None = None
+    dtype: Dtype | None = None
+    trust_remote_code: bool = False
+    engine: Literal["transformers", "llama_cpp"] = "transformers"
+    tokenizer: Literal["own", "reference"] = "own"
+    adapter: str | None = None
+    merge: bool = False
+    compress: tuple[SerializeAsAny[Backend], ...] = ()
+    artifact: Literal["save", "none"] = "save"
+
+    @property
+    def is_gguf(self) -> bool:
+        """Whether the checkpoint is a GGUF file, on this machine or on the hub."""
+        return self.file is not None or self.model.endswith(GGUF)
+
+    @property
+    def made_here(self) -> bool:
+        """Whether the variant exists only in memory: steps or a merged adapter made it from other files."""
+        return bool(self.compress) or (self.adapter is not None and self.merge)
+
+
+class SuiteSpec(Record):
+    """A named suite: documents, the measures wanted, and the probes (with merged settings) they need."""
+
+    name: str
+    source: str
+    documents: DocumentsSpec | None = None
+    measures: tuple[SerializeAsAny[Measure], ...] = Field(min_length=1)
+    probes: tuple[SerializeAsAny[Probe], ...] = ()
+    noise_floor: NoiseFloorSpec | None = None
+
+
+class RuleSpec(Record):
+    """One rule of a gate and where it is written (``file:line``)."""
+
+    rule: SerializeAsAny[Rule]
+    where: str
+
+
+class GateSpec(Record):
+    """A named gate: its rules in file order. sequential: as its file has it, None where it takes the default."""
+
+    name: str
+    source: str
+    sequential: Sequential | None = None
+    rules: tuple[RuleSpec, ...] = Field(min_length=1)
+
+
+class Plan(Record):
+    """Everything one variant file asks for, checked before a model is loaded."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
+    source: str
+    reference: ModelSpec
+    variant: VariantSpec
+    target: str | None = None
+    """The hardware that the variant is meant for, by its name in the table of kernels."""
+    calibration: CalibrationSpec | None = None
+    suites: tuple[SuiteSpec, ...] = Field(min_length=1)
+    gates: tuple[GateSpec, ...] = Field(min_length=1)
