@@ -1,10 +1,12 @@
 """Backends × methods × models: what runs here, what it costs, and how libraries compare with our simulations. A script.
 
     python tests/bench/matrix.py --out .github/MATRIX.md [--work runs/matrix] [--only torchao] [--models pocket llama]
+    python tests/bench/matrix.py --out .github/MATRIX.md --page-only
 
-Every row is a variant file like a user's, measured as ``harness check`` does. Rows are kept in the work folder and
-taken from there again while their settings, the code of the harness and the versions of the libraries are the same, so
-that a run that was stopped goes on where it was. To add a backend, add its cases to ``matrix_cases.py``.
+All numbers go into the folder ``data`` beside the page, which is a digest of them; ``--page-only`` makes the digest of
+what is there. Every row is a variant file like a user's, measured as ``harness check`` does. Rows are kept in the work
+folder and taken from there again while their settings, the code of the harness and the versions of the libraries are
+the same, so that a run that was stopped goes on where it was. To add a backend, add its cases to ``matrix_cases.py``.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +33,18 @@ from harness.plan import make_plan
 from harness.system.environment import prepare_threads
 from harness.tables.store import Reader
 from tests.bench.matrix_cases import CASES, Case, Sizes
-from tests.bench.matrix_page import Row, page, versions
+from tests.bench.matrix_page import (
+    Comparison,
+    Matrix,
+    Result,
+    Row,
+    comparisons,
+    digest,
+    read_data,
+    results,
+    versions,
+    write_data,
+)
 
 if TYPE_CHECKING:
     from harness.running.pairs import Observed
@@ -162,7 +176,7 @@ def run(model: Model, cases: Sequence[Case], work: Path, show: Callable[[str], N
             row = replace(found, took=took)
             (folder / f"{case.slug}.json").write_text(json.dumps(asdict(row)))
             rows[case.name] = row
-            said = f"not run: {row.failed}" if row.failed else f"KL {row.kl:.5f}, {row.bits:.2f} bits, {row.kernel}"
+            said = f"not run: {row.failed}" if row.failed else f"KL {row.kl:.5f}, {row.bits:.2f} bits"
             show(f"{model.name}: {case.name}: {said}")
     return {case.name: rows[case.name] for case in cases}
 
@@ -221,9 +235,12 @@ def row_of(key: str, observed: Observed, folder: Path) -> Row:
     if tokens is None or kl.change is None:
         return Row(key, failed="KL is not finite")
     bytes_now = found["memory.weight_bytes"].variant
+    touched = [each for each in observed.variant.modules if each.backend or each.activations]
     return Row(
         key,
-        kernel=kernels(observed),
+        real=sum(each.kernel == "real" for each in touched),
+        simulated=sum(each.kernel == "simulated" for each in touched),
+        cache=observed.variant.cache is not None,
         kl=kl.change,
         low=kl.low,
         high=kl.high,
@@ -235,14 +252,6 @@ def row_of(key: str, observed: Observed, folder: Path) -> Row:
         tokens=tokens["kl"].tolist(),
         documents=tokens["document"].tolist(),
     )
-
-
-def kernels(observed: Observed) -> str:
-    """How many modules were compressed, and whether what they keep is what is multiplied."""
-    touched = [each for each in observed.variant.modules if each.backend or each.activations]
-    counts = {kind: sum(each.kernel == kind for each in touched) for kind in ("real", "simulated")}
-    said = [f"{count} {kind}" for kind, count in counts.items() if count]
-    return ", ".join([*said, *(["cache"] if observed.variant.cache else [])])
 
 
 def bits(observed: Observed) -> float:
@@ -276,7 +285,16 @@ def main() -> None:
     parser.add_argument("--models", nargs="*", default=[], help="these models alone")
     parser.add_argument("--only", default="", help="cases whose name contains this, and what stands beside them")
     parser.add_argument("--judged", type=int, default=30, help="documents to judge trained models on")
+    parser.add_argument("--page-only", action="store_true", help="make the page of the data that is there")
     options = parser.parse_args()
+    data = options.out.parent / "data"
+    if not options.page_only:
+        write_data(make(options), data)
+    options.out.write_text(digest(read_data(data)), encoding="utf-8")
+
+
+def make(options: argparse.Namespace) -> Matrix:
+    """Run what is not in the work folder yet."""
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     prepare_threads()
     import torch
@@ -284,14 +302,20 @@ def main() -> None:
     torch.set_num_threads(1)
     cases = [case for case in CASES if options.only in case.name]
     cases += [case for case in CASES if case not in cases and any(each.beside == case.name for each in cases)]
-    trained, families, missing = dict[str, dict[str, Row]](), dict[str, dict[str, Row]](), list[str]()
+    absent: list[str] = []
+    lines: list[Result] = []
+    pairs: list[Comparison] = []
+    took = 0.0
     for model in models(options.work, options.models, options.judged):
         if isinstance(model, str):
-            missing.append(model)
+            absent.append(model)
             continue
         rows = run(model, cases, options.work, lambda line: print(line, flush=True))
-        (families if model.untrained else trained)[model.name] = rows
-    options.out.write_text(page(cases, trained, families, missing), encoding="utf-8")
+        took += sum(row.took for row in rows.values())
+        lines += results(model.name, not model.untrained, rows, cases)
+        if not model.untrained:
+            pairs += comparisons(model.name, rows, cases)
+    return Matrix(str(datetime.now(UTC).date()), round(took / 60), versions(), absent, lines, pairs)
 
 
 if __name__ == "__main__":

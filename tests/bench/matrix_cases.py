@@ -46,7 +46,7 @@ class Sizes:
 class Case:
     """One row. made: its steps for a model. beside: name of the row with our own simulation of the same recipe.
 
-    differs: why their numbers may differ; shown where they do, and with ``always`` also where the interval holds 0.
+    differs: why their numbers may differ; shown where they do.
     files: writes what the variant is made from, of the model in a folder (first) into another; gives the other keys of
     ``variant``.
     """
@@ -56,7 +56,6 @@ class Case:
     made: Callable[[Sizes], Sequence[Step]]
     beside: str = ""
     differs: str = ""
-    always: bool = False
     files: Callable[[str, Path], Step] = lambda _model, _place: {}
 
     @property
@@ -84,18 +83,16 @@ def rtn_grouped(method: str, /, **fields: Any) -> Case:
     return Case("ours", method, lambda sizes: [{"backend": "round_to_nearest", **sizes.grouped, **fields}])
 
 
-def lib(backend: str, method: str, /, beside: str = "", differs: str = "", always: bool = False, **fields: Any) -> Case:
+def lib(backend: str, method: str, /, beside: str = "", differs: str = "", **fields: Any) -> Case:
     """A library's backend with settings that fit every model. beside: the method of our row."""
     ours = beside and f"ours: {beside}"
-    return Case(backend, method, lambda _: [{"backend": backend, **fields}], ours, differs, always)
+    return Case(backend, method, lambda _: [{"backend": backend, **fields}], ours, differs)
 
 
-def lib_grouped(
-    backend: str, method: str, /, beside: str = "", differs: str = "", always: bool = False, **fields: Any
-) -> Case:
+def lib_grouped(backend: str, method: str, /, beside: str = "", differs: str = "", **fields: Any) -> Case:
     """A library's backend in groups of the model's size."""
     ours = beside and f"ours: {beside}"
-    return Case(backend, method, lambda sizes: [{"backend": backend, **sizes.grouped, **fields}], ours, differs, always)
+    return Case(backend, method, lambda sizes: [{"backend": backend, **sizes.grouped, **fields}], ours, differs)
 
 
 def steps(*fixed: Step) -> Callable[[Sizes], Sequence[Step]]:
