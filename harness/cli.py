@@ -137,8 +137,14 @@ def selftest(gate: str, suite: str, model: str, only: tuple[str, ...], out: Path
 
 
 @app.command(name="list")
-def list_everything() -> int:
+@click.option("--terms", is_flag=True, help="Explain the terms used in files, reports and messages instead.")
+def list_everything(terms: bool) -> int:
     """List every suite, gate, target, measure, backend, rule, probe and writer with its description."""
+    if terms:
+        from harness.commands.terms import print_terms
+
+        print_terms()
+        return 0
     from harness.commands.catalogue import print_catalogue
 
     print_catalogue()

@@ -20,12 +20,12 @@ def print_catalogue() -> None:
     console = Console()
     for kind in ("suites", "gates"):
         rows = [(name, read_description(shipped_file(kind, name))) for name in shipped_names(kind)]
-        console.print(_table(kind, rows))
-    console.print(_table("targets", list(profiles().targets.items())))
+        console.print(catalogue_table(kind, rows))
+    console.print(catalogue_table("targets", list(profiles().targets.items())))
     for family in FAMILIES:
         found = {name: load(family, name) for name in names(family)}
         said = [(name, f"{each.summary()}{_needs(each)}") for name, each in found.items()]
-        console.print(_table(family, said))
+        console.print(catalogue_table(family, said))
 
 
 def _needs(found: type[Plugin]) -> str:
@@ -38,7 +38,8 @@ def _needs(found: type[Plugin]) -> str:
     return f" (needs {', '.join(missing or found.requires)}, {how})"
 
 
-def _table(title: str, rows: list[tuple[str, str]]) -> Table:
+def catalogue_table(title: str, rows: list[tuple[str, str]]) -> Table:
+    """Names with their descriptions under a title."""
     table = Table(title=title, title_justify="left", box=None, show_header=False, pad_edge=False, expand=False)
     table.add_column(style="bold", no_wrap=True)
     table.add_column()
