@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from zipfile import ZipFile
 
 import pytest
 
@@ -20,6 +21,7 @@ def test_an_installed_wheel_checks_the_embedded_model(tmp_path: Path) -> None:
     pip = [sys.executable, "-m", "pip", "--quiet"]
     subprocess.run([*pip, "wheel", "--no-deps", "--wheel-dir", tmp_path, ROOT], check=True, cwd=tmp_path)
     (wheel,) = tmp_path.glob("*.whl")
+    assert "harness/py.typed" in ZipFile(wheel).namelist()
     subprocess.run([*pip, "install", "--no-deps", "--target", site, wheel], check=True, cwd=tmp_path)
 
     def harness(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -27,6 +29,7 @@ def test_an_installed_wheel_checks_the_embedded_model(tmp_path: Path) -> None:
         command = [sys.executable, "-m", "harness", *arguments]
         return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
 
+    assert "tokenizer mismatch" in harness("list", "--terms").stdout
     listed = harness("list")
     assert listed.returncode == 0, listed.stderr
     for name in ("smoke", "core", "standard", "ship", "strict", "cuda-9.0", "round_to_nearest"):
