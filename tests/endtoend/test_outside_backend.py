@@ -1,4 +1,4 @@
-"""A backend in a package of its own, installed like any other: the one that the contributing guide shows."""
+"""A backend in a package of its own, installed like any other: the one that its guide shows."""
 
 from __future__ import annotations
 
@@ -20,14 +20,13 @@ from harness.testing.model_cases import ModelCases
 torch.set_num_threads(1)
 
 ROOT = Path(__file__).parents[2]
-GUIDE = ROOT / ".github" / "CONTRIBUTING.md"
+GUIDE = ROOT / ".github" / "guides" / "backend.md"
 MODULE = "stochastic_rounding.py"
 
 
 def shown() -> dict[str, str]:
-    """The files of the package by path: every block of the section that opens with one."""
-    section = GUIDE.read_text().split("## A backend of your own")[1].split("\n## ")[0]
-    return dict(re.findall(r"```\w+\n# (\S+)\n(.*?)```", section, re.DOTALL))
+    """The files of the package by path: every block of the guide that opens with one."""
+    return dict(re.findall(r"```\w+\n# (\S+)\n(.*?)```", GUIDE.read_text(), re.DOTALL))
 
 
 @pytest.fixture(scope="module")
