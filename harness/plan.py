@@ -11,6 +11,7 @@ from harness.backends import Backend
 from harness.errors import PlanError, Problem
 from harness.planning.artifact import check_artifact
 from harness.planning.checking import Checker
+from harness.planning.checkpoints import DISTRIBUTION
 from harness.planning.composition import check_composition
 from harness.planning.gate_file import Gate, check_extending, check_metrics, check_obstacles, read_gate
 from harness.planning.locating import is_slug, unknown_name
@@ -24,8 +25,6 @@ from harness.system.yaml_file import read_yaml
 from harness.system.yaml_values import KeyPath, describe
 
 KEYS = ("name", "reference", "variant", "target", "calibration", "suites", "gates")
-DISTRIBUTION = "lm-shipcheck"
-"""The name under which pip knows this project."""
 
 
 def make_plan(path: Path) -> Plan:
@@ -117,6 +116,8 @@ def check_together(plans: Sequence[Plan]) -> Sequence[Plan]:
 def resolved(plan: Plan) -> dict[str, Any]:
     """The plan as plain data for run.json: every default written out, every plugin with its name."""
     record = plan.model_dump(mode="json")
+    engine = plan.variant.engine
+    record["variant"]["engine"] = _named("engine", engine) if engine.settings() else engine.kind
     record["variant"]["compress"] = [_named("backend", step) for step in plan.variant.compress]
     for suite, out in zip(plan.suites, record["suites"], strict=True):
         out["measures"] = [_named("measure", measure) for measure in suite.measures]

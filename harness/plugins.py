@@ -1,6 +1,6 @@
 """Finding plugins: by file name in a family's folder, or by entry point; imported only when named.
 
-Families: backends, probes, measures, rules, writers. ``harness/rules/at_most.py`` is the rule ``at_most``; an
+Families: backends, probes, measures, rules, writers, engines. ``harness/rules/at_most.py`` is the rule ``at_most``; an
 outside package adds one with an entry point in the group ``harness.rules`` whose value is the plugin class. A shipped
 name cannot be taken by an entry point.
 """
@@ -19,8 +19,8 @@ from typing import Literal
 from harness.errors import HarnessError
 from harness.records.base import Plugin
 
-Family = Literal["backends", "probes", "measures", "rules", "writers"]
-FAMILIES: tuple[Family, ...] = ("backends", "probes", "measures", "rules", "writers")
+Family = Literal["backends", "probes", "measures", "rules", "writers", "engines"]
+FAMILIES: tuple[Family, ...] = ("backends", "probes", "measures", "rules", "writers", "engines")
 
 
 class UnknownPluginError(HarnessError):

@@ -140,6 +140,7 @@ TOYS: dict[str, dict[str, type[Plugin]]] = {
     },
     "rules": {"toy_below": Below},
     "writers": {},
+    "engines": {},
 }
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from harness.backends.round_to_nearest import RoundToNearest
 from harness.errors import DataError, HarnessError, ModelError
+from harness.measures import Measure
 from harness.measures.artifact import Artifact
 from harness.measures.divergence import Divergence
 from harness.measures.generation import Generation
@@ -26,7 +27,8 @@ from harness.probes.layers import Layers
 from harness.probes.timings import Timings
 from harness.probes.tokens import Tokens
 from harness.probes.weights import Weights
-from harness.records import DocumentsSpec, Measurement, ModelSpec, NoiseFloorSpec
+from harness.records import DocumentsSpec, Measurement, ModelSpec, NoiseFloorSpec, Served
+from harness.records.plan import SERVED
 from harness.rules.at_most import AtMost
 from harness.run import group_plans, run_group
 from harness.running.pairs import Observed
@@ -234,10 +236,11 @@ def test_what_a_backend_does_not_serve_is_skipped_with_that_reason(models: Path)
     assert isinstance(deaf, Observed), deaf
     assert isinstance(whole, Observed), whole
     skipped = {entry.measure: entry.reason for entry in deaf.skipped}
-    for measure, need in ((LayerError(), "hooks"), (Latency(), "cache"), (Generation(), "generation")):
+    needs: list[tuple[Measure, Served]] = [(LayerError(), "hooks"), (Latency(), "cache"), (Generation(), "generation")]
+    for measure, need in needs:
         for metric in measure.produces():
-            assert skipped[metric.name] == f"the backend deaf does not serve {need}"
-    assert not any("does not serve" in entry.reason for entry in whole.skipped)
+            assert skipped[metric.name] == f"the backend deaf gives no access to {SERVED[need]}"
+    assert not any("gives no access" in entry.reason for entry in whole.skipped)
     assert {entry.name for entry in deaf.measurements} < {entry.name for entry in whole.measurements}
     assert {"perplexity.ratio", "memory.weight_bytes"} <= {entry.name for entry in deaf.measurements}
 

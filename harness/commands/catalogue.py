@@ -7,8 +7,10 @@ from rich.table import Table
 from rich.text import Text
 
 from harness.backends import Backend
+from harness.engines import Engine
 from harness.hardware.profiles import profiles
-from harness.plan import DISTRIBUTION, is_installed
+from harness.plan import is_installed
+from harness.planning.checkpoints import DISTRIBUTION
 from harness.plugins import FAMILIES, load, names
 from harness.records import Plugin
 from harness.system.resources import shipped_file, shipped_names
@@ -29,8 +31,8 @@ def print_catalogue() -> None:
 
 
 def _needs(found: type[Plugin]) -> str:
-    """Which libraries a backend needs, and how to install them where they are missing."""
-    if not issubclass(found, Backend) or not found.requires:
+    """Which libraries a backend or an engine needs, and how to install them where they are missing."""
+    if not issubclass(found, Backend | Engine) or not found.requires:
         return ""
     missing = [name for name in found.requires if not is_installed(name)]
     what = f"{DISTRIBUTION}[{found.extra}]" if found.extra else " ".join(missing)

@@ -160,7 +160,7 @@ def _memory(plan: Plan, reference: ModelSize | str, variant: ModelSize | str) ->
         return None, variant
     dtype = plan.reference.dtype
     own = plan.variant.dtype or dtype
-    dequantized = plan.variant.is_gguf and plan.variant.engine == "transformers"
+    dequantized = plan.variant.is_gguf and plan.variant.engine.logits_dtype is None
     floats = variant is reference or bool(plan.variant.compress) or dequantized
     second = variant.parameters * BYTES[own] if floats else variant.stored_bytes
     kept = f"in {own}" if floats else "as its files are"

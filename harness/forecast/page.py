@@ -50,7 +50,7 @@ def _models(plan: Plan) -> Iterator[str]:
     same = variant.model in ("reference", reference.model)
     what = "the reference" if same else f"{variant.model}: {_size(plan, variant.model)}"
     steps = f"{len(variant.compress)} step{'s' * (len(variant.compress) != 1)}"
-    computed = "llama.cpp" if variant.engine == "llama_cpp" else variant.dtype or reference.dtype
+    computed = variant.dtype or reference.dtype if variant.engine.logits_dtype is None else variant.engine.kind
     yield f"  variant      {what}, {computed}, {steps}"
     if variant.adapter:
         place = "merged before the steps" if variant.merge else "beside the weights"

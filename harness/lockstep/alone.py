@@ -17,6 +17,7 @@ from harness.errors import ModelError
 from harness.lockstep.batches import Batch, plan_batches
 from harness.lockstep.decoder import VERIFIED_TOKENS, Decoder
 from harness.lockstep.driver import CHUNK_VALUES, CPU_TOKENS, GPU_TOKENS, out_of_memory
+from harness.models.language_model import LanguageModel
 
 Floats = NDArray[np.float64]
 
@@ -39,7 +40,7 @@ def likelihoods(decoder: Decoder, documents: Sequence[NDArray[np.int64]]) -> lis
     return [found[index] for index in range(len(documents))]
 
 
-def prepared(name: str, model: object, ids: NDArray[np.int64]) -> Decoder:
+def prepared(name: str, model: LanguageModel, ids: NDArray[np.int64]) -> Decoder:
     """The model in halves, tried on the beginning of one document."""
     decoder = Decoder(name, model)
     with torch.no_grad():

@@ -21,6 +21,7 @@ from harness.errors import HarnessError, ModelError
 from harness.lockstep.arrangement import Arrange, Gatherer, moves
 from harness.lockstep.batches import Batch
 from harness.lockstep.recording import Tap
+from harness.models.language_model import LanguageModel
 
 VERIFIED_TOKENS = 128
 """How many positions the two ways of computing logits are compared on before a pass."""
@@ -32,18 +33,22 @@ class Decoder:
     arrange: how the documents of a batch run, where they do not run together.
     """
 
-    def __init__(self, name: str, model: Any, arrange: Arrange | None = None) -> None:
-        self.name, self.model = name, model
+    def __init__(self, name: str, model: LanguageModel, arrange: Arrange | None = None) -> None:
+        self.name, self.language_model = name, model
         self._arrange, self._gatherer = arrange, Gatherer()
         self.whole = ""
         self._trunk: nn.Module | None = None
         self._answer: type[Any] | None = None
 
     @property
+    def modules(self) -> Any:
+        """The modules of the model; None where its engine gives no access to them."""
+        return self.language_model.modules
+
+    @property
     def device(self) -> torch.device:
         """Where token ids go."""
-        device: torch.device = self.model.get_input_embeddings().weight.device
-        return device
+        return self.language_model.device
 
     def prepare(self, ids_1T: Tensor) -> Tensor:
         """Find the trunk by trying: halves must give the logits of the plain forward. Returns those [T, V].
@@ -121,13 +126,12 @@ class Decoder:
             return states_ND
         stand_in = torch.zeros(1, len(states_ND), dtype=torch.int64, device=states_ND.device)
         with _answering(self._trunk, self._answer(last_hidden_state=states_ND[None])):
-            output = self.model(input_ids=stand_in, use_cache=False, return_dict=True)
-        logits_NV: Tensor = output.logits[0]
-        return logits_NV
+            return self.language_model.logits(stand_in)[0]
 
     def _plain(self, ids_BT: Tensor, mask_BT: Tensor | None, positions_BT: Tensor | None = None) -> Tensor:
-        output = self._call(self.model, ids_BT, mask_BT, positions_BT)
-        logits_BTV: Tensor = output.logits
+        if self.modules is not None:
+            self._check_positions(self.modules, positions_BT)
+        logits_BTV = self.language_model.logits(ids_BT, mask_BT, positions_BT)
         if logits_BTV.dim() != 3 or logits_BTV.shape[:2] != ids_BT.shape:
             raise ModelError(
                 f"{self.name}: found logits of shape {tuple(logits_BTV.shape)} for token ids of shape "
@@ -137,19 +141,26 @@ class Decoder:
 
     def _call(self, module: Any, ids_BT: Tensor, mask_BT: Tensor | None, positions_BT: Tensor | None) -> Any:
         named: dict[str, Any] = {"input_ids": ids_BT, "attention_mask": mask_BT}
+        self._check_positions(module, positions_BT)
         if positions_BT is not None:
-            if "position_ids" not in inspect.signature(module.forward).parameters:
-                raise ModelError(
-                    f"{self.name}: {type(module).__name__} takes no position_ids, wanted for documents that are padded "
-                    "on the left; remove padding_side from the suite's noise_floor"
-                )
             named["position_ids"] = positions_BT
         return module(**named, use_cache=False, return_dict=True)
 
+    def _check_positions(self, module: Any, positions_BT: Tensor | None) -> None:
+        """Raise ModelError where positions are given to a module that does not take any."""
+        if positions_BT is not None and "position_ids" not in inspect.signature(module.forward).parameters:
+            raise ModelError(
+                f"{self.name}: {type(module).__name__} takes no position_ids, which documents that are padded on the "
+                "left need; remove padding_side from the suite's noise_floor"
+            )
+
     def _candidates(self) -> Iterator[nn.Module]:
-        seen: list[nn.Module] = [self.model]
-        decoder = self.model.get_decoder() if hasattr(self.model, "get_decoder") else None
-        for trunk in (self.model.base_model, decoder):
+        model = self.modules
+        if model is None:
+            return
+        seen: list[nn.Module] = [model]
+        decoder = model.get_decoder() if hasattr(model, "get_decoder") else None
+        for trunk in (model.base_model, decoder):
             if isinstance(trunk, nn.Module) and not any(trunk is other for other in seen):
                 seen.append(trunk)
                 yield trunk

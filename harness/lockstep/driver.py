@@ -68,7 +68,8 @@ def shared_pass(
     Raises DataError when there is nothing to score, ModelError when the two sides cannot be compared.
     """
     ways = (None, *(arranged or (None,) * len(variants)))
-    sides = [Decoder(loaded.name, loaded.model, way) for loaded, way in zip((reference, *variants), ways, strict=True)]
+    every = (reference, *variants)
+    sides = [Decoder(loaded.name, loaded.language_model, way) for loaded, way in zip(every, ways, strict=True)]
     tokens = batch_tokens or (CPU_TOKENS if sides[0].device.type == "cpu" else GPU_TOKENS)
     stages = plan_stages(documents, tokens, looks.sizes if looks else ())
     batches = [batch for stage in stages for batch in stage]
@@ -78,8 +79,7 @@ def shared_pass(
         return read_report(sinks)
     # Not inference_mode, here and elsewhere: tensors of some libraries (quanto with 4 bits) cannot be used in it.
     with torch.no_grad():
-        loaded = (reference, *variants)
-        ready = _prepare(sides, loaded, batches, documents, probes, sinks, kernel, repeating=not arranged)
+        ready = _prepare(sides, every, batches, documents, probes, sinks, kernel, repeating=not arranged)
         ready.go(stages, sinks, progress, looks)
     report = read_report(sinks)
     return replace(report, notes=report.notes + ready.late_notes)
@@ -151,11 +151,13 @@ class _Pass:
     def _hooks(self) -> Iterator[None]:
         with ExitStack() as stack:
             for side, decoder in enumerate(self.sides, start=REFERENCE):
+                if decoder.modules is None:
+                    continue
                 inputs = collect_taps(self.recorders, side, inputs=True)
                 outputs = collect_taps(self.recorders, side, inputs=False)
                 inputs, outputs = decoder.watched(inputs), decoder.watched(outputs)
                 calls = [pair for recorder in self.recorders for pair in recorder.calls(side).items()]
-                stack.enter_context(attached(decoder.model, side, self.stage, inputs, outputs, calls))
+                stack.enter_context(attached(decoder.modules, side, self.stage, inputs, outputs, calls))
             yield
 
     def _observe(self, batch: Batch, variants: Sequence[int]) -> dict[int, _Found]:
@@ -289,7 +291,7 @@ def _whole_notes(side: Decoder) -> Iterator[Note]:
 
 def _check_ids(sides: Sequence[Decoder], documents: Sequence[EncodedDocument]) -> None:
     for side in sides:
-        known = side.model.get_input_embeddings().num_embeddings
+        known = side.language_model.token_ids
         for document in documents:
             if len(document.ids) and not 0 <= document.ids.min() <= document.ids.max() < known:
                 raise ModelError(

@@ -61,7 +61,7 @@ def under(condition: Condition, reference: LoadedModel) -> tuple[LoadedModel, Ar
         return replace(reference, name=condition), ARRANGED[condition]
     make = other_attention if condition == "attention" else rounded_otherwise
     try:
-        return replace(reference, name=condition, model=make(reference.model)), None
+        return reference.with_modules(condition, make(reference.model)), None
     except (ValueError, ImportError, RuntimeError, AttributeError, TypeError) as error:
         raise ModelError(
             f"{reference.name}: the noise floor under {condition} cannot be had ({type(error).__name__}: {error}); "

@@ -44,32 +44,37 @@ def survey(reference: Decoder, variants: Sequence[Decoder], ids_1T: Tensor, voca
     Watched are decoder blocks, their attention and MLP, stacks of experts as one module, and every linear layer except
     the output head and experts that are modules of their own, which see only some tokens.
     """
-    every = candidates(reference.model)
+    every = candidates(reference.modules)
     alone = {name: _ROUTED for name in every if _EXPERT.search(name)}
     kinds = {name: kind for name, kind in every.items() if name not in alone}
     trace = _trace(reference, kinds, ids_1T)
     traces = [
-        _trace(variant, {name: kind for name, kind in kinds.items() if _has(variant.model, name)}, ids_1T)
+        _trace(variant, {name: kind for name, kind in kinds.items() if _has(variant.modules, name)}, ids_1T)
         for variant in variants
     ]
     rows = ids_1T.numel()
     unpaired = [_unpaired(trace, other, rows) for other in traces]
     for missing, variant in zip(unpaired, variants, strict=True):
-        extra = candidates(variant.model)
-        missing |= {name: "only the variant has it" for name in extra if not _has(reference.model, name)} | alone
+        extra = candidates(variant.modules)
+        missing |= {name: "only the variant has it" for name in extra if not _has(reference.modules, name)} | alone
     usable = {name: call for name, call in trace.items() if not _unusable(call, rows)}
-    blocks = _block_numbers(reference.model)
+    blocks = _block_numbers(reference.modules)
     return Layout(
         outputs=tuple(_outputs(usable, traces, kinds, unpaired)),
         inputs=tuple(_inputs(usable, kinds, blocks)),
         vocabulary=vocabulary,
         unpaired=tuple(dict(sorted(missing.items())) for missing in unpaired),
-        experts=tuple(experts_of(side.model) for side in (reference, *variants)),
+        experts=tuple(() if side.modules is None else experts_of(side.modules) for side in (reference, *variants)),
     )
 
 
 def candidates(model: Any) -> dict[str, Kind]:
-    """Name and kind of every module worth watching, in the order of ``named_modules``, without the head."""
+    """Name and kind of every module worth watching, in the order of ``named_modules``, without the head.
+
+    None for a model whose engine gives no access to modules.
+    """
+    if model is None:
+        return {}
     head = model.get_output_embeddings()
     found: dict[str, Kind] = {}
     blocks = _block_numbers(model)
@@ -122,7 +127,9 @@ def _outer(name: str) -> Iterator[str]:
         yield name
 
 
-def _has(model: nn.Module, name: str) -> bool:
+def _has(model: nn.Module | None, name: str) -> bool:
+    if model is None:
+        return False
     try:
         model.get_submodule(name)
     except AttributeError:
@@ -132,6 +139,8 @@ def _has(model: nn.Module, name: str) -> bool:
 
 def _trace(decoder: Decoder, kinds: Mapping[str, Kind], ids_1T: Tensor) -> dict[str, _Call]:
     """Run the model once and keep what every named module was given and gave."""
+    if not kinds:
+        return {}
     calls: dict[str, _Call] = {}
     read: dict[str, tuple[Tensor | None, tuple[float, float]]] = {}
 
@@ -147,7 +156,7 @@ def _trace(decoder: Decoder, kinds: Mapping[str, Kind], ids_1T: Tensor) -> dict[
 
     with ExitStack() as stack:
         for name in kinds:
-            module = decoder.model.get_submodule(name)
+            module = decoder.modules.get_submodule(name)
             pre = module.register_forward_pre_hook(lambda _m, a, k, n=name: before(n, a, k), with_kwargs=True)
             post = module.register_forward_hook(lambda _m, _a, output, n=name: after(n, output))
             stack.callback(pre.remove)

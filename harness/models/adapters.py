@@ -242,7 +242,8 @@ def _made(
         said = f"{base.name}: {len(names)} tensors hold NaN or infinity with the adapter, {names[0]} first"
         notes.append(Note(topic="non-finite weights", text=said, level="warn"))
     stamps = (stamp_file(folder / CONFIG), stamp_file(folder / WEIGHTS))
-    return replace(base, model=model, identity=identity, files=(*base.files, *stamps), notes=(*base.notes, *notes))
+    adapted = base.with_modules(base.name, model)
+    return replace(adapted, identity=identity, files=(*base.files, *stamps), notes=(*base.notes, *notes))
 
 
 def _doubts(base: LoadedModel, folder: Path, config: Mapping[str, Any], stored: Mapping[str, Tensor]) -> Iterator[Note]:

@@ -2,28 +2,45 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from harness.data.calibration import Calibrated
+from harness.errors import ModelError
 from harness.models.fingerprints import FileStamp, verify_stamps
+from harness.models.language_model import LanguageModel, TransformersModel
 from harness.records import Identity, Note
 
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model ready to be measured: in eval mode, without gradients, with stamps of its files."""
+    """A model ready to be measured, with its tokenizer and the fingerprints of its files.
+
+    language_model: what gives its logits; of a model of transformers in evaluation mode and without gradients.
+    """
 
     name: str
-    model: PreTrainedModel
+    language_model: LanguageModel
     tokenizer: PreTrainedTokenizerBase
     identity: Identity
     files: tuple[FileStamp, ...]
     notes: tuple[Note, ...] = ()
     calibration: Calibrated | None = None
     """What a variant was fitted to, where a step looked at documents."""
+
+    @property
+    def model(self) -> PreTrainedModel:
+        """Its modules and tensors. Raises ModelError where its engine gives no access to them."""
+        modules = self.language_model.modules
+        if modules is None:
+            raise ModelError(f"{self.name}: its engine gives no access to modules and weights")
+        return modules
+
+    def with_modules(self, name: str, model: PreTrainedModel) -> LoadedModel:
+        """The same entry under another name, computed by other modules."""
+        return replace(self, name=name, language_model=TransformersModel(model))
 
 
 def verify_unchanged(loaded: LoadedModel) -> None:

@@ -9,8 +9,6 @@ anything is measured. Global seeds and thread counts are left alone.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -18,6 +16,7 @@ from harness.errors import ModelError
 from harness.models.checkpoint import open_folder
 from harness.models.gguf import open_gguf
 from harness.models.identity import identify
+from harness.models.language_model import TransformersModel
 from harness.models.loaded import LoadedModel, freeze
 from harness.models.sanity import check_not_blank, check_ready, non_finite
 from harness.models.sources import Source, resolve
@@ -25,9 +24,6 @@ from harness.models.stored_formats import formats_in_use
 from harness.modules.inspection import module_formats
 from harness.modules.kernels import left_out, looked_at, unpacked_notes
 from harness.records import ModelSpec, Note
-
-if TYPE_CHECKING:
-    pass
 
 
 def load(spec: ModelSpec, name: str, tokenizer: PreTrainedTokenizerBase | None = None) -> LoadedModel:
@@ -52,7 +48,7 @@ def load(spec: ModelSpec, name: str, tokenizer: PreTrainedTokenizerBase | None =
     modules = looked_at(model, stated)
     notes = (*notes, *unpacked_notes(stated, modules), *left_out(name, modules, model))
     identity = identify(name, model, opened.tokenizer, spec.model, source.revision, spec.dtype, spec.device, modules)
-    return LoadedModel(name, model, opened.tokenizer, identity, opened.files, notes)
+    return LoadedModel(name, TransformersModel(model), opened.tokenizer, identity, opened.files, notes)
 
 
 def _check_device(spec: ModelSpec) -> None:

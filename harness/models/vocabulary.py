@@ -7,20 +7,12 @@ number only the rows of tokens are compared, on both sides.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase
 
     from harness.models.loaded import LoadedModel
-
-
-def width(model: PreTrainedModel) -> int:
-    """How many logits a model gives for a token."""
-    loaded: Any = model
-    head = loaded.get_output_embeddings()
-    found = getattr(head, "out_features", None)
-    return found if isinstance(found, int) else int(model.config.get_text_config().vocab_size)
 
 
 def known_ids(tokenizer: PreTrainedTokenizerBase) -> int:
@@ -71,4 +63,4 @@ def by_vocabulary(reference: LoadedModel, variants: Sequence[LoadedModel]) -> di
 
 
 def _widths(reference: LoadedModel, variant: LoadedModel) -> tuple[int, int]:
-    return width(reference.model), width(variant.model)
+    return reference.language_model.vocabulary, variant.language_model.vocabulary

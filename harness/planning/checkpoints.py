@@ -12,14 +12,21 @@ from pathlib import Path
 from typing import Any
 
 from harness.backends import Backend
+from harness.engines import CheckpointKind
 from harness.planning.checking import Checker
 from harness.planning.specs import VariantSpec
 from harness.records import ModelSpec
 from harness.records.plan import GGUF
 from harness.system.yaml_values import KeyPath, describe
 
+DISTRIBUTION = "lm-shipcheck"
+"""The name under which pip knows this project."""
 _PEFT = "pip install peft"
-_SLOW = ", which compiles for ten minutes"
+_READ: Mapping[CheckpointKind, str] = {
+    "reference": "the reference",
+    "folder": "a folder or a hub id",
+    "gguf": "a GGUF file",
+}
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 
 
@@ -66,11 +73,10 @@ def check_checkpoint(
     """Note every combination of these keys that makes no sense. given: the entry as it was written."""
     written = given if isinstance(given, Mapping) else {}
     if variant.is_gguf:
-        _check_library(check, ("variant", "model"), "gguf", "gguf", "a GGUF file")
+        _check_library(check, ("variant", "model"), "gguf", "a GGUF file", "gguf")
         if written.get("trust_remote_code") is True:
             check.problem(("variant", "trust_remote_code"), "true", "false: a GGUF file brings no code")
-    if variant.engine == "llama_cpp":
-        _check_llama_cpp(check, written, variant, steps, reference)
+    _check_engine(check, written, variant, steps, reference)
     if variant.tokenizer == "reference" and variant.model == "reference":
         found = "reference, and the variant is made from the reference"
         check.problem(("variant", "tokenizer"), found, "no such key: it has that tokenizer anyway")
@@ -80,35 +86,47 @@ def check_checkpoint(
         found = f"an adapter on the GGUF file {Path(variant.model).name}"
         hint = "put it on the checkpoint that it was trained on; llama.cpp takes adapters in a format of its own"
         check.problem(("variant", "adapter"), found, "a model in the format of transformers", hint)
+    elif variant.adapter is not None and "weights" not in variant.engine.serves:
+        found = f"an adapter, and engine is {variant.engine.kind}, which gives no access to weights"
+        check.problem(("variant", "adapter"), found, "no adapter", "leave engine out")
 
 
-def _check_llama_cpp(
+def _check_engine(
     check: Checker,
     written: Mapping[str, Any],
     variant: VariantSpec,
     steps: Sequence[Backend],
     reference: ModelSpec | None,
 ) -> None:
-    path: KeyPath = ("variant", "engine")
-    if not variant.is_gguf:
-        check.problem(path, f"llama_cpp with {variant.model}", "a GGUF file, the only format that it reads")
+    """Whether the engine can open the checkpoint, do what is asked, and be compared with the reference."""
+    engine, path = variant.engine, ("variant", "engine")
+    if variant.checkpoint_kind not in engine.reads:
+        read = " or ".join(_READ[kind] for kind in engine.reads)
+        check.problem(path, f"{engine.kind} with {variant.model}", f"{read}, all that it reads, as model")
         return
-    _check_library(check, path, "llama_cpp", "llamacpp", "llama_cpp")
-    if steps:
-        found = f"{steps[0].kind}, and engine is llama_cpp, whose weights and modules cannot be reached"
-        check.problem(("variant", "compress"), found, "no steps", "leave engine out to dequantize the file")
+    for library in engine.requires:
+        _check_library(check, path, library, engine.kind, engine.extra, engine.install_note)
+    if steps and "weights" not in engine.serves:
+        found = f"{steps[0].kind}, and engine is {engine.kind}, which gives no access to weights and modules"
+        check.problem(("variant", "compress"), found, "no steps", "leave engine out: transformers computes then")
+    if reference and engine.devices and reference.device.partition(":")[0] not in engine.devices:
+        found = (
+            f"{engine.kind}, which computes on {' or '.join(engine.devices)}, beside a reference on {reference.device}"
+        )
+        check.problem(path, found, f"reference.device: {engine.devices[0]}")
+    if engine.logits_dtype is None:
+        return
     if written.get("dtype") is not None:
-        found = f"{describe(written['dtype'])} with engine llama_cpp, which computes in the formats of the file"
+        found = f"{describe(written['dtype'])} with engine {engine.kind}, which computes in the formats of the file"
         check.problem(("variant", "dtype"), found, "no dtype")
-    if reference and reference.device != "cpu":
-        found = f"llama_cpp, which computes on the processor, beside a reference on {reference.device}"
-        check.problem(path, found, "reference.device: cpu")
-    if reference and reference.dtype != "float32":
-        found = f"{reference.dtype} beside engine llama_cpp, whose logits are float32"
-        check.problem(("reference", "dtype"), found, "float32, or precision would count as damage")
+    if reference and reference.dtype != engine.logits_dtype:
+        found = f"{reference.dtype} beside engine {engine.kind}, whose logits are {engine.logits_dtype}"
+        wanted = f"{engine.logits_dtype}, or precision would count as damage"
+        check.problem(("reference", "dtype"), found, wanted)
 
 
-def _check_library(check: Checker, path: KeyPath, module: str, extra: str, what: str) -> None:
+def _check_library(check: Checker, path: KeyPath, module: str, what: str, extra: str, note: str = "") -> None:
     if find_spec(module) is None:
-        hint = f'pip install "lm-shipcheck[{extra}]"{_SLOW if extra == "llamacpp" else ""}'
-        check.problem(path, f"{what}, and the library {module} is not installed", "the library that reads it", hint)
+        command = f'pip install "{DISTRIBUTION}[{extra}]"' if extra else f"pip install {module}"
+        found = f"{what}, and the library {module} is not installed"
+        check.problem(path, found, "the library that reads it", f"{command}, {note}" if note else command)

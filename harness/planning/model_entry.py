@@ -7,10 +7,12 @@ from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
 from harness.backends import Backend
+from harness.engines import Engine
 from harness.planning.checking import Checker
 from harness.planning.checkpoints import check_checkpoint, with_adapter, with_file
 from harness.planning.locating import find_model
 from harness.planning.specs import VariantSpec
+from harness.plugins import names
 from harness.records import ModelSpec
 from harness.system.yaml_values import KeyPath, describe
 
@@ -52,7 +54,7 @@ def read_variant(
     given, made = value, tuple(steps)
     value = _with_model(check, value, path, ("reference", "pocket"))
     if isinstance(value, Mapping):
-        value = {**with_adapter(check, value, path), "compress": made}
+        value = _with_engine(check, {**with_adapter(check, value, path), "compress": made}, path)
     spec = check.record(VariantSpec, value, path)
     if spec:
         check_checkpoint(check, given, spec, made, reference)
@@ -60,6 +62,19 @@ def read_variant(
         wanted = f"float16 or bfloat16, because the reference's attention is {reference.attention}"
         check.problem((*path, "dtype"), "float32", wanted)
     return spec
+
+
+def _with_engine(check: Checker, value: Mapping[str, Any], path: KeyPath) -> dict[str, Any]:
+    """The entry with its engine made: from a name, or from a mapping with settings. Notes problems."""
+    entry, place = dict(value), (*path, "engine")
+    written = entry.pop("engine", None)
+    if written is None:
+        return entry
+    if not isinstance(written, str | Mapping):
+        check.problem(place, describe(written), f"the name of an engine: {', '.join(names('engines'))}")
+        return entry
+    made = check.plugin("engines", "engine", {"engine": written} if isinstance(written, str) else written, place)
+    return entry if made is None else entry | {"engine": cast(Engine, made)}
 
 
 def _with_model(check: Checker, value: Any, path: KeyPath, reserved: tuple[str, ...]) -> Any:

@@ -7,6 +7,8 @@ from typing import Literal
 from pydantic import Field, SerializeAsAny
 
 from harness.backends import Backend
+from harness.engines import CheckpointKind, Engine
+from harness.engines.transformers import Transformers
 from harness.measures import Measure
 from harness.probes import Probe
 from harness.records import CalibrationSpec, DocumentsSpec, ModelSpec, NoiseFloorSpec, Sequential
@@ -18,8 +20,8 @@ from harness.rules import Rule
 class VariantSpec(Record):
     """The compressed side: a checkpoint (``model``) or the reference itself, then backend steps in order.
 
-    file: the GGUF file to take from a folder or a repository of the hub. engine: what computes; ``llama_cpp`` runs a
-    GGUF file with the kernels of llama.cpp, ``transformers`` dequantizes it. tokenizer: the checkpoint's own, or the
+    file: the GGUF file to take from a folder or a repository of the hub. engine: what computes (see
+    ``harness/engines``). tokenizer: the checkpoint's own, or the
     reference's where the vocabulary is the same. adapter: the folder of a PEFT adapter; with ``merge`` it becomes part
     of the weights before the steps, else it is computed beside them on top of what the steps made (QLoRA).
     artifact: whether a variant that is made here is written as it would be shipped (``runs/<name>/artifact``), read
@@ -32,7 +34,7 @@ class VariantSpec(Record):
     revision: str | None = None
     dtype: Dtype | None = None
     trust_remote_code: bool = False
-    engine: Literal["transformers", "llama_cpp"] = "transformers"
+    engine: SerializeAsAny[Engine] = Field(default_factory=Transformers)
     tokenizer: Literal["own", "reference"] = "own"
     adapter: str | None = None
     merge: bool = False
@@ -43,6 +45,11 @@ class VariantSpec(Record):
     def is_gguf(self) -> bool:
         """Whether the checkpoint is a GGUF file, on this machine or on the hub."""
         return self.file is not None or self.model.endswith(GGUF)
+
+    @property
+    def checkpoint_kind(self) -> CheckpointKind:
+        """What an engine has to read."""
+        return "gguf" if self.is_gguf else "reference" if self.model == "reference" else "folder"
 
     @property
     def made_here(self) -> bool:

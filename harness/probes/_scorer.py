@@ -53,10 +53,11 @@ class Scorer(huggingface.HFLM):  # type: ignore[misc]
         self.longest = 0
         self._batch: list[str] = []
         self._rolling = False
-        with replaced(loaded.model, "tie_weights", lambda *_, **__: None):
+        model = loaded.language_model.for_transformers()
+        with replaced(model, "tie_weights", lambda *_, **__: None):
             # HFLM ties weights again, which would put the embedding back in place of a compressed lm_head.
             super().__init__(
-                pretrained=loaded.model,
+                pretrained=model,
                 backend="causal",
                 tokenizer=copy.deepcopy(loaded.tokenizer),  # HFLM may add a padding token to it
                 batch_size=batch_size,

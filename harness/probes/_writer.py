@@ -28,7 +28,8 @@ class Writer:
 
     def __init__(self, loaded: LoadedModel, new_tokens: int, vocabulary: int | None, bos: bool, chat: bool) -> None:
         """Raises DataError where ``chat`` is asked for and the tokenizer has no template."""
-        self.name, self._model, self._tokenizer = loaded.name, loaded.model, loaded.tokenizer
+        self.name, self._model, self._tokenizer = loaded.name, loaded.language_model, loaded.tokenizer
+        self._driven = loaded.language_model.for_transformers()
         self._new_tokens, self._vocabulary, self._bos, self._chat = new_tokens, vocabulary, bos, chat
         if chat and not self._tokenizer.chat_template:
             raise DataError(
@@ -46,9 +47,9 @@ class Writer:
             opening = []  # the template writes it
         found = self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
         ids = [token for token in opening if token is not None] + list(found)
-        positions = getattr(self._model.config.get_text_config(), "max_position_embeddings", None)
+        positions = self._model.positions
         wanted = len(ids) + self._new_tokens
-        if not ids or (isinstance(positions, int) and wanted > positions):
+        if not ids or (positions is not None and wanted > positions):
             what = f"{wanted} tokens with what is written, {self.name} has room for {positions}" if ids else "no token"
             raise DataError(
                 f"generations: the prompt {prompt[:60]!r} has {what}; give other prompts or fewer new_tokens"
@@ -79,8 +80,8 @@ class Writer:
             pad_token_id=padding,
             use_cache=True,
         )
-        model: Any = self._model
-        device = model.get_input_embeddings().weight.device
+        model: Any = self._driven
+        device = self._model.device
         try:
             with torch.no_grad(), plain_decoding(model):
                 found: Tensor = model.generate(
@@ -106,7 +107,5 @@ class Writer:
 
 def _stops(loaded: LoadedModel) -> list[int]:
     """Ids that end a text: those that the checkpoint declares and that of the tokenizer."""
-    declared = getattr(loaded.model.generation_config, "eos_token_id", None)
-    several = declared if isinstance(declared, list | tuple) else [declared]
-    found = [*several, loaded.tokenizer.eos_token_id]
+    found = [*loaded.language_model.end_tokens, loaded.tokenizer.eos_token_id]
     return sorted({token for token in found if isinstance(token, int)})

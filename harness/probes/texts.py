@@ -68,8 +68,8 @@ class _Scorer:
         self._decoder: Decoder | None = None
         bos = loaded.tokenizer.bos_token_id
         opening = (bos,) if spec.bos and isinstance(bos, int) else ()
-        positions = getattr(loaded.model.config.get_text_config(), "max_position_embeddings", None)
-        most = min(spec.context, positions) if isinstance(positions, int) else spec.context
+        positions = loaded.language_model.positions
+        most = spec.context if positions is None else min(spec.context, positions)
         self.reader = Reader(loaded.tokenizer, opening, most)
 
     def readings(self, documents: Sequence[RawDocument]) -> list[Reading]:
@@ -83,7 +83,7 @@ class _Scorer:
         if not once:
             return {}
         if self._decoder is None:
-            self._decoder = prepared(self._loaded.name, self._loaded.model, next(iter(once.values())))
+            self._decoder = prepared(self._loaded.name, self._loaded.language_model, next(iter(once.values())))
         return dict(zip(once, likelihoods(self._decoder, list(once.values())), strict=True))
 
 

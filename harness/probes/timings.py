@@ -112,12 +112,12 @@ class Timings(OwnProbe):
         import numpy as np
         import torch
 
-        known = min(int(loaded.model.config.get_text_config().vocab_size) for loaded in models)
+        known = min(loaded.language_model.token_ids for loaded in models)
         drawn = np.random.default_rng(SEED).integers(known, size=(self.batch, self.prompt_tokens))
         return torch.from_numpy(drawn)
 
     def _check_room(self, loaded: LoadedModel) -> None:
-        room = getattr(loaded.model.config, "max_position_embeddings", None)
+        room = loaded.language_model.positions
         wanted = self.prompt_tokens + self.new_tokens + 1
         if room is not None and wanted > room:
             raise DataError(
@@ -137,8 +137,8 @@ class _Call:
     """One prompt read and a fixed number of tokens written by one model; end-of-text does not end it."""
 
     def __init__(self, loaded: LoadedModel, ids: Tensor, new_tokens: int, last_logits_alone: bool) -> None:
-        self._name, self._model = loaded.name, loaded.model
-        self._ids, self._new_tokens = ids.to(loaded.model.device), new_tokens
+        self._name, self._model = loaded.name, loaded.language_model.for_transformers()
+        self._ids, self._new_tokens = ids.to(loaded.language_model.device), new_tokens
         self._arguments: dict[str, Any] = {"logits_to_keep": 1} if last_logits_alone else {}
 
     def seconds(self) -> dict[str, float]:
@@ -175,7 +175,8 @@ class _Call:
 
 def _keeps_logits(models: Sequence[LoadedModel]) -> bool:
     """Whether every model can leave out the logits of all tokens but the last, as servers do."""
-    return all("logits_to_keep" in inspect.signature(loaded.model.forward).parameters for loaded in models)
+    driven = [loaded.language_model.for_transformers() for loaded in models]
+    return all("logits_to_keep" in inspect.signature(model.forward).parameters for model in driven)
 
 
 def _waiter(device: Any) -> Any:

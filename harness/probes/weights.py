@@ -65,7 +65,8 @@ class Weights(OwnProbe):
         ]
         if (cache := _cache_row(side, loaded)) is not None:
             rows.append(cache)
-        if loaded.model.device.type == "cuda" and not loaded.identity.simulated:
+        watched = loaded.language_model.modules is not None
+        if watched and loaded.model.device.type == "cuda" and not loaded.identity.simulated:
             rows.append(_special_row(side, "peak", self._peak_bytes(loaded), ""))
         frame = pd.DataFrame(rows)
         return frame.astype(
@@ -103,8 +104,11 @@ def _with_errors(rows: pd.DataFrame, reference: LoadedModel, variant: LoadedMode
     """The rows with how far the weights of the variant's linear layers are from the reference's."""
     from harness.modules.weight_errors import WeightError, weight_errors
 
-    found = weight_errors(reference.model, variant.model, reference.model.dtype)
-    nothing = WeightError(None, 0.0, "the reference has no linear layer of this name")
+    modules, found = variant.language_model.modules, {}
+    nothing = WeightError(None, 0.0, "the variant's engine gives no access to its weights")
+    if modules is not None:
+        found = weight_errors(reference.model, modules, reference.model.dtype)
+        nothing = WeightError(None, 0.0, "the reference has no linear layer of this name")
     linear = rows["role"].isin(["linear", "head"]) & (rows["side"] == "variant")
     errors = [found.get(name, nothing) if wanted else None for name, wanted in zip(rows["module"], linear, strict=True)]
     return rows.assign(
@@ -153,7 +157,9 @@ def _device_bytes(loaded: LoadedModel) -> int:
 
 
 def _cache_row(side: str, loaded: LoadedModel) -> dict[str, Any] | None:
-    """The bytes that one more token adds to the cache; None for a model that keeps no cache."""
+    """The bytes that one more token adds to the cache; None for a model that keeps none, or keeps it to itself."""
+    if loaded.language_model.modules is None:
+        return None
     one, two = _cache(loaded, 1), _cache(loaded, 2)
     if not two:
         return None

@@ -14,9 +14,15 @@ GGUF = ".gguf"
 """How the names of GGUF files end."""
 Sequential = Literal["betting", "group_sequential"]
 """How a number that is looked at several times keeps its confidence: see the files of these names in statistics."""
-Served = Literal["hooks", "generation", "cache"]
-"""What measures ask of a model beyond its logits: modules whose calls are heard, texts that it writes by itself, and
-tokens that are read behind a cache of those before."""
+Served = Literal["weights", "hooks", "generation", "cache"]
+"""What measures ask of a model beyond its logits; which of it a model gives, its engine and its steps declare."""
+SERVED: dict[Served, str] = {
+    "weights": "the weights of its modules",
+    "hooks": "the inputs and outputs of its modules",
+    "generation": "generated texts",
+    "cache": "a key-value cache",
+}
+"""In words."""
 FEWEST = 20
 """Documents at the first look of a suite that stops when its rules are decided: a variance of fewer is a guess."""
 

@@ -7,7 +7,6 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
 
 from harness.data.calibration import CalibrationDocuments
 from harness.data.contamination import WINDOW
@@ -22,16 +21,13 @@ from harness.planning.composition import remarks
 from harness.planning.specs import Plan, SuiteSpec, VariantSpec
 from harness.probes import OwnProbe, TextProbe
 from harness.records import Artifact, Environment, Identity, Measurement, Note, Skipped, Slice, Stop
+from harness.records.plan import SERVED
 from harness.running.calibration import read_calibration, with_calibration
 from harness.running.stopwatch import timed
 from harness.running.variant import make_variant
 from harness.sampling.looks import Look
 from harness.system.environment import describe_environment
 from harness.tables.store import Store
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
 
 Documents = dict[str, Sequence[EncodedDocument]]
 """Encoded documents by suite name."""
@@ -102,42 +98,30 @@ def encode_suite(suite: SuiteSpec, model: LoadedModel) -> Sequence[EncodedDocume
 
 def encode_apart(suite: SuiteSpec, model: LoadedModel) -> Sequence[EncodedDocument]:
     """The documents as a model with other tokens can read them: with BOS if it has one, no longer than it reads."""
-    spec, positions = suite.documents, _positions(model)
+    spec, positions = suite.documents, model.language_model.positions
     if spec is None:
         return ()
     bos = spec.bos and isinstance(model.tokenizer.bos_token_id, int)
     context = spec.context if positions is None else min(spec.context, positions)
     own = spec.model_copy(update={"bos": bos, "context": context})
-    return encode(suite_texts(suite), model.tokenizer, own, _vocabulary(model))
+    return encode(suite_texts(suite), model.tokenizer, own, model.language_model.token_ids)
 
 
 def _encoded(suite: SuiteSpec, model: LoadedModel) -> Sequence[EncodedDocument]:
     if suite.documents is None:
         return ()
-    return encode(suite_texts(suite), model.tokenizer, suite.documents, _vocabulary(model))
+    return encode(suite_texts(suite), model.tokenizer, suite.documents, model.language_model.token_ids)
 
 
 def _check_positions(suite: SuiteSpec, encoded: Sequence[EncodedDocument], model: LoadedModel) -> None:
     """Raise DataError for documents beyond the positions that the model was made for: it fails there, or guesses."""
-    positions = _positions(model)
+    positions = model.language_model.positions
     longest = max((len(document.ids) for document in encoded if not document.skipped), default=0)
     if positions is not None and longest > positions:
         raise DataError(
             f"{suite.source}: suite {suite.name} has documents of up to {longest} tokens, wanted at most the "
             f"{positions} positions of {model.name}; give a suite with documents: {{context: {positions}}}"
         )
-
-
-def _positions(model: LoadedModel) -> int | None:
-    """How many tokens the model was made for; None where it does not say."""
-    found = getattr(model.model.config.get_text_config(), "max_position_embeddings", None)
-    return found if isinstance(found, int) else None
-
-
-def _vocabulary(model: LoadedModel) -> int:
-    """How many token ids the model has an embedding for."""
-    weight = cast("Tensor", model.model.get_input_embeddings().weight)
-    return weight.shape[0]
 
 
 def calibration_of(plan: Plan, reference: LoadedModel, known: Calibrations) -> CalibrationDocuments | None:
@@ -198,15 +182,15 @@ def make_pair(
 
 
 def _unserved(plan: Plan) -> dict[str, str]:
-    """The kinds of the probes of a plan that need what some step does not serve, with the reason."""
-    steps = plan.variant.compress
+    """The kinds of the probes of a plan that need what the engine or some step does not serve, with the reason."""
+    made_by = [("backend", step) for step in plan.variant.compress] + [("engine", plan.variant.engine)]
     return {
-        probe.kind: f"the backend {step.kind} does not serve {need}"
+        probe.kind: f"the {role} {plugin.kind} gives no access to {SERVED[need]}"
         for suite in plan.suites
         for probe in suite.probes
         for need in probe.needs
-        for step in steps
-        if need not in step.serves
+        for role, plugin in made_by
+        if need not in plugin.serves
     }
 
 
@@ -239,6 +223,7 @@ def data_key(
         "variant": variant.model_dump(mode="json", exclude={"source", "name"}),
         # A step may do what no tensor and no description of a module shows.
         "steps": [{"backend": step.kind, **step.settings()} for step in plan.variant.compress],
+        "engine": {"engine": plan.variant.engine.kind, **plan.variant.engine.settings()},
         "documents": documents,
         "probes": {suite.name: {probe.kind: probe.settings() for probe in suite.probes} for suite in plan.suites},
         "inputs": {
@@ -298,4 +283,4 @@ def _libraries_of(variant: VariantSpec, identity: Identity) -> list[str]:
     found = {LIBRARIES[module.backend][0] for module in identity.modules if module.backend in LIBRARIES}
     found |= {"gguf"} if variant.is_gguf else set()
     found |= {"peft"} if variant.adapter else set()
-    return sorted(found | ({"llama_cpp"} if variant.engine == "llama_cpp" else set()))
+    return sorted(found | set(variant.engine.requires))

@@ -8,20 +8,18 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from harness.backends import Backend, Compressed
-from harness.engines.llama_cpp import open_llama_cpp
 from harness.errors import BackendError, HarnessError
 from harness.models.adapters import attach_adapter, merge_adapter
 from harness.models.identity import identify
 from harness.models.loaded import LoadedModel, freeze
-from harness.models.loading import load
 from harness.models.sanity import check_placement, non_finite, ragged_groups
-from harness.models.sources import resolve
 from harness.modules.activations import check_stated, rounds_inputs
 from harness.modules.experts import stacks
 from harness.modules.grid_check import check_levels
@@ -81,7 +79,7 @@ def _compressed(plan: Plan, start: LoadedModel, reference: LoadedModel, calibrat
     identity = identify(plan.name, model, start.tokenizer, old.source, old.revision, old.dtype, old.device, modules)
     identity = identity.model_copy(update={"parameters": old.parameters, "cache": cache})
     notes += _compressed_notes(plan.name, model, described)
-    return LoadedModel(plan.name, model, start.tokenizer, identity, start.files, tuple(notes))
+    return replace(start.with_modules(plan.name, model), identity=identity, notes=tuple(notes))
 
 
 def _rounding(model: nn.Module, stated: ModuleFormat, words: str) -> dict[str, str]:
@@ -95,9 +93,8 @@ def _start(plan: Plan, reference: LoadedModel) -> LoadedModel:
     variant = plan.variant
     if variant.model == "reference":
         identity = reference.identity.model_copy(update={"name": plan.name})
-        return LoadedModel(
-            plan.name, copy.deepcopy(reference.model), reference.tokenizer, identity, reference.files, ()
-        )
+        start = reference.with_modules(plan.name, copy.deepcopy(reference.model))
+        return replace(start, identity=identity, notes=())
     spec = plan.reference.model_copy(
         update={
             "model": variant.model,
@@ -108,10 +105,7 @@ def _start(plan: Plan, reference: LoadedModel) -> LoadedModel:
         }
     )
     tokenizer = reference.tokenizer if variant.tokenizer == "reference" else None
-    if variant.engine == "llama_cpp":
-        opened, identity = open_llama_cpp(spec, plan.name, resolve(spec), tokenizer)
-        return LoadedModel(plan.name, opened.model, opened.tokenizer, identity, opened.files, opened.notes)
-    return load(spec, plan.name, tokenizer)
+    return variant.engine.open(spec, plan.name, tokenizer)
 
 
 def _check_tokenizer(plan: Plan, start: LoadedModel, reference: LoadedModel) -> None:

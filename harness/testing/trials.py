@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from harness.backends import Backend, Compressed
 from harness.models.identity import identify
+from harness.models.language_model import TransformersModel
 from harness.models.loaded import LoadedModel
 from harness.modules.inspection import module_formats, named_tensors
 from harness.modules.linears import Linear, weight_of
@@ -84,7 +85,8 @@ def as_variant(
         suites=(),
         gates=(),
     )
-    return make_variant(plan, LoadedModel("reference", reference, tokenizer, identity, ()), calibration)
+    loaded = LoadedModel("reference", TransformersModel(reference), tokenizer, identity, ())
+    return make_variant(plan, loaded, calibration)
 
 
 def saved_and_loaded(step: Backend, model: PreTrainedModel, folder: Path) -> PreTrainedModel:

@@ -41,6 +41,7 @@ from harness.backends.kv_cache import KvCache
 from harness.data.documents import read_documents
 from harness.errors import BackendError
 from harness.lockstep.decoder import Decoder, same_logits
+from harness.models.language_model import TransformersModel
 from harness.models.loading import load
 from harness.planning.specs import GateSpec, Plan, RuleSpec, SuiteSpec, VariantSpec
 from harness.pocket import MODEL_DIR
@@ -237,7 +238,7 @@ def test_some_layers_can_be_left_alone() -> None:
 def test_the_shared_pass_can_take_the_model_apart() -> None:
     model = with_cache(made("llama").float(), bits=2, group_size=4, residual=3)
     ids = texts()[0][1:]
-    decoder = Decoder("tiny", model)
+    decoder = Decoder("tiny", TransformersModel(model))
     plain = decoder.prepare(ids)
     assert decoder.whole == ""
     assert torch.equal(plain, model(input_ids=ids).logits[0])

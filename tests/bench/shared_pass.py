@@ -38,6 +38,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from harness.data.encoding import EncodedDocument
 from harness.lockstep.batches import Batch, plan_batches
 from harness.lockstep.driver import CPU_TOKENS, shared_pass
+from harness.models.language_model import TransformersModel
 from harness.probes.channels import Channels
 from harness.probes.layers import Layers
 from harness.probes.tokens import Tokens
@@ -53,6 +54,11 @@ class Loaded:
     name: str
     model: Any
     calibration: None = None
+
+    @property
+    def language_model(self) -> TransformersModel:
+        """The model as its engine gives it."""
+        return TransformersModel(self.model)
 
 
 def make_pair(dtype: torch.dtype) -> tuple[Any, Any]:

@@ -154,7 +154,7 @@ def calibrated(made: LoadedModel, documents: list[Tensor]) -> LoadedModel:
 @pytest.mark.parametrize("name", FAMILIES)
 def test_every_probe_of_the_pass_serves_every_family(name: str, tmp_path: Path) -> None:
     made = calibrated(variant("gptq", {"bits": 4}, name), random_documents(3, 20, seed=1))
-    original = replace(made, name="reference", model=reference(name), calibration=None)
+    original = replace(made.with_modules("reference", reference(name)), calibration=None)
     store = Store(tmp_path / "store", "key")
     every = ("tokens", "layers", "channels", "calibration_data", "experts")
     probes: list[Any] = [load("probes", kind)() for kind in every]
@@ -198,7 +198,7 @@ def test_tasks_and_timings_serve_every_family(name: str, tmp_path: Path) -> None
         "metadata: {version: 1}\n"
     )
     made = variant("round_to_nearest", {"bits": 8}, name)
-    original = replace(made, name="reference", model=reference(name), tokenizer=tiny_tokenizer())
+    original = replace(made.with_modules("reference", reference(name)), tokenizer=tiny_tokenizer())
     frames: dict[str, pd.DataFrame] = {}
     sink: Any = SimpleNamespace(
         done=lambda unit: unit in frames, commit=lambda _unit, tables, _snapshots=None: frames.update(tables)

@@ -67,7 +67,7 @@ def test_every_field_says_what_it_is(family: Family, name: str) -> None:
 @pytest.mark.parametrize(("family", "name"), EVERY)
 def test_implements_its_family(family: Family, name: str) -> None:
     plugin = load(family, name)
-    methods = {"backends": "compress", "measures": "measure", "rules": "judge", "writers": "write"}
+    methods = {"backends": "compress", "measures": "measure", "rules": "judge", "writers": "write", "engines": "open"}
     if family in methods:
         assert not inspect.isabstract(plugin)
         method = "measure_by" if issubclass(plugin, Sampled) else methods[family]

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 
+from harness.engines.llama_cpp import LlamaCpp
 from harness.errors import MissingDependencyError, ModelError
 from harness.lockstep.decoder import Decoder
 from harness.lockstep.survey import survey
@@ -52,8 +53,13 @@ def file(tmp_path: Path) -> Path:
 
 
 def variant_of(reference: LoadedModel, path: Path, **fields: Any) -> LoadedModel:
-    settings = {"model": str(path), "engine": "llama_cpp", **fields}
+    settings = {"model": str(path), "engine": LlamaCpp(), **fields}
     return make_variant(plan_of(Path(reference.identity.source), VariantSpec(**settings)), reference, ())
+
+
+def driven(loaded: LoadedModel) -> Any:
+    """The model as libraries of transformers drive it."""
+    return loaded.language_model.for_transformers()
 
 
 @pytest.mark.usefixtures("stand_in")
@@ -61,15 +67,15 @@ def test_logits_are_the_librarys_for_every_row_of_a_batch(reference: LoadedModel
     variant, same = variant_of(reference, file), load(ModelSpec(model=str(file)), "x").model
     ids = torch.tensor([[0, 5, 9, 2, 4], [0, 7, 7, 0, 0], [0, 1, 2, 3, 0]])
     mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0], [1, 1, 1, 1, 0]])
-    found = variant.model(ids, attention_mask=mask).logits
+    found = driven(variant)(ids, attention_mask=mask).logits
     for row, length in enumerate((5, 3, 4)):
         with torch.no_grad():
             wanted = same(ids[row : row + 1, :length]).logits[0]
         assert torch.equal(found[row, :length], wanted)
         assert not found[row, length:].any()
-    left = variant.model(ids[1:2, [3, 4, 0, 1, 2]], attention_mask=torch.tensor([[0, 0, 1, 1, 1]])).logits
+    left = driven(variant)(ids[1:2, [3, 4, 0, 1, 2]], attention_mask=torch.tensor([[0, 0, 1, 1, 1]])).logits
     assert torch.equal(left[0, 2:], found[1, :3])
-    assert torch.equal(variant.model(ids[:1], logits_to_keep=2).logits, found[:1, -2:])
+    assert torch.equal(driven(variant)(ids[:1], logits_to_keep=2).logits, found[:1, -2:])
 
 
 @pytest.mark.usefixtures("stand_in")
@@ -78,7 +84,7 @@ def test_greedy_writing_is_that_of_the_dequantized_model(reference: LoadedModel,
     ids = torch.tensor([[0, 0, 9, 2], [0, 4, 5, 6]])
     mask = torch.tensor([[0, 1, 1, 1], [1, 1, 1, 1]])
     settings = {"attention_mask": mask, "max_length": 12, "do_sample": False, "eos_token_id": 95, "pad_token_id": 95}
-    found, wanted = (model.generate(input_ids=ids, use_cache=True, **settings) for model in (variant.model, same))
+    found, wanted = (model.generate(input_ids=ids, use_cache=True, **settings) for model in (driven(variant), same))
     assert found.tolist() == wanted.tolist()
 
 
@@ -86,7 +92,7 @@ def test_writing_one_text_reads_every_token_once(reference: LoadedModel, file: P
     variant = variant_of(reference, file)
     stand_in.opened[-1].read = 0
     settings: dict[str, Any] = {"max_length": 20, "do_sample": False, "eos_token_id": 95, "pad_token_id": 95}
-    written = variant.model.generate(input_ids=IDS, **settings)
+    written = driven(variant).generate(input_ids=IDS, **settings)
     assert stand_in.opened[-1].read <= written.shape[1]
 
 
@@ -95,8 +101,8 @@ def test_scoring_never_depends_on_what_was_read_before(
 ) -> None:
     variant = variant_of(reference, file)
     stand_in.opened[-1].read = 0
-    variant.model(IDS[:, :5])
-    variant.model(IDS[:, :6])
+    driven(variant)(IDS[:, :5])
+    driven(variant)(IDS[:, :6])
     assert stand_in.opened[-1].read == 5 + 6
 
 
@@ -106,10 +112,10 @@ def test_the_context_grows_up_to_what_the_model_was_made_for(
     long = tiny_llama(**SIZES, max_position_embeddings=1000)
     variant = variant_of(reference, write_gguf(long, tmp_path / "long.gguf"))
     assert [each.room for each in stand_in.opened] == [512]
-    variant.model(torch.zeros(1, 700, dtype=torch.int64))
+    driven(variant)(torch.zeros(1, 700, dtype=torch.int64))
     assert [each.room for each in stand_in.opened] == [512, 1000]
     with pytest.raises(ModelError, match="a text of 1001 tokens, and the model was made for 1000"):
-        variant.model(torch.zeros(1, 1001, dtype=torch.int64))
+        driven(variant)(torch.zeros(1, 1001, dtype=torch.int64))
 
 
 @pytest.mark.usefixtures("stand_in")
@@ -127,7 +133,9 @@ def test_the_identity_is_that_of_the_file_with_real_kernels(reference: LoadedMod
 @pytest.mark.usefixtures("stand_in")
 def test_the_shared_pass_pairs_no_module_and_says_why(reference: LoadedModel, file: Path) -> None:
     variant = variant_of(reference, file)
-    sides = [Decoder(side.name, side.model) for side in (reference, variant)]
+    with pytest.raises(ModelError, match="its engine gives no access to modules and weights"):
+        _ = variant.model
+    sides = [Decoder(side.name, side.language_model) for side in (reference, variant)]
     with torch.inference_mode():
         for side in sides:
             side.prepare(IDS)
@@ -189,7 +197,7 @@ def test_a_library_that_fails_is_an_error_of_the_model(
     variant = variant_of(reference, file)
     monkeypatch.setattr(stand_in, "eval", lambda self, tokens: (_ for _ in ()).throw(RuntimeError("llama_decode 1")))
     with pytest.raises(ModelError, match=r"q\.gguf: llama\.cpp could not read 8 tokens: llama_decode 1"):
-        variant.model(IDS)
+        driven(variant)(IDS)
 
     def refuse(*_: Any, **__: Any) -> None:
         raise ValueError("failed to load")
@@ -220,10 +228,10 @@ TEXT = "The fox and the crow met by the river. It was late."
 def test_llama_cpp_computes_the_model_of_the_file(pocket: LoadedModel, tmp_path: Path) -> None:
     variant = variant_of(pocket, of_pocket(pocket, tmp_path / "pocket.gguf", "F32"), tokenizer="reference")
     ids = torch.tensor([pocket.tokenizer(TEXT)["input_ids"]])
-    found, wanted = variant.model(ids).logits, pocket.model(ids).logits
+    found, wanted = driven(variant)(ids).logits, pocket.model(ids).logits
     assert (found - wanted).abs().max() < 0.02, "its KV cache holds float16"
-    assert torch.equal(variant.model(ids).logits, found)
-    together = variant.model(ids.repeat(2, 1)).logits
+    assert torch.equal(driven(variant)(ids).logits, found)
+    together = driven(variant)(ids.repeat(2, 1)).logits
     assert torch.equal(together[1], found[0])
 
 
@@ -266,5 +274,5 @@ def test_llama_cpp_goes_on_where_it_stopped(pocket: LoadedModel, tmp_path: Path)
     variant = variant_of(pocket, of_pocket(pocket, tmp_path / "pocket.gguf", "F32"), tokenizer="reference")
     ids = torch.tensor([pocket.tokenizer("The fox and the crow")["input_ids"]])
     settings: dict[str, Any] = {"max_length": 24, "do_sample": False, "pad_token_id": 1}
-    found, wanted = (side.model.generate(input_ids=ids, **settings) for side in (variant, pocket))
+    found, wanted = (driven(side).generate(input_ids=ids, **settings) for side in (variant, pocket))
     assert found.tolist() == wanted.tolist()

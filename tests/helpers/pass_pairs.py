@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from transformers import (
 from harness.data.encoding import EncodedDocument
 from harness.lockstep.driver import shared_pass
 from harness.lockstep.pass_report import PassReport
+from harness.models.language_model import TransformersModel
 from harness.probes.channels import Channels
 from harness.probes.layers import Layers
 from harness.probes.tokens import Tokens
@@ -40,6 +41,15 @@ class Loaded:
     model: Any
     calibration: Any = None
     tokenizer: Any = None
+
+    @property
+    def language_model(self) -> TransformersModel:
+        """The model as its engine gives it."""
+        return TransformersModel(self.model)
+
+    def with_modules(self, name: str, model: Any) -> Loaded:
+        """The same with other modules."""
+        return replace(self, name=name, model=model)
 
 
 class Ids:

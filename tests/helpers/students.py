@@ -13,6 +13,8 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from harness.models.language_model import TransformersModel
+
 SENTENCES = [
     "The cat sat on the mat and the dog ran after it.",
     "A dog and a cat met near the river, and the river was cold.",
@@ -31,6 +33,11 @@ class Loaded:
     model: Any
     tokenizer: Any
     calibration: Any = None
+
+    @property
+    def language_model(self) -> TransformersModel:
+        """The model as its engine gives it."""
+        return TransformersModel(self.model)
 
 
 @dataclass

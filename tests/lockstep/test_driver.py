@@ -25,6 +25,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from harness.errors import DataError, ModelError
 from harness.lockstep.batches import plan_batches
 from harness.lockstep.decoder import Decoder, same_logits
+from harness.models.language_model import TransformersModel
 from harness.probes.channels import Channels
 from harness.probes.layers import Layers
 from harness.probes.tokens import Tokens
@@ -93,7 +94,7 @@ def models() -> dict[str, Any]:
 @torch.inference_mode()
 def test_the_two_halves_give_the_logits_of_the_whole(name: str) -> None:
     model = models()[name].eval()
-    decoder = Decoder(name, model)
+    decoder = Decoder(name, TransformersModel(model))
     ids = torch.from_numpy(make_documents([60])[0].ids)[None]
     plain = model(input_ids=ids).logits[0]
     prepared = decoder.prepare(ids)

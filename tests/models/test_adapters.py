@@ -90,7 +90,7 @@ def test_the_reference_stays_as_it_was(reference: LoadedModel, adapter: Path) ->
 
 def test_beside_the_weights_modules_keep_their_names_and_all_are_paired(reference: LoadedModel, adapter: Path) -> None:
     variant = variant_of(reference, adapter)
-    sides = [Decoder(side.name, side.model) for side in (reference, variant)]
+    sides = [Decoder(side.name, side.language_model) for side in (reference, variant)]
     with torch.inference_mode():
         for side in sides:
             side.prepare(IDS)

@@ -12,7 +12,8 @@ import torch
 from harness.data.encoding import EncodedDocument
 from harness.errors import ModelError
 from harness.lockstep.driver import shared_pass
-from harness.models.vocabulary import by_vocabulary, common_logits, known_ids, mismatch, width
+from harness.models.language_model import TransformersModel
+from harness.models.vocabulary import by_vocabulary, common_logits, known_ids, mismatch
 from harness.probes.channels import Channels
 from harness.probes.generations import Generations
 from harness.probes.items import Items
@@ -112,7 +113,8 @@ def test_rows_that_are_tokens_are_no_padding(reference: Loaded, tmp_path: Path) 
 
 def test_which_logits_count(reference: Loaded) -> None:
     tokenizers = [reference.tokenizer] * 2
-    assert width(reference.model) == width(padded(reference.model, 3)) - 3 == TOKENS
+    widths = [TransformersModel(model).vocabulary for model in (reference.model, padded(reference.model, 3))]
+    assert widths == [TOKENS, TOKENS + 3]
     assert common_logits((320, 320), tokenizers) is None
     assert common_logits((300, 320), tokenizers) == common_logits((384, 320), tokenizers) == TOKENS
     assert common_logits((299, 320), tokenizers) is None

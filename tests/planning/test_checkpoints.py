@@ -82,7 +82,7 @@ def test_files_become_absolute_and_are_recorded(folder: Path) -> None:
     assert (hub.variant.model, hub.variant.file) == ("owner/name-GGUF", "x.Q4_K_M.gguf")
     adapted = planned(folder, {"adapter": "adapter", "merge": True})
     assert (adapted.variant.adapter, adapted.variant.merge) == (str(folder / "adapter"), True)
-    assert planned(folder, {"model": "q4.gguf", "engine": "llama_cpp"}).variant.engine == "llama_cpp"
+    assert planned(folder, {"model": "q4.gguf", "engine": "llama_cpp"}).variant.engine.kind == "llama_cpp"
 
 
 STEP = [{"backend": "round_to_nearest", "bits": 4}]
@@ -101,11 +101,23 @@ WRONG: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     ),
     ({"model": "./model", "engine": "llama_cpp"}, {}, "variant.engine: found llama_cpp with "),
     ({"engine": "llama_cpp"}, {}, "variant.engine: found llama_cpp with reference, wanted a GGUF file"),
-    ({"model": "q4.gguf", "engine": "vllm"}, {}, "variant.engine: found 'vllm' (text), wanted 'transformers'"),
+    (
+        {"engine": "lama_cpp"},
+        {},
+         "one of llama_cpp, transformers (did you mean llama_cpp?)",
+    ),
+    ({"engine": 4}, {}, "variant.engine: found 4 (a number), wanted the name of an engine: llama_cpp, transformers"),
+    (
+        {"engine": {"name": "transformers"}},
+        {},
+        "variant.engine: found a mapping with 'name' and no engine",
+    ),
+    ({"engine": {"engine": "transformers", "threads": 2}}, {}, "engine.threads: found the unknown key 'threads'"),
+    ({"model": "q4.gguf", "engine": "vllm"}, {}, "variant.engine: found 'vllm', wanted one of llama_cpp, transformers"),
     (
         {"model": "q4.gguf", "engine": "llama_cpp", "compress": STEP},
         {},
-        "variant.compress: found round_to_nearest, and engine is llama_cpp, whose weights and modules cannot be",
+        "variant.compress: found round_to_nearest, and engine is llama_cpp, which gives no access to weights",
     ),
     (
         {"model": "q4.gguf", "engine": "llama_cpp", "dtype": "bfloat16"},
@@ -120,7 +132,7 @@ WRONG: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     (
         {"model": "q4.gguf", "engine": "llama_cpp"},
         {"device": "cuda"},
-        "variant.engine: found llama_cpp, which computes on the processor, beside a reference on cuda",
+        "variant.engine: found llama_cpp, which computes on cpu, beside a reference on cuda",
     ),
     ({"tokenizer": "reference"}, {}, "variant.tokenizer: found reference, and the variant is made from the reference"),
     ({"merge": True}, {}, "variant.merge: found true (a truth value) and no adapter, wanted an adapter to merge"),

@@ -185,7 +185,7 @@ def test_a_tokenizer_that_comes_back_otherwise_is_seen(variant: LoadedModel, tmp
         def decode(self, ids: list[int]) -> str:
             return "ab"
 
-    spelt = LoadedModel("variant", variant.model, Spelt(), variant.identity, variant.files)  # type: ignore[arg-type]
+    spelt = LoadedModel("variant", variant.language_model, Spelt(), variant.identity, variant.files)  # type: ignore[arg-type]
     sink = observe(spelt, shipment(variant, tmp_path, another))
     assert (sink.of("text")["count"] == 1).all()
     assert (sink.of("reloaded")["kl"] == 0).all()

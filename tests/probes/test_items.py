@@ -19,6 +19,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from harness.errors import DataError
+from harness.models.language_model import TransformersModel
 from harness.probes.items import Items
 
 WORDS = ["red", "green", "blue", "one", "two", "three", "four", "the", "a", "colour", "of", "is", "it"]
@@ -32,6 +33,11 @@ class Loaded:
     name: str
     model: Any
     tokenizer: Any
+
+    @property
+    def language_model(self) -> TransformersModel:
+        """The model as its engine gives it."""
+        return TransformersModel(self.model)
 
 
 @dataclass

@@ -16,6 +16,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from harness.errors import DataError, ModelError
+from harness.models.language_model import TransformersModel
 from harness.probes import timings as module
 from harness.probes.timings import Timings
 
@@ -29,6 +30,11 @@ class Loaded:
     name: str
     model: Any
     identity: Any = field(default_factory=lambda: SimpleNamespace(simulated=False))
+
+    @property
+    def language_model(self) -> TransformersModel:
+        """The model as its engine gives it."""
+        return TransformersModel(self.model)
 
 
 @dataclass

@@ -22,6 +22,7 @@ from harness.measures.layer_error import LayerError
 from harness.measures.logits import Logits
 from harness.measures.outliers import Outliers
 from harness.measures.perplexity import Perplexity
+from harness.models.language_model import TransformersModel
 from harness.planning.specs import SuiteSpec
 from harness.probes.channels import Channels
 from harness.probes.layers import Layers
@@ -107,7 +108,7 @@ def test_a_variant_that_runs_otherwise_leaves_the_same_tables(tmp_path: Path, ma
 
 def test_padding_on_the_left_without_positions_would_be_seen() -> None:
     model = louder(gpt2(), 3.0)
-    decoder = Decoder("m", model)
+    decoder = Decoder("m", TransformersModel(model))
     batch = Batch(0, tuple(make_documents([20, 9])))
     left = Batch(0, batch.documents, left=SPARE)
     with torch.inference_mode():
@@ -277,6 +278,6 @@ def test_a_model_without_position_ids_cannot_be_padded_on_the_left() -> None:
         def forward(self, input_ids: Any, attention_mask: Any = None, **_: Any) -> Any:
             raise AssertionError("never called")
 
-    decoder = Decoder("m", Plain())
+    decoder = Decoder("m", TransformersModel(Plain()))
     with pytest.raises(ModelError, match="remove padding_side"):
         decoder.states(torch.zeros(1, 3, dtype=torch.int64), None, torch.zeros(1, 3, dtype=torch.int64))

@@ -1,0 +1,180 @@
+"""A GGUF file in memory of llama.cpp, and what is recorded of it.
+
+The library is asked for the logits of given token ids, and for nothing else: it does not tokenize, sample or choose.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+
+from harness.errors import MissingDependencyError, ModelError
+from harness.models.fingerprints import stamp_file
+from harness.models.gguf import alone, tokenizer_of
+from harness.models.gguf_file import GgufFile, module_formats_of, read_gguf
+from harness.models.identity import config_sha256, tokenizer_sha256
+from harness.models.language_model import LogitsModel
+from harness.models.loaded import LoadedModel
+from harness.models.sources import Source
+from harness.records import Identity, ModelSpec, Note
+
+FIRST_ROOM = 512
+"""Tokens that a context has room for at first; it grows with the texts, since its memory is taken at once."""
+
+
+class LlamaCppModel(LogitsModel):
+    """Logits of llama.cpp for token ids; float32, on the processor.
+
+    Every text that is scored is read from its beginning, so that numbers do not depend on what was read before; only
+    within one text that is being written is the library's cache used.
+    """
+
+    def __init__(self, path: Path, vocabulary: int, positions: int, end_token: int | None) -> None:
+        self._path, self._vocabulary, self._positions = path, vocabulary, positions
+        self._end_tokens = () if end_token is None else (end_token,)
+        self._library: Any = None
+        self._room = 0
+        self._read: tuple[int, ...] = ()
+
+    @property
+    def vocabulary(self) -> int:
+        """Rows of the table of embeddings."""
+        return self._vocabulary
+
+    @property
+    def positions(self) -> int:
+        """The context length that the file states."""
+        return self._positions
+
+    @property
+    def end_tokens(self) -> tuple[int, ...]:
+        """The end-of-text token of the file."""
+        return self._end_tokens
+
+    def text_logits(self, ids: Sequence[int], last: int) -> Tensor:
+        """Logits [last, V] behind the last ids. Raises ModelError where the library cannot read them."""
+        whole, continued = tuple(ids), len(ids) - last
+        self.make_room(len(whole))
+        if not continued or self._read != whole[:continued]:
+            self._library.reset()
+            continued = 0
+        try:
+            self._library.eval(list(whole[continued:]))
+        except (RuntimeError, ValueError) as error:
+            self._read = ()
+            raise ModelError(f"{self._path}: llama.cpp could not read {len(whole)} tokens: {error}") from error
+        self._read = whole
+        return torch.from_numpy(self._library.scores[len(whole) - last : len(whole)]).clone().float()
+
+    def make_room(self, tokens: int) -> None:
+        """Open a context of at least so many tokens; a new one forgets what was read. Raises ModelError."""
+        if tokens <= self._room:
+            return
+        room = min(self._positions, max(FIRST_ROOM, 1 << (tokens - 1).bit_length()))
+        if tokens > room:
+            raise ModelError(f"{self._path}: a text of {tokens} tokens, and the model was made for {self._positions}")
+        self.close()
+        try:
+            self._library = _library().Llama(
+                model_path=str(self._path),
+                n_ctx=room,
+                n_threads=torch.get_num_threads(),
+                n_threads_batch=torch.get_num_threads(),
+                n_gpu_layers=0,
+                logits_all=True,
+                verbose=False,
+            )
+        except (ValueError, RuntimeError, AssertionError) as error:
+            raise ModelError(f"{self._path}: llama.cpp cannot open it: {error}") from error
+        self._room = room
+
+    def close(self) -> None:
+        """Give the library's memory back."""
+        if self._library is not None:
+            self._library.close()
+        self._library, self._room, self._read = None, 0, ()
+
+
+def open_llama_cpp(
+    spec: ModelSpec, name: str, source: Source, tokenizer: PreTrainedTokenizerBase | None
+) -> LoadedModel:
+    """The model in a GGUF file as llama.cpp computes it. tokenizer: taken instead of the file's own.
+
+    Raises ModelError for what is no GGUF file or cannot be opened, MissingDependencyError without the library.
+    """
+    _library()
+    path = source.file
+    if path is None:
+        raise ModelError(f"{spec.model}: engine: llama_cpp reads GGUF files, and this is none; name one (or file:)")
+    gguf, stamp = read_gguf(path), stamp_file(path)
+    with alone(path) as folder:
+        own, notes = tokenizer_of(gguf, name, tokenizer, folder)
+    config = _config(gguf, path)
+    model = LlamaCppModel(path, config.vocab_size, config.max_position_embeddings, config.eos_token_id)
+    model.make_room(1)  # Opened now, so that what cannot be read is refused before anything is measured.
+    text = (
+        f"{name}: {path.name} ({', '.join(gguf.types)}) is computed by llama.cpp {_version()} with its own kernels, "
+        "which round what goes into products of quantized weights to 8 bits in blocks, and a KV cache of float16; its "
+        "modules cannot be watched, so layer errors and outliers are not measured"
+    )
+    identity = Identity(
+        name=name,
+        source=spec.model,
+        architecture=f"{gguf.architecture} (GGUF)",
+        revision=source.revision,
+        dtype="float32",
+        device="cpu",
+        attention=f"llama.cpp {_version()}",
+        parameters=sum(tensor.values for tensor in gguf.tensors),
+        weights_sha256=stamp.sha256,
+        config_sha256=config_sha256(config),
+        tokenizer_sha256=tokenizer_sha256(own),
+        modules=module_formats_of(gguf),
+    )
+    return LoadedModel(name, model, own, identity, (stamp,), (Note(topic="gguf", text=text), *notes))
+
+
+def _config(gguf: GgufFile, path: Path) -> PreTrainedConfig:
+    """The configuration that the file states: sizes and special tokens."""
+    context = gguf.of_architecture("context_length")
+    if not isinstance(context, int):
+        raise ModelError(f"{path}: does not say how many positions it has ({gguf.architecture}.context_length)")
+    make: Any = PreTrainedConfig
+    config: PreTrainedConfig = make(
+        vocab_size=_vocabulary(gguf, path),
+        max_position_embeddings=context,
+        bos_token_id=gguf.values.get("tokenizer.ggml.bos_token_id"),
+        eos_token_id=gguf.values.get("tokenizer.ggml.eos_token_id"),
+        pad_token_id=gguf.values.get("tokenizer.ggml.padding_token_id"),
+    )
+    return config
+
+
+def _vocabulary(gguf: GgufFile, path: Path) -> int:
+    """Rows of the table of embeddings: the logits for a token."""
+    table = next((tensor for tensor in gguf.tensors if tensor.name == "token_embd.weight"), None)
+    if table is None:
+        raise ModelError(f"{path}: has no token_embd.weight, so it is no language model of llama.cpp")
+    return table.shape[0]
+
+
+def _library() -> Any:
+    try:
+        import llama_cpp
+    except ImportError as error:
+        install = 'pip install "lm-shipcheck[llamacpp]" (it is compiled, which takes ten minutes)'
+        raise MissingDependencyError("llama-cpp-python", "engine: llama_cpp", install) from error
+    return llama_cpp
+
+
+def _version() -> str:
+    try:
+        return version("llama-cpp-python")
+    except PackageNotFoundError:
+        return str(getattr(_library(), "__version__", "of unknown version"))

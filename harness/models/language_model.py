@@ -1,0 +1,198 @@
+"""What can be asked of every model, whichever engine computes it: its sizes, and the logits of token ids.
+
+    LanguageModel ┬ TransformersModel   modules and tensors of transformers, which may be watched and changed
+                  └ LogitsModel         weights stay inside an engine or a server; one method gives logits
+
+Code that needs modules takes ``LanguageModel.modules`` and says why it cannot go on where there are none. Libraries
+that drive models of transformers (lm-eval, ``generate``) take ``for_transformers``.
+
+Legend: B texts, T positions, V logits of a token.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from transformers import GenerationMixin, PreTrainedConfig, PreTrainedModel
+from transformers.modeling_outputs import CausalLMOutputWithPast
+
+
+class LanguageModel(ABC):
+    """A causal language model."""
+
+    modules: PreTrainedModel | None = None
+    """Its modules and tensors, where the engine gives access to them."""
+
+    @property
+    @abstractmethod
+    def vocabulary(self) -> int:
+        """How many logits it gives for a token (V)."""
+
+    @property
+    def token_ids(self) -> int:
+        """How many token ids it knows: they run from 0 to one less."""
+        return self.vocabulary
+
+    @property
+    def positions(self) -> int | None:
+        """Tokens of the longest text that it was made for; None where that is not known."""
+        return None
+
+    @property
+    def end_tokens(self) -> tuple[int, ...]:
+        """Ids that end a text, as the checkpoint declares them."""
+        return ()
+
+    @property
+    def device(self) -> torch.device:
+        """Where token ids go and logits come from."""
+        return torch.device("cpu")
+
+    @abstractmethod
+    def logits(self, ids_BT: Tensor, mask_BT: Tensor | None = None, positions_BT: Tensor | None = None) -> Tensor:
+        """Logits [B, T, V] of int64 token ids; what stands where the mask is 0 means nothing.
+
+        positions_BT: of each token in its text, where that is not its place in the row (padding on the left).
+        """
+
+    @abstractmethod
+    def for_transformers(self) -> PreTrainedModel:
+        """The model with the interface of transformers, for libraries that call, generate and read its config."""
+
+
+class TransformersModel(LanguageModel):
+    """A model of transformers, whose modules can be watched, changed and saved."""
+
+    modules: PreTrainedModel
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.modules = model
+
+    @property
+    def vocabulary(self) -> int:
+        """Outputs of the head; of a head that does not tell, the size that the config states."""
+        outputs = getattr(cast(Any, self.modules).get_output_embeddings(), "out_features", None)
+        return outputs if isinstance(outputs, int) else int(self.modules.config.get_text_config().vocab_size)
+
+    @property
+    def token_ids(self) -> int:
+        """Rows of the table of embeddings."""
+        return int(cast(Any, self.modules).get_input_embeddings().num_embeddings)
+
+    @property
+    def positions(self) -> int | None:
+        """``max_position_embeddings`` of the config."""
+        stated = getattr(self.modules.config.get_text_config(), "max_position_embeddings", None)
+        return stated if isinstance(stated, int) else None
+
+    @property
+    def end_tokens(self) -> tuple[int, ...]:
+        """``eos_token_id`` of the generation config: one id, or several."""
+        declared = getattr(self.modules.generation_config, "eos_token_id", None)
+        several = declared if isinstance(declared, list | tuple) else [declared]
+        return tuple(token for token in several if isinstance(token, int))
+
+    @property
+    def device(self) -> torch.device:
+        """That of the table of embeddings."""
+        return cast(Tensor, self.modules.get_input_embeddings().weight).device
+
+    def logits(self, ids_BT: Tensor, mask_BT: Tensor | None = None, positions_BT: Tensor | None = None) -> Tensor:
+        """One forward pass without a cache."""
+        named = {} if positions_BT is None else {"position_ids": positions_BT}
+        output = self.modules(input_ids=ids_BT, attention_mask=mask_BT, **named, use_cache=False, return_dict=True)
+        return cast(Tensor, output.logits)
+
+    def for_transformers(self) -> PreTrainedModel:
+        """The model itself."""
+        return self.modules
+
+
+class LogitsModel(LanguageModel):
+    """A model that an engine computes by itself: a subclass gives ``vocabulary`` and ``text_logits``, and no modules.
+
+    Every text is read by itself from its beginning, so that no logit depends on what else is in the batch.
+    """
+
+    @abstractmethod
+    def text_logits(self, ids: Sequence[int], last: int) -> Tensor:
+        """Logits [last, V] behind the last so many ids of one text; a float tensor on ``device``.
+
+        ``last`` is the length of the text where it is scored, and less where it is continued: an engine may then reuse
+        what it computed for the ids before them. Raises ModelError where the engine cannot read the text.
+        """
+
+    def logits(self, ids_BT: Tensor, mask_BT: Tensor | None = None, positions_BT: Tensor | None = None) -> Tensor:
+        """Text by text; zeros where the mask is 0, which may be in front or behind."""
+        return self._batch(ids_BT, mask_BT, (), ids_BT.shape[1])
+
+    def for_transformers(self) -> PreTrainedModel:
+        """A model of transformers without weights, whose logits are these."""
+        return _TransformersInterface(self)
+
+    def _batch(self, ids_BT: Tensor, mask_BT: Tensor | None, before: tuple[int, ...], last: int) -> Tensor:
+        """Logits [B, last, V] of the last positions of a batch, behind the ids before it."""
+        mask = torch.ones_like(ids_BT) if mask_BT is None else mask_BT[:, -ids_BT.shape[1] :]
+        rows = []
+        for ids_T, mask_T in zip(ids_BT, mask.bool(), strict=True):
+            kept_T = mask_T[-last:]
+            logits_TV = torch.zeros(len(kept_T), self.vocabulary, device=self.device)
+            if bool(kept_T.any()):
+                logits_TV[kept_T] = self.text_logits((*before, *ids_T[mask_T].tolist()), int(kept_T.sum()))
+            rows.append(logits_TV)
+        return torch.stack(rows)
+
+
+@dataclass(frozen=True)
+class ReadIds:
+    """Stands for a key-value cache, which stays inside the engine: the ids of the one text that it has read."""
+
+    ids: tuple[int, ...]
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """How many tokens have been read."""
+        return len(self.ids)
+
+
+class _TransformersInterface(PreTrainedModel, GenerationMixin):  # type: ignore[no-untyped-call]
+    """A LogitsModel as lm-eval and the decoding loop of transformers drive models."""
+
+    config_class = PreTrainedConfig
+    main_input_name = "input_ids"
+
+    def __init__(self, computes: LogitsModel) -> None:
+        make: Any = PreTrainedConfig
+        ends = list(computes.end_tokens)
+        super().__init__(
+            make(vocab_size=computes.vocabulary, max_position_embeddings=computes.positions, eos_token_id=ends or None)
+        )
+        # transformers asks the parameters of a model for its device and dtype.
+        self.placed = torch.nn.Parameter(torch.zeros(0, device=computes.device), requires_grad=False)
+        self._computes = computes
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        past_key_values: Any = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int = 0,
+        return_dict: bool | None = None,
+    ) -> CausalLMOutputWithPast:
+        """Logits [B, T, V], or those of the last ``logits_to_keep`` positions.
+
+        past_key_values: the ``ReadIds`` that an earlier call gave, for one text that goes on.
+        """
+        before = past_key_values.ids if isinstance(past_key_values, ReadIds) else ()
+        logits_BTV = self._computes._batch(input_ids, attention_mask, before, logits_to_keep or input_ids.shape[1])
+        read = ReadIds((*before, *input_ids[0].tolist())) if use_cache and len(input_ids) == 1 else None
+        return CausalLMOutputWithPast(logits=cast(Any, logits_BTV), past_key_values=cast(Any, read))
+
+    def generate(self, *arguments: Any, **settings: Any) -> Any:
+        """As transformers does it, texts given whole at every step: what was read is kept by the engine."""
+        return cast(Any, super()).generate(*arguments, **settings | {"use_cache": False})
