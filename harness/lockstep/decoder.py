@@ -65,7 +65,7 @@ class Decoder:
                 f"{self.name}: calling it on {ids_1T.shape[1]} tokens raised {type(error).__name__}: {error}; look "
                 "whether its kernels take models of this shape and dtype"
             ) from error
-        self.whole = "it has no trunk"
+        self.whole = "it has no trunk" if self.modules is not None else "its engine gives no access to hidden states"
         for trunk in self._candidates():
             self._trunk = trunk
             try:

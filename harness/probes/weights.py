@@ -10,6 +10,7 @@ from pydantic import Field
 
 from harness.probes import OwnProbe
 from harness.progress import Progress
+from harness.records import ModuleFormat
 from harness.tables.access import Sink
 
 if TYPE_CHECKING:
@@ -68,7 +69,8 @@ class Weights(OwnProbe):
         watched = loaded.language_model.modules is not None
         if watched and loaded.model.device.type == "cuda" and not loaded.identity.simulated:
             rows.append(_special_row(side, "peak", self._peak_bytes(loaded), ""))
-        frame = pd.DataFrame(rows)
+        # Named, since an engine may tell nothing of its modules.
+        frame = pd.DataFrame(rows, columns=["side", *ModuleFormat.model_fields])
         return frame.astype(
             {
                 "parameters": "int64",

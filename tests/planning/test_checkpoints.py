@@ -104,7 +104,7 @@ WRONG: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     (
         {"engine": "lama_cpp"},
         {},
-         "one of llama_cpp, transformers (did you mean llama_cpp?)",
+        "one of llama_cpp, transformers (did you mean llama_cpp?)",
     ),
     ({"engine": 4}, {}, "variant.engine: found 4 (a number), wanted the name of an engine: llama_cpp, transformers"),
     (
