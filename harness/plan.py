@@ -14,7 +14,7 @@ from harness.planning.checking import Checker
 from harness.planning.checkpoints import DISTRIBUTION
 from harness.planning.composition import check_composition
 from harness.planning.gate_file import Gate, check_extending, check_metrics, check_obstacles, read_gate
-from harness.planning.locating import is_slug, unknown_name
+from harness.planning.locating import explain_unknown_name, is_slug
 from harness.planning.model_entry import read_reference, read_steps, read_variant
 from harness.planning.noise_floor import check_floors
 from harness.planning.specs import GateSpec, Plan, SuiteSpec
@@ -74,7 +74,7 @@ def load_gate(name_or_path: str, base: Path) -> GateSpec:
     """
     problems: list[Problem] = []
     gate = None
-    if unknown := unknown_name("gates", name_or_path, base):
+    if unknown := explain_unknown_name("gates", name_or_path, base):
         problems.append(Problem("gate", None, "", *unknown))
     else:
         gate = read_gate(name_or_path, base, problems)
@@ -90,7 +90,7 @@ def load_suite(name_or_path: str, base: Path) -> SuiteSpec:
     """
     problems: list[Problem] = []
     suite = None
-    if unknown := unknown_name("suites", name_or_path, base):
+    if unknown := explain_unknown_name("suites", name_or_path, base):
         problems.append(Problem("suite", None, "", *unknown))
     else:
         suite = read_suite(name_or_path, base, problems)
@@ -147,7 +147,7 @@ def _names(check: Checker, kind: str, content: Mapping[str, Any], folder: Path) 
         if not isinstance(value, str):
             check.problem(path, describe(value), f"the name of one of the {kind}, or a path")
             continue
-        unknown = unknown_name("suites" if kind == "suites" else "gates", value, folder)
+        unknown = explain_unknown_name("suites" if kind == "suites" else "gates", value, folder)
         if unknown is not None:
             check.problem(path, *unknown)
             continue

@@ -15,8 +15,8 @@ from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from harness.errors import MissingDependencyError, ModelError
-from harness.models.fingerprints import stamp_file
-from harness.models.gguf import alone, tokenizer_of
+from harness.models.fingerprints import fingerprint_file
+from harness.models.gguf import link_in_own_folder, load_gguf_tokenizer
 from harness.models.gguf_file import GgufFile, module_formats_of, read_gguf
 from harness.models.identity import config_sha256, tokenizer_sha256
 from harness.models.language_model import LogitsModel
@@ -106,15 +106,15 @@ def open_llama_cpp(
 ) -> LoadedModel:
     """The model in a GGUF file as llama.cpp computes it. tokenizer: taken instead of the file's own.
 
-    Raises ModelError for what is no GGUF file or cannot be opened, MissingDependencyError without the library.
+    Raises ModelError for a file that is not GGUF or cannot be opened, MissingDependencyError without the library.
     """
     _library()
     path = source.file
     if path is None:
-        raise ModelError(f"{spec.model}: engine: llama_cpp reads GGUF files, and this is none; name one (or file:)")
-    gguf, stamp = read_gguf(path), stamp_file(path)
-    with alone(path) as folder:
-        own, notes = tokenizer_of(gguf, name, tokenizer, folder)
+        raise ModelError(f"{spec.model}: engine: llama_cpp reads GGUF files, and this is not one; name one (or file:)")
+    gguf, fingerprint = read_gguf(path), fingerprint_file(path)
+    with link_in_own_folder(path) as folder:
+        own, notes = load_gguf_tokenizer(gguf, name, tokenizer, folder)
     config = _config(gguf, path)
     model = LlamaCppModel(path, config.vocab_size, config.max_position_embeddings, config.eos_token_id)
     model.make_room(1)  # Opened now, so that what cannot be read is refused before anything is measured.
@@ -132,12 +132,12 @@ def open_llama_cpp(
         device="cpu",
         attention=f"llama.cpp {_version()}",
         parameters=sum(tensor.values for tensor in gguf.tensors),
-        weights_sha256=stamp.sha256,
+        weights_sha256=fingerprint.sha256,
         config_sha256=config_sha256(config),
         tokenizer_sha256=tokenizer_sha256(own),
         modules=module_formats_of(gguf),
     )
-    return LoadedModel(name, model, own, identity, (stamp,), (Note(topic="gguf", text=text), *notes))
+    return LoadedModel(name, model, own, identity, (fingerprint,), (Note(topic="gguf", text=text), *notes))
 
 
 def _config(gguf: GgufFile, path: Path) -> PreTrainedConfig:
@@ -160,7 +160,7 @@ def _vocabulary(gguf: GgufFile, path: Path) -> int:
     """Rows of the table of embeddings: the logits for a token."""
     table = next((tensor for tensor in gguf.tensors if tensor.name == "token_embd.weight"), None)
     if table is None:
-        raise ModelError(f"{path}: has no token_embd.weight, so it is no language model of llama.cpp")
+        raise ModelError(f"{path}: has no token_embd.weight, so it is not a language model of llama.cpp")
     return table.shape[0]
 
 

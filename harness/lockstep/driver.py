@@ -27,7 +27,7 @@ from harness.lockstep.pass_report import SETUP, PassReport, read_report, write_r
 from harness.lockstep.recording import REFERENCE, Looks, PassContext, Recorder, Recording, collect_taps
 from harness.lockstep.repeat import measure_repeat
 from harness.lockstep.survey import survey
-from harness.models.vocabulary import common_logits, not_padding
+from harness.models.vocabulary import count_common_logits, explain_width_difference
 from harness.progress import Progress
 from harness.records import Note
 from harness.tables.access import Sink
@@ -320,10 +320,10 @@ def _kept(
     if widths[0] == widths[1]:
         return None
     tokenizers = loaded[0].tokenizer, loaded[index].tokenizer
-    if (kept := common_logits(widths, tokenizers)) is None:
+    if (kept := count_common_logits(widths, tokenizers)) is None:
         raise ModelError(
-            f"{sides[index].name}: {not_padding(widths, tokenizers)}; different vocabularies cannot be compared token "
-            "by token"
+            f"{sides[index].name}: {explain_width_difference(widths, tokenizers)}; different vocabularies cannot be "
+            "compared token by token"
         )
     return kept
 

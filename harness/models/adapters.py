@@ -26,11 +26,11 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from harness.errors import MissingDependencyError, ModelError
-from harness.models.fingerprints import stamp_file
+from harness.models.fingerprints import fingerprint_file
 from harness.models.identity import weights_sha256
-from harness.models.quiet import quiet
-from harness.models.sanity import check_placement, non_finite
+from harness.models.sanity import check_placement, find_non_finite
 from harness.models.stored_formats import formats_in_use
+from harness.models.transformers_output import silence_transformers
 from harness.models.trust import check_code_fields
 from harness.models.weight_files import read_json
 from harness.modules.inspection import module_formats, stored_bytes
@@ -119,7 +119,7 @@ def _adapted(base: LoadedModel, folder: Path) -> tuple[Any, dict[str, Tensor], d
     config, stored = _read(folder)
     dtype = getattr(torch, base.identity.dtype)
     try:
-        with quiet(), warnings.catch_warnings():
+        with silence_transformers(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Of keys that are missing: they are checked below.
             settings = peft.PeftConfig.from_pretrained(str(folder))
             if settings.is_prompt_learning or settings.is_adaption_prompt:
@@ -238,12 +238,12 @@ def _made(
     )
     notes = [Note(topic="adapter", text=text), *_doubts(base, folder, config, stored)]
     known = any(note.topic == "non-finite weights" for note in base.notes)
-    if not known and (names := non_finite(model)):
+    if not known and (names := find_non_finite(model)):
         said = f"{base.name}: {len(names)} tensors hold NaN or infinity with the adapter, {names[0]} first"
         notes.append(Note(topic="non-finite weights", text=said, level="warn"))
-    stamps = (stamp_file(folder / CONFIG), stamp_file(folder / WEIGHTS))
+    fingerprints = (fingerprint_file(folder / CONFIG), fingerprint_file(folder / WEIGHTS))
     adapted = base.with_modules(base.name, model)
-    return replace(adapted, identity=identity, files=(*base.files, *stamps), notes=(*base.notes, *notes))
+    return replace(adapted, identity=identity, files=(*base.files, *fingerprints), notes=(*base.notes, *notes))
 
 
 def _doubts(base: LoadedModel, folder: Path, config: Mapping[str, Any], stored: Mapping[str, Tensor]) -> Iterator[Note]:

@@ -16,26 +16,28 @@ from transformers import (
 )
 
 from harness.errors import ModelError
-from harness.models.fingerprints import stamp_folder
-from harness.models.opened import Opened
+from harness.models.fingerprints import fingerprint_folder
 from harness.models.packed_integers import Contents, unpack_folder
 from harness.models.prequantized import quantization_method, unpacked_here
-from harness.models.quiet import quiet
 from harness.models.sanity import check_loading
 from harness.models.sources import Source
 from harness.models.stored_formats import formats_in_files
+from harness.models.transformers_output import silence_transformers
 from harness.models.trust import check_folder
+from harness.models.unchecked import UncheckedModel
 from harness.models.weight_files import Weights, check_no_hidden_codes, read_json
 from harness.records import ModelSpec, Note
 
 
-def open_folder(spec: ModelSpec, name: str, source: Source, tokenizer: PreTrainedTokenizerBase | None) -> Opened:
+def open_folder(
+    spec: ModelSpec, name: str, source: Source, tokenizer: PreTrainedTokenizerBase | None
+) -> UncheckedModel:
     """The model of a folder, exactly as its files say. tokenizer: taken instead of the folder's own.
 
     Raises ModelError and MissingDependencyError as ``loading.load`` does.
     """
-    stamps = stamp_folder(source.folder)
-    weights = check_folder(source.folder, stamps, spec.trust_remote_code, manifest=source.is_pocket)
+    fingerprints = fingerprint_folder(source.folder)
+    weights = check_folder(source.folder, fingerprints, spec.trust_remote_code, manifest=source.is_pocket)
     quantization = quantization_method(source.folder, read_json(source.folder / "config.json"))
     if not quantization:
         check_no_hidden_codes(source.folder, weights)
@@ -44,10 +46,10 @@ def open_folder(spec: ModelSpec, name: str, source: Source, tokenizer: PreTraine
         contents = _unpack(source.folder, spec)
         notes = (*contents.notes(name), *_dtype_notes(spec, name, weights))
         formats = {layer: unpacked.format for layer, unpacked in contents.layers.items()}
-        return Opened(_load_unpacked(source.folder, spec, contents), own, stamps, formats, notes=notes)
+        return UncheckedModel(_load_unpacked(source.folder, spec, contents), own, fingerprints, formats, notes=notes)
     model = _load_model(source.folder, spec)
     formats = formats_in_files(model, source.folder, quantization)
-    return Opened(model, own, stamps, formats, quantization, _dtype_notes(spec, name, weights))
+    return UncheckedModel(model, own, fingerprints, formats, quantization, _dtype_notes(spec, name, weights))
 
 
 def _unpack(folder: Path, spec: ModelSpec) -> Contents:
@@ -55,7 +57,7 @@ def _unpack(folder: Path, spec: ModelSpec) -> Contents:
     loader: Any = AutoModelForCausalLM
     code = {"trust_remote_code": spec.trust_remote_code}
     try:
-        with quiet(), torch.device("meta"):
+        with silence_transformers(), torch.device("meta"):
             config = AutoConfig.from_pretrained(folder, local_files_only=True, **code)
             del config.quantization_config
             model = loader.from_config(config, **code)
@@ -76,7 +78,7 @@ def _load_unpacked(folder: Path, spec: ModelSpec, contents: Contents) -> PreTrai
 def _load_model(folder: Path, spec: ModelSpec, loader: Any = AutoModelForCausalLM, **instead: Any) -> PreTrainedModel:
     """The model that a loader of transformers makes of a folder, or of what is given ``instead`` of its files."""
     try:
-        with quiet():
+        with silence_transformers():
             model, info = loader.from_pretrained(
                 None if instead else folder,
                 dtype=getattr(torch, spec.dtype),
@@ -98,7 +100,7 @@ def _load_model(folder: Path, spec: ModelSpec, loader: Any = AutoModelForCausalL
 
 def _load_tokenizer(folder: Path, spec: ModelSpec) -> PreTrainedTokenizerBase:
     try:
-        with quiet():
+        with silence_transformers():
             tokenizer = AutoTokenizer.from_pretrained(
                 folder, local_files_only=True, trust_remote_code=spec.trust_remote_code
             )

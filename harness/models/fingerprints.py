@@ -1,4 +1,4 @@
-"""File stamps: what the files of a model were when it was loaded, so that a later change is found."""
+"""Fingerprints of files: what the files of a model were when it was loaded, so that a later change is noticed."""
 
 from __future__ import annotations
 
@@ -15,45 +15,47 @@ READ_WHEN_LOADING = frozenset({".json", ".safetensors", ".model", ".txt", ".jinj
 
 
 @dataclass(frozen=True)
-class FileStamp:
-    """One file when it was loaded: stat fields say when to look again, sha256 whether it changed."""
+class FileFingerprint:
+    """One file when it was loaded. stat: size, modification and change times in ns, inode; sha256 of its content."""
 
     path: Path
     sha256: str
     stat: tuple[int, int, int, int]
 
 
-def stamp_folder(folder: Path) -> tuple[FileStamp, ...]:
-    """Stamps of the files in ``folder`` that loading may read; raises ModelError for an unreadable one."""
+def fingerprint_folder(folder: Path) -> tuple[FileFingerprint, ...]:
+    """Of the files in ``folder`` that loading may read; raises ModelError for an unreadable one."""
     return tuple(
-        stamp_file(path) for path in sorted(folder.iterdir()) if path.suffix in READ_WHEN_LOADING and path.is_file()
+        fingerprint_file(path)
+        for path in sorted(folder.iterdir())
+        if path.suffix in READ_WHEN_LOADING and path.is_file()
     )
 
 
-def verify_stamps(stamps: Sequence[FileStamp]) -> None:
-    """Raise ModelError naming every file whose content is no longer what was stamped.
+def verify_fingerprints(files: Sequence[FileFingerprint]) -> None:
+    """Raise ModelError naming every file whose content is no longer that of its fingerprint.
 
     A file is only read again where its size, times or inode changed.
     """
     changed = []
-    for stamp in stamps:
+    for file in files:
         try:
-            same = _stat(stamp.path) == stamp.stat or file_sha256(stamp.path) == stamp.sha256
+            same = _stat(file.path) == file.stat or file_sha256(file.path) == file.sha256
         except OSError:
             same = False
         if not same:
-            changed.append(str(stamp.path))
+            changed.append(str(file.path))
     if changed:
         raise ModelError(
             f"changed while the run used them: {', '.join(changed)}; the numbers belong to no single model, run again"
         )
 
 
-def stamp_file(path: Path) -> FileStamp:
-    """The stamp of one file; raises ModelError for an unreadable one."""
+def fingerprint_file(path: Path) -> FileFingerprint:
+    """Of one file; raises ModelError for an unreadable one."""
     try:
         before = _stat(path)  # Before reading: a write during the reading then shows as a changed stat.
-        return FileStamp(path=path, sha256=file_sha256(path), stat=before)
+        return FileFingerprint(path=path, sha256=file_sha256(path), stat=before)
     except OSError as error:
         raise ModelError(f"{path}: cannot be read: {error.strerror or error}") from error
 

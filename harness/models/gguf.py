@@ -1,10 +1,10 @@
 """GGUF files through transformers: weights are dequantized when they are loaded, and computed in floating point.
 
     file ─▶ types and sizes of its tensors ─▶ formats of modules
-      └──▶ alone in a folder ─▶ transformers ─▶ floats, configuration, tokenizer
+      └──▶ link in a folder of its own ─▶ transformers ─▶ floats, configuration, tokenizer
 
 The numbers are those of the stored formats; memory is counted as in the file; speed is that of floats, so the kernels
-are called simulated. What transformers would leave out without a word is an error here: tensors that no module takes
+are called simulated. What transformers would silently leave out is an error here: tensors that no module takes
 (``rope_freqs``), scaled positions, an end token that is not the file's.
 """
 
@@ -23,43 +23,43 @@ from tokenizers.processors import TemplateProcessing
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from harness.errors import MissingDependencyError, ModelError
-from harness.models.fingerprints import stamp_file
+from harness.models.fingerprints import fingerprint_file
 from harness.models.gguf_file import GgufFile, GgufTensor, module_format, read_gguf, vocabulary_difference
-from harness.models.opened import Opened
-from harness.models.quiet import quiet
 from harness.models.sanity import check_loading
+from harness.models.transformers_output import silence_transformers
+from harness.models.unchecked import UncheckedModel
 from harness.records import ModelSpec, ModuleFormat, Note
 
 
-def open_gguf(spec: ModelSpec, name: str, path: Path, tokenizer: PreTrainedTokenizerBase | None) -> Opened:
+def open_gguf(spec: ModelSpec, name: str, path: Path, tokenizer: PreTrainedTokenizerBase | None) -> UncheckedModel:
     """The model in a GGUF file, as floats of ``spec.dtype``. tokenizer: taken instead of the file's own.
 
     Raises ModelError for a file that is damaged, of an architecture that transformers cannot read, or from which
     transformers would make another model, and MissingDependencyError without the library gguf.
     """
-    found, stamp = read_gguf(path), stamp_file(path)
-    with alone(path) as folder:
+    found, fingerprint = read_gguf(path), fingerprint_file(path)
+    with link_in_own_folder(path) as folder:
         model = _model(folder, spec, path)
-        own, notes = tokenizer_of(found, name, tokenizer, folder)
+        own, notes = load_gguf_tokenizer(found, name, tokenizer, folder)
     places = _places(model, found)
     _check_complete(model, found, places)
     text = (
         f"{name}: {path.name} ({', '.join(found.types)}) is computed from dequantized weights: quality and bytes are "
         f"those of the file, speed is that of {spec.dtype}; engine: llama_cpp computes with its own kernels"
     )
-    return Opened(
+    return UncheckedModel(
         model,
         own,
-        (stamp,),
+        (fingerprint,),
         formats=_formats(model, found, places, spec.dtype),
         notes=(Note(topic="gguf", text=text), *notes),
     )
 
 
-def tokenizer_of(
+def load_gguf_tokenizer(
     found: GgufFile, name: str, given: PreTrainedTokenizerBase | None, folder: Path
 ) -> tuple[PreTrainedTokenizerBase, tuple[Note, ...]]:
-    """The tokenizer of a file that lies alone in ``folder``, or the one that is ``given``, and what to say of it.
+    """The tokenizer of a file that lies in ``folder`` (see `link_in_own_folder`), or the ``given`` one, with notes.
 
     Raises ModelError where the given one has other tokens than the file.
     """
@@ -73,7 +73,7 @@ def tokenizer_of(
         text = f"{name}: token ids are made by the reference's tokenizer, not by the one in {found.path.name}"
         return given, (Note(topic="tokenizer", text=text),)
     try:
-        with quiet(), redirect_stderr(StringIO()):  # The reader has a progress bar of its own.
+        with silence_transformers(), redirect_stderr(StringIO()):  # The reader has a progress bar of its own.
             own = AutoTokenizer.from_pretrained(folder, gguf_file=found.path.name, local_files_only=True)
     except Exception as error:  # The loader raises nearly anything.
         raise ModelError(
@@ -84,8 +84,8 @@ def tokenizer_of(
 
 
 @contextmanager
-def alone(path: Path) -> Iterator[Path]:
-    """A folder in which there is only a link to the file: what lies beside it (a tokenizer, an adapter) is not read."""
+def link_in_own_folder(path: Path) -> Iterator[Path]:
+    """A folder with a link to the file and nothing else: what lies beside it (a tokenizer, an adapter) is not read."""
     with tempfile.TemporaryDirectory(prefix="harness-gguf-") as folder:
         link = Path(folder) / path.name
         link.symlink_to(path.resolve())
@@ -97,7 +97,7 @@ def _model(folder: Path, spec: ModelSpec, path: Path) -> PreTrainedModel:
     # Older versions only dequantize; newer ones would look for a kernel on the hub.
     config = getattr(transformers, "GgufConfig", None)
     try:
-        with quiet(), redirect_stderr(StringIO()):  # As above.
+        with silence_transformers(), redirect_stderr(StringIO()):  # As above.
             model, info = loader.from_pretrained(
                 folder,
                 gguf_file=path.name,
@@ -185,7 +185,7 @@ def _mended(tokenizer: PreTrainedTokenizerBase, found: GgufFile, name: str) -> I
             single=[*opening, "$A"], pair=[*opening, "$A", "$B"], special_tokens=[(bos, tokenizer.bos_token_id)]
         )
         what = "put" if stated else "not put"
-        text = f"{name}: BOS is {what} before prompts, as the file says; transformers would do otherwise"
+        text = f"{name}: BOS is {what} before prompts, as the file says; transformers would do the opposite"
         yield Note(topic="tokenizer", text=text)
 
 

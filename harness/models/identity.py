@@ -1,4 +1,4 @@
-"""Which model this is: hashes of weights, configuration and tokenizer as they were loaded."""
+"""The identity of a model: hashes of weights, configuration and tokenizer as they were loaded."""
 
 from __future__ import annotations
 

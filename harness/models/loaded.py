@@ -9,7 +9,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from harness.data.calibration import Calibrated
 from harness.errors import ModelError
-from harness.models.fingerprints import FileStamp, verify_stamps
+from harness.models.fingerprints import FileFingerprint, verify_fingerprints
 from harness.models.language_model import LanguageModel, TransformersModel
 from harness.records import Identity, Note
 
@@ -25,7 +25,7 @@ class LoadedModel:
     language_model: LanguageModel
     tokenizer: PreTrainedTokenizerBase
     identity: Identity
-    files: tuple[FileStamp, ...]
+    files: tuple[FileFingerprint, ...]
     notes: tuple[Note, ...] = ()
     calibration: Calibrated | None = None
     """What a variant was fitted to, where a step looked at documents."""
@@ -45,7 +45,7 @@ class LoadedModel:
 
 def verify_unchanged(loaded: LoadedModel) -> None:
     """Raise ModelError when a file that ``loaded`` was read from has changed since."""
-    verify_stamps(loaded.files)
+    verify_fingerprints(loaded.files)
 
 
 def freeze(model: nn.Module) -> None:

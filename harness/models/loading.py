@@ -1,10 +1,14 @@
-"""Opening a checkpoint and verifying it.
+"""Opening a checkpoint with transformers and verifying it.
 
     spec ─▶ folder ─▶ checked files ─┐
-            GGUF file ───────────────┴▶ model ─▶ checked model ─▶ LoadedModel
+            GGUF file ───────────────┴▶ UncheckedModel ─▶ checked model ─▶ LoadedModel
+
+    sources        the name means files on this machine        weight_files   all weights are there and whole
+    trust          nothing runs code; the manifest holds       sanity         the model is the declared one, and whole
+    fingerprints   the files do not change while they are used
 
 Whatever could make the numbers belong to another model than the one that was asked for is a ModelError here, before
-anything is measured. Global seeds and thread counts are left alone.
+anything is measured. Global seeds and thread counts stay as they are.
 """
 
 from __future__ import annotations
@@ -18,7 +22,7 @@ from harness.models.gguf import open_gguf
 from harness.models.identity import identify
 from harness.models.language_model import TransformersModel
 from harness.models.loaded import LoadedModel, freeze
-from harness.models.sanity import check_not_blank, check_ready, non_finite
+from harness.models.sanity import check_not_blank, check_ready, find_non_finite
 from harness.models.sources import Source, resolve
 from harness.models.stored_formats import formats_in_use
 from harness.modules.inspection import module_formats
@@ -29,8 +33,8 @@ from harness.records import ModelSpec, Note
 def load(spec: ModelSpec, name: str, tokenizer: PreTrainedTokenizerBase | None = None) -> LoadedModel:
     """Load ``spec`` and check it from the files to the finished model. tokenizer: taken instead of its own.
 
-    Raises ModelError saying what was found and what to do (see ``trust``, ``soundness``),
-    MissingDependencyError for a quantized checkpoint whose library is not installed.
+    Raises ModelError saying what was found and what to do, and MissingDependencyError for a quantized checkpoint whose
+    library is not installed.
     """
     _check_device(spec)
     source = resolve(spec)
@@ -55,7 +59,7 @@ def _check_device(spec: ModelSpec) -> None:
     try:
         device = torch.device(spec.device)
     except RuntimeError as error:
-        raise ModelError(f"{spec.model}: device {spec.device!r} is none that torch knows: {error}") from error
+        raise ModelError(f"{spec.model}: unknown torch device {spec.device!r}: {error}") from error
     if device.type == "meta":
         raise ModelError(f"{spec.model}: device is meta, where tensors have no values")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
@@ -70,7 +74,7 @@ def _notes(spec: ModelSpec, name: str, source: Source, model: PreTrainedModel) -
     if not source.pinned:
         text = f"{name}: {spec.model} has no commit as revision; used was {source.revision or 'unknown'}"
         notes.append(Note(topic="revision", text=text, level="warn"))
-    if names := non_finite(model):
+    if names := find_non_finite(model):
         text = f"{name}: {len(names)} tensors hold NaN or infinity, {names[0]} first"
         notes.append(Note(topic="non-finite weights", text=text, level="warn"))
     return tuple(notes)

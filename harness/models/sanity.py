@@ -1,4 +1,4 @@
-"""Checks of a model that has been loaded: is it what was declared, whole, and ready to be measured?"""
+"""Verifies a loaded model: every tensor came from the files; device, dtype and attention are the declared ones."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def check_dtypes(model: PreTrainedModel, spec: ModelSpec, quantization: str) -> 
 
     Accepted in float32 all the same: parameters that the architecture keeps there
     (``_keep_in_fp32_modules``), and in a checkpoint that came quantized whatever the modules with packed
-    weights hold. Buffers are not looked at.
+    weights hold. Buffers are not checked.
     """
     declared = getattr(torch, spec.dtype)
     kept = tuple(
@@ -93,7 +93,7 @@ def check_not_blank(model: PreTrainedModel, source: str) -> None:
             raise ModelError(f"{source}: all weights of {name} are zero; the checkpoint is incomplete or damaged")
 
 
-def non_finite(model: PreTrainedModel) -> list[str]:
+def find_non_finite(model: PreTrainedModel) -> list[str]:
     """Names of tensors that hold NaN or infinity: a failure to be measured, not a reason to refuse."""
     return sorted(
         name
@@ -102,7 +102,7 @@ def non_finite(model: PreTrainedModel) -> list[str]:
     )
 
 
-def ragged_groups(model: PreTrainedModel, groups: Mapping[str, int]) -> list[str]:
+def find_ragged_groups(model: PreTrainedModel, groups: Mapping[str, int]) -> list[str]:
     """Names of linear layers whose inputs are no multiple of their group size: the last group is shorter."""
     inputs = {name: _inputs(module) for name, module in linears(model)}
     inputs |= {name: stack.shape[2] for name in groups if (stack := stacked_tensor(model, name)) is not None}

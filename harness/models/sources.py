@@ -1,4 +1,4 @@
-"""Where a model comes from: ``pocket``, a local folder, a GGUF file or a hub repository; always on this machine."""
+"""Resolves the name of a model to files on this machine: ``pocket``, a folder, a GGUF file, a snapshot of the hub."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def _file_in(folder: Path, spec: ModelSpec) -> Path | None:
     path = folder / spec.file
     if path.suffix != GGUF or ".." in path.parts or not path.is_file():
         there = ", ".join(sorted(each.name for each in folder.glob(f"*{GGUF}"))) or "none"
-        raise ModelError(f"{spec.model}: file {spec.file!r} is no GGUF file in it; it has {there}")
+        raise ModelError(f"{spec.model}: file {spec.file!r} is not a GGUF file in it; its GGUF files: {there}")
     return path
 
 
@@ -112,4 +112,4 @@ def _snapshot(spec: ModelSpec) -> Path:
 def _what_instead(path: Path) -> str:
     if not path.exists():
         return "the embedded model is not installed; install the harness again"
-    return "is a file, wanted the folder of a model (with config.json and safetensors) or a GGUF file"
+    return "is a file, expected the folder of a model (with config.json and safetensors) or a GGUF file"

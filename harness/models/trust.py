@@ -1,4 +1,4 @@
-"""Checks of a model folder before anything in it is interpreted: no pickles, no code, no damage."""
+"""Verifies a model folder before anything in it is interpreted: no code, no damage, the files of its manifest."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import ModelError
-from harness.models.fingerprints import FileStamp, file_sha256
+from harness.models.fingerprints import FileFingerprint, file_sha256
 from harness.models.weight_files import Weights, check_safetensors, read_json, weight_files
 
 CODE_FIELDS = frozenset(
@@ -27,14 +27,16 @@ BUILT_IN = re.compile(r"[a-z0-9_]*")
 MANIFEST = "manifest.json"
 
 
-def check_folder(folder: Path, stamps: Sequence[FileStamp], trust_remote_code: bool, manifest: bool) -> Weights:
+def check_folder(
+    folder: Path, fingerprints: Sequence[FileFingerprint], trust_remote_code: bool, manifest: bool
+) -> Weights:
     """Check everything that can be checked without loading; returns what the weight files hold.
 
     manifest: whether a manifest.json with a sha256 for every file must be there (where one is found it is
     always held against the files). Raises ModelError naming the file and the field.
     """
     config = read_json(folder / "config.json")
-    check_manifest(folder, stamps, required=manifest)
+    check_manifest(folder, fingerprints, required=manifest)
     if (folder / "adapter_config.json").exists():
         raise ModelError(
             f"{folder}: adapter_config.json makes this an adapter on top of another model, which would be "
@@ -47,7 +49,7 @@ def check_folder(folder: Path, stamps: Sequence[FileStamp], trust_remote_code: b
     return Weights({name: dtype for path in files for name, dtype in check_safetensors(path)})
 
 
-def check_manifest(folder: Path, stamps: Sequence[FileStamp], required: bool) -> None:
+def check_manifest(folder: Path, fingerprints: Sequence[FileFingerprint], required: bool) -> None:
     """Hold every file against ``manifest.json``: ``{"files": {name: sha256}}``, or the inner object alone.
 
     Raises ModelError for a listed file that is missing or differs, and for a file that loading would read and
@@ -58,20 +60,20 @@ def check_manifest(folder: Path, stamps: Sequence[FileStamp], required: bool) ->
         if required:
             raise ModelError(f"{folder}: {MANIFEST} is missing, so its files cannot be checked; install again")
         return
-    wanted = _hashes(read_json(path))
-    if not wanted:
+    listed = _hashes(read_json(path))
+    if not listed:
         if required:
             raise ModelError(f"{path}: lists no file with its sha256; install again")
         return
-    found = {stamp.path.name: stamp.sha256 for stamp in stamps if stamp.path.name != MANIFEST}
-    others = {name: folder / name for name in wanted.keys() - found.keys() if Path(name).name == name}
+    found = {file.path.name: file.sha256 for file in fingerprints if file.path.name != MANIFEST}
+    others = {name: folder / name for name in listed.keys() - found.keys() if Path(name).name == name}
     found |= {name: file_sha256(path) for name, path in others.items() if path.is_file()}
-    problems = [f"{name} is missing" for name in sorted(wanted.keys() - found.keys())]
-    problems += [f"{name} is not listed" for name in sorted(found.keys() - wanted.keys())]
+    problems = [f"{name} is missing" for name in sorted(listed.keys() - found.keys())]
+    problems += [f"{name} is not listed" for name in sorted(found.keys() - listed.keys())]
     problems += [
-        f"{name} has sha256 {found[name][:12]}…, wanted {wanted[name][:12]}…"
-        for name in sorted(wanted.keys() & found.keys())
-        if found[name] != wanted[name]
+        f"{name} has sha256 {found[name][:12]}…, expected {listed[name][:12]}…"
+        for name in sorted(listed.keys() & found.keys())
+        if found[name] != listed[name]
     ]
     if problems:
         raise ModelError(f"{path}: the files are not the ones listed: {'; '.join(problems)}; restore them")
@@ -95,10 +97,10 @@ def check_code_fields(path: Path) -> None:
 
 def _hashes(manifest: Mapping[str, Any]) -> dict[str, str]:
     """File name to sha256, from the shapes a manifest is known to have; empty for anything else."""
-    listed = manifest.get("files", manifest)
-    if not isinstance(listed, dict):
+    entries = manifest.get("files", manifest)
+    if not isinstance(entries, dict):
         return {}
-    found = {name: value.get("sha256") if isinstance(value, dict) else value for name, value in listed.items()}
+    found = {name: value.get("sha256") if isinstance(value, dict) else value for name, value in entries.items()}
     return {
         name: value for name, value in found.items() if isinstance(value, str) and re.fullmatch(r"[0-9a-f]{64}", value)
     }

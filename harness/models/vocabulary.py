@@ -15,50 +15,50 @@ if TYPE_CHECKING:
     from harness.models.loaded import LoadedModel
 
 
-def known_ids(tokenizer: PreTrainedTokenizerBase) -> int:
-    """One more than the largest id that a tokenizer gives."""
+def count_token_ids(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Ids that a tokenizer gives: one more than the largest."""
     return 1 + max([*tokenizer.get_vocab().values(), *tokenizer.all_special_ids], default=-1)
 
 
-def common_logits(widths: tuple[int, int], tokenizers: Sequence[PreTrainedTokenizerBase]) -> int | None:
+def count_common_logits(widths: tuple[int, int], tokenizers: Sequence[PreTrainedTokenizerBase]) -> int | None:
     """How many logits count on both sides: the ids of the tokenizers, where one side has more logits than the other.
 
     None where both have the same number (then all count), and where a tokenizer gives ids that one side has no logits
-    for (then nothing can be compared token by token, see ``mismatch``).
+    for (then nothing can be compared token by token, see ``explain_mismatch``).
     """
     if widths[0] == widths[1]:
         return None
-    known = max(known_ids(tokenizer) for tokenizer in tokenizers)
+    known = max(count_token_ids(tokenizer) for tokenizer in tokenizers)
     return known if known <= min(widths) else None
 
 
-def common_of(reference: LoadedModel, variant: LoadedModel) -> int | None:
-    """``common_logits`` of a pair."""
-    return common_logits(_widths(reference, variant), (reference.tokenizer, variant.tokenizer))
+def count_common_logits_of(reference: LoadedModel, variant: LoadedModel) -> int | None:
+    """``count_common_logits`` of a pair."""
+    return count_common_logits(_widths(reference, variant), (reference.tokenizer, variant.tokenizer))
 
 
-def mismatch(reference: LoadedModel, variant: LoadedModel) -> str:
+def explain_mismatch(reference: LoadedModel, variant: LoadedModel) -> str:
     """Why the logits of a pair cannot be compared token by token; empty if they can."""
     widths = _widths(reference, variant)
-    if widths[0] == widths[1] or common_of(reference, variant) is not None:
+    if widths[0] == widths[1] or count_common_logits_of(reference, variant) is not None:
         return ""
-    return not_padding(widths, (reference.tokenizer, variant.tokenizer))
+    return explain_width_difference(widths, (reference.tokenizer, variant.tokenizer))
 
 
-def not_padding(widths: tuple[int, int], tokenizers: Sequence[PreTrainedTokenizerBase]) -> str:
+def explain_width_difference(widths: tuple[int, int], tokenizers: Sequence[PreTrainedTokenizerBase]) -> str:
     """The reason, in words, for vocabularies that differ by more than padding."""
-    largest = max(known_ids(tokenizer) for tokenizer in tokenizers) - 1
+    largest = max(count_token_ids(tokenizer) for tokenizer in tokenizers) - 1
     return (
         f"the variant has {widths[1]} logits for a token, the reference {widths[0]}, and they differ by more than "
         f"padding: tokens have ids up to {largest}"
     )
 
 
-def by_vocabulary(reference: LoadedModel, variants: Sequence[LoadedModel]) -> dict[int | None, list[int]]:
-    """Indices of the variants by the logits that count (``common_of``): those together see the same reference."""
+def group_by_vocabulary(reference: LoadedModel, variants: Sequence[LoadedModel]) -> dict[int | None, list[int]]:
+    """Indices of the variants by ``count_common_logits_of``: a group sees the same logits of the reference."""
     groups: dict[int | None, list[int]] = {}
     for index, variant in enumerate(variants):
-        groups.setdefault(common_of(reference, variant), []).append(index)
+        groups.setdefault(count_common_logits_of(reference, variant), []).append(index)
     return groups
 
 

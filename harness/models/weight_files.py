@@ -1,4 +1,4 @@
-"""The weight files of a model folder: which they are, whether they are whole, and what types they hold."""
+"""Verifies the weight files of a model folder: all are there, none is truncated, and none hides codes as weights."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def read_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{path}: not readable as JSON: {type(error).__name__}: {error}") from error
     if not isinstance(content, dict):
-        raise ModelError(f"{path}: holds a {type(content).__name__}, wanted an object")
+        raise ModelError(f"{path}: holds a {type(content).__name__}, expected an object")
     return content
 
 
@@ -96,7 +96,7 @@ def _is_weights_name(name: str) -> bool:
 
 def _no_weights(folder: Path, declared: object) -> str:
     if isinstance(declared, str):
-        return f"{folder}: config.json names the weight file {declared!r}, which is no safetensors file in it"
+        return f"{folder}: config.json names the weight file {declared!r}, which is not a safetensors file in it"
     pickles = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLES)
     if pickles:
         return (

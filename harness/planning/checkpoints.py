@@ -1,6 +1,6 @@
-"""The keys of ``variant`` that say what kind of checkpoint it is: GGUF files, engines, tokenizers, adapters.
+"""The keys of ``variant`` that say what is opened and what computes it: GGUF files, engines, tokenizers, adapters.
 
-Only files are looked at, and whether they are there: what is in them is checked when they are loaded.
+Checked is whether files exist; their content is checked when they are loaded.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _READ: Mapping[CheckpointKind, str] = {
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 
 
-def with_file(check: Checker, value: Mapping[str, Any], path: KeyPath, model: str, kind: str) -> dict[str, Any]:
+def join_file(check: Checker, value: Mapping[str, Any], path: KeyPath, model: str, kind: str) -> dict[str, Any]:
     """The entry with ``file`` joined to its folder; of a model on the hub it stays by itself. Notes problems."""
     entry, name = dict(value) | {"model": model}, value.get("file")
     if name is None:
@@ -51,7 +51,7 @@ def with_file(check: Checker, value: Mapping[str, Any], path: KeyPath, model: st
     return entry
 
 
-def with_adapter(check: Checker, value: Mapping[str, Any], path: KeyPath) -> Mapping[str, Any]:
+def join_adapter(check: Checker, value: Mapping[str, Any], path: KeyPath) -> Mapping[str, Any]:
     """The entry with the folder of its adapter made absolute. Notes problems."""
     name = value.get("adapter")
     if not isinstance(name, str):

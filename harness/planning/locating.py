@@ -1,4 +1,4 @@
-"""What names in YAML files stand for: shipped suites and gates, files, models, documents.
+"""Finds what names in YAML files stand for: bundled suites and gates, files, models, documents.
 
 Paths are relative to the file that names them. Environment variables, ``~`` and patterns are not expanded.
 """
@@ -43,7 +43,7 @@ def find_file(kind: Literal["suites", "gates"], name: str, base: Path) -> tuple[
     return shipped_file(kind, name), f"{kind}/{name}.yaml"
 
 
-def unknown_name(kind: Literal["suites", "gates"], name: str, base: Path) -> tuple[str, str, str] | None:
+def explain_unknown_name(kind: Literal["suites", "gates"], name: str, base: Path) -> tuple[str, str, str] | None:
     """(found, wanted, hint) if ``name`` is neither a path to something nor a shipped name; else None."""
     known = shipped_names(kind)
     if is_path(name) and "\0" not in name and not (base / name).exists():

@@ -9,7 +9,7 @@ from typing import Any, cast
 from harness.backends import Backend
 from harness.engines import Engine
 from harness.planning.checking import Checker
-from harness.planning.checkpoints import check_checkpoint, with_adapter, with_file
+from harness.planning.checkpoints import check_checkpoint, join_adapter, join_file
 from harness.planning.locating import find_model
 from harness.planning.specs import VariantSpec
 from harness.plugins import names
@@ -54,7 +54,7 @@ def read_variant(
     given, made = value, tuple(steps)
     value = _with_model(check, value, path, ("reference", "pocket"))
     if isinstance(value, Mapping):
-        value = _with_engine(check, {**with_adapter(check, value, path), "compress": made}, path)
+        value = _with_engine(check, {**join_adapter(check, value, path), "compress": made}, path)
     spec = check.record(VariantSpec, value, path)
     if spec:
         check_checkpoint(check, given, spec, made, reference)
@@ -93,4 +93,4 @@ def _with_model(check: Checker, value: Any, path: KeyPath, reserved: tuple[str, 
     if kind == "hub" and trusted and not (isinstance(revision, str) and _COMMIT.fullmatch(revision)):
         wanted = "the commit (40 hex digits) whose code is trusted"
         check.problem((*path, "revision"), describe(revision), wanted)
-    return with_file(check, value, path, model, kind)
+    return join_file(check, value, path, model, kind)

@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import AutoModel, AutoTokenizer
 
 from harness.errors import ModelError
-from harness.models.fingerprints import stamp_folder
+from harness.models.fingerprints import fingerprint_folder
 from harness.models.trust import check_folder
 
 
@@ -20,7 +20,7 @@ class Embedding:
 
     def __init__(self, folder: Path) -> None:
         """Raises ModelError for a folder that cannot be loaded, or that would run code or pickles."""
-        check_folder(folder, stamp_folder(folder), trust_remote_code=False, manifest=False)
+        check_folder(folder, fingerprint_folder(folder), trust_remote_code=False, manifest=False)
         model: Any = AutoModel
         tokenizer: Any = AutoTokenizer
         try:

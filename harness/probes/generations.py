@@ -89,11 +89,11 @@ class Generations(TextProbe):
         progress: Progress,
     ) -> None:
         """Commit one unit for every batch of prompts. Raises DataError for prompts that cannot be used."""
-        from harness.models.vocabulary import by_vocabulary
+        from harness.models.vocabulary import group_by_vocabulary
 
         chosen = self._from_file() if self.prompts else self._beginnings(reference, documents)
         batches = [chosen[at : at + self.batch_size] for at in range(0, len(chosen), self.batch_size)]
-        for vocabulary, indices in by_vocabulary(reference, variants).items():
+        for vocabulary, indices in group_by_vocabulary(reference, variants).items():
             models = [reference, *(variants[index] for index in indices)]
             self._observe_alike(models, vocabulary, batches, [sinks[index] for index in indices], progress)
 

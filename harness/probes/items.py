@@ -57,9 +57,9 @@ class Items(OwnProbe):
         """Commit one unit a task. Raises DataError for tasks that cannot be found, loaded, run or paired."""
         if all(sink.done(_unit(name)) for sink in sinks for name in self.tasks):
             return
-        from harness.models.vocabulary import by_vocabulary
+        from harness.models.vocabulary import group_by_vocabulary
 
-        for vocabulary, indices in by_vocabulary(reference, variants).items():
+        for vocabulary, indices in group_by_vocabulary(reference, variants).items():
             models = [reference, *(variants[index] for index in indices)]
             self._observe_alike(models, vocabulary, [sinks[index] for index in indices], progress)
 

@@ -77,14 +77,14 @@ class _Scorer:
 
     def nlls(self, stretches: Sequence[Stretch]) -> Nlls:
         """Of every id but the first, by the ids; each stretch that occurs twice is computed once."""
-        from harness.lockstep.alone import likelihoods, prepared
+        from harness.lockstep.likelihoods import compute_nlls, prepare_decoder
 
         once = {stretch.ids.tobytes(): stretch.ids for stretch in stretches}
         if not once:
             return {}
         if self._decoder is None:
-            self._decoder = prepared(self._loaded.name, self._loaded.language_model, next(iter(once.values())))
-        return dict(zip(once, likelihoods(self._decoder, list(once.values())), strict=True))
+            self._decoder = prepare_decoder(self._loaded.name, self._loaded.language_model, next(iter(once.values())))
+        return dict(zip(once, compute_nlls(self._decoder, list(once.values())), strict=True))
 
 
 _Row = tuple[list[Window], tuple[Reading, Reading], list[tuple[float, float]]]

@@ -16,7 +16,7 @@ from harness.errors import DataError
 from harness.hardware import fit as hardware
 from harness.models.loaded import LoadedModel
 from harness.models.prequantized import LIBRARIES
-from harness.models.vocabulary import mismatch
+from harness.models.vocabulary import explain_mismatch
 from harness.planning.composition import remarks
 from harness.planning.specs import Plan, SuiteSpec, VariantSpec
 from harness.probes import OwnProbe, TextProbe
@@ -203,7 +203,7 @@ def _apart(suite: SuiteSpec, reference: LoadedModel, variant: LoadedModel, wante
         without_bos = spec.bos and not isinstance(variant.tokenizer.bos_token_id, int)
         if without_bos or documents_sha256(_encoded(suite, variant)) != wanted:
             return f"{OTHER_IDS}, so {COMPARABLE}"
-    reason = mismatch(reference, variant)
+    reason = explain_mismatch(reference, variant)
     return f"{reason}; so {COMPARABLE}" if reason else ""
 
 

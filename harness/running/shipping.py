@@ -13,7 +13,7 @@ from harness.data.encoding import EncodedDocument
 from harness.errors import HarnessError, WriteError
 from harness.models.adapters import copy_adapter, without_adapter
 from harness.models.loaded import LoadedModel
-from harness.models.quiet import quiet
+from harness.models.transformers_output import silence_transformers
 from harness.planning.specs import Plan, SuiteSpec
 from harness.probes import Shipment, ShippedProbe
 from harness.progress import Progress
@@ -107,7 +107,7 @@ def _writer(plan: Plan, variant: LoadedModel) -> Callable[[Path], None]:
 
     def write(folder: Path) -> None:
         beside = plan.variant.adapter if _beside(plan) else None
-        with quiet(), without_adapter(variant.model) if beside else nullcontext():
+        with silence_transformers(), without_adapter(variant.model) if beside else nullcontext():
             if own is None:
                 variant.model.save_pretrained(folder)
             else:

@@ -19,7 +19,7 @@ from harness.errors import BackendError, HarnessError
 from harness.models.adapters import attach_adapter, merge_adapter
 from harness.models.identity import identify
 from harness.models.loaded import LoadedModel, freeze
-from harness.models.sanity import check_placement, non_finite, ragged_groups
+from harness.models.sanity import check_placement, find_non_finite, find_ragged_groups
 from harness.modules.activations import check_stated, rounds_inputs
 from harness.modules.experts import stacks
 from harness.modules.grid_check import check_levels
@@ -35,17 +35,17 @@ def make_variant(plan: Plan, reference: LoadedModel, calibration: Sequence[Tenso
     calibration: token ids, one 1-D int64 tensor a document. The reference stays byte for byte as it is.
     Raises ModelError as ``load`` does, and BackendError naming the step that failed.
     """
-    made, variant = _start(plan, reference), plan.variant
+    made, variant = _open_start(plan, reference), plan.variant
     if variant.adapter and variant.merge:
         made = merge_adapter(made, Path(variant.adapter))
     if variant.compress:
-        made = _compressed(plan, made, reference, calibration)
+        made = _apply_steps(plan, made, reference, calibration)
     if variant.adapter and not variant.merge:
         made = attach_adapter(made, Path(variant.adapter))
     return made
 
 
-def _compressed(plan: Plan, start: LoadedModel, reference: LoadedModel, calibration: Sequence[Tensor]) -> LoadedModel:
+def _apply_steps(plan: Plan, start: LoadedModel, reference: LoadedModel, calibration: Sequence[Tensor]) -> LoadedModel:
     """``start`` with every step applied."""
     _check_tokenizer(plan, start, reference)
     model = start.model
@@ -53,8 +53,8 @@ def _compressed(plan: Plan, start: LoadedModel, reference: LoadedModel, calibrat
     activations: dict[str, str] = {}
     cache, notes = start.identity.cache, list(start.notes)
     for step in plan.variant.compress:
-        done = _compress(step, model, start.tokenizer, calibration)
-        _check_once(step, done, described, activations, cache)
+        done = _apply_step(step, model, start.tokenizer, calibration)
+        _check_not_quantized_twice(step, done, described, activations, cache)
         model, cache = done.model, done.cache or cache
         described |= {module.module: module for module in done.modules}
         activations |= done.activations
@@ -69,7 +69,7 @@ def _compressed(plan: Plan, start: LoadedModel, reference: LoadedModel, calibrat
     levels = check_levels(model, described)
     described |= {name: described[name].model_copy(update={"levels": count}) for name, count in levels.items()}
     stated = tuple(
-        module.model_copy(update=_rounding(model, module, activations[module.module]))
+        module.model_copy(update=_describe_rounding(model, module, activations[module.module]))
         if module.module in activations
         else module
         for module in module_formats(model, described)
@@ -78,18 +78,18 @@ def _compressed(plan: Plan, start: LoadedModel, reference: LoadedModel, calibrat
     notes += [*unpacked_notes(stated, modules), *left_out(plan.name, modules, model)]
     identity = identify(plan.name, model, start.tokenizer, old.source, old.revision, old.dtype, old.device, modules)
     identity = identity.model_copy(update={"parameters": old.parameters, "cache": cache})
-    notes += _compressed_notes(plan.name, model, described)
+    notes += _find_weight_problems(plan.name, model, described)
     return replace(start.with_modules(plan.name, model), identity=identity, notes=tuple(notes))
 
 
-def _rounding(model: nn.Module, stated: ModuleFormat, words: str) -> dict[str, str]:
-    """What is said of a module whose input is rounded: only a backend with a kernel of its own does that for real."""
+def _describe_rounding(model: nn.Module, stated: ModuleFormat, words: str) -> dict[str, str]:
+    """Fields of a module whose input is rounded: real only where the kernel of a backend does it."""
     real = stated.backend and stated.kernel == "real" and not rounds_inputs(model.get_submodule(stated.module))
     return {"activations": words, "kernel": "real" if real else "simulated"}
 
 
-def _start(plan: Plan, reference: LoadedModel) -> LoadedModel:
-    """What the first backend step gets: a deep copy of the reference, or the variant's own checkpoint."""
+def _open_start(plan: Plan, reference: LoadedModel) -> LoadedModel:
+    """What the first backend step gets: a deep copy of the reference, or the variant's own checkpoint by its engine."""
     variant = plan.variant
     if variant.model == "reference":
         identity = reference.identity.model_copy(update={"name": plan.name})
@@ -118,7 +118,7 @@ def _check_tokenizer(plan: Plan, start: LoadedModel, reference: LoadedModel) -> 
         )
 
 
-def _compress(
+def _apply_step(
     step: Backend, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, calibration: Sequence[Tensor]
 ) -> Compressed:
     if step.calibrates and not calibration:
@@ -131,14 +131,14 @@ def _compress(
         raise BackendError(f"{step.kind}: {type(error).__name__}: {error}") from error
 
 
-def _check_once(
+def _check_not_quantized_twice(
     step: Backend,
     done: Compressed,
     described: Mapping[str, ModuleFormat],
     activations: Mapping[str, str],
     cache: CacheFormat | None,
 ) -> None:
-    """Raise BackendError where a step quantized what was quantized before: its numbers would be of neither format."""
+    """Raise BackendError where a step quantized what an earlier one had quantized: it would have neither format."""
     twice = [m.module for m in done.modules if m.module in described] or [
         name for name in done.activations if name in activations
     ]
@@ -152,14 +152,14 @@ def _check_once(
         raise BackendError(f"{step.kind}: the KV cache was quantized by {cache.backend} already")
 
 
-def _compressed_notes(name: str, model: PreTrainedModel, described: dict[str, ModuleFormat]) -> tuple[Note, ...]:
+def _find_weight_problems(name: str, model: PreTrainedModel, described: dict[str, ModuleFormat]) -> tuple[Note, ...]:
     notes = []
     groups = {module: stated.group_size for module, stated in described.items() if stated.group_size}
-    if ragged := ragged_groups(model, groups):
+    if ragged := find_ragged_groups(model, groups):
         example = f"{ragged[0]}, groups of {groups[ragged[0]]}"
         text = f"{name}: in {len(ragged)} modules the last group is shorter ({example})"
         notes.append(Note(topic="ragged groups", text=text))
-    if names := non_finite(model):
+    if names := find_non_finite(model):
         text = f"{name}: {len(names)} tensors hold NaN or infinity after compression, {names[0]} first"
         notes.append(Note(topic="non-finite weights", text=text, level="warn"))
     return tuple(notes)

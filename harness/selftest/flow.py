@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from harness.errors import HarnessError, PlanError, Problem
 from harness.judge import judge, overall
 from harness.planning.gate_file import Gate, check_metrics, read_gate
-from harness.planning.locating import unknown_name
+from harness.planning.locating import explain_unknown_name
 from harness.planning.specs import GateSpec, Plan, SuiteSpec, VariantSpec
 from harness.planning.suite_file import Suite, read_suite
 from harness.probes import ShippedProbe
@@ -162,7 +162,7 @@ def _read(suite: str, gate: str, base: Path) -> tuple[SuiteSpec, GateSpec]:
     """Suite and gate. Raises PlanError with every mistake, rules on metrics that the suite lacks among them."""
     problems: list[Problem] = []
     for kind, name in (("suites", suite), ("gates", gate)):
-        if unknown := unknown_name("suites" if kind == "suites" else "gates", name, base):
+        if unknown := explain_unknown_name("suites" if kind == "suites" else "gates", name, base):
             problems.append(Problem("selftest", None, kind.removesuffix("s"), *unknown))
     if problems:
         raise PlanError(problems)

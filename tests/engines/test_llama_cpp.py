@@ -187,7 +187,7 @@ def test_without_the_library_it_says_how_to_get_it(
 
 @pytest.mark.usefixtures("stand_in")
 def test_what_is_no_gguf_file_is_refused(reference: LoadedModel) -> None:
-    with pytest.raises(ModelError, match="engine: llama_cpp reads GGUF files, and this is none"):
+    with pytest.raises(ModelError, match="engine: llama_cpp reads GGUF files, and this is not one"):
         variant_of(reference, Path(reference.identity.source))
 
 

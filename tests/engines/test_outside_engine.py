@@ -45,7 +45,7 @@ import numpy as np
 import torch
 
 from harness.errors import ModelError
-from harness.models.fingerprints import stamp_file
+from harness.models.fingerprints import fingerprint_file
 from harness.models.identity import tokenizer_sha256
 from harness.models.language_model import LogitsModel
 from harness.models.loaded import LoadedModel
@@ -69,7 +69,7 @@ def open_table(spec, name, tokenizer, temperature):
     if tokenizer is None:
         raise ModelError(f"{spec.model}: bigrams have no tokenizer of their own; write tokenizer: reference")
     path = resolve(spec).folder / "table.npy"
-    stamp = stamp_file(path)
+    stamp = fingerprint_file(path)
     table = np.load(path).astype(np.float32) / temperature
     identity = Identity(
         name=name, source=spec.model, architecture="bigrams", revision=None, dtype="float32", device="cpu",

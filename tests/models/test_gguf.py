@@ -141,7 +141,7 @@ def test_a_file_in_a_folder_is_found_by_its_name(tmp_path: Path) -> None:
     write_gguf(tiny_llama(**SIZES), tmp_path / "q.gguf", "Q8_0")
     loaded = load(ModelSpec(model=str(tmp_path), file="q.gguf"), "x")
     assert format_of(loaded, "model.layers.0.mlp.up_proj").format == "Q8_0"
-    with pytest.raises(ModelError, match=r"file 'r\.gguf' is no GGUF file in it; it has q\.gguf"):
+    with pytest.raises(ModelError, match=r"file 'r\.gguf' is not a GGUF file in it; its GGUF files: q\.gguf"):
         load(ModelSpec(model=str(tmp_path), file="r.gguf"), "x")
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from harness.errors import ModelError
-from harness.models.fingerprints import stamp_folder
+from harness.models.fingerprints import fingerprint_folder
 from harness.models.trust import check_code_fields, check_folder
 from harness.models.weight_files import check_safetensors
 
@@ -32,7 +32,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def check(folder: Path, trust: bool = False, manifest: bool = False) -> tuple[str, ...]:
-    return check_folder(folder, stamp_folder(folder), trust, manifest).floating()
+    return check_folder(folder, fingerprint_folder(folder), trust, manifest).floating()
 
 
 def test_a_sound_folder_passes_and_says_its_types(folder: Path) -> None:

@@ -13,7 +13,7 @@ from harness.data.encoding import EncodedDocument
 from harness.errors import ModelError
 from harness.lockstep.driver import shared_pass
 from harness.models.language_model import TransformersModel
-from harness.models.vocabulary import by_vocabulary, common_logits, known_ids, mismatch
+from harness.models.vocabulary import count_common_logits, count_token_ids, explain_mismatch, group_by_vocabulary
 from harness.probes.channels import Channels
 from harness.probes.generations import Generations
 from harness.probes.items import Items
@@ -104,9 +104,9 @@ def test_damage_beside_padding_is_the_damage_without_it(reference: Loaded, tmp_p
 def test_rows_that_are_tokens_are_no_padding(reference: Loaded, tmp_path: Path) -> None:
     larger = copy.deepcopy(reference.tokenizer)
     larger.add_tokens(["<extra>"])
-    assert known_ids(larger) == TOKENS + 1
+    assert count_token_ids(larger) == TOKENS + 1
     variant = Loaded("more tokens", padded(reference.model, ROWS), larger)
-    assert "differ by more than padding: tokens have ids up to 300" in mismatch(reference, variant)  # type: ignore[arg-type]
+    assert "differ by more than padding: tokens have ids up to 300" in explain_mismatch(reference, variant)  # type: ignore[arg-type]
     with pytest.raises(ModelError, match=r"more tokens: the variant has 320 logits for a token, the reference 300"):
         observe(tmp_path, reference, variant)
 
@@ -115,11 +115,11 @@ def test_which_logits_count(reference: Loaded) -> None:
     tokenizers = [reference.tokenizer] * 2
     widths = [TransformersModel(model).vocabulary for model in (reference.model, padded(reference.model, 3))]
     assert widths == [TOKENS, TOKENS + 3]
-    assert common_logits((320, 320), tokenizers) is None
-    assert common_logits((300, 320), tokenizers) == common_logits((384, 320), tokenizers) == TOKENS
-    assert common_logits((299, 320), tokenizers) is None
+    assert count_common_logits((320, 320), tokenizers) is None
+    assert count_common_logits((300, 320), tokenizers) == count_common_logits((384, 320), tokenizers) == TOKENS
+    assert count_common_logits((299, 320), tokenizers) is None
     variants = [wider(reference), reference, wider(reference, rows=4)]
-    assert by_vocabulary(reference, variants) == {TOKENS: [0, 2], None: [1]}  # type: ignore[arg-type]
+    assert group_by_vocabulary(reference, variants) == {TOKENS: [0, 2], None: [1]}  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("fill", FILLS)

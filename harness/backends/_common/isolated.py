@@ -127,10 +127,10 @@ class IsolatedBackend(LibraryBackend):
         calibration: Sequence[Tensor],
         names: Sequence[str],
     ) -> None:
-        from harness.models.quiet import quiet
+        from harness.models.transformers_output import silence_transformers
 
         saved: Any = model
-        with quiet():
+        with silence_transformers():
             saved.save_pretrained(job / "model")
             tokenizer.save_pretrained(job / "model")
         (job / "settings.json").write_text(json.dumps({**self.job(), "modules": list(names)}))

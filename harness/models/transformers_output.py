@@ -1,4 +1,4 @@
-"""Keeping transformers from talking while a model is loaded."""
+"""Progress bars and log messages of transformers while a model is loaded."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import transformers
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
-    """Keep transformers from printing bars and reports: what matters in them is checked by whoever loads."""
+def silence_transformers() -> Iterator[None]:
+    """Turn off progress bars and warnings of transformers: loading checks by itself what they would report."""
     logging: Any = transformers.utils.logging
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()

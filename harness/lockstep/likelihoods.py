@@ -22,7 +22,7 @@ from harness.models.language_model import LanguageModel
 Floats = NDArray[np.float64]
 
 
-def likelihoods(decoder: Decoder, documents: Sequence[NDArray[np.int64]]) -> list[Floats]:
+def compute_nlls(decoder: Decoder, documents: Sequence[NDArray[np.int64]]) -> list[Floats]:
     """Negative log-likelihoods in nats of every id but the first of each document, in order.
 
     documents: ids, at least two each. The decoder must be prepared. Raises ModelError where memory runs out on one
@@ -40,7 +40,7 @@ def likelihoods(decoder: Decoder, documents: Sequence[NDArray[np.int64]]) -> lis
     return [found[index] for index in range(len(documents))]
 
 
-def prepared(name: str, model: LanguageModel, ids: NDArray[np.int64]) -> Decoder:
+def prepare_decoder(name: str, model: LanguageModel, ids: NDArray[np.int64]) -> Decoder:
     """The model in halves, tried on the beginning of one document."""
     decoder = Decoder(name, model)
     with torch.no_grad():
