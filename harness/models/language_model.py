@@ -1,7 +1,7 @@
 """What can be asked of every model, whichever engine computes it: its sizes, and the logits of token ids.
 
     LanguageModel ┬ TransformersModel   modules and tensors of transformers, which may be watched and changed
-                  └ LogitsModel         weights stay inside an engine or a server; one method gives logits
+                  └ LogitsModel         around a TextModel: weights stay inside an engine, one method gives logits
 
 Code that needs modules takes ``LanguageModel.modules`` and says why it cannot go on where there are none. Libraries
 that drive models of transformers (lm-eval, ``generate``) take ``for_transformers``.
@@ -14,7 +14,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -113,19 +113,52 @@ class TransformersModel(LanguageModel):
         return self.modules
 
 
-class LogitsModel(LanguageModel):
-    """A model that an engine computes by itself: a subclass gives ``vocabulary`` and ``text_logits``, and no modules.
+class TextModel(Protocol):
+    """What an engine implements that keeps weights to itself: no base class, no tensors but logits."""
 
-    Every text is read by itself from its beginning, so that no logit depends on what else is in the batch.
-    """
+    @property
+    def vocabulary(self) -> int:
+        """How many logits it gives for a token (V); token ids run from 0 to one less."""
 
-    @abstractmethod
+    @property
+    def positions(self) -> int | None:
+        """Tokens of the longest text that it reads; None where that is not known."""
+
+    @property
+    def end_tokens(self) -> tuple[int, ...]:
+        """Ids that end a text, as the checkpoint declares them; that of the tokenizer ends a text anyway."""
+
     def text_logits(self, ids: Sequence[int], last: int) -> Tensor:
-        """Logits [last, V] behind the last so many ids of one text; a float tensor on ``device``.
+        """Logits [last, V] behind the last so many ids of one text; floats on the processor.
 
         ``last`` is the length of the text where it is scored, and less where it is continued: an engine may then reuse
         what it computed for the ids before them. Raises ModelError where the engine cannot read the text.
         """
+
+
+class LogitsModel(LanguageModel):
+    """A model that an engine computes by itself, one text after another.
+
+    Every text that is scored is read by itself from its beginning, so that no logit depends on what else is in a batch.
+    """
+
+    def __init__(self, text_model: TextModel) -> None:
+        self._text_model = text_model
+
+    @property
+    def vocabulary(self) -> int:
+        """As the engine says."""
+        return self._text_model.vocabulary
+
+    @property
+    def positions(self) -> int | None:
+        """As the engine says."""
+        return self._text_model.positions
+
+    @property
+    def end_tokens(self) -> tuple[int, ...]:
+        """As the engine says."""
+        return self._text_model.end_tokens
 
     def logits(self, ids_BT: Tensor, mask_BT: Tensor | None = None, positions_BT: Tensor | None = None) -> Tensor:
         """Text by text; zeros where the mask is 0, which may be in front or behind."""
@@ -141,9 +174,9 @@ class LogitsModel(LanguageModel):
         rows = []
         for ids_T, mask_T in zip(ids_BT, mask.bool(), strict=True):
             kept_T = mask_T[-last:]
-            logits_TV = torch.zeros(len(kept_T), self.vocabulary, device=self.device)
+            logits_TV = torch.zeros(len(kept_T), self.vocabulary)
             if bool(kept_T.any()):
-                logits_TV[kept_T] = self.text_logits((*before, *ids_T[mask_T].tolist()), int(kept_T.sum()))
+                logits_TV[kept_T] = self._text_model.text_logits((*before, *ids_T[mask_T].tolist()), int(kept_T.sum()))
             rows.append(logits_TV)
         return torch.stack(rows)
 
@@ -172,7 +205,7 @@ class _TransformersInterface(PreTrainedModel, GenerationMixin):  # type: ignore[
             make(vocab_size=computes.vocabulary, max_position_embeddings=computes.positions, eos_token_id=ends or None)
         )
         # transformers asks the parameters of a model for its device and dtype.
-        self.placed = torch.nn.Parameter(torch.zeros(0, device=computes.device), requires_grad=False)
+        self.placed = torch.nn.Parameter(torch.zeros(0), requires_grad=False)
         self._computes = computes
 
     def forward(

@@ -1,8 +1,9 @@
-"""An engine from another package: logits by its own means, and no modules of transformers."""
+"""An engine from another package, the one that its guide shows: logits by its own means, no modules of transformers."""
 
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,68 +17,7 @@ from harness.models.loading import load
 from harness.records import ModelSpec
 from tests.helpers.outside_package import OutsidePackage, outside_package
 
-ENGINE = '''
-"""A table of bigrams."""
-
-from harness.engines import Engine
-
-
-class Bigrams(Engine):
-    """Logits from a table of pairs of tokens, which numpy reads from a folder."""
-
-    serves = ("generation",)
-    logits_dtype = "float32"
-    devices = ("cpu",)
-
-    temperature: float = 1.0
-    """Divides the logits."""
-
-    def open(self, spec, name, tokenizer):
-        from bigram_model import open_table
-
-        return open_table(spec, name, tokenizer, self.temperature)
-'''
-
-MODEL = """
-from pathlib import Path
-
-import numpy as np
-import torch
-
-from harness.errors import ModelError
-from harness.models.fingerprints import fingerprint_file
-from harness.models.identity import tokenizer_sha256
-from harness.models.language_model import LogitsModel
-from harness.models.loaded import LoadedModel
-from harness.models.sources import resolve
-from harness.records import Identity
-
-
-class Table(LogitsModel):
-    def __init__(self, table):
-        self.table = table
-
-    @property
-    def vocabulary(self):
-        return self.table.shape[1]
-
-    def text_logits(self, ids, last):
-        return torch.from_numpy(self.table[list(ids[-last:])])
-
-
-def open_table(spec, name, tokenizer, temperature):
-    if tokenizer is None:
-        raise ModelError(f"{spec.model}: bigrams have no tokenizer of their own; write tokenizer: reference")
-    path = resolve(spec).folder / "table.npy"
-    stamp = fingerprint_file(path)
-    table = np.load(path).astype(np.float32) / temperature
-    identity = Identity(
-        name=name, source=spec.model, architecture="bigrams", revision=None, dtype="float32", device="cpu",
-        attention="", parameters=table.size, weights_sha256=stamp.sha256, config_sha256="",
-        tokenizer_sha256=tokenizer_sha256(tokenizer),
-    )
-    return LoadedModel(name, Table(table), tokenizer, identity, (stamp,))
-"""
+GUIDE = Path(__file__).parents[2] / ".github" / "guides" / "engine.md"
 
 SUITE = """\
 documents: {data: pocket-heldout, max: 6, context: 64}
@@ -102,7 +42,8 @@ rules:
 @pytest.fixture(scope="module")
 def package(tmp_path_factory: pytest.TempPathFactory) -> OutsidePackage:
     folder = tmp_path_factory.mktemp("outside")
-    made = outside_package(folder, "engines", "bigrams", "bigrams:Bigrams", bigrams=ENGINE, bigram_model=MODEL)
+    (source,) = re.findall(r"```python\n(# bigrams\.py\n.*?)```", GUIDE.read_text(encoding="utf-8"), re.DOTALL)
+    made = outside_package(folder, "engines", "bigrams", "bigrams:Bigrams", bigrams=source)
     (made.work / "suite.yaml").write_text(SUITE)
     (made.work / "gate.yaml").write_text(GATE)
     (made.work / "table").mkdir()
