@@ -188,7 +188,7 @@ def test_settings_survive_a_round_trip() -> None:
     static = Activations(bits=8, granularity="tensor", dynamic=False, range="percentile", percentile=99.0)
     for step in (Activations(bits=8), Activations(format="mxfp4"), static):
         assert Activations.model_validate_json(json.dumps(step.settings())) == step
-    assert plugins.load("backends", "activations") is Activations
+    assert plugins.load(Backend, "activations") is Activations
 
 
 # --- in a run ---------------------------------------------------------------------------------------------------

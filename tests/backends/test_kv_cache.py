@@ -36,7 +36,7 @@ from transformers import (
 )
 
 from harness import plugins
-from harness.backends import Compressed
+from harness.backends import Backend, Compressed
 from harness.backends.kv_cache import KvCache
 from harness.data.documents import read_documents
 from harness.errors import BackendError
@@ -301,7 +301,7 @@ def test_fields_that_make_no_sense_are_refused(fields: dict[str, Any]) -> None:
 def test_settings_survive_a_round_trip_and_it_is_found_by_its_name() -> None:
     for step in (KvCache(bits=4), KvCache(key_bits=2, residual=64, flush_keys=True, skip_layers=(0,))):
         assert KvCache.model_validate_json(json.dumps(step.settings())) == step
-    assert plugins.load("backends", "kv_cache") is KvCache
+    assert plugins.load(Backend, "kv_cache") is KvCache
 
 
 def plan_of(folder: Path, **fields: Any) -> Plan:

@@ -17,6 +17,7 @@ from harness.measures.hardware import Hardware
 from harness.models.loaded import LoadedModel
 from harness.models.loading import load
 from harness.planning.specs import GateSpec, Plan, RuleSpec, SuiteSpec, VariantSpec
+from harness.probes import Context
 from harness.probes.weights import Weights
 from harness.records import CacheFormat, ModelSpec, ModuleFormat
 from harness.records.base import Plugin
@@ -61,7 +62,7 @@ def plan_of(folder: Path, **fields: object) -> Plan:
 
 def observe(reference: LoadedModel, *variants: LoadedModel) -> list[pd.DataFrame]:
     sinks = [Memory() for _ in variants]
-    Weights().observe(reference, variants, sinks, Silent())
+    Weights().observe(Context(reference, variants, sinks, Silent()))
     return [sink.frames["weights"]["weights"] for sink in sinks]
 
 
@@ -228,6 +229,6 @@ def test_there_is_a_peak_on_cuda_only(reference: LoadedModel, tmp_path: Path) ->
 def test_a_variant_that_is_done_is_not_observed_again(reference: LoadedModel) -> None:
     ready, fresh = Memory(), Memory()
     ready.frames["weights"] = {}
-    Weights().observe(reference, [reference, reference], [ready, fresh], Silent())
+    Weights().observe(Context(reference, [reference, reference], [ready, fresh], Silent()))
     assert ready.frames["weights"] == {}
     assert set(fresh.frames["weights"]["weights"].side) == {"reference", "variant"}
