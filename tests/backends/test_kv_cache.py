@@ -41,11 +41,12 @@ from harness.backends.kv_cache import KvCache
 from harness.data.documents import read_documents
 from harness.errors import BackendError
 from harness.lockstep.decoder import Decoder, same_logits
+from harness.measures.memory import Memory
 from harness.models.loading import load
 from harness.planning.specs import GateSpec, Plan, RuleSpec, SuiteSpec, VariantSpec
 from harness.pocket import MODEL_DIR
 from harness.records import CacheFormat, ModelSpec
-from harness.records.base import Plugin
+from harness.rules.at_most import AtMost
 from harness.running.variant import make_variant
 from harness.transforms.cached_attention import NAME, SETTINGS
 from tests.helpers.tiny_models import VOCABULARY, save, tiny_gpt2, tiny_llama, tiny_tokenizer
@@ -305,14 +306,14 @@ def test_settings_survive_a_round_trip_and_it_is_found_by_its_name() -> None:
 
 
 def plan_of(folder: Path, **fields: Any) -> Plan:
-    anything = Plugin()
+    rule = AtMost(metric="memory.weight_bytes", limit=1.0, why="any")
     return Plan(
         name="tiny",
         source="variant.yaml",
         reference=ModelSpec(model=str(folder)),
         variant=VariantSpec(compress=(KvCache(**fields),)),
-        suites=(SuiteSpec(name="s", source="s.yaml", measures=(anything,)),),
-        gates=(GateSpec(name="g", source="g.yaml", rules=(RuleSpec(rule=anything, where="g.yaml:1"),)),),
+        suites=(SuiteSpec(name="s", source="s.yaml", measures=(Memory(),)),),
+        gates=(GateSpec(name="g", source="g.yaml", rules=(RuleSpec(rule=rule, where="g.yaml:1"),)),),
     )
 
 
