@@ -11,7 +11,7 @@ from harness.engines import Engine
 from harness.hardware.profiles import profiles
 from harness.plan import is_installed
 from harness.planning.checkpoints import DISTRIBUTION
-from harness.plugins import FAMILIES, load, names
+from harness.plugins import FAMILIES, base_of, load, names
 from harness.records import Plugin
 from harness.system.resources import shipped_file, shipped_names
 from harness.system.yaml_file import read_description
@@ -25,9 +25,10 @@ def print_catalogue() -> None:
         console.print(catalogue_table(kind, rows))
     console.print(catalogue_table("targets", list(profiles().targets.items())))
     for family in FAMILIES:
-        found = {name: load(family, name) for name in names(family)}
-        said = [(name, f"{each.summary()}{_needs(each)}") for name, each in found.items()]
-        console.print(catalogue_table(family, said))
+        base = base_of(family)
+        plugins = {name: load(base, name) for name in names(base)}
+        rows = [(name, f"{plugin.summary()}{_needs(plugin)}") for name, plugin in plugins.items()]
+        console.print(catalogue_table(family, rows))
 
 
 def _needs(found: type[Plugin]) -> str:

@@ -26,6 +26,8 @@ CheckpointKind: TypeAlias = Literal["reference", "folder", "gguf"]
 class Engine(Plugin):
     """What computes a model."""
 
+    family = "engines"
+
     reads: ClassVar[tuple[CheckpointKind, ...]] = ("folder",)
     """The kinds of checkpoints that it opens."""
     serves: ClassVar[tuple[Served, ...]] = ()

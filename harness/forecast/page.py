@@ -13,7 +13,6 @@ from harness.forecast.needs import Need
 from harness.forecast.sizes import document_count, task_sizes
 from harness.measures.tasks import Tasks
 from harness.planning.specs import GateSpec, Plan, SuiteSpec
-from harness.probes import ShippedProbe
 from harness.records import HubData, Plugin, Run
 from harness.report.terminal import harmless
 from harness.sampling.looks import DEFAULT, watched_rules
@@ -62,7 +61,7 @@ def _models(plan: Plan) -> Iterator[str]:
 
 def _artifact(plan: Plan) -> str:
     """What becomes of that which would be shipped."""
-    asked = [suite.name for suite in plan.suites if any(isinstance(probe, ShippedProbe) for probe in suite.probes)]
+    asked = [suite.name for suite in plan.suites if any(probe.runs == "artifact" for probe in suite.probes)]
     if not asked:
         return "not looked at: no suite has the measure artifact"
     if not plan.variant.made_here:

@@ -6,6 +6,7 @@ described in ``harness/probes``.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -23,6 +24,8 @@ BY_DOCUMENT = ("tokens", "layers")
 
 class Measure(Plugin):
     """Numbers from one table."""
+
+    family = "measures"
 
     table: ClassVar[str]
     """The table it reads, which is also the name of the probe that fills it."""
@@ -63,16 +66,16 @@ class Measure(Plugin):
         """
         return ""
 
+    @abstractmethod
     def produces(self) -> tuple[Metric, ...]:
         """Every metric this measure can yield with these settings; ``*`` stands for what is known only later."""
-        raise NotImplementedError
 
+    @abstractmethod
     def measure(self, table: pd.DataFrame) -> Sequence[Measurement | Skipped]:
         """The measurements. What cannot be computed leaves a Skipped with the reason.
 
         Raises MeasureError when the table contradicts the definition of a metric.
         """
-        raise NotImplementedError
 
 
 class Sampled(Measure):
@@ -88,9 +91,9 @@ class Sampled(Measure):
 
         return self.measure_by(table, Intervals())
 
+    @abstractmethod
     def measure_by(self, table: pd.DataFrame, intervals: Intervals) -> Sequence[Measurement | Skipped]:
         """See Measure.measure: every interval is one of ``intervals``."""
-        raise NotImplementedError
 
 
 BASE = Measure

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any, cast
+from typing import Any
 
 from harness.backends import Backend
 from harness.engines import Engine
@@ -23,7 +23,7 @@ _DEVICE = re.compile(r"cpu|mps|(cuda|xpu)(:\d{1,3})?")
 def read_reference(check: Checker, value: Any) -> ModelSpec | None:
     """The reference; None and problems where something is wrong."""
     path: KeyPath = ("reference",)
-    value = _with_model(check, value, path, ("pocket",))
+    value = _resolve_model(check, value, path, ("pocket",))
     spec = check.record(ModelSpec, value, path)
     if spec is None:
         return None
@@ -42,8 +42,8 @@ def read_steps(check: Checker, variant: Any) -> dict[int, Backend]:
     if not isinstance(value, tuple):
         check.problem(path, describe(value), "a list of backend steps")
         return {}
-    steps = {i: check.plugin("backends", "backend", step, (*path, i)) for i, step in enumerate(value)}
-    return {index: cast(Backend, step) for index, step in steps.items() if step is not None}
+    steps = {i: check.plugin(Backend, step, (*path, i)) for i, step in enumerate(value)}
+    return {index: step for index, step in steps.items() if step is not None}
 
 
 def read_variant(
@@ -52,9 +52,9 @@ def read_variant(
     """The variant with its steps (see `read_steps`); None and problems where something else is wrong."""
     path: KeyPath = ("variant",)
     given, made = value, tuple(steps)
-    value = _with_model(check, value, path, ("reference", "pocket"))
+    value = _resolve_model(check, value, path, ("reference", "pocket"))
     if isinstance(value, Mapping):
-        value = _with_engine(check, {**join_adapter(check, value, path), "compress": made}, path)
+        value = _read_engine(check, {**join_adapter(check, value, path), "compress": made}, path)
     spec = check.record(VariantSpec, value, path)
     if spec:
         check_checkpoint(check, given, spec, made, reference)
@@ -64,20 +64,20 @@ def read_variant(
     return spec
 
 
-def _with_engine(check: Checker, value: Mapping[str, Any], path: KeyPath) -> dict[str, Any]:
+def _read_engine(check: Checker, value: Mapping[str, Any], path: KeyPath) -> dict[str, Any]:
     """The entry with its engine made: from a name, or from a mapping with settings. Notes problems."""
     entry, place = dict(value), (*path, "engine")
     written = entry.pop("engine", None)
     if written is None:
         return entry
     if not isinstance(written, str | Mapping):
-        check.problem(place, describe(written), f"the name of an engine: {', '.join(names('engines'))}")
+        check.problem(place, describe(written), f"the name of an engine: {', '.join(names(Engine))}")
         return entry
-    made = check.plugin("engines", "engine", {"engine": written} if isinstance(written, str) else written, place)
-    return entry if made is None else entry | {"engine": cast(Engine, made)}
+    engine = check.plugin(Engine, {"engine": written} if isinstance(written, str) else written, place)
+    return entry if engine is None else entry | {"engine": engine}
 
 
-def _with_model(check: Checker, value: Any, path: KeyPath, reserved: tuple[str, ...]) -> Any:
+def _resolve_model(check: Checker, value: Any, path: KeyPath, reserved: tuple[str, ...]) -> Any:
     """The entry with its model resolved, after checking what only makes sense for some kinds of model."""
     if not isinstance(value, Mapping):
         return value

@@ -20,7 +20,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from harness.backends import Backend, Compressed
 from harness.backends.round_to_nearest import RoundToNearest
 from harness.errors import BackendError, MissingDependencyError, ModelError
-from harness.measures.perplexity import Perplexity
+from harness.measures.memory import Memory
 from harness.models import checkpoint, sources
 from harness.models import loading as models
 from harness.models.identity import config_sha256, weights_sha256
@@ -43,13 +43,13 @@ def spec(folder: Path | str, **changes: Any) -> ModelSpec:
 
 
 def plan_of(folder: Path, variant: VariantSpec, **reference: Any) -> Plan:
-    rule = AtMost(metric="perplexity.ratio", limit=1.0, why="any rule")
+    rule = AtMost(metric="memory.weight_bytes", limit=1.0, why="any")
     return Plan(
         name="tiny-w4",
         source="variant.yaml",
         reference=spec(folder, **reference),
         variant=variant,
-        suites=(SuiteSpec(name="s", source="s.yaml", measures=(Perplexity(),)),),
+        suites=(SuiteSpec(name="s", source="s.yaml", measures=(Memory(),)),),
         gates=(GateSpec(name="g", source="g.yaml", rules=(RuleSpec(rule=rule, where="g.yaml:1"),)),),
     )
 

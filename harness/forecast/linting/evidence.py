@@ -6,7 +6,6 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import cast
 
 from harness import plugins
 from harness.errors import HarnessError, TableError
@@ -104,10 +103,10 @@ def every_metric() -> list[Metric]:
 def every_metric_by_table() -> list[tuple[str, Metric]]:
     """The same, each behind the table that it is measured on ("" for a measure that does not load)."""
     found: list[tuple[str, Metric]] = []
-    for kind in plugins.names("measures"):
+    for kind in plugins.names(Measure):
         table = ""
         try:
-            cls = cast(type[Measure], plugins.load("measures", kind))
+            cls = plugins.load(Measure, kind)
             table = cls.table
             found += [(table, metric) for metric in cls().produces()]
         except (ValueError, HarnessError, ImportError):
