@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from harness.errors import HarnessError
 from harness.forecast.notes import notes_before
 from harness.judge import OWN_GATE, judge, overall
+from harness.measures import declared_metrics
 from harness.plan import check_together, make_plan, resolved
 from harness.planning.specs import Plan
 from harness.planning.target import target_notes
@@ -122,6 +123,7 @@ def _judged(observed: Observed, started: datetime) -> Run:
             finished=finished.isoformat(timespec="seconds"),
             seconds=observed.seconds,
         ),
+        metrics=declared_metrics(measure for suite in observed.plan.suites for measure in suite.measures),
         measurements=tuple(observed.measurements),
         skipped=tuple(observed.skipped),
         slices=tuple(observed.slices),

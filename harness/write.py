@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from harness import plugins
 from harness.errors import HarnessError, WriteError
+from harness.measures import installed_metrics
 from harness.records import SCHEMA_VERSION, Run, schema_1
 from harness.tables.access import Tables
 from harness.tables.store import Reader
@@ -91,7 +92,8 @@ def read_run(folder: Path) -> Run:
         raise HarnessError(f"{path}: found no schema_version, wanted the run.json of a finished run")
     version = content["schema_version"]
     if type(version) is int and version == 1:
-        content = schema_1.upgrade(content)
+        declared = [metric.model_dump(mode="json") for metric in installed_metrics()]
+        content = schema_1.upgrade(content) | {"metrics": declared}
     elif type(version) is not int or version != SCHEMA_VERSION:
         raise HarnessError(
             f"{path}: found schema_version {version!r}, wanted {SCHEMA_VERSION}; "

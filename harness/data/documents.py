@@ -59,6 +59,17 @@ def read_documents(
     return found
 
 
+def documents_in(path: Path, split_on: str) -> int | None:
+    """How many documents a .jsonl or .txt file holds; None where it cannot be read (the run will say why)."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return None
+    if path.suffix == ".jsonl":
+        return sum(1 for line in text.splitlines() if line.strip())
+    return sum(1 for piece in (text.split(split_on) if split_on else [text]) if piece.strip())
+
+
 def in_random_order(documents: Sequence[RawDocument], seed: int) -> list[RawDocument]:
     """The same documents in an order that ``seed`` and their number fix, whatever they hold: a source may be sorted."""
     order = np.random.default_rng([seed, len(documents)]).permutation(len(documents))

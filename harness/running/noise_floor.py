@@ -104,15 +104,14 @@ def observe_perturbed(
 def floors(perturbed: Perturbed, measures: Sequence[Measure]) -> dict[Key, NoiseFloor]:
     """The largest |change − neutral| of every metric over the conditions.
 
-    A metric that some condition leaves without a finite change has no floor. Nor has one in decibels, which has no
-    finite value for equal sides: its distance from there says nothing.
+    A metric that some condition leaves without a finite change has no floor. Nor has one whose neutral is infinite.
     """
     found: dict[Key, list[tuple[float, str]]] = {}
     for condition, tables in perturbed.tables.items():
         entries = [entry for measure in measures for entry in _measured(measure, tables)]
         names = Counter(entry.name for entry in entries)
         for entry in entries:
-            if entry.effect is not None and entry.unit != "dB":
+            if entry.effect is not None:
                 found.setdefault(_key(entry, names), []).append((entry.effect, condition))
     return {
         key: NoiseFloor(value=value, condition=condition, documents=perturbed.documents)

@@ -15,10 +15,12 @@ from tests.helpers.made_run import Made, make_run
 SHA = "0123456789abcdef" * 4
 FILES = tuple(ArtifactFile(name=f"model-{at:02}.safetensors", bytes=2_000, sha256=SHA) for at in range(45))
 KL = Measurement(
-    name="artifact.kl_max", unit="nats/token", better="lower", change=18.7, n=8, clusters=4, method="of <all> tokens"
+    name="artifact.kl_max", unit="nats/token", better="lower", change=18.7, n=8, clusters=4,
+    basis="sampled", method="of <all> tokens"
 )  # fmt: skip
 BYTES = Measurement(
-    name="artifact.bytes", unit="bytes", better="lower", variant=90_000.0, n=45, clusters=0, method="exact"
+    name="artifact.bytes", unit="bytes", better="lower", variant=90_000.0, n=45, clusters=0,
+    basis="counted", method="exact"
 )  # fmt: skip
 
 

@@ -220,7 +220,15 @@ def test_the_floor_is_the_distance_from_neutral_of_the_same_measure() -> None:
 def test_floors_are_given_by_metric_and_module() -> None:
     def one(name: str, **labels: str) -> Measurement:
         return Measurement(
-            name=name, labels=labels, unit="ratio", better="lower", change=0.5, n=1, clusters=1, method="m"
+            name=name,
+            labels=labels,
+            unit="ratio",
+            better="lower",
+            change=0.5,
+            n=1,
+            clusters=1,
+            basis="sampled",
+            method="m",
         )
 
     floor = NoiseFloor(value=0.1, condition="rounding", documents=3)

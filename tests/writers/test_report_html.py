@@ -133,7 +133,7 @@ def test_a_template_that_fails_is_named(made: dict[str, Made], tmp_path: Path, m
 def test_a_number_near_its_limit_is_never_rounded_onto_it(made: dict[str, Made]) -> None:
     metric = Measurement(
         name="divergence.top1_agreement", unit="share", better="higher", neutral=1.0, change=0.94999996,
-        low=0.9499, high=0.9500002, n=9, clusters=3, method="made",
+        low=0.9499, high=0.9500002, n=9, clusters=3, basis="sampled", method="made",
     )  # fmt: skip
     rule = {"rule": "at_least", "metric": metric.name, "limit": 0.95, "where": "g.yaml:1"}
     verdict = Verdict(
@@ -425,6 +425,7 @@ def test_a_non_finite_measurement_is_said_in_words(made: dict[str, Made]) -> Non
         better="lower",
         n=1,
         clusters=1,
+        basis="sampled",
         method="made",
         non_finite="variant",
     )
