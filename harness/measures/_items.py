@@ -86,7 +86,7 @@ DERIVED: dict[str, Metric] = {
 
 
 def _of_any_task(metric: Metric) -> Metric:
-    return metric.model_copy(update={"name": f"tasks.*.{metric.name}", "title": f"* {metric.title}", "units": "items"})
+    return metric.model_copy(update={"name": f"tasks.*.{metric.name}", "title": f"{metric.title} on *", "units": "items"})
 
 
 def _likelihoods() -> Iterator[Metric]:
@@ -116,7 +116,7 @@ def _likelihoods() -> Iterator[Metric]:
 
 FURTHER = Metric(
     name="tasks.*.*",
-    title="* *",
+    title="score on * (*)",
     unit="score",
     better="neither",
     description="what the task files declare: accuracy, exact_match …; a group stands for its tasks",
@@ -126,8 +126,12 @@ FURTHER = Metric(
     spread_size=0.05,
     chance="guess",
 )
-TASK_METRICS = (*map(_of_any_task, (*DERIVED.values(), *_likelihoods())), FURTHER)
-"""Whatever a task can yield; the last of them is its score."""
+SCORES = tuple(
+    FURTHER.model_copy(update={"name": f"tasks.*.{name}", "title": f"{title} on *"})
+    for name, title in (("accuracy", "accuracy"), ("exact_match", "exact match"))
+)
+TASK_METRICS = (*map(_of_any_task, (*DERIVED.values(), *_likelihoods())), *SCORES, FURTHER)
+"""Whatever a task can yield; the last of them is its score under any other name."""
 
 
 @dataclass(frozen=True)

@@ -61,5 +61,6 @@ def find_metric(name: str, declared: Iterable[Metric]) -> Metric | None:
     found = next((metric for metric in declared if matches(metric.name, name)), None)
     if found is None or "*" not in found.name:
         return found
-    words = zip_longest(found.title.split("*"), covered(found.name, name), fillvalue="")
-    return found.model_copy(update={"name": name, "title": "".join(map("".join, words)).strip()})
+    pieces = found.title.split("*")
+    words = zip_longest(pieces, covered(found.name, name)[: len(pieces) - 1], fillvalue="")
+    return found.model_copy(update={"name": name, "title": "".join(map("".join, words))})

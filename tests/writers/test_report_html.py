@@ -20,7 +20,8 @@ import pandas as pd
 import pytest
 
 from harness.errors import TableError, WriteError
-from harness.records import Measurement, ModuleFormat, Note, Run, Skipped, Verdict
+from harness.records import Basis, Measurement, ModuleFormat, Note, Run, Skipped, Verdict
+from harness.records.metric import ChanceLevel, SpreadFamily, Summary
 from harness.system import resources
 from harness.write import read_run
 from harness.writers.report_html import ReportHtml, render, style_hash
@@ -189,6 +190,7 @@ LITERALS = {
         "neither",
     ),
     *("linear", "head", "embedding", "norm", "other", "codes", "floats", "", "saved", "checkpoint"),
+    *(*get_args(Basis), *get_args(SpreadFamily), *get_args(ChanceLevel), *get_args(Summary)),
     *("reference", "variant", "real", "simulated", "none", "tensor", "channel", "group", "block", "token"),
 }
 
