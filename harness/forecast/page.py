@@ -117,7 +117,7 @@ def _looks(suite: SuiteSpec, gates: Sequence[GateSpec]) -> Iterator[str]:
     *first, last = planned_looks(min(spec.min, most), most)
     after = f"{', '.join(map(str, first))} and {last}" if first else str(last)
     how = next((gate.sequential for gate in gates if gate.sequential), DEFAULT).replace("_", "-")
-    yield f"    looks      interim looks after {after} documents in random order (seed {spec.seed}), {how} intervals"
+    yield f"    interim    looks after {after} documents in random order (seed {spec.seed}), {how} intervals"
     rules = [each.rule for gate in select_waiting_rules(gates, suite) for each in gate.rules]
     waiting = ", ".join(dict.fromkeys(rule.metric for rule in rules))
     yield f"    stops      {f'when {waiting} are decided' if waiting else 'at max: no rule waits for its documents'}"

@@ -86,7 +86,9 @@ DERIVED: dict[str, Metric] = {
 
 
 def _of_any_task(metric: Metric) -> Metric:
-    return metric.model_copy(update={"name": f"tasks.*.{metric.name}", "title": f"{metric.title} on *", "units": "items"})
+    return metric.model_copy(
+        update={"name": f"tasks.*.{metric.name}", "title": f"{metric.title} on *", "units": "items"}
+    )
 
 
 def _likelihoods() -> Iterator[Metric]:

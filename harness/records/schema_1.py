@@ -40,4 +40,5 @@ def _records(content: dict[str, Any], key: str) -> Iterator[dict[str, Any]]:
     slices = content.get("slices")
     for part in (content, *(slices if isinstance(slices, list) else ())):
         found = part.get(key) if isinstance(part, dict) else None
-        yield from (record for record in found or () if isinstance(record, dict))
+        records = found if isinstance(found, list) else ()
+        yield from (record for record in records if isinstance(record, dict))

@@ -54,7 +54,11 @@ def answers(run: Run) -> list[Answer]:
         _left_out(modules),
         _kernel(modules, run),
         _stored(modules),
-        Answer("Quality", tuple(_numbers(run, words.summarized(run, "quality"))) or ("not measured",), "measured on the same documents"),
+        Answer(
+            "Quality",
+            tuple(_numbers(run, words.summarized(run, "quality"))) or ("not measured",),
+            "measured on the same documents",
+        ),
         _latency(run),
     ]
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from harness.records import Measurement, Run
 
+
 @dataclass(frozen=True)
 class Family:
     """The measurements whose names begin alike; hidden counts the rows that are not listed."""

@@ -123,7 +123,7 @@ def shown(monkeypatch: pytest.MonkeyPatch, path: Path) -> str:
 def test_the_looks_are_shown_before_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = shown(monkeypatch, write(tmp_path))
     assert (
-        "    looks      interim looks after 40, 50, 63, 80, 100, 126, 159, 200, 252, 318 and 400 documents in random order "
+        "    interim    looks after 40, 50, 63, 80, 100, 126, 159, 200, 252, 318 and 400 documents in random order "
         "(seed 7), group-sequential intervals\n    stops      when perplexity.ratio are decided\n"
     ) in out
 

@@ -26,7 +26,8 @@ def with_measurements(run: Run, *measurements: Measurement) -> Run:
 
 def measurement(**fields: object) -> Measurement:
     return Measurement.model_validate(
-        {"name": "m", "unit": "", "better": "lower", "n": 1, "clusters": 1, "basis": "sampled", "method": "made"} | fields
+        {"name": "m", "unit": "", "better": "lower", "n": 1, "clusters": 1, "basis": "sampled", "method": "made"}
+        | fields
     )
 
 

@@ -8,14 +8,17 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from harness.forecast.causes import Cause
 from harness.forecast.linting.evidence import Evidence, of_plan, of_suites
 from harness.forecast.linting.findings import Finding, exit_code
 from harness.forecast.linting.lint import lint
+from harness.forecast.measured import Measured
+from harness.forecast.needs import needs
 from harness.forecast.notes import findings_of
 from harness.measures import installed_metrics
 from harness.plan import load_gate, load_suite, make_plan
 from harness.planning.specs import Plan
-from harness.records import Measurement, NoiseFloor, Run
+from harness.records import Measurement, Metric, NoiseFloor, Run
 from harness.tables.store import Store
 from tests.helpers.made_run import make_run
 
@@ -168,6 +171,33 @@ def test_min_documents_beyond_the_suite_are_an_error_that_names_the_key(tmp_path
     found = one(tmp_path, rule, core())
     assert (found.severity, found.key) == ("error", "rules[0].min_documents")
     assert "measure 400 documents" in found.do
+
+
+NAMED = Metric(name="interval.min_documents", unit="nats", better="lower")
+"""Its name has words in it from which no key may be chosen."""
+
+
+@pytest.mark.parametrize(
+    ("metric", "rule", "cause", "key", "do"),
+    [
+        (NAMED, "not_worse, margin: 0.1", Cause.NO_INTERVAL, "metric", "write decide: point"),
+        (NAMED, "at_least, limit: 0.9", Cause.NO_INTERVAL, "metric", "write decide: point"),
+        (NAMED.model_copy(update={"better": "neither"}), "not_worse, margin: 0.1", Cause.MISFIT, "margin", "another"),
+    ],
+)
+def test_key_and_remedy_follow_from_the_cause(
+    tmp_path: Path, metric: Metric, rule: str, cause: Cause, key: str, do: str
+) -> None:
+    found = scored(0.5).model_copy(
+        update={"name": metric.name, "unit": "nats", "better": metric.better, "low": None, "high": None}
+    )
+    evidence = Evidence([Measured(metric, "s", 50)], True, run_with(found))
+    (tmp_path / "gate.yaml").write_text(f"rules:\n  - {{rule: {rule}, metric: interval.min_documents, why: w}}\n")
+    gate = load_gate("./gate.yaml", tmp_path)
+    (need,) = needs([gate], evidence.metrics, evidence.run)
+    assert need.cause is cause
+    finding = next(each for each in lint(gate, evidence) if "never" in each.why)
+    assert (finding.key, do in finding.do) == (f"rules[0].{key}", True)
 
 
 def test_what_can_never_pass_is_only_a_warning_where_the_rule_only_warns(tmp_path: Path) -> None:
