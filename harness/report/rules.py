@@ -36,7 +36,8 @@ class _Compared:
 class Judged:
     """One verdict with its texts shortened; compared is None where no number met a single limit.
 
-    title: the metric in words. noise: the effect as a multiple of the noise floor, short and in full; empty where no floor is known.
+    title: the metric in words. noise: the effect as a multiple of the noise floor, short and in full; empty where no
+    floor is known.
     """
 
     title: str

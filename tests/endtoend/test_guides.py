@@ -27,7 +27,7 @@ class Tied(Measure):
 
     def measure(self, table):
         found = {"name": "tied.sides", "unit": "sides", "better": "neither", "variant": float(table["tied"].sum())}
-        return [Measurement(**found, n=2, clusters=2, method="count of both sides")]
+        return [Measurement(**found, basis="counted", n=2, clusters=2, method="both sides")]
 '''
 VARIANT = """
 name: guided

@@ -181,7 +181,7 @@ NAMED = Metric(name="interval.min_documents", unit="nats", better="lower")
     ("metric", "rule", "cause", "key", "do"),
     [
         (NAMED, "not_worse, margin: 0.1", Cause.NO_INTERVAL, "metric", "write decide: point"),
-        (NAMED, "at_least, limit: 0.9", Cause.NO_INTERVAL, "metric", "write decide: point"),
+        (NAMED, "at_least, limit: 0.9", Cause.MISFIT, "limit", "another metric"),
         (NAMED.model_copy(update={"better": "neither"}), "not_worse, margin: 0.1", Cause.MISFIT, "margin", "another"),
     ],
 )
