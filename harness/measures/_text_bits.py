@@ -31,8 +31,6 @@ BITS = Metric(
 )
 LOSSY_SHARE = 0.01
 """A larger share of documents that a tokenizer does not give back means that the sides do not predict the same text."""
-LOSSY = "does not give the text back"
-"""What the reason of such documents says (see the probe ``texts``)."""
 SIDES: tuple[Side, Side] = ("reference", "variant")
 
 
@@ -51,6 +49,7 @@ class TextBits(Measure):
         "variant_tokens",
         "reference_nll",
         "variant_nll",
+        "lossy",
         "skipped",
     )
 
@@ -61,7 +60,7 @@ class TextBits(Measure):
         """
         require(table, self.columns or (), "texts")
         documents = int(table["document"].nunique())
-        lossy = table[table["skipped"].str.contains(LOSSY, regex=False)]
+        lossy = table[table["lossy"]]
         if len(lossy) > LOSSY_SHARE * documents:
             reason = (
                 f"{lossy['skipped'].iloc[0]} in {len(lossy)} of {documents} documents (it drops or changes "
