@@ -13,7 +13,7 @@ import harness
 from harness.artifacts.exchange import Answer, Exchange, Request
 from harness.artifacts.saving import discard
 from harness.errors import HarnessError, WriteError
-from harness.system.subprocesses import run_to_end
+from harness.system.subprocesses import run_process
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -55,7 +55,7 @@ def _run(exchange: Exchange, progress: Progress) -> None:
             progress.step("artifact: read back", int(found[1]), int(found[2]))
 
     command = [sys.executable, "-P", "-m", WORKER, str(exchange.folder)]
-    failure = run_to_end(command, _environment(), heard)
+    failure = run_process(command, _environment(), heard)
     if failure is None:
         return
     if reason := exchange.get_refusal():

@@ -91,9 +91,9 @@ class Awq(WeightBackend):
 
     def clips(self, name: str) -> bool:
         """Whether the ranges of a module are searched."""
-        from harness.modules.experts import stack_of
+        from harness.modules.experts import stack_name
 
-        name = stack_of(name)
+        name = stack_name(name)
         return self.clip and not any(fnmatchcase(name, pattern) for pattern in self.no_clip)
 
     def limits(self, name: str, weight_OI: Tensor) -> Limits | None:
@@ -128,12 +128,12 @@ class Awq(WeightBackend):
         return Note(topic="scaling", text=text)
 
     def _unreached(self, names: Sequence[str]) -> Iterator[Note]:
-        from harness.modules.experts import ranges_of
+        from harness.modules.experts import format_names
 
         if names:
             text = (
                 f"{len(names)} linear layers were given no calibration token, so their ranges could not be searched: "
-                f"{ranges_of(names)}"
+                f"{format_names(names)}"
             )
             yield Note(topic="awq: not calibrated", text=text, level="warn")
 

@@ -87,9 +87,9 @@ class DenseAndSparse(LinearBackend):
         return Compressed(model, merged_stacks(described[name] for name, _ in chosen), notes=_notes(flat))
 
     def _bits_of(self, name: str) -> int:
-        from harness.modules.experts import stack_of
+        from harness.modules.experts import stack_name
 
-        name = stack_of(name)
+        name = stack_name(name)
         matching = [o.bits for o in self.overrides if any(fnmatchcase(name, pattern) for pattern in o.modules)]
         return matching[-1] if matching else self.bits
 
@@ -120,9 +120,9 @@ class DenseAndSparse(LinearBackend):
 def _notes(flat: Sequence[str]) -> tuple[Note, ...]:
     if not flat:
         return ()
-    from harness.modules.experts import ranges_of
+    from harness.modules.experts import format_names
 
-    listed = ranges_of(flat[:MOST_NAMED]) + (" …" if len(flat) > MOST_NAMED else "")
+    listed = format_names(flat[:MOST_NAMED]) + (" …" if len(flat) > MOST_NAMED else "")
     text = (
         f"{len(flat)} modules have no gradient on the calibration documents ({listed}); all their weights were "
         "taken as equally sensitive (no document reaches them, or a step before rounds what they compute)"

@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 
 from harness.errors import WriteError
-from harness.system.yaml_values import CONTROL, plain
+from harness.system.yaml_values import CONTROL, parse_plain
 
 _HEAD = """\
 # One compressed model beside the model it was made from.
@@ -98,7 +98,7 @@ def _quoted(text: str) -> str:
 def _is_text(unquoted: str) -> bool:
     """Whether YAML takes it for text without quotes: not ``true``, ``null`` or ``.inf``."""
     try:
-        return isinstance(plain(unquoted), str)
+        return isinstance(parse_plain(unquoted), str)
     except ValueError:
         return False
 

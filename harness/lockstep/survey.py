@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from harness.lockstep.decoder import Decoder
 from harness.lockstep.hooks import first_input, first_tensor
 from harness.lockstep.recording import InputSite, Kind, Layout, OutputSite
-from harness.modules.experts import experts_of, stacked_parameters
+from harness.modules.experts import find_experts, stacked_parameters
 
 _EXPERT = re.compile(r"(^|\.)experts\.\d+(\.|$)")
 _ROUTED = "an expert sees only the tokens that are routed to it"
@@ -64,7 +64,7 @@ def survey(reference: Decoder, variants: Sequence[Decoder], ids_1T: Tensor, voca
         inputs=tuple(_inputs(usable, kinds, blocks)),
         vocabulary=vocabulary,
         unpaired=tuple(dict(sorted(missing.items())) for missing in unpaired),
-        experts=tuple(experts_of(side.model) for side in (reference, *variants)),
+        experts=tuple(find_experts(side.model) for side in (reference, *variants)),
     )
 
 

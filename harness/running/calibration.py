@@ -17,7 +17,7 @@ from harness.data.encoding import EncodedDocument, encode
 from harness.errors import DataError
 from harness.lockstep.hooks import Stage, attached
 from harness.lockstep.survey import candidates
-from harness.modules.experts import expert_tokens
+from harness.modules.experts import count_expert_tokens
 from harness.records import CalibrationSpec, DocumentsSpec, HubData, Note
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def with_calibration(variant: LoadedModel, data: CalibrationDocuments, watch: bo
     """The variant with what it was fitted to. watch: whether to run the documents through it for their ranges."""
     ranges = input_ranges(variant, data.ids) if watch else {}
     identity = variant.identity.model_copy(update={"calibration": data.record})
-    fitted = Calibrated(data, ranges, expert_tokens(variant.model, data.ids))
+    fitted = Calibrated(data, ranges, count_expert_tokens(variant.model, data.ids))
     notes = (*variant.notes, *data.notes, *_unreached_notes(fitted.tokens))
     return replace(variant, identity=identity, calibration=fitted, notes=notes)
 

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.errors import BackendError
-from harness.numerics.kv_cache import CachePart, starts_of
+from harness.numerics.kv_cache import CachePart, text_starts
 
 NAME = "simulated_kv_cache"
 """What models with such a cache have as their attention implementation."""
@@ -122,7 +122,7 @@ class _Mixed:
         self._full = self._quantized = x_BGSD
         self._ends_BT = torch.zeros_like(starts_B[:, None] + positions_T)
         if part is not None:
-            self._ends_BT = part.ends(positions_T, starts_B)
+            self._ends_BT = part.quantized_ends(positions_T, starts_B)
             if last := int(self._ends_BT.max()):
                 self._quantized = part.quantize(x_BGSD[:, :, :last], starts_B)
 
@@ -185,7 +185,7 @@ def _weights(scores_BGRTS: Tensor, sinks_H: Tensor | None) -> Tensor:
 
 def _starts(module: nn.Module, mask: Tensor | None, key: Tensor) -> Tensor:
     """[B]: where each text starts. A window may hide the first tokens by now; then the cache layer remembers."""
-    starts_B = starts_of(mask, len(key), key.device)
+    starts_B = text_starts(mask, len(key), key.device)
     remember: Callable[[Tensor], Tensor] | None = getattr(module, TEXT, None)
     return starts_B if remember is None else remember(starts_B)
 

@@ -15,7 +15,7 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from harness.modules.experts import ExpertMatrix, stack_of
+from harness.modules.experts import ExpertMatrix, stack_name
 from harness.modules.linears import Linear
 
 
@@ -46,7 +46,7 @@ def fisher_diagonal(
             cast(Any, leaf).register_post_accumulate_grad_hook(_square_into(total))
             leaves[id(held)], sums[id(held)] = leaf, total
     tensors = {
-        stack_of(name) if isinstance(module, ExpertMatrix) else f"{name}.weight": leaves[id(_parameter(module))]
+        stack_name(name) if isinstance(module, ExpertMatrix) else f"{name}.weight": leaves[id(_parameter(module))]
         for name, module in modules.items()
     }
     for ids in calibration:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from harness.modules.decoder_layers import decoder_blocks, observe_inputs
-from harness.modules.experts import ExpertMatrix, stack_of
+from harness.modules.experts import ExpertMatrix, stack_name
 from harness.modules.linears import Linear, replace_weight, weight_of
 
 Change = Callable[[Tensor], Tensor]
@@ -54,7 +54,7 @@ def stacked(each: Sequence[Unit]) -> list[Unit]:
     """The units with the matrices of one stack of experts as one, in the order of the first of each."""
     groups: dict[str, list[Unit]] = {}
     for unit in each:
-        groups.setdefault(stack_of(unit.names[0]), []).append(unit)
+        groups.setdefault(stack_name(unit.names[0]), []).append(unit)
     return [
         Unit(tuple(name for unit in group for name in unit.names), tuple(m for unit in group for m in unit.modules))
         for group in groups.values()
