@@ -65,7 +65,7 @@ class DenseAndSparse(LinearBackend):
         from harness.numerics.decomposition import decompose
         from harness.numerics.formats import checked
         from harness.transforms.sensitivity import fisher_diagonal
-        from harness.transforms.single_changes import units
+        from harness.transforms.single_changes import group_by_weight
 
         chosen = self.chosen(model)
         for name, module in matrices(model):  # A weight that is not finite spoils the gradients of all others.
@@ -74,7 +74,7 @@ class DenseAndSparse(LinearBackend):
         fisher = fisher_diagonal(model, dict(chosen), calibration)
         flat = [name for name, fisher_OI in fisher.items() if not bool(fisher_OI.any())]
         replacing, described = Replacing(), dict[str, ModuleFormat]()
-        for unit in units(chosen):
+        for unit in group_by_weight(chosen):
             first = unit.names[0]
             bits = self._bits_of(first)
             with naming(self, first):

@@ -92,11 +92,11 @@ class _Work:
 
     def quantize(self, names: Sequence[str], observe: Observe) -> None:
         """Quantize layers that data passes together, stage by stage."""
-        from harness.transforms.shared_inputs import SharedHessians, stages
+        from harness.transforms.shared_inputs import SharedHessians, order_by_input
 
         if not names:
             return
-        for stage in stages(names, observe) if self.settings.sequential == "layer" else [list(names)]:
+        for stage in order_by_input(names, observe) if self.settings.sequential == "layer" else [list(names)]:
             inputs = SharedHessians(stage)
             known: dict[Hessian, tuple[Tensor, PreparedHessian]] = {}
             observe(inputs.taps())

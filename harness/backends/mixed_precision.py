@@ -82,11 +82,16 @@ class MixedPrecision(LinearBackend):
         Raises BackendError for weights that cannot be rounded, and for a target that nothing reaches.
         """
         from harness.modules.experts import stack_name
-        from harness.transforms.single_changes import divergences, output_errors, stacked, units
+        from harness.transforms.single_changes import (
+            group_by_weight,
+            measure_divergences,
+            measure_output_errors,
+            merge_stacks,
+        )
 
-        every = stacked(units(self.chosen(model)))
+        every = merge_stacks(group_by_weight(self.chosen(model)))
         sizes_UC = [self._sizes(unit) for unit in every]
-        measure = divergences if self.sensitivity == "kl" else output_errors
+        measure = measure_divergences if self.sensitivity == "kl" else measure_output_errors
         costs_UC = measure(model, every, [self._change(bits) for bits in self.bits], calibration).tolist()
         weights = sum(weight.numel() for unit in every for weight in unit.weights)
         found = self._allocate(costs_UC, sizes_UC, weights)

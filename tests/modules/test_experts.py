@@ -34,7 +34,13 @@ from harness.modules.linears import linears, matrices, replace_weight, weight_of
 from harness.testing.models import random_documents, tiny_tokenizer
 from harness.testing.trials import as_variant
 from harness.transforms.sensitivity import fisher_diagonal
-from harness.transforms.single_changes import changed, divergences, output_errors, stacked, units
+from harness.transforms.single_changes import (
+    apply_change,
+    group_by_weight,
+    measure_divergences,
+    measure_output_errors,
+    merge_stacks,
+)
 from tests.helpers.tiny_models import EXPERTS, family
 
 torch.set_num_threads(1)
@@ -259,17 +265,17 @@ def test_sensitivity_of_a_stack_is_that_of_finite_differences() -> None:
 
 def test_a_stack_is_changed_as_a_whole_and_given_back() -> None:
     model = family("mixtral")
-    every = stacked(units([(n, m) for n, m in expert_matrices(model) if stack_name(n) == STACK]))
+    every = merge_stacks(group_by_weight([(n, m) for n, m in expert_matrices(model) if stack_name(n) == STACK]))
     assert [len(unit.modules) for unit in every] == [4]
     before = model.get_parameter(STACK).clone()
-    with changed(every[0], lambda weight: 2 * weight):
+    with apply_change(every[0], lambda weight: 2 * weight):
         assert torch.equal(model.get_parameter(STACK), 2 * before)
     assert torch.equal(model.get_parameter(STACK), before)
     documents = random_documents(2, 12, seed=8)
-    (cost,) = divergences(model, every, [lambda w: w, lambda w: 0.5 * w], documents).tolist()
+    (cost,) = measure_divergences(model, every, [lambda w: w, lambda w: 0.5 * w], documents).tolist()
     assert cost[0] == pytest.approx(0, abs=1e-9)
     assert cost[1] > 1e-5
-    (error,) = output_errors(model, every, [lambda w: 0.5 * w], documents).tolist()
+    (error,) = measure_output_errors(model, every, [lambda w: 0.5 * w], documents).tolist()
     assert error[0] == pytest.approx(0.25, rel=1e-5)
 
 
