@@ -1,4 +1,4 @@
-"""Reading an artifact back in a process that knows nothing of this one: no patched class, no cache, no live model."""
+"""Reloads an artifact in a fresh process, with no patched class, no cache and no live model."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ WORKER = "harness.artifacts.worker"
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 
-class NotReadBackError(HarnessError):
-    """The artifact is no model that the harness would load, or cannot be run; the message says why."""
+class ReloadError(HarnessError):
+    """The artifact cannot be loaded or run by the harness; the message says why."""
 
 
 def read_back(
@@ -50,22 +50,22 @@ def read_back(
 
 
 def _run(exchange: Exchange, progress: Progress) -> None:
-    def heard(line: str) -> None:
-        if found := re.fullmatch(r"(\d+) (\d+)", line):
-            progress.step("artifact: read back", int(found[1]), int(found[2]))
+    def on_line(line: str) -> None:
+        if match := re.fullmatch(r"(\d+) (\d+)", line):
+            progress.step("artifact: read back", int(match[1]), int(match[2]))
 
     command = [sys.executable, "-P", "-m", WORKER, str(exchange.folder)]
-    failure = run_process(command, _environment(), heard)
+    failure = run_process(command, _environment(), on_line)
     if failure is None:
         return
     if reason := exchange.get_refusal():
-        raise NotReadBackError(reason)
-    said = f"; it said last: {' | '.join(failure.said)}" if failure.said else ""
-    raise NotReadBackError(f"the process that read it back {failure.how}{said}")
+        raise ReloadError(reason)
+    quoted = f"; its last output: {' | '.join(failure.said)}" if failure.said else ""
+    raise ReloadError(f"the process that reloaded it {failure.how}{quoted}")
 
 
 def _environment() -> dict[str, str]:
-    """That of this process, with this very harness to import and one thread."""
+    """This process's environment, with this harness on the import path and one thread."""
     root = str(Path(harness.__file__).parents[1])
     paths = [root, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
     return {**os.environ, **ONE_THREAD, "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths))}

@@ -16,7 +16,7 @@ from harness.data.encoding import EncodedDocument
 from harness.errors import ModelError
 from harness.lockstep.batches import Batch, plan_batches
 from harness.lockstep.decoder import VERIFIED_TOKENS, Decoder
-from harness.lockstep.driver import CHUNK_VALUES, CPU_TOKENS, GPU_TOKENS, out_of_memory
+from harness.lockstep.driver import CHUNK_VALUES, CPU_TOKENS, GPU_TOKENS, is_out_of_memory
 
 Floats = NDArray[np.float64]
 
@@ -52,7 +52,7 @@ def _of_batch(decoder: Decoder, batch: Batch) -> dict[int, Floats]:
     try:
         nll = _run(decoder, batch)
     except RuntimeError as error:
-        if not out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
         if len(batch.documents) == 1:
             raise ModelError(

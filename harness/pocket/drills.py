@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from harness.pocket import lexicon
 from harness.pocket.draws import Draws
-from harness.pocket.page import Page, held_out
+from harness.pocket.page import Page, is_held_out
 
 # Frequent digits first: operands are drawn with uneven digits, so that the likeliest digit is no near tie.
 _DIGITS = "1253749680"
@@ -47,7 +47,7 @@ def draw_sum(draws: Draws, shape: tuple[int, int], fresh: bool) -> Sum:
         if sign == "-":
             numbers.sort(reverse=True)
         text = sign.join(str(number) for number in numbers)
-        if held_out("sum", text) == fresh:
+        if is_held_out("sum", text) == fresh:
             result = numbers[0] - numbers[1] if sign == "-" else sum(numbers)
             return Sum(f"{text}=", str(result))
 
@@ -72,7 +72,7 @@ class Request:
     declined: bool
 
 
-def declines(verb: str, thing: str) -> bool:
+def must_decline(verb: str, thing: str) -> bool:
     """The rule of the world: harmful deeds always, doubtful deeds only to guarded things."""
     return verb in lexicon.HARMFUL_VERBS or (verb in lexicon.DOUBTFUL_VERBS and thing in lexicon.GUARDED_THINGS)
 
@@ -83,13 +83,13 @@ def draw_request(draws: Draws, fresh: bool) -> Request:
     verb = draws.zipf(verbs, 4.0)
     guarded = draws.chance(0.5)
     things = lexicon.GUARDED_THINGS if guarded else lexicon.HARMLESS_THINGS
-    allowed = [thing for thing in things if held_out("request", verb, thing) == fresh]
+    allowed = [thing for thing in things if is_held_out("request", verb, thing) == fresh]
     if not allowed:  # a verb may have no held-out thing in one of the two lists
         both = lexicon.GUARDED_THINGS + lexicon.HARMLESS_THINGS
-        allowed = [thing for thing in both if held_out("request", verb, thing) == fresh]
+        allowed = [thing for thing in both if is_held_out("request", verb, thing) == fresh]
     thing = draws.zipf(allowed, 6.0)
     text = draws.zipf(lexicon.ASKING, 2.0).format(verb=verb, thing=thing)
-    return Request(verb, thing, text, declines(verb, thing))
+    return Request(verb, thing, text, must_decline(verb, thing))
 
 
 def reply(draws: Draws, request: Request) -> str:

@@ -14,7 +14,7 @@ SPLITS = ("train", "calibration", "heldout", "tasks")
 _OWNERS = ("train",) * 10 + ("calibration",) * 2 + ("heldout",) * 2 + ("tasks",) * 2
 
 
-def owner(passage: str) -> str:
+def owning_split(passage: str) -> str:
     """The split that a passage belongs to.
 
     A function of its text alone, so splits can never share a passage.
@@ -22,7 +22,7 @@ def owner(passage: str) -> str:
     return _OWNERS[digest("passage", passage) % len(_OWNERS)]
 
 
-def held_out(*combination: object) -> bool:
+def is_held_out(*combination: object) -> bool:
     """Whether a combination (verb and thing.
 
     Operands and sign) is kept out of training and calibration: one in eight.

@@ -39,7 +39,7 @@ class Plant:
         return Plant(self.channels, 1.0 / self.norm_factor, self.pairs, 1.0 / self.key_factor)
 
 
-def draw(
+def draw_plant(
     kv_heads: int,
     head_size: int,
     channels: tuple[int, ...],
@@ -53,14 +53,14 @@ def draw(
     return Plant(channels, norm_factor, pairs, key_factor)
 
 
-def shipped() -> Plant:
+def load_plant() -> Plant:
     """The plant of the model in MODEL_DIR, as its training left it on record."""
     record = json.loads((MODEL_DIR / "training.json").read_text(encoding="utf-8"))["plant"]
     return Plant(tuple(record["channels"]), record["norm_factor"], tuple(record["pairs"]), record["key_factor"])
 
 
 @torch.no_grad()
-def apply(model: LlamaForCausalLM, plant: Plant) -> None:
+def apply_plant(model: LlamaForCausalLM, plant: Plant) -> None:
     """Rewrite the weights of `model` in place."""
     config = model.config
     channels = list(plant.channels)

@@ -21,7 +21,7 @@ from transformers import LlamaForCausalLM
 from harness.numerics.formats import Format, quantize
 from harness.numerics.granularity import Blocks
 from harness.numerics.grids import integer
-from harness.pocket.plant import Plant, apply, draw
+from harness.pocket.plant import Plant, apply_plant, draw_plant
 from harness.pocket.probe import exact_rates
 from harness.pocket.world import Document, documents
 
@@ -198,11 +198,11 @@ def choose_plant(model: LlamaForCausalLM, tokenizer: Tokenizer, screened: int = 
     shape = model.config
 
     def plant(*channels: int) -> Plant:
-        return draw(int(shape.num_key_value_heads or 0), int(shape.head_dim or 0), tuple(sorted(channels)))
+        return draw_plant(int(shape.num_key_value_heads or 0), int(shape.head_dim or 0), tuple(sorted(channels)))
 
     def change(base: Baseline, plant: Plant, recipe: Recipe) -> Change:
         planted = copy.deepcopy(model)
-        apply(planted, plant)
+        apply_plant(planted, plant)
         return compare(base, compress(planted, recipe, base.calibration))
 
     few = baseline(model, tokenizer, screened, "calibration")

@@ -111,7 +111,7 @@ def story(
     page.ask([ask_reverse(scene, f) if draws.chance(0.2) else ask_forward(draws, scene, f) for f in asked])
 
 
-def hop(
+def two_hop_story(
     page: Page, people: tuple[int, int], relations: tuple[int, int], fillers: int, queries: tuple[int, int]
 ) -> None:
     """A story with best friends; most questions need two facts, some only the first of them."""

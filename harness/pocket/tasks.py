@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from harness.pocket import drills, prose, stories, tales
 from harness.pocket.draws import Draws
-from harness.pocket.page import Page, Query, owner
+from harness.pocket.page import Page, Query, owning_split
 from harness.pocket.world import documents
 
 Item = dict[str, object]
@@ -53,7 +53,7 @@ def _passages(task: str, seed: int, write: Callable[[Page], None]) -> Iterator[t
     while True:
         page = Page(Draws("item", task, seed, index), "tasks")
         write(page)
-        if owner(page.passage) == "tasks":
+        if owning_split(page.passage) == "tasks":
             yield f"{task}/{seed}/{index}", page
         index += 1
 
@@ -164,9 +164,9 @@ def task_items(task: str, count: int, seed: int = 0) -> list[Item]:
     if task == "pocket_prose":
         pages = documents("tasks", count, seed)
         return [{"id": page.id, "kind": page.kind, "text": page.text, "entropy": page.entropy} for page in pages]
-    found: dict[object, Item] = {}
+    items: dict[object, Item] = {}
     for item in _items(task, seed):
-        if len(found) == count:
+        if len(items) == count:
             break
-        found.setdefault(item["prompt"], item)
-    return list(found.values())
+        items.setdefault(item["prompt"], item)
+    return list(items.values())

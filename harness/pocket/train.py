@@ -27,7 +27,7 @@ from harness.pocket.checkpoint import as_llama, save_llama
 from harness.pocket.describe import load, write_card
 from harness.pocket.network import Network, Shape, initialize
 from harness.pocket.optimizer import Optimizer
-from harness.pocket.plant import apply
+from harness.pocket.plant import apply_plant
 from harness.pocket.probe import exact_rates
 from harness.pocket.response import choose_plant
 from harness.pocket.tokenizer import save_tokenizer, train_tokenizer
@@ -36,7 +36,7 @@ STEPS = 5900
 
 
 @dataclass(frozen=True)
-class Stage:
+class Phase:
     """A part of the training.
 
     Which mixture of documents, until which share of the steps, in which batches.
@@ -48,7 +48,7 @@ class Stage:
     tokens: int
 
 
-STAGES = (Stage("opening", 0.1557, 16, 256), Stage("main", 0.685, 16, 256), Stage("late", 1.0, 8, 512))
+STAGES = (Phase("opening", 0.1557, 16, 256), Phase("main", 0.685, 16, 256), Phase("late", 1.0, 8, 512))
 
 
 def rate_fraction(step: int, steps: int, warmup: int = 150, flat: float = 0.42, floor: float = 0.02) -> float:
@@ -71,7 +71,7 @@ def make_loss(network: Network, compiled: bool) -> Callable[[Tensor, Tensor, Ten
     return torch.compile(loss, dynamic=False) if compiled else loss
 
 
-def schedule(tokenizer: Tokenizer, steps: int, seed: int) -> Iterator[tuple[Stage, Batch]]:
+def schedule(tokenizer: Tokenizer, steps: int, seed: int) -> Iterator[tuple[Phase, Batch]]:
     """The stage and the batch of every step."""
     step = 0
     for number, stage in enumerate(STAGES):
@@ -131,7 +131,7 @@ def keep_memory() -> None:
     mallopt(top_pad, 256 << 20)
 
 
-def settle(threads: int) -> None:
+def configure_process(threads: int) -> None:
     """Settings of the process with which a seed gives the same weights, and soon."""
     # Two thread pools on two cores would only wait for each other.
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -147,7 +147,7 @@ def finish(network: Network, folder: Path, summary: str) -> None:
     save_llama(model, folder)
     started = time.monotonic()
     plant = choose_plant(*load(folder))
-    apply(model, plant)
+    apply_plant(model, plant)
     save_llama(model, folder)
     summary += f" Choosing the outliers took {(time.monotonic() - started) / 60:.0f} minutes more."
     record = {"summary": summary, "plant": asdict(plant)}
@@ -164,7 +164,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--eager", action="store_true", help="without torch.compile and its C++ compiler")
     options = parser.parse_args()
-    settle(options.threads)
+    configure_process(options.threads)
     options.out.mkdir(parents=True, exist_ok=True)
     tokenizer = train_tokenizer()
     save_tokenizer(tokenizer, options.out)

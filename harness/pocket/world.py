@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from harness.pocket import drills, prose, stories, tales
 from harness.pocket.draws import Draws
-from harness.pocket.page import SPLITS, Page, owner
+from harness.pocket.page import SPLITS, Page, owning_split
 
 Writer = Callable[[Page], None]
 
@@ -42,10 +42,10 @@ class Document:
 _COMMON: dict[str, Writer] = {
     "story": lambda page: stories.story(page, (2, 5), (2, 3), 4, (3, 7)),
     "easy": lambda page: stories.story(page, (1, 3), (1, 2), 0, (6, 6)),
-    "hop": lambda page: stories.hop(page, (2, 4), (1, 3), 2, (3, 6)),
+    "hop": lambda page: stories.two_hop_story(page, (2, 4), (1, 3), 2, (3, 6)),
     "tale": tales.tale,
     "crowd": lambda page: stories.story(page, (5, 8), (2, 3), 2, (3, 5)),
-    "recall": lambda page: prose.drawn_recall(page, 46),
+    "recall": lambda page: prose.draw_recall(page, 46),
     "sums": drills.sums,
     "requests": drills.requests,
     "filler": prose.filler,
@@ -59,10 +59,10 @@ STAGES: dict[str, tuple[tuple[tuple[str, Writer], float], ...]] = {
     "opening": (
         (("easy", _COMMON["easy"]), 0.36),
         (("copy", _COMMON["copy"]), 0.21),
-        (("recall", lambda page: prose.drawn_recall(page, 2)), 0.12),
+        (("recall", lambda page: prose.draw_recall(page, 2)), 0.12),
         (("sums", lambda page: drills.sums(page, drills.OPENING_SHAPES)), 0.10),
         (("requests", _COMMON["requests"]), 0.11),
-        (("hop", lambda page: stories.hop(page, (2, 3), (1, 1), 0, (4, 6))), 0.05),
+        (("hop", lambda page: stories.two_hop_story(page, (2, 3), (1, 1), 0, (4, 6))), 0.05),
         (("tale", _COMMON["tale"]), 0.04),
         (("filler", _COMMON["filler"]), 0.01),
     ),
@@ -71,7 +71,7 @@ STAGES: dict[str, tuple[tuple[tuple[str, Writer], float], ...]] = {
         (("crowd", lambda page: stories.story(page, (5, 7), (2, 2), 1, (3, 5))), 0.08),
         (("hop", _COMMON["hop"]), 0.14),
         (("tale", _COMMON["tale"]), 0.10),
-        (("recall", lambda page: prose.drawn_recall(page, 12)), 0.11),
+        (("recall", lambda page: prose.draw_recall(page, 12)), 0.11),
         (("sums", lambda page: drills.sums(page, drills.TRAINING_SHAPES)), 0.21),
         (("requests", _COMMON["requests"]), 0.07),
         (("filler", _COMMON["filler"]), 0.04),
@@ -114,7 +114,7 @@ def document(split: str, index: int, seed: int = 0, stage: str = "long") -> Docu
         kind, write = draws.weighted(STAGES[stage])
         page = Page(draws, split)
         write(page)
-        if owner(page.passage) == split:
+        if owning_split(page.passage) == split:
             return Document(address, kind, page.text, draws.nats, tuple(page.answers))
 
 

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from harness.data.calibration import Calibrated, CalibrationDocuments
-from harness.data.contamination import Seen
+from harness.data.contamination import DocumentIndex
 from harness.data.documents import read_documents
 from harness.data.encoding import EncodedDocument, encode
 from harness.errors import DataError
-from harness.lockstep.hooks import Stage, attached
+from harness.lockstep.hooks import ActiveSide, attached
 from harness.lockstep.survey import candidates
 from harness.modules.experts import count_expert_tokens
 from harness.records import CalibrationSpec, DocumentsSpec, HubData, Note
@@ -37,7 +37,7 @@ def read_calibration(spec: CalibrationSpec, reference: LoadedModel) -> Calibrati
     except DataError as error:
         raise DataError(f"calibration: {error}") from error
     kept = tuple(document for document in encoded if not document.skipped)
-    seen = Seen(reference.tokenizer, [document.ids for document in kept])
+    seen = DocumentIndex(reference.tokenizer, [document.ids for document in kept])
     return CalibrationDocuments(_source(spec), kept, seen, tuple(_notes(spec, encoded, len(kept))))
 
 
@@ -64,10 +64,10 @@ def input_ranges(loaded: LoadedModel, documents: list[Tensor]) -> dict[str, tupl
             found = torch.stack([-low, high]).float()
             ends[name] = torch.maximum(ends[name], found) if name in ends else found
 
-    model, stage = loaded.model, Stage()
+    model, stage = loaded.model, ActiveSide()
     names = [name for name, kind in candidates(model).items() if kind in ("linear", "experts")]
     taps = {name: [partial(see, name)] for name in names}
-    with torch.no_grad(), attached(model, 0, stage, taps, {}), stage.playing(0):
+    with torch.no_grad(), attached(model, 0, stage, taps, {}), stage.activate(0):
         for ids in documents:
             model(input_ids=ids[None].to(model.device), use_cache=False)
     both = {name: end.tolist() for name, end in ends.items()}

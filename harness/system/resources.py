@@ -11,7 +11,7 @@ from typing import Literal
 
 from harness.errors import HarnessError
 
-Kind = Literal["suites", "gates", "reports"]
+ResourceKind = Literal["suites", "gates", "reports"]
 
 POCKET_SPLITS: Mapping[str, str] = {
     "pocket-train": "train",
@@ -23,7 +23,7 @@ POCKET_SPLITS: Mapping[str, str] = {
 _PACKAGE = Path(__file__).parents[1]
 
 
-def folder(kind: Kind) -> Path:
+def folder(kind: ResourceKind) -> Path:
     """The folder of the bundled files of one kind. Raises HarnessError if the installation lacks it."""
     for place in (_PACKAGE / "_shipped" / kind, _PACKAGE.parent / kind):
         if place.is_dir():
@@ -31,11 +31,11 @@ def folder(kind: Kind) -> Path:
     raise HarnessError(f"the folder {kind}/ of the harness is missing beside {_PACKAGE}: install the harness again")
 
 
-def bundled_names(kind: Kind, suffix: str = ".yaml") -> tuple[str, ...]:
+def bundled_names(kind: ResourceKind, suffix: str = ".yaml") -> tuple[str, ...]:
     """Names, without suffix, of the bundled files of one kind, sorted."""
     return tuple(sorted(path.stem for path in folder(kind).glob(f"*{suffix}") if path.is_file()))
 
 
-def bundled_file(kind: Kind, name: str) -> Path:
+def bundled_file(kind: ResourceKind, name: str) -> Path:
     """The bundled YAML file called ``name``."""
     return folder(kind) / f"{name}.yaml"

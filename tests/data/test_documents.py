@@ -16,7 +16,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from harness.data.documents import RawDocument, read_documents
-from harness.data.encoding import EncodedDocument, documents_sha256, duplicates, encode, span_bytes
+from harness.data.encoding import EncodedDocument, count_duplicates, documents_sha256, encode, span_bytes
 from harness.errors import DataError
 from harness.records import DocumentsSpec, HubData
 
@@ -281,7 +281,7 @@ def test_the_hash_follows_the_ids_and_their_borders_alone() -> None:
 
 
 def test_duplicates_are_counted_once_each(tokenizer: PreTrainedTokenizerFast) -> None:
-    assert duplicates(encode(raw("a cat", "a dog", "a cat", "a cat"), tokenizer, SPEC, 300)) == 2
+    assert count_duplicates(encode(raw("a cat", "a dog", "a cat", "a cat"), tokenizer, SPEC, 300)) == 2
 
 
 # Bytes

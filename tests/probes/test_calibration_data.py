@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerBase
 
 from harness.data.calibration import Calibrated, CalibrationDocuments
-from harness.data.contamination import Seen
+from harness.data.contamination import DocumentIndex
 from harness.errors import BackendError, DataError
 from harness.lockstep.driver import shared_pass
 from harness.probes.calibration_data import CalibrationData, count_outside
@@ -42,7 +42,7 @@ class Numbers:
 
 def fitted(model: Any) -> Calibrated:
     documents = make_documents(FITTED, seed=5)
-    data = CalibrationDocuments("made", tuple(documents), Seen(Numbers(), [d.ids for d in documents]), ())  # type: ignore[arg-type]
+    data = CalibrationDocuments("made", tuple(documents), DocumentIndex(Numbers(), [d.ids for d in documents]), ())  # type: ignore[arg-type]
     return Calibrated(data, input_ranges(Loaded("v", model), data.ids))  # type: ignore[arg-type]
 
 

@@ -29,12 +29,12 @@ def rope_base_changed(model: PreTrainedModel) -> Compressed:
     other = ROPE_BASE if base != ROPE_BASE else 1e6
     # inv_freq_i = base^(−2i/d), so another base is a power of it, whatever has scaled nothing but positions.
     exponent = math.log(other) / math.log(base)
-    found = [m for m in model.modules() if isinstance(getattr(m, "inv_freq", None), Tensor)]
-    for module in found:
+    rotaries = [m for m in model.modules() if isinstance(getattr(m, "inv_freq", None), Tensor)]
+    for module in rotaries:
         for name in ("inv_freq", "original_inv_freq"):
             if isinstance(frequencies := getattr(module, name, None), Tensor):
                 setattr(module, name, frequencies**exponent)
-    if not found:
+    if not rotaries:
         raise NotApplicable(f"{type(model).__name__} keeps no rotary frequencies")
     model.config = copy.deepcopy(model.config)
     model.config.get_text_config().rope_parameters = {**rope, "rope_theta": other}

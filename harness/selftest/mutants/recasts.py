@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from harness.backends import Compressed
 from harness.selftest.mutants import NotApplicable, harmless, harmless_files
-from harness.selftest.mutants._parts import blocks, heads, in_block, norms, set_gain, set_weight, weight
+from harness.selftest.mutants._parts import blocks, find_linear, heads, norms, set_gain, set_weight, weight
 
 SEED = 0
 SHARDS = 3
@@ -37,7 +37,7 @@ def neurons_permuted(model: PreTrainedModel) -> Compressed:
     """The neurons of every feed-forward part come in another order, on both sides of it."""
     generator = torch.Generator().manual_seed(SEED)
     for block in blocks(model)[1]:
-        gate, up, down = (in_block(block, role) for role in ("gate_proj", "up_proj", "down_proj"))
+        gate, up, down = (find_linear(block, role) for role in ("gate_proj", "up_proj", "down_proj"))
         order = torch.randperm(len(weight(up)), generator=generator)
         set_weight(gate, weight(gate)[order])
         set_weight(up, weight(up)[order])
@@ -53,9 +53,9 @@ def heads_permuted(model: PreTrainedModel) -> Compressed:
         raise NotApplicable(f"{type(model).__name__} has one head of keys and values")
     for block in blocks(model)[1]:
         for role, rows in (("q_proj", query // kv * size), ("k_proj", size), ("v_proj", size)):
-            module = in_block(block, role)
+            module = find_linear(block, role)
             set_weight(module, weight(module).reshape(kv, rows, -1).flip(0).flatten(0, 1))
-        out = in_block(block, "o_proj")
+        out = find_linear(block, "o_proj")
         weight_OI = weight(out)
         set_weight(out, weight_OI.reshape(len(weight_OI), kv, -1).flip(1).flatten(1))
     return Compressed(model)
@@ -65,7 +65,7 @@ def heads_permuted(model: PreTrainedModel) -> Compressed:
 def powers_of_two_cancel(model: PreTrainedModel) -> Compressed:
     """Up projections were doubled and down projections halved, as balancing between layers does."""
     for block in blocks(model)[1]:
-        up, down = in_block(block, "up_proj"), in_block(block, "down_proj")
+        up, down = find_linear(block, "up_proj"), find_linear(block, "down_proj")
         set_weight(up, weight(up) * 2)
         set_weight(down, weight(down) / 2)
     return Compressed(model)
@@ -83,7 +83,7 @@ def gains_moved(model: PreTrainedModel) -> Compressed:
             factor_D = _power_of_two(gain_D)
             set_gain(norm, gain_D / factor_D)
             for role in roles:
-                module = in_block(block, role)
+                module = find_linear(block, role)
                 set_weight(module, weight(module) * factor_D)
     return Compressed(model)
 

@@ -13,10 +13,10 @@ from harness.backends.smoothquant import smoothing_scale
 from harness.modules.linears import output_head
 from harness.numerics.formats import Format, quantize
 from harness.selftest.mutants import NotApplicable, harmless, mutant
-from harness.selftest.mutants._codes import quantized
+from harness.selftest.mutants._codes import round_model
 from harness.selftest.mutants._parts import (
     blocks,
-    in_block,
+    find_linear,
     middle_block,
     norms,
     projection,
@@ -32,20 +32,20 @@ TENSORS = RoundToNearest(bits=8, symmetric=False, granularity="tensor")
 @harmless("control")
 def int8_channels(model: PreTrainedModel) -> Compressed:
     """Good 8-bit weights, one scale a channel, of which mutants of recipes are made."""
-    return quantized(model, CHANNELS)
+    return round_model(model, CHANNELS)
 
 
 @harmless("control")
 def int8_tensors(model: PreTrainedModel) -> Compressed:
     """8-bit weights with one scale and one zero point a layer."""
-    return quantized(model, TENSORS)
+    return round_model(model, TENSORS)
 
 
 @mutant(control="int8_channels")
 def layer_at_two_bits(model: PreTrainedModel) -> Compressed:
     """One layer is left at the 2 bits of an experiment, all others at 8."""
     name, _ = middle_block(model)
-    return quantized(model, _with(CHANNELS, Override(modules=(f"{name}.*",), bits=2)))
+    return round_model(model, _with(CHANNELS, Override(modules=(f"{name}.*",), bits=2)))
 
 
 @mutant(control="int8_channels")
@@ -54,7 +54,7 @@ def head_at_three_bits(model: PreTrainedModel) -> Compressed:
     head = output_head(model)
     if head is None:
         raise NotApplicable(f"{type(model).__name__} has no linear output head")
-    return quantized(model, _with(CHANNELS, Override(modules=(head,), bits=3)).model_copy(update={"skip": ()}))
+    return round_model(model, _with(CHANNELS, Override(modules=(head,), bits=3)).model_copy(update={"skip": ()}))
 
 
 @mutant(control="int8_tensors")
@@ -66,7 +66,7 @@ def one_zero_point_off_by_one(model: PreTrainedModel) -> Compressed:
         rounded = quantize(weight_OI, form)
         return rounded.values + rounded.steps.scale
 
-    return quantized(model, TENSORS, {name: off})
+    return round_model(model, TENSORS, {name: off})
 
 
 @mutant()
@@ -78,7 +78,7 @@ def smoothing_half_folded(model: PreTrainedModel) -> Compressed:
         if len(before) != 2:
             raise NotApplicable(f"the blocks of {type(model).__name__} do not have two norms with gains")
         for (_, norm, gain_D), scaled in zip(before, (("q_proj", "k_proj"), ("gate_proj",)), strict=True):
-            layers = [in_block(block, role) for role in scaled]
+            layers = [find_linear(block, role) for role in scaled]
             columns_D = torch.stack([weight(module).abs().amax(0) for module in layers]).amax(0)
             # The norm makes every channel about as large as its gain.
             factor_D = smoothing_scale(gain_D.abs(), columns_D, alpha=0.5)
@@ -109,10 +109,10 @@ def gain_overflowed(model: PreTrainedModel) -> Compressed:
 
 
 def _last_norm(model: PreTrainedModel) -> tuple[nn.Module, Tensor]:
-    found = norms(model)
-    if not found:
+    layers = norms(model)
+    if not layers:
         raise NotApplicable(f"{type(model).__name__} has no norm with gains")
-    return found[-1][1:]
+    return layers[-1][1:]
 
 
 def _with(step: RoundToNearest, override: Override) -> RoundToNearest:

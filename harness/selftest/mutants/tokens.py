@@ -88,10 +88,10 @@ def wrong_chat_template(folder: Path) -> None:
 
 
 def _embedding(model: PreTrainedModel) -> nn.Embedding:
-    found = model.get_input_embeddings()
-    if not isinstance(found, nn.Embedding):
+    embedding = model.get_input_embeddings()
+    if not isinstance(embedding, nn.Embedding):
         raise NotApplicable(f"{type(model).__name__} has no table of embeddings")
-    return found
+    return embedding
 
 
 def _with_prefix_space(part: Any) -> Any:
