@@ -31,9 +31,9 @@ class ReloadError(HarnessError):
 def read_back(
     request: Request, documents: Mapping[str, Tensor], place: Path, progress: Progress
 ) -> tuple[Answer, dict[str, Tensor]]:
-    """What a fresh process finds; ``place`` is a folder for the files in between, which is removed again.
+    """Reload the artifact in a fresh process and return its answer; ``place``: temporary folder, removed afterwards.
 
-    Raises NotReadBackError with the reason of the loader, or the last lines of a process that died, and WriteError.
+    Raises ReloadError with the loader's reason or the last lines of a process that died, and WriteError.
     """
     exchange = Exchange(place)
     try:

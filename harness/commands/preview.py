@@ -40,7 +40,7 @@ def preview_plan(file: Path, run_folder: Path | None, out: Path) -> int:
 
 
 def lint_gate(name: str, suites: Sequence[str], variant: Path | None, run_folder: Path | None) -> int:
-    """Print every defect of a gate; returns 0, or 2 if a rule can never be decided.
+    """Print every defect of a gate; returns 0, or 2 if a rule cannot work as written.
 
     Raises PlanError with every mistake in the files, and HarnessError for a run that cannot be read.
     """

@@ -1,4 +1,4 @@
-"""Encoding: texts as the token ids that both models see. The only caller of a tokenizer on documents."""
+"""Encoding: converts texts to the token ids that both models read. The only caller of a tokenizer on documents."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Train the reference model from scratch: `python -m harness.pocket.train --out DIR`.
 
-The schedule is counted in steps and every draw comes from a fixed seed: on one kind of machine, the same number
-of threads gives the same weights. They are rounded to bfloat16 at the end; what is written, measured and described
-is the rounded model.
+The schedule is counted in steps and every draw comes from a fixed seed: on one kind of machine, the same number of
+threads gives the same weights. They are rounded to bfloat16 at the end; the rounded model is saved, measured and
+described.
 """
 
 from __future__ import annotations
@@ -37,10 +37,7 @@ STEPS = 5900
 
 @dataclass(frozen=True)
 class Phase:
-    """A part of the training.
-
-    Which mixture of documents, until which share of the steps, in which batches.
-    """
+    """A phase of training: the mixture of documents, the share of steps at which it ends, and the batch shape."""
 
     name: str
     until: float
@@ -82,7 +79,7 @@ def schedule(tokenizer: Tokenizer, steps: int, seed: int) -> Iterator[tuple[Phas
 
 
 def train(tokenizer: Tokenizer, steps: int, seed: int, compiled: bool, out: Path, every: int = 640) -> Network:
-    """Train a network, printing a line of progress and writing a checkpoint every so many steps."""
+    """Train a network; prints progress and writes a checkpoint every ``every`` steps."""
     torch.manual_seed(seed)
     network = Network(Shape())
     initialize(network, torch.Generator().manual_seed(seed))
@@ -116,10 +113,9 @@ def train(tokenizer: Tokenizer, steps: int, seed: int, compiled: bool, out: Path
 
 
 def keep_memory() -> None:
-    """Let glibc keep freed memory instead of giving it back and asking for it again at every step.
+    """Let glibc keep freed memory instead of returning and requesting it at every step.
 
-    The page faults this avoids are about a fifth of the time; results do not change. Without glibc it does
-    nothing.
+    This avoids page faults that take about a fifth of the time; results do not change. Without glibc it does nothing.
     """
     trim_threshold, top_pad, mmap_threshold = -1, -2, -3  # M_… of <malloc.h>
     try:
@@ -132,11 +128,11 @@ def keep_memory() -> None:
 
 
 def configure_process(threads: int) -> None:
-    """Settings of the process with which a seed gives the same weights, and soon."""
-    # Two thread pools on two cores would only wait for each other.
+    """Configure the process so that a seed gives the same weights, and fast."""
+    # Two thread pools on two cores would only block each other.
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     torch.set_num_threads(threads)
-    # Threads would add up the gradient of the embedding in whatever order they come.
+    # Threads would accumulate the gradient of the embedding in nondeterministic order.
     torch.use_deterministic_algorithms(True)
     keep_memory()
 

@@ -1,13 +1,11 @@
-"""The little world of the reference model: documents and task items, written from seeds.
+"""The pocket world of the reference model: documents and task items, generated from seeds.
 
-Everything here follows from the words in `lexicon`, an integer seed and an index: no file is read, and the
-text is the same on every machine and Python version. What training may see and what it may not is decided
-twice:
+Everything here follows from the words in `lexicon`, an integer seed and an index: no file is read, and the text is the
+same on every machine and Python version. Training data is separated from evaluation data in two ways:
 
-* every passage (the part of a document before its first question, or all of it) belongs to exactly one of the
-  splits train, calibration, heldout and tasks, by a hash of its text;
-* one in eight pairs of verb and thing, and one in eight sums, are held out: they stand only in heldout and
-  tasks.
+* every passage (the part of a document before its first question, or all of it) belongs to exactly one of the splits
+  train, calibration, heldout and tasks, by a hash of its text;
+* one in eight pairs of verb and thing, and one in eight sums, are held out: they occur only in heldout and tasks.
 """
 
 from __future__ import annotations
@@ -27,9 +25,8 @@ class Document:
     """One document.
 
     `entropy` is the derivation entropy in nats: -log of the probability of the draws that wrote the text.
-    It is an upper bound of -log p(text): different draws can give the same text, and thrown-away draws are
-    not discounted. `answers` are the character ranges of the text that answer something, leading space
-    included.
+    It is an upper bound of -log p(text): different draws can give the same text, and rejected draws are not discounted.
+    `answers` are the character ranges of answers in the text, including the leading space.
     """
 
     id: str
@@ -52,9 +49,9 @@ _COMMON: dict[str, Writer] = {
     "copy": prose.copy,
 }
 
-# The kinds of document in each stage, with their weights and writers. The opening teaches copying and
-# looking up; the late stage has the greatest distances; both main and late drill sums. "long", which is the
-# default and what every split but training is written in, is the late stage without that drill.
+# The kinds of document in each stage, with their weights and writers. The opening teaches copying and looking up; the
+# late stage has the longest distances; both main and late drill sums. "long", the default and the stage of every split
+# but training, is the late stage without that drill.
 STAGES: dict[str, tuple[tuple[tuple[str, Writer], float], ...]] = {
     "opening": (
         (("easy", _COMMON["easy"]), 0.36),
@@ -106,7 +103,7 @@ STAGES: dict[str, tuple[tuple[tuple[str, Writer], float], ...]] = {
 
 
 def document(split: str, index: int, seed: int = 0, stage: str = "long") -> Document:
-    """The document with this index; it does not depend on how many others are asked for."""
+    """The document with this index; it does not depend on the number of documents requested."""
     address = f"{split}/{stage}/{seed}/{index}"
     draws = Draws("document", address)
     while True:
@@ -119,10 +116,7 @@ def document(split: str, index: int, seed: int = 0, stage: str = "long") -> Docu
 
 
 def documents(split: str, count: int, seed: int = 0, stage: str = "long") -> list[Document]:
-    """The first `count` documents of a split.
-
-    Train, calibration or heldout (or tasks). Raises ValueError on others.
-    """
+    """The first `count` documents of a split (train, calibration, heldout or tasks). Raises ValueError for others."""
     if split not in SPLITS:
         raise ValueError(f"split: expected one of {', '.join(SPLITS)}; got {split!r}")
     if stage not in STAGES:

@@ -44,7 +44,7 @@ def test_equal_logits_give_exactly_nothing_and_nan_stays_visible() -> None:
 
 @pytest.mark.parametrize("other", [torch.zeros(4, 7), torch.zeros(4, 6, dtype=torch.bfloat16)])
 def test_logits_of_another_kind_are_not_compared(other: torch.Tensor) -> None:
-    with pytest.raises(DifferentShapesError, match=r"the model in memory gives torch\.float32 for 6"):
+    with pytest.raises(DifferentShapesError, match=r"the model in memory are torch\.float32 for 6"):
         list(token_rows("reloaded", [(0, IDS)], {"document/0": torch.zeros(4, 6)}, {"document/0": other}))
 
 

@@ -90,14 +90,14 @@ def test_a_model_that_loads_and_cannot_run_is_refused(
     def breaks(*_: object) -> None:
         raise RuntimeError("expected m1 and m2 to have the same dtype")
 
-    monkeypatch.setattr("harness.artifacts.worker.outputs", breaks)
+    monkeypatch.setattr("harness.artifacts.worker.model_outputs", breaks)
     assert "it loads and cannot be run: RuntimeError: expected m1" in refusal(Exchange(tmp_path), model)
 
 
 @pytest.mark.parametrize(
     ("does", "words"),
     [
-        ("import sys; sys.stderr.write('one\\ntwo\\n'); sys.exit(3)", r"exit code 3; it said last: one \| two"),
+        ("import sys; sys.stderr.write('one\\ntwo\\n'); sys.exit(3)", r"exit code 3; its last output: one \| two"),
         ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", r"SIGKILL \(memory may have run out\)"),
         ("print('7 of nothing')", "could not be compared"),
     ],

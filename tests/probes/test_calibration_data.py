@@ -170,7 +170,7 @@ def test_fewer_documents_than_asked_for_is_a_warning(tmp_path: Path) -> None:
 
 
 def test_nothing_to_read_is_an_error_that_says_where(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"calibration: .*no document in it"):
+    with pytest.raises(DataError, match=r"calibration: .*found no document, expected at least one"):
         read_calibration(write(tmp_path), loaded())
     spec = write(tmp_path, "", "").model_copy(update={"bos": True})
     with pytest.raises(DataError, match="calibration: 2 of 2 documents have no token"):

@@ -37,7 +37,7 @@ NOBODY = record_omission(Variation("none", "mutant", "A fourth.", equivalent="no
 
 def test_the_conclusion_names_survivors_and_what_was_not_counted() -> None:
     lines = conclusion([KILLED, ALIVE, OPEN, STOPPED, NOBODY], "g")
-    assert lines[0].startswith("not good enough: gate g kills 1 of 3 mutants (33.3 %, wanted 95 %)")
+    assert lines[0].startswith("not good enough: gate g kills 1 of 3 mutants (33.3 %, required 95 %)")
     assert lines[0].endswith("stops 1 of 1 harmless changes")
     assert "survived: alive: Another bug." in lines
     assert "undecided, which is not killed: open: A third." in lines
