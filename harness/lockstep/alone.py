@@ -1,4 +1,4 @@
-"""What one model alone makes of documents: the likelihood of every token, without a second side.
+"""Token likelihoods of a single model on documents, without a second side.
 
 Legend: N scored positions, V vocabulary.
 """
@@ -48,7 +48,7 @@ def prepared(name: str, model: object, ids: NDArray[np.int64]) -> Decoder:
 
 
 def _of_batch(decoder: Decoder, batch: Batch) -> dict[int, Floats]:
-    """By index of the document. Where memory runs out, halves of the batch one after the other."""
+    """Likelihoods by document index. If memory runs out, the batch is run in halves."""
     try:
         nll = _run(decoder, batch)
     except RuntimeError as error:
@@ -75,7 +75,7 @@ def _run(decoder: Decoder, batch: Batch) -> Floats:
         picked_N = logits_NV.gather(-1, targets_N[:rows, None].to(logits_NV.device))[:, 0]
         parts.append((logits_NV.logsumexp(-1) - picked_N).cpu())
         states_ND, targets_N = states_ND[rows:], targets_N[rows:]
-        # Float64 takes twice the room of what the shared pass keeps.
+        # Float64 needs twice the memory of the values in the shared pass.
         rows = max(16, CHUNK_VALUES // 2 // logits_NV.shape[-1])
     found: Floats = torch.cat(parts).numpy()
     return found

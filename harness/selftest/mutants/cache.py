@@ -1,4 +1,4 @@
-"""A KV cache that is read back wrongly."""
+"""Mutants whose KV cache is read back wrongly."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FP8 = KvCache(format="fp8_e4m3", keys="token", values="token", group_size=None, 
 
 @harmless("control")
 def fp8_cache(model: PreTrainedModel) -> Compressed:
-    """A good FP8 cache of keys and values, which the mutants of caches are made of."""
+    """A good FP8 cache of keys and values, from which the cache mutants are derived."""
     return _cached(model, 1.0)
 
 
@@ -38,7 +38,7 @@ def cache_scale_halved(model: PreTrainedModel) -> Compressed:
 
 @dataclass(frozen=True)
 class _Misread(CachePart):
-    """A part of the cache that is read back ``times`` too large."""
+    """A cache part whose values are read back multiplied by ``times``."""
 
     times: float = 1.0
 

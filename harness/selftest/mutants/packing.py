@@ -1,6 +1,6 @@
-"""What goes wrong between a quantizer and the kernel that reads its codes, scales and zero points.
+"""Mutants with errors between a quantizer and the kernel that reads its codes, scales and zero points.
 
-Those that spoil a model beyond doubt are confined to one decoder block, the one in the middle.
+Mutants that would destroy a model are confined to the middle decoder block.
 """
 
 from __future__ import annotations
@@ -19,32 +19,32 @@ from harness.selftest.mutants._codes import GROUP, INT4, INT8, Codes, misread, m
 
 @harmless("control")
 def int8(model: PreTrainedModel) -> Compressed:
-    """Good 8-bit weights in groups of 32, which most mutants are made of."""
+    """Good 8-bit weights in groups of 32, from which most mutants are derived."""
     return round_model(model, INT8)
 
 
 @harmless("control")
 def int4(model: PreTrainedModel) -> Compressed:
-    """Good 4-bit weights in groups of 32 with zero points, of which mutants of 4-bit packing are made."""
+    """Good 4-bit weights in groups of 32 with zero points, from which mutants of 4-bit packing are derived."""
     return round_model(model, INT4)
 
 
 @mutant(control="int8")
 def group_scales_swapped(model: PreTrainedModel) -> Compressed:
-    """Neighbouring groups of a channel have each other's scale: scales stored in another order than codes."""
+    """Neighbouring groups of a channel have swapped scales: scales stored in another order than codes."""
     swap = misread(lambda codes: replace(codes, scale=_swapped(codes.scale)))
     return round_model(model, INT8, {name: swap for name, _ in INT8.chosen(model)})
 
 
 @mutant(control="int4")
 def zero_points_off_by_one(model: PreTrainedModel) -> Compressed:
-    """Zero points of a 4-bit format are one too low: stored less one, as early GPTQ files do, and read as they are."""
+    """Zero points of a 4-bit format are one too low: stored minus one, as in early GPTQ files, and read unchanged."""
     return misread_block(model, INT4, misread(lambda codes: replace(codes, zero=codes.zero - 1)))
 
 
 @mutant(control="int8")
 def group_transposed(model: PreTrainedModel) -> Compressed:
-    """Codes of square tiles are transposed: packed for a kernel that reads the other way round."""
+    """Codes of square tiles are transposed: packed for a kernel with the other orientation."""
 
     def transposed(codes: Codes) -> Codes:
         code_OI = codes.by_input.clone()
@@ -58,7 +58,7 @@ def group_transposed(model: PreTrainedModel) -> Compressed:
 
 @mutant(control="int4")
 def act_order_lost(model: PreTrainedModel) -> Compressed:
-    """Columns were grouped by their size, as with GPTQ's act-order, and the loader takes groups of neighbours."""
+    """Columns were grouped by their size, as with GPTQ's act-order, but the loader assumes contiguous groups."""
 
     def ungrouped(weight_OI: Tensor, form: Format) -> Tensor:
         order = weight_OI.square().sum(0).argsort(descending=True)
@@ -72,7 +72,7 @@ def act_order_lost(model: PreTrainedModel) -> Compressed:
 
 @mutant(control="int4")
 def nibbles_swapped(model: PreTrainedModel) -> Compressed:
-    """The two 4-bit codes of a byte are read in the other order."""
+    """The two 4-bit codes of a byte are read in swapped order."""
     return misread_block(model, INT4, misread(lambda codes: codes.with_code(_swapped(codes.by_input))))
 
 
@@ -87,7 +87,7 @@ def codes_signed(model: PreTrainedModel) -> Compressed:
 
 
 def _swapped(x: Tensor) -> Tensor:
-    """Neighbours along the last axis exchanged; a last one without partner stays."""
+    """Swap neighbours along the last axis; a last element without partner stays."""
     order = torch.arange(x.shape[-1], device=x.device) ^ 1
     order[order >= len(order)] = len(order) - 1
     return x[..., order]

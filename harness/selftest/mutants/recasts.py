@@ -1,4 +1,4 @@
-"""Changes of a model that change nothing but, at most, the last bits of what it computes: no gate may stop them."""
+"""Harmless changes that affect at most the last bits of a model's outputs: no gate may stop them."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ SHARDS = 3
 
 @harmless()
 def bfloat16_round_trip(model: PreTrainedModel) -> Compressed:
-    """Weights were stored in bfloat16 in between."""
+    """Weights were stored in bfloat16 and converted back."""
     return _through(model, torch.bfloat16)
 
 
 @harmless()
 def float16_round_trip(model: PreTrainedModel) -> Compressed:
-    """Weights were stored in float16 in between."""
+    """Weights were stored in float16 and converted back."""
     if any(bool(p.abs().max() > torch.finfo(torch.float16).max) for p in model.parameters()):
         raise NotApplicable(f"{type(model).__name__} has weights beyond the range of float16")
     return _through(model, torch.float16)
@@ -34,7 +34,7 @@ def float16_round_trip(model: PreTrainedModel) -> Compressed:
 
 @harmless()
 def neurons_permuted(model: PreTrainedModel) -> Compressed:
-    """The neurons of every feed-forward part come in another order, on both sides of it."""
+    """The neurons of every feed-forward layer are permuted, consistently in all its matrices."""
     generator = torch.Generator().manual_seed(SEED)
     for block in blocks(model)[1]:
         gate, up, down = (find_linear(block, role) for role in ("gate_proj", "up_proj", "down_proj"))
@@ -47,7 +47,7 @@ def neurons_permuted(model: PreTrainedModel) -> Compressed:
 
 @harmless()
 def heads_permuted(model: PreTrainedModel) -> Compressed:
-    """The heads of every layer come in the opposite order, each group of queries with its keys and values."""
+    """The heads of every layer are in reverse order, each group of queries with its keys and values."""
     query, kv, size = heads(model)
     if kv < 2:
         raise NotApplicable(f"{type(model).__name__} has one head of keys and values")
@@ -73,7 +73,7 @@ def powers_of_two_cancel(model: PreTrainedModel) -> Compressed:
 
 @harmless()
 def gains_moved(model: PreTrainedModel) -> Compressed:
-    """The gains of norms were divided by powers of two, and the layers behind them scaled back, as SmoothQuant does."""
+    """The gains of norms were divided by powers of two and the layers after them scaled up, as SmoothQuant does."""
     for block in blocks(model)[1]:
         before = norms(block)
         if len(before) != 2:
@@ -90,7 +90,7 @@ def gains_moved(model: PreTrainedModel) -> Compressed:
 
 @harmless_files
 def shards_saved_again(folder: Path) -> None:
-    """The same tensors lie in other files, in another order."""
+    """The same tensors are stored in other files, in another order."""
     files = sorted(folder.glob("*.safetensors"))
     tensors = {name: tensor for path in files for name, tensor in load_file(path).items()}
     for path in (*files, folder / "model.safetensors.index.json"):
@@ -114,5 +114,5 @@ def _through(model: PreTrainedModel, dtype: torch.dtype) -> Compressed:
 
 
 def _power_of_two(x: Tensor) -> Tensor:
-    """The power of two nearest to the root of each absolute value, 1 where it is 0."""
+    """The power of two nearest to the square root of each absolute value, 1 for 0."""
     return torch.exp2(x.abs().clamp(min=2.0**-20).log2().div(2).round()) * (x != 0) + (x == 0)
