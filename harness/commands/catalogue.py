@@ -11,7 +11,7 @@ from harness.hardware.profiles import profiles
 from harness.plan import DISTRIBUTION, is_installed
 from harness.plugins import FAMILIES, load, names
 from harness.records import Plugin
-from harness.system.resources import shipped_file, shipped_names
+from harness.system.resources import bundled_file, bundled_names
 from harness.system.yaml_file import read_description
 
 
@@ -19,7 +19,7 @@ def print_catalogue() -> None:
     """Print shipped suites and gates, the targets, then every plugin of every family."""
     console = Console()
     for kind in ("suites", "gates"):
-        rows = [(name, read_description(shipped_file(kind, name))) for name in shipped_names(kind)]
+        rows = [(name, read_description(bundled_file(kind, name))) for name in bundled_names(kind)]
         console.print(catalogue_table(kind, rows))
     console.print(catalogue_table("targets", list(profiles().targets.items())))
     for family in FAMILIES:

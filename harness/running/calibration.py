@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from harness.data.calibration import Calibrated, CalibrationDocuments
-from harness.data.contamination import Seen
+from harness.data.contamination import DocumentIndex
 from harness.data.documents import read_documents
 from harness.data.encoding import EncodedDocument, encode
 from harness.errors import DataError
-from harness.lockstep.hooks import Stage, attached
+from harness.lockstep.hooks import ActiveSide, attached
 from harness.lockstep.survey import candidates
-from harness.modules.experts import expert_tokens
+from harness.modules.experts import count_expert_tokens
 from harness.records import CalibrationSpec, DocumentsSpec, HubData, Note
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def read_calibration(spec: CalibrationSpec, reference: LoadedModel) -> Calibrati
     except DataError as error:
         raise DataError(f"calibration: {error}") from error
     kept = tuple(document for document in encoded if not document.skipped)
-    seen = Seen(reference.tokenizer, [document.ids for document in kept])
+    seen = DocumentIndex(reference.tokenizer, [document.ids for document in kept])
     return CalibrationDocuments(_source(spec), kept, seen, tuple(_notes(spec, encoded, len(kept))))
 
 
@@ -45,7 +45,7 @@ def with_calibration(variant: LoadedModel, data: CalibrationDocuments, watch: bo
     """The variant with what it was fitted to. watch: whether to run the documents through it for their ranges."""
     ranges = input_ranges(variant, data.ids) if watch else {}
     identity = variant.identity.model_copy(update={"calibration": data.record})
-    fitted = Calibrated(data, ranges, expert_tokens(variant.model, data.ids))
+    fitted = Calibrated(data, ranges, count_expert_tokens(variant.model, data.ids))
     notes = (*variant.notes, *data.notes, *_unreached_notes(fitted.tokens))
     return replace(variant, identity=identity, calibration=fitted, notes=notes)
 
@@ -64,10 +64,10 @@ def input_ranges(loaded: LoadedModel, documents: list[Tensor]) -> dict[str, tupl
             found = torch.stack([-low, high]).float()
             ends[name] = torch.maximum(ends[name], found) if name in ends else found
 
-    model, stage = loaded.model, Stage()
+    model, stage = loaded.model, ActiveSide()
     names = [name for name, kind in candidates(model).items() if kind in ("linear", "experts")]
     taps = {name: [partial(see, name)] for name in names}
-    with torch.no_grad(), attached(model, 0, stage, taps, {}), stage.playing(0):
+    with torch.no_grad(), attached(model, 0, stage, taps, {}), stage.activate(0):
         for ids in documents:
             model(input_ids=ids[None].to(model.device), use_cache=False)
     both = {name: end.tolist() for name, end in ends.items()}

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 from harness.data.encoding import EncodedDocument
 from harness.errors import ModelError
-from harness.lockstep.driver import out_of_memory, shared_pass
-from harness.lockstep.noise_floor import floor_sample, under
+from harness.lockstep.driver import is_out_of_memory, shared_pass
+from harness.lockstep.noise_floor import apply_condition, sample_documents
 from harness.measures import Measure
 from harness.models.loaded import LoadedModel
 from harness.planning.specs import SuiteSpec
@@ -82,14 +82,14 @@ def observe_perturbed(
     probes = [probe for probe in suite.probes if isinstance(probe, PassProbe) and not probe.whole_batches]
     if spec is None or not probes:
         return None
-    sample = floor_sample(documents, spec.documents)
+    sample = sample_documents(documents, spec.documents)
     tables: dict[str, Kept] = {condition: Kept() for condition in spec.conditions}
     try:
-        ways = [under(condition, reference) for condition in spec.conditions]
+        ways = [apply_condition(condition, reference) for condition in spec.conditions]
         models, arranged = [model for model, _ in ways], [way for _, way in ways]
         shared_pass(reference, models, sample, probes, list(tables.values()), progress, arranged=arranged)
     except (ModelError, RuntimeError) as error:
-        if not isinstance(error, ModelError) and not out_of_memory(error):
+        if not isinstance(error, ModelError) and not is_out_of_memory(error):
             raise
         text = f"the noise floor of suite {suite.name} is not known: {error}"
         return Perturbed(len(sample), {}, Note(topic="noise floor", text=text, level="warn"))

@@ -57,7 +57,7 @@ def test_the_report_can_be_written_again_without_tables(made: dict[str, Made], t
     path = write_report(made["fail"].run, tmp_path)
     text = path.read_text(encoding="utf-8")
     assert "Must not ship" in text
-    assert "wanted the tables of a run" in text
+    assert "expected the tables of a run" in text
 
 
 def cut(text: str) -> bytes:
