@@ -1,8 +1,8 @@
 """Finding plugins: by file name in a family's folder, or by entry point; imported only when named.
 
 Families: backends, probes, measures, rules, writers. ``harness/rules/at_most.py`` is the rule ``at_most``; an
-outside package adds one with an entry point in the group ``harness.rules`` whose value is the plugin class. A shipped
-name cannot be taken by an entry point.
+outside package adds one with an entry point in the group ``harness.rules`` whose value is the plugin class. The name
+of a built-in plugin cannot be taken by an entry point.
 """
 
 from __future__ import annotations
@@ -14,22 +14,23 @@ import pkgutil
 from collections.abc import Iterable
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
-from typing import Literal
+from typing import TypeVar
 
 from harness.errors import HarnessError
 from harness.records.base import Plugin
 
-Family = Literal["backends", "probes", "measures", "rules", "writers"]
-FAMILIES: tuple[Family, ...] = ("backends", "probes", "measures", "rules", "writers")
+FAMILIES = ("backends", "probes", "measures", "rules", "writers")
+P = TypeVar("P", bound=Plugin)
 
 
 class UnknownPluginError(HarnessError):
     """No plugin of that name; carries what is close and what exists."""
 
-    def __init__(self, family: Family, name: str) -> None:
-        self.family, self.name, self.nearest, self.known = family, name, nearest(name, names(family)), names(family)
+    def __init__(self, base: type[Plugin], name: str) -> None:
+        self.known = names(base)
+        self.nearest = nearest(name, self.known)
         close = f"; did you mean {self.nearest}?" if self.nearest else ""
-        super().__init__(f"no {family.rstrip('s')} is called {name!r}{close} (known: {', '.join(self.known)})")
+        super().__init__(f"no {base.role()} is called {name!r}{close} (known: {', '.join(self.known)})")
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -37,52 +38,62 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return next(iter(difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)), "")
 
 
+def base_of(family: str) -> type[Plugin]:
+    """The base class of a family, which its package calls BASE."""
+    base: type[Plugin] = importlib.import_module(f"harness.{family}").BASE
+    return base
+
+
 @cache
-def _shipped(family: Family) -> frozenset[str]:
+def _built_in(family: str) -> frozenset[str]:
     package = importlib.import_module(f"harness.{family}")
     return frozenset(m.name for m in pkgutil.iter_modules(package.__path__) if not m.name.startswith("_"))
 
 
 @cache
-def _outside(family: Family) -> dict[str, EntryPoint]:
-    found: dict[str, EntryPoint] = {}
+def _outside(family: str) -> dict[str, EntryPoint]:
+    points: dict[str, EntryPoint] = {}
     for point in entry_points(group=f"harness.{family}"):
-        if point.name in _shipped(family) or point.name in found:
-            raise HarnessError(f"{point.value}: the {family.rstrip('s')} name {point.name!r} is already taken")
-        found[point.name] = point
-    return found
+        if point.name in _built_in(family) or point.name in points:
+            raise HarnessError(f"{point.value}: the {family.removesuffix('s')} name {point.name!r} is already taken")
+        points[point.name] = point
+    return points
 
 
-def names(family: Family) -> tuple[str, ...]:
-    """All plugin names of a family, sorted; nothing is imported but the family's package."""
-    return tuple(sorted(_shipped(family) | _outside(family).keys()))
+def names(base: type[Plugin]) -> tuple[str, ...]:
+    """All plugin names of a family, given by its base class, sorted; only the family's package is imported."""
+    return tuple(sorted(_built_in(base.family) | _outside(base.family).keys()))
+
+
+def load(base: type[P], name: str) -> type[P]:
+    """The plugin class called ``name`` in the family of ``base``.
+
+    Raises UnknownPluginError for an unknown name, and HarnessError naming the plugin when its module does not import
+    or does not hold exactly one plugin class, or when the class is not a subclass of ``base``, has no docstring (which
+    is what users read), or lacks a method or class attribute that the family requires.
+    """
+    if name in _built_in(base.family):
+        plugin = _class_in(f"harness.{base.family}.{name}", base_of(base.family))
+    elif name in _outside(base.family):
+        plugin = _outside(base.family)[name].load()
+    else:
+        raise UnknownPluginError(base, name)
+    if not (inspect.isclass(plugin) and issubclass(plugin, base)):
+        raise HarnessError(f"{base.role()} {name!r}: {plugin!r} is not a subclass of {base.__name__}")
+    if not plugin.summary():
+        raise HarnessError(f"{base.role()} {name!r}: {plugin.__qualname__} has no docstring")
+    if missing := plugin.missing():
+        raise HarnessError(
+            f"{base.role()} {name!r}: {plugin.__module__}.{plugin.__qualname__} lacks {', '.join(missing)}, which a "
+            f"{base.role()} must define; see {base_of(base.family).__name__} in harness/{base.family}/__init__.py"
+        )
+    plugin.kind = name
+    return plugin
 
 
 @cache
-def load(family: Family, name: str) -> type[Plugin]:
-    """The plugin class called ``name``.
-
-    Raises UnknownPluginError for an unknown name, and HarnessError naming the plugin when its module does not import,
-    does not hold exactly one plugin class, or the class has no docstring (the docstring is what users read).
-    """
-    if name in _shipped(family):
-        found = _class_in(f"harness.{family}.{name}", family)
-    elif name in _outside(family):
-        found = _outside(family)[name].load()
-    else:
-        raise UnknownPluginError(family, name)
-    base = importlib.import_module(f"harness.{family}").BASE
-    if not (inspect.isclass(found) and issubclass(found, base)):
-        raise HarnessError(f"{family.rstrip('s')} {name!r}: {found!r} is not a subclass of {base.__name__}")
-    if not found.summary():
-        raise HarnessError(f"{family.rstrip('s')} {name!r}: {found.__qualname__} has no docstring")
-    found.kind = name
-    return found
-
-
-def _class_in(module_name: str, family: Family) -> type[Plugin]:
+def _class_in(module_name: str, base: type[Plugin]) -> type[Plugin]:
     module = importlib.import_module(module_name)
-    base: type[Plugin] = importlib.import_module(f"harness.{family}").BASE
     classes: list[type[Plugin]] = [
         value
         for value in vars(module).values()

@@ -15,11 +15,11 @@ from harness.models.loaded import LoadedModel, verify_unchanged
 from harness.models.loading import load
 from harness.planning.specs import Plan, SuiteSpec
 from harness.progress import Progress
+from harness.running.artifact import observe_artifacts
 from harness.running.measuring import measure
 from harness.running.noise_floor import Perturbed, observe_perturbed
 from harness.running.observing import observe
 from harness.running.pairs import Calibrations, Documents, Observed, Pair, encode_suite, make_pair
-from harness.running.shipping import ship
 from harness.running.stopwatch import timed
 
 
@@ -45,39 +45,33 @@ def run_group(plans: Sequence[Plan], folders: Sequence[Path], progress: Progress
     with timed(seconds, "load reference"):
         reference = load(plans[0].reference, Path(plans[0].reference.model).name)
         documents = {suite.name: encode_suite(suite, reference) for suite in plans[0].suites}
-    results: list[Observed | HarnessError] = []
-    pairs: list[Pair] = []
+    outcomes: list[Pair | HarnessError] = []
     calibrations: Calibrations = {}
     for done, (plan, folder) in enumerate(zip(plans, folders, strict=True)):
         progress.step("make variants", done, len(plans))
         try:
-            pair = make_pair(plan, folder, reference, documents, calibrations, dict(seconds))
+            outcomes.append(make_pair(plan, folder, reference, documents, calibrations, dict(seconds)))
         except HarnessError as error:
-            results.append(error)
-            continue
-        pairs.append(pair)
-        results.append(pair.observed)
+            outcomes.append(error)
     progress.step("make variants", len(plans), len(plans))
+    pairs = [outcome for outcome in outcomes if isinstance(outcome, Pair)]
     try:
         # Before anything else: a rule that asks for it is decided, and documents no longer drawn, only with its floor.
         perturbed = _perturbed(plans[0].suites, documents, reference, pairs, progress)
-        failed = observe(plans[0].suites, documents, reference, pairs, progress, perturbed)
-        failed |= ship([pair for pair in pairs if id(pair) not in failed], documents, progress)
+        observe(plans[0].suites, documents, reference, pairs, progress, perturbed)
+        observe_artifacts(documents, reference, [pair for pair in pairs if pair.error is None], progress)
         verify_unchanged(reference)
-        for pair in pairs:
-            if id(pair) in failed:
-                continue
+        for pair in (pair for pair in pairs if pair.error is None):
             try:
                 verify_unchanged(pair.variant)
             except HarnessError as error:
-                failed[id(pair)] = error
+                pair.error = error
             else:
                 measure(pair, pair.observed.plan.suites, perturbed)
     finally:
         for pair in pairs:
             pair.store.close()
-    by_observed = {id(pair.observed): failed.get(id(pair)) for pair in pairs}
-    return [by_observed.get(id(result)) or result for result in results]
+    return [outcome.error or outcome.observed if isinstance(outcome, Pair) else outcome for outcome in outcomes]
 
 
 def _perturbed(
@@ -88,16 +82,16 @@ def _perturbed(
     progress: Progress,
 ) -> dict[str, Perturbed]:
     """The reference under the conditions of each suite, for all variants whose tokens can be compared."""
-    found: dict[str, Perturbed] = {}
+    by_suite: dict[str, Perturbed] = {}
     seconds: dict[str, float] = {}
     for suite in suites:
         with timed(seconds, "noise floor"):
-            compared = [pair for pair in pairs if suite.name not in pair.apart]
-            otherwise = observe_perturbed(suite, documents[suite.name], reference, progress) if compared else None
-        if otherwise is not None:
-            found[suite.name] = otherwise
-            for pair in compared:
-                pair.observed.notes.append(otherwise.note)
-    for pair in pairs if found else ():
+            same_tokens = [pair for pair in pairs if suite.name not in pair.token_mismatches]
+            perturbed = observe_perturbed(suite, documents[suite.name], reference, progress) if same_tokens else None
+        if perturbed is not None:
+            by_suite[suite.name] = perturbed
+            for pair in same_tokens:
+                pair.observed.notes.append(perturbed.note)
+    for pair in pairs if by_suite else ():
         pair.observed.seconds |= seconds
-    return found
+    return by_suite

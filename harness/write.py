@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
@@ -29,7 +29,7 @@ def write_all(run: Run, tables: Tables, folder: Path, kinds: Sequence[str]) -> l
     beside a new verdict. One writer that fails does not keep the others from writing; then WriteError is
     raised with every failure.
     """
-    writers = [cast(Writer, plugins.load("writers", kind)()) for kind in kinds]
+    writers = [plugins.load(Writer, kind)() for kind in kinds]
     _remove_old(folder, [writer.file_name for writer in writers if writer.file_name])
     written: list[Path] = []
     failures: list[str] = []

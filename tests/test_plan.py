@@ -6,29 +6,38 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar, Literal
 
+import pandas as pd
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import Field, model_validator
 
 from harness import plugins
-from harness.backends import Backend
+from harness.backends import Backend, Compressed
 from harness.errors import PlanError, Problem
+from harness.lockstep.recording import PassContext, Recorder
 from harness.measures import Measure
 from harness.plan import check_together, load_gate, load_suite, make_plan, resolved
 from harness.planning.specs import Plan
-from harness.probes import OwnProbe, PassProbe
-from harness.records import HubData, Measurement, Metric, Plugin
+from harness.probes import Context, Probe
+from harness.records import HubData, Measurement, Metric, Plugin, Skipped
 from harness.rules import Decision, Rule
 from harness.system.resources import bundled_names
 
 
-class Rounding(Backend):
+class Toy(Backend):
+    """A step that is planned and never run."""
+
+    def compress(self, model: Any, tokenizer: Any, calibration: Any) -> Compressed:
+        raise AssertionError("a plan compresses nothing")
+
+
+class Rounding(Toy):
     """Rounds."""
 
     bits: int = Field(ge=2, le=8, description="bits of one code")
@@ -43,31 +52,49 @@ class Rounding(Backend):
         return self
 
 
-class Fitting(Backend):
+class Fitting(Toy):
     """Looks at documents."""
 
     needs_calibration: ClassVar[bool] = True
 
 
-class Foreign(Backend):
+class Foreign(Toy):
     """Needs a library that nobody has."""
 
     requires: ClassVar[tuple[str, ...]] = ("no_such_library.part", "json")
     extra: ClassVar[str] = "foreign"
 
 
-class Words(PassProbe):
+class Words(Probe):
     """Sees tokens."""
+
+    runs = "shared_pass"
 
     width: int = Field(default=1, ge=1)
     depth: int = 1
 
+    def begin(self, context: PassContext) -> Recorder:
+        raise AssertionError("a plan observes nothing")
 
-class Clocks(OwnProbe):
+
+class Clocks(Probe):
     """Sees time."""
 
+    runs = "alone"
+    reads = "nothing"
 
-class Nearness(Measure):
+    def observe(self, context: Context) -> None:
+        raise AssertionError("a plan observes nothing")
+
+
+class ToyMeasure(Measure):
+    """A measure that is planned and never computed."""
+
+    def measure(self, table: pd.DataFrame) -> Sequence[Measurement | Skipped]:
+        raise AssertionError("a plan measures nothing")
+
+
+class Nearness(ToyMeasure):
     """How near."""
 
     table: ClassVar[str] = "toy_words"
@@ -83,7 +110,7 @@ class Nearness(Measure):
         )
 
 
-class Farness(Measure):
+class Farness(ToyMeasure):
     """How far."""
 
     table: ClassVar[str] = "toy_words"
@@ -97,7 +124,7 @@ class Farness(Measure):
         return (Metric(name="farness.mean", unit="share", better="higher"),)
 
 
-class Quizzes(Measure):
+class Quizzes(ToyMeasure):
     """Tasks."""
 
     table: ClassVar[str] = "toy_clocks"
@@ -109,7 +136,7 @@ class Quizzes(Measure):
         return tuple(Metric(name=f"quizzes.{q}.*", unit="share", better="higher") for q in self.quizzes)
 
 
-class Homeless(Measure):
+class Homeless(ToyMeasure):
     """Reads a table that nobody fills."""
 
     table: ClassVar[str] = "toy_nothing"
@@ -144,16 +171,13 @@ TOYS: dict[str, dict[str, type[Plugin]]] = {
 
 
 @pytest.fixture(autouse=True)
-def toys(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def toys(monkeypatch: pytest.MonkeyPatch) -> None:
     """The toy plugins, as if an outside package offered them."""
 
     def outside(family: str) -> dict[str, Any]:
         return {name: SimpleNamespace(load=lambda cls=cls: cls) for name, cls in TOYS[family].items()}
 
     monkeypatch.setattr(plugins, "_outside", outside)
-    plugins.load.cache_clear()
-    yield
-    plugins.load.cache_clear()
 
 
 VARIANT = """\
@@ -658,7 +682,6 @@ def test_a_broken_plugin_is_a_problem_that_names_it(desk: Desk, monkeypatch: pyt
         __doc__ = None
 
     monkeypatch.setitem(TOYS["backends"], "toy_rounding", Undocumented)
-    plugins.load.cache_clear()
     monkeypatch.setattr(Undocumented, "summary", classmethod(lambda cls: ""))
     problem = desk.problem()
     assert problem.key == "variant.compress[0].backend"

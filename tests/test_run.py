@@ -20,6 +20,7 @@ from harness.measures.layer_error import LayerError
 from harness.measures.memory import Memory
 from harness.measures.perplexity import Perplexity
 from harness.planning.specs import GateSpec, Plan, RuleSpec, SuiteSpec, VariantSpec
+from harness.probes import Context
 from harness.probes.artifact import Artifact as ArtifactProbe
 from harness.probes.generations import Generations
 from harness.probes.layers import Layers
@@ -159,10 +160,10 @@ def test_a_variant_that_is_observed_again_alone_is_told_nothing_twice(
     plans = two_plans(models)
     observe = Weights.observe
 
-    def alone_only(self: Weights, reference: Any, variants: Any, sinks: Any, progress: Any) -> None:
-        if len(variants) > 1:
+    def alone_only(self: Weights, context: Context) -> None:
+        if len(context.variants) > 1:
             raise DataError("one at a time")
-        observe(self, reference, variants, sinks, progress)
+        observe(self, context)
 
     monkeypatch.setattr(Weights, "observe", alone_only)
     for result in run(plans, models):

@@ -7,6 +7,7 @@ did to each module it touched.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias, get_args
@@ -45,6 +46,8 @@ class Compressed:
 class Backend(Plugin):
     """One compression step."""
 
+    family = "backends"
+
     quantizes: ClassVar[tuple[Quantized, ...]] = ()
     """What the step puts on a grid, whatever its settings; what counts is ``puts_on_grid``."""
     needs_calibration: ClassVar[bool] = False
@@ -71,6 +74,7 @@ class Backend(Plugin):
         nothing. The plan asks, so no model library is loaded for the answer."""
         return ""
 
+    @abstractmethod
     def compress(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, calibration: Sequence[Tensor]
     ) -> Compressed:
@@ -79,7 +83,6 @@ class Backend(Plugin):
         calibration: token ids, one 1-D int64 tensor a document; empty unless the step ``calibrates``.
         Raises BackendError naming backend and module for weights that cannot be compressed (non-finite, say).
         """
-        raise NotImplementedError
 
     def save(self, model: PreTrainedModel, folder: Path) -> None:
         """Write weights and configuration of a model that this step made into an empty folder, as it would be shipped.

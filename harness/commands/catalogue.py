@@ -9,7 +9,7 @@ from rich.text import Text
 from harness.backends import Backend
 from harness.hardware.profiles import profiles
 from harness.plan import DISTRIBUTION, is_installed
-from harness.plugins import FAMILIES, load, names
+from harness.plugins import FAMILIES, base_of, load, names
 from harness.records import Plugin
 from harness.system.resources import bundled_file, bundled_names
 from harness.system.yaml_file import read_description
@@ -23,9 +23,10 @@ def print_catalogue() -> None:
         console.print(catalogue_table(kind, rows))
     console.print(catalogue_table("targets", list(profiles().targets.items())))
     for family in FAMILIES:
-        found = {name: load(family, name) for name in names(family)}
-        said = [(name, f"{each.summary()}{_needs(each)}") for name, each in found.items()]
-        console.print(catalogue_table(family, said))
+        base = base_of(family)
+        plugins = {name: load(base, name) for name in names(base)}
+        rows = [(name, f"{plugin.summary()}{_needs(plugin)}") for name, plugin in plugins.items()]
+        console.print(catalogue_table(family, rows))
 
 
 def _needs(found: type[Plugin]) -> str:

@@ -13,7 +13,6 @@ from harness.forecast.needs import Need
 from harness.forecast.sizes import document_count, task_sizes
 from harness.measures.tasks import Tasks
 from harness.planning.specs import GateSpec, Plan, SuiteSpec
-from harness.probes import ShippedProbe
 from harness.records import HubData, Plugin, Run
 from harness.report.terminal import harmless
 from harness.sampling.looks import DEFAULT, select_waiting_rules
@@ -67,7 +66,7 @@ def _models(plan: Plan) -> Iterator[str]:
 
 def _artifact(plan: Plan) -> str:
     """What is done about the artifact that would be shipped."""
-    asked = [suite.name for suite in plan.suites if any(isinstance(probe, ShippedProbe) for probe in suite.probes)]
+    asked = [suite.name for suite in plan.suites if any(probe.runs == "artifact" for probe in suite.probes)]
     if not asked:
         return "not checked: no suite has the measure artifact"
     if not plan.variant.made_here:

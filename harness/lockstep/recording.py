@@ -1,4 +1,4 @@
-"""What a probe and the shared pass know of each other. Nothing here loads torch.
+"""The interface between probes and the shared pass. Nothing here loads torch.
 
     survey ─▶ Layout ─▶ probe.begin ─▶ Recorder
     for every batch:  start ─▶ taps while the reference runs ─▶ taps while each variant runs
@@ -75,7 +75,7 @@ class Layout:
 
 @dataclass(frozen=True)
 class PassContext:
-    """What a recorder may know when it begins."""
+    """What a recorder knows when the pass begins."""
 
     layout: Layout
     variants: int
@@ -138,7 +138,7 @@ class Looks(Protocol):
 
 
 class Recording(Protocol):
-    """A probe, as the pass sees it (see harness.probes.PassProbe)."""
+    """A probe of the pass (see harness.probes.Probe)."""
 
     def begin(self, context: PassContext) -> Recorder:
         """A new recorder for one pass."""

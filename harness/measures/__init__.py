@@ -6,8 +6,9 @@ described in ``harness/probes``.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from harness import plugins
 from harness.errors import HarnessError
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 class Measure(Plugin):
     """Numbers from one table."""
+
+    family = "measures"
 
     table: ClassVar[str]
     """The table it reads, which is also the name of the probe that fills it."""
@@ -74,12 +77,12 @@ class Measure(Plugin):
         """Every metric that it yields with these settings; ``*`` stands for what is known only later."""
         return self.metrics
 
+    @abstractmethod
     def measure(self, table: pd.DataFrame) -> Sequence[Measurement | Skipped]:
         """The measurements. What cannot be computed leaves a Skipped with the reason.
 
         Raises MeasureError when the table contradicts the definition of a metric.
         """
-        raise NotImplementedError
 
     def measure_at(self, table: pd.DataFrame, intervals: Intervals | None) -> Sequence[Measurement | Skipped]:
         """The measurements at an interim look, whose ``intervals`` hold at all looks together; None: as ``measure``.
@@ -100,9 +103,9 @@ class Sampled(Measure):
 
         return self.measure_by(table, Intervals())
 
+    @abstractmethod
     def measure_by(self, table: pd.DataFrame, intervals: Intervals) -> Sequence[Measurement | Skipped]:
         """See Measure.measure: every interval is one of ``intervals``."""
-        raise NotImplementedError
 
     def measure_at(self, table: pd.DataFrame, intervals: Intervals | None) -> Sequence[Measurement | Skipped]:
         """See Measure.measure_at: nothing is lost."""
@@ -148,9 +151,9 @@ def declared_metrics(measures: Iterable[Measure]) -> tuple[Metric, ...]:
 def installed_measures() -> list[tuple[type[Measure] | None, tuple[Metric, ...]]]:
     """Every installed measure with its metrics; None, and ``<measure>.*``, for one that does not load or tell."""
     found: list[tuple[type[Measure] | None, tuple[Metric, ...]]] = []
-    for kind in plugins.names("measures"):
+    for kind in plugins.names(Measure):
         try:
-            cls = cast("type[Measure]", plugins.load("measures", kind))
+            cls = plugins.load(Measure, kind)
             found.append((cls, cls.metrics or cls().produces()))
         except (ValueError, HarnessError, ImportError):
             found.append((None, (Metric(name=f"{kind}.*", unit="", better="neither"),)))

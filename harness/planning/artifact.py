@@ -1,4 +1,4 @@
-"""The key ``variant.artifact`` beside everything it must fit: what is made, what is measured, what gates ask."""
+"""The key ``variant.artifact``: whether it fits the variant, the measures and the gates."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from harness.planning.checking import Checker
 from harness.planning.gate_file import Gate
 from harness.planning.specs import VariantSpec
 from harness.planning.suite_file import Suite
-from harness.probes import ShippedProbe
 from harness.records.patterns import could_match
 from harness.system.yaml_values import KeyPath
 
@@ -23,11 +22,11 @@ def check_artifact(
     suites: Sequence[Suite | None],
     gates: Sequence[Gate | None],
 ) -> None:
-    """Note where ``artifact`` has no effect, and where a gate asks for what it leaves out. value: the raw variant."""
+    """Add a problem where ``artifact`` has no effect or leaves out what a gate requires. value: the raw variant."""
     if variant is None or not isinstance(value, Mapping):
         return
     known = [suite for suite in suites if suite]
-    measured = _shipped_metrics(known)
+    measured = _artifact_metrics(known)
     if "artifact" in value and not variant.made_here:
         found = f"{variant.artifact}, and nothing is made here: the files that are loaded are what would be shipped"
         check.problem(PATH, found, "no such key without steps")
@@ -36,23 +35,24 @@ def check_artifact(
         check.problem(PATH, found, "a suite with the measure artifact", "add artifact to the measures of a suite")
     elif variant.artifact == "none" and variant.made_here:
         for gate in gates:
-            if gate and (asked := _asked(gate, measured)):
-                found = f"none, and the gate {gate.name} has blocking rules on {', '.join(asked)}"
+            if gate and (patterns := _blocking(gate, measured)):
+                found = f"none, and the gate {gate.name} has blocking rules on {', '.join(patterns)}"
                 hint = "nothing may ship that was never read back; for a simulation take a gate without these rules"
                 check.problem(PATH, found, "save", hint)
 
 
-def _shipped_metrics(suites: Sequence[Suite]) -> list[str]:
-    """Names of the metrics that rest on what would be shipped."""
+def _artifact_metrics(suites: Sequence[Suite]) -> list[str]:
+    """Names of the metrics that are measured of the artifact."""
     return [
         metric.name
         for suite in suites
         for measure in suite.measures.values()
-        if any(isinstance(probe, ShippedProbe) and probe.kind == measure.table for probe in suite.probes)
+        if any(probe.runs == "artifact" and probe.kind == measure.table for probe in suite.probes)
         for metric in measure.produces()
     ]
 
 
-def _asked(gate: Gate, metrics: Sequence[str]) -> list[str]:
+def _blocking(gate: Gate, metrics: Sequence[str]) -> list[str]:
+    """The patterns of blocking rules of a gate that match some of the metrics."""
     blocking = [rule.metric for rule in gate.rules.values() if rule.level == "block"]
     return [pattern for pattern in dict.fromkeys(blocking) if any(could_match(pattern, name) for name in metrics)]

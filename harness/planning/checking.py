@@ -13,7 +13,7 @@ from pydantic_core import ErrorDetails
 
 from harness import plugins
 from harness.errors import HarnessError, Problem
-from harness.plugins import Family, UnknownPluginError, nearest
+from harness.plugins import P, UnknownPluginError, nearest
 from harness.records import Plugin
 from harness.system.yaml_file import YamlFile
 from harness.system.yaml_values import KeyPath, describe, format_path, looks_numeric
@@ -95,16 +95,20 @@ class Checker:
             self._explain(cls, value, path, error.errors(include_url=False), also)
             return None
 
-    def plugin(self, family: Family, role: str, value: Any, path: KeyPath) -> Plugin | None:
-        """The plugin that ``{role: name, **settings}`` describes, or None and its problems."""
+    def plugin(self, base: type[P], value: Any, path: KeyPath) -> P | None:
+        """The plugin that ``{role: name, **settings}`` describes, or None and its problems.
+
+        base: the base class of its family, whose role (``backend``, say) is the key that names it.
+        """
+        role = base.role()
         if not isinstance(value, Mapping):
             self.problem(path, describe(value), f"a mapping such as {{{role}: name}}")
             return None
         name = value.get(role)
         if not isinstance(name, str):
-            self._no_name(family, role, value, path)
+            self._missing_name(base, value, path)
             return None
-        cls = self._load(family, name, (*path, role) if (*path, role) in self.source.lines else path)
+        cls = self._load(base, name, (*path, role) if (*path, role) in self.source.lines else path)
         if cls is None:
             return None
         settings = {key: each for key, each in value.items() if key != role}
@@ -124,24 +128,25 @@ class Checker:
             self.problem(path, f"{value!r}: nothing there ({absolute})", "a path that exists")
         return absolute
 
-    def _no_name(self, family: Family, role: str, value: Mapping[str, Any], path: KeyPath) -> None:
+    def _missing_name(self, base: type[Plugin], value: Mapping[str, Any], path: KeyPath) -> None:
+        role = base.role()
         found = f"{role}: {describe(value[role])}" if role in value else f"{describe(value)} and no {role}"
         close = nearest(role, value)
         self.problem(
             (*path, role) if role in value else path,
             found,
-            f"the key {role} with one of {', '.join(plugins.names(family))}",
+            f"the key {role} with one of {', '.join(plugins.names(base))}",
             f"did you mean {role} by {close}?" if close and role not in value else "",
         )
 
-    def _load(self, family: Family, name: str, path: KeyPath) -> type[Plugin] | None:
+    def _load(self, base: type[P], name: str, path: KeyPath) -> type[P] | None:
         try:
-            return plugins.load(family, name)
+            return plugins.load(base, name)
         except UnknownPluginError as error:
             hint = f"did you mean {error.nearest}?" if error.nearest else ""
             self.problem(path, repr(name), f"one of {', '.join(error.known) or 'no names at all'}", hint)
         except (HarnessError, ImportError) as error:
-            self.problem(path, f"{name!r}, which does not load: {error}", f"a plugin of {family} that loads")
+            self.problem(path, f"{name!r}, which does not load: {error}", f"a {base.role()} that loads")
         return None
 
     def _explain(

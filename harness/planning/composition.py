@@ -1,8 +1,8 @@
-"""Whether the steps of ``variant.compress`` make sense together, told by what each says that it quantizes.
+"""Whether the steps of ``variant.compress`` make sense together, judged by what each declares to quantize.
 
 A step that quantizes nothing prepares: it moves values between weights and activations, exactly in full precision,
-and so must come before anything stands on a grid. What can only be seen on the model (patterns that match the same
-module) is refused at run time.
+and so must come before anything is quantized. What only the model shows (patterns that match the same module) is
+refused at run time.
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ _WHAT = {"weights": "the weights", "activations": "the activations", "cache": "t
 
 
 def check_composition(check: Checker, steps: Mapping[int, Backend]) -> None:
-    """Note every step that cannot follow the ones before it, with its line, the reason and what to do."""
+    """Add a problem for every step that cannot follow the ones before it, with its line and what to do."""
     done: list[tuple[int, Backend]] = []
     for index, step in sorted(steps.items()):
         path: KeyPath = ("variant", "compress", index, "backend")
         for what in step.puts_on_grid:
-            same = (other for other in done if what in other[1].puts_on_grid and _must_meet(what, other[1], step))
+            same = (other for other in done if what in other[1].puts_on_grid and _overlap(what, other[1], step))
             if earlier := next(same, None):
-                found = f"{step.kind}, which quantizes {_WHAT[what]} that {_named(earlier)} quantizes"
-                check.problem(path, found, f"steps that quantize {_WHAT[what]} once", _instead(what, step))
+                found = f"{step.kind}, which quantizes {_WHAT[what]} that {_name(earlier)} quantizes"
+                check.problem(path, found, f"steps that quantize {_WHAT[what]} once", _remedy(what, step))
         if not step.puts_on_grid and (before := next((o for o in done if set(o[1].puts_on_grid) & _GRIDS), None)):
-            found = f"{step.kind}, which works in full precision, behind {_named(before)} which put values on a grid"
+            found = f"{step.kind}, which works in full precision, behind {_name(before)} which put values on a grid"
             wanted = "steps that prepare before steps that quantize"
             check.problem(path, found, wanted, f"move {step.kind} in front of step {before[0] + 1}")
         done.append((index, step))
 
 
 def remarks(steps: Sequence[Backend], calibration: bool) -> tuple[Note, ...]:
-    """What is allowed and probably not meant. calibration: whether calibration documents are named."""
+    """Notes on what is allowed and probably not intended. calibration: whether calibration documents are named."""
     return tuple(Note(topic="steps", text=text, level="warn") for text in _texts(steps, calibration))
 
 
@@ -59,21 +59,21 @@ def _texts(steps: Sequence[Backend], calibration: bool) -> list[str]:
     return texts
 
 
-def _must_meet(what: str, first: Backend, second: Backend) -> bool:
-    """Whether both steps quantize some module, as far as that is known without the model: neither names its own."""
+def _overlap(what: str, first: Backend, second: Backend) -> bool:
+    """Whether both steps quantize some module, as far as known without the model: neither is limited by ``only``."""
     return what == "cache" or not (_only(first) or _only(second))
 
 
 def _only(step: Backend) -> tuple[str, ...]:
-    found = getattr(step, "only", ())
-    return tuple(found) if isinstance(found, tuple | list) else ()
+    patterns = getattr(step, "only", ())
+    return tuple(patterns) if isinstance(patterns, tuple | list) else ()
 
 
-def _named(step: tuple[int, Backend]) -> str:
+def _name(step: tuple[int, Backend]) -> str:
     return f"step {step[0] + 1}, {step[1].kind},"
 
 
-def _instead(what: str, step: Backend) -> str:
+def _remedy(what: str, step: Backend) -> str:
     if what == "cache" or "only" not in type(step).model_fields:
         return "remove one of the steps"
     return "remove one of the steps, or give one of them its own modules with only: and skip those in the other"

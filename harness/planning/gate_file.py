@@ -58,9 +58,9 @@ def read_gate(name: str, base: Path, problems: list[Problem]) -> Gate | None:
     given = check.entries(content.get("rules"), ("rules",), "rules")
     rules: dict[int, Rule] = {}
     for index, entry in enumerate(given):
-        rule = check.plugin("rules", "rule", entry, ("rules", index))
+        rule = check.plugin(Rule, entry, ("rules", index))
         if rule is not None:
-            rules[index] = cast(Rule, rule)
+            rules[index] = rule
     sequential = _sequential(check, content.get("sequential"))
     return Gate(path.stem, shown, rules, bool(given) and len(rules) == len(given), check, sequential)
 
@@ -168,9 +168,9 @@ def _instead(rule: Rule, measured: Sequence[str]) -> str:
 def _every_metric() -> list[tuple[str, str]]:
     """(metric, measure) for every measure there is; ``<measure>.*`` for one that needs settings."""
     found: list[tuple[str, str]] = []
-    for kind in plugins.names("measures"):
+    for kind in plugins.names(Measure):
         try:
-            measure = cast(Measure, plugins.load("measures", kind)())
+            measure = plugins.load(Measure, kind)()
         except (ValueError, HarnessError, ImportError):
             found.append((f"{kind}.*", kind))
         else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any, cast
+from typing import Any
 
 from harness.backends import Backend
 from harness.planning.checking import Checker
@@ -40,8 +40,8 @@ def read_steps(check: Checker, variant: Any) -> dict[int, Backend]:
     if not isinstance(value, tuple):
         check.problem(path, describe(value), "a list of backend steps")
         return {}
-    steps = {i: check.plugin("backends", "backend", step, (*path, i)) for i, step in enumerate(value)}
-    return {index: cast(Backend, step) for index, step in steps.items() if step is not None}
+    steps = {i: check.plugin(Backend, step, (*path, i)) for i, step in enumerate(value)}
+    return {index: step for index, step in steps.items() if step is not None}
 
 
 def read_variant(

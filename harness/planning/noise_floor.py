@@ -8,7 +8,6 @@ from harness.measures import Measure
 from harness.planning.gate_file import Gate
 from harness.planning.specs import SuiteSpec
 from harness.planning.suite_file import CONDITIONS, Suite
-from harness.probes import PassProbe
 from harness.records import Metric
 from harness.records.patterns import could_match
 
@@ -19,7 +18,7 @@ def without_floor(suite: Suite | SuiteSpec, measure: Measure, metric: Metric) ->
     """Why no run of a suite will know the noise floor of a metric, and what to do; empty if it will."""
     if metric.name in measure.own_floors:
         return ""
-    if not any(probe.kind == measure.table and isinstance(probe, PassProbe) for probe in suite.probes):
+    if not any(probe.kind == measure.table and probe.runs == "shared_pass" for probe in suite.probes):
         return f"the measure {measure.kind} has none; remove above_noise, or judge a metric by token or layer"
     if metric.infinite_neutral:
         return f"{metric.name} is infinite on equal sides, so it has none; write it for layers.relative_error"

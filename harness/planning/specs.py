@@ -1,4 +1,4 @@
-"""What one variant file asks for, resolved and typed: the plan, its suites and its gates."""
+"""The plan of one variant file, resolved and typed, with its suites and gates."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class VariantSpec(Record):
     GGUF file with the kernels of llama.cpp, ``transformers`` dequantizes it. tokenizer: the checkpoint's own, or the
     reference's where the vocabulary is the same. adapter: the folder of a PEFT adapter; with ``merge`` it becomes part
     of the weights before the steps, else it is computed beside them on top of what the steps made (QLoRA).
-    artifact: whether a variant that is made here is written as it would be shipped (``runs/<name>/artifact``), read
-    back in a fresh process and compared with the model in memory; done where a suite has the measure ``artifact``. A
-    checkpoint without steps is what would be shipped, so nothing is written.
+    artifact: whether a variant that is made here is written as it would be released (``runs/<name>/artifact``), read
+    back in a fresh process and compared with the model in memory, where a suite has the measure ``artifact``. A
+    checkpoint without steps is the artifact already, so nothing is written.
     """
 
     model: str = Field(default="reference", min_length=1)
@@ -51,7 +51,7 @@ class VariantSpec(Record):
 
 
 class SuiteSpec(Record):
-    """A named suite: documents, the measures wanted, and the probes (with merged settings) they need."""
+    """A named suite: documents, measures, and the probes (with merged settings) that the measures need."""
 
     name: str
     source: str
@@ -78,7 +78,7 @@ class GateSpec(Record):
 
 
 class Plan(Record):
-    """Everything one variant file asks for, checked before a model is loaded."""
+    """Everything that one variant file requests, checked before a model is loaded."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
     source: str

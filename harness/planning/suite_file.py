@@ -15,7 +15,7 @@ from harness.planning.checking import Checker
 from harness.planning.locating import check_description, check_file_name, find_data, find_file
 from harness.planning.specs import SuiteSpec
 from harness.plugins import nearest
-from harness.probes import PassProbe, Probe
+from harness.probes import Probe
 from harness.records import CalibrationSpec, Condition, DocumentsSpec, HubData, Metric, NoiseFloorSpec
 from harness.system.resources import POCKET_SPLITS
 from harness.system.yaml_file import read_yaml
@@ -151,14 +151,14 @@ def _measures(check: Checker, given: Sequence[Any]) -> dict[int, Measure]:
     for index, entry in enumerate(given):
         path: KeyPath = ("measures", index)
         value = {"measure": entry} if isinstance(entry, str) else entry
-        plugin = check.plugin("measures", "measure", value, path)
+        plugin = check.plugin(Measure, value, path)
         if plugin is None:
             continue
         if plugin.kind in first:
             again = f"the measure {plugin.kind} again (first on line {check.source.line(first[plugin.kind])})"
             check.problem(path, again, "each measure once")
         first.setdefault(plugin.kind, path)
-        found[index] = cast(Measure, plugin)
+        found[index] = plugin
     return found
 
 
@@ -186,12 +186,12 @@ def _probes(check: Checker, measures: Mapping[int, Measure]) -> dict[str, Probe]
 def _probe(check: Checker, table: str, settings: Mapping[str, Any], index: int) -> Probe | None:
     path: KeyPath = ("measures", index)
     try:
-        cls = plugins.load("probes", table)
+        cls = plugins.load(Probe, table)
     except (HarnessError, ImportError) as error:
         found = f"a measure of the table {table}, which no probe fills ({error})"
         check.problem(path, found, "the table of a probe")
         return None
-    return cast(Probe | None, check.record(cls, settings, path))
+    return check.record(cls, settings, path)
 
 
 def _need_no_documents(check: Checker, measures: Mapping[int, Measure], probes: Mapping[str, Probe]) -> None:
@@ -215,7 +215,7 @@ def _noise_floor_of(check: Checker, value: Any, probes: Mapping[str, Probe]) -> 
             check.problem((*path, index), describe(entry), f"one of {', '.join(CONDITIONS)}", hint)
         elif entry in entries[:index]:
             check.problem((*path, index), f"{entry} again", "each condition once")
-    if not any(isinstance(probe, PassProbe) for probe in probes.values()):
+    if not any(probe.runs == "shared_pass" for probe in probes.values()):
         wanted = "a measure of documents that both models read, such as divergence"
         check.problem((NOISE_FLOOR,), "a noise floor, and nothing that it could be measured of", wanted)
     good = {entry for entry in entries if isinstance(entry, str) and entry in CONDITIONS}

@@ -1,9 +1,9 @@
-"""The entry ``target`` of a variant file: the hardware that the model is meant for, and what can be said beforehand."""
+"""The entry ``target`` of a variant file: the hardware that the model is meant for, and formats that lack a kernel."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, cast
+from typing import Any
 
 from harness.backends import Backend
 from harness.backends._common.weights import WeightBackend
@@ -18,8 +18,8 @@ from harness.system.yaml_values import describe
 
 def read_target(check: Checker, value: Any) -> str | None:
     """The name of a target; None and a problem for anything else, None where nothing is given."""
-    if value is None or value in target_names():
-        return cast("str | None", value)
+    if value is None or (isinstance(value, str) and value in target_names()):
+        return value
     close = nearest(value, target_names()) if isinstance(value, str) else ""
     hint = f"did you mean {close}?" if close else ""
     check.problem(("target",), describe(value), f"one of {', '.join(target_names())}", hint)
@@ -29,19 +29,19 @@ def read_target(check: Checker, value: Any) -> str | None:
 def target_notes(plan: Plan) -> list[Note]:
     """A warning for every format of weights in the declared steps that no kernel on the target can take.
 
-    Only settings are looked at, so that this is known before a model is loaded. What steps do to the same modules
-    together, and what a checkpoint brings along, is known when the variant has been made.
+    Only settings are read, so that this is known before a model is loaded. What steps do to the same modules together,
+    and what formats a checkpoint has, is known when the variant has been made.
     """
     if plan.target is None:
         return []
     steps = plan.variant.compress
     inputs_too = any("activations" in step.puts_on_grid for step in steps)
-    found = []
+    notes = []
     for use, kind in dict.fromkeys((use, step.kind) for step in steps for use in _uses(step)):
         if not kernels_for(plan.target, use, any_inputs=inputs_too):
             text = f"{plan.target}: {use} (step {kind}) has no kernel: {why_missing(plan.target, use)}"
-            found.append(Note(topic="hardware", text=text, level="warn"))
-    return found
+            notes.append(Note(topic="hardware", text=text, level="warn"))
+    return notes
 
 
 def _uses(step: Backend) -> Iterator[Use]:

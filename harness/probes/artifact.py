@@ -6,9 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import BackendError, ModelError
-from harness.probes import Shipment, ShippedProbe
-from harness.progress import Progress
-from harness.tables.access import Sink
+from harness.probes import ArtifactSource, Context, Probe
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -18,17 +16,19 @@ if TYPE_CHECKING:
     from harness.artifacts.outputs import Outputs
     from harness.data.encoding import EncodedDocument
     from harness.models.loaded import LoadedModel
+    from harness.progress import Progress
+    from harness.tables.access import Sink
 
 DOCUMENTS, TOKENS = 8, 64
-"""Looked at are the first documents of the suite, in its order, each cut here. A file is the same model or it is not:
-this is no sample that more documents would make surer, but long enough to show what no module shows alone."""
+"""How many documents of the suite are compared, the first ones, and tokens of each. A file holds the same model or it
+does not: more documents would not make it surer; these are enough to show what no module shows alone."""
 TABLE = "artifact"
-NOBODY = "nothing was saved: variant.artifact is none"
+NOT_SAVED = "nothing was saved: variant.artifact is none"
 Row = dict[str, Any]
 
 
-class Artifact(ShippedProbe):
-    """Saves a variant as it would be shipped, reads it back in a fresh process, and compares both with each other.
+class Artifact(Probe):
+    """Saves a variant as it would be released, reads it back in a fresh process, and compares both with each other.
 
     Logits on the first 8 documents (64 tokens each, one thread), what every module computes, and what the tokenizer
     makes of the texts are taken of the model in memory before it is saved, of the same model after that (libraries were
@@ -38,41 +38,37 @@ class Artifact(ShippedProbe):
     loaded and not made, ``none``.
     """
 
-    def observe(
-        self,
-        variant: LoadedModel,
-        shipment: Shipment,
-        documents: Sequence[EncodedDocument],
-        sinks: Sequence[Sink],
-        progress: Progress,
-    ) -> None:
+    runs = "artifact"
+
+    def observe(self, context: Context) -> None:
         """Commit the table as a snapshot: a run that finds its files gone or changed, or was refused, tries again."""
         from harness.artifacts.comparing import table
 
-        if all(_stands(sink, shipment) for sink in sinks):
+        (variant,), source = context.variants, context.artifact
+        if source is None or all(_is_current(sink, source) for sink in context.sinks):
             return
-        chosen = [document for document in documents if not document.skipped][:DOCUMENTS]
-        rows = table(list(_rows(variant, shipment, chosen, progress)))
-        for sink in sinks:
+        documents = [document for document in context.documents if not document.skipped][:DOCUMENTS]
+        rows = table(list(_rows(variant, source, documents, context.progress)))
+        for sink in context.sinks:
             sink.commit(_free_unit(sink), {}, {TABLE: rows})
 
 
 def _rows(
-    variant: LoadedModel, shipment: Shipment, documents: Sequence[EncodedDocument], progress: Progress
+    variant: LoadedModel, source: ArtifactSource, documents: Sequence[EncodedDocument], progress: Progress
 ) -> Iterator[Row]:
     yield {"part": "parameters", "count": variant.identity.parameters}
-    if shipment.kind == "none":
-        yield {"part": "none", "text": NOBODY}
-    elif shipment.kind == "checkpoint":
+    if source.kind == "none":
+        yield {"part": "none", "text": NOT_SAVED}
+    elif source.kind == "checkpoint":
         yield {"part": "checkpoint"}
         for stamp in variant.files:
             yield {"part": "file", "name": stamp.path.name, "count": stamp.stat[0], "text": stamp.sha256}
     else:
-        yield from _saved(variant, shipment, documents, progress)
+        yield from _saved(variant, source, documents, progress)
 
 
 def _saved(
-    variant: LoadedModel, shipment: Shipment, documents: Sequence[EncodedDocument], progress: Progress
+    variant: LoadedModel, source: ArtifactSource, documents: Sequence[EncodedDocument], progress: Progress
 ) -> Iterator[Row]:
     import torch
 
@@ -83,11 +79,11 @@ def _saved(
     inputs = [(document.index, torch.from_numpy(document.ids[:TOKENS])) for document in documents]
     before = _outputs(variant, inputs, "artifact: before saving", progress)
     try:
-        shipment.write()
+        source.write()
     except BackendError as error:
         yield {"part": "refused", "text": str(error)}
         return
-    for file in list_files(shipment.folder):
+    for file in list_files(source.folder):
         yield {"part": "file", "name": file.name, "count": file.bytes, "text": file.sha256}
     try:
         after = _outputs(variant, inputs, "artifact: after saving", progress)
@@ -97,11 +93,11 @@ def _saved(
     except (ModelError, DifferentShapesError) as error:
         yield {"part": "live_refused", "text": f"saving left the model in memory unusable: {error}"}
     try:
-        found, others = _reloaded(variant, shipment, inputs, progress)
+        found, others = _reloaded(variant, source, inputs, progress)
         compared = list(token_rows("reloaded", inputs, before, found))
     except (ReloadError, DifferentShapesError) as error:
         # Its place is no part of the reason: the same run elsewhere gives the same bytes.
-        reason = str(error).replace(str(shipment.folder.absolute()), shipment.folder.name)
+        reason = str(error).replace(str(source.folder.absolute()), source.folder.name)
         yield {"part": "refused", "text": f"the artifact was not accepted: {reason}"}
         return
     yield from compared
@@ -119,7 +115,7 @@ def _outputs(variant: LoadedModel, inputs: Sequence[tuple[int, Tensor]], what: s
 
 
 def _reloaded(
-    variant: LoadedModel, shipment: Shipment, inputs: Sequence[tuple[int, Tensor]], progress: Progress
+    variant: LoadedModel, source: ArtifactSource, inputs: Sequence[tuple[int, Tensor]], progress: Progress
 ) -> tuple[Outputs, list[Row]]:
     """Outputs of what a fresh process loads, and rows about its hashes and its tokenizer."""
     from harness.artifacts.exchange import Request
@@ -127,10 +123,10 @@ def _reloaded(
     from harness.artifacts.reloading import read_back
 
     texts = [str(variant.tokenizer.decode(ids.tolist())) for _, ids in inputs]
-    adapter = str(shipment.adapter) if shipment.adapter else None
-    request = Request(name=f"{variant.name}, read back", spec=shipment.spec, adapter=adapter, texts=tuple(texts))
+    adapter = str(source.adapter) if source.adapter else None
+    request = Request(name=f"{variant.name}, read back", spec=source.spec, adapter=adapter, texts=tuple(texts))
     documents = {f"{DOCUMENT}{number}": ids for number, (_, ids) in enumerate(inputs)}
-    answer, model_outputs = read_back(request, documents, shipment.folder.with_name(".reload"), progress)
+    answer, model_outputs = read_back(request, documents, source.folder.with_name(".reload"), progress)
     rows: list[Row] = []
     for (index, _), text, ids in zip(inputs, texts, answer.text_ids, strict=True):
         rows.append({"part": "text", "document": index, "count": int(ids != encode_text(variant.tokenizer, text))})
@@ -140,18 +136,18 @@ def _reloaded(
     return model_outputs, rows
 
 
-def _stands(sink: Sink, shipment: Shipment) -> bool:
-    """Whether the rows are those of this shipment and, where it was saved, its files are still what they were."""
+def _is_current(sink: Sink, source: ArtifactSource) -> bool:
+    """Whether the rows are those of this artifact and, where it was saved, its files are unchanged since."""
     rows = sink.read(TABLE)
     if rows is None:
         return False
     parts = set(rows["part"])
-    if shipment.kind != "save":
-        return shipment.kind in parts
+    if source.kind != "save":
+        return source.kind in parts
     if "reloaded" not in parts:
         return False
     files = rows[rows["part"] == "file"]
-    return _hashes(shipment.folder) == dict(zip(files["name"], files["text"], strict=True))
+    return _hashes(source.folder) == dict(zip(files["name"], files["text"], strict=True))
 
 
 def _hashes(folder: Path) -> dict[str, str]:

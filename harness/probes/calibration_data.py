@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from harness.lockstep.recording import REFERENCE, PassContext, Recorder, Tap, check_rows
-from harness.probes import PassProbe
+from harness.probes import Probe
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     Row = tuple[str, int, str, int, int, int]
 
 
-class CalibrationData(PassProbe):
+class CalibrationData(Probe):
     """Compares every document with those that the variant was fitted to: text, tokens, ranges of activations.
 
     Leaves rows (part, document, module, token, count, total) in the table ``calibration_data``: part ``overlap``, how
@@ -29,7 +29,9 @@ class CalibrationData(PassProbe):
     own module was given on the calibration documents. For a variant that was fitted to nothing: part ``none``.
     """
 
+    runs = "shared_pass"
     needs = ("hooks",)
+    calibration_ranges = True
 
     def begin(self, context: PassContext) -> Recorder:
         """A recorder of the variants' module inputs."""

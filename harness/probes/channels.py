@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import Field
 
 from harness.lockstep.recording import REFERENCE, InputSite, PassContext, Recorder, Tap, check_rows
-from harness.probes import PassProbe
+from harness.probes import Probe
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 COLUMNS = ("max_abs", "sum", "sum_squares", "sum_fourth", "over_threshold", "tokens")
 
 
-class Channels(PassProbe):
+class Channels(Probe):
     """Largest value, moments and outlier count of every input channel of the linear layers, on both sides.
 
     Leaves one row in the table ``channels`` for every side, distinct input and channel, over all tokens of
@@ -28,6 +28,7 @@ class Channels(PassProbe):
     first.
     """
 
+    runs = "shared_pass"
     needs = ("hooks",)
 
     threshold: Annotated[float, Field(gt=0)] = Field(

@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from harness.lockstep.recording import REFERENCE, CallTap, PassContext, Recorder
-from harness.probes import PassProbe
+from harness.probes import Probe
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -20,7 +20,7 @@ UNKNOWN = -1
 """Stands for a number that is not known."""
 
 
-class Experts(PassProbe):
+class Experts(Probe):
     """Counts the tokens that are routed to every expert on both sides, and on the calibration documents.
 
     Leaves one row (side, module, expert, tokens, agreeing, calibration) in the table ``experts`` for every side and
@@ -30,6 +30,7 @@ class Experts(PassProbe):
     an empty module and the side ``none``.
     """
 
+    runs = "shared_pass"
     needs = ("hooks",)
     whole_batches = True
 

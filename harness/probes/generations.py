@@ -14,10 +14,8 @@ from pydantic import Field
 from harness.data.aligned_windows import readings
 from harness.data.documents import read_documents
 from harness.errors import DataError
-from harness.probes import TextProbe
+from harness.probes import Context, Probe
 from harness.probes._compare import PARTIAL, Written, common_reach, first_difference, similarity
-from harness.progress import Progress
-from harness.tables.access import Sink
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,7 +24,8 @@ if TYPE_CHECKING:
     from harness.models.loaded import LoadedModel
     from harness.probes._embedding import Embedding
     from harness.probes._writer import Writer
-    from harness.records import DocumentsSpec
+    from harness.progress import Progress
+    from harness.tables.access import Sink
 
 Positive = Annotated[int, Field(gt=0)]
 WHOLE = ("document", "reference_tokens", "variant_tokens", "first", "reach", "first_character", "characters")
@@ -42,7 +41,7 @@ class Prompt:
     text: str
 
 
-class Generations(TextProbe):
+class Generations(Probe):
     """Lets both sides continue the same prompts greedily, and compares what they write.
 
     Prompts are the beginnings of the suite's documents, or come from a file; each side reads them with its own
@@ -50,6 +49,8 @@ class Generations(TextProbe):
     of the tokenizer. Leaves one row for each prompt, with both texts.
     """
 
+    runs = "alone"
+    reads = "texts"
     needs = ("generation",)
     paths: ClassVar[tuple[str, ...]] = ("prompts", "embedding")
 
@@ -79,25 +80,18 @@ class Generations(TextProbe):
                 digest.update(path.name.encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
         return digest.hexdigest()
 
-    def observe(
-        self,
-        reference: LoadedModel,
-        variants: Sequence[LoadedModel],
-        documents: Sequence[RawDocument],
-        spec: DocumentsSpec | None,
-        sinks: Sequence[Sink],
-        progress: Progress,
-    ) -> None:
+    def observe(self, context: Context) -> None:
         """Commit one unit for every batch of prompts. Raises DataError for prompts that cannot be used."""
         from harness.models.vocabulary import by_vocabulary
 
-        chosen = self._from_file() if self.prompts else self._beginnings(reference, documents)
-        batches = [chosen[at : at + self.batch_size] for at in range(0, len(chosen), self.batch_size)]
-        for vocabulary, indices in by_vocabulary(reference, variants).items():
-            models = [reference, *(variants[index] for index in indices)]
-            self._observe_alike(models, vocabulary, batches, [sinks[index] for index in indices], progress)
+        prompts = self._from_file() if self.prompts else self._beginnings(context.reference, context.texts)
+        batches = [prompts[at : at + self.batch_size] for at in range(0, len(prompts), self.batch_size)]
+        for vocabulary, indices in by_vocabulary(context.reference, context.variants).items():
+            models = [context.reference, *(context.variants[index] for index in indices)]
+            sinks = [context.sinks[index] for index in indices]
+            self._observe_group(models, vocabulary, batches, sinks, context.progress)
 
-    def _observe_alike(
+    def _observe_group(
         self,
         models: Sequence[LoadedModel],
         vocabulary: int | None,

@@ -11,21 +11,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field
 
 from harness.errors import DataError, HarnessError
-from harness.probes import OwnProbe
+from harness.probes import Context, Probe
 from harness.probes._task_files import TaskFiles, files_sha256, read_task_files
-from harness.progress import Progress
 from harness.system.resources import folder as shipped_folder
-from harness.tables.access import Sink
 
 if TYPE_CHECKING:
     from harness.models.loaded import LoadedModel
     from harness.probes._samples import Side
     from harness.probes._scorer import Scorer
+    from harness.progress import Progress
+    from harness.tables.access import Sink
 
 Positive = Annotated[int, Field(gt=0)]
 
 
-class Items(OwnProbe):
+class Items(Probe):
     """Runs lm-eval tasks on both sides and keeps every item: score, answer, log-likelihoods of the choices.
 
     Each task is scored by lm-eval's own code on the loaded models, the reference once for all variants. Items
@@ -33,6 +33,9 @@ class Items(OwnProbe):
     prompts must begin with BOS where the tokenizer has one. Decoding settings are those of the task alone.
     For rolling tasks BOS is context and is not scored.
     """
+
+    runs = "alone"
+    reads = "nothing"
 
     tasks: tuple[str, ...] = Field(min_length=1, description="lm-eval tasks or groups, shipped, own or standard")
     limit: Positive | None = Field(default=None, description="at most this many documents of each task, the first ones")
@@ -47,23 +50,17 @@ class Items(OwnProbe):
         """Hash of the task files and local data files, which are no documents of a suite."""
         return files_sha256(self._folders())
 
-    def observe(
-        self,
-        reference: LoadedModel,
-        variants: Sequence[LoadedModel],
-        sinks: Sequence[Sink],
-        progress: Progress,
-    ) -> None:
+    def observe(self, context: Context) -> None:
         """Commit one unit a task. Raises DataError for tasks that cannot be found, loaded, run or paired."""
-        if all(sink.done(_unit(name)) for sink in sinks for name in self.tasks):
+        if all(sink.done(_unit(name)) for sink in context.sinks for name in self.tasks):
             return
         from harness.models.vocabulary import by_vocabulary
 
-        for vocabulary, indices in by_vocabulary(reference, variants).items():
-            models = [reference, *(variants[index] for index in indices)]
-            self._observe_alike(models, vocabulary, [sinks[index] for index in indices], progress)
+        for vocabulary, indices in by_vocabulary(context.reference, context.variants).items():
+            models = [context.reference, *(context.variants[index] for index in indices)]
+            self._observe_group(models, vocabulary, [context.sinks[index] for index in indices], context.progress)
 
-    def _observe_alike(
+    def _observe_group(
         self, models: Sequence[LoadedModel], vocabulary: int | None, sinks: Sequence[Sink], progress: Progress
     ) -> None:
         """All tasks on the reference, which comes first, and variants with as many logits that count."""

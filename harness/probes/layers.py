@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from harness.lockstep.recording import REFERENCE, OutputSite, PassContext, Recorder, Tap, check_rows
-from harness.probes import PassProbe
+from harness.probes import Probe
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from harness.lockstep.batches import Batch
 
 
-class Layers(PassProbe):
+class Layers(Probe):
     """The error of every block, attention, MLP and linear layer of the variant, document by document.
 
     Leaves one row in the table ``layers`` for every module and document: sums over all values of the module's
@@ -24,6 +24,7 @@ class Layers(PassProbe):
     ones.
     """
 
+    runs = "shared_pass"
     needs = ("hooks",)
 
     def begin(self, context: PassContext) -> Recorder:

@@ -8,9 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from harness.data.aligned_windows import Reader, Reading, Stretch, Window, readings, windows
-from harness.probes import TextProbe
-from harness.progress import Progress
-from harness.tables.access import Sink
+from harness.probes import Context, Probe
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,37 +25,33 @@ LOSSY = "tokenizer does not give the text back"
 Nlls = dict[bytes, "np.ndarray"]
 
 
-class Texts(TextProbe):
+class Texts(Probe):
     """How likely both sides hold each document, each by its own tokenizer, over exactly the same bytes.
 
     Documents are cut where both tokenizers end a token, and what one side cannot score is left out on the other. A
     tokenizer without BOS gets none. Leaves one row in the table ``texts`` for every stretch of text.
     """
 
-    def observe(
-        self,
-        reference: LoadedModel,
-        variants: Sequence[LoadedModel],
-        documents: Sequence[RawDocument],
-        spec: DocumentsSpec | None,
-        sinks: Sequence[Sink],
-        progress: Progress,
-    ) -> None:
+    runs = "alone"
+    reads = "texts"
+
+    def observe(self, context: Context) -> None:
         """Commit one unit for every few documents. Raises ModelError where memory runs out."""
+        texts, spec = context.texts, context.spec
         if spec is None:
             return
-        parts = [documents[at : at + UNIT_DOCUMENTS] for at in range(0, len(documents), UNIT_DOCUMENTS)]
-        scorers = [_Scorer(loaded, spec) for loaded in (reference, *variants)]
+        parts = [texts[at : at + UNIT_DOCUMENTS] for at in range(0, len(texts), UNIT_DOCUMENTS)]
+        scorers = [_Scorer(loaded, spec) for loaded in (context.reference, *context.variants)]
         for number, part in enumerate(parts):
-            progress.step("texts", number, len(parts))
+            context.progress.step("texts", number, len(parts))
             unit = f"texts/{number}"
-            waiting = [(s, sink) for s, sink in zip(scorers[1:], sinks, strict=True) if not sink.done(unit)]
+            waiting = [(s, sink) for s, sink in zip(scorers[1:], context.sinks, strict=True) if not sink.done(unit)]
             if waiting:
                 found = _observe(scorers[0], [scorer for scorer, _ in waiting], part, spec.packed)
                 for (_, sink), rows in zip(waiting, found, strict=True):
                     first = number * UNIT_DOCUMENTS
                     sink.commit(unit, {"texts": _frame(part, rows, first), "documents": _documents(part, rows, first)})
-        progress.step("texts", len(parts), len(parts))
+        context.progress.step("texts", len(parts), len(parts))
 
 
 class _Scorer:

@@ -12,15 +12,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field
 
 from harness.errors import DataError, ModelError
-from harness.probes import OwnProbe
-from harness.progress import Progress
-from harness.tables.access import Sink
+from harness.probes import Context, Probe
 
 if TYPE_CHECKING:
     import pandas as pd
     from torch import Tensor
 
     from harness.models.loaded import LoadedModel
+    from harness.progress import Progress
 
 Positive = Annotated[int, Field(gt=0)]
 SEED = 0
@@ -28,7 +27,7 @@ UNIT = "timings"
 Row = dict[str, Any]
 
 
-class Timings(OwnProbe):
+class Timings(Probe):
     """Times reading a prompt, writing the first token, and writing further tokens with the key-value cache.
 
     A call reads one prompt and writes a fixed number of tokens, greedily, and gives all three times. Calls
@@ -36,6 +35,8 @@ class Timings(OwnProbe):
     the reference against itself (side ``floor``) lie between them: what the machine cannot tell apart.
     """
 
+    runs = "alone"
+    reads = "nothing"
     needs = ("cache",)
 
     repeats: Positive = Field(default=20, description="blocks A B B A, each of two calls on either side")
@@ -44,36 +45,27 @@ class Timings(OwnProbe):
     new_tokens: Positive = Field(default=32, description="tokens written after the first one, greedily")
     batch: Positive = Field(default=1, description="prompts read and written at the same time")
 
-    def observe(
-        self,
-        reference: LoadedModel,
-        variants: Sequence[LoadedModel],
-        sinks: Sequence[Sink],
-        progress: Progress,
-    ) -> None:
+    def observe(self, context: Context) -> None:
         """Commit one unit a variant. Raises DataError for a prompt that a model has no room for."""
-        waiting = [(v, sink) for v, sink in zip(variants, sinks, strict=True) if not sink.done(UNIT)]
+        pairs = zip(context.variants, context.sinks, strict=True)
+        waiting = [(variant, sink) for variant, sink in pairs if not sink.done(UNIT)]
         if not waiting:
             return
-        models = [reference, *(variant for variant, _ in waiting)]
+        models = [context.reference, *(variant for variant, _ in waiting)]
         for loaded in models:
             self._check_room(loaded)
         ids = self._prompt(models)
-        calls = {id(loaded): _Call(loaded, ids, self.new_tokens, _keeps_logits(models)) for loaded in models}
+        calls = [_Call(loaded, ids, self.new_tokens, _keeps_logits(models)) for loaded in models]
         with _undisturbed():
             for _ in range(self.warmup):
-                for loaded in models:
-                    calls[id(loaded)].seconds()
-            rows = self._blocks(calls, reference, [variant for variant, _ in waiting], progress)
+                for call in calls:
+                    call.seconds()
+            rows = self._blocks(calls[0], calls[1:], context.progress)
         for (variant, sink), (paired, floor) in zip(waiting, rows, strict=True):
             sink.commit(UNIT, {"timings": self._frame([*paired, *floor], variant.identity.simulated)})
 
     def _blocks(
-        self,
-        calls: dict[int, _Call],
-        reference: LoadedModel,
-        variants: Sequence[LoadedModel],
-        progress: Progress,
+        self, reference: _Call, variants: Sequence[_Call], progress: Progress
     ) -> list[tuple[list[Row], list[Row]]]:
         """Rows of each variant, and those of the reference against itself, which all variants share."""
         paired: list[list[Row]] = [[] for _ in variants]
@@ -81,18 +73,16 @@ class Timings(OwnProbe):
         for repeat in range(self.repeats):
             progress.step("timings", repeat, self.repeats)
             for rows, variant in zip(paired, variants, strict=True):
-                rows += self._block(calls, reference, variant, "variant", repeat)
-            floor += self._block(calls, reference, reference, "floor", self.repeats + repeat)
+                rows += self._block(reference, variant, "variant", repeat)
+            floor += self._block(reference, reference, "floor", self.repeats + repeat)
         progress.step("timings", self.repeats, self.repeats)
         return [(rows, floor) for rows in paired]
 
-    def _block(
-        self, calls: dict[int, _Call], first: LoadedModel, second: LoadedModel, side: str, repeat: int
-    ) -> list[Row]:
+    def _block(self, first: _Call, second: _Call, side: str, repeat: int) -> list[Row]:
         """Rows of one block A B B A."""
         order = (("reference", first), (side, second), (side, second), ("reference", first))
         tokens = {"prefill": self.prompt_tokens, "first_token": 1, "decode": self.new_tokens}
-        taken = [(name, calls[id(loaded)].seconds()) for name, loaded in order]
+        taken = [(name, call.seconds()) for name, call in order]
         return [
             {
                 "phase": phase,

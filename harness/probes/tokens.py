@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from harness.lockstep.recording import PassContext, Recorder
-from harness.probes import PassProbe
+from harness.probes import Probe
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -15,11 +15,13 @@ if TYPE_CHECKING:
     from harness.lockstep.batches import Batch
 
 
-class Tokens(PassProbe):
+class Tokens(Probe):
     """What both models say about every scored token: likelihoods, top-1, entropy, divergences.
 
     Leaves one row in the table ``tokens`` for every id of a document but its first.
     """
+
+    runs = "shared_pass"
 
     def begin(self, context: PassContext) -> Recorder:
         """A recorder of logit statistics."""

@@ -8,9 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
-from harness.probes import OwnProbe
-from harness.progress import Progress
-from harness.tables.access import Sink
+from harness.probes import Context, Probe
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,7 +19,7 @@ if TYPE_CHECKING:
 UNIT = "weights"
 
 
-class Weights(OwnProbe):
+class Weights(Probe):
     """Records the bytes and format of every module, and the memory that a token and a forward pass take.
 
     The KV cache is measured: its tensors after two tokens less its tensors after one. Where a simulated format
@@ -32,30 +30,28 @@ class Weights(OwnProbe):
     else the layer does.
     """
 
+    runs = "alone"
+    reads = "nothing"
+
     context: Annotated[int, Field(ge=2)] = 512
     """Tokens in the forward pass whose peak memory is measured, fewer where the model's positions end
     earlier."""
 
-    def observe(
-        self,
-        reference: LoadedModel,
-        variants: Sequence[LoadedModel],
-        sinks: Sequence[Sink],
-        progress: Progress,
-    ) -> None:
+    def observe(self, context: Context) -> None:
         """Commit one unit for each variant: table ``weights`` with the rows of both sides."""
         import pandas as pd
 
+        reference, total = context.reference, len(context.variants)
         rows: pd.DataFrame | None = None
-        for done, (variant, sink) in enumerate(zip(variants, sinks, strict=True)):
-            progress.step("weights", done, len(variants))
+        for done, (variant, sink) in enumerate(zip(context.variants, context.sinks, strict=True)):
+            context.progress.step("weights", done, total)
             if sink.done(UNIT):
                 continue
             if rows is None:
                 rows = self._side("reference", reference)
             both = pd.concat([rows, self._side("variant", variant)], ignore_index=True)
             sink.commit(UNIT, {"weights": _with_errors(both, reference, variant)})
-        progress.step("weights", len(variants), len(variants))
+        context.progress.step("weights", total, total)
 
     def _side(self, side: str, loaded: LoadedModel) -> pd.DataFrame:
         import pandas as pd

@@ -24,6 +24,9 @@ class Plugin(Record):
 
     model_config = ConfigDict(use_attribute_docstrings=True)
 
+    family: ClassVar[str] = ""
+    """The package of the plugin's family and the end of its group of entry points: ``rules`` for ``harness.rules``."""
+
     kind: ClassVar[str] = ""
     """The name under which YAML files know the plugin: that of its file; the loader sets that of an entry point."""
 
@@ -36,9 +39,20 @@ class Plugin(Record):
             cls.kind = cls.__module__.rpartition(".")[2]
 
     @classmethod
+    def role(cls) -> str:
+        """The YAML key that names a plugin of this family: ``rule`` for ``rules``."""
+        return cls.family.removesuffix("s")
+
+    @classmethod
     def summary(cls) -> str:
         """First line of the docstring."""
         return (inspect.getdoc(cls) or "").partition("\n")[0].strip()
+
+    @classmethod
+    def missing(cls) -> tuple[str, ...]:
+        """Class attributes and methods that the family requires and this class lacks, by name."""
+        undeclared = (name for name in cls.__class_vars__ if not hasattr(cls, name))
+        return (*sorted(undeclared), *sorted(cls.__abstractmethods__))
 
     def settings(self) -> dict[str, Any]:
         """The fields as plain data, for run.json."""

@@ -8,6 +8,7 @@ wholly on the bad side, inconclusive otherwise, ties included.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -34,6 +35,8 @@ class Decision:
 
 class Rule(Plugin):
     """One requirement on one metric (or on all metrics that a pattern with ``*`` matches)."""
+
+    family = "rules"
 
     metric: str = Field(min_length=1, max_length=LONGEST, description="name of the metric, or a pattern with *")
     why: str = Field(min_length=1, description="why this limit: a sentence for the reader of the report")
@@ -63,9 +66,9 @@ class Rule(Plugin):
         description="kind, length or language: the rule holds on every such part; kind=sum*: on those that match",
     )
 
+    @abstractmethod
     def judge(self, measurement: Measurement, identical: bool) -> Decision:
         """Judge one finite measurement. identical: both sides are the same bytes, so an exact tie may pass."""
-        raise NotImplementedError
 
 
 BASE = Rule

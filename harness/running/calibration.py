@@ -1,4 +1,4 @@
-"""The documents that a variant is fitted to, and what its linear layers are given on them."""
+"""The calibration documents of a variant, and the ranges of the inputs of its linear layers on them."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ def read_calibration(spec: CalibrationSpec, reference: LoadedModel) -> Calibrati
     return CalibrationDocuments(_source(spec), kept, seen, tuple(_notes(spec, encoded, len(kept))))
 
 
-def with_calibration(variant: LoadedModel, data: CalibrationDocuments, watch: bool) -> LoadedModel:
-    """The variant with what it was fitted to. watch: whether to run the documents through it for their ranges."""
-    ranges = input_ranges(variant, data.ids) if watch else {}
+def with_calibration(variant: LoadedModel, data: CalibrationDocuments, ranges: bool) -> LoadedModel:
+    """The variant with the documents that it was fitted to. ranges: whether to run them for the ranges of inputs."""
+    by_module = input_ranges(variant, data.ids) if ranges else {}
     identity = variant.identity.model_copy(update={"calibration": data.record})
-    fitted = Calibrated(data, ranges, count_expert_tokens(variant.model, data.ids))
+    fitted = Calibrated(data, by_module, count_expert_tokens(variant.model, data.ids))
     notes = (*variant.notes, *data.notes, *_unreached_notes(fitted.tokens))
     return replace(variant, identity=identity, calibration=fitted, notes=notes)
 
@@ -53,34 +53,33 @@ def with_calibration(variant: LoadedModel, data: CalibrationDocuments, watch: bo
 def input_ranges(loaded: LoadedModel, documents: list[Tensor]) -> dict[str, tuple[float, float]]:
     """Smallest and largest input of every linear layer but the head, and of stacked experts, over all documents.
 
-    One pass. What comes in is meant, before the layer itself rounds it. A layer that no document reaches (an expert,
-    say) is left out. NaN makes both ends NaN, and then nothing lies inside.
+    One pass. Inputs are taken before the layer itself rounds them. A layer that no document reaches (an expert, say) is
+    left out. NaN makes both ends NaN, and then nothing lies inside.
     """
     ends: dict[str, Tensor] = {}
 
-    def see(name: str, input_NI: Tensor) -> None:
+    def record(name: str, input_NI: Tensor) -> None:
         if input_NI.numel():
             low, high = input_NI.aminmax()
-            found = torch.stack([-low, high]).float()
-            ends[name] = torch.maximum(ends[name], found) if name in ends else found
+            both = torch.stack([-low, high]).float()
+            ends[name] = torch.maximum(ends[name], both) if name in ends else both
 
     model, stage = loaded.model, ActiveSide()
     names = [name for name, kind in candidates(model).items() if kind in ("linear", "experts")]
-    taps = {name: [partial(see, name)] for name in names}
+    taps = {name: [partial(record, name)] for name in names}
     with torch.no_grad(), attached(model, 0, stage, taps, {}), stage.activate(0):
         for ids in documents:
             model(input_ids=ids[None].to(model.device), use_cache=False)
-    both = {name: end.tolist() for name, end in ends.items()}
-    return {name: (-low, high) for name, (low, high) in both.items()}
+    return {name: (-low, high) for name, (low, high) in ((name, end.tolist()) for name, end in ends.items())}
 
 
 def _unreached_notes(tokens: Mapping[str, tuple[int, ...]]) -> list[Note]:
     """A warning that names the experts to which no calibration token was routed."""
-    found = {path: [str(e) for e, count in enumerate(counts) if not count] for path, counts in tokens.items()}
-    if not any(found.values()):
+    unreached = {path: [str(e) for e, count in enumerate(counts) if not count] for path, counts in tokens.items()}
+    if not any(unreached.values()):
         return []
-    total, every = sum(map(len, found.values())), sum(map(len, tokens.values()))
-    listed = "; ".join(f"{path}: {', '.join(numbers)}" for path, numbers in found.items() if numbers)
+    total, every = sum(map(len, unreached.values())), sum(map(len, tokens.values()))
+    listed = "; ".join(f"{path}: {', '.join(numbers)}" for path, numbers in unreached.items() if numbers)
     text = f"{total} of {every} experts were given no token of the calibration documents: {listed}"
     return [Note(topic="experts", text=text, level="warn")]
 

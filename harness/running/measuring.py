@@ -7,7 +7,6 @@ from typing import TypeVar
 
 from harness.measures import Measure, name_skipped
 from harness.planning.specs import GateSpec, SuiteSpec
-from harness.probes import OwnProbe, PassProbe
 from harness.records import Measurement, NoiseFloor, Skipped, Slice
 from harness.running.noise_floor import Key, Perturbed, floors, with_floors
 from harness.running.pairs import Pair
@@ -24,7 +23,7 @@ def measure(pair: Pair, suites: Sequence[SuiteSpec], perturbed: Mapping[str, Per
     with timed(pair.observed.seconds, "measure"):
         for suite in suites:
             measures = suite.measures
-            otherwise = (perturbed or {}).get(suite.name) if suite.name not in pair.apart else None
+            otherwise = (perturbed or {}).get(suite.name) if suite.name not in pair.token_mismatches else None
             noise = floors(otherwise, measures) if otherwise else {}
             for measure in measures:
                 raw = run_measure(pair, suite, measure, pair.observed.failures, pair.looks.get(suite.name))
@@ -60,7 +59,7 @@ def read_apart(suite: SuiteSpec) -> tuple[str, ...]:
 
 
 def _compares_tokens(suite: SuiteSpec, measure: Measure) -> bool:
-    return any(isinstance(probe, PassProbe) and probe.kind == measure.table for probe in suite.probes)
+    return any(probe.compares_tokens and probe.kind == measure.table for probe in suite.probes)
 
 
 def _floored(part: Slice, noise: Mapping[Key, NoiseFloor]) -> Slice:
@@ -78,7 +77,10 @@ def measure_parts(
     if documents is None:
         return []
     asked = suite.measures
-    served = [each.apart() if suite.name in pair.apart and _compares_tokens(suite, each) else each for each in asked]
+    served = [
+        each.apart() if suite.name in pair.token_mismatches and _compares_tokens(suite, each) else each
+        for each in asked
+    ]
     measures = [measure for measure in served if measure is not None]
     parts = measure_slices(
         suite.name, documents, measures, lambda m: pair.store.read(suite.name, m.table, m.columns), wanted, look
@@ -99,12 +101,12 @@ def run_measure(
     look: of a suite that draws its documents one by one, the look whose documents and intervals are wanted. ordinary:
     its documents, but the intervals of a size that was fixed beforehand.
     """
-    reason = pair.apart.get(suite.name, "") if _compares_tokens(suite, measure) else ""
+    reason = pair.token_mismatches.get(suite.name, "") if _compares_tokens(suite, measure) else ""
     instead = measure.apart() if reason else measure
     if instead is None:
         return _all_skipped(measure, reason)
-    if instead.table in pair.unserved:
-        return _all_skipped(measure, pair.unserved[instead.table])
+    if instead.table in pair.unsupported:
+        return _all_skipped(measure, pair.unsupported[instead.table])
     served = {metric.name for metric in instead.produces()}
     lost = [entry for entry in _all_skipped(measure, reason) if entry.measure not in served]
     table = pair.store.read(suite.name, instead.table, instead.columns)
@@ -112,7 +114,7 @@ def run_measure(
         table = look.rows(table)
     if table is None or table.empty:
         return [*lost, *_all_skipped(instead, f"the probe {instead.table} left no rows{_unpaired(pair, suite)}")]
-    own = any(isinstance(p, OwnProbe) and p.kind == instead.table for p in suite.probes)
+    own = any(probe.reads == "nothing" and probe.kind == instead.table for probe in suite.probes)
     try:
         intervals = None if look is None or own or ordinary else look.intervals()
         return [*lost, *name_skipped(instead, instead.measure_at(table, intervals))]

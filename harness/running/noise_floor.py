@@ -1,7 +1,7 @@
 """The noise floor of a suite: the reference observed under other conditions, and what every metric makes of that.
 
-It depends on the reference and the documents alone, so it is found once for all variants of a group, and kept in
-memory: its tables are small, and a run that is resumed finds the same again.
+It depends on the reference and the documents alone, so it is computed once for all variants of a group and kept in
+memory: its tables are small, and a run that is resumed computes the same again.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from harness.lockstep.noise_floor import apply_condition, sample_documents
 from harness.measures import Measure
 from harness.models.loaded import LoadedModel
 from harness.planning.specs import SuiteSpec
-from harness.probes import PassProbe
 from harness.progress import Progress
 from harness.records import Measurement, NoiseFloor, Note, Skipped
 
@@ -30,7 +29,7 @@ Key = tuple[str, tuple[tuple[str, str], ...]]
 
 
 @dataclass
-class Kept:
+class MemoryTables:
     """Tables in memory, for a pass that nothing needs to outlive (see harness.lockstep.recording.Sink)."""
 
     units: set[str] = field(default_factory=set)
@@ -70,7 +69,7 @@ class Perturbed:
     """
 
     documents: int
-    tables: Mapping[str, Kept]
+    tables: Mapping[str, MemoryTables]
     note: Note
 
 
@@ -79,11 +78,11 @@ def observe_perturbed(
 ) -> Perturbed | None:
     """Run the reference beside itself under the conditions of a suite; None where it names none."""
     spec = suite.noise_floor
-    probes = [probe for probe in suite.probes if isinstance(probe, PassProbe) and not probe.whole_batches]
+    probes = [probe for probe in suite.probes if probe.runs == "shared_pass" and not probe.whole_batches]
     if spec is None or not probes:
         return None
     sample = sample_documents(documents, spec.documents)
-    tables: dict[str, Kept] = {condition: Kept() for condition in spec.conditions}
+    tables: dict[str, MemoryTables] = {condition: MemoryTables() for condition in spec.conditions}
     try:
         ways = [apply_condition(condition, reference) for condition in spec.conditions]
         models, arranged = [model for model, _ in ways], [way for _, way in ways]
@@ -134,7 +133,7 @@ def with_floors(found: Sequence[Measurement | Skipped], known: Mapping[Key, Nois
     return [floored(entry) for entry in found] if known else list(found)
 
 
-def _measured(measure: Measure, tables: Kept) -> list[Measurement]:
+def _measured(measure: Measure, tables: MemoryTables) -> list[Measurement]:
     """What a measure finds; nothing where it raises or has no rows: its metrics then have no floor."""
     table = tables.read(measure.table, measure.columns)
     if table is None or table.empty:

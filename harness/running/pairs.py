@@ -1,4 +1,4 @@
-"""A variant beside the reference while a run lasts: made, described, and told apart from every other by a key."""
+"""A variant beside the reference while a run lasts: made, described, and identified by the key of its data."""
 
 from __future__ import annotations
 
@@ -13,14 +13,13 @@ from harness.data.calibration import CalibrationDocuments
 from harness.data.contamination import WINDOW
 from harness.data.documents import RawDocument, read_documents, shuffle_documents, texts_sha256
 from harness.data.encoding import EncodedDocument, count_duplicates, documents_sha256, encode
-from harness.errors import DataError
+from harness.errors import DataError, HarnessError
 from harness.hardware import fit as hardware
 from harness.models.loaded import LoadedModel
 from harness.models.prequantized import LIBRARIES
 from harness.models.vocabulary import mismatch
 from harness.planning.composition import remarks
 from harness.planning.specs import Plan, SuiteSpec, VariantSpec
-from harness.probes import OwnProbe, TextProbe
 from harness.records import Artifact, Environment, Identity, Measurement, Note, Skipped, Slice, Stop
 from harness.running.calibration import read_calibration, with_calibration
 from harness.running.stopwatch import timed
@@ -36,15 +35,13 @@ if TYPE_CHECKING:
 Documents = dict[str, Sequence[EncodedDocument]]
 """Encoded documents by suite name."""
 Calibrations = dict[str, CalibrationDocuments]
-"""Calibration documents that were read already, by what was asked for."""
-CALIBRATION_PROBE = "calibration_data"
-"""The probe that compares activations with those on the calibration documents."""
+"""Calibration documents that were read already, by their specification."""
 OTHER_IDS = "the documents have other token ids under the variant's tokenizer"
-COMPARABLE = (
+ALTERNATIVES = (
     "tokens cannot be compared; bits per byte, tasks, generated texts and latency can be: take a suite and a gate made "
     "of those, such as suite student and gate student"
 )
-"""What follows for a pair of different tokenizers or vocabularies."""
+"""What can be compared where tokenizers or vocabularies differ."""
 
 
 @dataclass
@@ -72,17 +69,19 @@ class Observed:
 
 @dataclass
 class Pair:
-    """One variant beside the reference while the run lasts."""
+    """One variant beside the reference while the run lasts, and its outcome: what was observed, or the error."""
 
     variant: LoadedModel
     store: Store
     observed: Observed
-    apart: Mapping[str, str]
+    token_mismatches: Mapping[str, str]
     """Suites whose tokens cannot be compared, with the reason: other token ids, or other vocabularies."""
-    unserved: Mapping[str, str] = field(default_factory=dict)
-    """Kinds of probes that need what a step of the variant does not serve, with the reason."""
+    unsupported: Mapping[str, str] = field(default_factory=dict)
+    """Kinds of probes that need what a step of the variant does not support, with the reason."""
     looks: dict[str, Look] = field(default_factory=dict)
     """By suite, of those that stop when their rules are decided: the look at which it did."""
+    error: HarnessError | None = None
+    """Why the variant could not be observed; nothing is measured then."""
 
 
 def suite_texts(suite: SuiteSpec) -> Sequence[RawDocument]:
@@ -100,15 +99,15 @@ def encode_suite(suite: SuiteSpec, model: LoadedModel) -> Sequence[EncodedDocume
     return encoded
 
 
-def encode_apart(suite: SuiteSpec, model: LoadedModel) -> Sequence[EncodedDocument]:
-    """The documents as a model with other tokens can read them: with BOS if it has one, no longer than it reads."""
+def encode_for_variant(suite: SuiteSpec, model: LoadedModel) -> Sequence[EncodedDocument]:
+    """The documents in the tokens of a variant whose token ids differ: with BOS if it has one, cut at its positions."""
     spec, positions = suite.documents, _positions(model)
     if spec is None:
         return ()
     bos = spec.bos and isinstance(model.tokenizer.bos_token_id, int)
     context = spec.context if positions is None else min(spec.context, positions)
-    own = spec.model_copy(update={"bos": bos, "context": context})
-    return encode(suite_texts(suite), model.tokenizer, own, _vocabulary(model))
+    adapted = spec.model_copy(update={"bos": bos, "context": context})
+    return encode(suite_texts(suite), model.tokenizer, adapted, _vocabulary(model))
 
 
 def _encoded(suite: SuiteSpec, model: LoadedModel) -> Sequence[EncodedDocument]:
@@ -129,9 +128,9 @@ def _check_positions(suite: SuiteSpec, encoded: Sequence[EncodedDocument], model
 
 
 def _positions(model: LoadedModel) -> int | None:
-    """How many tokens the model was made for; None where it does not say."""
-    found = getattr(model.model.config.get_text_config(), "max_position_embeddings", None)
-    return found if isinstance(found, int) else None
+    """How many tokens the model was made for; None where its configuration does not say."""
+    positions = getattr(model.model.config.get_text_config(), "max_position_embeddings", None)
+    return positions if isinstance(positions, int) else None
 
 
 def _vocabulary(model: LoadedModel) -> int:
@@ -141,7 +140,7 @@ def _vocabulary(model: LoadedModel) -> int:
 
 
 def calibration_of(plan: Plan, reference: LoadedModel, known: Calibrations) -> CalibrationDocuments | None:
-    """The calibration documents, encoded once for all variants that name the same; None where no step looks at them.
+    """The calibration documents, encoded once for all variants that name the same; None where no step is calibrated.
 
     Raises DataError.
     """
@@ -166,18 +165,18 @@ def make_pair(
         fitted_to = calibration_of(plan, reference, calibrations)
         variant = make_variant(plan, reference, fitted_to.ids if fitted_to else ())
         if fitted_to:
-            watch = any(probe.kind == CALIBRATION_PROBE for suite in plan.suites for probe in suite.probes)
-            variant = with_calibration(variant, fitted_to, watch)
+            ranges = any(probe.calibration_ranges for suite in plan.suites for probe in suite.probes)
+            variant = with_calibration(variant, fitted_to, ranges)
     hashes = {name: documents_sha256(encoded) for name, encoded in documents.items()}
-    found = {suite.name: _apart(suite, reference, variant, hashes[suite.name]) for suite in plan.suites}
-    apart = {name: reason for name, reason in found.items() if reason}
+    reasons = {suite.name: _token_mismatch(suite, reference, variant, hashes[suite.name]) for suite in plan.suites}
+    mismatches = {name: reason for name, reason in reasons.items() if reason}
     for suite in plan.suites:
-        if suite.name not in apart:
+        if suite.name not in mismatches:
             _check_positions(suite, documents[suite.name], variant)
     steps = plan.variant.compress
     libraries = [library for step in steps for library in step.requires]
     environment = describe_environment([*libraries, *_libraries_of(plan.variant, variant.identity)])
-    hashes |= {f"{s.name} as texts": texts_sha256(suite_texts(s)) for s in plan.suites if _reads_texts(s, apart)}
+    hashes |= {f"{s.name} as texts": texts_sha256(suite_texts(s)) for s in plan.suites if _reads_texts(s, mismatches)}
     key = data_key(plan, reference.identity, variant.identity, environment, hashes)
     store = Store(folder / "tables", key)
     observed = Observed(plan, reference.identity, variant.identity, environment, key, seconds=seconds)
@@ -185,20 +184,20 @@ def make_pair(
     observed.notes += [*reference.notes, *variant.notes, *_document_notes(plan.suites, documents)]
     observed.notes += remarks(plan.variant.compress, plan.calibration is not None)
     if fitted_to:
-        observed.notes += _overlap_notes(fitted_to, documents)
+        observed.notes += _contamination_notes(fitted_to, documents)
     if plan.target is not None:
         observed.notes += hardware.notes(plan.target, variant.identity)
     if reference.identity.same_as(variant.identity):
         text = "reference and variant are the same bytes: every change is zero by construction"
         observed.notes.append(Note(topic="same model", text=text, level="warn"))
     observed.notes += [
-        Note(topic="tokenizer", text=f"suite {name}: {reason}", level="warn") for name, reason in apart.items()
+        Note(topic="tokenizer", text=f"suite {name}: {reason}", level="warn") for name, reason in mismatches.items()
     ]
-    return Pair(variant, store, observed, apart, _unserved(plan))
+    return Pair(variant, store, observed, mismatches, _unsupported(plan))
 
 
-def _unserved(plan: Plan) -> dict[str, str]:
-    """The kinds of the probes of a plan that need what some step does not serve, with the reason."""
+def _unsupported(plan: Plan) -> dict[str, str]:
+    """The kinds of the probes of a plan that need what some step does not support, with the reason."""
     steps = plan.variant.compress
     return {
         probe.kind: f"the backend {step.kind} does not serve {need}"
@@ -210,23 +209,23 @@ def _unserved(plan: Plan) -> dict[str, str]:
     }
 
 
-def _apart(suite: SuiteSpec, reference: LoadedModel, variant: LoadedModel, wanted: str) -> str:
-    """Why the tokens of a suite cannot be compared; empty if they can. wanted: hash of the reference's token ids."""
+def _token_mismatch(suite: SuiteSpec, reference: LoadedModel, variant: LoadedModel, expected: str) -> str:
+    """Why the tokens of a suite cannot be compared; empty if they can. expected: hash of the reference's token ids."""
     spec = suite.documents
     if spec is None:
         return ""
     if variant.identity.tokenizer_sha256 != reference.identity.tokenizer_sha256:
         without_bos = spec.bos and not isinstance(variant.tokenizer.bos_token_id, int)
-        if without_bos or documents_sha256(_encoded(suite, variant)) != wanted:
-            return f"{OTHER_IDS}, so {COMPARABLE}"
+        if without_bos or documents_sha256(_encoded(suite, variant)) != expected:
+            return f"{OTHER_IDS}, so {ALTERNATIVES}"
     reason = mismatch(reference, variant)
-    return f"{reason}; so {COMPARABLE}" if reason else ""
+    return f"{reason}; so {ALTERNATIVES}" if reason else ""
 
 
-def _reads_texts(suite: SuiteSpec, apart: Mapping[str, str]) -> bool:
+def _reads_texts(suite: SuiteSpec, mismatches: Mapping[str, str]) -> bool:
     """Whether the tables of a suite depend on its texts beyond the token ids of the reference."""
     return suite.documents is not None and (
-        suite.name in apart or any(isinstance(probe, TextProbe) for probe in suite.probes)
+        suite.name in mismatches or any(probe.reads == "texts" for probe in suite.probes)
     )
 
 
@@ -242,7 +241,9 @@ def data_key(
         "documents": documents,
         "probes": {suite.name: {probe.kind: probe.settings() for probe in suite.probes} for suite in plan.suites},
         "inputs": {
-            suite.name: {p.kind: p.inputs() for p in suite.probes if isinstance(p, OwnProbe | TextProbe)}
+            suite.name: {
+                probe.kind: probe.inputs() for probe in suite.probes if probe.runs == "alone" or probe.inputs()
+            }
             for suite in plan.suites
         },
         "environment": environment.model_dump(mode="json"),
@@ -265,28 +266,28 @@ def _document_notes(suites: Sequence[SuiteSpec], documents: Documents) -> list[N
     notes = []
     for suite in suites:
         encoded = documents[suite.name]
-        found = {
+        counts = {
             "cut at the context": sum(document.cut for document in encoded),
             "skipped (nothing to score)": sum(bool(document.skipped) for document in encoded),
             "repeat the text of another": count_duplicates(encoded),
         }
-        for what, count in found.items():
+        for what, count in counts.items():
             if count:
                 text = f"{count} of {len(encoded)} documents of suite {suite.name} {what}"
                 notes.append(Note(topic="documents", text=text))
     return notes
 
 
-def _overlap_notes(fitted_to: CalibrationDocuments, documents: Documents) -> list[Note]:
+def _contamination_notes(fitted_to: CalibrationDocuments, documents: Documents) -> list[Note]:
     """A warning for every suite that judges on texts that the variant was fitted to."""
     notes = []
     for name, encoded in documents.items():
         scored = [document for document in encoded if not document.skipped]
-        known = [document.id for document in scored if fitted_to.seen.count_shared(document.ids)[0]]
-        if known:
-            first = ", ".join(known[:3]) + (" …" if len(known) > 3 else "")
+        shared = [document.id for document in scored if fitted_to.seen.count_shared(document.ids)[0]]
+        if shared:
+            first = ", ".join(shared[:3]) + (" …" if len(shared) > 3 else "")
             text = (
-                f"{len(known)} of {len(scored)} documents of suite {name} share {WINDOW} tokens in a row with the "
+                f"{len(shared)} of {len(scored)} documents of suite {name} share {WINDOW} tokens in a row with the "
                 f"calibration documents, or are among them: {first}"
             )
             notes.append(Note(topic="calibration", text=text, level="warn"))
@@ -295,7 +296,7 @@ def _overlap_notes(fitted_to: CalibrationDocuments, documents: Documents) -> lis
 
 def _libraries_of(variant: VariantSpec, identity: Identity) -> list[str]:
     """Import names of the libraries that read or compute a checkpoint, whose versions may move a number."""
-    found = {LIBRARIES[module.backend][0] for module in identity.modules if module.backend in LIBRARIES}
-    found |= {"gguf"} if variant.is_gguf else set()
-    found |= {"peft"} if variant.adapter else set()
-    return sorted(found | ({"llama_cpp"} if variant.engine == "llama_cpp" else set()))
+    libraries = {LIBRARIES[module.backend][0] for module in identity.modules if module.backend in LIBRARIES}
+    libraries |= {"gguf"} if variant.is_gguf else set()
+    libraries |= {"peft"} if variant.adapter else set()
+    return sorted(libraries | ({"llama_cpp"} if variant.engine == "llama_cpp" else set()))

@@ -19,7 +19,6 @@ from harness.planning.gate_file import Gate, check_metrics, read_gate
 from harness.planning.locating import unknown_name
 from harness.planning.specs import GateSpec, Plan, SuiteSpec, VariantSpec
 from harness.planning.suite_file import Suite, read_suite
-from harness.probes import ShippedProbe
 from harness.records import ModelSpec, Verdict
 from harness.report.terminal import Terminal
 from harness.selftest.mutant import Mutant, MutantError
@@ -34,8 +33,9 @@ if TYPE_CHECKING:
 
 UNCHANGED = "unchanged"
 """The variant that is the reference itself: a gate that stops it can judge nothing with this suite."""
-SHIPPED = "artifact."
-"""How metrics of saved files begin. A gate is tried without its rules on them, as a suite is without such measures."""
+ARTIFACT_METRICS = "artifact."
+"""How the names of metrics of saved files begin. A gate is tried without its rules on them, a suite without such
+measures."""
 TOGETHER = 4 * 2**30
 """Bytes of weights of the variants that share one pass, at most."""
 
@@ -73,17 +73,17 @@ class _Trial:
         """The outcome of every chosen variation, in their order."""
         outcomes = {each.name: record_omission(each, each.equivalent) for each in chosen if each.equivalent}
         plans = {UNCHANGED: self._plan(UNCHANGED, VariantSpec())}
-        apart: dict[str, Plan] = {}
+        may_fail: dict[str, Plan] = {}
         for each in (each for each in chosen if not each.equivalent):
             try:
                 variant = self._variant(each, scratch)
             except NotApplicable as error:
                 outcomes[each.name] = record_omission(each, str(error))
                 continue
-            # What the harness may refuse makes it observe the others again one by one, so it goes apart from them.
-            group = apart if each.on_disk and each.kind == "mutant" else plans
+            # A variant that fails makes the harness observe its whole group again one by one.
+            group = may_fail if each.on_disk and each.kind == "mutant" else plans
             group[each.name] = self._plan(each.name, variant)
-        results = self._observe(plans) | self._observe(apart)
+        results = self._observe(plans) | self._observe(may_fail)
         verdicts = {name: self._judge(found) for name, found in results.items() if not isinstance(found, HarnessError)}
         self._check_unchanged(results[UNCHANGED], verdicts.get(UNCHANGED, ()))
         for each in chosen:
@@ -167,7 +167,7 @@ def _read(suite: str, gate: str, base: Path) -> tuple[SuiteSpec, GateSpec]:
     if problems:
         raise PlanError(problems)
     measured, required = read_suite(suite, base, problems), read_gate(gate, base, problems)
-    measured, required = measured and _unshipped(measured), required and _unshipped_rules(required)
+    measured, required = measured and _without_artifact(measured), required and _without_artifact_rules(required)
     if measured and required:
         check_metrics(required, measured.metrics, measured.complete)
     if problems or measured is None or required is None:
@@ -175,16 +175,16 @@ def _read(suite: str, gate: str, base: Path) -> tuple[SuiteSpec, GateSpec]:
     return measured.spec(), required.spec()
 
 
-def _unshipped(suite: Suite) -> Suite:
-    """The suite without what looks at saved files: variations are changed in memory and never written."""
-    kinds = {probe.kind for probe in suite.probes if isinstance(probe, ShippedProbe)}
+def _without_artifact(suite: Suite) -> Suite:
+    """The suite without probes of the artifact: variations are changed in memory and never written."""
+    kinds = {probe.kind for probe in suite.probes if probe.runs == "artifact"}
     measures = {index: measure for index, measure in suite.measures.items() if measure.table not in kinds}
     return replace(suite, measures=measures, probes=tuple(p for p in suite.probes if p.kind not in kinds))
 
 
-def _unshipped_rules(gate: Gate) -> Gate:
+def _without_artifact_rules(gate: Gate) -> Gate:
     """The gate without its rules on saved files, if it has others."""
-    others = {index: rule for index, rule in gate.rules.items() if not rule.metric.startswith(SHIPPED)}
+    others = {index: rule for index, rule in gate.rules.items() if not rule.metric.startswith(ARTIFACT_METRICS)}
     return replace(gate, rules=others or gate.rules)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
 
@@ -53,7 +53,7 @@ class Declared:
 
     def plugin(self) -> type[Backend]:
         """The class, as the harness finds it."""
-        return cast(type[Backend], plugins.load("backends", self.backend))
+        return plugins.load(Backend, self.backend)
 
     def needs(self, what: Served) -> None:
         """Skip what the backend says that it does not serve."""

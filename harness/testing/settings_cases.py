@@ -42,7 +42,8 @@ class SettingsCases(Declared):
 
     def test_importing_it_loads_no_model_library(self) -> None:
         heavy = (*HEAVY, *self.plugin().requires)
-        code = f"import sys, harness.plugins\nharness.plugins.load('backends', {self.backend!r})\n"
+        code = "import sys\nfrom harness.backends import Backend\nfrom harness.plugins import load\n"
+        code += f"load(Backend, {self.backend!r})\n"
         code += f"print([name for name in {heavy!r} if name in sys.modules])"
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
         command = [sys.executable, "-c", code]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from pathlib import Path
 from typing import ClassVar
 
@@ -12,12 +13,14 @@ from harness.tables.access import Tables
 class Writer(Plugin):
     """One output format."""
 
+    family = "writers"
+
     file_name: ClassVar[str] = ""
     """The file it writes, so that one left by an earlier run can be removed before anything is written."""
 
+    @abstractmethod
     def write(self, run: Run, tables: Tables, folder: Path) -> Path:
         """Write into ``folder``, atomically, and return the file. Raises WriteError."""
-        raise NotImplementedError
 
 
 BASE = Writer

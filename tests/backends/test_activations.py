@@ -23,13 +23,15 @@ from harness.backends.llm_int8 import LLMInt8
 from harness.backends.round_to_nearest import RoundToNearest
 from harness.data.documents import read_documents
 from harness.errors import BackendError, PlanError
+from harness.measures.memory import Memory
 from harness.models.loaded import LoadedModel
 from harness.models.loading import load
 from harness.modules.activations import RANGE
 from harness.plan import make_plan
 from harness.planning.specs import GateSpec, Plan, RuleSpec, SuiteSpec, VariantSpec
 from harness.pocket import MODEL_DIR
-from harness.records import ModelSpec, Plugin
+from harness.records import ModelSpec
+from harness.rules.at_most import AtMost
 from harness.running.pairs import data_key
 from harness.running.variant import make_variant
 from harness.system.environment import describe_environment
@@ -188,7 +190,7 @@ def test_settings_survive_a_round_trip() -> None:
     static = Activations(bits=8, granularity="tensor", dynamic=False, range="percentile", percentile=99.0)
     for step in (Activations(bits=8), Activations(format="mxfp4"), static):
         assert Activations.model_validate_json(json.dumps(step.settings())) == step
-    assert plugins.load("backends", "activations") is Activations
+    assert plugins.load(Backend, "activations") is Activations
 
 
 # --- in a run ---------------------------------------------------------------------------------------------------
@@ -211,14 +213,14 @@ def test_only_static_ranges_need_calibration(tmp_path: Path) -> None:
 
 
 def plan_of(folder: Path, *steps: Backend) -> Plan:
-    anything = Plugin()
+    rule = AtMost(metric="memory.weight_bytes", limit=1.0, why="any")
     return Plan(
         name="tiny",
         source="variant.yaml",
         reference=ModelSpec(model=str(folder)),
         variant=VariantSpec(compress=steps),
-        suites=(SuiteSpec(name="s", source="s.yaml", measures=(anything,)),),
-        gates=(GateSpec(name="g", source="g.yaml", rules=(RuleSpec(rule=anything, where="g.yaml:1"),)),),
+        suites=(SuiteSpec(name="s", source="s.yaml", measures=(Memory(),)),),
+        gates=(GateSpec(name="g", source="g.yaml", rules=(RuleSpec(rule=rule, where="g.yaml:1"),)),),
     )
 
 

@@ -17,7 +17,7 @@ from torch.nn import functional
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from harness import plugins
-from harness.backends import Compressed
+from harness.backends import Backend, Compressed
 from harness.backends.awq import Awq
 from harness.backends.round_to_nearest import RoundToNearest
 from harness.data.documents import read_documents
@@ -244,7 +244,7 @@ def test_fields_that_make_no_sense_are_refused(fields: dict[str, Any]) -> None:
 
 
 def test_it_is_found_by_its_name() -> None:
-    assert plugins.load("backends", "awq") is Awq
+    assert plugins.load(Backend, "awq") is Awq
     step = Awq(bits=3, duo_scaling=True)
     assert Awq.model_validate_json(json.dumps(step.settings())) == step
 

@@ -6,6 +6,7 @@ from typing import ClassVar
 
 import torch
 
+from harness.backends import Backend
 from harness.plugins import names
 from harness.testing import BackendConformance
 from harness.testing.declared import Settings
@@ -227,5 +228,5 @@ class TestGptqModel(BackendConformance):
 
 def test_every_backend_is_here() -> None:
     here = {each.backend for each in BackendConformance.__subclasses__() if each.__module__ == __name__}
-    missing = set(names("backends")) - here
+    missing = set(names(Backend)) - here
     assert not missing, f"add a class with backend and ladder for {', '.join(sorted(missing))} to {__file__}"

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from harness import plugins
-from harness.backends import Compressed
+from harness.backends import Backend, Compressed
 from harness.backends.dense_and_sparse import DenseAndSparse
 from harness.backends.round_to_nearest import RoundToNearest
 from harness.errors import BackendError
@@ -134,7 +134,7 @@ def test_override_patterns_must_match() -> None:
 
 
 def test_it_is_found_by_its_name_and_its_settings_survive() -> None:
-    assert plugins.load("backends", "dense_and_sparse") is DenseAndSparse
+    assert plugins.load(Backend, "dense_and_sparse") is DenseAndSparse
     step = DenseAndSparse(bits=3, overrides=({"modules": ("a",), "bits": 4},))
     assert DenseAndSparse.model_validate_json(json.dumps(step.settings())) == step
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from harness import plugins
-from harness.backends import Compressed
+from harness.backends import Backend, Compressed
 from harness.backends.gptq import Gptq
 from harness.backends.round_to_nearest import RoundToNearest
 from harness.data.documents import read_documents
@@ -267,7 +267,7 @@ def test_formats_other_than_integers(fields: dict[str, Any]) -> None:
 
 
 def test_it_is_found_by_its_name_and_its_settings_survive_a_round_trip() -> None:
-    assert plugins.load("backends", "gptq") is Gptq
+    assert plugins.load(Backend, "gptq") is Gptq
     for step in (Gptq(bits=4), Gptq(bits=3, act_order=True, damping=0.1, sequential="block")):
         assert Gptq.model_validate_json(json.dumps(step.settings())) == step
 

@@ -36,16 +36,17 @@ from transformers import (
 )
 
 from harness import plugins
-from harness.backends import Compressed
+from harness.backends import Backend, Compressed
 from harness.backends.kv_cache import KvCache
 from harness.data.documents import read_documents
 from harness.errors import BackendError
 from harness.lockstep.decoder import Decoder, same_logits
+from harness.measures.memory import Memory
 from harness.models.loading import load
 from harness.planning.specs import GateSpec, Plan, RuleSpec, SuiteSpec, VariantSpec
 from harness.pocket import MODEL_DIR
 from harness.records import CacheFormat, ModelSpec
-from harness.records.base import Plugin
+from harness.rules.at_most import AtMost
 from harness.running.variant import make_variant
 from harness.transforms.cached_attention import NAME, SETTINGS
 from tests.helpers.tiny_models import VOCABULARY, save, tiny_gpt2, tiny_llama, tiny_tokenizer
@@ -301,18 +302,18 @@ def test_fields_that_make_no_sense_are_refused(fields: dict[str, Any]) -> None:
 def test_settings_survive_a_round_trip_and_it_is_found_by_its_name() -> None:
     for step in (KvCache(bits=4), KvCache(key_bits=2, residual=64, flush_keys=True, skip_layers=(0,))):
         assert KvCache.model_validate_json(json.dumps(step.settings())) == step
-    assert plugins.load("backends", "kv_cache") is KvCache
+    assert plugins.load(Backend, "kv_cache") is KvCache
 
 
 def plan_of(folder: Path, **fields: Any) -> Plan:
-    anything = Plugin()
+    rule = AtMost(metric="memory.weight_bytes", limit=1.0, why="any")
     return Plan(
         name="tiny",
         source="variant.yaml",
         reference=ModelSpec(model=str(folder)),
         variant=VariantSpec(compress=(KvCache(**fields),)),
-        suites=(SuiteSpec(name="s", source="s.yaml", measures=(anything,)),),
-        gates=(GateSpec(name="g", source="g.yaml", rules=(RuleSpec(rule=anything, where="g.yaml:1"),)),),
+        suites=(SuiteSpec(name="s", source="s.yaml", measures=(Memory(),)),),
+        gates=(GateSpec(name="g", source="g.yaml", rules=(RuleSpec(rule=rule, where="g.yaml:1"),)),),
     )
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from harness import plugins
-from harness.backends import Compressed
+from harness.backends import Backend, Compressed
 from harness.backends.mixed_precision import MixedPrecision
 from harness.backends.round_to_nearest import RoundToNearest
 from harness.errors import BackendError
@@ -193,7 +193,7 @@ def test_fields_that_make_no_sense_are_refused(fields: dict[str, Any]) -> None:
 
 
 def test_it_is_found_by_its_name_and_its_settings_survive() -> None:
-    assert plugins.load("backends", "mixed_precision") is MixedPrecision
+    assert plugins.load(Backend, "mixed_precision") is MixedPrecision
     step = MixedPrecision(bits=(2, 8), max_sensitivity=0.1)
     assert MixedPrecision.model_validate_json(json.dumps(step.settings())) == step
 

@@ -16,6 +16,7 @@ from torch.nn import functional
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from harness import plugins
+from harness.backends import Backend
 from harness.backends.round_to_nearest import RoundToNearest
 from harness.errors import BackendError
 from harness.records import ModuleFormat
@@ -194,7 +195,7 @@ def test_settings_survive_a_round_trip() -> None:
 
 
 def test_it_is_found_by_its_name() -> None:
-    assert plugins.load("backends", "round_to_nearest") is RoundToNearest
+    assert plugins.load(Backend, "round_to_nearest") is RoundToNearest
 
 
 # --- a real model, against figures measured with plain transformers code ------------------------------------

@@ -15,6 +15,7 @@ from torch.nn import functional
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from harness import plugins
+from harness.backends import Backend
 from harness.backends.round_to_nearest import RoundToNearest
 from harness.backends.smoothquant import SmoothQuant, smoothing_scale
 from harness.data.documents import read_documents
@@ -161,7 +162,7 @@ def test_fields_that_make_no_sense_are_refused(fields: dict[str, Any]) -> None:
 
 
 def test_it_is_found_by_its_name() -> None:
-    assert plugins.load("backends", "smoothquant") is SmoothQuant
+    assert plugins.load(Backend, "smoothquant") is SmoothQuant
 
 
 # --- the embedded model, whose norms have outlier channels --------------------------------------------------

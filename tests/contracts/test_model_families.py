@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from harness import plugins
+from harness.backends import Backend
 from harness.data.calibration import CalibrationDocuments
 from harness.data.contamination import DocumentIndex
 from harness.errors import BackendError
@@ -27,6 +28,7 @@ from harness.measures import Measure
 from harness.models.loaded import LoadedModel
 from harness.modules.experts import stacks
 from harness.plugins import load
+from harness.probes import Context, Probe
 from harness.probes.items import Items
 from harness.probes.timings import Timings
 from harness.probes.weights import Weights
@@ -81,7 +83,7 @@ def quick(first: Sequence[str], second: Sequence[str], some: Sequence[str]) -> l
 
 
 def variant(backend: str, settings: dict[str, Any], name: str) -> LoadedModel:
-    step: Any = load("backends", backend)(**settings)
+    step: Any = load(Backend, backend)(**settings)
     for library in step.requires:
         pytest.importorskip(library)
     return as_variant(step, reference(name), calibration_for(step))
@@ -98,7 +100,7 @@ def refused(backend: str, settings: dict[str, Any], name: str) -> bool:
 
 def check(made: LoadedModel, backend: str, name: str) -> None:
     """Every weight that the step takes is described, every stack that it leaves is named."""
-    step: Any = load("backends", backend)
+    step: Any = load(Backend, backend)
     before, after = logits(reference(name)), logits(made.model)
     assert bool(torch.isfinite(after).all())
     apart = float((after - before).abs().max() / before.std())
@@ -131,7 +133,7 @@ def test_simulated_backends_serve_every_family_or_say_why_not(backend: str, name
 
 @pytest.mark.parametrize(("backend", "name"), quick(list(LIBRARIES), list(FAMILIES), SHAPES))
 def test_libraries_serve_every_family_or_say_why_not(backend: str, name: str) -> None:
-    if backend not in plugins.names("backends"):
+    if backend not in plugins.names(Backend):
         pytest.skip("no such backend")
     if not refused(backend, LIBRARIES[backend], name):
         check(variant(backend, LIBRARIES[backend], name), backend, name)
@@ -148,7 +150,7 @@ def calibrated(made: LoadedModel, documents: list[Tensor]) -> LoadedModel:
 
     encoded = make_documents([len(ids) for ids in documents], seed=5)
     seen = DocumentIndex(Numbers(), [document.ids for document in encoded])  # type: ignore[arg-type]
-    return with_calibration(made, CalibrationDocuments("made", tuple(encoded), seen, ()), watch=True)
+    return with_calibration(made, CalibrationDocuments("made", tuple(encoded), seen, ()), ranges=True)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -157,9 +159,9 @@ def test_every_probe_of_the_pass_serves_every_family(name: str, tmp_path: Path) 
     original = replace(made, name="reference", model=reference(name), calibration=None)
     store = Store(tmp_path / "store", "key")
     every = ("tokens", "layers", "channels", "calibration_data", "experts")
-    probes: list[Any] = [load("probes", kind)() for kind in every]
+    probes: list[Any] = [load(Probe, kind)() for kind in every]
     report = shared_pass(original, [made], make_documents(), probes, [store.sink("s")], Silent())
-    Weights().observe(original, [made], [store.sink("s")], Silent())
+    Weights().observe(Context(original, [made], [store.sink("s")], Silent()))
     tables = {table: store.read("s", table) for table in store.tables("s")}
     store.close()
     routed = name == "listed_experts"
@@ -170,7 +172,7 @@ def test_every_probe_of_the_pass_serves_every_family(name: str, tmp_path: Path) 
     assert set(layers["kind"]) == kinds | ({"mlp"} if name != "opt" else set()), "OPT has no module for its MLP"
     for kind in ("divergence", "perplexity", "calibration", "layer_error", "outliers", "calibration_data", "experts",
                  "memory", "hardware", "weight_error", "logits"):  # fmt: skip
-        measure: Any = load("measures", kind)()
+        measure: Any = load(Measure, kind)()
         assert isinstance(measure, Measure)
         table = tables[measure.table]
         assert table is not None
@@ -201,7 +203,8 @@ def test_tasks_and_timings_serve_every_family(name: str, tmp_path: Path) -> None
     sink: Any = SimpleNamespace(
         done=lambda unit: unit in frames, commit=lambda _unit, tables, _snapshots=None: frames.update(tables)
     )
-    Items(tasks=("tiny",), include=(str(tmp_path),), bos=False).observe(original, [made], [sink], Silent())
-    Timings(repeats=1, warmup=0, prompt_tokens=6, new_tokens=2).observe(original, [made], [sink], Silent())
+    context = Context(original, [made], [sink], Silent())
+    Items(tasks=("tiny",), include=(str(tmp_path),), bos=False).observe(context)
+    Timings(repeats=1, warmup=0, prompt_tokens=6, new_tokens=2).observe(context)
     assert len(frames["items"]) >= 3
     assert len(frames["timings"])

@@ -225,8 +225,9 @@ def test_a_report_that_cannot_be_written_never_passes_and_never_hides_a_failure(
     code = (
         "import sys, harness.cli as cli\n"
         "from harness.plugins import load\n"
+        "from harness.writers import Writer\n"
         "def broken(self, run, tables, folder): raise RuntimeError('template is broken')\n"
-        "load('writers', 'report_html').write = broken\n"
+        "load(Writer, 'report_html').write = broken\n"
         f"sys.exit(cli._run(['check', {str(path)!r}]))\n"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)

@@ -52,11 +52,8 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> OutsidePackage:
     shown = {guide: example(guide) for guide in FAMILIES}
     modules = {name: source for name, _, source in shown.values()} | {"tied": READER}
     made = outside_package(tmp_path_factory.mktemp("guides"), "measures", "tied", "tied:Tied", **modules)
-    (points,) = made.site.glob("*/entry_points.txt")
-    groups = {"measures": ["tied = tied:Tied"]}
     for guide, (name, plugin, _) in shown.items():
-        groups.setdefault(FAMILIES[guide], []).append(f"{name} = {name}:{plugin}")
-    points.write_text("".join(f"[harness.{family}]\n" + "\n".join(lines) + "\n" for family, lines in groups.items()))
+        made.offer(FAMILIES[guide], name, f"{name}:{plugin}")
     for name, text in (("v", VARIANT), ("few", SUITE), ("both", GATE)):
         (made.work / f"{name}.yaml").write_text(text)
     return made

@@ -65,7 +65,7 @@ def test_what_it_does_keeps_the_contract(monkeypatch: pytest.MonkeyPatch, tmp_pa
     (tmp_path / MODULE).write_text(shown()[MODULE])
     monkeypatch.syspath_prepend(tmp_path)
     found, load = importlib.import_module("stochastic_rounding").StochasticRounding, plugins.load
-    monkeypatch.setattr(plugins, "load", lambda family, name: found if name == found.kind else load(family, name))
+    monkeypatch.setattr(plugins, "load", lambda base, name: found if name == found.kind else load(base, name))
 
     class Cases(ModelCases):
         backend = found.kind

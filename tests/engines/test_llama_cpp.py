@@ -21,6 +21,7 @@ from harness.lockstep.survey import survey
 from harness.models.loaded import LoadedModel
 from harness.models.loading import load
 from harness.planning.specs import VariantSpec
+from harness.probes import Context
 from harness.probes.timings import Timings
 from harness.records import ModelSpec
 from harness.running.variant import make_variant
@@ -163,7 +164,8 @@ class Silent:
 @pytest.mark.usefixtures("stand_in")
 def test_the_clock_times_prompts_and_writing(reference: LoadedModel, file: Path) -> None:
     variant, sink = variant_of(reference, file), Kept()
-    Timings(repeats=1, warmup=1, prompt_tokens=8, new_tokens=3).observe(reference, [variant], [sink], Silent())
+    probe = Timings(repeats=1, warmup=1, prompt_tokens=8, new_tokens=3)
+    probe.observe(Context(reference, [variant], [sink], Silent()))
     rows = sink.frames["timings"]
     assert set(rows["phase"]) == {"prefill", "first_token", "decode"}
     assert not rows["simulated"].any()

@@ -22,7 +22,7 @@ IDS = torch.arange(1, 31).reshape(2, 15)
 
 def step(backend: str, **settings: Any) -> Backend:
     """A backend by name."""
-    found = plugins.load("backends", backend)(**settings)
+    found = plugins.load(Backend, backend)(**settings)
     assert isinstance(found, Backend)
     return found
 

@@ -1,10 +1,11 @@
-"""A package beside the harness with one plugin, as if somebody had installed it."""
+"""A package beside the harness with plugins, as if somebody had installed it."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
+from configparser import ConfigParser
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,19 @@ class OutsidePackage:
 
     site: Path
     work: Path
+
+    @property
+    def metadata(self) -> Path:
+        """The folder that pip would have written."""
+        return self.site / "outside_plugin-1.0.dist-info"
+
+    def offer(self, family: str, name: str, qualified: str) -> None:
+        """Add the entry point ``name`` to the group ``harness.<family>``. qualified: its value, ``module:Class``."""
+        file, points = self.metadata / "entry_points.txt", ConfigParser(delimiters=("=",))
+        points.read(file)
+        points.read_dict({f"harness.{family}": {name: qualified}})
+        with file.open("w") as stream:
+            points.write(stream)
 
     def harness(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run ``python -m harness`` in the working folder with the package at hand."""
@@ -38,12 +52,11 @@ def outside_package(folder: Path, family: str, name: str, qualified: str, **modu
 
     qualified: its value, ``module:Class``.
     """
-    site, work = folder / "site", folder / "work"
-    metadata = site / "outside_plugin-1.0.dist-info"
-    for path in (metadata, work):
+    package = OutsidePackage(folder / "site", folder / "work")
+    for path in (package.metadata, package.work):
         path.mkdir(parents=True)
     for module, source in modules.items():
-        (site / f"{module}.py").write_text(source)
-    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: outside-plugin\nVersion: 1.0\n")
-    (metadata / "entry_points.txt").write_text(f"[harness.{family}]\n{name} = {qualified}\n")
-    return OutsidePackage(site, work)
+        (package.site / f"{module}.py").write_text(source)
+    (package.metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: outside-plugin\nVersion: 1.0\n")
+    package.offer(family, name, qualified)
+    return package

@@ -20,14 +20,14 @@ from harness.models.loaded import LoadedModel
 from harness.models.loading import load
 from harness.plan import load_gate, load_suite
 from harness.planning.specs import GateSpec, SuiteSpec
-from harness.probes import PassProbe
+from harness.probes import Context
 from harness.probes.items import Items
 from harness.records import Measurement, ModelSpec, Skipped, Verdict
 from harness.records.patterns import could_match
 from harness.rules import Rule
-from harness.running.noise_floor import Kept
+from harness.running.noise_floor import MemoryTables
 from harness.running.pairs import encode_suite
-from harness.selftest.flow import SHIPPED
+from harness.selftest.flow import ARTIFACT_METRICS
 
 SUITE, GATE = "selftest", "ship"
 BUDGETS = (256, 512, 1024, 2048)
@@ -74,15 +74,15 @@ def setting(tasks: bool = True) -> Setting:
     """The embedded model, the suite selftest and the gate ship; without tasks, their rules are left out."""
     suite, gate = load_suite(SUITE, Path()), load_gate(GATE, Path())
     # Nothing is saved here, so nothing can be said of saved files.
-    rules = tuple(spec for spec in gate.rules if not cast(Rule, spec.rule).metric.startswith(SHIPPED))
+    rules = tuple(spec for spec in gate.rules if not cast(Rule, spec.rule).metric.startswith(ARTIFACT_METRICS))
     gate = gate.model_copy(update={"rules": rules})
     reference = load(ModelSpec(model="pocket"), "pocket")
     answers = {}
     for probe in suite.probes if tasks else ():
         if isinstance(probe, Items):
             for size in ITEM_BATCHES:
-                kept = Kept()
-                probe.model_copy(update={"batch_size": size}).observe(reference, [reference], [kept], Silent())
+                kept = MemoryTables()
+                probe.model_copy(update={"batch_size": size}).observe(Context(reference, [reference], [kept], Silent()))
                 answers[size] = kept.read("items")
     if not tasks:
         kept_rules = tuple(spec for spec in gate.rules if not could_match(_metric(spec.rule), "tasks.*"))
@@ -112,8 +112,8 @@ def compare(made: Setting, seed: int, documents: int, together: int) -> list[Com
     chosen = [made.documents[place] for place in generator.permutation(len(made.documents))[:documents]]
     budget = int(generator.choice(BUDGETS))
     parts: list[list[int]] = [[] for _ in range(together)]
-    kept = [Kept() for _ in range(together)]
-    probes = [probe for probe in made.suite.probes if isinstance(probe, PassProbe)]
+    kept = [MemoryTables() for _ in range(together)]
+    probes = [probe for probe in made.suite.probes if probe.runs == "shared_pass"]
     variants = [replace(made.reference, name=f"again {number}") for number in range(together)]
     shared_pass(
         made.reference, variants, chosen, probes, kept, Silent(), batch_tokens=budget, kernel="eager",
@@ -127,7 +127,7 @@ def _judged(
     made: Setting,
     seed: int,
     generator: np.random.Generator,
-    tables: Kept,
+    tables: MemoryTables,
     chosen: Sequence[EncodedDocument],
     budget: int,
     parts: Sequence[int],

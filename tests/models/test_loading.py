@@ -20,6 +20,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from harness.backends import Backend, Compressed
 from harness.backends.round_to_nearest import RoundToNearest
 from harness.errors import BackendError, MissingDependencyError, ModelError
+from harness.measures.memory import Memory
 from harness.models import checkpoint, sources
 from harness.models import loading as models
 from harness.models.identity import config_sha256, weights_sha256
@@ -27,7 +28,7 @@ from harness.models.loaded import LoadedModel, verify_unchanged
 from harness.models.loading import load
 from harness.planning.specs import GateSpec, Plan, RuleSpec, SuiteSpec, VariantSpec
 from harness.records import ModelSpec, ModuleFormat
-from harness.records.base import Plugin
+from harness.rules.at_most import AtMost
 from harness.running.variant import make_variant
 from tests.helpers.tiny_models import save, tiny_gpt2, tiny_llama
 
@@ -42,14 +43,14 @@ def spec(folder: Path | str, **changes: Any) -> ModelSpec:
 
 
 def plan_of(folder: Path, variant: VariantSpec, **reference: Any) -> Plan:
-    anything = Plugin()
+    rule = AtMost(metric="memory.weight_bytes", limit=1.0, why="any")
     return Plan(
         name="tiny-w4",
         source="variant.yaml",
         reference=spec(folder, **reference),
         variant=variant,
-        suites=(SuiteSpec(name="s", source="s.yaml", measures=(anything,)),),
-        gates=(GateSpec(name="g", source="g.yaml", rules=(RuleSpec(rule=anything, where="g.yaml:1"),)),),
+        suites=(SuiteSpec(name="s", source="s.yaml", measures=(Memory(),)),),
+        gates=(GateSpec(name="g", source="g.yaml", rules=(RuleSpec(rule=rule, where="g.yaml:1"),)),),
     )
 
 

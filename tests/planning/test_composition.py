@@ -7,20 +7,27 @@ from typing import Any
 
 import pytest
 
-from harness.backends import Backend
+from harness.backends import Backend, Compressed
 from harness.errors import Problem
 from harness.planning.checking import Checker
 from harness.planning.composition import check_composition, remarks
 from harness.system.yaml_file import read_yaml
 
 
-class Smooth(Backend):
+class Step(Backend):
+    """A step that is planned and never run."""
+
+    def compress(self, model: Any, tokenizer: Any, calibration: Any) -> Compressed:
+        raise AssertionError("a plan compresses nothing")
+
+
+class Smooth(Step):
     """Prepares."""
 
     needs_calibration = True
 
 
-class Weights(Backend):
+class Weights(Step):
     """Rounds weights."""
 
     quantizes = ("weights",)
@@ -28,7 +35,7 @@ class Weights(Backend):
     skip: tuple[str, ...] = ("lm_head",)
 
 
-class Inputs(Backend):
+class Inputs(Step):
     """Rounds inputs."""
 
     quantizes = ("activations",)
@@ -39,13 +46,13 @@ class Inputs(Backend):
         return self.static
 
 
-class Both(Backend):
+class Both(Step):
     """Rounds both and leaves no choice of modules."""
 
     quantizes = ("weights", "activations")
 
 
-class Cache(Backend):
+class Cache(Step):
     """Rounds the cache."""
 
     quantizes = ("cache",)

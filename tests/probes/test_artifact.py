@@ -18,7 +18,7 @@ from harness.data.encoding import EncodedDocument
 from harness.errors import BackendError, WriteError
 from harness.models.loaded import LoadedModel
 from harness.models.loading import load
-from harness.probes import Shipment
+from harness.probes import ArtifactSource, Context
 from harness.probes.artifact import DOCUMENTS, TOKENS, Artifact
 from harness.records import ModelSpec
 from harness.testing.models import lively
@@ -85,26 +85,26 @@ def documents(count: int = 3, length: int = 10) -> list[EncodedDocument]:
     ]  # fmt: skip
 
 
-def shipment(
+def artifact_source(
     variant: LoadedModel, folder: Path, write: Callable[[Path], None] | None = None, kind: Any = "save"
-) -> Shipment:
+) -> ArtifactSource:
     def plain(into: Path) -> None:
         save(variant.model, into)
 
     spec = ModelSpec(model=str(folder / "artifact"))
-    return Shipment(kind, folder / "artifact", lambda: save_folder(folder / "artifact", write or plain), spec)
+    return ArtifactSource(kind, folder / "artifact", lambda: save_folder(folder / "artifact", write or plain), spec)
 
 
 def observe(
-    variant: LoadedModel, asked: Shipment, sinks: Sequence[MemorySink] = (), count: int = 3, length: int = 10
+    variant: LoadedModel, source: ArtifactSource, sinks: Sequence[MemorySink] = (), count: int = 3, length: int = 10
 ) -> MemorySink:
     into = list(sinks) or [MemorySink()]
-    Artifact().observe(variant, asked, documents(count, length), into, Quiet())
+    Artifact().observe(Context(variant, (variant,), into, Quiet(), documents(count, length), artifact=source))
     return into[0]
 
 
 def test_a_saved_model_that_comes_back_as_it_was_has_only_zeros(variant: LoadedModel, tmp_path: Path) -> None:
-    sink = observe(variant, shipment(variant, tmp_path))
+    sink = observe(variant, artifact_source(variant, tmp_path))
     for part in ("reloaded", "live"):
         assert sink.of(part)["document"].unique().tolist() == [1, 2]  # The first has nothing to score.
         assert (sink.of(part)["kl"] == 0).all()
@@ -118,7 +118,7 @@ def test_a_saved_model_that_comes_back_as_it_was_has_only_zeros(variant: LoadedM
 
 
 def test_the_first_documents_are_taken_and_cut(variant: LoadedModel, tmp_path: Path) -> None:
-    sink = observe(variant, shipment(variant, tmp_path), count=12, length=TOKENS + 9)
+    sink = observe(variant, artifact_source(variant, tmp_path), count=12, length=TOKENS + 9)
     assert sink.of("reloaded")["document"].unique().tolist() == list(range(1, DOCUMENTS + 1))
     assert len(sink.of("reloaded")) == DOCUMENTS * (TOKENS - 1)
 
@@ -132,7 +132,7 @@ def test_a_scale_that_the_files_lost_is_seen_where_it_is(variant: LoadedModel, t
         tensors[f"{DOWN}.weight"] *= 64
         save_file(tensors, into / "model.safetensors", metadata={"format": "pt"})
 
-    sink = observe(variant, shipment(variant, tmp_path, loses_a_scale))
+    sink = observe(variant, artifact_source(variant, tmp_path, loses_a_scale))
     assert (sink.of("live")["kl"] == 0).all()
     assert sink.of("reloaded")["kl"].mean() > 1e-3
     changed = sink.of("reloaded_module").query("error > allowed")
@@ -149,7 +149,7 @@ def test_a_library_that_changes_the_live_model_while_it_saves_is_seen(variant: L
             variant.model.get_submodule(DOWN).weight.mul_(3)  # type: ignore[operator, union-attr]
         save(variant.model, into)
 
-    sink = observe(variant, shipment(variant, tmp_path, spoils))
+    sink = observe(variant, artifact_source(variant, tmp_path, spoils))
     for part in ("live", "reloaded"):
         assert (sink.of(part)["kl"] > 0).all()
         assert sink.of(f"{part}_module").query("error > allowed")["name"].tolist() == [DOWN]
@@ -163,7 +163,7 @@ def test_a_library_that_leaves_the_live_model_unusable_is_told_from_one_that_wri
         layer: Any = variant.model.get_submodule(DOWN)
         layer.weight = torch.nn.Parameter(layer.weight.detach().to(torch.float8_e4m3fn), requires_grad=False)
 
-    sink = observe(variant, shipment(variant, tmp_path, packs))
+    sink = observe(variant, artifact_source(variant, tmp_path, packs))
     (reason,) = sink.of("live_refused")["text"]
     assert "saving left the model in memory unusable" in reason
     assert (sink.of("reloaded")["kl"] == 0).all()
@@ -186,7 +186,7 @@ def test_a_tokenizer_that_comes_back_otherwise_is_seen(variant: LoadedModel, tmp
             return "ab"
 
     spelt = LoadedModel("variant", variant.model, Spelt(), variant.identity, variant.files)  # type: ignore[arg-type]
-    sink = observe(spelt, shipment(variant, tmp_path, another))
+    sink = observe(spelt, artifact_source(variant, tmp_path, another))
     assert (sink.of("text")["count"] == 1).all()
     assert (sink.of("reloaded")["kl"] == 0).all()
 
@@ -199,12 +199,12 @@ def test_what_is_refused_leaves_the_reason_and_is_tried_again(variant: LoadedMod
         save(variant.model, into)
         (into / "hf_quant_config.json").write_text("{}")
 
-    sink = observe(variant, shipment(variant, tmp_path, refuses))
+    sink = observe(variant, artifact_source(variant, tmp_path, refuses))
     (reason,) = sink.of("refused")["text"]
     assert ("NotImplementedError: not serializable" if stage == "write" else "hf_quant_config.json says") in reason
     assert "reloaded" not in sink.parts
     assert ("file" in sink.parts) == (stage == "load")
-    observe(variant, shipment(variant, tmp_path), [sink])
+    observe(variant, artifact_source(variant, tmp_path), [sink])
     assert "reloaded" in sink.parts
     assert "refused" not in sink.parts
 
@@ -215,43 +215,43 @@ def test_a_disk_that_refuses_is_an_error_and_commits_nothing(variant: LoadedMode
 
     sink = MemorySink()
     with pytest.raises(WriteError, match="No space left on device; measurements are kept"):
-        observe(variant, shipment(variant, tmp_path, full), [sink])
+        observe(variant, artifact_source(variant, tmp_path, full), [sink])
     assert sink.units == []
 
 
 def test_what_stands_is_not_made_again_and_what_was_touched_is(variant: LoadedModel, tmp_path: Path) -> None:
     sinks = [MemorySink(), MemorySink()]
-    first = observe(variant, shipment(variant, tmp_path), sinks)
+    first = observe(variant, artifact_source(variant, tmp_path), sinks)
     before = first.rows
 
     def never(into: Path) -> None:
         raise AssertionError("written again")
 
-    observe(variant, shipment(variant, tmp_path, never), sinks)
+    observe(variant, artifact_source(variant, tmp_path, never), sinks)
     assert first.units == ["artifact/1"]
     with (tmp_path / "artifact/model.safetensors").open("ab") as file:
         file.write(b"x")
-    observe(variant, shipment(variant, tmp_path), sinks)
+    observe(variant, artifact_source(variant, tmp_path), sinks)
     assert first.units == ["artifact/1", "artifact/2"]
     pd.testing.assert_frame_equal(before, first.rows)
     assert sinks[1].units == first.units
 
 
 def test_a_checkpoint_is_listed_and_not_written(variant: LoadedModel, tmp_path: Path) -> None:
-    sink = observe(variant, shipment(variant, tmp_path, kind="checkpoint"))
+    sink = observe(variant, artifact_source(variant, tmp_path, kind="checkpoint"))
     assert sink.parts == {"parameters", "checkpoint", "file"}
     assert set(sink.of("file")["name"]) == {path.name for path in (tmp_path / "model").iterdir()}
     assert not (tmp_path / "artifact").exists()
-    observe(variant, shipment(variant, tmp_path, kind="checkpoint"), [sink])
+    observe(variant, artifact_source(variant, tmp_path, kind="checkpoint"), [sink])
     assert len(sink.units) == 1
 
 
 def test_rows_of_another_wish_are_replaced(variant: LoadedModel, tmp_path: Path) -> None:
-    sink = observe(variant, shipment(variant, tmp_path, kind="none"))
+    sink = observe(variant, artifact_source(variant, tmp_path, kind="none"))
     assert sink.parts == {"parameters", "none"}
-    observe(variant, shipment(variant, tmp_path), [sink])
+    observe(variant, artifact_source(variant, tmp_path), [sink])
     assert "reloaded" in sink.parts
-    observe(variant, shipment(variant, tmp_path, kind="none"), [sink])
+    observe(variant, artifact_source(variant, tmp_path, kind="none"), [sink])
     assert sink.parts == {"parameters", "none"}
 
 
@@ -259,6 +259,6 @@ def test_a_library_error_never_reads_like_a_full_disk(variant: LoadedModel, tmp_
     def refuses(into: Path) -> None:
         raise ValueError("weights of this kind cannot be packed")
 
-    asked = shipment(variant, tmp_path, refuses)
+    asked = artifact_source(variant, tmp_path, refuses)
     with pytest.raises(BackendError, match="ValueError: weights of this kind"):
         asked.write()

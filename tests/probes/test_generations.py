@@ -16,6 +16,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from harness.data.documents import RawDocument
 from harness.errors import DataError, ModelError
+from harness.probes import Context
 from harness.probes._compare import Written, common_reach, edit_distance, first_difference, similarity
 from harness.probes._writer import Writer
 from harness.probes.generations import Generations
@@ -35,7 +36,7 @@ def observe(
 ) -> list[MemorySink]:
     sinks = sinks or [MemorySink() for _ in variants]
     probe = Generations(**({"new_tokens": NEW, "prompt_tokens": 6} | settings))
-    probe.observe(reference, variants, documents, None, sinks, Silent())  # type: ignore[arg-type]
+    probe.observe(Context(reference, variants, sinks, Silent(), texts=documents))  # type: ignore[arg-type]
     return list(sinks)
 
 

@@ -19,6 +19,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from harness.errors import DataError
+from harness.probes import Context
 from harness.probes.items import Items
 
 WORDS = ["red", "green", "blue", "one", "two", "three", "four", "the", "a", "colour", "of", "is", "it"]
@@ -165,7 +166,7 @@ def write_task(folder: Path, name: str, template: str, docs: Sequence[Mapping[st
 
 def observe(probe: Items, reference: Loaded, *variants: Loaded) -> list[MemorySink]:
     sinks = [MemorySink() for _ in variants]
-    probe.observe(reference, variants, sinks, Steps())  # type: ignore[arg-type]
+    probe.observe(Context(reference, variants, sinks, Steps()))  # type: ignore[arg-type]
     return sinks
 
 
@@ -299,21 +300,21 @@ def test_the_reference_is_scored_once_for_all_variants_and_done_units_stay(
     other = Loaded("other", make_model(seed=2), make_tokenizer())
     sinks = [MemorySink(), MemorySink()]
     progress = Steps()
-    probe.observe(reference, (variant, other), sinks, progress)  # type: ignore[arg-type]
+    probe.observe(Context(reference, (variant, other), sinks, progress))  # type: ignore[arg-type]
     assert calls == ["reference", "variant", "other"] * 2
     assert progress.seen[-1] == ("tasks", 2, 2)
     undisturbed = [sink.rows for sink in sinks]
 
     del sinks[1].frames["items:colours"]
     calls.clear()
-    probe.observe(reference, (variant, other), sinks, progress)  # type: ignore[arg-type]
+    probe.observe(Context(reference, (variant, other), sinks, progress))  # type: ignore[arg-type]
     assert calls == ["reference", "other"]
     pd.testing.assert_frame_equal(
         sinks[1].rows.sort_values("task", ignore_index=True, kind="stable"),
         undisturbed[1].sort_values("task", ignore_index=True, kind="stable"),
     )
     calls.clear()
-    probe.observe(reference, (variant, other), sinks, progress)  # type: ignore[arg-type]
+    probe.observe(Context(reference, (variant, other), sinks, progress))  # type: ignore[arg-type]
     assert calls == []
 
 
@@ -514,8 +515,9 @@ def test_items_that_do_not_pair_are_an_error_and_never_dropped(
     monkeypatch.setattr(_scorer, "evaluate", with_results_changed(change))
     write_task(tmp_path, "colours", CHOICE, CHOICE_DOCS)
     sink = MemorySink()
+    probe = Items(tasks=("colours",), include=(str(tmp_path),))
     with pytest.raises(DataError, match=message):
-        Items(tasks=("colours",), include=(str(tmp_path),)).observe(reference, (variant,), [sink], Steps())  # type: ignore[arg-type]
+        probe.observe(Context(reference, (variant,), [sink], Steps()))  # type: ignore[arg-type]
     assert sink.frames == {}
 
 

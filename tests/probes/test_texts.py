@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from harness.data.documents import RawDocument
+from harness.probes import Context
 from harness.probes.texts import UNIT_DOCUMENTS, Texts
 from harness.records import DocumentsSpec
 from tests.helpers.students import SENTENCES, Loaded, MemorySink, Silent, byte_tokenizer, make_model, twin
@@ -38,7 +39,7 @@ def observe(
     sinks: Sequence[MemorySink] = (),
 ) -> list[MemorySink]:
     sinks = sinks or [MemorySink() for _ in variants]
-    Texts().observe(reference, variants, documents, spec, sinks, Silent())  # type: ignore[arg-type]
+    Texts().observe(Context(reference, variants, sinks, Silent(), texts=documents, spec=spec))  # type: ignore[arg-type]
     return list(sinks)
 
 

@@ -16,6 +16,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from harness.errors import DataError, ModelError
+from harness.probes import Context
 from harness.probes import timings as module
 from harness.probes.timings import Timings
 
@@ -93,7 +94,7 @@ def observe(
 ) -> tuple[list[MemorySink], list[Loaded]]:
     loaded = [Loaded(name, Watched(name, calls, seed)) for seed, name in enumerate(("reference", *names))]
     sinks = sinks or [MemorySink() for _ in names]
-    probe.observe(loaded[0], loaded[1:], sinks, Quiet())  # type: ignore[arg-type]
+    probe.observe(Context(loaded[0], loaded[1:], sinks, Quiet()))  # type: ignore[arg-type]
     return sinks, loaded
 
 
@@ -187,7 +188,7 @@ def test_simulated_weights_are_marked(calls: Any) -> None:
     reference = Loaded("reference", Watched("reference", calls))
     sinks = [MemorySink(), MemorySink()]
     variants = [Loaded(str(s), Watched(str(s), calls), SimpleNamespace(simulated=s)) for s in (True, False)]
-    Timings(**SMALL).observe(reference, variants, sinks, Quiet())  # type: ignore[arg-type]
+    Timings(**SMALL).observe(Context(reference, variants, sinks, Quiet()))  # type: ignore[arg-type]
     assert [sink.rows.simulated.unique().tolist() for sink in sinks] == [[True], [False]]
 
 
@@ -202,7 +203,7 @@ def test_a_model_without_cache_has_no_decode_times(calls: Any) -> None:
         kinds = {"reference": Watched, "one": Watched} | {forgetful: Forgetful}
         reference, variant = (Loaded(name, kinds[name](name, calls)) for name in ("reference", "one"))
         sink = MemorySink()
-        Timings(**SMALL).observe(reference, [variant], [sink], Quiet())  # type: ignore[arg-type]
+        Timings(**SMALL).observe(Context(reference, [variant], [sink], Quiet()))  # type: ignore[arg-type]
         timed = sink.rows.groupby("repeat").phase.agg(set)
         assert timed[0] == {"prefill", "first_token"}
         assert ("decode" in timed[2]) == (forgetful == "one")
@@ -221,7 +222,7 @@ def test_a_call_that_fails_names_the_model(calls: Any) -> None:
 
     reference, variant = Loaded("reference", Watched("reference", calls)), Loaded("one", Broken("one", calls))
     with pytest.raises(ModelError, match="one could not be called: out of memory"):
-        Timings(**SMALL).observe(reference, [variant], [MemorySink()], Quiet())  # type: ignore[arg-type]
+        Timings(**SMALL).observe(Context(reference, [variant], [MemorySink()], Quiet()))  # type: ignore[arg-type]
     assert gc.isenabled()
 
 
@@ -231,7 +232,7 @@ def test_random_states_and_garbage_collection_are_left_as_they_were(calls: Any) 
     before = (random.getstate(), np.random.get_state()[1].copy(), torch.get_rng_state())
     during: list[bool] = []
     loaded[1].model.register_forward_hook(lambda *_: during.append(gc.isenabled()))
-    Timings(**SMALL).observe(loaded[0], loaded[1:], [MemorySink()], Quiet())  # type: ignore[arg-type]
+    Timings(**SMALL).observe(Context(loaded[0], loaded[1:], [MemorySink()], Quiet()))  # type: ignore[arg-type]
     assert random.getstate() == before[0]
     assert (np.random.get_state()[1] == before[1]).all()
     assert torch.equal(torch.get_rng_state(), before[2])

@@ -14,19 +14,21 @@ from transformers import MistralConfig, MistralForCausalLM
 from harness.backends.kv_cache import KvCache
 from harness.backends.round_to_nearest import RoundToNearest
 from harness.measures.hardware import Hardware
+from harness.measures.memory import Memory
 from harness.models.loaded import LoadedModel
 from harness.models.loading import load
 from harness.planning.specs import GateSpec, Plan, RuleSpec, SuiteSpec, VariantSpec
+from harness.probes import Context
 from harness.probes.weights import Weights
 from harness.records import CacheFormat, ModelSpec, ModuleFormat
-from harness.records.base import Plugin
+from harness.rules.at_most import AtMost
 from harness.running.variant import make_variant
 from tests.helpers.tiny_models import save, tiny_gpt2, tiny_llama
 
 COLUMNS = ["side", *ModuleFormat.model_fields, "relative_error", "compared", "error_note"]
 
 
-class Memory:
+class FrameSink:
     """A sink that keeps frames."""
 
     def __init__(self) -> None:
@@ -48,20 +50,20 @@ class Silent:
 
 
 def plan_of(folder: Path, **fields: object) -> Plan:
-    anything = Plugin()
+    rule = AtMost(metric="memory.weight_bytes", limit=1.0, why="any")
     return Plan(
         name="tiny",
         source="variant.yaml",
         reference=ModelSpec(model=str(folder)),
         variant=VariantSpec(compress=(RoundToNearest(**fields),)),
-        suites=(SuiteSpec(name="s", source="s.yaml", measures=(anything,)),),
-        gates=(GateSpec(name="g", source="g.yaml", rules=(RuleSpec(rule=anything, where="g.yaml:1"),)),),
+        suites=(SuiteSpec(name="s", source="s.yaml", measures=(Memory(),)),),
+        gates=(GateSpec(name="g", source="g.yaml", rules=(RuleSpec(rule=rule, where="g.yaml:1"),)),),
     )
 
 
 def observe(reference: LoadedModel, *variants: LoadedModel) -> list[pd.DataFrame]:
-    sinks = [Memory() for _ in variants]
-    Weights().observe(reference, variants, sinks, Silent())
+    sinks = [FrameSink() for _ in variants]
+    Weights().observe(Context(reference, variants, sinks, Silent()))
     return [sink.frames["weights"]["weights"] for sink in sinks]
 
 
@@ -226,8 +228,8 @@ def test_there_is_a_peak_on_cuda_only(reference: LoadedModel, tmp_path: Path) ->
 
 
 def test_a_variant_that_is_done_is_not_observed_again(reference: LoadedModel) -> None:
-    ready, fresh = Memory(), Memory()
+    ready, fresh = FrameSink(), FrameSink()
     ready.frames["weights"] = {}
-    Weights().observe(reference, [reference, reference], [ready, fresh], Silent())
+    Weights().observe(Context(reference, [reference, reference], [ready, fresh], Silent()))
     assert ready.frames["weights"] == {}
     assert set(fresh.frames["weights"]["weights"].side) == {"reference", "variant"}

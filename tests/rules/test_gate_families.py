@@ -303,4 +303,4 @@ def test_a_looser_limit_on_a_task_never_makes_a_verdict_worse(lost, gained, same
 def test_every_rule_there_is_has_been_held_to_this() -> None:
     tried = [rule for _, rule in tokens_of.RULES.values()]
     tried += [*LAYER_RULES.values(), *TASK_RULES.values(), SPEED]
-    assert {type(rule) for rule in tried} == {load("rules", name) for name in names("rules")}
+    assert {type(rule) for rule in tried} == {load(Rule, name) for name in names(Rule)}

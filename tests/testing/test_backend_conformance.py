@@ -36,7 +36,7 @@ def kit(monkeypatch: pytest.MonkeyPatch, backend: type[Backend], **declared: Any
     """The cases of a backend that is found under the name "mine"."""
     load = plugins.load
     monkeypatch.setattr(backend, "kind", "mine")
-    monkeypatch.setattr(plugins, "load", lambda family, name: backend if name == "mine" else load(family, name))
+    monkeypatch.setattr(plugins, "load", lambda base, name: backend if name == "mine" else load(base, name))
     made = type("MyKit", (Kit,), declared)()
     assert isinstance(made, Kit)
     return made
@@ -377,6 +377,7 @@ def test_an_import_of_a_model_library_is_seen(tmp_path: Path, monkeypatch: pytes
     (package / "METADATA").write_text("Metadata-Version: 2.1\nName: heavy\nVersion: 1\n")
     (package / "entry_points.txt").write_text("[harness.backends]\nheavy = heavy:Heavy\n")
     text = "import torch\nfrom harness.backends import Backend\nclass Heavy(Backend):\n    'Is slow to list.'\n"
+    text += "    def compress(self, model, tokenizer, calibration): ...\n"
     (tmp_path / "heavy.py").write_text(text)
     monkeypatch.syspath_prepend(tmp_path)
     cases = kit(monkeypatch, RoundToNearest)

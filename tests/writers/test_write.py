@@ -40,9 +40,9 @@ def test_one_writer_that_fails_stops_no_other_and_leaves_no_stale_report(
     (tmp_path / "report.html").write_text("May ship, said the run before")
     real = plugins.load
 
-    def load(family: plugins.Family, name: str) -> type[Any]:
+    def load(base: type[Any], name: str) -> type[Any]:
         if name != "report_html":
-            return real(family, name)
+            return real(base, name)
         Raises.kind, Raises.file_name = "report_html", "report.html"
         return Raises
 

@@ -1,4 +1,4 @@
-"""What would be shipped of each variant: looked at last, since writing a model may change it in memory."""
+"""The artifact of each variant, the files that would be released: observed last, as writing may change a model."""
 
 from __future__ import annotations
 
@@ -15,50 +15,54 @@ from harness.models.adapters import copy_adapter, without_adapter
 from harness.models.loaded import LoadedModel
 from harness.models.quiet import quiet
 from harness.planning.specs import Plan, SuiteSpec
-from harness.probes import Shipment, ShippedProbe
+from harness.probes import ArtifactSource, Context
 from harness.progress import Progress
 from harness.records import Artifact, ArtifactFile, Note
-from harness.running.pairs import Documents, Pair, encode_apart
+from harness.running.pairs import Documents, Pair, encode_for_variant
 from harness.running.stopwatch import timed
 
 if TYPE_CHECKING:
     import pandas as pd
 
 ADAPTER = "adapter"
-"""Folder in that which is shipped, of an adapter that is computed beside the weights."""
+"""Folder in the artifact of an adapter that is computed beside the weights."""
 FOLDER = "artifact"
-"""Folder beside run.json, and the table that says what became of it."""
+"""Name of the folder beside run.json, of the table about it, and of the stage."""
 
 
-def ship(pairs: Sequence[Pair], documents: Documents, progress: Progress) -> dict[int, HarnessError]:
-    """Let the probes of what would be shipped look at every pair, one after another.
+def observe_artifacts(documents: Documents, reference: LoadedModel, pairs: Sequence[Pair], progress: Progress) -> None:
+    """Let the probes of the artifact observe every pair, one after another.
 
-    Returns the errors of the pairs that failed, by id: what one library or a full disk refuses takes nothing from the
-    others.
+    A pair that fails keeps its error: what one library or a full disk refuses takes nothing from the others.
     """
-    failed: dict[int, HarnessError] = {}
     for pair in pairs:
         try:
             with timed(pair.observed.seconds, FOLDER):
-                _ship(pair, documents, progress)
+                _observe_artifact(pair, documents, reference, progress)
         except HarnessError as error:
-            failed[id(pair)] = error
-    return failed
+            pair.error = error
 
 
-def _ship(pair: Pair, documents: Documents, progress: Progress) -> None:
+def _observe_artifact(pair: Pair, documents: Documents, reference: LoadedModel, progress: Progress) -> None:
     plan, store = pair.observed.plan, pair.store
-    asking = [(suite, probe) for suite in plan.suites for probe in suite.probes if isinstance(probe, ShippedProbe)]
-    shipment = _shipment(pair, bool(asking))
-    if shipment.kind != "save":
-        _discard_stale(shipment.folder)
+    asking = [(suite, probe) for suite in plan.suites for probe in suite.probes if probe.runs == "artifact"]
+    source = _source(pair, bool(asking))
+    if source.kind != "save":
+        _discard_stale(source.folder)
     for kind in dict.fromkeys(probe.kind for _, probe in asking):
         suites = [(suite, probe) for suite, probe in asking if probe.kind == kind]
         first, probe = suites[0]
-        sinks = [store.sink(suite.name) for suite, _ in suites]
-        probe.observe(pair.variant, shipment, _documents(pair, first, documents), sinks, progress)
-    table = store.read(asking[0][0].name, FOLDER) if asking else None
-    if table is not None:
+        context = Context(
+            reference,
+            (pair.variant,),
+            [store.sink(suite.name) for suite, _ in suites],
+            progress,
+            documents=_documents(pair, first, documents),
+            artifact=source,
+        )
+        probe.observe(context)
+    tables = (store.read(suite.name, FOLDER) for suite, _ in asking)
+    if (table := next((table for table in tables if table is not None), None)) is not None:
         pair.observed.artifact = artifact_of(table)
         pair.observed.notes += list(_notes(pair.variant, table))
 
@@ -66,17 +70,18 @@ def _ship(pair: Pair, documents: Documents, progress: Progress) -> None:
 def artifact_of(table: pd.DataFrame) -> Artifact | None:
     """The files that the table ``artifact`` lists; None where it lists none."""
     rows = table[table["part"] == "file"]
-    found = zip(rows["name"], rows["count"], rows["text"], strict=True)
-    files = tuple(ArtifactFile(name=str(name), bytes=int(size), sha256=str(sha256)) for name, size, sha256 in found)
+    columns = zip(rows["name"], rows["count"], rows["text"], strict=True)
+    files = tuple(ArtifactFile(name=str(name), bytes=int(size), sha256=str(sha256)) for name, size, sha256 in columns)
     loaded = bool((table["part"] == "checkpoint").any())
     return Artifact(kind="checkpoint" if loaded else "saved", files=files) if files else None
 
 
-def _shipment(pair: Pair, asked: bool) -> Shipment:
+def _source(pair: Pair, observed: bool) -> ArtifactSource:
+    """Where the artifact of a pair comes from. observed: whether a probe asks for it; else nothing is written."""
     plan, variant = pair.observed.plan, pair.variant
     folder = pair.store.folder.with_name(FOLDER)
     kind: Literal["save", "checkpoint", "none"] = "save" if plan.variant.made_here else "checkpoint"
-    if not asked or (kind == "save" and plan.variant.artifact == "none"):
+    if not observed or (kind == "save" and plan.variant.artifact == "none"):
         kind = "none"
     own = plan.reference if plan.variant.model == "reference" else plan.variant
     spec = plan.reference.model_copy(
@@ -88,11 +93,11 @@ def _shipment(pair: Pair, asked: bool) -> Shipment:
             "trust_remote_code": own.trust_remote_code,
         }
     )
-    adapter = folder.absolute() / ADAPTER if _beside(plan) else None
-    return Shipment(kind, folder, lambda: save_folder(folder, _writer(plan, variant)), spec, adapter)
+    adapter = folder.absolute() / ADAPTER if _has_adapter_beside(plan) else None
+    return ArtifactSource(kind, folder, lambda: save_folder(folder, _writer(plan, variant)), spec, adapter)
 
 
-def _beside(plan: Plan) -> bool:
+def _has_adapter_beside(plan: Plan) -> bool:
     """Whether the variant is computed with an adapter beside its weights."""
     return plan.variant.adapter is not None and not plan.variant.merge
 
@@ -100,13 +105,13 @@ def _beside(plan: Plan) -> bool:
 def _writer(plan: Plan, variant: LoadedModel) -> Callable[[Path], None]:
     """Writes the variant into an empty folder, in the way of the last step that has one of its own.
 
-    An adapter beside the weights is shipped beside them, in a folder of its own: the steps knew nothing of it.
+    An adapter beside the weights is written beside them, in a folder of its own: no step knew of it.
     """
     steps = plan.variant.compress
     own = next((step for step in reversed(steps) if type(step).save is not Backend.save), None)
 
     def write(folder: Path) -> None:
-        beside = plan.variant.adapter if _beside(plan) else None
+        beside = plan.variant.adapter if _has_adapter_beside(plan) else None
         with quiet(), without_adapter(variant.model) if beside else nullcontext():
             if own is None:
                 variant.model.save_pretrained(folder)
@@ -128,19 +133,19 @@ def _discard_stale(folder: Path) -> None:
 
 
 def _documents(pair: Pair, suite: SuiteSpec, documents: Documents) -> Sequence[EncodedDocument]:
-    """Those of the suite, as the variant's own tokenizer reads them where that is another one."""
-    return encode_apart(suite, pair.variant) if suite.name in pair.apart else documents[suite.name]
+    """Those of the suite, encoded by the variant's own tokenizer where its token ids differ."""
+    return encode_for_variant(suite, pair.variant) if suite.name in pair.token_mismatches else documents[suite.name]
 
 
 def _notes(variant: LoadedModel, table: pd.DataFrame) -> Iterator[Note]:
-    """What a reader must know beside the numbers: why nothing came back, what is lost, what is larger than it seems."""
+    """Why an artifact was refused, how it differs from the model in memory, and where its size misleads."""
     refused = " ".join(table.loc[table["part"] == "refused", "text"])
     for text in table.loc[table["part"].isin(["refused", "live_refused"]), "text"]:
         yield Note(topic=FOLDER, text=f"{variant.name}: {text}", level="warn")
     if (changed := _differing(table, "live")) is not None:
         text = f"saving changed the model in memory ({changed}); everything else was measured before"
         yield Note(topic=FOLDER, text=f"{variant.name}: {text}", level="warn")
-    causes = "; ".join(_left_out(variant))
+    causes = "; ".join(_unsaved(variant))
     if (differs := _differing(table, "reloaded")) is not None:
         unknown = "no step is known to leave anything out, so something is rounded once more on the way, or lost"
         text = f"the artifact differs from the model in memory ({differs}): {causes or unknown}"
@@ -162,8 +167,8 @@ def _differing(table: pd.DataFrame, part: str) -> str | None:
     return f"{len(other)} of {len(modules)} modules{first}; logits of {len(moved)} of {len(tokens)} tokens{largest}"
 
 
-def _left_out(variant: LoadedModel) -> Iterator[str]:
-    """What is simulated while the model runs, which the files of weights cannot hold."""
+def _unsaved(variant: LoadedModel) -> Iterator[str]:
+    """What is simulated while the model runs and cannot be stored in files of weights."""
     if rounding := sum(bool(m.activations) and m.kernel == "simulated" for m in variant.identity.modules):
         yield f"inputs of {rounding} modules are rounded in memory, and activations are not in the artifact"
     if variant.identity.cache and variant.identity.cache.kernel == "simulated":
@@ -177,8 +182,8 @@ def _size_notes(variant: LoadedModel, table: pd.DataFrame) -> Iterator[Note]:
     """
     files = table[(table["part"] == "file") & table["name"].str.endswith(".safetensors")]
     modules = variant.identity.modules
-    stated, found = sum(module.stored_bytes for module in modules), int(files["count"].sum())
+    stated, on_disk = sum(module.stored_bytes for module in modules), int(files["count"].sum())
     simulated = any(module.kernel == "simulated" and module.backend for module in modules)
-    if simulated and found > 1.1 * stated and (table["part"] != "checkpoint").all():
-        text = f"held as floats; on disk {found:,} bytes, not the {stated:,} that the format would take"
+    if simulated and on_disk > 1.1 * stated and (table["part"] != "checkpoint").all():
+        text = f"held as floats; on disk {on_disk:,} bytes, not the {stated:,} that the format would take"
         yield Note(topic=FOLDER, text=f"{variant.name}: {text}")
