@@ -51,7 +51,7 @@ def test_terminal_and_report_say_it() -> None:
     made = make_run(documents=20, length=20)
     run = made.run.model_copy(update={"stops": (stop(fixed=210),)})
     out = io.StringIO()
-    Terminal(Console(file=out, width=60)).verdict(run, None)
+    Terminal(Console(file=out, width=60)).verdict(run)
     assert DECIDED in out.getvalue()
     assert DECIDED in render(run, made.tables, folder("reports"))
     assert DECIDED not in render(made.run, made.tables, folder("reports"))

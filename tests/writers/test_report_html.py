@@ -22,9 +22,8 @@ import pytest
 from harness.errors import TableError, WriteError
 from harness.records import Measurement, ModuleFormat, Note, Run, Skipped, Verdict
 from harness.system import resources
-from harness.write import read_run
+from harness.write import encode, read_run
 from harness.writers.report_html import ReportHtml, render, style_hash
-from harness.writers.run_json import encode
 from tests.helpers.made_run import Made, make_run
 from tests.helpers.made_tables import MadeTables
 

@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 from harness.report.display import percent
 from harness.report.drawing import charts
-from harness.report.suite import Suite
+from harness.report.summaries.suite_tables import SuiteTables
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -99,7 +99,7 @@ class Layers:
         return Jump(blocks[at].block or 0, before[at], blocks[at].error)
 
 
-def layers(suite: Suite) -> Layers | None:
+def layers(suite: SuiteTables) -> Layers | None:
     """Sums over all documents of each module, or None without the table."""
     frame = suite.read("layers", _COLUMNS)
     if frame is None:
@@ -109,7 +109,7 @@ def layers(suite: Suite) -> Layers | None:
     return Layers(modules, tuple(module.name for module in found if not isfinite(module.error)))
 
 
-def weight_errors(suite: Suite) -> dict[str, float]:
+def weight_errors(suite: SuiteTables) -> dict[str, float]:
     """Relative error of the weight of each linear layer of the variant, by name; where it is known."""
     frame = suite.read("weights", ("side", "module", "relative_error"))
     if frame is None:

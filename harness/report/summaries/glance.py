@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from harness.records import Measurement, Run
-from harness.report import cost, display, words
+from harness.report import display, words
+from harness.report.summaries import cost
 
 
 @dataclass(frozen=True)

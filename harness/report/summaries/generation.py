@@ -12,7 +12,7 @@ import numpy as np
 from harness.report import display
 from harness.report.drawing.charts import Bins
 from harness.report.drawing.scales import Scale
-from harness.report.suite import Suite
+from harness.report.summaries.suite_tables import SuiteTables
 
 COLUMNS = (
     "id", "kind", "prompt", "reference_text", "variant_text", "reference_ended", "variant_ended", "same_tokens",
@@ -59,7 +59,7 @@ class Texts:
     unit: str
 
 
-def texts(suite: Suite, most: int) -> Texts | None:
+def texts(suite: SuiteTables, most: int) -> Texts | None:
     """The table ``generations``, the pairs that differ most first; None where there is none."""
     frame = suite.read("generations", COLUMNS)
     if frame is None:

@@ -11,7 +11,7 @@ from markupsafe import Markup
 from harness.report import display
 from harness.report.drawing import charts
 from harness.report.drawing.scales import Scale, covering
-from harness.report.suite import Suite
+from harness.report.summaries.suite_tables import SuiteTables
 from harness.statistics import ratio_of_sums_interval
 
 COLUMNS = ("document", "bytes", "reference_nll", "variant_nll", "skipped")
@@ -30,7 +30,7 @@ class Kind:
     high: float | None
 
 
-def by_kind(suite: Suite, most: int) -> list[Kind]:
+def by_kind(suite: SuiteTables, most: int) -> list[Kind]:
     """One row a kind, the one that suffered most first; empty without texts that were scored on both sides."""
     frame, documents = suite.read("texts", COLUMNS), suite.read("documents", ("document", "kind"))
     if frame is None or documents is None:

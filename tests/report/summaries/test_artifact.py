@@ -7,7 +7,7 @@ import re
 import pytest
 
 from harness.records import Artifact, ArtifactFile, Measurement, Note, Run, Skipped
-from harness.report import artifact
+from harness.report.summaries import artifact
 from harness.system import resources
 from harness.writers.report_html import render
 from tests.helpers.made_run import Made, make_run

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Suite:
+class SuiteTables:
     """One suite of the run; ``unread`` collects why a table could not be read, to be said in the report."""
 
     name: str
@@ -41,9 +41,9 @@ class Suite:
         return None if frame is None or frame.empty else frame
 
 
-def suites(source: Tables) -> tuple[list[Suite], str]:
+def open_suites(source: Tables) -> tuple[list[SuiteTables], str]:
     """All suites that left tables, and why there are none where that is so."""
     try:
-        return [Suite(name, source) for name in source.suites()], ""
+        return [SuiteTables(name, source) for name in source.suites()], ""
     except HarnessError as error:
         return [], clean(str(error))

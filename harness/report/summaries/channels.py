@@ -11,7 +11,7 @@ from markupsafe import Markup
 from harness.report import display
 from harness.report.drawing import charts
 from harness.report.drawing.scales import Scale, covering
-from harness.report.suite import Suite
+from harness.report.summaries.suite_tables import SuiteTables
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Inputs:
     largest: float
 
 
-def channels(suite: Suite, most: int) -> tuple[list[Inputs], int] | None:
+def channels(suite: SuiteTables, most: int) -> tuple[list[Inputs], int] | None:
     """The modules whose channels stand out most, in that order, and how many modules there are."""
     frame = suite.read("channels", ("side", "module", "channel", "max_abs"))
     if frame is None:

@@ -13,7 +13,7 @@ from harness.records import Measurement, Run
 from harness.report import display
 from harness.report.drawing import charts
 from harness.report.drawing.scales import Scale, covering
-from harness.report.suite import Suite
+from harness.report.summaries.suite_tables import SuiteTables
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -53,7 +53,7 @@ class Task:
     """Whether scores are 0 or 1, so that their mean is a share of items."""
 
 
-def tasks(suite: Suite, run: Run, most_flips: int = 5) -> list[Task]:
+def tasks(suite: SuiteTables, run: Run, most_flips: int = 5) -> list[Task]:
     """Every (task, metric) of the suite in order of appearance; empty without the table."""
     frame = suite.read("items", _COLUMNS)
     if frame is None:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from harness.report.drawing.charts import Bins
 from harness.report.drawing.scales import Scale
-from harness.report.suite import Suite
+from harness.report.summaries.suite_tables import SuiteTables
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -66,7 +66,7 @@ class Tokens:
         return len(self.frame)
 
 
-def tokens(suite: Suite) -> Tokens | None:
+def tokens(suite: SuiteTables) -> Tokens | None:
     """The token table joined with the names and kinds of documents, or None where there is none."""
     frame = suite.read("tokens", COLUMNS)
     if frame is None:

@@ -9,9 +9,9 @@ import pandas as pd
 import pytest
 from sklearn.calibration import calibration_curve
 
-from harness.report import channels, layers, modules, perplexity, tasks, tokens
-from harness.report.layers import block_of, heat_map, role_of
-from harness.report.suite import Suite
+from harness.report.summaries import channels, layers, modules, perplexity, tasks, tokens
+from harness.report.summaries.layers import block_of, heat_map, role_of
+from harness.report.summaries.suite_tables import SuiteTables
 from tests.helpers.made_run import Made, make_run
 
 
@@ -21,18 +21,18 @@ def made() -> Made:
 
 
 @pytest.fixture(scope="module")
-def suite(made: Made) -> Suite:
-    return Suite("core", made.tables)
+def suite(made: Made) -> SuiteTables:
+    return SuiteTables("core", made.tables)
 
 
 @pytest.fixture(scope="module")
-def seen(suite: Suite) -> tokens.Tokens:
+def seen(suite: SuiteTables) -> tokens.Tokens:
     found = tokens.tokens(suite)
     assert found is not None
     return found
 
 
-def test_layer_errors_are_those_of_all_documents_together(made: Made, suite: Suite) -> None:
+def test_layer_errors_are_those_of_all_documents_together(made: Made, suite: SuiteTables) -> None:
     found = layers.layers(suite)
     assert found is not None
     table = made.tables.frames["layers"]
@@ -46,7 +46,7 @@ def test_layer_errors_are_those_of_all_documents_together(made: Made, suite: Sui
         assert module.cosine == pytest.approx(cosine)
 
 
-def test_the_worst_modules_and_the_largest_jump(suite: Suite) -> None:
+def test_the_worst_modules_and_the_largest_jump(suite: SuiteTables) -> None:
     found = layers.layers(suite)
     assert found is not None
     inside = [module.error for module in found.modules if module.kind != "block"]
@@ -67,7 +67,7 @@ def test_zero_over_zero_is_named_not_drawn(made: Made) -> None:
     frame = made.tables.frames["layers"].copy()
     silent = frame["module"] == "lm_head"
     frame.loc[silent, ["sum_squared_error", "sum_squared_reference"]] = 0.0
-    found = layers.layers(Suite("core", type(made.tables)({"layers": frame})))
+    found = layers.layers(SuiteTables("core", type(made.tables)({"layers": frame})))
     assert found is not None
     assert found.undefined == ("lm_head",)
     assert "lm_head" not in [module.name for module in found.modules]
@@ -168,7 +168,7 @@ def test_perplexity_by_kind(made: Made, seen: tokens.Tokens) -> None:
 def test_bytes_that_are_not_known_are_not_zero(made: Made) -> None:
     frame = made.tables.frames["tokens"].copy()
     frame.loc[0, "bytes"] = np.nan
-    suite = Suite("core", type(made.tables)(made.tables.frames | {"tokens": frame}))
+    suite = SuiteTables("core", type(made.tables)(made.tables.frames | {"tokens": frame}))
     found = tokens.tokens(suite)
     assert found is not None
     by_name = {row.name: row for row in perplexity.by_kind(found, 99)}
@@ -178,7 +178,7 @@ def test_bytes_that_are_not_known_are_not_zero(made: Made) -> None:
 
 def test_one_document_has_no_interval(made: Made) -> None:
     frame = made.tables.frames["tokens"]
-    suite = Suite("core", type(made.tables)(made.tables.frames | {"tokens": frame[frame["document"] == 0]}))
+    suite = SuiteTables("core", type(made.tables)(made.tables.frames | {"tokens": frame[frame["document"] == 0]}))
     found = tokens.tokens(suite)
     assert found is not None
     (row,) = perplexity.by_kind(found, 99)
@@ -194,13 +194,13 @@ def test_flips_go_both_ways_and_mind_the_direction(made: Made) -> None:
             "reference_answer": "a", "variant_answer": "b",
         }
     )  # fmt: skip
-    up, down = tasks.tasks(Suite("core", type(made.tables)({"items": items})), made.run)
+    up, down = tasks.tasks(SuiteTables("core", type(made.tables)({"items": items})), made.run)
     assert (up.lost, up.gained, [flip.item for flip in up.flips]) == (2, 1, [0, 2])
     assert (down.lost, down.gained, [flip.item for flip in down.flips]) == (1, 2, [4])
     assert up.measurement is None
 
 
-def test_channels_that_stand_out(made: Made, suite: Suite) -> None:
+def test_channels_that_stand_out(made: Made, suite: SuiteTables) -> None:
     found = channels.channels(suite, 3)
     assert found is not None
     rows, total = found
@@ -214,7 +214,9 @@ def test_channels_that_stand_out(made: Made, suite: Suite) -> None:
 
 def test_a_silent_channel_has_no_ratio(made: Made) -> None:
     frame = made.tables.frames["channels"].assign(max_abs=0.0)
-    rows, _ = channels.channels(Suite("core", type(made.tables)({"channels": frame})), 3) or pytest.fail("no rows")
+    rows, _ = channels.channels(SuiteTables("core", type(made.tables)({"channels": frame})), 3) or pytest.fail(
+        "no rows"
+    )
     assert rows[0].reference is None
     assert channels.drawn(rows[0], channels.scale(rows)) == ""
 

@@ -12,7 +12,7 @@ from markupsafe import Markup
 from harness.report import display
 from harness.report.drawing import charts
 from harness.report.drawing.scales import Scale, covering
-from harness.report.tokens import Tokens
+from harness.report.summaries.tokens import Tokens
 from harness.statistics import ratio_of_sums_interval
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from harness.report.suite import Suite
+from harness.report.summaries.suite_tables import SuiteTables
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,7 +43,7 @@ class Mixture:
         return _listed(self.unused)
 
 
-def mixtures(suite: Suite) -> list[Mixture]:
+def mixtures(suite: SuiteTables) -> list[Mixture]:
     """Every mixture of the variant: those with most experts that were never calibrated first, then in order.
 
     Nothing for dense models, and without the table.

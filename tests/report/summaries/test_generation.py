@@ -6,19 +6,19 @@ from typing import Any
 
 import pandas as pd
 
-from harness.report.generation import AFTER, BEFORE, texts
-from harness.report.suite import Suite
+from harness.report.summaries.generation import AFTER, BEFORE, texts
+from harness.report.summaries.suite_tables import SuiteTables
 from tests.helpers.made_run import make_run
 from tests.helpers.made_tables import MadeTables
 
 
-def suite(*rows: dict[str, Any]) -> Suite:
+def suite(*rows: dict[str, Any]) -> SuiteTables:
     plain = {
         "id": "d", "kind": "", "prompt": "p", "reference_text": "one two", "variant_text": "one two",
         "reference_ended": False, "variant_ended": False, "same_tokens": True, "diverged": False, "first": 9,
         "first_character": 7, "similarity": 1.0,
     }  # fmt: skip
-    return Suite("core", MadeTables({"generations": pd.DataFrame([plain | row for row in rows])}))
+    return SuiteTables("core", MadeTables({"generations": pd.DataFrame([plain | row for row in rows])}))
 
 
 def parted(at: int, **row: Any) -> dict[str, Any]:
@@ -78,5 +78,5 @@ def test_positions_are_those_of_texts_that_part() -> None:
 
 def test_a_run_without_texts_has_none() -> None:
     made = make_run("pass", documents=10, length=10)
-    assert texts(Suite("core", MadeTables({})), 3) is None
-    assert texts(Suite("core", made.tables), 3) is not None
+    assert texts(SuiteTables("core", MadeTables({})), 3) is None
+    assert texts(SuiteTables("core", made.tables), 3) is not None
