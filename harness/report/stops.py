@@ -1,4 +1,4 @@
-"""How many documents were needed where a suite draws no more than its rules need."""
+"""Sequential sampling: how many documents a suite needed until its rules were decided."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from harness.records import Run, Stop
 from harness.report import display
 
 
-def sentences(run: Run) -> list[str]:
-    """One for each suite that could have stopped before its last document."""
+def describe_stops(run: Run) -> list[str]:
+    """One sentence for each suite with sequential sampling."""
     return [_sentence(stop) for stop in run.stops]
 
 

@@ -93,7 +93,7 @@ class Terminal:
         headline = f"{status.mark} {verdict.headline(run)}"
         self._print(Text.assemble((headline, f"bold {_COLOURS[run.verdict]}"), f"  {harmless(run.name)}"))
         self._print(Text(f"  {harmless(verdict.reason(run), 2000)}"))
-        for sentence in stops.sentences(run):
+        for sentence in stops.describe_stops(run):
             self._print(Text(f"  {harmless(sentence, 2000)}"))
         for path in outputs:
             self._print(Text(f"  report: {harmless(relative(path), 2000)}"))

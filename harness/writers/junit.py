@@ -108,7 +108,8 @@ def _add_suite(root: ElementTree.Element, run: Run, index: int, gate: str, cases
         classname = f"{clean(run.name)}.{clean(gate)}"
         element = ElementTree.SubElement(suite, "testcase", name=unique, classname=classname, time="0")
         if case.element:
-            details = {"type": case.type, "message": clean(case.message, 2000)}
+            kind = {} if case.element == "skipped" else {"type": case.type}
+            details = kind | {"message": clean(case.message, 2000)}
             ElementTree.SubElement(element, case.element, details).text = case.text
     for stream in ("system-out", "system-err"):
         ElementTree.SubElement(suite, stream)

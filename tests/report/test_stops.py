@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from harness.records import Stop
-from harness.report.stops import sentences
+from harness.report.stops import describe_stops
 from harness.report.terminal import Terminal
 from harness.system.resources import folder
 from harness.writers.report_html import render
@@ -39,12 +39,12 @@ def stop(**fields: Any) -> Stop:
 )
 def test_what_is_said_of_a_stop(fields: dict[str, Any], wanted: str) -> None:
     run = make_run(documents=20, length=20).run
-    (said,) = sentences(run.model_copy(update={"stops": (stop(**fields),)}))
+    (said,) = describe_stops(run.model_copy(update={"stops": (stop(**fields),)}))
     assert said.startswith(wanted)
 
 
 def test_a_run_of_a_fixed_size_says_nothing() -> None:
-    assert sentences(make_run(documents=20, length=20).run) == []
+    assert describe_stops(make_run(documents=20, length=20).run) == []
 
 
 def test_terminal_and_report_say_it() -> None:

@@ -149,11 +149,11 @@ def test_a_number_near_its_limit_is_never_rounded_onto_it(made: dict[str, Made])
 def test_the_drawing_shows_what_was_judged(made: dict[str, Made], pages: dict[str, str]) -> None:
     """The limit of not_worse lies at neutral + margin, and the interval is that of the measurement."""
     text = pages["fail"]
-    described = re.findall(r"<desc>found ([^<]*)</desc>", text)
+    described = re.findall(r"<desc>measured ([^<]*)</desc>", text)
     assert len(described) == len(made["fail"].run.verdicts)
     ratio = next(m for m in made["fail"].run.measurements if m.name == "perplexity.ratio")
     assert (
-        described[0] == f"{ratio.change:.4f}, interval {ratio.low:.4f} to {ratio.high:.4f}; limit 1.02, good below it"
+        described[0] == f"{ratio.change:.4f}, interval {ratio.low:.4f} to {ratio.high:.4f}; limit 1.02, passes below it"
     )
 
 
@@ -343,9 +343,9 @@ def without(made: Made, *tables: str) -> Made:
 @pytest.mark.parametrize(
     ("table", "sentence"),
     [
-        ("layers", "Layer outputs were not observed"),
+        ("layers", "Layer outputs were not recorded"),
         ("tokens", "No tokens were compared"),
-        ("channels", "Input channels were not observed"),
+        ("channels", "Input channels were not recorded"),
         ("items", "No tasks were run"),
     ],
 )
@@ -367,7 +367,7 @@ def test_an_empty_run_is_still_a_report(made: dict[str, Made]) -> None:
     )  # fmt: skip
     text = visible(html(Made(bare.run, MadeTables({}))))
     assert "No blocking rule was judged" in text
-    assert "This run left no tables" in text
+    assert "This run has no tables" in text
     assert "Nothing was measured." in text
     assert "Memory was not measured." in text
 
@@ -393,7 +393,7 @@ def test_a_damaged_table_costs_its_charts_not_the_report(made: dict[str, Made], 
     assert f"{table}/3.parquet: the file is damaged" in text
     assert "Must not ship" in text
     assert "No tasks were run" not in text
-    assert "were not observed" not in text
+    assert "were not recorded" not in text
 
 
 # NaN is shown as what it is.
@@ -506,7 +506,7 @@ def test_simulated_weights_are_said_loudly(made: dict[str, Made], pages: dict[st
     text = pages["pass"]
     assert "int4, group 32, simulated" in text
     assert "<strong>Simulated</strong>" in text
-    assert "<strong>Not counted</strong>" in text
+    assert "<strong>Not judged</strong>" in text
     real = tuple(
         ModuleFormat.model_validate(m.model_dump() | {"kernel": "real"}) for m in made["pass"].run.variant.modules
     )
