@@ -28,7 +28,9 @@ def print_catalogue() -> None:
         rows = [(name, f"{plugin.summary()}{_needs(plugin)}") for name, plugin in plugins.items()]
         console.print(catalogue_table(family, rows))
     sections = find_sections(folder("reports"))
-    console.print(catalogue_table("sections of the report", [(section.name, section.description) for section in sections]))
+    console.print(
+        catalogue_table("sections of the report", [(section.name, section.description) for section in sections])
+    )
 
 
 def _needs(plugin: type[Plugin]) -> str:

@@ -1,4 +1,4 @@
-"""The tables of one suite, as the sections of the report read them."""
+"""The tables of one suite, as sections of the report read them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SuiteTables:
-    """One suite of the run; ``unread`` collects why a table could not be read, to be said in the report."""
+    """One suite of the run. unread: for each table that could not be read, why; the report shows it."""
 
     name: str
     source: Tables
@@ -26,7 +26,7 @@ class SuiteTables:
     def read(self, table: str, columns: tuple[str, ...]) -> pd.DataFrame | None:
         """The columns of a table, or None when it is absent, empty or damaged.
 
-        A damaged table costs the report a chart, never the report: the verdict does not rest on it any more.
+        A damaged table costs the report a chart, not the report: the verdict is already given.
         """
         if (table, columns) not in self._frames:
             self._frames[table, columns] = self._read(table, columns)
