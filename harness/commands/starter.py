@@ -48,6 +48,9 @@ suites: [{suite}]
 
 # What must hold: names of bundled gates, or your own files (./my-gate.yaml).
 gates: [ship]
+
+# What is written beside run.json (names: harness list); junit is for CI servers.
+# outputs: [report_html, junit]
 """
 
 

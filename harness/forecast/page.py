@@ -62,6 +62,7 @@ def _models(plan: Plan) -> Iterator[str]:
     yield f"  artifact     {_artifact(plan)}"
     if plan.target:
         yield f"  target       {plan.target}"
+    yield f"  outputs      {', '.join(['run.json', *(writer.file_name for writer in plan.outputs)])}"
 
 
 def _artifact(plan: Plan) -> str:

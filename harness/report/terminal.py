@@ -11,7 +11,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TextIO
 
@@ -76,8 +76,8 @@ class Terminal:
         for line in rest:
             self._print(Text(f"      {harmless(line, 2000)}"))
 
-    def verdict(self, run: Run, report: Path | None) -> None:
-        """One line a rule, the verdict with its reason, and where the report is."""
+    def verdict(self, run: Run, outputs: Sequence[Path] = ()) -> None:
+        """One line a rule, the verdict with its reason, and where the outputs are."""
         self._end_live()
         self._print(Text(""))
         items = judged(run)
@@ -92,10 +92,10 @@ class Terminal:
         headline = f"{status.mark} {verdict.headline(run)}"
         self._print(Text.assemble((headline, f"bold {_COLOURS[run.verdict]}"), f"  {harmless(run.name)}"))
         self._print(Text(f"  {harmless(verdict.reason(run), 2000)}"))
-        for sentence in stops.sentences(run):
+        for sentence in stops.describe_stops(run):
             self._print(Text(f"  {harmless(sentence, 2000)}"))
-        if report is not None:
-            self._print(Text(f"  report: {harmless(relative(report), 2000)}"))
+        for path in outputs:
+            self._print(Text(f"  report: {harmless(relative(path), 2000)}"))
 
     def show(self, table: Table) -> None:
         """Print a table whose cells are already sanitized."""

@@ -23,9 +23,8 @@ from harness.errors import TableError, WriteError
 from harness.records import Basis, Measurement, ModuleFormat, Note, Run, Skipped, Verdict
 from harness.records.metric import ChanceLevel, SpreadFamily, Summary
 from harness.system import resources
-from harness.write import read_run
+from harness.write import encode, read_run
 from harness.writers.report_html import ReportHtml, render, style_hash
-from harness.writers.run_json import encode
 from tests.helpers.made_run import Made, make_run
 from tests.helpers.made_tables import MadeTables
 
@@ -151,11 +150,11 @@ def test_a_number_near_its_limit_is_never_rounded_onto_it(made: dict[str, Made])
 def test_the_drawing_shows_what_was_judged(made: dict[str, Made], pages: dict[str, str]) -> None:
     """The limit of not_worse lies at neutral + margin, and the interval is that of the measurement."""
     text = pages["fail"]
-    described = re.findall(r"<desc>found ([^<]*)</desc>", text)
+    described = re.findall(r"<desc>measured ([^<]*)</desc>", text)
     assert len(described) == len(made["fail"].run.verdicts)
     ratio = next(m for m in made["fail"].run.measurements if m.name == "perplexity.ratio")
     assert (
-        described[0] == f"{ratio.change:.4f}, interval {ratio.low:.4f} to {ratio.high:.4f}; limit 1.02, good below it"
+        described[0] == f"{ratio.change:.4f}, interval {ratio.low:.4f} to {ratio.high:.4f}; limit 1.02, passes below it"
     )
 
 
@@ -346,9 +345,9 @@ def without(made: Made, *tables: str) -> Made:
 @pytest.mark.parametrize(
     ("table", "sentence"),
     [
-        ("layers", "Layer outputs were not observed"),
+        ("layers", "Layer outputs were not recorded"),
         ("tokens", "No tokens were compared"),
-        ("channels", "Input channels were not observed"),
+        ("channels", "Input channels were not recorded"),
         ("items", "No tasks were run"),
     ],
 )
@@ -370,7 +369,7 @@ def test_an_empty_run_is_still_a_report(made: dict[str, Made]) -> None:
     )  # fmt: skip
     text = visible(html(Made(bare.run, MadeTables({}))))
     assert "No blocking rule was judged" in text
-    assert "This run left no tables" in text
+    assert "This run has no tables" in text
     assert "Nothing was measured." in text
     assert "Memory was not measured." in text
 
@@ -396,7 +395,7 @@ def test_a_damaged_table_costs_its_charts_not_the_report(made: dict[str, Made], 
     assert f"{table}/3.parquet: the file is damaged" in text
     assert "Must not ship" in text
     assert "No tasks were run" not in text
-    assert "were not observed" not in text
+    assert "were not recorded" not in text
 
 
 # NaN is shown as what it is.
@@ -510,7 +509,7 @@ def test_simulated_weights_are_said_loudly(made: dict[str, Made], pages: dict[st
     text = pages["pass"]
     assert "int4, group 32, simulated" in text
     assert "<strong>Simulated</strong>" in text
-    assert "<strong>Not counted</strong>" in text
+    assert "<strong>Not judged</strong>" in text
     real = tuple(
         ModuleFormat.model_validate(m.model_dump() | {"kernel": "real"}) for m in made["pass"].run.variant.modules
     )

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from harness.records import Measurement, Run
-from harness.report import cost, display, words
+from harness.report import display, words
+from harness.report.summaries import cost
 
 
 @dataclass(frozen=True)
