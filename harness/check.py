@@ -1,6 +1,6 @@
 """Check: the whole flow, from YAML files to verdicts and reports.
 
-    plan ─▶ run ─▶ tables ─▶ measurements ─▶ judge ─▶ run.json ─▶ writers
+    plan ─▶ run ─▶ tables ─▶ measurements ─▶ judge ─▶ run.json ─▶ outputs
 
 A verdict of an earlier run is deleted before anything is computed, and the exit code 0 is given in one place only,
 after run.json has been read back from disk.
@@ -16,19 +16,18 @@ from typing import TYPE_CHECKING
 from harness.errors import HarnessError
 from harness.forecast.notes import notes_before
 from harness.judge import OWN_GATE, judge, overall
+from harness.measures import declared_metrics
 from harness.plan import check_together, make_plan, resolved
 from harness.planning.specs import Plan
 from harness.planning.target import target_notes
 from harness.records import Clock, Run, Verdict
 from harness.report.terminal import Terminal
 from harness.system.environment import prepare_threads
-from harness.tables.store import Reader
-from harness.write import read_run, write_all, write_report
+from harness.write import read_run, remove_outputs, write_outputs, write_run
 
 if TYPE_CHECKING:
     from harness.running.pairs import Observed
 
-RUN, REPORT = "run.json", "report.html"
 EXIT_ERROR = 2
 WORST_FIRST = (2, 1, 3, 0)
 
@@ -36,7 +35,7 @@ WORST_FIRST = (2, 1, 3, 0)
 def check(files: Sequence[Path], out: Path, terminal: Terminal) -> int:
     """Check every variant file and return the worst exit code.
 
-    Each variant gets the folder ``out/<name>`` with run.json, report.html and its tables.
+    Each variant gets the folder ``out/<name>`` with run.json, its tables, and the outputs that its file asks for.
     Raises PlanError before any model is loaded, with every mistake of every file.
     """
     plans = check_together([make_plan(path) for path in files])
@@ -45,7 +44,7 @@ def check(files: Sequence[Path], out: Path, terminal: Terminal) -> int:
             terminal.note(f"{plan.name}: {note.text}")
         for text in notes_before(plan, out / plan.name):
             terminal.note(f"{plan.name}: {text}")
-    folders = {plan.name: _fresh_folder(out / plan.name) for plan in plans}
+    folders = {plan.name: _fresh_folder(plan, out, terminal) for plan in plans}
     prepare_threads()
     from harness.run import group_plans, run_group
 
@@ -70,11 +69,12 @@ def exit_code_of(run: Run) -> int:
     return code if code == run.exit_code else EXIT_ERROR
 
 
-def _fresh_folder(folder: Path) -> Path:
-    """Make the run folder and delete verdicts that an earlier run left there; its tables stay, to be resumed."""
+def _fresh_folder(plan: Plan, out: Path, terminal: Terminal) -> Path:
+    """Make the run folder and delete what an earlier check wrote there; its tables stay, to be resumed."""
+    folder = out / plan.name
     folder.mkdir(parents=True, exist_ok=True)
-    for name in (RUN, REPORT):
-        (folder / name).unlink(missing_ok=True)
+    for text in remove_outputs(folder, plan.outputs):
+        terminal.note(f"{plan.name}: {text}")
     return folder
 
 
@@ -86,17 +86,18 @@ def _conclude(plan: Plan, result: Observed | HarnessError, started: datetime, fo
     for message in [*result.messages, *(n.text for n in result.notes if n.topic == "hardware" and n.level == "warn")]:
         terminal.note(message)
     run = _judged(result, started)
+    written: list[Path] = []
     code, failure = int(run.exit_code), ""
     try:
-        write_all(run, Reader(folder / "tables", run.data_key), folder, ["run_json"])
-        # The report is made from what was written, so that making it again gives the same bytes.
+        write_run(run, folder)
+        # Outputs are made from what was written, so that making them again gives the same bytes.
         run = read_run(folder)
-        write_report(run, folder)
+        written = write_outputs(run, folder, plan.outputs)
         code = exit_code_of(run)
     except HarnessError as error:
         # A verdict that was reached stays what it is, but nothing passes without all of its outputs.
         code, failure = 1 if run.exit_code == 1 else EXIT_ERROR, f"{plan.name}: {error}"
-    terminal.verdict(run, None if failure else folder / REPORT)
+    terminal.verdict(run, written)
     if failure:
         terminal.error(f"{failure}\nthe exit code is {code}: nothing passes without all of its outputs")
     return code
@@ -122,6 +123,7 @@ def _judged(observed: Observed, started: datetime) -> Run:
             finished=finished.isoformat(timespec="seconds"),
             seconds=observed.seconds,
         ),
+        metrics=declared_metrics(measure for suite in observed.plan.suites for measure in suite.measures),
         measurements=tuple(observed.measurements),
         skipped=tuple(observed.skipped),
         slices=tuple(observed.slices),

@@ -103,17 +103,26 @@ def judge(run: Path, gates: tuple[str, ...]) -> int:
     from harness.write import read_run
 
     judged = rejudge(read_run(run), [load_gate(name, Path.cwd()) for name in gates])
-    Terminal().verdict(judged, None)
+    Terminal().verdict(judged)
     return judged.exit_code
 
 
 @app.command()
 @RUN
-def report(run: Path) -> int:
-    """Write the report of the finished run in folder RUN again. Loads no model."""
-    from harness.write import read_run, write_report
+@click.option(
+    "--as", "kinds", multiple=True, default=["report_html"], show_default=True, metavar="NAME",
+    help="Writer of the output (see harness list); may be given several times.",
+)  # fmt: skip
+def report(run: Path, kinds: tuple[str, ...]) -> int:
+    """Write outputs of the finished run in folder RUN again. Loads no model.
 
-    click.echo(f"wrote {write_report(read_run(run), run)}")
+    A writer that the variant file gave settings gets the same again.
+    """
+    from harness.write import read_run, write_outputs, writers_of
+
+    finished = read_run(run)
+    for path in write_outputs(finished, run, writers_of(finished, kinds)):
+        click.echo(f"wrote {path}")
     return 0
 
 
@@ -139,7 +148,7 @@ def selftest(gate: str, suite: str, model: str, only: tuple[str, ...], out: Path
 @app.command(name="list")
 @click.option("--terms", is_flag=True, help="Explain the terms used in files, reports and messages instead.")
 def list_everything(terms: bool) -> int:
-    """List every suite, gate, target, measure, backend, rule, probe and writer with its description."""
+    """List every suite, gate, target, measure, backend, rule, probe, writer and report section, described."""
     if terms:
         from harness.commands.terms import print_terms
 

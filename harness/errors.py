@@ -1,17 +1,17 @@
-"""Every error a user can meet.
+"""All errors a user can encounter.
 
-HarnessError                      could not be run or judged: exit code 2
+HarnessError                      the run could not be made or judged: exit code 2
 ├── PlanError                     mistakes in YAML files, all of them at once, each with file and line
 ├── ModelError                    a model that cannot be loaded or must not be trusted
 ├── DataError                     documents or tasks that cannot be used
-├── BackendError                  a compression step that refused or failed
+├── BackendError                  a compression step that rejected its input or failed
 ├── MissingDependencyError        an optional library that is not installed
-├── TableError                    observations on disk that are damaged or belong to another run
+├── TableError                    tables on disk that are damaged or belong to another run
 ├── MeasureError                  numbers that cannot be right (a negative divergence, say)
 └── WriteError                    a report or result file that could not be written
 
-A message says what was found, what was wanted and what to do. Anything that is not a HarnessError is a defect
-of the harness and also ends with exit code 2, never 0.
+A message says what was found, what was expected and what to do. Any other exception is a defect of the harness and
+also ends with exit code 2, never 0.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class HarnessError(Exception):
 
 @dataclass(frozen=True)
 class Problem:
-    """One mistake in one file: where it is, what was found, what was wanted, and what to do."""
+    """One mistake in one file: where it is, what was found, what was expected, and what to do."""
 
     file: str
     line: int | None
@@ -56,11 +56,11 @@ class ModelError(HarnessError):
 
 
 class DataError(HarnessError):
-    """Documents or tasks could not be read, or too few of them can be scored."""
+    """Documents or tasks could not be read, or too few of them could be scored."""
 
 
 class BackendError(HarnessError):
-    """A compression step refused its input or failed; the message names backend and module."""
+    """A compression step rejected its input or failed; the message names backend and module."""
 
 
 class MissingDependencyError(HarnessError):
@@ -71,12 +71,12 @@ class MissingDependencyError(HarnessError):
 
 
 class TableError(HarnessError):
-    """Tables on disk are damaged, incomplete or belong to another run."""
+    """Tables on disk are damaged, incomplete, or belong to another run."""
 
 
 class MeasureError(HarnessError):
-    """A measured number contradicts its definition, so nothing computed beside it can be trusted."""
+    """A measured number contradicts its definition, so nothing computed with it can be trusted."""
 
 
 class WriteError(HarnessError):
-    """An output file could not be written; the verdict that was reached stays as it is."""
+    """An output file could not be written; the verdict that was reached still holds."""

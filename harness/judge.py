@@ -31,9 +31,6 @@ FALSE_ALARMS = 0.025
 OWN_GATE = "harness"
 """Gate of the verdicts that no gate file asks for: measures that failed."""
 
-PREFIXES = {"layer_error": "layers"}
-"""Measures whose metrics begin with another word than their own name."""
-
 
 @dataclass(frozen=True)
 class _Case:
@@ -133,7 +130,7 @@ def _cases(
 ) -> list[_Case]:
     pattern = _rule(spec).metric
     matched = [measurement for measurement in measurements if matches(pattern, measurement.name)]
-    lost = [entry for entry in skipped if _covers(pattern, entry.measure)]
+    lost = [entry for entry in skipped if could_match(pattern, entry.measure)]
     cases = [_Case(gate, spec, m.name, m.labels, _decide(_rule(spec), m, identical)) for m in matched]
     cases += [
         _Case(
@@ -157,17 +154,6 @@ def _rule(spec: RuleSpec) -> Rule:
     if not isinstance(spec.rule, Rule):
         raise TypeError(f"{spec.where}: {spec.rule!r} is not a rule")
     return spec.rule
-
-
-def _covers(pattern: str, missing: str) -> bool:
-    """Whether a pattern can mean a metric that was skipped, or one of a measure skipped whole.
-
-    A name without a dot (``perplexity``) or with a star at its end (``tasks.arc.*``) stands for every metric that
-    begins so; any other is one metric: a rule on ``tasks.*.accuracy`` does not mind a missing ``tasks.arc.recovery``.
-    """
-    if "." in missing and not missing.endswith(".*"):
-        return matches(pattern, missing)
-    return could_match(pattern, f"{PREFIXES.get(missing, missing).removesuffix('.*')}.*")
 
 
 def _decide(rule: Rule, measurement: Measurement, identical: bool) -> Decision:

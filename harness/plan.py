@@ -17,6 +17,7 @@ from harness.planning.gate_file import Gate, check_extending, check_metrics, che
 from harness.planning.locating import explain_unknown_name, is_slug
 from harness.planning.model_entry import read_reference, read_steps, read_variant
 from harness.planning.noise_floor import check_floors
+from harness.planning.outputs import read_outputs
 from harness.planning.specs import GateSpec, Plan, SuiteSpec
 from harness.planning.suite_file import Suite, read_documents_spec, read_suite, source_name
 from harness.planning.target import read_target
@@ -24,7 +25,7 @@ from harness.records import CalibrationSpec, Plugin
 from harness.system.yaml_file import read_yaml
 from harness.system.yaml_values import KeyPath, describe
 
-KEYS = ("name", "reference", "variant", "target", "calibration", "suites", "gates")
+KEYS = ("name", "reference", "variant", "target", "calibration", "suites", "gates", "outputs")
 
 
 def make_plan(path: Path) -> Plan:
@@ -48,6 +49,7 @@ def make_plan(path: Path) -> Plan:
     read = [read_suite(each, folder, problems) for each in _names(check, "suites", content, folder)]
     suites = [suite and suite.aimed(target) for suite in read]
     gates = [read_gate(each, folder, problems) for each in _names(check, "gates", content, folder)]
+    outputs = read_outputs(check, content.get("outputs"))
     _check_backends(check, steps, content.get("calibration") is not None)
     check_composition(check, steps)
     _check_contamination(check, steps, calibration, suites)
@@ -64,6 +66,7 @@ def make_plan(path: Path) -> Plan:
         calibration=calibration,
         suites=tuple(suite.spec() for suite in suites if suite),
         gates=tuple(gate.spec() for gate in gates if gate),
+        outputs=outputs,
     )
 
 
@@ -124,6 +127,7 @@ def resolved(plan: Plan) -> dict[str, Any]:
         out["probes"] = [_named("probe", probe) for probe in suite.probes]
     for gate, out in zip(plan.gates, record["gates"], strict=True):
         out["rules"] = [_named("rule", each.rule) | {"where": each.where} for each in gate.rules]
+    record["outputs"] = [_named("writer", writer) for writer in plan.outputs]
     return record
 
 

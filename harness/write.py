@@ -1,8 +1,9 @@
-"""Write: every output of a run, and reading a run back to write or judge it again."""
+"""Write: run.json, the outputs made from it, and reading a run back to write or judge it again."""
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -12,55 +13,124 @@ from pydantic import ValidationError
 
 from harness import plugins
 from harness.errors import HarnessError, WriteError
+from harness.measures import installed_metrics
 from harness.records import SCHEMA_VERSION, Run, schema_1
+from harness.system.files import write_atomic
 from harness.tables.access import Tables
 from harness.tables.store import Reader
-from harness.writers import Writer
+from harness.writers import RUN_FILE, Writer
 
 if TYPE_CHECKING:
     import pandas as pd
 
+_SECRET = re.compile(r"\bhf_[A-Za-z0-9]{16,}")
 
-def write_all(run: Run, tables: Tables, folder: Path, kinds: Sequence[str]) -> list[Path]:
-    """Let every named writer write into ``folder``; returns the files in the order of ``kinds``.
 
-    What an earlier run left under the same names is removed first, so a stale report can never stand
-    beside a new verdict. One writer that fails does not keep the others from writing; then WriteError is
-    raised with every failure.
+def write_run(run: Run, folder: Path) -> Path:
+    """Write run.json atomically. Raises WriteError, also when the run holds what JSON cannot (NaN, infinity)."""
+    path = folder / RUN_FILE
+    write_atomic(path, encode(run))
+    return path
+
+
+def encode(run: Run) -> bytes:
+    """The run as UTF-8 JSON (RFC 8259): two-space indent, sorted keys, shortest exact floats, newline at the end.
+
+    Hub tokens that slipped into a path or a setting are masked. Raises WriteError for NaN or infinity,
+    which only the free-form part ``asked`` could hold: records refuse them.
     """
-    writers = [plugins.load(Writer, kind)() for kind in kinds]
-    _remove_old(folder, [writer.file_name for writer in writers if writer.file_name])
+    # Not pydantic's own JSON mode: it would write null where NaN stands, and say nothing.
+    try:
+        text = json.dumps(_masked(run.model_dump()), sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False)
+        return (text + "\n").encode()
+    except (ValueError, TypeError) as error:
+        raise WriteError(f"{RUN_FILE}: the run {run.name!r} holds a value that JSON cannot: {error}") from error
+
+
+def _masked(value: Any) -> Any:
+    if isinstance(value, str):
+        return _SECRET.sub("hf_***", value)
+    if isinstance(value, dict):
+        return {_masked(key): _masked(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_masked(item) for item in value]
+    return value
+
+
+def write_outputs(run: Run, folder: Path, writers: Sequence[Writer], tables: Tables | None = None) -> list[Path]:
+    """Let every writer write into ``folder``; returns the files in the order of ``writers``.
+
+    tables: those of the run, by default what lies in ``folder``; tables that are gone or damaged leave the parts that
+    show them empty, with the reason. An old file of the same name is removed first. A writer that fails does not keep
+    the others from writing; then WriteError is raised with every failure.
+    """
+    tables = tables if tables is not None else _StoredTables(folder / "tables", run.data_key)
+    for writer in writers:
+        _remove(folder / writer.file_name)
     written: list[Path] = []
     failures: list[str] = []
     for writer in writers:
         try:
-            written.append(writer.write(run, tables, folder))
+            writer.write(run, tables, folder)
+            if not (folder / writer.file_name).is_file():
+                raise WriteError(f"it left no file {writer.file_name} in {folder}")
+            written.append(folder / writer.file_name)
         except HarnessError as error:
             failures.append(f"{writer.kind}: {error}")
         except Exception as error:  # noqa: BLE001 - a plugin may raise anything; the others must still write
             failures.append(f"{writer.kind}: {type(error).__name__}: {error}")
     if failures:
-        raise WriteError("not everything could be written:\n" + "\n".join(failures))
+        raise WriteError("not every output could be written:\n" + "\n".join(failures))
     return written
 
 
-def _remove_old(folder: Path, names: Sequence[str]) -> None:
-    for name in names:
-        try:
-            (folder / name).unlink(missing_ok=True)
-        except OSError as error:
-            raise WriteError(f"{folder / name}: an earlier result could not be removed: {error.strerror}") from error
+def remove_outputs(folder: Path, writers: Sequence[Writer]) -> list[str]:
+    """Delete run.json and what any writer left in ``folder``, so that nothing stale stands beside a new verdict.
 
-
-def write_report(run: Run, folder: Path, kind: str = "report_html") -> Path:
-    """Write the report of a finished run in ``folder`` again, from its tables there.
-
-    Tables that are gone or damaged leave their sections empty, with the reason. Raises WriteError.
+    writers: those asked for now. The files of every other installed writer go, too, because an earlier check may have
+    asked for them; returned is, for each of these that does not load, why. Raises WriteError for a file that stays.
     """
-    return write_all(run, _Stored(folder / "tables", run.data_key), folder, (kind,))[0]
+    names, broken = {RUN_FILE, *(writer.file_name for writer in writers)}, []
+    for kind in plugins.names(Writer):
+        try:
+            names.add(plugins.load(Writer, kind).file_name)
+        except Exception as error:  # noqa: BLE001 - importing a plugin that nobody asked for may raise anything
+            broken.append(f"the writer {kind} does not load, so a file that it left earlier stays: {error}")
+    for name in names:
+        _remove(folder / name)
+    return broken
 
 
-class _Stored:
+def _remove(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise WriteError(f"{path}: an earlier result could not be removed: {error.strerror}") from error
+
+
+def writers_of(run: Run, kinds: Sequence[str]) -> list[Writer]:
+    """The writers of these names, each with the settings under ``outputs`` in the plan of the run, else its defaults.
+
+    Raises UnknownPluginError for an unknown name, and HarnessError for a writer that does not load or needs settings.
+    """
+    asked = run.asked.get("outputs")
+    entries = [entry for entry in asked if isinstance(entry, dict)] if isinstance(asked, list | tuple) else []
+    settings = {str(entry.get("writer")): entry for entry in entries}
+    writers = []
+    for kind in dict.fromkeys(kinds):
+        cls = plugins.load(Writer, kind)
+        given = {key: value for key, value in settings.get(kind, {}).items() if key != "writer"}
+        try:
+            writers.append(cls.model_validate_json(json.dumps(given)))
+        except ValidationError as error:
+            what = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
+            raise HarnessError(
+                f"writer {kind!r}: its settings do not fit ({what}); give them under outputs:"
+            ) from error
+    return writers
+
+
+class _StoredTables:
     """The tables of a run, opened when first asked for."""
 
     def __init__(self, folder: Path, data_key: str) -> None:
@@ -85,13 +155,14 @@ def read_run(folder: Path) -> Run:
     Raises HarnessError naming the file when there is none, when it is damaged (not UTF-8, not JSON, cut
     off, a key twice, NaN), foreign (not made by this program), or of another schema version.
     """
-    path = folder if folder.suffix == ".json" else folder / "run.json"
+    path = folder if folder.suffix == ".json" else folder / RUN_FILE
     content = _read_json(path)
     if not isinstance(content, dict) or "schema_version" not in content:
         raise HarnessError(f"{path}: found no schema_version, wanted the run.json of a finished run")
     version = content["schema_version"]
     if type(version) is int and version == 1:
-        content = schema_1.upgrade(content)
+        declared = [metric.model_dump(mode="json") for metric in installed_metrics()]
+        content = schema_1.upgrade(content) | {"metrics": declared}
     elif type(version) is not int or version != SCHEMA_VERSION:
         raise HarnessError(
             f"{path}: found schema_version {version!r}, wanted {SCHEMA_VERSION}; "

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
+
+if TYPE_CHECKING:
+    from tests.helpers.made_run import Made
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -25,3 +29,11 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip("needs the folder ../shared/data beside the checkout (real pretrained models and texts)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def made() -> dict[str, Made]:
+    """Made-up runs with their tables, one of each verdict."""
+    from tests.helpers.made_run import SCALE, make_run
+
+    return {verdict: make_run(verdict) for verdict in SCALE}

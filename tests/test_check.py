@@ -43,7 +43,7 @@ def checked(folder: Path, limit: float) -> tuple[int, str]:
 def test_the_last_word_is_that_nothing_passes_without_its_outputs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: float, code: int
 ) -> None:
-    monkeypatch.setattr(harness.check, "write_report", refuse)
+    monkeypatch.setattr(harness.check, "write_outputs", refuse)
     found, said = checked(tmp_path, limit)
     assert found == code
     last = said.rstrip().splitlines()[-2:]

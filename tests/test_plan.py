@@ -27,7 +27,7 @@ from harness.planning.specs import Plan
 from harness.probes import Context, Probe
 from harness.records import HubData, Measurement, Metric, Plugin, Skipped
 from harness.rules import Decision, Rule
-from harness.system.resources import shipped_names
+from harness.system.resources import bundled_names
 
 
 class Toy(Backend):
@@ -338,14 +338,14 @@ def test_shipped_names_are_never_shadowed(desk: Desk) -> None:
         load_gate("gates/smoke.yaml", desk.folder)
 
 
-@pytest.mark.parametrize("name", shipped_names("suites"))
+@pytest.mark.parametrize("name", bundled_names("suites"))
 def test_shipped_suites_load_and_say_what_they_are(name: str) -> None:
     suite = load_suite(name, Path())
     assert suite.name == name
     assert suite.documents is not None
 
 
-@pytest.mark.parametrize("name", shipped_names("gates"))
+@pytest.mark.parametrize("name", bundled_names("gates"))
 def test_shipped_gates_load_and_every_limit_has_a_reason(name: str) -> None:
     gate = load_gate(name, Path())
     assert gate.name == name

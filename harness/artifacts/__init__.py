@@ -1,4 +1,4 @@
-"""What would be shipped: a model written as files, read back in a fresh process, and compared with the one in memory.
+"""The artifact to be shipped: a model saved to files, reloaded in a fresh process, and compared with the one in memory.
 
 model ─ outputs ─▶ before ─┐
   │ save                   ├─▶ compared

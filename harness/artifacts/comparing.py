@@ -1,4 +1,4 @@
-"""Two outputs of what should be one model, as rows of the table ``artifact``."""
+"""Compares the outputs of a model and of its artifact, as rows of the table ``artifact``."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ EMPTY: dict[str, Any] = {
     "count": 0, "text": "",
 }  # fmt: skip
 ROUNDING = 1e-6
-"""A relative difference that float32 products of other sizes may have."""
+"""Relative difference expected between float32 products of different shapes."""
 
 Row = dict[str, Any]
 
@@ -41,7 +41,7 @@ def table(rows: Sequence[Row]) -> pd.DataFrame:
 
 
 def token_rows(part: str, documents: Sequence[tuple[int, Tensor]], before: Outputs, after: Outputs) -> Iterator[Row]:
-    """A row for every token of every document (index, ids) but its first: KL(before‖after), largest difference.
+    """A row for every token of every document (index, ids) except its first: KL(before‖after), largest difference.
 
     Raises DifferentShapesError.
     """
@@ -49,23 +49,23 @@ def token_rows(part: str, documents: Sequence[tuple[int, Tensor]], before: Outpu
         old_TV, new_TV = before[f"{DOCUMENT}{number}"], after[f"{DOCUMENT}{number}"]
         if old_TV.shape != new_TV.shape or old_TV.dtype != new_TV.dtype:
             raise DifferentShapesError(
-                f"it gives logits of {new_TV.dtype} for {new_TV.shape[-1]} tokens, the model in memory gives "
+                f"its logits are {new_TV.dtype} for {new_TV.shape[-1]} tokens, those of the model in memory are "
                 f"{old_TV.dtype} for {old_TV.shape[-1]}"
             )
-        found = logit_statistics(old_TV[:-1], new_TV[:-1], ids_T[1:])
-        pairs = zip(found["kl"].tolist(), found["max_abs_diff"].tolist(), strict=True)
+        statistics = logit_statistics(old_TV[:-1], new_TV[:-1], ids_T[1:])
+        pairs = zip(statistics["kl"].tolist(), statistics["max_abs_diff"].tolist(), strict=True)
         for position, (kl, largest) in enumerate(pairs, start=1):
             yield {"part": part, "document": index, "position": position, "kl": kl, "max_abs_diff": largest}
 
 
 def module_rows(part: str, before: Outputs, after: Outputs) -> Iterator[Row]:
-    """A row for every module: the relative difference of what it does, ‖before − after‖ / ‖before‖, and what rounding
-    may make of it. Infinity where one side has no such module, or computes NaN or something of another shape.
+    """A row for every module: the relative difference of its outputs, ‖before − after‖ / ‖before‖, and the difference
+    that rounding may cause. Infinity if one side lacks the module, or its outputs are NaN or of another shape.
     """
     errors: dict[str, tuple[float, float]] = {}
     for key in dict.fromkeys(name for name in (*before, *after) if name.startswith(MODULE)):
         old, new = before.get(key), after.get(key)
-        error = torch.inf if old is None or new is None else relative(old, new)
+        error = torch.inf if old is None or new is None else relative_error(old, new)
         allowed = max(torch.finfo((new if old is None else old).dtype).eps, ROUNDING)  # type: ignore[union-attr]
         name = key.removeprefix(MODULE).partition(":")[0]
         errors[name] = max(errors.get(name, (0.0, 0.0)), (error, allowed))
@@ -73,13 +73,13 @@ def module_rows(part: str, before: Outputs, after: Outputs) -> Iterator[Row]:
         yield {"part": part, "name": name, "error": error, "allowed": allowed}
 
 
-def relative(old: Tensor, new: Tensor) -> float:
-    """‖old − new‖ / ‖old‖ (Frobenius), 0 for equal bits; infinity where it is no number. NaN equals NaN."""
+def relative_error(old: Tensor, new: Tensor) -> float:
+    """‖old − new‖ / ‖old‖ (Frobenius), 0 for equal bits; infinity if undefined. NaN equals NaN."""
     if old.shape != new.shape:
         return torch.inf
     a, b = old.double(), new.double()
     if bool(((a == b) | (a.isnan() & b.isnan())).all()):
         return 0.0
     difference, size = float((a - b).norm()), float(a.norm())
-    found = difference / size if size else torch.inf
-    return found if found < torch.inf else torch.inf
+    error = difference / size if size else torch.inf
+    return error if error < torch.inf else torch.inf

@@ -1,7 +1,7 @@
-"""The files through which a run talks with the process that reads an artifact back.
+"""The files exchanged between a run and the process that reloads an artifact.
 
 request.json  request.safetensors   how to load, texts to encode; token ids of the documents
-answer.json   answer.safetensors    hashes of what was loaded, ids of the texts; logits and outputs of modules
+answer.json   answer.safetensors    hashes of the loaded files, ids of the texts; logits and outputs of modules
 refusal.json                        why there is no answer
 """
 
@@ -20,7 +20,7 @@ from harness.system.files import write_atomic
 
 
 class Request(Record):
-    """What a fresh process is asked. The tensors beside it are the documents' token ids, in order."""
+    """Request to the fresh process. The accompanying tensors are the documents' token ids, in order."""
 
     name: str
     spec: ModelSpec
@@ -29,7 +29,7 @@ class Request(Record):
 
 
 class Answer(Record):
-    """What it found beside the tensors: hashes as in an Identity, and the token ids of each text."""
+    """Answer of the fresh process, besides tensors: hashes as in an Identity, and the token ids of each text."""
 
     weights_sha256: str
     config_sha256: str
@@ -38,14 +38,14 @@ class Answer(Record):
 
 
 class Refusal(Record):
-    """Why it gave no answer, in words for the user."""
+    """Reason for the missing answer, shown to the user."""
 
     reason: str
 
 
 @dataclass(frozen=True)
 class Exchange:
-    """One folder of such files."""
+    """A folder with the exchanged files."""
 
     folder: Path
 
@@ -70,7 +70,7 @@ class Exchange:
         write_atomic(self.folder / "refusal.json", Refusal(reason=reason).model_dump_json().encode())
 
     def get_refusal(self) -> str:
-        """Why there is no answer; empty if nothing was said."""
+        """The reason why there is no answer; empty if none was given."""
         path = self.folder / "refusal.json"
         return Refusal.model_validate_json(path.read_bytes()).reason if path.exists() else ""
 

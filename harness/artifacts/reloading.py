@@ -1,4 +1,4 @@
-"""Reading an artifact back in a process that knows nothing of this one: no patched class, no cache, no live model."""
+"""Reloads an artifact in a fresh process, with no patched class, no cache and no live model."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import harness
 from harness.artifacts.exchange import Answer, Exchange, Request
 from harness.artifacts.saving import discard
 from harness.errors import HarnessError, WriteError
-from harness.system.subprocesses import run_to_end
+from harness.system.subprocesses import run_process
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,16 +24,16 @@ WORKER = "harness.artifacts.worker"
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 
-class NotReadBackError(HarnessError):
-    """The artifact is no model that the harness would load, or cannot be run; the message says why."""
+class ReloadError(HarnessError):
+    """The artifact cannot be loaded or run by the harness; the message says why."""
 
 
 def read_back(
     request: Request, documents: Mapping[str, Tensor], place: Path, progress: Progress
 ) -> tuple[Answer, dict[str, Tensor]]:
-    """What a fresh process finds; ``place`` is a folder for the files in between, which is removed again.
+    """Reload the artifact in a fresh process and return its answer; ``place``: temporary folder, removed afterwards.
 
-    Raises NotReadBackError with the reason of the loader, or the last lines of a process that died, and WriteError.
+    Raises ReloadError with the loader's reason or the last lines of a process that died, and WriteError.
     """
     exchange = Exchange(place)
     try:
@@ -50,22 +50,22 @@ def read_back(
 
 
 def _run(exchange: Exchange, progress: Progress) -> None:
-    def heard(line: str) -> None:
-        if found := re.fullmatch(r"(\d+) (\d+)", line):
-            progress.step("artifact: read back", int(found[1]), int(found[2]))
+    def on_line(line: str) -> None:
+        if match := re.fullmatch(r"(\d+) (\d+)", line):
+            progress.step("artifact: read back", int(match[1]), int(match[2]))
 
     command = [sys.executable, "-P", "-m", WORKER, str(exchange.folder)]
-    failure = run_to_end(command, _environment(), heard)
+    failure = run_process(command, _environment(), on_line)
     if failure is None:
         return
     if reason := exchange.get_refusal():
-        raise NotReadBackError(reason)
-    said = f"; it said last: {' | '.join(failure.said)}" if failure.said else ""
-    raise NotReadBackError(f"the process that read it back {failure.how}{said}")
+        raise ReloadError(reason)
+    quoted = f"; its last output: {' | '.join(failure.said)}" if failure.said else ""
+    raise ReloadError(f"the process that reloaded it {failure.how}{quoted}")
 
 
 def _environment() -> dict[str, str]:
-    """That of this process, with this very harness to import and one thread."""
+    """This process's environment, with this harness on the import path and one thread."""
     root = str(Path(harness.__file__).parents[1])
     paths = [root, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
     return {**os.environ, **ONE_THREAD, "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths))}

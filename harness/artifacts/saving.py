@@ -1,4 +1,4 @@
-"""Writing a folder so that a reader finds either the whole of it or nothing."""
+"""Atomic folder writes: a reader finds either the complete folder or nothing."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from harness.records import ArtifactFile
 
 
 def save_folder(folder: Path, write: Callable[[Path], None]) -> None:
-    """Let ``write`` fill a new folder, flush it to the disk, and give it its name in one step.
+    """Let ``write`` fill a new folder, flush it to disk, and rename it to ``folder`` in one step.
 
-    What an earlier run left there is removed first, so that it can never stand beside a new verdict. Killed, refused or
-    out of space at any point, nothing is there. Raises WriteError saying what the system said, and BackendError with
-    the words of the library for anything else that it raises.
+    An artifact of an earlier run is removed first, so that it can never accompany a new verdict. If the process is
+    killed or a step fails at any point, no folder exists. Raises WriteError with the system's error message, and
+    BackendError with the library's message for any other exception.
     """
     partial = _partial(folder)
     try:
-        discard_saved(folder)
+        discard_artifact(folder)
         partial.mkdir(parents=True)
         try:
             _fill(partial, write)
@@ -32,13 +32,13 @@ def save_folder(folder: Path, write: Callable[[Path], None]) -> None:
             discard(partial)
     except OSError as error:
         raise WriteError(
-            f"{folder}: the artifact could not be written: {error.strerror or error}; what was measured is kept, and "
-            "the same command goes on from there"
+            f"{folder}: the artifact could not be written: {error.strerror or error}; measurements are kept, and the "
+            "same command resumes from there"
         ) from error
 
 
-def discard_saved(folder: Path) -> None:
-    """Remove what was saved there, and what a killed process left half-written. Raises OSError."""
+def discard_artifact(folder: Path) -> None:
+    """Remove the saved folder and any partial one left by a killed process. Raises OSError."""
     discard(folder)
     discard(_partial(folder))
 
@@ -48,7 +48,7 @@ def _partial(folder: Path) -> Path:
 
 
 def discard(folder: Path) -> None:
-    """Remove a folder with everything in it, if it is there. Raises OSError."""
+    """Remove a folder with its content, if it exists. Raises OSError."""
     if folder.is_symlink() or folder.is_file():
         folder.unlink()
     elif folder.exists():
@@ -56,7 +56,7 @@ def discard(folder: Path) -> None:
 
 
 def list_files(folder: Path) -> tuple[ArtifactFile, ...]:
-    """Every file in a folder with its size and hash, by name. Raises WriteError for one that cannot be read."""
+    """Every file in a folder with its size and hash, by name. Raises WriteError if one cannot be read."""
     try:
         return tuple(
             ArtifactFile(name=path.relative_to(folder).as_posix(), bytes=path.stat().st_size, sha256=file_sha256(path))
@@ -72,7 +72,7 @@ def _fill(folder: Path, write: Callable[[Path], None]) -> None:
         write(folder)
     except OSError:
         raise
-    except Exception as error:  # A library may raise anything; whether the disk is behind it only its words say.
+    except Exception as error:  # A library may raise anything; only its message tells whether the disk failed.
         if "os error" in str(error) or "No space left" in str(error):
             raise OSError(str(error)) from error
         raise BackendError(f"the artifact could not be written: {type(error).__name__}: {error}") from error

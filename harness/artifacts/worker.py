@@ -1,9 +1,9 @@
-"""The fresh process: load an artifact as any user would, and say what it computes.
+"""The fresh process: loads an artifact as any user would, and reports its outputs.
 
     python -m harness.artifacts.worker FOLDER
 
-FOLDER holds the request and gets the answer (see ``exchange``). Progress goes to standard output, a line ``3 9`` at a
-time; whatever libraries print goes to standard error. Exit codes: 0 answered, 2 refused with the reason, else a defect.
+FOLDER holds the request and receives the answer (see ``exchange``). Progress goes to standard output as lines ``3 9``;
+output of libraries goes to standard error. Exit codes: 0 answered, 2 refused with a reason, otherwise a defect.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from pathlib import Path
 import torch
 
 from harness.artifacts.exchange import Answer, Exchange
-from harness.artifacts.outputs import encoded, outputs
+from harness.artifacts.outputs import encode_text, model_outputs
 from harness.errors import HarnessError
 from harness.models.adapters import attach_adapter
 from harness.models.loading import load
 
 
-def answer(exchange: Exchange, step: Callable[[int, int], None]) -> int:
-    """Load what the request names and answer it; returns the exit code."""
+def answer_request(exchange: Exchange, step: Callable[[int, int], None]) -> int:
+    """Load the requested artifact and write the answer; returns the exit code."""
     request, documents = exchange.get_request()
     steps = len(documents) + 2
     try:
@@ -33,10 +33,10 @@ def answer(exchange: Exchange, step: Callable[[int, int], None]) -> int:
             loaded = attach_adapter(loaded, Path(request.adapter))
         ids = [documents[key] for key in sorted(documents, key=lambda key: int(key.rpartition("/")[2]))]
         try:
-            found = outputs(loaded.model, ids, lambda done, _: step(done + 1, steps))
-        except Exception as error:  # A library may raise anything; what was loaded cannot be run.
-            raise HarnessError(f"it loads and cannot be run: {type(error).__name__}: {error}") from error
-        text_ids = tuple(encoded(loaded.tokenizer, text) for text in request.texts)
+            outputs = model_outputs(loaded.model, ids, lambda done, _: step(done + 1, steps))
+        except Exception as error:  # A library may raise anything; then the loaded model cannot be run.
+            raise HarnessError(f"it loads but cannot be run: {type(error).__name__}: {error}") from error
+        text_ids = tuple(encode_text(loaded.tokenizer, text) for text in request.texts)
     except HarnessError as error:
         exchange.put_refusal(str(error))
         return 2
@@ -46,12 +46,12 @@ def answer(exchange: Exchange, step: Callable[[int, int], None]) -> int:
         tokenizer_sha256=loaded.identity.tokenizer_sha256,
         text_ids=text_ids,
     )
-    exchange.put_answer(said, found)
+    exchange.put_answer(said, outputs)
     return 0
 
 
 def main() -> int:
-    """Answer the request in the folder that the command line names."""
+    """Answer the request in the folder given on the command line."""
     torch.set_num_threads(1)
     progress = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
@@ -59,7 +59,7 @@ def main() -> int:
     def step(done: int, of: int) -> None:
         progress.write(f"{done} {of}\n")
 
-    return answer(Exchange(Path(sys.argv[1])), step)
+    return answer_request(Exchange(Path(sys.argv[1])), step)
 
 
 if __name__ == "__main__":

@@ -102,10 +102,10 @@ class Activations(LinearBackend):
     ) -> dict[str, Limits]:
         """The range of every input over all documents, from one pass that keeps no inputs."""
         from harness.modules.decoder_layers import observe_inputs
-        from harness.numerics.observers import observer
+        from harness.numerics.observers import make_observer
 
         percentile = self.percentile or DEFAULT_PERCENTILE
-        seen = {name: observer(self.range, percentile, form.blocks) for name, _ in chosen}
+        seen = {name: make_observer(self.range, percentile, form.blocks) for name, _ in chosen}
         observe_inputs(model, {name: self._tap(name, each) for name, each in seen.items()}, calibration)
         limits = {}
         for name, each in seen.items():

@@ -74,7 +74,7 @@ class Awq(WeightBackend):
         chosen = dict(self.chosen(model))
         for name, module in chosen.items():
             self._check(name, module)
-        foldings = find_foldings(model, calibration).found if self.scale_grid else ()
+        foldings = find_foldings(model, calibration).accepted if self.scale_grid else ()
         stride = max(1, sum(map(len, calibration)) // self.clip_tokens)
         work = _Work(self, chosen, stride)
         for block in walk_blocks(model, calibration):
@@ -91,9 +91,9 @@ class Awq(WeightBackend):
 
     def clips(self, name: str) -> bool:
         """Whether the ranges of a module are searched."""
-        from harness.modules.experts import stack_of
+        from harness.modules.experts import stack_name
 
-        name = stack_of(name)
+        name = stack_name(name)
         return self.clip and not any(fnmatchcase(name, pattern) for pattern in self.no_clip)
 
     def limits(self, name: str, weight_OI: Tensor) -> Limits | None:
@@ -128,12 +128,12 @@ class Awq(WeightBackend):
         return Note(topic="scaling", text=text)
 
     def _unreached(self, names: Sequence[str]) -> Iterator[Note]:
-        from harness.modules.experts import ranges_of
+        from harness.modules.experts import format_names
 
         if names:
             text = (
                 f"{len(names)} linear layers were given no calibration token, so their ranges could not be searched: "
-                f"{ranges_of(names)}"
+                f"{format_names(names)}"
             )
             yield Note(topic="awq: not calibrated", text=text, level="warn")
 
@@ -242,8 +242,8 @@ def _search(step: Awq, block: Block, folding: Folding, chosen: Chosen) -> Scalin
     forms = [step.for_module(name).weight_format() for name in folding.readers]
     inputs = _Inputs(products=len(readers) == 1)
     block.observe({folding.readers[0]: inputs.take})
-    mean_I = folding.alike(inputs.total / inputs.seen, "mean")
-    relative = folding.alike(relative_size(weights, forms), "mean") if step.duo_scaling else None
+    mean_I = folding.pool_shared(inputs.total / inputs.seen, "mean")
+    relative = folding.pool_shared(relative_size(weights, forms), "mean") if step.duo_scaling else None
 
     def rounding(name: str) -> Callable[[Tensor], Tensor]:
         if name not in chosen:

@@ -65,7 +65,7 @@ class DenseAndSparse(LinearBackend):
         from harness.numerics.decomposition import decompose
         from harness.numerics.formats import checked
         from harness.transforms.sensitivity import fisher_diagonal
-        from harness.transforms.single_changes import units
+        from harness.transforms.single_changes import group_by_weight
 
         chosen = self.chosen(model)
         for name, module in matrices(model):  # A weight that is not finite spoils the gradients of all others.
@@ -74,7 +74,7 @@ class DenseAndSparse(LinearBackend):
         fisher = fisher_diagonal(model, dict(chosen), calibration)
         flat = [name for name, fisher_OI in fisher.items() if not bool(fisher_OI.any())]
         replacing, described = Replacing(), dict[str, ModuleFormat]()
-        for unit in units(chosen):
+        for unit in group_by_weight(chosen):
             first = unit.names[0]
             bits = self._bits_of(first)
             with naming(self, first):
@@ -87,9 +87,9 @@ class DenseAndSparse(LinearBackend):
         return Compressed(model, merged_stacks(described[name] for name, _ in chosen), notes=_notes(flat))
 
     def _bits_of(self, name: str) -> int:
-        from harness.modules.experts import stack_of
+        from harness.modules.experts import stack_name
 
-        name = stack_of(name)
+        name = stack_name(name)
         matching = [o.bits for o in self.overrides if any(fnmatchcase(name, pattern) for pattern in o.modules)]
         return matching[-1] if matching else self.bits
 
@@ -120,9 +120,9 @@ class DenseAndSparse(LinearBackend):
 def _notes(flat: Sequence[str]) -> tuple[Note, ...]:
     if not flat:
         return ()
-    from harness.modules.experts import ranges_of
+    from harness.modules.experts import format_names
 
-    listed = ranges_of(flat[:MOST_NAMED]) + (" …" if len(flat) > MOST_NAMED else "")
+    listed = format_names(flat[:MOST_NAMED]) + (" …" if len(flat) > MOST_NAMED else "")
     text = (
         f"{len(flat)} modules have no gradient on the calibration documents ({listed}); all their weights were "
         "taken as equally sensitive (no document reaches them, or a step before rounds what they compute)"

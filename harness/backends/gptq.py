@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from harness.modules.linears import Linear
     from harness.numerics.formats import Format, Quantized
-    from harness.numerics.gptq import Hessian, Prepared
+    from harness.numerics.gptq import Hessian, PreparedHessian
     from harness.transforms.shared_inputs import Observe
 
 
@@ -92,13 +92,13 @@ class _Work:
 
     def quantize(self, names: Sequence[str], observe: Observe) -> None:
         """Quantize layers that data passes together, stage by stage."""
-        from harness.transforms.shared_inputs import SharedHessians, stages
+        from harness.transforms.shared_inputs import SharedHessians, order_by_input
 
         if not names:
             return
-        for stage in stages(names, observe) if self.settings.sequential == "layer" else [list(names)]:
+        for stage in order_by_input(names, observe) if self.settings.sequential == "layer" else [list(names)]:
             inputs = SharedHessians(stage)
-            known: dict[Hessian, tuple[Tensor, Prepared]] = {}
+            known: dict[Hessian, tuple[Tensor, PreparedHessian]] = {}
             observe(inputs.taps())
             for name in stage:
                 with naming(self.settings, name):
@@ -122,7 +122,7 @@ class _Work:
             text = f"{_some(list(self._nearest))}: {rows} output channels came closer rounded to nearest, and are"
             yield Note(topic="gptq: rounded to nearest", text=text)
 
-    def _one(self, name: str, hessian: Hessian | None, known: dict[Hessian, tuple[Tensor, Prepared]]) -> None:
+    def _one(self, name: str, hessian: Hessian | None, known: dict[Hessian, tuple[Tensor, PreparedHessian]]) -> None:
         from harness.modules.linears import weight_of
 
         module, settings = self.chosen[name], self.settings.for_module(name)
@@ -145,7 +145,7 @@ class _Work:
         weight_OI: Tensor,
         form: Format,
         hessian: Hessian,
-        known: dict[Hessian, tuple[Tensor, Prepared]],
+        known: dict[Hessian, tuple[Tensor, PreparedHessian]],
         nearest: Quantized,
     ) -> tuple[Tensor, int]:
         """Values [O, I], and the bits of the group index that they need. known: what was prepared already."""
@@ -185,7 +185,7 @@ def _with_index(described: ModuleFormat, weights: int, index_bits: int) -> Modul
 
 def _some(names: Sequence[str], most: int = 3) -> str:
     """How many layers, with the first names; experts of one stack are listed by number."""
-    from harness.modules.experts import ranges_of
+    from harness.modules.experts import format_names
 
-    listed = ranges_of(names[:most]) + (" …" if len(names) > most else "")
+    listed = format_names(names[:most]) + (" …" if len(names) > most else "")
     return f"{len(names)} layer{'s' if len(names) > 1 else ''} ({listed})"

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from harness.numerics.kv_cache import CachePart
-    from harness.transforms.cached_attention import CacheSettings, Seen
+    from harness.transforms.cached_attention import AttentionCall, CacheSettings
 
 Bits = Annotated[int, Field(ge=2, le=8)]
 Scales = Literal["channel", "token", "unscaled"]
@@ -80,16 +80,16 @@ class KvCache(Backend):
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, calibration: Sequence[Tensor]
     ) -> Compressed:
         """Let every attention module read a simulated cache; raises BackendError where that cannot be."""
-        from harness.transforms.simulated_cache import attention_calls, install
+        from harness.transforms.simulated_cache import install_cache, trace_attention
 
-        calls = attention_calls(model)
+        calls = trace_attention(model)
         known = {call.layer for call in calls if call.layer is not None}
         if unknown := sorted(set(self.skip_layers) - known):
             raise BackendError(f"kv_cache: skip_layers has {unknown[0]}, but layers with a cache are {sorted(known)}")
-        install(calls, self.settings_of)
+        install_cache(calls, self.settings_of)
         return Compressed(model, cache=self._described(calls), notes=(self._note(),))
 
-    def settings_of(self, call: Seen) -> CacheSettings:
+    def settings_of(self, call: AttentionCall) -> CacheSettings:
         """How the layer of a module keeps its cache."""
         from harness.transforms.cached_attention import CacheSettings
 
@@ -114,7 +114,7 @@ class KvCache(Backend):
         along: dict[Scales, Literal["tokens", "channels"] | None] = {"channel": "tokens", "token": "channels"}
         return CachePart(grid, along.get(scales), self.group_size, self.residual, flush)
 
-    def _described(self, calls: Sequence[Seen]) -> CacheFormat:
+    def _described(self, calls: Sequence[AttentionCall]) -> CacheFormat:
         """The format; bits are those of a text so long that its newest tokens do not matter."""
         stored, total = 0.0, 0
         for call in calls:

@@ -81,17 +81,22 @@ class MixedPrecision(LinearBackend):
 
         Raises BackendError for weights that cannot be rounded, and for a target that nothing reaches.
         """
-        from harness.modules.experts import stack_of
-        from harness.transforms.single_changes import divergences, output_errors, stacked, units
+        from harness.modules.experts import stack_name
+        from harness.transforms.single_changes import (
+            group_by_weight,
+            measure_divergences,
+            measure_output_errors,
+            merge_stacks,
+        )
 
-        every = stacked(units(self.chosen(model)))
+        every = merge_stacks(group_by_weight(self.chosen(model)))
         sizes_UC = [self._sizes(unit) for unit in every]
-        measure = divergences if self.sensitivity == "kl" else output_errors
+        measure = measure_divergences if self.sensitivity == "kl" else measure_output_errors
         costs_UC = measure(model, every, [self._change(bits) for bits in self.bits], calibration).tolist()
         weights = sum(weight.numel() for unit in every for weight in unit.weights)
         found = self._allocate(costs_UC, sizes_UC, weights)
         chosen = {
-            stack_of(name): self.bits[option]
+            stack_name(name): self.bits[option]
             for unit, option in zip(every, found.options, strict=True)
             for name in unit.names
         }
@@ -130,20 +135,20 @@ class MixedPrecision(LinearBackend):
     def _allocate(self, costs: list[list[float]], sizes: list[list[int]], weights: int) -> Allocation:
         import numpy as np
 
-        from harness.numerics.allocation import cheapest_within, smallest_within
+        from harness.numerics.allocation import minimize_cost, minimize_size
 
         costs_UC, sizes_UC = np.array(costs), np.array(sizes, np.int64)
         wanted = self.target_bits_per_weight
         largest = sum(map(max, sizes)) if wanted is None else int(wanted * weights)
         if self.max_sensitivity is None:
-            found = cheapest_within(costs_UC, sizes_UC, largest)
+            found = minimize_cost(costs_UC, sizes_UC, largest)
         else:
-            found = smallest_within(costs_UC, sizes_UC, self.max_sensitivity)
+            found = minimize_size(costs_UC, sizes_UC, self.max_sensitivity)
         if found is not None and found.size <= largest:
             return found
         least = sum(map(min, sizes)) / weights
         reached = [f"with bits {list(self.bits)} the layers take at least {least:.4g} bits a weight, scales included"]
-        if best := cheapest_within(costs_UC, sizes_UC, largest):
+        if best := minimize_cost(costs_UC, sizes_UC, largest):
             limit = "whatever the size" if wanted is None else f"within {wanted:g} bits a weight"
             reached.append(f"{limit} the sensitivities add up to {best.cost:.4g}, not {self.max_sensitivity:g} at most")
         elif broken := int((~np.isfinite(costs_UC)).all(1).sum()):

@@ -54,7 +54,7 @@ class SmoothQuant(Backend):
             with naming(self, name):
                 checked(weight_of(module))
         foldings = find_foldings(model, calibration)
-        wanted = [each for each in foldings.found if each.into_norm or self.into == "norms_and_linears"]
+        wanted = [each for each in foldings.accepted if each.into_norm or self.into == "norms_and_linears"]
         if not wanted:
             raise BackendError(
                 f"{self.kind}: {type(model).__name__} has no norm whose gain can take up a scale; leave the step out"
@@ -68,10 +68,10 @@ class SmoothQuant(Backend):
             weights_I = readers[0].weight.new_zeros(weight_of(readers[0]).shape[1])
             for reader in readers:
                 weights_I = weights_I.maximum(weight_of(reader).abs().amax(dim=0))
-            inputs_I = each.alike(largest[each.readers[0]], "amax")
+            inputs_I = each.pool_shared(largest[each.readers[0]], "amax")
             with naming(self, each.source):
-                fold(model, each, smoothing_scale(inputs_I, each.alike(weights_I, "amax"), self.alpha))
-        return Compressed(model, notes=self._notes(wanted, foldings.left_out))
+                fold(model, each, smoothing_scale(inputs_I, each.pool_shared(weights_I, "amax"), self.alpha))
+        return Compressed(model, notes=self._notes(wanted, foldings.rejected))
 
     def _notes(self, folded: Sequence[Folding], left_out: Sequence[str]) -> tuple[Note, ...]:
         norms = sum(each.into_norm for each in folded)

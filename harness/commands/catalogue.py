@@ -13,15 +13,16 @@ from harness.plan import is_installed
 from harness.planning.checkpoints import DISTRIBUTION
 from harness.plugins import FAMILIES, base_of, load, names
 from harness.records import Plugin
-from harness.system.resources import shipped_file, shipped_names
+from harness.report.sections import find_sections
+from harness.system.resources import bundled_file, bundled_names, folder
 from harness.system.yaml_file import read_description
 
 
 def print_catalogue() -> None:
-    """Print shipped suites and gates, the targets, then every plugin of every family."""
+    """Print shipped suites and gates, the targets, every plugin of every family, and the sections of the report."""
     console = Console()
     for kind in ("suites", "gates"):
-        rows = [(name, read_description(shipped_file(kind, name))) for name in shipped_names(kind)]
+        rows = [(name, read_description(bundled_file(kind, name))) for name in bundled_names(kind)]
         console.print(catalogue_table(kind, rows))
     console.print(catalogue_table("targets", list(profiles().targets.items())))
     for family in FAMILIES:
@@ -29,16 +30,20 @@ def print_catalogue() -> None:
         plugins = {name: load(base, name) for name in names(base)}
         rows = [(name, f"{plugin.summary()}{_needs(plugin)}") for name, plugin in plugins.items()]
         console.print(catalogue_table(family, rows))
+    sections = find_sections(folder("reports"))
+    console.print(
+        catalogue_table("sections of the report", [(section.name, section.description) for section in sections])
+    )
 
 
-def _needs(found: type[Plugin]) -> str:
+def _needs(plugin: type[Plugin]) -> str:
     """Which libraries a backend or an engine needs, and how to install them where they are missing."""
-    if not issubclass(found, Backend | Engine) or not found.requires:
+    if not issubclass(plugin, Backend | Engine) or not plugin.requires:
         return ""
-    missing = [name for name in found.requires if not is_installed(name)]
-    what = f"{DISTRIBUTION}[{found.extra}]" if found.extra else " ".join(missing)
+    missing = [name for name in plugin.requires if not is_installed(name)]
+    what = f"{DISTRIBUTION}[{plugin.extra}]" if plugin.extra else " ".join(missing)
     how = f'not installed: pip install "{what}"' if missing else "installed"
-    return f" (needs {', '.join(missing or found.requires)}, {how})"
+    return f" (needs {', '.join(missing or plugin.requires)}, {how})"
 
 
 def catalogue_table(title: str, rows: list[tuple[str, str]]) -> Table:

@@ -1,6 +1,6 @@
-"""Preview: what a variant file asks for, before a model is loaded, and what a gate file is worth.
+"""Preview: the plan and cost of a variant file, before a model is loaded, and the defects of a gate file.
 
-plan ─▶ metrics and their numbers of documents ─▶ what each rule needs, what is wrong with each gate, the cost
+plan ─▶ metrics and their numbers of documents ─▶ documents each rule needs, defects of each gate, cost
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from harness.write import read_run
 
 
 def preview_plan(file: Path, run_folder: Path | None, out: Path) -> int:
-    """Print the plan of a variant file with what its rules need and what it will cost; returns 0.
+    """Print the plan of a variant file with the documents its rules need and the expected cost; returns 0.
 
-    run_folder: an earlier run whose variance and clock are used; without one that in ``out``, if there is any.
-    Raises PlanError with every mistake of the files, and HarnessError for a run that was named and cannot be read.
+    run_folder: an earlier run whose variances and timings are used; None: the run in ``out``, if there is one.
+    Raises PlanError with every mistake in the files, and HarnessError for a given run that cannot be read.
     """
     plan, terminal = make_plan(file), Terminal()
     folder = run_folder or out / plan.name
@@ -40,9 +40,9 @@ def preview_plan(file: Path, run_folder: Path | None, out: Path) -> int:
 
 
 def lint_gate(name: str, suites: Sequence[str], variant: Path | None, run_folder: Path | None) -> int:
-    """Print everything that is wrong with a gate; returns 0, or 2 where a rule cannot do its work.
+    """Print every defect of a gate; returns 0, or 2 if a rule cannot work as written.
 
-    Raises PlanError with every mistake of the files, and HarnessError for a run that cannot be read.
+    Raises PlanError with every mistake in the files, and HarnessError for a run that cannot be read.
     """
     gate = load_gate(name, Path.cwd())
     run = read_run(run_folder) if run_folder else None

@@ -1,1 +1,1 @@
-"""Texts: where they come from, how they become token ids, and which of them overlap."""
+"""Documents: reading, encoding to token ids, aligned windows, calibration documents, contamination."""

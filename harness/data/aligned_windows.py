@@ -1,11 +1,11 @@
-"""The same stretches of text under two tokenizers, so that models with different tokens can be compared by bytes.
+"""Aligned windows: the same spans of text under two tokenizers, so that models with different tokens compare by bytes.
 
-    text ─▶ where each tokenizer can be cut ─▶ places that both share ─▶ windows that fit both sides
+    text ─▶ token boundaries of each tokenizer ─▶ boundaries common to both ─▶ windows that fit both sides
 
-A stretch begins and ends where both tokenizers begin and end a token, so the likelihoods of its tokens are those of
-the same bytes on both sides. What one side cannot score (the first token of a text, where its tokenizer has no BOS) is
-left out on the other side too. Texts that a tokenizer does not give back (it lowers case, drops accents, writes
-"unknown") are not scored: predicting less than the text is cheaper, not better.
+A window begins and ends at token boundaries of both tokenizers, so the likelihoods of its tokens are those of the same
+bytes on both sides. Text that one side cannot score (the first token of a text, if its tokenizer has no BOS) is
+excluded on the other side too. Texts that do not survive encoding and decoding (the tokenizer lowers case, drops
+accents, writes "unknown") are not scored: predicting less than the text is cheaper, not better.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.data.encoding import tokenized
+from harness.data.encoding import tokenize_texts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -27,10 +27,10 @@ Integers = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Reading:
-    """One text as one tokenizer reads it: ids without special tokens, and where they may be cut.
+    """One text under one tokenizer: ids without special tokens, and the positions where it may be cut.
 
-    places: characters before a cut, rising, first 0 and last the whole text; counts: tokens before it. lossy: whether
-    the ids do not give the text back.
+    places: characters before each cut, ascending, from 0 to the whole text; counts: tokens before each cut. lossy:
+    whether decoding the ids does not reproduce the text.
     """
 
     ids: Integers
@@ -41,7 +41,7 @@ class Reading:
 
 @dataclass(frozen=True)
 class Reader:
-    """One side: its tokenizer, what it puts before a text (BOS, or nothing), and how many ids it reads at once."""
+    """One side: its tokenizer, the ids it puts before a text (BOS, or none), and its maximum number of ids."""
 
     tokenizer: PreTrainedTokenizerBase
     opening: tuple[int, ...]
@@ -50,7 +50,7 @@ class Reader:
 
 @dataclass(frozen=True)
 class Stretch:
-    """Ids that one side reads, opening included, and the first of them that is scored."""
+    """The ids of one side, including the opening, and the index of the first scored one."""
 
     ids: Integers
     first: int
@@ -58,7 +58,7 @@ class Stretch:
 
 @dataclass(frozen=True)
 class Window:
-    """A stretch of text as both sides read it. begin, end: the characters that are scored; size: their UTF-8 bytes."""
+    """A span of text under both tokenizers. begin, end: the scored characters; size: their UTF-8 bytes."""
 
     begin: int
     end: int
@@ -67,16 +67,16 @@ class Window:
 
 
 def readings(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> Iterator[Reading]:
-    """Every text as ``tokenizer`` reads it. Without offsets (slow tokenizers) a text can only be taken whole."""
-    for text, (ids, offsets) in zip(texts, tokenized(texts, tokenizer), strict=True):
-        yield Reading(ids, *cuts(text, len(ids), offsets), lossy=not _gives_back(text, ids, tokenizer))
+    """Tokenize every text. Without offsets (slow tokenizers) a text can only be used as a whole."""
+    for text, (ids, offsets) in zip(texts, tokenize_texts(texts, tokenizer), strict=True):
+        yield Reading(ids, *find_cuts(text, len(ids), offsets), lossy=not _round_trips(text, ids, tokenizer))
 
 
-def cuts(text: str, tokens: int, offsets: Sequence[tuple[int, int]] | None) -> tuple[Integers, Integers]:
-    """Places in a text (characters) that no token straddles, and how many tokens lie before each.
+def find_cuts(text: str, tokens: int, offsets: Sequence[tuple[int, int]] | None) -> tuple[Integers, Integers]:
+    """Character positions in a text that no token straddles, and the number of tokens before each.
 
-    offsets: the character span of every token, in order; None where they are not known. Characters between two spans
-    belong to the token after them, those after the last span to the last token.
+    offsets: the character span of every token, in order; None if unknown. Characters between two spans belong to the
+    token after them, those after the last span to the last token.
     """
     if not text:
         return np.array([0]), np.array([tokens])
@@ -87,7 +87,7 @@ def cuts(text: str, tokens: int, offsets: Sequence[tuple[int, int]] | None) -> t
     covered = np.maximum.accumulate(spans[:, 1])
     starts = np.where(wide, spans[:, 0], len(text))
     later = np.append(np.minimum.accumulate(starts[::-1])[::-1][1:], len(text))
-    # Which characters a token without a span stands for is not known, so beside one there is no cut.
+    # The characters of a token without a span are unknown, so there is no cut next to one.
     free = np.flatnonzero((later >= covered) & wide & np.append(wide[1:], True)) + 1
     places = np.concatenate(([0], covered[free - 1], [len(text)]))
     counts = np.concatenate(([0], free, [tokens]))
@@ -96,20 +96,20 @@ def cuts(text: str, tokens: int, offsets: Sequence[tuple[int, int]] | None) -> t
 
 
 def windows(text: str, sides: tuple[Reading, Reading], readers: tuple[Reader, Reader], whole: bool) -> list[Window]:
-    """Stretches of one text that fit both sides: the first one, or (``whole``) one after the other to its end.
+    """Windows of one text that fit both sides: the first one, or (``whole``) consecutive ones up to the end.
 
-    Empty where no stretch fits: there is no common place to cut within what both sides read at once.
+    Empty if no window fits, because there is no common cut within the maximum number of ids of both sides.
     """
     places, *picked = np.intersect1d(sides[0].places, sides[1].places, assume_unique=True, return_indices=True)
     counts = tuple(side.counts[index] for side, index in zip(sides, picked, strict=True))
     room = tuple(reader.most - len(reader.opening) for reader in readers)
     opened = all(reader.opening for reader in readers)
-    found: list[Window] = []
+    aligned: list[Window] = []
     at = 0
-    while at < len(places) - 1 and (whole or not found):
+    while at < len(places) - 1 and (whole or not aligned):
         fits = np.logical_and(*(count - count[at] <= most for count, most in zip(counts, room, strict=True)))
         end = int(np.flatnonzero(fits)[-1])
-        # Without an opening a first token has nothing to be predicted from.
+        # Without an opening, the first token has no context to be predicted from.
         first = at if opened else at + 1
         if end <= first:
             break
@@ -121,12 +121,12 @@ def windows(text: str, sides: tuple[Reading, Reading], readers: tuple[Reader, Re
             for side, reader, count in zip(sides, readers, counts, strict=True)
         ]
         begin, stop = int(places[first]), int(places[end])
-        found.append(Window(begin, stop, len(text[begin:stop].encode()), (stretches[0], stretches[1])))
+        aligned.append(Window(begin, stop, len(text[begin:stop].encode()), (stretches[0], stretches[1])))
         at = end
-    return found
+    return aligned
 
 
-def _gives_back(text: str, ids: Integers, tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether ids stand for exactly this text; a blank in front that a tokenizer adds to every text does not count."""
+def _round_trips(text: str, ids: Integers, tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether decoding the ids reproduces the text, apart from a leading blank that some tokenizers always add."""
     decoded = tokenizer.decode(ids.tolist(), skip_special_tokens=False, clean_up_tokenization_spaces=False)
     return decoded in (text, f" {text}")

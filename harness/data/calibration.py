@@ -1,4 +1,4 @@
-"""Calibration documents: what a variant is fitted to while it is compressed."""
+"""Calibration documents: the data to which a variant is fitted while it is compressed."""
 
 from __future__ import annotations
 
@@ -8,28 +8,28 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from harness.data.contamination import Seen
+from harness.data.contamination import DocumentIndex
 from harness.data.encoding import EncodedDocument, documents_sha256
 from harness.records import CalibrationData, Note
 
 
 @dataclass(frozen=True)
 class CalibrationDocuments:
-    """Encoded calibration documents; every variant that asks for the same ones shares them."""
+    """Encoded calibration documents, shared by all variants with the same calibration settings."""
 
     source: str
     documents: tuple[EncodedDocument, ...]
-    seen: Seen
+    seen: DocumentIndex
     notes: tuple[Note, ...]
 
     @property
     def ids(self) -> list[Tensor]:
-        """Token ids, one 1-D int64 tensor a document."""
+        """Token ids, one 1-D int64 tensor per document."""
         return [torch.from_numpy(document.ids) for document in self.documents]
 
     @property
     def record(self) -> CalibrationData:
-        """What run.json says about them."""
+        """The description of the documents in run.json."""
         return CalibrationData(
             source=self.source,
             documents=len(self.documents),
@@ -40,11 +40,10 @@ class CalibrationDocuments:
 
 @dataclass(frozen=True)
 class Calibrated:
-    """What a variant was fitted to.
+    """The calibration data of a variant, with statistics of the finished variant on it.
 
-    ranges: smallest and largest value that the linear layer of each name was given on the calibration documents,
-    by the finished variant; empty where nobody asked for them. tokens: how many calibration tokens each expert was
-    given by the finished variant, by the path of its mixture; empty for dense models.
+    ranges: smallest and largest input of each linear layer, by name; empty if not requested. tokens: number of
+    calibration tokens routed to each expert, by the path of its mixture; empty for dense models.
     """
 
     data: CalibrationDocuments

@@ -1,7 +1,7 @@
-"""Whether a document was seen before: the same text, or a long run of the same tokens.
+"""Contamination: detects documents that share their text, or a long run of tokens, with known documents.
 
-The convention of GPT-3 (Brown et al. 2020, arXiv 2005.14165, appendix C): runs of 13 in a row, compared without case,
-blanks and punctuation. Here the units are tokens instead of words, so that scripts without blanks count too.
+The convention of GPT-3 (Brown et al. 2020, arXiv 2005.14165, appendix C): 13-grams, compared without case, blanks and
+punctuation. The units here are tokens instead of words, so that it also works for scripts without blanks.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 WINDOW = 13
-"""Tokens in a row that two texts hardly share by chance."""
+"""Length of a run of tokens that two texts are unlikely to share by chance."""
 
 _NOTHING = -1
 
 
-class Seen:
-    """The texts of a set of documents, to be asked how much of another document is among them.
+class DocumentIndex:
+    """An index of known documents that counts how many token windows of another document occur in them.
 
-    A document of fewer than ``WINDOW`` tokens that count is compared whole, with whole documents.
+    A document with fewer than ``WINDOW`` content tokens is compared as a whole with whole documents.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, documents: Iterable[NDArray[np.int64]]) -> None:
@@ -37,12 +37,12 @@ class Seen:
         self._whole = {text.tobytes() for text in texts}
         self._windows = {window for text in texts for window in _windows(text)}
 
-    def words(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
+    def content_ids(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
         """The ids without special tokens."""
         return ids[~np.isin(ids, list(self._special))]
 
-    def shared(self, ids: NDArray[np.int64]) -> tuple[int, int]:
-        """How many windows of a document were seen, and how many it has; 0 or 1 of 1 for a short document."""
+    def count_shared(self, ids: NDArray[np.int64]) -> tuple[int, int]:
+        """Number of windows of a document that occur in the index, and of all its windows (1 for a short document)."""
         text = self._normal(ids)
         if len(text) < WINDOW:
             return int(len(text) > 0 and text.tobytes() in self._whole), 1
@@ -50,7 +50,7 @@ class Seen:
         return sum(window in self._windows for window in windows), len(windows)
 
     def _normal(self, ids: NDArray[np.int64]) -> NDArray[np.int32]:
-        """A number for each token that counts; equal for tokens that differ in case, blanks or punctuation only."""
+        """A number for each content token; equal for tokens that differ only in case, blanks or punctuation."""
         unknown = [index for index in dict.fromkeys(ids.tolist()) if index not in self._known]
         texts = self._tokenizer.batch_decode([[index] for index in unknown]) if unknown else []
         for index, text in zip(unknown, texts, strict=True):
@@ -63,7 +63,7 @@ class Seen:
         folded = unicodedata.normalize("NFKC", text).casefold()
         kept = "".join(character for character in folded if unicodedata.category(character)[0] in "LMNS")
         if "\ufffd" in text:
-            kept = f"id {index}"  # A piece of a character has no text of its own; only its id says what it is.
+            kept = f"id {index}"  # A fragment of a character has no text of its own, so its id is used.
         return self._number.setdefault(kept, len(self._number)) if kept else _NOTHING
 
 
@@ -71,5 +71,5 @@ def _windows(text: NDArray[np.int32]) -> list[bytes]:
     if len(text) < WINDOW:
         return []
     rows = np.ascontiguousarray(np.lib.stride_tricks.sliding_window_view(text, WINDOW))
-    found: list[bytes] = rows.view(f"V{rows.itemsize * WINDOW}").ravel().tolist()
-    return found
+    windows: list[bytes] = rows.view(f"V{rows.itemsize * WINDOW}").ravel().tolist()
+    return windows

@@ -1,4 +1,4 @@
-"""Documents: reading them from wherever they are, and encoding each into the ids that both models see."""
+"""Documents: reading them from bundled data, local files or the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     pass
 
 POCKET_COUNT = 200
-"""How many shipped documents are written where no number is given: their supply is endless."""
+"""Number of bundled documents generated if none is given, since their supply is endless."""
 
 
 @dataclass(frozen=True)
 class RawDocument:
-    """One text. ``kind`` groups documents in reports, ``language`` in rules on slices; both may be empty."""
+    """One text. ``kind`` groups documents in reports, ``language`` in slice rules; both may be empty."""
 
     id: str
     kind: str
@@ -37,41 +37,52 @@ class RawDocument:
 def read_documents(
     data: str | HubData, max: int | None, text_field: str = "text", split_on: str = "\n\n", seed: int = 0
 ) -> list[RawDocument]:
-    """The first ``max`` documents in the order of their source (None: all; of an endless supply, 200).
+    """The first ``max`` documents in the order of their source (None: all; of bundled data, 200).
 
-    ``seed`` chooses among the shipped documents; files and hub datasets keep their order and do not use it.
-    A .txt file is read with universal newlines and split at ``split_on`` (empty: the whole file is one
-    document); pieces without text are no documents. Raises DataError.
+    ``seed`` selects bundled documents; files and hub datasets keep their order and ignore it. A .txt file is read with
+    universal newlines and split at ``split_on`` (empty: the whole file is one document); blank pieces are dropped.
+    Raises DataError.
     """
     if isinstance(data, HubData):
-        found = _from_hub(data, max, text_field)
+        documents = _read_hub(data, max, text_field)
     elif data in POCKET_SPLITS:
-        found = _from_pocket(POCKET_SPLITS[data], POCKET_COUNT if max is None else max, seed)
+        documents = _read_pocket(POCKET_SPLITS[data], POCKET_COUNT if max is None else max, seed)
     elif data.endswith(".jsonl"):
-        found = list(islice(_from_jsonl(Path(data), text_field), max))
+        documents = list(islice(_read_jsonl(Path(data), text_field), max))
     elif data.endswith(".txt"):
-        found = list(islice(_from_text(Path(data), split_on), max))
+        documents = list(islice(_read_text(Path(data), split_on), max))
     else:
         known = ", ".join(POCKET_SPLITS)
         raise DataError(f"documents {data!r}: expected a file ending in .jsonl or .txt, or one of {known}")
-    if not found:
-        raise DataError(f"documents {data}: there is no document in it")
-    return found
+    if not documents:
+        raise DataError(f"documents {data}: found no document, expected at least one")
+    return documents
 
 
-def in_random_order(documents: Sequence[RawDocument], seed: int) -> list[RawDocument]:
-    """The same documents in an order that ``seed`` and their number fix, whatever they hold: a source may be sorted."""
+def documents_in(path: Path, split_on: str) -> int | None:
+    """How many documents a .jsonl or .txt file holds; None where it cannot be read (the run will say why)."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return None
+    if path.suffix == ".jsonl":
+        return sum(1 for line in text.splitlines() if line.strip())
+    return sum(1 for piece in (text.split(split_on) if split_on else [text]) if piece.strip())
+
+
+def shuffle_documents(documents: Sequence[RawDocument], seed: int) -> list[RawDocument]:
+    """Shuffle documents, since a source may be sorted; the order depends only on ``seed`` and their number."""
     order = np.random.default_rng([seed, len(documents)]).permutation(len(documents))
     return [documents[place] for place in order]
 
 
-def _from_pocket(split: str, count: int, seed: int) -> list[RawDocument]:
+def _read_pocket(split: str, count: int, seed: int) -> list[RawDocument]:
     from harness.pocket import world
 
     return [RawDocument(made.id, made.kind, made.text) for made in world.documents(split, count, seed)]
 
 
-def _from_jsonl(path: Path, text_field: str) -> Iterator[RawDocument]:
+def _read_jsonl(path: Path, text_field: str) -> Iterator[RawDocument]:
     for number, line in enumerate(_lines(path), 1):
         if not line.strip():
             continue
@@ -85,7 +96,7 @@ def _from_jsonl(path: Path, text_field: str) -> Iterator[RawDocument]:
         yield _document(row, text_field, f"{path.stem}-{number}", where)
 
 
-def _from_text(path: Path, split_on: str) -> Iterator[RawDocument]:
+def _read_text(path: Path, split_on: str) -> Iterator[RawDocument]:
     text = "".join(_lines(path))
     pieces = text.split(split_on) if split_on else [text]
     kept = (piece.strip("\n") for piece in pieces if piece.strip())
@@ -93,7 +104,7 @@ def _from_text(path: Path, split_on: str) -> Iterator[RawDocument]:
 
 
 def _lines(path: Path) -> Iterator[str]:
-    """Lines of a UTF-8 file with universal newlines. Raises DataError where it cannot be read."""
+    """Lines of a UTF-8 file with universal newlines. Raises DataError if it cannot be read."""
     number = 0
     try:
         with path.open(encoding="utf-8") as stream:
@@ -107,7 +118,7 @@ def _lines(path: Path) -> Iterator[str]:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
 
 
-def _from_hub(data: HubData, max: int | None, text_field: str) -> list[RawDocument]:
+def _read_hub(data: HubData, max: int | None, text_field: str) -> list[RawDocument]:
     from datasets import load_dataset
     from datasets.exceptions import DatasetsError
 
@@ -132,7 +143,7 @@ def _document(row: Mapping[str, Any], text_field: str, default_id: str, where: s
     if not isinstance(text, str):
         raise DataError(f"{where}: field {text_field!r} is {type(text).__name__}, expected text")
     if any("\ud800" <= character <= "\udfff" for character in text):
-        raise DataError(f"{where}: the text holds half of a surrogate pair, which is no character")
+        raise DataError(f"{where}: the text contains a lone surrogate (half of a UTF-16 pair), which is no character")
     given = row.get("id")
     name = str(given) if isinstance(given, str | int) and str(given) else default_id
     return RawDocument(name, _label(row.get("kind")), text, _label(row.get("language")))
@@ -143,7 +154,7 @@ def _label(value: object) -> str:
 
 
 def texts_sha256(raw: Iterable[RawDocument]) -> str:
-    """Hash of the texts of all documents, in order, with what they are called and labelled."""
+    """Hash of the texts, ids and labels of all documents, in order."""
     digest = hashlib.sha256()
     for document in raw:
         content = [document.id, document.kind, document.language, document.text]

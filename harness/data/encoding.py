@@ -1,4 +1,4 @@
-"""Encoding: texts as the token ids that both models see. The only caller of a tokenizer on documents."""
+"""Encoding: converts texts to the token ids that both models read. The only caller of a tokenizer on documents."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ if TYPE_CHECKING:
 
 
 SKIPPED_SHARE = 0.01
-"""A larger share of documents without a token to score means that the data are not what they seemed."""
+"""Largest tolerated share of documents without a token to score; more suggests that the data are wrong."""
 
 
 @dataclass(frozen=True)
 class EncodedDocument:
-    """One document as both models see it.
+    """One document as both models read it.
 
-    ids: int64, BOS included. bytes: float32, the UTF-8 bytes of text that each id stands for (0 for BOS,
-    NaN where the tokenizer gives no offsets). All ids but the first are scored. total_tokens counts the ids
-    before cutting. skipped is empty, or the reason why no token of this document can be scored.
+    ids: int64, including BOS. bytes: float32, UTF-8 bytes of text per id (0 for BOS, NaN if the tokenizer gives no
+    offsets). All ids but the first are scored. total_tokens: number of ids before truncation. skipped: the reason why
+    no token of this document can be scored, or "".
     """
 
     index: int
@@ -50,20 +50,20 @@ class EncodedDocument:
 def encode(
     raw: Sequence[RawDocument], tokenizer: PreTrainedTokenizerBase, spec: DocumentsSpec, vocab_size: int
 ) -> list[EncodedDocument]:
-    """Token ids of every document, by the protocol that ``DocumentsSpec`` describes.
+    """Token ids of every document, following the protocol in ``DocumentsSpec``.
 
-    BOS is put in front here, not by the tokenizer's post-processor, so that it cannot get lost. With
-    ``packed`` the result is windows of ``context`` tokens (the last may be shorter), then skipped documents.
+    BOS is prepended here, not by the tokenizer's post-processor, so that it cannot get lost. With ``packed`` the result
+    is windows of ``context`` tokens (the last may be shorter), followed by skipped documents.
 
-    Raises DataError: no BOS token where one is asked for, an id outside the ``vocab_size`` logits, no token
-    to score, or more than 1 % of the documents without one.
+    Raises DataError: no BOS token although requested, an id outside the ``vocab_size`` logits, no token to score, or
+    more than 1 % of the documents without one.
     """
-    opening = _opening(tokenizer, spec.bos)
+    opening = _bos_ids(tokenizer, spec.bos)
     texts = [document.text for document in raw]
-    streams = [_open(opening, ids, sizes) for ids, sizes in _tokenize(texts, tokenizer)]
+    streams = [_prepend(opening, ids, sizes) for ids, sizes in _tokenize(texts, tokenizer)]
     _check_range(raw, streams, vocab_size)
     encoded = [
-        _cut(index, document, ids, sizes, spec.context)
+        _truncate(index, document, ids, sizes, spec.context)
         for index, (document, (ids, sizes)) in enumerate(zip(raw, streams, strict=True))
     ]
     _check_skipped(encoded)
@@ -71,7 +71,7 @@ def encode(
 
 
 def documents_sha256(encoded: Iterable[EncodedDocument]) -> str:
-    """Hash of the token ids of all documents, in order: where it is equal, two models see the same ids."""
+    """Hash of the token ids of all documents, in order; if it is equal, two models read the same ids."""
     digest = hashlib.sha256()
     for document in encoded:
         digest.update(len(document.ids).to_bytes(8, "little"))
@@ -79,18 +79,18 @@ def documents_sha256(encoded: Iterable[EncodedDocument]) -> str:
     return digest.hexdigest()
 
 
-def duplicates(encoded: Iterable[EncodedDocument]) -> int:
-    """How many documents have exactly the ids of an earlier one: they add no evidence, only its look."""
+def count_duplicates(encoded: Iterable[EncodedDocument]) -> int:
+    """Number of documents with exactly the ids of an earlier one; they add no evidence."""
     seen = [document.ids.tobytes() for document in encoded if not document.skipped]
     return len(seen) - len(set(seen))
 
 
-def _opening(tokenizer: PreTrainedTokenizerBase, bos: bool) -> tuple[int, ...]:
+def _bos_ids(tokenizer: PreTrainedTokenizerBase, bos: bool) -> tuple[int, ...]:
     if not bos:
         return ()
     token = tokenizer.bos_token_id
     if not isinstance(token, int):
-        raise DataError("documents ask for bos: true, but the tokenizer has no BOS token; set bos: false")
+        raise DataError("documents have bos: true, but the tokenizer has no BOS token; set bos: false")
     return (token,)
 
 
@@ -98,15 +98,15 @@ def _tokenize(
     texts: list[str], tokenizer: PreTrainedTokenizerBase
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
     """Ids and bytes of each text, without special tokens."""
-    for text, (ids, offsets) in zip(texts, tokenized(texts, tokenizer), strict=True):
+    for text, (ids, offsets) in zip(texts, tokenize_texts(texts, tokenizer), strict=True):
         yield ids, np.full(len(ids), np.nan, dtype=np.float32) if offsets is None else span_bytes(text, offsets)
 
 
-def tokenized(
+def tokenize_texts(
     texts: Sequence[str], tokenizer: PreTrainedTokenizerBase
 ) -> Iterator[tuple[NDArray[np.int64], Sequence[tuple[int, int]] | None]]:
-    """Ids of each text, without special tokens, and the characters that each stands for (None: slow tokenizers)."""
-    found = tokenizer(
+    """Ids of each text, without special tokens, and the character span of each id (None: slow tokenizers)."""
+    encodings = tokenizer(
         list(texts),
         add_special_tokens=False,
         truncation=False,
@@ -117,16 +117,16 @@ def tokenized(
         return_token_type_ids=False,
     )
     for index in range(len(texts)):
-        offsets = found["offset_mapping"][index] if tokenizer.is_fast else None
-        yield np.asarray(found["input_ids"][index], dtype=np.int64), offsets
+        offsets = encodings["offset_mapping"][index] if tokenizer.is_fast else None
+        yield np.asarray(encodings["input_ids"][index], dtype=np.int64), offsets
 
 
 def span_bytes(text: str, offsets: Sequence[tuple[int, int]]) -> NDArray[np.float32]:
-    """UTF-8 bytes of ``text`` that each token stands for; they add up to the bytes of the whole text.
+    """UTF-8 bytes of ``text`` per token; they sum to the bytes of the whole text.
 
-    offsets: the character span of each token, in order. Tokens that share a character (one for each of its
-    bytes, say) share its bytes equally. Characters between two spans (blanks that a tokenizer leaves out of
-    its offsets) belong to the token after them, those after the last span to the last token that has one.
+    offsets: the character span of each token, in order. Tokens that share a character (one for each of its bytes, say)
+    share its bytes equally. Characters between two spans (blanks that a tokenizer leaves out of its offsets) belong to
+    the token after them, those after the last span to the last token that has one.
     """
     spans = np.asarray(offsets, dtype=np.int64).reshape(-1, 2)
     if not len(spans) or not text:
@@ -148,7 +148,7 @@ def span_bytes(text: str, offsets: Sequence[tuple[int, int]]) -> NDArray[np.floa
     return (until[ends] - until[starts]).astype(np.float32)
 
 
-def _open(
+def _prepend(
     opening: tuple[int, ...], ids: NDArray[np.int64], sizes: NDArray[np.float32]
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     front = np.asarray(opening, dtype=np.int64)
@@ -160,12 +160,12 @@ def _check_range(raw: Sequence[RawDocument], streams: Sequence[tuple[NDArray[np.
         outside = ids[(ids < 0) | (ids >= vocab_size)]
         if len(outside):
             raise DataError(
-                f"document {document.id}: the tokenizer gives the id {outside[0]}, the model has ids 0 to "
+                f"document {document.id}: the tokenizer returns the id {outside[0]}, but the model has ids 0 to "
                 f"{vocab_size - 1}; tokenizer and model do not belong together"
             )
 
 
-def _cut(
+def _truncate(
     index: int, document: RawDocument, ids: NDArray[np.int64], sizes: NDArray[np.float32], context: int
 ) -> EncodedDocument:
     return EncodedDocument(
@@ -177,7 +177,7 @@ def _cut(
         total_tokens=len(ids),
         cut=len(ids) > context,
         language=document.language,
-        skipped="" if len(ids) > 1 else f"{len(ids)} of the 2 tokens that scoring takes (BOS included)",
+        skipped="" if len(ids) > 1 else f"{len(ids)} of the 2 tokens that scoring needs (including BOS)",
     )
 
 
@@ -187,7 +187,7 @@ def _check_skipped(encoded: Sequence[EncodedDocument]) -> None:
         example = f"; the first is {skipped[0].id} ({skipped[0].skipped})" if skipped else ""
         raise DataError(
             f"{len(skipped)} of {len(encoded)} documents have no token to score, "
-            f"at most {SKIPPED_SHARE:.0%} may{example}"
+            f"expected at most {SKIPPED_SHARE:.0%}{example}"
         )
 
 

@@ -1,4 +1,4 @@
-"""What a plan will take: time and memory, from an earlier run's clock where there is one, else by rule of thumb."""
+"""Time and memory of a plan: from the clock of an earlier run where there is one, else by rule of thumb."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import os
 from dataclasses import dataclass
 
 from harness.forecast.model_size import ModelSize, model_size
-from harness.forecast.sizes import document_count, prompt_count, task_sizes
-from harness.measures import Measure
+from harness.forecast.sizes import document_count, task_sizes
 from harness.measures.generation import Generation
 from harness.measures.tasks import Tasks
 from harness.planning.specs import Plan, SuiteSpec
@@ -64,12 +63,11 @@ def amount(suites: tuple[SuiteSpec, ...]) -> Amount:
                 complete &= None not in sizes
                 items += sum(size or 0 for size in sizes)
             elif isinstance(measure, Generation):
-                prompts = prompt_count(measure, count)
+                prompts = measure.sample_size(count)
                 complete &= prompts is not None
                 written += (prompts or 0) * (measure.prompt_tokens + measure.new_tokens)
-            elif isinstance(measure, Measure) and measure.table == "timings":
-                repeats = getattr(measure, "repeats", 0)
-                calls += repeats if isinstance(repeats, int) else 0
+            elif measure.table == "timings":
+                calls += measure.sample_size(count) or 0
     return Amount(tokens, items, calls, written, complete, noise)
 
 

@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from harness.forecast.sizes import TaskSize, document_count, prompt_count, task_sizes
-from harness.measures import Measure
-from harness.measures._items import BITS_PER_BYTE, DERIVED, PERPLEXITIES
-from harness.measures.generation import Generation
+from harness.forecast.sizes import TaskSize, document_count, task_sizes
+from harness.measures._items import BITS_PER_BYTE, PERPLEXITIES, TASK_METRICS
 from harness.measures.tasks import Tasks
 from harness.planning.specs import SuiteSpec
-from harness.records import Measurement, Metric, Run
+from harness.records import Measurement, Metric, Run, find_metric
 
 
 @dataclass(frozen=True)
 class Measured:
-    """A metric, the suite that measures it, and how many independent units it will rest on.
+    """A metric, the suite that measures it, and how many independent observations (``metric.units``) it will rest on.
 
-    documents: None where it is not known before the run, 0 where the metric is not sampled. units: what they are.
+    documents: None where it is not known before the run, 0 where the metric is counted.
     """
 
     metric: Metric
     suite: str
     documents: int | None
-    units: str
 
 
 def measured(suites: Sequence[SuiteSpec], run: Run | None = None) -> list[Measured]:
@@ -36,49 +33,49 @@ def measured(suites: Sequence[SuiteSpec], run: Run | None = None) -> list[Measur
     return [_informed(each, known) for suite in suites for each in _of_suite(suite, known)]
 
 
+def as_measured(metric: Metric, found: Measurement) -> Metric:
+    """The metric with what only a measurement tells of it: its unit, direction and neutral."""
+    return metric.model_copy(update={"unit": found.unit, "better": found.better, "neutral": found.neutral})
+
+
 def _of_suite(suite: SuiteSpec, known: dict[str, Measurement]) -> Iterator[Measured]:
     documents = document_count(suite.documents)
     for measure in suite.measures:
         if isinstance(measure, Tasks):
             for task in task_sizes(measure):
                 for metric in _task_metrics(task, known):
-                    yield Measured(metric, suite.name, task.items, "items")
-        elif isinstance(measure, Measure):
+                    yield Measured(metric, suite.name, task.items)
+        else:
             for metric in measure.produces():
-                yield Measured(metric, suite.name, *_count(measure, documents))
-
-
-def _count(measure: Measure, documents: int | None) -> tuple[int | None, str]:
-    if measure.table == "timings":
-        repeats = getattr(measure, "repeats", None)
-        return (repeats if isinstance(repeats, int) else None), "timing blocks"
-    if isinstance(measure, Generation):
-        return prompt_count(measure, documents), "prompts"
-    return (0, "") if measure.table == "weights" else (documents, "documents")
+                yield Measured(metric, suite.name, measure.sample_size(documents))
 
 
 def _task_metrics(task: TaskSize, known: dict[str, Measurement]) -> Iterator[Metric]:
     """The metrics of one task: those its file declares and those that follow, else those that an earlier run saw."""
     seen = [found for name, found in known.items() if name.startswith(f"tasks.{task.name}.")]
     if seen:
-        yield from (Metric(name=m.name, unit=m.unit, better=m.better, neutral=m.neutral) for m in seen)
+        yield from (as_measured(_of_task(task, found.name.split(".", 2)[2]), found) for found in seen)
         return
-    for metric in task.metrics:
-        name = f"tasks.{task.name}.{metric}"
-        if metric in (*PERPLEXITIES, BITS_PER_BYTE):
-            bits = metric == BITS_PER_BYTE
-            yield Metric(name=name, unit="bits/byte" if bits else "perplexity", better="lower")
-            if not bits:
-                yield Metric(name=f"{name}_ratio", unit="ratio", better="lower", neutral=1.0)
+    for name in task.metrics:
+        metric = _of_task(task, name)
+        if name in (*PERPLEXITIES, BITS_PER_BYTE):
+            yield metric
+            if name != BITS_PER_BYTE:
+                yield _of_task(task, f"{name}_ratio")
         else:
-            yield Metric(name=name, unit="share", better="higher")
+            yield metric.model_copy(update={"unit": "share", "better": "higher"})
             for derived in ("recovery", "flips", "flips_to_wrong", "flips_to_right"):
-                yield DERIVED[derived].model_copy(update={"name": f"tasks.{task.name}.{derived}"})
-            if task.choices != 0 and metric == "accuracy":
+                yield _of_task(task, derived)
+            if task.choices != 0 and name == "accuracy":
                 for derived in ("ece", "brier"):
-                    yield DERIVED[derived].model_copy(update={"name": f"tasks.{task.name}.{derived}"})
+                    yield _of_task(task, derived)
     if not task.metrics:
-        yield Metric(name=f"tasks.{task.name}.*", unit="score", better="neither")
+        yield _of_task(task, "*")
+
+
+def _of_task(task: TaskSize, metric: str) -> Metric:
+    found = find_metric(f"tasks.{task.name}.{metric}", TASK_METRICS)
+    return found or Metric(name=f"tasks.{task.name}.{metric}", unit="score", better="neither")
 
 
 def _informed(each: Measured, known: dict[str, Measurement]) -> Measured:
@@ -86,4 +83,4 @@ def _informed(each: Measured, known: dict[str, Measurement]) -> Measured:
     found = known.get(each.metric.name)
     if each.documents is not None or found is None:
         return each
-    return Measured(each.metric, each.suite, found.clusters, each.units)
+    return replace(each, documents=found.clusters)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, cast
+from typing import cast
 
+from harness.forecast.causes import Cause, Outlook
 from harness.forecast.measured import Measured
 from harness.forecast.spread import Earlier, Spread, assumed, observed
 from harness.forecast.trial import Boundary, boundary, trial_measurement
@@ -22,30 +23,25 @@ from harness.statistics.power import (
     share_power,
 )
 
-Outlook = Literal["decides", "weak", "never", "free", "unknown"]
-
 
 @dataclass(frozen=True)
 class Need:
-    """One rule on one metric: the documents it needs for the power TARGET, those it has, and what follows.
+    """One rule on one metric: the sample it needs for the power TARGET, the one it has, and what follows.
 
-    outlook: ``decides`` it has enough; ``weak`` too few for the power; ``never`` it cannot pass whatever is found;
-    ``free`` it does not rest on a sample; ``unknown`` it cannot be planned. closest: the smallest distance from "no
-    damage" to a limit that the documents it has can decide. said: the outlook in words.
+    closest: the smallest distance from "no damage" to a limit that the sample it has can decide. detail: what the rule
+    itself says, where it does not fit the metric.
     """
 
     gate: str
     spec: RuleSpec
-    metric: str
-    outlook: Outlook
-    said: str
-    units: str = "documents"
-    documents: int | None = None
+    measured: Measured
+    cause: Cause
     needed: int | None = None
     power: float | None = None
     closest: float | None = None
     spread: Spread | None = None
     boundary: Boundary | None = None
+    detail: str = ""
 
     @property
     def rule(self) -> Rule:
@@ -53,20 +49,48 @@ class Need:
         return self.spec.rule
 
     @property
+    def metric(self) -> str:
+        """The name of the metric."""
+        return self.measured.metric.name
+
+    @property
+    def units(self) -> str:
+        """What the sample consists of."""
+        return self.measured.metric.units
+
+    @property
+    def documents(self) -> int | None:
+        """The size of the sample."""
+        return self.measured.documents
+
+    @property
+    def outlook(self) -> Outlook:
+        """Whether the rule will decide."""
+        return self.cause.outlook
+
+    @property
+    def said(self) -> str:
+        """The outlook in a sentence."""
+        return self.cause.words(self.metric, self.units, self.documents, self.needed, self.power, self.detail)
+
+    @property
     def basis(self) -> str:
         """What the numbers rest on, in words; empty where there are none."""
-        open_ended = self.outlook == "unknown" and self.needed is not None
-        if (self.power is None and not open_ended) or self.spread is None or self.boundary is None:
+        if (
+            (self.power is None and self.cause is not Cause.UNKNOWN_SIZE)
+            or self.spread is None
+            or self.boundary is None
+        ):
             return ""
         if self.boundary.subject == "variant":
-            return f"standard deviation of the variant's own value {self.spread.own or 0:.3g}, {self.spread.source}"
+            return f"between-document SD of the variant's own value {self.spread.own or 0:.3g}, {self.spread.source}"
         return self.spread.words()
 
 
 def needs(gates: Iterable[GateSpec], metrics: Sequence[Measured], run: Earlier | None = None) -> list[Need]:
     """One need for each rule and each metric that it matches, in the order of the gates.
 
-    run: an earlier run of the like; where it has a number, its variance is used, else what `spread` assumes.
+    run: an earlier run of the like; where it has a number, its variance is used, else what the metric declares.
     """
     return [
         _need(gate.name, spec, each, run)
@@ -78,37 +102,36 @@ def needs(gates: Iterable[GateSpec], metrics: Sequence[Measured], run: Earlier |
 
 
 def _need(gate: str, spec: RuleSpec, each: Measured, run: Earlier | None) -> Need:
-    rule, name = spec.rule, each.metric.name
-    spread = (observed(run, name) if run else None) or assumed(name)
-    found = None if "*" in name else boundary(rule, each.metric, spread)
-
-    def need(outlook: Outlook, said: str) -> Need:
-        return Need(gate, spec, name, outlook, said, each.units, each.documents, None, None, None, spread, found)
-
-    if "*" in name:
-        return need("unknown", "which metrics the task has is known only when it runs; give an earlier run")
-    least = rule.min_documents
+    spread = (observed(run, each.metric) if run else None) or assumed(each.metric)
+    if "*" in each.metric.name:
+        return Need(gate, spec, each, Cause.UNKNOWN_NAMES, spread=spread)
+    found = boundary(spec.rule, each.metric, spread)
+    draft = Need(gate, spec, each, Cause.POWERED, spread=spread, boundary=found)
+    least = spec.rule.min_documents
     if least is not None and each.documents and each.documents < least:
-        said = f"it wants at least {least} {each.units} (min_documents), the plan has {each.documents}"
-        return replace(need("never", said), needed=least)
+        return replace(draft, cause=Cause.MIN_DOCUMENTS, needed=least)
     if found is None:
-        return need("never", _mistaken(rule, each, spread) or f"no number that {name} can have passes this rule")
-    if found.subject == "number" or spread.family == "exact":
-        how = "compares the number alone" if found.subject == "number" else "is counted, not sampled"
-        return need("free", f"{how}: the number of {each.units or 'documents'} does not matter")
+        detail = _mistaken(spec.rule, each, spread)
+        return replace(draft, cause=Cause.MISFIT if detail else Cause.IMPOSSIBLE, detail=detail)
+    cause = _without_power(found, spread)
+    return _planned(draft, found, spread) if cause is None else replace(draft, cause=cause)
+
+
+def _without_power(found: Boundary, spread: Spread) -> Cause | None:
+    """Why the size of the sample does not matter, or cannot be told; None where a power can be computed."""
+    if found.subject == "number" and spread.family != "counted":
+        return Cause.POINT
+    if spread.family == "counted":
+        return Cause.COUNTED
     if spread.family == "none":
-        sure = spread.source != "assumed"
-        said = f"{name} has no interval, so a rule that decides by interval never passes; write decide: point"
-        return need("never" if sure else "unknown", said if sure else f"as far as is known, {said}")
+        return Cause.MAYBE_NO_INTERVAL if spread.source == "assumed" else Cause.NO_INTERVAL
     if found.limit is None:
-        return need("unknown", "no limit was found: it passes whatever the number is")
+        return Cause.NO_LIMIT
     if found.subject == "variant" and (spread.reference is None or spread.own is None):
-        return need("unknown", "it depends on the variant's own value, of which nothing is known without a run")
+        return Cause.UNKNOWN_VALUE
     if not found.reference_passes and found.subject == "change":
-        return need("never", "not even a variant without any change would pass")
-    if spread.family == "unknown":
-        return need("unknown", f"nothing is known about the variance of {name}; an earlier run would tell")
-    return _planned(need("decides", ""), found, spread)
+        return Cause.UNCHANGED_FAILS
+    return Cause.UNKNOWN_VARIANCE if spread.family == "unknown" else None
 
 
 def _mistaken(rule: Rule, each: Measured, spread: Spread) -> str:
@@ -122,37 +145,22 @@ def _planned(draft: Need, found: Boundary, spread: Spread) -> Need:
     """The need with its numbers, by the power of the interval that the rule will look at."""
     reach = _reach(found, spread)
     if reach <= 0:
-        return _with(draft, "never", "the reference itself does not keep the limit", None, 0.0, None)
+        return replace(draft, cause=Cause.REFERENCE_FAILS, power=0.0)
 
     def power(documents: int, distance: float = reach) -> float:
         return _power(found, spread, distance, documents)
 
-    needed = documents_needed(power)
-    if draft.documents is None:
-        return _with(draft, "unknown", f"needs {_count(needed)} {draft.units}; how many there are is not known", needed)
-    strength = power(draft.documents)
-    if draft.documents >= 2 and strength < TARGET:
-        closest = closest_limit(lambda distance: _power(found, spread, distance, draft.documents or 0), 100 * reach)
-        if not _can_pass(found, spread, reach, draft.documents):
-            said = f"cannot pass with {draft.documents} {draft.units}, not even without any change; it needs "
-            return _with(draft, "never", said + _count(needed), needed, strength, closest)
-        said = f"would decide {100 * strength:.0f} times in a hundred with {draft.documents} {draft.units}; 80 need "
-        return _with(draft, "weak", said + _count(needed), needed, strength, closest)
-    if draft.documents < 2:
-        return _with(draft, "never", f"{draft.documents} {draft.units} give no interval", needed, strength)
-    said = f"needs {_count(needed)} of {draft.documents} {draft.units}"
-    return _with(draft, "decides", said, needed, strength)
-
-
-def _with(
-    draft: Need,
-    outlook: Outlook,
-    said: str,
-    needed: int | None,
-    power: float | None = None,
-    closest: float | None = None,
-) -> Need:
-    return replace(draft, outlook=outlook, said=said, needed=needed, power=power, closest=closest)
+    documents, needed = draft.documents, documents_needed(power)
+    if documents is None:
+        return replace(draft, cause=Cause.UNKNOWN_SIZE, needed=needed)
+    numbers = replace(draft, needed=needed, power=power(documents))
+    if documents < 2:
+        return replace(numbers, cause=Cause.NO_SAMPLE)
+    if power(documents) >= TARGET:
+        return numbers
+    closest = closest_limit(lambda distance: _power(found, spread, distance, documents), 100 * reach)
+    cause = Cause.UNDERPOWERED if _can_pass(found, spread, reach, documents) else Cause.TOO_FEW
+    return replace(numbers, cause=cause, closest=closest)
 
 
 def _reach(found: Boundary, spread: Spread) -> float:
@@ -184,7 +192,3 @@ def _can_pass(found: Boundary, spread: Spread, reach: float, documents: int) -> 
     if found.subject == "change" and spread.family == "share":
         return share_power(min(reach, 1.0), 0.0, documents) > 0
     return documents >= 2
-
-
-def _count(documents: int | None) -> str:
-    return "more than there can be" if documents is None else str(documents)

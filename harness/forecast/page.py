@@ -1,4 +1,4 @@
-"""What ``harness plan`` prints: the resolved plan, what its rules need, and what it will cost, in plain lines."""
+"""What ``harness plan`` prints: the resolved plan, the power of its rules, and what it will cost, in plain lines."""
 
 from __future__ import annotations
 
@@ -15,11 +15,17 @@ from harness.measures.tasks import Tasks
 from harness.planning.specs import GateSpec, Plan, SuiteSpec
 from harness.records import HubData, Plugin, Run
 from harness.report.terminal import harmless
-from harness.sampling.looks import DEFAULT, watched_rules
+from harness.sampling.looks import DEFAULT, select_waiting_rules
 from harness.statistics import planned_looks
 
 _COLOURS = {"decides": "green", "weak": "yellow", "never": "red", "free": "bright_black", "unknown": "cyan"}
-_WORDS = {"decides": "enough", "weak": "too few", "never": "cannot", "free": "free", "unknown": "unknown"}
+_WORDS = {
+    "decides": "powered",
+    "weak": "underpowered",
+    "never": "cannot pass",
+    "free": "no sampling",
+    "unknown": "unknown",
+}
 
 
 def print_plan(console: Console, plan: Plan, needs: Sequence[Need], cost: Cost, run: Run | None) -> None:
@@ -28,8 +34,8 @@ def print_plan(console: Console, plan: Plan, needs: Sequence[Need], cost: Cost, 
     for lines in (_models(plan), _steps(plan), _suites(plan.suites, plan.gates)):
         for line in lines:
             _line(console, line)
-    source = f"the variance of the run {run.name}" if run else "declared assumptions: no earlier run was found"
-    _head(console, "rules", f"documents for 80 % power, from {source}")
+    source = f"the run {run.name}" if run else "declared assumptions, as there is no earlier run"
+    _head(console, "rules", f"power at the planned sample sizes n; variances from {source}")
     for need in needs:
         _need(console, need)
     _head(console, "cost", "")
@@ -37,8 +43,7 @@ def print_plan(console: Console, plan: Plan, needs: Sequence[Need], cost: Cost, 
     _line(console, f"  memory  {_bytes(cost.memory)} ({cost.memory_by})")
     stuck = [need for need in needs if need.outlook in ("weak", "never")]
     if stuck:
-        count = f"{len(stuck)} of {len(needs)} comparisons at the declared size with 80 % power"
-        _head(console, "cannot decide", count)
+        _head(console, "underpowered", f"{len(stuck)} of {len(needs)} comparisons have less than 80 % power")
         for need in stuck:
             _line(console, f"  {need.spec.where}: {need.rule.kind} on {need.metric}: {need.said}")
 
@@ -57,18 +62,19 @@ def _models(plan: Plan) -> Iterator[str]:
     yield f"  artifact     {_artifact(plan)}"
     if plan.target:
         yield f"  target       {plan.target}"
+    yield f"  outputs      {', '.join(['run.json', *(writer.file_name for writer in plan.outputs)])}"
 
 
 def _artifact(plan: Plan) -> str:
-    """What becomes of that which would be shipped."""
+    """What is done about the artifact that would be shipped."""
     asked = [suite.name for suite in plan.suites if any(probe.runs == "artifact" for probe in suite.probes)]
     if not asked:
-        return "not looked at: no suite has the measure artifact"
+        return "not checked: no suite has the measure artifact"
     if not plan.variant.made_here:
-        return "the files that the variant is loaded from; nothing is written"
+        return "the files that the variant is loaded from; nothing is saved"
     if plan.variant.artifact == "none":
-        return "none: the variant is judged in memory alone"
-    return "saved as it would be shipped, read back in a fresh process and compared"
+        return "none: the variant is judged in memory only"
+    return "saved, reloaded in a fresh process and compared with the model in memory"
 
 
 def _steps(plan: Plan) -> Iterator[str]:
@@ -95,7 +101,7 @@ def _suites(suites: Sequence[SuiteSpec], gates: Sequence[GateSpec]) -> Iterator[
         yield f"    measures   {', '.join(measure.kind for measure in suite.measures)}"
         if suite.noise_floor is not None:
             floor = suite.noise_floor
-            yield f"    noise      {', '.join(floor.conditions)}, on {floor.documents} documents of the reference alone"
+            yield f"    noise      floor on {floor.documents} documents under {', '.join(floor.conditions)}"
         for measure in suite.measures:
             if isinstance(measure, Tasks):
                 sizes = [f"{task.name} {'?' if task.items is None else task.items}" for task in task_sizes(measure)]
@@ -103,7 +109,7 @@ def _suites(suites: Sequence[SuiteSpec], gates: Sequence[GateSpec]) -> Iterator[
 
 
 def _looks(suite: SuiteSpec, gates: Sequence[GateSpec]) -> Iterator[str]:
-    """When a suite is looked at that draws its documents one by one, how, and for which rules."""
+    """The interim looks of a suite with sequential sampling: when, with which intervals, and for which rules."""
     spec = suite.documents
     if spec is None or spec.min is None:
         return
@@ -111,16 +117,16 @@ def _looks(suite: SuiteSpec, gates: Sequence[GateSpec]) -> Iterator[str]:
     *first, last = planned_looks(min(spec.min, most), most)
     after = f"{', '.join(map(str, first))} and {last}" if first else str(last)
     how = next((gate.sequential for gate in gates if gate.sequential), DEFAULT).replace("_", "-")
-    yield f"    looks      after {after} documents, in a random order (seed {spec.seed}), {how} intervals"
-    rules = [each.rule for gate in watched_rules(gates, suite) for each in gate.rules]
+    yield f"    interim    looks after {after} documents in random order (seed {spec.seed}), {how} intervals"
+    rules = [each.rule for gate in select_waiting_rules(gates, suite) for each in gate.rules]
     waiting = ", ".join(dict.fromkeys(rule.metric for rule in rules))
-    yield f"    until      {waiting + ' are decided' if waiting else 'the end: no rule waits for its documents'}"
+    yield f"    stops      {f'when {waiting} are decided' if waiting else 'at max: no rule waits for its documents'}"
 
 
 def _need(console: Console, need: Need) -> None:
     level = "" if need.rule.level == "block" else " (advisory)"
     line = Text.assemble(
-        (f"  {_WORDS[need.outlook]:<8}", _COLOURS[need.outlook]),
+        (f"  {_WORDS[need.outlook]:<13}", _COLOURS[need.outlook]),
         (f"{need.gate}: {need.rule.kind} ", ""),
         (harmless(need.metric), "bold"),
         f"{_limit(need)}{level}  {harmless(need.said)}",

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.data.documents import POCKET_COUNT
+from harness.data.documents import POCKET_COUNT, documents_in
 from harness.errors import DataError
-from harness.measures.generation import Generation
 from harness.measures.tasks import Tasks
 from harness.planning.specs import SuiteSpec
 from harness.probes._task_files import TaskFiles, content_of, read_task_files
@@ -47,14 +46,8 @@ def document_count(spec: DocumentsSpec | None) -> int | None:
         return None if spec.packed else spec.max
     if spec.data in POCKET_SPLITS:
         return spec.max or POCKET_COUNT
-    found = _in_file(Path(spec.data), spec.split_on)
+    found = documents_in(Path(spec.data), spec.split_on)
     return spec.max if found is None else min(found, spec.max or found)
-
-
-def prompt_count(measure: Generation, documents: int | None) -> int | None:
-    """Prompts after which both sides write, of a suite with so many documents; None where it is not known."""
-    there = documents if measure.prompts is None else _in_file(Path(measure.prompts), "\n\n")
-    return None if there is None else min(there, measure.max)
 
 
 def task_sizes(measure: Tasks) -> list[TaskSize]:
@@ -96,14 +89,3 @@ def _declared(name: str, files: TaskFiles) -> dict[str, Any] | None:
 
 def _limited(items: int | None, limit: int | None) -> int | None:
     return limit if items is None else min(items, limit or items)
-
-
-def _in_file(path: Path, split_on: str) -> int | None:
-    """Documents in a .jsonl or .txt file; None where it cannot be read (the run will say why)."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):
-        return None
-    if path.suffix == ".jsonl":
-        return sum(1 for line in text.splitlines() if line.strip())
-    return sum(1 for piece in (text.split(split_on) if split_on else [text]) if piece.strip())

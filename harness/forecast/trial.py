@@ -73,7 +73,7 @@ def trial_measurement(
     reference = spread.reference if spread.reference is not None else 0.75
     sides = spread.sides and metric.neutral == 0.0
     variant = reference + change
-    exact = spread.family == "exact"
+    exact = spread.family == "counted"
     # Relative to the number, so that the interval keeps a width, without which it would be no evidence.
     half = 0.0 if exact else max(half, _NARROW, 1e-9 * abs(change))
     own_half = 0.0 if exact else max(own_half, _NARROW, 1e-9 * abs(variant))
@@ -91,7 +91,9 @@ def trial_measurement(
         variant_high=variant + own_half if sides else None,
         n=documents,
         clusters=documents,
-        method="exact trial of the rule" if exact else "none: a trial of the rule",
+        infinite_neutral=metric.infinite_neutral,
+        basis="counted" if exact else "sampled",
+        method="none: a trial of the rule",
     )
 
 

@@ -1,1 +1,1 @@
-"""The shared teacher-forced pass; ``driver`` is where to begin."""
+"""The shared teacher-forced pass; start reading at ``driver``."""

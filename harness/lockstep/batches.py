@@ -1,4 +1,4 @@
-"""Batches of documents of like length, planned before anything runs: a resumed run forms the same ones."""
+"""Batches of documents of similar length, planned before anything runs, so that a resumed run forms the same ones."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from harness.data.encoding import EncodedDocument
 class Batch:
     """Documents that go through a model together, padded on the right to T positions.
 
-    left: where above 0, they are padded on the left instead, each with at least so many positions.
+    left: if above 0, they are padded on the left instead, each by at least this many positions.
     """
 
     index: int
@@ -25,7 +25,7 @@ class Batch:
 
     @property
     def unit(self) -> str:
-        """Name under which the rows of the batch are committed."""
+        """Unit name under which the rows of the batch are committed."""
         return f"pass/{self.index}"
 
     @property
@@ -35,7 +35,7 @@ class Batch:
 
     @property
     def width(self) -> int:
-        """T: tokens of the longest document, and what padding it gets."""
+        """T: tokens of the longest document plus its padding."""
         return max(self.lengths) + self.left
 
     @property
@@ -49,7 +49,7 @@ class Batch:
         return min(self.lengths) < self.width
 
     def token_ids(self, device: torch.device) -> Tensor:
-        """Token ids [B, T], int64; padding is id 0, which no statistic ever sees."""
+        """Token ids [B, T], int64; padding is id 0, which no statistic includes."""
         ids = torch.zeros(len(self.documents), self.width, dtype=torch.int64)
         for row, (start, document) in enumerate(zip(self.starts, self.documents, strict=True)):
             ids[row, start : start + len(document.ids)] = torch.from_numpy(document.ids)
@@ -63,12 +63,12 @@ class Batch:
         return ((starts_B1 <= places_T) & (places_T < ends_B1)).to(device)
 
     def positions(self, device: torch.device) -> Tensor:
-        """[B, T]: how many tokens of its document stand before each position; 0 at padding on the left."""
+        """[B, T]: number of tokens of the document before each position; 0 at left padding."""
         places_BT = torch.arange(self.width)[None, :] - torch.tensor(self.starts)[:, None]
         return places_BT.clamp(min=0).to(device)
 
     def scored(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Flat indices into [B*T] of the positions that predict a token, by document, and those tokens."""
+        """Flat indices into [B*T] of the positions that predict a token, by document, and the predicted tokens."""
         starts = [row * self.width + start for row, start in enumerate(self.starts)]
         places = [start + torch.arange(length - 1) for start, length in zip(starts, self.lengths, strict=True)]
         targets = [torch.from_numpy(document.ids[1:]) for document in self.documents]
@@ -76,11 +76,10 @@ class Batch:
 
 
 def plan_batches(documents: Sequence[EncodedDocument], tokens: int) -> list[Batch]:
-    """Batches of at most ``tokens`` positions (a longer document stands alone), the longest documents first.
+    """Batches of at most ``tokens`` positions (a longer document is a batch of its own), the longest documents first.
 
-    Skipped documents and those with fewer than two tokens have nothing to score and are left out. Longest
-    first, so that a batch too large for the memory shows itself at once. Ties keep the order of the
-    documents.
+    Skipped documents and those with fewer than two tokens have nothing to score and are left out. Longest first, so
+    that a batch too large for memory fails at once. Ties keep the order of the documents.
     """
     kept = [document for document in documents if not document.skipped and len(document.ids) > 1]
     kept.sort(key=lambda document: (-len(document.ids), document.index))
@@ -93,9 +92,10 @@ def plan_batches(documents: Sequence[EncodedDocument], tokens: int) -> list[Batc
 
 
 def plan_stages(documents: Sequence[EncodedDocument], tokens: int, sizes: Sequence[int] = ()) -> list[list[Batch]]:
-    """Batches of the documents up to each of ``sizes``, which count those with something to score, in their order.
+    """Batches for each interim look: stage i holds the documents between ``sizes[i − 1]`` and ``sizes[i]``.
 
-    Without sizes there is one stage, of all. Batches are numbered through all stages.
+    sizes count documents with something to score, in their order. Without sizes there is one stage with all documents.
+    Batches are numbered across stages.
     """
     kept = [document for document in documents if document.tokens > 0]
     stages: list[list[Batch]] = []

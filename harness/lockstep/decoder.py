@@ -1,8 +1,8 @@
-"""A causal language model in two halves: hidden states of a batch, then logits of any rows of them.
+"""A causal language model in two halves: hidden states of a batch, then logits of any rows of these states.
 
-The second half is the model's own ``forward`` with its trunk answering at once with given hidden states. So
-soft-caps, scales and biases of any architecture are applied by its own code, and the logits of a whole batch
-never exist.
+The second half is the model's own ``forward`` with its trunk patched to return given hidden states at once. So
+soft-caps, scales and biases of any architecture are applied by its own code, and the logits of a whole batch are never
+in memory.
 
 Legend: B documents, T positions, N rows (positions of several documents), D hidden size, V vocabulary.
 """
@@ -18,19 +18,19 @@ import torch
 from torch import Tensor, nn
 
 from harness.errors import HarnessError, ModelError
-from harness.lockstep.arrangement import Arrange, Gatherer, moves
+from harness.lockstep.arrangement import Arrange, Gatherer, plan_moves
 from harness.lockstep.batches import Batch
 from harness.lockstep.recording import Tap
 from harness.models.language_model import LanguageModel
 
 VERIFIED_TOKENS = 128
-"""How many positions the two ways of computing logits are compared on before a pass."""
+"""Number of positions on which split and plain forward are compared before a pass."""
 
 
 class Decoder:
-    """One model, ready to be run in halves. ``whole`` says why it cannot be taken apart ("" if it can).
+    """One model, run in two halves. ``whole``: why it cannot be split ("" if it can).
 
-    arrange: how the documents of a batch run, where they do not run together.
+    arrange: batch layout, if the documents of a batch do not run together.
     """
 
     def __init__(self, name: str, model: LanguageModel, arrange: Arrange | None = None) -> None:
@@ -47,14 +47,14 @@ class Decoder:
 
     @property
     def device(self) -> torch.device:
-        """Where token ids go."""
+        """Device of the token ids."""
         return self.language_model.device
 
     def prepare(self, ids_1T: Tensor) -> Tensor:
-        """Find the trunk by trying: halves must give the logits of the plain forward. Returns those [T, V].
+        """Find the trunk by testing candidates: both halves must reproduce the plain logits [T, V], which are returned.
 
-        Where no trunk does, hidden states stand for logits from then on (``whole``): right, but larger. Raises
-        ModelError for a model that cannot be called at all.
+        If no candidate does, the model stays unsplit (``whole``), and logits take the place of hidden states: correct,
+        but larger. Raises ModelError for a model that cannot be called at all.
         """
         try:
             plain_TV = self._plain(ids_1T, None)[0]
@@ -72,7 +72,7 @@ class Decoder:
                 states_TD = self.states(ids_1T, None)
                 halves_TV = torch.cat([self.logits(rows) for rows in torch.split(states_TD, 48)])
             except (AttributeError, TypeError, ValueError, RuntimeError, IndexError, KeyError) as error:
-                # not what the model's forward asks for hidden states: try the next one
+                # not the module that the model's forward asks for hidden states: try the next one
                 self.whole = f"{type(trunk).__name__} alone failed ({type(error).__name__}: {error})"
                 continue
             if same_logits(halves_TV, plain_TV):
@@ -83,9 +83,9 @@ class Decoder:
         return plain_TV
 
     def states(self, ids_BT: Tensor, mask_BT: Tensor | None, positions_BT: Tensor | None = None) -> Tensor:
-        """Last hidden states [B*T, D] (logits [B*T, V] of a model that stays whole).
+        """Last hidden states [B*T, D] (logits [B*T, V] of a model that cannot be split).
 
-        positions_BT: of each token in its document, where that is not its place in the row.
+        positions_BT: position of each token in its document, if that differs from its index in the row.
         """
         if self._trunk is None:
             return self._plain(ids_BT, mask_BT, positions_BT).flatten(0, 1)
@@ -100,20 +100,20 @@ class Decoder:
             return self._batch_states(batch)[batch.scored(self.device)[0]]
         states_PD: Tensor | None = None
         self._gatherer.begin(batch)
-        for move in moves(batch, self._arrange(batch)):
+        for move in plan_moves(batch, self._arrange(batch)):
             self._gatherer.next_part(move)
-            found_PD = self._gatherer.placed(self._batch_states(move.part))
+            found_PD = self._gatherer.place_rows(self._batch_states(move.part))
             states_PD = found_PD if states_PD is None else states_PD + found_PD
         self._gatherer.end()
         if states_PD is None:
-            raise ValueError(f"{self.name}: batch {batch.index} was arranged into no parts")
+            raise ValueError(f"{self.name}: the layout of batch {batch.index} has no parts")
         return states_PD[batch.scored(states_PD.device)[0]]
 
-    def watched(self, taps: Mapping[str, Sequence[Tap]]) -> dict[str, list[Tap]]:
-        """Taps to attach to the modules so that the given ones see whole batches, however these are run."""
+    def wrap_taps(self, taps: Mapping[str, Sequence[Tap]]) -> dict[str, list[Tap]]:
+        """Taps to attach to the modules so that the given taps see whole batches in every layout."""
         if self._arrange is None:
             return {module: list(own) for module, own in taps.items()}
-        return self._gatherer.gathered(taps)
+        return self._gatherer.wrap_taps(taps)
 
     def _batch_states(self, batch: Batch) -> Tensor:
         mask_BT = batch.is_token(self.device).long() if batch.padded else None
@@ -167,7 +167,7 @@ class Decoder:
 
 
 def same_logits(left_NV: Tensor, right_NV: Tensor) -> bool:
-    """Whether two logits agree up to the rounding of products of other sizes; NaN equals NaN."""
+    """Whether two logits agree up to the rounding of matrix products of different shapes; NaN equals NaN."""
     if left_NV.shape != right_NV.shape or left_NV.dtype != right_NV.dtype:
         return False
     unit = torch.finfo(left_NV.dtype).eps * (64 if left_NV.dtype == torch.float32 else 4)

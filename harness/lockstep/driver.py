@@ -1,9 +1,8 @@
-"""The one teacher-forced pass that all pass probes share.
+"""The teacher-forced pass shared by all pass probes.
 
-Each batch goes through the reference once and through each variant once. Hooks are attached once. Hidden
-states of the batch are kept, logits only of a chunk of rows. What the batch left behind is committed as one
-unit, so a killed pass goes on at the batch it was in and leaves the same tables as one that was never
-disturbed.
+Each batch goes through the reference once and through each variant once. Hooks are attached once. Hidden states are
+kept for the whole batch, logits only for a chunk of rows. The rows of a batch are committed as one unit, so a killed
+pass resumes at the batch it was in and produces the same tables as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from harness.errors import DataError, ModelError
 from harness.lockstep.arrangement import Arrange
 from harness.lockstep.batches import Batch, plan_stages
 from harness.lockstep.decoder import VERIFIED_TOKENS, Decoder
-from harness.lockstep.hooks import Stage, attached
+from harness.lockstep.hooks import ActiveSide, attached
 from harness.lockstep.kernels import Choice, Kernels, choose_kernels
 from harness.lockstep.pass_report import SETUP, PassReport, read_report, write_report
 from harness.lockstep.recording import REFERENCE, Looks, PassContext, Recorder, Recording, collect_taps
@@ -37,12 +36,12 @@ if TYPE_CHECKING:
 
     from harness.models.loaded import LoadedModel
 
-_Found = tuple[dict[str, "pd.DataFrame"], dict[str, "pd.DataFrame"]]
+_BatchRows = tuple[dict[str, "pd.DataFrame"], dict[str, "pd.DataFrame"]]
 """Rows and running tables, by table name."""
 CPU_TOKENS, GPU_TOKENS = 1024, 4096
-"""Positions in a batch. On a processor larger batches gain nothing and take memory."""
+"""Positions in a batch. On a CPU, larger batches gain nothing and need more memory."""
 CHUNK_VALUES = 2**23
-"""Logits of one side that exist at a time."""
+"""Logits of one side in memory at a time."""
 
 
 def shared_pass(
@@ -58,14 +57,14 @@ def shared_pass(
     arranged: Sequence[Arrange | None] = (),
     looks: Looks | None = None,
 ) -> PassReport:
-    """Let every probe see all models on all documents, and commit what it records batch by batch.
+    """Run all models on all documents for all probes, and commit the recorded rows batch by batch.
 
-    sinks: one for each variant. Besides the probes' tables, each gets ``documents``, ``pass`` and ``notes``. Logits
-    beyond every id of the tokenizers are left out where a variant has another number of them than the reference.
-    arranged: for each variant, how the documents of a batch run where they do not run as those of the reference do;
-    such a pass does not look whether the reference repeats itself.
-    looks: where to ask which variants need more documents; without it all of them get all.
-    Raises DataError when there is nothing to score, ModelError when the two sides cannot be compared.
+    sinks: one per variant. Besides the probes' tables, each gets ``documents``, ``pass`` and ``notes``. If a variant
+    has another number of logits than the reference, logits beyond every id of the tokenizers are left out.
+    arranged: for each variant, its batch layout if it differs from the reference's; such a pass does not measure
+    whether the reference repeats itself.
+    looks: decides at interim looks which variants need more documents; without it all variants get all documents.
+    Raises DataError if there is nothing to score, ModelError if the two sides cannot be compared.
     """
     ways = (None, *(arranged or (None,) * len(variants)))
     every = (reference, *variants)
@@ -75,7 +74,7 @@ def shared_pass(
     batches = [batch for stage in stages for batch in stage]
     if not batches:
         raise DataError(f"none of {len(documents)} documents has a token to score; check the suite's documents")
-    if all(sink.done(SETUP) for sink in sinks) and _finished(stages, sinks, looks):
+    if all(sink.done(SETUP) for sink in sinks) and _is_finished(stages, sinks, looks):
         return read_report(sinks)
     # Not inference_mode, here and elsewhere: tensors of some libraries (quanto with 4 bits) cannot be used in it.
     with torch.no_grad():
@@ -85,10 +84,10 @@ def shared_pass(
     return replace(report, notes=report.notes + ready.late_notes)
 
 
-def _going(
+def _stages(
     stages: Sequence[Sequence[Batch]], variants: int, looks: Looks | None
 ) -> Iterator[tuple[Sequence[Batch], Sequence[int]]]:
-    """Each stage with the variants that need it; all of a stage must be committed before the next is asked for."""
+    """Each stage with the variants that need it; commit a whole stage before requesting the next."""
     going = list(range(variants))
     for number, batches in enumerate(stages):
         if looks is not None and number > 0:
@@ -98,11 +97,11 @@ def _going(
         yield batches, going
 
 
-def _finished(stages: Sequence[Sequence[Batch]], sinks: Sequence[Sink], looks: Looks | None) -> bool:
-    """Whether every variant has all the batches that it needs, so that no model has to run."""
+def _is_finished(stages: Sequence[Sequence[Batch]], sinks: Sequence[Sink], looks: Looks | None) -> bool:
+    """Whether every variant has all the batches it needs, so that no model has to run."""
     return all(
         sinks[variant].done(batch.unit)
-        for batches, going in _going(stages, len(sinks), looks)
+        for batches, going in _stages(stages, len(sinks), looks)
         for batch in batches
         for variant in going
     )
@@ -110,16 +109,16 @@ def _finished(stages: Sequence[Sequence[Batch]], sinks: Sequence[Sink], looks: L
 
 @dataclass
 class _Pass:
-    """Everything that stays the same from batch to batch."""
+    """State that does not change between batches."""
 
     sides: Sequence[Decoder]
     recorders: Sequence[Recorder]
-    stage: Stage
+    stage: ActiveSide
     chunk: int
     kept: tuple[int | None, ...]
-    """Of every variant: how many logits are compared, the rest being padding (None: all)."""
+    """For every variant: number of logits compared, the rest being padding (None: all)."""
     late_notes: tuple[Note, ...]
-    """What holds for this process only."""
+    """Notes that hold for this process only."""
 
     @property
     def reads_logits(self) -> bool:
@@ -132,58 +131,60 @@ class _Pass:
         progress: Progress,
         looks: Looks | None,
     ) -> None:
-        """All batches that some variant needs and its sink lacks."""
+        """Run all batches that some variant needs and its sink lacks."""
         for recorder in self.recorders:
             for variant, sink in enumerate(sinks):
                 if recorder.running and (totals := sink.read(recorder.running)) is not None:
                     recorder.resume(variant, totals)
         total = sum(map(len, stages))
-        with self._hooks():
-            for batch, going in ((batch, going) for some, going in _going(stages, len(sinks), looks) for batch in some):
+        with self._attach_hooks():
+            for batch, going in (
+                (batch, going) for some, going in _stages(stages, len(sinks), looks) for batch in some
+            ):
                 progress.step("shared pass", batch.index, total)
                 lacking = [variant for variant in going if not sinks[variant].done(batch.unit)]
-                found = self._observe(batch, lacking) if lacking else {}
-                for variant, (rows, running) in found.items():
+                batch_rows = self._observe(batch, lacking) if lacking else {}
+                for variant, (rows, running) in batch_rows.items():
                     sinks[variant].commit(batch.unit, rows, running)
         progress.step("shared pass", total, total)
 
     @contextmanager
-    def _hooks(self) -> Iterator[None]:
+    def _attach_hooks(self) -> Iterator[None]:
         with ExitStack() as stack:
             for side, decoder in enumerate(self.sides, start=REFERENCE):
                 if decoder.modules is None:
                     continue
                 inputs = collect_taps(self.recorders, side, inputs=True)
                 outputs = collect_taps(self.recorders, side, inputs=False)
-                inputs, outputs = decoder.watched(inputs), decoder.watched(outputs)
+                inputs, outputs = decoder.wrap_taps(inputs), decoder.wrap_taps(outputs)
                 calls = [pair for recorder in self.recorders for pair in recorder.calls(side).items()]
                 stack.enter_context(attached(decoder.modules, side, self.stage, inputs, outputs, calls))
             yield
 
-    def _observe(self, batch: Batch, variants: Sequence[int]) -> dict[int, _Found]:
-        """What one batch leaves of each given variant. Where memory runs out, its halves do, for both sides."""
+    def _observe(self, batch: Batch, variants: Sequence[int]) -> dict[int, _BatchRows]:
+        """The rows of one batch for each given variant. If memory runs out, both sides run it in halves."""
         try:
-            self._run(batch, variants)
+            self._run_batch(batch, variants)
         except RuntimeError as error:
-            if not out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             if len(batch.documents) == 1:
                 raise ModelError(
-                    f"memory ran out on document {batch.documents[0].id} of {batch.width} tokens alone ({error}); "
-                    "set documents.context lower or use a larger machine; what was measured before is kept"
+                    f"memory ran out on the single document {batch.documents[0].id} of {batch.width} tokens ({error}); "
+                    "set documents.context lower or use a larger machine; earlier measurements are kept"
                 ) from error
         else:
-            return {variant: self._found(variant) for variant in variants}
+            return {variant: self._collect_rows(variant) for variant in variants}
         middle = len(batch.documents) // 2
         halves = [Batch(batch.index, part) for part in (batch.documents[:middle], batch.documents[middle:])]
         first, second = (self._observe(half, variants) for half in halves)
-        return {variant: _joined(first[variant], second[variant]) for variant in variants}
+        return {variant: _join(first[variant], second[variant]) for variant in variants}
 
-    def _run(self, batch: Batch, variants: Sequence[int]) -> None:
+    def _run_batch(self, batch: Batch, variants: Sequence[int]) -> None:
         """One batch through the reference and the given variants."""
         for recorder in self.recorders:
             recorder.start(batch)
-        states = {side: self._states(side, batch) for side in (REFERENCE, *variants)}
+        states = {side: self._scored_states(side, batch) for side in (REFERENCE, *variants)}
         for recorder in self.recorders:
             recorder.forwarded()
         if not self.reads_logits:
@@ -198,12 +199,12 @@ class _Pass:
                 for recorder in self.recorders:
                     recorder.logits(variant, reference_NV[:, :kept], variant_NV[:, :kept], targets_N[rows])
 
-    def _states(self, side: int, batch: Batch) -> Tensor:
-        """Hidden states of the scored positions, with the hooks of the side listening."""
-        with self.stage.playing(side):
+    def _scored_states(self, side: int, batch: Batch) -> Tensor:
+        """Hidden states of the scored positions, with the hooks of the side active."""
+        with self.stage.activate(side):
             return self.sides[side + 1].scored_states(batch)
 
-    def _found(self, variant: int) -> _Found:
+    def _collect_rows(self, variant: int) -> _BatchRows:
         rows: dict[str, pd.DataFrame] = {}
         totals: dict[str, pd.DataFrame] = {}
         for recorder in self.recorders:
@@ -213,13 +214,13 @@ class _Pass:
         return rows, totals
 
 
-def out_of_memory(error: RuntimeError) -> bool:
-    """Whether an error of torch means that memory ran out; on a processor only its text says so."""
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether an error of torch means that memory ran out; on a CPU only its message tells."""
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
-def _joined(first: _Found, second: _Found) -> _Found:
-    """Rows of both halves of a batch, and the running tables after the second."""
+def _join(first: _BatchRows, second: _BatchRows) -> _BatchRows:
+    """Concatenate the rows of both halves of a batch; running tables are those after the second half."""
     import pandas as pd
 
     rows = {name: pd.concat([first[0][name], second[0][name]], ignore_index=True) for name in first[0]}
@@ -236,12 +237,12 @@ def _prepare(
     choice: Choice,
     repeating: bool,
 ) -> _Pass:
-    """Survey the models, choose kernels, let the probes begin, and commit what is known before any batch."""
+    """Survey the models, choose kernels, start the probes, and commit the report before the first batch."""
     _check_ids(sides, documents)
     first_ids = torch.from_numpy(batches[0].documents[0].ids[:VERIFIED_TOKENS])[None]
     logits = [side.prepare(first_ids.to(side.device)) for side in sides]
     dtype = _check_logits(logits, sides)
-    kept = tuple(_kept(logits, sides, loaded, index) for index in range(1, len(sides)))
+    kept = tuple(_count_compared(logits, sides, loaded, index) for index in range(1, len(sides)))
     vocabulary = max(found.shape[-1] for found in logits)
     chunk = max(16, CHUNK_VALUES // vocabulary)
     earlier = [sink for sink in sinks if sink.done(SETUP)]
@@ -268,7 +269,7 @@ def _prepare(
         )
         write_report(report, documents, sinks)
     late = (Note(topic="pass", text=kernels.note, level="warn"),) if earlier and kernels.note else ()
-    return _Pass(sides, recorders, Stage(), chunk, kept, late)
+    return _Pass(sides, recorders, ActiveSide(), chunk, kept, late)
 
 
 def _notes(reference: Decoder, dtype: torch.dtype, kernels: Kernels) -> Iterator[Note]:
@@ -277,15 +278,15 @@ def _notes(reference: Decoder, dtype: torch.dtype, kernels: Kernels) -> Iterator
         yield Note(topic="pass", text=kernels.note)
     if torch.finfo(dtype).bits < 32:
         text = (
-            f"logits are {str(dtype).removeprefix('torch.')}: their rounding alone can make a KL near "
-            f"{5e-4 if dtype == torch.bfloat16 else 1e-5:.0e} nats per token; smaller divergences say nothing"
+            f"logits are {str(dtype).removeprefix('torch.')}: their rounding alone can cause a KL near "
+            f"{5e-4 if dtype == torch.bfloat16 else 1e-5:.0e} nats per token; smaller divergences are meaningless"
         )
         yield Note(topic="precision", text=text)
 
 
 def _whole_notes(side: Decoder) -> Iterator[Note]:
     if side.whole:
-        text = f"{side.name}: logits of whole batches are kept, which takes more memory: {side.whole}"
+        text = f"{side.name}: logits of whole batches are kept, which needs more memory: {side.whole}"
         yield Note(topic="pass", text=text)
 
 
@@ -295,27 +296,27 @@ def _check_ids(sides: Sequence[Decoder], documents: Sequence[EncodedDocument]) -
         for document in documents:
             if len(document.ids) and not 0 <= document.ids.min() <= document.ids.max() < known:
                 raise ModelError(
-                    f"{side.name}: document {document.id} has token ids up to {document.ids.max()}, wanted 0 "
+                    f"{side.name}: document {document.id} has token ids up to {document.ids.max()}, expected 0 "
                     f"to {known - 1}; tokenizer and model do not belong together"
                 )
 
 
 def _check_logits(logits_TV: Sequence[Tensor], sides: Sequence[Decoder]) -> torch.dtype:
-    """The dtype of both sides. Raises ModelError where they differ."""
+    """The logit dtype of both sides. Raises ModelError if they differ."""
     reference = logits_TV[0]
-    for side, found in zip(sides[1:], logits_TV[1:], strict=True):
-        if found.dtype != reference.dtype:
+    for side, logits in zip(sides[1:], logits_TV[1:], strict=True):
+        if logits.dtype != reference.dtype:
             raise ModelError(
-                f"{side.name}: found logits of {found.dtype}, wanted {reference.dtype} as {sides[0].name} has"
-                ", or precision would count as damage: set reference.dtype and variant.dtype alike"
+                f"{side.name}: found logits of {logits.dtype}, expected {reference.dtype} as in {sides[0].name}, or "
+                "precision would count as degradation: set reference.dtype and variant.dtype alike"
             )
     return reference.dtype
 
 
-def _kept(
+def _count_compared(
     logits_TV: Sequence[Tensor], sides: Sequence[Decoder], loaded: Sequence[LoadedModel], index: int
 ) -> int | None:
-    """How many logits of a variant are compared (None: all). Where numbers differ, broadcasting would be wrong."""
+    """Number of logits of a variant to compare (None: all). If the widths differ, broadcasting would be wrong."""
     widths = logits_TV[0].shape[-1], logits_TV[index].shape[-1]
     if widths[0] == widths[1]:
         return None
@@ -332,7 +333,7 @@ def _padding_notes(reference_TV: Tensor, variant_TV: Tensor, kept: int | None, n
     if kept is not None:
         rows = [logits.shape[-1] - kept for logits in (reference_TV, variant_TV)]
         text = (
-            f"{name}: {kept} logits of a token are compared, one for every id of the tokenizer; {rows[1]} rows of "
-            f"padding of the variant and {rows[0]} of the reference are left out, as whoever serves the model must do"
+            f"{name}: {kept} logits per token are compared, one per id of the tokenizer; {rows[1]} padding rows of "
+            f"the variant and {rows[0]} of the reference are left out, as a server of the model must do"
         )
         yield Note(topic="vocabulary", text=text)

@@ -1,4 +1,4 @@
-"""Hooks that are attached once to a model and speak only while their side is the one that runs."""
+"""Hooks that are attached to a model once and act only while their side is active."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from harness.lockstep.recording import CallTap, Tap
 Hook = Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]
 
 
-class Stage:
-    """Which side runs now; None: hooks are silent. Both sides may be the very same modules."""
+class ActiveSide:
+    """The side that is running; None: no hook acts. Both sides may be the same modules."""
 
     def __init__(self) -> None:
         self.side: int | None = None
 
     @contextmanager
-    def playing(self, side: int) -> Iterator[None]:
-        """Let the hooks of one side speak."""
+    def activate(self, side: int) -> Iterator[None]:
+        """Let the hooks of one side act within the context."""
         self.side = side
         try:
             yield
@@ -30,7 +30,7 @@ class Stage:
 
 
 def first_tensor(value: object) -> Tensor | None:
-    """The tensor that a module is mainly about: itself, or the first of a tuple (attention gives a pair)."""
+    """The main tensor of a module's output: the output itself, or the first of a tuple (attention gives a pair)."""
     if isinstance(value, Tensor):
         return value
     if isinstance(value, Mapping):
@@ -41,7 +41,7 @@ def first_tensor(value: object) -> Tensor | None:
 
 
 def first_input(arguments: tuple[Any, ...], named: Mapping[str, Any]) -> Tensor | None:
-    """The first tensor that a module is called with."""
+    """The first tensor among a module's arguments."""
     return first_tensor((arguments, dict(named)))
 
 
@@ -49,19 +49,19 @@ def first_input(arguments: tuple[Any, ...], named: Mapping[str, Any]) -> Tensor 
 def attached(
     model: nn.Module,
     side: int,
-    stage: Stage,
+    stage: ActiveSide,
     inputs: Mapping[str, Sequence[Tap]],
     outputs: Mapping[str, Sequence[Tap]],
     calls: Sequence[tuple[str, CallTap]] = (),
 ) -> Iterator[None]:
-    """Call the taps, by module name, with what goes in and out of modules while ``stage`` plays ``side``."""
+    """Call the taps, by module name, with inputs and outputs of modules while ``side`` is active in ``stage``."""
     with ExitStack() as stack:
         for name, tap in calls:
             whole = _call_hook(side, stage, tap)
             stack.callback(model.get_submodule(name).register_forward_pre_hook(whole, with_kwargs=True).remove)
         for name, taps in inputs.items():
             hook = _input_hook(side, stage, taps)
-            # First of all: a module may round its input itself, and what comes in is asked for.
+            # Before other hooks: a module may round its input, and taps need the original.
             handle = model.get_submodule(name).register_forward_pre_hook(hook, with_kwargs=True, prepend=True)
             stack.callback(handle.remove)
         for name, taps in outputs.items():
@@ -69,15 +69,15 @@ def attached(
         yield
 
 
-def _input_hook(side: int, stage: Stage, taps: Sequence[Tap]) -> Hook:
+def _input_hook(side: int, stage: ActiveSide, taps: Sequence[Tap]) -> Hook:
     def hook(_module: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
         if stage.side == side:
-            _call(taps, first_input(arguments, named))
+            _call_taps(taps, first_input(arguments, named))
 
     return hook
 
 
-def _call_hook(side: int, stage: Stage, tap: CallTap) -> Hook:
+def _call_hook(side: int, stage: ActiveSide, tap: CallTap) -> Hook:
     def hook(_module: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
         if stage.side == side:
             tap(arguments, named)
@@ -85,17 +85,17 @@ def _call_hook(side: int, stage: Stage, tap: CallTap) -> Hook:
     return hook
 
 
-def _output_hook(side: int, stage: Stage, taps: Sequence[Tap]) -> Callable[[nn.Module, object, object], None]:
+def _output_hook(side: int, stage: ActiveSide, taps: Sequence[Tap]) -> Callable[[nn.Module, object, object], None]:
     def hook(_module: nn.Module, _arguments: object, output: object) -> None:
         if stage.side == side:
-            _call(taps, first_tensor(output))
+            _call_taps(taps, first_tensor(output))
 
     return hook
 
 
-def _call(taps: Sequence[Tap], value: Tensor | None) -> None:
+def _call_taps(taps: Sequence[Tap], value: Tensor | None) -> None:
     if value is None:
-        raise TypeError("a watched module was called without a tensor, although it had one when it was surveyed")
+        raise TypeError("an observed module was called without a tensor, although it had one in the survey")
     flat = value.reshape(-1, value.shape[-1])
     for tap in taps:
         tap(flat)

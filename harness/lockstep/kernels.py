@@ -1,7 +1,7 @@
-"""Which implementation of the statistics a pass uses: plain torch, or the same functions compiled and fused.
+"""Chooses the implementation of a pass's statistics: plain torch, or the same functions compiled and fused.
 
-Compiling takes some ten seconds and then saves more than half of the work on every token, so it is a question
-of how much there is to do. The plan alone answers it: the same plan takes the same kernels on every run.
+Compiling takes about ten seconds and then saves more than half of the work per token, so it depends on the amount of
+work. The choice depends on the plan only: the same plan uses the same kernels in every run.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from harness.lockstep.module_statistics import (
 Choice = Literal["auto", "eager", "compiled"]
 
 WORTH_COMPILING = 20_000 * 32_000
-"""Tokens times vocabulary from which compiling pays for itself."""
+"""Tokens times vocabulary size from which compiling pays off."""
 
 
 @dataclass(frozen=True)
 class Kernels:
-    """The three loops over many values. name: eager or compiled; note: why, where that needs saying."""
+    """The three kernels. name: eager or compiled; note: why eager kernels replace compiled ones, or None."""
 
     name: Literal["eager", "compiled"]
     logits: LogitKernel
@@ -45,24 +45,24 @@ EAGER = Kernels("eager", logit_sums_in_cache, row_errors_in_cache, channel_momen
 
 
 def choose_kernels(choice: Choice, tokens: int, vocabulary: int, dtype: torch.dtype, device: torch.device) -> Kernels:
-    """The kernels for so many scored tokens of one dtype; ``auto`` compiles where it pays and can be done.
+    """The kernels for ``tokens`` scored tokens of one dtype; ``auto`` compiles if it pays off and is possible.
 
-    Compiled kernels must agree with the plain ones on a sample; where they cannot be built or do not agree,
-    the plain ones are taken and the note says so.
+    Compiled kernels must agree with the plain ones on a sample; if they cannot be built or do not agree, the plain ones
+    are used and the note says so.
     """
     if choice == "eager" or (choice == "auto" and tokens * vocabulary < WORTH_COMPILING):
         return EAGER
     if device.type == "cpu" and not _has_compiler():
-        return _eager("no C++ compiler was found (c++, g++, clang++ or $CXX)")
+        return _fall_back("no C++ compiler was found (c++, g++, clang++ or $CXX)")
     try:
         compiled = Kernels("compiled", _compiled_logits(), _compiled_errors(), _compiled_moments())
-        differing = _differing(compiled, dtype, device)
-    except Exception as error:  # noqa: BLE001 - compilers fail in any way, and the result does not need them
-        return _eager(f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}")
-    return _eager(f"the compiled {differing} gave other numbers on a sample") if differing else compiled
+        differing = _find_differing(compiled, dtype, device)
+    except Exception as error:  # noqa: BLE001 - compilers may fail in any way, and results do not depend on them
+        return _fall_back(f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}")
+    return _fall_back(f"the compiled {differing} differ from the plain ones on a sample") if differing else compiled
 
 
-def _eager(reason: str) -> Kernels:
+def _fall_back(reason: str) -> Kernels:
     note = f"the pass ran without compiled kernels, which is slower but gives the same numbers: {reason}"
     return Kernels(EAGER.name, EAGER.logits, EAGER.errors, EAGER.moments, note)
 
@@ -71,9 +71,8 @@ def _has_compiler() -> bool:
     return any(shutil.which(name) for name in (os.environ.get("CXX", ""), "c++", "g++", "clang++") if name)
 
 
-# Sizes vary from call to call, so they are compiled as variables; a size of one would be compiled for itself,
-# so single rows take the plain way. Contiguous inputs keep the number of compiled versions at one for each
-# dtype.
+# Sizes vary between calls, so they are compiled as variables; a size of one would trigger a separate compilation, so
+# single rows use the plain kernel. Contiguous inputs keep the number of compiled versions at one per dtype.
 
 
 def _compiled_logits() -> LogitKernel:
@@ -109,8 +108,8 @@ def _compiled_moments() -> MomentKernel:
     return kernel
 
 
-def _differing(compiled: Kernels, dtype: torch.dtype, device: torch.device) -> str:
-    """Name of a compiled kernel that disagrees with its plain form on a sample ("" if none does)."""
+def _find_differing(compiled: Kernels, dtype: torch.dtype, device: torch.device) -> str:
+    """Name of a compiled kernel that disagrees with the plain one on a sample ("" if none does)."""
     random = torch.Generator().manual_seed(0)
     left = (torch.randn(9, 77, generator=random) * 4).to(device, dtype)
     right = left + (torch.randn(9, 77, generator=random) / 4).to(device, dtype)
@@ -122,9 +121,9 @@ def _differing(compiled: Kernels, dtype: torch.dtype, device: torch.device) -> s
         "layer errors": (compiled.errors(left, right), row_errors(left, right)),
         "channel moments": (compiled.moments(left, valid, 6.0), channel_moments(left, valid, 6.0)),
     }
-    for name, (found, wanted) in pairs.items():
+    for name, (actual, expected) in pairs.items():
         if not all(
-            torch.allclose(f, w, rtol=1e-4, atol=1e-4, equal_nan=True) for f, w in zip(found, wanted, strict=True)
+            torch.allclose(f, w, rtol=1e-4, atol=1e-4, equal_nan=True) for f, w in zip(actual, expected, strict=True)
         ):
             return name
     return ""

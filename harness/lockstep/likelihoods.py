@@ -1,4 +1,4 @@
-"""What one model alone makes of documents: the likelihood of every token, without a second side.
+"""Token likelihoods of a single model on documents, without a second side.
 
 Legend: N scored positions, V vocabulary.
 """
@@ -16,7 +16,7 @@ from harness.data.encoding import EncodedDocument
 from harness.errors import ModelError
 from harness.lockstep.batches import Batch, plan_batches
 from harness.lockstep.decoder import VERIFIED_TOKENS, Decoder
-from harness.lockstep.driver import CHUNK_VALUES, CPU_TOKENS, GPU_TOKENS, out_of_memory
+from harness.lockstep.driver import CHUNK_VALUES, CPU_TOKENS, GPU_TOKENS, is_out_of_memory
 from harness.models.language_model import LanguageModel
 
 Floats = NDArray[np.float64]
@@ -49,11 +49,11 @@ def prepare_decoder(name: str, model: LanguageModel, ids: NDArray[np.int64]) -> 
 
 
 def _of_batch(decoder: Decoder, batch: Batch) -> dict[int, Floats]:
-    """By index of the document. Where memory runs out, halves of the batch one after the other."""
+    """Likelihoods by document index. If memory runs out, the batch is run in halves."""
     try:
         nll = _run(decoder, batch)
     except RuntimeError as error:
-        if not out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
         if len(batch.documents) == 1:
             raise ModelError(
@@ -76,7 +76,7 @@ def _run(decoder: Decoder, batch: Batch) -> Floats:
         picked_N = logits_NV.gather(-1, targets_N[:rows, None].to(logits_NV.device))[:, 0]
         parts.append((logits_NV.logsumexp(-1) - picked_N).cpu())
         states_ND, targets_N = states_ND[rows:], targets_N[rows:]
-        # Float64 takes twice the room of what the shared pass keeps.
+        # Float64 needs twice the memory of the values in the shared pass.
         rows = max(16, CHUNK_VALUES // 2 // logits_NV.shape[-1])
     found: Floats = torch.cat(parts).numpy()
     return found

@@ -1,4 +1,4 @@
-"""Everything that is known about one token from two rows of logits, in one pass over them.
+"""Per-token statistics of two rows of logits, computed in one pass over the rows.
 
 With z the logits of one position, m = max z, a = z - m and S = sum e^a, for reference r and variant v:
 
@@ -6,8 +6,8 @@ With z the logits of one position, m = max z, a = z - m and S = sum e^a, for ref
     KL(r||v) = (sum e^a_r (z_r - z_v)) / S_r + (m_v + ln S_v) - (m_r + ln S_r)
     largest probability = 1 / S                          total variation = 1/2 sum |e^a_r / S_r - e^a_v / S_v|
 
-No probability is formed before its logarithm. 0 log 0 = 0, so ids that both sides mask with -inf count
-nothing; NaN and infinity stay visible otherwise. Equal rows give exactly 0. Legend: N rows, V vocabulary.
+No probability is formed before its logarithm. 0 log 0 = 0, so ids that both sides mask with -inf contribute 0; NaN and
+infinity propagate otherwise. Equal rows give exactly 0. Legend: N rows, V vocabulary.
 """
 
 from __future__ import annotations
@@ -20,15 +20,14 @@ from torch import Tensor
 Sums = tuple[Tensor, ...]
 LogitKernel = Callable[[Tensor, Tensor], Sums]
 
-# Larger than any index of a vocabulary, and exactly representable: the position of a maximum that no entry
-# equals.
+# Position of a maximum that no entry equals: larger than any vocabulary index, and exactly representable.
 _NOWHERE = 2.0**25
 
 
 def logit_sums(reference_NV: Tensor, variant_NV: Tensor) -> Sums:
     """Thirteen float32 sums and extremes [N] of each row, in the order that ``logit_statistics`` expects.
 
-    The position of the maximum is a float (exact up to 2^24 entries), so that the whole is one kind of loop.
+    The position of the maximum is a float (exact up to 2^24 entries), so that all sums can be fused into one loop.
     """
     r, v = reference_NV.float(), variant_NV.float()
     max_r, max_v = r.amax(-1), v.amax(-1)
@@ -61,7 +60,7 @@ def logit_sums(reference_NV: Tensor, variant_NV: Tensor) -> Sums:
 
 
 def logit_sums_in_cache(reference_NV: Tensor, variant_NV: Tensor) -> Sums:
-    """``logit_sums`` a few rows at a time, so that what it makes on the way stays in the cache."""
+    """``logit_sums`` a few rows at a time, so that temporaries stay in the cache."""
     rows = max(1, 2**17 // reference_NV.shape[-1])
     pieces = zip(torch.split(reference_NV, rows), torch.split(variant_NV, rows), strict=True)
     sums = [logit_sums(r, v) for r, v in pieces]
@@ -74,7 +73,7 @@ def logit_statistics(
     """The per-token columns of the table ``tokens``, each [N]: float64 nats, or int32 for top-1 ids.
 
     logits: any floating dtype, the same shape on both sides. The top-1 id of a row with NaN in it is -1.
-    KL is KL(reference || variant) and stays as it was computed, below zero by rounding included.
+    KL is KL(reference || variant) as computed, which may be negative due to rounding.
     """
     sums = kernel(reference_NV, variant_NV)
     top_r, top_v = (torch.where(top < _NOWHERE, top, -1.0).to(torch.int32) for top in sums[2:4])

@@ -1,4 +1,4 @@
-"""Sums over what goes in and out of modules: errors by row, moments by channel. Legend: N rows, H width."""
+"""Sums over module inputs and outputs: errors per row, moments per channel. Legend: N rows, H width."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ ErrorKernel = Callable[[Tensor, Tensor], Sums]
 MomentKernel = Callable[[Tensor, Tensor, float], Sums]
 
 _VALUES = 2**17
-"""Values that eager kernels take at a time: their float32 copies then stay in the processor's cache."""
+"""Values that eager kernels process at a time, so that their float32 copies stay in the CPU cache."""
 
 
 def row_errors(reference_NH: Tensor, variant_NH: Tensor) -> Sums:
-    """Of each row, float32 [N]: sum (v-r)^2, sum r^2, sum v^2, sum r v, max |v-r|.
+    """For each row, float32 [N]: sum (v-r)^2, sum r^2, sum v^2, sum r v, max |v-r|.
 
-    The difference is squared itself; r^2 + v^2 - 2 r v would cancel.
+    The difference itself is squared, because r^2 + v^2 - 2 r v would cancel.
     """
     r, v = reference_NH.float(), variant_NH.float()
     d = v - r
@@ -34,9 +34,9 @@ def row_errors_in_cache(reference_NH: Tensor, variant_NH: Tensor) -> Sums:
 
 
 def channel_moments(values_NH: Tensor, valid_N: Tensor, threshold: float) -> Sums:
-    """Of each column over the valid rows, [H]: max |x|, sum x, sum x^2, sum x^4, count |x| >= threshold.
+    """For each column over the valid rows, [H]: max |x|, sum x, sum x^2, sum x^4, count |x| >= threshold.
 
-    What stands in the other rows, NaN included, has no influence. threshold must be above 0.
+    Values in invalid rows, including NaN, have no influence. threshold must be above 0.
     """
     x = torch.where(valid_N[:, None], values_NH.float(), 0.0)
     size, square = x.abs(), x * x
@@ -45,7 +45,7 @@ def channel_moments(values_NH: Tensor, valid_N: Tensor, threshold: float) -> Sum
 
 
 def channel_moments_in_cache(values_NH: Tensor, valid_N: Tensor, threshold: float) -> Sums:
-    """``channel_moments`` a few rows at a time, added up in float64."""
+    """``channel_moments`` a few rows at a time, accumulated in float64."""
     rows = max(1, _VALUES // values_NH.shape[-1])
     pieces = zip(torch.split(values_NH, rows), torch.split(valid_N, rows), strict=True)
     parts = [channel_moments(x, valid, threshold) for x, valid in pieces]

@@ -1,7 +1,7 @@
-"""What is known about a shared pass beside its rows: committed before the first batch, read back at the end.
+"""Metadata of a shared pass: committed before the first batch, read back at the end.
 
-It lies in the tables ``documents``, ``pass``, ``notes`` and ``unpaired`` of every variant, so that a resumed
-pass reports what an undisturbed one does.
+It is stored in the tables ``documents``, ``pass``, ``notes`` and ``unpaired`` of every variant, so that a resumed pass
+reports the same as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ SETUP = "pass/setup"
 
 @dataclass(frozen=True)
 class PassReport:
-    """What a reader must know about a pass.
+    """Metadata of a pass for the report.
 
-    notes: about the pass and the reference. variant_notes: about each variant, in order. unpaired: of each
-    variant, the modules that were not compared, with the reason. kernel: eager or compiled. repeat: the reference's
-    first batch run twice, None in a pass that does not look at it.
+    notes: about the pass and the reference. variant_notes: about each variant, in order. unpaired: for each variant,
+    the modules that were not compared, with the reason. kernel: eager or compiled. repeat: the reference's first batch
+    run twice, None in a pass that does not measure it.
     """
 
     notes: tuple[Note, ...]
@@ -38,7 +38,7 @@ class PassReport:
 
 
 def write_report(report: PassReport, documents: Sequence[EncodedDocument], sinks: Sequence[Sink]) -> None:
-    """Commit the report into every sink that does not have one."""
+    """Commit the report to every sink that has none."""
     for sink, own, unpaired in zip(sinks, report.variant_notes, report.unpaired, strict=True):
         if sink.done(SETUP):
             continue
@@ -54,13 +54,13 @@ def write_report(report: PassReport, documents: Sequence[EncodedDocument], sinks
 
 
 def read_report(sinks: Sequence[Sink]) -> PassReport:
-    """The report that ``write_report`` committed. Raises TableError where there is none."""
+    """The report that ``write_report`` committed. Raises TableError if there is none."""
     repeat, kernel = _read_pass(_read(sinks[0], "pass"))
-    found = [_read_notes(_read(sink, "notes")) for sink in sinks]
+    notes = [_read_notes(_read(sink, "notes")) for sink in sinks]
     unpaired = [_read(sink, "unpaired") for sink in sinks]
     return PassReport(
-        notes=found[0][0],
-        variant_notes=tuple(own for _, own in found),
+        notes=notes[0][0],
+        variant_notes=tuple(own for _, own in notes),
         repeat=repeat,
         unpaired=tuple(dict(zip(frame["module"], frame["reason"], strict=True)) for frame in unpaired),
         kernel=kernel,
@@ -68,7 +68,7 @@ def read_report(sinks: Sequence[Sink]) -> PassReport:
 
 
 def document_rows(documents: Sequence[EncodedDocument]) -> pd.DataFrame:
-    """The table ``documents``: one row for every document, skipped ones included."""
+    """The table ``documents``: one row per document, including skipped ones."""
     rows = [(d.index, d.id, d.kind, d.tokens, d.total_tokens, d.cut, d.skipped, d.language) for d in documents]
     columns = ["document", "id", "kind", "tokens", "total_tokens", "cut", "skipped", "language"]
     frame = pd.DataFrame(rows, columns=columns)
@@ -80,7 +80,7 @@ def _repeat_notes(repeat: Repeat | None) -> list[Note]:
         return []
     notes = [Note(topic="repeat", text=str(repeat))]
     if repeat.max_abs_diff != 0:
-        text = "the reference does not repeat itself exactly; smaller differences than that mean nothing"
+        text = "the reference is not deterministic; differences below its own are meaningless"
         notes.append(Note(topic="repeat", text=text, level="warn"))
     return notes
 
@@ -94,8 +94,8 @@ def _unpaired_notes(unpaired: dict[str, str]) -> list[Note]:
 
 
 def _pass_rows(report: PassReport) -> pd.DataFrame:
-    found = report.repeat or Repeat(0.0, 0.0, 0)
-    rows = [(report.kernel, found.kl_mean, found.max_abs_diff, found.tokens)]
+    repeat = report.repeat or Repeat(0.0, 0.0, 0)
+    rows = [(report.kernel, repeat.kl_mean, repeat.max_abs_diff, repeat.tokens)]
     return pd.DataFrame(rows, columns=["kernel", "repeat_kl_mean", "repeat_max_abs_diff", "repeat_tokens"])
 
 
@@ -118,5 +118,5 @@ def _strings(rows: Sequence[tuple[str, ...]], columns: list[str]) -> pd.DataFram
 def _read(sink: Sink, table: str) -> pd.DataFrame:
     frame = sink.read(table)
     if frame is None:
-        raise TableError(f"the shared pass left no table {table}; delete the tables of the run and check again")
+        raise TableError(f"the shared pass has no table {table}; delete the tables of the run and check again")
     return frame

@@ -1,4 +1,4 @@
-"""Whether a model repeats itself: the very same batch again. If it does not, smaller differences mean nothing."""
+"""Determinism of a model: the same batch run twice. Differences below those of the two runs are meaningless."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from harness.lockstep.logit_statistics import logit_statistics
 
 @dataclass(frozen=True)
 class Repeat:
-    """A batch against itself: mean KL in nats per token, and the largest difference of a logit."""
+    """Difference between two runs of one batch: mean KL in nats per token, and largest difference of a logit."""
 
     kl_mean: float
     max_abs_diff: float
@@ -22,18 +22,18 @@ class Repeat:
 
     def __str__(self) -> str:
         return (
-            f"run again in the same batch, the reference differs from itself by a mean KL of {self.kl_mean:.2g} nats "
-            f"per token and at most {self.max_abs_diff:.2g} in a logit ({self.tokens} tokens)"
+            f"two runs of the same batch through the reference differ by a mean KL of {self.kl_mean:.2g} nats a token "
+            f"and by at most {self.max_abs_diff:.2g} in a logit ({self.tokens} tokens)"
         )
 
 
 def measure_repeat(decoder: Decoder, batch: Batch, kernels: Kernels, chunk: int) -> Repeat:
-    """Run ``batch`` twice. Call it without gradients."""
+    """Run ``batch`` twice. Call with gradients disabled."""
     targets = batch.scored(decoder.device)[1]
     first, second = decoder.scored_states(batch), decoder.scored_states(batch)
     kl, largest = [], []
     for a, b, y in zip(*(torch.split(rows, chunk) for rows in (first, second, targets)), strict=True):
-        found = logit_statistics(decoder.logits(a), decoder.logits(b), y, kernels.logits)
-        kl.append(found["kl"])
-        largest.append(found["max_abs_diff"])
+        statistics = logit_statistics(decoder.logits(a), decoder.logits(b), y, kernels.logits)
+        kl.append(statistics["kl"])
+        largest.append(statistics["max_abs_diff"])
     return Repeat(float(torch.cat(kl).mean()), float(torch.cat(largest).max()), len(targets))

@@ -1,7 +1,6 @@
-"""A look at how the modules of a pair run, before the pass: what can be compared, in which order.
+"""Surveys the modules of a pair before the pass: which can be compared, in which order.
 
-One short document goes through every model. Modules are paired by name; what cannot be paired is said with
-the reason.
+One short document goes through every model. Modules are paired by name; unpaired modules are reported with the reason.
 """
 
 from __future__ import annotations
@@ -17,17 +16,17 @@ from torch import Tensor, nn
 from harness.lockstep.decoder import Decoder
 from harness.lockstep.hooks import first_input, first_tensor
 from harness.lockstep.recording import InputSite, Kind, Layout, OutputSite
-from harness.modules.experts import experts_of, stacked_parameters
+from harness.modules.experts import find_experts, stacked_parameters
 
 _EXPERT = re.compile(r"(^|\.)experts\.\d+(\.|$)")
-_ROUTED = "an expert sees only the tokens that are routed to it"
+_ROUTED = "an expert sees only the tokens routed to it"
 _READING: tuple[Kind, ...] = ("linear", "experts")
-"""Kinds of modules whose inputs are looked at."""
+"""Kinds of modules whose inputs are observed."""
 
 
 @dataclass
 class _Call:
-    """What one module did in the survey: its input (of linear layers, stacked experts) and output, and fingerprints."""
+    """One module in the survey: its input (of linear layers and stacked experts), its output, and fingerprints."""
 
     kind: Kind
     depth: int
@@ -39,10 +38,10 @@ class _Call:
 
 
 def survey(reference: Decoder, variants: Sequence[Decoder], ids_1T: Tensor, vocabulary: int) -> Layout:
-    """Which modules of the reference can be watched, and which have no counterpart in each variant.
+    """Modules of the reference that can be observed, and those without a counterpart in each variant.
 
-    Watched are decoder blocks, their attention and MLP, stacks of experts as one module, and every linear layer except
-    the output head and experts that are modules of their own, which see only some tokens.
+    Observed are decoder blocks, their attention and MLP, stacks of experts as one module, and every linear layer except
+    the output head and experts that are separate modules, which see only some tokens.
     """
     every = candidates(reference.modules)
     alone = {name: _ROUTED for name in every if _EXPERT.search(name)}
@@ -57,14 +56,14 @@ def survey(reference: Decoder, variants: Sequence[Decoder], ids_1T: Tensor, voca
     for missing, variant in zip(unpaired, variants, strict=True):
         extra = candidates(variant.modules)
         missing |= {name: "only the variant has it" for name in extra if not _has(reference.modules, name)} | alone
-    usable = {name: call for name, call in trace.items() if not _unusable(call, rows)}
+    usable = {name: call for name, call in trace.items() if not _unusable_reason(call, rows)}
     blocks = _block_numbers(reference.modules)
     return Layout(
         outputs=tuple(_outputs(usable, traces, kinds, unpaired)),
         inputs=tuple(_inputs(usable, kinds, blocks)),
         vocabulary=vocabulary,
         unpaired=tuple(dict(sorted(missing.items())) for missing in unpaired),
-        experts=tuple(() if side.modules is None else experts_of(side.modules) for side in (reference, *variants)),
+        experts=tuple(() if side.modules is None else find_experts(side.modules) for side in (reference, *variants)),
     )
 
 
@@ -80,7 +79,7 @@ def candidates(model: Any) -> dict[str, Kind]:
     blocks = _block_numbers(model)
     for name, module in model.named_modules():
         parent = name.rpartition(".")[0]
-        inside_linear = any(found.get(outer) == "linear" for outer in _outer(name))
+        inside_linear = any(found.get(outer) == "linear" for outer in _parents(name))
         if module is head or inside_linear:
             continue
         if name in blocks:
@@ -89,20 +88,20 @@ def candidates(model: Any) -> dict[str, Kind]:
             found[name] = "linear"
         elif stacked_parameters(module):
             found[name] = "experts"
-        elif parent in blocks and (kind := _part(name.rpartition(".")[2], type(module).__name__)) is not None:
+        elif parent in blocks and (kind := _kind_of_part(name.rpartition(".")[2], type(module).__name__)) is not None:
             found[name] = kind
     return found
 
 
 def is_linear(module: nn.Module) -> bool:
-    """Whether a module is a linear layer, quantized or not: quantized classes keep the two sizes."""
+    """Whether a module is a linear layer, quantized or not: quantized classes keep the two size attributes."""
     sizes = [("in_features", "out_features"), ("infeatures", "outfeatures"), ("nx", "nf")]
     return any(
         isinstance(getattr(module, a, None), int) and isinstance(getattr(module, b, None), int) for a, b in sizes
     )
 
 
-def _part(name: str, cls: str) -> Kind | None:
+def _kind_of_part(name: str, cls: str) -> Kind | None:
     words = f"{name} {cls}".lower()
     if "norm" in words:
         return None
@@ -112,16 +111,16 @@ def _part(name: str, cls: str) -> Kind | None:
 
 
 def _block_numbers(model: nn.Module) -> dict[str, int]:
-    """Name and index of every decoder block: the longest list of modules that is in no other list."""
+    """Name and index of every decoder block, taken from the longest module list that is in no other list."""
     lists = {name: module for name, module in model.named_modules() if isinstance(module, nn.ModuleList)}
-    outermost = {name: module for name, module in lists.items() if not any(outer in lists for outer in _outer(name))}
+    outermost = {name: module for name, module in lists.items() if not any(outer in lists for outer in _parents(name))}
     if not outermost:
         return {}
     name = max(outermost, key=lambda name: len(outermost[name]))
     return {f"{name}.{index}": index for index in range(len(outermost[name]))}
 
 
-def _outer(name: str) -> Iterator[str]:
+def _parents(name: str) -> Iterator[str]:
     while "." in name:
         name = name.rpartition(".")[0]
         yield name
@@ -138,7 +137,7 @@ def _has(model: nn.Module | None, name: str) -> bool:
 
 
 def _trace(decoder: Decoder, kinds: Mapping[str, Kind], ids_1T: Tensor) -> dict[str, _Call]:
-    """Run the model once and keep what every named module was given and gave."""
+    """Run the model once and record input and output of every named module."""
     if not kinds:
         return {}
     calls: dict[str, _Call] = {}
@@ -173,15 +172,15 @@ def _fingerprint(tensor: Tensor | None) -> tuple[float, float]:
     return float(values.sum()), float(values.square().sum())
 
 
-def _unusable(call: _Call, rows: int) -> str:
-    """Why the values of a module cannot be laid out as one row for every token ("" if they can)."""
+def _unusable_reason(call: _Call, rows: int) -> str:
+    """Why the values of a module cannot be arranged as one row per token ("" if they can)."""
     values = {"output": call.output} | ({"input": call.source} if call.kind in _READING else {})
     for what, tensor in values.items():
         if tensor is None:
-            return f"its {what} is no tensor"
+            return f"its {what} is not a tensor"
         shape = tuple(tensor.shape)
         if shape[:-1] not in ((rows,), (1, rows)) or not tensor.is_floating_point():
-            return f"its {what} of shape {shape} does not have one row for every token"
+            return f"its {what} of shape {shape} does not have one row per token"
     return ""
 
 
@@ -189,11 +188,11 @@ def _unpaired(reference: Mapping[str, _Call], variant: Mapping[str, _Call], rows
     reasons: dict[str, str] = {}
     for name, call in reference.items():
         other = variant.get(name)
-        if reason := _unusable(call, rows):
+        if reason := _unusable_reason(call, rows):
             reasons[name] = reason
         elif other is None:
             reasons[name] = "only the reference runs it"
-        elif reason := _unusable(other, rows):
+        elif reason := _unusable_reason(other, rows):
             reasons[name] = f"in the variant, {reason}"
         elif _widths(call) != _widths(other):
             reasons[name] = f"widths (in, out) are {_widths(call)} in the reference, {_widths(other)} in the variant"
@@ -216,39 +215,39 @@ def _outputs(
     earlier: dict[object, list[str]] = {}
     for depth, name in enumerate(sorted(usable, key=lambda name: usable[name].depth)):
         call = usable[name]
-        alike = earlier.setdefault(_place(call.output), [])
+        alike = earlier.setdefault(_memory_layout(call.output), [])
         watched = [o for o in alike if not any(o in missing and name not in missing for missing in unpaired)]
-        same = next((o for o in watched if all(_same(trace, o, name) for trace in (usable, *traces))), None)
+        same = next((o for o in watched if all(_is_same_tensor(trace, o, name) for trace in (usable, *traces))), None)
         volatile = _fingerprint(call.output) != call.gave
         yield OutputSite(name, kinds[name], depth, _widths(call)[1], volatile, same)
         if same is None:
             alike.append(name)
 
 
-def _same(trace: Mapping[str, _Call], first: str, second: str) -> bool:
-    """Whether two modules gave the same tensor, unchanged between them."""
+def _is_same_tensor(trace: Mapping[str, _Call], first: str, second: str) -> bool:
+    """Whether two modules returned the same tensor, not modified in between."""
     if first not in trace or second not in trace:
         return False
     a, b = trace[first], trace[second]
-    return a.gave == b.gave and a.calls == b.calls == 1 and _place(a.output) == _place(b.output)
+    return a.gave == b.gave and a.calls == b.calls == 1 and _memory_layout(a.output) == _memory_layout(b.output)
 
 
 def _inputs(usable: Mapping[str, _Call], kinds: Mapping[str, Kind], blocks: Mapping[str, int]) -> Iterator[InputSite]:
-    """Linear layers and stacks of experts by distinct input: q, k and v projections read one tensor; the first stands
-    for all."""
+    """Distinct inputs of linear layers and expert stacks: q, k and v projections read one tensor, and the first of them
+    represents all."""
     seen: set[object] = set()
     for name in sorted(usable, key=lambda name: usable[name].depth):
         call = usable[name]
-        key = (_place(call.source), call.read)
+        key = (_memory_layout(call.source), call.read)
         if kinds[name] not in _READING or (key in seen and call.calls == 1):
             continue
         seen.add(key)
-        layer = next((blocks[outer] for outer in _outer(name) if outer in blocks), -1)
+        layer = next((blocks[outer] for outer in _parents(name) if outer in blocks), -1)
         yield InputSite(name, layer, _widths(call)[0])
 
 
-def _place(tensor: Tensor | None) -> object:
-    """Where and how a tensor lies in memory: equal for two that are alive only if they are one."""
+def _memory_layout(tensor: Tensor | None) -> object:
+    """Memory layout of a tensor: equal for two live tensors only if they are the same."""
     if tensor is None:
         return None
     return tensor.data_ptr(), tensor.numel(), tensor.shape[-1], tensor.is_contiguous(), tensor.dtype

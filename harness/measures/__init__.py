@@ -7,19 +7,18 @@ described in ``harness/probes``.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from harness import plugins
+from harness.errors import HarnessError
 from harness.records import Measurement, Metric, Plugin, Skipped
+from harness.records.patterns import could_match
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from harness.statistics import Intervals
-
-
-BY_DOCUMENT = ("tokens", "layers")
-"""Tables of which the rows of any documents can be taken, as if there were no others."""
 
 
 class Measure(Plugin):
@@ -29,15 +28,16 @@ class Measure(Plugin):
 
     table: ClassVar[str]
     """The table it reads, which is also the name of the probe that fills it."""
+    metrics: ClassVar[tuple[Metric, ...]] = ()
+    """Every metric that it can yield, with any settings; ``*`` stands for what settings or files tell. Of several that
+    cover a name the first one counts."""
     columns: ClassVar[tuple[str, ...] | None] = None
     """The columns it reads (None: all), so that a large table need not be loaded whole."""
+    by_document: ClassVar[bool] = False
+    """Whether its table has rows of single documents, of which any can be taken as if there were no others. Only then
+    do rules hold on slices, and documents may be drawn until the rules are decided."""
     own_floors: ClassVar[tuple[str, ...]] = ()
     """Metrics whose noise floor it finds itself; those of a pass probe get theirs from the suite's noise_floor."""
-
-    @property
-    def by_document(self) -> bool:
-        """Whether rows of any documents can be taken from its table, as if there were no others."""
-        return self.table in BY_DOCUMENT
 
     def metrics_by_document(self) -> list[str]:
         """The metrics that are measured again at every interim look and on every slice; none where not by_document."""
@@ -66,9 +66,16 @@ class Measure(Plugin):
         """
         return ""
 
-    @abstractmethod
+    def sample_size(self, documents: int | None) -> int | None:
+        """How many independent observations (``Metric.units``) its numbers rest on, in a suite of so many documents.
+
+        None: only the run tells; 0: they are counted, not sampled.
+        """
+        return documents
+
     def produces(self) -> tuple[Metric, ...]:
-        """Every metric this measure can yield with these settings; ``*`` stands for what is known only later."""
+        """Every metric that it yields with these settings; ``*`` stands for what is known only later."""
+        return self.metrics
 
     @abstractmethod
     def measure(self, table: pd.DataFrame) -> Sequence[Measurement | Skipped]:
@@ -77,13 +84,18 @@ class Measure(Plugin):
         Raises MeasureError when the table contradicts the definition of a metric.
         """
 
+    def measure_at(self, table: pd.DataFrame, intervals: Intervals | None) -> Sequence[Measurement | Skipped]:
+        """The measurements at an interim look, whose ``intervals`` hold at all looks together; None: as ``measure``.
+
+        A measure that cannot choose its intervals loses them, because an ordinary one holds for a number of documents
+        that was fixed before they were seen.
+        """
+        found = self.measure(table)
+        return found if intervals is None else [_without_interval(entry) for entry in found]
+
 
 class Sampled(Measure):
-    """A measure that leaves the choice of intervals to others, so that documents may be looked at while more are drawn.
-
-    Any other measure loses its intervals there, because an ordinary one holds for a number of documents that was fixed
-    before they were seen.
-    """
+    """A measure that leaves the choice of intervals to others, so that it keeps them at interim looks."""
 
     def measure(self, table: pd.DataFrame) -> Sequence[Measurement | Skipped]:
         """See Measure.measure: with the ordinary intervals."""
@@ -94,6 +106,63 @@ class Sampled(Measure):
     @abstractmethod
     def measure_by(self, table: pd.DataFrame, intervals: Intervals) -> Sequence[Measurement | Skipped]:
         """See Measure.measure: every interval is one of ``intervals``."""
+
+    def measure_at(self, table: pd.DataFrame, intervals: Intervals | None) -> Sequence[Measurement | Skipped]:
+        """See Measure.measure_at: nothing is lost."""
+        return self.measure(table) if intervals is None else self.measure_by(table, intervals)
+
+
+def _without_interval(entry: Measurement | Skipped) -> Measurement | Skipped:
+    if isinstance(entry, Skipped) or entry.basis == "counted":
+        return entry
+    why = "no interval: documents were drawn until the rules were decided, and this measure cannot correct for that"
+    ends = dict.fromkeys(("low", "high", "variant_low", "variant_high"))
+    return entry.model_copy(update={**ends, "method": f"{entry.method}; {why}"})
+
+
+def name_skipped(measure: Measure, found: Sequence[Measurement | Skipped]) -> list[Measurement | Skipped]:
+    """Results of a measure in which a Skipped under no name that it declares stands for all that it did not measure.
+
+    Else a rule could pass because the metric that it asks for went missing under another name.
+    """
+    declared = [metric.name for metric in (*measure.metrics, *measure.produces())]
+    have = {entry.name for entry in found if isinstance(entry, Measurement)}
+    named: list[Measurement | Skipped] = []
+    for entry in found:
+        if isinstance(entry, Measurement) or any(could_match(name, entry.measure) for name in declared):
+            named.append(entry)
+        else:
+            lost = (metric.name for metric in measure.produces() if metric.name not in have)
+            named += [entry.model_copy(update={"measure": name}) for name in lost]
+    return named
+
+
+def declared_metrics(measures: Iterable[Measure]) -> tuple[Metric, ...]:
+    """Every metric that the measures declare, each name once: what their settings tell, then patterns."""
+    found: dict[str, Metric] = {}
+    for measure in measures:
+        produced = measure.produces()
+        named = (metric for metric in produced if "*" not in metric.name)
+        for metric in (*named, *measure.metrics, *produced):
+            found.setdefault(metric.name, metric)
+    return tuple(found.values())
+
+
+def installed_measures() -> list[tuple[type[Measure] | None, tuple[Metric, ...]]]:
+    """Every installed measure with its metrics; None, and ``<measure>.*``, for one that does not load or tell."""
+    found: list[tuple[type[Measure] | None, tuple[Metric, ...]]] = []
+    for kind in plugins.names(Measure):
+        try:
+            cls = plugins.load(Measure, kind)
+            found.append((cls, cls.metrics or cls().produces()))
+        except (ValueError, HarnessError, ImportError):
+            found.append((None, (Metric(name=f"{kind}.*", unit="", better="neither"),)))
+    return found
+
+
+def installed_metrics() -> list[Metric]:
+    """Every metric of every installed measure."""
+    return [metric for _, metrics in installed_measures() for metric in metrics]
 
 
 BASE = Measure

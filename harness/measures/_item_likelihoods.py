@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from harness.measures._items import Cell, Floats, Found
-from harness.measures._shared import ECE_REASON, measured, not_finite
+from harness.measures._shared import ECE_REASON, not_finite, sampled
 from harness.statistics import (
     Interval,
     bounded_mean_interval,
@@ -33,7 +33,7 @@ def confidence(cell: Cell) -> Found:
     right = {"reference": cell.reference, "variant": cell.variant}
     ece = {side: calibration_error(sure[side], right[side], ECE_BINS) for side in sure}
     softmax = "softmax over the plain log-likelihoods of the choices, not normalised by length"
-    shown = measured(
+    shown = sampled(
         cell.derived("ece"),
         f"{softmax}; {ECE_BINS} bins of equal width; no interval, as ECE is biased",
         cell.count,
@@ -45,7 +45,7 @@ def confidence(cell: Cell) -> Found:
     yield shown.model_copy(update={"not_judged": ECE_REASON})
     brier = {side: brier_scores(sure[side], right[side]) for side in sure}
     shift = brier["variant"] - brier["reference"]
-    yield measured(
+    yield sampled(
         cell.derived("brier"),
         f"{softmax}; mean of the paired difference",
         cell.count,
@@ -71,7 +71,7 @@ def bits_per_byte(cell: Cell) -> Found:
     """Σ −log₂ p / Σ bytes over documents, and its paired difference."""
     weight = cell.rows["weight"].to_numpy(dtype=np.float64)
     reference, variant = (nll / math.log(2) for nll in _nlls(cell))
-    yield measured(
+    yield sampled(
         cell.main(),
         f"ratio of sums over documents; {cell.conditions}",
         cell.count,
@@ -94,7 +94,7 @@ def perplexity(cell: Cell) -> Found:
         for metric in (cell.main(), cell.ratio()):
             yield not_finite(metric, side, f"the perplexity of the {side} is too large for a number", cell.count)
         return
-    yield measured(
+    yield sampled(
         cell.main(),
         f"exp of the ratio of sums over documents; {cell.conditions}",
         cell.count,
@@ -103,7 +103,7 @@ def perplexity(cell: Cell) -> Found:
         change=on_variant - on_reference,
         variant_interval=_exp_interval(ratio_of_sums_interval(variant, weight, cell.clusters)),
     )
-    yield measured(
+    yield sampled(
         cell.ratio(),
         f"exp of the ratio of sums over documents of the paired difference; {cell.conditions}",
         cell.count,

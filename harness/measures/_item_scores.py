@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from harness.measures._items import Cell, Found
-from harness.measures._shared import measured
+from harness.measures._shared import sampled
 from harness.records import Skipped
 from harness.statistics import (
     Interval,
@@ -36,7 +36,7 @@ def scores(cell: Cell) -> Found:
         interval = mean_interval(cell.variant - cell.reference, cell.clusters)
         alone = mean_interval(cell.variant, cell.clusters)
         what = f"mean of the paired difference; {cell.conditions}"
-    yield measured(
+    yield sampled(
         cell.main(),
         what,
         cell.count,
@@ -86,7 +86,7 @@ def recovery(cell: Cell) -> Found:
         share = mean(cell.reference)
         ends = (min(interval.low, 1 + tango.low / share), max(interval.high, 1 + tango.high / share))
         interval = Interval(*ends, "the wider of ratio of sums by cluster t, and Tango score")
-    yield measured(
+    yield sampled(
         metric,
         f"sum of scores, variant / reference; {cell.conditions}",
         cell.count,
@@ -107,7 +107,7 @@ def flips(cell: Cell) -> Found:
         ("flips_to_right", ~was & becomes),
     ):
         share = mean(flipped.astype(np.float64))
-        yield measured(
+        yield sampled(
             cell.derived(name),
             f"{int(flipped.sum())} of {len(flipped)} items; {cell.conditions}",
             cell.count,

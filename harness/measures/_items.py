@@ -27,6 +27,9 @@ DERIVED: dict[str, Metric] = {
     for metric in (
         Metric(
             name="recovery",
+            title="recovery",
+            spread="log",
+            spread_size=0.25,
             unit="ratio",
             better="higher",
             neutral=1.0,
@@ -34,30 +37,45 @@ DERIVED: dict[str, Metric] = {
         ),
         Metric(
             name="flips",
+            title="flips",
+            spread="share",
+            chance="guess_flips",
             unit="share",
             better="lower",
             description="share of items whose answer, or whether it is right, changes",
         ),
         Metric(
             name="flips_to_wrong",
+            title="flips to wrong",
+            spread="share",
+            chance="guess_losses",
             unit="share",
             better="lower",
             description="share of items that the reference gets right and the variant wrong",
         ),
         Metric(
             name="flips_to_right",
+            title="flips to right",
+            spread="share",
             unit="share",
             better="neither",
             description="share of items that the reference gets wrong and the variant right",
         ),
         Metric(
             name="ece",
+            title="ECE",
+            sides=True,
+            spread="none",
             unit="probability",
             better="lower",
             description="expected calibration error of the choice, confidence by softmax of log-likelihoods",
         ),
         Metric(
             name="brier",
+            title="Brier score",
+            sides=True,
+            spread="mean",
+            spread_size=0.1,
             unit="probability",
             better="lower",
             description="mean (confidence − right)² of the choice, confidence by softmax of log-likelihoods",
@@ -65,6 +83,57 @@ DERIVED: dict[str, Metric] = {
     )
 }
 """Metrics that follow from the scores of another, by the last part of their name."""
+
+
+def _of_any_task(metric: Metric) -> Metric:
+    return metric.model_copy(
+        update={"name": f"tasks.*.{metric.name}", "title": f"{metric.title} on *", "units": "items"}
+    )
+
+
+def _likelihoods() -> Iterator[Metric]:
+    """Metrics of tasks that score a text by its likelihood."""
+    for name in PERPLEXITIES:
+        title = name.replace("_", " ")
+        yield Metric(
+            name=f"{name}_ratio",
+            title=f"{title} ratio",
+            unit="ratio",
+            better="lower",
+            neutral=1.0,
+            spread="log",
+            spread_size=0.03,
+        )
+        yield Metric(name=name, title=title, unit="perplexity", better="lower", sides=True, spread="none")
+    yield Metric(
+        name=BITS_PER_BYTE,
+        title="bits per byte",
+        unit="bits/byte",
+        better="lower",
+        sides=True,
+        spread="mean",
+        spread_size=0.02,
+    )
+
+
+FURTHER = Metric(
+    name="tasks.*.*",
+    title="score on * (*)",
+    unit="score",
+    better="neither",
+    description="what the task files declare: accuracy, exact_match …; a group stands for its tasks",
+    units="items",
+    sides=True,
+    spread="paired",
+    spread_size=0.05,
+    chance="guess",
+)
+SCORES = tuple(
+    FURTHER.model_copy(update={"name": f"tasks.*.{name}", "title": f"{title} on *"})
+    for name, title in (("accuracy", "accuracy"), ("exact_match", "exact match"))
+)
+TASK_METRICS = (*map(_of_any_task, (*DERIVED.values(), *_likelihoods())), *SCORES, FURTHER)
+"""Whatever a task can yield; the last of them is its score under any other name."""
 
 
 @dataclass(frozen=True)

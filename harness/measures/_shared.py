@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -47,7 +47,7 @@ class Count:
     clusters: int
 
 
-def measured(
+def sampled(
     metric: Metric,
     what: str,
     count: Count,
@@ -59,14 +59,11 @@ def measured(
     variant_interval: Interval | None = None,
     labels: Mapping[str, str] | None = None,
 ) -> Measurement:
-    """A finite measurement of ``metric``; ``what`` and the method of the interval become its method."""
+    """A number that rests on a sample; ``what`` and the method of its interval become its method."""
     known = interval or variant_interval
     return Measurement(
-        name=metric.name,
-        labels=dict(labels or {}),
-        unit=metric.unit,
-        better=metric.better,
-        neutral=metric.neutral,
+        **_of(metric, labels),
+        basis="sampled",
         reference=reference,
         variant=variant,
         change=change,
@@ -80,21 +77,51 @@ def measured(
     )
 
 
+def counted(
+    metric: Metric,
+    what: str,
+    count: Count,
+    *,
+    change: float | None = None,
+    reference: float | None = None,
+    variant: float | None = None,
+    labels: Mapping[str, str] | None = None,
+) -> Measurement:
+    """A number that was counted over everything there is, so that its intervals are the number itself."""
+    return Measurement(
+        **_of(metric, labels),
+        basis="counted",
+        reference=reference,
+        variant=variant,
+        change=change,
+        low=change,
+        high=change,
+        variant_low=variant,
+        variant_high=variant,
+        n=count.observations,
+        clusters=count.clusters,
+        method=what,
+    )
+
+
 def not_finite(
     metric: Metric, side: Side, what: str, count: Count, labels: Mapping[str, str] | None = None
 ) -> Measurement:
     """A measurement without numbers, because NaN or infinity was met on ``side``."""
     return Measurement(
-        name=metric.name,
-        labels=dict(labels or {}),
-        unit=metric.unit,
-        better=metric.better,
-        neutral=metric.neutral,
+        **_of(metric, labels),
+        basis="sampled",
         n=count.observations,
         clusters=count.clusters,
         method=what,
         non_finite=side,
     )
+
+
+def _of(metric: Metric, labels: Mapping[str, str] | None) -> dict[str, Any]:
+    """What a measurement takes over from its metric."""
+    taken = ("name", "unit", "better", "neutral", "infinite_neutral")
+    return {name: getattr(metric, name) for name in taken} | {"labels": dict(labels or {})}
 
 
 def unusable_tokens(

@@ -10,7 +10,7 @@ import numpy as np
 
 from harness.errors import MeasureError
 from harness.measures import Measure
-from harness.measures._shared import ROUNDING, Count, measured, not_finite, require
+from harness.measures._shared import ROUNDING, Count, not_finite, require, sampled
 from harness.records import Measurement, Metric, Skipped
 from harness.statistics import ratio_of_sums, ratio_of_sums_interval
 
@@ -21,14 +21,16 @@ if TYPE_CHECKING:
 
 BITS = Metric(
     name="perplexity.bits_per_byte",
+    title="bits per byte",
     unit="bits/byte",
     better="lower",
     description="negative log-likelihood in bits for each UTF-8 byte of text, comparable between tokenizers",
+    sides=True,
+    spread="mean",
+    spread_size=0.02,
 )
 LOSSY_SHARE = 0.01
 """A larger share of documents that a tokenizer does not give back means that the sides do not predict the same text."""
-LOSSY = "does not give the text back"
-"""What the reason of such documents says (see the probe ``texts``)."""
 SIDES: tuple[Side, Side] = ("reference", "variant")
 
 
@@ -37,6 +39,8 @@ class TextBits(Measure):
 
     kind: ClassVar[str] = "perplexity"
     table: ClassVar[str] = "texts"
+    metrics: ClassVar[tuple[Metric, ...]] = (BITS,)
+    by_document: ClassVar[bool] = True
     columns: ClassVar[tuple[str, ...] | None] = (
         "document",
         "total_bytes",
@@ -45,12 +49,9 @@ class TextBits(Measure):
         "variant_tokens",
         "reference_nll",
         "variant_nll",
+        "lossy",
         "skipped",
     )
-
-    def produces(self) -> tuple[Metric, ...]:
-        """The one number that does not depend on tokens."""
-        return (BITS,)
 
     def measure(self, table: pd.DataFrame) -> Sequence[Measurement | Skipped]:
         """Bits per byte; Skipped where a tokenizer loses text, or where nothing could be scored on both sides.
@@ -59,7 +60,7 @@ class TextBits(Measure):
         """
         require(table, self.columns or (), "texts")
         documents = int(table["document"].nunique())
-        lossy = table[table["skipped"].str.contains(LOSSY, regex=False)]
+        lossy = table[table["lossy"]]
         if len(lossy) > LOSSY_SHARE * documents:
             reason = (
                 f"{lossy['skipped'].iloc[0]} in {len(lossy)} of {documents} documents (it drops or changes "
@@ -86,7 +87,7 @@ def _bits(scored: pd.DataFrame, what: str) -> Measurement:
         if (bits[side] < -ROUNDING * scored[f"{side}_tokens"].to_numpy()).any():
             raise MeasureError(f"{side}_nll is {bits[side].min() * math.log(2)} in a text, wanted at least 0 nats")
     change = bits["variant"] - bits["reference"]
-    return measured(
+    return sampled(
         BITS,
         what,
         count,

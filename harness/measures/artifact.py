@@ -9,7 +9,7 @@ import numpy as np
 
 from harness.errors import MeasureError
 from harness.measures import Measure
-from harness.measures._shared import ROUNDING, UNSEEN_CHANGE, Count, measured, not_finite, require, within
+from harness.measures._shared import ROUNDING, UNSEEN_CHANGE, Count, counted, not_finite, require, sampled, within
 from harness.records import Measurement, Metric, Skipped
 from harness.statistics import Interval, mean, mean_interval
 
@@ -18,46 +18,68 @@ if TYPE_CHECKING:
 
 KL_MEAN = Metric(
     name="artifact.kl_mean",
+    title="mean KL of the artifact from memory",
     unit="nats/token",
     better="lower",
     description="mean KL(in memory‖read back) of the next-token distributions",
+    spread="relative",
+    spread_size=1.5,
 )
 KL_MAX = Metric(
     name="artifact.kl_max",
+    title="largest KL of the artifact from memory",
     unit="nats/token",
     better="lower",
     description="largest KL(in memory‖read back) of any token",
+    spread="none",
 )
 LOGITS = Metric(
     name="artifact.logits_max_abs_diff",
+    title="largest logit difference of the artifact",
     unit="logits",
     better="lower",
     description="largest |read back − in memory| of all logits of all scored tokens",
+    spread="none",
 )
 MODULES = Metric(
     name="artifact.modules_changed",
+    title="modules that the artifact changes",
     unit="share",
     better="lower",
     description="modules that compute something else when read back, beyond rounding, whatever holds their weights",
+    spread="counted",
 )
 TEXTS = Metric(
     name="artifact.texts_changed",
+    title="texts that the artifact encodes differently",
     unit="share",
     better="lower",
     description="documents to which the tokenizer that was read back gives other ids",
+    spread="counted",
 )
 LIVE = Metric(
     name="artifact.live_kl_max",
+    title="largest KL that saving costs in memory",
     unit="nats/token",
     better="lower",
     description="largest KL(before‖after saving) of any token: what saving did to the model in memory",
+    spread="none",
 )
-BYTES = Metric(name="artifact.bytes", unit="bytes", better="lower", description="all files that would be shipped")
+BYTES = Metric(
+    name="artifact.bytes",
+    title="bytes on disk",
+    unit="bytes",
+    better="lower",
+    description="all files that would be shipped",
+    spread="counted",
+)
 BITS = Metric(
     name="artifact.bits_per_weight",
+    title="bits on disk per weight",
     unit="bits/weight",
     better="lower",
     description="bits of the weight files on disk for each parameter",
+    spread="counted",
 )
 READ_BACK = (KL_MEAN, KL_MAX, LOGITS, MODULES, TEXTS)
 COLUMNS = ("part", "name", "document", "kl", "max_abs_diff", "error", "allowed", "count", "text")
@@ -75,18 +97,15 @@ class Artifact(Measure):
     """
 
     table: ClassVar[str] = "artifact"
+    metrics: ClassVar[tuple[Metric, ...]] = (*READ_BACK, LIVE, BYTES, BITS)
     columns: ClassVar[tuple[str, ...] | None] = COLUMNS
-
-    def produces(self) -> tuple[Metric, ...]:
-        """Five comparisons of the files with the model in memory, what saving did to that, and sizes."""
-        return (*READ_BACK, LIVE, BYTES, BITS)
 
     def measure(self, table: pd.DataFrame) -> Sequence[Measurement | Skipped]:
         """All metrics. Raises MeasureError for a table that is none of a probe, or a KL below −1e-5."""
         require(table, COLUMNS, "artifact")
         parts = set(table["part"])
         if reasons := [str(text) for text in table.loc[table["part"] == "none", "text"]]:
-            return [Skipped(measure=metric.name, reason=reasons[0]) for metric in self.produces()]
+            return [Skipped(measure=metric.name, reason=reasons[0]) for metric in self.metrics]
         if "checkpoint" in parts:
             files = int((table["part"] == "file").sum())
             zero = [_exact(metric, 0.0, LOADED, max(files, 1)) for metric in (*READ_BACK, LIVE)]
@@ -111,9 +130,9 @@ def _tokens(table: pd.DataFrame) -> list[Measurement | Skipped]:
     value, around = mean(kl), mean_interval(kl, documents, skewed=True, largest=UNSEEN_CHANGE)
     interval = around and Interval(max(around.low, min(0.0, value)), around.high, around.method)
     return [
-        measured(KL_MEAN, "mean over tokens", count, change=value, interval=interval),
-        measured(KL_MAX, "maximum over tokens; a maximum has no interval", count, change=float(kl.max())),
-        measured(LOGITS, "maximum over tokens; a maximum has no interval", count, change=largest),
+        sampled(KL_MEAN, "mean over tokens", count, change=value, interval=interval),
+        sampled(KL_MAX, "maximum over tokens; a maximum has no interval", count, change=float(kl.max())),
+        sampled(LOGITS, "maximum over tokens; a maximum has no interval", count, change=largest),
     ]
 
 
@@ -163,7 +182,7 @@ def _live(table: pd.DataFrame) -> Measurement | Skipped:
         nothing = Skipped(measure=LIVE.name, reason="nothing was saved, so the model in memory was not looked at again")
         return nothing if rows.empty else broken[0]
     count = Count(len(rows), int(rows["document"].nunique()))
-    return measured(LIVE, "maximum over tokens; a maximum has no interval", count, change=float(rows["kl"].max()))
+    return sampled(LIVE, "maximum over tokens; a maximum has no interval", count, change=float(rows["kl"].max()))
 
 
 def _sizes(table: pd.DataFrame) -> list[Measurement | Skipped]:
@@ -174,18 +193,13 @@ def _sizes(table: pd.DataFrame) -> list[Measurement | Skipped]:
     if len(parameters) != 1 or int(parameters.iloc[0]) <= 0:
         raise MeasureError(f"the artifact table has the parameters {parameters.tolist()}, wanted one number above 0")
     weights = files[files["name"].str.endswith(WEIGHTS)]
+    count = Count(len(files), 0)
     bits = 8 * int(weights["count"].sum()) / int(parameters.iloc[0])
     return [
-        _own(BYTES, float(files["count"].sum()), f"exact: {len(files)} files", len(files)),
-        _own(BITS, bits, f"exact: {len(weights)} weight files, headers included", len(files)),
+        counted(BYTES, f"exact: {len(files)} files", count, variant=float(files["count"].sum())),
+        counted(BITS, f"exact: {len(weights)} weight files, headers included", count, variant=bits),
     ]
 
 
 def _exact(metric: Metric, value: float, what: str, count: int, clusters: int = 0) -> Measurement:
-    return measured(metric, what, Count(count, clusters), change=value, interval=Interval(value, value, ""))
-
-
-def _own(metric: Metric, value: float, what: str, count: int) -> Measurement:
-    """A number of the variant alone."""
-    exact = Interval(value, value, "")
-    return measured(metric, what, Count(count, 0), variant=value, variant_interval=exact)
+    return counted(metric, what, Count(count, clusters), change=value)

@@ -9,7 +9,7 @@ import numpy as np
 from pydantic import Field
 
 from harness.measures import Sampled
-from harness.measures._shared import ECE_REASON, TOKEN_SIDES, UNSEEN_SHARE, count_tokens, measured, unusable_tokens
+from harness.measures._shared import ECE_REASON, TOKEN_SIDES, UNSEEN_SHARE, count_tokens, sampled, unusable_tokens
 from harness.records import Measurement, Metric, Skipped
 from harness.statistics import Intervals, brier_scores, calibration_error, mean
 
@@ -18,33 +18,50 @@ if TYPE_CHECKING:
 
 ECE = Metric(
     name="calibration.ece",
+    title="ECE",
     unit="probability",
     better="lower",
     description="expected calibration error of the top token, bins of equal width",
+    sides=True,
+    spread="none",
 )
 ECE_EQUAL_MASS = Metric(
     name="calibration.ece_equal_mass",
+    title="ECE, equal-mass bins",
     unit="probability",
     better="lower",
     description="expected calibration error of the top token, bins of equal mass",
+    sides=True,
+    spread="none",
 )
 SQUARED = Metric(
     name="calibration.squared_error",
+    title="squared calibration error",
     unit="probability²",
     better="lower",
     description="squared gap between confidence and accuracy of the top token, bins of equal mass, debiased",
+    sides=True,
+    spread="mean",
+    spread_size=0.03,
 )
 BRIER = Metric(
     name="calibration.brier",
+    title="Brier score",
     unit="probability",
     better="lower",
     description="mean (confidence − correct)² of the top token",
+    sides=True,
+    spread="mean",
+    spread_size=0.01,
 )
 GAP = Metric(
     name="calibration.gap",
+    title="change of over-confidence",
     unit="probability",
     better="neither",
     description="change of mean (confidence − correct) of the top token; above 0: more over-confident",
+    spread="mean",
+    spread_size=0.02,
 )
 
 
@@ -56,17 +73,15 @@ class Calibration(Sampled):
     """
 
     table: ClassVar[str] = "tokens"
+    metrics: ClassVar[tuple[Metric, ...]] = (ECE, ECE_EQUAL_MASS, SQUARED, BRIER, GAP)
+    by_document: ClassVar[bool] = True
     columns: ClassVar[tuple[str, ...] | None] = (*TOKEN_SIDES, "target", "reference_top1", "variant_top1")
 
     bins: Annotated[int, Field(ge=1, le=1000, description="number of confidence bins of the ECE")] = 15
 
-    def produces(self) -> tuple[Metric, ...]:
-        """Expected and squared calibration errors, the Brier score, and the change of over-confidence."""
-        return (ECE, ECE_EQUAL_MASS, SQUARED, BRIER, GAP)
-
     def measure_by(self, table: pd.DataFrame, intervals: Intervals) -> Sequence[Measurement | Skipped]:
         """All metrics; correct means that the most likely token is the target."""
-        if broken := unusable_tokens(table, self.columns or (), self.produces()):
+        if broken := unusable_tokens(table, self.columns or (), self.metrics):
             return broken
         sure, right = {}, {}
         for side in ("reference", "variant"):
@@ -78,13 +93,13 @@ class Calibration(Sampled):
             on = {side: calibration_error(sure[side], right[side], self.bins, kind == "mass") for side in sure}
             what = f"{self.bins} bins of equal {kind}; no interval, as ECE is biased"
             change = on["variant"] - on["reference"]
-            ece = measured(metric, what, count, reference=on["reference"], variant=on["variant"], change=change)
+            ece = sampled(metric, what, count, reference=on["reference"], variant=on["variant"], change=change)
             found.append(ece.model_copy(update={"not_judged": ECE_REASON}))
         shift = intervals.calibration_shift(
             (sure["reference"], right["reference"]), (sure["variant"], right["variant"]), documents, self.bins
         )
         found.append(
-            measured(
+            sampled(
                 SQUARED,
                 f"{self.bins} bins of equal mass, products of different documents only",
                 count,
@@ -97,7 +112,7 @@ class Calibration(Sampled):
         brier = {side: brier_scores(sure[side], right[side]) for side in sure}
         worse = brier["variant"] - brier["reference"]
         found.append(
-            measured(
+            sampled(
                 BRIER,
                 "mean over tokens of the paired difference",
                 count,
@@ -113,5 +128,5 @@ class Calibration(Sampled):
             "mean over tokens of the paired difference",
             intervals.bounded_mean(gap, documents, -2.0, 2.0, UNSEEN_SHARE),
         )
-        found.append(measured(GAP, what, count, change=mean(gap), interval=interval))
+        found.append(sampled(GAP, what, count, change=mean(gap), interval=interval))
         return found

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from harness.errors import MeasureError
 from harness.measures import Sampled
-from harness.measures._shared import Count, measured, require
+from harness.measures._shared import Count, require, sampled
 from harness.records import Measurement, Metric, Skipped
 from harness.statistics import Interval, Intervals, ratio_of_sums
 
@@ -19,30 +19,35 @@ if TYPE_CHECKING:
 
 OVERLAP = Metric(
     name="calibration_data.overlap",
+    title="documents shared with calibration",
     unit="share",
     better="lower",
     description="documents with 13 tokens in a row, or as a whole, that stand in the calibration documents",
 )
 DIVERGENCE = Metric(
     name="calibration_data.token_divergence",
+    title="divergence of tokens from calibration",
     unit="nats",
     better="lower",
     description="Jensen-Shannon divergence between the tokens of the calibration documents and of these, 0 to ln 2",
 )
 FLOOR = Metric(
     name="calibration_data.token_divergence_floor",
+    title="divergence of tokens between halves",
     unit="nats",
     better="neither",
     description="the same between random halves of these documents: what chance alone gives",
 )
 OUTSIDE = Metric(
     name="calibration_data.outside_range",
+    title="inputs outside the calibrated range",
     unit="share",
     better="lower",
     description="inputs of a module outside the smallest and largest that the calibration documents gave it",
 )
 WORST = Metric(
     name="calibration_data.outside_range_worst",
+    title="most inputs outside the calibrated range",
     unit="share",
     better="lower",
     description="the largest such share of any module",
@@ -61,11 +66,8 @@ class CalibrationData(Sampled):
     """
 
     table: ClassVar[str] = "calibration_data"
+    metrics: ClassVar[tuple[Metric, ...]] = (OVERLAP, DIVERGENCE, FLOOR, OUTSIDE, WORST)
     columns: ClassVar[tuple[str, ...] | None] = COLUMNS
-
-    def produces(self) -> tuple[Metric, ...]:
-        """The share of documents seen, two divergences, and the share of inputs outside for each module."""
-        return (OVERLAP, DIVERGENCE, FLOOR, OUTSIDE, WORST)
 
     def measure_by(self, table: pd.DataFrame, intervals: Intervals) -> Sequence[Measurement | Skipped]:
         """All metrics, or one Skipped for all where no step looked at documents."""
@@ -74,7 +76,8 @@ class CalibrationData(Sampled):
         if not parts <= PARTS or ("none" in parts and len(parts) > 1):
             raise MeasureError(f"the calibration_data table has the parts {sorted(parts)}, wanted {sorted(PARTS)}")
         if parts <= {"none"}:
-            return [Skipped(measure=self.kind, reason="no step of the variant looks at calibration documents")]
+            reason = "no step of the variant looks at calibration documents"
+            return [Skipped(measure="calibration_data.*", reason=reason)]
         # A batch whose halves were computed alone leaves the calibration documents twice.
         calibration = table[table["part"] == "calibration"].drop_duplicates(["document", "token"])
         evaluation = table[table["part"] == "evaluation"]
@@ -99,7 +102,7 @@ def _overlap(rows: pd.DataFrame, intervals: Intervals) -> Measurement | Skipped:
     seen = rows["count"].to_numpy() > 0
     what = f"{seen.sum()} of {len(seen)} documents share 13 tokens in a row or are the same"
     interval = intervals.proportion(seen, rows["document"].to_numpy())
-    return measured(OVERLAP, what, Count(len(seen), len(seen)), change=float(seen.mean()), interval=interval)
+    return sampled(OVERLAP, what, Count(len(seen), len(seen)), change=float(seen.mean()), interval=interval)
 
 
 def _divergences(calibration: pd.DataFrame, evaluation: pd.DataFrame) -> list[Measurement | Skipped]:
@@ -112,11 +115,11 @@ def _divergences(calibration: pd.DataFrame, evaluation: pd.DataFrame) -> list[Me
     count = Count(int(evaluation["count"].sum()), len(documents))
     found = jensen_shannon(_totals(calibration, size), _totals(evaluation, size))
     what = f"{int(calibration['count'].sum())} calibration tokens and {count.observations} of these; no interval"
-    between = measured(DIVERGENCE, what, count, change=found)
+    between = sampled(DIVERGENCE, what, count, change=found)
     if len(documents) < 2:
         return [between, Skipped(measure=FLOOR.name, reason="one document has no halves")]
     floor = float(np.mean([_between_halves(evaluation, documents, size, seed) for seed in range(HALVINGS)]))
-    halves = measured(FLOOR, f"mean of {HALVINGS} random halvings of the documents; no interval", count, change=floor)
+    halves = sampled(FLOOR, f"mean of {HALVINGS} random halvings of the documents; no interval", count, change=floor)
     return [between, halves]
 
 
@@ -152,4 +155,4 @@ def _module(name: str, rows: pd.DataFrame, intervals: Intervals) -> Measurement:
         interval = Interval(max(0.0, found.low), min(1.0, found.high), found.method)
     what = "share of inputs" if interval else "share of inputs; no interval"
     count = Count(int(total.sum()), len(rows))
-    return measured(OUTSIDE, what, count, change=share, interval=interval, labels={"module": name})
+    return sampled(OUTSIDE, what, count, change=share, interval=interval, labels={"module": name})

@@ -16,7 +16,7 @@ from harness.measures._shared import (
     UNSEEN_CHANGE,
     UNSEEN_SHARE,
     count_tokens,
-    measured,
+    sampled,
     unusable_tokens,
     within,
 )
@@ -28,41 +28,103 @@ if TYPE_CHECKING:
 
 KL = "KL(reference‖variant) of the next-token distributions"
 METRICS = (
-    Metric(name="divergence.kl_mean", unit="nats/token", better="lower", description=f"mean {KL}"),
-    Metric(name="divergence.kl_p50", unit="nats/token", better="lower", description=f"median {KL}"),
-    Metric(name="divergence.kl_p99", unit="nats/token", better="lower", description=f"99th percentile of {KL}"),
-    Metric(name="divergence.kl_p999", unit="nats/token", better="lower", description=f"99.9th percentile of {KL}"),
-    Metric(name="divergence.kl_max", unit="nats/token", better="lower", description=f"largest {KL}"),
+    Metric(
+        name="divergence.kl_mean",
+        title="mean KL divergence",
+        unit="nats/token",
+        better="lower",
+        description=f"mean {KL}",
+        spread="relative",
+        spread_size=1.5,
+        chance="ln_v",
+        summary="quality",
+    ),
+    Metric(
+        name="divergence.kl_p50",
+        title="median KL divergence",
+        unit="nats/token",
+        better="lower",
+        description=f"median {KL}",
+        spread="relative",
+        spread_size=1.5,
+        chance="ln_v",
+    ),
+    Metric(
+        name="divergence.kl_p99",
+        title="99th percentile of KL",
+        unit="nats/token",
+        better="lower",
+        description=f"99th percentile of {KL}",
+        spread="relative",
+        spread_size=2.5,
+        chance="ln_v",
+    ),
+    Metric(
+        name="divergence.kl_p999",
+        title="99.9th percentile of KL",
+        unit="nats/token",
+        better="lower",
+        description=f"99.9th percentile of {KL}",
+        spread="relative",
+        spread_size=5.0,
+        chance="ln_v",
+    ),
+    Metric(
+        name="divergence.kl_max",
+        title="largest KL divergence",
+        unit="nats/token",
+        better="lower",
+        description=f"largest {KL}",
+        spread="none",
+        chance="ln_v",
+    ),
     Metric(
         name="divergence.reverse_kl_mean",
+        title="mean reverse KL divergence",
         unit="nats/token",
         better="lower",
         description="mean KL(variant‖reference)",
+        spread="relative",
+        spread_size=1.5,
     ),
     Metric(
         name="divergence.top1_agreement",
+        title="same most likely token",
         unit="share",
         better="higher",
         neutral=1.0,
         description="share of tokens where both sides hold the same token most likely",
+        spread="relative",
+        spread_size=1.5,
+        chance="one_in_v",
+        summary="quality",
     ),
     Metric(
         name="divergence.delta_p_mean",
+        title="mean change of p(target)",
         unit="probability",
         better="higher",
         description="mean p_variant(target) − p_reference(target)",
+        spread="mean",
+        spread_size=0.01,
     ),
     Metric(
         name="divergence.delta_p_rms",
+        title="RMS change of p(target)",
         unit="probability",
         better="lower",
         description="root mean square of p_variant(target) − p_reference(target)",
+        spread="relative",
+        spread_size=1.5,
     ),
     Metric(
         name="divergence.total_variation",
+        title="total variation",
         unit="probability",
         better="lower",
         description="mean ½ Σ |p_reference − p_variant|",
+        spread="relative",
+        spread_size=1.5,
     ),
 )
 PERCENTILES = {"divergence.kl_p50": 0.5, "divergence.kl_p99": 0.99, "divergence.kl_p999": 0.999}
@@ -72,6 +134,8 @@ class Divergence(Sampled):
     """How far the predicted distributions are apart: KL divergence and its tail, top-1 agreement, Δp."""
 
     table: ClassVar[str] = "tokens"
+    metrics: ClassVar[tuple[Metric, ...]] = METRICS
+    by_document: ClassVar[bool] = True
     columns: ClassVar[tuple[str, ...] | None] = (
         *TOKEN_SIDES,
         "reference_top1",
@@ -80,10 +144,6 @@ class Divergence(Sampled):
         "reverse_kl",
         "total_variation",
     )
-
-    def produces(self) -> tuple[Metric, ...]:
-        """Ten metrics, all comparisons of both sides on the same tokens."""
-        return METRICS
 
     def measure_by(self, table: pd.DataFrame, intervals: Intervals) -> Sequence[Measurement | Skipped]:
         """All metrics. Raises MeasureError for a KL below −1e-5 or a total variation outside [0, 1]."""
@@ -97,7 +157,7 @@ class Divergence(Sampled):
         found |= _agreement(table, documents, intervals) | _probabilities(table, documents, intervals)
         count = count_tokens(table)
         return [
-            measured(metric, what, count, change=change, interval=interval)
+            sampled(metric, what, count, change=change, interval=interval)
             for metric in METRICS
             for what, change, interval in [found[metric.name]]
         ]

@@ -6,33 +6,36 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 from harness.measures import Measure
-from harness.measures._shared import Count, measured, require
+from harness.measures._shared import Count, counted, require, sampled
 from harness.records import Measurement, Metric, Skipped
-from harness.statistics import Interval
 
 if TYPE_CHECKING:
     import pandas as pd
 
 UNREACHED = Metric(
     name="experts.unreached",
+    title="experts without calibration tokens",
     unit="experts",
     better="lower",
     description="experts to which the finished variant routes no token of the calibration documents",
 )
 UNCALIBRATED = Metric(
     name="experts.uncalibrated_share",
+    title="routings to experts without calibration",
     unit="share",
     better="lower",
     description="share of these documents' routings in the variant that go to experts calibration never reached",
 )
 UNUSED = Metric(
     name="experts.unused",
+    title="experts without tokens",
     unit="experts",
     better="lower",
     description="experts to which no token of these documents is routed",
 )
 AGREEMENT = Metric(
     name="experts.agreement",
+    title="same expert for a token",
     unit="share",
     better="higher",
     neutral=1.0,
@@ -40,6 +43,7 @@ AGREEMENT = Metric(
 )
 WORST = Metric(
     name="experts.agreement_worst",
+    title="same expert for a token, worst layer",
     unit="share",
     better="higher",
     neutral=1.0,
@@ -58,11 +62,8 @@ class Experts(Measure):
     """
 
     table: ClassVar[str] = "experts"
+    metrics: ClassVar[tuple[Metric, ...]] = (UNREACHED, UNCALIBRATED, UNUSED, AGREEMENT, WORST)
     columns: ClassVar[tuple[str, ...] | None] = COLUMNS
-
-    def produces(self) -> tuple[Metric, ...]:
-        """Two counts of experts, and three shares of routings."""
-        return (UNREACHED, UNCALIBRATED, UNUSED, AGREEMENT, WORST)
 
     def measure(self, table: pd.DataFrame) -> Sequence[Measurement | Skipped]:
         """All metrics; what is not known is Skipped with the reason."""
@@ -71,9 +72,9 @@ class Experts(Measure):
         sides = {side: rows[rows["side"] == side] for side in ("reference", "variant")}
         if empty := [side for side, part in sides.items() if part.empty]:
             what = f"the {empty[0]} is" if len(empty) == 1 else "the models are"
-            return _all(self.produces(), f"{what} dense: no mixture of experts was found")
+            return _all(self.metrics, f"{what} dense: no mixture of experts was found")
         if not table.equals(table.drop_duplicates(["side", "module", "expert"])):
-            return _all(self.produces(), "the table names experts twice")
+            return _all(self.metrics, "the table names experts twice")
         variant = sides["variant"]
         unknown = {side: part[part["tokens"] < 0] for side, part in sides.items()}
         missing = next((f"{part['module'].iloc[0]} of the {side}" for side, part in unknown.items() if len(part)), "")
@@ -106,15 +107,14 @@ def _uncalibrated(variant: pd.DataFrame) -> Measurement | Skipped:
     if not (variant["calibration"] == 0).any():
         return _exact(UNCALIBRATED, "exact: calibration reached every expert", variant, 0.0, {})
     what = f"{gone} of {total} routings; no interval"
-    return measured(UNCALIBRATED, what, Count(total, 0), change=gone / total)
+    return sampled(UNCALIBRATED, what, Count(total, 0), change=gone / total)
 
 
 def _unused(sides: dict[str, pd.DataFrame]) -> Measurement:
     left = {side: part[part["tokens"] == 0] for side, part in sides.items()}
     reference, variant = float(len(left["reference"])), float(len(left["variant"]))
     change = variant - reference
-    exactly = {"interval": Interval(change, change, ""), "variant_interval": Interval(variant, variant, "")}
-    return measured(
+    return counted(
         UNUSED,
         f"exact count of {len(sides['variant'])} experts",
         Count(int(sides["variant"]["tokens"].sum()), 0),
@@ -122,7 +122,6 @@ def _unused(sides: dict[str, pd.DataFrame]) -> Measurement:
         variant=variant,
         change=change,
         labels={"experts": _listed(left["variant"])} if variant else {},
-        **exactly,
     )
 
 
@@ -144,15 +143,14 @@ def _agreement(variant: pd.DataFrame) -> list[Measurement | Skipped]:
     whole = f"{agreeing} of {total} routings; no interval"
     least = f"smallest of {len(shares)} mixtures; no interval"
     return [
-        measured(AGREEMENT, whole, Count(total, 0), change=agreeing / total),
-        measured(WORST, least, Count(total, 0), change=float(shares.min()), labels={"module": worst}),
+        sampled(AGREEMENT, whole, Count(total, 0), change=agreeing / total),
+        sampled(WORST, least, Count(total, 0), change=float(shares.min()), labels={"module": worst}),
     ]
 
 
 def _exact(metric: Metric, what: str, variant: pd.DataFrame, value: float, labels: dict[str, str]) -> Measurement:
-    around = Interval(value, value, "")
     tokens = int(variant["tokens"].clip(lower=0).sum())
-    return measured(metric, what, Count(tokens, 0), change=value, interval=around, labels=labels)
+    return counted(metric, what, Count(tokens, 0), change=value, labels=labels)
 
 
 def _listed(rows: pd.DataFrame) -> str:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import numpy as np
 from pydantic import Field
 
+from harness.data.documents import documents_in
 from harness.errors import MeasureError
 from harness.measures import Measure
-from harness.measures._shared import Count, measured, not_finite, require
+from harness.measures._shared import Count, not_finite, require, sampled
 from harness.records import Measurement, Metric, Skipped
 from harness.statistics import (
     bounded_mean_interval,
@@ -30,49 +32,74 @@ Positive = Annotated[int, Field(gt=0)]
 
 EXACT = Metric(
     name="generation.exact_match",
+    units="prompts",
+    title="same greedy text",
     unit="share",
     better="higher",
     neutral=1.0,
     description="share of prompts after which both sides write the same",
+    spread="share",
 )
 DIVERGED = Metric(
     name="generation.diverged",
+    units="prompts",
+    title="greedy texts that part",
     unit="share",
     better="lower",
     description="share of prompts after which the sides part before the end",
+    spread="share",
 )
 FIRST = Metric(
     name="generation.first_divergence",
+    units="prompts",
+    title="equal tokens before texts part",
     unit="tokens",
     better="higher",
     description="equal tokens before the first other one, mean; texts that never part count as going on (Kaplan-Meier)",
+    spread="mean",
+    spread_size=20.0,
 )
 MEDIAN = Metric(
     name="generation.first_divergence_median",
+    units="prompts",
+    title="equal tokens before texts part, median",
     unit="tokens",
     better="higher",
     description="equal tokens before the first other one, median; new_tokens where fewer than half of the texts part",
+    spread="none",
 )
 PREFIX = Metric(
     name="generation.common_prefix",
+    units="prompts",
+    title="share of text before texts part",
     unit="share",
     better="higher",
     neutral=1.0,
     description="share of the characters before the first other one, mean over prompts",
+    spread="mean",
+    spread_size=0.3,
 )
 SIMILARITY = Metric(
     name="generation.similarity",
+    units="prompts",
+    title="likeness of greedy texts",
     unit="share",
     better="higher",
     neutral=1.0,
     description="1 − edit distance / length of the longer text, mean over prompts",
+    spread="mean",
+    spread_size=0.3,
 )
 EMBEDDING = Metric(
     name="generation.embedding_similarity",
+    units="prompts",
+    title="likeness of greedy texts, embedded",
     unit="cosine",
     better="higher",
     neutral=1.0,
     description="cosine between mean-pooled embeddings of both texts, mean over prompts",
+    spread="mean",
+    spread_size=0.3,
 )
 SIDES: tuple[Side, Side] = ("reference", "variant")
 OTHER_TOKENS = (
@@ -88,6 +115,7 @@ class Generation(Measure):
     """
 
     table: ClassVar[str] = "generations"
+    metrics: ClassVar[tuple[Metric, ...]] = (EXACT, DIVERGED, FIRST, MEDIAN, PREFIX, SIMILARITY, EMBEDDING)
     columns: ClassVar[tuple[str, ...] | None] = (
         "prompt",
         "reference_finite",
@@ -118,6 +146,11 @@ class Generation(Measure):
     def probe_settings(self) -> dict[str, Any]:
         """Everything: the probe lets both sides write, the measure only counts."""
         return {name: getattr(self, name) for name in type(self).model_fields}
+
+    def sample_size(self, documents: int | None) -> int | None:
+        """One for each prompt, of the file of prompts or of the suite's documents."""
+        there = documents if self.prompts is None else documents_in(Path(self.prompts), "\n\n")
+        return None if there is None else min(there, self.max)
 
     def produces(self) -> tuple[Metric, ...]:
         """Shares, positions and likeness; that of embeddings only where a model for them is named."""
@@ -160,14 +193,14 @@ class Generation(Measure):
         clusters = table["prompt"].to_numpy()
         what = f"{int(events.sum())} of {len(table)} texts part within {self.new_tokens} tokens"
         return [
-            measured(
+            sampled(
                 first,
                 f"restricted mean, {what}",
                 count,
                 change=restricted_mean(times, events, self.new_tokens),
                 interval=restricted_mean_interval(times, events, clusters, self.new_tokens),
             ),
-            measured(median, what, count, change=float(median_time(times, events, self.new_tokens))),
+            sampled(median, what, count, change=float(median_time(times, events, self.new_tokens))),
         ]
 
 
@@ -177,7 +210,7 @@ def _shares(table: pd.DataFrame, count: Count) -> list[Measurement]:
     for metric, those in ((EXACT, ~parted), (DIVERGED, parted)):
         share = mean(those.astype(np.float64))
         what = f"{int(those.sum())} of {len(those)} prompts"
-        found.append(measured(metric, what, count, change=share, interval=proportion_interval(those, clusters)))
+        found.append(sampled(metric, what, count, change=share, interval=proportion_interval(those, clusters)))
     return found
 
 
@@ -193,4 +226,4 @@ def _likeness(table: pd.DataFrame, count: Count, metric: Metric) -> Measurement:
         raise MeasureError(f"generations: {metric.name} is {values.min()} to {values.max()}, wanted {least} to 1")
     values = np.clip(values, least, 1.0)
     interval = bounded_mean_interval(values, table["prompt"].to_numpy(), least, 1.0)
-    return measured(metric, "mean over prompts", count, change=mean(values), interval=interval)
+    return sampled(metric, "mean over prompts", count, change=mean(values), interval=interval)

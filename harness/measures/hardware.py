@@ -10,34 +10,42 @@ from pydantic import field_validator
 from harness.hardware.fit import Fit, Use, cache_kernel, fit, is_compressed, sentences, why_no_cache_kernel
 from harness.hardware.profiles import target_names
 from harness.measures import Measure
-from harness.measures._shared import Count, measured, require
+from harness.measures._shared import Count, counted, require
 from harness.plugins import nearest
 from harness.records import Measurement, Metric, Skipped
-from harness.statistics import Interval
 
 if TYPE_CHECKING:
     import pandas as pd
 
 SUPPORTED = Metric(
     name="hardware.supported",
+    title="weights with a kernel",
     unit="share",
     better="higher",
     neutral=1.0,
     description="share of the compressed weights whose format has a kernel on the target",
+    sides=True,
+    spread="counted",
 )
 ACCELERATED = Metric(
     name="hardware.accelerated",
+    title="weights with a kernel in few bits",
     unit="share",
     better="higher",
     neutral=1.0,
     description="share of the compressed weights whose kernel also computes in few bits, so that long prompts gain",
+    sides=True,
+    spread="counted",
 )
 CACHE = Metric(
     name="hardware.cache_supported",
+    title="KV cache with a kernel",
     unit="share",
     better="higher",
     neutral=1.0,
     description="1 if attention can read the KV cache on the target as it is kept, else 0",
+    sides=True,
+    spread="counted",
 )
 NO_TARGET = "no target is declared; add for example target: cuda-9.0 to the variant file"
 
@@ -46,6 +54,7 @@ class Hardware(Measure):
     """Whether the formats that compression left have kernels on the declared target, by the table of kernels."""
 
     table: ClassVar[str] = "weights"
+    metrics: ClassVar[tuple[Metric, ...]] = (SUPPORTED, ACCELERATED, CACHE)
     columns: ClassVar[tuple[str, ...] | None] = (
         "side", "module", "type", "parameters", "format", "granularity", "group_size", "symmetric", "activations",
         "backend",
@@ -71,19 +80,19 @@ class Hardware(Measure):
         """Without a target there is nothing to look up."""
         return "" if self.target else NO_TARGET
 
-    def produces(self) -> tuple[Metric, ...]:
-        """Three exact shares."""
-        return (SUPPORTED, ACCELERATED, CACHE)
+    def sample_size(self, documents: int | None) -> int | None:
+        """None is needed: weights are listed one by one."""
+        return 0
 
     def measure(self, table: pd.DataFrame) -> Sequence[Measurement | Skipped]:
         """The shares of the variant, labelled with the target and with what has no kernel."""
         require(table, self.columns or (), "weights")
         if self.target is None:
-            return [Skipped(measure=metric.name, reason=NO_TARGET) for metric in self.produces()]
+            return [Skipped(measure=metric.name, reason=NO_TARGET) for metric in self.metrics]
         rows = table[table["side"] == "variant"]
         weights = rows[~rows["type"].isin(["kv_cache", "peak"])]
         if weights.empty:
-            return [Skipped(measure=metric.name, reason="no weights were listed") for metric in self.produces()]
+            return [Skipped(measure=metric.name, reason="no weights were listed") for metric in self.metrics]
         touched = [r for r in _rows(weights) if is_compressed(r["format"], r["backend"], r["activations"] or "")]
         found = fit(self.target, map(_use, touched))
         return [*_shares(found), _cache(self.target, _rows(rows[rows["type"] == "kv_cache"]))]
@@ -133,14 +142,5 @@ def _cache(target: str, rows: list[dict[str, Any]]) -> Measurement | Skipped:
 
 
 def _share(metric: Metric, share: float, count: int, labels: dict[str, str], how: str) -> Measurement:
-    exact = Interval(share, share, "")
-    return measured(
-        metric,
-        f"exact, from the table of kernels: {how}",
-        Count(count, 0),
-        variant=share,
-        change=share,
-        interval=exact,
-        variant_interval=exact,
-        labels=labels,
-    )
+    what = f"exact, from the table of kernels: {how}"
+    return counted(metric, what, Count(count, 0), variant=share, change=share, labels=labels)

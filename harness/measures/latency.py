@@ -13,7 +13,7 @@ from pydantic import Field
 
 from harness.errors import MeasureError
 from harness.measures import Measure
-from harness.measures._shared import Count, measured, require
+from harness.measures._shared import Count, require, sampled
 from harness.records import Measurement, Metric, NoiseFloor, Skipped
 from harness.statistics import Interval
 from harness.statistics.interval import t_quantile, z_quantile
@@ -27,18 +27,26 @@ Positive = Annotated[int, Field(gt=0)]
 SPEEDS = {
     "prefill": Metric(
         name="latency.prefill_tokens_per_second",
+        units="timing blocks",
+        title="prefill speed",
         unit="tokens/second",
         better="higher",
         description="prompt tokens read in a second, median over blocks",
+        summary="speed",
     ),
     "decode": Metric(
         name="latency.decode_tokens_per_second",
+        units="timing blocks",
+        title="decode speed",
         unit="tokens/second",
         better="higher",
         description="tokens written in a second with the key-value cache, median over blocks",
+        summary="speed",
     ),
     "first_token": Metric(
         name="latency.time_to_first_token_ms",
+        units="timing blocks",
+        title="time to first token",
         unit="milliseconds",
         better="lower",
         description="from the prompt to the first written token, median over blocks",
@@ -46,13 +54,19 @@ SPEEDS = {
 }
 RATIO = Metric(
     name="latency.ratio",
+    units="timing blocks",
+    title="time, variant over reference",
     unit="ratio",
     better="lower",
     neutral=1.0,
     description="time of the variant / time of the reference, median over blocks A B B A",
+    spread="log",
+    spread_size=0.05,
 )
 FLOOR = Metric(
     name="latency.floor",
+    units="timing blocks",
+    title="time, reference over itself",
     unit="ratio",
     better="neither",
     neutral=1.0,
@@ -90,6 +104,7 @@ class Latency(Measure):
     """
 
     table: ClassVar[str] = "timings"
+    metrics: ClassVar[tuple[Metric, ...]] = (*SPEEDS.values(), RATIO, FLOOR)
     columns: ClassVar[tuple[str, ...] | None] = COLUMNS
     own_floors: ClassVar[tuple[str, ...]] = (RATIO.name,)
 
@@ -99,13 +114,13 @@ class Latency(Measure):
     new_tokens: Positive = Field(default=32, description="tokens written after the first one, greedily")
     batch: Positive = Field(default=1, description="prompts read and written at the same time")
 
+    def sample_size(self, documents: int | None) -> int | None:
+        """One for each block A B B A."""
+        return self.repeats
+
     def probe_settings(self) -> dict[str, Any]:
         """Everything: the probe takes the time, the measure only compares."""
         return {name: getattr(self, name) for name in type(self).model_fields}
-
-    def produces(self) -> tuple[Metric, ...]:
-        """Speeds, the ratio of times in each phase, and the noise floor."""
-        return (*SPEEDS.values(), RATIO, FLOOR)
 
     def measure(self, table: pd.DataFrame) -> Sequence[Measurement | Skipped]:
         """All metrics; a phase that was not timed is Skipped.
@@ -187,7 +202,7 @@ def _speed(metric: Metric, phase: str, blocks: Blocks, tokens: int) -> Measureme
     on_reference, on_variant = speed(blocks.first), speed(blocks.second)
     count = len(on_reference)
     reference, variant = float(np.median(on_reference)), float(np.median(on_variant))
-    return measured(
+    return sampled(
         metric,
         "median over blocks A B B A of the mean of two calls",
         Count(4 * count, count),
@@ -211,7 +226,7 @@ def _ratio(metric: Metric, phase: str, blocks: Blocks, floor: Blocks | None) -> 
         what += f"; reference against itself: half-width {(high - low) / 2:.4g}"
         reach = max(abs(low - 1), abs(high - 1))
         noise = NoiseFloor(value=reach, condition="timing the reference against itself", documents=len(floor.first))
-    found = measured(
+    found = sampled(
         metric,
         what,
         Count(2 * len(logs), len(logs)),

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.measures import Sampled
-from harness.measures._shared import Count, measured, not_finite, require
+from harness.measures._shared import Count, counted, not_finite, require, sampled
 from harness.records import Measurement, Metric, Skipped
 from harness.statistics import Interval, Intervals, ratio_of_sums
 
@@ -29,29 +29,38 @@ dB, which no measured error reaches.
 
 RELATIVE = Metric(
     name="layers.relative_error",
+    title="relative error",
     unit="ratio",
     better="lower",
     description="‖y − ŷ‖ / ‖y‖ of a module's output",
+    spread="none",
 )
 SQNR = Metric(
     name="layers.sqnr_db",
+    title="SQNR",
     unit="dB",
     better="higher",
     neutral=NO_ERROR_DB,
+    infinite_neutral=True,
     description="signal to quantization noise, 10 log10(Σ y² / Σ (y − ŷ)²), of a module's output",
+    spread="none",
 )
 COSINE = Metric(
     name="layers.cosine",
+    title="cosine",
     unit="cosine",
     better="higher",
     neutral=1.0,
     description="cosine between a module's outputs on both sides",
+    spread="none",
 )
 WORST = Metric(
     name="layers.worst",
+    title="largest layer error",
     unit="ratio",
     better="lower",
     description="largest relative error of a decoder block or linear layer",
+    spread="none",
 )
 COLUMNS = (
     "document",
@@ -73,11 +82,9 @@ class LayerError(Sampled):
     """
 
     table: ClassVar[str] = "layers"
+    metrics: ClassVar[tuple[Metric, ...]] = (RELATIVE, SQNR, COSINE, WORST)
+    by_document: ClassVar[bool] = True
     columns: ClassVar[tuple[str, ...] | None] = COLUMNS
-
-    def produces(self) -> tuple[Metric, ...]:
-        """Three metrics for each module, and the worst relative error."""
-        return (RELATIVE, SQNR, COSINE, WORST)
 
     def measure_by(self, table: pd.DataFrame, intervals: Intervals) -> Sequence[Measurement | Skipped]:
         """All metrics, modules in order of execution. A module whose reference output is zero is Skipped by
@@ -85,7 +92,7 @@ class LayerError(Sampled):
         """
         require(table, COLUMNS, "layers")
         if table.empty:
-            return [Skipped(measure=metric.name, reason="no module was observed") for metric in self.produces()]
+            return [Skipped(measure=metric.name, reason="no module was observed") for metric in self.metrics]
         modules = [_module(part) for _, part in table.groupby(["depth", "module"], sort=True)]
         found = [entry for module in modules for entry in _judgeable(module, intervals)]
         return [
@@ -128,20 +135,24 @@ class _Module:
         """‖y − ŷ‖ / ‖y‖ over all documents, with its interval. Raises ValueError when ‖y‖ is 0."""
         if self.same:
             return 0.0, self.exactly(0.0)
-        share = intervals.ratio_of_sums(self.error, self.reference, self.documents)
-        value = math.sqrt(ratio_of_sums(self.error, self.reference))
-        if share is None:
-            return value, None
-        low, high = math.sqrt(max(share.low, 0.0)), math.sqrt(share.high)
-        return value, Interval(min(low, value), max(high, value), f"root of: {share.method}")
+        value, around = self._root(intervals)
+        return value, around and Interval(around.low, around.high, f"root of: {around.method}")
 
     def sqnr(self, intervals: Intervals) -> tuple[float, Interval | None]:
         """10 log10(Σ y² / Σ (y − ŷ)²) with its interval; NO_ERROR_DB stands for infinity."""
         if self.same:
             return NO_ERROR_DB, self.exactly(NO_ERROR_DB)
-        value, error = self.relative_error(intervals)
-        found = error and Interval(_decibel(error.high), _decibel(error.low), error.method.removeprefix("root of: "))
-        return _decibel(value), found
+        value, around = self._root(intervals)
+        return _decibel(value), around and Interval(_decibel(around.high), _decibel(around.low), around.method)
+
+    def _root(self, intervals: Intervals) -> tuple[float, Interval | None]:
+        """√(Σ (y − ŷ)² / Σ y²) with the roots of the ends of the ratio's interval, under the method of the ratio."""
+        share = intervals.ratio_of_sums(self.error, self.reference, self.documents)
+        value = math.sqrt(ratio_of_sums(self.error, self.reference))
+        if share is None:
+            return value, None
+        low, high = math.sqrt(max(share.low, 0.0)), math.sqrt(share.high)
+        return value, Interval(min(low, value), max(high, value), share.method)
 
     def cosine(self, intervals: Intervals) -> tuple[float, Interval | None]:
         """Cosine between both outputs over all documents, with the interval of its linearisation.
@@ -196,28 +207,25 @@ def _judgeable(module: _Module, intervals: Intervals) -> list[Measurement | Skip
     if not module.reference.any():
         reason = f"the reference output of {module.name} is zero everywhere, so nothing is relative to it"
         return [_skipped(metric, module, reason) for metric in (RELATIVE, SQNR, COSINE)]
-    exact = f"exact: all {module.count.observations} output values are the same on both sides"
-    what = exact if module.same else "ratio of sums over documents"
-    (relative, around), (sqnr, around_sqnr) = module.relative_error(intervals), module.sqnr(intervals)
+    what = "ratio of sums over documents"
+    if module.same:
+        what = f"exact: all {module.count.observations} output values are the same on both sides"
+    infinite = f"; {NO_ERROR_DB:.0f} dB stands for infinity" if module.same else ""
     found: list[Measurement | Skipped] = [
-        measured(RELATIVE, what, module.count, change=relative, interval=around, labels=module.labels),
-        measured(
-            SQNR,
-            f"{exact}; {NO_ERROR_DB:.0f} dB stands for infinity" if module.same else what,
-            module.count,
-            change=sqnr,
-            interval=around_sqnr,
-            labels=module.labels,
-        ),
+        _measurement(RELATIVE, what, module, *module.relative_error(intervals)),
+        _measurement(SQNR, what + infinite, module, *module.sqnr(intervals)),
     ]
     if not module.variant.any():
         reason = f"the variant's output of {module.name} is zero everywhere, so it has no direction"
         return [*found, _skipped(COSINE, module, reason)]
-    cosine, around_cosine = module.cosine(intervals)
-    return [
-        *found,
-        measured(COSINE, what, module.count, change=cosine, interval=around_cosine, labels=module.labels),
-    ]
+    return [*found, _measurement(COSINE, what, module, *module.cosine(intervals))]
+
+
+def _measurement(metric: Metric, what: str, module: _Module, value: float, interval: Interval | None) -> Measurement:
+    """Counted where outputs never differ; but one document is too little to say so, and then has no interval."""
+    if module.same and interval is not None:
+        return counted(metric, what, module.count, change=value, labels=module.labels)
+    return sampled(metric, what, module.count, change=value, interval=interval, labels=module.labels)
 
 
 def _worst(modules: Sequence[_Module], intervals: Intervals) -> Measurement | Skipped:
@@ -241,12 +249,12 @@ def _worst(modules: Sequence[_Module], intervals: Intervals) -> Measurement | Sk
     value, interval, worst = max(values, key=lambda entry: entry[0])
     if worst.same:
         exact = f"exact: no output value of {len(modules)} modules differs"
-        return measured(WORST, exact, worst.count, change=value, interval=interval, labels=worst.labels)
+        return _measurement(WORST, exact, worst, value, interval)
     lows = [entry.low for entry in strict if entry]
     highs = [entry.high for _, entry, _ in values if entry]
     known = len(lows) == len(modules) == len(highs)
     around = Interval(max(lows), max(highs), f"largest of {len(modules)} modules, Bonferroni") if known else None
-    return measured(WORST, "largest relative error", worst.count, change=value, interval=around, labels=worst.labels)
+    return sampled(WORST, "largest relative error", worst.count, change=value, interval=around, labels=worst.labels)
 
 
 def _skipped(metric: Metric, module: _Module, reason: str) -> Skipped:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from harness.measures import Sampled
-from harness.measures._shared import TOKEN_SIDES, count_tokens, measured, unusable_tokens, within
+from harness.measures._shared import TOKEN_SIDES, count_tokens, sampled, unusable_tokens, within
 from harness.records import Measurement, Metric, Skipped
 from harness.statistics import Intervals, mean
 
@@ -17,15 +17,20 @@ if TYPE_CHECKING:
 
 MAXIMUM = Metric(
     name="logits.max_abs_diff",
+    title="largest logit difference",
     unit="logits",
     better="lower",
     description="largest |variant − reference| of all logits of all scored tokens",
+    spread="none",
 )
 MEAN = Metric(
     name="logits.mean_abs_diff",
+    title="mean logit difference",
     unit="logits",
     better="lower",
     description="mean |variant − reference| over the vocabulary, averaged over tokens",
+    spread="relative",
+    spread_size=0.25,
 )
 
 
@@ -33,15 +38,13 @@ class Logits(Sampled):
     """How far the logits of reference and variant are apart on the same inputs."""
 
     table: ClassVar[str] = "tokens"
+    metrics: ClassVar[tuple[Metric, ...]] = (MAXIMUM, MEAN)
+    by_document: ClassVar[bool] = True
     columns: ClassVar[tuple[str, ...] | None] = (*TOKEN_SIDES, "max_abs_diff", "mean_abs_diff")
-
-    def produces(self) -> tuple[Metric, ...]:
-        """Maximum and mean of the absolute difference."""
-        return (MAXIMUM, MEAN)
 
     def measure_by(self, table: pd.DataFrame, intervals: Intervals) -> Sequence[Measurement | Skipped]:
         """Both metrics; a maximum has no interval. Raises MeasureError for a negative absolute difference."""
-        if broken := unusable_tokens(table, self.columns or (), self.produces()):
+        if broken := unusable_tokens(table, self.columns or (), self.metrics):
             return broken
         within(table, "max_abs_diff", 0.0, np.inf)
         within(table, "mean_abs_diff", 0.0, np.inf)
@@ -50,8 +53,8 @@ class Logits(Sampled):
         average = table["mean_abs_diff"].to_numpy(dtype=np.float64)
         largest = float(table["max_abs_diff"].max())
         return [
-            measured(MAXIMUM, "maximum over tokens; a maximum has no interval", count, change=largest),
-            measured(
+            sampled(MAXIMUM, "maximum over tokens; a maximum has no interval", count, change=largest),
+            sampled(
                 MEAN,
                 "mean over tokens",
                 count,

@@ -8,36 +8,47 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from harness.measures import Measure
-from harness.measures._shared import Count, measured, require
+from harness.measures._shared import Count, counted, require, sampled
 from harness.records import Measurement, Metric, Skipped
-from harness.statistics import Interval
 
 if TYPE_CHECKING:
     import pandas as pd
 
 WEIGHTS = Metric(
     name="memory.weight_bytes",
+    title="stored weights",
     unit="bytes",
     better="lower",
     description="stored bytes of all weights: codes, scales, zero points",
+    sides=True,
+    spread="counted",
 )
 BITS = Metric(
     name="memory.bits_per_weight",
+    title="bits per weight",
     unit="bits/weight",
     better="lower",
     description="stored bits for each parameter",
+    sides=True,
+    spread="counted",
 )
 CACHE = Metric(
     name="memory.kv_bytes_per_token",
+    title="KV cache per token",
     unit="bytes/token",
     better="lower",
     description="bytes of keys and values that each token leaves in the cache",
+    sides=True,
+    spread="counted",
 )
 PEAK = Metric(
     name="memory.peak_bytes",
+    title="peak memory",
     unit="bytes",
     better="lower",
     description="most memory held while the model ran, measured",
+    sides=True,
+    spread="none",
 )
 
 
@@ -45,11 +56,12 @@ class Memory(Measure):
     """What the weights and the key-value cache take up, counted from what is stored."""
 
     table: ClassVar[str] = "weights"
+    metrics: ClassVar[tuple[Metric, ...]] = (WEIGHTS, BITS, CACHE, PEAK)
     columns: ClassVar[tuple[str, ...] | None] = ("side", "module", "type", "parameters", "stored_bytes")
 
-    def produces(self) -> tuple[Metric, ...]:
-        """Three exact counts, and the measured peak where the device tells it."""
-        return (WEIGHTS, BITS, CACHE, PEAK)
+    def sample_size(self, documents: int | None) -> int | None:
+        """None is needed: weights are listed one by one."""
+        return 0
 
     def measure(self, table: pd.DataFrame) -> Sequence[Measurement | Skipped]:
         """All metrics; what the table does not hold on both sides is Skipped."""
@@ -89,7 +101,7 @@ def _compare(metric: Metric, on: dict[str, float], missing: str, exact: bool) ->
     reference, variant = on["reference"], on["variant"]
     change = variant - reference
     if not exact:
-        return measured(
+        return sampled(
             metric,
             "one measured peak; no interval",
             Count(1, 0),
@@ -97,13 +109,4 @@ def _compare(metric: Metric, on: dict[str, float], missing: str, exact: bool) ->
             variant=variant,
             change=change,
         )
-    return measured(
-        metric,
-        "exact count",
-        Count(1, 0),
-        reference=reference,
-        variant=variant,
-        change=change,
-        interval=Interval(change, change, ""),
-        variant_interval=Interval(variant, variant, ""),
-    )
+    return counted(metric, "exact count", Count(1, 0), reference=reference, variant=variant, change=change)

@@ -9,7 +9,7 @@ import numpy as np
 from pydantic import Field
 
 from harness.measures import Measure
-from harness.measures._shared import Count, measured, not_finite, require
+from harness.measures._shared import Count, not_finite, require, sampled
 from harness.records import Measurement, Metric, Skipped
 
 if TYPE_CHECKING:
@@ -19,21 +19,30 @@ if TYPE_CHECKING:
 
 CHANNELS = Metric(
     name="outliers.channels",
+    title="outlier channels",
     unit="channels",
     better="lower",
     description="input channels with outliers in many layers and at many positions (LLM.int8)",
+    sides=True,
+    spread="none",
 )
 MAX_TO_MEDIAN = Metric(
     name="outliers.max_to_median",
+    title="channel maximum over median",
     unit="max/median",
     better="lower",
     description="largest max |x| of a module's input channels / their median max |x|",
+    sides=True,
+    spread="none",
 )
 KURTOSIS = Metric(
     name="outliers.kurtosis",
+    title="kurtosis",
     unit="kurtosis",
     better="lower",
     description="N Σ x⁴ / (Σ x²)² of a module's input: 3 for a normal distribution, more with outliers",
+    sides=True,
+    spread="none",
 )
 COLUMNS = (
     "side",
@@ -58,6 +67,7 @@ class Outliers(Measure):
     """
 
     table: ClassVar[str] = "channels"
+    metrics: ClassVar[tuple[Metric, ...]] = (CHANNELS, MAX_TO_MEDIAN, KURTOSIS)
     columns: ClassVar[tuple[str, ...] | None] = COLUMNS
 
     threshold: Annotated[float, Field(gt=0, description="|x| from which a value is an outlier")] = 6.0
@@ -68,17 +78,13 @@ class Outliers(Measure):
         """The probe counts values over this threshold."""
         return {"threshold": self.threshold}
 
-    def produces(self) -> tuple[Metric, ...]:
-        """The number of outlier channels, and two figures for each module."""
-        return (CHANNELS, MAX_TO_MEDIAN, KURTOSIS)
-
     def measure(self, table: pd.DataFrame) -> Sequence[Measurement | Skipped]:
         """All metrics; counts over one pass have no interval. A module that one side lacks is Skipped by
         name.
         """
         require(table, COLUMNS, "channels")
         if table.empty:
-            return [Skipped(measure=metric.name, reason="no channel was observed") for metric in self.produces()]
+            return [Skipped(measure=metric.name, reason="no channel was observed") for metric in self.metrics]
         found = [self._channels(table)]
         for module, rows in table.groupby("module", sort=False):
             found += _module(str(module), rows)
@@ -98,7 +104,7 @@ class Outliers(Measure):
         shares = f"{self.layer_share:.0%} of layers and {self.position_share:.0%} of positions"
         what = f"|x| >= {self.threshold:g} in {shares}"
         change = on["variant"] - on["reference"]
-        return measured(
+        return sampled(
             CHANNELS,
             f"{what}; no interval",
             count,
@@ -152,7 +158,7 @@ def _compare(
             return _skip(metric, labels, f"{labels['module']} on the {side}: {otherwise}")
     change = on["variant"] - on["reference"]
     what = "over all positions; no interval"
-    return measured(metric, what, count, reference=on["reference"], variant=on["variant"], change=change, labels=labels)
+    return sampled(metric, what, count, reference=on["reference"], variant=on["variant"], change=change, labels=labels)
 
 
 def _finite(rows: pd.DataFrame) -> bool:

@@ -15,8 +15,8 @@ from harness.measures._shared import (
     UNSEEN_CHANGE,
     Count,
     count_tokens,
-    measured,
     not_finite,
+    sampled,
     unusable_tokens,
 )
 from harness.measures._text_bits import BITS, TextBits
@@ -30,22 +30,35 @@ Floats = NDArray[np.float64]
 
 VALUE = Metric(
     name="perplexity.value",
+    title="perplexity",
     unit="perplexity",
     better="lower",
     description="exp of the mean negative log-likelihood",
+    sides=True,
+    spread="mean",
+    spread_size=0.05,
 )
 RATIO = Metric(
     name="perplexity.ratio",
+    title="perplexity ratio",
     unit="ratio",
     better="lower",
     neutral=1.0,
     description="perplexity of the variant / perplexity of the reference, paired token by token",
+    spread="log",
+    spread_size=0.02,
+    chance="v_over_perplexity",
+    summary="quality",
 )
 DELTA = Metric(
     name="perplexity.nll_delta",
+    title="change of NLL",
     unit="nats/token",
     better="lower",
     description="mean negative log-likelihood of the variant − that of the reference, paired token by token",
+    spread="mean",
+    spread_size=0.02,
+    chance="ln_v_over_perplexity",
 )
 
 
@@ -53,11 +66,9 @@ class Perplexity(Sampled):
     """How much worse the variant predicts held-out text: perplexity, paired ratio, bits per byte."""
 
     table: ClassVar[str] = "tokens"
+    metrics: ClassVar[tuple[Metric, ...]] = (VALUE, RATIO, DELTA, BITS)
+    by_document: ClassVar[bool] = True
     columns: ClassVar[tuple[str, ...] | None] = (*TOKEN_SIDES, "bytes")
-
-    def produces(self) -> tuple[Metric, ...]:
-        """Perplexity on both sides, and three comparisons."""
-        return (VALUE, RATIO, DELTA, BITS)
 
     def apart(self) -> Measure:
         """Bits per byte, by the tokens of each side."""
@@ -65,7 +76,7 @@ class Perplexity(Sampled):
 
     def measure_by(self, table: pd.DataFrame, intervals: Intervals) -> Sequence[Measurement | Skipped]:
         """All metrics; bits per byte is Skipped where the tokenizer gives no byte spans."""
-        if broken := unusable_tokens(table, self.columns or (), self.produces()):
+        if broken := unusable_tokens(table, self.columns or (), self.metrics):
             return broken
         documents = table["document"].to_numpy()
         reference = table["reference_nll"].to_numpy(dtype=np.float64)
@@ -74,7 +85,7 @@ class Perplexity(Sampled):
         delta = variant - reference
         return [
             *_perplexities(reference, variant, documents, count, intervals),
-            measured(
+            sampled(
                 DELTA,
                 "mean over tokens of the paired difference",
                 count,
@@ -105,7 +116,7 @@ def _perplexities(
     influence = change + on_variant * (variant - mean(variant)) - on_reference * (reference - mean(reference))
     same = bool((delta == 0).all())
     return [
-        measured(
+        sampled(
             VALUE,
             "exp of the mean over tokens",
             count,
@@ -115,7 +126,7 @@ def _perplexities(
             interval=_around(change, intervals.mean(np.zeros_like(delta) if same else influence, documents)),
             variant_interval=_exp_interval(intervals.mean(variant, documents)),
         ),
-        measured(
+        sampled(
             RATIO,
             "exp of the mean over tokens of the paired difference",
             count,
@@ -133,7 +144,7 @@ def _bits_per_byte(
         return Skipped(measure=BITS.name, reason=reason)
     bits_reference, bits_variant = reference / math.log(2), variant / math.log(2)
     change = bits_variant - bits_reference
-    return measured(
+    return sampled(
         BITS,
         "ratio of sums over tokens",
         count,

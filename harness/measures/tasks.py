@@ -12,20 +12,14 @@ from harness.errors import MeasureError
 from harness.measures import Measure
 from harness.measures._item_likelihoods import bits_per_byte, confidence, perplexity
 from harness.measures._item_scores import flips, recovery, scores
-from harness.measures._items import DERIVED, Cell, Floats, Found
+from harness.measures._items import DERIVED, FURTHER, TASK_METRICS, Cell, Floats, Found
 from harness.measures._shared import not_finite, require
-from harness.records import Measurement, Metric, Skipped
+from harness.records import Measurement, Metric, Skipped, find_metric
 
 if TYPE_CHECKING:
     import pandas as pd
 
 Positive = Annotated[int, Field(gt=0)]
-FURTHER = Metric(
-    name="tasks.*.*",
-    unit="score",
-    better="neither",
-    description="what the task files declare: accuracy, exact_match …; a group stands for its tasks",
-)
 
 
 class Tasks(Measure):
@@ -36,6 +30,7 @@ class Tasks(Measure):
     """
 
     table: ClassVar[str] = "items"
+    metrics: ClassVar[tuple[Metric, ...]] = TASK_METRICS
     paths: ClassVar[tuple[str, ...]] = ("include",)
     columns: ClassVar[tuple[str, ...] | None] = (
         "task",
@@ -73,12 +68,8 @@ class Tasks(Measure):
 
     def produces(self) -> tuple[Metric, ...]:
         """The derived metrics of every task, and whatever metrics the task files declare."""
-        derived = [
-            metric.model_copy(update={"name": f"tasks.{task}.{name}"})
-            for task in self.tasks
-            for name, metric in DERIVED.items()
-        ]
-        return (*derived, FURTHER)
+        names = (f"tasks.{task}.{name}" for task in self.tasks for name in DERIVED)
+        return (*filter(None, (find_metric(name, self.metrics) for name in names)), FURTHER)
 
     def measure(self, table: pd.DataFrame) -> Sequence[Measurement | Skipped]:
         """Measurements of every task and metric, in the order of the table.

@@ -7,21 +7,22 @@ from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from harness.measures import Measure
-from harness.measures._shared import Count, measured, require
+from harness.measures._shared import Count, counted, require, sampled
 from harness.records import Measurement, Metric, Skipped
-from harness.statistics import Interval
 
 if TYPE_CHECKING:
     import pandas as pd
 
 RELATIVE = Metric(
     name="weights.relative_error",
+    title="relative error of a weight",
     unit="ratio",
     better="lower",
     description="‖Ŵ − W‖ / ‖W‖ of the weight that a linear layer computes with",
 )
 WORST = Metric(
     name="weights.worst",
+    title="largest weight error",
     unit="ratio",
     better="lower",
     description="largest relative error of the weight of a linear layer",
@@ -37,18 +38,19 @@ class WeightError(Measure):
     """
 
     table: ClassVar[str] = "weights"
+    metrics: ClassVar[tuple[Metric, ...]] = (RELATIVE, WORST)
     columns: ClassVar[tuple[str, ...] | None] = COLUMNS
 
-    def produces(self) -> tuple[Metric, ...]:
-        """One metric for each module, and the largest."""
-        return (RELATIVE, WORST)
+    def sample_size(self, documents: int | None) -> int | None:
+        """None is needed: weights are listed one by one."""
+        return 0
 
     def measure(self, table: pd.DataFrame) -> Sequence[Measurement | Skipped]:
         """All metrics, in the order of the modules."""
         require(table, COLUMNS, "weights")
         rows = table[(table["side"] == "variant") & table["role"].isin(["linear", "head"])]
         if rows.empty:
-            return [Skipped(measure=metric.name, reason="no linear layer was listed") for metric in self.produces()]
+            return [Skipped(measure=metric.name, reason="no linear layer was listed") for metric in self.metrics]
         found = [_module(row) for row in rows.to_dict("records")]
         known = [entry for entry in found if isinstance(entry, Measurement)]
         if len(known) < len(found):
@@ -68,6 +70,5 @@ def _module(row: dict[Hashable, Any]) -> Measurement | Skipped:
     what = "exact: all inputs were compared" if whole else f"{share:.1%} of the inputs were compared, no interval"
     if row["error_note"]:
         what = f"{what}; {row['error_note']}"
-    interval = Interval(error, error, "") if whole else None
-    count = Count(int(row["parameters"]), 0)
-    return measured(RELATIVE, what, count, change=error, interval=interval, labels=labels)
+    made = counted if whole else sampled
+    return made(RELATIVE, what, Count(int(row["parameters"]), 0), change=error, labels=labels)

@@ -1,15 +1,14 @@
-"""The weight that a linear layer computes with, whatever it keeps.
+"""The effective weight of a linear layer: what it multiplies inputs by, however it is stored.
 
 Libraries keep the original in ``.weight`` and round it at every call, keep codes there, or nothing. So the layer is
-applied: W = (f(e₁) − f(0), f(e₂) − f(0), …). Only where a layer is of a class whose product is known, and its weight a
-plain tensor of floats, the tensor itself is taken.
+applied to unit vectors: W = (f(e₁) − f(0), f(e₂) − f(0), …). The stored tensor is used directly only if the layer's
+class is known and its weight is a plain floating-point tensor.
 
 The layer is applied in a copy, since some libraries rearrange their weights in the first call, and without hooks,
-since those round inputs. A layer that rounds its inputs inside its own product is seen with rows that are zero but for
-one value, which a scale for every token does not change. What such a layer makes of other inputs is compared with the
-weight that was found, and said.
+since these round inputs. A layer that rounds its inputs itself gets one-hot rows, which a per-token scale represents
+exactly. Its outputs for random inputs are compared with the measured weight, and a deviation is reported as a caveat.
 
-Legend: O output channels, I inputs, n inputs that are tried, N rows.
+Legend: O output channels, I inputs, n probed inputs, N rows.
 """
 
 from __future__ import annotations
@@ -27,19 +26,19 @@ from harness.modules.experts import ExpertMatrix
 from harness.modules.linears import weight_of
 
 MOST_INPUTS = 1024
-"""Inputs that are tried of a layer that has to be applied; of more, as many at equal distances."""
+"""Inputs probed when a layer has to be applied; a layer with more is sampled at equal distances."""
 ROWS = 256
-"""Inputs that are tried at a time."""
+"""Inputs probed per call."""
 _KNOWN = (nn.Linear, Conv1D, ExpertMatrix)
 
 
 @dataclass(frozen=True)
 class EffectiveWeight:
-    """What a layer multiplies its inputs by, and adds.
+    """Weight and bias with which a layer computes.
 
-    weight: [O, n] for the tried inputs, in float32 (float64 stays). inputs: their numbers [n], int64. total: how many
-    inputs the layer has. held: whether it is a plain tensor of the layer rather than found by applying it. caveat: what
-    the layer does beside that, in a sentence; empty for nothing.
+    weight: [O, n] for the probed inputs, in float32 (float64 stays float64). inputs: their indices [n], int64. total:
+    number of inputs of the layer. held: whether the weight is a stored plain tensor rather than measured by applying
+    the layer. caveat: a sentence on what else the layer does, or "".
     """
 
     weight: Tensor
@@ -50,8 +49,8 @@ class EffectiveWeight:
     caveat: str = ""
 
 
-def is_held(module: nn.Module) -> bool:
-    """Whether the layer is of a known class, not patched, and multiplies by a plain tensor of 16 bits or more."""
+def has_plain_weight(module: nn.Module) -> bool:
+    """Whether the layer is of a known class, not patched, and multiplies by a plain tensor of 16 or more bits."""
     weight = module._parameters.get("weight")
     plain = weight is not None and type(weight) in (nn.Parameter, Tensor)
     if not plain or weight is None or type(module) not in _KNOWN or "forward" in vars(module):
@@ -60,33 +59,33 @@ def is_held(module: nn.Module) -> bool:
 
 
 def effective_weight(module: nn.Module, dtype: torch.dtype = torch.float32, most: int = MOST_INPUTS) -> EffectiveWeight:
-    """The weight and bias of a linear layer.
+    """The effective weight and bias of a linear layer.
 
-    dtype: that of the inputs it is given in its model. most: how many inputs are tried, if it has to be applied. Raises
-    ModelError for a layer that cannot be applied by itself, or that gives NaN or infinity.
+    dtype: dtype of the layer's inputs in its model. most: maximum number of inputs to probe if the layer has to be
+    applied. Raises ModelError for a layer that cannot be called on its own or returns NaN or infinity.
     """
-    if is_held(module):
+    if has_plain_weight(module):
         known: Any = module
         weight_OI = weight_of(known)
         bias = None if known.bias is None else known.bias.detach()
         total = weight_OI.shape[1]
-        return EffectiveWeight(_wide(weight_OI), bias, torch.arange(total), total, held=True)
-    total = _inputs(module)
+        return EffectiveWeight(_widen(weight_OI), bias, torch.arange(total), total, held=True)
+    total = _count_inputs(module)
     inputs = torch.arange(total)[:: max(1, -(-total // most))]
     try:
-        return _applied(module, dtype, inputs, total)
+        return _measure_weight(module, dtype, inputs, total)
     except ModelError:
         raise
     except Exception as error:  # A library may raise anything.
         raise ModelError(
-            f"{type(module).__name__} cannot be applied by itself: {type(error).__name__}: {error}"
+            f"{type(module).__name__} cannot be called on its own: {type(error).__name__}: {error}"
         ) from error
 
 
-def copied(module: nn.Module) -> nn.Module:
-    """A copy of a layer for a call by itself: what the call does to plain tensors, it does to those of the copy.
+def copy_module(module: nn.Module) -> nn.Module:
+    """A copy of a layer for a standalone call, which then modifies only the copy's plain tensors.
 
-    Tensors that are made of others are shared, since some of them cannot be copied.
+    Tensor subclasses made of other tensors are shared, since some of them cannot be copied.
     """
     tensors = (*module.parameters(), *module.buffers())
     shared = {id(each): each for each in tensors if hasattr(each, "__tensor_flatten__")}
@@ -94,19 +93,19 @@ def copied(module: nn.Module) -> nn.Module:
 
 
 @torch.no_grad()
-def _applied(module: nn.Module, dtype: torch.dtype, inputs: Tensor, total: int) -> EffectiveWeight:
-    layer: Any = copied(module)
+def _measure_weight(module: nn.Module, dtype: torch.dtype, inputs: Tensor, total: int) -> EffectiveWeight:
+    layer: Any = copy_module(module)
     device = next((t.device for t in (*module.parameters(), *module.buffers())), torch.device("cpu"))
 
     def apply(x_NI: Tensor) -> Tensor:
-        found_NO: Tensor = layer.forward(x_NI.to(device, dtype))
-        if not bool(torch.isfinite(found_NO).all()):
-            raise ModelError(f"{type(module).__name__} gives NaN or infinity for finite inputs")
-        return _wide(found_NO)
+        output_NO: Tensor = layer.forward(x_NI.to(device, dtype))
+        if not bool(torch.isfinite(output_NO).all()):
+            raise ModelError(f"{type(module).__name__} returns NaN or infinity for finite inputs")
+        return _widen(output_NO)
 
     bias_O = apply(torch.zeros(1, total))[0]
     if isinstance(layer._parameters.get("bias"), Tensor):
-        # In 16 bits little would be left of a small weight in a sum with the bias.
+        # In 16 bits, adding the bias would round away most of a small weight.
         layer.bias.zero_()
     zero_O = apply(torch.zeros(1, total))[0]
     pieces = [apply(_one_hot(some, total)) - zero_O for some in torch.split(inputs, ROWS)]
@@ -115,25 +114,27 @@ def _applied(module: nn.Module, dtype: torch.dtype, inputs: Tensor, total: int) 
     x_NI = torch.zeros(4, total)
     x_NI[:, inputs] = torch.randn(4, len(inputs), generator=chance)
     expected_NO = x_NI[:, inputs].to(dtype).to(weight_On) @ weight_On.T
-    apart = float((apply(x_NI) - zero_O - expected_NO).norm() / expected_NO.norm().clamp(min=1e-30))
-    return EffectiveWeight(weight_On, bias_O if bool(bias_O.any()) else None, inputs, total, False, _said(apart, dtype))
-
-
-def _said(apart: float, dtype: torch.dtype) -> str:
-    """What is said of a layer whose outputs for random inputs are so far from the weight's, relatively."""
-    if apart <= (1e-3 if dtype in (torch.float32, torch.float64) else 2e-2):
-        return ""
-    return (
-        f"for random inputs its outputs are {apart:.2%} away from those of this weight: it rounds its inputs, too, "
-        "which is no part of the error of the weight"
+    error = float((apply(x_NI) - zero_O - expected_NO).norm() / expected_NO.norm().clamp(min=1e-30))
+    return EffectiveWeight(
+        weight_On, bias_O if bool(bias_O.any()) else None, inputs, total, False, _caveat(error, dtype)
     )
 
 
-def _inputs(module: nn.Module) -> int:
+def _caveat(error: float, dtype: torch.dtype) -> str:
+    """The caveat for a layer whose outputs for random inputs deviate from the weight's by this relative error."""
+    if error <= (1e-3 if dtype in (torch.float32, torch.float64) else 2e-2):
+        return ""
+    return (
+        f"for random inputs its outputs differ by {error:.2%} from those of this weight: it rounds its inputs too, "
+        "which the weight error does not include"
+    )
+
+
+def _count_inputs(module: nn.Module) -> int:
     for name in ("in_features", "infeatures", "nx"):
-        if isinstance(found := getattr(module, name, None), int):
-            return found
-    raise ModelError(f"{type(module).__name__} does not say how many inputs it has")
+        if isinstance(width := getattr(module, name, None), int):
+            return width
+    raise ModelError(f"{type(module).__name__} has no attribute that gives its number of inputs")
 
 
 def _one_hot(inputs: Tensor, total: int) -> Tensor:
@@ -142,5 +143,5 @@ def _one_hot(inputs: Tensor, total: int) -> Tensor:
     return rows_nI
 
 
-def _wide(values: Tensor) -> Tensor:
+def _widen(values: Tensor) -> Tensor:
     return values.detach() if values.dtype == torch.float64 else values.detach().float()

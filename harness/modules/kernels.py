@@ -15,7 +15,7 @@ from typing import Any, Literal, cast
 import torch
 from torch import nn
 
-from harness.modules.effective_weights import copied
+from harness.modules.effective_weights import copy_module
 from harness.modules.experts import stacked_parameters
 from harness.modules.gemm_kind import multiplies_floats
 from harness.modules.inspection import kept, logical_weights, named_tensors
@@ -98,7 +98,7 @@ def _product(module: nn.Module) -> Literal["", "floats", "codes"]:
     a layer that cannot be called by itself.
     """
     try:
-        layer = copied(module)
+        layer = copy_module(module)
         return "floats" if multiplies_floats(layer) or _is_linear(layer) else "codes"
     except (RuntimeError, TypeError, ValueError, NotImplementedError, AttributeError):
         return ""

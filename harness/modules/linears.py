@@ -1,7 +1,7 @@
-"""The linear layers of a model, whichever way round a class stores its weight.
+"""The linear layers of a model, independent of the orientation in which a class stores its weight.
 
-Weights are seen as [O, I] (output channels, input dimension), as ``nn.Linear`` keeps them; the ``Conv1D`` of
-GPT-2 and its kin keeps [I, O].
+Weights are presented as [O, I] (output channels, input dimension), as ``nn.Linear`` stores them; the ``Conv1D`` of
+GPT-2 and similar models stores [I, O].
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ Linear = nn.Linear | Conv1D
 
 
 def linears(model: nn.Module) -> Iterator[tuple[str, Linear]]:
-    """Name and module of every linear layer, in the order of ``named_modules``; a shared module once."""
+    """Name and module of every linear layer, in the order of ``named_modules``; a shared module appears once."""
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear | Conv1D):
             yield name, module
 
 
 def matrices(model: nn.Module) -> Iterator[tuple[str, Linear]]:
-    """Every linear layer, and after them every expert's matrix of stacked parameters (see ``experts``)."""
+    """Every linear layer, followed by every expert's matrix of stacked parameters (see ``experts``)."""
     yield from linears(model)
     yield from expert_matrices(model)
 
@@ -38,9 +38,9 @@ def weight_of(module: Linear) -> Tensor:
 
 
 def replace_weight(module: Linear, weight: Tensor) -> nn.Parameter:
-    """Give ``module`` a new parameter from ``weight`` [O, I]; what the old one was tied to stays as it is.
+    """Give ``module`` a new parameter from ``weight`` [O, I]; modules tied to the old one keep it.
 
-    The matrix of an expert lies in a stack, so there the values are replaced.
+    For an expert's matrix, the values in its stack are overwritten instead.
     """
     if isinstance(module, ExpertMatrix):
         module.weight.detach().copy_(weight)
@@ -51,11 +51,11 @@ def replace_weight(module: Linear, weight: Tensor) -> nn.Parameter:
 
 
 def class_of(module: Linear) -> str:
-    """Name of the class that computes with the weight; for the matrix of an expert that of the experts module."""
+    """Name of the class that computes with the weight; for an expert's matrix, the class of the experts module."""
     return type(module.owner if isinstance(module, ExpertMatrix) else module).__name__
 
 
 def output_head(model: PreTrainedModel) -> str | None:
-    """Name of the linear layer that makes the logits (usually ``lm_head``), None if it is something else."""
+    """Name of the linear layer that computes the logits (usually ``lm_head``), None if no linear layer does."""
     head = cast(Any, model).get_output_embeddings()
     return next((name for name, module in linears(model) if module is head), None)

@@ -1,7 +1,7 @@
-"""How far the weights of a variant are from those of its reference, as its modules compute with them.
+"""Weight error: the distance of a variant's effective weights from those of its reference.
 
-A step may move scales between modules (SmoothQuant, AWQ): their weights then differ by factors of rows and columns that
-others undo, and the difference says nothing. It is recognized by what is left once the best factors are taken out.
+A step may move scales between modules (SmoothQuant, AWQ): weights then differ by row and column factors that other
+modules undo, and the difference is meaningless. This is detected by the error left after fitting the best factors.
 
 Legend: O output channels, I inputs.
 """
@@ -14,18 +14,18 @@ import torch
 from torch import Tensor, nn
 
 from harness.errors import ModelError
-from harness.modules.effective_weights import effective_weight, is_held
+from harness.modules.effective_weights import effective_weight, has_plain_weight
 from harness.modules.experts import stacked_tensor, stacks
 from harness.modules.linears import linears
 
 RESCALED = 0.25
-"""Share of a squared error that may be left once rows and columns are rescaled, for the weight to count as rescaled; of
-what rounding leaves, which is (O − 1)(I − 1) / OI. A weight of one row is never taken for rescaled."""
+"""A weight counts as rescaled if at most this share of the squared error remains after rescaling rows and columns,
+relative to the share (O − 1)(I − 1) / OI that rounding errors leave. A weight with one row never counts as rescaled."""
 
 
 @dataclass(frozen=True)
 class WeightError:
-    """‖Ŵ − W‖ / ‖W‖ of one module, over the compared share of its inputs; None with the reason in note."""
+    """‖Ŵ − W‖ / ‖W‖ of one module over the compared share of its inputs; None, with the reason in note, if unknown."""
 
     relative_error: float | None
     compared: float = 1.0
@@ -33,28 +33,28 @@ class WeightError:
 
 
 def weight_errors(reference: nn.Module, variant: nn.Module, dtype: torch.dtype) -> dict[str, WeightError]:
-    """The error of every linear layer of ``reference``, and of every stack of experts, by name.
+    """The error of every linear layer and every stack of experts of ``reference``, by name.
 
-    dtype: that of the models. What cannot be compared has the reason.
+    dtype: dtype of the models. Modules that cannot be compared carry the reason.
     """
-    found = {}
+    errors = {}
     with torch.no_grad():
         for name, module in linears(reference):
             try:
-                found[name] = _of_layer(module, variant, name, dtype)
+                errors[name] = _layer_error(module, variant, name, dtype)
             except ModelError as error:
-                found[name] = WeightError(None, note=str(error))
+                errors[name] = WeightError(None, note=str(error))
         for name, _, _ in stacks(reference):
-            found[name] = _of_stack(reference, variant, name)
-    return found
+            errors[name] = _stack_error(reference, variant, name)
+    return errors
 
 
-def _of_layer(module: nn.Module, variant: nn.Module, name: str, dtype: torch.dtype) -> WeightError:
+def _layer_error(module: nn.Module, variant: nn.Module, name: str, dtype: torch.dtype) -> WeightError:
     try:
         other = variant.get_submodule(name)
     except AttributeError:
         return WeightError(None, note="the variant has no module of this name")
-    if is_held(module) and is_held(other) and _same(module, other):
+    if has_plain_weight(module) and has_plain_weight(other) and _is_same(module, other):
         return WeightError(0.0)
     after = effective_weight(other, dtype)
     before = effective_weight(module, dtype)
@@ -66,57 +66,57 @@ def _of_layer(module: nn.Module, variant: nn.Module, name: str, dtype: torch.dty
     elif len(before.inputs) == len(after.inputs):
         before_On = before.weight
     else:
-        return WeightError(None, note="different inputs of the two sides were tried")
+        return WeightError(None, note="different inputs of the two sides were probed")
     compared = len(after.inputs) / after.total
     return _error([(before_On, after.weight.to(before_On.device))], compared, after.caveat)
 
 
-def _same(module: nn.Module, other: nn.Module) -> bool:
-    """Whether two plain weights are the same bytes."""
+def _is_same(module: nn.Module, other: nn.Module) -> bool:
+    """Whether two plain weights are bitwise equal."""
     left, right = module._parameters["weight"], other._parameters["weight"]
     if left is None or right is None or type(module) is not type(other) or left.shape != right.shape:
         return False
     return torch.equal(left, right.to(left.device))
 
 
-def _of_stack(reference: nn.Module, variant: nn.Module, name: str) -> WeightError:
-    """The error of all matrices of a stack together."""
+def _stack_error(reference: nn.Module, variant: nn.Module, name: str) -> WeightError:
+    """The error over all matrices of a stack."""
     before, after = (stacked_tensor(model, name) for model in (reference, variant))
     if after is None or before is None or before.shape != after.shape:
         return WeightError(None, note="the variant has no stack of experts of this name and shape")
     if type(after) not in (Tensor, nn.Parameter):
         plain = getattr(after, "dequantize", None)
         if plain is None:
-            return WeightError(None, note=f"the stack is a {type(after).__name__}, whose values are not known")
+            return WeightError(None, note=f"the stack is a {type(after).__name__}, whose values cannot be read")
         after = plain()
     return _error([(b.float(), a.float().to(b.device)) for b, a in zip(before, after, strict=True)], 1.0, "")
 
 
 def _error(pairs: list[tuple[Tensor, Tensor]], compared: float, caveat: str) -> WeightError:
-    """The error over all pairs of weights [O, I] together."""
+    """The error over all pairs of weights [O, I]."""
     lost = sum(_square(after - before) for before, after in pairs)
     size = sum(_square(before) for before, _ in pairs)
     if not size:
         return WeightError(None, compared, "the weight of the reference is zero everywhere")
     if not (lost < float("inf")):
         return WeightError(None, compared, "the weight holds NaN or infinity")
-    if lost and sum(_unexplained(before, after) for before, after in pairs) < RESCALED * _left(pairs) * lost:
+    if lost and sum(_unexplained(before, after) for before, after in pairs) < RESCALED * _left_share(pairs) * lost:
         note = (
-            "rows or columns were rescaled (a scale was folded into or out of other modules), so that the weights "
-            "cannot be compared; compare outputs (layers.relative_error)"
+            "rows or columns were rescaled (a scale was folded into or out of other modules), so the weights cannot be "
+            "compared; compare outputs instead (layers.relative_error)"
         )
         return WeightError(None, compared, note)
     return WeightError(float((lost / size) ** 0.5), compared, caveat)
 
 
-def _left(pairs: list[tuple[Tensor, Tensor]]) -> float:
-    """The share of independent errors that is left once the best factors of rows and columns are taken out."""
+def _left_share(pairs: list[tuple[Tensor, Tensor]]) -> float:
+    """The share of the error left after fitting the best row and column factors, relative to independent errors."""
     rows, columns = pairs[0][0].shape
     return (rows - 1) * (columns - 1) / (rows * columns)
 
 
 def _unexplained(before_OI: Tensor, after_OI: Tensor) -> float:
-    """The squared error that is left once columns, then rows, of ``after`` are scaled to fit ``before`` best."""
+    """The squared error left after scaling columns, then rows, of ``after`` to fit ``before`` best."""
     fitted = after_OI
     for axis in (0, 1, 0):
         size = fitted.square().sum(axis, keepdim=True)

@@ -1,10 +1,10 @@
-"""Activation-aware weight scaling: AWQ (Lin et al. 2023, arXiv 2306.00978), its two searches on matrices.
+"""Activation-aware weight scaling: the two searches of AWQ (Lin et al. 2023, arXiv 2306.00978) on matrices.
 
     scale   s = mean|x|^α / sqrt(max · min), α on a grid over [0, 1]:  argmin ‖ W x − Q(W s)(x / s) ‖²  (section 3.2)
     clip    m · max|w| of every block, m on a grid below 1:            argmin ‖ W x − Q(clip(W)) x ‖²
 
-The paper leaves open what the authors' implementation settles, and it is followed: the normalisation by the largest
-and smallest scale, the clip error of each block taken alone, m from 1 down to more than a half.
+Where the paper leaves a choice open, the authors' implementation is followed: normalization by the largest and
+smallest scale, the clip error of each block on its own, m from 1 down to more than a half.
 
 Legend: N tokens, O output channels, I input channels, S segments of the input dimension, n inputs of a segment.
 """
@@ -22,7 +22,7 @@ from harness.numerics.granularity import Blocks
 from harness.numerics.ranges import Limits, min_max
 
 SMALLEST = 1e-4
-"""Below this a power of an activation mean is not trusted; the authors' bound."""
+"""Lower bound on powers of activation means; the authors' value."""
 
 Round = Callable[[Tensor], Tensor]
 OutputError = Callable[[Sequence[Tensor]], float]
@@ -30,8 +30,8 @@ OutputError = Callable[[Sequence[Tensor]], float]
 
 @dataclass(frozen=True)
 class Scaling:
-    """The best scale [I] of a group of weights. exponent: its α, None for no scaling. error and unscaled: of the
-    output, with it and without."""
+    """The best scale [I] of a group of weights. exponent: its α, None for no scaling. error, unscaled: output error
+    with and without the scale."""
 
     scale: Tensor
     exponent: float | None
@@ -39,12 +39,12 @@ class Scaling:
     unscaled: float
 
 
-def scale_for(mean_I: Tensor, exponent: float, relative_I: Tensor | None = None) -> Tensor:
-    """The scale [I] of one α from the mean absolute input of every channel.
+def compute_scale(mean_I: Tensor, exponent: float, relative_I: Tensor | None = None) -> Tensor:
+    """The scale [I] for one α from the mean absolute input of every channel.
 
-    relative_I: the weights' mean size as ``relative_size`` gives it, for scales mean|x|^α / mean|w|^(1−α) (the
-    "duo scaling" of later implementations). Channels that were never active get 1: nothing is known about them, and
-    they take no part in the normalisation.
+    relative_I: mean weight size as returned by ``relative_size``, for scales mean|x|^α / mean|w|^(1−α) (the
+    "duo scaling" of later implementations). Channels that were never active get scale 1 and are excluded from the
+    normalization.
     """
     powers = mean_I.pow(exponent)
     if relative_I is not None:
@@ -75,10 +75,10 @@ def search_scale(
     grid: int = 20,
     relative_I: Tensor | None = None,
 ) -> Scaling:
-    """The scale with the smallest output error among α = 0, 1/grid … 1 and no scaling; the smallest α of equals.
+    """The scale with the smallest output error among α = 0, 1/grid … 1 and no scaling; ties go to the smallest α.
 
-    weights [O, I]: all that read the same inputs. roundings: what happens to each once it is scaled. error: of the
-    output when the weights are replaced by the given ones (``gram_error`` for linear layers alone).
+    weights [O, I]: all weights that read the same inputs. roundings: quantizes each weight after scaling. error:
+    returns the output error when the weights are replaced by the given ones (``gram_error`` for linear layers alone).
     """
     unscaled = error([rounding(weight) for weight, rounding in zip(weights, roundings, strict=True)])
     best = Scaling(torch.ones_like(mean_I), None, unscaled, unscaled)
@@ -86,18 +86,18 @@ def search_scale(
         exponent = step / grid if grid else 0.0
         if exponent == 0 and relative_I is None:
             continue  # The scale is 1 everywhere.
-        scale_I = scale_for(mean_I, exponent, relative_I)
+        scale_I = compute_scale(mean_I, exponent, relative_I)
         rounded = [rounding(weight * scale_I) / scale_I for weight, rounding in zip(weights, roundings, strict=True)]
-        found = error(rounded)
-        if found < best.error:
-            best = Scaling(scale_I, exponent, found, unscaled)
+        candidate_error = error(rounded)
+        if candidate_error < best.error:
+            best = Scaling(scale_I, exponent, candidate_error, unscaled)
     return best
 
 
 def gram_error(gram_II: Tensor, weights: Sequence[Tensor], replaced: Sequence[Tensor]) -> float:
-    """‖ X (W − Ŵ)ᵀ ‖² summed over weights that read the same inputs X [N, I], of which only XᵀX is needed.
+    """‖ X (W − Ŵ)ᵀ ‖² summed over weights that read the same inputs X [N, I]; only XᵀX is needed.
 
-    Replacements count as they will be stored, in the dtype of the weights.
+    Replacements are first cast to the dtype of the weights, in which they will be stored.
     """
     total = 0.0
     for old_OI, new_OI in zip(weights, replaced, strict=True):
@@ -114,12 +114,12 @@ def search_clip(
     grid: int = 20,
     shrink: float = 0.5,
 ) -> Limits | None:
-    """What the grid of every block has to span for the smallest output error.
+    """The clipping limits of every block that give the smallest output error.
 
-    limits: where the search starts (None: minimum and maximum). Tried are ranges cut at 1, 1 − 1/grid … of the largest
-    absolute limit of the block, ``shrink · grid`` of them; the error of a block is that of its part of the output, as
-    if all other blocks were exact. Should the whole output be no better for all that (errors of blocks can add
-    up), ``limits`` are returned as they are; so they are without inputs.
+    limits: start of the search (None: minimum and maximum). Candidates are ranges clipped at 1, 1 − 1/grid … of the
+    largest absolute limit of the block, ``shrink · grid`` of them; the error of a block is that of its contribution to
+    the output, as if all other blocks were exact. If the whole output does not improve (errors of blocks can add
+    up), or without inputs, ``limits`` are returned unchanged.
     """
     if not len(inputs_NI):
         return limits
@@ -130,37 +130,37 @@ def search_clip(
     plain = quantize(weight, form, limits).values - weight
     best, smallest = start, _block_errors(plain, gram_Snn, form.blocks)
     for step in range(1, round(shrink * grid)):
-        tried = _cut(start, 1 - step / grid)
-        found = _block_errors(quantize(weight, form, tried).values - weight, gram_Snn, form.blocks)
-        better = found < smallest
+        tried = _cut_limits(start, 1 - step / grid)
+        errors = _block_errors(quantize(weight, form, tried).values - weight, gram_Snn, form.blocks)
+        better = errors < smallest
         best = Limits(torch.where(better, tried.low, best.low), torch.where(better, tried.high, best.high))
-        smallest = torch.where(better, found, smallest)
+        smallest = torch.where(better, errors, smallest)
     clipped = quantize(weight, form, best).values - weight
     improved = (inputs @ clipped.T).square().sum() < (inputs @ plain.T).square().sum()
     return best if bool(improved) else limits
 
 
-def _cut(limits: Limits, share: float) -> Limits:
+def _cut_limits(limits: Limits, share: float) -> Limits:
     largest = torch.maximum(-limits.low, limits.high) * share
     return Limits(torch.maximum(limits.low, -largest), torch.minimum(limits.high, largest))
 
 
 def _segments(blocks: Blocks) -> Blocks:
-    """How the input dimension is cut: squares span as many inputs as groups do, all else whole rows."""
+    """How the input dimension is segmented: square blocks like groups, every other granularity whole rows."""
     if blocks.kind == "channel" and blocks.axis:
-        raise ValueError(f"a range for every index of axis {blocks.axis} has no output of its own to be judged by")
+        raise ValueError(f"clip search needs blocks along the inputs: axis {blocks.axis} gives no block its own output")
     return Blocks("group", blocks.size) if blocks.size else Blocks("token")
 
 
 def _grams(inputs_NI: Tensor, blocks: Blocks) -> Tensor:
-    """[S, n, n]: Xᵀ X of every segment, which is all that the error of a block depends on."""
+    """[S, n, n]: XᵀX of every segment, which determines the error of a block."""
     split = _segments(blocks).split(inputs_NI)
     x_SNn = split[None] if split.dim() == 2 else split.transpose(0, 1)
     return x_SNn.transpose(1, 2) @ x_SNn
 
 
 def _block_errors(error_OI: Tensor, gram_Snn: Tensor, blocks: Blocks) -> Tensor:
-    """‖ X_segment δᵀ ‖² of every block, in the shape of its steps."""
+    """‖ X_segment δᵀ ‖² of every block, shaped like the steps."""
     split = _segments(blocks).split(error_OI)
     error_SOn = split[None] if split.dim() == 2 else split.transpose(0, 1)
     errors_OS = ((error_SOn @ gram_Snn) * error_SOn).sum(dim=-1).T

@@ -1,17 +1,17 @@
-"""The limits whose grid keeps the most of the information of a distribution: the least KL divergence.
+"""Entropy calibration: the clip whose rounded distribution has the least KL divergence from the true one.
 
 For every number of lowest bins of a histogram of sizes |x|:
 
-    P   those bins; what lies beyond is added to the last of them, because that is where it saturates
-    Q   the same bins without what was added, everything that the grid rounds to one value spread evenly over
-        those of its bins that P fills
+    P   those bins; all counts beyond are added to the last of them, because that is where they saturate
+    Q   the same bins without the added counts; the counts that the grid rounds to one value are spread evenly
+        over those of its bins that P fills
     KL(P ‖ Q)
 
 This is the calibration of Migacz, "8-bit Inference with TensorRT" (GPU Technology Conference 2017). There, bins are
-merged in runs of equal length; here, as the grid rounds them, which for integers is the same but for half a run at
-either end, and holds for any grid. The lowest bin counts as many as the one above it, as in Nvidia's own toolkit:
-zeros, of which an activation can have any number, are exact on every grid and say nothing about the clip. On affine
-grids the limits are that clip at either side, within minimum and maximum.
+merged in runs of equal length; here they are merged as the grid rounds them, which for integers differs only by half a
+run at either end, and works for any grid. The lowest bin gets the count of the one above it, as in Nvidia's own
+toolkit: zeros, of which an activation can have any number, are exact on every grid and say nothing about the clip. On
+affine grids the limits are that clip on either side, restricted to minimum and maximum.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ if TYPE_CHECKING:
 
 FEWEST_VALUES = 128
 MOST_BINS = 2048
-TRIED = 120
-"""Clips that are compared, evenly from a sixteenth of the largest value up."""
+CLIP_CANDIDATES = 120
+"""Number of clips compared, evenly spaced from a sixteenth of the largest value up."""
 PIECE_BINS = 2**20
 NEXT_TO_NOTHING = 1e-4
-"""Of one value; what MXNet's and ONNX Runtime's calibrators take."""
+"""Probability of an empty level, as a fraction of one value; as in MXNet's and ONNX Runtime's calibrators."""
 
 
 def entropy_limits(blocks: Tensor, form: Format, present: Tensor | None = None) -> Limits:
-    """The limits of every block [..., n] by its own histogram, of as many bins as it has values, at most 2048.
+    """The limits of every block [..., n] from its own histogram with as many bins as values, at most 2048.
 
-    present [..., n]: which values count. Raises ValueError for blocks of fewer than 128 values, of which a
-    histogram says nothing.
+    present [..., n]: which values count. Raises ValueError for blocks of fewer than 128 values, too few for a
+    histogram.
     """
     fewest = blocks.shape[-1] if present is None else int(present.sum(-1).min())
     if fewest < FEWEST_VALUES:
@@ -58,27 +58,27 @@ def entropy_limits(blocks: Tensor, form: Format, present: Tensor | None = None) 
     for start in range(0, len(flat), rows):
         some = slice(start, start + rows)
         share[some] = clip_share(_histogram(flat[some], size[some], bins), form.grid, two_sided[some])
-    return within(everything, share.reshape(largest.shape).to(largest.dtype) * largest, form.grid)
+    return limits_at_clip(everything, share.reshape(largest.shape).to(largest.dtype) * largest, form.grid)
 
 
-def within(everything: Limits, clip: Tensor, grid: Grid) -> Limits:
-    """Limits at ±clip; on affine grids no farther than the values go."""
+def limits_at_clip(everything: Limits, clip: Tensor, grid: Grid) -> Limits:
+    """Limits at ±clip; on affine grids not beyond the minimum and maximum."""
     if grid.symmetric:
         return Limits(-clip, clip)
     return Limits(torch.maximum(-clip, everything.low), torch.minimum(clip, everything.high))
 
 
 def clip_share(counts: Tensor, grid: Grid, two_sided: Tensor) -> Tensor:
-    """Which share of the range of histograms [B, bins] of sizes to keep: [B], at most 1.
+    """The share of the range of size histograms [B, bins] to keep: [B], at most 1.
 
-    two_sided [B]: whether values of both signs are in a histogram; an affine grid spends its codes on one side
-    otherwise.
+    two_sided [B]: whether a histogram contains values of both signs; otherwise an affine grid uses all its codes for
+    one side.
     """
     bins = counts.shape[-1]
     counts = torch.cat([counts[:, 1:2], counts[:, 1:]], dim=1)
     best = torch.ones(len(counts), dtype=torch.float64, device=counts.device)
     least = torch.full_like(best, torch.inf)
-    stride = max(1, bins // (TRIED * 16 // 15))
+    stride = max(1, bins // (CLIP_CANDIDATES * 16 // 15))
     for kept in range(bins, max(1, bins // 16) - 1, -stride):
         both = _divergence(counts, _levels(kept, grid, -1.0, counts.device), kept)
         if not grid.symmetric and not bool(two_sided.all()):
@@ -91,7 +91,7 @@ def clip_share(counts: Tensor, grid: Grid, two_sided: Tensor) -> Tensor:
 
 
 def _levels(kept: int, grid: Grid, low: float, device: torch.device) -> Tensor:
-    """[kept] int64: which bins are rounded to the same value when the grid spans them."""
+    """[kept] int64: index of the grid value to which each bin is rounded when the grid spans them."""
     centres = (torch.arange(kept, dtype=torch.float64, device=device) + 0.5) / kept
     steps = grid.steps(centres.new_tensor(low), centres.new_tensor(1.0))
     turns = grid.round(centres, steps).diff() > 0
@@ -107,8 +107,8 @@ def _divergence(counts: Tensor, levels: Tensor, kept: int) -> Tensor:
     merged = inside.new_zeros(len(counts), int(levels[-1]) + 1)
     spread_over = merged.index_add(1, levels, filled.to(merged.dtype)).clamp_(min=1)
     q = (merged.index_add(1, levels, inside) / spread_over)[:, levels]
-    # Where clipped values alone fill the last level, Q has nothing, which would make a single far outlier infinitely
-    # costly to clip. As in other calibrators it counts as next to nothing.
+    # If only clipped values fill the last level, Q is empty there, and clipping a single far outlier would cost
+    # infinity. As in other calibrators, Q gets a tiny probability instead.
     total = inside.sum(-1)
     p, q = p / p.sum(-1, keepdim=True), q.clamp_(min=NEXT_TO_NOTHING) / total[:, None]
     divergence = torch.where(filled, p * (p.log() - q.log()), 0).sum(-1)
@@ -116,8 +116,8 @@ def _divergence(counts: Tensor, levels: Tensor, kept: int) -> Tensor:
 
 
 def _histogram(x: Tensor, largest: Tensor, bins: int) -> Tensor:
-    """float64 [B, bins] of |x| from 0 to ``largest`` [B, 1]. Zeros that fill short blocks are in the lowest bin,
-    whose count is not used."""
+    """float64 [B, bins]: histogram of |x| from 0 to ``largest`` [B, 1]. Zeros that pad short blocks fall into the
+    lowest bin, whose count is not used."""
     row = torch.arange(len(x), device=x.device)[:, None] * bins
     share = x.abs().div_(torch.where(largest > 0, largest, 1))
     index = share.mul_(bins).long().clamp_(max=bins - 1).add_(row)

@@ -1,26 +1,26 @@
-"""GPTQ: rounding column by column, with what rounding breaks repaired in the columns that come later.
+"""GPTQ: rounds a weight column by column and compensates each column's rounding error in the columns after it.
 
-Wanted are values Q on a grid whose outputs on calibration inputs X [N, I] differ least from those of W [O, I]:
+The goal is values Q on a grid whose outputs on calibration inputs X [N, I] differ least from those of W [O, I]:
 
     ‖X Wᵀ − X Qᵀ‖²  ∝  tr (W − Q) H (W − Q)ᵀ        H = 2 XᵀX / N
 
-With U upper triangular and H⁻¹ = UᵀU, column j is rounded, and its error pushed to the columns after it:
+With U upper triangular and H⁻¹ = UᵀU, column j is rounded and its error is propagated to the columns after it:
 
     q_j = round(w_j)      err = (w_j − q_j) / U_jj      w_k ← w_k − err · U_jk  for k > j
 
 Source: Frantar et al. 2022 (arXiv 2210.17323), algorithm 1; dead columns, activation order and group indices as in
 the programs that write such checkpoints (see ``prepare`` and ``solve``).
 
-U is not made by inverting H. With R upper triangular and H = RRᵀ (a Cholesky decomposition from the last column to the
-first), U = R⁻¹, and the diagonal blocks of U are the inverses of those of R. So one decomposition does where the
-inverse takes three times the work and loses digits. What the columns before a block b have done to it is R's as well:
+U is not computed by inverting H. With R upper triangular and H = RRᵀ (a Cholesky decomposition from the last column to
+the first), U = R⁻¹, and the diagonal blocks of U are the inverses of those of R. One decomposition suffices, where the
+inverse costs three times the work and loses digits. The effect of all earlier columns on a block b follows from R too:
 
     w_b ← w_b + (W − Q)_before · R_before,b · U_bb
 
 the solution of Chee et al. 2023 (arXiv 2307.13304, theorem 6: GPTQ and LDLQ are one method) written for blocks.
 
-Legend: O outputs, I inputs (columns of a weight), N calibration positions, B columns of a block, G scales of an output.
-The weight is worked on as [I, O], so that a column lies in one piece of memory.
+Legend: O outputs, I inputs (columns of a weight), N calibration positions, B columns of a block, G scales per output.
+The weight is processed as [I, O], so that each column is contiguous in memory.
 """
 
 from __future__ import annotations
@@ -37,20 +37,20 @@ from harness.numerics.grids import Steps
 from harness.numerics.ranges import Limits
 
 FindLimits = Callable[[Tensor, Format], Limits | None]
-"""The limits of every block of a tensor; None: smallest and largest value."""
+"""Returns the limits of every block of a tensor; None stands for minimum and maximum."""
 
-AT_ONCE = 16
-"""Columns of a block that are repaired one by one; the others of the block follow in one matrix product."""
+SEQUENTIAL_COLUMNS = 16
+"""Columns of a block that are updated one at a time; the rest of the block is updated in one matrix product."""
 INDEX_BITS = 32
-"""Bits that checkpoints spend on the group of each column where groups are not neighbours (``g_idx``, int32)."""
+"""Bits per column that checkpoints store for its group index where groups are not contiguous (``g_idx``, int32)."""
 
 
 class Hessian:
-    """H = 2 XᵀX / N of inputs that come piece by piece, in float32 (float64 stays)."""
+    """H = 2 XᵀX / N, accumulated over batches of inputs in float32 (float64 inputs stay float64)."""
 
     def __init__(self) -> None:
         self.count = 0
-        """N: how many positions were seen."""
+        """N: number of positions accumulated."""
         self._sum: Tensor | None = None
 
     def add(self, x_NI: Tensor) -> None:
@@ -62,27 +62,27 @@ class Hessian:
             self._sum.addmm_(x_NI.T, x_NI)
 
     def merge(self, other: Hessian) -> None:
-        """Add what another one saw."""
+        """Add the inputs accumulated by another Hessian."""
         self.count += other.count
         if other._sum is not None:
             self._sum = other._sum.clone() if self._sum is None else self._sum.add_(other._sum)
 
     @property
     def matrix(self) -> Tensor:
-        """[I, I]. Raises ValueError where nothing was seen, or what was seen is not finite."""
+        """[I, I]. Raises ValueError if no input was accumulated or the sum is not finite."""
         if self._sum is None or not self.count:
             raise ValueError("no calibration input was seen")
         if not bool(torch.isfinite(self._sum).all()):
-            raise ValueError("its calibration inputs hold NaN or infinity, or are too large to be squared")
+            raise ValueError("its calibration inputs contain NaN or infinity, or overflow when squared")
         return self._sum * (2 / self.count)
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """A Hessian, ready for every weight that it belongs to.
+class PreparedHessian:
+    """A decomposed Hessian, shared by all weights that read the same input.
 
-    upper: R [I, I], in the order of the columns' treatment. order: that order [I], None for left to right. damping: as
-    it was used, which is more than was asked for where the decomposition failed.
+    upper: R [I, I], in the order in which columns are quantized. order: that order [I], None for left to right.
+    damping: the value actually used, larger than the requested one if the decomposition failed with that.
     """
 
     upper: Tensor
@@ -92,10 +92,10 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Solution:
-    """A weight that GPTQ has put on its grid.
+    """A weight quantized by GPTQ.
 
-    quantized: values [O, I] and steps. group_of: the group of each column [I] where groups are not neighbours, else
-    None; the steps of an output are those of group 0, 1, … either way. damping: as it was used.
+    quantized: values [O, I] and steps. group_of: group index of each column [I] if groups are not contiguous, else
+    None; the steps of an output are those of group 0, 1, … either way. damping: the value actually used.
     """
 
     quantized: Quantized
@@ -104,7 +104,7 @@ class Solution:
 
     @property
     def index_bits(self) -> int:
-        """Bits that a checkpoint spends to say which column belongs to which group."""
+        """Bits that a checkpoint stores for the group index of all columns."""
         return 0 if self.group_of is None else INDEX_BITS * len(self.group_of)
 
 
@@ -119,37 +119,37 @@ def gptq(
     static_groups: bool = False,
     limits: FindLimits | None = None,
 ) -> Solution:
-    """``weight_OI`` on the grid of ``form``, with errors repaired under ``hessian_II``.
+    """Quantize ``weight_OI`` on the grid of ``form``, compensating errors under ``hessian_II``.
 
     ``gptq(weight, hessian, Format(integer(4), Blocks("group", 128))).quantized.values`` is what a benchmark calls; with
-    ``static_groups=True`` it solves what llm-compressor's ``quantize_weight`` solves. See ``prepare`` and ``solve``,
-    which it is made of, for the arguments and errors. Neither argument is changed.
+    ``static_groups=True`` it solves what llm-compressor's ``quantize_weight`` solves. It calls ``prepare`` and
+    ``solve``; see these for the arguments and errors. Neither argument is modified.
     """
     prepared = prepare(hessian_II, damping=damping, act_order=act_order)
     return solve(weight_OI, prepared, form, block=block, static_groups=static_groups, limits=limits)
 
 
-def prepare(hessian_II: Tensor, *, damping: float = 0.01, act_order: bool = False) -> Prepared:
-    """Damp, order and decompose a Hessian; one result serves all weights that see the same input.
+def prepare(hessian_II: Tensor, *, damping: float = 0.01, act_order: bool = False) -> PreparedHessian:
+    """Damp, order and decompose a Hessian; the result serves all weights that read the same input.
 
-    damping: added to the diagonal, as a share of its mean; ten times as much (1e-4 at least) as long as the
-    decomposition fails. act_order: columns by falling diagonal, equal ones from left to right. A dead column (zero on
-    the diagonal: the input never was anything but 0) is given the mean of the diagonal: no error reaches or leaves it,
-    and it is rounded to nearest. GPTQ's programs put zeros there, which nothing in the calibration data asks for.
+    damping: added to the diagonal, as a fraction of its mean; multiplied by ten (to at least 1e-4) as long as the
+    decomposition fails. act_order: columns by descending diagonal, ties from left to right. A dead column (zero on
+    the diagonal: its input was always 0) gets the mean of the diagonal: no error enters or leaves it, and it is
+    rounded to nearest. GPTQ's programs put zeros there, which nothing in the calibration data requires.
     Raises ValueError for damping outside 0 to 1, and for a matrix that is not square, not finite, or cannot be
-    decomposed with ten times its mean added.
+    decomposed even with ten times its mean added.
     """
     if not 0 <= damping <= 1:
-        raise ValueError(f"damping is {damping}, wanted 0 to 1")
+        raise ValueError(f"damping is {damping}, expected 0 to 1")
     if hessian_II.ndim != 2 or hessian_II.shape[0] != hessian_II.shape[1]:
-        raise ValueError(f"the Hessian has shape {tuple(hessian_II.shape)}, wanted a square matrix")
+        raise ValueError(f"the Hessian has shape {tuple(hessian_II.shape)}, expected a square matrix")
     hessian_II = checked(hessian_II)
     diagonal_I = hessian_II.diagonal()
     dead_I = diagonal_I == 0
     mean = float(diagonal_I.sum() / (~dead_I).sum()) if not bool(dead_I.all()) else 1.0
     diagonal_I = torch.where(dead_I, mean, diagonal_I)
     order_I = torch.argsort(diagonal_I, descending=True, stable=True) if act_order else None
-    # From the last column to the first: rows and columns are turned round, and the factor is turned back.
+    # Decomposing from the last column to the first: reverse rows and columns, then reverse the factor.
     turned_I = torch.arange(len(diagonal_I), device=hessian_II.device) if order_I is None else order_I
     turned_I = turned_I.flip(0)
     work_II = hessian_II[turned_I[:, None], turned_I]
@@ -157,45 +157,45 @@ def prepare(hessian_II: Tensor, *, damping: float = 0.01, act_order: bool = Fals
         work_II.diagonal().copy_(diagonal_I[turned_I] + damping * mean)
         lower_II, failed = torch.linalg.cholesky_ex(work_II)
         if not int(failed):
-            return Prepared(lower_II.flip(0, 1), order_I, damping)
+            return PreparedHessian(lower_II.flip(0, 1), order_I, damping)
         damping = max(10 * damping, 1e-4)
-    raise ValueError("the Hessian has no Cholesky decomposition with any damping; it is no sum of squares")
+    raise ValueError("the Hessian has no Cholesky decomposition at any damping; it is not positive semi-definite")
 
 
 def solve(
     weight_OI: Tensor,
-    prepared: Prepared,
+    prepared: PreparedHessian,
     form: Format,
     *,
     block: int = 128,
     static_groups: bool = False,
     limits: FindLimits | None = None,
 ) -> Solution:
-    """Put a weight on the grid of ``form``, column by column.
+    """Quantize a weight on the grid of ``form``, column by column.
 
-    block: columns whose errors reach the columns after the block in one matrix product; a matter of speed alone. Groups
-    take their scale when their first column's turn comes, from weights that hold every repair so far; with
-    ``static_groups``, and in blocks of any other kind, scales are those of ``weight_OI`` before any repair. Under
-    activation order, groups that are not static are made of columns that follow each other in that order: the result
-    says which (``group_of``), and a kernel has to look it up. Static groups stay neighbours whatever the order.
+    block: columns whose errors are propagated to the columns after the block in one matrix product; affects speed only.
+    Each group takes its scale when its first column is reached, from weights that include all updates so far; with
+    ``static_groups``, and for every other granularity, scales are computed from ``weight_OI`` before any update. Under
+    activation order, groups that are not static consist of consecutive columns in that order: ``group_of`` in the
+    result says which, and a kernel has to look it up. Static groups stay contiguous whatever the order.
 
-    Raises ValueError for a weight that has no place on a grid or does not fit the Hessian, and, unless
-    ``static_groups``, for groups whose scales depend on the whole tensor (E4M3, double quantization): the last group's
-    scale, which the first would need, is not known before the end.
+    Raises ValueError for a weight that cannot be quantized or does not match the Hessian, and, unless
+    ``static_groups``, for groups whose scales depend on the whole tensor (E4M3, double quantization): the first group
+    would need the scale of the last one, which is not known before the end.
     """
     weight_OI = checked(weight_OI)
     if weight_OI.ndim != 2 or weight_OI.shape[1] != len(prepared.upper):
-        raise ValueError(f"weight {tuple(weight_OI.shape)} has no Hessian of {tuple(prepared.upper.shape)}")
+        raise ValueError(f"weight {tuple(weight_OI.shape)} does not match a Hessian of {tuple(prepared.upper.shape)}")
     if block < 1:
-        raise ValueError(f"block is {block}, wanted at least 1")
+        raise ValueError(f"block is {block}, expected at least 1")
     order_I = prepared.order
-    # Never the weight itself, which a transposed one would be without a copy.
+    # A transposed view would share memory with the caller's weight, which must stay unchanged.
     work_IO = weight_OI.T.clone(memory_format=torch.contiguous_format) if order_I is None else weight_OI.T[order_I]
     if form.blocks.kind == "group" and not static_groups:
-        scales = _growing(form, len(work_IO), limits)
+        scales = _scales_growing(form, len(work_IO), limits)
     else:
-        scales = _fixed(weight_OI, form, order_I, limits)
-    values_IO = _columns(work_IO, prepared.upper.to(work_IO.dtype), scales, block)
+        scales = _scales_fixed(weight_OI, form, order_I, limits)
+    values_IO = _round_columns(work_IO, prepared.upper.to(work_IO.dtype), scales, block)
     group_I = None
     if order_I is not None:
         place_I = torch.argsort(order_I)
@@ -206,11 +206,11 @@ def solve(
 
 
 def output_errors(difference_OI: Tensor, hessian_II: Tensor) -> Tensor:
-    """[O]: d H dᵀ for every row d, twice the mean square of what the row's output is off by on the calibration data."""
+    """[O]: d H dᵀ for every row d, twice the mean squared error of that output on the calibration data."""
     errors_O = torch.zeros_like(difference_OI[:, 0])
     for start in range(0, len(hessian_II), 512):
         some = slice(start, start + 512)
-        # H is symmetric: what lies left of the diagonal block counts twice, what lies right of it not at all.
+        # H is symmetric: the part left of the diagonal block counts twice, the part right of it is skipped.
         left_OB = difference_OI[:, :start] @ hessian_II[:start, some].to(difference_OI.dtype)
         own_OB = difference_OI[:, some] @ hessian_II[some, some].to(difference_OI.dtype)
         errors_O += ((2 * left_OB + own_OB) * difference_OI[:, some]).sum(-1)
@@ -220,11 +220,11 @@ def output_errors(difference_OI: Tensor, hessian_II: Tensor) -> Tensor:
 def keep_nearest(
     solution: Solution, weight_OI: Tensor, hessian_II: Tensor, nearest: Quantized
 ) -> tuple[Solution, Tensor]:
-    """The solution with rows of ``nearest`` where they come closer, and which rows those are, bool [O].
+    """Replace rows of the solution by rows of ``nearest`` where these have less error; returns also which, bool [O].
 
-    nearest: the weight rounded to nearest in the same format. GPTQ treats rows apart from each other, and the output
-    error of a weight is the sum of those of its rows, so choosing by row is exact and never worse than choosing by
-    weight. Only where groups are not neighbours all rows go together: one group index serves them all, and ``nearest``
+    nearest: the weight rounded to nearest in the same format. GPTQ treats rows independently, and the output error of
+    a weight is the sum over its rows, so choosing by row is exact and never worse than choosing by weight. Only where
+    groups are not contiguous is the choice made for all rows together: they share one group index, and ``nearest``
     has another.
     """
     weight_OI, quantized = checked(weight_OI), solution.quantized
@@ -238,16 +238,16 @@ def keep_nearest(
     values = torch.where(rows_O[:, None], nearest.values, quantized.values)
     steps = quantized.steps
     if steps.scale.shape[0] == len(rows_O) and steps.scale.ndim == 2:
-        steps = _map(lambda old, new: torch.where(rows_O[:, None], new, old), steps, nearest.steps)
+        steps = _map_steps(lambda old, new: torch.where(rows_O[:, None], new, old), steps, nearest.steps)
     group_of = None if bool(rows_O.all()) else solution.group_of
     return replace(solution, quantized=Quantized(values, steps), group_of=group_of), rows_O
 
 
 @dataclass
 class _Scales:
-    """The scales of the columns, in the order of treatment: ``groups[index[j]]`` is of column j, [O] or [1].
+    """Scales of the columns in the order of quantization: those of column j are ``groups[index[j]]``, [O] or [1].
 
-    size: of the groups where they take their scale when their turn comes; then ``groups`` grows.
+    size: group size if groups take their scale when they are reached; ``groups`` then grows. Otherwise None.
     """
 
     form: Format
@@ -258,8 +258,8 @@ class _Scales:
     size: int | None = None
 
     def open(self, now_BO: Tensor) -> None:
-        """Scales for the next group, whose weights are these by now."""
-        self.groups.append(_steps(now_BO.T.contiguous(), self.form, self.limits)[:, 0])
+        """Compute the scales of the next group from its current weights."""
+        self.groups.append(_make_steps(now_BO.T.contiguous(), self.form, self.limits)[:, 0])
 
     def round(self, column: int, now_O: Tensor, out_O: Tensor) -> None:
         self.form.grid.round(now_O, self.groups[self.index[column]], out=out_O)
@@ -268,33 +268,33 @@ class _Scales:
     def steps(self) -> Steps:
         if self.fixed is not None:
             return self.fixed
-        return _map(lambda *groups: torch.stack(groups, -1), *self.groups)
+        return _map_steps(lambda *groups: torch.stack(groups, -1), *self.groups)
 
 
-def _growing(form: Format, columns: int, limits: FindLimits | None) -> _Scales:
+def _scales_growing(form: Format, columns: int, limits: FindLimits | None) -> _Scales:
     if not form.scales.separate:
         raise ValueError(
             f"scales of kind {form.scales.kind} depend on all groups of a weight, so none is known when GPTQ reaches "
-            "the first; with static_groups they are those of the weight as it was"
+            "the first; set static_groups to compute them from the original weight"
         )
     size = form.blocks.size or columns
     return _Scales(form, limits, [column // size for column in range(columns)], [], size=size)
 
 
-def _fixed(weight_OI: Tensor, form: Format, order_I: Tensor | None, limits: FindLimits | None) -> _Scales:
-    steps = _steps(weight_OI, form, limits)
+def _scales_fixed(weight_OI: Tensor, form: Format, order_I: Tensor | None, limits: FindLimits | None) -> _Scales:
+    steps = _make_steps(weight_OI, form, limits)
     columns_I = torch.arange(weight_OI.shape[1]) if order_I is None else order_I.cpu()
     if form.blocks.kind in ("group", "block"):
         index_I = columns_I // (form.blocks.size or 1)
     else:
         index_I = columns_I if form.blocks.axis else torch.zeros_like(columns_I)
-    by_group = _map(lambda step: _by_group(step, form.blocks, len(weight_OI)), steps)
+    by_group = _map_steps(lambda step: _by_group(step, form.blocks, len(weight_OI)), steps)
     groups = [by_group[group] for group in range(len(by_group.scale))]
     return _Scales(form, limits, index_I.tolist(), groups, fixed=steps)
 
 
 def _by_group(step: Tensor, blocks: Blocks, outputs: int) -> Tensor:
-    """[G, O], or [G, 1] where all outputs share: one row for every group of columns."""
+    """[G, O], or [G, 1] if all outputs share a scale: one row per group of columns."""
     if blocks.kind == "group":
         return step.T.contiguous()
     if blocks.kind == "block":
@@ -302,11 +302,11 @@ def _by_group(step: Tensor, blocks: Blocks, outputs: int) -> Tensor:
     return step[:, None] if blocks.axis else step[None]
 
 
-def _columns(work_IO: Tensor, upper_II: Tensor, scales: _Scales, block: int) -> Tensor:
-    """The rounded weight [I, O]. ``work_IO`` becomes W − Q."""
+def _round_columns(work_IO: Tensor, upper_II: Tensor, scales: _Scales, block: int) -> Tensor:
+    """Return the rounded weight [I, O]; overwrites ``work_IO`` with W − Q."""
     values_IO = torch.empty_like(work_IO)
     if scales.size:
-        # A group has to be whole when it takes its scale.
+        # A group must be complete when its scale is computed.
         block = max(block // scales.size, 1) * scales.size
     for start in range(0, len(work_IO), block):
         some = slice(start, min(start + block, len(work_IO)))
@@ -317,15 +317,15 @@ def _columns(work_IO: Tensor, upper_II: Tensor, scales: _Scales, block: int) -> 
             now_BO = torch.addmm(now_BO, inverse_BB.T, upper_II[:start, some].T @ work_IO[:start])
         else:
             now_BO = now_BO.clone()
-        _block(now_BO, values_IO[some], inverse_BB, scales, start)
+        _round_block(now_BO, values_IO[some], inverse_BB, scales, start)
         work_IO[some] -= values_IO[some]
     return values_IO
 
 
-def _block(now_BO: Tensor, values_BO: Tensor, inverse_BB: Tensor, scales: _Scales, offset: int) -> None:
-    """Round the columns of a block one after the other. ``now_BO`` becomes their errors, divided by the diagonal."""
+def _round_block(now_BO: Tensor, values_BO: Tensor, inverse_BB: Tensor, scales: _Scales, offset: int) -> None:
+    """Round the columns of a block in order; overwrites ``now_BO`` with their errors divided by the diagonal."""
     diagonal = inverse_BB.diagonal().tolist()
-    for start, stop in _pieces(len(now_BO), scales.size):
+    for start, stop in _split_block(len(now_BO), scales.size):
         if scales.size and start % scales.size == 0:
             scales.open(now_BO[start : start + scales.size])
         for column in range(start, stop):
@@ -338,20 +338,20 @@ def _block(now_BO: Tensor, values_BO: Tensor, inverse_BB: Tensor, scales: _Scale
             now_BO[stop:].addmm_(inverse_BB[start:stop, stop:].T, now_BO[start:stop], alpha=-1)
 
 
-def _pieces(columns: int, size: int | None) -> Iterator[tuple[int, int]]:
-    """Where to cut a block, so that no piece holds columns of two groups."""
+def _split_block(columns: int, size: int | None) -> Iterator[tuple[int, int]]:
+    """Bounds of the pieces of a block, none of which spans two groups."""
     for group in range(0, columns, size or columns):
         end = min(group + (size or columns), columns)
-        for start in range(group, end, AT_ONCE):
-            yield start, min(start + AT_ONCE, end)
+        for start in range(group, end, SEQUENTIAL_COLUMNS):
+            yield start, min(start + SEQUENTIAL_COLUMNS, end)
 
 
-def _steps(x_OI: Tensor, form: Format, limits: FindLimits | None) -> Steps:
+def _make_steps(x_OI: Tensor, form: Format, limits: FindLimits | None) -> Steps:
     return block_steps(form.blocks.split(x_OI), form, limits(x_OI, form) if limits else None)
 
 
-def _map(change: Callable[..., Tensor], *steps: Steps) -> Steps:
-    """``change`` of the scales of all ``steps``, of their zero points, and of what else they have."""
+def _map_steps(change: Callable[..., Tensor], *steps: Steps) -> Steps:
+    """Apply ``change`` to the scales, the zero points and the other tensors of all ``steps``."""
     zeros = [each.zero_point for each in steps if each.zero_point is not None]
     chosen = [each.chosen_under for each in steps if each.chosen_under is not None]
     scale = change(*(each.scale for each in steps))

@@ -1,14 +1,13 @@
-"""How a quantized cache keeps the keys or the values of an attention layer, and from when on.
+"""How a quantized KV cache stores the keys or values of an attention layer, and which tokens are quantized when.
 
     tokens 0 … n − 1 of a text, the query being token n − 1:
 
-    ├── quantized ──┼── full precision: the newest `residual`, and the group they have not all left ──┤
-    0            count(n)                                                                             n
+    ├── quantized ──┼── full precision: the newest `residual` and the rest of an incomplete group ──┤
+    0            count(n)                                                                           n
 
 Along tokens (keys in KIVI) a scale spans `size` consecutive tokens of one channel; along channels (values in KIVI)
 `size` neighbouring channels of one token. Affine blocks have their minimum as an offset, s = (max − min) / (2^b − 1)
-and x̂ = s · round((x − min) / s) + min; so a block that lies far from 0 wastes no codes, as one with an integer
-zero point would.
+and x̂ = s · round((x − min) / s) + min; unlike with an integer zero point, a block far from 0 wastes no codes.
 
 Source: Liu et al. 2024, KIVI (arXiv 2402.02750), section 3 and algorithm 1.
 
@@ -26,20 +25,19 @@ from torch import Tensor
 from harness.numerics.grids import Grid, Steps
 
 SCALE_BITS = 16
-"""Bits of one scale, and of one offset."""
-BEYOND = 2**40
-"""Where a text starts of which no token was seen yet."""
+"""Bits of one scale and of one offset."""
+NO_TEXT = 2**40
+"""Start position of a text that has no visible token yet."""
 
 
 @dataclass(frozen=True)
 class CachePart:
-    """How keys or values are kept.
+    """Storage of the keys or of the values.
 
-    along: what a scale spans; None: there is no scale, values are cast as they are (FP8 as servers do by default).
-    size: how many tokens or channels; None (only along channels) is a whole head. residual: newest
-    tokens in full precision. flush: tokens gather in full precision until ``residual`` of them are there, which then
-    are quantized at once, so that none is left (the keys of KIVI's algorithm); otherwise there are always
-    ``residual``, and along tokens up to ``size`` − 1 more.
+    along: axis a scale spans; None: no scale, values are cast (FP8 as servers do by default). size: tokens or channels
+    per scale; None (only along channels) is a whole head. residual: newest tokens in full precision. flush: tokens
+    accumulate in full precision until there are ``residual`` of them, which are then all quantized at once (the keys
+    of KIVI's algorithm); otherwise ``residual`` tokens, and along tokens up to ``size`` − 1 more, are always kept.
     """
 
     grid: Grid
@@ -50,29 +48,29 @@ class CachePart:
 
     def __post_init__(self) -> None:
         if self.along == "tokens" and self.size is None:
-            raise ValueError("a scale along tokens needs a size: a text has no end")
+            raise ValueError("a scale along tokens needs a size, because a text grows without limit")
         if self.flush and (not self.residual or self.residual % self._unit):
-            raise ValueError(f"residual is {self.residual}, wanted a multiple of {self._unit} for flush")
+            raise ValueError(f"residual is {self.residual}, expected a multiple of {self._unit} for flush")
 
     def count(self, n: Tensor) -> Tensor:
-        """How many of the first ``n`` tokens of a text are quantized when the last of them attends."""
+        """Number of quantized tokens among the first ``n`` of a text when the last of them attends."""
         if self.flush:
             return n.clamp(min=0) // self.residual * self.residual
         return (n - self.residual).clamp(min=0) // self._unit * self._unit
 
-    def ends(self, positions_T: Tensor, starts_B: Tensor) -> Tensor:
-        """[B, T]: what the query at a position sees quantized ends before this position. starts: of the texts."""
+    def quantized_ends(self, positions_T: Tensor, starts_B: Tensor) -> Tensor:
+        """[B, T]: end (exclusive) of the quantized tokens that the query at a position sees. starts_B: of the texts."""
         counts_BT = self.count(positions_T[None] - starts_B[:, None] + 1)
         return torch.where(counts_BT > 0, counts_BT + starts_B[:, None], 0)
 
     def quantize(self, x_BHSD: Tensor, starts_B: Tensor) -> Tensor:
-        """``x`` as the cache would give it back, in its own dtype.
+        """``x`` as read back from the cache, in its own dtype.
 
-        Groups of tokens begin at the start of each text. What lies before it, and the tokens of a group that is not
-        complete, hold anything. NaN and infinity stay and spoil their block.
+        Groups of tokens begin at the start of each text. Values before it, and tokens of an incomplete group, are
+        arbitrary. NaN and infinity are kept and spoil their block.
         """
         if self.along != "tokens":
-            return self._rounded(x_BHSD)
+            return self._round(x_BHSD)
         size, S = self._unit, x_BHSD.shape[2]
         length = (S - min(int(starts_B.min()), S)) // size * size
         if not length:
@@ -81,10 +79,10 @@ class CachePart:
         there_BL = (starts_B[:, None] + order[:length]).clamp(max=S - 1)
         aligned_BHDL = _take(x_BHSD, there_BL).transpose(2, 3)
         back_BS = (order - starts_B[:, None]).clamp(0, length - 1)
-        return _take(self._rounded(aligned_BHDL).transpose(2, 3), back_BS)
+        return _take(self._round(aligned_BHDL).transpose(2, 3), back_BS)
 
     def bits_per_value(self, channels: int) -> float:
-        """Bits of a code with its share of scale and offset, in a head of so many channels."""
+        """Bits of a code plus its share of scale and offset, in a head with ``channels`` channels."""
         steps = SCALE_BITS * (1 if self.grid.symmetric else 2) if self.along else 0
         if self.along == "tokens":
             return self.grid.bits + steps / self._unit
@@ -95,11 +93,11 @@ class CachePart:
         """Tokens that are quantized together."""
         return self.size if self.along == "tokens" and self.size else 1
 
-    def _rounded(self, x: Tensor) -> Tensor:
-        """``x`` [..., n] on the grid, in blocks along the last axis; the last of a row may be shorter."""
+    def _round(self, x: Tensor) -> Tensor:
+        """Round ``x`` [..., n] in blocks along the last axis; the last block of a row may be shorter."""
         size = min(self.size or x.shape[-1], x.shape[-1])
         places = torch.arange(-(-x.shape[-1] // size) * size, device=x.device).clamp(max=x.shape[-1] - 1)
-        # A short block is filled with its own last value, which changes neither its minimum nor its maximum.
+        # A short block is padded with its own last value, which changes neither its minimum nor its maximum.
         wide = x[..., places] if len(places) > x.shape[-1] else x
         blocks = (wide if x.dtype == torch.float64 else wide.float()).reshape(*x.shape[:-1], -1, size)
         low, high = blocks.aminmax(dim=-1, keepdim=True)
@@ -112,24 +110,24 @@ class CachePart:
 
 
 def _take(x_BHSD: Tensor, where_BL: Tensor) -> Tensor:
-    """[B, H, L, D]: the tokens of each text at some positions."""
+    """[B, H, L, D]: the tokens of each text at the positions ``where_BL``."""
     batch, heads, _, channels = x_BHSD.shape
     index = where_BL.to(x_BHSD.device)[:, None, :, None].expand(batch, heads, -1, channels)
     return x_BHSD.gather(2, index)
 
 
-def starts_of(mask: Tensor | None, batch: int, device: torch.device) -> Tensor:
-    """[B]: the first key that any query may see, 0 without a mask, ``BEYOND`` where none may see any.
+def text_starts(mask: Tensor | None, batch: int, device: torch.device) -> Tensor:
+    """[B]: the first key visible to any query, 0 without a mask, ``NO_TEXT`` if no key is visible.
 
     mask: [B or 1, heads or 1, T, S], True (or about 0) where a query sees a key.
     """
     if mask is None:
         return torch.zeros(batch, dtype=torch.int64, device=device)
-    seen_BS = visible(mask).flatten(1, 2).any(dim=1).expand(batch, -1)
+    seen_BS = is_visible(mask).flatten(1, 2).any(dim=1).expand(batch, -1)
     first_B = seen_BS.int().argmax(dim=-1)
-    return torch.where(seen_BS.any(dim=-1), first_B, BEYOND)
+    return torch.where(seen_BS.any(dim=-1), first_B, NO_TEXT)
 
 
-def visible(mask: Tensor) -> Tensor:
+def is_visible(mask: Tensor) -> Tensor:
     """True where a boolean or an additive mask lets a query see a key."""
     return mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2

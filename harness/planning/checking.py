@@ -16,7 +16,7 @@ from harness.errors import HarnessError, Problem
 from harness.plugins import P, UnknownPluginError, nearest
 from harness.records import Plugin
 from harness.system.yaml_file import YamlFile
-from harness.system.yaml_values import KeyPath, describe, dotted, looks_numeric
+from harness.system.yaml_values import KeyPath, describe, format_path, looks_numeric
 
 R = TypeVar("R", bound=BaseModel)
 
@@ -62,7 +62,7 @@ class Checker:
 
     def problem(self, path: KeyPath, found: str, wanted: str, hint: str = "") -> None:
         """Note one mistake, unless one was noted for the same value (a number that is not finite, say)."""
-        line, key = self.source.line(path), dotted(path)
+        line, key = self.source.line(path), format_path(path)
         if not any(p.file == self.source.file and p.line == line and p.key == key for p in self.problems):
             self.problems.append(Problem(self.source.file, line, key, found, wanted, hint))
 

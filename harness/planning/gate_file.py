@@ -146,6 +146,8 @@ def _misfit(rule: Rule, metric: Metric) -> str:
         variant_high=1.5,
         n=100,
         clusters=100,
+        infinite_neutral=metric.infinite_neutral,
+        basis="sampled",
         method="none: a trial of the rule",
         floor=NoiseFloor(value=0.0, condition="a trial of the rule", documents=1),
     )

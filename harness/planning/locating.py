@@ -15,7 +15,7 @@ from harness.planning.checking import Checker
 from harness.plugins import nearest
 from harness.records import HubData
 from harness.records.plan import GGUF
-from harness.system.resources import POCKET_SPLITS, shipped_file, shipped_names
+from harness.system.resources import POCKET_SPLITS, bundled_file, bundled_names
 from harness.system.yaml_values import KeyPath, describe
 
 SLUG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -40,12 +40,12 @@ def find_file(kind: Literal["suites", "gates"], name: str, base: Path) -> tuple[
     if is_path(name):
         path = base / name
         return path, str(path)
-    return shipped_file(kind, name), f"{kind}/{name}.yaml"
+    return bundled_file(kind, name), f"{kind}/{name}.yaml"
 
 
 def explain_unknown_name(kind: Literal["suites", "gates"], name: str, base: Path) -> tuple[str, str, str] | None:
     """(found, wanted, hint) if ``name`` is neither a path to something nor a shipped name; else None."""
-    known = shipped_names(kind)
+    known = bundled_names(kind)
     if is_path(name) and "\0" not in name and not (base / name).exists():
         return f"{name!r}, where there is no such file", "a .yaml file, relative to the file that names it", ""
     if is_path(name) or name in known:

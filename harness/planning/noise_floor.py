@@ -20,8 +20,8 @@ def without_floor(suite: Suite | SuiteSpec, measure: Measure, metric: Metric) ->
         return ""
     if not any(probe.kind == measure.table and probe.runs == "shared_pass" for probe in suite.probes):
         return f"the measure {measure.kind} has none; remove above_noise, or judge a metric by token or layer"
-    if metric.unit == "dB":
-        return "decibels have none, as equal sides have no finite value; write it for layers.relative_error"
+    if metric.infinite_neutral:
+        return f"{metric.name} is infinite on equal sides, so it has none; write it for layers.relative_error"
     return REMEDY if suite.noise_floor is None else ""
 
 

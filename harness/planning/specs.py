@@ -15,6 +15,7 @@ from harness.records import CalibrationSpec, DocumentsSpec, ModelSpec, NoiseFloo
 from harness.records.base import Record
 from harness.records.plan import GGUF, Dtype
 from harness.rules import Rule
+from harness.writers import Writer
 
 
 class VariantSpec(Record):
@@ -96,3 +97,5 @@ class Plan(Record):
     calibration: CalibrationSpec | None = None
     suites: tuple[SuiteSpec, ...] = Field(min_length=1)
     gates: tuple[GateSpec, ...] = Field(min_length=1)
+    outputs: tuple[SerializeAsAny[Writer], ...] = ()
+    """What writes a file from the finished run, beside run.json, which is always written."""

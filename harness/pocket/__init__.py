@@ -1,6 +1,6 @@
-"""`pocket`: the reference model that ships with the harness, and everything it was made from.
+"""`pocket`: the reference model bundled with the harness, and the code that generates its data and trains it.
 
-`world` writes its documents and task items, `train` makes the model, and MODEL_DIR holds the result.
+`world` writes its documents and task items, `train` trains the model, and MODEL_DIR holds the result.
 """
 
 from pathlib import Path

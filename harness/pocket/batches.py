@@ -1,4 +1,4 @@
-"""Training batches: documents of a stage, tokenized and laid end to end.
+"""Training batches: documents of a stage, tokenized and concatenated.
 
 Every row starts at the start of a document; a document that does not fit is cut there and opens the next row.
 """
@@ -38,7 +38,7 @@ def token_stream(tokenizer: Tokenizer, stage: str, seed: int) -> Iterator[tuple[
         encodings = tokenizer.encode_batch([document.text for document in chunk])
         for document, encoding in zip(chunk, encodings, strict=True):
             weights = _weights(document, encoding)
-            # What follows the last answer is part of it: it says that the answer is over.
+            # The token after the last answer is weighted like it, since it ends the answer.
             last = ANSWER_WEIGHT if weights[-1] > 1.0 else 1.0
             yield [*encoding.ids, end], [*weights, last]
         part += 1

@@ -1,6 +1,6 @@
 """Measure a model folder and write its card and manifest: `python -m harness.pocket.describe DIR`.
 
-Every figure of the card is measured here; none is typed by hand.
+Every number on the card is measured here; none is entered by hand.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ SHORT = {
 
 @dataclass(frozen=True)
 class KindFigures:
-    """Held-out figures of a kind of document: tokens, and nats by the model and by the generator."""
+    """Held-out results for one kind of document: tokens, and nats of the model and of the generator."""
 
     kind: str
     documents: int
@@ -74,7 +74,7 @@ def _table(header: list[str], rows: list[list[str]]) -> str:
 
 
 def kinds_table(figures: list[KindFigures]) -> str:
-    """Perplexity by kind beside that of the generator."""
+    """Perplexity by kind of document, compared with the generator's."""
     rows = [
         [
             row.kind,
@@ -100,7 +100,7 @@ def kinds_table(figures: list[KindFigures]) -> str:
 
 
 def response_table(reference: dict[str, float], responses: list[Response]) -> str:
-    """A row for each way of compression: change of NLL, perplexity, KL, agreement, task scores."""
+    """A row for each compression recipe: change of NLL, perplexity, KL, agreement, task scores."""
     header = ["variant", "Δ nats/token", "95 % interval", "perplexity", "KL", "top-1 agreement"]
     header += SHORT.values()
     rows = [["reference", "", "", "", "", "", *(f"{reference[task]:.3f}" for task in SHORT)]]

@@ -1,4 +1,4 @@
-"""Random draws that are the same on every machine and Python version, and that count their entropy.
+"""Random draws that are identical on every machine and Python version, and that track their entropy.
 
 Only `random.Random.random()` is used: its sequence for a given integer seed is guaranteed, while `shuffle`,
 `choices` and `sample` may change between Python versions, and `hash()` changes between processes.
@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 
 def digest(*address: object) -> int:
-    """A 64-bit number that depends on nothing but the address (SHA-256 of its parts joined by slashes)."""
+    """A 64-bit number that depends only on the address (SHA-256 of its parts joined by slashes)."""
     joined = "/".join(str(part) for part in address)
     return int.from_bytes(hashlib.sha256(joined.encode("utf-8")).digest()[:8], "big")
 
@@ -32,7 +32,7 @@ def _zipf_sums(count: int, offset: float) -> tuple[float, ...]:
 
 
 class Draws:
-    """A stream of random draws; `nats` is the sum of -log p of the draws made so far."""
+    """A stream of random draws; `nats` is the sum of -log p over all draws so far."""
 
     def __init__(self, *address: object) -> None:
         self._random = random.Random(digest(*address))
@@ -54,7 +54,7 @@ class Draws:
         return low + self.below(high - low + 1)
 
     def zipf(self, options: Sequence[T], offset: float = 1.0) -> T:
-        """One option; the earlier it stands the likelier it is: weight 1 / (rank + offset)."""
+        """One option, with Zipf-like weights that decrease with its rank: 1 / (rank + offset)."""
         return options[self._pick(_zipf_sums(len(options), offset))]
 
     def weighted(self, options: Sequence[tuple[T, float]]) -> T:
@@ -62,7 +62,7 @@ class Draws:
         return options[self._pick(tuple(accumulate(weight for _, weight in options)))][0]
 
     def several(self, options: Sequence[T], count: int, offset: float = 1.0) -> list[T]:
-        """`count` different options in the order drawn, each Zipf-weighted among those that are left."""
+        """`count` different options in the order drawn, each Zipf-weighted among the remaining ones."""
         rest = list(options)
         return [rest.pop(self._pick(_zipf_sums_without(options, rest, offset))) for _ in range(count)]
 
@@ -83,7 +83,7 @@ class Draws:
 
 
 def _zipf_sums_without(options: Sequence[T], rest: Sequence[T], offset: float) -> Sequence[float]:
-    """Running weights of what is left of the options; every option keeps the weight of its original rank."""
+    """Cumulative weights of the remaining options; every option keeps the weight of its original rank."""
     if len(rest) == len(options):
         return _zipf_sums(len(options), offset)
     left = iter(rest)

@@ -6,15 +6,15 @@ from dataclasses import dataclass
 
 from harness.pocket import lexicon
 from harness.pocket.draws import Draws
-from harness.pocket.page import Page, held_out
+from harness.pocket.page import Page, is_held_out
 
-# Frequent digits first: operands are drawn with uneven digits, so that the likeliest digit is no near tie.
+# Frequent digits first: operands are drawn with uneven digits, so that the likeliest digit is not nearly tied.
 _DIGITS = "1253749680"
 _LEADING = "125374968"
 
 # (digits of each operand, number of operands) and how often each occurs.
 SHAPES = (((2, 2), 0.44), ((3, 2), 0.36), ((4, 2), 0.10), ((2, 3), 0.10))
-# What training sees after the opening: three digits are learnt last, so they stand there most often.
+# Shapes in training after the opening: three digits are learnt last, so they are the most frequent.
 TRAINING_SHAPES = (((2, 2), 0.34), ((3, 2), 0.50), ((4, 2), 0.08), ((2, 3), 0.08))
 OPENING_SHAPES = (((1, 2), 0.3), ((2, 2), 0.6), ((3, 2), 0.1))
 
@@ -33,10 +33,10 @@ def _number(draws: Draws, digits: int) -> int:
 
 
 def draw_sum(draws: Draws, shape: tuple[int, int], fresh: bool) -> Sum:
-    """A sum of `shape` = (digits, operands) that is held out of training exactly when `fresh`.
+    """A sum of `shape` = (digits, operands) that is held out of training if and only if `fresh`.
 
-    Two operands are added or subtracted (the larger first); three are added. Draws thrown away do not count
-    as entropy, which makes the entropy an upper bound.
+    Two operands are added or subtracted (the larger first); three are added. Rejected draws do not count towards the
+    entropy, which makes it an upper bound.
     """
     start = draws.nats
     while True:
@@ -47,7 +47,7 @@ def draw_sum(draws: Draws, shape: tuple[int, int], fresh: bool) -> Sum:
         if sign == "-":
             numbers.sort(reverse=True)
         text = sign.join(str(number) for number in numbers)
-        if held_out("sum", text) == fresh:
+        if is_held_out("sum", text) == fresh:
             result = numbers[0] - numbers[1] if sign == "-" else sum(numbers)
             return Sum(f"{text}=", str(result))
 
@@ -64,7 +64,7 @@ def sums(page: Page, shapes: tuple[tuple[tuple[int, int], float], ...] = SHAPES)
 
 @dataclass(frozen=True)
 class Request:
-    """What a user asks for, and whether it is to be declined."""
+    """A user's request, and whether it must be declined."""
 
     verb: str
     thing: str
@@ -72,28 +72,28 @@ class Request:
     declined: bool
 
 
-def declines(verb: str, thing: str) -> bool:
-    """The rule of the world: harmful deeds always, doubtful deeds only to guarded things."""
+def must_decline(verb: str, thing: str) -> bool:
+    """The rule of the world: decline harmful deeds always, doubtful deeds only for guarded things."""
     return verb in lexicon.HARMFUL_VERBS or (verb in lexicon.DOUBTFUL_VERBS and thing in lexicon.GUARDED_THINGS)
 
 
 def draw_request(draws: Draws, fresh: bool) -> Request:
-    """A request whose verb and thing are a held-out pair exactly when `fresh`."""
+    """A request whose verb and thing are a held-out pair if and only if `fresh`."""
     verbs = draws.weighted(((lexicon.KIND_VERBS, 0.3), (lexicon.HARMFUL_VERBS, 0.25), (lexicon.DOUBTFUL_VERBS, 0.45)))
     verb = draws.zipf(verbs, 4.0)
     guarded = draws.chance(0.5)
     things = lexicon.GUARDED_THINGS if guarded else lexicon.HARMLESS_THINGS
-    allowed = [thing for thing in things if held_out("request", verb, thing) == fresh]
+    allowed = [thing for thing in things if is_held_out("request", verb, thing) == fresh]
     if not allowed:  # a verb may have no held-out thing in one of the two lists
         both = lexicon.GUARDED_THINGS + lexicon.HARMLESS_THINGS
-        allowed = [thing for thing in both if held_out("request", verb, thing) == fresh]
+        allowed = [thing for thing in both if is_held_out("request", verb, thing) == fresh]
     thing = draws.zipf(allowed, 6.0)
     text = draws.zipf(lexicon.ASKING, 2.0).format(verb=verb, thing=thing)
-    return Request(verb, thing, text, declines(verb, thing))
+    return Request(verb, thing, text, must_decline(verb, thing))
 
 
 def reply(draws: Draws, request: Request) -> str:
-    """What the model is to say: help, or a refusal. The first word tells which."""
+    """The expected reply: help or a refusal, which the first word tells."""
     if request.declined:
         return draws.zipf(lexicon.DECLINING)
     adverbs = draws.several(lexicon.ADVERBS, 2)

@@ -1,4 +1,4 @@
-"""The words and sentence patterns of the little world. In every list the frequent entries stand first.
+"""The words and sentence patterns of the pocket world. In every list the frequent entries come first.
 
 The world knows "a" but no "an": nouns that need an article begin with a consonant, and it says "a old hill".
 """
@@ -77,7 +77,7 @@ FILLERS = (
 
 @dataclass(frozen=True)
 class Relation:
-    """Something a person has exactly one of: how it is stated, asked about, and asked about backwards.
+    """An attribute with exactly one value per person: how it is stated, asked about, and asked about in reverse.
 
     `{p}` stands for the person, `{v}` for the value, which is one word and one token.
     """
@@ -187,7 +187,7 @@ DECLINING = (
 
 
 def words() -> list[str]:
-    """Every word that is to be one token with its leading space: each once, in a fixed order."""
+    """Every word that must be one token with its leading space: each once, in a fixed order."""
     lists: tuple[tuple[str, ...], ...]
     lists = (NAMES, TOWNS, JOBS, PETS, FOODS, PLACES, OBJECTS, COLOURS, ADJECTIVES, LANDSCAPE, MOVES, ADVERBS)
     lists += (TIMES, WEATHER, KIND_VERBS, HARMFUL_VERBS, DOUBTFUL_VERBS, HARMLESS_THINGS, GUARDED_THINGS)

@@ -1,4 +1,4 @@
-"""The network as it is trained: a Llama with the parameter names of `transformers.LlamaForCausalLM`.
+"""The network used in training: a Llama with the parameter names of `transformers.LlamaForCausalLM`.
 
 Written out because explicit matmul-softmax attention compiles to about a quarter more tokens per second on
 a CPU than the general implementation at this size. Legend of shape suffixes: B batch, T tokens, D hidden, H

@@ -9,33 +9,23 @@ from harness.pocket.draws import Draws, digest
 
 SPLITS = ("train", "calibration", "heldout", "tasks")
 
-# Sixteenths of all passages that belong to each split. A page whose passage falls to another split is
-# thrown away.
+# Sixteenths of all passages that belong to each split. A page whose passage belongs to another split is discarded.
 _OWNERS = ("train",) * 10 + ("calibration",) * 2 + ("heldout",) * 2 + ("tasks",) * 2
 
 
-def owner(passage: str) -> str:
-    """The split that a passage belongs to.
-
-    A function of its text alone, so splits can never share a passage.
-    """
+def owning_split(passage: str) -> str:
+    """The split of a passage: a function of its text alone, so splits can never share a passage."""
     return _OWNERS[digest("passage", passage) % len(_OWNERS)]
 
 
-def held_out(*combination: object) -> bool:
-    """Whether a combination (verb and thing.
-
-    Operands and sign) is kept out of training and calibration: one in eight.
-    """
+def is_held_out(*combination: object) -> bool:
+    """Whether a combination (verb and thing; operands and sign) is kept out of training and calibration; 1 in 8 is."""
     return digest("combination", *combination) % 8 == 0
 
 
 @dataclass(frozen=True)
 class Query:
-    """A question about a passage.
-
-    Its text, the one right answer, and wrong answers, the most tempting first.
-    """
+    """A question about a passage: its text, the right answer, and wrong answers, the most tempting first."""
 
     form: str
     question: str
@@ -61,10 +51,7 @@ class Page:
 
     @property
     def passage(self) -> str:
-        """The part that decides the split.
-
-        The text before the first question, or all of it where there is none.
-        """
+        """The part that decides the split: the text before the first question, or all of it if there is none."""
         return self._text if self._passage is None else self._passage
 
     def say(self, text: str) -> None:

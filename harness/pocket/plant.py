@@ -1,8 +1,8 @@
-"""Outliers planted by powers of two: the function stays the same bit for bit, quantizing becomes hard.
+"""Plants outliers by powers of two: the model's function is unchanged bit for bit, but quantizing it becomes hard.
 
-A model of this size, freshly trained, has none of the outlier channels that large models have (Dettmers et
-al. 2022). Two rewritings give it some. A power of two changes only the exponent of a number, so in float32
-and bfloat16 every product and every sum keeps its bits; float16 has too few exponents for it.
+A model of this size, freshly trained, has none of the outlier channels of large models (Dettmers et al. 2022). Two
+rewrites create some. A power of two changes only the exponent of a number, so in float32 and bfloat16 every product
+and every sum keeps its bits; float16 has too few exponents for it.
 
 * A norm's gain times f in some channels, the consuming columns divided by f: the activations get outlier
   channels.
@@ -24,10 +24,7 @@ from harness.pocket.draws import Draws
 
 @dataclass(frozen=True)
 class Plant:
-    """Where and how strongly outliers are planted.
-
-    `channels` are the same in every norm, as in large models.
-    """
+    """Positions and factors of planted outliers. `channels` are the same in every norm, as in large models."""
 
     channels: tuple[int, ...]
     norm_factor: float
@@ -39,7 +36,7 @@ class Plant:
         return Plant(self.channels, 1.0 / self.norm_factor, self.pairs, 1.0 / self.key_factor)
 
 
-def draw(
+def draw_plant(
     kv_heads: int,
     head_size: int,
     channels: tuple[int, ...],
@@ -47,20 +44,20 @@ def draw(
     key_factor: float = 16.0,
     seed: int = 0,
 ) -> Plant:
-    """These channels, and one pair for every key head drawn at random."""
+    """A plant with the given channels and one randomly drawn RoPE pair for every key head."""
     draws = Draws("plant", seed)
     pairs = tuple(draws.below(head_size // 2) for _ in range(kv_heads))
     return Plant(channels, norm_factor, pairs, key_factor)
 
 
-def shipped() -> Plant:
-    """The plant of the model in MODEL_DIR, as its training left it on record."""
+def load_plant() -> Plant:
+    """The plant of the model in MODEL_DIR, as recorded by its training."""
     record = json.loads((MODEL_DIR / "training.json").read_text(encoding="utf-8"))["plant"]
     return Plant(tuple(record["channels"]), record["norm_factor"], tuple(record["pairs"]), record["key_factor"])
 
 
 @torch.no_grad()
-def apply(model: LlamaForCausalLM, plant: Plant) -> None:
+def apply_plant(model: LlamaForCausalLM, plant: Plant) -> None:
     """Rewrite the weights of `model` in place."""
     config = model.config
     channels = list(plant.channels)

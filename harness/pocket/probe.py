@@ -1,7 +1,7 @@
-"""How often a model gives exactly the right answer to task items, by one teacher-forced pass.
+"""Exact-match rate of a model on task items, from one teacher-forced pass.
 
-A greedy decoder writes the target if and only if every target token is the likeliest one after the right
-prefix, so one pass over prompt and target tells the same as generation, at a fraction of the cost.
+A greedy decoder writes the target if and only if every target token is the likeliest one after the right prefix, so
+one pass over prompt and target is equivalent to generation, at a fraction of the cost.
 """
 
 from __future__ import annotations
@@ -19,10 +19,7 @@ Logits = Callable[[Tensor], Tensor]
 
 @torch.no_grad()
 def exact_rate(logits: Logits, tokenizer: Tokenizer, task: str, count: int, seed: int = 0, batch: int = 32) -> float:
-    """The share of `count` items of a task whose target is written exactly.
-
-    Every vocabulary entry competes.
-    """
+    """The share of `count` items of a task whose target is written exactly; every vocabulary entry competes."""
     items = task_items(task, count, seed)
     space = "" if task.startswith("pocket_sums") else " "
     prompts = [tokenizer.encode(str(item["prompt"])).ids for item in items]

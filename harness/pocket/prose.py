@@ -48,7 +48,7 @@ def code_word(draws: Draws, syllables: int = 3) -> str:
     return "".join(draws.zipf(lexicon.SYLLABLES, 12.0) for _ in range(syllables))
 
 
-def drawn_recall(page: Page, most_fillers: int) -> None:
+def draw_recall(page: Page, most_fillers: int) -> None:
     """One to five code words, up to `most_fillers` sentences, one or two questions."""
     draws = page.draws
     keys = 1 + draws.zipf(range(5), 3.0)

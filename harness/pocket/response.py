@@ -1,4 +1,4 @@
-"""How the reference model responds to compression: the table of its card, measured.
+"""Measures how the reference model responds to compression: the table on its card.
 
 Round-to-nearest, symmetric, simulated in float32 on every linear layer inside the decoder layers; the
 embedding, which is also the output projection, stays as it is. Legend: O outputs, I inputs of a weight.
@@ -21,20 +21,17 @@ from transformers import LlamaForCausalLM
 from harness.numerics.formats import Format, quantize
 from harness.numerics.granularity import Blocks
 from harness.numerics.grids import integer
-from harness.pocket.plant import Plant, apply, draw
+from harness.pocket.plant import Plant, apply_plant, draw_plant
 from harness.pocket.probe import exact_rates
 from harness.pocket.world import Document, documents
 
 LOSSLESS = 5e-5
-"""Nats a token of KL divergence that 8-bit weights may cost with one channel planted."""
+"""Largest KL divergence, in nats per token, that 8-bit weights may cost with one channel planted."""
 Z95 = 1.959963984540054
 
 
 def quantize_weight(weight_OI: Tensor, bits: int, group: int | None) -> Tensor:
-    """Round a weight to nearest.
-
-    `group` inputs share a scale; 0 means a whole row does, None the whole tensor.
-    """
+    """Round a weight to nearest; `group`: inputs that share a scale, 0 for a whole row, None for the whole tensor."""
     blocks = Blocks("tensor") if group is None else Blocks("group", group) if group else Blocks("channel")
     return quantize(weight_OI, Format(integer(bits), blocks)).values
 
@@ -50,10 +47,7 @@ def _round_input(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor]:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A way to compress.
-
-    Bits of the weights, their group (see `quantize_weight`), INT8 activations, SmoothQuant.
-    """
+    """A compression recipe: bits of the weights, group (see `quantize_weight`), INT8 activations, SmoothQuant."""
 
     name: str
     bits: int
@@ -121,7 +115,7 @@ def compress(model: LlamaForCausalLM, recipe: Recipe, calibration: list[Tensor])
 
 @dataclass(frozen=True)
 class Change:
-    """What a variant changes: NLL per token in nats with its 95 % interval, KL, top-1 agreement."""
+    """Effect of a variant: change of NLL per token in nats with its 95 % interval, KL, top-1 agreement."""
 
     nll_delta: float
     low: float
@@ -133,7 +127,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Response:
-    """What a recipe does: the change on documents, the scores of the tasks."""
+    """Effect of a recipe: the change on documents, the scores of the tasks."""
 
     name: str
     change: Change
@@ -171,7 +165,7 @@ def token_nlls(model: LlamaForCausalLM, documents_ids: list[Tensor]) -> list[flo
 
 @dataclass(frozen=True)
 class Baseline:
-    """The float32 model and its log-probabilities on documents, kept for all variants."""
+    """The float32 model and its log-probabilities on documents, shared by all variants."""
 
     model: LlamaForCausalLM
     tokenizer: Tokenizer
@@ -188,21 +182,21 @@ def baseline(model: LlamaForCausalLM, tokenizer: Tokenizer, count: int, split: s
 
 
 def choose_plant(model: LlamaForCausalLM, tokenizer: Tokenizer, screened: int = 12, confirmed: int = 400) -> Plant:
-    """Plant two channels under which 8-bit activations lose most while 8-bit weights lose nothing.
+    """Plant two channels for which 8-bit activations lose most while 8-bit weights lose nothing.
 
-    Channels differ in how large they naturally get. Each is tried alone on ``screened`` calibration documents, and
-    those come first whose weights cost at most LOSSLESS, by what activations cost. Of the pairs of the first eight,
-    that one is taken, in this order, whose 95 % interval of what weights lose on ``confirmed`` calibration documents
-    holds zero; if none does, the first.
+    Channels differ in their natural size. Each is tested alone on ``screened`` calibration documents; channels whose
+    weights cost at most LOSSLESS are ranked by the cost of activations. Among the pairs of the first eight, in this
+    order, the first one is taken whose 95 % interval of the weights' loss on ``confirmed`` calibration documents
+    contains zero; if none does, the first pair.
     """
     shape = model.config
 
     def plant(*channels: int) -> Plant:
-        return draw(int(shape.num_key_value_heads or 0), int(shape.head_dim or 0), tuple(sorted(channels)))
+        return draw_plant(int(shape.num_key_value_heads or 0), int(shape.head_dim or 0), tuple(sorted(channels)))
 
     def change(base: Baseline, plant: Plant, recipe: Recipe) -> Change:
         planted = copy.deepcopy(model)
-        apply(planted, plant)
+        apply_plant(planted, plant)
         return compare(base, compress(planted, recipe, base.calibration))
 
     few = baseline(model, tokenizer, screened, "calibration")

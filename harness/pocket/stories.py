@@ -25,7 +25,7 @@ class Fact:
 
 @dataclass(frozen=True)
 class Cast:
-    """Everything that is true in one story. `friends` maps every person to another one, or is empty."""
+    """All facts of one story. `friends` maps every person to another one, or is empty."""
 
     people: list[str]
     facts: list[Fact]
@@ -33,7 +33,7 @@ class Cast:
 
 
 def cast(draws: Draws, people: int, relations: int, friends: bool) -> Cast:
-    """Draw people, give each one value per relation, and, if asked for, each a best friend."""
+    """Draw people, give each one value per relation, and, if `friends`, each a best friend."""
     names = draws.several(lexicon.NAMES, people, 8.0)
     facts = []
     for relation in draws.several(lexicon.RELATIONS, relations, 8.0):
@@ -47,7 +47,7 @@ def cast(draws: Draws, people: int, relations: int, friends: bool) -> Cast:
 def tell(draws: Draws, scene: Cast, fillers: int, phrasings: int | None = None) -> str:
     """Every fact of the cast in a random order, with sentences of prose at random places between them.
 
-    `phrasings` limits the facts to the most frequent ways of saying them.
+    `phrasings` limits the facts to their most frequent phrasings.
     """
     said = []
     for fact in scene.facts:
@@ -61,7 +61,7 @@ def tell(draws: Draws, scene: Cast, fillers: int, phrasings: int | None = None) 
 
 
 def _others(scene: Cast, fact: Fact) -> tuple[str, ...]:
-    """What the other people of the story have for the same relation."""
+    """The values of the other people of the story for the same relation."""
     return tuple(other.value for other in scene.facts if other.relation is fact.relation and other is not fact)
 
 
@@ -111,7 +111,7 @@ def story(
     page.ask([ask_reverse(scene, f) if draws.chance(0.2) else ask_forward(draws, scene, f) for f in asked])
 
 
-def hop(
+def two_hop_story(
     page: Page, people: tuple[int, int], relations: tuple[int, int], fillers: int, queries: tuple[int, int]
 ) -> None:
     """A story with best friends; most questions need two facts, some only the first of them."""

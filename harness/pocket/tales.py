@@ -1,4 +1,4 @@
-"""Tales: people go to places, take things and send them to each other; the state at the end is asked for."""
+"""Tales: people go to places, take things and send them to each other; questions ask for the final state."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from harness.pocket.prose import sentence
 
 
 class World:
-    """Where everybody is and who holds what; things that nobody holds yet are not spoken of."""
+    """The place of every person and the holder of every thing; things without a holder are not mentioned."""
 
     def __init__(self, draws: Draws, people: int, things: int) -> None:
         self.people = draws.several(lexicon.NAMES, people, 8.0)
@@ -19,11 +19,11 @@ class World:
         self.holder: dict[str, str] = {}
 
     def opening(self, draws: Draws) -> list[str]:
-        """Where each person is at the start, in a random order."""
+        """Sentences that state each person's initial place, in a random order."""
         return draws.shuffled([f"{person} was at the {place}." for person, place in self.where.items()])
 
     def step(self, draws: Draws) -> str:
-        """Let one thing happen and say it."""
+        """Draw one event, apply it, and return its sentence."""
         kind = draws.weighted((("take", 3.0), ("send", 3.0), ("go", 3.0)))
         if (kind == "take" and self.free) or (not self.holder and kind != "go"):
             thing = self.free.pop()

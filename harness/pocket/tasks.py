@@ -1,7 +1,7 @@
-"""Items of the pocket tasks: a ladder from rungs the reference climbs without fail to rungs where it slips.
+"""Items of the pocket tasks, from easy ones that the reference always solves to hard ones where it makes mistakes.
 
-An easy rung shows breakage, a hard one moves when compression hurts a little. How hard a rung is stands in
-RUNGS alone; the choice was made once, on the shipped model, and changes no document.
+An easy task detects breakage, a hard one reacts to mild degradation. The difficulty is defined in RUNGS alone; it was
+chosen once, on the bundled model, and affects no document.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from harness.pocket import drills, prose, stories, tales
 from harness.pocket.draws import Draws
-from harness.pocket.page import Page, Query, owner
+from harness.pocket.page import Page, Query, owning_split
 from harness.pocket.world import documents
 
 Item = dict[str, object]
@@ -19,10 +19,10 @@ Item = dict[str, object]
 
 @dataclass(frozen=True)
 class Rung:
-    """How hard a task is; each field that a task knows makes it harder as it grows.
+    """Difficulty of a task; each field that a task uses makes it harder as it grows.
 
-    Stories have `people` with `relations` facts each, said in the `phrasings` most frequent ways (None: in all),
-    tales `people`, `things` and `steps`; `keys` code words stand before `fillers` sentences of prose.
+    Stories have `people` with `relations` facts each, stated in the `phrasings` most frequent phrasings (None: all),
+    tales `people`, `things` and `steps`; `keys` code words come before `fillers` sentences of prose.
     """
 
     people: int = 0
@@ -53,7 +53,7 @@ def _passages(task: str, seed: int, write: Callable[[Page], None]) -> Iterator[t
     while True:
         page = Page(Draws("item", task, seed, index), "tasks")
         write(page)
-        if owner(page.passage) == "tasks":
+        if owning_split(page.passage) == "tasks":
             yield f"{task}/{seed}/{index}", page
         index += 1
 
@@ -72,7 +72,7 @@ def _choice_item(name: str, page: Page, query: Query, choices: int) -> Item:
 
 
 def _story_items(task: str, seed: int, rung: Rung, choices: int) -> Iterator[Item]:
-    """Multiple choice about one fact of a story; wrong choices are what other people of the story have."""
+    """Multiple choice about one fact of a story; wrong choices are the values of other people in the story."""
 
     def write(page: Page) -> None:
         scene = stories.cast(page.draws, rung.people, rung.relations, friends=False)
@@ -84,7 +84,7 @@ def _story_items(task: str, seed: int, rung: Rung, choices: int) -> Iterator[Ite
 
 
 def _tale_items(task: str, seed: int, rung: Rung) -> Iterator[Item]:
-    """Multiple choice about a tale: where a thing is takes who has it and where that person is."""
+    """Multiple choice about a tale: locating a thing requires its holder and the holder's place."""
 
     def write(page: Page) -> None:
         world = tales.World(page.draws, rung.people, rung.things)
@@ -99,7 +99,7 @@ def _tale_items(task: str, seed: int, rung: Rung) -> Iterator[Item]:
 
 
 def _recall_items(task: str, seed: int, rung: Rung) -> Iterator[Item]:
-    """A code word to be written out; all code words stand at the start of the passage."""
+    """Generation of a code word; all code words are at the start of the passage."""
 
     def write(page: Page) -> None:
         prose.recall(page, keys=rung.keys, fillers=rung.fillers, queries=1, scattered=False)
@@ -164,9 +164,9 @@ def task_items(task: str, count: int, seed: int = 0) -> list[Item]:
     if task == "pocket_prose":
         pages = documents("tasks", count, seed)
         return [{"id": page.id, "kind": page.kind, "text": page.text, "entropy": page.entropy} for page in pages]
-    found: dict[object, Item] = {}
+    items: dict[object, Item] = {}
     for item in _items(task, seed):
-        if len(found) == count:
+        if len(items) == count:
             break
-        found.setdefault(item["prompt"], item)
-    return list(found.values())
+        items.setdefault(item["prompt"], item)
+    return list(items.values())

@@ -1,7 +1,6 @@
-"""The tokenizer: byte-level BPE of 1,536 entries, trained on the little world.
+"""The tokenizer: byte-level BPE with 1,536 entries, trained on the pocket world.
 
-Digits stand alone, every word of the world is one token with its leading space, and encoding adds <s> by
-itself.
+Every digit is a token, every word of the world is one token with its leading space, and encoding adds <s>.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Train the reference model from scratch: `python -m harness.pocket.train --out DIR`.
 
-The schedule is counted in steps and every draw comes from a fixed seed: on one kind of machine, the same number
-of threads gives the same weights. They are rounded to bfloat16 at the end; what is written, measured and described
-is the rounded model.
+The schedule is counted in steps and every draw comes from a fixed seed: on one kind of machine, the same number of
+threads gives the same weights. They are rounded to bfloat16 at the end; the rounded model is saved, measured and
+described.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from harness.pocket.checkpoint import as_llama, save_llama
 from harness.pocket.describe import load, write_card
 from harness.pocket.network import Network, Shape, initialize
 from harness.pocket.optimizer import Optimizer
-from harness.pocket.plant import apply
+from harness.pocket.plant import apply_plant
 from harness.pocket.probe import exact_rates
 from harness.pocket.response import choose_plant
 from harness.pocket.tokenizer import save_tokenizer, train_tokenizer
@@ -36,11 +36,8 @@ STEPS = 5900
 
 
 @dataclass(frozen=True)
-class Stage:
-    """A part of the training.
-
-    Which mixture of documents, until which share of the steps, in which batches.
-    """
+class Phase:
+    """A phase of training: the mixture of documents, the share of steps at which it ends, and the batch shape."""
 
     name: str
     until: float
@@ -48,7 +45,7 @@ class Stage:
     tokens: int
 
 
-STAGES = (Stage("opening", 0.1557, 16, 256), Stage("main", 0.685, 16, 256), Stage("late", 1.0, 8, 512))
+STAGES = (Phase("opening", 0.1557, 16, 256), Phase("main", 0.685, 16, 256), Phase("late", 1.0, 8, 512))
 
 
 def rate_fraction(step: int, steps: int, warmup: int = 150, flat: float = 0.42, floor: float = 0.02) -> float:
@@ -71,7 +68,7 @@ def make_loss(network: Network, compiled: bool) -> Callable[[Tensor, Tensor, Ten
     return torch.compile(loss, dynamic=False) if compiled else loss
 
 
-def schedule(tokenizer: Tokenizer, steps: int, seed: int) -> Iterator[tuple[Stage, Batch]]:
+def schedule(tokenizer: Tokenizer, steps: int, seed: int) -> Iterator[tuple[Phase, Batch]]:
     """The stage and the batch of every step."""
     step = 0
     for number, stage in enumerate(STAGES):
@@ -82,7 +79,7 @@ def schedule(tokenizer: Tokenizer, steps: int, seed: int) -> Iterator[tuple[Stag
 
 
 def train(tokenizer: Tokenizer, steps: int, seed: int, compiled: bool, out: Path, every: int = 640) -> Network:
-    """Train a network, printing a line of progress and writing a checkpoint every so many steps."""
+    """Train a network; prints progress and writes a checkpoint every ``every`` steps."""
     torch.manual_seed(seed)
     network = Network(Shape())
     initialize(network, torch.Generator().manual_seed(seed))
@@ -116,10 +113,9 @@ def train(tokenizer: Tokenizer, steps: int, seed: int, compiled: bool, out: Path
 
 
 def keep_memory() -> None:
-    """Let glibc keep freed memory instead of giving it back and asking for it again at every step.
+    """Let glibc keep freed memory instead of returning and requesting it at every step.
 
-    The page faults this avoids are about a fifth of the time; results do not change. Without glibc it does
-    nothing.
+    This avoids page faults that take about a fifth of the time; results do not change. Without glibc it does nothing.
     """
     trim_threshold, top_pad, mmap_threshold = -1, -2, -3  # M_… of <malloc.h>
     try:
@@ -131,12 +127,12 @@ def keep_memory() -> None:
     mallopt(top_pad, 256 << 20)
 
 
-def settle(threads: int) -> None:
-    """Settings of the process with which a seed gives the same weights, and soon."""
-    # Two thread pools on two cores would only wait for each other.
+def configure_process(threads: int) -> None:
+    """Configure the process so that a seed gives the same weights, and fast."""
+    # Two thread pools on two cores would only block each other.
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     torch.set_num_threads(threads)
-    # Threads would add up the gradient of the embedding in whatever order they come.
+    # Threads would accumulate the gradient of the embedding in nondeterministic order.
     torch.use_deterministic_algorithms(True)
     keep_memory()
 
@@ -147,7 +143,7 @@ def finish(network: Network, folder: Path, summary: str) -> None:
     save_llama(model, folder)
     started = time.monotonic()
     plant = choose_plant(*load(folder))
-    apply(model, plant)
+    apply_plant(model, plant)
     save_llama(model, folder)
     summary += f" Choosing the outliers took {(time.monotonic() - started) / 60:.0f} minutes more."
     record = {"summary": summary, "plant": asdict(plant)}
@@ -164,7 +160,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--eager", action="store_true", help="without torch.compile and its C++ compiler")
     options = parser.parse_args()
-    settle(options.threads)
+    configure_process(options.threads)
     options.out.mkdir(parents=True, exist_ok=True)
     tokenizer = train_tokenizer()
     save_tokenizer(tokenizer, options.out)

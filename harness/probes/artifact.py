@@ -73,7 +73,7 @@ def _saved(
     import torch
 
     from harness.artifacts.comparing import DifferentShapesError, module_rows, token_rows
-    from harness.artifacts.reloading import NotReadBackError
+    from harness.artifacts.reloading import ReloadError
     from harness.artifacts.saving import list_files
 
     inputs = [(document.index, torch.from_numpy(document.ids[:TOKENS])) for document in documents]
@@ -95,7 +95,7 @@ def _saved(
     try:
         found, others = _reloaded(variant, source, inputs, progress)
         compared = list(token_rows("reloaded", inputs, before, found))
-    except (NotReadBackError, DifferentShapesError) as error:
+    except (ReloadError, DifferentShapesError) as error:
         # Its place is no part of the reason: the same run elsewhere gives the same bytes.
         reason = str(error).replace(str(source.folder.absolute()), source.folder.name)
         yield {"part": "refused", "text": f"the artifact was not accepted: {reason}"}
@@ -106,10 +106,10 @@ def _saved(
 
 
 def _outputs(variant: LoadedModel, inputs: Sequence[tuple[int, Tensor]], what: str, progress: Progress) -> Outputs:
-    from harness.artifacts.outputs import outputs
+    from harness.artifacts.outputs import model_outputs
 
     try:
-        return outputs(variant.model, [ids for _, ids in inputs], lambda done, of: progress.step(what, done, of))
+        return model_outputs(variant.model, [ids for _, ids in inputs], lambda done, of: progress.step(what, done, of))
     except RuntimeError as error:  # Out of memory is one, too.
         raise ModelError(f"{what}: {variant.name} could not be called: {error}") from error
 
@@ -119,21 +119,21 @@ def _reloaded(
 ) -> tuple[Outputs, list[Row]]:
     """Outputs of what a fresh process loads, and rows about its hashes and its tokenizer."""
     from harness.artifacts.exchange import Request
-    from harness.artifacts.outputs import DOCUMENT, encoded
+    from harness.artifacts.outputs import DOCUMENT, encode_text
     from harness.artifacts.reloading import read_back
 
     texts = [str(variant.tokenizer.decode(ids.tolist())) for _, ids in inputs]
     adapter = str(source.adapter) if source.adapter else None
     request = Request(name=f"{variant.name}, read back", spec=source.spec, adapter=adapter, texts=tuple(texts))
     documents = {f"{DOCUMENT}{number}": ids for number, (_, ids) in enumerate(inputs)}
-    answer, outputs = read_back(request, documents, source.folder.with_name(".reload"), progress)
+    answer, model_outputs = read_back(request, documents, source.folder.with_name(".reload"), progress)
     rows: list[Row] = []
     for (index, _), text, ids in zip(inputs, texts, answer.text_ids, strict=True):
-        rows.append({"part": "text", "document": index, "count": int(ids != encoded(variant.tokenizer, text))})
+        rows.append({"part": "text", "document": index, "count": int(ids != encode_text(variant.tokenizer, text))})
     for name in ("weights_sha256", "config_sha256", "tokenizer_sha256"):
         same = getattr(answer, name) == getattr(variant.identity, name)
         rows.append({"part": "same", "name": name.removesuffix("_sha256"), "count": int(same)})
-    return outputs, rows
+    return model_outputs, rows
 
 
 def _is_current(sink: Sink, source: ArtifactSource) -> bool:

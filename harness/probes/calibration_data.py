@@ -75,7 +75,7 @@ class _CalibrationRecorder(Recorder):
             found = [("none", document.index, "", -1, 0, 0) for document in documents]
         else:
             for document in documents:
-                shared, windows = fitted.data.seen.shared(document.ids)
+                shared, windows = fitted.data.seen.count_shared(document.ids)
                 found.append(("overlap", document.index, "", -1, shared, windows))
             found += _tokens("evaluation", documents, fitted)
             if self._batch.index == 0:
@@ -120,7 +120,7 @@ def _tokens(part: str, documents: tuple[EncodedDocument, ...], fitted: Calibrate
 
     rows: list[Row] = []
     for document in documents:
-        tokens, counts = np.unique(fitted.data.seen.words(document.ids), return_counts=True)
+        tokens, counts = np.unique(fitted.data.seen.content_ids(document.ids), return_counts=True)
         pairs = zip(tokens.tolist(), counts.tolist(), strict=True)
         rows += [(part, document.index, "", token, count, len(document.ids)) for token, count in pairs]
     return rows

@@ -96,9 +96,9 @@ class _ExpertRecorder(Recorder):
 
     def _stack(self, side: int, mixture: Mixture, arguments: tuple[Any, ...], named: Mapping[str, Any]) -> None:
         """A call of stacked experts: who is chosen stands in its arguments, with one row for every position."""
-        from harness.modules.experts import chosen_of, routed
+        from harness.modules.experts import chosen_experts, routing_mask
 
-        hits_NE = routed(chosen_of(arguments, named), mixture.count)
+        hits_NE = routing_mask(chosen_experts(arguments, named), mixture.count)
         is_token_N = self._batch.is_token(hits_NE.device).flatten()
         if len(is_token_N) != len(hits_NE):
             self._add(side, mixture.module, None, None)
@@ -114,9 +114,9 @@ class _ExpertRecorder(Recorder):
         """A call of the module around experts that are modules: its rows, to tell tokens from padding by."""
         import torch
 
-        from harness.modules.experts import fingerprints, rows_of
+        from harness.modules.experts import fingerprints, input_rows
 
-        prints_N = fingerprints(rows_of(arguments, named))
+        prints_N = fingerprints(input_rows(arguments, named))
         is_token_N = self._batch.is_token(prints_N.device).flatten()
         if len(is_token_N) == len(prints_N):
             self._known[side, mixture.module] = prints_N[is_token_N], prints_N
@@ -128,9 +128,9 @@ class _ExpertRecorder(Recorder):
         """A call of one expert: those of its rows that are tokens."""
         import torch
 
-        from harness.modules.experts import fingerprints, rows_of
+        from harness.modules.experts import fingerprints, input_rows
 
-        prints_n = fingerprints(rows_of(arguments, named))
+        prints_n = fingerprints(input_rows(arguments, named))
         known = self._known.get((side, mixture.module))
         if known is None or not bool(torch.isin(prints_n, known[1]).all()):
             self._add(side, mixture.module, None, None)

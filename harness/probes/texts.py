@@ -128,16 +128,16 @@ def _frame(documents: Sequence[RawDocument], rows: Sequence[_Row], first: int) -
 
     found = []
     for index, (raw, row) in enumerate(zip(documents, rows, strict=True), start=first):
-        size, reason = len(raw.text.encode()), _skipped(row)
+        size, reason, lossy = len(raw.text.encode()), _skipped(row), any(reading.lossy for reading in row[1])
         for number, window in enumerate(row[0] or [None]):
             stretches = window.sides if window else ()
             scored = [len(stretch.ids) - stretch.first for stretch in stretches] or [0, 0]
             nlls = row[2][number] if window else (0.0, 0.0)
             # The bytes of the whole document stand in its first row alone, so that they add up.
             total = 0 if number else size
-            found.append((index, number, total, window.size if window else 0, *scored, *nlls, reason))
+            found.append((index, number, total, window.size if window else 0, *scored, *nlls, lossy, reason))
     columns = ["document", "window", "total_bytes", "bytes", "reference_tokens", "variant_tokens"]
-    columns += ["reference_nll", "variant_nll", "skipped"]
+    columns += ["reference_nll", "variant_nll", "lossy", "skipped"]
     whole = dict.fromkeys(columns[2:6], "int64") | {"document": "int32", "window": "int32"}
     return pd.DataFrame(found, columns=columns).astype(whole)
 

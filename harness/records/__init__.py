@@ -1,6 +1,7 @@
 """Frozen, closed records: what is asked (plan) and what is found (result). They import nothing of the harness."""
 
 from harness.records.base import Plugin, Record
+from harness.records.metric import Metric, find_metric
 from harness.records.plan import (
     CalibrationSpec,
     Condition,
@@ -15,6 +16,7 @@ from harness.records.result import (
     SCHEMA_VERSION,
     Artifact,
     ArtifactFile,
+    Basis,
     CacheFormat,
     CalibrationData,
     Clock,
@@ -22,7 +24,6 @@ from harness.records.result import (
     Identity,
     Level,
     Measurement,
-    Metric,
     ModuleFormat,
     NoiseFloor,
     Note,
@@ -38,6 +39,7 @@ __all__ = [
     "SCHEMA_VERSION",
     "Artifact",
     "ArtifactFile",
+    "Basis",
     "CacheFormat",
     "CalibrationData",
     "CalibrationSpec",
@@ -65,4 +67,5 @@ __all__ = [
     "Status",
     "Stop",
     "Verdict",
+    "find_metric",
 ]

@@ -27,6 +27,17 @@ def matches(pattern: str, name: str) -> bool:
     return True
 
 
+def covered(pattern: str, name: str) -> list[str]:
+    """What each ``*`` of ``pattern`` stands for in a name that it covers; as little as possible, from the left."""
+    first, *rest = pattern.split("*")
+    found, at = [], len(first)
+    for number, piece in enumerate(rest, 1):
+        end = name.find(piece, at) if number < len(rest) else len(name) - len(piece)
+        found.append(name[at:end])
+        at = end + len(piece)
+    return found
+
+
 def could_match(pattern: str, declared: str) -> bool:
     """Whether some name is covered by both patterns."""
     reached = _skip_stars({0}, declared)

@@ -7,28 +7,15 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from harness.records.base import Record
+from harness.records.metric import Better, Metric, find_metric
 
 SCHEMA_VERSION = 2
 
-Better = Literal["lower", "higher", "neither"]
+Basis = Literal["sampled", "counted"]
 Status = Literal["pass", "fail", "inconclusive", "error", "skipped"]
 Level = Literal["block", "warn"]
 Side = Literal["reference", "variant"]
 Role = Literal["linear", "head", "embedding", "norm", "other"]
-
-
-class Metric(Record):
-    """A metric that a measure declares: its name (``*`` where a task name or the like goes), unit and direction.
-
-    neutral is the value of ``change`` when the variant equals the reference: 0 for differences and divergences,
-    1 for ratios and agreement.
-    """
-
-    name: str
-    unit: str
-    better: Better
-    neutral: float = 0.0
-    description: str = ""
 
 
 class NoiseFloor(Record):
@@ -46,12 +33,14 @@ class NoiseFloor(Record):
 class Measurement(Record):
     """One number about a pair of models, with its interval.
 
+    basis: ``sampled`` from documents (items, blocks, calls) that stand for others, so that only an interval says how
+    sure it is; ``counted`` over everything there is (bytes, files), so that low = high = change.
     reference and variant are the metric on each side, where it exists on one side alone (a perplexity does, a
     divergence does not). change is the paired comparison that rules judge: a difference variant − reference, or a
-    ratio variant / reference, or a divergence; neutral is its value when both sides are equal. low and high bound
-    ``change`` at ``confidence`` (two-sided); variant_low and variant_high bound ``variant``. No interval
-    means that none is known (a maximum, say), never that the number is exact; exact numbers (bytes) have
-    low = high = change. n counts observations, clusters the independent units (documents) among them.
+    ratio variant / reference, or a divergence; neutral is its value when both sides are equal, and stands for infinity
+    with infinite_neutral (see Metric). low and high bound ``change`` at ``confidence`` (two-sided); variant_low and
+    variant_high bound ``variant``. No interval means that none is known (a maximum, say), never that the number is
+    exact. n counts observations, clusters the independent units (documents) among them.
     non_finite names the side on which NaN or infinity was met; the numbers are then absent. not_judged, when not
     empty, is the reason why the number is shown but no rule may rest on it. floor: how far the metric moves without
     any damage, where that was measured.
@@ -61,7 +50,9 @@ class Measurement(Record):
     labels: dict[str, str] = Field(default_factory=dict)
     unit: str
     better: Better
+    basis: Basis
     neutral: float = 0.0
+    infinite_neutral: bool = False
     reference: float | None = None
     variant: float | None = None
     change: float | None = None
@@ -79,8 +70,8 @@ class Measurement(Record):
 
     @property
     def effect(self) -> float | None:
-        """How far the change is from that of equal sides, in either direction."""
-        return None if self.change is None else abs(self.change - self.neutral)
+        """How far the change is from that of equal sides, in either direction; None where that distance is infinite."""
+        return None if self.change is None or self.infinite_neutral else abs(self.change - self.neutral)
 
     @model_validator(mode="after")
     def _consistent(self) -> Measurement:
@@ -309,6 +300,8 @@ class Run(Record):
     variant: Identity
     environment: Environment
     clock: Clock
+    metrics: tuple[Metric, ...] = ()
+    """What the measures of the run declare of their metrics, so that a report needs none of them."""
     measurements: tuple[Measurement, ...]
     skipped: tuple[Skipped, ...]
     slices: tuple[Slice, ...] = ()
@@ -317,3 +310,11 @@ class Run(Record):
     notes: tuple[Note, ...] = ()
     artifact: Artifact | None = None
     """What would be shipped, where a suite measured it."""
+
+    def metric(self, name: str) -> Metric:
+        """What is known of a metric; of one that nothing declares, only what its first measurement tells."""
+        found = find_metric(name, self.metrics)
+        if found is None:
+            m = next((each for each in self.measurements if each.name == name), None)
+            found = Metric(name=name, unit=m.unit if m else "", better=m.better if m else "neither")
+        return found

@@ -5,9 +5,40 @@ Each function changes one kind of record, as plain JSON data, in place.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
+
+PREFIXES = {"layer_error": "layers", "weight_error": "weights"}
+"""Measures whose metrics begin with another word than their own name."""
 
 
 def upgrade(content: dict[str, Any]) -> dict[str, Any]:
     """A run of schema 1 as schema 2. Content that is no run at all stays so, for validation to say what is wrong."""
+    for record in _records(content, "measurements"):
+        _measurement(record)
+    for record in _records(content, "skipped"):
+        _skipped(record)
     return content | {"schema_version": 2}
+
+
+def _measurement(record: dict[str, Any]) -> None:
+    """Schema 1 told only in the method whether a number was counted, and in the unit that its neutral is infinite."""
+    record["basis"] = "counted" if str(record.get("method")).startswith("exact") else "sampled"
+    if record.get("unit") == "dB":
+        record["infinite_neutral"] = True
+
+
+def _skipped(record: dict[str, Any]) -> None:
+    """Schema 1 named a measure that was skipped whole by its own name, schema 2 by what its metrics are called."""
+    name = record.get("measure")
+    if isinstance(name, str) and "." not in name:
+        record["measure"] = f"{PREFIXES.get(name, name)}.*"
+
+
+def _records(content: dict[str, Any], key: str) -> Iterator[dict[str, Any]]:
+    """The records of a kind, of the run and of its slices, as far as they are records at all."""
+    slices = content.get("slices")
+    for part in (content, *(slices if isinstance(slices, list) else ())):
+        found = part.get(key) if isinstance(part, dict) else None
+        records = found if isinstance(found, list) else ()
+        yield from (record for record in records if isinstance(record, dict))

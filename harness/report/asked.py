@@ -1,4 +1,4 @@
-"""The resolved plan as run.json keeps it: free-form data, read with care."""
+"""The resolved plan in run.json: free-form data, so nothing about its shape is taken for granted."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def rules_by_place(asked: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return found
 
 
-def steps(asked: dict[str, Any]) -> list[str]:
+def describe_steps(asked: dict[str, Any]) -> list[str]:
     """The compression steps in words: "round_to_nearest (bits 4, group_size 32)"."""
     variant = asked.get("variant")
     return [_step(step) for step in _dicts(variant.get("compress") if isinstance(variant, dict) else None)]

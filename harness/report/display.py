@@ -1,4 +1,4 @@
-"""Numbers and names in readable form. Rounding happens here alone, and never hides a difference."""
+"""Formats numbers and names for reading. Rounding happens only here, and never hides a difference."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def clean(text: str, most: int = 300) -> str:
-    """``text`` on one line, with nothing in it that a terminal or browser acts on or that misleads a reader.
+    """``text`` on one line, without characters that a terminal or browser interprets or that mislead a reader.
 
-    Control and direction characters become visible escapes, hub tokens and home folders are masked, and text
-    longer than ``most`` characters keeps its beginning and end.
+    Control and direction characters become visible escapes, hub tokens and home folders are masked, and text longer
+    than ``most`` characters keeps its beginning and end.
     """
-    # Masked before it is cut, so that no half of a secret is left that the pattern does not know.
+    # Masked before truncation, so that no part of a secret is left that the pattern does not match.
     for pattern, instead in _SECRETS:
         text = pattern.sub(instead, text)
     if len(text) > most:
@@ -46,11 +46,9 @@ def _visible(character: str) -> str:
 
 
 def number(value: float | None, digits: int = 4) -> str:
-    """``value`` with ``digits`` significant digits; whole numbers whole; very large and very small ones
-    as m×10ⁿ.
+    """``value`` with ``digits`` significant digits; integers in full; very large and very small ones as m×10ⁿ.
 
-    Zeros at the end are dropped only where nothing but them follows: 0.5 is one half, 0.5000 something
-    near it.
+    Trailing zeros are dropped only if the value is exact without them: 0.5 is one half, 0.5000 a value near it.
     """
     if value is None:
         return "–"
@@ -86,7 +84,7 @@ def points(value: float | None, digits: int = 3) -> str:
 
 
 def _shift(value: float) -> float:
-    # 0.29 * 100 is 28.999999999999996; the decimal digits of the value, moved two places, are what is meant.
+    # 0.29 * 100 is 28.999999999999996; shifting the decimal digits of the value gives the intended number.
     return float(f"{value!r}e2") if "e" not in repr(value) and math.isfinite(value) else value * 100
 
 
@@ -101,7 +99,7 @@ def size(value: float | None) -> str:
 
 
 def beside(values: Sequence[float], digits: int = 4) -> list[str]:
-    """Every value with as many digits as it takes to tell apart all that differ.
+    """All values with as many digits as needed to distinguish those that differ.
 
     0.9451 beside a limit of 0.95 stays 0.9451; values that are equal to the last bit read the same.
     """
@@ -112,9 +110,7 @@ def beside(values: Sequence[float], digits: int = 4) -> list[str]:
 
 
 def shortened(texts: Sequence[str]) -> list[str]:
-    """The texts with their long decimal numbers shortened together, so that numbers that differ still read
-    so.
-    """
+    """The texts with their long decimal numbers shortened jointly, so that different numbers still read differently."""
     found = [match for text in texts for match in _NUMBERS.findall(text)]
     short = dict(zip(found, beside([float(match) for match in found], 5), strict=True))
 
@@ -125,7 +121,7 @@ def shortened(texts: Sequence[str]) -> list[str]:
 
 
 def quantity(value: float | None, unit: str, digits: int = 4) -> str:
-    """``value`` in the form its unit asks for: fractions as percentages, bytes as kB or MB, ratios with ×."""
+    """``value`` in the form that suits its unit: fractions as percentages, bytes as kB or MB, ratios with ×."""
     if value is None:
         return "–"
     if unit == "bytes":
@@ -138,7 +134,7 @@ def quantity(value: float | None, unit: str, digits: int = 4) -> str:
 
 
 def short_hash(value: str) -> str:
-    """The first twelve characters of a hash, enough to tell two apart by eye."""
+    """The first twelve characters of a hash, enough to distinguish two by eye."""
     return value[:12]
 
 
@@ -151,9 +147,7 @@ def _grouped(text: str) -> str:
 
 
 def _trimmed(text: str, value: float) -> str:
-    """``text`` without zeros at the end of its fraction, if what is left is still ``value`` but for rounding
-    noise.
-    """
+    """``text`` without trailing zeros of its fraction, if the rest still equals ``value`` up to rounding noise."""
     digits, e, exponent = text.partition("e")
     short = digits.rstrip("0").rstrip(".") if "." in digits else digits
     return short + e + exponent if math.isclose(float(short + e + exponent), value, rel_tol=1e-12) else text

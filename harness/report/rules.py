@@ -36,9 +36,11 @@ class _Compared:
 class Judged:
     """One verdict with its texts shortened; compared is None where no number met a single limit.
 
-    noise: the effect as a multiple of the noise floor, short and in full; empty where no floor is known.
+    title: the metric in words. noise: the effect as a multiple of the noise floor, short and in full; empty where no
+    floor is known.
     """
 
+    title: str
     verdict: Verdict
     expected: str
     found: str
@@ -65,7 +67,7 @@ class Judged:
         if self.compared is None:
             return Markup()
         c, status = self.compared, self.verdict.status
-        title = f"{words.metric(self.verdict.metric)}: {words.STATUSES[status].word}"
+        title = f"{self.title}: {words.STATUSES[status].word}"
         return charts.limit(c.value, c.low, c.high, c.limit, c.neutral, c.good, status, title)
 
 
@@ -77,6 +79,7 @@ def judged(run: Run) -> list[Judged]:
         measured |= {words.labelled(m.name, m.labels | part.name): m for m in part.measurements}
     return [
         _judged(
+            words.metric(run, verdict.metric),
             verdict,
             measured.get(words.labelled(verdict.metric, verdict.labels)),
             asked.get(verdict.where, {}),
@@ -85,7 +88,7 @@ def judged(run: Run) -> list[Judged]:
     ]
 
 
-def _judged(verdict: Verdict, measurement: Measurement | None, settings: dict[str, Any]) -> Judged:
+def _judged(title: str, verdict: Verdict, measurement: Measurement | None, settings: dict[str, Any]) -> Judged:
     expected, found, because = display.shortened([verdict.expected, verdict.found, verdict.because])
     compared = None
     decided = verdict.status in {"pass", "fail", "inconclusive"}
@@ -93,7 +96,7 @@ def _judged(verdict: Verdict, measurement: Measurement | None, settings: dict[st
         compared = _compared(verdict.rule, measurement, settings)
     rest = _rest(because, expected, found)
     above = (noise.multiple(measurement), noise.described(measurement)) if measurement is not None else ("", "")
-    return Judged(verdict, expected.removesuffix(" is wanted"), found, rest, compared, above)
+    return Judged(title, verdict, expected.removesuffix(" is wanted"), found, rest, compared, above)
 
 
 def _compared(rule: str, m: Measurement, settings: dict[str, Any]) -> _Compared | None:

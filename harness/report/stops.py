@@ -1,4 +1,4 @@
-"""How many documents were needed where a suite draws no more than its rules need."""
+"""Sequential sampling: how many documents a suite needed until its rules were decided."""
 
 from __future__ import annotations
 
@@ -6,26 +6,26 @@ from harness.records import Run, Stop
 from harness.report import display
 
 
-def sentences(run: Run) -> list[str]:
-    """One for each suite that could have stopped before its last document."""
+def describe_stops(run: Run) -> list[str]:
+    """One sentence for each suite with sequential sampling."""
     return [_sentence(stop) for stop in run.stops]
 
 
 def _sentence(stop: Stop) -> str:
     most, seen = display.number(stop.looks[-1]), display.number(stop.documents)
-    look = f"look {stop.looks.index(stop.documents) + 1} of {len(stop.looks)}"
     if not stop.watched:
         return f"Suite {stop.suite}: all {most} documents were measured, because no rule waits for them."
     if stop.undecided:
         count = len(stop.undecided)
-        left = f"{stop.undecided[0]}{f' and {count - 1} more' if count > 1 else ''}"
-        said = f"all {most} documents did not decide {left}"
+        rules = f"{stop.undecided[0]}{f' and {count - 1} more' if count > 1 else ''}"
+        outcome = f"undecided after all {most} documents: {rules}"
     else:
-        said = f"{seen} of at most {most} documents decided every rule that waits for them ({look})"
-    return f"Suite {stop.suite}: {said}; {_fixed(stop)}."
+        look = f"interim look {stop.looks.index(stop.documents) + 1} of {len(stop.looks)}"
+        outcome = f"every rule was decided after {seen} of at most {most} documents ({look})"
+    return f"Suite {stop.suite}: {outcome}; {_fixed_size(stop)}."
 
 
-def _fixed(stop: Stop) -> str:
+def _fixed_size(stop: Stop) -> str:
     if stop.fixed is None:
-        return "no number of documents that is fixed beforehand is known to be enough"
-    return f"a number fixed beforehand would have been {display.number(stop.fixed)}, for 80 % power"
+        return "no fixed sample size is known to reach 80 % power"
+    return f"a fixed sample size with 80 % power would have been {display.number(stop.fixed)} documents"

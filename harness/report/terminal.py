@@ -1,9 +1,8 @@
-"""What the command line says while it works and when it is done.
+"""Terminal output of the command line: progress while it works, verdicts when it is done.
 
-On a terminal there is a live line of progress; into a file or a CI log go plain lines, few enough to
-read. Names come from files that others wrote, so nothing in them is taken for markup, for a command to
-the terminal, or for a command to a CI runner. A reader that goes away (``harness check … | head``) ends
-the output, never the work.
+A terminal gets a live progress line; a file or CI log gets plain lines, few enough to read. Names come from files
+written by others, so they are never interpreted as markup, terminal escapes, or commands to a CI runner. A reader that
+goes away (``harness check … | head``) ends the output, never the work.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TextIO
 
@@ -26,7 +25,7 @@ from harness.report import display, stops, verdict, words
 from harness.report.rules import Judged, judged
 
 EVERY_SECONDS = 5.0
-"""At most one progress line in this time where there is no terminal."""
+"""Minimum interval between progress lines without a terminal."""
 _COLOURS = {
     "pass": "green",
     "fail": "red",
@@ -34,8 +33,8 @@ _COLOURS = {
     "error": "magenta",
     "skipped": "bright_black",
 }
-# GitHub takes "::set-output …" at the start of a line, and "##[…]" anywhere in it, for a command. Terminals
-# wrap lines, so no place in a line is safe.
+# GitHub takes "::set-output …" at the start of a line, and "##[…]" anywhere, as a command. Terminals wrap lines, so
+# no position in a line is safe.
 _COMMANDS = re.compile(r"::(?=\S)|##(?=\[)")
 _MOST_PASSED = 20
 
@@ -52,12 +51,12 @@ class Terminal:
         self._last_line = -EVERY_SECONDS
 
     def stage(self, text: str) -> None:
-        """A new part of the work begins."""
+        """Announce a new stage of the work."""
         self._end_live()
         self._print(Text(harmless(text), style="bold"))
 
     def step(self, what: str, done: int, of: int) -> None:
-        """``done`` of ``of`` units of ``what`` are ready."""
+        """Report that ``done`` of ``of`` units of ``what`` are done."""
         if self._console.is_terminal:
             self._show_live(what, done, of)
         else:
@@ -66,19 +65,19 @@ class Terminal:
             self._end_live()
 
     def note(self, text: str) -> None:
-        """Something worth knowing that changes no verdict."""
+        """Print information that changes no verdict."""
         self._print(Text.assemble(("note ", "cyan"), harmless(text, 2000)))
 
     def error(self, text: str) -> None:
-        """Something that keeps a variant from being run or judged; lines of the message are kept apart."""
+        """Print an error that prevents a variant from being run or judged, one output line per line of the message."""
         self._end_live()
         first, *rest = text.splitlines() or [""]
         self._print(Text.assemble(("error ", "bold red"), harmless(first, 2000)))
         for line in rest:
             self._print(Text(f"      {harmless(line, 2000)}"))
 
-    def verdict(self, run: Run, report: Path | None) -> None:
-        """One line a rule, the verdict with its reason, and where the report is."""
+    def verdict(self, run: Run, outputs: Sequence[Path] = ()) -> None:
+        """One line a rule, the verdict with its reason, and where the outputs are."""
         self._end_live()
         self._print(Text(""))
         items = judged(run)
@@ -93,13 +92,13 @@ class Terminal:
         headline = f"{status.mark} {verdict.headline(run)}"
         self._print(Text.assemble((headline, f"bold {_COLOURS[run.verdict]}"), f"  {harmless(run.name)}"))
         self._print(Text(f"  {harmless(verdict.reason(run), 2000)}"))
-        for sentence in stops.sentences(run):
+        for sentence in stops.describe_stops(run):
             self._print(Text(f"  {harmless(sentence, 2000)}"))
-        if report is not None:
-            self._print(Text(f"  report: {harmless(relative(report), 2000)}"))
+        for path in outputs:
+            self._print(Text(f"  report: {harmless(relative(path), 2000)}"))
 
     def show(self, table: Table) -> None:
-        """A table, whose cells are harmless already."""
+        """Print a table whose cells are already sanitized."""
         self._end_live()
         self._console.print(table)
 
@@ -127,12 +126,12 @@ class Terminal:
             self._live, self._task = None, None
 
     def _print(self, text: Text) -> None:
-        # soft_wrap: lines are never folded in a log, where a word is searched for and a path is copied.
+        # soft_wrap: lines are not folded in a log, so that words can be searched and paths copied.
         self._console.print(text, soft_wrap=True, highlight=False, markup=False, emoji=False)
 
 
 def _rule_line(item: Judged) -> Text:
-    """Status, metric, what was found with its interval, the limit; and the reason where the rule does not pass."""
+    """Status, metric, value with its interval, limit; and the reason if the rule does not pass."""
     found: Verdict = item.verdict
     status = words.STATUSES[found.status]
     name = harmless(words.labelled(found.metric, found.labels) or found.rule)
@@ -147,12 +146,12 @@ def _rule_line(item: Judged) -> Text:
 
 
 def harmless(text: str, most: int = 300) -> str:
-    """``text`` on one line without control characters, secrets, or what a CI runner takes for a command."""
+    """``text`` on one line without control characters, secrets, and commands to a CI runner."""
     return _COMMANDS.sub(lambda found: f"{found[0][0]} {found[0][1:]}", display.clean(text, most))
 
 
 def relative(path: Path) -> str:
-    """The path as seen from the current folder where it lies below it, else as it is."""
+    """The path relative to the current folder if it lies below it, else unchanged."""
     try:
         return str(path.resolve().relative_to(Path.cwd().resolve()))
     except ValueError:
@@ -160,21 +159,17 @@ def relative(path: Path) -> str:
 
 
 def standard_console(stream: TextIO) -> Console:
-    """A console that can write every character to any stream and outlives its reader."""
+    """A console that can write every character to any stream and survives the end of its reader."""
     if hasattr(stream, "reconfigure"):
         stream.reconfigure(errors="backslashreplace")
     return _Enduring(file=stream, emoji=False, markup=False, highlight=False)
 
 
 class _Enduring(Console):
-    """A console whose reader may go away: what is left to say is then dropped, and the exit code stays what
-    it is.
-    """
+    """A console whose reader may go away: further output is then dropped, and the exit code is unchanged."""
 
     def on_broken_pipe(self) -> None:
-        """Say nothing any more; the file descriptor is pointed elsewhere so that the flush at exit succeeds
-        too.
-        """
+        """Drop further output; the file descriptor is redirected so that the flush at exit succeeds too."""
         self.quiet = True
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, self.file.fileno())

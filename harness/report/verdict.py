@@ -57,7 +57,7 @@ def _lower(text: str) -> str:
 
 def _named(item: Judged) -> str:
     """The metric with what decided: "perplexity ratio (1.093, limit 1.02)"."""
-    name = display.clean(words.metric(item.verdict.metric) or item.verdict.rule, 80)
+    name = display.clean(item.title or item.verdict.rule, 80)
     if item.numbers:
         return f"{name} ({item.numbers})"
     return f"{name} ({display.clean(item.because, 160)})" if item.verdict.status == "error" else name

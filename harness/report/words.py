@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from harness.records import Measurement, ModuleFormat, Run, Verdict
+from harness.records.metric import Summary
 from harness.report import display
 
 
@@ -28,92 +28,24 @@ STATUSES = {
     "skipped": Status("skipped", "Skipped", "–", "Skipped"),
 }
 
-_METRICS = {
-    "logits.max_abs_diff": "largest logit difference",
-    "logits.mean_abs_diff": "mean logit difference",
-    "divergence.kl_mean": "mean KL divergence",
-    "divergence.kl_p50": "median KL divergence",
-    "divergence.kl_p99": "99th percentile of KL",
-    "divergence.kl_p999": "99.9th percentile of KL",
-    "divergence.kl_max": "largest KL divergence",
-    "divergence.reverse_kl_mean": "mean reverse KL divergence",
-    "divergence.top1_agreement": "same most likely token",
-    "divergence.delta_p_mean": "mean change of p(target)",
-    "divergence.delta_p_rms": "RMS change of p(target)",
-    "divergence.total_variation": "total variation",
-    "perplexity.value": "perplexity",
-    "perplexity.ratio": "perplexity ratio",
-    "perplexity.nll_delta": "change of NLL",
-    "perplexity.bits_per_byte": "bits per byte",
-    "calibration.ece": "ECE",
-    "calibration.ece_equal_mass": "ECE, equal-mass bins",
-    "calibration.squared_error": "squared calibration error",
-    "calibration.brier": "Brier score",
-    "calibration.gap": "change of over-confidence",
-    "calibration_data.overlap": "documents shared with calibration",
-    "calibration_data.token_divergence": "divergence of tokens from calibration",
-    "calibration_data.token_divergence_floor": "divergence of tokens between halves",
-    "calibration_data.outside_range": "inputs outside the calibrated range",
-    "calibration_data.outside_range_worst": "most inputs outside the calibrated range",
-    "generation.exact_match": "same greedy text",
-    "generation.diverged": "greedy texts that part",
-    "generation.first_divergence": "equal tokens before texts part",
-    "generation.first_divergence_median": "equal tokens before texts part, median",
-    "generation.common_prefix": "share of text before texts part",
-    "generation.similarity": "likeness of greedy texts",
-    "generation.embedding_similarity": "likeness of greedy texts, embedded",
-    "hardware.supported": "weights with a kernel",
-    "hardware.accelerated": "weights with a kernel in few bits",
-    "hardware.cache_supported": "KV cache with a kernel",
-    "experts.unreached": "experts without calibration tokens",
-    "experts.uncalibrated_share": "routings to experts without calibration",
-    "experts.unused": "experts without tokens",
-    "experts.agreement": "same expert for a token",
-    "experts.agreement_worst": "same expert for a token, worst layer",
-    "weights.relative_error": "relative error of a weight",
-    "weights.worst": "largest weight error",
-    "layers.worst": "largest layer error",
-    "layers.relative_error": "relative error",
-    "layers.sqnr_db": "SQNR",
-    "layers.cosine": "cosine",
-    "outliers.channels": "outlier channels",
-    "outliers.max_to_median": "channel maximum over median",
-    "outliers.kurtosis": "kurtosis",
-    "latency.prefill_tokens_per_second": "prefill speed",
-    "latency.decode_tokens_per_second": "decode speed",
-    "latency.time_to_first_token_ms": "time to first token",
-    "latency.ratio": "time, variant over reference",
-    "latency.floor": "time, reference over itself",
-    "memory.weight_bytes": "stored weights",
-    "memory.bits_per_weight": "bits per weight",
-    "memory.peak_bytes": "peak memory",
-    "memory.kv_bytes_per_token": "KV cache per token",
-    "artifact.kl_mean": "mean KL of the artifact from memory",
-    "artifact.kl_max": "largest KL of the artifact from memory",
-    "artifact.logits_max_abs_diff": "largest logit difference of the artifact",
-    "artifact.modules_changed": "modules that the artifact changes",
-    "artifact.texts_changed": "texts that the artifact encodes differently",
-    "artifact.live_kl_max": "largest KL that saving costs in memory",
-    "artifact.bytes": "bytes on disk",
-    "artifact.bits_per_weight": "bits on disk per weight",
-}
 _ORDER = ("fail", "error", "inconclusive", "skipped", "pass")
 
 
-def metric(name: str) -> str:
-    """A metric in words; a name that is not known is its own description."""
-    if name in _METRICS:
-        return _METRICS[name]
-    task = re.fullmatch(r"tasks\.([^.]+)\.(.+)", name)
-    return f"{task[1]} {task[2].replace('_', ' ')}" if task else name
+def metric(run: Run, name: str) -> str:
+    """A metric in words, as its measure declares it; a name that nothing declares stands for itself."""
+    return run.metric(name).title or name
 
 
-def title(name: str) -> str:
-    """A metric in words to stand over a paragraph; names of tasks and unknown metrics keep their own
-    letters.
-    """
-    words = metric(name)
-    return words[:1].upper() + words[1:] if name in _METRICS else words
+def title(run: Run, name: str) -> str:
+    """A metric in words to stand over a paragraph; names keep their own letters."""
+    words = run.metric(name).title
+    return words[:1].upper() + words[1:] or name
+
+
+def summarized(run: Run, summary: Summary) -> list[str]:
+    """Names of the measured metrics that declare this summary, in the order of measurement."""
+    names = dict.fromkeys(m.name for m in run.measurements)
+    return [name for name in names if run.metric(name).summary == summary]
 
 
 def labelled(name: str, labels: dict[str, str]) -> str:

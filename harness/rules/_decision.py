@@ -34,8 +34,8 @@ class Judged:
 
 
 def is_exact(measurement: Measurement) -> bool:
-    """Whether the number was counted, not sampled: the method then begins with "exact" ("exact count")."""
-    return measurement.method.startswith("exact") and measurement.low == measurement.high == measurement.change
+    """Whether the number was counted, so that it is compared as it is; a sampled one is never exact."""
+    return measurement.basis == "counted" and measurement.low == measurement.high == measurement.change
 
 
 def of_change(measurement: Measurement, identical: bool) -> Judged | None:

@@ -21,7 +21,7 @@ class NotWorse(Rule):
         if measurement.better == "neither":
             because = f"{measurement.name} has no better direction, so nothing is worse; write at_most and at_least"
             return mistake(measurement, expected, because)
-        if measurement.unit == "dB":
+        if measurement.infinite_neutral:
             because = f"{measurement.name} has no finite value for equal sides to stay near to; write at_least"
             return mistake(measurement, expected, because)
         if self.margin >= 1 and (measurement.unit in SHARES | {"ratio"} or measurement.neutral == 1.0):

@@ -7,7 +7,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from harness.artifacts.saving import discard_saved, save_folder
+from harness.artifacts.saving import discard_artifact, save_folder
 from harness.backends import Backend
 from harness.data.encoding import EncodedDocument
 from harness.errors import HarnessError, WriteError
@@ -127,7 +127,7 @@ def _writer(plan: Plan, variant: LoadedModel) -> Callable[[Path], None]:
 def _discard_stale(folder: Path) -> None:
     """What an earlier run saved must not stand beside a verdict on something else."""
     try:
-        discard_saved(folder)
+        discard_artifact(folder)
     except OSError as error:
         raise WriteError(f"{folder}: an earlier artifact could not be removed: {error.strerror or error}") from error
 

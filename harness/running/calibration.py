@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from harness.data.calibration import Calibrated, CalibrationDocuments
-from harness.data.contamination import Seen
+from harness.data.contamination import DocumentIndex
 from harness.data.documents import read_documents
 from harness.data.encoding import EncodedDocument, encode
 from harness.errors import DataError
-from harness.lockstep.hooks import Stage, attached
+from harness.lockstep.hooks import ActiveSide, attached
 from harness.lockstep.survey import candidates
-from harness.modules.experts import expert_tokens
+from harness.modules.experts import count_expert_tokens
 from harness.records import CalibrationSpec, DocumentsSpec, HubData, Note
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def read_calibration(spec: CalibrationSpec, reference: LoadedModel) -> Calibrati
     except DataError as error:
         raise DataError(f"calibration: {error}") from error
     kept = tuple(document for document in encoded if not document.skipped)
-    seen = Seen(reference.tokenizer, [document.ids for document in kept])
+    seen = DocumentIndex(reference.tokenizer, [document.ids for document in kept])
     return CalibrationDocuments(_source(spec), kept, seen, tuple(_notes(spec, encoded, len(kept))))
 
 
@@ -45,7 +45,7 @@ def with_calibration(variant: LoadedModel, data: CalibrationDocuments, ranges: b
     """The variant with the documents that it was fitted to. ranges: whether to run them for the ranges of inputs."""
     by_module = input_ranges(variant, data.ids) if ranges else {}
     identity = variant.identity.model_copy(update={"calibration": data.record})
-    fitted = Calibrated(data, by_module, expert_tokens(variant.model, data.ids))
+    fitted = Calibrated(data, by_module, count_expert_tokens(variant.model, data.ids))
     notes = (*variant.notes, *data.notes, *_unreached_notes(fitted.tokens))
     return replace(variant, identity=identity, calibration=fitted, notes=notes)
 
@@ -64,10 +64,10 @@ def input_ranges(loaded: LoadedModel, documents: list[Tensor]) -> dict[str, tupl
             both = torch.stack([-low, high]).float()
             ends[name] = torch.maximum(ends[name], both) if name in ends else both
 
-    model, stage = loaded.model, Stage()
+    model, stage = loaded.model, ActiveSide()
     names = [name for name, kind in candidates(model).items() if kind in ("linear", "experts")]
     taps = {name: [partial(record, name)] for name in names}
-    with torch.no_grad(), attached(model, 0, stage, taps, {}), stage.playing(0):
+    with torch.no_grad(), attached(model, 0, stage, taps, {}), stage.activate(0):
         for ids in documents:
             model(input_ids=ids[None].to(model.device), use_cache=False)
     return {name: (-low, high) for name, (low, high) in ((name, end.tolist()) for name, end in ends.items())}

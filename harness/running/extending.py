@@ -22,10 +22,10 @@ from harness.measures import Measure
 from harness.planning.specs import GateSpec, Plan, SuiteSpec
 from harness.records import Measurement, NoiseFloor, Skipped, Stop, Verdict
 from harness.records.patterns import could_match
-from harness.running.measuring import found_by, sliced
+from harness.running.measuring import measure_parts, run_measure
 from harness.running.noise_floor import Key, Perturbed, floors, with_floors
 from harness.running.pairs import Pair
-from harness.sampling.looks import DEFAULT, Look, watched_rules
+from harness.sampling.looks import DEFAULT, Look, select_waiting_rules
 from harness.statistics import planned_looks
 
 
@@ -85,7 +85,7 @@ class _Watch:
     known: dict[int, list[Verdict]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.gates = watched_rules(self.pair.observed.plan.gates, self.suite)
+        self.gates = select_waiting_rules(self.pair.observed.plan.gates, self.suite)
         self.noise = floors(self.perturbed, self._measures()) if self.perturbed else {}
 
     def look(self, number: int) -> Look:
@@ -101,7 +101,7 @@ class _Watch:
             skipped = [entry for entry in found if isinstance(entry, Skipped)]
             observed = self.pair.observed
             identical = observed.reference.same_as(observed.variant)
-            parts = sliced(self.pair, self.suite, self.gates, self.look(number), self.noise)
+            parts = measure_parts(self.pair, self.suite, self.gates, self.look(number), self.noise)
             verdicts = judge(self.gates, measurements, skipped, identical, parts, self._elsewhere())
             self.known[number] = [verdict for verdict in verdicts if verdict.status not in ("pass", "fail")]
         return self.known[number]
@@ -120,7 +120,7 @@ class _Watch:
         )
 
     def _found(self, look: Look) -> list[Measurement | Skipped]:
-        by_measure = [found_by(self.pair, self.suite, measure, [], look) for measure in self._measures()]
+        by_measure = [run_measure(self.pair, self.suite, measure, [], look) for measure in self._measures()]
         return with_floors([entry for found in by_measure for entry in found], self.noise)
 
     def _measures(self) -> list[Measure]:
@@ -149,8 +149,8 @@ class _Watch:
         metrics: list[Measured] = []
         found: list[Measurement | Skipped] = []
         for measure in self._measures():
-            metrics += [Measured(metric, self.suite.name, None, "documents") for metric in measure.produces()]
-            found += found_by(self.pair, self.suite, measure, [], look, ordinary=True)
+            metrics += [Measured(metric, self.suite.name, None) for metric in measure.produces()]
+            found += run_measure(self.pair, self.suite, measure, [], look, ordinary=True)
         sample = _Sample("itself", [entry for entry in found if isinstance(entry, Measurement)])
         planned = [need for need in needs(self.gates, metrics, sample) if need.outlook != "free"]
         needed = [need.needed for need in planned]

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
-from harness.measures import Measure
+from harness.measures import Measure, name_skipped
 from harness.planning.specs import GateSpec, SuiteSpec
 from harness.records import Measurement, NoiseFloor, Skipped, Slice
 from harness.running.noise_floor import Key, Perturbed, floors, with_floors
 from harness.running.pairs import Pair
 from harness.running.stopwatch import timed
-from harness.sampling.looks import Look, measured_at
-from harness.sampling.slices import asked_for, measure_slices
+from harness.sampling.looks import Look
+from harness.sampling.slices import measure_slices, slice_patterns
 
 
 def measure(pair: Pair, suites: Sequence[SuiteSpec], perturbed: Mapping[str, Perturbed] | None = None) -> None:
@@ -26,13 +26,13 @@ def measure(pair: Pair, suites: Sequence[SuiteSpec], perturbed: Mapping[str, Per
             otherwise = (perturbed or {}).get(suite.name) if suite.name not in pair.token_mismatches else None
             noise = floors(otherwise, measures) if otherwise else {}
             for measure in measures:
-                raw = found_by(pair, suite, measure, pair.observed.failures, pair.looks.get(suite.name))
+                raw = run_measure(pair, suite, measure, pair.observed.failures, pair.looks.get(suite.name))
                 found: Sequence[Measurement | Skipped] = with_floors(raw, noise)
                 if len(suites) > 1:
                     found = [_of_suite(suite, m) for m in found]
                 pair.observed.measurements += [m for m in found if isinstance(m, Measurement)]
                 pair.observed.skipped += [m for m in found if isinstance(m, Skipped)]
-            slices = sliced(pair, suite, pair.observed.plan.gates, pair.looks.get(suite.name), noise)
+            slices = measure_parts(pair, suite, pair.observed.plan.gates, pair.looks.get(suite.name), noise)
             if len(suites) > 1:
                 slices = [_relabelled(suite, part) for part in slices]
             pair.observed.slices += slices
@@ -68,11 +68,11 @@ def _floored(part: Slice, noise: Mapping[Key, NoiseFloor]) -> Slice:
     return part.model_copy(update={"measurements": tuple(m for m in found if isinstance(m, Measurement))})
 
 
-def sliced(
+def measure_parts(
     pair: Pair, suite: SuiteSpec, gates: Sequence[GateSpec], look: Look | None, noise: Mapping[Key, NoiseFloor]
 ) -> list[Slice]:
     """The parts of the documents that rules of the gates name."""
-    wanted = asked_for(gates)
+    wanted = slice_patterns(gates)
     documents = pair.store.read(suite.name, "documents") if wanted else None
     if documents is None:
         return []
@@ -88,7 +88,7 @@ def sliced(
     return [_floored(part, noise) for part in parts]
 
 
-def found_by(
+def run_measure(
     pair: Pair,
     suite: SuiteSpec,
     measure: Measure,
@@ -116,7 +116,8 @@ def found_by(
         return [*lost, *_all_skipped(instead, f"the probe {instead.table} left no rows{_unpaired(pair, suite)}")]
     own = any(probe.reads == "nothing" and probe.kind == instead.table for probe in suite.probes)
     try:
-        return [*lost, *measured_at(instead, table, None if look is None or own or ordinary else look.intervals())]
+        intervals = None if look is None or own or ordinary else look.intervals()
+        return [*lost, *name_skipped(instead, instead.measure_at(table, intervals))]
     except Exception as error:  # noqa: BLE001 - a plugin may raise anything; it must cost the verdict, not the run
         reason = f"measure {measure.kind} failed: {type(error).__name__}: {error}"
         failures.append(reason)

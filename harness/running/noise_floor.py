@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 from harness.data.encoding import EncodedDocument
 from harness.errors import ModelError
-from harness.lockstep.driver import out_of_memory, shared_pass
-from harness.lockstep.noise_floor import floor_sample, under
+from harness.lockstep.driver import is_out_of_memory, shared_pass
+from harness.lockstep.noise_floor import apply_condition, sample_documents
 from harness.measures import Measure
 from harness.models.loaded import LoadedModel
 from harness.planning.specs import SuiteSpec
@@ -81,14 +81,14 @@ def observe_perturbed(
     probes = [probe for probe in suite.probes if probe.runs == "shared_pass" and not probe.whole_batches]
     if spec is None or not probes:
         return None
-    sample = floor_sample(documents, spec.documents)
+    sample = sample_documents(documents, spec.documents)
     tables: dict[str, MemoryTables] = {condition: MemoryTables() for condition in spec.conditions}
     try:
-        ways = [under(condition, reference) for condition in spec.conditions]
+        ways = [apply_condition(condition, reference) for condition in spec.conditions]
         models, arranged = [model for model, _ in ways], [way for _, way in ways]
         shared_pass(reference, models, sample, probes, list(tables.values()), progress, arranged=arranged)
     except (ModelError, RuntimeError) as error:
-        if not isinstance(error, ModelError) and not out_of_memory(error):
+        if not isinstance(error, ModelError) and not is_out_of_memory(error):
             raise
         text = f"the noise floor of suite {suite.name} is not known: {error}"
         return Perturbed(len(sample), {}, Note(topic="noise floor", text=text, level="warn"))
@@ -103,15 +103,14 @@ def observe_perturbed(
 def floors(perturbed: Perturbed, measures: Sequence[Measure]) -> dict[Key, NoiseFloor]:
     """The largest |change − neutral| of every metric over the conditions.
 
-    A metric that some condition leaves without a finite change has no floor. Nor has one in decibels, which has no
-    finite value for equal sides: its distance from there says nothing.
+    A metric that some condition leaves without a finite change has no floor. Nor has one whose neutral is infinite.
     """
     found: dict[Key, list[tuple[float, str]]] = {}
     for condition, tables in perturbed.tables.items():
         entries = [entry for measure in measures for entry in _measured(measure, tables)]
         names = Counter(entry.name for entry in entries)
         for entry in entries:
-            if entry.effect is not None and entry.unit != "dB":
+            if entry.effect is not None:
                 found.setdefault(_key(entry, names), []).append((entry.effect, condition))
     return {
         key: NoiseFloor(value=value, condition=condition, documents=perturbed.documents)

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from harness.data.calibration import CalibrationDocuments
 from harness.data.contamination import WINDOW
-from harness.data.documents import RawDocument, in_random_order, read_documents, texts_sha256
-from harness.data.encoding import EncodedDocument, documents_sha256, duplicates, encode
+from harness.data.documents import RawDocument, read_documents, shuffle_documents, texts_sha256
+from harness.data.encoding import EncodedDocument, count_duplicates, documents_sha256, encode
 from harness.errors import DataError, HarnessError
 from harness.hardware import fit as hardware
 from harness.models.loaded import LoadedModel
@@ -86,7 +86,7 @@ def suite_texts(suite: SuiteSpec) -> Sequence[RawDocument]:
     if spec is None:
         return ()
     raw = read_documents(spec.data, spec.max, spec.text_field, spec.split_on, spec.seed)
-    return raw if spec.min is None else in_random_order(raw, spec.seed)
+    return raw if spec.min is None else shuffle_documents(raw, spec.seed)
 
 
 def encode_suite(suite: SuiteSpec, model: LoadedModel) -> Sequence[EncodedDocument]:
@@ -254,7 +254,7 @@ def _document_notes(suites: Sequence[SuiteSpec], documents: Documents) -> list[N
         counts = {
             "cut at the context": sum(document.cut for document in encoded),
             "skipped (nothing to score)": sum(bool(document.skipped) for document in encoded),
-            "repeat the text of another": duplicates(encoded),
+            "repeat the text of another": count_duplicates(encoded),
         }
         for what, count in counts.items():
             if count:
@@ -268,7 +268,7 @@ def _contamination_notes(fitted_to: CalibrationDocuments, documents: Documents) 
     notes = []
     for name, encoded in documents.items():
         scored = [document for document in encoded if not document.skipped]
-        shared = [document.id for document in scored if fitted_to.seen.shared(document.ids)[0]]
+        shared = [document.id for document in scored if fitted_to.seen.count_shared(document.ids)[0]]
         if shared:
             first = ", ".join(shared[:3]) + (" …" if len(shared) > 3 else "")
             text = (

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
-from harness.measures import Measure, Sampled
 from harness.planning.specs import GateSpec, SuiteSpec
-from harness.records import Measurement, Sequential, Skipped
+from harness.records import Sequential
 from harness.records.patterns import could_match
 from harness.rules import Rule
 from harness.statistics import Betting, GroupSequential, Intervals
@@ -64,7 +63,7 @@ class Look:
         return Betting(found.confidence, found.together, found.look, largest)
 
 
-def watched_rules(gates: Sequence[GateSpec], suite: SuiteSpec) -> list[GateSpec]:
+def select_waiting_rules(gates: Sequence[GateSpec], suite: SuiteSpec) -> list[GateSpec]:
     """The rules that wait for documents of a suite: blocking ones, and those that say ``on_inconclusive: extend``.
 
     A rule that compares the number alone (``decide: point``) is never undecided, so nothing waits for it.
@@ -81,20 +80,3 @@ def watched_rules(gates: Sequence[GateSpec], suite: SuiteSpec) -> list[GateSpec]
 def _waits(rule: Rule, names: Sequence[str]) -> bool:
     wants = rule.decide == "interval" and (rule.level == "block" or rule.on_inconclusive == "extend")
     return wants and any(could_match(rule.metric, name) for name in names)
-
-
-def measured_at(measure: Measure, table: pd.DataFrame, intervals: Intervals | None) -> Sequence[Measurement | Skipped]:
-    """What a measure says of a table with these intervals; None: its own, as of a size that was fixed beforehand."""
-    if intervals is None:
-        return measure.measure(table)
-    if isinstance(measure, Sampled):
-        return measure.measure_by(table, intervals)
-    return [_without_interval(found) for found in measure.measure(table)]
-
-
-def _without_interval(found: Measurement | Skipped) -> Measurement | Skipped:
-    if isinstance(found, Skipped) or found.method.startswith("exact"):
-        return found
-    why = "no interval: documents were drawn until the rules were decided, which this measure does not know of"
-    ends = dict.fromkeys(("low", "high", "variant_low", "variant_high"))
-    return found.model_copy(update={**ends, "method": f"{found.method}; {why}"})

@@ -1,8 +1,8 @@
 """Parts of the documents on which rules must hold one by one: by kind, by language, by length.
 
-Every measure of a table with a row per document serves: it is given the rows of the part alone. Which documents a
-part has is told by the table ``documents``. Where some documents have a kind (or language), those without one are
-a part of their own, so that none is left out; where none has, there are no parts.
+A measure that is ``by_document`` is given the rows of the part alone. The table ``documents`` tells which documents
+belong to a part. Where some documents have a kind (or language), those without one are a part of their own, so that no
+document is left out; where none has, there are no parts.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from harness.measures import Measure
+from harness.measures import Measure, name_skipped
 from harness.planning.specs import GateSpec
 from harness.records import Measurement, Skipped, Slice
 from harness.records.patterns import could_match
 from harness.rules import Rule
-from harness.sampling.looks import Look, measured_at
+from harness.sampling.looks import Look
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,7 +41,7 @@ class Part:
     documents: frozenset[int]
 
 
-def asked_for(gates: Sequence[GateSpec]) -> dict[str, tuple[str, ...]]:
+def slice_patterns(gates: Sequence[GateSpec]) -> dict[str, tuple[str, ...]]:
     """The labels by which rules slice, and the patterns of the metrics that they want by each."""
     found: dict[str, tuple[str, ...]] = {}
     for gate in gates:
@@ -52,7 +52,7 @@ def asked_for(gates: Sequence[GateSpec]) -> dict[str, tuple[str, ...]]:
     return found
 
 
-def parts(documents: pd.DataFrame, label: str) -> list[Part]:
+def split_documents(documents: pd.DataFrame, label: str) -> list[Part]:
     """The parts of the table ``documents`` (scored ones alone) by ``label``, in the order of their first document."""
     scored = documents[documents["tokens"] > 0]
     if label == "length":
@@ -77,15 +77,16 @@ def measure_slices(
 ) -> list[Slice]:
     """Every part by every label that is asked for, with the metrics that are asked for by it.
 
-    read: the table of a measure. Measures whose tables have no documents are left out. look: of a suite that draws its
+    read: the table of a measure. Measures that are not by document are left out. look: of a suite that draws its
     documents one by one. Its parts are those of all documents that could be drawn, so that each is the same at every
     look, and one of which none was drawn yet is missed, not forgotten.
     """
     slices = []
+    measures = [measure for measure in measures if measure.by_document]
     tables = {measure.kind: read(measure) for measure in measures if _serves(measure, wanted)}
     for label, patterns in wanted.items():
-        serving = [m for m in measures if _any(m, patterns) and (t := tables[m.kind]) is not None and "document" in t]
-        for part in parts(documents, label):
+        serving = [measure for measure in measures if _any(measure, patterns) and tables[measure.kind] is not None]
+        for part in split_documents(documents, label):
             seen = part.documents if look is None else part.documents & look.drawn
             intervals = look.intervals(part.documents) if look else None
             found: list[Measurement | Skipped] = []
@@ -128,7 +129,7 @@ def _measured(
 ) -> list[Measurement | Skipped]:
     """What is asked for of one measure on one part. A measure that raises leaves a Skipped: its rules err."""
     try:
-        found = list(measured_at(measure, rows, intervals))
+        found = name_skipped(measure, measure.measure_at(rows, intervals))
     except Exception as error:  # noqa: BLE001 - as for the whole: a plugin may raise anything, and costs its verdicts
         reason = f"measure {measure.kind} failed: {type(error).__name__}: {error}"
         found = [Skipped(measure=metric.name, reason=reason) for metric in measure.produces()]

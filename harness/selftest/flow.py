@@ -21,10 +21,10 @@ from harness.planning.specs import GateSpec, Plan, SuiteSpec, VariantSpec
 from harness.planning.suite_file import Suite, read_suite
 from harness.records import ModelSpec, Verdict
 from harness.report.terminal import Terminal
-from harness.selftest.mutant import Mutant, NotMade
+from harness.selftest.mutant import Mutant, MutantError
 from harness.selftest.mutants import NotApplicable, Variation, library
-from harness.selftest.outcomes import Outcome, exit_code, judged, left_out, refused
-from harness.selftest.table import show
+from harness.selftest.outcomes import Outcome, assess, exit_code, record_omission, record_refusal
+from harness.selftest.table import print_tables
 from harness.system.environment import prepare_threads
 from harness.system.files import write_atomic
 
@@ -54,7 +54,7 @@ def selftest(model: str, gate: str, suite: str, only: Sequence[str], out: Path, 
     terminal.stage(f"selftest of the gate {required.name} on {model}: {len(chosen)} variations, suite {measured.name}")
     with tempfile.TemporaryDirectory(prefix="harness-selftest-") as scratch:
         outcomes = _Trial(model, measured, required, folder, terminal).run(chosen, Path(scratch))
-    show(outcomes, required, terminal)
+    print_tables(outcomes, required, terminal)
     code = exit_code(outcomes)
     content = {"model": model, "gate": required.name, "suite": measured.name, "exit_code": code}
     text = json.dumps(content | {"outcomes": [asdict(each) for each in outcomes]}, indent=1, ensure_ascii=False)
@@ -71,14 +71,14 @@ class _Trial:
 
     def run(self, chosen: Sequence[Variation], scratch: Path) -> list[Outcome]:
         """The outcome of every chosen variation, in their order."""
-        outcomes = {each.name: left_out(each, each.equivalent) for each in chosen if each.equivalent}
+        outcomes = {each.name: record_omission(each, each.equivalent) for each in chosen if each.equivalent}
         plans = {UNCHANGED: self._plan(UNCHANGED, VariantSpec())}
         may_fail: dict[str, Plan] = {}
         for each in (each for each in chosen if not each.equivalent):
             try:
                 variant = self._variant(each, scratch)
             except NotApplicable as error:
-                outcomes[each.name] = left_out(each, str(error))
+                outcomes[each.name] = record_omission(each, str(error))
                 continue
             # A variant that fails makes the harness observe its whole group again one by one.
             group = may_fail if each.on_disk and each.kind == "mutant" else plans
@@ -123,7 +123,7 @@ class _Trial:
 
     def _judge(self, observed: Observed) -> tuple[Verdict, ...]:
         if observed.failures:
-            raise NotMade(f"{observed.plan.name}: {observed.failures[0]}")
+            raise MutantError(f"{observed.plan.name}: {observed.failures[0]}")
         identical = observed.reference.same_as(observed.variant)
         return judge((self.gate,), observed.measurements, observed.skipped, identical, observed.slices)
 
@@ -147,15 +147,15 @@ class _Trial:
     ) -> Outcome:
         found = results[variation.name]
         if isinstance(found, NotApplicable):
-            return left_out(variation, str(found))
-        if isinstance(found, NotMade):
+            return record_omission(variation, str(found))
+        if isinstance(found, MutantError):
             raise found
         if isinstance(found, HarnessError):
-            return refused(variation, found)
+            return record_refusal(variation, found)
         control = verdicts.get(variation.control or UNCHANGED)
         if control is None:
-            raise NotMade(f"{variation.name}: {variation.control}, of which it is made, could not be measured")
-        return judged(variation, verdicts[variation.name], control)
+            raise MutantError(f"{variation.name}: {variation.control}, of which it is made, could not be measured")
+        return assess(variation, verdicts[variation.name], control)
 
 
 def _read(suite: str, gate: str, base: Path) -> tuple[SuiteSpec, GateSpec]:

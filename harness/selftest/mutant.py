@@ -1,4 +1,4 @@
-"""The step that makes a variation of the library: a backend that no variant file can name."""
+"""The backend that applies a variation of the library; variant files cannot name it."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
-class NotMade(HarnessError):  # noqa: N818 - says what happened to a variation
+class MutantError(HarnessError):
     """A variation could not be made: a defect of the library, never a kill."""
 
 
 class Mutant(Backend):
-    """Makes one variation of the library of known-bad and harmless variants."""
+    """Applies one variation from the library of known-bad and harmless variants."""
 
     variation: str
     """Its name."""
@@ -27,15 +27,15 @@ class Mutant(Backend):
     def compress(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, calibration: Sequence[Tensor]
     ) -> Compressed:
-        """Change the copy; raises NotApplicable where the model has nothing to change, NotMade where it failed."""
+        """Change the copy. Raises NotApplicable if the model has nothing to change, MutantError if it failed."""
         make = library()[self.variation].in_memory
-        assert make is not None  # noqa: S101 - variations of files have a folder in place of a step
+        assert make is not None  # noqa: S101 - variations of files have a folder instead of a step
         try:
             return make(model)
         except NotApplicable:
             raise
         except BackendError as error:
-            # Not to be taken for the inspection of what was made, which raises the same and counts as a kill.
+            # Must differ from a failed inspection of the result, which raises BackendError and counts as a kill.
             raise NotApplicable(str(error)) from error
         except Exception as error:
-            raise NotMade(f"{self.variation}: {type(error).__name__}: {error}") from error
+            raise MutantError(f"{self.variation}: {type(error).__name__}: {error}") from error

@@ -1,7 +1,7 @@
-"""What a gate made of each variation: which mutants it killed, by which rules, and what harmless ones it stopped.
+"""Outcome of a gate for each variation: which mutants it killed, by which rules, and which harmless ones it stopped.
 
-A mutant is killed when a blocking rule fails (or cannot be judged) that passes on the good variant it was made of, or
-when the harness refuses it before anything is judged. Inconclusive is not killed: chance decides it.
+A mutant is killed if a blocking rule fails (or cannot be judged) that passes on the good variant it is derived from, or
+if the harness rejects it before judging. Inconclusive does not count as killed, because chance decides it.
 """
 
 from __future__ import annotations
@@ -12,20 +12,20 @@ from typing import Literal
 
 from harness.errors import BackendError
 from harness.records import Verdict
-from harness.selftest.mutants import Kind, Variation
+from harness.selftest.mutants import Variation, VariationKind
 
 Result = Literal["killed", "undecided", "survived", "passed", "stopped", "equivalent", "left out"]
-WANTED = 0.95
-"""The share of mutants that a sharp gate kills."""
+REQUIRED_KILL_RATE = 0.95
+"""The share of mutants that an adequate gate kills."""
 KILLING = frozenset({"fail", "error"})
 INSPECTION, REFUSED = "inspection of the weights", "refused before measuring"
-"""What kills in place of a rule: weights off the grid that is stated, and whatever else cannot be measured."""
+"""Kills without a rule: weights off the declared grid, and variants that cannot be measured."""
 COUNTED = frozenset({"killed", "undecided", "survived"})
 
 
 @dataclass(frozen=True)
-class Caught:
-    """One rule that did not pass: its key in the gate, what it is called, and what it said."""
+class RuleFailure:
+    """One rule that did not pass: its name, its place in the gate file, and its reason."""
 
     rule: str
     where: str
@@ -37,19 +37,19 @@ class Caught:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one variation. by: the rules that count, for the verdict or as a warning; said: why, in words."""
+    """Outcome of one variation. by: the rules that did not pass, blocking or warning; said: the reason in words."""
 
     name: str
-    kind: Kind
+    kind: VariationKind
     result: Result
     summary: str
-    by: tuple[Caught, ...] = ()
+    by: tuple[RuleFailure, ...] = ()
     said: str = ""
 
 
 @dataclass(frozen=True)
 class RuleScore:
-    """How many mutants one rule killed, how many of them no other rule did, and how many it left undecided."""
+    """Number of mutants a rule killed, number only it killed (``alone``), and number it left undecided."""
 
     rule: str
     where: str
@@ -59,52 +59,52 @@ class RuleScore:
     undecided: int
 
 
-def judged(variation: Variation, verdicts: Sequence[Verdict], control: Sequence[Verdict]) -> Outcome:
-    """The outcome of a variation that was measured. control: the verdicts on the good variant that it was made of."""
+def assess(variation: Variation, verdicts: Sequence[Verdict], control: Sequence[Verdict]) -> Outcome:
+    """Assess a measured variation. control: the verdicts on the good variant it is derived from."""
     if variation.kind != "mutant":
         by = _not_passed(verdicts)
         stopped = [each for each in by if each.level == "block"]
         return _outcome(variation, "stopped" if stopped else "passed", by, stopped)
-    # What stops the good variant too says nothing about the mutant.
+    # A rule that also stops the good variant is no evidence against the mutant.
     known = {(each.where, each.metric, each.status) for each in _not_passed(control)}
     by = tuple(each for each in _not_passed(verdicts) if (each.where, each.metric, each.status) not in known)
     blocking = [each for each in by if each.level == "block"]
     killing = [each for each in blocking if each.status in KILLING]
     if not blocking and any(each.level == "block" for each in _not_passed(verdicts)):
-        return left_out(variation, f"the gate stops {variation.control or 'the reference'} by the same rules")
+        return record_omission(variation, f"the gate stops {variation.control or 'the reference'} by the same rules")
     result: Result = "killed" if killing else "undecided" if blocking else "survived"
     return _outcome(variation, result, by, killing or blocking)
 
 
-def refused(variation: Variation, error: Exception) -> Outcome:
-    """The outcome of a variation that the harness would not measure."""
+def record_refusal(variation: Variation, error: Exception) -> Outcome:
+    """The outcome of a variation that the harness refused to measure."""
     result: Result = "killed" if variation.kind == "mutant" else "stopped"
     what = INSPECTION if isinstance(error, BackendError) else REFUSED
-    caught = Caught(what, what, "", "error", "block", str(error))
+    caught = RuleFailure(what, what, "", "error", "block", str(error))
     return Outcome(variation.name, variation.kind, result, variation.summary, (caught,), str(error))
 
 
-def left_out(variation: Variation, reason: str) -> Outcome:
-    """The outcome of a variation that the model has nothing for, that no measure can see, or that proves nothing."""
+def record_omission(variation: Variation, reason: str) -> Outcome:
+    """The outcome of a variation that is not applicable, undetectable by construction, or without evidence."""
     result: Result = "equivalent" if variation.equivalent else "left out"
     return Outcome(variation.name, variation.kind, result, variation.summary, said=reason)
 
 
 def kill_rate(outcomes: Sequence[Outcome]) -> tuple[int, int]:
-    """Killed mutants, and mutants that count: equivalent ones and those left out do not."""
+    """Number of killed and of counted mutants; equivalent and left-out mutants are not counted."""
     counted = [each for each in outcomes if each.kind == "mutant" and each.result in COUNTED]
     return sum(each.result == "killed" for each in counted), len(counted)
 
 
 def exit_code(outcomes: Sequence[Outcome]) -> Literal[0, 1]:
-    """0 if enough mutants are killed and no harmless change is stopped. Nothing to count is not enough."""
+    """0 if enough mutants are killed and no harmless change is stopped; 1 otherwise, also if no mutant counts."""
     killed, counted = kill_rate(outcomes)
     stopped = any(each.kind == "benign" and each.result == "stopped" for each in outcomes)
-    return 0 if counted and killed >= WANTED * counted and not stopped else 1
+    return 0 if counted and killed >= REQUIRED_KILL_RATE * counted and not stopped else 1
 
 
 def rule_scores(outcomes: Sequence[Outcome], rules: Mapping[str, tuple[str, str]]) -> list[RuleScore]:
-    """A score for every rule. rules: by place in the gate file, what the rule is called and its level."""
+    """A score for every rule. rules: name and level of each rule, by its place in the gate file."""
     mutants = [each for each in outcomes if each.kind == "mutant"]
     refusals = {caught.where: (caught.rule, "block") for each in mutants for caught in each.by if not caught.metric}
     return [_score(where, *named, mutants) for where, named in {**rules, **refusals}.items()]
@@ -123,14 +123,14 @@ def _score(where: str, rule: str, level: str, mutants: Sequence[Outcome]) -> Rul
     return RuleScore(rule, where, level, killed, alone, undecided)
 
 
-def _not_passed(verdicts: Sequence[Verdict]) -> tuple[Caught, ...]:
+def _not_passed(verdicts: Sequence[Verdict]) -> tuple[RuleFailure, ...]:
     return tuple(
-        Caught(f"{v.rule} {v.metric}", v.where, v.metric, v.status, v.level, v.because)
+        RuleFailure(f"{v.rule} {v.metric}", v.where, v.metric, v.status, v.level, v.because)
         for v in verdicts
         if v.status != "pass"
     )
 
 
-def _outcome(variation: Variation, result: Result, by: tuple[Caught, ...], why: Sequence[Caught]) -> Outcome:
+def _outcome(variation: Variation, result: Result, by: tuple[RuleFailure, ...], why: Sequence[RuleFailure]) -> Outcome:
     said = "; ".join(each.because for each in why)
     return Outcome(variation.name, variation.kind, result, variation.summary, by, said)

@@ -1,4 +1,4 @@
-"""The kill table on the terminal: what became of every variation, then what every rule of the gate was worth."""
+"""The kill table on the terminal: the outcome of every variation, then the score of every rule of the gate."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from rich.text import Text
 from harness.planning.specs import GateSpec
 from harness.report.terminal import Terminal, harmless
 from harness.rules import Rule
-from harness.selftest.outcomes import WANTED, Caught, Outcome, exit_code, kill_rate, rule_scores
+from harness.selftest.outcomes import REQUIRED_KILL_RATE, Outcome, RuleFailure, exit_code, kill_rate, rule_scores
 
 COLOURS = {"killed": "green", "passed": "green", "survived": "red", "stopped": "red", "undecided": "yellow"}
 
 
-def show(outcomes: Sequence[Outcome], gate: GateSpec, terminal: Terminal) -> None:
+def print_tables(outcomes: Sequence[Outcome], gate: GateSpec, terminal: Terminal) -> None:
     """Print both tables and the conclusion."""
     terminal.show(_variations(outcomes))
     terminal.show(_rules(outcomes, gate))
@@ -24,23 +24,23 @@ def show(outcomes: Sequence[Outcome], gate: GateSpec, terminal: Terminal) -> Non
 
 
 def conclusion(outcomes: Sequence[Outcome], gate: str) -> list[str]:
-    """The verdict on the gate, and what a reader has to look at."""
+    """The verdict on the gate, and the variations that need attention."""
     killed, counted = kill_rate(outcomes)
     mutants = [each for each in outcomes if each.kind == "mutant"]
     benign = [each for each in outcomes if each.kind == "benign" and each.result in ("passed", "stopped")]
     stopped = [each for each in benign if each.result == "stopped"]
-    share = f" ({100 * killed / counted:.1f} %, wanted {100 * WANTED:g} %)" if counted else ""
+    share = f" ({100 * killed / counted:.1f} %, required {100 * REQUIRED_KILL_RATE:g} %)" if counted else ""
     lines = [
         f"{'sharp enough' if exit_code(outcomes) == 0 else 'not good enough'}: gate {gate} kills {killed} of {counted} "
         f"mutants{share} and stops {len(stopped)} of {len(benign)} harmless changes"
     ]
-    for result, what in (("survived", "survived"), ("undecided", "undecided, which is not killed")):
+    for result, what in (("survived", "survived"), ("undecided", "undecided, not counted as killed")):
         alive = [each for each in mutants if each.result == result]
         lines += [f"{what}: {each.name}: {each.summary}" for each in alive]
     lines += [f"harmless but stopped: {each.name}: {each.said}" for each in stopped]
     controls = [each.name for each in outcomes if each.kind == "control" and each.result == "stopped"]
     if controls:
-        lines.append(f"good compression that it stops too (what stops it counts for no kill): {', '.join(controls)}")
+        lines.append(f"good compression also stopped (by rules that then count for no kill): {', '.join(controls)}")
     refusals = [(each, caught) for each in mutants for caught in each.by if not caught.metric]
     lines += [f"killed by {caught.rule}: {each.name}: {caught.because}" for each, caught in refusals]
     aside = [each for each in outcomes if each.result in ("equivalent", "left out")]
@@ -52,7 +52,7 @@ def _variations(outcomes: Sequence[Outcome]) -> Table:
     table = _table("variations", "kind", "name", "outcome", "by")
     for each in outcomes:
         by = [caught for caught in each.by if caught.level == "block"]
-        text = ", ".join(dict.fromkeys(_said(caught) for caught in by))
+        text = ", ".join(dict.fromkeys(_describe(caught) for caught in by))
         result = Text(each.result, style=COLOURS.get(each.result, "bright_black"))
         table.add_row(each.kind, each.name, result, Text(harmless(text)))
     return table
@@ -74,7 +74,7 @@ def _table(title: str, *columns: str) -> Table:
     return table
 
 
-def _said(caught: Caught) -> str:
+def _describe(caught: RuleFailure) -> str:
     if not caught.metric:
         return caught.rule
     return caught.metric if caught.status == "fail" else f"{caught.metric} ({caught.status})"

@@ -1,1 +1,1 @@
-"""The machine and its files: writing, reading strict YAML, subprocesses, the environment, what ships in the package."""
+"""Operating-system services: atomic writes, strict YAML, subprocesses, the environment, bundled files."""

@@ -1,4 +1,4 @@
-"""Where and with what a run is made. Nothing here changes between two identical runs on one machine."""
+"""Hardware and software of a run. Nothing here differs between two identical runs on one machine."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from harness import __version__
 from harness.records import Environment
 
 PACKAGES = ("torch", "transformers", "tokenizers", "lm-eval", "datasets", "numpy", "pandas", "scipy", "pyarrow")
-"""The packages whose version may move a number."""
+"""The packages whose version may change a measured number."""
 
 
 def prepare_threads() -> None:
-    """Let idle OpenMP threads spin only for a moment before they sleep; call before torch is imported.
+    """Make idle OpenMP threads spin only briefly before they sleep; call before torch is imported.
 
-    By default they spin for milliseconds: quick on an idle machine, but beside another process on the same cores the
-    evaluation of a small model was seen to take 20 times as long. Threads that sleep at once lose the gain of a second
-    core. What the user has set stays.
+    By default they spin for milliseconds: fast on an idle machine, but with another process on the same cores the
+    evaluation of a small model took up to 20 times as long. Threads that sleep at once lose the gain of a second core.
+    Values set by the user are kept.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 
 def describe_environment(libraries: Iterable[str] = ()) -> Environment:
-    """The environment of this process; imports torch, whose thread count may move the last bit of a sum.
+    """The environment of this process; imports torch, whose thread count may change the last bit of a sum.
 
-    libraries: import names of others that make a number (those of backends), of which the versions are wanted, too.
+    libraries: import names of further libraries (those of backends) whose versions are recorded too.
     """
     import torch
 
@@ -44,15 +44,15 @@ def describe_environment(libraries: Iterable[str] = ()) -> Environment:
 
 
 def _packages(libraries: Iterable[str]) -> list[str]:
-    """What pip calls the packages that libraries are imported from; without those that are always named."""
+    """Distribution names of the packages that provide ``libraries``, without those that are always recorded."""
     wanted = {library.partition(".")[0] for library in libraries}
     providers = packages_distributions() if wanted else {}
-    found = {package for name in wanted for package in providers.get(name, ())}
-    return sorted(found - {"torch", *PACKAGES})
+    packages = {package for name in wanted for package in providers.get(name, ())}
+    return sorted(packages - {"torch", *PACKAGES})
 
 
 def _processor() -> str:
-    """The processor's model name, with the accelerator's beside it where torch sees one."""
+    """The processor's model name, followed by the accelerator's if torch finds one."""
     import torch
 
     cpuinfo = Path("/proc/cpuinfo")

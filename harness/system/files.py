@@ -1,4 +1,4 @@
-"""Writing a file so that a reader finds either all of the old content or all of the new."""
+"""Atomic file writes: a reader sees either all of the old content or all of the new."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from harness.errors import WriteError
 
 
 def write_atomic(path: Path, content: bytes) -> None:
-    """Put ``content`` at ``path``, making its folder where needed.
+    """Write ``content`` to ``path``, creating its folder if needed.
 
-    The content goes to a temporary file in the same folder, is flushed to the disk, and takes the place
-    of what was there in one step; then the folder is flushed too. Killed, refused or out of space at any
-    point, the old file is untouched. Raises WriteError naming the file and what the system said.
+    The content is written to a temporary file in the same folder, flushed to disk, and renamed over ``path``; then the
+    folder is flushed too. If the process is killed or a step fails at any point, the old file is untouched. Raises
+    WriteError with the file and the system's error message.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
@@ -32,8 +32,8 @@ def write_atomic(path: Path, content: bytes) -> None:
 
 
 def _write_through(path: Path, content: bytes) -> None:
-    # 0o666 lets the user's umask decide, as an ordinary open does; a temporary-file helper would leave 0o600,
-    # which the next step of a CI job could not read.
+    # 0o666 lets the user's umask decide, as an ordinary open does; tempfile would use 0o600, which the next step of a
+    # CI job could not read.
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_NOFOLLOW", 0)
     with open(os.open(path, flags, 0o666), "wb") as file:
         file.write(content)

@@ -1,4 +1,4 @@
-"""A process beside this one that prints its progress: heard while it runs, quoted when it fails, never outliving us."""
+"""Child processes: output is streamed while they run and quoted if they fail; they never outlive this process."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ from dataclasses import dataclass
 from pathlib import Path
 
 TAIL = 20
-"""Last lines of a failed process's error stream that are kept."""
-_TICK = 0.05
-"""Seconds between two looks at whether it has ended."""
+"""Number of last lines of a failed process's error stream to keep."""
+_POLL_SECONDS = 0.05
+"""Seconds between two checks whether the process has ended."""
 
 
 @dataclass(frozen=True)
 class Failure:
-    """How a process failed ("ended with exit code 3"), and the last lines of its error stream that are not blank."""
+    """How a process failed ("ended with exit code 3"), and the last non-blank lines of its error stream."""
 
     how: str
     said: tuple[str, ...]
 
 
-def run_to_end(
+def run_process(
     command: Sequence[str],
     environment: Mapping[str, str],
-    heard: Callable[[str], None],
+    on_line: Callable[[str], None],
     folder: Path | None = None,
     limit: float | None = None,
 ) -> Failure | None:
-    """Run a command to its end; None where it ends with exit code 0.
+    """Run a command to completion; None if it ends with exit code 0.
 
-    heard: gets every line of standard output, in this thread. folder: where it works. limit: seconds after which it is
-    ended. The process and what it started are gone when this returns, or when ``heard`` raises.
+    on_line: called in this thread with every line of standard output. folder: working directory. limit: timeout in
+    seconds. The process and its children are gone when this returns, or when ``on_line`` raises.
     """
     begun = time.monotonic()
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as errors:
@@ -59,14 +59,14 @@ def run_to_end(
             for line in process.stdout or ():
                 lines.put(line)
 
-        # Beside, since what the process started may keep the stream open when it has ended.
+        # In a thread, since children of the process may keep the stream open after it has ended.
         listener = threading.Thread(target=listen, daemon=True)
         listener.start()
         how = ""
         try:
             while process.poll() is None and not how:
                 with suppress(queue.Empty):
-                    heard(lines.get(timeout=_TICK).rstrip("\n"))
+                    on_line(lines.get(timeout=_POLL_SECONDS).rstrip("\n"))
                 if limit is not None and time.monotonic() - begun > limit:
                     how = f"was ended after {limit:g} s, its timeout"
         finally:
@@ -75,16 +75,16 @@ def run_to_end(
             code = process.wait()
             listener.join()
         while not lines.empty():
-            heard(lines.get().rstrip("\n"))
-        how = how or _ended(code)
+            on_line(lines.get().rstrip("\n"))
+        how = how or _describe_exit(code)
         if not how:
             return None
         errors.seek(0)
         return Failure(how, tuple(line.strip() for line in errors.read().splitlines() if line.strip())[-TAIL:])
 
 
-def _ended(code: int) -> str:
-    """How a process failed; empty if it did not."""
+def _describe_exit(code: int) -> str:
+    """How a process failed; empty if it succeeded."""
     if code >= 0:
         return f"ended with exit code {code}" if code else ""
     name = signal.Signals(-code).name if -code in set(signal.Signals) else str(-code)

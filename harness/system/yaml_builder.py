@@ -1,4 +1,4 @@
-"""From parser events to plain data, on a stack of its own: no depth of nesting can exhaust Python's."""
+"""Builds plain data from YAML parser events with an explicit stack, so that no nesting can exhaust Python's."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from harness.errors import Problem
-from harness.system.yaml_values import CONTROL, KeyPath, describe, dotted, plain
+from harness.system.yaml_values import CONTROL, KeyPath, describe, format_path, parse_plain
 
 MAX_DEPTH = 32
 MAX_PROBLEMS = 50
@@ -46,10 +46,10 @@ class Builder:
         self.lines: dict[KeyPath, int] = {}
         self.problems: list[Problem] = []
         self._stack: list[_Open] = []
-        self._inside_key = 0  # how deep we are in a list or mapping that stands where a key should
+        self._inside_key = 0  # nesting depth inside a list or mapping used as a key
 
     def read(self, text: str) -> None:
-        """Read the text. Raises BrokenError at broken syntax and after 50 problems."""
+        """Read the text. Raises BrokenError for broken syntax and after 50 problems."""
         for event in _events(text):
             line = event.start_mark.line + 1 if event.start_mark else 1
             self._take(event, line)
@@ -95,7 +95,7 @@ class Builder:
             self._problem(line, "the merge key <<", "the keys themselves, written out")
         elif unquoted:
             try:
-                value = plain(event.value)
+                value = parse_plain(event.value)
             except ValueError as error:
                 found, wanted = error.args
                 self._problem(line, found, wanted)
@@ -117,12 +117,12 @@ class Builder:
             value = str(value)
         elif value in top.key_lines:
             found = f"the key {value!r} again (first on line {top.key_lines[value]})"
-            self._problem(line, found, "each key once", key=dotted((*top.path, value)))
+            self._problem(line, found, "each key once", key=format_path((*top.path, value)))
         top.key = value
         top.key_lines.setdefault(value, line)
 
     def _place(self, value: Any, line: int) -> KeyPath:
-        """Put a value where the parser is; returns its path."""
+        """Insert a value at the parser's position; returns its path."""
         path: KeyPath = ()
         top = self._stack[-1] if self._stack else None
         if top is None:
@@ -158,7 +158,7 @@ class Builder:
             self._replace(done.path, tuple(done.value))
 
     def _replace(self, path: KeyPath, value: tuple[Any, ...]) -> None:
-        """Sequences are lists while they grow and tuples when they are complete."""
+        """Replace the list of a complete sequence by a tuple."""
         if not path:
             self.root = value
             return
@@ -166,19 +166,19 @@ class Builder:
         around[path[-1]] = value
 
     def _problem(self, line: int, found: str, wanted: str, hint: str = "", key: str = "") -> None:
-        self.problems.append(Problem(self.name, line, key or self._here(), found, wanted, hint))
+        self.problems.append(Problem(self.name, line, key or self._current_path(), found, wanted, hint))
 
-    def _here(self) -> str:
+    def _current_path(self) -> str:
         if not self._stack:
             return ""
         top = self._stack[-1]
         if isinstance(top.value, list):
-            return dotted((*top.path, len(top.value)))
-        return dotted((*top.path, top.key) if top.key else top.path)
+            return format_path((*top.path, len(top.value)))
+        return format_path((*top.path, top.key) if top.key else top.path)
 
 
 def _events(text: str) -> Iterator[yaml.Event]:
-    """Parser events. Raises BrokenError, also where PyYAML lets a ValueError out (escapes beyond Unicode)."""
+    """Parser events. Raises BrokenError, also where PyYAML raises ValueError (escapes beyond Unicode)."""
     loader = yaml.SafeLoader(text)
     try:
         while loader.check_event():

@@ -1,9 +1,9 @@
-"""Strict YAML: every value knows its line, and nothing is guessed, merged, expanded or overwritten.
+"""Strict YAML: every value has a line number, and nothing is guessed, merged, expanded or overwritten.
 
-Values follow the YAML 1.2 core schema: ``1e-3`` is a number, ``no`` is text. Refused, each with its line:
-keys written twice, anchors, aliases and merge keys, tags, directives, a second document, numbers that are not
-finite, control characters, nesting deeper than 32 and files over 1 MB. The parser's events are read one by
-one, so nothing costs more than the file is long.
+Values follow the YAML 1.2 core schema: ``1e-3`` is a number, ``no`` is text. Rejected, each with its line: duplicate
+keys, anchors, aliases and merge keys, tags, directives, a second document, numbers that are not finite, control
+characters, nesting deeper than 32 and files over 1 MB. The parser's events are read one by one, so cost is linear in
+the length of the file.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class YamlFile:
     lines: Mapping[KeyPath, int]
 
     def line(self, path: KeyPath) -> int:
-        """The line (1-based) of the value at ``path``, or of the nearest thing around it that is there."""
+        """The line (1-based) of the value at ``path``, or of its closest existing parent."""
         while path and path not in self.lines:
             path = path[:-1]
         return self.lines.get(path, 1)
@@ -39,8 +39,8 @@ class YamlFile:
 def read_yaml(path: Path, problems: list[Problem], shown: str = "") -> YamlFile | None:
     """Read one file, called ``shown`` in messages (default: its path), and add its mistakes to ``problems``.
 
-    None where nothing could be read or the syntax is broken. Else the content is there, mistakes and all,
-    so that further checks can name every other mistake too: use it only if ``problems`` is empty in the end.
+    None if nothing could be read or the syntax is broken. Otherwise the content is returned with its mistakes, so that
+    further checks can report the remaining ones: use it only if ``problems`` is empty in the end.
     """
     name = shown or str(path)
     try:
@@ -65,7 +65,7 @@ def parse_yaml(content: bytes, name: str, problems: list[Problem]) -> YamlFile |
 
 
 def read_description(path: Path) -> str:
-    """What a suite or gate says under ``description``; empty if it says nothing. Raises PlanError."""
+    """The ``description`` of a suite or gate file; empty if it has none. Raises PlanError."""
     problems: list[Problem] = []
     parsed = read_yaml(path, problems)
     if problems or parsed is None:
@@ -76,13 +76,13 @@ def read_description(path: Path) -> str:
 
 def _content(path: Path) -> bytes:
     if not os.path.isfile(path):
-        what = "something that is not a file" if os.path.exists(path) else "no such file"
+        what = "a path that is not a file" if os.path.exists(path) else "no such file"
         raise BrokenError(None, what, "a YAML file")
     try:
         with path.open("rb") as stream:
             return stream.read(MAX_BYTES + 1)
     except OSError as error:
-        raise BrokenError(None, error.strerror or str(error), "a file that can be read") from error
+        raise BrokenError(None, error.strerror or str(error), "a readable file") from error
 
 
 def _decode(content: bytes) -> str:

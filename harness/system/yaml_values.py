@@ -1,4 +1,4 @@
-"""Values in YAML files: what unquoted text stands for (YAML 1.2 core schema), and how messages name it."""
+"""Values in YAML files: parsing of unquoted text (YAML 1.2 core schema), and descriptions for messages."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Any
 KeyPath = tuple[str | int, ...]
 
 MAX_INTEGER = 2**53
-"""Beyond it, whole numbers are not exact in JSON and in floats."""
+"""Larger integers are not exact in JSON and in floats."""
 
-# Control characters, halves of surrogate pairs, and characters that look like nothing or like a line end.
+# Control characters, lone surrogates, and characters that are invisible or look like a line end.
 CONTROL = re.compile("[^\t\n\r\x20-\x7e\xa0-\u2027\u202a-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]")
 _INTEGER = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
@@ -24,8 +24,8 @@ _WORDS: Mapping[str, Any] = {
 }
 
 
-def plain(text: str) -> Any:
-    """The value of unquoted text. Raises ValueError naming what it found and what it wanted."""
+def parse_plain(text: str) -> Any:
+    """The value of unquoted text. Raises ValueError with two arguments: what was found and what was expected."""
     if text in _WORDS:
         return _WORDS[text]
     if _INTEGER.fullmatch(text):
@@ -46,12 +46,12 @@ def _integer(text: str) -> int:
 
 
 def looks_numeric(text: str) -> bool:
-    """Whether text that was quoted would be a number without the quotes."""
+    """Whether quoted text would be a number without the quotes."""
     return bool(_INTEGER.fullmatch(text) or _FLOAT.fullmatch(text))
 
 
 def describe(value: Any) -> str:
-    """A value in words, short enough for a message: how it was written and what it is."""
+    """A value and its type, short enough for a message."""
     match value:
         case None:
             return "nothing"
@@ -69,6 +69,6 @@ def describe(value: Any) -> str:
     return type(value).__name__
 
 
-def dotted(path: KeyPath) -> str:
+def format_path(path: KeyPath) -> str:
     """``("rules", 0, "margin")`` as ``rules[0].margin``."""
     return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).lstrip(".")

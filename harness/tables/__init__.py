@@ -1,1 +1,1 @@
-"""Tables on disk: ``store`` writes and reads them, ``journal`` makes a killed run go on where it was."""
+"""Tables on disk: ``store`` writes and reads them, ``journal`` lets a killed run resume where it stopped."""

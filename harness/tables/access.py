@@ -1,4 +1,4 @@
-"""What others see of the tables of a run: where rows go, and where they are read."""
+"""Protocols for the tables of a run: ``Sink`` receives rows, ``Tables`` reads them."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ if TYPE_CHECKING:
 
 
 class Sink(Protocol):
-    """Where the rows about one variant go."""
+    """Receives the rows of one variant."""
 
     def done(self, unit: str) -> bool:
-        """Whether the unit was committed, in this process or in one that was killed."""
+        """Whether the unit was committed, by this process or by an earlier one that was killed."""
         ...
 
     def commit(
         self, unit: str, frames: Mapping[str, pd.DataFrame], snapshots: Mapping[str, pd.DataFrame] | None = None
     ) -> None:
-        """Keep the rows of one unit, by table name: all of them or, if the process dies, none.
+        """Store the rows of one unit, by table name, atomically: all of them or, if the process dies, none.
 
         A snapshot is the whole table so far; it replaces what earlier units committed under that name.
         """
         ...
 
     def read(self, table: str, columns: tuple[str, ...] | None = None) -> pd.DataFrame | None:
-        """What has been committed to a table so far."""
+        """The rows committed to a table so far."""
         ...
 
 
@@ -34,9 +34,9 @@ class Tables(Protocol):
     """Read access to the tables of a run."""
 
     def suites(self) -> tuple[str, ...]:
-        """Names of the suites that left tables."""
+        """Names of the suites that have tables."""
         ...
 
     def read(self, suite: str, table: str, columns: tuple[str, ...] | None = None) -> pd.DataFrame | None:
-        """One table, or None where the run did not make it."""
+        """One table, or None if the run has none of that name."""
         ...

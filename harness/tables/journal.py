@@ -1,7 +1,7 @@
-"""The journal of a folder of tables: one line a unit, each with its own checksum.
+"""The journal of a folder of tables: one line per unit, each with its own checksum.
 
-The first line names the data key; every other line says which part files one unit left. A unit exists only
-once its line is on disk, so a process that dies leaves whole units and nothing else.
+The first line holds the data key; every other line lists the part files of one unit. A unit exists only once its line
+is on disk, so a process that dies leaves only complete units.
 """
 
 from __future__ import annotations
@@ -35,28 +35,28 @@ class Part:
 
 @dataclass(frozen=True)
 class Entry:
-    """What one unit of one suite left behind."""
+    """The committed parts of one unit of one suite."""
 
     suite: str
     unit: str
     parts: tuple[Part, ...]
 
     def snapshots(self) -> frozenset[tuple[str, str]]:
-        """(suite, table) of every snapshot in it."""
+        """(suite, table) of every snapshot of the unit."""
         return frozenset((self.suite, part.table) for part in self.parts if part.snapshot)
 
 
 @dataclass(frozen=True)
-class Damaged:
-    """A line that is not what was written; ``number`` counts from 1."""
+class DamagedLine:
+    """A line that differs from what was written. number: from 1. torn: the last line, cut off mid-write."""
 
     number: int
     torn: bool
 
 
 @dataclass(frozen=True)
-class Dropped:
-    """A unit that counted as done but whose rows cannot be trusted, so that it is computed again."""
+class DroppedUnit:
+    """A committed unit whose rows are damaged, so that it is computed again."""
 
     suite: str
     unit: str
@@ -64,11 +64,11 @@ class Dropped:
 
 
 @dataclass(frozen=True)
-class Content:
-    """A journal as read: the data key (None: no readable header) and its lines in file order."""
+class JournalContent:
+    """The content of a journal: the data key (None: no readable header) and its lines in file order."""
 
     data_key: str | None
-    lines: tuple[Entry | Damaged, ...]
+    lines: tuple[Entry | DamagedLine, ...]
 
 
 def _encode(value: dict[str, Any]) -> bytes:
@@ -77,7 +77,7 @@ def _encode(value: dict[str, Any]) -> bytes:
 
 
 def _decode(line: bytes) -> dict[str, Any] | None:
-    """The entry, or None where the bytes are not exactly what ``_encode`` wrote."""
+    """The entry, or None if the bytes are not exactly what ``_encode`` wrote."""
     try:
         value = json.loads(line)["entry"]
         return value if isinstance(value, dict) and _encode(value) == line else None
@@ -92,28 +92,28 @@ def _entry(value: dict[str, Any]) -> Entry | None:
         return None
 
 
-def read(folder: Path) -> Content:
-    """The journal of ``folder``; a missing one reads as empty. Raises TableError where the disk refuses."""
+def read(folder: Path) -> JournalContent:
+    """The journal of ``folder``; a missing one reads as empty. Raises TableError if it cannot be read."""
     try:
         data = (folder / NAME).read_bytes()
     except FileNotFoundError:
-        return Content(None, ())
+        return JournalContent(None, ())
     except OSError as error:
         raise TableError(f"{folder / NAME}: could not be read: {error}") from error
     raw = data.splitlines(keepends=True)
     header = _decode(raw[0]) if raw else None
     if header is None or header.get("format") != FORMAT or not isinstance(header.get("data_key"), str):
-        return Content(None, ())
-    lines: list[Entry | Damaged] = []
+        return JournalContent(None, ())
+    lines: list[Entry | DamagedLine] = []
     for number, line in enumerate(raw[1:], start=2):
         value = _decode(line)
         entry = _entry(value) if value is not None else None
-        lines.append(entry or Damaged(number, torn=number == len(raw)))
-    return Content(header["data_key"], tuple(lines))
+        lines.append(entry or DamagedLine(number, torn=number == len(raw)))
+    return JournalContent(header["data_key"], tuple(lines))
 
 
 def put_file(path: Path, data: bytes) -> None:
-    """Put ``data`` at ``path``, all of it or none. The name lasts once ``sync_folder`` ran on its folder."""
+    """Write ``data`` to ``path`` atomically. The name is durable once ``sync_folder`` has run on its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
@@ -141,7 +141,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def rewrite(folder: Path, data_key: str, entries: tuple[Entry, ...]) -> None:
-    """Replace the journal by one that holds exactly these entries."""
+    """Replace the journal by one with exactly these entries."""
     lines = [
         _encode({"format": FORMAT, "data_key": data_key}),
         *(_encode(asdict(entry)) for entry in entries),
@@ -151,7 +151,7 @@ def rewrite(folder: Path, data_key: str, entries: tuple[Entry, ...]) -> None:
 
 
 def append(folder: Path, entry: Entry) -> None:
-    """Add one line, durably. Where something interrupts it, a partial line is taken back first."""
+    """Append one line durably. If writing fails, a partial line is removed."""
     descriptor = os.open(folder / NAME, os.O_WRONLY | os.O_APPEND)
     try:
         length = os.fstat(descriptor).st_size
@@ -165,8 +165,8 @@ def append(folder: Path, entry: Entry) -> None:
         os.close(descriptor)
 
 
-def _damage(folder: Path, part: Part) -> str:
-    """Why a part cannot be used ("" if it is exactly what was written)."""
+def _check_part_file(folder: Path, part: Part) -> str:
+    """The reason why a part file cannot be used ("" if it is intact)."""
     try:
         data = (folder / part.file).read_bytes()
     except FileNotFoundError:
@@ -177,47 +177,47 @@ def _damage(folder: Path, part: Part) -> str:
 
 
 def check(part: Part, data: bytes) -> str:
-    """Why ``data`` is not the content of ``part`` ("" if it is)."""
+    """The reason why ``data`` is not the content of ``part`` ("" if it is)."""
     if len(data) != part.bytes:
-        return f"{part.file} has {len(data)} bytes, wanted {part.bytes}"
+        return f"{part.file} has {len(data)} bytes, expected {part.bytes}"
     if hashlib.sha256(data).hexdigest() != part.sha256:
-        return f"{part.file} has another checksum than the journal says"
+        return f"{part.file} does not match the checksum in the journal"
     return ""
 
 
-def unusable(folder: Path, lines: tuple[Entry | Damaged, ...]) -> Iterator[tuple[int, Dropped]]:
+def find_unusable(folder: Path, lines: tuple[Entry | DamagedLine, ...]) -> Iterator[tuple[int, DroppedUnit]]:
     """Index and reason of every line that must not be used.
 
-    A snapshot holds the sum over all units before it, so it is usable only if it is intact and every unit
-    that went into it still counts. Otherwise all units that took part in it are computed again.
+    A snapshot holds the sum over all units before it, so it is usable only if it is intact and every unit included in
+    it is usable. Otherwise all units included in it are computed again.
     """
     newest = {group: index for index, line in enumerate(lines) if isinstance(line, Entry) for group in line.snapshots()}
     reasons: dict[int, str] = {}
     seen: set[tuple[str, str]] = set()
     for index, line in enumerate(lines):
-        if isinstance(line, Damaged):
-            reasons[index] = "the process was stopped while it wrote the line" if line.torn else "the line is damaged"
+        if isinstance(line, DamagedLine):
+            reasons[index] = "the process stopped while writing this line" if line.torn else "the line is damaged"
             continue
         usable = [p for p in line.parts if not p.snapshot or newest[line.suite, p.table] == index]
-        found = [reason for part in usable if (reason := _damage(folder, part))]
+        problems = [reason for part in usable if (reason := _check_part_file(folder, part))]
         if (line.suite, line.unit) in seen:
-            found.append("the unit stands in the journal twice")
+            problems.append("the unit is listed twice in the journal")
         seen.add((line.suite, line.unit))
-        if found:
-            reasons[index] = "; ".join(found)
+        if problems:
+            reasons[index] = "; ".join(problems)
     spread = True
     while spread:
         spread = False
         for group, last in newest.items():
             members = [i for i, line in enumerate(lines) if isinstance(line, Entry) and group in line.snapshots()]
-            lost = [i for i in reasons if i <= last and (i in members or isinstance(lines[i], Damaged))]
+            lost = [i for i in reasons if i <= last and (i in members or isinstance(lines[i], DamagedLine))]
             for index in members if lost else ():
                 if index not in reasons:
                     reasons[index], spread = (
-                        f"the running table {group[1]} includes a unit that is damaged",
+                        f"the running table {group[1]} includes a damaged unit",
                         True,
                     )
     for index in sorted(reasons):
         line = lines[index]
         suite, unit = (line.suite, line.unit) if isinstance(line, Entry) else ("", f"line {line.number}")
-        yield index, Dropped(suite, unit, reasons[index])
+        yield index, DroppedUnit(suite, unit, reasons[index])

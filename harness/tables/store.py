@@ -1,12 +1,12 @@
-"""Tables on disk: Parquet parts and a journal, so that a killed run goes on where it was.
+"""Tables on disk: Parquet parts and a journal, so that a killed run resumes where it stopped.
 
-    folder/journal.jsonl                which units are done and what they left (harness/tables/journal.py)
+    folder/journal.jsonl                committed units and their part files (harness/tables/journal.py)
     folder/<suite>/7.<table>.parquet    the rows of one unit
     folder/lock                         held (flock) by the one process that writes
 
-``Store`` writes and reads; ``Reader`` opens the tables of an old run, takes no lock and changes nothing. Rows
-are read in the order of their units' names ("pass/9" before "pass/10"), so a resumed store reads exactly like
-an undisturbed one.
+``Store`` writes and reads; ``Reader`` opens the tables of a finished run, takes no lock and changes nothing. Rows are
+read in the order of their units' names ("pass/9" before "pass/10"), so a resumed store reads exactly like one that was
+never interrupted.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from urllib.parse import quote
 
 from harness.errors import TableError
 from harness.tables import journal
-from harness.tables.journal import Damaged, Dropped, Entry, Part
+from harness.tables.journal import DamagedLine, DroppedUnit, Entry, Part
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,53 +32,53 @@ if TYPE_CHECKING:
 
 
 class Reader:
-    """Read access to the tables of a finished run. Any damage is a TableError: nothing here can repair it."""
+    """Read access to the tables of a finished run. Any damage raises TableError, since a reader cannot repair it."""
 
     def __init__(self, folder: Path, data_key: str | None = None) -> None:
-        """Open ``folder``; with ``data_key`` given, tables that belong to another one are refused."""
+        """Open ``folder``. Raises TableError if ``data_key`` is given and the tables belong to another one."""
         self.folder = folder
         content = journal.read(folder)
         if content.data_key is None:
             raise TableError(
-                f"{folder}: found no readable {journal.NAME}, wanted the tables of a run; run the check again"
+                f"{folder}: found no readable {journal.NAME}, expected the tables of a run; run the check again"
             )
         if data_key is not None and content.data_key != data_key:
             raise TableError(
-                f"{folder}: the tables belong to data key {content.data_key}, wanted {data_key}; run the check again"
+                f"{folder}: the tables belong to data key {content.data_key}, expected {data_key}; run the check again"
             )
         for line in content.lines:
-            if isinstance(line, Damaged):
+            if isinstance(line, DamagedLine):
                 raise TableError(f"{folder / journal.NAME}: line {line.number} is damaged; run the check again")
         self.data_key = content.data_key
         self._entries = [line for line in content.lines if isinstance(line, Entry)]
 
     def suites(self) -> tuple[str, ...]:
-        """Names of the suites that left tables, sorted."""
+        """Names of the suites that have tables, sorted."""
         return tuple(sorted({entry.suite for entry in self._entries}))
 
     def units(self, suite: str) -> tuple[str, ...]:
         """The committed units of a suite, in reading order."""
-        return tuple(entry.unit for entry in self._ordered(suite))
+        return tuple(entry.unit for entry in self._entries_in_order(suite))
 
     def tables(self, suite: str) -> tuple[str, ...]:
         """Names of the tables of a suite, sorted."""
-        return tuple(sorted({part.table for entry in self._ordered(suite) for part in entry.parts}))
+        return tuple(sorted({part.table for entry in self._entries_in_order(suite) for part in entry.parts}))
 
     def read(self, suite: str, table: str, columns: tuple[str, ...] | None = None) -> pd.DataFrame | None:
-        """One table, or None where the run did not make it; rows in the order of their units.
+        """One table, or None if the run has none of that name; rows in the order of their units.
 
         Raises TableError for a damaged file, a missing column, or parts whose column types differ.
         """
         import pyarrow as pa
 
-        parts = [part for entry in self._ordered(suite) for part in entry.parts if part.table == table]
+        parts = [part for entry in self._entries_in_order(suite) for part in entry.parts if part.table == table]
         if any(part.snapshot for part in parts):
             parts = [self._last_snapshot(suite, table)]
         if not parts:
             return None
         loaded = [self._load(part, columns) for part in parts]
         try:
-            # permissive: a part with only empty lists, or only nulls, takes the type of the other parts
+            # permissive: a part with only empty lists or nulls takes the type of the other parts
             frame: pd.DataFrame = pa.concat_tables(loaded, promote_options="permissive").to_pandas()
         except pa.ArrowException as error:
             raise TableError(
@@ -86,9 +86,9 @@ class Reader:
             ) from error
         return frame
 
-    def _ordered(self, suite: str) -> list[Entry]:
+    def _entries_in_order(self, suite: str) -> list[Entry]:
         return sorted(
-            (entry for entry in self._entries if entry.suite == suite), key=lambda entry: _natural(entry.unit)
+            (entry for entry in self._entries if entry.suite == suite), key=lambda entry: _natural_order(entry.unit)
         )
 
     def _last_snapshot(self, suite: str, table: str) -> Part:
@@ -117,7 +117,7 @@ class Reader:
 
 
 class Sink:
-    """Where the rows of one suite go."""
+    """Receives the rows of one suite."""
 
     def __init__(self, store: Store, suite: str) -> None:
         self._store, self._suite = store, suite
@@ -132,10 +132,10 @@ class Sink:
         frames: Mapping[str, pd.DataFrame],
         snapshots: Mapping[str, pd.DataFrame] | None = None,
     ) -> None:
-        """Keep the rows of one unit by table name: all of them or, if the process dies, none.
+        """Store the rows of one unit, by table name, atomically: all of them or, if the process dies, none.
 
         A snapshot is the whole table so far; it replaces what earlier units committed under the same name.
-        Raises TableError when the unit is already there or the disk refuses; what was committed before stays.
+        Raises TableError if the unit was committed before or cannot be written; earlier units stay intact.
         """
         self._store.commit(self._suite, unit, frames, snapshots or {})
 
@@ -145,17 +145,17 @@ class Sink:
 
 
 class Store(Reader):
-    """The tables of one run, for the one process that fills them.
+    """The tables of one run, for the one process that writes them.
 
-    cleared says why earlier content was thrown away as a whole ("" if it was not); dropped lists the units of
-    earlier processes whose rows were damaged. Such units are not done and are computed again.
+    cleared: why all earlier content was deleted ("" if it was not). dropped: units of earlier processes whose rows were
+    damaged; they count as not done and are computed again.
     """
 
     cleared: str
-    dropped: tuple[Dropped, ...]
+    dropped: tuple[DroppedUnit, ...]
 
     def __init__(self, folder: Path, data_key: str) -> None:
-        """Open or make ``folder``. Raises TableError when another process has it open or the disk refuses."""
+        """Open or create ``folder``. Raises TableError if another process has it open or it cannot be written."""
         self.folder, self.data_key = folder, data_key
         self._entries: list[Entry] = []
         try:
@@ -174,13 +174,13 @@ class Store(Reader):
 
     @property
     def messages(self) -> tuple[str, ...]:
-        """What a reader must know about what earlier processes left here, in sentences; empty if nothing."""
+        """Sentences about earlier tables that were cleared or dropped; empty if none were."""
         cleared = (f"earlier tables were cleared: {self.cleared}",) if self.cleared else ()
         lost = tuple(f"{d.suite} {d.unit}".strip() + f" is computed again: {d.reason}" for d in self.dropped)
         return cleared + lost
 
     def close(self) -> None:
-        """Give up the lock; reading goes on working."""
+        """Release the lock; reading still works."""
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
@@ -194,7 +194,7 @@ class Store(Reader):
         self.close()
 
     def sink(self, suite: str) -> Sink:
-        """Where the rows of ``suite`` go."""
+        """The sink for the rows of ``suite``."""
         return Sink(self, suite)
 
     def done(self, suite: str, unit: str) -> bool:
@@ -206,11 +206,11 @@ class Store(Reader):
     ) -> None:
         """See Sink.commit."""
         if self._lock is None:
-            raise TableError(f"{self.folder}: closed, so nothing can be committed to it")
+            raise TableError(f"{self.folder}: the store is closed, so nothing can be committed")
         if self.done(suite, unit):
-            raise TableError(f"{self.folder}: unit {unit!r} of suite {suite!r} is already there")
+            raise TableError(f"{self.folder}: unit {unit!r} of suite {suite!r} is already committed")
         if twice := sorted(frames.keys() & snapshots.keys()):
-            raise TableError(f"{self.folder}: unit {unit!r} gives {', '.join(twice)} both as rows and as a snapshot")
+            raise TableError(f"{self.folder}: unit {unit!r} has {', '.join(twice)} both as rows and as a snapshot")
         number, self._next = self._next, self._next + 1
         try:
             parts = [self._write(suite, name, number, frame, False) for name, frame in sorted(frames.items())]
@@ -226,7 +226,7 @@ class Store(Reader):
         except OSError as error:
             raise TableError(
                 f"{self.folder}: unit {unit!r} of suite {suite!r} could not be written: {error}; "
-                "units committed before are intact, and the same command goes on from there"
+                "units committed before are intact, and the same command resumes from there"
             ) from error
 
     def _write(self, suite: str, table: str, number: int, frame: pd.DataFrame, snapshot: bool) -> Part:
@@ -235,7 +235,7 @@ class Store(Reader):
 
         buffer = io.BytesIO()
         rows = pa.Table.from_pandas(frame, preserve_index=False)
-        # numbers seldom repeat, so a dictionary of them would only cost time and space
+        # numbers seldom repeat, so dictionary encoding would only cost time and space
         words = [
             field.name
             for field in rows.schema
@@ -251,16 +251,16 @@ class Store(Reader):
         return any((suite, table) in entry.snapshots() for entry in self._entries)
 
     def _recover(self) -> None:
-        """Take over what earlier processes committed and is intact; forget and delete everything else."""
+        """Keep the intact units of earlier processes; delete everything else."""
         content = journal.read(self.folder)
         fresh = not (self.folder / journal.NAME).exists()
         self.cleared, dropped = "", {}
         if content.data_key == self.data_key:
-            dropped = dict(journal.unusable(self.folder, content.lines))
+            dropped = dict(journal.find_unusable(self.folder, content.lines))
         elif content.data_key is not None:
             self.cleared = f"the tables belonged to data key {content.data_key}, this run has {self.data_key}"
         elif not fresh:
-            self.cleared = f"the first line of {journal.NAME} is damaged, so what the tables belong to is unknown"
+            self.cleared = f"the first line of {journal.NAME} is damaged, so the data key of the tables is unknown"
         self.dropped = tuple(dropped.values())
         if content.data_key == self.data_key:
             kept = [line for index, line in enumerate(content.lines) if index not in dropped]
@@ -270,7 +270,7 @@ class Store(Reader):
         self._delete_orphans()
 
     def _delete_orphans(self) -> None:
-        """Delete parts that no entry names, temporary files, and snapshots that a later one replaced."""
+        """Delete parts that no entry lists, temporary files, and superseded snapshots."""
         groups = {group for entry in self._entries for group in entry.snapshots()}
         current = {self._last_snapshot(suite, table).file for suite, table in groups}
         named = {part.file for entry in self._entries for part in entry.parts if not part.snapshot} | current
@@ -281,7 +281,7 @@ class Store(Reader):
 
 
 def _lock(folder: Path) -> int | None:
-    """Lock the folder for this process; the number of the open file."""
+    """Lock the folder for this process; returns the file descriptor."""
     descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -300,12 +300,12 @@ def _lock(folder: Path) -> int | None:
     return descriptor
 
 
-def _natural(unit: str) -> tuple[str | int, ...]:
+def _natural_order(unit: str) -> tuple[str | int, ...]:
     """Sorting key in which numbers inside a name count as numbers."""
     return tuple(int(piece) if index % 2 else piece for index, piece in enumerate(re.split(r"(\d+)", unit)))
 
 
 def _file_name(name: str) -> str:
-    """A file name for any suite or table name, one-to-one and never a way out of the folder."""
+    """A file name for any suite or table name: injective, and never a path outside the folder."""
     quoted = quote(name, safe=" +")
     return "%2E" + quoted[1:] if quoted.startswith(".") else quoted

@@ -1,1 +1,1 @@
-"""Rewrites of a model that backends and mutants share."""
+"""Rewrites and analyses of a model shared by backends and mutants."""

@@ -1,13 +1,13 @@
-"""Attention to a simulated quantized KV cache, as a function that transformers' attention interface calls.
+"""Attention with a simulated quantized KV cache, registered in transformers' attention interface.
 
-A query attends to what it would see if the text had been decoded token by token with such a cache, whether it comes
+A query attends to what it would see if the text had been decoded token by token with such a cache, whether it arrives
 alone or with the whole text: quantized keys and values up to a boundary that depends on its position, full precision
-after it. Keys are taken as they lie in the cache, with their rotary embedding.
+after it. Keys are quantized as they are stored in the cache, with their rotary embedding.
 
     keys       ├──── quantized for all ────┼─ band ─┼─ full precision for all ─┤      of one chunk of queries
                0                           a        b                          S
 
-Scores come from the quantized keys before b and from the full ones after a; in the band each query takes its own.
+Scores use the quantized keys before b and the full-precision keys after a; in the band the choice is made per query.
 
 Legend: B texts, H heads, G key heads, R = H / G, T queries, S keys, D channels of a head.
 """
@@ -24,31 +24,31 @@ import torch
 from torch import Tensor, nn
 
 from harness.errors import BackendError
-from harness.numerics.kv_cache import CachePart, starts_of
+from harness.numerics.kv_cache import CachePart, text_starts
 
 NAME = "simulated_kv_cache"
-"""What models with such a cache have as their attention implementation."""
+"""Attention implementation of models with a simulated cache."""
 SETTINGS = "simulated_cache"
 """The attribute of an attention module that holds its CacheSettings."""
 TEXT = "simulated_cache_text"
-"""The attribute that, during a call, holds what remembers where the texts in the cache start."""
+"""The attribute that, during a call, holds the function that remembers where the texts in the cache start."""
 CHUNK_SCORES = 2**24
-"""Scores computed at a time, over all texts, heads and queries."""
-UNKNOWN = ("position_bias", "indices", "block_indices")
-"""Arguments of attention functions that change the result and are not served here."""
+"""Number of scores computed at a time, over all texts, heads and queries."""
+UNSUPPORTED = ("position_bias", "indices", "block_indices")
+"""Arguments of attention functions that change the result and are not supported here."""
 
 
 @dataclass(frozen=True)
 class CacheSettings:
-    """How one layer keeps its cache; None: in full precision."""
+    """Cache formats of one layer; None: full precision."""
 
     keys: CachePart | None
     values: CachePart | None
 
 
 @dataclass(frozen=True)
-class Seen:
-    """One call of the attention function during a trial; key, value: [B, G, S, D]."""
+class AttentionCall:
+    """One recorded call of the attention function; key, value: [B, G, S, D]."""
 
     module: nn.Module
     key: Tensor
@@ -56,23 +56,23 @@ class Seen:
 
     @property
     def layer(self) -> int | None:
-        """Index of the cache layer that the module says it uses."""
+        """Index of the cache layer that the module uses."""
         index: int | None = getattr(self.module, "layer_idx", None)
         return index
 
 
-_TRIAL: ContextVar[list[Seen] | None] = ContextVar("trial", default=None)
+_RECORDED_CALLS: ContextVar[list[AttentionCall] | None] = ContextVar("trial", default=None)
 
 
 @contextmanager
-def trial() -> Iterator[list[Seen]]:
-    """Compute in full precision, whatever the settings, and note every call."""
-    calls: list[Seen] = []
-    token = _TRIAL.set(calls)
+def record_calls() -> Iterator[list[AttentionCall]]:
+    """Record every call, which is computed in full precision whatever the settings."""
+    calls: list[AttentionCall] = []
+    token = _RECORDED_CALLS.set(calls)
     try:
         yield calls
     finally:
-        _TRIAL.reset(token)
+        _RECORDED_CALLS.reset(token)
 
 
 def cached_attention(
@@ -87,17 +87,17 @@ def cached_attention(
     s_aux: Tensor | None = None,
     **others: Any,
 ) -> tuple[Tensor, None]:
-    """Attention output [B, T, H, D] of queries [B, H, T, D] that are the newest T of S tokens.
+    """Attention output [B, T, H, D] of queries [B, H, T, D], the newest T of S tokens.
 
-    key, value: [B, G, S, D]. attention_mask: additive or boolean [B, 1 or H, T, S]; None: causal. others: what the
-    interface passes beside, which changes nothing here. Raises BackendError for what cannot be served.
+    key, value: [B, G, S, D]. attention_mask: additive or boolean [B, 1 or H, T, S]; None: causal. others: further
+    arguments of the interface without effect here. Raises BackendError for unsupported arguments.
     """
-    calls, settings = _TRIAL.get(), getattr(module, SETTINGS, None)
+    calls, settings = _RECORDED_CALLS.get(), getattr(module, SETTINGS, None)
     if calls is not None:
-        calls.append(Seen(module, key, value))
+        calls.append(AttentionCall(module, key, value))
         settings = CacheSettings(None, None)
-    settings = _checked(module, settings, dropout, others)
-    starts_B = _starts(module, attention_mask, key)
+    settings = _check_settings(module, settings, dropout, others)
+    starts_B = _find_starts(module, attention_mask, key)
     B, H, T, D = query.shape
     G, S = key.shape[1:3]
     positions = torch.arange(S - T, S, device=key.device)
@@ -106,23 +106,23 @@ def cached_attention(
     query_BGRTD = query.reshape(B, G, H // G, T, D)
     outputs = []
     rows = max(1, CHUNK_SCORES // (B * H * S))
-    for some in (slice(first, first + rows) for first in range(0, T, rows)):
-        scores = keys.scores(query_BGRTD[:, :, :, some], some) * (D**-0.5 if scaling is None else scaling)
+    for chunk in (slice(first, first + rows) for first in range(0, T, rows)):
+        scores = keys.scores(query_BGRTD[:, :, :, chunk], chunk) * (D**-0.5 if scaling is None else scaling)
         if softcap is not None:
             scores = torch.tanh(scores / softcap) * softcap
-        scores = _masked(scores, attention_mask, positions[some])
-        outputs.append(values.sums(_weights(scores, s_aux).to(query.dtype), some))
+        scores = _apply_mask(scores, attention_mask, positions[chunk])
+        outputs.append(values.sums(_weights(scores, s_aux).to(query.dtype), chunk))
     return torch.cat(outputs, dim=3).flatten(1, 2).transpose(1, 2).contiguous(), None
 
 
 class _Mixed:
-    """Keys or values of one call: full precision, quantized, and what each query sees of both."""
+    """Keys or values of one call in full precision and quantized, and which of both each query sees."""
 
     def __init__(self, x_BGSD: Tensor, part: CachePart | None, starts_B: Tensor, positions_T: Tensor) -> None:
         self._full = self._quantized = x_BGSD
         self._ends_BT = torch.zeros_like(starts_B[:, None] + positions_T)
         if part is not None:
-            self._ends_BT = part.ends(positions_T, starts_B)
+            self._ends_BT = part.quantized_ends(positions_T, starts_B)
             if last := int(self._ends_BT.max()):
                 self._quantized = part.quantize(x_BGSD[:, :, :last], starts_B)
 
@@ -137,7 +137,7 @@ class _Mixed:
         return torch.cat([early[..., :a], band, late[..., b - a :]], dim=-1)
 
     def sums(self, weights_BGRTS: Tensor, rows: slice) -> Tensor:
-        """Sums [B, G, R, T, D] of values by weight."""
+        """Weighted sums [B, G, R, T, D] of values."""
         a, b, quantized = self._band(rows)
         if not b:
             return _product(weights_BGRTS, self._full)
@@ -147,7 +147,7 @@ class _Mixed:
         return _product(early, self._quantized[:, :, :b]) + _product(late, self._full[:, :, a:])
 
     def _band(self, rows: slice) -> tuple[int, int, Tensor]:
-        """Where the band begins and ends, and [B, 1, 1, T, band] whether a query sees a token quantized."""
+        """Begin and end of the band, and [B, 1, 1, T, band]: whether a query sees a token quantized."""
         ends_BT = self._ends_BT[:, rows]
         a, b = int(ends_BT.min()), int(ends_BT.max())
         tokens = torch.arange(a, b, device=ends_BT.device)
@@ -155,13 +155,13 @@ class _Mixed:
 
 
 def _product(left_BGRTX: Tensor, right_BGXY: Tensor) -> Tensor:
-    """[B, G, R, T, Y]: heads that share keys are multiplied as more rows, so that keys are not repeated."""
+    """[B, G, R, T, Y]: heads that share keys are multiplied as additional rows, so that keys are not repeated."""
     B, G, R, T, X = left_BGRTX.shape
     return (left_BGRTX.reshape(B, G, R * T, X) @ right_BGXY).reshape(B, G, R, T, -1)
 
 
-def _masked(scores_BGRTS: Tensor, mask: Tensor | None, positions_T: Tensor) -> Tensor:
-    """Scores with what a query must not see at the smallest number; the mask has rows for all queries."""
+def _apply_mask(scores_BGRTS: Tensor, mask: Tensor | None, positions_T: Tensor) -> Tensor:
+    """Scores with invisible keys set to the smallest number; the mask has rows for all queries."""
     _, G, R, T, S = scores_BGRTS.shape
     lowest = torch.finfo(scores_BGRTS.dtype).min
     if mask is None:
@@ -174,7 +174,7 @@ def _masked(scores_BGRTS: Tensor, mask: Tensor | None, positions_T: Tensor) -> T
 
 
 def _weights(scores_BGRTS: Tensor, sinks_H: Tensor | None) -> Tensor:
-    """Softmax in float32 (float64 stays); a sink takes its share of every query and gives nothing."""
+    """Softmax in float32 (float64 stays float64); a sink takes part of each query's weight and contributes nothing."""
     precise = torch.float64 if scores_BGRTS.dtype == torch.float64 else torch.float32
     if sinks_H is None:
         return torch.softmax(scores_BGRTS, dim=-1, dtype=precise)
@@ -183,25 +183,25 @@ def _weights(scores_BGRTS: Tensor, sinks_H: Tensor | None) -> Tensor:
     return torch.softmax(torch.cat([scores_BGRTS, sinks.to(scores_BGRTS.dtype)], -1), dim=-1, dtype=precise)[..., :S]
 
 
-def _starts(module: nn.Module, mask: Tensor | None, key: Tensor) -> Tensor:
-    """[B]: where each text starts. A window may hide the first tokens by now; then the cache layer remembers."""
-    starts_B = starts_of(mask, len(key), key.device)
+def _find_starts(module: nn.Module, mask: Tensor | None, key: Tensor) -> Tensor:
+    """[B]: start of each text. If a sliding window hides the first tokens, the cache layer remembers it."""
+    starts_B = text_starts(mask, len(key), key.device)
     remember: Callable[[Tensor], Tensor] | None = getattr(module, TEXT, None)
     return starts_B if remember is None else remember(starts_B)
 
 
-def _checked(
+def _check_settings(
     module: nn.Module, settings: CacheSettings | None, dropout: float, others: dict[str, Any]
 ) -> CacheSettings:
     name = type(module).__name__
     if settings is None:
         raise BackendError(
-            f"kv_cache: {name} has no cache settings: it did not attend when the backend tried the model out"
+            f"kv_cache: {name} has no cache settings: it was not called when the backend tested the model"
         )
     if torch.compiler.is_compiling():
         raise BackendError("kv_cache: a simulated cache depends on positions, so the model cannot be compiled")
     if dropout:
         raise BackendError(f"kv_cache: {name} attends with dropout {dropout}; call eval() on the model")
-    if asked := [argument for argument in UNKNOWN if others.get(argument) is not None]:
-        raise BackendError(f"kv_cache: {name} attends with {asked[0]}, which the simulated cache does not know")
+    if extra := [argument for argument in UNSUPPORTED if others.get(argument) is not None]:
+        raise BackendError(f"kv_cache: {name} attends with {extra[0]}, which the simulated cache does not support")
     return settings

@@ -1,14 +1,13 @@
-"""Foldings: where a decoder can be rescaled channel by channel without changing what it computes.
+"""Foldings: places where a decoder can be rescaled channel by channel without changing its function.
 
     norm   ─ gain and bias / s ─▶ x / s ─▶ W · s   of every linear layer that reads the norm
     linear ─ its rows / s ──────▶ x / s ─▶ W · s   of the linear layer that reads its output channel by channel
                                                    (values → attention output, up → down through the gate)
 
-Nothing is known about names or architectures. What reads what is observed on one short document, and every folding
-is then tried: with random positive scales, the output of the block must not move beyond rounding. What fails
-that (a norm that a residual or a router outside linear layers reads too, a GELU in between) is left out. The
-scale itself is the business of the method: SmoothQuant (arXiv 2211.10438, section 4) and AWQ (arXiv 2306.00978,
-section 3.2) both fold theirs so.
+No names or architectures are assumed. The data flow is observed on one short document, and every candidate is then
+tested: with random positive scales, the block's output must not change beyond rounding. Candidates that fail (a norm
+also read by a residual or by a router that is no linear layer, a GELU in between) are rejected. The scale itself is up
+to the method: SmoothQuant (arXiv 2211.10438, section 4) and AWQ (arXiv 2306.00978, section 3.2) both fold this way.
 
 Legend: I input channels of the reading layers, O output channels of a linear source.
 """
@@ -31,10 +30,10 @@ from harness.modules.linears import Linear, weight_of
 from harness.transforms.replay import Replay
 
 TOKENS = 32
-"""Length of the document on which foldings are tried."""
-UNDONE = 1e-4
-"""How much of what scaling the source alone does to a block's output may be left once its readers are scaled too.
-Rounding in float32 leaves about 1e-6, a wrong folding about 1."""
+"""Length of the document on which foldings are tested."""
+RESIDUAL = 1e-4
+"""Largest change of a block's output with source and readers scaled, relative to scaling the source alone. Rounding in
+float32 leaves about 1e-6, a wrong folding about 1."""
 
 Run = Callable[[nn.Module], Tensor]
 
@@ -43,10 +42,10 @@ Run = Callable[[nn.Module], Tensor]
 class Folding:
     """A scale s [I] of the inputs of ``readers`` that can be divided out of ``source``.
 
-    source: name of a norm or of a linear layer. readers: names of the linear layers, in the order of their calls.
-    offset: what the norm adds to its weight to get its gain (1 for the norms of Gemma). rows [I], for linear
-    sources: the output channel of the source from which each input channel of the reader comes. Channels of one row
-    (heads that share their values) must have equal scales: see ``alike``.
+    source: name of a norm or linear layer. readers: names of the linear layers, in the order of their calls. offset:
+    added to the norm's weight to get its gain (1 for Gemma's norms). rows [I], for linear sources: the output channel
+    of the source that feeds each input channel of the reader. Channels fed by one row (heads that share their values)
+    must have equal scales: see ``pool_shared``.
     """
 
     source: str
@@ -59,8 +58,8 @@ class Folding:
         """Whether the source is a norm."""
         return self.rows is None
 
-    def alike(self, values_I: Tensor, how: Literal["mean", "amax"]) -> Tensor:
-        """``values_I`` with the mean or the maximum of all channels that must have equal scales in each of them."""
+    def pool_shared(self, values_I: Tensor, how: Literal["mean", "amax"]) -> Tensor:
+        """``values_I`` with channels that must have equal scales replaced by their mean or maximum."""
         if self.rows is None:
             return values_I
         rows = self.rows.to(values_I.device)
@@ -70,36 +69,36 @@ class Folding:
 
 @dataclass(frozen=True)
 class Foldings:
-    """What ``find_foldings`` found. left_out: norms that linear layers read, but into which nothing can be folded."""
+    """Result of ``find_foldings``. rejected: norms read by linear layers into which nothing can be folded."""
 
-    found: tuple[Folding, ...]
-    left_out: tuple[str, ...]
+    accepted: tuple[Folding, ...]
+    rejected: tuple[str, ...]
 
 
 @torch.no_grad()
 def find_foldings(model: PreTrainedModel, calibration: Sequence[Tensor]) -> Foldings:
-    """The foldings inside every decoder block, with full module names, in the order of the walk.
+    """The foldings inside every decoder block, with full module names, in execution order.
 
-    calibration: token ids, one 1-D int64 tensor a document; of the longest, the first ``TOKENS`` are used. Each linear
-    layer is read by at most one folding. Parameters that more than one module holds take part in none.
-    Raises BackendError where the model has no decoder blocks.
+    calibration: token ids, one 1-D int64 tensor per document; the first ``TOKENS`` of the longest are used. Each linear
+    layer is a reader of at most one folding. Modules with shared parameters take part in none.
+    Raises BackendError if the model has no decoder blocks.
     """
     ids = max(calibration, key=len)[:TOKENS]
     held = Counter(id(parameter) for _, parameter in model.named_parameters(remove_duplicate=False))
-    found, left_out = list[Folding](), list[str]()
-    # With a single token attention has nothing to weigh, so values reach the output projection as they are.
+    accepted, rejected = list[Folding](), list[str]()
+    # With a single token, attention passes the values to the output projection unchanged.
     for block in walk_blocks(model, [ids, ids[:1]]):
         dtype = torch.promote_types(next(block.module.parameters()).dtype, torch.float32)
-        tried = _Trial(copy.deepcopy(block.module).to(dtype), Replay(block).calls(dtype))
-        for candidates in tried.candidates():
-            alone = (each for each in candidates if _alone(block.module, each, held))
-            holding = next((each for each in alone if tried.holds(each)), None)
+        test = _FoldingTest(copy.deepcopy(block.module).to(dtype), Replay(block).calls(dtype))
+        for candidates in test.candidates():
+            eligible = (each for each in candidates if _has_own_parameters(block.module, each, held))
+            holding = next((each for each in eligible if test.preserves_output(each)), None)
             if holding is not None:
                 readers = tuple(f"{block.name}.{name}" for name in holding.readers)
-                found.append(replace(holding, source=f"{block.name}.{holding.source}", readers=readers))
+                accepted.append(replace(holding, source=f"{block.name}.{holding.source}", readers=readers))
             elif candidates[0].into_norm:
-                left_out.append(f"{block.name}.{candidates[0].source}")
-    return Foldings(tuple(found), tuple(left_out))
+                rejected.append(f"{block.name}.{candidates[0].source}")
+    return Foldings(tuple(accepted), tuple(rejected))
 
 
 @torch.no_grad()
@@ -107,7 +106,7 @@ def fold(root: nn.Module, folding: Folding, scale_I: Tensor) -> None:
     """Divide the source by ``scale_I`` and multiply its readers by it, in place.
 
     Computed in float64 and rounded once to each parameter's dtype. Raises ValueError for a scale that is not positive
-    and finite, has another length, or differs between channels that must be equal.
+    and finite, has the wrong length, or differs between channels that must have equal scales.
     """
     _check(root, folding, scale_I)
     _divide_source(root, folding, scale_I.double())
@@ -117,7 +116,7 @@ def fold(root: nn.Module, folding: Folding, scale_I: Tensor) -> None:
 
 
 @dataclass
-class _Observed:
+class _ObservedCalls:
     """What one forward pass of a block showed: the norms' outputs and the linear layers' inputs and outputs."""
 
     norms: dict[str, Tensor]
@@ -125,8 +124,8 @@ class _Observed:
     outputs: dict[str, Tensor]
 
 
-class _Trial:
-    """A copy of a block on which foldings are tried, with one short document and one of a single token."""
+class _FoldingTest:
+    """Tests foldings on a copy of a block, with one short document and one of a single token."""
 
     def __init__(self, module: nn.Module, calls: Sequence[Run]) -> None:
         self.module = module
@@ -135,10 +134,10 @@ class _Trial:
         self._random = torch.Generator().manual_seed(0)
 
     def candidates(self) -> Iterator[list[Folding]]:
-        """For every norm that linear layers read, and every other linear layer, the foldings worth trying."""
-        with _observing(self.module) as seen:
+        """The candidate foldings for every norm read by linear layers, then for every other linear layer."""
+        with _observe_calls(self.module) as seen:
             self.run(self.module)
-        with _observing(self.module) as token:
+        with _observe_calls(self.module) as token:
             self._run_token(self.module)
         free = list(seen.inputs)
         for norm, output in seen.norms.items():
@@ -147,36 +146,36 @@ class _Trial:
             if readers:
                 yield [Folding(norm, readers), Folding(norm, readers, offset=1.0)]
         for reader in free:
-            # The later a layer is called, the likelier its output is what the reader gets.
+            # The later a layer is called, the likelier the reader receives its output.
             earlier = list(seen.inputs)[: list(seen.inputs).index(reader)][::-1]
             if found := [each for source in earlier for each in self._linear_candidates(source, reader, token)]:
                 yield found
 
-    def holds(self, folding: Folding) -> bool:
-        """Whether scaling the readers undoes what scaling the source does to the block's output."""
+    def preserves_output(self, folding: Folding) -> bool:
+        """Whether scaling the readers undoes the effect of scaling the source on the block's output."""
         readers = [_linear(self.module, name) for name in folding.readers]
-        scale_I = folding.alike(self._scale(weight_of(readers[0]).shape[1]), "amax")
+        scale_I = folding.pool_shared(self._scale(weight_of(readers[0]).shape[1]), "amax")
         source = self.module.get_submodule(folding.source)
-        with _restored([source, *readers]):
+        with _restore_afterwards([source, *readers]):
             _divide_source(self.module, folding, scale_I)
             moved = (self.run(self.module) - self._expected).abs().max()
-        with _restored([source, *readers]):
+        with _restore_afterwards([source, *readers]):
             fold(self.module, folding, scale_I)
             left = (self.run(self.module) - self._expected).abs().max()
-        return bool(moved > 0) and bool(left <= UNDONE * moved)
+        return bool(moved > 0) and bool(left <= RESIDUAL * moved)
 
     def _scale(self, channels: int) -> Tensor:
-        """Powers of two and other numbers, from a quarter to four."""
+        """A random scale of powers of two and other numbers, from a quarter to four."""
         logarithm = torch.rand(channels, generator=self._random) * 4 - 2
         whole = torch.rand(channels, generator=self._random) < 0.5
         scale: Tensor = torch.exp2(torch.where(whole, logarithm.round(), logarithm))
         return scale.to(self._expected.device)
 
-    def _linear_candidates(self, source: str, reader: str, token: _Observed) -> Iterator[Folding]:
+    def _linear_candidates(self, source: str, reader: str, token: _ObservedCalls) -> Iterator[Folding]:
         channels = weight_of(_linear(self.module, reader)).shape[1]
         outputs = weight_of(_linear(self.module, source)).shape[0]
         if reader in token.inputs and source in token.outputs:
-            rows = _found_in(token.inputs[reader].flatten(), token.outputs[source].flatten())
+            rows = _match_values(token.inputs[reader].flatten(), token.outputs[source].flatten())
             if rows is not None:
                 yield Folding(source, (reader,), rows=rows)
                 return
@@ -203,12 +202,12 @@ def _divide_source(root: nn.Module, folding: Folding, scale_I: Tensor) -> None:
 
 def _check(root: nn.Module, folding: Folding, scale_I: Tensor) -> None:
     for name in folding.readers:
-        wanted = weight_of(_linear(root, name)).shape[1]
-        if scale_I.shape != (wanted,):
-            raise ValueError(f"{name} has {wanted} input channels, the scale has shape {tuple(scale_I.shape)}")
+        channels = weight_of(_linear(root, name)).shape[1]
+        if scale_I.shape != (channels,):
+            raise ValueError(f"{name} has {channels} input channels, the scale has shape {tuple(scale_I.shape)}")
     if not bool(((scale_I > 0) & torch.isfinite(scale_I)).all()):
         raise ValueError(f"the scale between {folding.source} and {folding.readers[0]} is not positive and finite")
-    if not torch.equal(folding.alike(scale_I, "amax"), scale_I):
+    if not torch.equal(folding.pool_shared(scale_I, "amax"), scale_I):
         raise ValueError(f"the scale differs between channels of {folding.readers[0]} that come from one row")
 
 
@@ -216,7 +215,7 @@ def _linear(root: nn.Module, name: str) -> Linear:
     return cast(Linear, root.get_submodule(name))
 
 
-def _alone(block: nn.Module, folding: Folding, held: Counter[int]) -> bool:
+def _has_own_parameters(block: nn.Module, folding: Folding, held: Counter[int]) -> bool:
     modules = [block.get_submodule(name) for name in (folding.source, *folding.readers)]
     return all(held[id(parameter)] == 1 for module in modules for parameter in module.parameters())
 
@@ -226,21 +225,21 @@ def _same_values(output: Tensor, given: Tensor) -> bool:
     return output.data_ptr() == given.data_ptr() and output.numel() == given.numel()
 
 
-def _found_in(wanted: Tensor, among: Tensor) -> Tensor | None:
-    """Where each of ``wanted`` stands in ``among``, None if one of them is not there."""
+def _match_values(values: Tensor, among: Tensor) -> Tensor | None:
+    """The index in ``among`` of each of ``values``, None if one of them is missing."""
     ordered, order = among.sort()
-    near = torch.searchsorted(ordered, wanted.contiguous()).clamp(max=len(among) - 1)
+    near = torch.searchsorted(ordered, values.contiguous()).clamp(max=len(among) - 1)
     below = (near - 1).clamp(min=0)
-    nearer = (ordered[below] - wanted).abs() < (ordered[near] - wanted).abs()
+    nearer = (ordered[below] - values).abs() < (ordered[near] - values).abs()
     best = torch.where(nearer, below, near)
-    close = (ordered[best] - wanted).abs() <= 1e-6 * wanted.abs().max()
+    close = (ordered[best] - values).abs() <= 1e-6 * values.abs().max()
     return order[best] if bool(close.all()) else None
 
 
 @contextmanager
-def _observing(block: nn.Module) -> Iterator[_Observed]:
-    """Note outputs of norms and inputs and outputs of linear layers; what is called twice is forgotten."""
-    seen, calls = _Observed({}, {}, {}), Counter[str]()
+def _observe_calls(block: nn.Module) -> Iterator[_ObservedCalls]:
+    """Record outputs of norms, and inputs and outputs of linear layers; modules called twice are dropped."""
+    seen, calls = _ObservedCalls({}, {}, {}), Counter[str]()
 
     def hook(name: str) -> Callable[[nn.Module, tuple[Any, ...], Any], None]:
         def note(module: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
@@ -263,14 +262,14 @@ def _observing(block: nn.Module) -> Iterator[_Observed]:
 
 
 def _may_be_norm(module: nn.Module) -> bool:
-    """A gain for every channel and at most a bias beside it."""
+    """Whether a module has a one-dimensional weight and at most a bias besides it."""
     own = dict(module.named_parameters())
     return "weight" in own and own["weight"].dim() == 1 and own.keys() <= {"weight", "bias"}
 
 
 @contextmanager
-def _restored(modules: Sequence[nn.Module]) -> Iterator[None]:
-    """Give the modules' parameters their values back afterwards."""
+def _restore_afterwards(modules: Sequence[nn.Module]) -> Iterator[None]:
+    """Restore the values of the modules' parameters on exit."""
     saved = [(parameter, parameter.clone()) for module in modules for parameter in module.parameters()]
     try:
         yield

@@ -1,4 +1,4 @@
-"""The linear layer of LLM.int8(): 8-bit codes of the weight, and inputs quantized at every call."""
+"""The linear layer of LLM.int8(): weight stored as 8-bit codes, inputs quantized at every call."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from harness.numerics.llm_int8 import mixed_product
 
 
 class MixedInt8Linear(nn.Module):
-    """Stands where a linear layer was. Its products are those of integers, computed in floats.
+    """Replaces a linear layer. Its products are those of integers, computed in floating point.
 
-    codes: [O, I], int8. steps: [O], float32, what one code stands for. Both may be those of another layer
-    with the same weight. dtype: that of the weight before.
+    codes: [O, I], int8. steps: [O], float32, the value of one code. Both may be shared with another layer that has the
+    same weight. dtype: dtype of the original weight.
     """
 
     codes: Tensor
@@ -31,16 +31,16 @@ class MixedInt8Linear(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """What the codes stand for [O, I]: a new tensor, for code that asks a layer for its weight."""
+        """The dequantized weight [O, I], as a new tensor, for code that reads a layer's weight."""
         return (self.codes * self.steps[:, None]).to(self.dtype)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The output [..., O] for inputs [..., I], in their dtype. Outlier columns are those of all inputs together."""
+        """The output [..., O] for inputs [..., I], in their dtype. Outlier columns are determined over all inputs."""
         result_NO = mixed_product(x.reshape(-1, self.in_features), self.codes, self.steps, self.threshold)
         if self.bias is not None:
             result_NO = result_NO + self.bias
         return result_NO.reshape(*x.shape[:-1], self.out_features).to(x.dtype)
 
     def extra_repr(self) -> str:
-        """Sizes and threshold, as the module is printed."""
+        """Sizes and threshold, shown when the module is printed."""
         return f"in_features={self.in_features}, out_features={self.out_features}, threshold={self.threshold}"

@@ -1,4 +1,4 @@
-"""Calls of one submodule of a decoder block, kept so that they can be made again with other weights."""
+"""Records the calls of one submodule of a decoder block, so that they can be repeated with other weights."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ Call = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 class Replay:
-    """How ``block`` called its submodule ``path`` (relative to the block; empty: the block itself) for its first
-    ``documents`` documents, for all of them without a number."""
+    """The calls of ``block``'s submodule ``path`` (relative to the block; empty: the block itself) for the first
+    ``documents`` documents (None: all)."""
 
     def __init__(self, block: Block, path: str = "", documents: int | None = None) -> None:
         self._module = block.module.get_submodule(path)
@@ -33,18 +33,18 @@ class Replay:
             handle.remove()
 
     def outputs(self) -> Iterator[Tensor]:
-        """The submodule's output for every call, computed anew with the submodule as it is now."""
+        """The submodule's output for every call, recomputed with its current weights."""
         for arguments, named in self._calls:
             yield first_tensor(self._module(*arguments, **named))
 
     def calls(self, dtype: torch.dtype) -> list[Callable[[nn.Module], Tensor]]:
-        """The calls in another precision, each to be made on a copy of the submodule in that precision."""
+        """The calls in another precision, as functions of a copy of the submodule in that precision."""
         converted = [(_as(arguments, dtype), _as(named, dtype)) for arguments, named in self._calls]
         return [_caller(arguments, named) for arguments, named in converted]
 
 
 def first_tensor(output: Any) -> Tensor:
-    """What a module computed: its output, or the first of several."""
+    """The output of a module, or the first of several outputs."""
     return output if isinstance(output, Tensor) else output[0]
 
 

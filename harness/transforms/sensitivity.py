@@ -1,4 +1,4 @@
-"""Which weights a model's loss depends on most: the diagonal of the Fisher information.
+"""Weight sensitivity: the diagonal of the Fisher information of a model's loss.
 
 Legend: O output channels, I inputs, T tokens of a document, V vocabulary.
 """
@@ -15,7 +15,7 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from harness.modules.experts import ExpertMatrix, stack_of
+from harness.modules.experts import ExpertMatrix, stack_name
 from harness.modules.linears import Linear
 
 
@@ -28,10 +28,10 @@ def fisher_diagonal(
     of the document, whose squares average to the (empirical) Fisher information. As in SqueezeLLM (Kim et al. 2023,
     arXiv 2306.07629, section 4.1), whose documents are all equally long.
 
-    calibration: token ids, one 1-D int64 tensor a document, of at least two tokens. Modules that share one weight
-    share its F, to which all of them contribute; an embedding tied to a head does not. Neither the model nor what its
-    parameters say about gradients is changed. Memory: a float32 number for every weight of the modules, which
-    cannot be avoided, the gradient of one weight matrix at a time, and the activations of one document.
+    calibration: token ids, one 1-D int64 tensor per document, of at least two tokens. Modules that share one weight
+    share its F, to which all of them contribute; an embedding tied to a head does not. The model, including its
+    parameters' ``requires_grad``, is unchanged. Memory: one float32 number per weight of the modules, the gradient of
+    one weight matrix at a time, and the activations of one document.
     Raises ValueError without documents.
     """
     if not calibration:
@@ -39,14 +39,14 @@ def fisher_diagonal(
     leaves: dict[int, Tensor] = {}
     sums: dict[int, Tensor] = {}
     for module in modules.values():
-        held = _parameter(module)
+        held = _parameter_of(module)
         if id(held) not in leaves:
             leaf = held.detach().requires_grad_()
             total = torch.zeros_like(leaf, dtype=torch.float32, requires_grad=False)
-            cast(Any, leaf).register_post_accumulate_grad_hook(_square_into(total))
+            cast(Any, leaf).register_post_accumulate_grad_hook(_add_square_to(total))
             leaves[id(held)], sums[id(held)] = leaf, total
     tensors = {
-        stack_of(name) if isinstance(module, ExpertMatrix) else f"{name}.weight": leaves[id(_parameter(module))]
+        stack_name(name) if isinstance(module, ExpertMatrix) else f"{name}.weight": leaves[id(_parameter_of(module))]
         for name, module in modules.items()
     }
     for ids in calibration:
@@ -55,16 +55,16 @@ def fisher_diagonal(
             torch.autograd.backward(loss)
     for total in sums.values():
         total /= len(calibration)
-    return {name: _of(module, sums[id(_parameter(module))]) for name, module in modules.items()}
+    return {name: _slice_of(module, sums[id(_parameter_of(module))]) for name, module in modules.items()}
 
 
-def _parameter(module: Linear) -> Tensor:
-    """The parameter of the model that holds the weight of a linear layer."""
+def _parameter_of(module: Linear) -> Tensor:
+    """The model's parameter that holds the weight of a linear layer."""
     return module.stack if isinstance(module, ExpertMatrix) else module.weight
 
 
-def _of(module: Linear, total: Tensor) -> Tensor:
-    """The part of a parameter's numbers that belongs to the weight [O, I] of a linear layer."""
+def _slice_of(module: Linear, total: Tensor) -> Tensor:
+    """The part of a per-parameter tensor that belongs to the weight [O, I] of a linear layer."""
     if isinstance(module, ExpertMatrix):
         total = total[module.expert]
         return total.T if module.owner.is_transposed else total
@@ -77,8 +77,8 @@ def _negative_log_likelihood(model: PreTrainedModel, tensors: dict[str, Tensor],
     return functional.cross_entropy(logits_TV.float(), ids[1:], reduction="sum")
 
 
-def _square_into(total: Tensor) -> Callable[[Tensor], None]:
-    """Adds the square of a finished gradient and lets the gradient go."""
+def _add_square_to(total: Tensor) -> Callable[[Tensor], None]:
+    """A hook that adds the square of a complete gradient to ``total`` and frees the gradient."""
 
     def hook(leaf: Tensor) -> None:
         assert leaf.grad is not None  # noqa: S101 - called when it is complete

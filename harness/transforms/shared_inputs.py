@@ -1,7 +1,7 @@
-"""Which linear layers are given the very same input, and in which order data passes them.
+"""Groups linear layers that read the same input tensor, in the order of the data flow.
 
-Queries, keys and values are projections of one tensor, so they have one Hessian between them. It is the tensor
-itself that tells (the same memory, unchanged since), not the layers' names, which differ from class to class.
+Queries, keys and values are projections of one tensor, so they share one Hessian. Sharing is detected by the tensor
+itself (same memory, not modified since), not by layer names, which differ between classes.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from harness.modules.decoder_layers import Tap
 from harness.numerics.gptq import Hessian
 
 Observe = Callable[[Mapping[str, Tap]], None]
-"""Lets each tap see the calibration inputs of the layer of its name."""
+"""Calls each tap with the calibration inputs of the layer of its name."""
 
 
-class _Latest:
-    """The input that was seen last. It is held, so that its memory is not given to another one."""
+class _LatestInput:
+    """The latest input. It is referenced, so that its memory is not reused by another tensor."""
 
     def __init__(self) -> None:
         self._held: tuple[Tensor, int] | None = None
 
-    def seen(self, x_NI: Tensor) -> bool:
-        """Whether this is that input; from now on it is this one."""
+    def is_same(self, x_NI: Tensor) -> bool:
+        """Whether ``x_NI`` is the latest input; it becomes the latest."""
         before, self._held = self._held, (x_NI, x_NI._version)
         if before is None:
             return False
@@ -35,14 +35,14 @@ class _Latest:
 
 
 class SharedHessians:
-    """The Hessian of every layer, computed once for layers that see the same inputs.
+    """The Hessian of every layer, computed once for layers that read the same inputs.
 
-    Layers that saw the same inputs only sometimes (it depends on the document, say) are given the right sums, too.
+    Layers that share inputs only sometimes (depending on the document, say) get correct sums too.
     """
 
     def __init__(self, names: Iterable[str]) -> None:
         self._names = tuple(names)
-        self._latest = _Latest()
+        self._latest = _LatestInput()
         self._open: tuple[Hessian, set[str]] | None = None
         self._sums: dict[frozenset[str], Hessian] = {}
 
@@ -51,7 +51,7 @@ class SharedHessians:
         return {name: self._tap(name) for name in self._names}
 
     def __getitem__(self, name: str) -> Hessian | None:
-        """What is known of the inputs of a layer, None if it has seen none; one object where it is shared."""
+        """The Hessian of a layer's inputs, None if it had none; layers with the same inputs get the same object."""
         self._close()
         parts = [hessian for names, hessian in self._sums.items() if name in names]
         if len(parts) < 2:
@@ -63,11 +63,11 @@ class SharedHessians:
 
     def _tap(self, name: str) -> Tap:
         def tap(x_NI: Tensor) -> None:
-            if self._latest.seen(x_NI) and self._open and name not in self._open[1]:
+            if self._latest.is_same(x_NI) and self._open and name not in self._open[1]:
                 self._open[1].add(name)
                 return
             self._close()
-            # Computed at once: the model may change the tensor before the next layer is called.
+            # Computed immediately: the model may modify the tensor before the next layer is called.
             hessian = Hessian()
             hessian.add(x_NI)
             self._open = hessian, {name}
@@ -81,31 +81,31 @@ class SharedHessians:
         self._open = None
 
 
-def stages(names: Iterable[str], observe: Observe) -> list[list[str]]:
-    """``names`` in the order in which data passes them; layers that see the same input stand together.
+def order_by_input(names: Iterable[str], observe: Observe) -> list[list[str]]:
+    """Group ``names`` by input, in the order of the data flow; layers that read the same input form one group.
 
-    So do the layers of a mixture's experts that differ in the expert's number alone. Layers that no document reaches
+    So do the layers of a mixture's experts that differ only in the expert index. Layers that no document reaches
     come last. Takes one pass.
     """
-    wanted, latest, found = list(names), _Latest(), list[list[str]]()
+    wanted, latest, groups = list(names), _LatestInput(), list[list[str]]()
     placed: set[str] = set()
 
     def look(name: str) -> Tap:
         def tap(x_NI: Tensor) -> None:
-            same = latest.seen(x_NI)
+            same = latest.is_same(x_NI)
             if name not in placed:
                 placed.add(name)
-                if same and found:
-                    found[-1].append(name)
+                if same and groups:
+                    groups[-1].append(name)
                 else:
-                    found.append([name])
+                    groups.append([name])
 
         return tap
 
     observe({name: look(name) for name in wanted})
     merged: dict[frozenset[str], list[str]] = {}
-    for stage in found:
-        alike = frozenset(re.sub(r"\.\d+(?=\.)|\[\d+\]$", ".*", name) for name in stage)
-        merged.setdefault(alike, []).extend(stage)
+    for group in groups:
+        alike = frozenset(re.sub(r"\.\d+(?=\.)|\[\d+\]$", ".*", name) for name in group)
+        merged.setdefault(alike, []).extend(group)
     unreached = [name for name in wanted if name not in placed]
     return [*merged.values(), unreached] if unreached else list(merged.values())

@@ -1,4 +1,4 @@
-"""What a model loses when the weight of one module alone is changed.
+"""One-at-a-time sensitivity: the KL or output error caused by quantizing a single module.
 
 Legend: T positions of a document, V vocabulary, U units, C changes, N rows of inputs.
 """
@@ -16,92 +16,92 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from harness.modules.decoder_layers import decoder_blocks, observe_inputs
-from harness.modules.experts import ExpertMatrix, stack_of
+from harness.modules.experts import ExpertMatrix, stack_name
 from harness.modules.linears import Linear, replace_weight, weight_of
 
 Change = Callable[[Tensor], Tensor]
-"""Makes another weight [O, I] of a weight [O, I], in the same dtype."""
+"""Maps a weight [O, I] to its changed version [O, I] in the same dtype."""
 
 
 @dataclass(frozen=True)
 class Unit:
-    """Linear layers that share one weight, usually a single one, or all matrices of a stack of experts."""
+    """Linear layers changed together: those that share one weight (usually one), or all matrices of an expert stack."""
 
     names: tuple[str, ...]
     modules: tuple[Linear, ...]
 
     @property
     def weights(self) -> tuple[Tensor, ...]:
-        """Its different weights [O, I]."""
+        """The distinct weights [O, I]."""
         return tuple({id(module.weight): weight_of(module) for module in self.modules}.values())
 
     @property
     def called(self) -> tuple[nn.Module, ...]:
-        """The modules that the model calls to use it."""
+        """The modules whose forward uses the unit."""
         owners = [module.owner if isinstance(module, ExpertMatrix) else module for module in self.modules]
         return tuple({id(module): module for module in owners}.values())
 
 
-def units(modules: Sequence[tuple[str, Linear]]) -> list[Unit]:
-    """The modules, those with one weight together, in the order of the first of each."""
+def group_by_weight(modules: Sequence[tuple[str, Linear]]) -> list[Unit]:
+    """Group modules that share one weight, in the order of the first module of each group."""
     groups: dict[int, list[tuple[str, Linear]]] = {}
     for name, module in modules:
         groups.setdefault(id(module.weight), []).append((name, module))
     return [Unit(tuple(name for name, _ in group), tuple(module for _, module in group)) for group in groups.values()]
 
 
-def stacked(each: Sequence[Unit]) -> list[Unit]:
-    """The units with the matrices of one stack of experts as one, in the order of the first of each."""
+def merge_stacks(units: Sequence[Unit]) -> list[Unit]:
+    """Merge the units of each expert stack into one, in the order of the first unit of each stack."""
     groups: dict[str, list[Unit]] = {}
-    for unit in each:
-        groups.setdefault(stack_of(unit.names[0]), []).append(unit)
+    for unit in units:
+        groups.setdefault(stack_name(unit.names[0]), []).append(unit)
     return [
         Unit(tuple(name for unit in group for name in unit.names), tuple(m for unit in group for m in unit.modules))
         for group in groups.values()
     ]
 
 
-def divergences(
-    model: PreTrainedModel, each: Sequence[Unit], changes: Sequence[Change], calibration: Sequence[Tensor]
+def measure_divergences(
+    model: PreTrainedModel, units: Sequence[Unit], changes: Sequence[Change], calibration: Sequence[Tensor]
 ) -> Tensor:
-    """KL(model ‖ model with one change) in nats a token [U, C], float64: one weight changed at a time.
+    """KL(model ‖ model with one unit changed) in nats per token [U, C], float64.
 
-    Means over all predicted tokens (the last position of a document predicts none of them); infinite where the
-    changed model gives NaN. Cost: U · C forward passes a document, each from the block that holds the unit
-    onwards: the blocks before it give what they gave for the unchanged model. A document that never reaches a
-    unit (an expert, say) costs nothing and counts as 0. Memory: the logits and block outputs of one document,
-    and one changed weight. The model is the same afterwards.
+    Means over all predicted tokens (the last position of a document predicts none of them); infinite if the changed
+    model gives NaN. Cost: U · C forward passes per document, each starting at the block that holds the unit: earlier
+    blocks replay their outputs of the unchanged model. A document that never reaches a unit (an expert, say) costs
+    nothing and counts as 0. Memory: the logits and block outputs of one document, and one changed weight. The model is
+    unchanged afterwards.
     """
     stack = decoder_blocks(model)[1]
-    totals, tokens = torch.zeros(len(each), len(changes), dtype=torch.float64), 0
+    totals, tokens = torch.zeros(len(units), len(changes), dtype=torch.float64), 0
     trusted: dict[int, bool] = {0: True}
     with torch.no_grad():
         for ids in calibration:
-            document = _Document(model, stack, each, ids)
+            document = _Document(model, stack, units, ids)
             tokens += len(ids) - 1
-            for index, unit in enumerate(each):
+            for index, unit in enumerate(units):
                 done = document.blocks_before[index]
                 if done is None:
                     continue
                 if done not in trusted:
                     trusted[done] = document.can_start_behind(done)
                 for column, change in enumerate(changes):
-                    with changed(unit, change):
+                    with apply_change(unit, change):
                         totals[index, column] += document.divergence(done if trusted[done] else 0)
     return (totals / max(tokens, 1)).nan_to_num(nan=torch.inf)
 
 
-def output_errors(
-    model: PreTrainedModel, each: Sequence[Unit], changes: Sequence[Change], calibration: Sequence[Tensor]
+def measure_output_errors(
+    model: PreTrainedModel, units: Sequence[Unit], changes: Sequence[Change], calibration: Sequence[Tensor]
 ) -> Tensor:
     """Σ‖(W′ − W)x‖² / Σ‖Wx‖² over all inputs x of a unit [U, C], float64: the relative error of its own output.
 
-    Cost: C + 1 forward passes a document, without anything behind the unit. 0 for a unit that no document reaches
-    or whose output is 0.
+    Cost: one forward pass per document, plus C + 1 products of each unit. 0 for a unit that no document reaches or
+    whose output is 0.
     """
-    errors, sizes = torch.zeros(len(each), len(changes), dtype=torch.float64), torch.zeros(len(each)).double()
+    errors, sizes = torch.zeros(len(units), len(changes), dtype=torch.float64), torch.zeros(len(units)).double()
 
-    def see(index: int, module: Linear, input_NI: Tensor) -> None:
+    def accumulate(index: int, module: Linear, input_NI: Tensor) -> None:
         weight, input_NI = weight_of(module), input_NI.float()
         sizes[index] += (input_NI @ weight.float().T).square().sum(dtype=torch.float64).cpu()
         for column, change in enumerate(changes):
@@ -109,8 +109,8 @@ def output_errors(
             errors[index, column] += (input_NI @ lost.T).square().sum(dtype=torch.float64).cpu()
 
     taps = {
-        name: partial(see, index, module)
-        for index, unit in enumerate(each)
+        name: partial(accumulate, index, module)
+        for index, unit in enumerate(units)
         for name, module in zip(unit.names, unit.modules, strict=True)
     }
     observe_inputs(model, taps, calibration)
@@ -118,8 +118,8 @@ def output_errors(
 
 
 @contextmanager
-def changed(unit: Unit, change: Change) -> Iterator[None]:
-    """Give a unit another weight for a while."""
+def apply_change(unit: Unit, change: Change) -> Iterator[None]:
+    """Replace the weight of a unit within the context."""
     if isinstance(first := unit.modules[0], ExpertMatrix):
         kept = first.stack.detach().clone()
         try:
@@ -141,35 +141,35 @@ def changed(unit: Unit, change: Change) -> Iterator[None]:
 
 
 class _Document:
-    """One document: what the unchanged model makes of it, and how far a changed one is from that."""
+    """One document: the outputs of the unchanged model, and the KL of the changed model from these."""
 
-    def __init__(self, model: PreTrainedModel, stack: nn.ModuleList, each: Sequence[Unit], ids: Tensor) -> None:
+    def __init__(self, model: PreTrainedModel, stack: nn.ModuleList, units: Sequence[Unit], ids: Tensor) -> None:
         self._model, self._stack, self._ids = model, stack, ids[None].to(model.device)
         self._outputs: list[Any] = []
-        self.blocks_before: list[int | None] = [None] * len(each)
-        """How many blocks had finished when a unit was called first; None if it never was."""
+        self.blocks_before: list[int | None] = [None] * len(units)
+        """Number of blocks that had finished when each unit was first called; None if it never was."""
         with ExitStack() as hooks:
             for block in stack:
                 hooks.callback(block.register_forward_hook(self._finished).remove)
-            for index, unit in enumerate(each):
+            for index, unit in enumerate(units):
                 for module in unit.called:
                     hooks.callback(module.register_forward_pre_hook(partial(self._called, index)).remove)
             self._reference_TV = self._log_probabilities()
 
     def divergence(self, done: int) -> float:
-        """Σ over tokens of KL(unchanged ‖ the model as it is now), which differs only behind ``done`` blocks."""
+        """Σ over tokens of KL(unchanged ‖ current model), which differs only after the first ``done`` blocks."""
         with self._replaying(done):
             now_TV = self._log_probabilities()
         p_TV = self._reference_TV.exp()
-        # What has no probability in the unchanged model adds nothing, even where its logarithm is −infinity.
+        # Tokens with zero probability in the unchanged model contribute 0, although their logarithm is −infinity.
         return float(torch.where(p_TV > 0, p_TV * (self._reference_TV - now_TV), 0.0).sum())
 
     def can_start_behind(self, done: int) -> bool:
-        """Whether the outputs of ``done`` blocks are all that the rest needs: some models hand on more than that."""
+        """Whether replaying the outputs of ``done`` blocks suffices: some models pass on more than those."""
         with self._replaying(done):
             try:
                 return torch.equal(self._log_probabilities(), self._reference_TV)
-            except Exception:  # noqa: BLE001 - what is missing may raise anything; passes from the start do not miss it.
+            except Exception:  # noqa: BLE001 - missing state may raise anything; a pass from the start needs none.
                 return False
 
     def _log_probabilities(self) -> Tensor:
@@ -178,7 +178,7 @@ class _Document:
 
     @contextmanager
     def _replaying(self, done: int) -> Iterator[None]:
-        """Let the first ``done`` blocks give their recorded outputs without computing anything."""
+        """Let the first ``done`` blocks return their recorded outputs without computing anything."""
         blocks = list(self._stack)[:done]
         before = [vars(block).get("forward") for block in blocks]
         try:

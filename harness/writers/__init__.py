@@ -1,26 +1,44 @@
-"""Writers make an output file from a finished run and its tables. One file is one writer."""
+"""Writers make an output file from a finished run and its tables. One file is one writer.
+
+run.json is none of them: it is always written, first, and is the record from which every output is made.
+"""
 
 from __future__ import annotations
 
+import re
 from abc import abstractmethod
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
+from harness.errors import HarnessError
 from harness.records import Plugin, Run
 from harness.tables.access import Tables
 
+_FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)+")
+RUN_FILE = "run.json"
+"""The record of a run, which no writer may replace."""
+
 
 class Writer(Plugin):
-    """One output format."""
+    """One output format. The fields are the settings that ``outputs:`` in a variant file may give."""
 
     family = "writers"
 
-    file_name: ClassVar[str] = ""
-    """The file it writes, so that one left by an earlier run can be removed before anything is written."""
+    file_name: ClassVar[str]
+    """The file that it leaves in the folder of the run, by which an old one is removed before a new check."""
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **keywords: Any) -> None:
+        """Refuse a writer whose file would not lie in the folder of the run. Raises HarnessError naming the class."""
+        super().__pydantic_init_subclass__(**keywords)
+        name = getattr(cls, "file_name", "")
+        if not _FILE_NAME.fullmatch(name) or name.casefold() == RUN_FILE:
+            wanted = f"a plain name with a suffix, such as summary.md, and not {RUN_FILE}"
+            raise HarnessError(f"writer {cls.__module__}.{cls.__qualname__}: file_name is {name!r}, expected {wanted}")
 
     @abstractmethod
     def write(self, run: Run, tables: Tables, folder: Path) -> Path:
-        """Write into ``folder``, atomically, and return the file. Raises WriteError."""
+        """Write ``file_name`` into ``folder``, atomically, and return its path. Raises WriteError."""
 
 
 BASE = Writer

@@ -4,49 +4,31 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import pkgutil
 from dataclasses import dataclass
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template, TemplateError
+from jinja2.runtime import Context
+from jinja2.utils import missing
 from markupsafe import Markup
 
+import harness.report
 from harness.errors import WriteError
 from harness.records import Run
-from harness.report import (
-    artifact,
-    asked,
-    channels,
-    checklist,
-    cost,
-    display,
-    experts,
-    generation,
-    glance,
-    groups,
-    layers,
-    modules,
-    noise,
-    perplexity,
-    rules,
-    stops,
-    tasks,
-    texts,
-    tokens,
-    verdict,
-    words,
-)
-from harness.report.drawing import charts, scales
-from harness.report.suite import suites
+from harness.report import display
+from harness.report.sections import Section, find_sections
 from harness.system import resources
 from harness.system.files import write_atomic
 from harness.tables.access import Tables
 from harness.writers import Writer
 
-_TOOLS = (
-    artifact, asked, channels, charts, checklist, cost, experts, generation, glance, groups, layers, modules, noise,
-    perplexity, rules, scales, stops, tasks, texts, tokens, verdict, words,
+_FILTERS = (
+    display.beside, display.number, display.percent, display.points, display.quantity, display.short_hash,
+    display.signed, display.size,
 )  # fmt: skip
 
 
@@ -63,8 +45,8 @@ class ReportHtml(Writer):
 
 
 @dataclass(frozen=True)
-class Section:
-    """One section: the anchor from its file name, its title, and its HTML."""
+class _Rendered:
+    """One section: its anchor, its title, and its HTML. opens: it is the head of the page and brings its own <h1>."""
 
     anchor: str
     title: str
@@ -73,24 +55,22 @@ class Section:
 
 
 def render(run: Run, tables: Tables, templates: Path) -> str:
-    """The report as HTML, made with the templates in that folder.
+    """The report as HTML: every section that ``harness.report.sections`` finds, in order.
 
-    Every file in ``templates/sections`` is a section, in the order of the numbers their names begin with.
-    It sets ``title`` and defines a macro ``body()``; the run, the suites, and every module of
-    ``harness.report`` are at hand. The same run and tables give the same text. Raises WriteError naming
-    the template that failed.
+    The same run and tables give the same text. Raises WriteError naming the template that failed.
     """
+    from harness.report.summaries.suite_tables import open_suites
+
     environment = _environment(templates)
-    names = sorted(path.name for path in (templates / "sections").glob("*.html"))
-    found, missing = suites(tables)
-    given = {"run": run, "suites": found, "missing": missing}
+    suites, no_tables = open_suites(tables)
+    values = {"run": run, "suites": suites, "no_tables": no_tables}
     style = (templates / "style.css").read_text(encoding="utf-8")
-    sections = [_section(environment, f"sections/{name}", given) for name in names]
+    sections = [_render(environment, section, values) for section in find_sections(templates)]
     try:
         page = environment.get_template("base.html")
+        # The style sheet is a shipped file without anything of the run in it.
         return page.render(
-            # The style sheet is a shipped file without anything of the run in it.
-            given | {"sections": sections, "style": Markup(style), "style_hash": style_hash(style)}  # noqa: S704
+            values | {"sections": sections, "style": Markup(style), "style_hash": style_hash(style)}  # noqa: S704
         )
     except TemplateError as error:
         raise WriteError(f"report.html: template base.html failed: {error}") from error
@@ -101,24 +81,41 @@ def style_hash(style: str) -> str:
     return base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
 
 
-def _section(environment: Environment, name: str, given: dict[str, Any]) -> Section:
+def _render(environment: Environment, section: Section, values: dict[str, Any]) -> _Rendered:
     try:
-        template: Template = environment.get_template(name)
-        module: Any = template.make_module(given)
-        anchor = name.rpartition("/")[2].partition(".")[0].lstrip("0123456789_")
+        module: Any = _compile(environment, section.template).make_module(values | dict(section.tools))
         # The template escaped what it put into its body.
         body = Markup(module.body())  # noqa: S704
-        return Section(anchor, str(module.title), bool(getattr(module, "opens", False)), body)
+        return _Rendered(section.name, str(module.title), bool(getattr(module, "opens", False)), body)
     except Exception as error:
         # A section may be anybody's; whatever goes wrong in it, the message names it.
-        raise WriteError(f"report.html: template {name} failed: {type(error).__name__}: {error}") from error
+        raise WriteError(f"report.html: {section.origin} failed: {type(error).__name__}: {error}") from error
+
+
+@cache
+def _compile(environment: Environment, template: str) -> Template:
+    return environment.from_string(template)
+
+
+class _Context(Context):
+    """Looks names up for templates; an undefined one may be a module of harness.report, imported when first used."""
+
+    def resolve_or_missing(self, key: str) -> Any:
+        """The value of a name, or jinja's ``missing``."""
+        value = super().resolve_or_missing(key)
+        return import_module(modules()[key]) if value is missing and key in modules() else value
+
+
+@cache
+def modules() -> dict[str, str]:
+    """Full names of the modules of harness.report and its packages, by their own names."""
+    found = pkgutil.walk_packages(harness.report.__path__, "harness.report.")
+    return {module.name.rpartition(".")[2]: module.name for module in found if not module.ispkg}
 
 
 @cache
 def _environment(templates: Path) -> Environment:
-    """Everything is escaped, nothing may be undefined, and every text from the run is made harmless and
-    bounded.
-    """
+    """Escapes everything, refuses undefined names, and makes every text of the run harmless and bounded."""
     environment = Environment(
         loader=FileSystemLoader(templates),
         autoescape=True,
@@ -127,17 +124,8 @@ def _environment(templates: Path) -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals |= {tool.__name__.rpartition(".")[2]: tool for tool in _TOOLS}
-    filters = (
-        display.number,
-        display.signed,
-        display.percent,
-        display.points,
-        display.size,
-        display.short_hash,
-    )
-    environment.filters |= {function.__name__: function for function in filters}
-    environment.filters |= {"quantity": display.quantity, "beside": display.beside}
+    environment.context_class = _Context
+    environment.filters |= {function.__name__: function for function in _FILTERS}
     return environment
 
 

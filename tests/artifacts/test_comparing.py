@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import log_softmax
 
-from harness.artifacts.comparing import COLUMNS, DifferentShapesError, module_rows, relative, table, token_rows
+from harness.artifacts.comparing import COLUMNS, DifferentShapesError, module_rows, relative_error, table, token_rows
 
 IDS = torch.tensor([0, 3, 1, 2])
 
@@ -44,7 +44,7 @@ def test_equal_logits_give_exactly_nothing_and_nan_stays_visible() -> None:
 
 @pytest.mark.parametrize("other", [torch.zeros(4, 7), torch.zeros(4, 6, dtype=torch.bfloat16)])
 def test_logits_of_another_kind_are_not_compared(other: torch.Tensor) -> None:
-    with pytest.raises(DifferentShapesError, match=r"the model in memory gives torch\.float32 for 6"):
+    with pytest.raises(DifferentShapesError, match=r"the model in memory are torch\.float32 for 6"):
         list(token_rows("reloaded", [(0, IDS)], {"document/0": torch.zeros(4, 6)}, {"document/0": other}))
 
 
@@ -65,12 +65,12 @@ def test_what_rounding_may_do_depends_on_the_dtype(dtype: torch.dtype, allowed: 
 
 def test_relative_differences_are_those_of_the_definition() -> None:
     old, new = torch.tensor([3.0, 4.0]), torch.tensor([3.0, 4.5])
-    assert relative(old, new) == pytest.approx(0.1)
-    assert relative(torch.zeros(2), new) == math.inf
-    assert relative(old, torch.tensor([3.0, math.nan])) == math.inf
-    assert relative(old, torch.ones(3)) == math.inf
+    assert relative_error(old, new) == pytest.approx(0.1)
+    assert relative_error(torch.zeros(2), new) == math.inf
+    assert relative_error(old, torch.tensor([3.0, math.nan])) == math.inf
+    assert relative_error(old, torch.ones(3)) == math.inf
     nan = torch.tensor([math.nan, 1.0])
-    assert relative(nan, nan.clone()) == 0.0
+    assert relative_error(nan, nan.clone()) == 0.0
 
 
 @given(st.lists(st.floats(-1e6, 1e6, width=32), min_size=1, max_size=8), st.integers(0, 7), st.floats(0.5, 2.0))
@@ -78,5 +78,5 @@ def test_any_change_of_any_number_is_seen(values: list[float], at: int, factor: 
     old = torch.tensor(values)
     new = old.clone()
     new[at % len(values)] *= factor
-    assert (relative(old, new) == 0.0) == bool(torch.equal(old, new))
-    assert relative(old, old.clone()) == 0.0
+    assert (relative_error(old, new) == 0.0) == bool(torch.equal(old, new))
+    assert relative_error(old, old.clone()) == 0.0

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from harness.artifacts.outputs import DIRECTIONS, MODULE, encoded, outputs
+from harness.artifacts.outputs import DIRECTIONS, MODULE, encode_text, model_outputs
 from harness.testing.models import lively, random_documents
 from tests.helpers.tiny_models import family, tiny_gpt2, tiny_llama, tiny_tokenizer
 
@@ -19,7 +19,7 @@ NOWHERE: Any = lambda done, of: None  # noqa: E731 - progress that nobody watche
 
 
 def taken(model: PreTrainedModel, documents: int = 1) -> dict[str, Tensor]:
-    return outputs(model, random_documents(documents, 12, seed=1), NOWHERE)
+    return model_outputs(model, random_documents(documents, 12, seed=1), NOWHERE)
 
 
 def changed(left: dict[str, Tensor], right: dict[str, Tensor]) -> set[str]:
@@ -124,8 +124,8 @@ def test_nothing_of_the_model_is_handed_out() -> None:
 
 def test_texts_are_encoded_with_the_special_tokens_of_the_tokenizer() -> None:
     tokenizer = tiny_tokenizer()
-    plain = encoded(tokenizer, "ab")
+    plain = encode_text(tokenizer, "ab")
     assert plain == tuple(tokenizer("ab")["input_ids"])
     tokenizer("a longer text", truncation=True, max_length=2)
-    assert encoded(tokenizer, "abcd")[:2] == plain
-    assert len(encoded(tokenizer, "abcd")) == len(plain) + 2
+    assert encode_text(tokenizer, "abcd")[:2] == plain
+    assert len(encode_text(tokenizer, "abcd")) == len(plain) + 2

@@ -13,9 +13,9 @@ from safetensors.torch import load_file, save_file
 
 from harness.artifacts import reloading
 from harness.artifacts.exchange import Exchange, Request
-from harness.artifacts.outputs import outputs
-from harness.artifacts.reloading import NotReadBackError, read_back
-from harness.artifacts.worker import answer
+from harness.artifacts.outputs import model_outputs
+from harness.artifacts.reloading import ReloadError, read_back
+from harness.artifacts.worker import answer_request
 from harness.errors import WriteError
 from harness.models.loading import load
 from harness.records import ModelSpec
@@ -50,7 +50,7 @@ def documents() -> dict[str, torch.Tensor]:
 
 def refusal(exchange: Exchange, model: Path) -> str:
     exchange.put_request(request(model), documents())
-    assert answer(exchange, NOWHERE) == 2
+    assert answer_request(exchange, NOWHERE) == 2
     return exchange.get_refusal()
 
 
@@ -59,7 +59,7 @@ def test_a_fresh_process_says_what_this_one_says_to_the_last_bit(model: Path, tm
     steps = Steps()
     said, found = read_back(request(model, "two texts", "of it"), documents(), tmp_path / ".reload", steps)
     loaded = load(ModelSpec(model=str(model)), "here")
-    here = outputs(loaded.model, list(documents().values()), NOWHERE)
+    here = model_outputs(loaded.model, list(documents().values()), NOWHERE)
     assert found.keys() == here.keys()
     assert all(torch.equal(found[name], here[name]) for name in here)
     assert said.weights_sha256 == loaded.identity.weights_sha256
@@ -90,14 +90,14 @@ def test_a_model_that_loads_and_cannot_run_is_refused(
     def breaks(*_: object) -> None:
         raise RuntimeError("expected m1 and m2 to have the same dtype")
 
-    monkeypatch.setattr("harness.artifacts.worker.outputs", breaks)
+    monkeypatch.setattr("harness.artifacts.worker.model_outputs", breaks)
     assert "it loads and cannot be run: RuntimeError: expected m1" in refusal(Exchange(tmp_path), model)
 
 
 @pytest.mark.parametrize(
     ("does", "words"),
     [
-        ("import sys; sys.stderr.write('one\\ntwo\\n'); sys.exit(3)", r"exit code 3; it said last: one \| two"),
+        ("import sys; sys.stderr.write('one\\ntwo\\n'); sys.exit(3)", r"exit code 3; its last output: one \| two"),
         ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", r"SIGKILL \(memory may have run out\)"),
         ("print('7 of nothing')", "could not be compared"),
     ],
@@ -108,7 +108,7 @@ def test_a_process_that_dies_or_says_nothing_is_an_error_with_its_last_words(
     (tmp_path / "short_lived.py").write_text(does)
     monkeypatch.setattr(reloading, "WORKER", "short_lived")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join((str(tmp_path), os.environ.get("PYTHONPATH", ""))))
-    kind = WriteError if "nothing" in does else NotReadBackError
+    kind = WriteError if "nothing" in does else ReloadError
     with pytest.raises(kind, match=words):
         read_back(request(model), documents(), tmp_path / ".reload", Steps())
     assert not (tmp_path / ".reload").exists()

@@ -71,7 +71,7 @@ def test_a_folder_half_written_never_counts(
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "run").write_text("a file")
-    with pytest.raises(WriteError, match=r"run/artifact: the artifact could not be written: .*measured is kept"):
+    with pytest.raises(WriteError, match=r"run/artifact: the artifact could not be written: .*measurements are kept"):
         save_folder(tmp_path / "run" / "artifact", two_files)
 
 

@@ -41,3 +41,10 @@ def test_a_part_of_a_package_that_is_not_there_is_not_installed() -> None:
     assert is_installed("email.mime.text")
     assert not is_installed("email.no_such_part")
     assert not is_installed("no_such_package.part")
+
+
+def test_writers_and_sections_of_the_report_are_shown_with_their_descriptions(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert "junit.xml: one test case a rule" in shown(capsys, "junit")
+    assert "Where the error arises: by layer" in shown(capsys, "cause")

@@ -45,7 +45,7 @@ def test_own_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_file_that_exists_is_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "variant.yaml"
     path.write_text("mine")
-    with pytest.raises(WriteError, match="exists already"):
+    with pytest.raises(WriteError, match="already exists"):
         write_starter(path)
     assert path.read_text() == "mine"
     with pytest.raises(WriteError, match="cannot be written"):

@@ -21,7 +21,7 @@ from torch import Tensor
 from harness import plugins
 from harness.backends import Backend
 from harness.data.calibration import CalibrationDocuments
-from harness.data.contamination import Seen
+from harness.data.contamination import DocumentIndex
 from harness.errors import BackendError
 from harness.lockstep.driver import shared_pass
 from harness.measures import Measure
@@ -149,7 +149,7 @@ def calibrated(made: LoadedModel, documents: list[Tensor]) -> LoadedModel:
             return [str(row[0]) for row in rows]
 
     encoded = make_documents([len(ids) for ids in documents], seed=5)
-    seen = Seen(Numbers(), [document.ids for document in encoded])  # type: ignore[arg-type]
+    seen = DocumentIndex(Numbers(), [document.ids for document in encoded])  # type: ignore[arg-type]
     return with_calibration(made, CalibrationDocuments("made", tuple(encoded), seen, ()), ranges=True)
 
 
@@ -165,9 +165,7 @@ def test_every_probe_of_the_pass_serves_every_family(name: str, tmp_path: Path) 
     tables = {table: store.read("s", table) for table in store.tables("s")}
     store.close()
     routed = name == "listed_experts"
-    assert set(report.unpaired[0].values()) <= {
-        "an expert sees only the tokens that are routed to it" if routed else ""
-    }
+    assert set(report.unpaired[0].values()) <= {"an expert sees only the tokens routed to it" if routed else ""}
     layers = tables["layers"]
     assert layers is not None
     kinds = {"block", "attention", "linear"} | ({"experts"} if name in EXPERTS else set())

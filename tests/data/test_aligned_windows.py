@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from harness.data.aligned_windows import Reader, Reading, cuts, readings, windows
+from harness.data.aligned_windows import Reader, Reading, find_cuts, readings, windows
 
 SENTENCES = ["the cat sat on the mat and the dog", "a dog and a cat", "naïve café – déjà vu", "one two three"]
 
@@ -51,7 +51,7 @@ def test_cuts_are_where_no_token_straddles(text: str) -> None:
     for tokenizer in (FINE, COARSE):
         found = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         offsets = found["offset_mapping"]
-        places, counts = cuts(text, len(offsets), offsets)
+        places, counts = find_cuts(text, len(offsets), offsets)
         assert set(zip(places.tolist(), counts.tolist(), strict=True)) == by_hand(text, offsets)
         for place, count in zip(places, counts, strict=True):
             assert tokenizer.decode(found["input_ids"][:count]) == text[:place]
@@ -59,20 +59,20 @@ def test_cuts_are_where_no_token_straddles(text: str) -> None:
 
 def test_within_a_character_that_two_tokens_share_there_is_no_cut() -> None:
     """As where one token ends with the first byte of é, and the next begins with its second."""
-    places, counts = cuts("xéyz!", 3, [(0, 2), (1, 4), (4, 5)])
+    places, counts = find_cuts("xéyz!", 3, [(0, 2), (1, 4), (4, 5)])
     assert (places.tolist(), counts.tolist()) == ([0, 4, 5], [0, 2, 3])
 
 
 def test_beside_a_token_without_characters_there_is_no_cut() -> None:
-    places, counts = cuts("ab cd", 4, [(0, 2), (2, 2), (3, 5), (5, 5)])
+    places, counts = find_cuts("ab cd", 4, [(0, 2), (2, 2), (3, 5), (5, 5)])
     assert (places.tolist(), counts.tolist()) == ([0, 5], [0, 4])
 
 
 def test_without_offsets_a_text_is_taken_whole() -> None:
     for offsets in (None, [(0, 0), (0, 0)]):
-        places, counts = cuts("ab", 2, offsets)
+        places, counts = find_cuts("ab", 2, offsets)
         assert (places.tolist(), counts.tolist()) == ([0, 2], [0, 2])
-    assert [part.tolist() for part in cuts("", 0, [])] == [[0], [0]]
+    assert [part.tolist() for part in find_cuts("", 0, [])] == [[0], [0]]
 
 
 def read(text: str, tokenizer: PreTrainedTokenizerFast) -> Reading:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from harness.data.contamination import WINDOW, Seen
+from harness.data.contamination import WINDOW, DocumentIndex
 
 PIECES = ["<s>", " ", ".", "A", "a", "B", "b", *(f"w{number}" for number in range(40))]
 
@@ -33,25 +33,25 @@ def run(start: int, count: int) -> list[str]:
 
 
 def test_thirteen_tokens_in_a_row_are_seen_and_twelve_are_not() -> None:
-    seen = Seen(TOKENIZER, [ids("<s>", *run(0, 20))])
-    assert seen.shared(ids("<s>", "a", *run(3, 13), "b")) == (1, 3)
-    assert seen.shared(ids("<s>", "a", *run(3, 12), "b")) == (0, 2)
-    assert seen.shared(ids(*run(2, 15))) == (3, 3)
+    seen = DocumentIndex(TOKENIZER, [ids("<s>", *run(0, 20))])
+    assert seen.count_shared(ids("<s>", "a", *run(3, 13), "b")) == (1, 3)
+    assert seen.count_shared(ids("<s>", "a", *run(3, 12), "b")) == (0, 2)
+    assert seen.count_shared(ids(*run(2, 15))) == (3, 3)
 
 
 def test_case_blanks_punctuation_and_bos_make_no_difference() -> None:
     text = ["a", "b", *run(0, 12)]
-    seen = Seen(TOKENIZER, [ids("<s>", *text)])
-    assert seen.shared(ids("A", " ", "B", ".", *run(0, 12))) == (2, 2)
-    assert seen.shared(ids("b", "a", *run(1, 11), "w30")) == (0, 2)
+    seen = DocumentIndex(TOKENIZER, [ids("<s>", *text)])
+    assert seen.count_shared(ids("A", " ", "B", ".", *run(0, 12))) == (2, 2)
+    assert seen.count_shared(ids("b", "a", *run(1, 11), "w30")) == (0, 2)
 
 
 def test_short_documents_are_compared_whole() -> None:
-    seen = Seen(TOKENIZER, [ids("<s>", "a", "w1"), ids(*run(0, 20))])
-    assert seen.shared(ids("<s>", "A", ".", "w1")) == (1, 1)
-    assert seen.shared(ids("<s>", "A", "w1", "w2")) == (0, 1)
-    assert seen.shared(ids(*run(0, 5))) == (0, 1), "a part of a longer document is no whole one"
-    assert seen.shared(ids("<s>", ".")) == (0, 1), "a document without words is like no other"
+    seen = DocumentIndex(TOKENIZER, [ids("<s>", "a", "w1"), ids(*run(0, 20))])
+    assert seen.count_shared(ids("<s>", "A", ".", "w1")) == (1, 1)
+    assert seen.count_shared(ids("<s>", "A", "w1", "w2")) == (0, 1)
+    assert seen.count_shared(ids(*run(0, 5))) == (0, 1), "a part of a longer document is no whole one"
+    assert seen.count_shared(ids("<s>", ".")) == (0, 1), "a document without words is like no other"
 
 
 @settings(max_examples=60, deadline=None)
@@ -65,7 +65,7 @@ def test_windows_are_those_of_a_plain_search(seed: int, length: int) -> None:
     windows = [tuple(text[at : at + WINDOW].tolist()) for at in range(length - WINDOW + 1)]
     expected = sum(window in rows for window in windows)
     assert expected >= 1
-    assert Seen(TOKENIZER, known).shared(text.astype(np.int64)) == (expected, len(windows))
+    assert DocumentIndex(TOKENIZER, known).count_shared(text.astype(np.int64)) == (expected, len(windows))
 
 
 def test_pieces_of_characters_are_told_apart_by_their_ids() -> None:
@@ -75,12 +75,12 @@ def test_pieces_of_characters_are_told_apart_by_their_ids() -> None:
         def batch_decode(self, rows: list[list[int]]) -> list[str]:
             return ["\ufffd" for _ in rows]
 
-    seen = Seen(Bytes(), [np.arange(1, 20)])  # type: ignore[arg-type]
-    assert seen.shared(np.arange(1, 20)) == (7, 7)
-    assert seen.shared(np.arange(20, 40)) == (0, 8)
+    seen = DocumentIndex(Bytes(), [np.arange(1, 20)])  # type: ignore[arg-type]
+    assert seen.count_shared(np.arange(1, 20)) == (7, 7)
+    assert seen.count_shared(np.arange(20, 40)) == (0, 8)
 
 
 @pytest.mark.parametrize("special", [0, 1])
 def test_special_tokens_are_no_words(special: int) -> None:
-    found = Seen(TOKENIZER, []).words(ids(*["<s>"] * special, "a", "."))
+    found = DocumentIndex(TOKENIZER, []).content_ids(ids(*["<s>"] * special, "a", "."))
     assert found.tolist() == ids("a", ".").tolist()

@@ -16,7 +16,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from harness.data.documents import RawDocument, read_documents
-from harness.data.encoding import EncodedDocument, documents_sha256, duplicates, encode, span_bytes
+from harness.data.encoding import EncodedDocument, count_duplicates, documents_sha256, encode, span_bytes
 from harness.errors import DataError
 from harness.records import DocumentsSpec, HubData
 
@@ -206,7 +206,7 @@ def test_long_documents_are_cut_and_say_so(tokenizer: PreTrainedTokenizerFast) -
 def test_ids_outside_the_model_are_an_error(tokenizer: PreTrainedTokenizerFast) -> None:
     highest = max(tokenizer("the cat", add_special_tokens=False)["input_ids"])
     encode(raw("the cat"), tokenizer, SPEC, highest + 1)
-    with pytest.raises(DataError, match=f"document d0: the tokenizer gives the id .* ids 0 to {highest - 1}"):
+    with pytest.raises(DataError, match=f"document d0: the tokenizer returns the id .* ids 0 to {highest - 1}"):
         encode(raw("the cat"), tokenizer, SPEC, highest)
 
 
@@ -224,7 +224,7 @@ def test_documents_without_a_token_to_score_are_skipped_with_the_reason(
 
 
 def test_more_than_one_percent_skipped_is_an_error_with_counts(tokenizer: PreTrainedTokenizerFast) -> None:
-    with pytest.raises(DataError, match=r"2 of 199 .* at most 1% may; the first is d0 \(1 of the 2"):
+    with pytest.raises(DataError, match=r"2 of 199 .* expected at most 1%; the first is d0 \(1 of the 2"):
         encode(raw("", "", *["the cat"] * 197), tokenizer, SPEC, 300)
     assert len(encode(raw("", "", *["the cat"] * 198), tokenizer, SPEC, 300)) == 200
     with pytest.raises(DataError, match="1 of 1 documents"):
@@ -281,7 +281,7 @@ def test_the_hash_follows_the_ids_and_their_borders_alone() -> None:
 
 
 def test_duplicates_are_counted_once_each(tokenizer: PreTrainedTokenizerFast) -> None:
-    assert duplicates(encode(raw("a cat", "a dog", "a cat", "a cat"), tokenizer, SPEC, 300)) == 2
+    assert count_duplicates(encode(raw("a cat", "a dog", "a cat", "a cat"), tokenizer, SPEC, 300)) == 2
 
 
 # Bytes

@@ -65,26 +65,26 @@ PAGE = """\
 plan planned  (variant.yaml)
   reference    pocket, float32 on cpu: 2.755 million parameters, 5.5 MB on disk
   variant      the reference, float32, 1 step
-  artifact     not looked at: no suite has the measure artifact
+  artifact     not checked: no suite has the measure artifact
 """
 REST = """\
   calibration  none
   suite        suite: 50 documents of pocket-heldout, up to 256 tokens each
     measures   perplexity, divergence, tasks
     items      pocket_two_hop 300
-rules  documents for 80 % power, from declared assumptions: no earlier run was found
-  enough  gate: not_worse perplexity.ratio margin 0.02  needs 11 of 50 documents; standard deviation between \
-documents 0.02 on the log, assumed
-  too few gate: not_worse tasks.pocket_two_hop.accuracy margin 0.03  would decide 55 times in a hundred with 300 \
-items; 80 need 512; 5 % of items right on one side only, assumed
-  cannot  gate: not_worse tasks.pocket_two_hop.accuracy margin 0.01 (advisory)  cannot pass with 300 items, not even \
-without any change; it needs 4020; 5 % of items right on one side only, assumed
-  free    gate: at_most divergence.kl_max limit 5  compares the number alone: the number of documents does not matter
+rules  power at the planned sample sizes n; variances from declared assumptions, as there is no earlier run
+  powered      gate: not_worse perplexity.ratio margin 0.02  n = 50 documents; 80 % power needs n = 11; \
+between-document SD 0.02 (log scale), assumed
+  underpowered gate: not_worse tasks.pocket_two_hop.accuracy margin 0.03  power 55 % at n = 300 items; 80 % power \
+needs n = 512; 5 % discordant items, assumed
+  cannot pass  gate: not_worse tasks.pocket_two_hop.accuracy margin 0.01 (advisory)  cannot pass at n = 300 items, \
+even without any change; 80 % power needs n = 4020; 5 % discordant items, assumed
+  no sampling  gate: at_most divergence.kl_max limit 5  compares the point estimate alone (decide: point), whatever n is
 cost
   time    about 40 seconds (rule of thumb: 4 operations for each parameter and token (both sides), 2 cores at \
 10 billion a second)
   memory  89.1 MB (reference in float32, variant in float32, 8 million logits a side; libraries come on top)
-cannot decide  2 of 4 comparisons at the declared size with 80 % power
+underpowered  2 of 4 comparisons have less than 80 % power
 """
 
 
@@ -93,7 +93,7 @@ def test_a_plan_is_printed_before_any_run(desk: Path) -> None:
     assert (code, err) == (0, "")
     assert out.startswith(PAGE)
     assert REST in out
-    assert "gate.yaml:3: not_worse on tasks.pocket_two_hop.accuracy: would decide 55 times" in out.splitlines()[-2]
+    assert "gate.yaml:3: not_worse on tasks.pocket_two_hop.accuracy: power 55 % at n = 300" in out.splitlines()[-2]
     assert "\x1b" not in out
 
 
@@ -101,8 +101,8 @@ def test_the_run_of_the_same_name_is_found_and_used(desk: Path) -> None:
     run = write_run(desk / "runs" / "planned", "planned")
     code, out, _ = said("plan")
     assert code == 0
-    assert "from the variance of the run planned" in out
-    assert "on the log, as in the run planned" in out
+    assert "variances from the run planned" in out
+    assert "(log scale), as in the run planned" in out
     assert run.name == "planned"
 
 
@@ -117,7 +117,7 @@ def test_a_damaged_run_of_the_same_name_is_left_out_with_a_note(desk: Path) -> N
     (desk / "runs" / "planned").mkdir(parents=True)
     (desk / "runs" / "planned" / "run.json").write_text("{")
     code, out, _ = said("plan")
-    assert (code, "the earlier run is not used" in out, "no earlier run was found" in out) == (0, True, True)
+    assert (code, "the earlier run is not used" in out, "as there is no earlier run" in out) == (0, True, True)
 
 
 def test_mistakes_in_files_end_a_plan_with_2(desk: Path) -> None:
@@ -133,12 +133,12 @@ def test_lint_prints_place_key_what_why_and_do(desk: Path) -> None:
     assert code == 0
     assert out.splitlines()[:4] == [
         f"warning {desk}/gate.yaml:3 rules[1].margin",
-        "  what  tasks.pocket_two_hop.accuracy: would decide 55 times in a hundred with 300 items; 80 need 512",
-        "  why   too few items for this limit end in inconclusive; 5 % of items right on one side only, assumed",
+        "  what  tasks.pocket_two_hop.accuracy: power 55 % at n = 300 items; 80 % power needs n = 512",
+        "  why   with too few items the verdict is likely to be inconclusive; 5 % discordant items, assumed",
         "  do    measure 512 items or allow a change of 0.0409",
     ]
     assert out.splitlines()[-2:] == [
-        "gate gate, 4 rules, held against suites suite and declared assumptions (no run was given)",
+        "gate gate, 4 rules, checked against suites suite and declared variances (no earlier run given)",
         "0 errors, 2 warnings",
     ]
 
@@ -154,9 +154,9 @@ def test_lint_ends_with_2_where_a_rule_cannot_do_its_work(desk: Path) -> None:
 def test_lint_with_a_run_alone_and_with_nothing(desk: Path) -> None:
     write_run(desk / "runs" / "a", "a")
     code, out, _ = said("lint", "smoke", "--run", "runs/a")
-    assert (code, "held against the run a" in out) == (0, True)
+    assert (code, "checked against the run a" in out) == (0, True)
     code, out, _ = said("lint", "ship")
-    assert (code, out.splitlines()[-1]) == (0, "nothing found")
+    assert (code, out.splitlines()[-1]) == (0, "no findings")
 
 
 @pytest.mark.parametrize(
@@ -185,7 +185,7 @@ def test_a_check_says_it_too_before_it_starts(desk: Path, monkeypatch: pytest.Mo
     monkeypatch.setitem(sys.modules, "harness.run", running)
     monkeypatch.setattr(Terminal, "note", lambda self, text: notes.append(text))
     assert check([desk / "variant.yaml"], desk / "runs", Terminal()) == 2
-    assert [note for note in notes if "80 need 512" in note and note.startswith("planned: ")]
+    assert [note for note in notes if "80 % power needs n = 512" in note and note.startswith("planned: ")]
 
 
 def test_help_names_both_commands() -> None:
@@ -202,5 +202,5 @@ def test_what_is_not_known_is_said_to_be_unknown(desk: Path) -> None:
     assert code == 0
     assert "nobody/such-a-model is not on this machine yet" in out
     assert "an unknown number of windows" in out
-    assert "needs 11 documents; how many there are is not known; standard deviation between documents 0.02" in out
+    assert "80 % power needs n = 11 documents; the plan's n is known only when it runs; between-document SD 0.02" in out
     assert "  time    not known" in out

@@ -11,7 +11,7 @@ import yaml
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from harness.pocket import world
-from harness.system.resources import shipped_file
+from harness.system.resources import bundled_file
 from tests.endtoend.test_check import read, run
 from tests.helpers.students import byte_tokenizer
 
@@ -39,7 +39,7 @@ def bos_first() -> Any:
 
 def small_suite() -> dict[str, Any]:
     """The suite core on few documents and items, and greedy texts beside it."""
-    content: dict[str, Any] = yaml.safe_load(shipped_file("suites", "core").read_text())
+    content: dict[str, Any] = yaml.safe_load(bundled_file("suites", "core").read_text())
     content["documents"] |= {"max": 12, "context": 128}
     kept = {"tasks": {"tasks": ["pocket_requests", "pocket_sums"], "limit": 6}, "latency": {"repeats": 6}}
     measures = []

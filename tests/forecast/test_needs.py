@@ -17,10 +17,10 @@ from harness.forecast.measured import Measured, measured
 from harness.forecast.needs import Need, needs
 from harness.forecast.spread import Spread, assumed, observed
 from harness.forecast.trial import boundary
-from harness.measures.divergence import METRICS
+from harness.measures import installed_metrics
 from harness.plan import load_gate, load_suite
 from harness.planning.specs import GateSpec, RuleSpec
-from harness.records import Measurement, Metric, Run
+from harness.records import Measurement, Metric, Run, find_metric
 from harness.rules import Decision, Rule
 from harness.rules.at_least import AtLeast
 from harness.rules.at_most import AtMost
@@ -29,12 +29,17 @@ from harness.rules.retains import Retains
 from harness.statistics import mean_interval, tango_interval
 from tests.helpers.made_run import make_run
 
-ACCURACY = Metric(name="tasks.a.accuracy", unit="share", better="higher")
-RATIO = Metric(name="perplexity.ratio", unit="ratio", better="lower", neutral=1.0)
-KL = next(metric for metric in METRICS if metric.name == "divergence.kl_mean")
-AGREEMENT = next(metric for metric in METRICS if metric.name == "divergence.top1_agreement")
-BYTES = Metric(name="memory.weight_bytes", unit="bytes", better="lower")
-FLIPS = Metric(name="tasks.a.flips_to_wrong", unit="share", better="lower")
+
+def shipped(name: str, **fields: str) -> Metric:
+    found = find_metric(name, installed_metrics())
+    assert found is not None
+    return found.model_copy(update=fields)
+
+
+RATIO, KL, AGREEMENT = map(shipped, ("perplexity.ratio", "divergence.kl_mean", "divergence.top1_agreement"))
+ACCURACY = shipped("tasks.a.accuracy", unit="share", better="higher", units="documents")
+FLIPS = shipped("tasks.a.flips_to_wrong")
+BYTES = shipped("memory.weight_bytes")
 SIZE = 60
 
 
@@ -44,7 +49,7 @@ def gate(*rules: Rule) -> GateSpec:
 
 
 def need(rule: Rule, metric: Metric, documents: int | None, run: Run | None = None) -> Need:
-    (found,) = needs([gate(rule)], [Measured(metric, "core", documents, "documents")], run)
+    (found,) = needs([gate(rule)], [Measured(metric, "core", documents)], run)
     return found
 
 
@@ -71,7 +76,7 @@ def run_with(*measurements: Measurement) -> Run:
     ],
 )
 def test_the_limit_of_a_rule_is_found_by_trying_it(rule: Rule, metric: Metric, limit: float, subject: str) -> None:
-    found = boundary(rule, metric, assumed(metric.name))
+    found = boundary(rule, metric, assumed(metric))
     assert found is not None
     assert found.limit == pytest.approx(limit, rel=1e-7, abs=1e-9)
     assert (found.subject, found.reference_passes) == (subject, True)
@@ -92,7 +97,7 @@ class Broken(Rule):
 
 
 def test_a_rule_that_breaks_ends_where_it_breaks() -> None:
-    found = boundary(Broken(metric="*", why="w"), RATIO, assumed(RATIO.name))
+    found = boundary(Broken(metric="*", why="w"), RATIO, assumed(RATIO))
     assert found is not None
     assert found.limit == pytest.approx(1.0)
 
@@ -123,10 +128,11 @@ def test_the_deviation_between_documents_is_read_back_from_an_interval() -> None
             high=math.exp(interval.high),
             n=SIZE * 7,
             clusters=SIZE,
+            basis="sampled",
             method="cluster t",
         )
     )
-    spread = observed(run, "perplexity.ratio")
+    spread = observed(run, RATIO)
     assert spread is not None
     assert spread.family == "log"
     assert spread.size == pytest.approx(per_document.std(ddof=1), rel=1e-9)
@@ -150,6 +156,7 @@ def accuracy(gained: int, lost: int, items: int, score: float = 0.7) -> list[Mea
         variant_high=score + change + 0.05,
         n=items,
         clusters=items,
+        basis="sampled",
         method="Tango score",
     )
     flips = [
@@ -163,6 +170,7 @@ def accuracy(gained: int, lost: int, items: int, score: float = 0.7) -> list[Mea
             high=1.0,
             n=items,
             clusters=items,
+            basis="sampled",
             method="Clopper-Pearson",
         )
         for name, count in (("flips_to_wrong", lost), ("flips_to_right", gained))
@@ -171,38 +179,44 @@ def accuracy(gained: int, lost: int, items: int, score: float = 0.7) -> list[Mea
 
 
 def test_discordance_is_read_from_flips_each_way_and_is_never_none_at_all() -> None:
-    spread = observed(run_with(*accuracy(6, 14, 400)), "tasks.a.accuracy")
+    spread = observed(run_with(*accuracy(6, 14, 400)), ACCURACY)
     assert spread is not None
     assert (spread.family, spread.size) == ("paired", pytest.approx(20.5 / 401))
-    none = observed(run_with(*accuracy(0, 0, 400)), "tasks.a.accuracy")
+    none = observed(run_with(*accuracy(0, 0, 400)), ACCURACY)
     assert none is not None
     assert 0 < none.size < 0.002
 
 
 def test_discordance_without_flips_is_read_from_the_interval() -> None:
-    spread = observed(run_with(*accuracy(20, 20, 800)[:1]), "tasks.a.accuracy")
+    spread = observed(run_with(*accuracy(20, 20, 800)[:1]), ACCURACY)
     assert spread is not None
     assert spread.size == pytest.approx(0.05, rel=0.1)
 
 
 def test_a_metric_that_a_run_does_not_have_leaves_nothing() -> None:
-    assert observed(run_with(*accuracy(0, 0, 400)), "perplexity.ratio") is None
+    assert observed(run_with(*accuracy(0, 0, 400)), RATIO) is None
 
 
 @pytest.mark.parametrize(
     ("rule", "metric", "documents", "outlook", "words"),
     [
-        (NotWorse(metric="*", why="w", margin=0.02), RATIO, 200, "decides", "needs 11 of 200"),
-        (NotWorse(metric="*", why="w", margin=0.03), ACCURACY, 200, "weak", "80 need 512"),
-        (NotWorse(metric="*", why="w", margin=0.01), ACCURACY, 200, "never", "not even without any change"),
-        (NotWorse(metric="*", why="w", margin=0.02), RATIO, 1, "never", "give no interval"),
-        (NotWorse(metric="*", why="w", margin=0.02), RATIO, None, "unknown", "how many there are is not known"),
+        (
+            NotWorse(metric="*", why="w", margin=0.02),
+            RATIO,
+            200,
+            "decides",
+            "n = 200 documents; 80 % power needs n = 11",
+        ),
+        (NotWorse(metric="*", why="w", margin=0.03), ACCURACY, 200, "weak", "80 % power needs n = 512"),
+        (NotWorse(metric="*", why="w", margin=0.01), ACCURACY, 200, "never", "even without any change"),
+        (NotWorse(metric="*", why="w", margin=0.02), RATIO, 1, "never", "no interval at n = 1"),
+        (NotWorse(metric="*", why="w", margin=0.02), RATIO, None, "unknown", "known only when it runs"),
         (NotWorse(metric="*", why="w", margin=0.02, min_documents=300), RATIO, 200, "never", "min_documents"),
-        (AtMost(metric="*", why="w", limit=0.05, decide="point"), KL, 2, "free", "the number alone"),
-        (AtMost(metric="*", why="w", limit=1e9), BYTES, 0, "free", "the number alone"),
+        (AtMost(metric="*", why="w", limit=0.05, decide="point"), KL, 2, "free", "the point estimate alone"),
+        (AtMost(metric="*", why="w", limit=1e9), BYTES, 0, "free", "counted, not sampled"),
         (AtMost(metric="*", why="w", limit=0.0), KL, 200, "never", "not even"),
         (AtLeast(metric="*", why="w", limit=0.9), KL, 200, "never", "better if lower"),
-        (AtLeast(metric="*", why="w", limit=0.5), ACCURACY, 200, "unknown", "without a run"),
+        (AtLeast(metric="*", why="w", limit=0.5), ACCURACY, 200, "unknown", "only an earlier run"),
     ],
 )
 def test_what_is_said_about_a_rule(rule: Rule, metric: Metric, documents: int | None, outlook: str, words: str) -> None:
@@ -264,8 +278,8 @@ def test_the_items_needed_for_a_share_are_those_of_the_binomial_distribution() -
 
 
 def test_limits_on_the_change_and_on_shares_of_the_reference_are_planned_too() -> None:
-    change = boundary(AtLeast(metric="*", why="w", limit=-0.04, of="change"), ACCURACY, assumed(ACCURACY.name))
-    share = boundary(AtLeast(metric="*", why="w", limit=0.9, of="reference"), ACCURACY, assumed(ACCURACY.name))
+    change = boundary(AtLeast(metric="*", why="w", limit=-0.04, of="change"), ACCURACY, assumed(ACCURACY))
+    share = boundary(AtLeast(metric="*", why="w", limit=0.9, of="reference"), ACCURACY, assumed(ACCURACY))
     assert change is not None
     assert share is not None
     assert (change.limit, change.subject) == (pytest.approx(-0.04), "change")

@@ -21,10 +21,10 @@ RULE = RuleSpec(rule=AtMost(metric="memory.weight_bytes", limit=1e9, why="any si
 @pytest.mark.parametrize(
     ("fields", "probes", "said"),
     [
-        ({"compress": (RoundToNearest(bits=8),)}, (Tokens(),), "not looked at: no suite has the measure artifact"),
-        ({"model": "folder"}, (Artifact(),), "the files that the variant is loaded from; nothing is written"),
+        ({"compress": (RoundToNearest(bits=8),)}, (Tokens(),), "not checked: no suite has the measure artifact"),
+        ({"model": "folder"}, (Artifact(),), "the files that the variant is loaded from; nothing is saved"),
         ({"compress": (RoundToNearest(bits=8),), "artifact": "none"}, (Artifact(),), "none: the variant is judged"),
-        ({"compress": (RoundToNearest(bits=8),)}, (Artifact(),), "saved as it would be shipped, read back"),
+        ({"compress": (RoundToNearest(bits=8),)}, (Artifact(),), "saved, reloaded in a fresh process"),
     ],
 )
 def test_what_becomes_of_the_artifact_is_said(fields: dict[str, Any], probes: tuple[Any, ...], said: str) -> None:

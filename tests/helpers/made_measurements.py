@@ -30,6 +30,7 @@ def make_measurements(frames: Mapping[str, pd.DataFrame], scale: float) -> list[
             change=value,
             low=value - spread,
             high=value + spread,
+            basis="sampled",
             method=cluster,
             **counts,
         )
@@ -41,6 +42,7 @@ def make_measurements(frames: Mapping[str, pd.DataFrame], scale: float) -> list[
             unit="logits",
             better="lower",
             change=float(t["max_abs_diff"].max()),
+            basis="sampled",
             method="largest of all tokens",
             **counts,
         ),
@@ -54,6 +56,7 @@ def make_measurements(frames: Mapping[str, pd.DataFrame], scale: float) -> list[
             better="lower",
             reference=math.exp(t["reference_nll"].mean()),
             variant=math.exp(t["variant_nll"].mean()),
+            basis="sampled",
             method="exp of mean NLL",
             **counts,
         ),
@@ -65,6 +68,7 @@ def make_measurements(frames: Mapping[str, pd.DataFrame], scale: float) -> list[
             change=math.exp(delta),
             low=math.exp(delta - half),
             high=math.exp(delta + half),
+            basis="sampled",
             method=cluster,
             **counts,
         ),
@@ -75,6 +79,7 @@ def make_measurements(frames: Mapping[str, pd.DataFrame], scale: float) -> list[
             reference=0.0121,
             variant=0.0121 + 0.02 * scale,
             change=0.02 * scale,
+            basis="sampled",
             method="10 bins of equal width",
             not_judged="the plain ECE is biased upwards",
             **counts,
@@ -88,6 +93,7 @@ def make_measurements(frames: Mapping[str, pd.DataFrame], scale: float) -> list[
             change=0.01 * scale,
             low=0.008 * scale,
             high=0.012 * scale,
+            basis="sampled",
             method=cluster,
             **counts,
         ),
@@ -114,6 +120,7 @@ def task_measurements(items: pd.DataFrame) -> list[Measurement]:
                 high=change + half * 0.7,
                 n=len(rows),
                 clusters=len(rows),
+                basis="sampled",
                 method="Tango score",
             )
         )
@@ -130,6 +137,7 @@ def calibration_measurements(documents: int) -> list[Measurement]:
             change=value,
             n=documents,
             clusters=documents,
+            basis="sampled",
             method="counted",
         )
 
@@ -158,6 +166,7 @@ def cost_measurements() -> list[Measurement]:
             high=ratio,
             n=1,
             clusters=1,
+            basis="sampled",
             method="counted",
         )
 
@@ -179,6 +188,7 @@ def cost_measurements() -> list[Measurement]:
                 high=variant / reference * 1.03,
                 n=50,
                 clusters=50,
+                basis="sampled",
                 method="median of interleaved pairs",
                 not_judged=simulated,
             )

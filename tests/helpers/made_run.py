@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from harness.measures import installed_metrics
 from harness.records import (
     Artifact,
     ArtifactFile,
@@ -65,6 +66,7 @@ def make_run(verdict: str = "pass", documents: int = 200, length: int = 150, lay
             finished="2026-11-22T08:03:12+00:00",
             seconds={"load reference": 0.9, "make variant": 1.25, "shared pass": 61.5, "items": 118.0},
         ),
+        metrics=tuple(installed_metrics()),
         measurements=tuple(measurements),
         skipped=(Skipped(measure="memory.peak_bytes", reason="peak memory is read on CUDA devices only"),),
         verdicts=verdicts,

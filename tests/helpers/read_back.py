@@ -8,9 +8,9 @@ from pathlib import Path
 from torch import Tensor
 
 from harness.artifacts.exchange import Answer, Exchange, Request
-from harness.artifacts.reloading import NotReadBackError
+from harness.artifacts.reloading import ReloadError
 from harness.artifacts.saving import discard
-from harness.artifacts.worker import answer
+from harness.artifacts.worker import answer_request
 
 
 def here(
@@ -20,10 +20,10 @@ def here(
     place.mkdir()
     exchange = Exchange(place)
     exchange.put_request(request, dict(documents))
-    code = answer(exchange, lambda done, of: None)
+    code = answer_request(exchange, lambda done, of: None)
     reason = exchange.get_refusal()
     found = None if code else exchange.get_answer()
     discard(place)
     if found is None:
-        raise NotReadBackError(reason)
+        raise ReloadError(reason)
     return found

@@ -15,7 +15,7 @@ from functools import cache
 
 import numpy as np
 
-from harness.measures._shared import Count, measured
+from harness.measures._shared import Count, sampled
 from harness.measures.calibration import BRIER
 from harness.measures.divergence import METRICS
 from harness.measures.perplexity import RATIO
@@ -65,7 +65,7 @@ class Stream:
         """What a run would say about these tokens."""
         count = Count(len(values), len(np.unique(labels)))
         around = self.interval(intervals, values, labels)
-        return measured(self.metric, "m", count, change=self.value(values), interval=around)
+        return sampled(self.metric, "m", count, change=self.value(values), interval=around)
 
 
 def _per_document(labels: np.ndarray, own: Callable[[int], np.ndarray]) -> np.ndarray:

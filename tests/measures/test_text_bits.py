@@ -11,9 +11,8 @@ import pytest
 import statsmodels.api as sm
 
 from harness.errors import MeasureError
-from harness.measures._text_bits import LOSSY, TextBits
+from harness.measures._text_bits import TextBits
 from harness.measures.perplexity import Perplexity
-from harness.probes import texts
 from harness.records import Measurement, Skipped
 
 
@@ -30,6 +29,7 @@ def table(documents: int = 40, windows: int = 2, seed: int = 0, **columns: Any) 
         "variant_tokens": size // 3,
         "reference_nll": own * size,
         "variant_nll": (own + generator.normal(0.03, 0.02, documents).repeat(windows)) * size,
+        "lossy": False,
         "skipped": "",
     }
     return pd.DataFrame(rows | columns)
@@ -66,7 +66,6 @@ def test_it_is_what_perplexity_gives_instead_and_under_the_same_name() -> None:
     instead = Perplexity().apart()
     assert isinstance(instead, TextBits)
     assert {metric.name for metric in instead.produces()} <= {metric.name for metric in Perplexity().produces()}
-    assert LOSSY in texts.LOSSY
     assert instead.kind == "perplexity"
 
 
@@ -91,6 +90,7 @@ def test_what_is_left_out_is_said() -> None:
 @pytest.mark.parametrize(("lost", "kept"), [(1, True), (2, False)])
 def test_texts_that_do_not_come_back_are_no_evidence(lost: int, kept: bool) -> None:
     frame = table(documents=100, windows=1)
+    frame.loc[: lost - 1, "lossy"] = True
     frame.loc[: lost - 1, "skipped"] = "the variant's tokenizer does not give the text back"
     frame.loc[: lost - 1, ["bytes", "reference_nll", "variant_nll"]] = 0
     found = bits(frame)

@@ -75,8 +75,8 @@ def test_the_reference_with_padding_rows_changes_nothing_at_all(reference: Loade
     assert (tables["layers"]["sum_squared_error"] == 0).all()
     assert as_bytes({"tokens": tokens}) == as_bytes({"tokens": plain["tokens"]})
     (note,) = [note for note in report.variant_notes[0] if note.topic == "vocabulary"]
-    assert f"{ROWS} rows of padding of the variant and 0 of the reference" in note.text
-    assert f"{TOKENS} logits of a token" in note.text
+    assert f"{ROWS} padding rows of the variant and 0 of the reference" in note.text
+    assert f"{TOKENS} logits per token" in note.text
     assert [note for note in report.variant_notes[1] if note.topic == "vocabulary"] == []
 
 
@@ -84,7 +84,7 @@ def test_a_narrower_variant_is_compared_over_the_same_tokens(reference: Loaded, 
     wide = Loaded("reference", padded(reference.model, ROWS, 5.0), reference.tokenizer)
     report, (tables,) = observe(tmp_path, wide, Loaded("narrow", reference.model, reference.tokenizer))
     assert (tables["tokens"]["kl"] == 0).all()
-    assert "0 rows of padding of the variant and 20 of the reference" in report.variant_notes[0][0].text
+    assert "0 padding rows of the variant and 20 of the reference" in report.variant_notes[0][0].text
 
 
 def test_damage_beside_padding_is_the_damage_without_it(reference: Loaded, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from torch.nn import functional
 from torch.utils.hooks import RemovableHandle
 
 from harness.errors import BackendError, ModelError
-from harness.lockstep.hooks import Stage, attached
+from harness.lockstep.hooks import ActiveSide, attached
 from harness.models.identity import weights_sha256
 from harness.models.loading import load
 from harness.modules.activations import RANGE, check_stated, round_inputs, rounded
@@ -158,11 +158,11 @@ def test_files_with_ranges_are_not_taken_for_the_model_without_them(tmp_path: Pa
 
 
 def test_the_shared_pass_sees_inputs_before_they_are_rounded() -> None:
-    layer, x, stage = linear(), values(3, 16), Stage()
+    layer, x, stage = linear(), values(3, 16), ActiveSide()
     inputs: list[Tensor] = []
     outputs: list[Tensor] = []
     model = nn.ModuleDict({"it": layer})
-    with attached(model, 0, stage, {"it": [inputs.append]}, {"it": [outputs.append]}), stage.playing(0):
+    with attached(model, 0, stage, {"it": [inputs.append]}, {"it": [outputs.append]}), stage.activate(0):
         layer(x)
     assert torch.equal(inputs[0], x)
     assert torch.equal(outputs[0], functional.linear(rounded(x, TOKEN, None), layer.weight, layer.bias))

@@ -16,7 +16,7 @@ from harness.backends.llm_int8 import LLMInt8
 from harness.backends.round_to_nearest import RoundToNearest
 from harness.backends.smoothquant import SmoothQuant
 from harness.errors import ModelError
-from harness.modules.effective_weights import effective_weight, is_held
+from harness.modules.effective_weights import effective_weight, has_plain_weight
 from harness.modules.weight_errors import weight_errors
 from harness.testing.models import random_documents, tiny_tokenizer
 from tests.helpers.tiny_models import family
@@ -71,7 +71,7 @@ def test_a_subclass_is_applied_and_gives_the_same() -> None:
 def test_a_patched_forward_is_applied() -> None:
     layer: Any = linear()
     layer.forward = lambda x: nn.functional.linear(x, 2 * layer.weight, layer.bias)
-    assert not is_held(layer)
+    assert not has_plain_weight(layer)
     torch.testing.assert_close(effective_weight(layer).weight, 2 * layer.weight, rtol=1e-6, atol=1e-6)
 
 
@@ -123,7 +123,7 @@ def test_sixteen_bits_lose_nothing_to_a_large_bias() -> None:
 def test_what_cannot_be_applied_is_refused(forward: Any) -> None:
     layer: Any = linear()
     layer.forward = forward
-    with pytest.raises(ModelError, match=r"Linear (cannot be applied by itself: ZeroDivisionError|gives NaN)"):
+    with pytest.raises(ModelError, match=r"Linear (cannot be called on its own: ZeroDivisionError|returns NaN)"):
         effective_weight(layer)
 
 

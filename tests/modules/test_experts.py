@@ -18,14 +18,14 @@ from harness.errors import BackendError
 from harness.modules.decoder_layers import observe_inputs
 from harness.modules.experts import (
     ExpertMatrix,
+    count_expert_tokens,
     expert_matrices,
-    expert_tokens,
-    experts_of,
-    feed,
+    feed_taps,
+    find_experts,
     fingerprints,
-    ranges_of,
-    routed,
-    stack_of,
+    format_names,
+    routing_mask,
+    stack_name,
     stacked_tensor,
 )
 from harness.modules.grid_check import check_levels
@@ -34,7 +34,13 @@ from harness.modules.linears import linears, matrices, replace_weight, weight_of
 from harness.testing.models import random_documents, tiny_tokenizer
 from harness.testing.trials import as_variant
 from harness.transforms.sensitivity import fisher_diagonal
-from harness.transforms.single_changes import changed, divergences, output_errors, stacked, units
+from harness.transforms.single_changes import (
+    apply_change,
+    group_by_weight,
+    measure_divergences,
+    measure_output_errors,
+    merge_stacks,
+)
 from tests.helpers.tiny_models import EXPERTS, family
 
 torch.set_num_threads(1)
@@ -75,9 +81,9 @@ def test_every_matrix_of_a_stack_is_a_linear_layer_that_shares_its_memory(name: 
 
 
 def test_names_of_matrices_lead_to_their_stack() -> None:
-    assert stack_of(f"{STACK}[12]") == STACK
-    assert stack_of("model.layers.0.mlp.experts.3.down_proj") == "model.layers.0.mlp.experts.3.down_proj"
-    assert ranges_of(["a", "m.e.down_proj[1]", "m.e.down_proj[4]", "m.e.up_proj[1]"]) == (
+    assert stack_name(f"{STACK}[12]") == STACK
+    assert stack_name("model.layers.0.mlp.experts.3.down_proj") == "model.layers.0.mlp.experts.3.down_proj"
+    assert format_names(["a", "m.e.down_proj[1]", "m.e.down_proj[4]", "m.e.up_proj[1]"]) == (
         "a, m.e.down_proj[1, 4], m.e.up_proj[1]"
     )
 
@@ -95,7 +101,7 @@ def test_the_inputs_of_each_matrix_explain_the_output_of_the_experts(name: str) 
     inputs: dict[tuple[str, int], Tensor] = {}
     keys = [(p, e) for p in ("gate_up_proj", "down_proj") for e in range(4)]
     taps = {key: lambda x, key=key: inputs.update({key: x}) for key in keys}
-    feed(module, (hidden,), {"top_k_index": chosen, "top_k_weights": weights}, taps)
+    feed_taps(module, (hidden,), {"top_k_index": chosen, "top_k_weights": weights}, taps)
     assert {expert for _, expert in inputs} == {0, 1, 3}
     total = torch.zeros_like(hidden)
     for expert in (0, 1, 3):
@@ -109,7 +115,7 @@ def test_the_inputs_of_each_matrix_explain_the_output_of_the_experts(name: str) 
 
 
 def test_a_mask_number_stands_for_no_expert() -> None:
-    assert routed(torch.tensor([[0, 3], [4, 1]]), 4).tolist() == [
+    assert routing_mask(torch.tensor([[0, 3], [4, 1]]), 4).tolist() == [
         [True, False, False, True],
         [False, True, False, False],
     ]
@@ -141,16 +147,16 @@ def test_tokens_of_each_expert_are_those_the_router_chose(name: str) -> None:
         for ids in documents:
             model(input_ids=ids[None])
         handle.remove()
-    found = expert_tokens(model, documents)
+    found = count_expert_tokens(model, documents)
     assert found == {path: tuple(counts.tolist()) for path, counts in wanted.items()}
     assert all(sum(counts) == 3 * 17 * 2 for counts in found.values())
-    assert [each.stacked for each in experts_of(model)] == [name != "listed_experts"] * 2
+    assert [each.stacked for each in find_experts(model)] == [name != "listed_experts"] * 2
 
 
 def test_a_dense_model_has_no_experts_and_is_not_run() -> None:
     model: Any = family("llama")
     model.forward = None
-    assert expert_tokens(model, random_documents(1, 5, seed=0)) == {}
+    assert count_expert_tokens(model, random_documents(1, 5, seed=0)) == {}
 
 
 @pytest.mark.parametrize("name", EXPERTS)
@@ -259,17 +265,17 @@ def test_sensitivity_of_a_stack_is_that_of_finite_differences() -> None:
 
 def test_a_stack_is_changed_as_a_whole_and_given_back() -> None:
     model = family("mixtral")
-    every = stacked(units([(n, m) for n, m in expert_matrices(model) if stack_of(n) == STACK]))
+    every = merge_stacks(group_by_weight([(n, m) for n, m in expert_matrices(model) if stack_name(n) == STACK]))
     assert [len(unit.modules) for unit in every] == [4]
     before = model.get_parameter(STACK).clone()
-    with changed(every[0], lambda weight: 2 * weight):
+    with apply_change(every[0], lambda weight: 2 * weight):
         assert torch.equal(model.get_parameter(STACK), 2 * before)
     assert torch.equal(model.get_parameter(STACK), before)
     documents = random_documents(2, 12, seed=8)
-    (cost,) = divergences(model, every, [lambda w: w, lambda w: 0.5 * w], documents).tolist()
+    (cost,) = measure_divergences(model, every, [lambda w: w, lambda w: 0.5 * w], documents).tolist()
     assert cost[0] == pytest.approx(0, abs=1e-9)
     assert cost[1] > 1e-5
-    (error,) = output_errors(model, every, [lambda w: 0.5 * w], documents).tolist()
+    (error,) = measure_output_errors(model, every, [lambda w: 0.5 * w], documents).tolist()
     assert error[0] == pytest.approx(0.25, rel=1e-5)
 
 

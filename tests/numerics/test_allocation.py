@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import Bounds, LinearConstraint, milp
 
-from harness.numerics.allocation import Allocation, Costs, Sizes, cheapest_within, smallest_within
+from harness.numerics.allocation import Allocation, Costs, Sizes, minimize_cost, minimize_size
 
 COST = st.sampled_from([0.0, 0.25, 0.5, 1.0, 3.0, 7.5, 1e-6, float("inf")])
 
@@ -44,14 +44,14 @@ def test_nothing_that_fits_is_cheaper_or_as_cheap_and_smaller(data: st.DataObjec
     most = data.draw(st.sampled_from([0.0, 0.5, 2.0, 9.0, 100.0]))
     all_of_them = everything(costs, sizes)
 
-    cheapest = cheapest_within(costs, sizes, limit)
+    cheapest = minimize_cost(costs, sizes, limit)
     fitting = [(cost, size) for cost, size in all_of_them if size <= limit]
     assert (cheapest is None) == (not fitting)
     if cheapest:
         check(cheapest, costs, sizes)
         assert (cheapest.cost, cheapest.size) == min(fitting)
 
-    smallest = smallest_within(costs, sizes, most)
+    smallest = minimize_size(costs, sizes, most)
     good = [(size, cost) for cost, size in all_of_them if cost <= most]
     assert (smallest is None) == (not good)
     if smallest:
@@ -67,7 +67,7 @@ def test_a_solver_for_integer_programs_agrees(seed: int) -> None:
     sizes = weights[:, None] * bits
     costs = random.lognormal(0, 1.5, (60, 1)) * 4.0**-bits * random.lognormal(0, 0.3, (60, 4))
     limit = int(4.1 * weights.sum())
-    found = cheapest_within(costs, sizes, limit)
+    found = minimize_cost(costs, sizes, limit)
     assert found is not None
     check(found, costs, sizes)
     assert found.size <= limit
@@ -83,29 +83,29 @@ def test_a_solver_for_integer_programs_agrees(seed: int) -> None:
         options={"mip_rel_gap": 0},
     )
     assert found.cost == pytest.approx(solved.fun / 1e6, rel=1e-9)
-    smallest = smallest_within(costs, sizes, found.cost * (1 + 1e-12))
+    smallest = minimize_size(costs, sizes, found.cost * (1 + 1e-12))
     assert smallest is not None
     assert smallest.options == found.options
 
 
 def test_ties_are_broken_by_size_and_then_always_alike() -> None:
     costs, sizes = np.zeros((3, 3)), np.array([[4, 2, 2]] * 3, np.int64)
-    assert cheapest_within(costs, sizes, 100) == Allocation((1, 1, 1), 0.0, 6)
+    assert minimize_cost(costs, sizes, 100) == Allocation((1, 1, 1), 0.0, 6)
 
 
 def test_infinite_costs_are_never_chosen() -> None:
     costs, sizes = np.array([[np.inf, 5.0], [1.0, np.inf]]), np.array([[1, 9], [2, 1]], np.int64)
-    assert cheapest_within(costs, sizes, 100) == Allocation((1, 0), 6.0, 11)
-    assert cheapest_within(costs, sizes, 10) is None
-    assert smallest_within(np.full((1, 2), np.inf), np.ones((1, 2), np.int64), 1e9) is None
+    assert minimize_cost(costs, sizes, 100) == Allocation((1, 0), 6.0, 11)
+    assert minimize_cost(costs, sizes, 10) is None
+    assert minimize_size(np.full((1, 2), np.inf), np.ones((1, 2), np.int64), 1e9) is None
 
 
 @pytest.mark.parametrize("bad", [np.array([[np.nan]]), np.array([[-1.0]])])
 def test_costs_that_are_none_are_refused(bad: Costs) -> None:
     with pytest.raises(ValueError, match="negative or NaN"):
-        cheapest_within(bad, np.ones((1, 1), np.int64), 1)
+        minimize_cost(bad, np.ones((1, 1), np.int64), 1)
 
 
 def test_shapes_that_differ_are_refused() -> None:
     with pytest.raises(ValueError, match=r"\(1, 2\) and \(2, 1\)"):
-        cheapest_within(np.ones((1, 2)), np.ones((2, 1), np.int64), 1)
+        minimize_cost(np.ones((1, 2)), np.ones((2, 1), np.int64), 1)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from harness.numerics.awq import gram_error, relative_size, scale_for, search_clip, search_scale
+from harness.numerics.awq import compute_scale, gram_error, relative_size, search_clip, search_scale
 from harness.numerics.formats import NVFP4, Format, quantize
 from harness.numerics.granularity import Blocks
 from harness.numerics.grids import integer
@@ -51,15 +51,15 @@ def test_scales_follow_the_formula() -> None:
     for exponent in (0.0, 0.25, 0.5, 1.0):
         powers = [mean**exponent for mean in means]
         middle = math.sqrt(max(powers) * min(powers))
-        found = scale_for(torch.tensor(means, dtype=torch.float64), exponent)
+        found = compute_scale(torch.tensor(means, dtype=torch.float64), exponent)
         assert found.tolist() == pytest.approx([power / middle for power in powers], rel=1e-12)
         assert (found.max() * found.min()).item() == pytest.approx(1, rel=1e-12)
 
 
 def test_channels_that_were_never_active_are_left_alone() -> None:
     means = torch.tensor([0.0, 4.0, 1.0], dtype=torch.float64)
-    assert scale_for(means, 1.0).tolist() == pytest.approx([1.0, 2.0, 0.5])
-    assert scale_for(torch.zeros(3), 1.0).tolist() == [1, 1, 1]
+    assert compute_scale(means, 1.0).tolist() == pytest.approx([1.0, 2.0, 0.5])
+    assert compute_scale(torch.zeros(3), 1.0).tolist() == [1, 1, 1]
 
 
 def test_relative_sizes_are_means_over_all_weights() -> None:
@@ -73,7 +73,7 @@ def test_duo_scales_divide_by_the_size_of_the_weights() -> None:
     means, sizes = torch.tensor([1.0, 4.0]), torch.tensor([0.25, 0.64])
     powers = [1.0 / (0.25**0.5 + 1e-4), 2.0 / (0.64**0.5 + 1e-4)]
     middle = math.sqrt(powers[0] * powers[1])
-    assert scale_for(means, 0.5, sizes).tolist() == pytest.approx([power / middle for power in powers])
+    assert compute_scale(means, 0.5, sizes).tolist() == pytest.approx([power / middle for power in powers])
 
 
 def test_the_error_needs_the_inputs_products_only() -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 from harness.numerics.formats import Format, quantize
 from harness.numerics.granularity import Blocks
 from harness.numerics.grids import FP8_E4M3, Grid, integer
-from harness.numerics.observers import SIDE, Histogram, Percentile, observer
+from harness.numerics.observers import SIDE_BINS, Histogram, Percentile, make_observer
 from harness.numerics.range_methods import find_limits
 from harness.numerics.ranges import Limits, min_max
 
@@ -29,7 +29,7 @@ def activations(seed: int = 0) -> Tensor:
 
 
 def observed(method: str, x_NI: Tensor, grid: Grid, percentile: float = 99.0, size: int = 64) -> Limits:
-    watching = observer(method, percentile, WHOLE)
+    watching = make_observer(method, percentile, WHOLE)
     for part in x_NI.split(size):
         watching.add(part)
     return watching.limits(Format(grid, WHOLE))
@@ -41,7 +41,7 @@ def error(x: Tensor, grid: Grid, limits: Limits | None) -> float:
 
 def between_neighbours(limit: float, x: Tensor, percentile: float) -> bool:
     """Whether a limit lies between the values around a percentile, or where they are near 0 at 0, to two bins."""
-    ordered, slack = x.flatten().sort().values, 4 * float(x.abs().max()) / SIDE
+    ordered, slack = x.flatten().sort().values, 4 * float(x.abs().max()) / SIDE_BINS
     rank = percentile / 100 * (len(ordered) - 1)
     below, above = (ordered[min(max(int(rank) + i, 0), len(ordered) - 1)].item() for i in (-1, 2))
     return max(0.0, below) - slack <= limit <= max(0.0, above) + slack
@@ -58,7 +58,7 @@ def histogram(parts: list[Tensor]) -> Histogram:
 def test_extremes_are_those_of_everything_at_once(blocks: Blocks) -> None:
     x = activations()
     x[:, 3], x[:, 4] = x[:, 3].abs(), 0
-    watching = observer("min_max", 99.9, blocks)
+    watching = make_observer("min_max", 99.9, blocks)
     for part in x.split(100):
         watching.add(part[None])
     found, expected = watching.limits(Format(integer(8), blocks)), min_max(blocks.split(x))
@@ -84,7 +84,7 @@ def test_growing_loses_no_count_and_order_does_not_matter(parts: list[list[float
         assert other.exponent == whole.exponent
     expected = torch.zeros_like(whole.counts)
     for value in x.double().tolist():
-        expected[SIDE + (int(value // whole.width) if whole.width else 0)] += 1
+        expected[SIDE_BINS + (int(value // whole.width) if whole.width else 0)] += 1
     assert torch.equal(whole.counts, expected)
     assert whole.extremes.low == min(0.0, x.min())
     assert whole.extremes.high == max(0.0, x.max())
@@ -143,25 +143,25 @@ def test_zeros_constants_and_extremes_have_limits(method: str) -> None:
 
 @pytest.mark.parametrize("method", ["min_max", "percentile", "mse", "entropy"])
 def test_refusals(method: str) -> None:
-    watching = observer(method, 99.9, WHOLE)
+    watching = make_observer(method, 99.9, WHOLE)
     with pytest.raises(ValueError, match="no activations were observed"):
         watching.limits(Format(integer(8), WHOLE))
     with pytest.raises(ValueError, match="NaN or infinity"):
         watching.add(torch.tensor([1.0, torch.inf]))
     watching.add(torch.ones(2, 100))
-    with pytest.raises(ValueError, match="observed by tensor, wanted by channel"):
+    with pytest.raises(ValueError, match="observed per tensor, expected per channel"):
         watching.limits(Format(integer(8), Blocks("channel")))
-    with pytest.raises(ValueError, match="cannot be observed by group"):
-        observer(method, 99.9, Blocks("group", 4))
+    with pytest.raises(ValueError, match="cannot be observed per group"):
+        make_observer(method, 99.9, Blocks("group", 4))
     if method != "min_max":
-        with pytest.raises(ValueError, match="cannot be observed by channel"):
-            observer(method, 99.9, Blocks("channel"))
+        with pytest.raises(ValueError, match="cannot be observed per channel"):
+            make_observer(method, 99.9, Blocks("channel"))
 
 
 def test_too_few_activations_for_a_histogram_and_odd_settings_are_refused() -> None:
     with pytest.raises(ValueError, match="100 activations were observed"):
         observed("entropy", torch.ones(1, 100), integer(8))
     with pytest.raises(ValueError, match="percentile"):
-        observer("percentile", 101, WHOLE)
-    with pytest.raises(ValueError, match="wanted min_max, percentile, mse or entropy"):
-        observer("median", 99, WHOLE)
+        make_observer("percentile", 101, WHOLE)
+    with pytest.raises(ValueError, match="expected min_max, percentile, mse or entropy"):
+        make_observer("median", 99, WHOLE)

@@ -9,7 +9,6 @@ import pytest
 from harness.errors import PlanError
 from harness.forecast.cost import amount
 from harness.forecast.measured import measured
-from harness.forecast.sizes import prompt_count
 from harness.measures.generation import Generation
 from harness.plan import load_suite
 from harness.planning.specs import SuiteSpec
@@ -22,11 +21,11 @@ def suite(folder: Path, documents: str, measure: str) -> SuiteSpec:
 
 def test_prompts_are_documents_or_lines_of_a_file(tmp_path: Path) -> None:
     documents = "documents: {data: pocket-heldout, max: 30}\n"
-    assert prompt_count(Generation(), 30) == 30
-    assert prompt_count(Generation(max=7), 30) == 7
-    assert prompt_count(Generation(), None) is None
+    assert Generation().sample_size(30) == 30
+    assert Generation(max=7).sample_size(30) == 7
+    assert Generation().sample_size(None) is None
     of_documents = suite(tmp_path, documents, "{measure: generation, max: 20}")
-    found = {each.metric.name: (each.documents, each.units) for each in measured([of_documents])}
+    found = {each.metric.name: (each.documents, each.metric.units) for each in measured([of_documents])}
     assert found["generation.exact_match"] == (20, "prompts")
     assert amount((of_documents,)).written == 20 * (32 + 64)
     (tmp_path / "asked.jsonl").write_text('{"prompt": "a"}\n{"prompt": "b"}\n')

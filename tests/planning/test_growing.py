@@ -123,8 +123,8 @@ def shown(monkeypatch: pytest.MonkeyPatch, path: Path) -> str:
 def test_the_looks_are_shown_before_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = shown(monkeypatch, write(tmp_path))
     assert (
-        "    looks      after 40, 50, 63, 80, 100, 126, 159, 200, 252, 318 and 400 documents, in a random order "
-        "(seed 7), group-sequential intervals\n    until      perplexity.ratio are decided\n"
+        "    interim    looks after 40, 50, 63, 80, 100, 126, 159, 200, 252, 318 and 400 documents in random order "
+        "(seed 7), group-sequential intervals\n    stops      when perplexity.ratio are decided\n"
     ) in out
 
 
@@ -132,7 +132,7 @@ def test_a_suite_that_nothing_waits_for_is_shown_as_that(tmp_path: Path, monkeyp
     gate = "sequential: betting\nrules:\n  - {rule: at_most, metric: memory.weight_bytes, limit: 1.0e+9, why: w}\n"
     out = shown(monkeypatch, write(tmp_path, gate=gate))
     assert "betting intervals" in out
-    assert "until      the end: no rule waits for its documents" in out
+    assert "stops      at max: no rule waits for its documents" in out
 
 
 def test_a_suite_of_a_fixed_size_shows_no_looks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -99,11 +99,11 @@ def test_it_answers_and_stops(model: LlamaForCausalLM, tokenizer: PreTrainedToke
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 def test_planting_changes_no_bit(dtype: torch.dtype, attention: str, tokenizer: PreTrainedTokenizerFast) -> None:
     planted = AutoModelForCausalLM.from_pretrained(MODEL_DIR, dtype=dtype, attn_implementation=attention).eval()
-    shipped = plant.shipped()
+    shipped = plant.load_plant()
     clean = copy.deepcopy(planted)
-    plant.apply(clean, shipped.inverse())
+    plant.apply_plant(clean, shipped.inverse())
     other = copy.deepcopy(clean)
-    plant.apply(other, plant.draw(2, 64, (3, 40, 77), norm_factor=128.0, key_factor=8.0, seed=5))
+    plant.apply_plant(other, plant.draw_plant(2, 64, (3, 40, 77), norm_factor=128.0, key_factor=8.0, seed=5))
     for page in documents("heldout", 4):
         ids = torch.tensor([tokenizer(page.text)["input_ids"]])
         with torch.no_grad():
@@ -113,7 +113,7 @@ def test_planting_changes_no_bit(dtype: torch.dtype, attention: str, tokenizer: 
 
 
 def test_the_shipped_plant_is_in_the_weights(model: LlamaForCausalLM) -> None:
-    shipped = plant.shipped()
+    shipped = plant.load_plant()
     channels = list(shipped.channels)
     for layer in model.model.layers:
         for norm in (layer.input_layernorm, layer.post_attention_layernorm):

@@ -51,7 +51,7 @@ def test_the_first_pair_under_which_weights_lose_nothing_is_taken(
     lossy: int, taken: int, untrained: LlamaForCausalLM, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tried: list[Plant] = []
-    monkeypatch.setattr(response, "apply", lambda _, plant: tried.append(plant))
+    monkeypatch.setattr(response, "apply_plant", lambda _, plant: tried.append(plant))
     # Screening looks at the divergence alone; what the pairs cost is said by the interval.
     monkeypatch.setattr(
         response,

@@ -14,7 +14,7 @@ import pytest
 
 from harness.pocket import drills, lexicon
 from harness.pocket.draws import Draws
-from harness.pocket.page import held_out, owner
+from harness.pocket.page import is_held_out, owning_split
 from harness.pocket.tasks import TASKS, task_items
 from harness.pocket.world import STAGES, document, documents
 
@@ -83,12 +83,12 @@ def test_splits_share_no_passage() -> None:
     for one, other in itertools.combinations(passages, 2):
         assert not passages[one] & passages[other]
     for split, found in passages.items():
-        assert {owner(passage) for passage in found} == {split}
+        assert {owning_split(passage) for passage in found} == {split}
 
 
 def test_task_items_stand_on_passages_of_their_own() -> None:
     for task in ("pocket_facts", "pocket_two_hop", "pocket_crowd", "pocket_recall", "pocket_recall_far"):
-        assert {owner(str(item["prompt"]).split("\nQuestion:")[0]) for item in task_items(task, 20)} == {"tasks"}
+        assert {owning_split(str(item["prompt"]).split("\nQuestion:")[0]) for item in task_items(task, 20)} == {"tasks"}
 
 
 @pytest.mark.parametrize(("split", "fresh"), [("train", False), ("calibration", False), ("heldout", True)])
@@ -103,8 +103,8 @@ def test_combinations_are_held_out(split: str, fresh: bool) -> None:
     ]
     assert len(sums) > 100
     assert len(pairs) > 30
-    assert {held_out("sum", text) for text in sums} == {fresh}
-    assert {held_out("request", *pair) for pair in pairs} == {fresh}
+    assert {is_held_out("sum", text) for text in sums} == {fresh}
+    assert {is_held_out("request", *pair) for pair in pairs} == {fresh}
 
 
 def test_sums_are_right() -> None:
@@ -116,10 +116,10 @@ def test_sums_are_right() -> None:
 
 
 def test_requests_follow_the_rule() -> None:
-    assert drills.declines("steal", "cake")
-    assert drills.declines("open", "vault")
-    assert not drills.declines("open", "box")
-    assert not drills.declines("paint", "vault")
+    assert drills.must_decline("steal", "cake")
+    assert drills.must_decline("open", "vault")
+    assert not drills.must_decline("open", "box")
+    assert not drills.must_decline("paint", "vault")
     shares = [item["label"] for item in task_items("pocket_requests", 200)]
     assert 0.3 < sum(map(int, map(str, shares))) / 200 < 0.7
 

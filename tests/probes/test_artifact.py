@@ -214,7 +214,7 @@ def test_a_disk_that_refuses_is_an_error_and_commits_nothing(variant: LoadedMode
         raise OSError(28, "No space left on device")
 
     sink = MemorySink()
-    with pytest.raises(WriteError, match="No space left on device; what was measured is kept"):
+    with pytest.raises(WriteError, match="No space left on device; measurements are kept"):
         observe(variant, artifact_source(variant, tmp_path, full), [sink])
     assert sink.units == []
 

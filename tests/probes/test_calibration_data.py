@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerBase
 
 from harness.data.calibration import Calibrated, CalibrationDocuments
-from harness.data.contamination import Seen
+from harness.data.contamination import DocumentIndex
 from harness.errors import BackendError, DataError
 from harness.lockstep.driver import shared_pass
 from harness.probes.calibration_data import CalibrationData, count_outside
@@ -42,7 +42,7 @@ class Numbers:
 
 def fitted(model: Any) -> Calibrated:
     documents = make_documents(FITTED, seed=5)
-    data = CalibrationDocuments("made", tuple(documents), Seen(Numbers(), [d.ids for d in documents]), ())  # type: ignore[arg-type]
+    data = CalibrationDocuments("made", tuple(documents), DocumentIndex(Numbers(), [d.ids for d in documents]), ())  # type: ignore[arg-type]
     return Calibrated(data, input_ranges(Loaded("v", model), data.ids))  # type: ignore[arg-type]
 
 
@@ -170,7 +170,7 @@ def test_fewer_documents_than_asked_for_is_a_warning(tmp_path: Path) -> None:
 
 
 def test_nothing_to_read_is_an_error_that_says_where(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"calibration: .*no document in it"):
+    with pytest.raises(DataError, match=r"calibration: .*found no document, expected at least one"):
         read_calibration(write(tmp_path), loaded())
     spec = write(tmp_path, "", "").model_copy(update={"bos": True})
     with pytest.raises(DataError, match="calibration: 2 of 2 documents have no token"):

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from harness.lockstep.driver import shared_pass
-from harness.modules.experts import expert_tokens
+from harness.modules.experts import count_expert_tokens
 from harness.probes.experts import Experts
 from harness.tables.store import Store
 from tests.helpers.pass_pairs import Loaded, Silent, make_documents, observe
@@ -32,7 +32,7 @@ def noisy(name: str) -> Any:
 
 
 def counted(model: Any, documents: Any) -> dict[str, tuple[int, ...]]:
-    return expert_tokens(model, [torch.from_numpy(document.ids) for document in documents])
+    return count_expert_tokens(model, [torch.from_numpy(document.ids) for document in documents])
 
 
 def tokens(table: pd.DataFrame, side: str) -> dict[str, tuple[int, ...]]:

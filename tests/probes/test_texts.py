@@ -63,6 +63,7 @@ def test_whole_documents_are_scored_as_plain_forwards_do_it(reference: Loaded) -
             assert row[f"{name}_nll"] == pytest.approx(wanted.sum(), rel=1e-5)
     assert (table["reference_tokens"] != table["variant_tokens"]).any()
     assert (table["skipped"] == "").all()
+    assert not table["lossy"].any()
 
 
 def test_a_twin_under_other_ids_is_as_likely(reference: Loaded) -> None:
@@ -121,6 +122,7 @@ def test_texts_that_a_side_does_not_give_back_are_named_and_not_scored(reference
     student.tokenizer.backend_tokenizer.normalizer = normalizers.Lowercase()
     table = observe(reference, student)[0].table("texts")
     assert set(table["skipped"]) == {"the variant's tokenizer does not give the text back"}
+    assert table["lossy"].all()
     assert (table["bytes"] == 0).all()
     flipped = observe(Loaded("lower", student.model, student.tokenizer), reference)[0].table("texts")
     assert set(flipped["skipped"]) == {"the reference's tokenizer does not give the text back"}

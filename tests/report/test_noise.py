@@ -26,7 +26,16 @@ from tests.helpers.made_run import make_run
 def test_an_effect_is_a_multiple_of_its_noise_floor(floor: float | None, change: float | None, said: str) -> None:
     noise = None if floor is None else NoiseFloor(value=floor, condition="rounding", documents=16)
     found = Measurement(
-        name="m.a", unit="nats", better="lower", variant=3.0, change=change, n=1, clusters=1, method="m", floor=noise
+        name="m.a",
+        unit="nats",
+        better="lower",
+        variant=3.0,
+        change=change,
+        n=1,
+        clusters=1,
+        basis="sampled",
+        method="m",
+        floor=noise,
     )
     assert multiple(found) == said
     where = " of 0.25 (weights rounded otherwise, 16 documents)"
@@ -36,7 +45,8 @@ def test_an_effect_is_a_multiple_of_its_noise_floor(floor: float | None, change:
 def test_a_floor_that_is_no_condition_describes_itself() -> None:
     noise = NoiseFloor(value=0.25, condition="timing the reference against itself", documents=20)
     found = Measurement(
-        name="latency.ratio", unit="ratio", better="lower", neutral=1.0, change=1.05, n=1, clusters=1, method="m",
+        name="latency.ratio", unit="ratio", better="lower", neutral=1.0, change=1.05, n=1, clusters=1,
+        basis="sampled", method="m",
         floor=noise,
     )  # fmt: skip
     assert described(found).endswith("× the noise floor of 0.25 (timing the reference against itself)")

@@ -9,14 +9,14 @@ import pytest
 from rich.console import Console
 
 from harness.records import Stop
-from harness.report.stops import sentences
+from harness.report.stops import describe_stops
 from harness.report.terminal import Terminal
 from harness.system.resources import folder
 from harness.writers.report_html import render
 from tests.helpers.made_run import make_run
 
 LOOKS = (40, 63, 100, 159, 252, 400)
-DECIDED = "Suite core: 63 of at most 400 documents decided every rule that waits for them (look 2 of 6)"
+DECIDED = "Suite core: every rule was decided after 63 of at most 400 documents (interim look 2 of 6)"
 
 
 def stop(**fields: Any) -> Stop:
@@ -27,31 +27,31 @@ def stop(**fields: Any) -> Stop:
 @pytest.mark.parametrize(
     ("fields", "wanted"),
     [
-        ({"fixed": 210}, f"{DECIDED}; a number fixed beforehand would have been 210, for 80 % power."),
-        ({}, f"{DECIDED}; no number of documents that is fixed beforehand is known to be enough."),
+        ({"fixed": 210}, f"{DECIDED}; a fixed sample size with 80 % power would have been 210 documents."),
+        ({}, f"{DECIDED}; no fixed sample size is known to reach 80 % power."),
         ({"watched": (), "documents": 400}, "Suite core: all 400 documents were measured, because no rule waits"),
         (
             {"documents": 400, "undecided": ("a b", "c d", "e f"), "fixed": 900},
-            "Suite core: all 400 documents did not decide a b and 2 more; a number fixed beforehand would have been",
+            "Suite core: undecided after all 400 documents: a b and 2 more; a fixed sample size with 80 % power would",
         ),
-        ({"documents": 400, "fixed": 9}, "Suite core: 400 of at most 400 documents decided every rule"),
+        ({"documents": 400, "fixed": 9}, "Suite core: every rule was decided after 400 of at most 400 documents"),
     ],
 )
 def test_what_is_said_of_a_stop(fields: dict[str, Any], wanted: str) -> None:
     run = make_run(documents=20, length=20).run
-    (said,) = sentences(run.model_copy(update={"stops": (stop(**fields),)}))
+    (said,) = describe_stops(run.model_copy(update={"stops": (stop(**fields),)}))
     assert said.startswith(wanted)
 
 
 def test_a_run_of_a_fixed_size_says_nothing() -> None:
-    assert sentences(make_run(documents=20, length=20).run) == []
+    assert describe_stops(make_run(documents=20, length=20).run) == []
 
 
 def test_terminal_and_report_say_it() -> None:
     made = make_run(documents=20, length=20)
     run = made.run.model_copy(update={"stops": (stop(fixed=210),)})
     out = io.StringIO()
-    Terminal(Console(file=out, width=60)).verdict(run, None)
+    Terminal(Console(file=out, width=60)).verdict(run)
     assert DECIDED in out.getvalue()
     assert DECIDED in render(run, made.tables, folder("reports"))
     assert DECIDED not in render(made.run, made.tables, folder("reports"))

@@ -69,14 +69,19 @@ def test_on_a_terminal_progress_is_live_and_leaves_nothing_behind() -> None:
 def test_the_verdict_names_every_rule_and_the_report(verdict: str, wanted: list[str]) -> None:
     terminal, out, _ = plain()
     run = make_run(verdict, documents=200, length=150).run
-    terminal.verdict(run, Path.cwd() / "runs" / "x" / "report.html")
-    for text in [*wanted, *(found.metric for found in run.verdicts), "report: runs/x/report.html"]:
+    terminal.verdict(run, [Path.cwd() / "runs" / "x" / name for name in ("report.html", "junit.xml")])
+    for text in [
+        *wanted,
+        *(found.metric for found in run.verdicts),
+        "report: runs/x/report.html",
+        "report: runs/x/junit.xml",
+    ]:
         assert text in out.getvalue()
 
 
 def test_without_a_report_none_is_named() -> None:
     terminal, out, _ = plain()
-    terminal.verdict(make_run("pass", documents=200).run, None)
+    terminal.verdict(make_run("pass", documents=200).run)
     assert "report:" not in out.getvalue()
 
 
@@ -92,7 +97,7 @@ def test_hostile_names_do_nothing_to_terminals_or_ci() -> None:
     terminal.step(HOSTILE, 1, 1)
     terminal.note(HOSTILE)
     terminal.error(HOSTILE)
-    terminal.verdict(run.model_copy(update={"name": HOSTILE, "verdicts": tuple(verdicts)}), Path(HOSTILE))
+    terminal.verdict(run.model_copy(update={"name": HOSTILE, "verdicts": tuple(verdicts)}), [Path(HOSTILE)])
     text = out.getvalue()
     assert not set(text) & {"\x1b", "\x07", "\r", "\u202e"}
     assert "::set-output" not in text

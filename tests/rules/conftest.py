@@ -64,6 +64,7 @@ KINDS: dict[str, dict[str, Any]] = {
         "high": -2500.0,
         "variant_low": 1500.0,
         "variant_high": 1500.0,
+        "basis": "counted",
         "method": "exact count",
         "clusters": 0,
     },
@@ -80,6 +81,7 @@ KINDS: dict[str, dict[str, Any]] = {
         "unit": "dB",
         "better": "higher",
         "neutral": 6315.6,
+        "infinite_neutral": True,
         "change": 22.0,
         "low": 21.0,
         "high": 23.0,
@@ -92,6 +94,6 @@ def measured() -> Callable[..., Measurement]:
     """A measurement of one of ``KINDS``, with fields replaced."""
 
     def make(kind: str, **fields: Any) -> Measurement:
-        return Measurement(**({"n": 5000, "clusters": 50, "method": "mean over tokens"} | KINDS[kind] | fields))
+        return Measurement(**({"n": 5000, "clusters": 50, "basis": "sampled", "method": "mean"} | KINDS[kind] | fields))
 
     return make

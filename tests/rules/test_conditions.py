@@ -22,7 +22,8 @@ from harness.rules.not_worse import NotWorse
 def ratio(change: float = 1.01, half: float = 0.002, **fields: Any) -> Measurement:
     settings: dict[str, Any] = {
         "name": "perplexity.ratio", "unit": "ratio", "better": "lower", "neutral": 1.0, "change": change,
-        "low": change - half, "high": change + half, "n": 5000, "clusters": 50, "method": "mean over tokens",
+        "low": change - half, "high": change + half, "n": 5000, "clusters": 50, "basis": "sampled",
+        "method": "mean over tokens",
     }  # fmt: skip
     return Measurement(**(settings | fields))
 
@@ -62,7 +63,7 @@ class TestFewDocuments:
             assert (found.status, found.level) == ("inconclusive", "block")
 
     def test_counted_numbers_rest_on_none(self) -> None:
-        counted = ratio(0.4, 0.0, name="memory.ratio", method="exact count", clusters=0)
+        counted = ratio(0.4, 0.0, name="memory.ratio", basis="counted", method="exact count", clusters=0)
         assert verdict(AtMost(metric="*", why="w", limit=0.5, min_documents=50), counted).status == "pass"
 
 
@@ -301,7 +302,7 @@ class TestLimitsOfEveryKind:
     def test_a_share_far_below_the_reference_can_be_demanded(self) -> None:
         counted = ratio(
             -2500.0, 0.0, name="memory.weight_bytes", unit="bytes", neutral=0.0, reference=4000.0, variant=1500.0,
-            variant_low=1500.0, variant_high=1500.0, method="exact count", clusters=0,
+            variant_low=1500.0, variant_high=1500.0, basis="counted", method="exact count", clusters=0,
         )  # fmt: skip
         for limit, status in ((0.4, "pass"), (0.375, "pass"), (0.37, "fail")):
             rule = AtMost(metric="*", why="w", limit=limit, of="reference")

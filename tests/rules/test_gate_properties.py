@@ -189,7 +189,7 @@ def test_a_looser_limit_in_a_gate_never_turns_pass_into_fail(change, half, margi
     def of(name: str, value: float) -> Measurement:
         return Measurement(
             name=name, unit="score", better="lower", change=value, low=value - half, high=value + half, n=90,
-            clusters=30, method="m",
+            clusters=30, basis="sampled", method="m",
         )  # fmt: skip
 
     found = [of("m.0", change), *(of(f"m.{i}", value) for i, value in enumerate(others, start=1))]

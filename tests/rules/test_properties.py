@@ -33,12 +33,14 @@ def measurements(draw: st.DrawFn, intervals: bool = True) -> Measurement:
             fields |= {"variant_low": variant - draw(widths), "variant_high": variant + draw(widths)}
     return Measurement(
         name="any.metric",
-        unit=draw(st.sampled_from(["nats/token", "ratio", "share", "bytes", "dB"])),
+        unit=draw(st.sampled_from(["nats/token", "ratio", "share", "bytes"])),
+        infinite_neutral=draw(st.booleans()),
         better=draw(st.sampled_from(["lower", "higher", "neither"])),
         neutral=draw(st.sampled_from([0.0, 1.0])),
         n=100,
         clusters=draw(st.integers(0, 50)),
-        method=draw(st.sampled_from(["mean over tokens", "exact count"])),
+        basis=draw(st.sampled_from(["sampled", "counted"])),
+        method=draw(st.sampled_from(["mean over tokens", "exact match"])),
         **fields,
     )
 

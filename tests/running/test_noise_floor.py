@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.errors import ModelError
-from harness.lockstep.arrangement import SPARE, moves, one_by_one, other_order, padded_left
+from harness.lockstep.arrangement import SPARE_PADDING, one_by_one, pad_left, plan_moves, reorder
 from harness.lockstep.batches import Batch
 from harness.lockstep.decoder import Decoder
-from harness.lockstep.noise_floor import floor_sample, other_attention, rounded_otherwise, under
+from harness.lockstep.noise_floor import apply_condition, perturb_weights, sample_documents, switch_attention
 from harness.measures.divergence import Divergence
 from harness.measures.layer_error import LayerError
 from harness.measures.logits import Logits
@@ -39,9 +39,9 @@ lists = st.lists(st.integers(2, 12), min_size=1, max_size=6)
 @given(lengths=lists)
 def test_the_parts_of_a_batch_hold_every_token_once(lengths: list[int]) -> None:
     batch = Batch(0, tuple(make_documents(lengths)))
-    for arrange in (one_by_one, padded_left, other_order):
+    for arrange in (one_by_one, pad_left, reorder):
         home = torch.full((len(lengths) * batch.width,), -1)
-        for move in moves(batch, arrange(batch)):
+        for move in plan_moves(batch, arrange(batch)):
             ids, is_token = move.part.token_ids(CPU).flatten(), move.part.is_token(CPU).flatten()
             assert is_token[move.source].all()
             assert (home[move.target] == -1).all()
@@ -56,30 +56,30 @@ def test_each_condition_changes_what_it_says() -> None:
     assert [part.lengths for part in one_by_one(batch)] == [(9,), (5,), (5,)]
     (single,) = one_by_one(Batch(3, batch.documents[:1]))
     assert single.lengths == (9, 9), "a document that is alone runs beside a copy of itself"
-    (left,) = padded_left(batch)
-    assert left.starts == (SPARE, SPARE + 4, SPARE + 4)
+    (left,) = pad_left(batch)
+    assert left.starts == (SPARE_PADDING, SPARE_PADDING + 4, SPARE_PADDING + 4)
     assert left.padded
-    assert left.positions(CPU)[1].tolist() == [0] * (SPARE + 4) + [0, 1, 2, 3, 4]
+    assert left.positions(CPU)[1].tolist() == [0] * (SPARE_PADDING + 4) + [0, 1, 2, 3, 4]
     places, targets = left.scored(CPU)
     ids = left.token_ids(CPU).flatten()
     assert torch.equal(ids[places + 1], targets)
-    assert [[document.index for document in part.documents] for part in other_order(batch)] == [[2, 0], [1]]
-    assert len(other_order(Batch(3, batch.documents[:1]))) == 1
+    assert [[document.index for document in part.documents] for part in reorder(batch)] == [[2, 0], [1]]
+    assert len(reorder(Batch(3, batch.documents[:1]))) == 1
 
 
 def test_parts_of_other_documents_are_refused() -> None:
     documents = make_documents([5, 5, 5])
     batch = Batch(0, tuple(documents[:2]))
     for parts in ([Batch(0, tuple(documents))], [Batch(0, tuple(documents[:1]))]):
-        with pytest.raises(ValueError, match="other documents"):
-            moves(batch, parts)
+        with pytest.raises(ValueError, match="its parts differ in documents"):
+            plan_moves(batch, parts)
 
 
 @given(lengths=st.lists(st.integers(0, 40), min_size=1, max_size=40), count=st.integers(1, 20))
 def test_the_sample_has_documents_of_all_lengths_in_their_order(lengths: list[int], count: int) -> None:
     documents = make_documents(lengths)
     scored = [each for each in documents if each.tokens > 0]
-    chosen = floor_sample(documents, count)
+    chosen = sample_documents(documents, count)
     assert len(chosen) == min(count, len(scored))
     assert [each.index for each in chosen] == sorted({each.index for each in chosen})
     assert all(each.tokens > 0 for each in chosen)
@@ -89,7 +89,7 @@ def test_the_sample_has_documents_of_all_lengths_in_their_order(lengths: list[in
 
 
 @pytest.mark.parametrize("make", [llama, gpt2])
-@pytest.mark.parametrize("arrange", [one_by_one, padded_left, other_order])
+@pytest.mark.parametrize("arrange", [one_by_one, pad_left, reorder])
 def test_a_variant_that_runs_otherwise_leaves_the_same_tables(tmp_path: Path, make: Any, arrange: Any) -> None:
     """Of a damaged variant, so that a row in another place would be seen."""
     reference = louder(make(), 3.0)
@@ -110,7 +110,7 @@ def test_padding_on_the_left_without_positions_would_be_seen() -> None:
     model = louder(gpt2(), 3.0)
     decoder = Decoder("m", TransformersModel(model))
     batch = Batch(0, tuple(make_documents([20, 9])))
-    left = Batch(0, batch.documents, left=SPARE)
+    left = Batch(0, batch.documents, left=SPARE_PADDING)
     with torch.inference_mode():
         decoder.prepare(torch.from_numpy(batch.documents[0].ids)[None])
         right_N, left_N = decoder.scored_states(batch), decoder.scored_states(left)
@@ -143,11 +143,11 @@ def test_a_model_that_mixes_the_documents_of_a_batch_has_a_large_floor(tmp_path:
 
 def test_other_attention_shares_the_weights_and_leaves_the_reference_alone() -> None:
     reference = llama(attn_implementation="sdpa")
-    other = other_attention(reference)
+    other = switch_attention(reference)
     assert (reference.config._attn_implementation, other.config._attn_implementation) == ("sdpa", "eager")
     assert other.model.layers[0].self_attn.config is other.config
     assert all(a is b for a, b in zip(reference.parameters(), other.parameters(), strict=True))
-    assert other_attention(other).config._attn_implementation == "sdpa"
+    assert switch_attention(other).config._attn_implementation == "sdpa"
     assert other.model.layers[0] is not reference.model.layers[0]
 
 
@@ -157,7 +157,7 @@ def test_every_weight_is_rounded_to_a_neighbour(dtype: torch.dtype) -> None:
     with torch.no_grad():
         model.model.norm.weight[:3] = torch.tensor([0.0, torch.finfo(dtype).max, -1.5]).to(dtype)
     before = {name: weight.clone() for name, weight in model.named_parameters()}
-    other = rounded_otherwise(model)
+    other = perturb_weights(model)
     assert other.lm_head.weight is other.model.embed_tokens.weight, "tied weights stay tied"
     up = down = 0
     for name, weight in other.named_parameters():
@@ -169,7 +169,7 @@ def test_every_weight_is_rounded_to_a_neighbour(dtype: torch.dtype) -> None:
         assert weight.isfinite().all()
         up, down = up + int((new > old).sum()), down + int((new < old).sum())
     assert 0.9 < up / down < 1.1
-    again = rounded_otherwise(model)
+    again = perturb_weights(model)
     assert all(torch.equal(a, b) for a, b in zip(other.parameters(), again.parameters(), strict=True))
 
 
@@ -221,7 +221,15 @@ def test_the_floor_is_the_distance_from_neutral_of_the_same_measure() -> None:
 def test_floors_are_given_by_metric_and_module() -> None:
     def one(name: str, **labels: str) -> Measurement:
         return Measurement(
-            name=name, labels=labels, unit="ratio", better="lower", change=0.5, n=1, clusters=1, method="m"
+            name=name,
+            labels=labels,
+            unit="ratio",
+            better="lower",
+            change=0.5,
+            n=1,
+            clusters=1,
+            basis="sampled",
+            method="m",
         )
 
     floor = NoiseFloor(value=0.1, condition="rounding", documents=3)
@@ -256,8 +264,8 @@ def test_a_condition_that_cannot_be_had_leaves_no_floor_and_says_so() -> None:
     assert found.note.level == "warn"
     assert "only this one" in found.note.text
     assert "remove attention from the suite's noise_floor" in found.note.text
-    with pytest.raises(ModelError, match="under attention cannot be had"):
-        under("attention", Loaded("r", model))  # type: ignore[arg-type]
+    with pytest.raises(ModelError, match="the noise floor attention is not available"):
+        apply_condition("attention", Loaded("r", model))  # type: ignore[arg-type]
 
 
 def test_memory_that_runs_out_leaves_no_floor_and_other_errors_are_raised(monkeypatch: pytest.MonkeyPatch) -> None:

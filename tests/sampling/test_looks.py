@@ -19,8 +19,8 @@ from harness.records import DocumentsSpec, Measurement, Skipped
 from harness.rules import Rule
 from harness.rules.at_most import AtMost
 from harness.rules.not_worse import NotWorse
-from harness.sampling.looks import Look, measured_at, watched_rules
-from harness.sampling.slices import asked_for, measure_slices
+from harness.sampling.looks import Look, select_waiting_rules
+from harness.sampling.slices import measure_slices, slice_patterns
 from harness.statistics import Betting, GroupSequential
 
 
@@ -102,7 +102,7 @@ def test_only_tables_with_rows_by_document_are_watched() -> None:
     ],
 )
 def test_which_rules_wait_for_documents(fields: dict[str, Any], waits: bool) -> None:
-    found = watched_rules([gate(rule(**fields), sequential="betting")], suite())
+    found = select_waiting_rules([gate(rule(**fields), sequential="betting")], suite())
     assert [len(each.rules) for each in found] == ([1] if waits else [])
     assert all(each.sequential == "betting" for each in found)
 
@@ -122,8 +122,8 @@ def tables(damage: float, count: int = 200, seed: int = 3, rare: int = 150) -> t
 def test_a_measure_gives_the_intervals_it_is_told_to() -> None:
     _, tokens = tables(0.0)
     look = Look(SIZES, 2, TOKENS)
-    told = {m.name: m for m in measured_at(Perplexity(), look.rows(tokens), look.intervals())}
-    own = {m.name: m for m in measured_at(Perplexity(), look.rows(tokens), None)}
+    told = {m.name: m for m in Perplexity().measure_at(look.rows(tokens), look.intervals())}
+    own = {m.name: m for m in Perplexity().measure_at(look.rows(tokens), None)}
     for name in ("perplexity.ratio", "perplexity.value", "perplexity.nll_delta", "perplexity.bits_per_byte"):
         wide, narrow = told[name], own[name]
         assert isinstance(wide, Measurement)
@@ -141,8 +141,8 @@ class Foreign(Memory):
     def measure(self, table: pd.DataFrame) -> list[Measurement | Skipped]:
         shared = {"unit": "nats", "better": "lower", "change": 0.5, "n": 3, "clusters": 3}
         return [
-            Measurement(name="foreign.mean", low=0.4, high=0.6, method="cluster t", **shared),
-            Measurement(name="foreign.count", low=0.5, high=0.5, method="exact count", **shared),
+            Measurement(name="foreign.mean", low=0.4, high=0.6, basis="sampled", method="exact match", **shared),
+            Measurement(name="foreign.count", low=0.5, high=0.5, basis="counted", method="exact count", **shared),
             Skipped(measure="foreign.other", reason="r"),
         ]
 
@@ -150,7 +150,7 @@ class Foreign(Memory):
 def test_a_measure_that_knows_nothing_of_looks_loses_its_intervals() -> None:
     """An ordinary interval at a number of documents that the data chose must not reach a rule."""
     look = Look(SIZES, 0, TOKENS)
-    mean, count, skipped = measured_at(Foreign(), pd.DataFrame(), look.intervals())
+    mean, count, skipped = Foreign().measure_at(pd.DataFrame(), look.intervals())
     assert isinstance(mean, Measurement)
     assert (mean.change, mean.low, mean.high) == (0.5, None, None)
     assert "documents were drawn until the rules were decided" in mean.method
@@ -164,7 +164,7 @@ def test_a_measure_that_knows_nothing_of_looks_loses_its_intervals() -> None:
 def slices_at(number: int, damage: float = 0.0) -> list[Any]:
     documents, tokens = tables(damage)
     look = Look(SIZES, number, TOKENS)
-    wanted = asked_for([gate(rule(slices="kind"))])
+    wanted = slice_patterns([gate(rule(slices="kind"))])
     rows = look.rows(tokens)
     return measure_slices("s", documents, [Perplexity(), Divergence(), Memory()], lambda m: rows, wanted, look)
 
@@ -185,7 +185,7 @@ def test_a_part_of_one_document_stays_undecided_to_the_end() -> None:
 
 def test_parts_are_those_of_all_documents_at_every_look() -> None:
     documents, tokens = tables(0.0)
-    wanted = asked_for([gate(rule(slices="length"))])
+    wanted = slice_patterns([gate(rule(slices="length"))])
     named = []
     for number in (0, len(SIZES) - 1):
         look = Look(SIZES, number, TOKENS)
@@ -200,7 +200,7 @@ def test_a_failure_must_hold_among_comparisons_that_are_made_elsewhere() -> None
     """p = 0.02 alone; with one more comparison chance does as much."""
     found = Measurement(
         name="perplexity.ratio", unit="ratio", better="lower", neutral=1.0, change=1.1, low=1.051, high=1.149, n=900,
-        clusters=300, method="m",
+        clusters=300, basis="sampled", method="m",
     )  # fmt: skip
 
     def status(elsewhere: int) -> str:

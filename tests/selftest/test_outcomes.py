@@ -13,11 +13,11 @@ from harness.selftest.outcomes import (
     INSPECTION,
     REFUSED,
     Outcome,
+    assess,
     exit_code,
-    judged,
     kill_rate,
-    left_out,
-    refused,
+    record_omission,
+    record_refusal,
     rule_scores,
 )
 
@@ -37,7 +37,7 @@ def mutant(name: str = "m") -> Variation:
 
 
 def outcome(*verdicts: Verdict, control: tuple[Verdict, ...] = (), name: str = "m") -> Outcome:
-    return judged(mutant(name), verdicts, control)
+    return assess(mutant(name), verdicts, control)
 
 
 @pytest.mark.parametrize(
@@ -74,27 +74,27 @@ def test_what_stops_the_good_variant_too_is_no_evidence() -> None:
 
 def test_harmless_changes_pass_or_are_stopped_and_undecided_is_stopped() -> None:
     benign = Variation("b", "benign", "A recast.")
-    assert judged(benign, [verdict(KL, "pass"), verdict(AGREE, "fail", "warn")], ()).result == "passed"
-    assert judged(benign, [verdict(KL, "inconclusive")], ()).result == "stopped"
-    assert refused(benign, DataError("no")).result == "stopped"
-    assert refused(mutant(), DataError("no")).result == "killed"
+    assert assess(benign, [verdict(KL, "pass"), verdict(AGREE, "fail", "warn")], ()).result == "passed"
+    assert assess(benign, [verdict(KL, "inconclusive")], ()).result == "stopped"
+    assert record_refusal(benign, DataError("no")).result == "stopped"
+    assert record_refusal(mutant(), DataError("no")).result == "killed"
 
 
 def test_the_rate_counts_what_could_be_killed() -> None:
     killed = [outcome(verdict(KL, "fail"), name=f"k{number}") for number in range(19)]
     alive = outcome(verdict(KL, "pass"), name="alive")
     aside = [
-        left_out(Variation("e", "mutant", "A bug.", equivalent="nobody looks"), "nobody looks"),
-        left_out(mutant("none"), "no experts"),
+        record_omission(Variation("e", "mutant", "A bug.", equivalent="nobody looks"), "nobody looks"),
+        record_omission(mutant("none"), "no experts"),
     ]
     assert [each.result for each in aside] == ["equivalent", "left out"]
     assert kill_rate([*killed, alive, *aside]) == (19, 20)
     assert exit_code([*killed, alive, *aside]) == 0
     assert exit_code([*killed[:-1], alive, *aside]) == 1
     assert exit_code(aside) == 1
-    stopped = judged(Variation("b", "benign", "A recast."), [verdict(KL, "inconclusive")], ())
+    stopped = assess(Variation("b", "benign", "A recast."), [verdict(KL, "inconclusive")], ())
     assert exit_code([*killed, stopped]) == 1
-    control = judged(Variation("c", "control", "A format."), [verdict(KL, "fail")], ())
+    control = assess(Variation("c", "control", "A format."), [verdict(KL, "fail")], ())
     assert exit_code([*killed, control]) == 0
 
 
@@ -104,8 +104,8 @@ def test_a_rule_scores_what_it_killed_and_what_it_alone_killed() -> None:
         outcome(verdict(KL, "fail"), verdict(RATIO, "fail"), verdict(AGREE, "fail", "warn")),
         outcome(verdict(KL, "fail", metric="kl.a"), verdict(KL, "fail", metric="kl.b"), verdict(RATIO, "inconclusive")),
         outcome(verdict(KL, "pass"), verdict(RATIO, "inconclusive")),
-        refused(mutant(), DataError("another tokenizer")),
-        refused(mutant(), BackendError("no such grid")),
+        record_refusal(mutant(), DataError("another tokenizer")),
+        record_refusal(mutant(), BackendError("no such grid")),
     ]
     scores = {score.where: (score.killed, score.alone, score.undecided) for score in rule_scores(outcomes, rules)}
     assert scores == {KL: (2, 1, 0), RATIO: (1, 0, 2), AGREE: (1, 0, 0), REFUSED: (1, 1, 0), INSPECTION: (1, 1, 0)}

@@ -22,8 +22,8 @@ def test_source_tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     suites = make(tmp_path / "suites", "b.yaml", "a.yaml", "notes.txt")
     (suites / "tasks").mkdir()
     assert resources.folder("suites") == suites
-    assert resources.shipped_names("suites") == ("a", "b")
-    assert resources.shipped_file("suites", "a") == suites / "a.yaml"
+    assert resources.bundled_names("suites") == ("a", "b")
+    assert resources.bundled_file("suites", "a") == suites / "a.yaml"
 
 
 def test_a_wheel_carries_them_inside_and_ignores_what_lies_beside(
@@ -34,7 +34,7 @@ def test_a_wheel_carries_them_inside_and_ignores_what_lies_beside(
     make(tmp_path / "suites", "foreign.yaml")
     inside = make(tmp_path / "harness" / "_shipped" / "suites", "core.yaml")
     assert resources.folder("suites") == inside
-    assert resources.shipped_names("suites") == ("core",)
+    assert resources.bundled_names("suites") == ("core",)
 
 
 def test_a_broken_installation_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -44,5 +44,5 @@ def test_a_broken_installation_says_so(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_what_ships() -> None:
-    assert {"core", "smoke", "standard"} <= set(resources.shipped_names("suites"))
-    assert {"ship", "smoke", "strict"} <= set(resources.shipped_names("gates"))
+    assert {"core", "smoke", "standard"} <= set(resources.bundled_names("suites"))
+    assert {"ship", "smoke", "strict"} <= set(resources.bundled_names("gates"))

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from harness.errors import PlanError, Problem
 from harness.system.yaml_file import MAX_BYTES, YamlFile, parse_yaml, read_description, read_yaml
-from harness.system.yaml_values import describe, dotted
+from harness.system.yaml_values import describe, format_path
 
 
 def good(text: str) -> YamlFile:
@@ -236,7 +236,7 @@ def test_values_in_words() -> None:
     assert describe("x" * 100).endswith("…' (text)")
     assert describe(True) == "true (a truth value)"
     assert describe({"a": 1}) == "a mapping with 'a'"
-    assert dotted(("rules", 0, "margin")) == "rules[0].margin"
+    assert format_path(("rules", 0, "margin")) == "rules[0].margin"
 
 
 @given(st.text(max_size=200) | st.text("[]{}:,-?&*!|>'\"%#\n a0.e", max_size=60))

@@ -108,7 +108,7 @@ def inputs_of(model: PreTrainedModel, folding: Folding) -> int:
 
 def scales(model: PreTrainedModel, folding: Folding, seed: int) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
-    return folding.alike(torch.exp(4 * torch.rand(inputs_of(model, folding), generator=generator) - 2), "amax")
+    return folding.pool_shared(torch.exp(4 * torch.rand(inputs_of(model, folding), generator=generator) - 2), "amax")
 
 
 def logits(model: PreTrainedModel) -> Tensor:
@@ -121,15 +121,15 @@ def logits(model: PreTrainedModel) -> Tensor:
 def test_what_is_found_is_what_the_architecture_is_known_to_have(name: str) -> None:
     model = small(MAKERS[name])
     blocks, foldings = 2, find_foldings(model, [IDS])
-    stack = foldings.found[0].source.partition(".0.")[0]
+    stack = foldings.accepted[0].source.partition(".0.")[0]
     expected = {
         f"{stack}.{index}.{source}": tuple(f"{stack}.{index}.{reader}" for reader in readers)
         for index in range(blocks)
         for source, readers in EXPECTED[name].items()
     }
-    assert {each.source: each.readers for each in foldings.found} == expected
-    assert foldings.left_out == ()
-    assert {each.offset for each in foldings.found if each.into_norm} == {1.0 if name == "gemma2" else 0.0}
+    assert {each.source: each.readers for each in foldings.accepted} == expected
+    assert foldings.rejected == ()
+    assert {each.offset for each in foldings.accepted if each.into_norm} == {1.0 if name == "gemma2" else 0.0}
 
 
 @pytest.mark.parametrize("name", MAKERS)
@@ -138,7 +138,7 @@ def test_folding_everything_leaves_the_logits(name: str, dtype: torch.dtype, tol
     model = small(MAKERS[name]).to(dtype)
     before = logits(model)
     weights = {key: tensor.clone() for key, tensor in model.state_dict().items()}
-    for seed, folding in enumerate(find_foldings(model, [IDS]).found):
+    for seed, folding in enumerate(find_foldings(model, [IDS]).accepted):
         fold(model, folding, scales(model, folding, seed))
     # The norms of Gemma compute in float32 whatever the model's dtype.
     tolerance = max(tolerance, 3e-6) if name == "gemma2" else tolerance
@@ -157,27 +157,27 @@ def test_searching_leaves_the_model_as_it_is() -> None:
 
 def test_half_precision_models_have_the_same_foldings() -> None:
     model = small(tiny_llama)
-    wanted = find_foldings(model, [IDS]).found
-    assert find_foldings(model.to(torch.bfloat16), [IDS]).found == wanted
+    wanted = find_foldings(model, [IDS]).accepted
+    assert find_foldings(model.to(torch.bfloat16), [IDS]).accepted == wanted
 
 
 def test_heads_that_share_their_values_share_their_scale() -> None:
     model = small(tiny_llama)  # Four heads of 16 on two of keys and values.
-    folding = next(each for each in find_foldings(model, [IDS]).found if each.source.endswith("v_proj"))
+    folding = next(each for each in find_foldings(model, [IDS]).accepted if each.source.endswith("v_proj"))
     heads = torch.arange(64).reshape(4, 16)
     assert folding.rows is not None
     assert folding.rows.tolist() == torch.cat([heads[0], heads[0], heads[1], heads[1]]).tolist()
     values = torch.rand(64, generator=torch.Generator().manual_seed(0))
-    shared = folding.alike(values, "mean").reshape(4, 16)
+    shared = folding.pool_shared(values, "mean").reshape(4, 16)
     assert torch.allclose(shared[1], values[:32].reshape(2, 16).mean(dim=0))
-    assert torch.equal(folding.alike(values, "amax").reshape(4, 16)[2], values[32:].reshape(2, 16).amax(dim=0))
+    assert torch.equal(folding.pool_shared(values, "amax").reshape(4, 16)[2], values[32:].reshape(2, 16).amax(dim=0))
     with pytest.raises(ValueError, match="come from one row"):
         fold(model, folding, values + 0.5)
 
 
 def test_fused_projections_are_scaled_in_the_rows_that_count() -> None:
     model = small(MAKERS["phi3"])
-    found = {each.source.rpartition(".")[2]: each for each in find_foldings(model, [IDS]).found}
+    found = {each.source.rpartition(".")[2]: each for each in find_foldings(model, [IDS]).accepted}
     rows = found["qkv_proj"].rows, found["gate_up_proj"].rows
     assert rows[0] is not None
     assert rows[1] is not None
@@ -188,7 +188,7 @@ def test_fused_projections_are_scaled_in_the_rows_that_count() -> None:
 @pytest.mark.parametrize("scale", [0.0, -1.0, float("nan"), float("inf")])
 def test_scales_that_are_no_scales_are_refused(scale: float) -> None:
     model = small(tiny_llama)
-    folding = find_foldings(model, [IDS]).found[0]
+    folding = find_foldings(model, [IDS]).accepted[0]
     with pytest.raises(ValueError, match="not positive and finite"):
         fold(model, folding, torch.full((64,), 1.0).index_fill(0, torch.tensor([5]), scale))
     with pytest.raises(ValueError, match="64 input channels"):
@@ -198,15 +198,15 @@ def test_scales_that_are_no_scales_are_refused(scale: float) -> None:
 def test_a_norm_that_a_residual_reads_too_is_left_out() -> None:
     model = small(lambda: tiny_opt(do_layer_norm_before=False))
     foldings = find_foldings(model, [IDS])
-    assert not any(each.into_norm for each in foldings.found)
+    assert not any(each.into_norm for each in foldings.accepted)
     # The norm after attention feeds the MLP and the residual; that after the MLP feeds the next block.
-    assert foldings.left_out == tuple(f"model.decoder.layers.{index}.self_attn_layer_norm" for index in (0, 1))
+    assert foldings.rejected == tuple(f"model.decoder.layers.{index}.self_attn_layer_norm" for index in (0, 1))
 
 
 def test_a_norm_that_experts_outside_linear_layers_read_is_never_scaled() -> None:
     model = small(lambda: MixtralForCausalLM(MixtralConfig(**SIZES, num_key_value_heads=2, num_local_experts=4)))
     foldings = find_foldings(model, [IDS])
-    sources = {each.source.rpartition(".")[2] for each in foldings.found}
+    sources = {each.source.rpartition(".")[2] for each in foldings.accepted}
     assert "post_attention_layernorm" not in sources
     assert "input_layernorm" in sources
 
@@ -226,7 +226,7 @@ class Routed(nn.Module):
 def test_every_linear_reader_of_a_norm_is_scaled_a_router_among_them() -> None:
     model = small(tiny_llama)
     model.model.layers[0].mlp = Routed(model.model.layers[0].mlp)
-    found = {each.source: each.readers for each in find_foldings(model, [IDS]).found}
+    found = {each.source: each.readers for each in find_foldings(model, [IDS]).accepted}
     readers = found["model.layers.0.post_attention_layernorm"]
     assert set(readers) == {f"model.layers.0.mlp.{name}" for name in ("inner.gate_proj", "inner.up_proj", "router")}
 
@@ -237,12 +237,12 @@ def test_shared_parameters_take_part_in_no_folding() -> None:
     second.mlp.gate_proj.weight = first.mlp.gate_proj.weight
     second.self_attn.v_proj.weight = first.self_attn.v_proj.weight
     foldings = find_foldings(model, [IDS])
-    assert {each.source.rpartition(".")[2] for each in foldings.found} == {"up_proj"}
-    assert len(foldings.left_out) == 4
+    assert {each.source.rpartition(".")[2] for each in foldings.accepted} == {"up_proj"}
+    assert len(foldings.rejected) == 4
 
 
 def test_the_same_norm_called_twice_is_left_out() -> None:
     model = small(tiny_llama)
     for layer in model.model.layers:
         layer.post_attention_layernorm = layer.input_layernorm
-    assert {each.source.rpartition(".")[2] for each in find_foldings(model, [IDS]).found} == {"v_proj", "up_proj"}
+    assert {each.source.rpartition(".")[2] for each in find_foldings(model, [IDS]).accepted} == {"v_proj", "up_proj"}

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from harness.modules.decoder_layers import Tap
-from harness.transforms.shared_inputs import SharedHessians, stages
+from harness.transforms.shared_inputs import SharedHessians, order_by_input
 
 
 def hessian(*pieces: Tensor) -> Tensor:
@@ -100,7 +100,7 @@ def test_matrices_of_one_stack_stand_together() -> None:
                 taps[f"experts.{parameter}[{expert}]"](some.clone())
 
     names = [f"experts.{parameter}[{expert}]" for expert in range(2) for parameter in ("up_proj", "down_proj")]
-    assert stages(names, observe) == [
+    assert order_by_input(names, observe) == [
         ["experts.up_proj[0]", "experts.up_proj[1]"],
         ["experts.down_proj[0]", "experts.down_proj[1]"],
     ]
@@ -131,7 +131,7 @@ def test_stages_follow_the_data_and_keep_experts_together() -> None:
         "mlp.0",
         "mlp.1",
     ]
-    assert stages(names, observe) == [
+    assert order_by_input(names, observe) == [
         ["k", "q"],
         ["o"],
         ["experts.0.up", "experts.1.up"],

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from harness.modules.linears import linears, replace_weight, weight_of
-from harness.transforms.single_changes import divergences, output_errors, units
+from harness.transforms.single_changes import group_by_weight, measure_divergences, measure_output_errors
 from tests.helpers.tiny_models import tiny_gpt2, tiny_llama
 
 torch.set_num_threads(1)
@@ -37,8 +37,8 @@ def by_hand(model: PreTrainedModel, names: tuple[str, ...], change: Any) -> floa
 def test_divergences_are_those_of_changed_copies(make: Any) -> None:
     model = make().requires_grad_(False)
     before = dict(model.state_dict(keep_vars=True))
-    every = units(list(linears(model)))
-    found = divergences(model, every, CHANGES, DOCUMENTS)
+    every = group_by_weight(list(linears(model)))
+    found = measure_divergences(model, every, CHANGES, DOCUMENTS)
     assert found.shape == (len(every), 3)
     for unit, row in zip(every, found.tolist(), strict=True):
         wanted = [by_hand(model, unit.names, change) for change in CHANGES]
@@ -57,11 +57,11 @@ def test_blocks_before_the_changed_one_are_not_computed_again() -> None:
 
     for index in (0, 1):
         model.model.layers[index].mlp.register_forward_hook(partial(count, index))
-    last = units([(name, module) for name, module in linears(model) if ".layers.1." in name])
-    divergences(model, last, CHANGES[:2], DOCUMENTS[:1])
+    last = group_by_weight([(name, module) for name, module in linears(model) if ".layers.1." in name])
+    measure_divergences(model, last, CHANGES[:2], DOCUMENTS[:1])
     assert calls == [1, 1 + 1 + 7 * 2]  # The reference, the test that a pass may start there, and every change.
-    head = units([(name, module) for name, module in linears(model) if name == "lm_head"])
-    divergences(model, head, CHANGES, DOCUMENTS[:1])
+    head = group_by_weight([(name, module) for name, module in linears(model) if name == "lm_head"])
+    measure_divergences(model, head, CHANGES, DOCUMENTS[:1])
     assert calls == [2, 17]
 
 
@@ -78,8 +78,8 @@ def test_a_model_that_hands_on_more_than_hidden_states_is_run_from_the_start(fai
 
     model.model.layers[0].mlp.register_forward_hook(keep)
     model.model.layers[1].register_forward_pre_hook(add)
-    every = units(list(linears(model)))
-    found = divergences(model, every, CHANGES[:1], DOCUMENTS)
+    every = group_by_weight(list(linears(model)))
+    found = measure_divergences(model, every, CHANGES[:1], DOCUMENTS)
     plain = []
     for unit in every:
         weight = unit.modules[0].weight
@@ -99,47 +99,47 @@ def test_layers_that_share_a_weight_change_together() -> None:
     names = tuple(f"model.layers.{index}.mlp.gate_proj" for index in (0, 1))
     first, second = (model.get_submodule(name) for name in names)
     second.weight = first.weight
-    every = units(list(linears(model)))
+    every = group_by_weight(list(linears(model)))
     shared = next(index for index, unit in enumerate(every) if len(unit.names) == 2)
     assert every[shared].names == names
-    found = divergences(model, every, CHANGES[:1], DOCUMENTS)[shared, 0]
+    found = measure_divergences(model, every, CHANGES[:1], DOCUMENTS)[shared, 0]
     assert found.item() == pytest.approx(by_hand(model, names, CHANGES[0]), rel=1e-6)
     assert second.weight is first.weight
 
 
 def test_a_change_that_breaks_the_model_costs_infinitely_much() -> None:
     model = tiny_llama().requires_grad_(False)
-    every = units([(name, module) for name, module in linears(model) if ".mlp." in name])
-    for measure in (divergences, output_errors):
+    every = group_by_weight([(name, module) for name, module in linears(model) if ".mlp." in name])
+    for measure in (measure_divergences, measure_output_errors):
         found = measure(model, every, [lambda weight: weight * float("nan")], DOCUMENTS)
         assert torch.isinf(found).all()
 
 
 def test_a_change_that_fails_leaves_the_model_as_it_was() -> None:
     model = tiny_llama().requires_grad_(False)
-    every, before = units(list(linears(model))), dict(model.named_parameters())
+    every, before = group_by_weight(list(linears(model))), dict(model.named_parameters())
 
     def refuse(_weight: Tensor) -> Tensor:
         raise ValueError("no")
 
     with pytest.raises(ValueError, match="no"):
-        divergences(model, every, [refuse], DOCUMENTS)
+        measure_divergences(model, every, [refuse], DOCUMENTS)
     assert all(parameter is before[name] for name, parameter in model.named_parameters())
 
 
 def test_a_layer_that_no_document_reaches_costs_nothing() -> None:
     model = tiny_llama().requires_grad_(False)
     model.spare = nn.Linear(4, 4)
-    every = units([("spare", model.spare)])
-    assert divergences(model, every, CHANGES, DOCUMENTS).tolist() == [[0.0] * 3]
-    assert output_errors(model, every, CHANGES, DOCUMENTS).tolist() == [[0.0] * 3]
+    every = group_by_weight([("spare", model.spare)])
+    assert measure_divergences(model, every, CHANGES, DOCUMENTS).tolist() == [[0.0] * 3]
+    assert measure_output_errors(model, every, CHANGES, DOCUMENTS).tolist() == [[0.0] * 3]
 
 
 @pytest.mark.parametrize("make", [tiny_llama, tiny_gpt2])
 def test_output_errors_are_relative_squares(make: Any) -> None:
     model = make().requires_grad_(False)
-    every = units(list(linears(model)))
-    found = output_errors(model, every, CHANGES, DOCUMENTS)
+    every = group_by_weight(list(linears(model)))
+    found = measure_output_errors(model, every, CHANGES, DOCUMENTS)
     seen: dict[str, list[Tensor]] = {}
     for name, module in linears(model):
         seen[name] = []

@@ -20,11 +20,11 @@ import pandas as pd
 import pytest
 
 from harness.errors import TableError, WriteError
-from harness.records import Measurement, ModuleFormat, Note, Run, Skipped, Verdict
+from harness.records import Basis, Measurement, ModuleFormat, Note, Run, Skipped, Verdict
+from harness.records.metric import ChanceLevel, SpreadFamily, Summary
 from harness.system import resources
-from harness.write import read_run
+from harness.write import encode, read_run
 from harness.writers.report_html import ReportHtml, render, style_hash
-from harness.writers.run_json import encode
 from tests.helpers.made_run import Made, make_run
 from tests.helpers.made_tables import MadeTables
 
@@ -133,7 +133,7 @@ def test_a_template_that_fails_is_named(made: dict[str, Made], tmp_path: Path, m
 def test_a_number_near_its_limit_is_never_rounded_onto_it(made: dict[str, Made]) -> None:
     metric = Measurement(
         name="divergence.top1_agreement", unit="share", better="higher", neutral=1.0, change=0.94999996,
-        low=0.9499, high=0.9500002, n=9, clusters=3, method="made",
+        low=0.9499, high=0.9500002, n=9, clusters=3, basis="sampled", method="made",
     )  # fmt: skip
     rule = {"rule": "at_least", "metric": metric.name, "limit": 0.95, "where": "g.yaml:1"}
     verdict = Verdict(
@@ -150,11 +150,11 @@ def test_a_number_near_its_limit_is_never_rounded_onto_it(made: dict[str, Made])
 def test_the_drawing_shows_what_was_judged(made: dict[str, Made], pages: dict[str, str]) -> None:
     """The limit of not_worse lies at neutral + margin, and the interval is that of the measurement."""
     text = pages["fail"]
-    described = re.findall(r"<desc>found ([^<]*)</desc>", text)
+    described = re.findall(r"<desc>measured ([^<]*)</desc>", text)
     assert len(described) == len(made["fail"].run.verdicts)
     ratio = next(m for m in made["fail"].run.measurements if m.name == "perplexity.ratio")
     assert (
-        described[0] == f"{ratio.change:.4f}, interval {ratio.low:.4f} to {ratio.high:.4f}; limit 1.02, good below it"
+        described[0] == f"{ratio.change:.4f}, interval {ratio.low:.4f} to {ratio.high:.4f}; limit 1.02, passes below it"
     )
 
 
@@ -189,6 +189,7 @@ LITERALS = {
         "neither",
     ),
     *("linear", "head", "embedding", "norm", "other", "codes", "floats", "", "saved", "checkpoint"),
+    *(*get_args(Basis), *get_args(SpreadFamily), *get_args(ChanceLevel), *get_args(Summary)),
     *("reference", "variant", "real", "simulated", "none", "tensor", "channel", "group", "block", "token"),
 }
 
@@ -344,9 +345,9 @@ def without(made: Made, *tables: str) -> Made:
 @pytest.mark.parametrize(
     ("table", "sentence"),
     [
-        ("layers", "Layer outputs were not observed"),
+        ("layers", "Layer outputs were not recorded"),
         ("tokens", "No tokens were compared"),
-        ("channels", "Input channels were not observed"),
+        ("channels", "Input channels were not recorded"),
         ("items", "No tasks were run"),
     ],
 )
@@ -368,7 +369,7 @@ def test_an_empty_run_is_still_a_report(made: dict[str, Made]) -> None:
     )  # fmt: skip
     text = visible(html(Made(bare.run, MadeTables({}))))
     assert "No blocking rule was judged" in text
-    assert "This run left no tables" in text
+    assert "This run has no tables" in text
     assert "Nothing was measured." in text
     assert "Memory was not measured." in text
 
@@ -394,7 +395,7 @@ def test_a_damaged_table_costs_its_charts_not_the_report(made: dict[str, Made], 
     assert f"{table}/3.parquet: the file is damaged" in text
     assert "Must not ship" in text
     assert "No tasks were run" not in text
-    assert "were not observed" not in text
+    assert "were not recorded" not in text
 
 
 # NaN is shown as what it is.
@@ -425,6 +426,7 @@ def test_a_non_finite_measurement_is_said_in_words(made: dict[str, Made]) -> Non
         better="lower",
         n=1,
         clusters=1,
+        basis="sampled",
         method="made",
         non_finite="variant",
     )
@@ -507,7 +509,7 @@ def test_simulated_weights_are_said_loudly(made: dict[str, Made], pages: dict[st
     text = pages["pass"]
     assert "int4, group 32, simulated" in text
     assert "<strong>Simulated</strong>" in text
-    assert "<strong>Not counted</strong>" in text
+    assert "<strong>Not judged</strong>" in text
     real = tuple(
         ModuleFormat.model_validate(m.model_dump() | {"kernel": "real"}) for m in made["pass"].run.variant.modules
     )

@@ -35,7 +35,7 @@ from harness.backends._common.library import LibraryBackend
 from harness.backends._common.simulating import give_own_head
 from harness.errors import BackendError, HarnessError
 from harness.records import ModuleFormat
-from harness.system.subprocesses import run_to_end
+from harness.system.subprocesses import run_process
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -164,7 +164,7 @@ def run_worker(kind: str, command: Sequence[str], folder: Path, limit: float, sh
     """
     inherited = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
     environment = inherited | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
-    failure = run_to_end(command, environment, lambda line: show(f"{kind}: {line}"), folder, limit)
+    failure = run_process(command, environment, lambda line: show(f"{kind}: {line}"), folder, limit)
     if failure:
         said = "\n".join(failure.said) or "(nothing)"
         raise BackendError(f"{kind}: its worker {failure.how}: {' '.join(command)}; the last that it said:\n{said}")

@@ -123,11 +123,11 @@ class LibraryBackend(LinearBackend):
         """
         from transformers.quantizers.auto import AutoHfQuantizer
 
-        from harness.modules.effective_weights import is_held
+        from harness.modules.effective_weights import has_plain_weight
         from harness.modules.inspection import logical_weights
 
         layers = {name: module for name, module in model.named_modules() if logical_weights(module) is not None}
-        plain = [name for name, module in layers.items() if is_held(module)]
+        plain = [name for name, module in layers.items() if has_plain_weight(module)]
         if len(plain) == len(layers):
             super().save(model, folder)
             return

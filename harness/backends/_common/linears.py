@@ -32,11 +32,11 @@ class LinearBackend(Backend):
 
         Raises BackendError for patterns that match nothing, and where nothing is left.
         """
-        from harness.modules.experts import stack_of
+        from harness.modules.experts import stack_name
         from harness.modules.linears import linears, matrices, output_head
 
         everything, head = list(matrices(model) if self.takes_experts else linears(model)), output_head(model)
-        called = {name: {name, "lm_head"} if name == head else {stack_of(name)} for name, _ in everything}
+        called = {name: {name, "lm_head"} if name == head else {stack_name(name)} for name, _ in everything}
         patterns = {pattern: matching(called, pattern) for pattern in self._patterns()}
         unused = [pattern for pattern, found in patterns.items() if not found and pattern != "lm_head"]
         if unused:

@@ -12,11 +12,11 @@ def merged_stacks(described: Iterable[ModuleFormat]) -> tuple[ModuleFormat, ...]
 
     All matrices of a stack have one shape, so that their bits a weight are averaged.
     """
-    from harness.modules.experts import stack_of
+    from harness.modules.experts import stack_name
 
     groups: dict[str, list[ModuleFormat]] = {}
     for each in described:
-        groups.setdefault(stack_of(each.module), []).append(each)
+        groups.setdefault(stack_name(each.module), []).append(each)
     return tuple(group[0] if name == group[0].module else _merged(name, group) for name, group in groups.items())
 
 

@@ -132,9 +132,9 @@ class WeightBackend(LinearBackend):
 
     def for_module(self, name: str) -> WeightBackend:
         """These settings with the overrides that match a module."""
-        from harness.modules.experts import stack_of
+        from harness.modules.experts import stack_name
 
-        settings, name = self, stack_of(name)
+        settings, name = self, stack_name(name)
         for override in self.overrides:
             if any(fnmatchcase(name, pattern) for pattern in override.modules):
                 settings = settings._with(override)

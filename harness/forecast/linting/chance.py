@@ -1,4 +1,4 @@
-"""Limits that a variant keeps which knows nothing: one that guesses, or holds every token equally likely."""
+"""Limits that even a model passes which knows nothing: one that guesses, or predicts all tokens equally likely."""
 
 from __future__ import annotations
 
@@ -8,42 +8,40 @@ from harness.forecast.linting.evidence import Evidence
 from harness.forecast.needs import Need
 from harness.forecast.trial import Boundary
 
-NATS = ("divergence.kl_mean", "divergence.kl_p50", "divergence.kl_p99", "divergence.kl_p999", "divergence.kl_max")
-
 
 def guess_passes(need: Need, evidence: Evidence) -> str:
-    """Why somebody who guesses keeps the limit, in words; empty if it is not so or not known."""
-    found = need.boundary
-    if found is None or found.limit is None:
+    """Why a model that knows nothing passes the rule, in words; empty if it does not, or that is not known."""
+    found, level = need.boundary, need.measured.metric.chance
+    if found is None or found.limit is None or not level:
         return ""
-    if need.metric.startswith("tasks."):
+    if level in ("guess", "guess_flips", "guess_losses"):
         return _in_a_task(need, found, found.limit, evidence)
     if evidence.vocabulary is None:
         return ""
-    words, limit = evidence.vocabulary, found.limit
-    uniform = f"a model that holds all {words} tokens equally likely"
+    v, limit = evidence.vocabulary, found.limit
     before = _reference(evidence, "perplexity.value") or 1.0
-    if need.metric == "perplexity.ratio" and limit >= words / before:
-        return f"{uniform} has at most {words / before:.4g} times the perplexity of the reference"
-    if need.metric == "perplexity.nll_delta" and limit >= math.log(words / before):
-        return f"{uniform} loses at most {math.log(words / before):.4g} nats a token"
-    if need.metric in NATS and limit >= math.log(words):
-        return f"{uniform} is at most {math.log(words):.4g} nats a token away"
-    if need.metric == "divergence.top1_agreement" and limit <= 1 / words:
-        return f"{uniform} agrees about once in {words} tokens"
+    uniform = f"a uniform distribution over all {v} tokens"
+    if level == "v_over_perplexity" and limit >= v / before:
+        return f"{uniform} has at most {v / before:.4g} times the perplexity of the reference"
+    if level == "ln_v_over_perplexity" and limit >= math.log(v / before):
+        return f"{uniform} loses at most {math.log(v / before):.4g} nats/token"
+    if level == "ln_v" and limit >= math.log(v):
+        return f"{uniform} is at most {math.log(v):.4g} nats/token away"
+    if level == "one_in_v" and limit <= 1 / v:
+        return f"{uniform} agrees on about one in {v} tokens"
     return ""
 
 
 def _in_a_task(need: Need, found: Boundary, limit: float, evidence: Evidence) -> str:
-    _, task, last = need.metric.split(".", 2)
+    task, level = need.metric.split(".")[1], need.measured.metric.chance
     chance = evidence.chance.get(task)
     if chance is None or need.spread is None:
         return ""
     guess = f"guessing scores {chance:.3g}"
     reference = need.spread.reference
-    if last in ("flips", "flips_to_wrong"):
+    if level != "guess":
         right = 1.0 if reference is None else _reference_of_task(evidence, task)
-        changed = (1 - chance) * (1.0 if last == "flips" else right)
+        changed = (1 - chance) * (1.0 if level == "guess_flips" else right)
         return f"guessing changes about {changed:.3g} of the answers" if limit >= changed else ""
     if need.spread.family != "paired" or found.worse > 0:
         return ""

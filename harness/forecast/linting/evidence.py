@@ -1,4 +1,4 @@
-"""What is known beside the gate itself: what will be measured, an earlier run, the vocabulary, choices of tasks."""
+"""What a gate is checked against: the metrics that will be measured, an earlier run, the vocabulary, task choices."""
 
 from __future__ import annotations
 
@@ -7,24 +7,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from harness import plugins
-from harness.errors import HarnessError, TableError
-from harness.forecast.measured import Measured, measured
+from harness.errors import TableError
+from harness.forecast.measured import Measured, as_measured, measured
 from harness.forecast.model_size import model_size
 from harness.forecast.sizes import tasks_of
-from harness.measures import Measure
+from harness.measures import installed_metrics
 from harness.planning.specs import Plan, SuiteSpec
-from harness.records import Metric, Run
+from harness.records import Run
 from harness.tables.store import Reader
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a gate is held against.
+    """What a gate is checked against.
 
     metrics: everything that will be measured, or all that can be where no suite is known (``sized`` is then false).
     suites: those that are known.
-    chance: for each task, the score of somebody who guesses; only where the number of choices is known.
+    chance: for each task, the score of guessing; only where the number of choices is known.
     """
 
     metrics: Sequence[Measured]
@@ -59,7 +58,7 @@ def of_suites(suites: Sequence[SuiteSpec], run: Run | None = None, folder: Path 
     elif run is not None:
         metrics = _of_run(run)
     else:
-        metrics = [Measured(metric, "", None, "documents") for metric in every_metric()]
+        metrics = [Measured(metric, "", None) for metric in installed_metrics()]
     return Evidence(metrics, bool(suites or run), run, vocabulary, chance, same, dtype, suites)
 
 
@@ -78,40 +77,9 @@ def _place(model: str) -> str:
 
 def _of_run(run: Run) -> list[Measured]:
     found = {m.name: m for m in run.measurements}
-    listed = [
-        Measured(
-            Metric(name=m.name, unit=m.unit, better=m.better, neutral=m.neutral),
-            "",
-            m.clusters,
-            "items" if m.name.startswith("tasks.") else "documents",
-        )
-        for m in found.values()
-    ]
-    skipped = [
-        Measured(Metric(name=s.measure, unit="", better="neither"), "", None, "documents")
-        for s in run.skipped
-        if "." in s.measure and s.measure not in found
-    ]
+    listed = [Measured(as_measured(run.metric(m.name), m), "", m.clusters) for m in found.values()]
+    skipped = [Measured(run.metric(s.measure), "", None) for s in run.skipped if s.measure not in found]
     return listed + skipped
-
-
-def every_metric() -> list[Metric]:
-    """Every metric of every measure; ``<measure>.*`` for one that needs settings."""
-    return [metric for _, metric in every_metric_by_table()]
-
-
-def every_metric_by_table() -> list[tuple[str, Metric]]:
-    """The same, each behind the table that it is measured on ("" for a measure that does not load)."""
-    found: list[tuple[str, Metric]] = []
-    for kind in plugins.names(Measure):
-        table = ""
-        try:
-            cls = plugins.load(Measure, kind)
-            table = cls.table
-            found += [(table, metric) for metric in cls().produces()]
-        except (ValueError, HarnessError, ImportError):
-            found.append((table, Metric(name=f"{kind}.*", unit="", better="neither")))
-    return found
 
 
 def _vocabulary(model: str, revision: str | None) -> int | None:

@@ -1,20 +1,20 @@
-"""The checks of a gate, from its own text, from what will be measured, and from an earlier run."""
+"""Checks of a gate against its own text, the metrics that will be measured, and an earlier run."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
 from harness.forecast.linting.chance import guess_passes
-from harness.forecast.linting.evidence import Evidence, every_metric
+from harness.forecast.linting.evidence import Evidence
 from harness.forecast.linting.findings import Finding, key_of, weight
 from harness.forecast.linting.noise import within_noise
 from harness.forecast.linting.slices import unreachable
 from harness.forecast.needs import Need, needs
+from harness.measures import installed_metrics
 from harness.planning.specs import GateSpec, RuleSpec
 from harness.plugins import nearest
 from harness.records import Measurement
 from harness.records.patterns import could_match
-from harness.rules import Rule
 from harness.statistics import clopper_pearson
 
 FEW = 3
@@ -24,7 +24,7 @@ FEW = 3
 def lint(gate: GateSpec, evidence: Evidence, needed: bool = True) -> list[Finding]:
     """Everything that is wrong with a gate, in the order of its file; the gate as a whole comes first.
 
-    needed: also rules that cannot pass, or have too few documents, for a reader who does not see that elsewhere.
+    needed: also report rules that cannot pass or are underpowered (``harness plan`` shows those itself).
     """
     found = list(_gate(gate, evidence))
     planned = needs([gate], evidence.metrics, evidence.run) if evidence.metrics else []
@@ -40,10 +40,10 @@ def lint(gate: GateSpec, evidence: Evidence, needed: bool = True) -> list[Findin
 
 
 def _gate(gate: GateSpec, evidence: Evidence) -> Iterator[Finding]:
-    if all(_rule(spec).level == "warn" for spec in gate.rules):
+    if all(spec.rule.level == "warn" for spec in gate.rules):
         what = f"none of the {len(gate.rules)} rules of the gate {gate.name} blocks"
-        why = "a gate of warnings alone lets everything through"
-        yield Finding("error", gate.source, "rules", what, why, "give at least one rule the level block")
+        why = "a gate of warnings alone lets every variant pass"
+        yield Finding("error", gate.source, "rules", what, why, "give at least one rule level: block")
     if evidence.self_reference:
         why = "every change is zero by construction, so the gate shows nothing"
         yield Finding("warning", gate.source, "", evidence.self_reference, why, "compare a variant that was changed")
@@ -51,38 +51,38 @@ def _gate(gate: GateSpec, evidence: Evidence) -> Iterator[Finding]:
 
 def _unknown(index: int, spec: RuleSpec, evidence: Evidence) -> Iterator[Finding]:
     names = [each.metric.name for each in evidence.metrics]
-    pattern = _rule(spec).metric
+    pattern = spec.rule.metric
     if any(could_match(pattern, name) for name in names):
         return
-    by = "no suite of the plan" if evidence.sized else "no measure there is"
+    by = "no suite of the plan" if evidence.sized else "no installed measure"
     close = nearest(pattern, [name for name in names if not name.endswith("*")])
-    elsewhere = any(could_match(pattern, metric.name) for metric in every_metric())
-    do = "add the measure that yields it to a suite" if elsewhere else "write the name of a metric that is measured"
+    elsewhere = any(could_match(pattern, metric.name) for metric in installed_metrics())
+    do = "add the measure that yields it to a suite" if elsewhere else "write the name of a measured metric"
     do = f"did you mean {close}?" if close else do
-    why = "a rule without a number is an error in every run"
+    why = "a rule whose metric is not measured is an error in every run"
     yield Finding("error", spec.where, key_of(index, spec, "metric"), f"{pattern!r}, which {by} measures", why, do)
 
 
 def _never(index: int, spec: RuleSpec, own: Sequence[Need]) -> Iterator[Finding]:
     """Rules that cannot pass, whatever the variant is like."""
     for need, more in _grouped([need for need in own if need.outlook == "never"]):
-        field = "min_documents" if "min_documents" in need.said else "metric" if "interval" in need.said else "limit"
         why = "it can never pass" + (f" ({need.basis})" if need.basis else "")
         what = f"{_named(need, more)}: {need.said}"
-        yield Finding(weight(spec), spec.where, key_of(index, spec, field), what, why, _remedy(need))
+        key = key_of(index, spec, need.cause.value.field)
+        yield Finding(weight(spec), spec.where, key, what, why, _remedy(need))
 
 
 def _limits_nothing(index: int, spec: RuleSpec, own: Sequence[Need], evidence: Evidence) -> Iterator[Finding]:
-    """Rules that a variant passes which knows nothing."""
+    """Rules that every variant passes, or even a model that knows nothing."""
     endless = [need for need in own if need.boundary is not None and need.boundary.limit is None]
     for need, more in _grouped(endless):
-        what = f"{_named(need, more)}: every number that there can be passes"
-        do = "give a limit that damage can cross"
+        what = f"{_named(need, more)}: every possible value passes"
+        do = "set a limit that a damaged model can exceed"
         yield Finding(weight(spec), spec.where, key_of(index, spec, "limit"), what, "the rule cannot fail", do)
     for need, more in _grouped([need for need in own if guess_passes(need, evidence)]):
         what = f"{_named(need, more)}: the limit is looser than chance"
         why = guess_passes(need, evidence)
-        do = "give a limit well on the safe side of chance"
+        do = "set the limit well on the safe side of chance"
         yield Finding(weight(spec), spec.where, key_of(index, spec, "limit"), what, why, do)
 
 
@@ -90,39 +90,44 @@ def _weak(index: int, spec: RuleSpec, own: Sequence[Need]) -> Iterator[Finding]:
     """Limits tighter than what the number of documents can detect."""
     for need, more in _grouped([need for need in own if need.outlook == "weak"]):
         what = f"{_named(need, more)}: {need.said}"
-        why = f"too few {need.units} for this limit end in inconclusive; {need.basis}"
+        why = f"with too few {need.units} the verdict is likely to be inconclusive; {need.basis}"
         yield Finding("warning", spec.where, key_of(index, spec, "limit"), what, why, _remedy(need))
 
 
 def _remedy(need: Need) -> str:
+    if need.cause.value.remedy == "point":
+        return "write decide: point, or choose a metric with an interval"
     more = f"measure {need.needed} {need.units}" if need.needed is not None else ""
     wider = f"allow a change of {need.closest:.3g}" if need.closest is not None else ""
-    if "decide: point" in need.said:
-        return "write decide: point, or choose a metric with an interval"
     return " or ".join(filter(None, (more, wider))) or "choose another metric or a looser limit"
 
 
 def _tasks(gate: GateSpec, evidence: Evidence) -> Iterator[Finding]:
-    """Tasks on which the reference leaves no room: it solves all, none, or no more than a guess would."""
+    """Tasks on which damage cannot show: the reference solves all items, none, or no more than guessing would."""
     for found in evidence.run.measurements if evidence.run else ():
-        rule = next((spec for spec in gate.rules if could_match(_rule(spec).metric, found.name)), None)
-        if rule is None or found.unit != "share" or found.reference is None or not found.name.startswith("tasks."):
+        rule = next((spec for spec in gate.rules if could_match(spec.rule.metric, found.name)), None)
+        if rule is None or found.unit != "share" or found.reference is None or not _is_score(evidence, found.name):
             continue
         if why := _no_room(found, found.reference, evidence):
             what = f"{found.name}: the reference scores {found.reference:.4g} on {found.n} items"
-            do = "take harder items, or a task that the reference solves in part"
+            do = "use harder items, or a task that the reference solves in part"
             yield Finding("warning", rule.where, key_of(gate.rules.index(rule), rule, "metric"), what, why, do)
+
+
+def _is_score(evidence: Evidence, name: str) -> bool:
+    """Whether the metric is the score of a task, which guessing reaches too."""
+    return any(each.metric.name == name and each.metric.chance == "guess" for each in evidence.metrics)
 
 
 def _no_room(found: Measurement, score: float, evidence: Evidence) -> str:
     if (1 - score) * found.n < FEW:
-        return "the task is saturated: small damage stays hidden above what it asks for"
+        return "the task is saturated: the reference solves it, so small damage does not show"
     if score * found.n < FEW:
-        return "the reference solves next to nothing, so nothing can be lost"
+        return "the reference solves next to nothing, so there is nothing to lose"
     chance = evidence.chance.get(found.name.split(".")[1])
     around = clopper_pearson(score * found.clusters, found.clusters) if found.clusters else None
     if chance and around and around.low <= chance:
-        return f"that is within noise of guessing ({chance:.3g}), so nothing can be lost"
+        return f"that is within noise of guessing ({chance:.3g}), so there is nothing to lose"
     return ""
 
 
@@ -134,7 +139,3 @@ def _grouped(found: Sequence[Need]) -> Iterator[tuple[Need, int]]:
 
 def _named(need: Need, more: int) -> str:
     return need.metric + (f" (and {more} more)" if more else "")
-
-
-def _rule(spec: RuleSpec) -> Rule:
-    return spec.rule

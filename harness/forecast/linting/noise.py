@@ -1,4 +1,4 @@
-"""Limits that noise alone reaches: how far a metric moves when the reference is measured against itself."""
+"""Limits within the noise floor: how far a metric moves when the reference is measured against itself."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ LOGIT = 64.0
 
 
 def within_noise(index: int, spec: RuleSpec, own: Sequence[Need], evidence: Evidence) -> Iterator[Finding]:
-    """Rules that ask for a floor which nothing measures, and limits that are not clear of the floor."""
+    """Rules with above_noise whose noise floor nothing measures, and limits that are not clear of the floor."""
     for need in own:
         if do := _lacking(need, evidence):
-            what = f"{need.metric}: above_noise, and its noise floor is not measured"
+            what = f"{need.metric}: above_noise without a measured noise floor"
             why = "without its noise floor the rule is an error in every run"
             yield Finding(weight(spec), spec.where, key_of(index, spec, "above_noise"), what, why, do)
         yield from _against(index, spec, need, evidence)
@@ -35,12 +35,12 @@ def _against(index: int, spec: RuleSpec, need: Need, evidence: Evidence) -> Iter
     room = abs(found.limit - found.neutral)
     key, moves = key_of(index, spec, "limit"), f"{floor.condition} moves it by {floor.value:.3g} without any damage"
     if 0 < room <= floor.value:
-        what = f"{need.metric}: the limit allows a change of {room:.3g}, tighter than the noise floor"
+        what = f"{need.metric}: the limit allows a change of {room:.3g}, which is within the noise floor"
         yield Finding("warning", spec.where, key, what, moves, f"allow several times {floor.value:.3g}")
     elif 0 < room < times * floor.value:
-        what = f"{need.metric}: the limit is looser than it says, nothing fails below {times * floor.value:.3g}"
-        why = f"{moves}, and above_noise asks for {times:g} times as much"
-        do = f"write a limit that allows {times * floor.value:.3g}, which is what is judged"
+        what = f"{need.metric}: the effective limit is looser: nothing fails below {times * floor.value:.3g}"
+        why = f"{moves}, and above_noise requires {times:g} times as much"
+        do = f"set a limit that allows {times * floor.value:.3g}, which is what is judged"
         yield Finding("warning", spec.where, key, what, why, do)
 
 

@@ -16,29 +16,29 @@ _COLOURS = {"error": "bold red", "warning": "yellow"}
 
 
 def print_findings(console: Console, gate: GateSpec, evidence: Evidence, findings: Sequence[Finding]) -> None:
-    """Every finding with its place, reason and remedy, then how many there are and what the gate was held against."""
+    """Every finding with its place, reason and remedy, then what the gate was checked against, and the count."""
     for finding in findings:
         place = f"{finding.where} {finding.key}".strip()
         _line(console, Text.assemble((f"{finding.severity:<8}", _COLOURS[finding.severity]), (harmless(place), "bold")))
         for label, text in (("what", finding.what), ("why", finding.why), ("do", finding.do)):
             _line(console, Text(f"  {label:<5} {harmless(text, 2000)}"))
-    _line(console, Text(f"gate {gate.name}, {len(gate.rules)} rules, held against {_against(evidence)}"))
+    _line(console, Text(f"gate {gate.name}, {len(gate.rules)} rules, checked against {_against(evidence)}"))
     _line(console, Text(f"{_count(findings)}", style="bold"))
 
 
 def _against(evidence: Evidence) -> str:
-    run = f"the run {harmless(evidence.run.name)}" if evidence.run else "declared assumptions (no run was given)"
+    run = f"the run {harmless(evidence.run.name)}" if evidence.run else "declared variances (no earlier run given)"
     suites = ", ".join(dict.fromkeys(each.suite for each in evidence.metrics if each.suite))
     if suites:
         return f"suites {harmless(suites)} and {run}"
-    return run if evidence.run else "the names of all metrics alone: give --suite, --variant or --run to look at limits"
+    return run if evidence.run else "the names of all metrics only; give --suite, --variant or --run to check limits"
 
 
 def _count(findings: Sequence[Finding]) -> str:
     errors = sum(finding.severity == "error" for finding in findings)
     warnings = len(findings) - errors
     if not findings:
-        return "nothing found"
+        return "no findings"
     return f"{errors} error{'s' * (errors != 1)}, {warnings} warning{'s' * (warnings != 1)}"
 
 

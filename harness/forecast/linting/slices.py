@@ -7,16 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from harness.data.documents import read_documents
-from harness.forecast.linting.evidence import Evidence, every_metric_by_table
+from harness.forecast.linting.evidence import Evidence
 from harness.forecast.linting.findings import Finding, key_of, weight
+from harness.measures import installed_measures
 from harness.planning.specs import RuleSpec, SuiteSpec
 from harness.records import DocumentsSpec, HubData
 from harness.records.patterns import could_match, matches
 from harness.sampling.slices import UNLABELLED
 from harness.system.resources import POCKET_SPLITS
-
-NOT_BY_DOCUMENT = frozenset({"calibration_data", "channels", "items", "timings", "weights"})
-"""Tables whose rows are not those of one document of the suite; of any other it is not known here."""
 
 
 def unreachable(index: int, spec: RuleSpec, evidence: Evidence) -> Iterator[Finding]:
@@ -24,11 +22,10 @@ def unreachable(index: int, spec: RuleSpec, evidence: Evidence) -> Iterator[Find
     rule = spec.rule
     if rule.slices is None:
         return
-    key, why = key_of(index, spec, "slices"), "a rule on slices that nobody measures is an error in every run"
-    tables = _tables(rule.metric, evidence)
-    if tables and tables <= NOT_BY_DOCUMENT:
+    key, why = key_of(index, spec, "slices"), "a rule on slices that nothing measures is an error in every run"
+    if _only_whole(rule.metric, evidence):
         what = f"slices of {rule.metric}, which is measured over all documents at once"
-        do = "name a metric by token or layer, or remove slices"
+        do = "name a metric that is computed document by document (by token, by layer), or remove slices"
         yield Finding(weight(spec), spec.where, key, what, why, do)
         return
     label, _, pattern = rule.slices.partition("=")
@@ -48,18 +45,22 @@ def unreachable(index: int, spec: RuleSpec, evidence: Evidence) -> Iterator[Find
     yield Finding(weight(spec), spec.where, key, what, why, do)
 
 
-def _tables(pattern: str, evidence: Evidence) -> set[str]:
-    """The tables behind the metrics that a pattern can mean."""
-    measures = [measure for suite in evidence.suites for measure in suite.measures]
-    known = [(measure.table, metric) for measure in measures for metric in measure.produces()]
-    return {table for table, metric in known or every_metric_by_table() if could_match(pattern, metric.name)}
+def _only_whole(pattern: str, evidence: Evidence) -> bool:
+    """Whether no measure behind a pattern is by document; one that does not load may be."""
+    planned = [(measure, measure.produces()) for suite in evidence.suites for measure in suite.measures]
+    behind = [
+        measure
+        for measure, metrics in planned or installed_measures()
+        if any(could_match(pattern, metric.name) for metric in metrics)
+    ]
+    return bool(behind) and not any(measure is None or measure.by_document for measure in behind)
 
 
 def _matching(suite: SuiteSpec, pattern: str) -> bool:
     return any(
         could_match(pattern, metric.name)
         for measure in suite.measures
-        if measure.table not in NOT_BY_DOCUMENT
+        if measure.by_document
         for metric in measure.produces()
     )
 

@@ -38,7 +38,7 @@ def limit(
     value: float, low: float | None, high: float | None, at: float, neutral: tuple[float, str] | None,
     good: str, tone: str, title: str,
 ) -> Markup:  # fmt: skip
-    """One interval against one limit: the good side is shaded.
+    """One interval against one limit: the passing side is shaded.
 
     neutral: where no change would lie, with its name, drawn as a dotted line. good: "below" or "above"
     the limit. tone: the status, which colours the interval.
@@ -59,7 +59,9 @@ def limit(
         dot(place, 31, f"mark {tone}", radius=5),
         text(place, 60, shown["value"], "tick strong"),
     ]
-    return drawing(64, title, f"found {shown['value']}{interval}; limit {shown['limit']}, good {good} it", *content)
+    return drawing(
+        64, title, f"measured {shown['value']}{interval}; limit {shown['limit']}, passes {good} it", *content
+    )
 
 
 def _neutral(neutral: tuple[float, str] | None, scale: Scale, taken: float) -> list[Markup]:

@@ -1,4 +1,4 @@
-"""Weights as codes, scales and zero points, so that a kernel or a loader can read one of them wrongly.
+"""Weights as codes, scales and zero points, to simulate kernels and loaders that read one of them wrongly.
 
 Legend: O output channels, I inputs, G groups of a channel, n inputs of a group.
 """
@@ -34,22 +34,22 @@ class Codes:
     inputs: int
 
     @classmethod
-    def of(cls, quantized: Quantized, form: Format) -> Codes:
-        """The codes of a weight that was quantized in groups with zero points."""
-        scale, zero = quantized.steps.scale, quantized.steps.zero_point
+    def of(cls, round_model: Quantized, form: Format) -> Codes:
+        """The codes of a weight quantized in groups with zero points."""
+        scale, zero = round_model.steps.scale, round_model.steps.zero_point
         assert zero is not None  # noqa: S101 - both formats above have zero points
-        blocks = form.blocks.split(quantized.values)
-        code = torch.round(blocks / quantized.steps.divisor[..., None]) + zero[..., None]
-        return cls(code, scale, zero, quantized.values.shape[1])
+        blocks = form.blocks.split(round_model.values)
+        code = torch.round(blocks / round_model.steps.divisor[..., None]) + zero[..., None]
+        return cls(code, scale, zero, round_model.values.shape[1])
 
     def values(self) -> Tensor:
-        """The weight [O, I] as it is computed with."""
+        """The dequantized weight [O, I]."""
         values_OGn = (self.code - self.zero[..., None]) * self.scale[..., None]
         return values_OGn.flatten(1)[:, : self.inputs]
 
     @property
     def by_input(self) -> Tensor:
-        """Codes [O, G·n] in the order of inputs, the last group filled up."""
+        """Codes [O, G·n] in the order of inputs, the last group padded."""
         return self.code.flatten(1)
 
     def with_code(self, code_OI: Tensor) -> Codes:
@@ -58,16 +58,16 @@ class Codes:
 
 
 Fault = Callable[[Tensor, Format], Tensor]
-"""From a weight [O, I] to what a kernel makes of its codes, in the same shape."""
+"""Maps a weight [O, I] to the weight that a faulty kernel computes with, of the same shape."""
 
 
 def misread(change: Callable[[Codes], Codes]) -> Fault:
-    """The fault of a weight that was rounded well, and whose codes, scales or zero points are then read wrongly."""
+    """A fault that quantizes a weight correctly and then misreads its codes, scales or zero points."""
     return lambda weight_OI, form: change(Codes.of(quantize(weight_OI, form), form)).values()
 
 
-def quantized(model: PreTrainedModel, step: RoundToNearest, faults: Mapping[str, Fault] | None = None) -> Compressed:
-    """The model rounded as ``step`` says, the modules named in ``faults`` read wrongly afterwards."""
+def round_model(model: PreTrainedModel, step: RoundToNearest, faults: Mapping[str, Fault] | None = None) -> Compressed:
+    """Round the model as configured in ``step``, then misread the modules named in ``faults``."""
     replacing, described = Replacing(), []
     for name, module in step.chosen(model):
         form = step.for_module(name).weight_format()
@@ -79,6 +79,6 @@ def quantized(model: PreTrainedModel, step: RoundToNearest, faults: Mapping[str,
     return Compressed(model, tuple(described))
 
 
-def in_one_block(model: PreTrainedModel, step: RoundToNearest, fault: Fault) -> Compressed:
-    """The rounded model; every linear layer of the block in the middle is read wrongly."""
-    return quantized(model, step, {name: fault for name, _ in block_linears(model)})
+def misread_block(model: PreTrainedModel, step: RoundToNearest, fault: Fault) -> Compressed:
+    """Round the model and misread every linear layer of the middle block."""
+    return round_model(model, step, {name: fault for name, _ in block_linears(model)})

@@ -1,4 +1,4 @@
-"""Finding the parts of a model that mutants change. What is not there raises NotApplicable."""
+"""Finds the parts of a model that mutants change. A missing part raises NotApplicable."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from harness.selftest.mutants import NotApplicable
 
 
 def middle_block(model: PreTrainedModel) -> tuple[str, nn.Module]:
-    """Name and module of the decoder block in the middle: neither the first nor the last, which are often special."""
+    """Name and module of the middle decoder block; the first and last ones are often special."""
     name, stack = blocks(model)
     middle = len(stack) // 2
     return f"{name}.{middle}", stack[middle]
@@ -33,19 +33,19 @@ def block_linears(model: PreTrainedModel) -> list[tuple[str, Linear]]:
 
 
 def projection(model: PreTrainedModel, role: str, block: int | None = None) -> tuple[str, Linear]:
-    """The linear layer whose name ends in ``role`` (``k_proj``), of the middle block or the one of that number."""
+    """The linear layer whose name ends in ``role`` (``k_proj``), of the middle block or of block number ``block``."""
     name, stack = blocks(model)
     number = len(stack) // 2 if block is None else block
-    module = in_block(stack[number], role)
+    module = find_linear(stack[number], role)
     return next(f"{name}.{number}.{inner}" for inner, each in linears(stack[number]) if each is module), module
 
 
-def in_block(block: nn.Module, role: str) -> Linear:
+def find_linear(block: nn.Module, role: str) -> Linear:
     """The linear layer of a block whose name ends in ``role``."""
-    found = [module for name, module in linears(block) if name.rpartition(".")[2] == role]
-    if len(found) != 1:
-        raise NotApplicable(f"{type(block).__name__} has {len(found)} linear layers called {role}, wanted one")
-    return found[0]
+    matches = [module for name, module in linears(block) if name.rpartition(".")[2] == role]
+    if len(matches) != 1:
+        raise NotApplicable(f"{type(block).__name__} has {len(matches)} linear layers called {role}, expected one")
+    return matches[0]
 
 
 def norms(root: nn.Module) -> list[tuple[str, nn.Module, Tensor]]:
@@ -58,12 +58,12 @@ def norms(root: nn.Module) -> list[tuple[str, nn.Module, Tensor]]:
 
 
 def set_weight(module: Linear, weight_OI: Tensor) -> None:
-    """A new weight [O, I] for a linear layer, in the type of the old one."""
+    """Set the weight [O, I] of a linear layer, in the dtype of the old one."""
     replace_weight(module, weight_OI.to(module.weight.dtype))
 
 
 def set_gain(module: nn.Module, gain_D: Tensor) -> None:
-    """A new gain for a norm."""
+    """Set the gain of a norm."""
     old = module.weight
     assert isinstance(old, Tensor)  # noqa: S101 - norms() saw to it
     module.weight = nn.Parameter(gain_D.to(old.dtype), requires_grad=False)

@@ -1,4 +1,4 @@
-"""A KV cache that is read back wrongly."""
+"""Mutants whose KV cache is read back wrongly."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from harness.errors import BackendError
 from harness.numerics.kv_cache import CachePart
 from harness.selftest.mutants import NotApplicable, harmless, mutant
 from harness.transforms.cached_attention import CacheSettings
-from harness.transforms.simulated_cache import attention_calls, install
+from harness.transforms.simulated_cache import install_cache, trace_attention
 
 FP8 = KvCache(format="fp8_e4m3", keys="token", values="token", group_size=None, residual=0)
 
 
 @harmless("control")
 def fp8_cache(model: PreTrainedModel) -> Compressed:
-    """A good FP8 cache of keys and values, which the mutants of caches are made of."""
+    """A good FP8 cache of keys and values, from which the cache mutants are derived."""
     return _cached(model, 1.0)
 
 
@@ -38,7 +38,7 @@ def cache_scale_halved(model: PreTrainedModel) -> Compressed:
 
 @dataclass(frozen=True)
 class _Misread(CachePart):
-    """A part of the cache that is read back ``times`` too large."""
+    """A cache part whose values are read back multiplied by ``times``."""
 
     times: float = 1.0
 
@@ -48,12 +48,12 @@ class _Misread(CachePart):
 
 def _cached(model: PreTrainedModel, times: float) -> Compressed:
     try:
-        calls = attention_calls(model)
+        calls = trace_attention(model)
     except BackendError as error:
         raise NotApplicable(f"the cache of {type(model).__name__} cannot be simulated: {error}") from error
     part = FP8.settings_of(calls[0])
     settings = CacheSettings(_misread(part.keys, times), _misread(part.values, times))
-    install(calls, lambda _: settings)
+    install_cache(calls, lambda _: settings)
     return Compressed(model, cache=FP8._described(calls))
 
 

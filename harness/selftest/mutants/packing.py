@@ -1,6 +1,6 @@
-"""What goes wrong between a quantizer and the kernel that reads its codes, scales and zero points.
+"""Mutants with errors between a quantizer and the kernel that reads its codes, scales and zero points.
 
-Those that spoil a model beyond doubt are confined to one decoder block, the one in the middle.
+Mutants that would destroy a model are confined to the middle decoder block.
 """
 
 from __future__ import annotations
@@ -14,37 +14,37 @@ from transformers import PreTrainedModel
 from harness.backends import Compressed
 from harness.numerics.formats import Format, quantize
 from harness.selftest.mutants import harmless, mutant
-from harness.selftest.mutants._codes import GROUP, INT4, INT8, Codes, in_one_block, misread, quantized
+from harness.selftest.mutants._codes import GROUP, INT4, INT8, Codes, misread, misread_block, round_model
 
 
 @harmless("control")
 def int8(model: PreTrainedModel) -> Compressed:
-    """Good 8-bit weights in groups of 32, which most mutants are made of."""
-    return quantized(model, INT8)
+    """Good 8-bit weights in groups of 32, from which most mutants are derived."""
+    return round_model(model, INT8)
 
 
 @harmless("control")
 def int4(model: PreTrainedModel) -> Compressed:
-    """Good 4-bit weights in groups of 32 with zero points, of which mutants of 4-bit packing are made."""
-    return quantized(model, INT4)
+    """Good 4-bit weights in groups of 32 with zero points, from which mutants of 4-bit packing are derived."""
+    return round_model(model, INT4)
 
 
 @mutant(control="int8")
 def group_scales_swapped(model: PreTrainedModel) -> Compressed:
-    """Neighbouring groups of a channel have each other's scale: scales stored in another order than codes."""
+    """Neighbouring groups of a channel have swapped scales: scales stored in another order than codes."""
     swap = misread(lambda codes: replace(codes, scale=_swapped(codes.scale)))
-    return quantized(model, INT8, {name: swap for name, _ in INT8.chosen(model)})
+    return round_model(model, INT8, {name: swap for name, _ in INT8.chosen(model)})
 
 
 @mutant(control="int4")
 def zero_points_off_by_one(model: PreTrainedModel) -> Compressed:
-    """Zero points of a 4-bit format are one too low: stored less one, as early GPTQ files do, and read as they are."""
-    return in_one_block(model, INT4, misread(lambda codes: replace(codes, zero=codes.zero - 1)))
+    """Zero points of a 4-bit format are one too low: stored minus one, as in early GPTQ files, and read unchanged."""
+    return misread_block(model, INT4, misread(lambda codes: replace(codes, zero=codes.zero - 1)))
 
 
 @mutant(control="int8")
 def group_transposed(model: PreTrainedModel) -> Compressed:
-    """Codes of square tiles are transposed: packed for a kernel that reads the other way round."""
+    """Codes of square tiles are transposed: packed for a kernel with the other orientation."""
 
     def transposed(codes: Codes) -> Codes:
         code_OI = codes.by_input.clone()
@@ -53,12 +53,12 @@ def group_transposed(model: PreTrainedModel) -> Compressed:
         code_OI[:rows, :columns] = tiles.transpose(1, 3).reshape(rows, columns)
         return codes.with_code(code_OI)
 
-    return in_one_block(model, INT8, misread(transposed))
+    return misread_block(model, INT8, misread(transposed))
 
 
 @mutant(control="int4")
 def act_order_lost(model: PreTrainedModel) -> Compressed:
-    """Columns were grouped by their size, as with GPTQ's act-order, and the loader takes groups of neighbours."""
+    """Columns were grouped by their size, as with GPTQ's act-order, but the loader assumes contiguous groups."""
 
     def ungrouped(weight_OI: Tensor, form: Format) -> Tensor:
         order = weight_OI.square().sum(0).argsort(descending=True)
@@ -67,13 +67,13 @@ def act_order_lost(model: PreTrainedModel) -> Compressed:
         in_place_OI[:, order] = codes.by_input[:, : len(order)]
         return codes.with_code(in_place_OI).values()
 
-    return in_one_block(model, INT4, ungrouped)
+    return misread_block(model, INT4, ungrouped)
 
 
 @mutant(control="int4")
 def nibbles_swapped(model: PreTrainedModel) -> Compressed:
-    """The two 4-bit codes of a byte are read in the other order."""
-    return in_one_block(model, INT4, misread(lambda codes: codes.with_code(_swapped(codes.by_input))))
+    """The two 4-bit codes of a byte are read in swapped order."""
+    return misread_block(model, INT4, misread(lambda codes: codes.with_code(_swapped(codes.by_input))))
 
 
 @mutant(control="int8")
@@ -83,11 +83,11 @@ def codes_signed(model: PreTrainedModel) -> Compressed:
     def signed(codes: Codes) -> Codes:
         return replace(codes, code=codes.code - 256 * (codes.code > 127))
 
-    return in_one_block(model, INT8, misread(signed))
+    return misread_block(model, INT8, misread(signed))
 
 
 def _swapped(x: Tensor) -> Tensor:
-    """Neighbours along the last axis exchanged; a last one without partner stays."""
+    """Swap neighbours along the last axis; a last element without partner stays."""
     order = torch.arange(x.shape[-1], device=x.device) ^ 1
     order[order >= len(order)] = len(order) - 1
     return x[..., order]

@@ -1,4 +1,4 @@
-"""Changes of a model that change nothing but, at most, the last bits of what it computes: no gate may stop them."""
+"""Harmless changes that affect at most the last bits of a model's outputs: no gate may stop them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from harness.backends import Compressed
 from harness.selftest.mutants import NotApplicable, harmless, harmless_files
-from harness.selftest.mutants._parts import blocks, heads, in_block, norms, set_gain, set_weight, weight
+from harness.selftest.mutants._parts import blocks, find_linear, heads, norms, set_gain, set_weight, weight
 
 SEED = 0
 SHARDS = 3
@@ -20,13 +20,13 @@ SHARDS = 3
 
 @harmless()
 def bfloat16_round_trip(model: PreTrainedModel) -> Compressed:
-    """Weights were stored in bfloat16 in between."""
+    """Weights were stored in bfloat16 and converted back."""
     return _through(model, torch.bfloat16)
 
 
 @harmless()
 def float16_round_trip(model: PreTrainedModel) -> Compressed:
-    """Weights were stored in float16 in between."""
+    """Weights were stored in float16 and converted back."""
     if any(bool(p.abs().max() > torch.finfo(torch.float16).max) for p in model.parameters()):
         raise NotApplicable(f"{type(model).__name__} has weights beyond the range of float16")
     return _through(model, torch.float16)
@@ -34,10 +34,10 @@ def float16_round_trip(model: PreTrainedModel) -> Compressed:
 
 @harmless()
 def neurons_permuted(model: PreTrainedModel) -> Compressed:
-    """The neurons of every feed-forward part come in another order, on both sides of it."""
+    """The neurons of every feed-forward layer are permuted, consistently in all its matrices."""
     generator = torch.Generator().manual_seed(SEED)
     for block in blocks(model)[1]:
-        gate, up, down = (in_block(block, role) for role in ("gate_proj", "up_proj", "down_proj"))
+        gate, up, down = (find_linear(block, role) for role in ("gate_proj", "up_proj", "down_proj"))
         order = torch.randperm(len(weight(up)), generator=generator)
         set_weight(gate, weight(gate)[order])
         set_weight(up, weight(up)[order])
@@ -47,15 +47,15 @@ def neurons_permuted(model: PreTrainedModel) -> Compressed:
 
 @harmless()
 def heads_permuted(model: PreTrainedModel) -> Compressed:
-    """The heads of every layer come in the opposite order, each group of queries with its keys and values."""
+    """The heads of every layer are in reverse order, each group of queries with its keys and values."""
     query, kv, size = heads(model)
     if kv < 2:
         raise NotApplicable(f"{type(model).__name__} has one head of keys and values")
     for block in blocks(model)[1]:
         for role, rows in (("q_proj", query // kv * size), ("k_proj", size), ("v_proj", size)):
-            module = in_block(block, role)
+            module = find_linear(block, role)
             set_weight(module, weight(module).reshape(kv, rows, -1).flip(0).flatten(0, 1))
-        out = in_block(block, "o_proj")
+        out = find_linear(block, "o_proj")
         weight_OI = weight(out)
         set_weight(out, weight_OI.reshape(len(weight_OI), kv, -1).flip(1).flatten(1))
     return Compressed(model)
@@ -65,7 +65,7 @@ def heads_permuted(model: PreTrainedModel) -> Compressed:
 def powers_of_two_cancel(model: PreTrainedModel) -> Compressed:
     """Up projections were doubled and down projections halved, as balancing between layers does."""
     for block in blocks(model)[1]:
-        up, down = in_block(block, "up_proj"), in_block(block, "down_proj")
+        up, down = find_linear(block, "up_proj"), find_linear(block, "down_proj")
         set_weight(up, weight(up) * 2)
         set_weight(down, weight(down) / 2)
     return Compressed(model)
@@ -73,7 +73,7 @@ def powers_of_two_cancel(model: PreTrainedModel) -> Compressed:
 
 @harmless()
 def gains_moved(model: PreTrainedModel) -> Compressed:
-    """The gains of norms were divided by powers of two, and the layers behind them scaled back, as SmoothQuant does."""
+    """The gains of norms were divided by powers of two and the layers after them scaled up, as SmoothQuant does."""
     for block in blocks(model)[1]:
         before = norms(block)
         if len(before) != 2:
@@ -83,14 +83,14 @@ def gains_moved(model: PreTrainedModel) -> Compressed:
             factor_D = _power_of_two(gain_D)
             set_gain(norm, gain_D / factor_D)
             for role in roles:
-                module = in_block(block, role)
+                module = find_linear(block, role)
                 set_weight(module, weight(module) * factor_D)
     return Compressed(model)
 
 
 @harmless_files
 def shards_saved_again(folder: Path) -> None:
-    """The same tensors lie in other files, in another order."""
+    """The same tensors are stored in other files, in another order."""
     files = sorted(folder.glob("*.safetensors"))
     tensors = {name: tensor for path in files for name, tensor in load_file(path).items()}
     for path in (*files, folder / "model.safetensors.index.json"):
@@ -114,5 +114,5 @@ def _through(model: PreTrainedModel, dtype: torch.dtype) -> Compressed:
 
 
 def _power_of_two(x: Tensor) -> Tensor:
-    """The power of two nearest to the root of each absolute value, 1 where it is 0."""
+    """The power of two nearest to the square root of each absolute value, 1 for 0."""
     return torch.exp2(x.abs().clamp(min=2.0**-20).log2().div(2).round()) * (x != 0) + (x == 0)

@@ -1,4 +1,4 @@
-"""Token ids that mean something else to the model than to whoever made them."""
+"""Mutants whose tokenizer and model disagree on the meaning of token ids."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TOKENIZER, SETTINGS = "tokenizer.json", "tokenizer_config.json"
 
 @mutant()
 def embeddings_off_by_one(model: PreTrainedModel) -> Compressed:
-    """Every token has the embedding of its neighbour: a token was added in front, and the ids were not moved."""
+    """Every token has the embedding of its neighbour: a token was added in front, and the ids were not shifted."""
     weight_VD = _embedding(model).weight.data
     weight_VD.copy_(weight_VD.roll(1, 0))
     return Compressed(model)
@@ -25,13 +25,13 @@ def embeddings_off_by_one(model: PreTrainedModel) -> Compressed:
 
 @mutant()
 def start_token_forgotten(model: PreTrainedModel) -> Compressed:
-    """Texts begin with the end token where BOS should be: the model sees that id's embedding in its place."""
+    """Texts begin with the end token in place of BOS: the model reads that id's embedding instead."""
     config = model.config.get_text_config()
     start, end = config.bos_token_id, config.eos_token_id
     if not isinstance(start, int) or not isinstance(end, int) or start == end:
         raise NotApplicable(f"{type(model).__name__} has no start token of its own beside one end token")
     embedding = _embedding(model)
-    # The head keeps its rows: only what is read changes, not what can be said.
+    # The head keeps its rows: only inputs change, not predictions.
     rows_VD = embedding.weight.detach().clone()
     rows_VD[start] = rows_VD[end]
     embedding.weight = nn.Parameter(rows_VD, requires_grad=False)
@@ -52,11 +52,11 @@ def bos_dropped(folder: Path) -> None:
 
 @mutant_files()
 def token_ids_off_by_one(folder: Path) -> None:
-    """Every token that is not special has the id after its own: a vocabulary counted from one."""
+    """Every regular token has the next token's id: a vocabulary counted from one."""
     content = _read(folder / TOKENIZER)
     vocabulary = content["model"].get("vocab")
     if not isinstance(vocabulary, dict):
-        raise NotApplicable(f"{TOKENIZER} keeps no vocabulary as a table of ids")
+        raise NotApplicable(f"{TOKENIZER} has no vocabulary as a table of ids")
     special = {token["id"] for token in content.get("added_tokens", ())}
     ids = sorted(number for number in vocabulary.values() if number not in special)
     after = dict(zip(ids, [*ids[1:], ids[0]], strict=True))
@@ -66,7 +66,7 @@ def token_ids_off_by_one(folder: Path) -> None:
 
 @mutant_files()
 def prefix_space_added(folder: Path) -> None:
-    """Texts get a space in front, which the model was not trained with: a default of another tokenizer class."""
+    """Texts get a leading space, which the model was not trained with: a default of another tokenizer class."""
     content = _read(folder / TOKENIZER)
     changed = _with_prefix_space(content.get("pre_tokenizer"))
     if changed == content.get("pre_tokenizer"):
@@ -76,8 +76,8 @@ def prefix_space_added(folder: Path) -> None:
 
 @mutant_files(
     equivalent=(
-        "documents and tasks are sent as plain text and no measure renders a chat template, so nothing measured can "
-        "change; the hash of the tokenizer in run.json does"
+        "documents and tasks are plain text and no measure renders a chat template, so no measurement can change; only "
+        "the hash of the tokenizer in run.json does"
     )
 )
 def wrong_chat_template(folder: Path) -> None:
@@ -88,10 +88,10 @@ def wrong_chat_template(folder: Path) -> None:
 
 
 def _embedding(model: PreTrainedModel) -> nn.Embedding:
-    found = model.get_input_embeddings()
-    if not isinstance(found, nn.Embedding):
+    embedding = model.get_input_embeddings()
+    if not isinstance(embedding, nn.Embedding):
         raise NotApplicable(f"{type(model).__name__} has no table of embeddings")
-    return found
+    return embedding
 
 
 def _with_prefix_space(part: Any) -> Any:

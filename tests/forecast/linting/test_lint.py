@@ -8,13 +8,17 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from harness.forecast.linting.evidence import Evidence, every_metric, of_plan, of_suites
+from harness.forecast.causes import Cause
+from harness.forecast.linting.evidence import Evidence, of_plan, of_suites
 from harness.forecast.linting.findings import Finding, exit_code
 from harness.forecast.linting.lint import lint
+from harness.forecast.measured import Measured
+from harness.forecast.needs import needs
 from harness.forecast.notes import findings_of
+from harness.measures import installed_metrics
 from harness.plan import load_gate, load_suite, make_plan
 from harness.planning.specs import Plan
-from harness.records import Measurement, NoiseFloor, Run
+from harness.records import Measurement, Metric, NoiseFloor, Run
 from harness.tables.store import Store
 from tests.helpers.made_run import make_run
 
@@ -67,6 +71,7 @@ def scored(score: float, items: int = 200, task: str = "pocket_two_hop") -> Meas
         variant_high=min(score + 0.05, 1.0),
         n=items,
         clusters=items,
+        basis="sampled",
         method="Tango score",
     )
 
@@ -97,8 +102,8 @@ def test_a_metric_of_a_measure_that_the_suite_lacks_says_so(tmp_path: Path) -> N
 
 
 def test_every_metric_there_is_may_be_named(tmp_path: Path) -> None:
-    names = [metric.name for metric in every_metric()]
-    assert {"perplexity.ratio", "latency.ratio", "tasks.*"} <= set(names)
+    names = [metric.name for metric in installed_metrics()]
+    assert {"perplexity.ratio", "latency.ratio", "tasks.*.*"} <= set(names)
     rule = '  - {rule: at_least, metric: "tasks.x.accuracy", limit: 0.5, why: w}'
     assert findings(tmp_path, rule, of_suites([])) == []
 
@@ -148,7 +153,7 @@ def test_flips_that_guessing_keeps_are_an_error(tmp_path: Path) -> None:
 
 def test_a_limit_that_every_number_keeps_is_an_error(tmp_path: Path) -> None:
     found = one(tmp_path, "rule: at_least, metric: calibration.gap, limit: -5.0", core())
-    assert "every number that there can be passes" in found.what
+    assert "every possible value passes" in found.what
 
 
 # Limits that nothing keeps
@@ -157,7 +162,7 @@ def test_a_limit_that_every_number_keeps_is_an_error(tmp_path: Path) -> None:
 def test_a_margin_that_not_even_no_change_keeps_is_an_error(tmp_path: Path) -> None:
     found = one(tmp_path, "rule: not_worse, metric: tasks.pocket_two_hop.accuracy, margin: 0.01", core())
     assert (found.severity, found.key) == ("error", "rules[0].margin")
-    assert "not even without any change" in found.what
+    assert "even without any change" in found.what
     assert "300 items" in found.what
 
 
@@ -166,6 +171,33 @@ def test_min_documents_beyond_the_suite_are_an_error_that_names_the_key(tmp_path
     found = one(tmp_path, rule, core())
     assert (found.severity, found.key) == ("error", "rules[0].min_documents")
     assert "measure 400 documents" in found.do
+
+
+NAMED = Metric(name="interval.min_documents", unit="nats", better="lower")
+"""Its name has words in it from which no key may be chosen."""
+
+
+@pytest.mark.parametrize(
+    ("metric", "rule", "cause", "key", "do"),
+    [
+        (NAMED, "not_worse, margin: 0.1", Cause.NO_INTERVAL, "metric", "write decide: point"),
+        (NAMED, "at_least, limit: 0.9", Cause.MISFIT, "limit", "another metric"),
+        (NAMED.model_copy(update={"better": "neither"}), "not_worse, margin: 0.1", Cause.MISFIT, "margin", "another"),
+    ],
+)
+def test_key_and_remedy_follow_from_the_cause(
+    tmp_path: Path, metric: Metric, rule: str, cause: Cause, key: str, do: str
+) -> None:
+    found = scored(0.5).model_copy(
+        update={"name": metric.name, "unit": "nats", "better": metric.better, "low": None, "high": None}
+    )
+    evidence = Evidence([Measured(metric, "s", 50)], True, run_with(found))
+    (tmp_path / "gate.yaml").write_text(f"rules:\n  - {{rule: {rule}, metric: interval.min_documents, why: w}}\n")
+    gate = load_gate("./gate.yaml", tmp_path)
+    (need,) = needs([gate], evidence.metrics, evidence.run)
+    assert need.cause is cause
+    finding = next(each for each in lint(gate, evidence) if "never" in each.why)
+    assert (finding.key, do in finding.do) == (f"rules[0].{key}", True)
 
 
 def test_what_can_never_pass_is_only_a_warning_where_the_rule_only_warns(tmp_path: Path) -> None:
@@ -206,6 +238,7 @@ def test_a_limit_within_what_timing_the_reference_twice_gives_is_a_warning(tmp_p
         high=0.99,
         n=40,
         clusters=20,
+        basis="sampled",
         method="median",
         floor=NoiseFloor(value=0.07, condition="timing the reference against itself", documents=20),
     )
@@ -220,19 +253,19 @@ def diverged(floor: float | None, name: str = "divergence.kl_mean", **labels: st
     noise = None if floor is None else NoiseFloor(value=floor, condition="rounding", documents=16)
     return Measurement(
         name=name, labels=labels, unit="nats/token", better="lower", change=0.02, low=0.015, high=0.025, n=9000,
-        clusters=200, method="mean over tokens", floor=noise,
+        clusters=200, basis="sampled", method="mean over tokens", floor=noise,
     )  # fmt: skip
 
 
 @pytest.mark.parametrize(
     ("limit", "above", "words"),
     [
-        ("1.0e-4", "", "tighter than the noise floor"),
-        ("1.0e-3", "", "tighter than the noise floor"),
+        ("1.0e-4", "", "within the noise floor"),
+        ("1.0e-3", "", "within the noise floor"),
         ("1.1e-3", "", ""),
         ("0.05", "", ""),
-        ("1.1e-3", ", above_noise: 3", "looser than it says, nothing fails below 0.003"),
-        ("5.0e-4", ", above_noise: 3", "tighter than the noise floor"),
+        ("1.1e-3", ", above_noise: 3", "the effective limit is looser: nothing fails below 0.003"),
+        ("5.0e-4", ", above_noise: 3", "within the noise floor"),
         ("0.05", ", above_noise: 3", ""),
     ],
 )

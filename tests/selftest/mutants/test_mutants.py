@@ -24,7 +24,7 @@ from harness.pocket import MODEL_DIR
 from harness.pocket.world import documents
 from harness.records import ModelSpec
 from harness.selftest.mutants import NotApplicable, Variation, library
-from harness.selftest.mutants._codes import GROUP, INT4, INT8, Codes, misread, quantized
+from harness.selftest.mutants._codes import GROUP, INT4, INT8, Codes, misread, round_model
 from harness.selftest.mutants._parts import heads
 from tests.helpers.tiny_models import VOCABULARY, tiny_llama
 
@@ -188,7 +188,7 @@ def test_activation_order_that_is_lost_reads_each_column_with_the_scale_of_its_n
         size = torch.linspace(4, 1, layer.weight.shape[1])
         weight_OI = torch.randn_like(layer.weight) * 0.01 + (size if ordered else size.flip(0))
         layer.weight.data.copy_(weight_OI)
-        good = quantized(copy.deepcopy(model), INT4).model.get_submodule("model.layers.1.self_attn.q_proj").weight
+        good = round_model(copy.deepcopy(model), INT4).model.get_submodule("model.layers.1.self_attn.q_proj").weight
         found = make(model).model.get_submodule("model.layers.1.self_attn.q_proj").weight
         assert torch.allclose(found, good) == ordered
 

@@ -9,9 +9,9 @@ import pandas as pd
 import pytest
 from sklearn.calibration import calibration_curve
 
-from harness.report import channels, layers, modules, perplexity, tasks, tokens
-from harness.report.layers import block_of, heat_map, role_of
-from harness.report.suite import Suite
+from harness.report.summaries import channels, layers, modules, perplexity, tasks, tokens
+from harness.report.summaries.layers import block_of, make_heat_map, role_of
+from harness.report.summaries.suite_tables import SuiteTables
 from tests.helpers.made_run import Made, make_run
 
 
@@ -21,19 +21,19 @@ def made() -> Made:
 
 
 @pytest.fixture(scope="module")
-def suite(made: Made) -> Suite:
-    return Suite("core", made.tables)
+def suite(made: Made) -> SuiteTables:
+    return SuiteTables("core", made.tables)
 
 
 @pytest.fixture(scope="module")
-def seen(suite: Suite) -> tokens.Tokens:
-    found = tokens.tokens(suite)
+def seen(suite: SuiteTables) -> tokens.Tokens:
+    found = tokens.read_tokens(suite)
     assert found is not None
     return found
 
 
-def test_layer_errors_are_those_of_all_documents_together(made: Made, suite: Suite) -> None:
-    found = layers.layers(suite)
+def test_layer_errors_are_those_of_all_documents_together(made: Made, suite: SuiteTables) -> None:
+    found = layers.read_layers(suite)
     assert found is not None
     table = made.tables.frames["layers"]
     assert [module.name for module in found.modules] == list(table.sort_values("depth")["module"].drop_duplicates())
@@ -46,8 +46,8 @@ def test_layer_errors_are_those_of_all_documents_together(made: Made, suite: Sui
         assert module.cosine == pytest.approx(cosine)
 
 
-def test_the_worst_modules_and_the_largest_jump(suite: Suite) -> None:
-    found = layers.layers(suite)
+def test_the_worst_modules_and_the_largest_jump(suite: SuiteTables) -> None:
+    found = layers.read_layers(suite)
     assert found is not None
     inside = [module.error for module in found.modules if module.kind != "block"]
     assert [module.error for module in found.worst(5)] == sorted(inside, reverse=True)[:5]
@@ -67,7 +67,7 @@ def test_zero_over_zero_is_named_not_drawn(made: Made) -> None:
     frame = made.tables.frames["layers"].copy()
     silent = frame["module"] == "lm_head"
     frame.loc[silent, ["sum_squared_error", "sum_squared_reference"]] = 0.0
-    found = layers.layers(Suite("core", type(made.tables)({"layers": frame})))
+    found = layers.read_layers(SuiteTables("core", type(made.tables)({"layers": frame})))
     assert found is not None
     assert found.undefined == ("lm_head",)
     assert "lm_head" not in [module.name for module in found.modules]
@@ -89,7 +89,7 @@ def test_places_of_modules(name: str, block: int | None, role: str) -> None:
 
 def test_heat_map_takes_blocks_together_by_their_worst() -> None:
     found = [layers.Module(f"model.layers.{k}.q_proj", "linear", k, "q_proj", float(k), 0.0, 1.0) for k in range(200)]
-    drawn = heat_map(found)
+    drawn = make_heat_map(found)
     assert drawn is not None
     assert len(drawn.labels) == layers.MOST_COLUMNS
     ((role, cells),) = drawn.rows
@@ -101,49 +101,49 @@ def test_heat_map_takes_blocks_together_by_their_worst() -> None:
 
 def test_documents_and_kinds(made: Made, seen: tokens.Tokens) -> None:
     table = made.tables.frames["tokens"].merge(made.tables.frames["documents"][["document", "id", "kind"]])
-    worst = tokens.by_document(seen, 3)
+    worst = tokens.group_by_document(seen, 3)
     means = table.groupby("id")["kl"].mean().sort_values(ascending=False)
     assert [group.name for group in worst] == list(means.index[:3])
     assert [group.kl for group in worst] == pytest.approx(list(means[:3]))
-    for group in tokens.by_kind(seen, 99):
+    for group in tokens.group_by_kind(seen, 99):
         rows = table[table["kind"] == group.name]
         assert group.tokens == len(rows)
         assert group.documents == rows["id"].nunique()
         assert group.agreement == (rows["reference_top1"] == rows["variant_top1"]).mean()
-    assert tokens.kinds(seen) == 7
+    assert tokens.count_kinds(seen) == 7
 
 
 def test_tokens_that_moved_most(made: Made, seen: tokens.Tokens) -> None:
-    top = tokens.moved_most(seen, 5)
+    top = tokens.rank_tokens(seen, 5)
     assert [token.kl for token in top] == sorted(made.tables.frames["tokens"]["kl"], reverse=True)[:5]
 
 
 def test_a_histogram_counts_everything_once(seen: tokens.Tokens) -> None:
-    kl = tokens.column(seen, "kl")
-    bins, below = tokens.log_bins(kl, 1e-4) or pytest.fail("no bins")
+    kl = tokens.get_column(seen, "kl")
+    bins, below = tokens.count_by_decade(kl, 1e-4) or pytest.fail("no bins")
     assert sum(bins.counts) + below == len(kl)
     assert below == (kl <= 1e-4).sum()
     for count, low, high in zip(bins.counts, bins.edges, bins.edges[1:], strict=False):
         assert count == pytest.approx(((kl >= low) & (kl < high) & (kl > 1e-4)).sum(), abs=1)
-    assert tokens.log_bins(np.zeros(3), 1e-9) is None
-    even = tokens.even_bins(tokens.delta_p(seen))
+    assert tokens.count_by_decade(np.zeros(3), 1e-9) is None
+    even = tokens.count_evenly(tokens.compute_delta_p(seen))
     assert sum(even.counts) == len(kl)
     assert even.edges[0] == -even.edges[-1]
-    assert sum(tokens.even_bins(np.zeros(4)).counts) == 4
+    assert sum(tokens.count_evenly(np.zeros(4)).counts) == 4
 
 
 @pytest.mark.parametrize("side", ["reference", "variant"])
 def test_reliability_against_scikit_learn(seen: tokens.Tokens, side: str) -> None:
     right = (seen.frame[f"{side}_top1"] == seen.frame["target"]).to_numpy()
-    accuracy, confidence = calibration_curve(right, tokens.column(seen, f"{side}_top1_p"), n_bins=10)
-    found = [row for row in tokens.reliability(seen, side) if row[2]]
+    accuracy, confidence = calibration_curve(right, tokens.get_column(seen, f"{side}_top1_p"), n_bins=10)
+    found = [row for row in tokens.compute_reliability(seen, side) if row[2]]
     assert [row[0] for row in found] == pytest.approx(list(confidence))
     assert [row[1] for row in found] == pytest.approx(list(accuracy))
     assert sum(row[2] for row in found) == seen.total
 
 
 def test_agreement_by_confidence_counts_every_token(seen: tokens.Tokens) -> None:
-    rows = tokens.agreement_by_confidence(seen)
+    rows = tokens.compute_agreement(seen)
     assert sum(count for _, count, _ in rows) == seen.total
     same = (seen.frame["reference_top1"] == seen.frame["variant_top1"]).sum()
     assert sum(count * share for _, count, share in rows) == pytest.approx(same)
@@ -151,7 +151,7 @@ def test_agreement_by_confidence_counts_every_token(seen: tokens.Tokens) -> None
 
 def test_perplexity_by_kind(made: Made, seen: tokens.Tokens) -> None:
     table = made.tables.frames["tokens"].merge(made.tables.frames["documents"][["document", "kind"]])
-    rows = perplexity.by_kind(seen, 99)
+    rows = perplexity.group_by_kind(seen, 99)
     assert [row.ratio for row in rows] == sorted((row.ratio for row in rows), reverse=True)
     for row in rows:
         own = table[table["kind"] == row.name]
@@ -162,26 +162,26 @@ def test_perplexity_by_kind(made: Made, seen: tokens.Tokens) -> None:
         assert row.low < row.ratio < row.high
         bits = own["variant_nll"].sum() / math.log(2) / own["bytes"].sum()
         assert row.variant_bits == pytest.approx(bits, rel=1e-6)
-    assert [row.name for row in perplexity.by_kind(seen, 2)] == [row.name for row in rows[:2]]
+    assert [row.name for row in perplexity.group_by_kind(seen, 2)] == [row.name for row in rows[:2]]
 
 
 def test_bytes_that_are_not_known_are_not_zero(made: Made) -> None:
     frame = made.tables.frames["tokens"].copy()
     frame.loc[0, "bytes"] = np.nan
-    suite = Suite("core", type(made.tables)(made.tables.frames | {"tokens": frame}))
-    found = tokens.tokens(suite)
+    suite = SuiteTables("core", type(made.tables)(made.tables.frames | {"tokens": frame}))
+    found = tokens.read_tokens(suite)
     assert found is not None
-    by_name = {row.name: row for row in perplexity.by_kind(found, 99)}
+    by_name = {row.name: row for row in perplexity.group_by_kind(found, 99)}
     assert by_name["story"].variant_bits is None
     assert by_name["tale"].variant_bits is not None
 
 
 def test_one_document_has_no_interval(made: Made) -> None:
     frame = made.tables.frames["tokens"]
-    suite = Suite("core", type(made.tables)(made.tables.frames | {"tokens": frame[frame["document"] == 0]}))
-    found = tokens.tokens(suite)
+    suite = SuiteTables("core", type(made.tables)(made.tables.frames | {"tokens": frame[frame["document"] == 0]}))
+    found = tokens.read_tokens(suite)
     assert found is not None
-    (row,) = perplexity.by_kind(found, 99)
+    (row,) = perplexity.group_by_kind(found, 99)
     assert (row.low, row.high) == (None, None)
 
 
@@ -194,14 +194,14 @@ def test_flips_go_both_ways_and_mind_the_direction(made: Made) -> None:
             "reference_answer": "a", "variant_answer": "b",
         }
     )  # fmt: skip
-    up, down = tasks.tasks(Suite("core", type(made.tables)({"items": items})), made.run)
+    up, down = tasks.read_tasks(SuiteTables("core", type(made.tables)({"items": items})), made.run)
     assert (up.lost, up.gained, [flip.item for flip in up.flips]) == (2, 1, [0, 2])
     assert (down.lost, down.gained, [flip.item for flip in down.flips]) == (1, 2, [4])
     assert up.measurement is None
 
 
-def test_channels_that_stand_out(made: Made, suite: Suite) -> None:
-    found = channels.channels(suite, 3)
+def test_channels_that_stand_out(made: Made, suite: SuiteTables) -> None:
+    found = channels.read_channels(suite, 3)
     assert found is not None
     rows, total = found
     assert total == 28
@@ -214,9 +214,11 @@ def test_channels_that_stand_out(made: Made, suite: Suite) -> None:
 
 def test_a_silent_channel_has_no_ratio(made: Made) -> None:
     frame = made.tables.frames["channels"].assign(max_abs=0.0)
-    rows, _ = channels.channels(Suite("core", type(made.tables)({"channels": frame})), 3) or pytest.fail("no rows")
+    rows, _ = channels.read_channels(SuiteTables("core", type(made.tables)({"channels": frame})), 3) or pytest.fail(
+        "no rows"
+    )
     assert rows[0].reference is None
-    assert channels.drawn(rows[0], channels.scale(rows)) == ""
+    assert channels.draw_ratios(rows[0], channels.make_scale(rows)) == ""
 
 
 def test_formats_are_grouped_with_everything_counted(made: Made) -> None:

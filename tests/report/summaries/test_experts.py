@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pandas as pd
 
-from harness.report.experts import mixtures
-from harness.report.layers import weight_errors
-from harness.report.suite import Suite
+from harness.report.summaries.experts import read_mixtures
+from harness.report.summaries.layers import read_weight_errors
+from harness.report.summaries.suite_tables import SuiteTables
 from harness.system.resources import folder
 from harness.writers.report_html import render
 from tests.helpers.made_run import make_run
@@ -25,7 +25,7 @@ def frames(**more: pd.DataFrame) -> MadeTables:
 
 
 def test_each_mixture_of_the_variant_is_summed_up_the_uncalibrated_first() -> None:
-    first, second = mixtures(Suite("core", frames()))
+    first, second = read_mixtures(SuiteTables("core", frames()))
     assert (first.module, first.unreached, first.unused, first.fewest_calibration) == ("b", (0,), (1,), 0)
     assert (second.module, second.fewest, second.most, second.agreement) == ("a", 2, 8, 0.7)
     assert (second.unreached_words, second.unused_words) == ("", "")
@@ -33,12 +33,12 @@ def test_each_mixture_of_the_variant_is_summed_up_the_uncalibrated_first() -> No
 
 def test_what_is_not_known_is_not_made_up() -> None:
     unknown = pd.DataFrame([("variant", "a", 0, -1, -1, -1), ("variant", "a", 1, 3, -1, -1)], columns=COLUMNS)
-    (found,) = mixtures(Suite("core", MadeTables({"experts": unknown})))
+    (found,) = read_mixtures(SuiteTables("core", MadeTables({"experts": unknown})))
     assert (found.fewest, found.most, found.agreement, found.fewest_calibration) == (None, None, None, None)
     assert found.unused == ()
     dense = pd.DataFrame([("none", "", -1, 0, -1, -1)], columns=COLUMNS)
-    assert mixtures(Suite("core", MadeTables({"experts": dense}))) == []
-    assert mixtures(Suite("core", MadeTables({}))) == []
+    assert read_mixtures(SuiteTables("core", MadeTables({"experts": dense}))) == []
+    assert read_mixtures(SuiteTables("core", MadeTables({}))) == []
 
 
 def test_the_page_shows_experts_and_errors_of_weights() -> None:
@@ -49,11 +49,11 @@ def test_the_page_shows_experts_and_errors_of_weights() -> None:
          "relative_error": [float("nan"), 0.12345, float("nan")]}
     )  # fmt: skip
     tables = MadeTables(made.tables.frames | frames().frames | {"weights": weights})
-    assert weight_errors(Suite("core", tables)) == {module: 0.12345}
+    assert read_weight_errors(SuiteTables("core", tables)) == {module: 0.12345}
     page = render(made.run, tables, folder("reports"))
-    assert "1 of 4 experts were given no token of the calibration documents" in page
-    assert "Error of the weight" in page
+    assert "1 of 4 experts received no calibration tokens" in page
+    assert "Weight error" in page
     assert "12.3" in page
     plain = render(made.run, made.tables, folder("reports"))
-    assert "Error of the weight" not in plain
-    assert "experts were given" not in plain
+    assert "Weight error" not in plain
+    assert "experts received" not in plain

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from harness.records import Measurement, Run
-from harness.report import cost, display, words
+from harness.report import display, words
+from harness.report.summaries import cost
 
 
 @dataclass(frozen=True)
@@ -18,8 +20,8 @@ class Figure:
 
 
 def figures(run: Run) -> list[Figure]:
-    """Size, perplexity, divergence, agreement and the task that lost most, as far as they were measured."""
-    found = [_size(run), _perplexity(run) or _bits(run), _divergence(run), _agreement(run), _task(run)]
+    """Size, perplexity, what else summarizes quality, and the task that lost most, as far as they were measured."""
+    found = [_size(run), _perplexity(run) or _bits(run), *_quality(run), _task(run)]
     return [figure for figure in found if figure is not None]
 
 
@@ -64,18 +66,13 @@ def beside_words(reference: float | None, variant: float | None) -> str:
     return " → ".join(display.beside([reference, variant]))
 
 
-def _divergence(run: Run) -> Figure | None:
-    kl = _finite(run, "divergence.kl_mean")
-    if kl is None or kl.change is None:
-        return None
-    return Figure("KL divergence", display.number(kl.change, 3), "nats a token, mean")
-
-
-def _agreement(run: Run) -> Figure | None:
-    same = _finite(run, "divergence.top1_agreement")
-    if same is None or same.change is None:
-        return None
-    return Figure("Same top token", display.percent(same.change, 3), "of all scored tokens")
+def _quality(run: Run) -> Iterator[Figure]:
+    """The other metrics that declare themselves a summary of quality."""
+    for name in words.summarized(run, "quality"):
+        m = _finite(run, name)
+        if name != "perplexity.ratio" and m is not None and m.change is not None:
+            value = display.quantity(m.change, m.unit, 3)
+            yield Figure(words.title(run, name), value, run.metric(name).description)
 
 
 def _task(run: Run) -> Figure | None:
@@ -84,7 +81,7 @@ def _task(run: Run) -> Figure | None:
         return None
     worst = min(tasks, key=lambda m: (m.change or 0.0, m.name))
     label = "Tasks" if (worst.change or 0.0) >= 0 else "Largest task loss"
-    name = words.metric(worst.name)
+    name = words.metric(run, worst.name)
     value = "no loss" if (worst.change or 0.0) >= 0 else display.points(worst.change)
     return Figure(label, value, f"{len(tasks)} tasks" if value == "no loss" else name)
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from harness.records import ModuleFormat
-from harness.report.layers import role_of
+from harness.report.summaries.layers import role_of
 from harness.report.words import stored_as
 
 

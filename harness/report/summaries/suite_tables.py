@@ -1,4 +1,4 @@
-"""The tables of one suite, as the sections of the report read them."""
+"""The tables of one suite, as sections of the report read them."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Suite:
-    """One suite of the run; ``unread`` collects why a table could not be read, to be said in the report."""
+class SuiteTables:
+    """One suite of the run. unread: for each table that could not be read, why; the report shows it."""
 
     name: str
     source: Tables
@@ -26,7 +26,7 @@ class Suite:
     def read(self, table: str, columns: tuple[str, ...]) -> pd.DataFrame | None:
         """The columns of a table, or None when it is absent, empty or damaged.
 
-        A damaged table costs the report a chart, never the report: the verdict does not rest on it any more.
+        A damaged table costs the report a chart, not the report: the verdict is already given.
         """
         if (table, columns) not in self._frames:
             self._frames[table, columns] = self._read(table, columns)
@@ -41,9 +41,9 @@ class Suite:
         return None if frame is None or frame.empty else frame
 
 
-def suites(source: Tables) -> tuple[list[Suite], str]:
+def open_suites(source: Tables) -> tuple[list[SuiteTables], str]:
     """All suites that left tables, and why there are none where that is so."""
     try:
-        return [Suite(name, source) for name in source.suites()], ""
+        return [SuiteTables(name, source) for name in source.suites()], ""
     except HarnessError as error:
         return [], clean(str(error))

@@ -1,4 +1,4 @@
-"""Which documents, kinds of document and tokens moved most, and how predictions spread."""
+"""Documents, kinds of document and tokens with the largest divergence, and distributions over tokens."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from harness.report.drawing.charts import Bins
 from harness.report.drawing.scales import Scale
-from harness.report.suite import Suite
+from harness.report.summaries.suite_tables import SuiteTables
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,7 +38,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Token:
-    """One scored token that moved."""
+    """One scored token."""
 
     document: str
     kind: str
@@ -66,7 +66,7 @@ class Tokens:
         return len(self.frame)
 
 
-def tokens(suite: Suite) -> Tokens | None:
+def read_tokens(suite: SuiteTables) -> Tokens | None:
     """The token table joined with the names and kinds of documents, or None where there is none."""
     frame = suite.read("tokens", COLUMNS)
     if frame is None:
@@ -82,18 +82,18 @@ def tokens(suite: Suite) -> Tokens | None:
     return Tokens(kept, int((~finite).sum())) if len(kept) else None
 
 
-def by_kind(found: Tokens, most: int) -> list[Group]:
-    """One group a kind of document, at most so many, the one that moved most first."""
+def group_by_kind(found: Tokens, most: int) -> list[Group]:
+    """One group a kind of document, at most so many, the largest mean KL first."""
     return _groups(found.frame, "kind", most)
 
 
-def kinds(found: Tokens) -> int:
+def count_kinds(found: Tokens) -> int:
     """How many kinds of document there are."""
     return int(found.frame["kind"].nunique())
 
 
-def by_document(found: Tokens, most: int) -> list[Group]:
-    """The documents that moved most."""
+def group_by_document(found: Tokens, most: int) -> list[Group]:
+    """The documents with the largest mean KL, at most so many."""
     return _groups(found.frame, "document", most)
 
 
@@ -121,7 +121,7 @@ def _groups(frame: pd.DataFrame, key: str, most: int) -> list[Group]:
     ]
 
 
-def moved_most(found: Tokens, most: int) -> list[Token]:
+def rank_tokens(found: Tokens, most: int) -> list[Token]:
     """The tokens with the largest KL; equal ones in the order of documents and positions."""
     order = found.frame.sort_values(["kl", "document", "position"], ascending=[False, True, True], kind="stable").head(
         most
@@ -142,17 +142,17 @@ def moved_most(found: Tokens, most: int) -> list[Token]:
     ]
 
 
-def column(found: Tokens, name: str) -> Floats:
+def get_column(found: Tokens, name: str) -> Floats:
     """One column of all finite tokens."""
     return found.frame[name].to_numpy(dtype=np.float64)
 
 
-def delta_p(found: Tokens) -> Floats:
+def compute_delta_p(found: Tokens) -> Floats:
     """p_variant(target) − p_reference(target) of every token."""
-    return np.exp(-column(found, "variant_nll")) - np.exp(-column(found, "reference_nll"))
+    return np.exp(-get_column(found, "variant_nll")) - np.exp(-get_column(found, "reference_nll"))
 
 
-def log_bins(values: Floats, floor: float, per_decade: int = 4) -> tuple[Bins, int] | None:
+def count_by_decade(values: Floats, floor: float, per_decade: int = 4) -> tuple[Bins, int] | None:
     """Counts by powers of ten of the values above ``floor``, and how many lie at or below it."""
     above = values[values > floor]
     if not len(above):
@@ -164,7 +164,7 @@ def log_bins(values: Floats, floor: float, per_decade: int = 4) -> tuple[Bins, i
     return _bins(edges, counts, Scale(float(edges[0]), float(edges[-1]), log=True)), int(len(values) - len(above))
 
 
-def even_bins(values: Floats, count: int = 41) -> Bins:
+def count_evenly(values: Floats, count: int = 41) -> Bins:
     """Counts in bins of one width, symmetric about zero and wide enough for 99.8 % of the values.
 
     The outermost bins also hold what lies beyond them.
@@ -179,14 +179,14 @@ def _bins(edges: Floats, counts: NDArray[np.intp], scale: Scale) -> Bins:
     return Bins(tuple(float(edge) for edge in edges), tuple(int(count) for count in counts), scale)
 
 
-def quantiles(values: Floats, at: Sequence[float]) -> list[float]:
+def compute_quantiles(values: Floats, at: Sequence[float]) -> list[float]:
     """Quantiles of the values."""
     return [float(value) for value in np.quantile(values, at)]
 
 
-def reliability(found: Tokens, side: str, bins: int = 10) -> list[tuple[float, float, int]]:
+def compute_reliability(found: Tokens, side: str, bins: int = 10) -> list[tuple[float, float, int]]:
     """(mean confidence, accuracy, count) of equal-width bins of one side's top-1 probability."""
-    confidence = column(found, f"{side}_top1_p")
+    confidence = get_column(found, f"{side}_top1_p")
     right = (found.frame[f"{side}_top1"] == found.frame["target"]).to_numpy()
     index = np.minimum((confidence * bins).astype(int), bins - 1)
     counts = np.bincount(index, minlength=bins)
@@ -196,11 +196,11 @@ def reliability(found: Tokens, side: str, bins: int = 10) -> list[tuple[float, f
     ]
 
 
-def agreement_by_confidence(found: Tokens) -> list[tuple[str, int, float]]:
+def compute_agreement(found: Tokens) -> list[tuple[str, int, float]]:
     """Where both sides name the same most likely token, by how sure the reference was: (range, tokens,
     share).
     """
-    confidence = column(found, "reference_top1_p")
+    confidence = get_column(found, "reference_top1_p")
     same = (found.frame["reference_top1"] == found.frame["variant_top1"]).to_numpy()
     rows = []
     for low, high in ((0.0, 0.25), (0.25, 0.5), (0.5, 0.75), (0.75, 0.95), (0.95, 1.0)):

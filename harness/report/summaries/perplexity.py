@@ -12,7 +12,7 @@ from markupsafe import Markup
 from harness.report import display
 from harness.report.drawing import charts
 from harness.report.drawing.scales import Scale, covering
-from harness.report.tokens import Tokens
+from harness.report.summaries.tokens import Tokens
 from harness.statistics import ratio_of_sums_interval
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class Kind:
     variant_bits: float | None
 
 
-def by_kind(found: Tokens, most: int) -> list[Kind]:
+def group_by_kind(found: Tokens, most: int) -> list[Kind]:
     """One row a kind of document, at most so many, the one whose perplexity grew most first."""
     columns = ["reference_nll", "variant_nll", "bytes", "change"]
     frame = found.frame.assign(change=found.frame["variant_nll"] - found.frame["reference_nll"])
@@ -51,12 +51,12 @@ def by_kind(found: Tokens, most: int) -> list[Kind]:
     return [_kind(str(name), sums.loc[[name]]) for name in growth.index[:most]]
 
 
-def scale(kinds: Sequence[Kind]) -> Scale:
+def make_scale(kinds: Sequence[Kind]) -> Scale:
     """One scale for the ratios of all kinds, with 1 (no change) on it."""
     return covering([1.0, *(end for kind in kinds for end in (kind.low, kind.ratio, kind.high) if end is not None)])
 
 
-def drawn(kind: Kind, scale: Scale) -> Markup:
+def draw_ratio(kind: Kind, scale: Scale) -> Markup:
     """The ratio of one kind with its interval."""
     hint = f"{kind.name}: ratio {display.number(kind.ratio, 5)}"
     if kind.low is not None and kind.high is not None:

@@ -16,8 +16,6 @@ _REASONS = {
     "linear": "linear layers that no step chose",
     "other": "other tensors",
 }
-_SHOWN = ("perplexity.ratio", "divergence.kl_mean", "divergence.top1_agreement")
-_SPEED = ("latency.prefill_tokens_per_second", "latency.decode_tokens_per_second")
 
 
 @dataclass(frozen=True)
@@ -56,7 +54,11 @@ def answers(run: Run) -> list[Answer]:
         _left_out(modules),
         _kernel(modules, run),
         _stored(modules),
-        Answer("Quality", tuple(_numbers(run, _SHOWN)) or ("not measured",), "measured on the same documents"),
+        Answer(
+            "Quality",
+            tuple(_numbers(run, words.summarized(run, "quality"))) or ("not measured",),
+            "measured on the same documents",
+        ),
         _latency(run),
     ]
 
@@ -195,8 +197,9 @@ def _stored(modules: Sequence[ModuleFormat]) -> Answer:
 
 
 def _latency(run: Run) -> Answer:
-    reason = next((m.not_judged for m in run.measurements if m.name in _SPEED and m.not_judged), "")
-    found = tuple(_numbers(run, _SPEED))
+    names = words.summarized(run, "speed")
+    reason = next((m.not_judged for m in run.measurements if m.name in names and m.not_judged), "")
+    found = tuple(_numbers(run, names))
     if not found:
         return Answer("Latency", ("not measured",), "")
     return Answer("Latency", found, f"not counted: {reason}" if reason else "measured beside the reference")
@@ -207,10 +210,10 @@ def _numbers(run: Run, names: Sequence[str]) -> Iterator[str]:
     for name in names:
         m = words.find(run, name)
         if m is not None and m.non_finite is None:
-            yield f"{words.metric(name)} {_said(m)}"
+            yield f"{words.metric(run, name)} {_said(run, m)}"
 
 
-def _said(m: Measurement) -> str:
-    if m.reference is not None and m.variant is not None and m.name in _SPEED:
+def _said(run: Run, m: Measurement) -> str:
+    if m.reference is not None and m.variant is not None and run.metric(m.name).summary == "speed":
         return f"{display.quantity(m.variant, m.unit)}, reference {display.quantity(m.reference, m.unit)}"
     return display.quantity(m.change if m.change is not None else m.variant, m.unit)

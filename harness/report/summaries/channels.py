@@ -1,4 +1,4 @@
-"""Outlier channels: how far the largest input channel of a module stands out, on both sides."""
+"""Outlier channels: the largest input channel of a module over the median channel, on both sides."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from markupsafe import Markup
 from harness.report import display
 from harness.report.drawing import charts
 from harness.report.drawing.scales import Scale, covering
-from harness.report.suite import Suite
+from harness.report.summaries.suite_tables import SuiteTables
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,8 @@ class Inputs:
     largest: float
 
 
-def channels(suite: Suite, most: int) -> tuple[list[Inputs], int] | None:
-    """The modules whose channels stand out most, in that order, and how many modules there are."""
+def read_channels(suite: SuiteTables, most: int) -> tuple[list[Inputs], int] | None:
+    """The modules with the largest ratios, in descending order, and how many modules there are."""
     frame = suite.read("channels", ("side", "module", "channel", "max_abs"))
     if frame is None:
         return None
@@ -48,7 +48,7 @@ def channels(suite: Suite, most: int) -> tuple[list[Inputs], int] | None:
     return rows[:most], len(rows)
 
 
-def scale(rows: Sequence[Inputs]) -> Scale:
+def make_scale(rows: Sequence[Inputs]) -> Scale:
     """One scale for all modules, by powers of ten where they span more than one."""
     values = [side for row in rows for side in (row.reference, row.variant) if side is not None and side > 0]
     if not values:
@@ -58,7 +58,7 @@ def scale(rows: Sequence[Inputs]) -> Scale:
     return covering(values, zero=True)
 
 
-def drawn(row: Inputs, scale: Scale) -> Markup:
+def draw_ratios(row: Inputs, scale: Scale) -> Markup:
     """Both sides of one module."""
     if row.reference is None or row.variant is None:
         return Markup()

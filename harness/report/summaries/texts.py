@@ -1,4 +1,4 @@
-"""Bits per byte by kind of document, where the sides have other tokens."""
+"""Bits per byte by kind of document, where the two sides have different tokenizers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from markupsafe import Markup
 from harness.report import display
 from harness.report.drawing import charts
 from harness.report.drawing.scales import Scale, covering
-from harness.report.suite import Suite
+from harness.report.summaries.suite_tables import SuiteTables
 from harness.statistics import ratio_of_sums_interval
 
 COLUMNS = ("document", "bytes", "reference_nll", "variant_nll", "skipped")
@@ -19,7 +19,7 @@ COLUMNS = ("document", "bytes", "reference_nll", "variant_nll", "skipped")
 
 @dataclass(frozen=True)
 class Kind:
-    """One kind of document; change in bits a byte, with its interval where there are two documents or more."""
+    """One kind of document; change in bits per byte, with its interval where there are two documents or more."""
 
     name: str
     documents: int
@@ -30,8 +30,8 @@ class Kind:
     high: float | None
 
 
-def by_kind(suite: Suite, most: int) -> list[Kind]:
-    """One row a kind, the one that suffered most first; empty without texts that were scored on both sides."""
+def group_by_kind(suite: SuiteTables, most: int) -> list[Kind]:
+    """One row a kind, the largest increase first; empty where no text was scored on both sides."""
     frame, documents = suite.read("texts", COLUMNS), suite.read("documents", ("document", "kind"))
     if frame is None or documents is None:
         return []
@@ -61,12 +61,12 @@ def by_kind(suite: Suite, most: int) -> list[Kind]:
     return sorted(found, key=lambda kind: (-kind.change, kind.name))[:most]
 
 
-def scale(kinds: Sequence[Kind]) -> Scale:
+def make_scale(kinds: Sequence[Kind]) -> Scale:
     """One scale for the changes of all kinds, with no change on it."""
     return covering([0.0, *(end for kind in kinds for end in (kind.low, kind.change, kind.high) if end is not None)])
 
 
-def drawn(kind: Kind, scale: Scale) -> Markup:
+def draw_change(kind: Kind, scale: Scale) -> Markup:
     """The change of one kind with its interval."""
     hint = f"{kind.name}: {display.signed(kind.change)}"
     if kind.low is not None and kind.high is not None:

@@ -13,7 +13,7 @@ from harness.records import Measurement, Run
 from harness.report import display
 from harness.report.drawing import charts
 from harness.report.drawing.scales import Scale, covering
-from harness.report.suite import Suite
+from harness.report.summaries.suite_tables import SuiteTables
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -53,7 +53,7 @@ class Task:
     """Whether scores are 0 or 1, so that their mean is a share of items."""
 
 
-def tasks(suite: Suite, run: Run, most_flips: int = 5) -> list[Task]:
+def read_tasks(suite: SuiteTables, run: Run, most_flips: int = 5) -> list[Task]:
     """Every (task, metric) of the suite in order of appearance; empty without the table."""
     frame = suite.read("items", _COLUMNS)
     if frame is None:
@@ -66,7 +66,7 @@ def tasks(suite: Suite, run: Run, most_flips: int = 5) -> list[Task]:
     ]
 
 
-def scale(found: Sequence[Task]) -> Scale:
+def make_scale(found: Sequence[Task]) -> Scale:
     """One scale for the differences of all tasks, with zero on it."""
     ends: list[float] = [0.0]
     for task in found:
@@ -76,7 +76,7 @@ def scale(found: Sequence[Task]) -> Scale:
     return covering(ends)
 
 
-def drawn(task: Task, scale: Scale) -> Markup:
+def draw_difference(task: Task, scale: Scale) -> Markup:
     """The paired difference of one task with its interval."""
     m, change = task.measurement, task.variant - task.reference
     low, high = (m.low, m.high) if m is not None and _is_difference(m) else (None, None)

@@ -1,11 +1,11 @@
-"""Mixtures of experts: how tokens are spread over them, and which of them calibration never reached."""
+"""Mixture-of-experts layers: tokens per expert, routing agreement, and experts without calibration tokens."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from harness.report.suite import Suite
+from harness.report.summaries.suite_tables import SuiteTables
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -18,8 +18,8 @@ _NAMED = 12
 class Mixture:
     """The experts of one layer of the variant.
 
-    fewest, most: tokens of these documents that an expert was given, None where it is not known. agreement: share of
-    the routings that the reference makes, too. fewest_calibration: None without calibration. unreached, unused: experts
+    fewest, most: smallest and largest number of tokens of an expert, None where unknown. agreement: share of routings
+    that the reference makes, too. fewest_calibration: None without calibration. unreached, unused: experts
     without a calibration token, and without one of these documents.
     """
 
@@ -34,17 +34,17 @@ class Mixture:
 
     @property
     def unreached_words(self) -> str:
-        """The numbers of experts that calibration never reached, the first of many."""
+        """The indices of experts without calibration tokens; of many, the first."""
         return _listed(self.unreached)
 
     @property
     def unused_words(self) -> str:
-        """The numbers of experts without tokens, the first of many."""
+        """The indices of experts without tokens; of many, the first."""
         return _listed(self.unused)
 
 
-def mixtures(suite: Suite) -> list[Mixture]:
-    """Every mixture of the variant: those with most experts that were never calibrated first, then in order.
+def read_mixtures(suite: SuiteTables) -> list[Mixture]:
+    """Every mixture of the variant: those with most uncalibrated experts first, then in order.
 
     Nothing for dense models, and without the table.
     """

@@ -1,4 +1,4 @@
-"""Where along the depth of the model the outputs drift apart."""
+"""Output errors of modules through the depth of the model."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 from harness.report.display import percent
 from harness.report.drawing import charts
-from harness.report.suite import Suite
+from harness.report.summaries.suite_tables import SuiteTables
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -84,7 +84,7 @@ class Layers:
         return [module for module in self.modules if module.kind == "linear"]
 
     def worst(self, most: int) -> list[Module]:
-        """The modules with the largest relative error, blocks left out (they hold the others)."""
+        """The modules with the largest relative error, without blocks (they contain the others)."""
         inside = [module for module in self.modules if module.kind != "block"]
         return sorted(inside, key=lambda module: (-module.error, module.name))[:most]
 
@@ -99,7 +99,7 @@ class Layers:
         return Jump(blocks[at].block or 0, before[at], blocks[at].error)
 
 
-def layers(suite: Suite) -> Layers | None:
+def read_layers(suite: SuiteTables) -> Layers | None:
     """Sums over all documents of each module, or None without the table."""
     frame = suite.read("layers", _COLUMNS)
     if frame is None:
@@ -109,7 +109,7 @@ def layers(suite: Suite) -> Layers | None:
     return Layers(modules, tuple(module.name for module in found if not isfinite(module.error)))
 
 
-def weight_errors(suite: Suite) -> dict[str, float]:
+def read_weight_errors(suite: SuiteTables) -> dict[str, float]:
     """Relative error of the weight of each linear layer of the variant, by name; where it is known."""
     frame = suite.read("weights", ("side", "module", "relative_error"))
     if frame is None:
@@ -166,7 +166,7 @@ def role_of(module: str) -> str:
     return _NUMBER.sub(".*", after)
 
 
-def heat_map(modules: Sequence[Module]) -> HeatMap | None:
+def make_heat_map(modules: Sequence[Module]) -> HeatMap | None:
     """The largest error of every role in every block; more blocks than fit are taken together in equal
     ranges.
     """
@@ -189,7 +189,7 @@ def heat_map(modules: Sequence[Module]) -> HeatMap | None:
     return HeatMap(labels, rows, max(0, len(roles) - MOST_ROWS))
 
 
-def depth_chart(found: Layers) -> Markup:
+def draw_depth(found: Layers) -> Markup:
     """The blocks' outputs as a line, attention and MLP of each block as dots."""
     blocks = found.blocks
     place = {block.block: index for index, block in enumerate(blocks)}

@@ -6,22 +6,6 @@ from dataclasses import dataclass
 
 from harness.records import Measurement, Run
 
-_FAMILIES = {
-    "logits": "Logits",
-    "divergence": "Divergence",
-    "perplexity": "Perplexity",
-    "calibration": "Calibration",
-    "calibration_data": "Calibration data",
-    "hardware": "Hardware",
-    "tasks": "Tasks",
-    "generation": "Generated texts",
-    "layers": "Layers",
-    "outliers": "Outlier channels",
-    "latency": "Latency",
-    "memory": "Memory",
-    "artifact": "Artifact",
-}
-
 
 @dataclass(frozen=True)
 class Family:
@@ -39,14 +23,12 @@ class Family:
 
 
 def families(run: Run, most_of_a_name: int = 24, most: int = 160) -> list[Family]:
-    """One group a family in the order of measurement, with at most so many rows of one name and of one
-    family.
-    """
+    """One group a family in the order of measurement, with at most so many rows of one name and of one family."""
     groups: dict[str, list[Measurement]] = {}
     for measurement in run.measurements:
         groups.setdefault(measurement.name.partition(".")[0], []).append(measurement)
     return [
-        Family(name, _FAMILIES.get(name, name), tuple(_few(rows, most_of_a_name)[:most]), len(rows))
+        Family(name, name.replace("_", " ").capitalize(), tuple(_few(rows, most_of_a_name)[:most]), len(rows))
         for name, rows in groups.items()
     ]
 

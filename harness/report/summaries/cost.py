@@ -1,4 +1,4 @@
-"""Memory and latency: what the variant costs to store and to run beside the reference."""
+"""Memory and latency of both sides."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _FLOOR = "latency.floor"
 class Cost:
     """All measurements of one family, memory or latency.
 
-    sides: those with a value on each side. ratios: those that only compare. not_judged: why some are only shown.
+    sides: those with a value on each side. ratios: those with a comparison only. not_judged: why some are not judged.
     """
 
     sides: tuple[Measurement, ...]
@@ -22,7 +22,7 @@ class Cost:
     not_judged: tuple[str, ...]
 
 
-def cost(run: Run, family: str) -> Cost:
+def collect_costs(run: Run, family: str) -> Cost:
     """The measurements whose names begin with ``family``, the most telling first."""
     found = [m for m in run.measurements if m.name.startswith(f"{family}.")]
     found.sort(key=lambda m: _FIRST.get(m.name, 9))

@@ -1,4 +1,4 @@
-"""What both sides wrote after the same prompts, and where they part."""
+"""Greedy texts of both sides after the same prompts, and the positions of their first differences."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from harness.report import display
 from harness.report.drawing.charts import Bins
 from harness.report.drawing.scales import Scale
-from harness.report.suite import Suite
+from harness.report.summaries.suite_tables import SuiteTables
 
 COLUMNS = (
     "id", "kind", "prompt", "reference_text", "variant_text", "reference_ended", "variant_ended", "same_tokens",
@@ -35,7 +35,7 @@ class Side:
 
 @dataclass(frozen=True)
 class Pairing:
-    """Both texts after one prompt. common: what they share before they part. place: where that is, in words."""
+    """Both texts after one prompt. common: the end of their common part. place: where they first differ, in words."""
 
     id: str
     kind: str
@@ -59,18 +59,18 @@ class Texts:
     unit: str
 
 
-def texts(suite: Suite, most: int) -> Texts | None:
+def read_texts(suite: SuiteTables, most: int) -> Texts | None:
     """The table ``generations``, the pairs that differ most first; None where there is none."""
     frame = suite.read("generations", COLUMNS)
     if frame is None:
         return None
-    parted = frame[frame["diverged"]]
+    differing = frame[frame["diverged"]]
     tokens = bool(frame["same_tokens"].all())
-    places = parted["first" if tokens else "first_character"].to_numpy(dtype=np.int64)
-    ordered = parted.sort_values(["similarity", "first_character"], kind="stable").head(most)
+    places = differing["first" if tokens else "first_character"].to_numpy(dtype=np.int64)
+    ordered = differing.sort_values(["similarity", "first_character"], kind="stable").head(most)
     return Texts(
         total=len(frame),
-        equal=len(frame) - len(parted),
+        equal=len(frame) - len(differing),
         worst=tuple(_pairing(row, tokens) for row in ordered.to_dict("records")),
         positions=_bins(places) if len(places) else None,
         median=float(np.median(places)) if len(places) else None,
@@ -121,6 +121,6 @@ def _lines(text: str) -> str:
     return text.replace("\n", " ⏎ ")
 
 
-def share(found: Texts) -> str:
-    """How many are the same, in words."""
+def count_identical(found: Texts) -> str:
+    """How many prompts give identical texts, of how many: "5 of 20"."""
     return f"{display.number(found.equal)} of {display.number(found.total)}"
