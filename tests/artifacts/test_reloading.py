@@ -91,7 +91,7 @@ def test_a_model_that_loads_and_cannot_run_is_refused(
         raise RuntimeError("expected m1 and m2 to have the same dtype")
 
     monkeypatch.setattr("harness.artifacts.worker.model_outputs", breaks)
-    assert "it loads and cannot be run: RuntimeError: expected m1" in refusal(Exchange(tmp_path), model)
+    assert "it loads but cannot be run: RuntimeError: expected m1" in refusal(Exchange(tmp_path), model)
 
 
 @pytest.mark.parametrize(

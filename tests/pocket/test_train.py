@@ -96,8 +96,8 @@ import sys
 from pathlib import Path
 import torch
 from tokenizers import Tokenizer
-from harness.pocket.train import settle, train
-settle(2)
+from harness.pocket.train import configure_process, train
+configure_process(2)
 tokenizer = Tokenizer.from_file(sys.argv[1])
 first, second = (train(tokenizer, 6, 1, True, Path(sys.argv[2])) for _ in range(2))
 for (name, one), other in zip(first.named_parameters(), second.parameters(), strict=True):

@@ -40,7 +40,7 @@ def test_the_conclusion_names_survivors_and_what_was_not_counted() -> None:
     assert lines[0].startswith("not good enough: gate g kills 1 of 3 mutants (33.3 %, required 95 %)")
     assert lines[0].endswith("stops 1 of 1 harmless changes")
     assert "survived: alive: Another bug." in lines
-    assert "undecided, which is not killed: open: A third." in lines
+    assert "undecided, not counted as killed: open: A third." in lines
     assert "harmless but stopped: calm: tasks.x.flips is too large" in lines
     assert "equivalent, not counted: none: nobody looks" in lines
 
