@@ -72,7 +72,7 @@ class ModelCases(Declared):
             pytest.skip("no settings are declared as unchanged")
         for settings in exact:
             trial = self.trial(settings)
-            moved = trials.apart(trials.logits(trial.model), trials.logits(trial.reference))
+            moved = trials.deviation(trials.logits(trial.model), trials.logits(trial.reference))
             assert moved < 1e-4, f"logits move by {moved:.3g} of their standard deviation"
 
     # --- what it says about it ----------------------------------------------------------------------------
@@ -124,7 +124,7 @@ class ModelCases(Declared):
         described = {*trial.done.activations, *(stated.module for stated in trial.done.modules)}
         wanted = [f"{name}.{index}" for index in range(len(blocks))]
         wanted += sorted(described & {name for name, _ in trial.reference.named_modules()})
-        before, after = (trials.heard(model, wanted) for model in (trial.reference, trial.model))
+        before, after = (trials.output_shapes(model, wanted) for model in (trial.reference, trial.model))
         assert after == before, "modules give other shapes, or are called more or less often"
 
     def test_it_generates_what_it_predicts(self) -> None:
@@ -139,14 +139,14 @@ class ModelCases(Declared):
         from harness.testing import trials
 
         model = self.trial().model
-        moved = trials.apart(trials.in_two_parts(model), trials.logits(model)[:, -1])
+        moved = trials.deviation(trials.in_two_parts(model), trials.logits(model)[:, -1])
         assert moved < self.alike, f"behind a cache, logits move by {moved:.3g} of their standard deviation"
 
     def test_a_text_is_read_alike_in_any_company(self) -> None:
         from harness.testing import trials
 
         model = self.trial().model
-        moved = trials.apart(trials.logits(model, texts=1)[0], trials.logits(model)[0])
+        moved = trials.deviation(trials.logits(model, texts=1)[0], trials.logits(model)[0])
         assert moved < self.alike, f"alone, a text's logits move by {moved:.3g} of their standard deviation"
 
     def test_bfloat16_works_or_is_refused(self) -> None:
@@ -199,7 +199,7 @@ class ModelCases(Declared):
             loaded = trials.saved_and_loaded(self.step(settings), model, tmp_path / str(number))
             assert weights_sha256(model) == before, "saving changes the weights of the model that is saved"
             assert trials.logits(model).equal(expected), "saving changes what the model computes"
-            moved = trials.apart(trials.logits(loaded), expected)
+            moved = trials.deviation(trials.logits(loaded), expected)
             assert moved < self.reloaded, f"loaded again, logits move by {moved:.3g} of their standard deviation"
 
     # --- what it refuses ----------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Compressing small models the way the harness does it, and looking at what came out."""
+"""Compressing small models the way the harness does it, and measuring the result."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def make_model(kind: Kind, config: Mapping[str, Any], dtype: torch.dtype, device
 
 
 def calibration_for(step: Backend) -> Sequence[Tensor]:
-    """What the harness gives to a step: documents if it looks at them."""
+    """The calibration documents of a step: none unless it calibrates."""
     return random_documents(8, 24, seed=1) if step.calibrates else ()
 
 
@@ -90,7 +90,7 @@ def as_variant(
 
 
 def saved_and_loaded(step: Backend, model: PreTrainedModel, folder: Path) -> PreTrainedModel:
-    """What transformers makes of the folder that would be shipped."""
+    """The model that transformers loads from the folder that the backend writes."""
     folder.mkdir()
     step.save(model, folder)
     return _ready(AutoModelForCausalLM.from_pretrained(folder, dtype=model.dtype, local_files_only=True))
@@ -109,9 +109,9 @@ def divergence(trial: Trial) -> float:
     return float((reference.exp() * (reference - found)).sum(-1).mean())
 
 
-def apart(found: Tensor, wanted: Tensor) -> float:
-    """The largest difference, in standard deviations of what is wanted."""
-    return float((found - wanted).abs().max() / wanted.std())
+def deviation(actual: Tensor, expected: Tensor) -> float:
+    """The largest difference, in standard deviations of the expected values."""
+    return float((actual - expected).abs().max() / expected.std())
 
 
 @torch.no_grad()
@@ -143,8 +143,8 @@ def in_two_parts(model: PreTrainedModel) -> Tensor:
 
 
 @torch.no_grad()
-def heard(model: PreTrainedModel, names: Sequence[str]) -> dict[str, list[tuple[int, ...]]]:
-    """Shapes of what each module gave in one forward pass, as hooks see them."""
+def output_shapes(model: PreTrainedModel, names: Sequence[str]) -> dict[str, list[tuple[int, ...]]]:
+    """Shapes of the outputs of each module in one forward pass, as hooks see them."""
     shapes: dict[str, list[tuple[int, ...]]] = {name: [] for name in names}
     handles = [model.get_submodule(name).register_forward_hook(_note(shapes[name])) for name in names]
     try:

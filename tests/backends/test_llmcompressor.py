@@ -172,7 +172,7 @@ def test_what_it_ships_computes_the_same(tmp_path: Path) -> None:
         tiny_tokenizer().save_pretrained(folder)
         assert (trials.logits(trial.model).equal(live[0]), weights_sha256(trial.model)) == (True, live[1])
         shipped = load(ModelSpec(model=str(folder)), "shipped")
-        assert trials.apart(trials.logits(shipped.model), live[0]) < 1e-5
+        assert trials.deviation(trials.logits(shipped.model), live[0]) < 1e-5
         weights = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
         plain = save(reference(), tmp_path / f"plain{index}")
         assert weights < 0.75 * sum(path.stat().st_size for path in plain.glob("*.safetensors"))

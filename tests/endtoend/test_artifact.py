@@ -8,7 +8,7 @@ would drop.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -87,14 +87,11 @@ class DroppedScales(RoundToNearest):
 
 
 @pytest.fixture(autouse=True)
-def outside(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def outside(monkeypatch: pytest.MonkeyPatch) -> None:
     """The backends of this file, as if an outside package offered them."""
     mine = {"spoilt_nf4": SpoiltNf4, "exported_fp8": ExportedFp8, "dropped_scales": DroppedScales}
     found = {name: SimpleNamespace(load=lambda cls=cls: cls) for name, cls in mine.items()}
     monkeypatch.setattr(plugins, "_outside", lambda family: found if family == "backends" else {})
-    plugins.load.cache_clear()
-    yield
-    plugins.load.cache_clear()
 
 
 def variant(folder: Path, name: str, steps: str, *, suite: str = "./suite.yaml") -> Path:
