@@ -87,6 +87,8 @@ def load(base: type[P], name: str) -> type[P]:
             f"{base.role()} {name!r}: {plugin.__module__}.{plugin.__qualname__} lacks {', '.join(missing)}, which a "
             f"{base.role()} must define; see {base_of(base.family).__name__} in harness/{base.family}/__init__.py"
         )
+    if fault := plugin.unfit():
+        raise HarnessError(f"{base.role()} {name!r}: {plugin.__module__}.{plugin.__qualname__}: {fault}")
     plugin.kind = name
     return plugin
 

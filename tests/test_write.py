@@ -160,9 +160,12 @@ def test_outputs_can_be_written_again_without_tables(made: dict[str, Made], tmp_
 @pytest.mark.parametrize(
     "name", ["", "summary", "run.json", "Run.JSON", "../summary.md", "a/b.md", ".hidden.md", "a b.md"]
 )
-def test_a_writer_stays_in_the_folder_and_off_run_json(name: str) -> None:
+def test_a_writer_stays_in_the_folder_and_off_run_json(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    members = {"__doc__": "Writes elsewhere.", "__module__": "outside", "file_name": name, "write": Summary.write}
+    escapes = type("Escapes", (Writer,), members)
+    monkeypatch.setattr(plugins, "_outside", lambda family: {"escapes": SimpleNamespace(load=lambda: escapes)})
     with pytest.raises(HarnessError, match=r"Escapes: file_name is .* expected a plain name"):
-        type("Escapes", (Writer,), {"__doc__": "Writes elsewhere.", "__module__": "outside", "file_name": name})
+        plugins.load(Writer, "escapes")
 
 
 @pytest.mark.usefixtures("toys")

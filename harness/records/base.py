@@ -54,6 +54,11 @@ class Plugin(Record):
         undeclared = (name for name in cls.__class_vars__ if not hasattr(cls, name))
         return (*sorted(undeclared), *sorted(cls.__abstractmethods__))
 
+    @classmethod
+    def unfit(cls) -> str:
+        """Why a class that lacks nothing still cannot be used; empty if it can."""
+        return ""
+
     def settings(self) -> dict[str, Any]:
         """The fields as plain data, for run.json."""
         return self.model_dump(mode="json")
