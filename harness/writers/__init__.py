@@ -31,7 +31,8 @@ class Writer(Plugin):
         """Whether its file would not lie in the folder of the run, or take the place of run.json."""
         if _FILE_NAME.fullmatch(cls.file_name) and cls.file_name.casefold() != RUN_FILE:
             return ""
-        return f"file_name is {cls.file_name!r}, expected a plain name with a suffix, such as summary.md, and not {RUN_FILE}"
+        wanted = f"a plain name with a suffix, such as summary.md, and not {RUN_FILE}"
+        return f"file_name is {cls.file_name!r}, expected {wanted}"
 
     @abstractmethod
     def write(self, run: Run, tables: Tables, folder: Path) -> Path:
