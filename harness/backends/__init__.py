@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias, get_args
 
-from harness.records import CacheFormat, ModuleFormat, Note, Plugin, Served
+from harness.records import CacheFormat, ModuleFormat, Note, NumberFormat, Plugin, Served
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -31,14 +31,14 @@ EVERYTHING: tuple[Served, ...] = get_args(Served)
 class Compressed:
     """The compressed model and what the step did to it.
 
-    modules: the format of every module whose weight it put on a grid. activations: by module name, what happens to
-    the module's input from now on ("int8 per token, dynamic"). cache: the format of the KV cache, if it changed.
-    notes: what a reader must know beside that.
+    modules: the format of every module whose weight it put on a grid. activations: by module name, the format to which
+    the module's input is rounded from now on. cache: the format of the KV cache, if it changed. notes: what a reader
+    must know beside that.
     """
 
     model: PreTrainedModel
     modules: tuple[ModuleFormat, ...] = ()
-    activations: Mapping[str, str] = field(default_factory=dict)
+    activations: Mapping[str, NumberFormat] = field(default_factory=dict)
     cache: CacheFormat | None = None
     notes: tuple[Note, ...] = ()
 

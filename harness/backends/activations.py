@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from harness.backends import Compressed
 from harness.backends._common.linears import LinearBackend
 from harness.backends._common.weights import DEFAULT_PERCENTILE, RangeMethod, naming
+from harness.numerics.named_formats import Bits, InputFormatName, named_formats
+from harness.records import NumberFormat
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,10 +37,10 @@ class Activations(LinearBackend):
 
     quantizes = ("activations",)
 
-    format: Literal["int", "fp8_e4m3", "fp8_e5m2", "mxfp8_e4m3", "mxfp8_e5m2", "mxfp4", "nvfp4"] = "int"
+    format: InputFormatName = "int"
     """``int`` (with ``bits``), an FP8 float, or a block format that brings its own groups of neighbouring
     channels and their scales (``mxfp4``, ``mxfp8_…``: 32 and powers of two; ``nvfp4``: 16 and FP8)."""
-    bits: Annotated[int, Field(ge=2, le=8)] | None = None
+    bits: Bits | None = None
     """Bits of one code; only with format ``int``, which needs it."""
     symmetric: bool = True
     """Codes around 0 without a zero point; false: the range from the smallest to the largest value, with 0
@@ -84,18 +86,23 @@ class Activations(LinearBackend):
         limits = {} if self.dynamic else self._calibrated(model, chosen, form, calibration)
         for name, module in chosen:
             round_inputs(module, form, limits.get(name), module.weight.device)
-        return Compressed(model, activations={name: self._words(form) for name, _ in chosen})
+        return Compressed(model, activations=dict.fromkeys((name for name, _ in chosen), self.number_format()))
+
+    def number_format(self) -> NumberFormat:
+        """The format of inputs that the fields describe. Loads no torch."""
+        fields: dict[str, Any] = {"symmetric": self.symmetric, "dynamic": self.dynamic}
+        if not self.dynamic:
+            percentile = (self.percentile or DEFAULT_PERCENTILE) if self.range == "percentile" else None
+            fields |= {"ranges": self.range, "percentile": percentile}
+        if not self._in_groups:
+            fields["granularity"] = self.granularity
+        return named_formats()[self.format].record(self.bits, **fields)
 
     def input_format(self) -> Format:
-        """The number format that the fields describe."""
-        from harness.numerics.formats import Format, named_format
-        from harness.numerics.granularity import Blocks
-        from harness.numerics.grids import Grid, integer
+        """The same, as what rounds tensors."""
+        from harness.numerics.formats import format_of
 
-        if self._in_groups:
-            return named_format(self.format)
-        grid: Grid = named_format(self.format).grid if self.bits is None else integer(self.bits, self.symmetric)
-        return Format(grid, Blocks(self.granularity))
+        return format_of(self.number_format())
 
     def _calibrated(
         self, model: PreTrainedModel, chosen: Sequence[tuple[str, Linear]], form: Format, calibration: Sequence[Tensor]
@@ -120,12 +127,6 @@ class Activations(LinearBackend):
 
         return tap
 
-    def _words(self, form: Format) -> str:
-        grid = form.name if self.symmetric else f"{form.name} asymmetric"
-        unit = f"in groups of {form.blocks.size}" if self._in_groups else f"per {self.granularity}"
-        method = self.range if self.range != "percentile" else f"percentile {self.percentile or DEFAULT_PERCENTILE:g}"
-        return f"{grid} {unit}, {'dynamic' if self.dynamic else f'static ({method})'}"
-
     @property
     def _in_groups(self) -> bool:
-        return self.format.startswith(("mx", "nv"))
+        return named_formats()[self.format].group_size is not None

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 from pydantic import Field, model_validator
 
-from harness.backends._common.library import Asked
 from harness.backends._common.simulating import Result, Simulated, SimulatingBackend
+from harness.numerics.named_formats import named_formats
 from harness.records import Note
 
 if TYPE_CHECKING:
@@ -119,8 +119,9 @@ class Autoround(SimulatingBackend):
     def _simulated(self, module: nn.Module) -> Simulated:
         granularity: Literal["group", "channel"] = "group" if self.group_size else "channel"
         ranges = "output_error" if self.iterations else "min_max"
-        asked = Asked(f"int{self.bits}", granularity, self.group_size, self.symmetric, ranges)
-        return Simulated(asked, cast("Tensor", module.scale).numel() * (16 if self.symmetric else 16 + self.bits))
+        sharing = {"granularity": granularity, "group_size": self.group_size, "symmetric": self.symmetric}
+        stated = named_formats()["int"].record(self.bits, **sharing, ranges=ranges)
+        return Simulated(stated, cast("Tensor", module.scale).numel() * (16 if self.symmetric else 16 + self.bits))
 
 
 def _alike(calibration: Sequence[Tensor]) -> tuple[int, list[dict[str, Any]]]:

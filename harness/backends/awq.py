@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 from pydantic import Field
 
 from harness.backends import Compressed
-from harness.backends._common.stacks import merged_stacks
+from harness.backends._common.stacks import merge_stacks
 from harness.backends._common.weights import Replacing, WeightBackend, naming, untie_head
 from harness.records import ModuleFormat, Note
 
@@ -84,7 +84,7 @@ class Awq(WeightBackend):
         work.round_pending()
         work.clip(chosen.keys() - work.formats.keys(), lambda taps: observe_inputs(model, taps, calibration))
         work.round_pending()
-        described = merged_stacks(work.formats[name] for name in chosen)
+        described = merge_stacks(work.formats[name] for name in chosen)
         untie_head(model, chosen)
         notes = [self._note(work.scalings, len(chosen)), *self._unreached(work.unreached)]
         return Compressed(model, described, notes=tuple(notes))
@@ -112,10 +112,10 @@ class Awq(WeightBackend):
     def _check(self, name: str, module: Linear) -> None:
         """Refuse weights that are not finite before they spoil the inputs of all modules after them."""
         from harness.modules.linears import weight_of
-        from harness.numerics.formats import checked
+        from harness.numerics.formats import check_tensor
 
         with naming(self, name):
-            checked(weight_of(module))
+            check_tensor(weight_of(module))
 
     def _note(self, scalings: Sequence[tuple[int, Scaling]], modules: int) -> Note:
         scaled = sum(count for count, _ in scalings)
@@ -199,9 +199,11 @@ class _Work:
             module = self._chosen[name]
             if not self._replacing.shared(module):
                 self._replacing.replace(module, step.round(name, weight_of(module), limits))
-            described = step.describe(name, module, step.for_module(name).weight_format())
-            ranges = {"ranges": "output_error"} if name in self._clipped else {}
-            self.formats[name] = described.model_copy(update=ranges)
+            described = step.describe(name, module)
+            if name in self._clipped:
+                clipped = described.format.model_copy(update={"ranges": "output_error", "percentile": None})
+                described = described.model_copy(update={"format": clipped})
+            self.formats[name] = described
         self._pending.clear()
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from harness.backends._common.library import Asked, LibraryBackend
-from harness.records import ModuleFormat, Note
+from harness.backends._common.library import LibraryBackend
+from harness.numerics.named_formats import named_formats
+from harness.records import ModuleFormat, Note, NumberFormat
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,6 +20,11 @@ if TYPE_CHECKING:
 
 THRESHOLD = 6.0
 BLOCK = 64
+_GROUPS = {"bits": 4, "symmetric": True, "granularity": "group", "ranges": "min_max"}
+FOUR_BITS: Mapping[str, NumberFormat] = {
+    "nf4": NumberFormat.model_validate({"type": "codebook", "element": "nf4", **_GROUPS}),
+    "fp4": NumberFormat.model_validate({"type": "float", "element": "fp4", **_GROUPS}),
+}
 
 
 class Bitsandbytes(LibraryBackend):
@@ -51,18 +57,19 @@ class Bitsandbytes(LibraryBackend):
             raise ValueError(f"threshold needs method: llm_int8; {self.method} leaves inputs as they are")
         return self
 
-    def asked(self, module: Linear) -> Asked:
+    def number_format(self, module: Linear) -> NumberFormat:
         """Symmetric grids all of them."""
         if self.method == "llm_int8":
-            return Asked("int8", "channel")
-        return Asked(self.method, "group", self.group_size or BLOCK)
+            return named_formats()["int"].record(8, granularity="channel", ranges="min_max")
+        scales = "double" if self.double_quantize else "float"
+        return FOUR_BITS[self.method].model_copy(update={"group_size": self.group_size or BLOCK, "scales": scales})
 
-    def inputs(self) -> str:
+    def inputs(self) -> NumberFormat | None:
         """With LLM.int8() alone."""
         if self.method != "llm_int8":
-            return ""
-        left = f"; columns with |x| >= {self._threshold:g} in full precision" if self._threshold else ""
-        return f"int8 per token, dynamic{left}"
+            return None
+        outliers = self._threshold or None
+        return named_formats()["int"].record(8, granularity="token", dynamic=True, outliers=outliers)
 
     def checkpoint_config(self, left_out: Sequence[str]) -> Any:
         """transformers' own configuration; sizes of groups are in the files."""

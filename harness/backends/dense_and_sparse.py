@@ -10,9 +10,10 @@ from pydantic import Field
 
 from harness.backends import Compressed
 from harness.backends._common.linears import LinearBackend
-from harness.backends._common.stacks import merged_stacks
+from harness.backends._common.stacks import merge_stacks
 from harness.backends._common.weights import Replacing, naming, untie_head
-from harness.records import ModuleFormat, Note, Record
+from harness.numerics.named_formats import Bits
+from harness.records import ModuleFormat, Note, NumberFormat, Record
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
 MOST_NAMED = 64
 """Modules that the note about missing gradients names."""
-Bits = Annotated[int, Field(ge=2, le=8)]
 Share = Annotated[float, Field(ge=0, le=0.5)]
 
 
@@ -63,14 +63,14 @@ class DenseAndSparse(LinearBackend):
         module."""
         from harness.modules.linears import matrices, weight_of
         from harness.numerics.decomposition import decompose
-        from harness.numerics.formats import checked
+        from harness.numerics.formats import check_tensor
         from harness.transforms.sensitivity import fisher_diagonal
         from harness.transforms.single_changes import group_by_weight
 
         chosen = self.chosen(model)
         for name, module in matrices(model):  # A weight that is not finite spoils the gradients of all others.
             with naming(self, name):
-                checked(weight_of(module))
+                check_tensor(weight_of(module))
         fisher = fisher_diagonal(model, dict(chosen), calibration)
         flat = [name for name, fisher_OI in fisher.items() if not bool(fisher_OI.any())]
         replacing, described = Replacing(), dict[str, ModuleFormat]()
@@ -84,7 +84,7 @@ class DenseAndSparse(LinearBackend):
                     replacing.replace(module, found.values)
                 described[name] = self._describe(name, module, bits, found.sparse)
         untie_head(model, described)
-        return Compressed(model, merged_stacks(described[name] for name, _ in chosen), notes=_notes(flat))
+        return Compressed(model, merge_stacks(described[name] for name, _ in chosen), notes=_notes(flat))
 
     def _bits_of(self, name: str) -> int:
         from harness.modules.experts import stack_name
@@ -110,8 +110,7 @@ class DenseAndSparse(LinearBackend):
             parameters=weight.numel() + (0 if bias is None else bias.numel()),
             stored_bytes=-(-stored // 8) + (0 if bias is None else bias.numel() * bias.element_size()),
             bits_per_weight=stored / weight.numel(),
-            format=f"codebook{bits}" + ("+sparse" if sparse else ""),
-            granularity="channel",
+            format=NumberFormat(type="codebook", bits=bits, granularity="channel", sparse=bool(sparse)),
             kernel="simulated",
             backend=self.kind,
         )

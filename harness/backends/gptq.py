@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field, model_validator
 
 from harness.backends import Compressed
-from harness.backends._common.stacks import merged_stacks
+from harness.backends._common.stacks import merge_stacks
 from harness.backends._common.weights import Replacing, WeightBackend, naming, untie_head
+from harness.numerics.named_formats import WHOLE_TENSOR_SCALES
 from harness.records import ModuleFormat, Note
 
 if TYPE_CHECKING:
@@ -53,10 +54,9 @@ class Gptq(WeightBackend):
 
     @model_validator(mode="after")
     def _scales_are_known_in_time(self) -> Gptq:
-        if not self.static_groups and (
-            self.format == "nvfp4" or (self.double_quantize and self.granularity == "group")
-        ):
-            what = "nvfp4" if self.format == "nvfp4" else "double_quantize"
+        grouped = self.granularity == "group"
+        if not self.static_groups and grouped and self.number_format().scales in WHOLE_TENSOR_SCALES:
+            what = "double_quantize" if self.double_quantize else self.format
             raise ValueError(f"{what} needs static_groups: true; its scales depend on groups that come later")
         return self
 
@@ -73,7 +73,7 @@ class Gptq(WeightBackend):
         outside = [name for name in work.chosen if name not in work.described]
         work.quantize(outside, lambda taps: observe_inputs(model, taps, calibration))
         untie_head(model, work.chosen)
-        described = merged_stacks(work.described[name] for name in work.chosen)
+        described = merge_stacks(work.described[name] for name in work.chosen)
         return Compressed(model, described, notes=tuple(work.notes()))
 
 
@@ -129,14 +129,14 @@ class _Work:
         form, index_bits = settings.weight_format(), 0
         if not self._replacing.shared(module):
             weight_OI = weight_of(module)
-            nearest = settings.nearest(weight_OI)
+            nearest = settings.round_weight(weight_OI)
             values_OI = nearest.values
             if hessian is None:
                 self._unreached.append(name)
             else:
                 values_OI, index_bits = self._solve(name, weight_OI, form, hessian, known, nearest)
             self._replacing.replace(module, values_OI)
-        described = self.settings.describe(name, module, form)
+        described = self.settings.describe(name, module)
         self.described[name] = _with_index(described, module.weight.numel(), index_bits)
 
     def _solve(
@@ -177,6 +177,7 @@ class _Work:
 def _with_index(described: ModuleFormat, weights: int, index_bits: int) -> ModuleFormat:
     return described.model_copy(
         update={
+            "format": described.format.model_copy(update={"act_order": bool(index_bits)}),
             "stored_bytes": described.stored_bytes + index_bits // 8,
             "bits_per_weight": described.bits_per_weight + index_bits / weights,
         }

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
-from harness.backends._common.library import Asked, LibraryBackend, uneven_groups
+from harness.backends._common.library import LibraryBackend, uneven_groups
+from harness.numerics.named_formats import named_formats
+from harness.records import NumberFormat
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,9 +33,10 @@ class Hqq(LibraryBackend):
     group_size: Annotated[int, Field(ge=8, multiple_of=8)] = 64
     """Inputs that share a scale and a zero point."""
 
-    def asked(self, module: Linear) -> Asked:
+    def number_format(self, module: Linear) -> NumberFormat:
         """Always with zero points."""
-        return Asked(f"int{self.bits}", "group", self.group_size, symmetric=False, ranges="hqq")
+        sharing = {"granularity": "group", "group_size": self.group_size, "symmetric": False}
+        return named_formats()["int"].record(self.bits, **sharing, ranges="hqq")
 
     def check(self, module: Linear) -> str:
         """Groups must divide the inputs; the library would run over the ends of rows, or fail."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from harness.backends import Backend, Compressed
 from harness.errors import BackendError
-from harness.records import CacheFormat, Note
+from harness.numerics.named_formats import Bits, CacheFormatName, named_formats
+from harness.records import FLOATS, CacheFormat, Note, NumberFormat
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from harness.numerics.kv_cache import CachePart
     from harness.transforms.cached_attention import AttentionCall, CacheSettings
 
-Bits = Annotated[int, Field(ge=2, le=8)]
 Scales = Literal["channel", "token", "unscaled"]
 
 
@@ -34,7 +34,7 @@ class KvCache(Backend):
 
     quantizes = ("cache",)
 
-    format: Literal["int", "fp8_e4m3", "fp8_e5m2"] = "int"
+    format: CacheFormatName = "int"
     """``int`` (with bits), or an FP8 float."""
     bits: Bits | None = None
     """Bits of keys and values; only with format ``int``."""
@@ -104,13 +104,12 @@ class KvCache(Backend):
         return self.key_bits or self.bits, self.value_bits or self.bits
 
     def _part(self, scales: Scales, bits: int | None, flush: bool) -> CachePart | None:
-        from harness.numerics.grids import FP8_E4M3, FP8_E5M2, Grid, integer
+        from harness.numerics.grids import Grid, grid_of, integer
         from harness.numerics.kv_cache import CachePart
 
         if self.format == "int" and bits is None:
             return None
-        grids: dict[str, Grid] = {"fp8_e4m3": FP8_E4M3, "fp8_e5m2": FP8_E5M2}
-        grid = grids[self.format] if bits is None else integer(bits, self.symmetric)
+        grid: Grid = grid_of(self.format) if bits is None else integer(bits, self.symmetric)
         along: dict[Scales, Literal["tokens", "channels"] | None] = {"channel": "tokens", "token": "channels"}
         return CachePart(grid, along.get(scales), self.group_size, self.residual, flush)
 
@@ -125,25 +124,26 @@ class KvCache(Backend):
                 total += count
         dtype = str(calls[0].key.dtype).removeprefix("torch.")
         keys, values = self._bits
-        skipped = f" (not in layers {', '.join(map(str, sorted(self.skip_layers)))})" if self.skip_layers else ""
         return CacheFormat(
-            keys=self._name(self.keys, keys, dtype) + skipped,
-            values=self._name(self.values, values, dtype) + skipped,
+            keys=self._number_format(self.keys, keys) or FLOATS[dtype],
+            values=self._number_format(self.values, values) or FLOATS[dtype],
             bits_per_value=stored / total,
             residual=self.residual,
+            skipped_layers=tuple(sorted(set(self.skip_layers))),
             kernel="simulated",
             backend=self.kind,
         )
 
-    def _name(self, scales: Scales, bits: int | None, dtype: str) -> str:
+    def _number_format(self, covers: Scales, bits: int | None) -> NumberFormat | None:
+        """The format of keys or values; None: full precision."""
         if self.format == "int" and bits is None:
-            return dtype
-        name = self.format if bits is None else f"int{bits} {'symmetric' if self.symmetric else 'affine'}"
-        if scales == "unscaled":
-            return f"{name} without scales"
-        what = "tokens" if scales == "channel" else "channels"
-        size = f"groups of {self.group_size} {what}" if self.group_size else "a whole head"
-        return f"{name} per {scales}, {size}"
+            return None
+        sharing: dict[str, Any] = {"granularity": covers, "group_size": self.group_size}
+        if covers == "unscaled":
+            sharing = {"scales": "none"}
+        elif self.group_size is None:
+            sharing = {"granularity": "head"}
+        return named_formats()[self.format].record(bits, symmetric=bits is None or self.symmetric, **sharing)
 
     def _note(self) -> Note:
         text = (

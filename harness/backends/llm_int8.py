@@ -10,6 +10,7 @@ from pydantic import Field
 from harness.backends import Compressed
 from harness.backends._common.linears import LinearBackend
 from harness.backends._common.weights import naming, untie_head
+from harness.numerics.named_formats import named_formats
 from harness.records import ModuleFormat
 
 if TYPE_CHECKING:
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from harness.transforms.mixed_int8 import MixedInt8Linear
+
+
+INT8 = named_formats()["int"]
 
 
 class LLMInt8(LinearBackend):
@@ -57,8 +61,8 @@ class LLMInt8(LinearBackend):
             if id(old) in made:
                 model.set_submodule(path, made[id(old)])
         described = tuple(self._describe(name, made[id(module)]) for name, module in chosen)
-        words = f"int8 per token, dynamic; columns with |x| >= {self.threshold:g} in full precision"
-        return Compressed(model, described, activations=dict.fromkeys(names, words))
+        inputs = INT8.record(8, granularity="token", dynamic=True, outliers=self.threshold)
+        return Compressed(model, described, activations=dict.fromkeys(names, inputs))
 
     def _describe(self, name: str, module: MixedInt8Linear) -> ModuleFormat:
         weights, bias = module.codes.numel(), module.bias
@@ -69,10 +73,7 @@ class LLMInt8(LinearBackend):
             parameters=weights + (0 if bias is None else bias.numel()),
             stored_bytes=stored + (0 if bias is None else bias.numel() * bias.element_size()),
             bits_per_weight=8 * stored / weights,
-            format="int8",
-            granularity="channel",
-            symmetric=True,
-            ranges="min_max",
+            format=INT8.record(8, granularity="channel", ranges="min_max"),
             kernel="simulated",
             backend=self.kind,
         )

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from harness.backends import Quantized
-from harness.backends._common.library import Asked
-from harness.backends._common.simulating import Result, Simulated, SimulatingBackend, undisturbed
-from harness.records import CacheFormat, Note
+from harness.backends._common.simulating import Result, Simulated, SimulatingBackend, preserve_global_state
+from harness.numerics.named_formats import named_formats
+from harness.records import CacheFormat, Note, NumberFormat
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -143,7 +143,7 @@ class LlmCompressor(SimulatingBackend):
         from llmcompressor.transformers.compression.compressed_tensors_utils import modify_save_pretrained
 
         shipped: Any = copy.deepcopy(model)  # Packing changes the model that is packed.
-        with undisturbed(), create_session(), _folder_of(shipped):
+        with preserve_global_state(), create_session(), _folder_of(shipped):
             modify_save_pretrained(shipped)
             shipped.save_pretrained(str(folder))
 
@@ -220,37 +220,47 @@ def _settle(module: nn.Module) -> Simulated | None:
         del module.quantization_scheme, module.quantization_status
         return None
     module.quantization_status = QuantizationStatus.DECOMPRESSED
-    asked, extra = (None, 0) if scheme.weights is None else _asked(module, scheme.weights)
-    return Simulated(asked, extra, "" if scheme.input_activations is None else _words(scheme.input_activations))
+    inputs = None if scheme.input_activations is None else _input_format(scheme.input_activations)
+    stated, extra = (None, 0) if scheme.weights is None else _weight_format(module, scheme.weights)
+    return Simulated(stated, extra, inputs)
 
 
-def _asked(module: Any, weights: Any) -> tuple[Asked, int]:
+def _weight_format(module: Any, weights: Any) -> tuple[NumberFormat, int]:
     """The format of a module's weight, and the bits of its scales and zero points in the library's checkpoint."""
     scale = module.weight_scale
     tiny = weights.scale_dtype is not None and weights.scale_dtype.itemsize == 1
     bits = scale.numel() * (8 if tiny else 8 * scale.element_size())
     bits += 0 if weights.symmetric else module.weight_zero_point.numel() * weights.num_bits
     bits += 32 if hasattr(module, "weight_global_scale") else 0
-    strategy: Any = "group" if weights.strategy == "tensor_group" else weights.strategy
-    size = weights.block_structure[0] if strategy == "block" else weights.group_size if strategy == "group" else None
     ranges = "min_max" if "minmax" in (weights.observer or "minmax") else weights.observer
-    return Asked(_format(weights), strategy, size, weights.symmetric, ranges), bits
+    order = weights.strategy == "group" and weights.actorder == "group"
+    return _number_format(weights).model_copy(update={"ranges": ranges, "act_order": order}), bits
 
 
-def _format(args: Any) -> str:
-    if args.type == "int":
-        return f"int{args.num_bits}"
-    if args.strategy == "tensor_group":
-        return "nvfp4"
-    element = "fp8_e4m3" if args.num_bits == 8 else "fp4"
+def _input_format(args: Any) -> NumberFormat:
+    return _number_format(args).model_copy(update={"dynamic": bool(args.dynamic)})
+
+
+def _number_format(args: Any) -> NumberFormat:
+    """The library's own record of a format in ours."""
+    named = named_formats()
     powers = args.strategy == "group" and args.scale_dtype is not None and not args.scale_dtype.is_floating_point
-    return f"mx{element}" if powers else element
-
-
-def _words(args: Any) -> str:
-    size = f" of {args.group_size}" if args.strategy in ("group", "tensor_group") else ""
-    strategy = "group" if args.strategy == "tensor_group" else args.strategy
-    return f"{_format(args)} per {strategy}{size}, {'dynamic' if args.dynamic else 'static'}"
+    if args.type == "int":
+        found = named["int"].record(args.num_bits)
+    elif args.strategy == "tensor_group":
+        found = named["nvfp4"].record()
+    elif args.num_bits == 8:
+        found = named["mxfp8_e4m3" if powers else "fp8_e4m3"].record()
+    else:
+        found = (
+            named["mxfp4"].record()
+            if powers
+            else NumberFormat(type="float", bits=args.num_bits, element="fp4", scales="float")
+        )
+    strategy = str(getattr(args.strategy, "value", args.strategy))
+    strategy = {"tensor_group": "group", "attn_head": "head"}.get(strategy, strategy)
+    size = {"block": (args.block_structure or [None])[0], "group": args.group_size}.get(strategy)
+    return found.model_copy(update={"granularity": strategy, "group_size": size, "symmetric": bool(args.symmetric)})
 
 
 def _cache(model: nn.Module, kind: str) -> CacheFormat | None:
@@ -258,9 +268,9 @@ def _cache(model: nn.Module, kind: str) -> CacheFormat | None:
     for module in model.modules():
         scheme = getattr(module, "quantization_scheme", None)
         if hasattr(module, "kv_cache") and scheme is not None:
-            text, bits = _words(scheme.input_activations), scheme.input_activations.num_bits
+            kept, bits = _input_format(scheme.input_activations), scheme.input_activations.num_bits
             return CacheFormat(
-                keys=text, values=text, bits_per_value=bits, residual=0, kernel="simulated", backend=kind
+                keys=kept, values=kept, bits_per_value=bits, residual=0, kernel="simulated", backend=kind
             )
     return None
 

@@ -13,6 +13,7 @@ from harness.backends._common.linears import LinearBackend
 from harness.backends._common.weights import Granularity, RangeMethod, naming
 from harness.backends.round_to_nearest import RoundToNearest
 from harness.errors import BackendError
+from harness.numerics.named_formats import Bits
 from harness.records import Note
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ class MixedPrecision(LinearBackend):
     needs_calibration = True
     takes_experts = True
 
-    bits: tuple[Annotated[int, Field(ge=2, le=8)], ...] = Field(min_length=1)
+    bits: tuple[Bits, ...] = Field(min_length=1)
     """Bits that a layer may get."""
     target_bits_per_weight: Annotated[float, Field(gt=0)] | None = None
     """What the chosen layers may take together, in bits a weight: codes, scales and zero points."""
@@ -119,17 +120,17 @@ class MixedPrecision(LinearBackend):
         settings = self._rounding(bits)
 
         def change(weight_OI: Tensor) -> Tensor:
-            return cast(settings.nearest(weight_OI).values, weight_OI.dtype)
+            return cast(settings.round_weight(weight_OI).values, weight_OI.dtype)
 
         return change
 
     def _sizes(self, unit: Unit) -> list[int]:
         """Stored bits of a unit for every number of bits."""
-        from harness.numerics.formats import checked, stored_bits
+        from harness.numerics.formats import check_tensor, stored_bits
 
         forms = [self._rounding(bits).weight_format() for bits in self.bits]
         with naming(self, unit.names[0]):
-            shapes = [tuple(checked(weight).shape) for weight in unit.weights]
+            shapes = [tuple(check_tensor(weight).shape) for weight in unit.weights]
             return [sum(stored_bits(shape, form) for shape in shapes) for form in forms]
 
     def _allocate(self, costs: list[list[float]], sizes: list[list[int]], weights: int) -> Allocation:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 from pydantic import Field, model_validator
 
-from harness.backends._common.library import Asked
-from harness.backends._common.simulating import Result, Simulated, SimulatingBackend, undisturbed
+from harness.backends._common.simulating import Result, Simulated, SimulatingBackend, preserve_global_state
+from harness.numerics.named_formats import named_formats
+from harness.records import NumberFormat
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,18 +34,24 @@ _CONFIGURATIONS: Mapping[str, str] = {
     "mxfp8": "MXFP8_DEFAULT_CFG",
 }
 """What the library calls the configurations."""
-_INPUTS: Mapping[str, str] = {
-    "int8": "int8 per tensor, static",
-    "int8_smoothquant": "int8 per tensor, static",
-    "fp8": "fp8_e4m3 per tensor, static",
-    "fp8_per_channel_per_token": "fp8_e4m3 per token, dynamic",
-    "nvfp4": "nvfp4 per group of 16, dynamic",
-    "mxfp4": "mxfp4 per group of 32, dynamic",
-    "mxfp8": "mxfp8_e4m3 per group of 32, dynamic",
+_INT8 = named_formats()["int"].record(8)
+_FP8 = named_formats()["fp8_e4m3"].record()
+_BLOCKS: Mapping[str, NumberFormat] = {
+    "nvfp4": named_formats()["nvfp4"].record(),
+    "mxfp4": named_formats()["mxfp4"].record(),
+    "mxfp8": named_formats()["mxfp8_e4m3"].record(),
 }
-_GROUPS: Mapping[str, int] = {"int4": 128, "int4_awq": 128, "nvfp4": 16, "mxfp4": 32, "mxfp8": 32}
+"""Formats that bring groups and scales along, for weights and inputs."""
+_INPUTS: Mapping[str, NumberFormat] = {
+    "int8": _INT8.model_copy(update={"granularity": "tensor", "dynamic": False}),
+    "int8_smoothquant": _INT8.model_copy(update={"granularity": "tensor", "dynamic": False}),
+    "fp8": _FP8.model_copy(update={"granularity": "tensor", "dynamic": False}),
+    "fp8_per_channel_per_token": _FP8.model_copy(update={"granularity": "token", "dynamic": True}),
+    **{scheme: block.model_copy(update={"dynamic": True}) for scheme, block in _BLOCKS.items()},
+}
+_INT8_SCHEMES = ("int8", "int8_smoothquant", "int8_weights")
+_INT4_GROUP = 128
 _WITHOUT_DOCUMENTS = ("int8_weights", "fp8_per_channel_per_token", "int4", "mxfp4", "mxfp8")
-_ONLY_ON_CUDA = ("nvfp4", "mxfp4", "mxfp8")
 
 
 class Modelopt(SimulatingBackend):
@@ -77,26 +84,29 @@ class Modelopt(SimulatingBackend):
         """Whether it looks at documents with these settings."""
         return self.scheme not in _WITHOUT_DOCUMENTS
 
-    def inputs(self) -> str:
-        """What happens to the inputs of the layers, in words."""
-        return _INPUTS.get(self.scheme, "")
+    def inputs(self) -> NumberFormat | None:
+        """The format of inputs, where the scheme has one."""
+        return _INPUTS.get(self.scheme)
 
     def check(self, module: Linear) -> str:
         """Why the library cannot take a layer."""
         device = module.weight.device.type
-        if self.scheme in _ONLY_ON_CUDA and device != "cuda":
+        if self.scheme in _BLOCKS and device != "cuda":
             what = f"lies on {device}, and the library rounds to {self.scheme} on CUDA alone"
             return f"{what}; set device: cuda in reference:, or take another scheme"
         return ""
 
-    def asked(self, module: Linear) -> Asked:
-        """The format that the settings ask for."""
-        if self.scheme.startswith("int8"):
-            return Asked("int8", "channel")
-        if self.scheme.startswith("fp8"):
-            return Asked("fp8_e4m3", "tensor" if self.scheme == "fp8" else "channel")
-        name = {"int4_awq": "int4", "mxfp8": "mxfp8_e4m3"}.get(self.scheme, self.scheme)
-        return Asked(name, "group", self._group)
+    def number_format(self, module: Linear) -> NumberFormat:
+        """The format of weights that the scheme asks for."""
+        if self.scheme in _INT8_SCHEMES:
+            return _INT8.model_copy(update={"granularity": "channel", "ranges": "min_max"})
+        if block := _BLOCKS.get(self.scheme):
+            return block.model_copy(update={"ranges": "min_max"})
+        if self.scheme in ("int4", "int4_awq"):
+            groups = {"granularity": "group", "group_size": self.group_size or _INT4_GROUP, "ranges": "min_max"}
+            return _INT8.model_copy(update={"bits": 4, **groups})
+        granularity = "tensor" if self.scheme == "fp8" else "channel"
+        return _FP8.model_copy(update={"granularity": granularity, "ranges": "min_max"})
 
     def simulate(
         self,
@@ -116,13 +126,12 @@ class Modelopt(SimulatingBackend):
         with torch.no_grad():
             made = mtq.quantize(model, self._configuration(names), forward_all if self.calibrates else None)
             mtq.fold_weight(made, keep_attrs=True)
-        words = self.inputs()
         found = {}
         for name in names:
             module = cast("Linear", made.get_submodule(name))
             if type(module) is not torch.nn.Linear:
-                asked = self.asked(module)
-                found[name] = Simulated(asked, _scale_bits(asked, *module.weight.shape), words)
+                stated = self.number_format(module)
+                found[name] = Simulated(stated, _scale_bits(stated, *module.weight.shape), self.inputs())
         return Result(made, found)
 
     def save(self, model: PreTrainedModel, folder: Path) -> None:
@@ -136,12 +145,8 @@ class Modelopt(SimulatingBackend):
         for name, module in shipped.named_modules():
             if isinstance(module, TensorQuantizer) and name.endswith(".weight_quantizer") and module.amax is not None:
                 module.enable()  # The weight is rounded already; the library packs what its quantizers round.
-        with undisturbed(), torch.no_grad():
+        with preserve_global_state(), torch.no_grad():
             export_hf_checkpoint(shipped, export_dir=str(folder))
-
-    @property
-    def _group(self) -> int | None:
-        return self.group_size or _GROUPS.get(self.scheme)
 
     def _configuration(self, names: Sequence[str]) -> dict[str, Any]:
         """The library's configuration for the named layers and no others."""
@@ -158,9 +163,8 @@ class Modelopt(SimulatingBackend):
         return {"quant_cfg": chosen, "algorithm": own["algorithm"]}
 
 
-def _scale_bits(asked: Asked, outputs: int, inputs: int) -> int:
+def _scale_bits(stated: NumberFormat, outputs: int, inputs: int) -> int:
     """Bits of scales in the library's checkpoint: 32 each, but 8 in block formats (and 32 for all of nvfp4)."""
-    blocks = asked.format.startswith(("mx", "nv"))
     scales = {"tensor": 1, "channel": outputs}
-    count = scales.get(asked.granularity) or outputs * ceil(inputs / (asked.group_size or inputs))
-    return count * (8 if blocks else 32) + (32 if asked.format == "nvfp4" else 0)
+    count = scales.get(stated.granularity) or outputs * ceil(inputs / (stated.group_size or inputs))
+    return count * (8 if stated.scales in ("e8m0", "e4m3") else 32) + (32 if stated.scales == "e4m3" else 0)

@@ -6,13 +6,17 @@ import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from harness.backends._common.library import Asked, LibraryBackend
+from harness.backends._common.library import LibraryBackend
+from harness.numerics.named_formats import named_formats
+from harness.records import NumberFormat
 
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from harness.modules.linears import Linear
+
+INT8 = named_formats()["int"]
 
 
 class PytorchDynamicInt8(LibraryBackend):
@@ -29,13 +33,13 @@ class PytorchDynamicInt8(LibraryBackend):
     granularity: Literal["tensor", "channel"] = "tensor"
     """What shares a scale: the whole weight, as PyTorch does it by default, or an output channel."""
 
-    def asked(self, module: Linear) -> Asked:
+    def number_format(self, module: Linear) -> NumberFormat:
         """All codes from −128 to 127: s = max|x| / 127.5."""
-        return Asked("int8", self.granularity)
+        return INT8.record(8, granularity=self.granularity, ranges="min_max")
 
-    def inputs(self) -> str:
+    def inputs(self) -> NumberFormat:
         """Unsigned codes with a zero point."""
-        return "int8 asymmetric per tensor, dynamic"
+        return INT8.record(8, symmetric=False, granularity="tensor", dynamic=True)
 
     def hand_over(
         self,

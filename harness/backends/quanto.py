@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from harness.backends._common.library import Asked, LibraryBackend, uneven_groups
+from harness.backends._common.library import LibraryBackend, uneven_groups
+from harness.numerics.named_formats import named_formats
+from harness.records import NumberFormat
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,6 +25,10 @@ NAMES = {
     "fp8_e5m2": "qfloat8_e5m2",
 }
 """What the library calls each format."""
+FORMATS: Mapping[str, NumberFormat] = {
+    **{f"int{bits}": named_formats()["int"].record(bits) for bits in (2, 4, 8)},
+    **{name: named_formats()[name].record() for name in ("fp8_e4m3", "fp8_e5m2")},
+}
 
 
 class Quanto(LibraryBackend):
@@ -56,18 +62,22 @@ class Quanto(LibraryBackend):
         """Ranges of inputs are those of documents."""
         return self.activations is not None
 
-    def asked(self, module: Linear) -> Asked:
+    def number_format(self, module: Linear) -> NumberFormat:
         """The group size that the library will take, unless one is given."""
         if not self._grouped:
-            return Asked(self.weights, "channel")
+            return FORMATS[self.weights].model_copy(update={"granularity": "channel", "ranges": "min_max"})
         inputs = module.weight.shape[1]
         fitting = [size for size in (128, 96, 64, 32) if inputs > 128 and inputs % size == 0]
         size = self.group_size or (fitting[0] if fitting else None)
-        return Asked(self.weights, "group" if size else "channel", size, symmetric=False)
+        sharing = {"granularity": "group" if size else "channel", "group_size": size, "symmetric": False}
+        return FORMATS[self.weights].model_copy(update={**sharing, "ranges": "min_max"})
 
-    def inputs(self) -> str:
+    def inputs(self) -> NumberFormat | None:
         """One range for everything that comes."""
-        return f"{self.activations} per tensor, static (min_max)" if self.activations else ""
+        if self.activations is None:
+            return None
+        static = {"granularity": "tensor", "dynamic": False, "ranges": "min_max"}
+        return FORMATS[self.activations].model_copy(update=static)
 
     def check(self, module: Linear) -> str:
         """Groups must divide the inputs."""

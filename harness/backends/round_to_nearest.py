@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from harness.backends import Compressed
-from harness.backends._common.stacks import merged_stacks
+from harness.backends._common.stacks import merge_stacks
 from harness.backends._common.weights import Replacing, WeightBackend, naming, untie_head
 from harness.records import ModuleFormat
 
@@ -35,7 +35,7 @@ class RoundToNearest(WeightBackend):
             settings = self.for_module(name)
             if not replacing.shared(module):
                 with naming(self, name):
-                    replacing.replace(module, settings.nearest(weight_of(module)).values)
-            described.append(self.describe(name, module, settings.weight_format()))
+                    replacing.replace(module, settings.round_weight(weight_of(module)).values)
+            described.append(self.describe(name, module))
         untie_head(model, (module.module for module in described))
-        return Compressed(model, merged_stacks(described))
+        return Compressed(model, merge_stacks(described))

@@ -47,12 +47,12 @@ class SmoothQuant(Backend):
         """Fold the scales in place; raises BackendError where nothing can be folded or numbers are not finite."""
         from harness.modules.decoder_layers import observe_inputs
         from harness.modules.linears import linears, weight_of
-        from harness.numerics.formats import checked
+        from harness.numerics.formats import check_tensor
         from harness.transforms.folding import find_foldings, fold
 
         for name, module in linears(model):
             with naming(self, name):
-                checked(weight_of(module))
+                check_tensor(weight_of(module))
         foldings = find_foldings(model, calibration)
         wanted = [each for each in foldings.accepted if each.into_norm or self.into == "norms_and_linears"]
         if not wanted:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from harness.backends._common.library import Asked, LibraryBackend, uneven_groups
+from harness.backends._common.library import LibraryBackend, uneven_groups
+from harness.numerics.named_formats import named_formats
+from harness.records import NumberFormat
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,6 +26,8 @@ Method = Literal[
     "int4_weight_only",
 ]
 INTX = ("intx_weight_only", "int8_dynamic_activation_intx_weight")
+DYNAMIC = ("int8_dynamic_activation_int8_weight", "int8_dynamic_activation_intx_weight")
+BITS: Mapping[str, int] = {"int8_weight_only": 8, "int8_dynamic_activation_int8_weight": 8, "int4_weight_only": 4}
 TILES = (32, 64, 128, 256)
 """Group sizes of the 4-bit kernel."""
 
@@ -62,18 +66,20 @@ class Torchao(LibraryBackend):
             raise ValueError(f"int4_weight_only needs a group_size of {', '.join(map(str, TILES))}")
         return self
 
-    def asked(self, module: Linear) -> Asked:
+    def number_format(self, module: Linear) -> NumberFormat:
         """Integers use all their codes, symmetric ones from −2^(b−1): s = max|x| / (2^(b−1) − ½)."""
-        granularity: Literal["group", "channel"] = "group" if self.group_size else "channel"
-        name = "fp8_e4m3" if self.method == "float8_weight_only" else f"int{self.bits or self.method[3]}"
-        symmetric = self.symmetric and self.method != "int4_weight_only"
-        return Asked(name, granularity, self.group_size, symmetric)
+        sharing: dict[str, Any] = {"granularity": "group" if self.group_size else "channel", "ranges": "min_max"}
+        sharing |= {"group_size": self.group_size, "symmetric": self.symmetric and self.method != "int4_weight_only"}
+        if self.method == "float8_weight_only":
+            return named_formats()["fp8_e4m3"].record(**sharing)
+        return named_formats()["int"].record(self.bits or BITS[self.method], **sharing)
 
-    def inputs(self) -> str:
+    def inputs(self) -> NumberFormat | None:
         """Symmetric with 8-bit weights, as torchao does it, asymmetric with others."""
-        if not self.method.startswith("int8_dynamic"):
-            return ""
-        return "int8 asymmetric per token, dynamic" if self.method in INTX else "int8 per token, dynamic"
+        if self.method not in DYNAMIC:
+            return None
+        symmetric = self.method not in INTX
+        return named_formats()["int"].record(8, symmetric=symmetric, granularity="token", dynamic=True)
 
     def check(self, module: Linear) -> str:
         """The product must be nn.Linear's, groups divide the inputs; packed 4-bit weights need CUDA and bfloat16."""

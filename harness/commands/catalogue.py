@@ -9,6 +9,7 @@ from rich.text import Text
 from harness.backends import Backend
 from harness.engines import Engine
 from harness.hardware.profiles import profiles
+from harness.numerics.named_formats import named_formats
 from harness.plan import is_installed
 from harness.planning.checkpoints import DISTRIBUTION
 from harness.plugins import FAMILIES, base_of, load, names
@@ -19,12 +20,14 @@ from harness.system.yaml_file import read_description
 
 
 def print_catalogue() -> None:
-    """Print shipped suites and gates, the targets, every plugin of every family, and the sections of the report."""
+    """Print suites, gates, targets, number formats, every plugin of every family, and the sections of the report."""
     console = Console()
     for kind in ("suites", "gates"):
         rows = [(name, read_description(bundled_file(kind, name))) for name in bundled_names(kind)]
         console.print(catalogue_table(kind, rows))
     console.print(catalogue_table("targets", list(profiles().targets.items())))
+    formats = [(each.name, each.summary) for each in named_formats().values()]
+    console.print(catalogue_table("number formats", formats))
     for family in FAMILIES:
         base = base_of(family)
         plugins = {name: load(base, name) for name in names(base)}

@@ -2,43 +2,34 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 
 from harness.hardware.profiles import CacheKernel, Kernel, profiles
-from harness.records import CacheFormat, Identity, ModuleFormat, Note
+from harness.records import CacheFormat, Identity, ModuleFormat, Note, NumberFormat
 
 _MOST = 3
 """Formats and kernels that a sentence names; the rest are counted."""
 
-_FLOATS = ("float16", "bfloat16", "float32", "float64")
-
-# "int8 per token, dynamic": every word has to be known, for with an addition it would be another kernel.
-_INPUTS = re.compile(
-    r"(?P<format>[a-z]+[0-9]+(_[a-z0-9]+)?)( asymmetric)?"
-    r"( per (?P<granularity>tensor|token|channel)|(?P<groups> in groups of [0-9]+))?"
-    r"(, (dynamic|static( \([a-z0-9_. ]+\))?))?"
-    r"(?P<outliers>; columns with \|x\| >= [0-9.]+ in full precision)?"
-)
+_NOT_ASKED: Mapping[str, object] = {"scales": "", "ranges": "", "percentile": None, "act_order": False}
+"""What tells formats of weights apart for which kernels are the same."""
 
 
 @dataclass(frozen=True)
 class Use:
-    """How a module computes: the format of its weight and what happens to its input (empty: nothing)."""
+    """How a module computes: the format of its weight, and that to which its input is rounded, if it is."""
 
-    format: str
-    granularity: str
-    group_size: int | None = None
-    symmetric: bool | None = None
-    activations: str = ""
+    weights: NumberFormat
+    inputs: NumberFormat | None = None
+
+    @classmethod
+    def of(cls, weights: NumberFormat, inputs: NumberFormat | None = None) -> Use:
+        """A use without what no kernel depends on."""
+        return cls(weights.model_copy(update=_NOT_ASKED), inputs)
 
     def __str__(self) -> str:
-        kind = "asymmetric " if self.symmetric is False else ""
-        shared = {"group": f"in groups of {self.group_size}", "block": f"in blocks of {self.group_size}"}
-        where = shared.get(self.granularity, f"per {self.granularity}")
-        return f"{kind}{self.format} {where}" + (f" with {self.activations} inputs" if self.activations else "")
+        return f"{self.weights}" + (f" with {self.inputs} inputs" if self.inputs else "")
 
 
 @dataclass
@@ -73,7 +64,7 @@ def fit(target: str, modules: Iterable[tuple[str, int, Use]]) -> Fit:
     for name, parameters, use in modules:
         result.modules += 1
         result.total += parameters
-        if use.granularity == "none" and use.format not in _FLOATS:
+        if use.weights.granularity == "none" and not use.weights.full_precision:
             result.unknown.setdefault(use, []).append(name)
             continue
         found = kernels_for(target, use)
@@ -87,55 +78,55 @@ def fit(target: str, modules: Iterable[tuple[str, int, Use]]) -> Fit:
     return result
 
 
-def compressed(modules: Iterable[ModuleFormat]) -> list[tuple[str, int, Use]]:
+def list_compressed(modules: Iterable[ModuleFormat]) -> list[tuple[str, int, Use]]:
     """The modules that compression touched, as `fit` takes them."""
     return [
-        (m.module, m.parameters, Use(m.format, m.granularity, m.group_size, m.symmetric, m.activations))
-        for m in modules
-        if is_compressed(m.format, m.backend, m.activations)
+        (each.module, each.parameters, Use.of(each.format, each.activations))
+        for each in modules
+        if needs_kernel(each.format, each.backend, each.activations)
     ]
 
 
 def why_missing(target: str, use: Use) -> str:
     """Why there is no kernel: what is there for the same format of weights, or that there is nothing."""
-    near = [kernel for kernel in _kernels(target) if use.format in kernel.weights.formats]
+    name = use.weights.name
+    near = [kernel for kernel in _kernels(target) if name in kernel.weights.formats]
     if not near:
-        return f"no kernel for {use.format} weights on {target} is known"
-    shown = "; ".join(f"{kernel.name} takes {_taken(kernel, use.format)}" for kernel in near[:_MOST])
+        return f"no kernel for {name} weights on {target} is known"
+    shown = "; ".join(f"{kernel.name} takes {_describe(kernel, name)}" for kernel in near[:_MOST])
     return shown + (f"; and {len(near) - _MOST} more" if len(near) > _MOST else "")
 
 
-def cache_text(cache: CacheFormat) -> str:
-    """How keys and values are kept, in one line."""
-    newest = f"; the newest {cache.residual} tokens in full precision" if cache.residual else ""
-    return f"keys {cache.keys}; values {cache.values}{newest}"
-
-
-def cache_kernel(target: str, text: str) -> CacheKernel | None:
-    """A kernel on ``target`` that reads a KV cache which is kept so (see `cache_text`)."""
+def cache_kernel(target: str, cache: CacheFormat) -> CacheKernel | None:
+    """A kernel on ``target`` that reads a KV cache which is kept so: all of it, in formats without scales."""
+    parts = (cache.keys, cache.values)
+    whole = not cache.residual and not cache.skipped_layers and all(part.scales == "none" for part in parts)
     for kernel in profiles().caches:
-        kept = (f"keys {keys}; values {values}" for keys in kernel.formats for values in kernel.formats)
-        if target in kernel.targets and text in kept:
+        if whole and target in kernel.targets and all(part.name in kernel.formats for part in parts):
             return kernel
     return None
 
 
-def why_no_cache_kernel(target: str, text: str) -> str:
+def why_no_cache_kernel(target: str, cache: CacheFormat) -> str:
     """What is there instead."""
-    there = [f"{kernel.name}: {_listed(kernel.formats)}" for kernel in profiles().caches if target in kernel.targets]
-    return f"{target}: a KV cache with {text} has no known kernel (there is {'; '.join(there) or 'none'})"
+    there = [
+        f"{kernel.name}: {_join(kernel.formats)} without scales"
+        for kernel in profiles().caches
+        if target in kernel.targets
+    ]
+    return f"{target}: a KV cache with {cache} has no known kernel (there is {'; '.join(there) or 'none'})"
 
 
 def notes(target: str, identity: Identity) -> list[Note]:
     """What a reader must know about a compressed model that is meant for ``target``."""
-    found = fit(target, compressed(identity.modules))
+    found = fit(target, list_compressed(identity.modules))
     said = [_note(text) for text in sentences(found)]
     if found.modules and not said:
         which = ", ".join(islice(found.kernels, _MOST))
         text = f"all {found.modules} compressed modules have a kernel ({which}); {_gain(found)}"
         said.append(Note(topic="hardware", text=f"{target}: {text}"))
-    if identity.cache and not cache_kernel(target, text := cache_text(identity.cache)):
-        said.append(_note(why_no_cache_kernel(target, text)))
+    if identity.cache and not cache_kernel(target, identity.cache):
+        said.append(_note(why_no_cache_kernel(target, identity.cache)))
     return said
 
 
@@ -146,16 +137,16 @@ def sentences(found: Fit) -> list[str]:
         for use, names in islice(found.missing.items(), _MOST)
     ]
     lines += [
-        f"{found.target}: {_which(names)} came quantized ({use.format}), in a format that is not known in detail"
+        f"{found.target}: {_which(names)} came quantized ({use.weights.name}), in a format that is not known in detail"
         for use, names in islice(found.unknown.items(), _MOST)
     ]
     hidden = len(found.missing) + len(found.unknown) - len(lines)
     return [*lines, f"{found.target}: {hidden} more formats have no known kernel"] if hidden else lines
 
 
-def is_compressed(name: str, backend: str, activations: str) -> bool:
-    """Whether a module needs a kernel of its own: its weight or its input is in another format than floating point."""
-    return bool(activations) or (bool(backend) and name not in _FLOATS)
+def needs_kernel(weights: NumberFormat, backend: str, inputs: NumberFormat | None) -> bool:
+    """Whether a module needs a kernel of its own: its weight or its input is in another format than plain floats."""
+    return inputs is not None or (bool(backend) and not weights.full_precision)
 
 
 def _kernels(target: str) -> list[Kernel]:
@@ -163,34 +154,31 @@ def _kernels(target: str) -> list[Kernel]:
 
 
 def _takes_weights(kernel: Kernel, use: Use) -> bool:
-    weights = kernel.weights
-    sized = use.granularity not in ("group", "block") or use.group_size in weights.group_sizes
-    grid = weights.symmetric is None or weights.symmetric == use.symmetric
-    return use.format in weights.formats and use.granularity in weights.granularities and sized and grid
+    taken, given = kernel.weights, use.weights
+    sized = given.granularity not in ("group", "block") or given.group_size in taken.group_sizes
+    grid = taken.symmetric is None or taken.symmetric == given.symmetric
+    return given.name in taken.formats and given.granularity in taken.granularities and sized and grid
 
 
 def _takes_inputs(kernel: Kernel, use: Use) -> bool:
-    if kernel.activations is None or not use.activations:
-        return kernel.activations is None and not use.activations
-    inputs, taken = _INPUTS.fullmatch(use.activations), kernel.activations
-    if inputs is None:
-        return False
-    granularity = "group" if inputs["groups"] else inputs["granularity"]
-    known = inputs["format"] in taken.formats and granularity in taken.granularities
-    return known and bool(inputs["outliers"]) == taken.outliers
+    taken, given = kernel.activations, use.inputs
+    if taken is None or given is None:
+        return taken is None and given is None
+    known = given.name in taken.formats and given.granularity in taken.granularities
+    return known and (given.outliers is not None) == taken.outliers
 
 
-def _taken(kernel: Kernel, weights: str) -> str:
+def _describe(kernel: Kernel, weights: str) -> str:
     """What a kernel takes, in words: "int4 per channel or in groups of 32, 64 or 128"."""
     grid: Mapping[bool | None, str] = {True: "symmetric ", False: "asymmetric ", None: ""}
     shared = [f"per {each}" for each in kernel.weights.granularities if each not in ("group", "block")]
     if sizes := kernel.weights.group_sizes:
-        shared.append(f"in groups of {_listed(map(str, sizes))}")
-    text = f"{grid[kernel.weights.symmetric]}{weights} {_listed(shared)}"
+        shared.append(f"in groups of {_join(map(str, sizes))}")
+    text = f"{grid[kernel.weights.symmetric]}{weights} {_join(shared)}"
     if kernel.activations:
-        per = _listed(kernel.activations.granularities)
+        per = _join(kernel.activations.granularities)
         left = ", outliers in full precision" if kernel.activations.outliers else ""
-        return f"{text} with {_listed(kernel.activations.formats)} inputs per {per}{left}"
+        return f"{text} with {_join(kernel.activations.formats)} inputs per {per}{left}"
     return f"{text} with inputs in floating point"
 
 
@@ -206,7 +194,7 @@ def _which(modules: list[str]) -> str:
     return modules[0] if len(modules) == 1 else f"{len(modules)} modules, {modules[0]} first"
 
 
-def _listed(texts: Iterable[str]) -> str:
+def _join(texts: Iterable[str]) -> str:
     *first, last = texts
     return f"{', '.join(first)} or {last}" if first else last
 

@@ -54,7 +54,7 @@ class Kernel(Record):
 
 
 class CacheKernel(Record):
-    """A kernel for attention over a KV cache; formats are those of keys and of values, as the reports say them."""
+    """A kernel for attention over a KV cache. formats: of keys and of values, by name, without scales."""
 
     name: str = Field(min_length=1)
     targets: Names

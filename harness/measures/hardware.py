@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Iterator, Sequence
+from functools import cache
+from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import field_validator
 
-from harness.hardware.fit import Fit, Use, cache_kernel, fit, is_compressed, sentences, why_no_cache_kernel
+from harness.hardware.fit import Fit, Use, cache_kernel, fit, needs_kernel, sentences, why_no_cache_kernel
 from harness.hardware.profiles import target_names
 from harness.measures import Measure
 from harness.measures._shared import Count, counted, require
 from harness.plugins import nearest
-from harness.records import Measurement, Metric, Skipped
+from harness.records import CacheFormat, Measurement, Metric, NumberFormat, Skipped
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -56,8 +57,7 @@ class Hardware(Measure):
     table: ClassVar[str] = "weights"
     metrics: ClassVar[tuple[Metric, ...]] = (SUPPORTED, ACCELERATED, CACHE)
     columns: ClassVar[tuple[str, ...] | None] = (
-        "side", "module", "type", "parameters", "format", "granularity", "group_size", "symmetric", "activations",
-        "backend",
+        "side", "module", "type", "parameters", "format", "activations", "backend", "cache",
     )  # fmt: skip
 
     target: str | None = None
@@ -93,27 +93,22 @@ class Hardware(Measure):
         weights = rows[~rows["type"].isin(["kv_cache", "peak"])]
         if weights.empty:
             return [Skipped(measure=metric.name, reason="no weights were listed") for metric in self.metrics]
-        touched = [r for r in _rows(weights) if is_compressed(r["format"], r["backend"], r["activations"] or "")]
-        found = fit(self.target, map(_use, touched))
-        return [*_shares(found), _cache(self.target, _rows(rows[rows["type"] == "kv_cache"]))]
+        return [*_shares(fit(self.target, _uses(weights))), _cache(self.target, rows[rows["type"] == "kv_cache"])]
 
 
-def _rows(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """Rows as plain values, None for what is missing."""
-    plain = table.astype(object).where(table.notna(), None)
-    return [dict(zip(plain.columns, values, strict=True)) for values in plain.itertuples(index=False)]
+def _uses(weights: pd.DataFrame) -> Iterator[tuple[str, int, Use]]:
+    """The modules that compression touched, as `fit` takes them."""
+    columns = (weights[name] for name in ("module", "parameters", "format", "activations", "backend"))
+    for module, parameters, stored, rounded, backend in zip(*columns, strict=True):
+        form = _parse_format(stored)
+        inputs = _parse_format(rounded) if rounded else None
+        if needs_kernel(form, backend, inputs):
+            yield module, int(parameters), Use.of(form, inputs)
 
 
-def _use(row: dict[str, Any]) -> tuple[str, int, Use]:
-    size, symmetric = row["group_size"], row["symmetric"]
-    use = Use(
-        row["format"],
-        row["granularity"],
-        None if size is None else int(size),
-        None if symmetric is None else bool(symmetric),
-        row["activations"] or "",
-    )
-    return row["module"], int(row["parameters"]), use
+@cache
+def _parse_format(text: str) -> NumberFormat:
+    return NumberFormat.model_validate_json(text)
 
 
 def _shares(found: Fit) -> list[Measurement | Skipped]:
@@ -129,15 +124,16 @@ def _shares(found: Fit) -> list[Measurement | Skipped]:
     ]
 
 
-def _cache(target: str, rows: list[dict[str, Any]]) -> Measurement | Skipped:
+def _cache(target: str, rows: pd.DataFrame) -> Measurement | Skipped:
     if len(rows) != 1:
         return Skipped(measure=CACHE.name, reason="the format of the key-value cache is not known")
-    kept, labels = str(rows[0]["format"]), {"target": target}
-    if not rows[0]["backend"]:
-        return _share(CACHE, 1.0, 1, labels, f"kept in {kept}, not compressed")
+    row, labels = rows.iloc[0], {"target": target}
+    if not row["cache"]:
+        return _share(CACHE, 1.0, 1, labels, f"kept in {_parse_format(row['format']).name}, not compressed")
+    kept = CacheFormat.model_validate_json(row["cache"])
     kernel = cache_kernel(target, kept)
     if kernel is None:
-        return _share(CACHE, 0.0, 1, labels | {"without": kept}, why_no_cache_kernel(target, kept))
+        return _share(CACHE, 0.0, 1, labels | {"without": str(kept)}, why_no_cache_kernel(target, kept))
     return _share(CACHE, 1.0, 1, labels, kernel.name)
 
 

@@ -33,8 +33,8 @@ from harness.models.stored_formats import formats_in_use
 from harness.models.transformers_output import silence_transformers
 from harness.models.trust import check_code_fields
 from harness.models.weight_files import read_json
-from harness.modules.inspection import module_formats, stored_bytes
-from harness.modules.kernels import looked_at
+from harness.modules.inspection import format_of_dtype, module_formats, stored_bytes
+from harness.modules.kernels import inspect_kernels
 from harness.records import ModuleFormat, Note
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ _HERE = ("base_model_name_or_path", "revision", "inference_mode")
 def merge_adapter(base: LoadedModel, folder: Path) -> LoadedModel:
     """``base`` with the adapter added to its weights, in place; raises ModelError as ``attach_adapter`` does."""
     before = base.identity
-    adapted, stored, config = _adapted(base, folder)
+    adapted, stored, config = _adapt(base, folder)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Of rounding, when it is merged into quantized weights: noted below.
@@ -59,11 +59,11 @@ def merge_adapter(base: LoadedModel, folder: Path) -> LoadedModel:
         ) from error
     _settle(model)
     method = next((module.backend for module in before.modules if module.backend), "")
-    modules = looked_at(model, module_formats(model, formats_in_use(model, {}, method), method))
+    modules = inspect_kernels(model, module_formats(model, formats_in_use(model, {}, method), method))
     text = f"{_words(base.name, folder, config, stored)}, merged into the weights"
     if method:
         text += f", which are quantized ({method}) and were rounded again"
-    return _made(base, model, modules, folder, config, stored, text)
+    return _rebuild(base, model, modules, folder, config, stored, text)
 
 
 def attach_adapter(base: LoadedModel, folder: Path) -> LoadedModel:
@@ -73,13 +73,13 @@ def attach_adapter(base: LoadedModel, folder: Path) -> LoadedModel:
     has other shapes, or of which a tensor found no place.
     """
     before = {id(parameter) for parameter in base.model.parameters()}
-    adapted, stored, config = _adapted(base, folder)
+    adapted, stored, config = _adapt(base, folder)
     model = cast(PreTrainedModel, adapted.get_base_model())
     _settle(model)
     check_placement(model, base.name, base.identity.device)
     modules = (*base.identity.modules, *_formats(model, before))
     text = f"{_words(base.name, folder, config, stored)}, beside the weights"
-    return _made(base, model, modules, folder, config, stored, text)
+    return _rebuild(base, model, modules, folder, config, stored, text)
 
 
 @contextmanager
@@ -110,7 +110,7 @@ def copy_adapter(folder: Path, target: Path) -> None:
         shutil.copyfile(folder / name, target / name)
 
 
-def _adapted(base: LoadedModel, folder: Path) -> tuple[Any, dict[str, Tensor], dict[str, Any]]:
+def _adapt(base: LoadedModel, folder: Path) -> tuple[Any, dict[str, Tensor], dict[str, Any]]:
     """The model of peft around ``base.model`` (changed in place), the tensors of the file, and its configuration."""
     try:
         import peft
@@ -206,7 +206,7 @@ def _formats(model: nn.Module, before: Set[int]) -> Iterator[ModuleFormat]:
                 parameters=sum(each.numel() for each in new),
                 stored_bytes=sum(stored_bytes(each) for each in new),
                 bits_per_weight=8.0 * new[0].element_size(),
-                format=str(new[0].dtype).removeprefix("torch."),
+                format=format_of_dtype(new[0].dtype),
             )
 
 
@@ -215,7 +215,7 @@ def _settle(model: nn.Module) -> None:
     model.requires_grad_(False)
 
 
-def _made(
+def _rebuild(
     base: LoadedModel,
     model: PreTrainedModel,
     modules: tuple[ModuleFormat, ...],
@@ -236,7 +236,7 @@ def _made(
             "modules": modules,
         }
     )
-    notes = [Note(topic="adapter", text=text), *_doubts(base, folder, config, stored)]
+    notes = [Note(topic="adapter", text=text), *_warn(base, folder, config, stored)]
     known = any(note.topic == "non-finite weights" for note in base.notes)
     if not known and (names := find_non_finite(model)):
         said = f"{base.name}: {len(names)} tensors hold NaN or infinity with the adapter, {names[0]} first"
@@ -246,7 +246,7 @@ def _made(
     return replace(adapted, identity=identity, files=(*base.files, *fingerprints), notes=(*base.notes, *notes))
 
 
-def _doubts(base: LoadedModel, folder: Path, config: Mapping[str, Any], stored: Mapping[str, Tensor]) -> Iterator[Note]:
+def _warn(base: LoadedModel, folder: Path, config: Mapping[str, Any], stored: Mapping[str, Tensor]) -> Iterator[Note]:
     """What may be a mistake: an adapter of another base, one that changes nothing, a tokenizer that is not read."""
     told = config.get("base_model_name_or_path")
     called = {Path(name).name for name in (base.identity.source, base.model.config.name_or_path or "")}

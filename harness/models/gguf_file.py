@@ -12,31 +12,31 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import MissingDependencyError, ModelError
-from harness.records import ModuleFormat
+from harness.records import FLOATS, ModuleFormat, NumberFormat
 from harness.records.result import Role
 
 if TYPE_CHECKING:
     from gguf import GGUFReader
 
-FLOATS: Mapping[str, str] = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+_FLOATS: Mapping[str, str] = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 """Types that hold plain numbers, in the words of torch."""
-GROUPS: Mapping[str, tuple[int, bool]] = {
-    "Q4_0": (32, True),
-    "Q4_1": (32, False),
-    "Q5_0": (32, True),
-    "Q5_1": (32, False),
-    "Q8_0": (32, True),
-    "Q2_K": (16, False),
-    "Q3_K": (16, True),
-    "Q4_K": (32, False),
-    "Q5_K": (32, False),
-    "Q6_K": (16, True),
-    "MXFP4": (32, True),
+_INTEGERS: Mapping[str, tuple[int, int, bool]] = {
+    "Q4_0": (4, 32, True),
+    "Q4_1": (4, 32, False),
+    "Q5_0": (5, 32, True),
+    "Q5_1": (5, 32, False),
+    "Q8_0": (8, 32, True),
+    "Q2_K": (2, 16, False),
+    "Q3_K": (3, 16, True),
+    "Q4_K": (4, 32, False),
+    "Q5_K": (5, 32, False),
+    "Q6_K": (6, 16, True),
 }
-"""How many neighbours share a scale, and whether there is none beside it (a minimum, which stands for a zero point).
+"""Bits, how many neighbours share a scale, and whether there is none beside it (a minimum is a zero point).
 
 From the block structures of ggml (ggml-common.h); types that are not listed (codebooks) are told by name alone.
 """
+_MXFP4 = NumberFormat(type="float", bits=4, element="MXFP4", symmetric=True, granularity="group", group_size=32)
 _UNUSED = 5
 """The type of a token that stands for nothing: padding of the vocabulary (llama.cpp's LLAMA_TOKEN_TYPE_UNUSED)."""
 
@@ -115,6 +115,16 @@ def read_gguf(path: Path) -> GgufFile:
     return found
 
 
+def format_of_type(name: str) -> NumberFormat:
+    """The number format of a type of GGUF (``Q4_K``)."""
+    if name in _FLOATS:
+        return FLOATS[_FLOATS[name]]
+    if name not in _INTEGERS:
+        return _MXFP4 if name == "MXFP4" else NumberFormat(type="other", element=name)
+    bits, size, symmetric = _INTEGERS[name]
+    return NumberFormat(type="int", bits=bits, element=name, symmetric=symmetric, granularity="group", group_size=size)
+
+
 def module_formats_of(found: GgufFile) -> tuple[ModuleFormat, ...]:
     """How each module is stored, by the names of llama.cpp and in the order of the file, computed as it is stored."""
     grouped: dict[str, list[GgufTensor]] = {}
@@ -127,8 +137,7 @@ def module_format(name: str, type_name: str, tensors: Sequence[GgufTensor], held
     """The format of one module, that of its largest tensor. held: the dtype to which its values were turned, if any."""
     weights = [tensor for tensor in tensors if not tensor.name.endswith(".bias")] or list(tensors)
     main = max(weights, key=lambda tensor: tensor.values)
-    group, symmetric = GROUPS.get(main.type, (None, None))
-    form = FLOATS.get(main.type, main.type)
+    form = format_of_type(main.type)
     return ModuleFormat(
         module=name,
         type=type_name,
@@ -136,11 +145,8 @@ def module_format(name: str, type_name: str, tensors: Sequence[GgufTensor], held
         stored_bytes=sum(tensor.size for tensor in tensors),
         bits_per_weight=8 * sum(tensor.size for tensor in weights) / max(1, sum(tensor.values for tensor in weights)),
         format=form,
-        granularity="group" if group else "none",
-        group_size=group,
-        symmetric=symmetric,
-        kernel="simulated" if held and held != form else "real",
-        backend="" if main.type in FLOATS else "gguf",
+        kernel="simulated" if held and held != form.name else "real",
+        backend="" if form.full_precision else "gguf",
         role=_role(main),
     )
 

@@ -26,7 +26,7 @@ from harness.models.sanity import check_not_blank, check_ready, find_non_finite
 from harness.models.sources import Source, resolve
 from harness.models.stored_formats import formats_in_use
 from harness.modules.inspection import module_formats
-from harness.modules.kernels import left_out, looked_at, unpacked_notes
+from harness.modules.kernels import inspect_kernels, note_skipped_experts, note_unpacked
 from harness.records import ModelSpec, Note
 
 
@@ -49,8 +49,8 @@ def load(spec: ModelSpec, name: str, tokenizer: PreTrainedTokenizerBase | None =
     notes = (*opened.notes, *_notes(spec, name, source, model))
     formats = formats_in_use(model, opened.formats, opened.quantization)
     stated = module_formats(model, formats, opened.quantization)
-    modules = looked_at(model, stated)
-    notes = (*notes, *unpacked_notes(stated, modules), *left_out(name, modules, model))
+    modules = inspect_kernels(model, stated)
+    notes = (*notes, *note_unpacked(stated, modules), *note_skipped_experts(name, modules, model))
     identity = identify(name, model, opened.tokenizer, spec.model, source.revision, spec.dtype, spec.device, modules)
     return LoadedModel(name, TransformersModel(model), opened.tokenizer, identity, opened.files, notes)
 

@@ -28,7 +28,7 @@ from transformers.pytorch_utils import Conv1D
 from harness.errors import MissingDependencyError, ModelError
 from harness.models.weight_files import read_json, weight_files
 from harness.modules.linears import Linear, weight_of
-from harness.records import ModuleFormat, Note
+from harness.records import ModuleFormat, Note, NumberFormat
 
 _LAYOUTS = {"gptq": ("gptq", "gptq_v2"), "awq": ("gemm",)}
 METHODS = tuple(_LAYOUTS)
@@ -189,6 +189,7 @@ def unpack_layer(
     group_I = parts["g_idx"].long() if "g_idx" in parts else torch.arange(inputs) // size
     if group_I.shape != (inputs,) or not 0 <= int(group_I.min()) <= int(group_I.max()) < groups:
         raise ModelError(f"{name}: g_idx names groups that are not there, or not one for each of {inputs} inputs")
+    ordered = bool((group_I == torch.arange(inputs) // size).all())
     weight_IO = (codes_IO - zeros_GO[group_I]) * scales_GO[group_I]
     stored = sum(tensor.numel() * tensor.element_size() for tensor in parts.values())
     stated = ModuleFormat(
@@ -197,10 +198,15 @@ def unpack_layer(
         parameters=outputs * inputs + (0 if bias is None else bias.numel()),
         stored_bytes=stored + (0 if bias is None else bias.numel() * bias.element_size()),
         bits_per_weight=8 * stored / (outputs * inputs),
-        format=f"int{bits}",
-        granularity="channel" if groups == 1 else "group",
-        group_size=None if groups == 1 else size,
-        symmetric=layout.symmetric,
+        format=NumberFormat(
+            type="int",
+            bits=bits,
+            symmetric=layout.symmetric,
+            granularity="channel" if groups == 1 else "group",
+            group_size=None if groups == 1 else size,
+            scales="float",
+            act_order=not ordered,
+        ),
         kernel="simulated",
         backend=layout.method,
     )

@@ -20,19 +20,30 @@ from transformers import PreTrainedModel
 
 from harness.errors import ModelError
 from harness.models.weight_files import CODE_DTYPES, read_json, weight_files
-from harness.modules.inspection import is_plain_weight, logical_weights, module_formats
-from harness.records import ModuleFormat
+from harness.modules.inspection import format_of_dtype, is_plain_weight, logical_weights, module_formats
+from harness.records import ModuleFormat, NumberFormat
 
-_CODES = {"F8_E4M3": "fp8_e4m3", "F8_E5M2": "fp8_e5m2", "I8": "int8", "U8": "uint8", "I32": "int32", "F4": "fp4_e2m1"}
-"""safetensors types of codes, in our words."""
-_FLOATS = {8: "fp8_e4m3", 4: "fp4_e2m1"}
+_FP8 = {name: NumberFormat(type="float", bits=8, element=name) for name in ("fp8_e4m3", "fp8_e5m2")}
+_FP4 = NumberFormat(type="float", bits=4, element="fp4_e2m1")
+_CODES = {
+    "F8_E4M3": _FP8["fp8_e4m3"],
+    "F8_E5M2": _FP8["fp8_e5m2"],
+    "I8": NumberFormat(type="int", bits=8),
+    "U8": NumberFormat(type="int", bits=8, element="uint8"),
+    "I32": NumberFormat(type="int", bits=32),
+    "F4": _FP4,
+}
+"""What safetensors' types of codes tell; packed integers may hold any format."""
+_FLOATS = {8: _FP8["fp8_e4m3"], 4: _FP4}
 """What compressed-tensors means by a float of so many bits."""
 _SCALES = ("scale", "absmax", "SCB")
 """What names of tensors have in them that turn codes into weights."""
+_UNITS = {"tensor": "tensor", "channel": "channel", "block": "block", "token": "token", "attn_head": "head"}
+"""compressed-tensors' strategies other than groups."""
 _KEEPING = frozenset({"bitsandbytes"})
 """Methods whose weights stay codes, and that are not run to see it: the first forward pass of bitsandbytes repacks
 4-bit weights on some processors, in a way that its own dequantization (when an adapter is merged) does not undo."""
-_DTYPES = {"float8_e4m3fn": "fp8_e4m3", "float8_e5m2": "fp8_e5m2"}
+_DTYPES = {torch.float8_e4m3fn: _FP8["fp8_e4m3"], torch.float8_e5m2: _FP8["fp8_e5m2"]}
 
 
 def formats_in_files(model: PreTrainedModel, folder: Path, quantization: str) -> dict[str, ModuleFormat]:
@@ -64,7 +75,7 @@ def formats_in_files(model: PreTrainedModel, folder: Path, quantization: str) ->
                 parameters=weights + (0 if bias is None else bias.numel()),
                 stored_bytes=sum(size for _, size in own.values()),
                 bits_per_weight=8 * rest / weights,
-                format=_CODES.get(dtype, dtype.lower()),
+                format=_CODES.get(dtype) or NumberFormat(type="other", element=dtype.lower()),
                 kernel="simulated",
                 backend=quantization,
             )
@@ -81,7 +92,7 @@ def formats_in_use(
     if not quantization:
         return dict(known)
     before = {
-        stated.module: stated.model_copy(update=said(model.get_submodule(stated.module)))
+        stated.module: _refine(stated, model.get_submodule(stated.module))
         for stated in module_formats(model, known, quantization)
         if stated.backend and stated.parameters and stated.module not in known
     }
@@ -95,62 +106,71 @@ def formats_in_use(
     return {**known, **before}
 
 
-def said(module: nn.Module) -> dict[str, Any]:
-    """What a module of a library says of its format beyond the dtype of its codes, as fields of a ModuleFormat."""
-    weight, found = module._parameters.get("weight"), dict[str, Any]()
+def declared_format(module: nn.Module) -> tuple[NumberFormat | None, NumberFormat | None]:
+    """What a module of a library says of the formats of its weight and of its inputs, None where it says nothing."""
+    weight = module._parameters.get("weight")
     scheme, state = getattr(module, "quantization_scheme", None), getattr(weight, "quant_state", None)
     if scheme is not None and scheme.weights is not None:  # compressed-tensors
-        kind = scheme.weights
-        found = {"format": _number(kind), "granularity": _unit(kind.strategy), "symmetric": bool(kind.symmetric)}
-        found["group_size"] = kind.group_size if found["granularity"] == "group" else None
-        if scheme.input_activations is not None:
-            found["activations"] = _inputs(scheme.input_activations)
-    elif state is not None:  # bitsandbytes, 4 bits
-        found = {"format": state.quant_type, "granularity": "group", "symmetric": True}
-        found["group_size"] = int(state.blocksize)
-    elif type(weight).__name__ == "Int8Params":
+        inputs = scheme.input_activations
+        return _of_arguments(scheme.weights), inputs and _of_arguments(inputs, dynamic=bool(inputs.dynamic))
+    if state is not None:  # bitsandbytes, 4 bits
+        groups = {"bits": 4, "symmetric": True, "granularity": "group", "group_size": int(state.blocksize)}
+        kind = "codebook" if state.quant_type == "nf4" else "float"
+        return NumberFormat.model_validate({"type": kind, "element": state.quant_type, **groups}), None
+    if type(weight).__name__ == "Int8Params":
         threshold = float(getattr(getattr(module, "state", None), "threshold", 0.0) or 0.0)
-        outliers = f"; columns with |x| >= {threshold} in full precision" if threshold else ""
-        found = {"format": "int8", "granularity": "channel", "symmetric": True}
-        found["activations"] = f"int8 per token, dynamic{outliers}"
-    elif isinstance(getattr(module, "bits", None), int) and isinstance(getattr(module, "group_size", None), int):
-        inputs = int(getattr(module, "infeatures", getattr(module, "in_features", 0)))
-        whole = module.group_size in (-1, inputs)
-        found = {"format": f"int{module.bits}", "granularity": "channel" if whole else "group"}
-        found["group_size"] = None if whole else module.group_size
-    elif (block := getattr(weight, "block_size", None)) is not None and weight is not None:  # torchao
-        found = _torchao(weight, list(block))
-    return found
+        plain = NumberFormat(type="int", bits=8, symmetric=True, granularity="channel")
+        inputs = {"granularity": "token", "dynamic": True, "outliers": threshold or None}
+        return plain, plain.model_copy(update=inputs)
+    if isinstance(getattr(module, "bits", None), int) and isinstance(getattr(module, "group_size", None), int):
+        return _of_sizes(module), None
+    if weight is not None and getattr(weight, "block_size", None) is not None:
+        return _of_torchao(weight)
+    return None, None
 
 
-def _torchao(weight: Any, block: list[int]) -> dict[str, Any]:
-    codes = getattr(weight, "qdata", None)
-    dtype = str(getattr(codes, "dtype", "")).removeprefix("torch.")
-    found: dict[str, Any] = {"format": _DTYPES.get(dtype, dtype)} if dtype else {}
-    rows, inputs = weight.shape[0], weight.shape[-1]
-    if block and block[-1] < inputs:
-        found |= {"granularity": "group", "group_size": block[-1]}
+def _refine(stated: ModuleFormat, module: nn.Module) -> ModuleFormat:
+    """A format with what the module itself says beyond the dtype of its codes."""
+    weights, inputs = declared_format(module)
+    known = {"format": weights, "activations": inputs}
+    return stated.model_copy(update={name: each for name, each in known.items() if each is not None})
+
+
+def _of_sizes(module: Any) -> NumberFormat:
+    """What layers of the GPTQ family say by two numbers."""
+    inputs = int(getattr(module, "infeatures", getattr(module, "in_features", 0)))
+    if module.group_size in (-1, inputs):
+        return NumberFormat(type="int", bits=module.bits, granularity="channel")
+    return NumberFormat(type="int", bits=module.bits, granularity="group", group_size=module.group_size)
+
+
+def _of_torchao(weight: Any) -> tuple[NumberFormat | None, NumberFormat | None]:
+    dtype, block = getattr(getattr(weight, "qdata", None), "dtype", None), list(weight.block_size)
+    if dtype is None:
+        return None, None
+    codes = _DTYPES.get(dtype) or format_of_dtype(dtype)
+    sharing: dict[str, Any] = {}
+    if block and block[-1] < weight.shape[-1]:
+        sharing = {"granularity": "group", "group_size": block[-1]}
     elif block:
-        found |= {"granularity": "tensor" if block[0] == rows else "channel"}
-    if getattr(weight, "act_quant_kwargs", None) is not None or getattr(weight, "activation_quantization", None):
-        kind = "int8" if "int" in dtype else _DTYPES.get(dtype, dtype)
-        found["activations"] = f"{kind} per token, dynamic"
-    return found
+        sharing = {"granularity": "tensor" if block[0] == weight.shape[0] else "channel"}
+    rounds = getattr(weight, "act_quant_kwargs", None) is not None or getattr(weight, "activation_quantization", None)
+    inputs = NumberFormat(type="int", bits=8) if codes.type == "int" else codes
+    dynamic = {"granularity": "token", "dynamic": True}
+    return codes.model_copy(update=sharing), inputs.model_copy(update=dynamic) if rounds else None
 
 
-def _number(kind: Any) -> str:
-    return f"int{kind.num_bits}" if kind.type == "int" else _FLOATS.get(kind.num_bits, f"float{kind.num_bits}")
-
-
-def _unit(strategy: object) -> str:
-    """The granularity in our words."""
-    name = str(getattr(strategy, "value", strategy))
-    return name if name in ("tensor", "channel", "group", "block", "token") else "group" if "group" in name else "none"
-
-
-def _inputs(kind: Any) -> str:
-    when = "dynamic" if kind.dynamic else "static"
-    return f"{_number(kind)}{'' if kind.symmetric else ' asymmetric'} per {_unit(kind.strategy)}, {when}"
+def _of_arguments(arguments: Any, **fields: Any) -> NumberFormat:
+    """The record of compressed-tensors in ours."""
+    bits = arguments.num_bits
+    plain = NumberFormat(type="int", bits=bits)
+    if arguments.type != "int":
+        plain = _FLOATS.get(bits) or NumberFormat(type="float", bits=bits)
+    strategy = str(getattr(arguments.strategy, "value", arguments.strategy))
+    unit = "group" if "group" in strategy else _UNITS.get(strategy, "none")
+    size = arguments.group_size if unit == "group" else None
+    own = {"granularity": unit, "group_size": size, "symmetric": bool(arguments.symmetric)}
+    return plain.model_copy(update={**own, **fields})
 
 
 def _run(model: PreTrainedModel, quantization: str) -> None:

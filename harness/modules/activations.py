@@ -1,6 +1,6 @@
 """Rounding the input of a module onto a grid, whenever the module is called: in prefill, in decoding, anywhere.
 
-    x ─ pre-hook: blocks ─▶ limits ─▶ steps ─▶ grid ─▶ x̂ ─▶ the module's own product
+    x ─ pre-hook: blocks ─▶ limits ─▶ steps ─▶ grid ─▶ x̂ ─▶ the module's own GEMM
 
 The hook belongs to the module: a deep copy and a pickled copy have it too. A static range lies in the module as the
 persistent buffer ``activation_range``: it moves with the module, and it is part of the hash of the weights. In
@@ -23,6 +23,7 @@ from harness.errors import BackendError
 from harness.modules.linears import linears
 from harness.numerics.formats import Format, block_steps, cast
 from harness.numerics.ranges import Limits
+from harness.records import NumberFormat
 
 RANGE = "activation_range"
 """Name of the buffer [2] that holds the low and the high end of a static range."""
@@ -46,7 +47,7 @@ class InputRounding:
         if self.static:
             ends = module.get_buffer(RANGE)
             limits = Limits(ends[:1], ends[1:])
-        return rounded(arguments[0], self.form, limits), *arguments[1:]
+        return round_within(arguments[0], self.form, limits), *arguments[1:]
 
     def attach(self, module: nn.Module) -> None:
         """Round what the module is called with from now on, after all hooks that it has."""
@@ -61,31 +62,31 @@ def round_inputs(module: nn.Module, form: Format, limits: Limits | None, device:
     InputRounding(form, limits is not None).attach(module)
 
 
-def rounds_inputs(module: nn.Module) -> list[InputRounding]:
+def input_roundings(module: nn.Module) -> list[InputRounding]:
     """What rounds the inputs of a module before it is called."""
     return [hook for hook in module._forward_pre_hooks.values() if isinstance(hook, InputRounding)]
 
 
-def check_stated(model: nn.Module, stated: Mapping[str, str]) -> None:
-    """Look whether the linear layers whose inputs are stated to be rounded are those that do it.
+def check_declared(model: nn.Module, declared: Mapping[str, NumberFormat]) -> None:
+    """Check that the linear layers whose inputs are declared to be rounded are those that round them.
 
-    stated: by module name. Layers of libraries, which are of other classes or have weights of other classes, may round
-    inside their own product, which is not looked into.
-    Raises BackendError naming the first layer that does not do what is stated of it.
+    declared: by module name. Layers of libraries, which are of other classes or have weights of other classes, may
+    round inside their own GEMM, which is not looked into.
+    Raises BackendError naming the first layer that does not do what is declared.
     """
     for name, module in linears(model):
-        rounds = rounds_inputs(module)
+        rounds = input_roundings(module)
         own_class = type(module) not in (nn.Linear, Conv1D) or type(module.weight) is not nn.Parameter
         own_product = own_class or "forward" in vars(module)
-        if bool(rounds) != (name in stated) and not (name in stated and own_product):
-            said, done = stated.get(name, "nothing"), rounds[0].form.name if rounds else "nothing"
+        if bool(rounds) != (name in declared) and not (name in declared and own_product):
+            expected, found = declared.get(name, "no rounding"), rounds[0].form.name if rounds else "no rounding"
             raise BackendError(
-                f"{name}: of its input is stated: {said}; found rounding it: {done}; the step that changed it must "
-                "describe what it did"
+                f"{name}: declared for its input: {expected}; found: {found}; the step that changed it must describe "
+                "what it did"
             )
 
 
-def rounded(x: Tensor, form: Format, limits: Limits | None) -> Tensor:
+def round_within(x: Tensor, form: Format, limits: Limits | None) -> Tensor:
     """``x`` [..., D] on the grid that spans ``limits`` (None: those of every block), in the dtype of ``x``.
 
     Computed in float32 (float64 stays), so that in a model of 16-bit floats the result is rounded to these once

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-_PRODUCTS = frozenset({"aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "aten::matmul", "aten::linear"})
+_GEMMS = frozenset({"aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "aten::matmul", "aten::linear"})
 _ROWS = 32
 """Rows of the input: the integer products of some devices want more than 16."""
 
@@ -32,7 +32,7 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         name: str = cast(Any, func).name().partition(".")[0]
         factors = [each for each in args if isinstance(each, Tensor) and each.dim() > 1]
         wide = [each for each in factors if each.is_floating_point() and each.element_size() > 1]
-        self.floats |= name in _PRODUCTS and len(wide) >= 2
+        self.floats |= name in _GEMMS and len(wide) >= 2
         return func(*args, **(kwargs or {}))
 
 

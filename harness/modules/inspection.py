@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,7 @@ from harness.errors import ModelError
 from harness.modules.activations import RANGE
 from harness.modules.experts import stacked_parameters
 from harness.modules.linears import Linear, weight_of
-from harness.records import ModuleFormat
+from harness.records import ModuleFormat, NumberFormat
 from harness.records.result import Role
 
 _STATES: Mapping[str, tuple[str, ...]] = {"QuantState": (), "MatmulLtState": ("CB", "SCB")}
@@ -31,6 +31,14 @@ _SIZES = (("in_features", "out_features"), ("infeatures", "outfeatures"))
 """What libraries call the sizes of a linear layer."""
 SHARED = " (shared)"
 """Ends the type of a module whose weight another module already counts, a tied head for instance."""
+
+
+def format_of_dtype(dtype: torch.dtype) -> NumberFormat:
+    """All that a dtype tells of a format: codes packed in integers may be of any other."""
+    name = str(dtype).removeprefix("torch.")
+    kind: Literal["float", "int"] = "float" if dtype.is_floating_point else "int"
+    plain = NumberFormat(type=kind, bits=8 * dtype.itemsize)
+    return plain if plain.name == name else plain.model_copy(update={"element": name})
 
 
 def own_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
@@ -50,7 +58,7 @@ def own_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
         named = {key: value for key, value in vars(module).items() if not key.startswith("_") and key not in _TABLES}
         yield from _held("", named)
     if isinstance(vars(module).get("_packed_params"), torch.ScriptObject):
-        yield from _unpacked(module)
+        yield from _unpack(module)
 
 
 def named_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
@@ -66,7 +74,7 @@ def stored_bytes(tensor: Tensor) -> int:
 
 
 @dataclass(frozen=True)
-class Kept:
+class Storage:
     """Bytes that a linear layer keeps: for its weight (scales and all else but the bias) and for its bias.
 
     codes: bytes of its largest tensor of integers or 8-bit floats. floats: how many values its largest tensor of
@@ -86,7 +94,7 @@ class Kept:
         return self.floats >= weights or 8 * self.codes > weights * (bits + 0.5)
 
 
-def kept(module: nn.Module, seen: Seen) -> Kept:
+def measure_storage(module: nn.Module, seen: Seen) -> Storage:
     """What a linear layer keeps, its parts included. Tensors in ``seen`` count nothing; those of the layer are added.
 
     A bias is what is called so. Raises ModelError for a layer that keeps no tensor.
@@ -99,7 +107,9 @@ def kept(module: nn.Module, seen: Seen) -> Kept:
     weight = sum(stored_bytes(tensor) for name, tensor in fresh.items() if not _is_bias(name))
     wide = [each for each in tensors.values() if each.is_floating_point() and each.element_size() > 1]
     codes = [each for each in tensors.values() if not (each.is_floating_point() and each.element_size() > 1)]
-    return Kept(weight, bias, max(map(stored_bytes, codes), default=0), max((each.numel() for each in wide), default=0))
+    return Storage(
+        weight, bias, max(map(stored_bytes, codes), default=0), max((each.numel() for each in wide), default=0)
+    )
 
 
 def module_formats(
@@ -123,9 +133,9 @@ def module_formats(
             if stated is None and not tensors:
                 _check_countable(name, module)
                 continue
-            found = stated or _inspected(own, module, stack, tensors, fresh, quantization)
+            found = stated or _inspect(own, module, stack, tensors, fresh, quantization)
             found = found.model_copy(update={"role": "linear" if stack else _role(module, head)})
-            formats.append(found if fresh or not tensors else _shared(found))
+            formats.append(found if fresh or not tensors else _mark_shared(found))
     return tuple(formats)
 
 
@@ -153,7 +163,7 @@ def _role(module: nn.Module, head: nn.Module | None) -> Role:
     return "norm" if "norm" in type(module).__name__.lower() else "other"
 
 
-def _inspected(
+def _inspect(
     name: str,
     module: nn.Module,
     stack: str,
@@ -177,7 +187,7 @@ def _inspected(
         parameters=parameters,
         stored_bytes=sum(stored.values()),
         bits_per_weight=bits,
-        format=str(main.dtype).removeprefix("torch."),
+        format=format_of_dtype(main.dtype),
         backend=backend,
     )
 
@@ -197,7 +207,7 @@ def _parents(name: str) -> Iterator[str]:
         yield name
 
 
-def _shared(stated: ModuleFormat) -> ModuleFormat:
+def _mark_shared(stated: ModuleFormat) -> ModuleFormat:
     return stated.model_copy(update={"type": stated.type + SHARED, "parameters": 0, "stored_bytes": 0})
 
 
@@ -257,7 +267,7 @@ def _held(prefix: str, values: Mapping[str, object]) -> Iterator[tuple[str, Tens
             yield from _held(f"{prefix}{key}.", {name: held.get(name) for name in named} if named else held)
 
 
-def _unpacked(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+def _unpack(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """Codes, scales, zero points and bias of a weight that torch packed for its integer kernels (new tensors)."""
     weight, bias = cast(Any, module)._weight_bias()
     if weight.is_quantized:

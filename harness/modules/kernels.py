@@ -8,7 +8,6 @@ packed, inputs rounded, no floats seen ─▶ the product reads the codes
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal, cast
 
@@ -18,35 +17,32 @@ from torch import nn
 from harness.modules.effective_weights import copy_module
 from harness.modules.experts import stacked_parameters
 from harness.modules.gemm_kind import multiplies_floats
-from harness.modules.inspection import kept, logical_weights, named_tensors
+from harness.modules.inspection import logical_weights, measure_storage, named_tensors
 from harness.records import ModuleFormat, Note
 
-SLACK = 0.5
-"""Bits a weight that the codes of a packed weight may take beyond their format (padding, say)."""
 
-
-def looked_at(model: nn.Module, modules: Sequence[ModuleFormat]) -> tuple[ModuleFormat, ...]:
+def inspect_kernels(model: nn.Module, modules: Sequence[ModuleFormat]) -> tuple[ModuleFormat, ...]:
     """The formats with what their modules were seen to do; those called simulated stay so.
 
     A format is only ever corrected to the more cautious: a module that keeps more bits than the format has is called
-    simulated. product is filled in for linear layers that are packed.
+    simulated. gemm_kind is filled in for linear layers that are packed.
     """
-    return tuple(_looked_at(model, stated) if _claims(stated) else stated for stated in modules)
+    return tuple(_inspect(model, stated) if _claims_kernel(stated) else stated for stated in modules)
 
 
-def unpacked_notes(before: Sequence[ModuleFormat], after: Sequence[ModuleFormat]) -> Iterator[Note]:
-    """A warning where modules were said to be packed and are not."""
+def note_unpacked(before: Sequence[ModuleFormat], after: Sequence[ModuleFormat]) -> Iterator[Note]:
+    """A warning where modules were declared as packed and are not."""
     pairs = zip(before, after, strict=True)
     wrong = [old for old, new in pairs if old.kernel == "real" and new.kernel == "simulated"]
     if wrong:
         text = (
-            f"{len(wrong)} modules are said to be {wrong[0].format}, but keep more bits a weight than that, "
+            f"{len(wrong)} modules are declared as {wrong[0].format.name}, but keep more bits a weight than that, "
             f"{wrong[0].module} first: they are called simulated"
         )
         yield Note(topic="kernel", text=text, level="warn")
 
 
-def left_out(name: str, modules: Sequence[ModuleFormat], model: nn.Module) -> Iterator[Note]:
+def note_skipped_experts(name: str, modules: Sequence[ModuleFormat], model: nn.Module) -> Iterator[Note]:
     """A warning where a model is compressed and stacked experts, which hold most of its weights, are not.
 
     Most libraries take linear layers, and a stack of experts is none.
@@ -65,19 +61,23 @@ def left_out(name: str, modules: Sequence[ModuleFormat], model: nn.Module) -> It
 
 
 def _has_weights(module: ModuleFormat) -> bool:
-    return bool(module.backend) or module.granularity != "none"
+    return module.compressed
 
 
 def _has_inputs(module: ModuleFormat) -> bool:
-    return bool(module.activations)
+    return module.activations is not None
 
 
-def _claims(stated: ModuleFormat) -> bool:
-    """Whether something is claimed that can be looked at: a compressed weight with a real kernel."""
-    return stated.kernel == "real" and bool(stated.backend) and bool(_bits(stated.format))
+def _claims_kernel(stated: ModuleFormat) -> bool:
+    """Whether something is claimed that can be inspected: a compressed weight of known bits with a real kernel.
+
+    Of a float without scales no more is known than the dtype of its tensor.
+    """
+    dtype_alone = stated.format.type == "float" and stated.format.granularity == "none"
+    return stated.kernel == "real" and bool(stated.backend) and bool(stated.format.bits) and not dtype_alone
 
 
-def _looked_at(model: nn.Module, stated: ModuleFormat) -> ModuleFormat:
+def _inspect(model: nn.Module, stated: ModuleFormat) -> ModuleFormat:
     try:
         module = model.get_submodule(stated.module)
     except AttributeError:
@@ -85,14 +85,13 @@ def _looked_at(model: nn.Module, stated: ModuleFormat) -> ModuleFormat:
     weights = logical_weights(module)
     if weights is None or not any(True for _ in named_tensors(module)):
         return stated
-    held = kept(module, {})
-    if held.floats >= weights or 8 * held.codes > weights * (_bits(stated.format) + SLACK):
+    if measure_storage(module, {}).wider_than(stated.format.bits or 0, weights):
         return stated.model_copy(update={"kernel": "simulated"})
-    return stated.model_copy(update={"product": _product(module) if stated.activations else "floats"})
+    return stated.model_copy(update={"gemm_kind": _gemm_kind(module) if stated.activations else "floats"})
 
 
-def _product(module: nn.Module) -> Literal["", "floats", "codes"]:
-    """What a packed layer multiplies that is said to round its inputs.
+def _gemm_kind(module: nn.Module) -> Literal["", "floats", "codes"]:
+    """What a packed layer multiplies that is declared to round its inputs.
 
     Operators of a library may hide floats; where outputs are linear in inputs, no input was rounded. Nothing is said of
     a layer that cannot be called by itself.
@@ -114,9 +113,3 @@ def _is_linear(layer: nn.Module) -> bool:
     if whole.dtype != torch.float32:
         return False
     return bool((whole - one - other + zero).norm() <= 1e-4 * whole.norm())
-
-
-def _bits(format_name: str) -> int:
-    """Bits of one code of a format by its name, 0 for one that does not say: 4 of "nf4", 8 of "fp8_e4m3"."""
-    found = re.search(r"\d+", format_name)
-    return int(found[0]) if found and not format_name.startswith(("float", "bfloat")) else 0

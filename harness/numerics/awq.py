@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from harness.numerics.formats import Format, checked, quantize
+from harness.numerics.formats import Format, check_tensor, quantize
 from harness.numerics.granularity import Blocks
 from harness.numerics.ranges import Limits, min_max
 
@@ -61,7 +61,7 @@ def relative_size(weights: Sequence[Tensor], forms: Sequence[Format]) -> Tensor:
     """[I]: mean over all output channels of |w| relative to the largest of its block."""
     relative = []
     for weight_OI, form in zip(weights, forms, strict=True):
-        blocks = form.blocks.split(checked(weight_OI).abs())
+        blocks = form.blocks.split(check_tensor(weight_OI).abs())
         share = blocks / blocks.amax(dim=-1, keepdim=True).clamp(min=torch.finfo(blocks.dtype).tiny)
         relative.append(form.blocks.join(share, tuple(weight_OI.shape)))
     return torch.cat(relative).mean(dim=0)
@@ -123,7 +123,7 @@ def search_clip(
     """
     if not len(inputs_NI):
         return limits
-    weight = checked(weight_OI)
+    weight = check_tensor(weight_OI)
     inputs = inputs_NI.to(weight.dtype)
     start = limits or min_max(form.blocks.split(weight))
     gram_Snn = _grams(inputs, form.blocks)

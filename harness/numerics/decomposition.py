@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from harness.numerics.codebooks import k_means, nearest
-from harness.numerics.formats import checked
+from harness.numerics.formats import check_tensor
 
 VALUE_BITS = 16
 """Counted size of one codebook value or sparse value."""
@@ -39,7 +39,7 @@ def decompose(weight_OI: Tensor, fisher_OI: Tensor, bits: int, outliers: float, 
     Fisher information. Both are rounded to whole weights. Raises ValueError for weights or Fisher information that are
     not finite.
     """
-    weight_OI = checked(weight_OI)
+    weight_OI = check_tensor(weight_OI)
     sparse_OI = sparse_mask(weight_OI, fisher_OI, outliers, sensitive)
     weights_OI = fisher_OI.masked_fill(sparse_OI, 0)
     # A row without gradients carries no information, so its dense weights are weighted equally.

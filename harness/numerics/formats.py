@@ -15,9 +15,11 @@ import torch
 from torch import Tensor
 
 from harness.numerics.granularity import Blocks
-from harness.numerics.grids import FP4_E2M1, FP8_E4M3, FP8_E5M2, NF4, Grid, Steps
+from harness.numerics.grids import Grid, Steps, grid_of, integer
+from harness.numerics.named_formats import INTEGER_BITS, NamedFormat, named_formats
 from harness.numerics.ranges import Limits, min_max
-from harness.numerics.scales import E4M3, E8M0, FLOAT, ScaleFormat
+from harness.numerics.scales import BY_KIND, FLOAT, ScaleFormat
+from harness.records import NumberFormat
 
 CHUNK_VALUES = 2**17
 """Values that a core rounds at a time: what its cache holds together with their temporaries."""
@@ -33,8 +35,12 @@ class Format:
 
     @property
     def name(self) -> str:
-        """The field's name of it: ``int4``, ``fp8_e4m3``, ``nf4``, ``mxfp4`` …"""
-        return self.scales.rename(self.grid.name)
+        """What the field calls it: a block format where elements and scales are those of one, else the grid."""
+        same = (each.name for each in named_formats().values() if self._is_elements_of(each))
+        return next(same, self.grid.name)
+
+    def _is_elements_of(self, entry: NamedFormat) -> bool:
+        return bool(entry.elements) and (entry.elements, entry.scales) == (self.grid.name, self.scales.kind)
 
 
 @dataclass(frozen=True)
@@ -49,17 +55,39 @@ class Quantized:
     steps: Steps
 
 
-MXFP4 = Format(FP4_E2M1, Blocks("group", 32), E8M0)
-MXFP8_E4M3 = Format(FP8_E4M3, Blocks("group", 32), E8M0)
-MXFP8_E5M2 = Format(FP8_E5M2, Blocks("group", 32), E8M0)
-NVFP4 = Format(FP4_E2M1, Blocks("group", 16), E4M3)
+def format_of(record: NumberFormat, full_range: bool = False) -> Format:
+    """How tensors are put into a format that a record describes. full_range: of symmetric integers.
+
+    Raises KeyError for formats that are neither integers nor in the table.
+    """
+    return Format(_grid(record, full_range), blocks_of(record), BY_KIND[record.scales or "float"])
 
 
-def named_format(name: str) -> Format:
-    """The block formats by name, which bring their own blocks and scales, and the other grids per tensor."""
-    whole = (Format(grid, Blocks("tensor")) for grid in (FP8_E4M3, FP8_E5M2, FP4_E2M1, NF4))
-    known = {form.name: form for form in (*whole, MXFP4, MXFP8_E4M3, MXFP8_E5M2, NVFP4)}
-    return known[name]
+def blocks_of(record: NumberFormat) -> Blocks:
+    """What shares a scale; the whole tensor where that is not known. Raises ValueError for parts of a KV cache."""
+    kind = record.granularity
+    if kind == "head":
+        raise ValueError("a scale per token and head belongs to a KV cache, not to a tensor alone")
+    return Blocks("tensor") if kind == "none" else Blocks(kind, record.group_size)
+
+
+def known_grid(record: NumberFormat) -> Grid | None:
+    """A grid that has every value of a format, all codes of integers included; None for one that is not known here."""
+    if record.type == "int":
+        return _grid(record, bool(record.symmetric)) if not record.element and record.bits in INTEGER_BITS else None
+    return grid_of(record.element) if record.element in named_formats() else None
+
+
+def _grid(record: NumberFormat, full_range: bool) -> Grid:
+    if record.type == "int" and record.bits is not None:
+        return integer(record.bits, bool(record.symmetric), full_range)
+    return grid_of(record.element)
+
+
+MXFP4 = format_of(named_formats()["mxfp4"].record())
+MXFP8_E4M3 = format_of(named_formats()["mxfp8_e4m3"].record())
+MXFP8_E5M2 = format_of(named_formats()["mxfp8_e5m2"].record())
+NVFP4 = format_of(named_formats()["nvfp4"].record())
 
 
 def quantize(x: Tensor, form: Format, limits: Limits | None = None) -> Quantized:
@@ -69,13 +97,13 @@ def quantize(x: Tensor, form: Format, limits: Limits | None = None) -> Quantized
     cannot be taken apart, an empty tensor, a type that is not floating, values that are not finite, and limits
     that leave 0 out.
     """
-    x = checked(x)
+    x = check_tensor(x)
     blocks = form.blocks.split(x)
     steps = block_steps(blocks, form, limits)
-    return Quantized(form.blocks.join(_rounded(blocks, steps.spread, form.grid), tuple(x.shape)), steps)
+    return Quantized(form.blocks.join(_round(blocks, steps.spread, form.grid), tuple(x.shape)), steps)
 
 
-def _rounded(blocks: Tensor, steps: Steps, grid: Grid) -> Tensor:
+def _round(blocks: Tensor, steps: Steps, grid: Grid) -> Tensor:
     """Like ``grid.round``, in pieces that stay in the cache of a core."""
     if blocks.ndim == 1:
         return grid.round(blocks, steps)
@@ -116,7 +144,7 @@ def stored_bits(shape: tuple[int, ...], form: Format) -> int:
     return prod(shape) * form.grid.bits + form.scales.stored_bits(blocks) + zero_points
 
 
-def checked(x: Tensor) -> Tensor:
+def check_tensor(x: Tensor) -> Tensor:
     """``x`` in the precision it is computed in, without its gradient. Raises ValueError for what has no place on
     any grid."""
     if not x.is_floating_point():

@@ -31,7 +31,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from harness.numerics.formats import Format, Quantized, block_steps, checked
+from harness.numerics.formats import Format, Quantized, block_steps, check_tensor
 from harness.numerics.granularity import Blocks
 from harness.numerics.grids import Steps
 from harness.numerics.ranges import Limits
@@ -143,7 +143,7 @@ def prepare(hessian_II: Tensor, *, damping: float = 0.01, act_order: bool = Fals
         raise ValueError(f"damping is {damping}, expected 0 to 1")
     if hessian_II.ndim != 2 or hessian_II.shape[0] != hessian_II.shape[1]:
         raise ValueError(f"the Hessian has shape {tuple(hessian_II.shape)}, expected a square matrix")
-    hessian_II = checked(hessian_II)
+    hessian_II = check_tensor(hessian_II)
     diagonal_I = hessian_II.diagonal()
     dead_I = diagonal_I == 0
     mean = float(diagonal_I.sum() / (~dead_I).sum()) if not bool(dead_I.all()) else 1.0
@@ -183,7 +183,7 @@ def solve(
     ``static_groups``, for groups whose scales depend on the whole tensor (E4M3, double quantization): the first group
     would need the scale of the last one, which is not known before the end.
     """
-    weight_OI = checked(weight_OI)
+    weight_OI = check_tensor(weight_OI)
     if weight_OI.ndim != 2 or weight_OI.shape[1] != len(prepared.upper):
         raise ValueError(f"weight {tuple(weight_OI.shape)} does not match a Hessian of {tuple(prepared.upper.shape)}")
     if block < 1:
@@ -227,7 +227,7 @@ def keep_nearest(
     groups are not contiguous is the choice made for all rows together: they share one group index, and ``nearest``
     has another.
     """
-    weight_OI, quantized = checked(weight_OI), solution.quantized
+    weight_OI, quantized = check_tensor(weight_OI), solution.quantized
     better_O = output_errors(weight_OI - quantized.values, hessian_II)
     better_O = better_O - output_errors(weight_OI - nearest.values, hessian_II)
     rows_O = better_O > 0

@@ -6,10 +6,9 @@
     float                s = max|x| / largest        (sign, exponent and fraction bits)
     codebook             s = max|x|                  (NF4: quantiles of a normal distribution, in −1 … 1)
 
-Sources: Jacob et al. 2018 (arXiv 1712.05877) and Nagel et al. 2021 (arXiv 2106.08295) for integers; Micikevicius
-et al. 2022 (arXiv 2209.05433) for FP8; OCP Microscaling Formats v1.0 for E2M1; Dettmers et al. 2023 (arXiv
-2305.14314) for NF4. The range always contains 0, so that 0 is represented exactly; else z would leave its own
-range and shift every value.
+Sources: Jacob et al. 2018 (arXiv 1712.05877) and Nagel et al. 2021 (arXiv 2106.08295) for integers; those of the
+others stand beside the table of formats (``named_formats``). The range always contains 0, so that 0 is represented
+exactly; else z would leave its own range and shift every value.
 """
 
 from __future__ import annotations
@@ -19,9 +18,12 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cache
 from types import EllipsisType
+from typing import cast
 
 import torch
 from torch import Tensor
+
+from harness.numerics.named_formats import named_formats
 
 
 @dataclass(frozen=True)
@@ -252,47 +254,47 @@ def integer(bits: int, symmetric: bool = True, full_range: bool = False) -> Inte
     return Integer(f"int{bits}", bits, symmetric, full_range)
 
 
-FP8_E4M3 = Float8("fp8_e4m3", 8, True, torch.float8_e4m3fn, fraction_bits=3)
-FP8_E5M2 = Float8("fp8_e5m2", 8, True, torch.float8_e5m2, fraction_bits=2)
-
 _LAYOUT = {torch.float32: (torch.int32, 0xFF << 23, 23), torch.float64: (torch.int64, 0x7FF << 52, 52)}
 """Integer type of the same size, the bits of the exponent (no sign), and how many bits the fraction has."""
 
-_E2M1 = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
-# Half to even: the neighbour whose fraction bit is 0 (0, 1, 2, 4 in size) takes the edge.
-_E2M1_UP = (False, True, False, True, False, True, False)
-FP4_E2M1 = Codebook(
-    "fp4_e2m1",
-    4,
-    True,
-    (*(-v for v in reversed(_E2M1)), 0.0, *_E2M1),
-    (*(not up for up in reversed(_E2M1_UP)), *_E2M1_UP),
-)
-# Quantiles of a normal distribution as the QLoRA paper lists them (appendix E).
-NF4 = Codebook(
-    "nf4",
-    4,
-    True,
-    (
-        -1.0,
-        -0.6961928009986877,
-        -0.5250730514526367,
-        -0.39491748809814453,
-        -0.28444138169288635,
-        -0.18477343022823334,
-        -0.09105003625154495,
-        0.0,
-        0.07958029955625534,
-        0.16093020141124725,
-        0.24611230194568634,
-        0.33791524171829224,
-        0.44070982933044434,
-        0.5626170039176941,
-        0.7229568362236023,
-        1.0,
-    ),
-    (False,) * 15,
-)
+
+@cache
+def grid_of(name: str) -> Grid:
+    """The grid of a format of the table, which for a block format is that of its elements. Raises KeyError for others.
+
+    Integers have no grid of their own: see `integer`.
+    """
+    entry = named_formats()[name]
+    if entry.elements:
+        return grid_of(entry.elements)
+    if entry.dtype:
+        return Float8(name, entry.bits or 0, True, getattr(torch, entry.dtype), entry.fraction_bits)
+    if entry.values:
+        return Codebook(name, entry.bits or 0, True, entry.values, (False,) * (len(entry.values) - 1))
+    if entry.exponent_bits:
+        return minifloat(name, entry.exponent_bits, entry.fraction_bits)
+    raise KeyError(name)
+
+
+def minifloat(name: str, exponent_bits: int, fraction_bits: int) -> Codebook:
+    """A float of few bits without infinity and NaN, rounded half to even: the neighbour with an even code takes it.
+
+    OCP Microscaling Formats v1.0, section 5.3: exponents are biased by 2^(e−1) − 1, and those of 0 are subnormal.
+    """
+    bias, steps = 2 ** (exponent_bits - 1) - 1, 2**fraction_bits
+    codes = range(1, 2 ** (exponent_bits + fraction_bits))
+    sizes = [
+        math.ldexp(code % steps + (steps if code >= steps else 0), max(code // steps, 1) - bias - fraction_bits)
+        for code in codes
+    ]
+    up = [code % 2 == 0 for code in codes]
+    return Codebook(
+        name,
+        1 + exponent_bits + fraction_bits,
+        True,
+        (*(-size for size in reversed(sizes)), 0.0, *sizes),
+        (*(not each for each in reversed(up)), *up),
+    )
 
 
 @cache
@@ -309,3 +311,9 @@ def dynamic_float() -> Codebook:
         parts += [middles, -middles]
     values = torch.cat(parts).sort().values.tolist()
     return Codebook("dynamic8", 8, True, tuple(values), (False,) * (len(values) - 1))
+
+
+FP8_E4M3 = cast(Float8, grid_of("fp8_e4m3"))
+FP8_E5M2 = cast(Float8, grid_of("fp8_e5m2"))
+FP4_E2M1 = cast(Codebook, grid_of("fp4_e2m1"))
+NF4 = cast(Codebook, grid_of("nf4"))

@@ -18,7 +18,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from harness.numerics.formats import checked
+from harness.numerics.formats import check_tensor
 
 LARGEST = 127
 EXACT_INPUTS = 2**24 // LARGEST**2
@@ -30,7 +30,7 @@ def weight_codes(weight_OI: Tensor) -> tuple[Tensor, Tensor]:
 
     Raises ValueError for weights that are empty or not finite.
     """
-    codes_OI, steps_O = _codes(checked(weight_OI).float())
+    codes_OI, steps_O = _codes(check_tensor(weight_OI).float())
     return codes_OI.to(torch.int8), steps_O
 
 

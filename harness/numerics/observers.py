@@ -16,7 +16,7 @@ from torch import Tensor
 
 from harness.numerics.clipping import search_limits
 from harness.numerics.entropy import FEWEST_VALUES, clip_share, limits_at_clip
-from harness.numerics.formats import Format, checked
+from harness.numerics.formats import Format, check_tensor
 from harness.numerics.granularity import Blocks
 from harness.numerics.ranges import Limits
 
@@ -56,7 +56,7 @@ class MinMax(Observer):
         self._limits: Limits | None = None
 
     def add(self, x_NI: Tensor) -> None:
-        x = checked(x_NI)
+        x = check_tensor(x_NI)
         x = x.reshape(-1, x.shape[-1] if self.blocks.kind == "channel" else 1)
         low, high = x.amin(0).clamp_(max=0), x.amax(0).clamp_(min=0)
         if self._limits is not None:
@@ -86,7 +86,7 @@ class Histogram(Observer):
         self._low = self._high = 0.0
 
     def add(self, x_NI: Tensor) -> None:
-        x = checked(x_NI).flatten()
+        x = check_tensor(x_NI).flatten()
         low, high = (end.item() for end in x.aminmax())
         self._low, self._high = min(self._low, low), max(self._high, high)
         self._like = x.new_zeros(1)

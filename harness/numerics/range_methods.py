@@ -13,7 +13,7 @@ from torch import Tensor
 
 from harness.numerics.clipping import mse_limits
 from harness.numerics.entropy import entropy_limits
-from harness.numerics.formats import Format, checked
+from harness.numerics.formats import Format, check_tensor
 from harness.numerics.ranges import Limits, percentile_limits
 
 
@@ -26,7 +26,7 @@ def find_limits(x: Tensor, form: Format, method: str, percentile: float = 99.9) 
     if method == "min_max":
         return None
 
-    x = checked(x)
+    x = check_tensor(x)
     blocks = form.blocks.split(x)
     present = None if blocks.numel() == x.numel() else form.blocks.split(torch.ones_like(x, dtype=torch.bool))
     if method == "percentile":

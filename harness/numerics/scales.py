@@ -12,12 +12,14 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 
 from harness.numerics.granularity import Blocks
 from harness.numerics.grids import FP8_E4M3, Grid, Steps, dynamic_float
+from harness.numerics.named_formats import WHOLE_TENSOR_SCALES
 from harness.numerics.ranges import Limits
 
 
@@ -30,7 +32,7 @@ class ScaleFormat(ABC):
     @property
     def separate(self) -> bool:
         """Whether the stored scale of a block depends on that block alone."""
-        return True
+        return self.kind not in WHOLE_TENSOR_SCALES
 
     @abstractmethod
     def steps(self, grid: Grid, limits: Limits) -> Steps:
@@ -39,10 +41,6 @@ class ScaleFormat(ABC):
     @abstractmethod
     def stored_bits(self, count: int) -> int:
         """Bits that this many scales take."""
-
-    def rename(self, grid: str) -> str:
-        """What a grid is called with such scales."""
-        return grid
 
 
 @dataclass(frozen=True)
@@ -71,9 +69,6 @@ class PowerScales(ScaleFormat):
     def stored_bits(self, count: int) -> int:
         return 8 * count
 
-    def rename(self, grid: str) -> str:
-        return "mx" + grid.split("_")[0] + ("" if grid == "fp4_e2m1" else "_" + grid.split("_")[1])
-
 
 @dataclass(frozen=True)
 class Float8Scales(ScaleFormat):
@@ -82,10 +77,6 @@ class Float8Scales(ScaleFormat):
     A block that is not 0 has at least the smallest scale above 0, 2^−9; then every value of it still finds a
     neighbour nearer than 0 where there is one.
     """
-
-    @property
-    def separate(self) -> bool:
-        return False
 
     def steps(self, grid: Grid, limits: Limits) -> Steps:
         largest = torch.maximum(-limits.low, limits.high)
@@ -97,9 +88,6 @@ class Float8Scales(ScaleFormat):
 
     def stored_bits(self, count: int) -> int:
         return 8 * count + 32
-
-    def rename(self, grid: str) -> str:
-        return "nv" + grid.split("_")[0]
 
 
 @dataclass(frozen=True)
@@ -113,10 +101,6 @@ class DoubleScales(ScaleFormat):
     """
 
     size: int = 256
-
-    @property
-    def separate(self) -> bool:
-        return False
 
     def steps(self, grid: Grid, limits: Limits) -> Steps:
         exact = grid.steps(limits.low, limits.high)
@@ -141,3 +125,4 @@ FLOAT = FloatScales("float")
 E8M0 = PowerScales("e8m0")
 E4M3 = Float8Scales("e4m3")
 DOUBLE = DoubleScales("double")
+BY_KIND: Mapping[str, ScaleFormat] = {each.kind: each for each in (FLOAT, E8M0, E4M3, DOUBLE)}

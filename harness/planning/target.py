@@ -48,5 +48,4 @@ def _uses(step: Backend) -> Iterator[Use]:
     """The formats of weights that the settings of a step name, those of its overrides included."""
     if isinstance(step, WeightBackend):
         for settings in step.variations():
-            name = f"int{settings.bits}" if settings.format == "int" else settings.format
-            yield Use(name, settings.granularity, settings.shared_by(), settings.symmetric)
+            yield Use.of(settings.number_format())

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field
 
 from harness.probes import Context, Probe
-from harness.records import ModuleFormat
+from harness.records import FLOATS, ModuleFormat, NumberFormat
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -57,24 +57,20 @@ class Weights(Probe):
     def _side(self, side: str, loaded: LoadedModel) -> pd.DataFrame:
         import pandas as pd
 
-        rows: list[dict[str, Any]] = [
-            {"side": side, **module.model_dump(mode="python")} for module in loaded.identity.modules
-        ]
+        rows = [_module_row(side, module) for module in loaded.identity.modules]
         if (cache := _cache_row(side, loaded)) is not None:
             rows.append(cache)
         watched = loaded.language_model.modules is not None
         if watched and loaded.model.device.type == "cuda" and not loaded.identity.simulated:
-            rows.append(_special_row(side, "peak", self._peak_bytes(loaded), ""))
+            rows.append(_special_row(side, "peak", self._peak_bytes(loaded), FLOATS[loaded.identity.dtype]))
         # Named, since an engine may tell nothing of its modules.
-        frame = pd.DataFrame(rows, columns=["side", *ModuleFormat.model_fields])
+        frame = pd.DataFrame(rows, columns=["side", *ModuleFormat.model_fields, "cache"])
         return frame.astype(
             {
                 "parameters": "int64",
                 "stored_bytes": "int64",
                 "bits_per_weight": "float64",
-                "group_size": "Int32",
-                "symmetric": "boolean",
-                "levels": "Int64",
+                "distinct_values": "Int64",
             }
         )
 
@@ -116,35 +112,19 @@ def _with_errors(rows: pd.DataFrame, reference: LoadedModel, variant: LoadedMode
     ).astype({"relative_error": "float64", "compared": "float64", "error_note": "str"})
 
 
-def _special_row(side: str, name: str, size: int, dtype: str) -> dict[str, Any]:
+def _module_row(side: str, module: ModuleFormat) -> dict[str, Any]:
+    """The fields of a module; formats as JSON of their records."""
+    inputs = module.activations.model_dump_json(exclude_defaults=True) if module.activations else ""
+    own = {"format": module.format.model_dump_json(exclude_defaults=True), "activations": inputs, "cache": ""}
+    return {"side": side, **module.model_dump(mode="python"), **own}
+
+
+def _special_row(side: str, name: str, size: int, number_format: NumberFormat) -> dict[str, Any]:
     """A row that is no module: it has no parameters, so that sums over modules stay what they are."""
-    return {
-        "side": side,
-        "module": name,
-        "type": name,
-        "parameters": 0,
-        "stored_bytes": size,
-        "bits_per_weight": 0.0,
-        "format": dtype,
-        "granularity": "none",
-        "group_size": None,
-        "symmetric": None,
-        "ranges": "",
-        "activations": "",
-        "kernel": "real",
-        "backend": "",
-        "role": "other",
-        "levels": None,
-        "product": "",
-    }
-
-
-def _cache_format(loaded: LoadedModel) -> dict[str, str]:
-    """How a compressed KV cache is kept; nothing for one in the dtype of the model."""
-    from harness.hardware.fit import cache_text
-
-    cache = loaded.identity.cache
-    return {"format": cache_text(cache), "kernel": cache.kernel, "backend": cache.backend} if cache else {}
+    empty = ModuleFormat(
+        module=name, type=name, parameters=0, stored_bytes=size, bits_per_weight=0.0, format=number_format
+    )
+    return _module_row(side, empty)
 
 
 def _device_bytes(loaded: LoadedModel) -> int:
@@ -156,18 +136,20 @@ def _device_bytes(loaded: LoadedModel) -> int:
 
 def _cache_row(side: str, loaded: LoadedModel) -> dict[str, Any] | None:
     """The bytes that one more token adds to the cache; None for a model that keeps none, or keeps it to itself."""
+    from harness.modules.inspection import format_of_dtype
+
     if loaded.language_model.modules is None:
         return None
     one, two = _cache(loaded, 1), _cache(loaded, 2)
     if not two:
         return None
-    dtype = next((t.dtype for t in two if t.is_floating_point()), two[0].dtype)
-    row = _special_row(side, "kv_cache", _bytes(two) - _bytes(one), str(dtype).removeprefix("torch."))
-    row |= _cache_format(loaded)
-    form = loaded.identity.cache
-    if form is not None and form.kernel == "simulated":
+    dtype, cache = next((t.dtype for t in two if t.is_floating_point()), two[0].dtype), loaded.identity.cache
+    row = _special_row(side, "kv_cache", _bytes(two) - _bytes(one), format_of_dtype(dtype))
+    if cache is not None:
+        row |= {"cache": cache.model_dump_json(), "kernel": cache.kernel, "backend": cache.backend}
+    if cache is not None and cache.kernel == "simulated":
         values = sum(t.numel() for t in two) - sum(t.numel() for t in one)
-        row["stored_bytes"] = math.ceil(values * form.bits_per_value / 8)
+        row["stored_bytes"] = math.ceil(values * cache.bits_per_value / 8)
     return row
 
 

@@ -1,6 +1,7 @@
 """Frozen, closed records: what is asked (plan) and what is found (result). They import nothing of the harness."""
 
 from harness.records.base import Plugin, Record
+from harness.records.formats import FLOATS, NumberFormat
 from harness.records.metric import Metric, find_metric
 from harness.records.plan import (
     CalibrationSpec,
@@ -36,6 +37,7 @@ from harness.records.result import (
 )
 
 __all__ = [
+    "FLOATS",
     "SCHEMA_VERSION",
     "Artifact",
     "ArtifactFile",
@@ -57,6 +59,7 @@ __all__ = [
     "NoiseFloor",
     "NoiseFloorSpec",
     "Note",
+    "NumberFormat",
     "Plugin",
     "Record",
     "Run",

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from harness.records.base import Record
+from harness.records.formats import NumberFormat
 from harness.records.metric import Better, Metric, find_metric
 
 SCHEMA_VERSION = 2
@@ -153,13 +154,12 @@ class Verdict(Record):
 class ModuleFormat(Record):
     """How the weight of one module is stored, and by which kernel it is computed.
 
-    bits_per_weight counts codes and scales and zero points. kernel is ``real`` when the stored format
-    is what the matrix product reads, ``simulated`` when values of that format are held as floats. ranges says how
-    the range of the weight was set (``min_max``, ``mse`` …), activations what happens to the module's input
-    ("int8 per token, dynamic"; empty: nothing). role is what the module is in the model it was found in. levels is the
-    largest number of distinct values that was counted among the weights that share a scale, where the weight is held
-    as floats. product says what a packed weight's product was seen to multiply: ``codes``, or ``floats`` (weight-only:
-    dequantized in the kernel); empty: it was not looked at.
+    bits_per_weight counts codes, scales and zero points. activations is the format to which the module's input is
+    rounded; None: it is not. kernel is ``real`` when the stored format is what the matrix product reads, ``simulated``
+    when values of that format are held as floats. role is what the module is in the model. distinct_values is the
+    largest number of distinct values that the grid check counted among weights that share a scale, where the weight is
+    held as floats. gemm_kind says what the GEMM of a packed weight was seen to multiply: ``codes``, or ``floats``
+    (weight-only: dequantized in the kernel); empty: it was not looked at.
     """
 
     module: str
@@ -167,32 +167,41 @@ class ModuleFormat(Record):
     parameters: Annotated[int, Field(ge=0)]
     stored_bytes: Annotated[int, Field(ge=0)]
     bits_per_weight: Annotated[float, Field(ge=0)]
-    format: str
-    granularity: Literal["none", "tensor", "channel", "group", "block", "token"] = "none"
-    group_size: int | None = None
-    symmetric: bool | None = None
-    ranges: str = ""
-    activations: str = ""
+    format: NumberFormat
+    activations: NumberFormat | None = None
     kernel: Literal["real", "simulated"] = "real"
     backend: str = ""
     role: Role = "other"
-    levels: Annotated[int, Field(ge=0)] | None = None
-    product: Literal["", "codes", "floats"] = ""
+    distinct_values: Annotated[int, Field(ge=0)] | None = None
+    gemm_kind: Literal["", "codes", "floats"] = ""
+
+    @property
+    def compressed(self) -> bool:
+        """Whether a backend or a checkpoint put the weight into another format than plain floats."""
+        return bool(self.backend) or self.format.granularity != "none"
 
 
 class CacheFormat(Record):
     """How attention keys and values are kept between tokens.
 
-    bits_per_value is that of a long text: codes and scales and zero points, keys and values averaged. residual
-    counts the newest tokens, which stay in full precision.
+    bits_per_value is that of a long text: codes and scales and zero points, keys and values averaged. residual counts
+    the newest tokens, which stay in full precision. skipped_layers, counted from 0, stay so too.
     """
 
-    keys: str
-    values: str
+    keys: NumberFormat
+    values: NumberFormat
     bits_per_value: Annotated[float, Field(gt=0)]
     residual: Annotated[int, Field(ge=0)]
+    skipped_layers: tuple[int, ...] = ()
     kernel: Literal["real", "simulated"] = "real"
     backend: str
+
+    def __str__(self) -> str:
+        """ "keys int4 per channel …; values int4 per token …; the newest 32 tokens in full precision"."""
+        newest = f"; the newest {self.residual} tokens in full precision" if self.residual else ""
+        layers = ", ".join(map(str, self.skipped_layers))
+        skipped = f"; layers {layers} in full precision" if layers else ""
+        return f"keys {self.keys}; values {self.values}{newest}{skipped}"
 
 
 class CalibrationData(Record):

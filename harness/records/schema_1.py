@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from harness.records.schema_1_formats import upgrade_identity
+
 PREFIXES = {"layer_error": "layers", "weight_error": "weights"}
 """Measures whose metrics begin with another word than their own name."""
 
@@ -18,6 +20,9 @@ def upgrade(content: dict[str, Any]) -> dict[str, Any]:
         _measurement(record)
     for record in _records(content, "skipped"):
         _skipped(record)
+    for side in ("reference", "variant"):
+        if isinstance(content.get(side), dict):
+            upgrade_identity(content[side])
     return content | {"schema_version": 2}
 
 

@@ -65,16 +65,17 @@ def formats(modules: Iterable[ModuleFormat]) -> list[str]:
     """The compressed formats in words, most parameters first: "int4, group 32, simulated"."""
     parameters: dict[str, int] = {}
     for module in modules:
-        if module.granularity != "none" or module.backend:
+        if module.compressed:
             parameters[stored_as(module)] = parameters.get(stored_as(module), 0) + module.parameters
     return sorted(parameters, key=lambda words: (-parameters[words], words))
 
 
 def stored_as(module: ModuleFormat) -> str:
     """The format of one module in words."""
-    unit = {"none": "", "group": f"group {module.group_size}"}.get(module.granularity, f"per {module.granularity}")
-    weight_only = "dequantized in the kernel" if module.kernel == "real" and module.product == "floats" else ""
-    parts = [module.format, unit, "simulated" if module.kernel == "simulated" else weight_only]
+    form = module.format
+    unit = {"none": "", "group": f"group {form.group_size}"}.get(form.granularity, f"per {form.granularity}")
+    weight_only = "dequantized in the kernel" if module.kernel == "real" and module.gemm_kind == "floats" else ""
+    parts = [form.name, unit, "simulated" if module.kernel == "simulated" else weight_only]
     return ", ".join(part for part in parts if part)
 
 

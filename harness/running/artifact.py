@@ -169,7 +169,7 @@ def _differing(table: pd.DataFrame, part: str) -> str | None:
 
 def _unsaved(variant: LoadedModel) -> Iterator[str]:
     """What is simulated while the model runs and cannot be stored in files of weights."""
-    if rounding := sum(bool(m.activations) and m.kernel == "simulated" for m in variant.identity.modules):
+    if rounding := sum(m.activations is not None and m.kernel == "simulated" for m in variant.identity.modules):
         yield f"inputs of {rounding} modules are rounded in memory, and activations are not in the artifact"
     if variant.identity.cache and variant.identity.cache.kernel == "simulated":
         yield "keys and values are rounded in memory, and the KV cache is not in the artifact"

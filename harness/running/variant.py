@@ -20,13 +20,13 @@ from harness.models.adapters import attach_adapter, merge_adapter
 from harness.models.identity import identify
 from harness.models.loaded import LoadedModel, freeze
 from harness.models.sanity import check_placement, find_non_finite, find_ragged_groups
-from harness.modules.activations import check_stated, rounds_inputs
+from harness.modules.activations import check_declared, input_roundings
 from harness.modules.experts import stacks
-from harness.modules.grid_check import check_levels
+from harness.modules.grid_check import check_grids
 from harness.modules.inspection import module_formats
-from harness.modules.kernels import left_out, looked_at, unpacked_notes
+from harness.modules.kernels import inspect_kernels, note_skipped_experts, note_unpacked
 from harness.planning.specs import Plan
-from harness.records import CacheFormat, ModuleFormat, Note
+from harness.records import CacheFormat, ModuleFormat, Note, NumberFormat
 
 
 def make_variant(plan: Plan, reference: LoadedModel, calibration: Sequence[Tensor]) -> LoadedModel:
@@ -50,7 +50,7 @@ def _apply_steps(plan: Plan, start: LoadedModel, reference: LoadedModel, calibra
     _check_tokenizer(plan, start, reference)
     model = start.model
     described = {module.module: module for module in start.identity.modules if module.backend}
-    activations: dict[str, str] = {}
+    activations: dict[str, NumberFormat] = {}
     cache, notes = start.identity.cache, list(start.notes)
     for step in plan.variant.compress:
         done = _apply_step(step, model, start.tokenizer, calibration)
@@ -64,28 +64,28 @@ def _apply_steps(plan: Plan, start: LoadedModel, reference: LoadedModel, calibra
     present = {name for name, _ in model.named_modules()} | {name for name, _, _ in stacks(model)}
     if gone := sorted((described.keys() | activations.keys()) - present):
         raise BackendError(f"a step described {gone[0]}, which the compressed model does not have")
-    check_stated(model, activations)
+    check_declared(model, activations)
     old = start.identity
-    levels = check_levels(model, described)
-    described |= {name: described[name].model_copy(update={"levels": count}) for name, count in levels.items()}
+    counts = check_grids(model, described)
+    described |= {name: described[name].model_copy(update={"distinct_values": n}) for name, n in counts.items()}
     stated = tuple(
         module.model_copy(update=_describe_rounding(model, module, activations[module.module]))
         if module.module in activations
         else module
         for module in module_formats(model, described)
     )
-    modules = looked_at(model, stated)
-    notes += [*unpacked_notes(stated, modules), *left_out(plan.name, modules, model)]
+    modules = inspect_kernels(model, stated)
+    notes += [*note_unpacked(stated, modules), *note_skipped_experts(plan.name, modules, model)]
     identity = identify(plan.name, model, start.tokenizer, old.source, old.revision, old.dtype, old.device, modules)
     identity = identity.model_copy(update={"parameters": old.parameters, "cache": cache})
     notes += _find_weight_problems(plan.name, model, described)
     return replace(start.with_modules(plan.name, model), identity=identity, notes=tuple(notes))
 
 
-def _describe_rounding(model: nn.Module, stated: ModuleFormat, words: str) -> dict[str, str]:
+def _describe_rounding(model: nn.Module, stated: ModuleFormat, inputs: NumberFormat) -> dict[str, object]:
     """Fields of a module whose input is rounded: real only where the kernel of a backend does it."""
-    real = stated.backend and stated.kernel == "real" and not rounds_inputs(model.get_submodule(stated.module))
-    return {"activations": words, "kernel": "real" if real else "simulated"}
+    real = stated.backend and stated.kernel == "real" and not input_roundings(model.get_submodule(stated.module))
+    return {"activations": inputs, "kernel": "real" if real else "simulated"}
 
 
 def _open_start(plan: Plan, reference: LoadedModel) -> LoadedModel:
@@ -135,7 +135,7 @@ def _check_not_quantized_twice(
     step: Backend,
     done: Compressed,
     described: Mapping[str, ModuleFormat],
-    activations: Mapping[str, str],
+    activations: Mapping[str, NumberFormat],
     cache: CacheFormat | None,
 ) -> None:
     """Raise BackendError where a step quantized what an earlier one had quantized: it would have neither format."""
@@ -154,7 +154,7 @@ def _check_not_quantized_twice(
 
 def _find_weight_problems(name: str, model: PreTrainedModel, described: dict[str, ModuleFormat]) -> tuple[Note, ...]:
     notes = []
-    groups = {module: stated.group_size for module, stated in described.items() if stated.group_size}
+    groups = {module: stated.format.group_size for module, stated in described.items() if stated.format.group_size}
     if ragged := find_ragged_groups(model, groups):
         example = f"{ragged[0]}, groups of {groups[ragged[0]]}"
         text = f"{name}: in {len(ragged)} modules the last group is shorter ({example})"

@@ -90,7 +90,7 @@ class ModelCases(Declared):
             assert not quantizes or "weights" in quantizes or not changed, f"it changed {changed[0]}"
 
     def test_every_description_fits_its_module(self) -> None:
-        from harness.modules.grid_check import check_levels
+        from harness.modules.grid_check import check_grids
         from harness.testing import trials
 
         for trial in map(self.trial, self.ladder):
@@ -101,7 +101,7 @@ class ModelCases(Declared):
             for stated in described.values():
                 assert stated.backend == self.backend, f"{stated.module}: backend is {stated.backend!r}"
                 trials.check_size(stated, trial.reference)
-            check_levels(trial.model, described)
+            check_grids(trial.model, described)
 
     def test_the_harness_takes_it(self) -> None:
         from harness.testing import trials

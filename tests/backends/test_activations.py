@@ -35,6 +35,7 @@ from harness.rules.at_most import AtMost
 from harness.running.pairs import data_key
 from harness.running.variant import make_variant
 from harness.system.environment import describe_environment
+from tests.helpers.number_formats import INT8_INPUTS
 from tests.helpers.tiny_models import save, tiny_gpt2, tiny_llama, tiny_tokenizer
 
 MIDDLE = "model.layers.1.mlp.down_proj"
@@ -67,7 +68,7 @@ def test_every_layer_but_the_head_multiplies_values_of_the_grid() -> None:
     model, ids = tiny_llama(), torch.arange(40).reshape(2, 20)
     done = compress(model, bits=8)
     before, after = inputs_of(model, ids, last=False), inputs_of(model, ids, last=True)
-    assert done.activations == dict.fromkeys(before.keys() - {"lm_head"}, "int8 per token, dynamic")
+    assert done.activations == dict.fromkeys(before.keys() - {"lm_head"}, INT8_INPUTS)
     for name, x in before.items():
         if name == "lm_head":
             assert torch.equal(after[name], x)
@@ -111,8 +112,8 @@ def test_static_ranges_are_those_of_all_calibration_documents(symmetric: bool) -
     seen = [inputs_of(original, ids[None], last=False)[MIDDLE] for ids in CALIBRATION]
     low, high = min(float(x.min()) for x in seen), max(float(x.max()) for x in seen)
     assert model.get_submodule(MIDDLE).get_buffer(RANGE).tolist() == pytest.approx([low, high], rel=1e-5)
-    words = f"int8{'' if symmetric else ' asymmetric'} per tensor, static (min_max)"
-    assert done.activations[MIDDLE] == words
+    words = f"{'' if symmetric else 'asymmetric '}int8 per tensor, static (min_max)"
+    assert str(done.activations[MIDDLE]) == words
     layer, x = model.get_submodule(MIDDLE), 3 * seen[0]
     scale = max(-low, high) / 127 if symmetric else (high - low) / 255
     zero, first, last = (0, -127, 127) if symmetric else (round(-low / scale), 0, 255)
@@ -132,7 +133,9 @@ def test_other_static_ranges_are_narrower(method: str) -> None:
         low, high = model.get_submodule(MIDDLE).get_buffer(RANGE).tolist()
         widths[name] = max(-low, high)
     assert 0.02 < widths[method] / widths["min_max"] < 0.95
-    assert done.activations[MIDDLE] == f"int4 per tensor, static ({method}{' 95' if method == 'percentile' else ''})"
+    assert (
+        str(done.activations[MIDDLE]) == f"int4 per tensor, static ({method}{' 95' if method == 'percentile' else ''})"
+    )
 
 
 @pytest.mark.parametrize(
@@ -146,7 +149,7 @@ def test_other_static_ranges_are_narrower(method: str) -> None:
 )
 def test_the_description_names_format_unit_and_range(fields: dict[str, Any], words: str) -> None:
     model, original = tiny_gpt2(), tiny_gpt2()
-    assert set(compress(model, **fields).activations.values()) == {words}
+    assert {str(each) for each in compress(model, **fields).activations.values()} == {words}
     ids = torch.arange(20)[None]
     with torch.no_grad():
         logits, expected = model(ids).logits, original(ids).logits
@@ -242,7 +245,7 @@ def test_the_identity_says_what_was_done_and_tables_are_never_mixed_up(tmp_path:
 
     made = [variant(some) for some in steps]
     module = next(module for module in made[2].identity.modules if module.module == MIDDLE)
-    assert (module.format, module.activations) == ("int8", "int8 per token, dynamic")
+    assert (module.format.name, str(module.activations)) == ("int8", "int8 per token, dynamic")
     assert (module.kernel, module.backend) == ("simulated", "round_to_nearest")
     environment = describe_environment()
     keys = [
@@ -293,7 +296,7 @@ class Boaster(Backend):
     """Says that it rounds inputs, and does not."""
 
     def compress(self, model: Any, tokenizer: Any, calibration: Sequence[Tensor]) -> Compressed:
-        return Compressed(model, activations={MIDDLE: "int8 per token, dynamic"})
+        return Compressed(model, activations={MIDDLE: INT8_INPUTS})
 
 
 class Hider(Backend):
@@ -305,7 +308,7 @@ class Hider(Backend):
 
 @pytest.mark.parametrize(
     ("step", "text"),
-    [(Boaster(), f"{MIDDLE}: .* int8 per token, dynamic; found .* nothing"), (Hider(), "nothing; found .* int8")],
+    [(Boaster(), f"{MIDDLE}: .* int8 per token, dynamic; found: no rounding"), (Hider(), "no rounding; found: int8")],
 )
 def test_what_is_stated_of_inputs_must_be_done(step: Backend, text: str, tmp_path: Path) -> None:
     folder = save(tiny_llama(), tmp_path / "tiny")

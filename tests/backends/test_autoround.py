@@ -10,10 +10,10 @@ import torch
 from pydantic import ValidationError
 from transformers import PreTrainedModel
 
-from harness.backends._common.simulating import undisturbed
+from harness.backends._common.simulating import preserve_global_state
 from harness.backends.autoround import Autoround, _alike
 from harness.errors import BackendError
-from harness.modules.grid_check import check_levels
+from harness.modules.grid_check import check_grids
 from harness.modules.linears import linears
 from harness.testing import trials
 from harness.testing.models import random_documents, tiny_tokenizer
@@ -39,7 +39,7 @@ def test_it_is_what_the_library_makes_by_hand(symmetric: bool) -> None:
     documents = [{"input_ids": ids[None], "attention_mask": torch.ones_like(ids[None])}
                  for ids in random_documents(8, 24, seed=1)]  # fmt: skip
     scheme = {"bits": 3, "group_size": 16, "sym": symmetric, "data_type": "int", "act_bits": 16}
-    with undisturbed(), torch.enable_grad():
+    with preserve_global_state(), torch.enable_grad():
         gc.freeze()
         made, _ = AutoRound(
             model, tiny_tokenizer(), scheme=scheme, dataset=documents, iters=4, seqlen=24, nsamples=8, batch_size=8,
@@ -50,14 +50,14 @@ def test_it_is_what_the_library_makes_by_hand(symmetric: bool) -> None:
     wanted = dict(linears(made))
     for name, module in linears(found.model):
         assert module.weight.equal(wanted[name].weight), name
-    check_levels(found.model, {each.module: each for each in found.done.modules})
+    check_grids(found.model, {each.module: each for each in found.done.modules})
 
 
 def test_tuning_beats_rounding() -> None:
     settings: dict[str, Any] = {"bits": 2, "group_size": 16, "symmetric": False}
     tuned, plain = ours(**settings, iterations=20), ours(**settings, iterations=0)
     assert trials.divergence(tuned) < trials.divergence(plain)
-    assert tuned.done.modules[0].ranges == "output_error"
+    assert tuned.done.modules[0].format.ranges == "output_error"
     # A scale of 16 bits and a zero point of 2 for 16 codes.
     assert tuned.done.modules[0].bits_per_weight == 2 + 18 / 16
 

@@ -134,16 +134,16 @@ def test_clipping_improves_every_output_and_leaves_queries_and_keys() -> None:
     formats = {module.module: module for module in done.modules}
     for name in (f"{BLOCK}.self_attn.q_proj", f"{BLOCK}.self_attn.k_proj"):
         assert torch.equal(clipped.get_submodule(name).weight, nearest.get_submodule(name).weight)
-        assert formats[name].ranges == "min_max"
+        assert formats[name].format.ranges == "min_max"
     alone = copy.deepcopy(original)
     for name in (f"{BLOCK}.self_attn.v_proj",):
-        assert formats[name].ranges == "output_error"
+        assert formats[name].format.ranges == "output_error"
         alone.get_submodule(name).weight.data = nearest.get_submodule(name).weight
         plain = error(original, alone, name)
         alone.get_submodule(name).weight.data = clipped.get_submodule(name).weight
         assert error(original, alone, name) < 0.95 * plain
     everything = compress(copy.deepcopy(original), bits=3, scale_grid=0, no_clip=())
-    assert {module.ranges for module in everything.modules} == {"output_error"}
+    assert {module.format.ranges for module in everything.modules} == {"output_error"}
 
 
 def test_weights_are_on_the_grid_and_described() -> None:
@@ -153,7 +153,11 @@ def test_weights_are_on_the_grid_and_described() -> None:
     for described in modules:
         weight = weight_of(model.get_submodule(described.module))
         assert max(len(row.unique()) for row in weight[:, :32]) <= 7, described.module
-        assert (described.format, described.granularity, described.group_size) == ("int3", "group", 32)
+        assert (described.format.name, described.format.granularity, described.format.group_size) == (
+            "int3",
+            "group",
+            32,
+        )
         assert (described.kernel, described.backend) == ("simulated", "awq")
 
 
@@ -200,7 +204,7 @@ def test_a_head_that_is_not_skipped_is_clipped_and_untied() -> None:
     model = outliers(tiny_llama())
     embedding = model.get_input_embeddings().weight.detach().clone()
     formats = {module.module: module for module in compress(model, bits=3, skip=()).modules}
-    assert formats["lm_head"].ranges == "output_error"
+    assert formats["lm_head"].format.ranges == "output_error"
     assert torch.equal(model.get_input_embeddings().weight, embedding)
     assert not model.config.tie_word_embeddings
     assert len(model.lm_head.weight[0, :32].unique()) <= 7

@@ -99,13 +99,13 @@ def test_bytes_and_bits_are_those_of_the_tensors() -> None:
     codebook = nf4.stored_bytes - 64 * 112 // 2 - 4 * groups
     assert codebook in (0, 64)  # The 16 values, unless all modules share one table.
     assert nf4.bits_per_weight == 8 * nf4.stored_bytes / (64 * 112)
-    assert (nf4.format, nf4.group_size, nf4.kernel, nf4.type) == ("nf4", 64, "real", "Linear4bit")
+    assert (nf4.format.name, nf4.format.group_size, nf4.kernel, nf4.type) == ("nf4", 64, "real", "Linear4bit")
     twice = formats(compressed(model, "bitsandbytes", method="nf4", double_quantize=True))[MIDDLE]
     tables = 4 * (16 + 256)  # The values of NF4 and of scales, which every layer keeps for itself.
     assert twice.stored_bytes == 64 * 112 // 2 + groups + 4 * -(-groups // 256) + 4 + tables
     int8 = formats(compressed(model, "bitsandbytes", method="llm_int8"))[MIDDLE]
     assert int8.stored_bytes == 64 * 112 + 4 * 112
-    assert (int8.format, int8.granularity, int8.type) == ("int8", "channel", "Linear8bitLt")
+    assert (int8.format.name, int8.format.granularity, int8.type) == ("int8", "channel", "Linear8bitLt")
 
 
 @pytest.mark.parametrize("settings", [{"method": "nf4"}, {"method": "nf4", "double_quantize": True}, {"method": "fp4"}])
@@ -143,7 +143,7 @@ def test_copies_share_nothing(method: str) -> None:
 def test_a_variant_says_what_its_inputs_become() -> None:
     done = variant("bitsandbytes", method="llm_int8", threshold=4.5)
     (found,) = [each for each in done.identity.modules if each.module == MIDDLE]
-    assert found.activations == "int8 per token, dynamic; columns with |x| >= 4.5 in full precision"
+    assert str(found.activations) == "int8 per token, dynamic; columns with |x| >= 4.5 in full precision"
     assert any("float16" in note.text for note in done.notes)
 
 

@@ -54,14 +54,14 @@ def test_the_format_says_what_was_done() -> None:
     found = {module.module: module for module in done.modules}
     weights, sparse = 64 * 112, round(0.004 * 64 * 112) + round(0.0005 * 64 * 112)
     middle, other = found[MIDDLE], found["model.layers.1.mlp.gate_proj"]
-    assert (middle.format, other.format) == ("codebook2+sparse", "codebook4+sparse")
+    assert (middle.format.name, other.format.name) == ("codebook2+sparse", "codebook4+sparse")
     stored = weights * 2 + 112 * 4 * 16 + sparse * 32 + 113 * 32
     assert middle.bits_per_weight == pytest.approx(stored / weights, rel=1e-12)
     assert middle.stored_bytes == math.ceil(stored / 8)
-    assert (middle.granularity, middle.group_size, middle.symmetric) == ("channel", None, None)
+    assert (middle.format.granularity, middle.format.group_size, middle.format.symmetric) == ("channel", None, None)
     assert (middle.parameters, middle.kernel, middle.backend) == (weights, "simulated", "dense_and_sparse")
     plain = compress(tiny_llama(), bits=4, outliers=0.0, sensitive=0.0).modules[0]
-    assert plain.format == "codebook4"
+    assert plain.format.name == "codebook4"
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

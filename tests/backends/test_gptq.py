@@ -149,8 +149,8 @@ def test_the_model_keeps_its_dtype(dtype: torch.dtype) -> None:
 
 def test_overrides_give_some_modules_another_format() -> None:
     done = compress(tiny_llama(), bits=3, overrides=({"modules": ("*.down_proj",), "bits": 8, "range": "min_max"},))
-    assert {module.format for module in done.modules if module.module.endswith("down_proj")} == {"int8"}
-    assert {module.format for module in done.modules if not module.module.endswith("down_proj")} == {"int3"}
+    assert {module.format.name for module in done.modules if module.module.endswith("down_proj")} == {"int8"}
+    assert {module.format.name for module in done.modules if not module.module.endswith("down_proj")} == {"int3"}
 
 
 def test_only_some_layers() -> None:

@@ -47,7 +47,12 @@ def test_bytes_and_bits_are_those_of_the_tensors(bits: int, code_bits: float) ->
     expected = code_bits + 2 * 32 / 16  # Scale and zero point in the model's dtype.
     assert found.bits_per_weight == pytest.approx(expected, rel=0.01)
     assert found.stored_bytes == pytest.approx(64 * 112 * expected / 8, rel=0.01)
-    assert (found.format, found.symmetric, found.kernel, found.ranges) == (f"int{bits}", False, "real", "hqq")
+    assert (found.format.name, found.format.symmetric, found.kernel, found.format.ranges) == (
+        f"int{bits}",
+        False,
+        "real",
+        "hqq",
+    )
 
 
 def test_a_bias_is_counted_and_copied() -> None:

@@ -46,7 +46,7 @@ from harness.models.language_model import TransformersModel
 from harness.models.loading import load
 from harness.planning.specs import GateSpec, Plan, RuleSpec, SuiteSpec, VariantSpec
 from harness.pocket import MODEL_DIR
-from harness.records import CacheFormat, ModelSpec
+from harness.records import CacheFormat, ModelSpec, NumberFormat
 from harness.rules.at_most import AtMost
 from harness.running.variant import make_variant
 from harness.transforms.cached_attention import NAME, SETTINGS
@@ -258,8 +258,8 @@ def test_the_shared_pass_can_take_the_model_apart() -> None:
 def test_the_format_says_what_was_done() -> None:
     found = compress(tiny_llama(), bits=4).cache
     assert found == CacheFormat(
-        keys="int4 affine per channel, groups of 32 tokens",
-        values="int4 affine per token, groups of 32 channels",
+        keys=NumberFormat(type="int", bits=4, symmetric=False, granularity="channel", group_size=32, scales="float"),
+        values=NumberFormat(type="int", bits=4, symmetric=False, granularity="token", group_size=32, scales="float"),
         bits_per_value=(4 + 32 / 32 + 4 + 32 / 16) / 2,  # heads have 16 channels
         residual=32,
         kernel="simulated",
@@ -267,15 +267,16 @@ def test_the_format_says_what_was_done() -> None:
     )
     for fields, keys, values, bits in (
         ({"key_bits": 8, "symmetric": True, "keys": "token", "group_size": None},
-         "int8 symmetric per token, a whole head", "float32", (8 + 1 + 32) / 2),
-        ({"bits": 2, "skip_layers": (1,)}, "int2 affine per channel, groups of 32 tokens (not in layers 1)",
-         "int2 affine per token, groups of 32 channels (not in layers 1)", (3 + 4 + 32 + 32) / 4),
+         "int8 per token and head", "float32", (8 + 1 + 32) / 2),
+        ({"bits": 2, "skip_layers": (1,)}, "asymmetric int2 per channel in groups of 32 tokens",
+         "asymmetric int2 per token in groups of 32 channels", (3 + 4 + 32 + 32) / 4),
         ({"format": "fp8_e4m3", "keys": "unscaled", "values": "unscaled"},
          "fp8_e4m3 without scales", "fp8_e4m3 without scales", 8.0),
     ):  # fmt: skip
         cache = compress(tiny_llama(), **fields).cache
         assert cache is not None
-        assert (cache.keys, cache.values) == (keys, values)
+        assert (str(cache.keys), str(cache.values)) == (keys, values)
+        assert cache.skipped_layers == fields.get("skip_layers", ())
         assert cache.bits_per_value == pytest.approx(bits, rel=1e-12)
 
 

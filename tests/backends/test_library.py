@@ -12,11 +12,13 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from harness.backends import Compressed
-from harness.backends._common.library import Asked, LibraryBackend, bits_of
+from harness.backends._common.library import LibraryBackend
 from harness.backends.activations import Activations
 from harness.errors import BackendError
 from harness.modules.gemm_kind import multiplies_floats
+from harness.records import NumberFormat
 from harness.testing import trials
+from tests.helpers.number_formats import INT8_INPUTS, named
 from tests.helpers.tiny_models import tiny_gpt2, tiny_llama, tiny_tokenizer
 
 MIDDLE = "model.layers.0.mlp.gate_proj"
@@ -51,16 +53,16 @@ class Fake(LibraryBackend):
     kind = "fake"
     dtypes = ("float32",)
     format: str = "int8"
-    words: str = ""
+    rounds: NumberFormat | None = None
     integers: bool = True
     fails: bool = False
     leaves: tuple[str, ...] = ()
 
-    def asked(self, module: Any) -> Asked:
-        return Asked(self.format, "channel")
+    def number_format(self, module: Any) -> NumberFormat:
+        return named(self.format, granularity="channel", symmetric=True)
 
-    def inputs(self) -> str:
-        return self.words
+    def inputs(self) -> NumberFormat | None:
+        return self.rounds
 
     def hand_over(
         self, model: PreTrainedModel, names: Sequence[str], tokenizer: Any, calibration: Sequence[Tensor]
@@ -89,14 +91,13 @@ def test_bytes_are_those_that_are_kept() -> None:
 def test_codes_wider_than_the_format_are_called_simulated() -> None:
     done = run(format="int4")
     assert {each.kernel for each in done.modules} == {"simulated"}
-    assert "14 of 14 modules are said to be int4" in done.notes[0].text
+    assert "14 of 14 modules are declared as int4" in done.notes[0].text
     assert "keeps 8.5 bits a weight" in done.notes[0].text
 
 
 def test_inputs_are_rounded_for_real_where_integers_are_multiplied() -> None:
-    words = "int8 per token, dynamic"
-    assert {each.kernel for each in run(words=words).modules} == {"real"}
-    done = run(words=words, integers=False)
+    assert {each.kernel for each in run(rounds=INT8_INPUTS).modules} == {"real"}
+    done = run(rounds=INT8_INPUTS, integers=False)
     assert {each.kernel for each in done.modules} == {"simulated"}
     assert "multiplies floats" in done.notes[0].text
     assert {each.kernel for each in run(integers=False).modules} == {"real"}, "weights alone are what is stored"
@@ -104,10 +105,10 @@ def test_inputs_are_rounded_for_real_where_integers_are_multiplied() -> None:
 
 def test_the_variant_says_what_was_found() -> None:
     for integers in (True, False):
-        step = Fake(words="int8 per token, dynamic", integers=integers)
+        step = Fake(rounds=INT8_INPUTS, integers=integers)
         identity = trials.as_variant(step, tiny_llama(tied=False), ()).identity
         found = {(each.kernel, each.activations) for each in identity.modules if each.backend == "fake"}
-        assert found == {("real" if integers else "simulated", step.words)}
+        assert found == {("real" if integers else "simulated", step.rounds)}
         assert identity.simulated is not integers
 
 
@@ -162,14 +163,7 @@ def test_layers_that_it_cannot_take_are_refused(monkeypatch: pytest.MonkeyPatch)
 
 def test_inputs_count_as_what_is_put_on_a_grid() -> None:
     assert Fake().puts_on_grid == ("weights",)
-    assert Fake(words="int8 per token, dynamic").puts_on_grid == ("weights", "activations")
-
-
-@pytest.mark.parametrize(
-    ("name", "bits"), [("int3", 3), ("nf4", 4), ("fp8_e4m3", 8), ("fp4_e2m1", 4), ("mxfp8_e5m2", 8), ("nvfp4", 4)]
-)
-def test_names_of_formats_say_how_many_bits_a_code_has(name: str, bits: int) -> None:
-    assert bits_of(name) == bits
+    assert Fake(rounds=INT8_INPUTS).puts_on_grid == ("weights", "activations")
 
 
 def test_products_are_told_by_what_is_multiplied() -> None:

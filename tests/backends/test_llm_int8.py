@@ -144,11 +144,18 @@ def test_the_format_says_what_was_done() -> None:
     model = tiny_llama()
     done = compress(model)
     found = {module.module: module for module in done.modules}[MIDDLE]
-    assert (found.format, found.granularity, found.symmetric, found.kernel) == ("int8", "channel", True, "simulated")
+    assert (found.format.name, found.format.granularity, found.format.symmetric, found.kernel) == (
+        "int8",
+        "channel",
+        True,
+        "simulated",
+    )
     assert (found.parameters, found.stored_bytes) == (64 * 112, 64 * 112 + 112 * 4)
     assert found.bits_per_weight == 8 + 32 / 64
-    words = "int8 per token, dynamic; columns with |x| >= 6 in full precision"
-    assert done.activations == dict.fromkeys((module.module for module in done.modules), words)
+    assert done.activations.keys() == {module.module for module in done.modules}
+    (inputs,) = set(done.activations.values())
+    assert (inputs.name, inputs.granularity, inputs.dynamic, inputs.outliers) == ("int8", "token", True, 6.0)
+    assert str(inputs) == "int8 per token, dynamic; columns with |x| >= 6 in full precision"
 
 
 def test_conv1d_and_biases() -> None:

@@ -22,6 +22,7 @@ from harness.modules.linears import linears
 from harness.records import ModelSpec
 from harness.testing import trials
 from harness.testing.models import random_documents, tiny_tokenizer
+from tests.helpers.number_formats import INT8_INPUTS
 from tests.helpers.tiny_models import save
 
 pytest.importorskip("llmcompressor")
@@ -124,12 +125,12 @@ quant_stage:
 """
     )
     done = ours(recipe=str(recipe)).done
-    formats = {each.module: (each.format, each.granularity, each.symmetric) for each in done.modules}
+    formats = {each.module: (each.format.name, each.format.granularity, each.format.symmetric) for each in done.modules}
     assert formats["model.layers.1.mlp.up_proj"] == ("int4", "group", False)
     assert formats["model.layers.0.self_attn.k_proj"] == ("int8", "channel", True)
     assert len(formats) == 2 * 6
     assert set(done.activations) == {name for name in formats if "self_attn" in name}
-    assert set(done.activations.values()) == {"int8 per token, dynamic"}
+    assert set(done.activations.values()) == {INT8_INPUTS}
 
 
 @pytest.mark.parametrize(

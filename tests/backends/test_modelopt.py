@@ -15,7 +15,7 @@ from harness.backends.modelopt import _CONFIGURATIONS, Modelopt
 from harness.backends.round_to_nearest import RoundToNearest
 from harness.errors import BackendError, ModelError
 from harness.models.loading import load
-from harness.modules.grid_check import check_levels
+from harness.modules.grid_check import check_grids
 from harness.modules.linears import linears
 from harness.records import ModelSpec
 from harness.testing import trials
@@ -84,7 +84,7 @@ def test_what_needs_cuda_is_refused_elsewhere(scheme: str) -> None:
 
 def test_the_last_group_may_be_shorter() -> None:
     found = ours(scheme="int4", group_size=48)
-    check_levels(found.model, {each.module: each for each in found.done.modules})
+    check_grids(found.model, {each.module: each for each in found.done.modules})
     assert found.done.modules[0].bits_per_weight == 4 + 32 * 3 / 128
     with pytest.raises(ValidationError):
         Modelopt(scheme="fp8", group_size=16)

@@ -62,25 +62,35 @@ def test_bytes_and_bits_are_those_of_the_tensors() -> None:
     model, ranges = tiny_llama(tied=False), 2 * 4  # Of inputs and outputs; kept also where they are not used.
     int8 = formats(compressed(model, "quanto", weights="int8"))[MIDDLE]
     assert int8.stored_bytes == 64 * 112 + 4 * 112 + ranges
-    assert (int8.format, int8.granularity, int8.symmetric, int8.kernel) == ("int8", "channel", True, "real")
+    assert (int8.format.name, int8.format.granularity, int8.format.symmetric, int8.kernel) == (
+        "int8",
+        "channel",
+        True,
+        "real",
+    )
     int4 = formats(compressed(model, "quanto", weights="int4", group_size=16))[MIDDLE]
     assert int4.stored_bytes == 64 * 112 // 2 + 2 * 4 * 64 * 112 // 16 + ranges
-    assert (int4.format, int4.granularity, int4.group_size, int4.kernel) == ("int4", "group", 16, "real")
+    assert (int4.format.name, int4.format.granularity, int4.format.group_size, int4.kernel) == (
+        "int4",
+        "group",
+        16,
+        "real",
+    )
 
 
 def test_it_takes_the_largest_group_that_fits() -> None:
     model = tiny_llama(tied=False, intermediate_size=192)
     found = formats(compressed(model, "quanto", weights="int4"))
     down, up = found["model.layers.0.mlp.down_proj"], found["model.layers.0.mlp.up_proj"]
-    assert (down.granularity, down.group_size) == ("group", 96)
-    assert (up.granularity, up.group_size) == ("channel", None)
+    assert (down.format.granularity, down.format.group_size) == ("group", 96)
+    assert (up.format.granularity, up.format.group_size) == ("channel", None)
     assert down.stored_bytes == 64 * 192 // 2 + 2 * 4 * 64 * 192 // 96 + 8
 
 
 def test_inputs_keep_the_range_of_the_documents() -> None:
     done = variant("quanto", weights="int8", activations="int8")
     (found,) = [each for each in done.identity.modules if each.module == MIDDLE]
-    assert found.activations == "int8 per tensor, static (min_max)"
+    assert str(found.activations) == "int8 per tensor, static (min_max)"
     module: Any = done.model.get_submodule(MIDDLE)
     assert module.input_scale != 1
     seen: list[Any] = []

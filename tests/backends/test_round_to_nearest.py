@@ -70,9 +70,9 @@ def test_the_format_says_what_was_done(
     fields: dict[str, Any], granularity: str, group_size: int | None, bits: float
 ) -> None:
     found = compress(tiny_llama(), **fields)[MIDDLE]
-    assert found.format == f"int{fields['bits']}"
-    assert (found.granularity, found.group_size) == (granularity, group_size)
-    assert found.symmetric == fields.get("symmetric", True)
+    assert found.format.name == f"int{fields['bits']}"
+    assert (found.format.granularity, found.format.group_size) == (granularity, group_size)
+    assert found.format.symmetric == fields.get("symmetric", True)
     assert found.bits_per_weight == pytest.approx(bits, rel=1e-12)
     assert found.parameters == 64 * 112
     assert found.stored_bytes == math.ceil(bits * 64 * 112 / 8)

@@ -99,13 +99,13 @@ def test_bytes_and_bits_are_those_of_the_tensors() -> None:
     assert int8.parameters == 64 * 112
     assert 64 * 112 + 4 * 112 <= int8.stored_bytes <= 64 * 112 + 5 * 112  # Some releases keep zero points, too.
     assert int8.bits_per_weight == 8 * int8.stored_bytes / int8.parameters
-    assert (int8.format, int8.granularity, int8.kernel) == ("int8", "channel", "real")
+    assert (int8.format.name, int8.format.granularity, int8.kernel) == ("int8", "channel", "real")
 
 
 def test_codes_of_4_bits_in_a_byte_each_are_called_simulated() -> None:
     done = compressed(tiny_llama(tied=False), "torchao", **INT4)
     found = formats(done)[MIDDLE]
-    assert found.format == "int4"
+    assert found.format.name == "int4"
     assert found.bits_per_weight > 8 + 32 / 16
     assert found.kernel == "simulated"
     assert any("keeps 10.5 bits a weight" in note.text for note in done.notes), done.notes
@@ -114,16 +114,16 @@ def test_codes_of_4_bits_in_a_byte_each_are_called_simulated() -> None:
 def test_products_of_integers_are_real_and_products_of_what_integers_stand_for_are_not() -> None:
     done = variant("torchao", **W8A8).identity
     (found,) = [each for each in done.modules if each.module == MIDDLE]
-    assert (found.activations, found.kernel) == ("int8 per token, dynamic", "real")
+    assert (str(found.activations), found.kernel) == ("int8 per token, dynamic", "real")
     done = variant("torchao", **{**INT4, "bits": 8, "method": "int8_dynamic_activation_intx_weight"}).identity
     (found,) = [each for each in done.modules if each.module == MIDDLE]
-    assert (found.activations, found.kernel) == ("int8 asymmetric per token, dynamic", "simulated")
+    assert (str(found.activations), found.kernel) == ("asymmetric int8 per token, dynamic", "simulated")
 
 
 def test_a_variant_counts_its_levels() -> None:
     (found,) = [each for each in variant("torchao", **INT4).identity.modules if each.module == MIDDLE]
-    assert found.levels is not None
-    assert 8 < found.levels <= 16
+    assert found.distinct_values is not None
+    assert 8 < found.distinct_values <= 16
 
 
 def test_copies_share_nothing() -> None:

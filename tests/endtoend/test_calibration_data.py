@@ -56,8 +56,11 @@ def test_what_a_variant_was_fitted_to_is_recorded_and_compared(tmp_path: Path) -
     assert any(note.startswith("1 of 8 documents of suite suite share 13 tokens in a row") for note in notes)
     linear = [module for module in content["variant"]["modules"] if module["backend"]]
     assert len(linear) == 28
-    assert all(8 < module["levels"] <= 32 for module in linear)
-    assert all(module["activations"].startswith("int8 per tensor, static") for module in linear)
+    assert all(8 < module["distinct_values"] <= 32 for module in linear)
+    assert all(
+        [module["activations"][key] for key in ("bits", "granularity", "dynamic")] == [8, "tensor", False]
+        for module in linear
+    )
     report = (tmp_path / "runs/fitted/report.html").read_text()
     assert "Deployment checklist" in report
     assert data["sha256"][:12] in report

@@ -125,7 +125,13 @@ def test_the_identity_is_that_of_the_file_with_real_kernels(reference: LoadedMod
     assert not identity.simulated
     assert (identity.dtype, identity.device, identity.architecture) == ("float32", "cpu", "llama (GGUF)")
     up = next(module for module in identity.modules if module.module == "blk.0.ffn_up")
-    assert (up.format, up.bits_per_weight, up.kernel, up.role, up.backend) == ("Q8_0", 8.5, "real", "linear", "gguf")
+    assert (up.format.name, up.bits_per_weight, up.kernel, up.role, up.backend) == (
+        "Q8_0",
+        8.5,
+        "real",
+        "linear",
+        "gguf",
+    )
     other = write_gguf(tiny_llama(**SIZES, seed=1), tmp_path / "other.gguf", "Q8_0")
     assert variant_of(reference, other).identity.weights_sha256 != identity.weights_sha256
     assert identity.attention.startswith("llama.cpp ")

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import get_args
-
 import pytest
 
-from harness.backends._common.weights import FormatName
 from harness.hardware.profiles import profiles, target_names
+from harness.numerics.named_formats import INTEGER_BITS, named_formats
 
-KNOWN = {f"int{bits}" for bits in range(2, 9)} | set(get_args(FormatName)) - {"int"}
+KNOWN = {f"int{bits}" for bits in INTEGER_BITS} | named_formats().keys() - {"int"}
 """Every format of weights that a backend can leave behind; a name in the table that is not here matches nothing."""
 
 

@@ -23,6 +23,7 @@ from harness.records import (
 from tests.helpers.made_measurements import make_measurements
 from tests.helpers.made_tables import LINEARS, MadeTables, make_tables
 from tests.helpers.made_verdicts import make_asked, make_verdicts
+from tests.helpers.number_formats import INT8_INPUTS, inputs, named
 
 SCALE = {"pass": 0.05, "inconclusive": 0.12, "fail": 0.45, "error": 0.05}
 
@@ -105,9 +106,13 @@ def identity(name: str, dtype: str, formats: tuple[ModuleFormat, ...], fill: str
 def fitted(variant: Identity) -> Identity:
     """The variant with a quantized KV cache, and documents that it was fitted to."""
     cache = CacheFormat(
-        keys="int4 per channel", values="int4 per token", bits_per_value=4.5, residual=32, kernel="simulated",
+        keys=inputs("int4 per channel"),
+        values=inputs("int4 per token"),
+        bits_per_value=4.5,
+        residual=32,
+        kernel="simulated",
         backend="kv_cache",
-    )  # fmt: skip
+    )
     data = CalibrationData(source="pocket-calibration", documents=64, tokens=8_192, sha256="e5" * 32)
     return variant.model_copy(update={"cache": cache, "calibration": data})
 
@@ -128,16 +133,12 @@ def modules(layers: int, compressed: bool) -> tuple[ModuleFormat, ...]:
                     parameters=count,
                     stored_bytes=count * 9 // 16,
                     bits_per_weight=4.5,
-                    format="int4",
-                    granularity="group",
-                    group_size=32,
-                    symmetric=True,
-                    ranges="min_max",
-                    activations="int8 per token, dynamic" if "mlp" in linear else "",
+                    format=named("int4", granularity="group", group_size=32, symmetric=True, ranges="min_max"),
+                    activations=INT8_INPUTS if "mlp" in linear else None,
                     kernel="simulated",
                     backend="round_to_nearest",
                     role="linear",
-                    levels=15,
+                    distinct_values=15,
                 )
             )
     return (*found, plain("model.norm", "LlamaRMSNorm", 192))
@@ -150,6 +151,6 @@ def plain(name: str, type_: str, count: int) -> ModuleFormat:
         parameters=count,
         stored_bytes=4 * count,
         bits_per_weight=32.0,
-        format="float32",
+        format=named("float32"),
         role="embedding" if type_ == "Embedding" else "norm" if "Norm" in type_ else "linear",
     )

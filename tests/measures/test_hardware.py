@@ -14,15 +14,26 @@ from harness.hardware.profiles import target_names
 from harness.judge import judge, overall
 from harness.measures.hardware import Hardware
 from harness.planning.specs import GateSpec, RuleSpec
-from harness.records import Measurement, Skipped
+from harness.records import CacheFormat, Measurement, Skipped
 from harness.rules.at_least import AtLeast
+from tests.helpers.number_formats import INT8_INPUTS, inputs, named
+
+
+def json(name: str, **fields: Any) -> str:
+    return named(name, **fields).model_dump_json(exclude_defaults=True)
+
+
+def int4(size: int = 128) -> dict[str, Any]:
+    return {"format": json("int4", granularity="group", group_size=size, symmetric=True), "backend": "gptq"}
+
 
 PLAIN = {
-    "side": "variant", "type": "Linear", "parameters": 100, "format": "float32", "granularity": "none",
-    "group_size": None, "symmetric": None, "activations": "", "backend": "",
+    "side": "variant", "type": "Linear", "parameters": 100, "format": json("float32"), "activations": "", "backend": "",
+    "cache": "",
 }  # fmt: skip
-INT4 = {"format": "int4", "granularity": "group", "group_size": 128, "symmetric": True, "backend": "gptq"}
-INT8 = {"format": "int8", "granularity": "channel", "symmetric": True, "backend": "rtn"}
+INT4 = int4()
+INT8 = {"format": json("int8", granularity="channel", symmetric=True), "backend": "rtn"}
+ROUNDED = INT8_INPUTS.model_dump_json(exclude_defaults=True)
 CACHE = {"type": "kv_cache", "parameters": 0, "module": "kv_cache"}
 
 
@@ -32,7 +43,7 @@ def table(*rows: dict[str, Any], cache: dict[str, Any] | None = None) -> pd.Data
     reference = [PLAIN | {"module": row["module"], "side": "reference"} for row in named]
     caches = [PLAIN | CACHE | (cache or {}), PLAIN | CACHE | {"side": "reference"}]
     frame = pd.DataFrame([*reference, *named, *caches])
-    return frame.astype({"group_size": "Int32", "symmetric": "boolean", "parameters": "int64"})
+    return frame.astype({"parameters": "int64"})
 
 
 def by_metric(target: str | None, frame: pd.DataFrame) -> dict[str, Measurement | Skipped]:
@@ -41,7 +52,7 @@ def by_metric(target: str | None, frame: pd.DataFrame) -> dict[str, Measurement 
 
 
 def test_shares_count_parameters_of_compressed_modules_only() -> None:
-    frame = table(INT4, INT4 | {"group_size": 48, "parameters": 300}, {"parameters": 5000})
+    frame = table(INT4, int4(48) | {"parameters": 300}, {"parameters": 5000})
     found = by_metric("cuda-9.0", frame)
     supported, accelerated = found["hardware.supported"], found["hardware.accelerated"]
     assert isinstance(supported, Measurement)
@@ -57,7 +68,7 @@ def test_shares_count_parameters_of_compressed_modules_only() -> None:
 
 
 def test_kernels_that_compute_in_few_bits() -> None:
-    eight = INT8 | {"activations": "int8 per token, dynamic"}
+    eight = INT8 | {"activations": ROUNDED}
     found = by_metric("cuda-9.0", table(INT4, eight))
     assert found["hardware.supported"].variant == 1.0
     assert found["hardware.accelerated"].variant == 0.5
@@ -66,7 +77,7 @@ def test_kernels_that_compute_in_few_bits() -> None:
 
 
 def test_inputs_alone_have_no_kernel() -> None:
-    found = by_metric("cuda-9.0", table({"activations": "int8 per token, dynamic"}))
+    found = by_metric("cuda-9.0", table({"activations": ROUNDED}))
     assert found["hardware.supported"].variant == 0.0
 
 
@@ -75,8 +86,8 @@ def test_inputs_alone_have_no_kernel() -> None:
     [
         (None, table(INT4), "target: cuda-9.0"),
         ("cuda-9.0", table({}), "no weight is compressed"),
-        ("cuda-9.0", table({"format": "int32", "backend": "gptq"}), "not known in detail"),
-        ("cuda-9.0", table(INT4, {"format": "uint8", "backend": "bitsandbytes"}), "not known in detail"),
+        ("cuda-9.0", table({"format": json("int32"), "backend": "gptq"}), "not known in detail"),
+        ("cuda-9.0", table(INT4, {"format": json("uint8"), "backend": "bitsandbytes"}), "not known in detail"),
         ("cuda-9.0", table(INT4).query("side == 'reference'"), "no weights were listed"),
         ("cuda-9.0", table(INT4 | {"parameters": 0}), "no weight is compressed"),
     ],
@@ -91,10 +102,15 @@ def test_caches() -> None:
     def share(**kept: Any) -> Measurement | Skipped:
         return by_metric("cuda-9.0", table(INT4, cache=kept))["hardware.cache_supported"]
 
-    text = "keys fp8_e4m3 without scales; values fp8_e4m3 without scales"
+    def kept(residual: int) -> str:
+        bare = inputs("fp8_e4m3 without scales")
+        return CacheFormat(
+            keys=bare, values=bare, bits_per_value=8.0, residual=residual, backend="kv_cache"
+        ).model_dump_json()
+
     assert share().variant == 1.0
-    assert share(format=text, backend="kv_cache").variant == 1.0
-    lacking = share(format=f"{text}; the newest 32 tokens in full precision", backend="kv_cache")
+    assert share(cache=kept(0), backend="kv_cache").variant == 1.0
+    lacking = share(cache=kept(32), backend="kv_cache")
     assert lacking.variant == 0.0
     assert "32 tokens" in lacking.labels["without"]
     frame = table(INT4)
@@ -123,18 +139,22 @@ def verdict_of(measure: Hardware, frame: pd.DataFrame) -> str:
 def test_a_gate_passes_only_what_has_kernels_throughout() -> None:
     measure = Hardware(target="cuda-9.0")
     assert verdict_of(measure, table(INT4)) == "pass"
-    assert verdict_of(measure, table(INT4, INT4 | {"group_size": 48, "parameters": 1})) == "fail"
-    assert verdict_of(measure, table(INT4, {"format": "int32", "backend": "gptq"})) == "error"
+    assert verdict_of(measure, table(INT4, int4(48) | {"parameters": 1})) == "fail"
+    assert verdict_of(measure, table(INT4, {"format": json("int32"), "backend": "gptq"})) == "error"
     assert verdict_of(measure, table({})) == "error"
     assert verdict_of(Hardware(), table(INT4)) == "error"
 
 
+FORMATS = st.builds(
+    json,
+    st.sampled_from(["int2", "int4", "int8", "fp8_e4m3", "nf4", "int32", "float32"]),
+    granularity=st.sampled_from(["none", "tensor", "channel", "group"]),
+    group_size=st.sampled_from([None, 32, 48, 64]),
+    symmetric=st.sampled_from([None, True, False]),
+)
 ROWS = st.fixed_dictionaries({
-    "format": st.sampled_from(["int2", "int4", "int8", "fp8_e4m3", "nf4", "int32", "float32"]),
-    "granularity": st.sampled_from(["none", "tensor", "channel", "group"]),
-    "group_size": st.sampled_from([None, 32, 48, 64]),
-    "symmetric": st.sampled_from([None, True, False]),
-    "activations": st.sampled_from(["", "int8 per token, dynamic", "what is this"]),
+    "format": FORMATS,
+    "activations": st.sampled_from(["", ROUNDED, json("what is this")]),
     "backend": st.sampled_from(["", "rtn"]),
     "parameters": st.integers(0, 50),
 })  # fmt: skip

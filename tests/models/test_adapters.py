@@ -156,7 +156,7 @@ def test_beside_steps_the_base_is_on_the_grid_and_the_adapter_in_full_precision(
     variant = variant_of(reference, adapter, compress=(step,))
     q = variant.model.model.layers[0].self_attn.q_proj
     assert torch.equal(q.base_layer.weight, base.model.model.layers[0].self_attn.q_proj.weight)
-    formats = {module.module: module.format for module in variant.identity.modules}
+    formats = {module.module: module.format.name for module in variant.identity.modules}
     assert formats["model.layers.0.self_attn.q_proj"] == "int4"
     assert formats["model.layers.0.self_attn.q_proj.lora_A.default"] == "float32"
     stored = load_file(adapter / "adapter_model.safetensors")
@@ -170,7 +170,7 @@ def test_merged_the_sum_is_what_steps_round(reference: LoadedModel, adapter: Pat
     weight = merged.model.model.layers[0].self_attn.q_proj.weight
     found = rounded.model.model.layers[0].self_attn.q_proj.weight
     assert 0 < (found - weight).abs().max() < weight.abs().max() / 100
-    assert {m.module: m.format for m in rounded.identity.modules}["model.layers.0.self_attn.q_proj"] == "int8"
+    assert {m.module: m.format.name for m in rounded.identity.modules}["model.layers.0.self_attn.q_proj"] == "int8"
 
 
 def test_an_adapter_on_a_base_of_four_bits(tmp_path: Path) -> None:
@@ -186,7 +186,7 @@ def test_an_adapter_on_a_base_of_four_bits(tmp_path: Path) -> None:
     q = variant.model.model.layers[0].self_attn.q_proj
     assert isinstance(q.base_layer, bitsandbytes.nn.Linear4bit)
     kept = {module.module: module for module in variant.identity.modules}
-    assert kept["model.layers.0.self_attn.q_proj"].format == "nf4"
+    assert kept["model.layers.0.self_attn.q_proj"].format.name == "nf4"
     assert kept["model.layers.0.self_attn.q_proj"].bits_per_weight < 5.5
     assert (logits(variant) - logits(base)).abs().max() > 0.01
     half = variant_of(reference, adapter, model=str(folder), dtype="bfloat16")

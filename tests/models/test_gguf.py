@@ -90,11 +90,11 @@ def test_formats_and_bytes_are_those_of_the_file(kind: str, reference: LoadedMod
     assert up.stored_bytes == 96 * 64 * BITS[kind] / 8
     assert (up.kernel, up.parameters, up.role) == ("simulated", 96 * 64, "linear")
     quantized = kind.startswith("Q")
-    assert (up.format, up.group_size, up.backend) == (
+    assert (up.format.name, up.format.group_size, up.backend) == (
         (kind, 32, "gguf") if quantized else ({"F16": "float16", "BF16": "bfloat16"}[kind], None, "")
     )
     norm = found["model.norm"]
-    assert (norm.format, norm.kernel, norm.stored_bytes, norm.backend) == ("float32", "real", 256, "")
+    assert (norm.format.name, norm.kernel, norm.stored_bytes, norm.backend) == ("float32", "real", 256, "")
     head = found["lm_head"]
     assert (head.type, head.parameters, head.stored_bytes, head.format) == ("Linear (shared)", 0, 0, up.format)
     in_file = sum(int(tensor.n_bytes) for tensor in gguf.GGUFReader(path).tensors)
@@ -105,7 +105,7 @@ def test_formats_and_bytes_are_those_of_the_file(kind: str, reference: LoadedMod
 
 def test_asymmetric_blocks_are_called_so(reference: LoadedModel, tmp_path: Path) -> None:
     variant = variant_of(reference, write_gguf(tiny_llama(**SIZES), tmp_path / "q.gguf", "Q5_1"))
-    assert format_of(variant, "model.layers.0.mlp.up_proj").symmetric is False
+    assert format_of(variant, "model.layers.0.mlp.up_proj").format.symmetric is False
 
 
 def test_a_reader_is_told_that_the_speed_is_that_of_floats(reference: LoadedModel, tmp_path: Path) -> None:
@@ -140,7 +140,7 @@ def test_what_lies_beside_the_file_is_not_read(reference: LoadedModel, tmp_path:
 def test_a_file_in_a_folder_is_found_by_its_name(tmp_path: Path) -> None:
     write_gguf(tiny_llama(**SIZES), tmp_path / "q.gguf", "Q8_0")
     loaded = load(ModelSpec(model=str(tmp_path), file="q.gguf"), "x")
-    assert format_of(loaded, "model.layers.0.mlp.up_proj").format == "Q8_0"
+    assert format_of(loaded, "model.layers.0.mlp.up_proj").format.name == "Q8_0"
     with pytest.raises(ModelError, match=r"file 'r\.gguf' is not a GGUF file in it; its GGUF files: q\.gguf"):
         load(ModelSpec(model=str(tmp_path), file="r.gguf"), "x")
 

@@ -27,7 +27,7 @@ from harness.models.identity import config_sha256, weights_sha256
 from harness.models.loaded import LoadedModel, verify_unchanged
 from harness.models.loading import load
 from harness.planning.specs import GateSpec, Plan, RuleSpec, SuiteSpec, VariantSpec
-from harness.records import ModelSpec, ModuleFormat
+from harness.records import ModelSpec, ModuleFormat, NumberFormat
 from harness.rules.at_most import AtMost
 from harness.running.variant import make_variant
 from tests.helpers.tiny_models import save, tiny_gpt2, tiny_llama
@@ -457,7 +457,7 @@ class Doubler(Backend):
             parameters=64,
             stored_bytes=1,
             bits_per_weight=1.0,
-            format="doubled",
+            format=NumberFormat(type="other", element="doubled"),
         )
         return Compressed(model, (stated,))
 
@@ -509,7 +509,7 @@ def test_formats_come_from_the_step_that_touched_a_module_and_from_inspection(fo
     attention = RoundToNearest(bits=4, skip=("lm_head", "*.mlp.*"))
     steps = (RoundToNearest(bits=8, only=("*.mlp.*",)), attention, Doubler())
     variant = make_variant(plan_of(folder, VariantSpec(compress=steps)), reference, CALIBRATION)
-    formats = {module.module: module.format for module in variant.identity.modules}
+    formats = {module.module: module.format.name for module in variant.identity.modules}
     assert formats["model.layers.0.self_attn.q_proj"] == "int4"
     assert formats["model.layers.1.mlp.down_proj"] == "int8"
     assert formats["model.norm"] == "doubled"

@@ -78,7 +78,7 @@ def test_gptq_is_read_as_it_is_meant(bits: int, less: int) -> None:
     found = unpack_layer("x", nn.Linear(INPUTS, OUTPUTS), parts, Layout("gptq", False, less))
     assert found.weight.equal(wanted)
     stated = found.format
-    assert (stated.format, stated.granularity, stated.group_size) == (f"int{bits}", "group", SIZE)
+    assert (stated.format.name, stated.format.granularity, stated.format.group_size) == (f"int{bits}", "group", SIZE)
     assert stated.stored_bytes == sum(part.numel() * part.element_size() for part in parts.values())
     assert (found.wrapped > 0) == bool(less)
 
@@ -157,8 +157,13 @@ def test_one_rounding_in_two_formats_is_one_model(source: Path, tmp_path: Path, 
     assert (weight / steps).round().sub(weight / steps).abs().max() < 1e-3
     for found, method in ((one, "gptq"), (other, "awq")):
         up = next(each for each in found.identity.modules if each.module == UP)
-        assert (up.backend, up.format, up.granularity, up.group_size) == (method, "int4", "group", 16)
-        assert (up.kernel, up.symmetric) == ("simulated", symmetric)
+        assert (up.backend, up.format.name, up.format.granularity, up.format.group_size) == (
+            method,
+            "int4",
+            "group",
+            16,
+        )
+        assert (up.kernel, up.format.symmetric) == ("simulated", symmetric)
         assert 4 < up.bits_per_weight < 6.1
         assert found.identity.simulated
         (note,) = (note for note in found.notes if note.topic == "packed weights")

@@ -54,7 +54,7 @@ CASES = {
         "int8",
         (8, 9),
         "real",
-        activations=f"{W8A8}; columns with |x| >= 6.0 in full precision",
+        activations=f"{W8A8}; columns with |x| >= 6 in full precision",
     ),
     "bitsandbytes nf4": Case(
         "bitsandbytes", made.save_nf4, "bitsandbytes", "nf4", (4, 5), "real", "group", 64, far=0.4
@@ -141,9 +141,9 @@ def test_formats_are_told_by_what_is_stored_and_computed(case: str, folder: Path
     identity, wanted = variant_of(reference, folder).identity, CASES[case]
     found = {module.module: module for module in identity.modules}
     up = found[UP]
-    assert (up.backend, up.format, up.kernel) == (wanted.method, wanted.format, wanted.kernel)
+    assert (up.backend, up.format.name, up.kernel) == (wanted.method, wanted.format, wanted.kernel)
     assert wanted.bits[0] <= up.bits_per_weight <= wanted.bits[1]
-    assert (up.granularity, up.group_size, up.activations) == (
+    assert (up.format.granularity, up.format.group_size, str(up.activations or "")) == (
         wanted.granularity,
         wanted.group_size,
         wanted.activations,
@@ -151,7 +151,7 @@ def test_formats_are_told_by_what_is_stored_and_computed(case: str, folder: Path
     assert up.stored_bytes == pytest.approx(up.bits_per_weight * 128 * 64 / 8)
     assert (up.parameters, up.role) == (128 * 64, "linear")
     norm = found["model.norm"]
-    assert (norm.backend, norm.kernel, norm.format) == ("", "real", wanted.dtype)
+    assert (norm.backend, norm.kernel, norm.format.name) == ("", "real", wanted.dtype)
     assert identity.parameters == reference.identity.parameters
     assert identity.simulated == (wanted.kernel == "simulated")
     assert set(found) == {module.module for module in reference.identity.modules}

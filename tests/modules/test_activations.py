@@ -19,13 +19,14 @@ from harness.errors import BackendError, ModelError
 from harness.lockstep.hooks import ActiveSide, attached
 from harness.models.identity import weights_sha256
 from harness.models.loading import load
-from harness.modules.activations import RANGE, check_stated, round_inputs, rounded
+from harness.modules.activations import RANGE, check_declared, round_inputs, round_within
 from harness.modules.inspection import SHARED, module_formats, named_tensors
 from harness.numerics.formats import MXFP4, MXFP8_E4M3, NVFP4, Format
 from harness.numerics.granularity import Blocks
 from harness.numerics.grids import FP8_E4M3, FP8_E5M2, integer
 from harness.numerics.ranges import Limits
 from harness.records import ModelSpec
+from tests.helpers.number_formats import INT8_INPUTS
 from tests.helpers.tiny_models import save, tiny_llama
 
 CPU = torch.device("cpu")
@@ -57,7 +58,7 @@ def by_hand(x: Tensor, low: float, high: float, symmetric: bool) -> Tensor:
 @given(seed=st.integers(0, 10**6), kind=st.sampled_from(["token", "tensor"]), symmetric=st.booleans())
 def test_every_token_or_tensor_has_its_own_range(seed: int, kind: Any, symmetric: bool) -> None:
     x = values(2, 3, 7, seed=seed) * 10 ** (values(2, 3, 1, seed=seed + 1) * 2)
-    found = rounded(x, Format(integer(8, symmetric), Blocks(kind)), None)
+    found = round_within(x, Format(integer(8, symmetric), Blocks(kind)), None)
     parts = x.reshape(-1, 7) if kind == "token" else x.reshape(1, -1)
     expected = [by_hand(part, min(0.0, float(part.min())), max(0.0, float(part.max())), symmetric) for part in parts]
     torch.testing.assert_close(found, torch.stack(expected).reshape(x.shape), rtol=1e-5, atol=0)
@@ -66,7 +67,7 @@ def test_every_token_or_tensor_has_its_own_range(seed: int, kind: Any, symmetric
 @pytest.mark.parametrize("symmetric", [True, False])
 def test_static_ranges_saturate(symmetric: bool) -> None:
     x = values(40, 8) * 3
-    found = rounded(x, Format(integer(8, symmetric), Blocks("tensor")), within(-1.5, 2.0))
+    found = round_within(x, Format(integer(8, symmetric), Blocks("tensor")), within(-1.5, 2.0))
     torch.testing.assert_close(found, by_hand(x, -1.5, 2.0, symmetric), rtol=1e-5, atol=1e-7)
     assert float(found.max()) == pytest.approx(2.0, abs=1e-2)
 
@@ -75,9 +76,9 @@ def test_static_ranges_saturate(symmetric: bool) -> None:
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 def test_the_dtype_is_kept_and_the_grid_is_that_of_float32(form: Format, dtype: torch.dtype) -> None:
     x = values(3, 5, 40).to(dtype)
-    found = rounded(x, form, None)
+    found = round_within(x, form, None)
     assert (found.dtype, found.shape) == (dtype, x.shape)
-    assert torch.equal(found, rounded(x.float(), form, None).to(dtype))
+    assert torch.equal(found, round_within(x.float(), form, None).to(dtype))
     assert not torch.equal(found, x)
 
 
@@ -86,14 +87,14 @@ def test_the_dtype_is_kept_and_the_grid_is_that_of_float32(form: Format, dtype: 
 def test_what_is_not_finite_stays_so(form: Format, bad: float) -> None:
     x = values(4, 32)
     x[2, 5] = bad
-    found = rounded(x, form, None)
+    found = round_within(x, form, None)
     assert str(found[2, 5].item()) == str(bad)
     x[2, 5] = found[2, 5] = 0
-    assert torch.equal(found, rounded(x, form, None))
+    assert torch.equal(found, round_within(x, form, None))
 
 
 def test_a_call_without_tokens_is_let_through() -> None:
-    assert rounded(torch.zeros(0, 8), TENSOR, None).shape == (0, 8)
+    assert round_within(torch.zeros(0, 8), TENSOR, None).shape == (0, 8)
 
 
 def linear(form: Format = TOKEN, limits: Limits | None = None) -> nn.Linear:
@@ -105,7 +106,7 @@ def linear(form: Format = TOKEN, limits: Limits | None = None) -> nn.Linear:
 
 def test_the_module_multiplies_what_was_rounded() -> None:
     layer, x = linear(), values(3, 5, 16)
-    expected = functional.linear(rounded(x, TOKEN, None), layer.weight, layer.bias)
+    expected = functional.linear(round_within(x, TOKEN, None), layer.weight, layer.bias)
     assert torch.equal(layer(x), expected)
 
 
@@ -165,7 +166,7 @@ def test_the_shared_pass_sees_inputs_before_they_are_rounded() -> None:
     with attached(model, 0, stage, {"it": [inputs.append]}, {"it": [outputs.append]}), stage.activate(0):
         layer(x)
     assert torch.equal(inputs[0], x)
-    assert torch.equal(outputs[0], functional.linear(rounded(x, TOKEN, None), layer.weight, layer.bias))
+    assert torch.equal(outputs[0], functional.linear(round_within(x, TOKEN, None), layer.weight, layer.bias))
 
 
 def test_layers_of_libraries_may_round_inside_their_product() -> None:
@@ -173,11 +174,9 @@ def test_layers_of_libraries_may_round_inside_their_product() -> None:
         """Rounds its inputs itself."""
 
     model = nn.Sequential(nn.Linear(4, 4), Rounding(4, 4))
-    check_stated(model, {"1": "int8 per token, dynamic"})
-    with pytest.raises(
-        BackendError, match="0: of its input is stated: int8 per token, dynamic; found rounding it: noth"
-    ):
-        check_stated(model, {"0": "int8 per token, dynamic"})
+    check_declared(model, {"1": INT8_INPUTS})
+    with pytest.raises(BackendError, match="0: declared for its input: int8 per token, dynamic; found: no rounding"):
+        check_declared(model, {"0": INT8_INPUTS})
     round_inputs(model[1], TOKEN, None, CPU)
-    with pytest.raises(BackendError, match="1: of its input is stated: nothing; found rounding it: int8"):
-        check_stated(model, {})
+    with pytest.raises(BackendError, match="1: declared for its input: no rounding; found: int8"):
+        check_declared(model, {})

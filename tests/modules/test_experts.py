@@ -28,7 +28,7 @@ from harness.modules.experts import (
     stack_name,
     stacked_tensor,
 )
-from harness.modules.grid_check import check_levels
+from harness.modules.grid_check import check_grids
 from harness.modules.inspection import module_formats
 from harness.modules.linears import linears, matrices, replace_weight, weight_of
 from harness.testing.models import random_documents, tiny_tokenizer
@@ -168,7 +168,7 @@ def test_inspection_lists_stacks_with_all_their_bytes(name: str) -> None:
     stack = formats[STACK]
     bias = 4 * 32 if name == "gpt_oss" else 0
     inner = 64 if name in ("mixtral", "gpt_oss") else 32
-    assert (stack.parameters, stack.role, stack.format) == (4 * 32 * inner + bias, "linear", "float32")
+    assert (stack.parameters, stack.role, stack.format.name) == (4 * 32 * inner + bias, "linear", "float32")
 
 
 @pytest.mark.parametrize("name", EXPERTS)
@@ -178,7 +178,7 @@ def test_each_expert_is_rounded_by_itself_and_counted(name: str) -> None:
     formats = {found.module: found for found in made.identity.modules}
     stack = formats[STACK]
     inner = 64 if name in ("mixtral", "gpt_oss") else 32
-    assert (stack.format, stack.kernel, stack.backend) == ("int4", "simulated", "round_to_nearest")
+    assert (stack.format.name, stack.kernel, stack.backend) == ("int4", "simulated", "round_to_nearest")
     assert stack.bits_per_weight == 4 + 16 / inner
     assert stack.type.endswith("Experts")
     before, after = (stacked_tensor(model, STACK) for model in (family(name), made.model))
@@ -193,18 +193,18 @@ def test_each_expert_is_rounded_by_itself_and_counted(name: str) -> None:
 def test_a_stack_that_is_not_on_the_grid_is_found() -> None:
     done = compressed("mixtral", RoundToNearest(bits=4))
     described = {found.module: found for found in done.modules}
-    assert check_levels(done.model, described)[STACK] <= 16
+    assert check_grids(done.model, described)[STACK] <= 16
     stack: Any = done.model.get_parameter(STACK)
     with torch.no_grad():
         stack[2, 5, 7] *= 1.37
-    with pytest.raises(BackendError, match=r"experts\.down_proj is said to be int4"):
-        check_levels(done.model, described)
+    with pytest.raises(BackendError, match=r"experts\.down_proj is declared as int4"):
+        check_grids(done.model, described)
 
 
 def test_patterns_name_stacks() -> None:
     step = RoundToNearest(bits=8, only=("*.experts.*",), overrides=({"modules": ("*.down_proj",), "bits": 3},))
     done = compressed("mixtral", step)
-    assert {found.module.rpartition(".")[2]: found.format for found in done.modules} == {
+    assert {found.module.rpartition(".")[2]: found.format.name for found in done.modules} == {
         "gate_up_proj": "int8", "down_proj": "int3",
     }  # fmt: skip
     assert len(done.modules) == 4
@@ -284,7 +284,7 @@ def test_mixed_precision_gives_a_stack_one_number_of_bits() -> None:
     made = as_variant(step, family("mixtral"), random_documents(2, 12, seed=9))
     stacks = [found for found in made.identity.modules if "experts" in found.module]
     assert len(stacks) == 4
-    assert {found.format for found in stacks} <= {"int2", "int8"}
+    assert {found.format.name for found in stacks} <= {"int2", "int8"}
     done = [found for found in made.identity.modules if found.backend]
     weights = sum(found.parameters for found in done)
     assert sum(found.bits_per_weight * found.parameters for found in done) / weights <= 5.0

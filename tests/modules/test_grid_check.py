@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from harness.errors import BackendError
-from harness.modules.grid_check import check_levels, distinct, on_grid
-from harness.numerics.formats import Format, named_format, quantize, stored_bits
+from harness.modules.grid_check import check_grids, count_distinct, on_grid
+from harness.numerics.formats import MXFP4, NVFP4, Format, quantize, stored_bits
 from harness.numerics.granularity import Blocks
-from harness.numerics.grids import integer
-from harness.records import ModuleFormat
+from harness.numerics.grids import FP8_E4M3, NF4, integer
+from harness.records import ModuleFormat, NumberFormat
+from tests.helpers.number_formats import named
 
 FORMATS: dict[str, tuple[Format, dict[str, Any]]] = {
     "int4": (Format(integer(4), Blocks("group", 32)), {"symmetric": True}),
@@ -25,10 +26,10 @@ FORMATS: dict[str, tuple[Format, dict[str, Any]]] = {
     "int8 affine": (Format(integer(8, False), Blocks("channel")), {"symmetric": False}),
     "int2": (Format(integer(2), Blocks("tensor")), {"symmetric": True}),
     "int4 block": (Format(integer(4), Blocks("block", 20)), {"symmetric": True}),
-    "fp8_e4m3": (Format(named_format("fp8_e4m3").grid, Blocks("channel")), {"symmetric": True}),
-    "nf4": (Format(named_format("nf4").grid, Blocks("group", 64)), {"symmetric": True}),
-    "mxfp4": (named_format("mxfp4"), {"symmetric": True}),
-    "nvfp4": (named_format("nvfp4"), {"symmetric": True}),
+    "fp8_e4m3": (Format(FP8_E4M3, Blocks("channel")), {"symmetric": True}),
+    "nf4": (Format(NF4, Blocks("group", 64)), {"symmetric": True}),
+    "mxfp4": (MXFP4, {"symmetric": True}),
+    "nvfp4": (NVFP4, {"symmetric": True}),
 }
 TYPES = [torch.float32, torch.float16, torch.bfloat16]
 
@@ -47,10 +48,11 @@ def made(name: str, dtype: torch.dtype = torch.float32) -> tuple[nn.Sequential, 
 
 def stated(form: Format, **fields: Any) -> ModuleFormat:
     bits = stored_bits((48, 72), form)
-    given = {"granularity": form.blocks.kind, "group_size": form.blocks.size, "format": form.name}
+    sharing = {"granularity": form.blocks.kind, "group_size": form.blocks.size}
+    given = {"format": named(form.name, **(sharing | fields))}
     more = {"kernel": "simulated", "backend": "rounding", "bits_per_weight": bits / (48 * 72)}
     size = {"parameters": 48 * 72, "stored_bytes": bits // 8}
-    return ModuleFormat(module="0", type="Linear", **(size | given | more | fields))
+    return ModuleFormat(module="0", type="Linear", **(size | given | more))
 
 
 def weight_of(model: nn.Sequential) -> Tensor:
@@ -63,7 +65,7 @@ def weight_of(model: nn.Sequential) -> Tensor:
 @pytest.mark.parametrize("name", FORMATS)
 def test_weights_in_their_format_are_accepted_and_counted(name: str, dtype: torch.dtype) -> None:
     model, described = made(name, dtype)
-    (levels,) = check_levels(model, described).values()
+    (levels,) = check_grids(model, described).values()
     form = FORMATS[name][0]
     blocks = form.blocks.split(weight_of(model).float()).flatten(0, -2)
     assert levels == max(len(set(block.tolist())) for block in blocks) <= 2**form.grid.bits
@@ -88,23 +90,23 @@ def test_weights_that_were_changed_later_are_refused(name: str, dtype: torch.dty
         weight.copy_(quantize(plain, Format(integer(8, False), Blocks("tensor"))).values)
         if name in ("int8 affine", "fp8_e4m3"):
             weight.copy_(plain)
-    with pytest.raises(BackendError, match=r"rounding: 0 is said to be .* distinct values"):
-        check_levels(model, described)
+    with pytest.raises(BackendError, match=r"rounding: 0 is declared as .* distinct values"):
+        check_grids(model, described)
 
 
 def test_a_factor_for_every_output_channel_leaves_the_grid_what_it_is() -> None:
     model, described = made("int4")
-    before = check_levels(model, described)
+    before = check_grids(model, described)
     weight_of(model).mul_(torch.linspace(0.3, 3, 48)[:, None])
-    assert check_levels(model, described) == before
+    assert check_grids(model, described) == before
 
 
 def test_what_cannot_be_told_is_left_out() -> None:
     model, described = made("int4")
     weight_of(model).normal_()
-    for fields in ({"kernel": "real"}, {"format": "of another kind"}):
-        assert check_levels(model, {"0": described["0"].model_copy(update=fields)}) == {}
-    assert check_levels(nn.Sequential(nn.Identity()), described) == {}
+    for fields in ({"kernel": "real"}, {"format": NumberFormat(type="other", element="of another kind")}):
+        assert check_grids(model, {"0": described["0"].model_copy(update=fields)}) == {}
+    assert check_grids(nn.Sequential(nn.Identity()), described) == {}
 
 
 def indexed(bits: int, size: int) -> tuple[nn.Sequential, dict[str, ModuleFormat]]:
@@ -114,19 +116,19 @@ def indexed(bits: int, size: int) -> tuple[nn.Sequential, dict[str, ModuleFormat
     order = torch.randperm(72, generator=torch.Generator().manual_seed(3))
     values = quantize(torch.randn(48, 72, generator=torch.Generator().manual_seed(2)), form).values
     model[0].weight = nn.Parameter(values[:, order], requires_grad=False)
-    said = stated(form, symmetric=True)
-    return model, {"0": said.model_copy(update={"bits_per_weight": said.bits_per_weight + 32 * 72 / (48 * 72)})}
+    return model, {"0": stated(form, symmetric=True, act_order=True)}
 
 
 def test_groups_by_an_index_are_judged_by_rows() -> None:
     model, described = indexed(3, 36)
-    assert check_levels(model, described) == {}
-    plain = described["0"].model_copy(update={"bits_per_weight": 3 + 16 / 36})
+    assert check_grids(model, described) == {}
+    in_order = described["0"].format.model_copy(update={"act_order": False})
+    plain = described["0"].model_copy(update={"format": in_order})
     with pytest.raises(BackendError, match="lie on no such grid"):
-        check_levels(model, {"0": plain})
+        check_grids(model, {"0": plain})
     weight_of(model).add_(torch.randn(48, 72) * 0.01)
     with pytest.raises(BackendError, match="a row of its weight holds 72 distinct values, of 16"):
-        check_levels(model, described)
+        check_grids(model, described)
 
 
 def test_codebooks_and_sparse_values_are_counted_by_rows() -> None:
@@ -134,18 +136,21 @@ def test_codebooks_and_sparse_values_are_counted_by_rows() -> None:
     codes = torch.randint(0, 8, (48, 72), generator=torch.Generator().manual_seed(5))
     model = nn.Sequential(nn.Linear(72, 48, bias=False))
     model[0].weight = nn.Parameter(values.gather(1, codes), requires_grad=False)
-    said = stated(Format(integer(3), Blocks("channel")), format="codebook3", symmetric=None)
-    assert check_levels(model, {"0": said}) == {"0": 8}
+    said = stated(Format(integer(3), Blocks("channel")), type="codebook", symmetric=None)
+    assert check_grids(model, {"0": said}) == {"0": 8}
     weight_of(model)[0, :5] = torch.arange(5.0) + 100
     with pytest.raises(BackendError, match="distinct values"):
-        check_levels(model, {"0": said})
+        check_grids(model, {"0": said})
     sparse = said.model_copy(
-        update={"format": "codebook3+sparse", "bits_per_weight": (72 * 48 * 3 + 48 * 8 * 16 + 5 * 48) / (72 * 48)}
+        update={
+            "format": said.format.model_copy(update={"sparse": True}),
+            "bits_per_weight": (72 * 48 * 3 + 48 * 8 * 16 + 5 * 48) / (72 * 48),
+        }
     )
-    assert check_levels(model, {"0": sparse})["0"] > 8
+    assert check_grids(model, {"0": sparse})["0"] > 8
     weight_of(model).normal_()
     with pytest.raises(BackendError, match="distinct values"):
-        check_levels(model, {"0": sparse})
+        check_grids(model, {"0": sparse})
 
 
 @settings(max_examples=40, deadline=None)
@@ -156,7 +161,7 @@ def test_integers_times_any_scale_lie_on_the_grid(seed: int, bits: int, size: in
     codes = torch.randint(low, high + 1, (20, size), generator=torch.Generator().manual_seed(seed)).float()
     for dtype in TYPES:
         assert on_grid((codes * scale).to(dtype).float(), grid, dtype).all()
-    assert distinct(codes) == max(len(set(row.tolist())) for row in codes)
+    assert count_distinct(codes) == max(len(set(row.tolist())) for row in codes)
 
 
 @settings(max_examples=40, deadline=None)

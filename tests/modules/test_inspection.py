@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from harness.errors import ModelError
 from harness.models.identity import weights_sha256
-from harness.modules.inspection import Seen, kept, module_formats, named_tensors, own_tensors
-from harness.records import ModuleFormat
+from harness.modules.inspection import Seen, measure_storage, module_formats, named_tensors, own_tensors
+from harness.records import ModuleFormat, NumberFormat
 
 
 class Packed(nn.Module):
@@ -40,7 +40,8 @@ class QuantState(SimpleNamespace):
 
 
 def described(module: str, **fields: Any) -> dict[str, ModuleFormat]:
-    stated = {"type": "Packed", "parameters": 5, "stored_bytes": 7, "bits_per_weight": 4.0, "format": "mine"}
+    stated: dict[str, Any] = {"type": "Packed", "parameters": 5, "stored_bytes": 7, "bits_per_weight": 4.0}
+    stated["format"] = NumberFormat(type="other", element="mine")
     return {module: ModuleFormat(module=module, **(stated | fields))}
 
 
@@ -49,7 +50,7 @@ def test_packed_codes_count_as_stored_and_weights_by_their_declared_sizes() -> N
     assert found.stored_bytes == 16 * 6 // 2 + 6 * 2 * 2 + 6 * 4
     assert found.parameters == 16 * 6 + 6
     assert found.bits_per_weight == 4 + 16 / 8
-    assert (found.format, found.kernel, found.backend) == ("uint8", "real", "some-method")
+    assert (found.format.name, found.kernel, found.backend) == ("uint8", "real", "some-method")
 
 
 def test_scales_hung_on_a_parameter_are_counted_and_hashed() -> None:
@@ -97,14 +98,14 @@ def test_a_tensor_subclass_is_taken_apart() -> None:
     layer.weight = nn.Parameter(Pair(torch.ones(4, 8, dtype=torch.int8), torch.ones(4)), requires_grad=False)
     assert [name for name, _ in own_tensors(layer)] == ["weight.codes", "weight.scale"]
     (found,) = module_formats(nn.Sequential(layer), {}, "torchao")
-    assert (found.stored_bytes, found.parameters, found.format) == (32 + 16, 32, "int8")
+    assert (found.stored_bytes, found.parameters, found.format.name) == (32 + 16, 32, "int8")
     assert found.bits_per_weight == 8 + 32 / 8
 
 
 def test_what_a_backend_states_wins_and_speaks_for_everything_inside() -> None:
     model = nn.Sequential(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)), nn.LayerNorm(4))
     formats = module_formats(model, described("0"))
-    assert [(found.module, found.format) for found in formats] == [("0", "mine"), ("1", "float32")]
+    assert [(found.module, found.format.name) for found in formats] == [("0", "mine"), ("1", "float32")]
     assert formats[0].stored_bytes == 7
 
 
@@ -134,7 +135,7 @@ def test_weights_that_torch_packed_are_counted_by_what_the_kernel_keeps() -> Non
     packed = torch.ao.nn.quantized.dynamic.Linear.from_float(layer)
     found = dict(named_tensors(packed))
     assert {name.rpartition(".")[2] for name in found} == {"codes", "scale", "zero_point", "bias"}
-    counted = kept(packed, {})
+    counted = measure_storage(packed, {})
     assert (counted.weight, counted.bias) == (16 * 4 + 4 * 4 + 4 * 4, 4 * 4)
     assert (counted.codes, counted.floats) == (16 * 4, 4)
     layer.weight.data.neg_()
@@ -159,10 +160,10 @@ def test_tensors_hung_on_a_linear_layer_count_once() -> None:
     layer.state = MatmulLtState(CB=layer.codes, SCB=torch.ones(6), idx=torch.arange(3))
     names = [name for name, _ in named_tensors(layer)]
     assert names == ["codes", "scales", "bias_of_hqq", "state.CB", "state.SCB"]
-    assert kept(layer, {}).weight == 16 * 6 // 2 + 6 * 2 * 2 + 2 * 6 * 4
+    assert measure_storage(layer, {}).weight == 16 * 6 // 2 + 6 * 2 * 2 + 2 * 6 * 4
     seen: Seen = {}
-    kept(layer, seen)
-    assert kept(layer, seen).weight == 0
+    measure_storage(layer, seen)
+    assert measure_storage(layer, seen).weight == 0
 
 
 def test_plain_tensors_of_other_modules_are_not_weights() -> None:

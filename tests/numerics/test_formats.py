@@ -17,12 +17,13 @@ from harness.numerics.formats import (
     NVFP4,
     Format,
     cast,
-    named_format,
+    format_of,
     quantize,
     stored_bits,
 )
 from harness.numerics.granularity import Blocks
 from harness.numerics.grids import FP4_E2M1, FP8_E4M3, NF4, dynamic_float, integer
+from harness.numerics.named_formats import named_formats
 from harness.numerics.ranges import Limits
 from harness.numerics.scales import DOUBLE, FLOAT
 
@@ -252,7 +253,7 @@ def test_values_that_are_not_finite_are_refused(form: Format, bad: float) -> Non
     [("mxfp4", 4 + 8 / 32), ("mxfp8_e4m3", 8 + 8 / 32), ("mxfp8_e5m2", 8 + 8 / 32), ("nvfp4", 4 + 8 / 16 + 32 / 2**20)],
 )
 def test_block_formats_by_name(name: str, bits: float) -> None:
-    form = named_format(name)
+    form = format_of(named_formats()[name].record())
     assert form.name == name
     assert stored_bits((1024, 1024), form) / 2**20 == bits
 

@@ -141,7 +141,7 @@ def test_settings_tell_the_size_of_groups_that_the_step_will_use(kind: str) -> N
         for size in (None, 48) if granularity in ("group", "block") and not own else (None,):
             bits = 4 if kind == "int" else None
             step = RoundToNearest(format=kind, bits=bits, granularity=granularity, group_size=size)
-            assert step.shared_by() == step.weight_format().blocks.size
+            assert step.number_format().group_size == step.weight_format().blocks.size
 
 
 def test_warnings_load_no_torch(tmp_path: Path) -> None:

@@ -20,12 +20,13 @@ from harness.models.loading import load
 from harness.planning.specs import GateSpec, Plan, RuleSpec, SuiteSpec, VariantSpec
 from harness.probes import Context
 from harness.probes.weights import Weights
-from harness.records import CacheFormat, ModelSpec, ModuleFormat
+from harness.records import FLOATS, CacheFormat, ModelSpec, ModuleFormat, NumberFormat
 from harness.rules.at_most import AtMost
 from harness.running.variant import make_variant
+from tests.helpers.number_formats import inputs
 from tests.helpers.tiny_models import save, tiny_gpt2, tiny_llama
 
-COLUMNS = ["side", *ModuleFormat.model_fields, "relative_error", "compared", "error_note"]
+COLUMNS = ["side", *ModuleFormat.model_fields, "cache", "relative_error", "compared", "error_note"]
 
 
 class FrameSink:
@@ -79,7 +80,7 @@ def test_both_sides_have_every_module_and_the_declared_columns(reference: Loaded
     assert [str(table.dtypes[name]) for name in ("parameters", "stored_bytes", "bits_per_weight")] == [
         "int64", "int64", "float64",
     ]  # fmt: skip
-    assert (str(table.dtypes["group_size"]), str(table.dtypes["symmetric"])) == ("Int32", "boolean")
+    assert str(table.dtypes["distinct_values"]) == "Int64"
     expected = {
         *(f"model.layers.{i}.self_attn.{name}_proj" for i in (0, 1) for name in "qkvo"),
         *(f"model.layers.{i}.mlp.{name}_proj" for i in (0, 1) for name in ("gate", "up", "down")),
@@ -104,12 +105,12 @@ def test_bytes_are_counted_from_the_definition(reference: LoadedModel, tmp_path:
     scales = 2 * (2 * 64 * 2 + 2 * 32 * 2 + 2 * 112 * 2 + 64 * 4)
     assert sums.loc["variant", "stored_bytes"] == 4 * (total - linear) + linear / 2 + 2 * scales
     row = table[(table.side == "variant") & (table.module == "model.layers.0.mlp.up_proj")].iloc[0]
-    assert (row.format, row.granularity, row.group_size, row.symmetric) == ("int4", "group", 32, True)
+    form = NumberFormat.model_validate_json(row.format)
+    assert (form.name, form.granularity, form.group_size, form.symmetric) == ("int4", "group", 32, True)
     assert (row.kernel, row.backend, row.bits_per_weight) == ("simulated", "round_to_nearest", 4.5)
     row = table[(table.side == "variant") & (table.module == "model.norm")].iloc[0]
-    assert (row.format, row.kernel, row.bits_per_weight, row.granularity) == ("float32", "real", 32.0, "none")
-    assert row.group_size is pd.NA
-    assert row.symmetric is pd.NA
+    assert (row.kernel, row.bits_per_weight, row.activations, row.cache) == ("real", 32.0, "", "")
+    assert NumberFormat.model_validate_json(row.format) == FLOATS["float32"]
 
 
 def test_errors_of_weights_stand_beside_the_formats(reference: LoadedModel, tmp_path: Path) -> None:
@@ -144,22 +145,23 @@ def test_the_cache_is_measured_by_token(dtype: str, tmp_path: Path) -> None:
         rows = table[table.module == "kv_cache"]
         assert rows.type.tolist() == ["kv_cache", "kv_cache"]
         assert rows.stored_bytes.tolist() == [expected, expected]
-        assert rows.format.tolist() == [dtype, dtype]
+        assert [NumberFormat.model_validate_json(each) for each in rows.format] == [FLOATS[dtype]] * 2
 
 
 def test_a_compressed_cache_says_how_it_is_kept(reference: LoadedModel) -> None:
     """For the measure that looks up kernels: the dtype of the tensors that simulate it says nothing."""
     kept = CacheFormat(
-        keys="int4 affine per channel, groups of 32 tokens", values="int8 symmetric per token, a whole head",
+        keys=inputs("int4 affine per channel, groups of 32 tokens"), values=inputs("int8 per token, a whole head"),
         bits_per_value=6.0, residual=32, kernel="simulated", backend="kv_cache",
     )  # fmt: skip
     variant = replace(reference, identity=reference.identity.model_copy(update={"cache": kept}))
     (table,) = observe(reference, variant)
     rows = table[table.module == "kv_cache"].set_index("side")
-    assert rows.loc["reference", ["format", "kernel", "backend"]].tolist() == ["float32", "real", ""]
+    assert rows.loc["reference", ["cache", "kernel", "backend"]].tolist() == ["", "real", ""]
     assert rows.loc["variant", ["kernel", "backend"]].tolist() == ["simulated", "kv_cache"]
-    assert rows.loc["variant", "format"] == (
-        "keys int4 affine per channel, groups of 32 tokens; values int8 symmetric per token, a whole head; "
+    assert CacheFormat.model_validate_json(rows.loc["variant", "cache"]) == kept
+    assert str(kept) == (
+        "keys asymmetric int4 per channel in groups of 32 tokens; values int8 per token and head; "
         "the newest 32 tokens in full precision"
     )
 
@@ -191,9 +193,10 @@ def test_a_simulated_cache_takes_the_bits_of_its_format(dtype: str, tmp_path: Pa
     codes, steps = floats / 2 * (2 + 4), floats / 2 * (32 / 32 + 32 / 16)
     assert rows.loc["variant", "stored_bytes"] == (codes + steps) / 8
     assert rows.loc["variant", ["kernel", "backend", "type"]].tolist() == ["simulated", "kv_cache", "kv_cache"]
-    assert rows.loc["variant", "format"].startswith("keys int2 affine per channel")
+    kept = CacheFormat.model_validate_json(rows.loc["variant", "cache"])
+    assert (kept.keys.name, kept.keys.granularity, kept.values.name) == ("int2", "channel", "int4")
     size = {"float32": 4, "bfloat16": 2}[dtype]
-    assert rows.loc["reference", ["stored_bytes", "format", "kernel"]].tolist() == [floats * size, dtype, "real"]
+    assert rows.loc["reference", ["stored_bytes", "cache", "kernel"]].tolist() == [floats * size, "", "real"]
     one = KvCache(bits=3, group_size=7)  # 3 bits, 32 / 7 and 32 · 3 / 16 bits of scales and offsets
     plan = plan.model_copy(update={"variant": VariantSpec(compress=(one,))})
     (table,) = observe(reference, make_variant(plan, reference, ()))
@@ -209,7 +212,7 @@ def test_a_sliding_window_does_not_hide_the_dtype_of_its_cache(tmp_path: Path) -
     loaded = load(ModelSpec(model=str(folder)), "reference")
     (table,) = observe(loaded, loaded)
     rows = table[table.module == "kv_cache"]
-    assert rows.format.tolist() == ["float32", "float32"]
+    assert [NumberFormat.model_validate_json(each) for each in rows.format] == [FLOATS["float32"]] * 2
     assert rows.stored_bytes.tolist() == [2 * 2 * 2 * 16 * 4] * 2
 
 

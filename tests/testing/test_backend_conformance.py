@@ -21,6 +21,7 @@ from harness.errors import BackendError, PlanError
 from harness.modules.linears import linears
 from harness.plan import make_plan
 from harness.testing import BackendConformance
+from tests.helpers.number_formats import INT8_INPUTS, named
 
 torch.set_num_threads(1)
 NOT_PASSED = (AssertionError, pytest.fail.Exception)
@@ -97,7 +98,7 @@ def undescribed(done: Compressed) -> Compressed:
 
 
 def inputs_are_rounded(done: Compressed) -> Compressed:
-    return Compressed(done.model, done.modules, activations={done.modules[0].module: "int8"})
+    return Compressed(done.model, done.modules, activations={done.modules[0].module: INT8_INPUTS})
 
 
 def bypassed(done: Compressed) -> Compressed:
@@ -154,7 +155,7 @@ MISTAKES: list[tuple[Damage, str]] = [
     (described(stored_bytes=17), "test_every_description_fits_its_module"),
     (described(parameters=3), "test_every_description_fits_its_module"),
     (described(backend="round_to_nearest"), "test_every_description_fits_its_module"),
-    (described(format="int2"), "test_every_description_fits_its_module"),
+    (described(format=named("int2", granularity="group", group_size=32)), "test_every_description_fits_its_module"),
     (bypassed, "test_hooks_hear_every_decoder_block"),
     (without_cache, "test_the_kv_cache_is_usable"),
     (without_cache, "test_it_generates_what_it_predicts"),
@@ -261,7 +262,7 @@ class Sly(RoundToNearest):
 
     def compress(self, model: PreTrainedModel, tokenizer: Any, calibration: Sequence[Tensor]) -> Compressed:
         done = super().compress(model, tokenizer, calibration)
-        return Compressed(done.model, activations={module.module: "int8" for module in done.modules})
+        return Compressed(done.model, activations={module.module: INT8_INPUTS for module in done.modules})
 
 
 DEFECTS: list[tuple[type[Backend], str]] = [

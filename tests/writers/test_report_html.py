@@ -27,6 +27,7 @@ from harness.write import encode, read_run
 from harness.writers.report_html import ReportHtml, render, style_hash
 from tests.helpers.made_run import Made, make_run
 from tests.helpers.made_tables import MadeTables
+from tests.helpers.number_formats import named
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "report.html"
 TEMPLATES = resources.folder("reports")
@@ -191,6 +192,7 @@ LITERALS = {
     *("linear", "head", "embedding", "norm", "other", "codes", "floats", "", "saved", "checkpoint"),
     *(*get_args(Basis), *get_args(SpreadFamily), *get_args(ChanceLevel), *get_args(Summary)),
     *("reference", "variant", "real", "simulated", "none", "tensor", "channel", "group", "block", "token"),
+    *("int", "float", "codebook", "e8m0", "e4m3", "double"),
 }
 
 
@@ -210,6 +212,13 @@ def hostile(made: Made) -> Made:
     bad["clock"]["seconds"] = {"pass" + PAYLOAD: 1.0}
     for measurement in bad["measurements"]:
         measurement["labels"] = {"module" + PAYLOAD: PAYLOAD}
+    for module in (
+        *bad["reference"]["modules"],
+        *bad["variant"]["modules"],
+        {"format": bad["variant"]["cache"]["keys"]},
+    ):
+        for form in filter(None, (module["format"], module.get("activations"))):
+            form["element"] = "int4" + PAYLOAD
     frames = {}
     for name, frame in made.tables.frames.items():
         texts = [column for column in frame.columns if frame[column].dtype.kind in "OUT"]
@@ -310,7 +319,8 @@ def huge() -> Made:
     )
     module = small.run.variant.modules[1]
     modules = tuple(
-        module.model_copy(update={"module": name, "format": f"int{k % 500}"}) for k, name in enumerate(names[:20_000])
+        module.model_copy(update={"module": name, "format": named(f"int{k % 500 + 1}")})
+        for k, name in enumerate(names[:20_000])
     )
     run = small.run.model_copy(
         update={

@@ -153,8 +153,11 @@ class IsolatedBackend(LibraryBackend):
             if not bool(found[name].weight.isfinite().all()):
                 raise BackendError(f"{self.kind}: {name}: the weight that came back has values that are not finite")
             replacing.replace(chosen[name], found[name].weight.to(chosen[name].weight.device))
-        said = {"backend": self.kind, "ranges": "min_max"}
-        return tuple(found[name].format.model_copy(update=said) for name in names)
+        return tuple(self._adopt(found[name].format) for name in names)
+
+    def _adopt(self, unpacked: ModuleFormat) -> ModuleFormat:
+        number_format = unpacked.format.model_copy(update={"ranges": "min_max"})
+        return unpacked.model_copy(update={"backend": self.kind, "format": number_format})
 
 
 def run_worker(kind: str, command: Sequence[str], folder: Path, limit: float, show: Callable[[str], None]) -> None:

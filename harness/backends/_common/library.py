@@ -3,20 +3,19 @@
     chosen layers ─ checked ─▶ library ─▶ its modules ─ what do they keep? how do they multiply? ─▶ ModuleFormat
 
 A backend of this kind says what it takes (``check``, ``dtypes``), hands the model over (``hand_over``) and says which
-format it asked for (``asked``, ``inputs``). Bytes, bits, and whether the kernel is real are found by inspection.
+format it asked for (``number_format``, ``inputs``). Bytes, bits, and the kind of kernel are found by inspection.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from harness.backends import Compressed, Quantized
 from harness.backends._common.linears import LinearBackend
 from harness.backends._common.weights import untie_head
 from harness.errors import BackendError, HarnessError
-from harness.records import ModuleFormat, Note
+from harness.records import ModuleFormat, Note, NumberFormat
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,17 +24,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from harness.modules.linears import Linear
-
-
-@dataclass(frozen=True)
-class Asked:
-    """The format that a library was asked for, in the words of a ModuleFormat."""
-
-    format: str
-    granularity: Literal["none", "tensor", "channel", "group", "block"]
-    group_size: int | None = None
-    symmetric: bool | None = True
-    ranges: str = "min_max"
 
 
 class LibraryBackend(LinearBackend):
@@ -49,13 +37,13 @@ class LibraryBackend(LinearBackend):
     takes_conv1d: ClassVar[bool] = False
     """Whether it takes the Conv1D of GPT-2 beside nn.Linear."""
 
-    def asked(self, module: Linear) -> Asked:
-        """The format that the settings ask for in a layer as it was before."""
+    def number_format(self, module: Linear) -> NumberFormat:
+        """The format of weights that the settings ask for, in a layer as it was before."""
         raise NotImplementedError
 
-    def inputs(self) -> str:
-        """What happens to the inputs of the layers, in words ("int8 per token, dynamic"); nothing by default."""
-        return ""
+    def inputs(self) -> NumberFormat | None:
+        """The format to which the layers round their inputs; None, the default: they do not."""
+        return None
 
     def check(self, module: Linear) -> str:
         """Why the library cannot take a layer, and what to do; empty if it can."""
@@ -93,11 +81,11 @@ class LibraryBackend(LinearBackend):
         from harness.modules.linears import weight_of
 
         chosen, names = self.chosen(model), list[str]()
-        wanted, sizes, before = dict[str, Asked](), dict[str, tuple[int, int]](), dict[str, object]()
+        wanted, sizes, before = dict[str, NumberFormat](), dict[str, tuple[int, int]](), dict[str, object]()
         for name, module in chosen:
             self._check(name, module)
             names.append(name)
-            wanted[name], before[name] = self.asked(module), _mark(module)
+            wanted[name], before[name] = self.number_format(module), _mark(module)
             sizes[name] = weight_of(module).numel(), 0 if module.bias is None else module.bias.numel()
         untie_head(model, names)
         del chosen, module
@@ -112,9 +100,8 @@ class LibraryBackend(LinearBackend):
                 f"{self.kind}: {same[0]} and {len(same) - 1} more were left as they were by the library, without a "
                 "word; skip them, or take settings that fit their sizes"
             )
-        found = self._found(model, wanted, sizes)
-        words = self.inputs()
-        return Compressed(model, found, dict.fromkeys(names, words) if words else {}, notes=tuple(self._notes(found)))
+        found, inputs = self._describe(model, wanted, sizes), self.inputs()
+        return Compressed(model, found, dict.fromkeys(names, inputs) if inputs else {}, notes=tuple(self._notes(found)))
 
     def save(self, model: PreTrainedModel, folder: Path) -> None:
         """Write the folder that transformers loads: with the library, or as it is where all weights are plain floats.
@@ -190,18 +177,18 @@ class LibraryBackend(LinearBackend):
         if problem := problem or self.check(module):
             raise BackendError(f"{self.kind}: {name}: {problem}")
 
-    def _found(
-        self, model: PreTrainedModel, wanted: Mapping[str, Asked], sizes: Mapping[str, tuple[int, int]]
+    def _describe(
+        self, model: PreTrainedModel, wanted: Mapping[str, NumberFormat], sizes: Mapping[str, tuple[int, int]]
     ) -> tuple[ModuleFormat, ...]:
         """What is there now, from the tensors that each module keeps; shared ones count with the first to have them."""
         from harness.modules.gemm_kind import multiplies_floats
-        from harness.modules.inspection import Seen, kept
+        from harness.modules.inspection import Seen, measure_storage
 
         seen, formats = Seen(), list[ModuleFormat]()
-        for name, asked in wanted.items():
+        for name, requested in wanted.items():
             module, (weights, biases) = model.get_submodule(name), sizes[name]
-            stored = kept(module, seen)
-            wide = stored.wider_than(bits_of(asked.format), weights)
+            stored = measure_storage(module, seen)
+            wide = stored.wider_than(requested.bits or 0, weights)
             real = not wide and not (self.inputs() and multiplies_floats(module))
             formats.append(
                 ModuleFormat(
@@ -210,11 +197,7 @@ class LibraryBackend(LinearBackend):
                     parameters=weights + biases,
                     stored_bytes=stored.weight + stored.bias,
                     bits_per_weight=8 * stored.weight / weights,
-                    format=asked.format,
-                    granularity=asked.granularity,
-                    group_size=asked.group_size,
-                    symmetric=asked.symmetric,
-                    ranges=asked.ranges,
+                    format=requested,
                     kernel="real" if real else "simulated",
                     backend=self.kind,
                 )
@@ -228,8 +211,8 @@ class LibraryBackend(LinearBackend):
             return []
         first = wide[0]
         text = (
-            f"{self.kind}: {len(wide)} of {len(found)} modules are said to be {first.format}, and on this machine the "
-            f"library keeps {first.bits_per_weight:.3g} bits a weight"
+            f"{self.kind}: {len(wide)} of {len(found)} modules are declared as {first.format.name}, and on this "
+            f"machine the library keeps {first.bits_per_weight:.3g} bits a weight"
         ) + (" or multiplies floats" if self.inputs() else "")
         return [Note(topic="kernel", text=f"{text}: called simulated ({first.module} first)")]
 
@@ -240,12 +223,6 @@ def uneven_groups(module: Linear, group_size: int | None) -> str:
     if not group_size or inputs % group_size == 0:
         return ""
     return f"its {inputs} inputs are no multiple of group_size {group_size}; skip it, or take another size"
-
-
-def bits_of(format_name: str) -> int:
-    """Bits of one code of a format by its name: 4 of ``int4``, ``nf4`` and ``mxfp4``, 8 of ``fp8_e4m3``."""
-    digits = "".join(each if each.isdigit() else " " for each in format_name).split()
-    return int(digits[0])
 
 
 def _mark(module: nn.Module) -> object:

@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from harness.backends import Compressed
-from harness.backends._common.library import Asked, LibraryBackend, bits_of
+from harness.backends._common.library import LibraryBackend
 from harness.errors import BackendError, HarnessError
-from harness.records import CacheFormat, ModuleFormat, Note
+from harness.records import CacheFormat, ModuleFormat, Note, NumberFormat
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -34,14 +34,13 @@ if TYPE_CHECKING:
 class Simulated:
     """What a library did to one module.
 
-    asked: the format of its weight, if that was put on a grid. extra_bits: scales, zero points and indices of the whole
-    module, as the library's checkpoint keeps them. inputs: what happens to the module's input from now on, in words;
-    empty: nothing.
+    format: that of its weight, if it was put on a grid. extra_bits: scales, zero points and indices of the whole
+    module, as the library's checkpoint keeps them. inputs: the format to which its input is rounded from now on.
     """
 
-    asked: Asked | None
+    format: NumberFormat | None
     extra_bits: int = 0
-    inputs: str = ""
+    inputs: NumberFormat | None = None
 
 
 @dataclass(frozen=True)
@@ -84,7 +83,7 @@ class SimulatingBackend(LibraryBackend):
             names.append(name)
         give_own_head(model, names)
         try:
-            with undisturbed():
+            with preserve_global_state():
                 done = self.simulate(model, names, tokenizer, calibration)
         except HarnessError:
             raise
@@ -98,32 +97,30 @@ class SimulatingBackend(LibraryBackend):
         return Compressed(
             done.model,
             tuple(
-                self._format(done.model, name, each.asked, each.extra_bits)
+                self._describe_simulated(done.model, name, each.format, each.extra_bits)
                 for name, each in done.modules.items()
-                if each.asked
+                if each.format
             ),
             {name: each.inputs for name, each in done.modules.items() if each.inputs},
             done.cache,
             done.notes,
         )
 
-    def _format(self, model: nn.Module, name: str, asked: Asked, extra_bits: int) -> ModuleFormat:
+    def _describe_simulated(
+        self, model: nn.Module, name: str, number_format: NumberFormat, extra_bits: int
+    ) -> ModuleFormat:
         from harness.modules.linears import weight_of
 
         module = cast("Linear", model.get_submodule(name))
         weights, bias = weight_of(module).numel(), module.bias
-        bits = weights * bits_of(asked.format) + extra_bits
+        bits = weights * (number_format.bits or 0) + extra_bits
         return ModuleFormat(
             module=name,
             type=type(module).__name__,
             parameters=weights + (0 if bias is None else bias.numel()),
             stored_bytes=-(-bits // 8) + (0 if bias is None else bias.numel() * bias.element_size()),
             bits_per_weight=bits / weights,
-            format=asked.format,
-            granularity=asked.granularity,
-            group_size=asked.group_size,
-            symmetric=asked.symmetric,
-            ranges=asked.ranges,
+            format=number_format,
             kernel="simulated",
             backend=self.kind,
         )
@@ -141,7 +138,7 @@ def give_own_head(model: PreTrainedModel, names: Sequence[str]) -> None:
 
 
 @contextmanager
-def undisturbed() -> Iterator[None]:
+def preserve_global_state() -> Iterator[None]:
     """Give back what libraries set for the whole process, and let chance start at the same place every time.
 
     Random numbers of torch, numpy and Python, deterministic algorithms, printing of tensors, the environment. What is

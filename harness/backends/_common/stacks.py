@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from harness.records import ModuleFormat
 
 
-def merged_stacks(described: Iterable[ModuleFormat]) -> tuple[ModuleFormat, ...]:
+def merge_stacks(described: Iterable[ModuleFormat]) -> tuple[ModuleFormat, ...]:
     """The formats with those of one stack's matrices added up under the name of the stack, in the order of the first.
 
     All matrices of a stack have one shape, so that their bits a weight are averaged.
@@ -17,18 +17,25 @@ def merged_stacks(described: Iterable[ModuleFormat]) -> tuple[ModuleFormat, ...]
     groups: dict[str, list[ModuleFormat]] = {}
     for each in described:
         groups.setdefault(stack_name(each.module), []).append(each)
-    return tuple(group[0] if name == group[0].module else _merged(name, group) for name, group in groups.items())
+    return tuple(group[0] if name == group[0].module else _merge(name, group) for name, group in groups.items())
 
 
-def _merged(name: str, group: Sequence[ModuleFormat]) -> ModuleFormat:
+def _merge(name: str, group: Sequence[ModuleFormat]) -> ModuleFormat:
+    first = group[0].format
+    methods = sorted({each.format.range_method for each in group})
+    ranges = {"ranges": " or ".join(methods), "percentile": None} if len(methods) > 1 else {}
     return group[0].model_copy(
         update={
             "module": name,
             "parameters": sum(each.parameters for each in group),
             "stored_bytes": sum(each.stored_bytes for each in group),
             "bits_per_weight": sum(each.bits_per_weight for each in group) / len(group),
-            # "codebook4+sparse" where at least one matrix keeps sparse values.
-            "format": max((each.format for each in group), key=len),
-            "ranges": " or ".join(sorted({each.ranges for each in group})),
+            "format": first.model_copy(
+                update={
+                    **ranges,
+                    "act_order": any(each.format.act_order for each in group),
+                    "sparse": any(each.format.sparse for each in group),
+                }
+            ),
         }
     )

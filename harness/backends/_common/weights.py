@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from harness.backends import Backend
 from harness.backends._common.linears import LinearBackend
 from harness.errors import BackendError
-from harness.records import ModuleFormat, Record
+from harness.numerics.named_formats import Bits, NamedFormat, WeightFormatName, named_formats
+from harness.records import ModuleFormat, NumberFormat, Record
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,12 +22,9 @@ if TYPE_CHECKING:
 
     from harness.modules.linears import Linear
     from harness.numerics.formats import Format, Quantized
-    from harness.numerics.grids import Grid
     from harness.numerics.ranges import Limits
 
-DEFAULT_GROUP_SIZE = 32
 DEFAULT_PERCENTILE = 99.9
-FormatName = Literal["int", "fp8_e4m3", "fp8_e5m2", "fp4_e2m1", "nf4", "mxfp4", "mxfp8_e4m3", "mxfp8_e5m2", "nvfp4"]
 Granularity = Literal["tensor", "channel", "group", "block"]
 RangeMethod = Literal["min_max", "percentile", "mse", "entropy"]
 
@@ -35,8 +33,8 @@ class Override(Record):
     """Other settings for the modules that match; what is not given stays as it is."""
 
     modules: tuple[str, ...] = Field(min_length=1)
-    format: FormatName | None = None
-    bits: Annotated[int, Field(ge=2, le=8)] | None = None
+    format: WeightFormatName | None = None
+    bits: Bits | None = None
     symmetric: bool | None = None
     granularity: Granularity | None = None
     group_size: Annotated[int, Field(ge=1)] | None = None
@@ -50,10 +48,10 @@ class WeightBackend(LinearBackend):
     quantizes = ("weights",)
     takes_experts = True
 
-    format: FormatName = "int"
-    """``int`` (with ``bits``), an FP8 or FP4 float, ``nf4``, or a block format that brings its own group size
-    and scales (``mxfp4``, ``mxfp8_…``: 32 and powers of two; ``nvfp4``: 16 and FP8)."""
-    bits: Annotated[int, Field(ge=2, le=8)] | None = None
+    format: WeightFormatName = "int"
+    """``int`` (with ``bits``), an FP8 or FP4 float, ``nf4``, a block format that brings its own group size and scales
+    (``mxfp4``, ``mxfp8_…``: 32 and powers of two; ``nvfp4``: 16 and FP8), or another that ``harness list`` shows."""
+    bits: Bits | None = None
     """Bits of one code; only with format ``int``, which needs it."""
     symmetric: bool = True
     """Codes around 0 without a zero point; false: the range from the smallest to the largest weight, with 0
@@ -86,7 +84,7 @@ class WeightBackend(LinearBackend):
         if self.format != "int" and not self.symmetric:
             raise ValueError(f"symmetric: false needs format: int; {self.format} has no zero point")
         own_blocks = self.granularity == "group" and self.group_size is None and not self.double_quantize
-        if self.format.startswith(("mx", "nv")) and not own_blocks:
+        if self._named.group_size is not None and not own_blocks:
             raise ValueError(
                 f"{self.format} brings its own groups and scales; leave out granularity, group_size and double_quantize"
             )
@@ -100,31 +98,22 @@ class WeightBackend(LinearBackend):
             self._with(override)
         return self
 
+    def number_format(self) -> NumberFormat:
+        """The format of weights that the fields describe, overrides aside. Loads no torch."""
+        percentile = (self.percentile or DEFAULT_PERCENTILE) if self.range == "percentile" else None
+        fields: dict[str, Any] = {"symmetric": self.symmetric, "ranges": self.range, "percentile": percentile}
+        if self._named.group_size is None:
+            fields |= {"granularity": self.granularity, "scales": "double" if self.double_quantize else "float"}
+            if self.granularity in ("group", "block"):
+                default = 128 if self.granularity == "block" else self._named.default_group
+                fields["group_size"] = self.group_size or default
+        return self._named.record(self.bits, **fields)
+
     def weight_format(self) -> Format:
-        """The number format that the fields describe, overrides aside."""
-        from harness.numerics.formats import Format, named_format
-        from harness.numerics.granularity import Blocks
-        from harness.numerics.grids import integer
-        from harness.numerics.scales import DOUBLE, FLOAT
+        """The same, as what rounds tensors."""
+        from harness.numerics.formats import format_of
 
-        if self.format.startswith(("mx", "nv")):
-            return named_format(self.format)
-        size = self.shared_by()
-        if self.format == "int":
-            assert self.bits is not None  # noqa: S101 - _consistent saw to it
-            grid: Grid = integer(self.bits, self.symmetric, self.full_range)
-        else:
-            grid = named_format(self.format).grid
-        return Format(grid, Blocks(self.granularity, size), DOUBLE if self.double_quantize else FLOAT)
-
-    def shared_by(self) -> int | None:
-        """How many inputs share a scale: the size of groups or blocks, None without them. Loads no torch."""
-        if self.format.startswith(("mx", "nv")):
-            return 32 if self.format.startswith("mx") else 16
-        if self.granularity not in ("group", "block"):
-            return None
-        default = 128 if self.granularity == "block" else 64 if self.format == "nf4" else DEFAULT_GROUP_SIZE
-        return self.group_size or default
+        return format_of(self.number_format(), self.full_range)
 
     def variations(self) -> tuple[WeightBackend, ...]:
         """These settings, and what each override makes of them."""
@@ -146,34 +135,34 @@ class WeightBackend(LinearBackend):
 
         return find_limits(weight_OI, form, self.range, self.percentile or DEFAULT_PERCENTILE)
 
-    def nearest(self, weight_OI: Tensor) -> Quantized:
+    def round_weight(self, weight_OI: Tensor) -> Quantized:
         """A weight rounded to nearest in the format of these settings, overrides aside."""
         from harness.numerics.formats import quantize
 
         form = self.weight_format()
         return quantize(weight_OI, form, self.limits_of(weight_OI, form))
 
-    def describe(self, name: str, module: Linear, form: Format) -> ModuleFormat:
-        """What a module is now, its weight held as floats on the grid of ``form``."""
+    def describe(self, name: str, module: Linear) -> ModuleFormat:
+        """What a module is now, its weight held as floats in the format of its settings."""
         from harness.modules.linears import class_of, weight_of
         from harness.numerics.formats import stored_bits
 
-        weight, bias = weight_of(module), module.bias
-        bits = stored_bits(tuple(weight.shape), form)
+        weight, bias, settings = weight_of(module), module.bias, self.for_module(name)
+        bits = stored_bits(tuple(weight.shape), settings.weight_format())
         return ModuleFormat(
             module=name,
             type=class_of(module),
             parameters=weight.numel() + (0 if bias is None else bias.numel()),
             stored_bytes=-(-bits // 8) + (0 if bias is None else bias.numel() * bias.element_size()),
             bits_per_weight=bits / weight.numel(),
-            format=form.name,
-            granularity="channel" if form.blocks.kind == "token" else form.blocks.kind,
-            group_size=form.blocks.size,
-            symmetric=form.grid.symmetric,
-            ranges=self.for_module(name).range,
+            format=settings.number_format(),
             kernel="simulated",
             backend=self.kind,
         )
+
+    @property
+    def _named(self) -> NamedFormat:
+        return named_formats()[self.format]
 
     def _patterns(self) -> Iterator[str]:
         yield from super()._patterns()

@@ -67,18 +67,18 @@ def groups(modules: Sequence[ModuleFormat]) -> list[Group]:
     """Compressed modules and those with rounded inputs, one group for each distinct treatment, the largest first."""
     alike: dict[tuple[str, tuple[str, ...]], list[ModuleFormat]] = {}
     for module in modules:
-        if _compressed(module) or module.activations:
+        if module.compressed or module.activations:
             alike.setdefault((words.stored_as(module), _details(module)), []).append(module)
     found = [_group(name, details, members) for (name, details), members in alike.items()]
     return sorted(found, key=lambda group: (-group.parameters, group.words, group.details))
 
 
 def _group(name: str, details: tuple[str, ...], members: list[ModuleFormat]) -> Group:
-    counted = [module.levels for module in members if module.levels is not None]
-    unit = members[0].granularity if members[0].granularity != "none" else "tensor"
+    counted = [module.distinct_values for module in members if module.distinct_values is not None]
+    unit = members[0].format.granularity if members[0].format.granularity != "none" else "tensor"
     if counted:
         details = (*details, f"inspected: at most {max(counted)} distinct values in a {unit}")
-    elif _compressed(members[0]):
+    elif members[0].compressed:
         details = (*details, "distinct values not counted")
     return Group(
         words=name,
@@ -91,7 +91,7 @@ def _group(name: str, details: tuple[str, ...], members: list[ModuleFormat]) -> 
 
 def _details(module: ModuleFormat) -> tuple[str, ...]:
     parts = [
-        {True: "symmetric", False: "asymmetric", None: ""}[module.symmetric],
+        {True: "symmetric", False: "asymmetric", None: ""}[module.format.symmetric],
         *_ranges(module),
         f"inputs {module.activations}" if module.activations else "",
         f"by {module.backend}" if module.backend else "",
@@ -100,15 +100,12 @@ def _details(module: ModuleFormat) -> tuple[str, ...]:
 
 
 def _ranges(module: ModuleFormat) -> tuple[str, ...]:
-    return (f"ranges by {module.ranges.replace('_', ' ')}",) if module.ranges else ()
-
-
-def _compressed(module: ModuleFormat) -> bool:
-    return bool(module.backend) or module.granularity != "none"
+    method = module.format.range_method.replace("_", " ")
+    return (f"ranges by {method}",) if method else ()
 
 
 def _weights(modules: Sequence[ModuleFormat]) -> Answer:
-    chosen = [module for module in modules if _compressed(module)]
+    chosen = [module for module in modules if module.compressed]
     if not chosen:
         return Answer("Weights", ("not quantized",), "no module holds a compressed format")
     total = sum(module.parameters for module in modules)
@@ -116,15 +113,15 @@ def _weights(modules: Sequence[ModuleFormat]) -> Answer:
     formats = Counter(", ".join((words.stored_as(module), *_ranges(module))) for module in chosen)
     found = [f"{count} modules {name}" for name, count in formats.most_common(6)]
     found.append(f"{display.percent(share, 3)} of all parameters")
-    inspected = sum(module.levels is not None for module in chosen)
+    inspected = sum(module.distinct_values is not None for module in chosen)
     known = "as the step stated; distinct values were not counted"
     if inspected:
-        known = f"the values of {inspected} of {len(chosen)} modules were inspected and lie on the grid that is stated"
+        known = f"the values of {inspected} of {len(chosen)} modules were inspected and lie on the declared grid"
     return Answer("Weights", tuple(found), known)
 
 
 def _activations(modules: Sequence[ModuleFormat]) -> Answer:
-    kinds = Counter(module.activations for module in modules if module.activations)
+    kinds = Counter(str(module.activations) for module in modules if module.activations)
     found = tuple(f"inputs of {count} modules {name}" for name, count in kinds.most_common(6))
     return Answer("Activations", found or ("not quantized",), "what the modules of the finished model do")
 
@@ -136,6 +133,8 @@ def _cache(run: Run) -> Answer:
     found = [f"keys {cache.keys}, values {cache.values}", f"{display.number(cache.bits_per_value, 3)} bits a value"]
     if cache.residual:
         found.append(f"the newest {cache.residual} tokens in full precision")
+    if cache.skipped_layers:
+        found.append(f"layers {', '.join(map(str, cache.skipped_layers))} in full precision")
     return Answer("KV cache", tuple(found), f"{cache.kernel} kernel, by {cache.backend}")
 
 
@@ -159,19 +158,19 @@ def _calibration(run: Run) -> Answer:
 
 
 def _left_out(modules: Sequence[ModuleFormat]) -> Answer:
-    left = [module for module in modules if not _compressed(module)]
+    left = [module for module in modules if not module.compressed]
     found = []
     for role, reason in _REASONS.items():
         members = [module for module in left if module.role == role]
         if members:
             stored = sum(module.stored_bytes for module in members)
             size = display.size(stored) if stored else "stored with another module"
-            found.append(f"{len(members)} × {members[0].format}, {size}: {reason} ({members[0].module})")
+            found.append(f"{len(members)} × {members[0].format.name}, {size}: {reason} ({members[0].module})")
     return Answer("Left out", tuple(found) or ("nothing",), "every module of the finished model")
 
 
 def _kernel(modules: Sequence[ModuleFormat], run: Run) -> Answer:
-    kinds = Counter(module.kernel for module in modules if _compressed(module) or module.activations)
+    kinds = Counter(module.kernel for module in modules if module.compressed or module.activations)
     if run.variant.cache:
         kinds[run.variant.cache.kernel] += 1
     if not kinds:
@@ -179,8 +178,8 @@ def _kernel(modules: Sequence[ModuleFormat], run: Run) -> Answer:
     if kinds["simulated"]:
         what = "simulated: the values are those of the format, held and multiplied as floats"
         return Answer("Kernel", (what,), "memory is counted by format; speed says nothing about the format")
-    packed = [module for module in modules if _compressed(module)]
-    if packed and all(module.product == "floats" for module in packed):
+    packed = [module for module in modules if module.compressed]
+    if packed and all(module.gemm_kind == "floats" for module in packed):
         what = "real, weight-only: the stored format is dequantized in the kernel, and floats are multiplied"
         return Answer("Kernel", (what,), "one call of every module was watched")
     return Answer("Kernel", ("real: the product reads the stored format",), "the modules of the finished model")
@@ -189,7 +188,7 @@ def _kernel(modules: Sequence[ModuleFormat], run: Run) -> Answer:
 def _stored(modules: Sequence[ModuleFormat]) -> Answer:
     sizes: dict[str, int] = {}
     for module in modules:
-        sizes[module.format] = sizes.get(module.format, 0) + module.stored_bytes
+        sizes[module.format.name] = sizes.get(module.format.name, 0) + module.stored_bytes
     largest = sorted((item for item in sizes.items() if item[1]), key=lambda item: (-item[1], item[0]))
     found = [f"{name} {display.size(size)}" for name, size in largest[:8]]
     whole = f"{display.size(sum(sizes.values()))} in all"

@@ -41,7 +41,7 @@ def _format(words: str, backend: str, group: list[ModuleFormat]) -> Format:
     return Format(
         words=words,
         backend=backend,
-        compressed=bool(backend) or any(module.granularity != "none" for module in group),
+        compressed=any(module.compressed for module in group),
         modules=len(group),
         parameters=sum(module.parameters for module in group),
         stored_bytes=sum(module.stored_bytes for module in group),

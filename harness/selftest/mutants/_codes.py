@@ -74,7 +74,7 @@ def round_model(model: PreTrainedModel, step: RoundToNearest, faults: Mapping[st
         if not replacing.shared(module):
             weight_OI, fault = weight_of(module), (faults or {}).get(name)
             replacing.replace(module, fault(weight_OI, form) if fault else quantize(weight_OI, form).values)
-        described.append(step.describe(name, module, form))
+        described.append(step.describe(name, module))
     untie_head(model, (module.module for module in described))
     return Compressed(model, tuple(described))
 
