@@ -160,9 +160,14 @@ def test_outputs_can_be_written_again_without_tables(made: dict[str, Made], tmp_
 @pytest.mark.parametrize(
     "name", ["", "summary", "run.json", "Run.JSON", "../summary.md", "a/b.md", ".hidden.md", "a b.md"]
 )
-def test_a_writer_stays_in_the_folder_and_off_run_json(name: str) -> None:
-    with pytest.raises(HarnessError, match=r"Escapes: file_name is .* expected a plain name"):
-        type("Escapes", (Writer,), {"__doc__": "Writes elsewhere.", "__module__": "outside", "file_name": name})
+def test_a_writer_stays_in_the_folder_and_off_run_json(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    escapes = type("Escapes", (Summary,), {"__doc__": "Writes elsewhere.", "__module__": "outside", "file_name": name})
+    monkeypatch.setattr(plugins, "_outside", lambda family: {"escapes": SimpleNamespace(load=lambda: escapes)})
+    with pytest.raises(
+        HarnessError, match=r"writer 'escapes': outside.Escapes lacks file_name as a plain name"
+    ) as error:
+        plugins.load(Writer, "escapes")
+    assert f"(found {name!r})" in str(error.value)
 
 
 @pytest.mark.usefixtures("toys")

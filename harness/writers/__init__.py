@@ -8,9 +8,8 @@ from __future__ import annotations
 import re
 from abc import abstractmethod
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from harness.errors import HarnessError
 from harness.records import Plugin, Run
 from harness.tables.access import Tables
 
@@ -28,13 +27,12 @@ class Writer(Plugin):
     """The file that it leaves in the folder of the run, by which an old one is removed before a new check."""
 
     @classmethod
-    def __pydantic_init_subclass__(cls, **keywords: Any) -> None:
-        """Refuse a writer whose file would not lie in the folder of the run. Raises HarnessError naming the class."""
-        super().__pydantic_init_subclass__(**keywords)
-        name = getattr(cls, "file_name", "")
-        if not _FILE_NAME.fullmatch(name) or name.casefold() == RUN_FILE:
-            wanted = f"a plain name with a suffix, such as summary.md, and not {RUN_FILE}"
-            raise HarnessError(f"writer {cls.__module__}.{cls.__qualname__}: file_name is {name!r}, expected {wanted}")
+    def missing(cls) -> tuple[str, ...]:
+        """See Plugin.missing: a file_name that does not lie in the folder of the run is none."""
+        lacking, name = super().missing(), getattr(cls, "file_name", None)
+        if name is None or (isinstance(name, str) and _FILE_NAME.fullmatch(name) and name.casefold() != RUN_FILE):
+            return lacking
+        return (f"file_name as a plain name with a suffix, such as summary.md (found {name!r})", *lacking)
 
     @abstractmethod
     def write(self, run: Run, tables: Tables, folder: Path) -> Path:

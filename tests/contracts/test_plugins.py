@@ -92,7 +92,8 @@ COMPLETE: list[tuple[type[Plugin], dict[str, object]]] = [
 
 def installed(monkeypatch: pytest.MonkeyPatch, base: type[Plugin], defined: dict[str, object]) -> None:
     """A plugin ``mine`` of the family, as if an outside package offered it."""
-    methods = {name: (lambda *_: None) if value is None else value for name, value in defined.items()}
+    values: dict[str, object] = {"file_name": "mine.txt"}
+    methods = {n: values.get(n, lambda *_: None) if value is None else value for n, value in defined.items()}
     cls = type("Mine", (base,), {"__doc__": "Mine.", "__module__": "outside", **methods})
     monkeypatch.setattr(plugins, "_outside", lambda family: {"mine": SimpleNamespace(load=lambda: cls)})
 
