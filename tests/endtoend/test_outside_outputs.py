@@ -42,7 +42,7 @@ TEMPLATE = """
 {% import "parts.html" as part with context %}
 {% set title = "Weights in kilobytes" %}
 {% macro body() %}
-<p>{{ kilobytes(run) }} kB, {{ words.title("memory.weight_bytes") }}: {{ part.status(run.verdict) }}</p>
+<p>{{ kilobytes(run) }} kB, {{ words.STATUSES[run.verdict].headline }}: {{ part.status(run.verdict) }}</p>
 {% endmacro %}
 """
 
