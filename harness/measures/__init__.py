@@ -39,6 +39,12 @@ class Measure(Plugin):
     own_floors: ClassVar[tuple[str, ...]] = ()
     """Metrics whose noise floor it finds itself; those of a pass probe get theirs from the suite's noise_floor."""
 
+    @classmethod
+    def missing(cls) -> tuple[str, ...]:
+        """See Plugin.missing; a measure must declare its metrics, or tell them by its settings."""
+        tells = bool(cls.metrics) or cls.produces is not Measure.produces
+        return (*super().missing(), *(() if tells else ("metrics",)))
+
     def metrics_by_document(self) -> list[str]:
         """The metrics that are measured again at every interim look and on every slice; none where not by_document."""
         return [metric.name for metric in self.produces()] if self.by_document else []

@@ -74,8 +74,6 @@ MEASURES = '''
 from harness.measures import Measure
 from harness.records import Measurement, Metric
 
-FIELDS = {"basis": "counted"} if "basis" in Measurement.model_fields else {}
-
 
 class Gap(Measure):
     """The largest difference of logits over all documents."""
@@ -93,7 +91,7 @@ class Gap(Measure):
     def measure(self, table):
         count, found = len(table), float(table["gap"].max())
         metric = {"name": "gap.max", "unit": "logits", "better": "lower"}
-        return [Measurement(**metric, change=found, n=count, clusters=count, method="maximum", **FIELDS)]
+        return [Measurement(**metric, change=found, n=count, clusters=count, basis="sampled", method="maximum")]
 
 
 class Length(Measure):
@@ -109,7 +107,7 @@ class Length(Measure):
         metric = {"name": "length.ratio", "unit": "ratio", "better": "lower", "neutral": 1.0}
         count = len(table)
         return [Measurement(**metric, change=two / one, n=count, clusters=count,
-                            method="tokens of all texts", **FIELDS)]
+                            basis="sampled", method="tokens of all texts")]
 '''
 BROKEN = "\n\nclass Unfinished(Probe):\n    'Never observes.'\n\n    runs = 'alone'\n    reads = 'nothing'\n"
 VARIANT = """\
