@@ -16,7 +16,7 @@ from harness.plugins import nearest
 from harness.records import Level, Measurement, Run, Skipped, Slice, Verdict
 from harness.records.patterns import could_match, matches
 from harness.rules import Decision, Rule
-from harness.rules._conditions import demanded
+from harness.rules._conditions import apply_conditions
 from harness.statistics import holm
 
 Overall = Literal["pass", "fail", "inconclusive", "error"]
@@ -161,13 +161,13 @@ def _decide(rule: Rule, measurement: Measurement, identical: bool) -> Decision:
         return _error("non-finite", f"{measurement.name}: {measurement.method}; without a reference nothing is judged")
     if measurement.non_finite == "variant":
         because = f"{measurement.name}: {measurement.method}"
-        return Decision("fail", "a finite number is wanted", "non-finite", None, because)
+        return Decision("fail", "a finite number", "non-finite", None, because)
     if measurement.not_judged:
         return _error("not to be judged", f"{measurement.name}: {measurement.not_judged}")
     if measurement.n == 0:
         return _error("nothing", f"{measurement.name} rests on no observation")
     try:
-        return _sound(demanded(rule, measurement, _sound(rule.judge(measurement, identical))))
+        return _sound(apply_conditions(rule, measurement, _sound(rule.judge(measurement, identical))))
     except Exception as error:  # noqa: BLE001 - a rule that breaks must not hide what the others say
         because = f"the rule {_name(rule)} broke on {measurement.name}: {type(error).__name__}: {error}"
         return _error("a defect of the rule", because)
@@ -244,7 +244,7 @@ def _verdict(case: _Case) -> Verdict:
 
 
 def _error(found: str, because: str) -> Decision:
-    return Decision("error", "a measured metric is wanted", found, None, because)
+    return Decision("error", "a measured metric", found, None, because)
 
 
 def _name(rule: Rule) -> str:

@@ -16,7 +16,7 @@ from harness.measures.layer_error import LayerError
 from harness.measures.perplexity import Perplexity
 from harness.planning.specs import GateSpec, RuleSpec
 from harness.records import Clock, Environment, Identity, Measurement, Run, Skipped, Verdict
-from harness.rules import Decision, Rule
+from harness.rules import Bound, Decision, Facts, Rule
 from harness.rules.at_least import AtLeast
 from harness.rules.at_most import AtMost
 from harness.rules.not_worse import NotWorse
@@ -65,12 +65,12 @@ class TestOneRule:
             metric="perplexity.ratio",
             labels={"suite": "core"},
             status="pass",
-            expected="the margin 0.02 from 1 allows up to 1.02",
+            expected="degradation < 0.02 from 1 (allowed: up to 1.02)",
             found="1.01, 95 % interval [1.008, 1.012]",
             margin=verdict.margin,
             because=(
                 "perplexity.ratio is 1.01, 95 % interval [1.008, 1.012]; "
-                "the margin 0.02 from 1 allows up to 1.02; the whole interval is on the safe side"
+                "expected: degradation < 0.02 from 1 (allowed: up to 1.02); the whole interval is within the limit"
             ),
             level="block",
             where="ship.yaml:2",
@@ -211,7 +211,7 @@ class TestBroken:
         class Raises(Rule):
             """Raises."""
 
-            def judge(self, measurement: Measurement, identical: bool) -> Decision:
+            def bound(self, metric: Facts) -> Bound:
                 raise ZeroDivisionError("division by zero")
 
         Raises.kind = "raises"  # a plugin is called after its file, or after its entry point by the loader
@@ -235,6 +235,9 @@ class TestBroken:
     def test_a_rule_that_returns_something_else_is_an_error(self, decision: Any) -> None:
         class Odd(Rule):
             """Odd."""
+
+            def bound(self, metric: Facts) -> Bound:
+                return Bound("at most 1", upper=1.0)
 
             def judge(self, measurement: Measurement, identical: bool) -> Decision:
                 return decision

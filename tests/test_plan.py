@@ -26,7 +26,7 @@ from harness.plan import check_together, load_gate, load_suite, make_plan, resol
 from harness.planning.specs import Plan
 from harness.probes import Context, Probe
 from harness.records import HubData, Measurement, Metric, Plugin, Skipped
-from harness.rules import Decision, Rule
+from harness.rules import Bound, Facts, Rule
 from harness.system.resources import bundled_names
 
 
@@ -150,10 +150,10 @@ class Below(Rule):
 
     limit: float = Field(ge=0, le=1)
 
-    def judge(self, measurement: Measurement, identical: bool) -> Decision:
-        if measurement.better == "higher":
-            return Decision("error", "", "", None, "it is better when higher")
-        return Decision("pass", "", "", None, "")
+    def bound(self, metric: Facts) -> Bound:
+        if metric.better == "higher":
+            return Bound("below", misfit="it is better when higher")
+        return Bound("below", upper=self.limit)
 
 
 TOYS: dict[str, dict[str, type[Plugin]]] = {
@@ -489,8 +489,8 @@ MISTAKES = [
     (G, "rule: toy_below, metric: near", "rule: toy_belo, metric: near", 2, "rules[0].rule",
      ("did you mean toy_below?",)),
     (G, "nearness.mean", "nearnes.mean", 2, "rules[0].metric", ("did you mean nearness.mean?",)),
-    (G, "nearness.mean", "homeless.mean", 2, "rules[0].metric", ("the measure toy_homeless yields it",)),
-    (G, "nearness.mean", "xyz", 2, "rules[0].metric", ("measured are nearness.mean, nearness.max",)),
+    (G, "nearness.mean", "homeless.mean", 2, "rules[0].metric", ("the measure toy_homeless provides it",)),
+    (G, "nearness.mean", "xyz", 2, "rules[0].metric", ("the suites measure nearness.mean, nearness.max",)),
     (G, "nearness.mean", '"nearness.*.mean"', 2, "rules[0].metric", ("a metric that the suites measure",)),
     (G, "nearness.mean", "farness.mean", 2, "rules[0]", ("it is better when higher",)),
     (G, "quizzes.*.score", "quizzes.c.score", 3, "rules[1].metric", ("did you mean",)),
@@ -543,7 +543,7 @@ gates: [./gate.yaml]
         ("at_least, metric: divergence.top1_agreement, limit: 90", ("never above 1",)),
         ("at_most, metric: divergence.total_variation, limit: 5", ("never above 1",)),
         ("not_worse, metric: perplexity.ratio, margin: 0.02, better: higher", ("unknown key 'better'",)),
-        ('not_worse, metric: "tasks.*.accuracy", margin: 0.02', ("the measure tasks yields it",)),
+        ('not_worse, metric: "tasks.*.accuracy", margin: 0.02', ("the measure tasks provides it",)),
         ("retains, metric: perplexity.value, share: 98", ("share", "at most 1")),
     ],
 )

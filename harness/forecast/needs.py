@@ -5,15 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import cast
 
+from harness.forecast.boundary import Boundary, facts_of, find_boundary
 from harness.forecast.causes import Cause, Outlook
 from harness.forecast.measured import Measured
 from harness.forecast.spread import Earlier, Spread, assumed, observed
-from harness.forecast.trial import Boundary, boundary, trial_measurement
 from harness.planning.specs import GateSpec, RuleSpec
 from harness.records.patterns import could_match
-from harness.rules import Rule
+from harness.rules import Rule, bound_of
 from harness.statistics.power import (
     TARGET,
     closest_limit,
@@ -105,13 +104,13 @@ def _need(gate: str, spec: RuleSpec, each: Measured, run: Earlier | None) -> Nee
     spread = (observed(run, each.metric) if run else None) or assumed(each.metric)
     if "*" in each.metric.name:
         return Need(gate, spec, each, Cause.UNKNOWN_NAMES, spread=spread)
-    found = boundary(spec.rule, each.metric, spread)
+    found = find_boundary(spec.rule, each.metric, spread)
     draft = Need(gate, spec, each, Cause.POWERED, spread=spread, boundary=found)
     least = spec.rule.min_documents
     if least is not None and each.documents and each.documents < least:
         return replace(draft, cause=Cause.MIN_DOCUMENTS, needed=least)
     if found is None:
-        detail = _mistaken(spec.rule, each, spread)
+        detail = bound_of(spec.rule, facts_of(each.metric, spread)).misfit
         return replace(draft, cause=Cause.MISFIT if detail else Cause.IMPOSSIBLE, detail=detail)
     cause = _without_power(found, spread)
     return _planned(draft, found, spread) if cause is None else replace(draft, cause=cause)
@@ -132,13 +131,6 @@ def _without_power(found: Boundary, spread: Spread) -> Cause | None:
     if not found.reference_passes and found.subject == "change":
         return Cause.UNCHANGED_FAILS
     return Cause.UNKNOWN_VARIANCE if spread.family == "unknown" else None
-
-
-def _mistaken(rule: Rule, each: Measured, spread: Spread) -> str:
-    """Why the rule does not fit the metric at all; empty if it does."""
-    sample = trial_measurement(each.metric, spread, each.metric.neutral, 0.1, 0.1)
-    decision = rule.judge(sample, identical=False)
-    return decision.because if decision.status == "error" else ""
 
 
 def _planned(draft: Need, found: Boundary, spread: Spread) -> Need:
@@ -164,8 +156,12 @@ def _planned(draft: Need, found: Boundary, spread: Spread) -> Need:
 
 
 def _reach(found: Boundary, spread: Spread) -> float:
-    """How far the limit is from "no damage", in the units in which the interval is symmetric."""
-    neutral, limit = found.neutral, cast(float, found.limit)
+    """How far the nearest limit is from "no damage", in the units in which the interval is symmetric."""
+    return min(_reach_of(limit, found, spread) for limit in found.limits)
+
+
+def _reach_of(limit: float, found: Boundary, spread: Spread) -> float:
+    neutral = found.neutral
     if found.subject == "change" and spread.family == "log":
         return abs(math.log(limit / neutral)) if limit > 0 and neutral > 0 else abs(limit - neutral)
     # Where the rule looks at the variant's own value, the reference is where an undamaged variant would be.

@@ -15,6 +15,7 @@ from harness.measures.tasks import Tasks
 from harness.planning.specs import GateSpec, Plan, SuiteSpec
 from harness.records import HubData, Plugin, Run
 from harness.report.terminal import harmless
+from harness.rules import Rule
 from harness.sampling.looks import DEFAULT, select_waiting_rules
 from harness.statistics import planned_looks
 
@@ -137,9 +138,9 @@ def _need(console: Console, need: Need) -> None:
 
 
 def _limit(need: Need) -> str:
-    fields = need.rule.settings()
-    found = [f"{name} {fields[name]:g}" for name in ("margin", "limit", "share") if isinstance(fields.get(name), float)]
-    return f" {', '.join(found)}" if found else ""
+    own = {name: value for name, value in need.rule.settings().items() if name not in Rule.model_fields}
+    limits = [f"{name} {value:g}" for name, value in own.items() if isinstance(value, float)]
+    return f" {', '.join(limits)}" if limits else ""
 
 
 def _named(plugin: Plugin) -> str:

@@ -1,4 +1,4 @@
-"""Gate files: what must hold. Also whether a rule can ever meet a metric that the suites measure."""
+"""Gate files: reading them, and checking that each rule has a measured metric that it can judge."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from harness.planning.checking import Checker
 from harness.planning.locating import check_description, check_file_name, find_file
 from harness.planning.specs import GateSpec, RuleSpec
 from harness.plugins import nearest
-from harness.records import Measurement, Metric, NoiseFloor, Sequential
+from harness.records import Metric, Sequential
 from harness.records.patterns import could_match
-from harness.rules import Rule
-from harness.rules._conditions import demanded
+from harness.rules import Facts, Rule, bound_of
+from harness.rules._conditions import explain_misfit
 from harness.system.yaml_file import read_yaml
 from harness.system.yaml_values import KeyPath, describe
 
 
 @dataclass(frozen=True)
 class Gate:
-    """A gate file as far as it is free of mistakes. rules: by their position in the file."""
+    """The valid part of a gate file. rules: by their position in the file; complete: whether all of them are valid."""
 
     name: str
     source: str
@@ -35,7 +35,7 @@ class Gate:
 
     @property
     def only_warns(self) -> bool:
-        """Whether no rule of it can decide anything."""
+        """Whether all its rules are advisory, so that the gate can stop nothing."""
         return all(rule.level == "warn" for rule in self.rules.values())
 
     def spec(self) -> GateSpec:
@@ -46,7 +46,7 @@ class Gate:
 
 
 def read_gate(name: str, base: Path, problems: list[Problem]) -> Gate | None:
-    """Read a gate, shipped or at a path under ``base``, and note its problems; None if it cannot be read."""
+    """Read a bundled gate, or one at a path under ``base``, and note its problems; None if it cannot be read."""
     path, shown = find_file("gates", name, base)
     source = read_yaml(path, problems, shown)
     if source is None:
@@ -66,7 +66,7 @@ def read_gate(name: str, base: Path, problems: list[Problem]) -> Gate | None:
 
 
 def _sequential(check: Checker, value: Any) -> Sequential | None:
-    """How the gate wants numbers to be looked at several times."""
+    """The method of intervals for interim looks; None: the default."""
     known = get_args(Sequential)
     if value is None or value in known:
         return cast("Sequential | None", value)
@@ -77,7 +77,7 @@ def _sequential(check: Checker, value: Any) -> Sequential | None:
 
 
 def check_extending(gates: Sequence[Gate], growing: Sequence[str], measured: Sequence[Metric]) -> None:
-    """Note rules that ask for more documents where there are none, and gates that contradict each other about looks.
+    """Note rules that extend a sample that no suite can extend, and gates with different ``sequential`` methods.
 
     growing: the metrics of suites whose documents have ``min``. measured: those of all suites.
     """
@@ -86,8 +86,8 @@ def check_extending(gates: Sequence[Gate], growing: Sequence[str], measured: Seq
             if rule.on_inconclusive != "extend" or any(could_match(rule.metric, name) for name in growing):
                 continue
             if not any(could_match(rule.metric, metric.name) for metric in measured):
-                continue  # that nothing measures it is said elsewhere
-            found = f"extend, and no suite that may draw more documents for {rule.metric}"
+                continue  # check_metrics reports that nothing measures it
+            found = f"extend, but no suite can draw more documents for {rule.metric}"
             wanted = "a suite that measures it by token or layer, with documents: {min: …, max: …}"
             hint = "give the suite for example min: 40 and max: 400, or write on_inconclusive: block"
             gate.check.problem(("rules", index, "on_inconclusive"), found, wanted, hint)
@@ -95,7 +95,9 @@ def check_extending(gates: Sequence[Gate], growing: Sequence[str], measured: Seq
     for gate in named[1:]:
         if gate.sequential != named[0].sequential:
             found = f"{gate.sequential}, and {named[0].sequential} in {named[0].source}"
-            gate.check.problem(("sequential",), found, "the same in all gates: a number has one interval")
+            gate.check.problem(
+                ("sequential",), found, "the same method in all gates, because each number has one interval"
+            )
 
 
 def check_metrics(gate: Gate, metrics: Sequence[Metric], all_known: bool) -> None:
@@ -103,23 +105,23 @@ def check_metrics(gate: Gate, metrics: Sequence[Metric], all_known: bool) -> Non
 
     all_known: whether ``metrics`` is everything that will be measured. If some measures could not be read,
     only names close to one that any measure can yield are noted: nothing is reported that may be right.
-    A rule that would call every number of its metric a mistake (a margin of 200 % on a share) is noted too.
+    A rule that cannot judge its metric (a margin of 200 % on a share) is noted too.
     """
     measured = [metric.name for metric in metrics]
-    possible = measured if all_known else [*measured, *(name for name, _ in _every_metric())]
+    possible = measured if all_known else [*measured, *(name for name, _ in _list_metrics())]
     for index, rule in gate.rules.items():
         path: KeyPath = ("rules", index)
         known = any(could_match(rule.metric, name) for name in possible)
         if not known and (all_known or nearest(rule.metric, [n for n in possible if n[-1:] != "*"])):
             wanted = "a metric that the suites measure"
-            gate.check.problem((*path, "metric"), repr(rule.metric), wanted, _instead(rule, measured))
+            gate.check.problem((*path, "metric"), repr(rule.metric), wanted, _suggest_metric(rule, measured))
         for metric in metrics:
-            if could_match(rule.metric, metric.name) and (why := _misfit(rule, metric)):
+            if could_match(rule.metric, metric.name) and (why := _explain_misfit(rule, metric)):
                 gate.check.problem(path, f"{rule.kind} for {metric.name}", "a rule that fits the metric", why)
 
 
 def check_obstacles(gate: Gate, measures: Sequence[Measure]) -> None:
-    """Note every blocking rule on a metric of which it is known beforehand that it will not be measured."""
+    """Note every blocking rule on a metric that is known beforehand not to be measurable."""
     for index, rule in gate.rules.items():
         for measure in measures:
             named = [metric.name for metric in measure.produces() if could_match(rule.metric, metric.name)]
@@ -128,44 +130,25 @@ def check_obstacles(gate: Gate, measures: Sequence[Measure]) -> None:
                 gate.check.problem(("rules", index, "metric"), found, "a metric that can be measured", why)
 
 
-def _misfit(rule: Rule, metric: Metric) -> str:
-    """Why the rule cannot judge any number of this metric; empty if it can. Tried on equal sides."""
+def _explain_misfit(rule: Rule, metric: Metric) -> str:
+    """Why the rule cannot judge this metric; empty if it can."""
     if "*" in metric.name:
         return ""  # unit and direction are known only when it is measured
-    sample = Measurement(
-        name=metric.name,
-        unit=metric.unit,
-        better=metric.better,
-        neutral=metric.neutral,
-        reference=1.0,
-        variant=1.0,
-        change=metric.neutral,
-        low=metric.neutral - 0.5,
-        high=metric.neutral + 0.5,
-        variant_low=0.5,
-        variant_high=1.5,
-        n=100,
-        clusters=100,
-        infinite_neutral=metric.infinite_neutral,
-        basis="sampled",
-        method="none: a trial of the rule",
-        floor=NoiseFloor(value=0.0, condition="a trial of the rule", documents=1),
-    )
-    decision = demanded(rule, sample, rule.judge(sample, identical=False))
-    return decision.because if decision.status == "error" else ""
+    facts = Facts.declared(metric)
+    return bound_of(rule, facts).misfit or explain_misfit(rule, facts)
 
 
-def _instead(rule: Rule, measured: Sequence[str]) -> str:
-    """What the writer of the rule may have meant."""
-    for name, kind in _every_metric():
+def _suggest_metric(rule: Rule, measured: Sequence[str]) -> str:
+    """What to write or add where a rule names a metric that no suite measures."""
+    for name, kind in _list_metrics():
         if could_match(rule.metric, name):
-            return f"the measure {kind} yields it; add it to a suite"
+            return f"the measure {kind} provides it; add {kind} to a suite"
     if close := nearest(rule.metric, measured):
         return f"did you mean {close}?"
-    return f"measured are {', '.join(measured) or 'no metrics at all'}"
+    return f"the suites measure {', '.join(measured) or 'no metrics at all'}"
 
 
-def _every_metric() -> list[tuple[str, str]]:
+def _list_metrics() -> list[tuple[str, str]]:
     """(metric, measure) for every measure there is; ``<measure>.*`` for one that needs settings."""
     found: list[tuple[str, str]] = []
     for kind in plugins.names(Measure):

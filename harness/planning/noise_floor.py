@@ -1,4 +1,4 @@
-"""Rules that ask to be above the noise floor of a suite."""
+"""Rules with ``above_noise``: whether the suites will measure the noise floor that they need."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from harness.records.patterns import could_match
 REMEDY = f"add noise_floor: [{', '.join(CONDITIONS)}] to the suite, or remove above_noise"
 
 
-def without_floor(suite: Suite | SuiteSpec, measure: Measure, metric: Metric) -> str:
+def explain_missing_floor(suite: Suite | SuiteSpec, measure: Measure, metric: Metric) -> str:
     """Why no run of a suite will know the noise floor of a metric, and what to do; empty if it will."""
     if metric.name in measure.own_floors:
         return ""
     if not any(probe.kind == measure.table and probe.runs == "shared_pass" for probe in suite.probes):
-        return f"the measure {measure.kind} has none; remove above_noise, or judge a metric by token or layer"
+        return f"the measure {measure.kind} has no noise floor; remove above_noise, or judge a metric by token or layer"
     if metric.infinite_neutral:
-        return f"{metric.name} is infinite on equal sides, so it has none; write it for layers.relative_error"
+        return f"{metric.name} is infinite where both sides are equal; use above_noise on layers.relative_error"
     return REMEDY if suite.noise_floor is None else ""
 
 
 def check_floors(gate: Gate, suites: Sequence[Suite]) -> None:
-    """Note every rule that asks to be above a noise floor which will not be measured."""
+    """Note every rule with ``above_noise`` on a metric whose noise floor will not be measured."""
     for index, rule in gate.rules.items():
         matched = [
             (suite, measure, metric)
@@ -36,6 +36,6 @@ def check_floors(gate: Gate, suites: Sequence[Suite]) -> None:
             if rule.above_noise is not None and could_match(rule.metric, metric.name)
         ]
         for suite, measure, metric in matched:
-            if remedy := without_floor(suite, measure, metric):
-                found = f"above_noise for {metric.name}, of which the suite {suite.name} measures no noise floor"
+            if remedy := explain_missing_floor(suite, measure, metric):
+                found = f"above_noise for {metric.name}, whose noise floor the suite {suite.name} does not measure"
                 gate.check.problem(("rules", index, "above_noise"), found, "a metric with a noise floor", remedy)

@@ -1,4 +1,4 @@
-"""How an effect compares with the noise floor of its metric, in words."""
+"""The effect on a metric as a multiple of its noise floor, in words."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ from harness.report.display import number
 
 CONDITIONS = {
     "batch_size": "another batch size",
-    "padding_side": "padding on the left",
-    "document_order": "another order of documents",
-    "attention": "another attention",
-    "rounding": "weights rounded otherwise",
+    "padding_side": "left padding",
+    "document_order": "documents reordered",
+    "attention": "another attention kernel",
+    "rounding": "weights moved by one unit in the last place",
 }
-"""What is compared with the reference, in words; other conditions describe themselves."""
+"""How the reference was run against itself, in words; other conditions describe themselves."""
 
 
 def multiple(measurement: Measurement) -> str:
-    """The effect as a multiple of its floor; empty where no floor, or no effect, is known."""
+    """The effect as a multiple of the noise floor; empty where the floor or the effect is unknown."""
     floor, effect = measurement.floor, measurement.effect
     if floor is None or effect is None:
         return ""
     if floor.value == 0:
-        return "above an exact zero floor" if effect else "at an exact zero floor"
+        return "above a noise floor of exactly 0" if effect else "at a noise floor of exactly 0"
     return f"{number(effect / floor.value, 3)} × the noise floor"
 
 
 def described(measurement: Measurement) -> str:
-    """The same with the floor and where it comes from."""
+    """The multiple with the floor itself and the condition that gave it."""
     floor, said = measurement.floor, multiple(measurement)
     if floor is None or not said:
         return said

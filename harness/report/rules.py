@@ -1,40 +1,35 @@
-"""What each rule saw: the verdict, the measurement it rests on, and the limit on the axis it was compared
-on.
-"""
+"""Every verdict with the number that its rule compared, and the limits on the same axis."""
 
 from __future__ import annotations
 
-import re
+import json
 from dataclasses import dataclass
 from typing import Any
 
 from markupsafe import Markup
+from pydantic import ValidationError
 
+from harness.errors import HarnessError
+from harness.plugins import load
 from harness.records import Measurement, Run, Verdict
 from harness.report import display, noise, words
 from harness.report.asked import rules_by_place
 from harness.report.drawing import charts
-
-_IT = re.compile(r"\b(beyond|over|equals) it\b")
-"""Words that spoke of the limit while it stood before them."""
-_GOOD = {"at_most": "below", "at_least": "above"}
+from harness.rules import Bound, ComparedNumber, Facts, Rule, bound_of, number_of
 
 
 @dataclass(frozen=True)
 class _Compared:
-    """The number that was compared (the change, or the variant's own value), and the limit with its good side."""
+    """The number that a rule compared, its bound, and the number of an unchanged variant with a name for it."""
 
-    value: float
-    low: float | None
-    high: float | None
+    number: ComparedNumber
+    bound: Bound
     neutral: tuple[float, str] | None
-    limit: float
-    good: str
 
 
 @dataclass(frozen=True)
 class Judged:
-    """One verdict with its texts shortened; compared is None where no number met a single limit.
+    """One verdict with its texts shortened; compared is None where no number met a limit.
 
     title: the metric in words. noise: the effect as a multiple of the noise floor, short and in full; empty where no
     floor is known.
@@ -50,11 +45,11 @@ class Judged:
 
     @property
     def numbers(self) -> str:
-        """What met what, as "1.093, limit 1.02"; empty where nothing did."""
+        """The number and its limit, as "1.093, limit 1.02"; empty where none was compared."""
         if self.compared is None:
             return ""
-        value, limit = display.beside([self.compared.value, self.compared.limit], 5)
-        return f"{value}, limit {limit}"
+        value, *limits = display.beside([self.compared.number.value, *self.compared.bound.limits], 5)
+        return f"{value}, limit{'s' * (len(limits) > 1)} {' and '.join(limits)}"
 
     @property
     def line(self) -> str:
@@ -66,9 +61,10 @@ class Judged:
         """The interval against the limit; empty where there is nothing to draw."""
         if self.compared is None:
             return Markup()
-        c, status = self.compared, self.verdict.status
+        number, bound, status = self.compared.number, self.compared.bound, self.verdict.status
         title = f"{self.title}: {words.STATUSES[status].word}"
-        return charts.limit(c.value, c.low, c.high, c.limit, c.neutral, c.good, status, title)
+        interval = None if number.low is None or number.high is None else (number.low, number.high)
+        return charts.limits(number.value, interval, (bound.lower, bound.upper), self.compared.neutral, status, title)
 
 
 def judged(run: Run) -> list[Judged]:
@@ -96,38 +92,29 @@ def _judged(title: str, verdict: Verdict, measurement: Measurement | None, setti
         compared = _compared(verdict.rule, measurement, settings)
     rest = _rest(because, expected, found)
     above = (noise.multiple(measurement), noise.described(measurement)) if measurement is not None else ("", "")
-    return Judged(title, verdict, expected.removesuffix(" is wanted"), found, rest, compared, above)
+    return Judged(title, verdict, expected, found, rest, compared, above)
 
 
-def _compared(rule: str, m: Measurement, settings: dict[str, Any]) -> _Compared | None:
-    """What the rule compared with which limit; None for a rule that is not known here."""
-    upper = m.better == "lower"
-    margin, share, limit = (_number(settings.get(name)) for name in ("margin", "share", "limit"))
-    if rule == "not_worse" and margin is not None:
-        return _change(m, m.neutral + margin if upper else m.neutral - margin, "below" if upper else "above")
-    if rule == "retains" and share and m.neutral == 1:
-        return _change(m, 1 / share if upper else share, "below" if upper else "above")
-    if rule in _GOOD and limit is not None:
-        if settings.get("of") == "reference" and m.neutral != 1:
-            return None
-        if m.variant is None or settings.get("of") == "change":
-            return _change(m, limit, _GOOD[rule])
-        reference = None if m.reference is None else (m.reference, "reference")
-        return _Compared(m.variant, m.variant_low, m.variant_high, reference, limit, _GOOD[rule])
-    return None
-
-
-def _change(m: Measurement, limit: float, good: str) -> _Compared | None:
-    if m.change is None:
+def _compared(name: str, m: Measurement, settings: dict[str, Any]) -> _Compared | None:
+    """What the rule compared with which limits; None for a rule that is not installed here, or has changed."""
+    try:
+        given = {key: value for key, value in settings.items() if key not in ("rule", "where")}
+        rule = load(Rule, name).model_validate_json(json.dumps(given))
+    except (HarnessError, ImportError, AttributeError, ValidationError):
         return None
-    return _Compared(m.change, m.low, m.high, (m.neutral, "no change"), limit, good)
+    facts = Facts.measured(m)
+    bound = bound_of(rule, facts)
+    if bound.misfit:
+        return None
+    number, equal = number_of(m, bound.number, bound.limits[0]), facts.equal(bound.number)
+    if isinstance(number, str):
+        return None
+    if equal is None or (facts.infinite_neutral and bound.number == "change"):
+        return _Compared(number, bound, None)
+    return _Compared(number, bound, (equal, "reference" if bound.number == "variant" else "no change"))
 
 
 def _rest(because: str, expected: str, found: str) -> str:
-    """The reason without what already stands beside it as wanted and found."""
-    parts = [part for part in because.split("; ") if part != expected and found not in part]
-    return _IT.sub(r"\1 the limit", "; ".join(parts)) or because
-
-
-def _number(value: object) -> float | None:
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+    """The reason without what already stands beside it as expected and found."""
+    parts = [part for part in because.split("; ") if part != f"expected: {expected}" and found not in part]
+    return "; ".join(parts) or because

@@ -1,4 +1,4 @@
-"""The verdict of a run in plain sentences."""
+"""The verdict of a run and its reason, in sentences."""
 
 from __future__ import annotations
 
@@ -15,55 +15,54 @@ def headline(run: Run) -> str:
 
 
 def reason(run: Run) -> str:
-    """Why the verdict is what it is: which blocking rules decided, with what was found and the limit."""
+    """The blocking rules that decided the verdict, with the number and the limit of each."""
     judged = rules.judged(run)
     blocking = [item for item in judged if item.verdict.level == "block"]
     found = [item for item in blocking if item.verdict.status == run.verdict]
     if not blocking:
-        return "No blocking rule was judged, so nothing is known that would let this variant ship."
+        return "No blocking rule was judged, so nothing shows that this variant may ship."
     if run.verdict == "pass":
-        return _passed(judged, len(blocking))
+        return _summarize_pass(judged, len(blocking))
     if not found:
-        return "The run is marked so although no blocking rule says it; read the rules and notes below."
-    count = _count(len(found), len(blocking))
-    one = len(found) == 1
+        return "No blocking rule gives this verdict; see the rules and notes below."
+    count = _count_rules(len(found), len(blocking))
     lead = {
-        "fail": f"{count} {'is' if one else 'are'} broken",
-        "inconclusive": f"Nothing failed, but {_lower(count)} cannot be decided yet",
+        "fail": f"{count} failed",
+        "inconclusive": f"Nothing failed, but {_lower_first(count)} {'is' if len(found) == 1 else 'are'} inconclusive",
         "error": f"{count} could not be judged",
     }[run.verdict]
-    return f"{lead}: {_listed([_named(item) for item in found])}."
+    return f"{lead}: {_join_names([_name_with_numbers(item) for item in found])}."
 
 
-def _passed(judged: Sequence[Judged], blocking: int) -> str:
-    lead = "The blocking rule holds." if blocking == 1 else f"All {blocking} blocking rules hold."
+def _summarize_pass(judged: Sequence[Judged], blocking: int) -> str:
+    lead = "The blocking rule passed." if blocking == 1 else f"All {blocking} blocking rules passed."
     open_ = [item for item in judged if item.verdict.level == "warn" and item.verdict.status not in {"pass", "skipped"}]
     if not open_:
         return lead
-    names = _listed([_named(item) for item in open_])
-    do = "One advisory rule does" if len(open_) == 1 else f"{len(open_)} advisory rules do"
-    return f"{lead} {do} not: {names}."
+    names = _join_names([_name_with_numbers(item) for item in open_])
+    count = "One advisory rule" if len(open_) == 1 else f"{len(open_)} advisory rules"
+    return f"{lead} {count} did not pass: {names}."
 
 
-def _count(some: int, all_: int) -> str:
+def _count_rules(some: int, all_: int) -> str:
     if all_ == 1:
         return "The blocking rule"
     return f"All {all_} blocking rules" if some == all_ else f"{some} of {all_} blocking rules"
 
 
-def _lower(text: str) -> str:
+def _lower_first(text: str) -> str:
     return text[:1].lower() + text[1:]
 
 
-def _named(item: Judged) -> str:
-    """The metric with what decided: "perplexity ratio (1.093, limit 1.02)"."""
+def _name_with_numbers(item: Judged) -> str:
+    """The metric with its number and limit: "perplexity ratio (1.093, limit 1.02)"."""
     name = display.clean(item.title or item.verdict.rule, 80)
     if item.numbers:
         return f"{name} ({item.numbers})"
     return f"{name} ({display.clean(item.because, 160)})" if item.verdict.status == "error" else name
 
 
-def _listed(names: Sequence[str], most: int = 4) -> str:
+def _join_names(names: Sequence[str], most: int = 4) -> str:
     unique = list(dict.fromkeys(names))
     shown, more = unique[:most], len(unique) - most
     if more > 0:

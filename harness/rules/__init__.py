@@ -1,36 +1,23 @@
-"""Rules judge one measurement. One file is one rule; its fields are its YAML.
+"""Rules judge one measurement. One file is one rule; its fields are its YAML, and ``bound`` is all it must say.
 
 The judge handles what concerns every rule (a missing metric, a non-finite one, one that must not be judged,
 ``min_documents``, ``implausible_gain``, ``slices``, ``on_inconclusive``), so a rule sees only finite measurements.
-Decisions are three-valued: pass only if the whole interval is on the good side of the limit, fail only if it is
-wholly on the bad side, inconclusive otherwise, ties included.
+Decisions are three-valued: pass only if the whole interval is within the limits, fail only if it is wholly beyond
+one of them, inconclusive otherwise, ties included.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from pydantic import Field
 
 from harness.records import Level, Measurement, Plugin
 from harness.records.patterns import LONGEST
-
-Basis = Literal["interval", "point"]
-
-
-@dataclass(frozen=True)
-class Decision:
-    """What a rule says: status, both sides of the comparison in words, the margin left, and the reason."""
-
-    status: Literal["pass", "fail", "inconclusive", "error"]
-    expected: str
-    found: str
-    margin: float | None
-    because: str
-    p_value: float | None = None
-    """One-sided p-value of "beyond the limit" where an interval decided; None where nothing was sampled."""
+from harness.rules._bound import NUMBERS, Bound, Facts, Number
+from harness.rules._compare import Basis, Decision, compare
+from harness.rules._numbers import ComparedNumber, number_of
 
 
 class Rule(Plugin):
@@ -39,36 +26,72 @@ class Rule(Plugin):
     family = "rules"
 
     metric: str = Field(min_length=1, max_length=LONGEST, description="name of the metric, or a pattern with *")
-    why: str = Field(min_length=1, description="why this limit: a sentence for the reader of the report")
-    level: Level = Field(default="block", description="block: decides the verdict; warn: only shown")
+    why: str = Field(min_length=1, description="why this limit: one sentence for the reader of the report")
+    level: Level = Field(default="block", description="block: decides the verdict of the run; warn: advisory only")
     decide: Basis = Field(
-        default="interval", description="interval: the whole interval is on the good side; point: the number alone"
+        default="interval",
+        description="interval: the whole interval must be within the limit; point: only the point estimate must",
     )
     on_inconclusive: Literal["block", "warn", "extend"] = Field(
         default="block",
         description=(
-            "warn: where the interval reaches over the limit, the rule is only shown; extend: more documents are "
-            "drawn, as many as the suite may (documents: min and max), and then it blocks"
+            "where the interval crosses the limit: block; warn: advisory only; extend: draw more documents, up to the "
+            "max of the suite (which needs documents: {min, max}), then block"
         ),
     )
     min_documents: Annotated[int, Field(ge=2)] | None = Field(
-        default=None, description="with fewer documents (items, timing blocks) nothing passes or fails"
+        default=None, description="with fewer documents (items, timing blocks) the rule is inconclusive"
     )
     implausible_gain: Annotated[float, Field(gt=0)] | None = Field(
-        default=None, description="an improvement on the reference beyond this, in units of the change, is an error"
+        default=None, description="a larger improvement over the reference, in units of the change, is an error"
     )
     above_noise: Annotated[float, Field(ge=1)] | None = Field(
-        default=None, description="a failure (or implausible gain) below so many noise floors decides nothing"
+        default=None, description="a failure (or implausible gain) below this many noise floors is inconclusive"
     )
     slices: str | None = Field(
         default=None,
         pattern=r"^(kind|length|language)(=.+)?$",
-        description="kind, length or language: the rule holds on every such part; kind=sum*: on those that match",
+        description="kind, length or language: the rule must hold on every such slice; kind=sum*: on those that match",
     )
 
     @abstractmethod
+    def bound(self, metric: Facts) -> Bound:
+        """The limits of this rule on a metric, or why it cannot judge the metric.
+
+        Asked before anything is measured (``plan``, ``lint``), by the judge, and for the drawing in the report.
+        """
+
     def judge(self, measurement: Measurement, identical: bool) -> Decision:
         """Judge one finite measurement. identical: both sides are the same bytes, so an exact tie may pass."""
+        return compare(measurement, self.bound(Facts.measured(measurement)), self.decide, identical)
+
+
+def bound_of(rule: Rule, metric: Facts) -> Bound:
+    """The bound of a rule; of one that breaks on the metric, a misfit that says so."""
+    name = rule.kind or type(rule).__name__
+    try:
+        bound: object = rule.bound(metric)
+    except Exception as error:  # noqa: BLE001 - one broken rule must not end a plan or a report
+        broken = f"the rule {name} broke on {metric.name}: {type(error).__name__}: {error}"
+        return Bound("a rule that works", misfit=broken)
+    if isinstance(bound, Bound):
+        return bound
+    return Bound("a rule that works", misfit=f"the rule {name} returned {bound!r} for {metric.name}, expected a Bound")
 
 
 BASE = Rule
+
+__all__ = [
+    "BASE",
+    "NUMBERS",
+    "Basis",
+    "Bound",
+    "ComparedNumber",
+    "Decision",
+    "Facts",
+    "Number",
+    "Rule",
+    "bound_of",
+    "compare",
+    "number_of",
+]

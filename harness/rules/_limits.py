@@ -1,31 +1,42 @@
-"""What the limit of ``at_most`` and ``at_least`` is compared with."""
+"""What a limit is compared with: the variant's own value, its change, or variant / reference."""
 
 from __future__ import annotations
 
 from typing import Literal
 
-from harness.records import Measurement
-from harness.rules._decision import Judged, of_change, of_variant
-from harness.rules._shares import share_of_reference
+from harness.rules._bound import Facts, Number
+from harness.rules._digits import show
 
 Of = Literal["variant", "change", "reference"]
-_WANTED: dict[Of, str] = {
-    "variant": "{} is wanted",
-    "change": "a change of {} is wanted",
-    "reference": "{} of the reference is wanted",
-}
+OF = "variant: the variant's own value; change: variant − reference; reference: variant / reference"
+"""Description of the setting ``of``."""
+
+_EXPECTED: dict[Of, str] = {"variant": "{}", "change": "a change of {}", "reference": "{} of the reference"}
 
 
-def wanted_of(limit: str, of: Of) -> str:
-    """The limit ("at most 0.3") in a sentence."""
-    return _WANTED[of].format(limit)
+def expected_of(limit: str, of: Of) -> str:
+    """The limit ("at most 0.3") with what it is a limit of."""
+    return _EXPECTED[of].format(limit)
 
 
-def number_of(measurement: Measurement, of: Of, limit: float, identical: bool) -> Judged | str:
-    """The variant's own value, its change, or its share of the reference; a text says why there is none."""
+def number_for(metric: Facts, of: Of) -> Number:
+    """The number that ``of`` means for a metric. One that is no value of each side is judged by its comparison."""
     if of == "reference":
-        if limit <= 0:
-            return f"the limit {limit:g} is no share of the reference; write a number above 0"
-        return share_of_reference(measurement, limit, identical)
-    judged = of_variant(measurement, identical) if of == "variant" else of_change(measurement, identical)
-    return judged or f"{measurement.name} has no number to compare"
+        return ratio_for(metric)
+    return "variant" if of == "variant" and "variant" in metric.numbers else "change"
+
+
+def ratio_for(metric: Facts) -> Number:
+    """variant / reference; a metric that is such a ratio already (neutral 1) is taken as it is."""
+    return "change" if metric.neutral == 1.0 and "change" in metric.numbers else "ratio"
+
+
+def misfit_of(metric: Facts, number: Number) -> str:
+    """Why the metric has no such number; empty if it has."""
+    if number == "ratio" and number not in metric.numbers:
+        return f"{metric.name} compares both sides and has no value on each; write not_worse or at_most"
+    if number not in metric.numbers:
+        return f"{metric.name} has no comparison with the reference"
+    if number == "ratio" and metric.reference is not None and metric.reference <= 0:
+        return f"{metric.name} of the reference is {show(metric.reference)[0]}, so variant / reference has no meaning"
+    return ""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from harness.records import Measurement
-from harness.rules import Decision, Rule
-from harness.rules._decision import SHARES, compare, mistake, show
-from harness.rules._limits import Of, number_of, wanted_of
+from harness.records.units import unit_of
+from harness.rules import Bound, Facts, Rule
+from harness.rules._digits import show
+from harness.rules._limits import OF, Of, expected_of, misfit_of, number_for
 
 
 class AtMost(Rule):
@@ -17,22 +17,23 @@ class AtMost(Rule):
     limit of 0.3 then allows 30 % of the reference's value, and 1.05 allows five percent more than it.
     """
 
-    limit: float = Field(description="the value that must not be reached")
-    of: Of = Field(
-        default="variant", description="variant: its own value; change: variant − reference; reference: share of it"
-    )
+    limit: float = Field(description="upper limit, itself not allowed")
+    of: Of = Field(default="variant", description=OF)
 
-    def judge(self, measurement: Measurement, identical: bool) -> Decision:
-        """Judge a metric that is better if lower, or has no direction. Another one is an error."""
-        limit = show(self.limit)[0]
-        expected = wanted_of(f"at most {limit}", self.of)
-        if measurement.better == "higher":
-            because = f"{measurement.name} is better if higher: at_most limits improvement; write at_least"
-            return mistake(measurement, expected, because)
-        if self.of != "reference" and measurement.unit in SHARES and self.limit >= 1:
-            because = f"{measurement.name} is never above 1, so {limit} limits nothing; write 0.05 for 5 %"
-            return mistake(measurement, expected, because)
-        judged = number_of(measurement, self.of, self.limit, identical)
-        if isinstance(judged, str):
-            return mistake(measurement, expected, judged)
-        return compare(judged, self.limit, "below", self.decide, expected)
+    def bound(self, metric: Facts) -> Bound:
+        """The upper limit on a metric that is better if lower, or has no direction. Another one is a misfit."""
+        number = number_for(metric, self.of)
+        misfit = self._misfit(metric) or misfit_of(metric, number)
+        expected = expected_of(f"at most {show(self.limit)[0]}", self.of)
+        return Bound(expected, number, upper=self.limit, misfit=misfit)
+
+    def _misfit(self, metric: Facts) -> str:
+        most, limit = unit_of(metric.unit).most, show(self.limit)[0]
+        if metric.better == "higher":
+            return f"{metric.name} is better if higher, so at_most would limit improvement; write at_least"
+        if self.of == "reference":
+            bad = f"the limit {limit} is no share of the reference; write a number above 0"
+            return bad if self.limit <= 0 else ""
+        if self.limit >= most:
+            return f"{metric.name} is never above {most:g}, so the limit {limit} excludes nothing; write 0.05 for 5 %"
+        return ""

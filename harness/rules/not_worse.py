@@ -4,38 +4,36 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from harness.records import Measurement
-from harness.rules import Decision, Rule
-from harness.rules._decision import SHARES, compare, mistake, of_change, show
+from harness.records.units import unit_of
+from harness.rules import Bound, Facts, Rule
+from harness.rules._digits import show
+from harness.rules._limits import misfit_of
 
 
 class NotWorse(Rule):
     """The variant is worse than the reference by less than a margin (non-inferiority, paired)."""
 
-    margin: float = Field(gt=0, description="damage that is still tolerated, in units of the metric's change")
+    margin: float = Field(gt=0, description="largest degradation, itself not allowed, in units of the metric's change")
 
-    def judge(self, measurement: Measurement, identical: bool) -> Decision:
-        """Judge the paired change of a metric with a direction. Improvement of any size passes."""
-        neutral, margin = show(measurement.neutral, self.margin)
-        expected = f"a damage of less than {margin} is wanted"
-        if measurement.better == "neither":
-            because = f"{measurement.name} has no better direction, so nothing is worse; write at_most and at_least"
-            return mistake(measurement, expected, because)
-        if measurement.infinite_neutral:
-            because = f"{measurement.name} has no finite value for equal sides to stay near to; write at_least"
-            return mistake(measurement, expected, because)
-        if self.margin >= 1 and (measurement.unit in SHARES | {"ratio"} or measurement.neutral == 1.0):
-            because = f"the margin {margin} means {show(100 * self.margin)[0]} %; write {_percent(self.margin)}"
-            return mistake(measurement, expected, f"{because} if {margin} % is meant")
-        judged = of_change(measurement, identical)
-        if judged is None:
-            return mistake(measurement, expected, f"{measurement.name} has no comparison with the reference")
-        lower = measurement.better == "lower"
-        limit = measurement.neutral + self.margin if lower else measurement.neutral - self.margin
-        bound = show(limit, measurement.neutral, self.margin)[0]
-        allowed = f"the margin {margin} from {neutral} allows {'up' if lower else 'down'} to {bound}"
-        return compare(judged, limit, "below" if lower else "above", self.decide, allowed)
+    def bound(self, metric: Facts) -> Bound:
+        """The limit on the paired change of a metric with a direction. Improvement of any size passes."""
+        if misfit := self._misfit(metric) or misfit_of(metric, "change"):
+            return Bound(f"degradation < {show(self.margin)[0]}", misfit=misfit)
+        is_upper = metric.better == "lower"
+        limit = metric.neutral + self.margin if is_upper else metric.neutral - self.margin
+        neutral, margin, end = show(metric.neutral, self.margin, limit)
+        expected = f"degradation < {margin} from {neutral} (allowed: {'up' if is_upper else 'down'} to {end})"
+        return Bound(expected, "change", None if is_upper else limit, limit if is_upper else None)
 
-
-def _percent(margin: float) -> str:
-    return show(margin / 100)[0]
+    def _misfit(self, metric: Facts) -> str:
+        unit = unit_of(metric.unit)
+        if metric.better == "neither":
+            return f"{metric.name} has no better direction, so no change is a degradation; write at_most and at_least"
+        if metric.infinite_neutral:
+            return f"{metric.name} is infinite where both sides are equal, so it has no margin; write at_least"
+        if self.margin >= 1 and (unit.fraction or metric.neutral == 1.0):
+            margin, percent, fraction = (
+                show(number)[0] for number in (self.margin, 100 * self.margin, self.margin / 100)
+            )
+            return f"the margin {margin} means {percent} %; write {fraction} if {margin} % is meant"
+        return ""

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from harness.records import Measurement
-from harness.rules import Decision, Rule
-from harness.rules._decision import compare, mistake, show
-from harness.rules._shares import share_of_reference
+from harness.rules import Bound, Facts, Rule
+from harness.rules._digits import show
+from harness.rules._limits import misfit_of, ratio_for
 
 
 class Retains(Rule):
@@ -19,19 +18,15 @@ class Retains(Rule):
 
     share: float = Field(gt=0, le=1, description="share of the reference's value that must be kept")
 
-    def judge(self, measurement: Measurement, identical: bool) -> Decision:
-        """Judge variant / reference of a metric with a direction and a positive reference."""
-        share = show(self.share)[0]
-        expected = f"a share of {share} of the reference is wanted"
-        if measurement.better == "neither":
-            because = f"{measurement.name} has no better direction, so there is nothing to retain"
-            return mistake(measurement, expected, because)
-        higher = measurement.better == "higher"
-        limit = self.share if higher else 1 / self.share
-        judged = share_of_reference(measurement, limit, identical)
-        if isinstance(judged, str):
-            return mistake(measurement, expected, judged)
-        if higher:
-            return compare(judged, limit, "above", self.decide, f"variant / reference must exceed {share}")
-        allowed = f"variant / reference must stay below 1/{share} = {show(limit, self.share)[0]}"
-        return compare(judged, limit, "below", self.decide, allowed)
+    def bound(self, metric: Facts) -> Bound:
+        """The limit on variant / reference of a metric with a direction and a positive reference."""
+        number, share = ratio_for(metric), show(self.share)[0]
+        if metric.better == "neither":
+            misfit = f"{metric.name} has no better direction, so there is nothing to retain; write at_most and at_least"
+            return Bound(f"at least {share} of the reference", misfit=misfit)
+        if misfit := misfit_of(metric, number):
+            return Bound(f"at least {share} of the reference", misfit=misfit)
+        if metric.better == "higher":
+            return Bound(f"variant / reference > {share}", number, lower=self.share)
+        limit = 1 / self.share
+        return Bound(f"variant / reference < 1/{share} = {show(limit, self.share)[0]}", number, upper=limit)

@@ -1,10 +1,11 @@
-"""What rules need: limits found by trial, spreads read back from intervals, and outlooks that hold at the judge."""
+"""What rules need: their limits as changes, spreads read back from intervals, and outlooks that hold at the judge."""
 
 from __future__ import annotations
 
 import math
 from functools import cache
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -13,15 +14,15 @@ from hypothesis import strategies as st
 from scipy.stats import binom, t
 from statsmodels.stats.power import TTestPower
 
+from harness.forecast.boundary import find_boundary
 from harness.forecast.measured import Measured, measured
 from harness.forecast.needs import Need, needs
 from harness.forecast.spread import Spread, assumed, observed
-from harness.forecast.trial import boundary
 from harness.measures import installed_metrics
 from harness.plan import load_gate, load_suite
 from harness.planning.specs import GateSpec, RuleSpec
 from harness.records import Measurement, Metric, Run, find_metric
-from harness.rules import Decision, Rule
+from harness.rules import Bound, Facts, Rule
 from harness.rules.at_least import AtLeast
 from harness.rules.at_most import AtMost
 from harness.rules.not_worse import NotWorse
@@ -40,6 +41,7 @@ RATIO, KL, AGREEMENT = map(shipped, ("perplexity.ratio", "divergence.kl_mean", "
 ACCURACY = shipped("tasks.a.accuracy", unit="share", better="higher", units="documents")
 FLIPS = shipped("tasks.a.flips_to_wrong")
 BYTES = shipped("memory.weight_bytes")
+GAP, DELTA = shipped("calibration.gap"), shipped("perplexity.nll_delta")
 SIZE = 60
 
 
@@ -75,31 +77,79 @@ def run_with(*measurements: Measurement) -> Run:
         (AtMost(metric="*", why="w", limit=1e9), BYTES, 1e9 - 0.75, "number"),
     ],
 )
-def test_the_limit_of_a_rule_is_found_by_trying_it(rule: Rule, metric: Metric, limit: float, subject: str) -> None:
-    found = boundary(rule, metric, assumed(metric))
+def test_the_limit_of_a_rule_is_planned_as_a_change(rule: Rule, metric: Metric, limit: float, subject: str) -> None:
+    found = find_boundary(rule, metric, assumed(metric))
     assert found is not None
     assert found.limit == pytest.approx(limit, rel=1e-7, abs=1e-9)
     assert (found.subject, found.reference_passes) == (subject, True)
 
 
 def test_a_limit_above_the_reference_is_found_on_the_better_side() -> None:
-    found = boundary(AtLeast(metric="*", why="w", limit=0.9), ACCURACY, Spread("paired", 0.05, True, 0.6))
+    found = find_boundary(AtLeast(metric="*", why="w", limit=0.9), ACCURACY, Spread("paired", 0.05, True, 0.6))
     assert found is not None
     assert found.limit == pytest.approx(0.3)
     assert (found.subject, found.reference_passes) == ("variant", False)
 
 
 class Broken(Rule):
-    """Breaks on every number but no change."""
+    """Breaks on every metric, or returns no bound."""
 
-    def judge(self, measurement: Measurement, identical: bool) -> Decision:
-        return Decision("pass", "", "", None, "") if measurement.change == 1.0 else 1 / 0  # type: ignore[return-value]
+    bound_is: Literal["broken", "missing"]
+
+    def bound(self, metric: Facts) -> Bound:
+        return None if self.bound_is == "missing" else 1 / 0  # type: ignore[return-value]
 
 
-def test_a_rule_that_breaks_ends_where_it_breaks() -> None:
-    found = boundary(Broken(metric="*", why="w"), RATIO, assumed(RATIO))
+@pytest.mark.parametrize(("how", "words"), [("broken", "ZeroDivisionError"), ("missing", "returned None")])
+def test_a_rule_without_a_bound_never_passes_and_says_why(how: Literal["broken", "missing"], words: str) -> None:
+    rule = Broken(metric="*", why="w", bound_is=how)
+    assert find_boundary(rule, RATIO, assumed(RATIO)) is None
+    planned = need(rule, RATIO, 200)
+    assert (planned.outlook, words in planned.said) == ("never", True), planned.said
+
+
+class Between(Rule):
+    """Two limits on the change."""
+
+    low: float
+    high: float
+
+    def bound(self, metric: Facts) -> Bound:
+        return Bound(f"between {self.low} and {self.high}", lower=self.low, upper=self.high)
+
+
+@pytest.mark.parametrize(
+    ("metric", "low", "high", "limits", "passes"),
+    [
+        (RATIO, 0.5, 1.5, (1.5, 0.5), True),  # the limit that damage meets comes first
+        (ACCURACY, -0.3, 0.1, (-0.3, 0.1), True),
+        (ACCURACY, -0.3, 2.0, (-0.3,), True),  # no accuracy rises by 2
+        (GAP, -0.3, 0.1, (0.1, -0.3), True),  # without a better direction the nearer one
+        (GAP, -0.1, 0.3, (-0.1, 0.3), True),
+        (RATIO, -2.0, 1e9, (1e9,), True),
+        (ACCURACY, -2.0, 2.0, (), True),
+        (RATIO, 0.5, 0.9, (0.9,), False),
+        (RATIO, 1.1, 1.2, (1.1,), False),
+    ],
+)
+def test_both_limits_of_a_rule_are_planned(
+    metric: Metric, low: float, high: float, limits: tuple[float, ...], passes: bool
+) -> None:
+    found = find_boundary(Between(metric="*", why="w", low=low, high=high), metric, assumed(metric))
     assert found is not None
-    assert found.limit == pytest.approx(1.0)
+    assert (found.limits, found.reference_passes) == (limits, passes)
+
+
+@pytest.mark.parametrize(("metric", "low", "high"), [(RATIO, 1.5, 0.5), (RATIO, -2.0, -1.0), (ACCURACY, 1.0, 3.0)])
+def test_limits_that_no_number_can_meet_have_no_boundary(metric: Metric, low: float, high: float) -> None:
+    rule = Between(metric="*", why="w", low=low, high=high)
+    assert find_boundary(rule, metric, assumed(metric)) is None
+    assert need(rule, metric, 200).outlook == "never"
+
+
+def test_documents_are_those_that_the_nearer_limit_needs() -> None:
+    near = need(Between(metric="*", why="w", low=-0.01, high=9.0), DELTA, 200)
+    assert near.needed == need(NotWorse(metric="*", why="w", margin=0.01), DELTA, 200).needed
 
 
 @settings(max_examples=25, deadline=None)
@@ -278,8 +328,8 @@ def test_the_items_needed_for_a_share_are_those_of_the_binomial_distribution() -
 
 
 def test_limits_on_the_change_and_on_shares_of_the_reference_are_planned_too() -> None:
-    change = boundary(AtLeast(metric="*", why="w", limit=-0.04, of="change"), ACCURACY, assumed(ACCURACY))
-    share = boundary(AtLeast(metric="*", why="w", limit=0.9, of="reference"), ACCURACY, assumed(ACCURACY))
+    change = find_boundary(AtLeast(metric="*", why="w", limit=-0.04, of="change"), ACCURACY, assumed(ACCURACY))
+    share = find_boundary(AtLeast(metric="*", why="w", limit=0.9, of="reference"), ACCURACY, assumed(ACCURACY))
     assert change is not None
     assert share is not None
     assert (change.limit, change.subject) == (pytest.approx(-0.04), "change")

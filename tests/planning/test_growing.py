@@ -87,7 +87,7 @@ def test_extend_needs_a_suite_that_can_grow(tmp_path: Path, metric: str) -> None
     block = "  - {rule: not_worse, metric: perplexity.ratio, margin: 0.02, why: w}\n"
     (problem,) = refused(write(tmp_path, suite, f"rules:\n  - {rule}\n{block}"))
     assert problem.startswith("gate.yaml:2")
-    assert f"no suite that may draw more documents for {metric}" in problem
+    assert f"no suite can draw more documents for {metric}" in problem
     assert "min: 40 and max: 400" in problem
     assert "on_inconclusive: block" in problem
 

@@ -76,7 +76,7 @@ def test_a_suite_that_reads_no_documents_has_no_floor(tmp_path: Path) -> None:
     [
         ("rule: at_most, metric: divergence.kl_mean, limit: 0.1", "add noise_floor: [batch_size"),
         ('rule: at_most, metric: "layers.*_error", limit: 0.5', "add noise_floor: [batch_size"),
-        ("rule: at_most, metric: memory.bits_per_weight, limit: 5", "the measure memory has none"),
+        ("rule: at_most, metric: memory.bits_per_weight, limit: 5", "the measure memory has no noise floor"),
     ],
 )
 def test_above_noise_without_a_floor_is_a_mistake_with_a_remedy(tmp_path: Path, rule: str, remedy: str) -> None:
@@ -89,7 +89,7 @@ def test_above_noise_without_a_floor_is_a_mistake_with_a_remedy(tmp_path: Path, 
 def test_decibels_have_no_floor(tmp_path: Path) -> None:
     rule = "rule: at_least, metric: layers.sqnr_db, limit: 10, above_noise: 3"
     (found,) = problems(tmp_path, "noise_floor: [rounding]\n", rule)
-    assert "layers.sqnr_db is infinite on equal sides, so it has none" in str(found)
+    assert "layers.sqnr_db is infinite where both sides are equal" in str(found)
 
 
 @pytest.mark.parametrize("metric", ["divergence.kl_mean", "perplexity.ratio", "layers.worst"])

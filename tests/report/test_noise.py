@@ -17,8 +17,8 @@ from tests.helpers.made_run import make_run
     [
         (None, 0.02, ""),
         (0.0, None, ""),
-        (0.0, 0.02, "above an exact zero floor"),
-        (0.0, 0.0, "at an exact zero floor"),
+        (0.0, 0.02, "above a noise floor of exactly 0"),
+        (0.0, 0.0, "at a noise floor of exactly 0"),
         (0.25, 5.0, "20 × the noise floor"),
         (0.25, -0.125, "0.5 × the noise floor"),
     ],
@@ -38,7 +38,7 @@ def test_an_effect_is_a_multiple_of_its_noise_floor(floor: float | None, change:
         floor=noise,
     )
     assert multiple(found) == said
-    where = " of 0.25 (weights rounded otherwise, 16 documents)"
+    where = " of 0.25 (weights moved by one unit in the last place, 16 documents)"
     assert described(found) == said + where * said.endswith("noise floor")
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from harness.judge import judge, overall
-from harness.planning.gate_file import _misfit
+from harness.planning.gate_file import _explain_misfit
 from harness.planning.specs import GateSpec, RuleSpec
 from harness.records import Measurement, Metric, NoiseFloor, Verdict
 from harness.rules import Rule
@@ -50,7 +50,7 @@ class TestFewDocuments:
     def test_decide_nothing(self, change: float) -> None:
         found = verdict(not_worse(min_documents=51), ratio(change))
         assert found.status == "inconclusive"
-        assert "rests on 50 documents, and at least 51 are wanted" in found.because
+        assert "n = 50 documents, expected at least 51 (min_documents)" in found.because
 
     @pytest.mark.parametrize(("change", "status"), [(1.01, "pass"), (1.5, "fail")])
     def test_enough_change_nothing(self, change: float, status: str) -> None:
@@ -113,7 +113,7 @@ class TestImplausibleGain:
     def test_is_an_error_when_the_whole_interval_shows_it(self, found: Measurement, status: str) -> None:
         judged = verdict(not_worse(0.05, implausible_gain=0.1), found)
         assert judged.status == status
-        assert ("could be true" in judged.because) == (status == "error")
+        assert ("(implausible_gain)" in judged.because) == (status == "error")
 
     def test_of_a_point_is_that_of_the_number(self) -> None:
         rule = not_worse(0.05, implausible_gain=0.1, decide="point")
@@ -133,8 +133,8 @@ class TestImplausibleGain:
     def test_a_misfit_is_known_before_anything_is_measured(self) -> None:
         gap = Metric(name="calibration.gap", unit="probability", better="neither")
         rule = AtMost(metric="*", why="w", limit=0.5, implausible_gain=0.1)
-        assert "no better direction" in _misfit(rule, gap)
-        assert _misfit(AtMost(metric="*", why="w", limit=0.5), gap) == ""
+        assert "no better direction" in _explain_misfit(rule, gap)
+        assert _explain_misfit(AtMost(metric="*", why="w", limit=0.5), gap) == ""
 
 
 def floored(found: Measurement, value: float) -> Measurement:
@@ -150,7 +150,7 @@ class TestAboveNoise:
     def test_a_failure_counts_from_so_many_floors_on(self, floor: float, status: str) -> None:
         judged = verdict(not_worse(above_noise=3), floored(ratio(1.1), floor))
         assert (judged.status, judged.level) == (status, "block")
-        assert ("times the noise floor" in judged.because) == (status == "inconclusive")
+        assert ("× the noise floor" in judged.because) == (status == "inconclusive")
 
     def test_a_breach_in_the_noise_is_not_excused_and_no_pass(self) -> None:
         judged = verdict(not_worse(above_noise=3, on_inconclusive="warn"), floored(ratio(1.1), 1.0))
@@ -164,7 +164,7 @@ class TestAboveNoise:
         """The interval ends at 1.012, the limit is 1.02."""
         judged = verdict(not_worse(above_noise=3), floored(ratio(1.01), floor))
         assert judged.status == status
-        assert ("may hide damage" in judged.because) == (status == "inconclusive")
+        assert ("noise may hide a degradation" in judged.because) == (status == "inconclusive")
 
     def test_a_share_of_the_reference_is_compared_in_its_own_units(self) -> None:
         """variant / reference is 0.975 of 0.8; a floor of 0.01 is 0.0125 of the share."""
@@ -181,7 +181,7 @@ class TestAboveNoise:
     def test_without_a_floor_it_is_an_error(self, change: float) -> None:
         judged = verdict(not_worse(above_noise=3), ratio(change))
         assert judged.status == "error"
-        assert "noise_floor in the suite" in judged.because
+        assert "add noise_floor to the suite" in judged.because
 
     def test_without_a_comparison_it_is_an_error(self) -> None:
         found = floored(ratio(variant=3.0), 0.1).model_copy(update={"change": None, "low": None, "high": None})
@@ -197,7 +197,7 @@ class TestAboveNoise:
         assert verdict(rule, floored(accuracy(0.2, 0.01), 0.01)).status == "error"
         judged = verdict(rule, floored(accuracy(0.2, 0.01), 0.07))
         assert judged.status == "inconclusive"
-        assert "could be true" in judged.because
+        assert "(implausible_gain)" in judged.because
 
     def test_the_same_bytes_on_both_sides_pass(self) -> None:
         found = floored(ratio(1.0, 0.0, low=1.0, high=1.0), 1e-7)
@@ -233,7 +233,7 @@ class TestAboveNoise:
 
     def test_what_the_plan_tries_is_not_a_missing_floor(self) -> None:
         metric = Metric(name="perplexity.ratio", unit="ratio", better="lower", neutral=1.0)
-        assert _misfit(not_worse(above_noise=3), metric) == ""
+        assert _explain_misfit(not_worse(above_noise=3), metric) == ""
 
 
 GOODNESS = {"error": 0, "fail": 0, "inconclusive": 1, "pass": 2}
@@ -308,7 +308,7 @@ class TestLimitsOfEveryKind:
             rule = AtMost(metric="*", why="w", limit=limit, of="reference")
             assert verdict(rule, counted).status == status
         assert (
-            "at most 0.4 of the reference is wanted"
+            "expected: at most 0.4 of the reference"
             in verdict(AtMost(metric="*", why="w", limit=0.4, of="reference"), counted).because
         )
 

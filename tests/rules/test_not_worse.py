@@ -52,10 +52,11 @@ def test_not_significantly_worse_is_not_a_pass(measured) -> None:
 def test_sentence(measured) -> None:
     because = not_worse(0.02).judge(measured("ratio"), identical=False).because
     assert because.startswith(
-        "perplexity.ratio is 1.0131, 95 % interval [1.0102, 1.016]; the margin 0.02 from 1 allows up to 1.02"
+        "perplexity.ratio is 1.0131, 95 % interval [1.0102, 1.016]; "
+        "expected: degradation < 0.02 from 1 (allowed: up to 1.02)"
     )
     because = not_worse(0.03).judge(measured("accuracy"), identical=False).because
-    assert "the margin 0.03 from 0 allows down to -0.03" in because
+    assert "expected: degradation < 0.03 from 0 (allowed: down to -0.03)" in because
 
 
 def test_percent_for_a_share_is_an_error(measured) -> None:

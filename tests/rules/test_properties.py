@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from harness.records import Measurement
 from harness.rules import Rule
-from harness.rules._decision import show
+from harness.rules._digits import show
 from harness.rules.at_least import AtLeast
 from harness.rules.at_most import AtMost
 from harness.rules.not_worse import NotWorse

@@ -84,9 +84,9 @@ def test_a_run_that_was_read_back_gives_the_same_report(
 @pytest.mark.parametrize(
     ("verdict", "headline", "reason"),
     [
-        ("pass", "May ship", "All 5 blocking rules hold."),
-        ("fail", "Must not ship", "4 of 5 blocking rules are broken: perplexity ratio (1.0930, limit 1.02)"),
-        ("inconclusive", "Undecided", "Nothing failed, but 1 of 5 blocking rules cannot be decided yet"),
+        ("pass", "May ship", "All 5 blocking rules passed."),
+        ("fail", "Must not ship", "4 of 5 blocking rules failed: perplexity ratio (1.0930, limit 1.02)"),
+        ("inconclusive", "Undecided", "Nothing failed, but 1 of 5 blocking rules is inconclusive"),
         ("error", "Could not be judged", "have other token ids under the variant's tokenizer"),
     ],
 )
@@ -135,7 +135,7 @@ def test_a_number_near_its_limit_is_never_rounded_onto_it(made: dict[str, Made])
         name="divergence.top1_agreement", unit="share", better="higher", neutral=1.0, change=0.94999996,
         low=0.9499, high=0.9500002, n=9, clusters=3, basis="sampled", method="made",
     )  # fmt: skip
-    rule = {"rule": "at_least", "metric": metric.name, "limit": 0.95, "where": "g.yaml:1"}
+    rule = {"rule": "at_least", "metric": metric.name, "limit": 0.95, "why": "w", "where": "g.yaml:1"}
     verdict = Verdict(
         gate="g", rule="at_least", metric=metric.name, status="inconclusive", expected="at least 0.95",
         found="0.94999996", because="it reaches over", level="block", where="g.yaml:1",

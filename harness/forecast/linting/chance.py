@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 
+from harness.forecast.boundary import Boundary
 from harness.forecast.linting.evidence import Evidence
 from harness.forecast.needs import Need
-from harness.forecast.trial import Boundary
 
 
 def guess_passes(need: Need, evidence: Evidence) -> str:

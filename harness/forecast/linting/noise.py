@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from harness.forecast.linting.evidence import Evidence
 from harness.forecast.linting.findings import Finding, key_of, weight
 from harness.forecast.needs import Need
-from harness.planning.noise_floor import REMEDY, without_floor
+from harness.planning.noise_floor import REMEDY, explain_missing_floor
 from harness.planning.specs import RuleSpec
 from harness.records import NoiseFloor
 from harness.records.patterns import could_match
@@ -61,7 +61,7 @@ def _lacking(need: Need, evidence: Evidence) -> str:
         return ""
     if evidence.suites:
         reasons = [
-            without_floor(suite, measure, metric)
+            explain_missing_floor(suite, measure, metric)
             for suite in evidence.suites
             for measure in suite.measures
             for metric in measure.produces()

@@ -34,34 +34,34 @@ class Dot:
     tone: str
 
 
-def limit(
-    value: float, low: float | None, high: float | None, at: float, neutral: tuple[float, str] | None,
-    good: str, tone: str, title: str,
+def limits(
+    value: float, interval: tuple[float, float] | None, bounds: tuple[float | None, float | None],
+    neutral: tuple[float, str] | None, tone: str, title: str,
 ) -> Markup:  # fmt: skip
-    """One interval against one limit: the passing side is shaded.
+    """One interval against a lower limit, an upper limit, or both (``bounds``): what they allow is shaded.
 
-    neutral: where no change would lie, with its name, drawn as a dotted line. good: "below" or "above"
-    the limit. tone: the status, which colours the interval.
+    neutral: the value of no change, with its name, drawn as a dotted line. tone: the status, which colours the
+    interval.
     """
-    ends = [low if low is not None else value, high if high is not None else value]
-    scale = covering([value, *ends, at, *((neutral[0],) if neutral else ())], pad=0.14)
-    shown = dict(zip(("value", "low", "high", "limit"), display.beside([value, *ends, at], 5), strict=True))
-    place, edge = scale(value), scale(at)
-    start, end = (0.0, edge) if good == "below" else (edge, 1.0)
-    interval = f", interval {shown['low']} to {shown['high']}" if low is not None else ""
-    content = [
-        block(start, end, 18, 26, "good"),
-        level(31, "axis"),
-        *_neutral(neutral, scale, place),
-        upright(edge, 14, 48, "limit"),
-        text(edge, 11, f"limit {shown['limit']}", "tick strong"),
-        _whisker(scale(ends[0]), scale(ends[1]), 31, tone) if low is not None else Markup(),
+    lower, upper = bounds
+    low, high = interval or (value, value)
+    edges = [bound for bound in bounds if bound is not None]
+    scale = covering([value, low, high, *edges, *((neutral[0],) if neutral else ())], pad=0.14)
+    shown, shown_low, shown_high, *shown_edges = display.beside([value, low, high, *edges], 5)
+    place = scale(value)
+    start, end = (0.0 if lower is None else scale(lower)), (1.0 if upper is None else scale(upper))
+    content = [block(start, end, 18, 26, "good"), level(31, "axis"), *_neutral(neutral, scale, place)]
+    for edge, words in zip(edges, shown_edges, strict=True):
+        content += [upright(scale(edge), 14, 48, "limit"), text(scale(edge), 11, f"limit {words}", "tick strong")]
+    content += [
+        _whisker(scale(low), scale(high), 31, tone) if interval else Markup(),
         dot(place, 31, f"mark {tone}", radius=5),
-        text(place, 60, shown["value"], "tick strong"),
+        text(place, 60, shown, "tick strong"),
     ]
-    return drawing(
-        64, title, f"measured {shown['value']}{interval}; limit {shown['limit']}, passes {good} it", *content
-    )
+    sides = [side for side, bound in zip(("above", "below"), bounds, strict=True) if bound is not None]
+    allowed = "; ".join(f"limit {words}, passes {side} it" for words, side in zip(shown_edges, sides, strict=True))
+    measured = f"measured {shown}{f', interval {shown_low} to {shown_high}' if interval else ''}"
+    return drawing(64, title, f"{measured}; {allowed}", *content)
 
 
 def _neutral(neutral: tuple[float, str] | None, scale: Scale, taken: float) -> list[Markup]:
@@ -212,7 +212,7 @@ __all__ = [
     "depth",
     "histogram",
     "interval",
-    "limit",
+    "limits",
     "pair",
     "reliability",
 ]
