@@ -70,9 +70,8 @@ def test_it_is_listed(package: OutsidePackage) -> None:
 def test_it_is_planned_with_both_limits(package: OutsidePackage) -> None:
     planned = package.harness("plan", "variant.yaml")
     assert planned.returncode == 0, planned.stderr
-    assert re.search(
-        r"gate: between perplexity.ratio low 0.5, high 1.5  n = 12 documents; 80 % power needs n = 2;", planned.stdout
-    ), planned.stdout
+    decided = "gate: between perplexity.ratio low 0.5, high 1.5  n = 12 documents; 80 % power needs n = 2;"
+    assert decided in planned.stdout
     assert re.search(r"gate: between perplexity.nll_delta .* not even an unchanged variant passes", planned.stdout)
 
 
@@ -101,5 +100,5 @@ def test_it_is_judged_by_both_limits(run: Path) -> None:
 
 
 def test_it_is_drawn_with_both_limits(run: Path) -> None:
-    described = re.findall(r"<desc>(found [^<]*)</desc>", (run / "report.html").read_text())
-    assert any(text.endswith("limit 0.5, good above it; limit 1.5, good below it") for text in described), described
+    described = re.findall(r"<desc>(measured [^<]*)</desc>", (run / "report.html").read_text())
+    assert any(text.endswith("limit 0.5, passes above it; limit 1.5, passes below it") for text in described), described
