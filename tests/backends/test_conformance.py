@@ -10,6 +10,7 @@ from harness.backends import Backend
 from harness.plugins import names
 from harness.testing import BackendConformance
 from harness.testing.declared import Settings
+from tests.helpers.int8_products import may_saturate
 
 torch.set_num_threads(1)
 
@@ -98,6 +99,7 @@ class TestTorchao(BackendConformance):
     reloads = ladder
 
 
+@may_saturate
 class TestTorchaoInputs(BackendConformance):
     backend = "torchao"
     ladder = (
@@ -139,6 +141,7 @@ class TestQuanto(BackendConformance):
     refused = ({}, {"weights": "int8", "group_size": 32}, {"weights": "int4", "activations": "int8"})
 
 
+@may_saturate
 class TestQuantoInputs(BackendConformance):
     backend = "quanto"
     ladder = ({"weights": "int8", "activations": "int8"},)
