@@ -21,8 +21,8 @@ from harness.plan import check_together, make_plan, resolved
 from harness.planning.specs import Plan
 from harness.planning.target import target_notes
 from harness.records import Clock, Run, Verdict
-from harness.report.terminal import Terminal
 from harness.system.environment import prepare_threads
+from harness.terminal import Terminal
 from harness.write import read_run, remove_outputs, write_outputs, write_run
 
 if TYPE_CHECKING:

@@ -54,7 +54,7 @@ def check(files: tuple[Path, ...], out: Path) -> int:
     3 nothing failed but a blocking rule is inconclusive.
     """
     from harness.check import check as run_check
-    from harness.report.terminal import Terminal
+    from harness.terminal import Terminal
 
     return run_check(files, out, Terminal())
 
@@ -99,7 +99,7 @@ def judge(run: Path, gates: tuple[str, ...]) -> int:
     """Judge the finished run in folder RUN by other gates. Loads no model, changes no file."""
     from harness.judge import rejudge
     from harness.plan import load_gate
-    from harness.report.terminal import Terminal
+    from harness.terminal import Terminal
     from harness.write import read_run
 
     judged = rejudge(read_run(run), [load_gate(name, Path.cwd()) for name in gates])
@@ -139,8 +139,8 @@ def selftest(gate: str, suite: str, model: str, only: tuple[str, ...], out: Path
     Exit codes: 0 at least 95 % of the known-bad variants were killed and no
     harmless change was stopped, 1 otherwise, 2 could not be run or judged.
     """
-    from harness.report.terminal import Terminal
     from harness.selftest.flow import selftest as run_selftest
+    from harness.terminal import Terminal
 
     return run_selftest(model, gate, suite, only, out, Terminal())
 

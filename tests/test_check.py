@@ -10,7 +10,7 @@ from rich.console import Console
 import harness.check
 from harness.check import check
 from harness.errors import WriteError
-from harness.report.terminal import Terminal
+from harness.terminal import Terminal
 from tests.helpers.tiny_models import save, tiny_llama
 
 SUITE = "measures: [memory, hardware]\n"

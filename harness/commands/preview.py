@@ -18,7 +18,7 @@ from harness.forecast.needs import needs
 from harness.forecast.notes import earlier_run, findings_of
 from harness.forecast.page import print_plan
 from harness.plan import load_gate, load_suite, make_plan
-from harness.report.terminal import Terminal, standard_console
+from harness.terminal import Terminal, standard_console
 from harness.write import read_run
 
 

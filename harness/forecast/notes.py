@@ -10,7 +10,7 @@ from harness.forecast.linting.findings import Finding
 from harness.forecast.linting.lint import lint
 from harness.planning.specs import Plan
 from harness.records import Run
-from harness.report.terminal import Terminal
+from harness.terminal import Terminal
 from harness.write import read_run
 
 

@@ -14,10 +14,10 @@ from harness.forecast.sizes import document_count, task_sizes
 from harness.measures.tasks import Tasks
 from harness.planning.specs import GateSpec, Plan, SuiteSpec
 from harness.records import HubData, Plugin, Run
-from harness.report.terminal import harmless
 from harness.rules import Rule
 from harness.sampling.looks import DEFAULT, select_waiting_rules
 from harness.statistics import planned_looks
+from harness.terminal import harmless
 
 _COLOURS = {"decides": "green", "weak": "yellow", "never": "red", "free": "bright_black", "unknown": "cyan"}
 _WORDS = {

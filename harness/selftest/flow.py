@@ -20,13 +20,13 @@ from harness.planning.locating import explain_unknown_name
 from harness.planning.specs import GateSpec, Plan, SuiteSpec, VariantSpec
 from harness.planning.suite_file import Suite, read_suite
 from harness.records import ModelSpec, Verdict
-from harness.report.terminal import Terminal
 from harness.selftest.mutant import Mutant, MutantError
 from harness.selftest.mutants import NotApplicable, Variation, library
 from harness.selftest.outcomes import Outcome, assess, exit_code, record_omission, record_refusal
 from harness.selftest.table import print_tables
 from harness.system.environment import prepare_threads
 from harness.system.files import write_atomic
+from harness.terminal import Terminal
 
 if TYPE_CHECKING:
     from harness.running.pairs import Observed

@@ -8,9 +8,9 @@ from rich.table import Table
 from rich.text import Text
 
 from harness.planning.specs import GateSpec
-from harness.report.terminal import Terminal, harmless
 from harness.rules import Rule
 from harness.selftest.outcomes import REQUIRED_KILL_RATE, Outcome, RuleFailure, exit_code, kill_rate, rule_scores
+from harness.terminal import Terminal, harmless
 
 COLOURS = {"killed": "green", "passed": "green", "survived": "red", "stopped": "red", "undecided": "yellow"}
 

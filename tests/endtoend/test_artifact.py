@@ -22,7 +22,7 @@ from harness.backends import Backend, Compressed
 from harness.backends.bitsandbytes import Bitsandbytes
 from harness.backends.round_to_nearest import RoundToNearest
 from harness.check import check
-from harness.report.terminal import Terminal
+from harness.terminal import Terminal
 from tests.helpers.read_back import here
 
 torch.set_num_threads(1)

@@ -14,7 +14,7 @@ from harness.check import check
 from harness.models.loaded import LoadedModel
 from harness.models.loading import load
 from harness.records import ModelSpec
-from harness.report.terminal import Terminal
+from harness.terminal import Terminal
 from tests.endtoend.test_check import read, run
 from tests.helpers.gguf_files import bpe_tokens, write_gguf
 from tests.helpers.llama_cpp_stand_in import install

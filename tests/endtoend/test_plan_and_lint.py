@@ -14,7 +14,7 @@ from harness import cli
 from harness.check import check
 from harness.errors import HarnessError
 from harness.records import Run
-from harness.report.terminal import Terminal
+from harness.terminal import Terminal
 from tests.helpers.made_run import make_run
 
 VARIANT = """\

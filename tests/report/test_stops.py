@@ -10,8 +10,8 @@ from rich.console import Console
 
 from harness.records import Stop
 from harness.report.stops import describe_stops
-from harness.report.terminal import Terminal
 from harness.system.resources import folder
+from harness.terminal import Terminal
 from harness.writers.report_html import render
 from tests.helpers.made_run import make_run
 

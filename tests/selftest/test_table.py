@@ -8,11 +8,11 @@ from rich.console import Console
 
 from harness.planning.specs import GateSpec, RuleSpec
 from harness.records import Verdict
-from harness.report.terminal import Terminal
 from harness.rules.at_most import AtMost
 from harness.selftest.mutants import Variation
 from harness.selftest.outcomes import assess, record_omission
 from harness.selftest.table import conclusion, print_tables
+from harness.terminal import Terminal
 
 RULES = (
     RuleSpec(rule=AtMost(metric="divergence.kl_mean", limit=0.05, why="w"), where="g.yaml:3"),

@@ -10,7 +10,7 @@ from rich.text import Text
 from harness.forecast.linting.evidence import Evidence
 from harness.forecast.linting.findings import Finding
 from harness.planning.specs import GateSpec
-from harness.report.terminal import harmless
+from harness.terminal import harmless
 
 _COLOURS = {"error": "bold red", "warning": "yellow"}
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from harness.report.terminal import EVERY_SECONDS, Terminal, harmless, relative, standard_console
+from harness.terminal import EVERY_SECONDS, Terminal, harmless, relative, standard_console
 from tests.helpers.made_run import make_run
 
 
@@ -126,7 +126,7 @@ def test_paths_are_shown_from_the_current_folder(tmp_path: Path) -> None:
 
 SCRIPT = """
 import sys
-from harness.report.terminal import Terminal
+from harness.terminal import Terminal
 terminal = Terminal()
 for k in range(20_000):
     terminal.note(f"line {k} größe ✓ 模型")
@@ -135,7 +135,7 @@ sys.exit(3)
 
 
 def run_script(**environment: str) -> subprocess.Popen[bytes]:
-    given = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])} | environment
+    given = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])} | environment
     return subprocess.Popen([sys.executable, "-c", SCRIPT], env=given, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
