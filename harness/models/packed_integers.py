@@ -159,24 +159,7 @@ def unpack_layer(
         raise ModelError(f"{name}: its weight is packed ({layout.method}) without {' and '.join(lacking)}")
     outputs, inputs = weight_of(module).shape
     words, zeros, scales_GO = parts["qweight"], parts["qzeros"], parts["scales"].float()
-    bits, rest = divmod(words.numel() * _BLOCK, outputs * inputs)
-    groups = scales_GO.shape[0]
-    packed_size = bits * inputs // _BLOCK if layout.method == "gptq" else inputs
-    fits = (
-        bits in WIDTHS
-        and rest == 0
-        and words.dtype == zeros.dtype == torch.int32
-        and words.shape[0] == packed_size
-        and tuple(scales_GO.shape) == (groups, outputs)
-        and tuple(zeros.shape) == (groups, -(-outputs * bits // _BLOCK))
-        and (layout.method == "gptq" or bits == 4)
-    )
-    if not fits:
-        shapes = ", ".join(f"{part} {list(tensor.shape)} {tensor.dtype}" for part, tensor in parts.items())
-        raise ModelError(
-            f"{name}: its packed weight does not fit a layer of {outputs} outputs and {inputs} inputs: found {shapes}; "
-            f"if the folder is whole, its layout is not the usual one: {INSTALL}"
-        )
+    bits, groups = _bits_and_groups(name, parts, layout, outputs, inputs)
     if layout.method == "gptq":
         codes_IO, zeros_GO = _fields(words.T, bits, inputs).T, _fields(zeros, bits, outputs)
     else:
@@ -211,6 +194,32 @@ def unpack_layer(
         backend=layout.method,
     )
     return Unpacked(weight_IO.T, stated, wrapped)
+
+
+def _bits_and_groups(
+    name: str, parts: Mapping[str, Tensor], layout: Layout, outputs: int, inputs: int
+) -> tuple[int, int]:
+    """Bits per code and number of groups, by the sizes of the tensors. Raises ModelError where they contradict."""
+    words, zeros, scales_GO = parts["qweight"], parts["qzeros"], parts["scales"]
+    bits, rest = divmod(words.numel() * _BLOCK, outputs * inputs)
+    groups = scales_GO.shape[0]
+    packed_size = bits * inputs // _BLOCK if layout.method == "gptq" else inputs
+    fits = (
+        bits in WIDTHS
+        and rest == 0
+        and words.dtype == zeros.dtype == torch.int32
+        and words.shape[0] == packed_size
+        and tuple(scales_GO.shape) == (groups, outputs)
+        and tuple(zeros.shape) == (groups, -(-outputs * bits // _BLOCK))
+        and (layout.method == "gptq" or bits == 4)
+    )
+    if not fits:
+        shapes = ", ".join(f"{part} {list(tensor.shape)} {tensor.dtype}" for part, tensor in parts.items())
+        raise ModelError(
+            f"{name}: its packed weight does not fit a layer of {outputs} outputs and {inputs} inputs: found {shapes}; "
+            f"if the folder is whole, its layout is not the usual one: {INSTALL}"
+        )
+    return bits, groups
 
 
 def _fields(words_NM: Tensor, bits: int, count: int) -> Tensor:

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -185,6 +185,19 @@ def check(part: Part, data: bytes) -> str:
     return ""
 
 
+def _spread_through_snapshots(
+    lines: tuple[Entry | DamagedLine, ...], newest: Mapping[tuple[str, str], int], reasons: Mapping[int, str]
+) -> dict[int, str]:
+    """Reasons of further lines: those whose units a running table sums together with a unit that has a reason."""
+    more: dict[int, str] = {}
+    for group, last in newest.items():
+        members = [i for i, line in enumerate(lines) if isinstance(line, Entry) and group in line.snapshots()]
+        if any(i <= last and (i in members or isinstance(lines[i], DamagedLine)) for i in reasons):
+            reason = f"the running table {group[1]} includes a damaged unit"
+            more |= {index: reason for index in members if index not in reasons and index not in more}
+    return more
+
+
 def find_unusable(folder: Path, lines: tuple[Entry | DamagedLine, ...]) -> Iterator[tuple[int, DroppedUnit]]:
     """Index and reason of every line that must not be used.
 
@@ -205,18 +218,8 @@ def find_unusable(folder: Path, lines: tuple[Entry | DamagedLine, ...]) -> Itera
         seen.add((line.suite, line.unit))
         if problems:
             reasons[index] = "; ".join(problems)
-    spread = True
-    while spread:
-        spread = False
-        for group, last in newest.items():
-            members = [i for i, line in enumerate(lines) if isinstance(line, Entry) and group in line.snapshots()]
-            lost = [i for i in reasons if i <= last and (i in members or isinstance(lines[i], DamagedLine))]
-            for index in members if lost else ():
-                if index not in reasons:
-                    reasons[index], spread = (
-                        f"the running table {group[1]} includes a damaged unit",
-                        True,
-                    )
+    while more := _spread_through_snapshots(lines, newest, reasons):
+        reasons |= more
     for index in sorted(reasons):
         line = lines[index]
         suite, unit = (line.suite, line.unit) if isinstance(line, Entry) else ("", f"line {line.number}")

@@ -72,6 +72,15 @@ def make_measurements(frames: Mapping[str, pd.DataFrame], scale: float) -> list[
             method=cluster,
             **counts,
         ),
+    ]
+    found += calibration_errors(scale, counts)
+    fitted = calibration_measurements(len(per_document))
+    return found + task_measurements(frames["items"]) + cost_measurements() + fitted
+
+
+def calibration_errors(scale: float, counts: Mapping[str, int]) -> list[Measurement]:
+    """ECE, which no rule may judge, and the Brier score."""
+    return [
         Measurement(
             name="calibration.ece",
             unit="probability",
@@ -82,7 +91,8 @@ def make_measurements(frames: Mapping[str, pd.DataFrame], scale: float) -> list[
             basis="sampled",
             method="10 bins of equal width",
             not_judged="the plain ECE is biased upwards",
-            **counts,
+            n=counts["n"],
+            clusters=counts["clusters"],
         ),
         Measurement(
             name="calibration.brier",
@@ -94,12 +104,11 @@ def make_measurements(frames: Mapping[str, pd.DataFrame], scale: float) -> list[
             low=0.008 * scale,
             high=0.012 * scale,
             basis="sampled",
-            method=cluster,
-            **counts,
+            method="cluster t by document",
+            n=counts["n"],
+            clusters=counts["clusters"],
         ),
     ]
-    fitted = calibration_measurements(len(per_document))
-    return found + task_measurements(frames["items"]) + cost_measurements() + fitted
 
 
 def task_measurements(items: pd.DataFrame) -> list[Measurement]:

@@ -20,16 +20,13 @@ def guess_passes(need: Need, evidence: Evidence) -> str:
         return ""
     v, limit = evidence.vocabulary, found.limit
     before = _reference(evidence, "perplexity.value") or 1.0
-    uniform = f"a uniform distribution over all {v} tokens"
-    if level == "v_over_perplexity" and limit >= v / before:
-        return f"{uniform} has at most {v / before:.4g} times the perplexity of the reference"
-    if level == "ln_v_over_perplexity" and limit >= math.log(v / before):
-        return f"{uniform} loses at most {math.log(v / before):.4g} nats/token"
-    if level == "ln_v" and limit >= math.log(v):
-        return f"{uniform} is at most {math.log(v):.4g} nats/token away"
-    if level == "one_in_v" and limit <= 1 / v:
-        return f"{uniform} agrees on about one in {v} tokens"
-    return ""
+    passes, how = {
+        "v_over_perplexity": (limit >= v / before, f"has at most {v / before:.4g} times the reference's perplexity"),
+        "ln_v_over_perplexity": (limit >= math.log(v / before), f"loses at most {math.log(v / before):.4g} nats/token"),
+        "ln_v": (limit >= math.log(v), f"is at most {math.log(v):.4g} nats/token away"),
+        "one_in_v": (limit <= 1 / v, f"agrees on about one in {v} tokens"),
+    }[level]
+    return f"a uniform distribution over all {v} tokens {how}" if passes else ""
 
 
 def _in_a_task(need: Need, found: Boundary, limit: float, evidence: Evidence) -> str:
