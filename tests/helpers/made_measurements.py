@@ -22,18 +22,9 @@ def make_measurements(frames: Mapping[str, pd.DataFrame], scale: float) -> list[
     cluster = "cluster t by document"
 
     def single(name: str, unit: str, better: Any, value: float, spread: float, neutral: float = 0.0) -> Measurement:
-        return Measurement(
-            name=name,
-            unit=unit,
-            better=better,
-            neutral=neutral,
-            change=value,
-            low=value - spread,
-            high=value + spread,
-            basis="sampled",
-            method=cluster,
-            **counts,
-        )
+        ends = {"change": value, "low": value - spread, "high": value + spread}
+        described = {"name": name, "unit": unit, "better": better, "basis": "sampled", "method": cluster}
+        return Measurement.model_validate(described | ends | counts | {"neutral": neutral})
 
     found = [
         single("logits.mean_abs_diff", "logits", "lower", float(t["mean_abs_diff"].mean()), 0.001),
