@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
 
 import pandas as pd
 
 from harness.records import Measurement
+from harness.records.metric import Better
 
 
 def make_measurements(frames: Mapping[str, pd.DataFrame], scale: float) -> list[Measurement]:
@@ -18,10 +18,9 @@ def make_measurements(frames: Mapping[str, pd.DataFrame], scale: float) -> list[
     half = 1.97 * float(per_document.std()) / math.sqrt(len(per_document))
     delta, kl = float(change.mean()), float(t["kl"].mean())
     same = float((t["reference_top1"] == t["variant_top1"]).mean())
-    counts = {"n": len(t), "clusters": len(per_document)}
     cluster = "cluster t by document"
 
-    def single(name: str, unit: str, better: Any, value: float, spread: float, neutral: float = 0.0) -> Measurement:
+    def single(name: str, unit: str, better: Better, value: float, spread: float, neutral: float = 0.0) -> Measurement:
         return Measurement(
             name=name,
             unit=unit,
@@ -32,7 +31,8 @@ def make_measurements(frames: Mapping[str, pd.DataFrame], scale: float) -> list[
             high=value + spread,
             basis="sampled",
             method=cluster,
-            **counts,
+            n=len(t),
+            clusters=len(per_document),
         )
 
     found = [
@@ -44,7 +44,8 @@ def make_measurements(frames: Mapping[str, pd.DataFrame], scale: float) -> list[
             change=float(t["max_abs_diff"].max()),
             basis="sampled",
             method="largest of all tokens",
-            **counts,
+            n=len(t),
+            clusters=len(per_document),
         ),
         single("divergence.kl_mean", "nats/token", "lower", kl, kl * 0.06),
         single("divergence.kl_p99", "nats/token", "lower", float(t["kl"].quantile(0.99)), kl * 0.5),
@@ -58,7 +59,8 @@ def make_measurements(frames: Mapping[str, pd.DataFrame], scale: float) -> list[
             variant=math.exp(t["variant_nll"].mean()),
             basis="sampled",
             method="exp of mean NLL",
-            **counts,
+            n=len(t),
+            clusters=len(per_document),
         ),
         Measurement(
             name="perplexity.ratio",
@@ -70,7 +72,8 @@ def make_measurements(frames: Mapping[str, pd.DataFrame], scale: float) -> list[
             high=math.exp(delta + half),
             basis="sampled",
             method=cluster,
-            **counts,
+            n=len(t),
+            clusters=len(per_document),
         ),
         Measurement(
             name="calibration.ece",
@@ -82,7 +85,8 @@ def make_measurements(frames: Mapping[str, pd.DataFrame], scale: float) -> list[
             basis="sampled",
             method="10 bins of equal width",
             not_judged="the plain ECE is biased upwards",
-            **counts,
+            n=len(t),
+            clusters=len(per_document),
         ),
         Measurement(
             name="calibration.brier",
@@ -95,7 +99,8 @@ def make_measurements(frames: Mapping[str, pd.DataFrame], scale: float) -> list[
             high=0.012 * scale,
             basis="sampled",
             method=cluster,
-            **counts,
+            n=len(t),
+            clusters=len(per_document),
         ),
     ]
     fitted = calibration_measurements(len(per_document))
@@ -171,6 +176,11 @@ def cost_measurements() -> list[Measurement]:
         )
 
     simulated = "the variant's weights are simulated: codes are held as floats, so its speed says nothing"
+    speeds: tuple[tuple[str, str, Better, float, float], ...] = (
+        ("prefill_tokens_per_second", "tokens/s", "higher", 21_300.0, 20_950.0),
+        ("decode_tokens_per_second", "tokens/s", "higher", 512.4, 505.9),
+        ("time_to_first_token_ms", "ms", "lower", 4.1, 4.2),
+    )
     return [
         exact("memory.weight_bytes", "bytes", 7_871_232.0, 2_483_712.0),
         exact("memory.bits_per_weight", "bits", 32.0, 10.1),
@@ -192,10 +202,6 @@ def cost_measurements() -> list[Measurement]:
                 method="median of interleaved pairs",
                 not_judged=simulated,
             )
-            for name, unit, better, reference, variant in (
-                ("prefill_tokens_per_second", "tokens/s", "higher", 21_300.0, 20_950.0),
-                ("decode_tokens_per_second", "tokens/s", "higher", 512.4, 505.9),
-                ("time_to_first_token_ms", "ms", "lower", 4.1, 4.2),
-            )
+            for name, unit, better, reference, variant in speeds
         ),
     ]
