@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from harness.rules.at_least import AtLeast
 from harness.rules.at_most import AtMost
 from harness.rules.not_worse import NotWorse
 from harness.statistics import tango_interval
+from tests.helpers.results import interval, number
 
 for plugin, name in ((AtLeast, "at_least"), (AtMost, "at_most"), (NotWorse, "not_worse")):
     plugin.kind = name
@@ -52,7 +54,9 @@ def measured(name: str = "perplexity.ratio", change: float = 1.01, half: float =
     return Measurement(**(settings | fields))
 
 
-def statuses(*rules: Rule, found: tuple[Measurement, ...] = (), lost: tuple[Skipped, ...] = (), same: bool = False):
+def statuses(
+    *rules: Rule, found: tuple[Measurement, ...] = (), lost: tuple[Skipped, ...] = (), same: bool = False
+) -> list[str]:
     return [verdict.status for verdict in judge([gate(*rules)], found, lost, same)]
 
 
@@ -225,14 +229,14 @@ class TestBroken:
             None,
             True,
             "pass",
-            Decision("fine", "", "", None, ""),
+            Decision("fine", "", "", None, ""),  # type: ignore[arg-type]
             Decision("pass", "", "", float("nan"), ""),
-            Decision("pass", 1, "", None, ""),
+            Decision("pass", 1, "", None, ""),  # type: ignore[arg-type]
             Decision("pass", "", "", None, "", float("inf")),
-            Decision("pass", "", "", "wide", ""),
+            Decision("pass", "", "", "wide", ""),  # type: ignore[arg-type]
         ],
     )
-    def test_a_rule_that_returns_something_else_is_an_error(self, decision: Any) -> None:
+    def test_a_rule_that_returns_something_else_is_an_error(self, decision: object) -> None:
         class Odd(Rule):
             """Odd."""
 
@@ -240,7 +244,7 @@ class TestBroken:
                 return Bound("at most 1", upper=1.0)
 
             def judge(self, measurement: Measurement, identical: bool) -> Decision:
-                return decision
+                return decision  # type: ignore[return-value]
 
         assert statuses(Odd(metric="*", why="w"), not_worse(), found=(measured(),)) == ["error", "pass"]
 
@@ -319,7 +323,7 @@ class TestManyRules:
             )
             verdicts = judge([gate(not_worse("m.*"))], found, [], False)
             failed += overall(verdicts)[0] == "fail"
-            alone += any(entry.low > 1.02 for entry in found)
+            alone += any(number(entry.low) > 1.02 for entry in found)
         assert alone / 200 > 0.4
         assert failed / 200 <= 0.05
 
@@ -355,7 +359,9 @@ class TestFromTableToVerdict:
 
     @given(documents=st.integers(2, 40), damage=st.floats(-0.1, 0.2), seed=st.integers(0, 99))
     @settings(max_examples=25, deadline=None)
-    def test_an_identical_document_more_never_turns_pass_into_fail(self, documents, damage, seed) -> None:
+    def test_an_identical_document_more_never_turns_pass_into_fail(
+        self, documents: int, damage: float, seed: int
+    ) -> None:
         table = tokens(documents, damage, seed)
         last = table[table["document"] == 0].assign(document=documents)
         last["variant_nll"] = last["reference_nll"]
@@ -364,7 +370,7 @@ class TestFromTableToVerdict:
 
     @given(documents=st.integers(2, 30), seed=st.integers(0, 99), bad=st.sampled_from([np.nan, np.inf, -np.inf]))
     @settings(max_examples=20, deadline=None)
-    def test_one_bad_number_never_passes(self, documents, seed, bad) -> None:
+    def test_one_bad_number_never_passes(self, documents: int, seed: int, bad: float) -> None:
         table = tokens(documents, -0.1, seed)
         assert verdict_on(table) == "pass" or documents < 6
         table.loc[seed % len(table), "variant_nll"] = bad
@@ -389,7 +395,7 @@ class TestFromTableToVerdict:
 
     @given(documents=st.integers(2, 30), damage=st.floats(-0.1, 0.2), seed=st.integers(0, 99))
     @settings(max_examples=15, deadline=None)
-    def test_order_of_tokens_and_documents_changes_nothing(self, documents, damage, seed) -> None:
+    def test_order_of_tokens_and_documents_changes_nothing(self, documents: int, damage: float, seed: int) -> None:
         table = tokens(documents, damage, seed)
         other = table.sample(frac=1, random_state=seed)
         other["document"] = np.random.default_rng(seed).permutation(documents)[other["document"]]
@@ -400,7 +406,7 @@ class TestFromTableToVerdict:
 class TestFaults:
     """Broken numbers on their whole way from the table to the exit code."""
 
-    def verdicts(self, rule: Rule, found: list[Measurement | Skipped], same: bool = False) -> tuple[Verdict, ...]:
+    def verdicts(self, rule: Rule, found: Sequence[Measurement | Skipped], same: bool = False) -> tuple[Verdict, ...]:
         measurements = [entry for entry in found if isinstance(entry, Measurement)]
         skipped = [entry for entry in found if isinstance(entry, Skipped)]
         return judge([gate(rule)], measurements, skipped, same)
@@ -457,17 +463,10 @@ class TestFaults:
         assert overall(self.verdicts(not_worse(), found, same=True)) == ("pass", 0)
 
     def test_no_discordant_pair_in_few_items_is_inconclusive(self) -> None:
-        interval = tango_interval(0, 0, 30)
-        fields = {
-            "low": interval.low,
-            "high": interval.high,
-            "neutral": 0.0,
-            "better": "higher",
-            "unit": "share",
-        }
-        assert statuses(not_worse("tasks.a.accuracy"), found=(measured("tasks.a.accuracy", 0.0, **fields),)) == [
-            "inconclusive"
-        ]
+        around = interval(tango_interval(0, 0, 30))
+        fields: dict[str, Any] = {"neutral": 0.0, "better": "higher", "unit": "share"}
+        found = measured("tasks.a.accuracy", 0.0, low=around.low, high=around.high, **fields)
+        assert statuses(not_worse("tasks.a.accuracy"), found=(found,)) == ["inconclusive"]
 
     def test_a_tie_with_the_margin_is_inconclusive(self) -> None:
         tie = measured(change=1.01, low=1.0, high=1.02)

@@ -33,6 +33,7 @@ from harness.records.plan import SERVED
 from harness.rules.at_most import AtMost
 from harness.run import group_plans, run_group
 from harness.running.pairs import Observed
+from tests.helpers.results import number
 from tests.helpers.students import SENTENCES, byte_tokenizer, make_model
 from tests.helpers.tiny_models import VOCABULARY, save, tiny_llama
 
@@ -297,7 +298,7 @@ def test_every_variant_gets_the_noise_floor_of_the_reference_and_slices_do_too(m
         kl = by_name["divergence.kl_mean"]
         assert kl.floor is not None
         assert (kl.floor.documents, kl.floor.condition in ("batch_size", "rounding")) == (3, True)
-        assert 0 <= kl.floor.value < min(kl.change, 1e-6)
+        assert 0 <= kl.floor.value < min(number(kl.change), 1e-6)
         assert {m.floor for part in observed.slices for m in part.measurements} == {kl.floor}
         floors.append({name: entry.floor for name, entry in by_name.items()})
     assert floors[0] == floors[1], "it depends on the reference alone"

@@ -192,7 +192,7 @@ class ReadIds:
         return len(self.ids)
 
 
-class _TransformersInterface(PreTrainedModel, GenerationMixin):  # type: ignore[no-untyped-call]
+class _TransformersInterface(PreTrainedModel, GenerationMixin):
     """A LogitsModel as lm-eval and the decoding loop of transformers drive models."""
 
     config_class = PreTrainedConfig

@@ -14,7 +14,7 @@ _ROWS = 32
 """Rows of the input: the integer products of some devices want more than 16."""
 
 
-class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Watch(TorchDispatchMode):
     """Notes whether any matrix product has two factors of 16 bits or more in floating point."""
 
     def __init__(self) -> None:

@@ -35,7 +35,7 @@ def llama_config(shape: Shape) -> LlamaConfig:
 
 def as_llama(network: Network) -> LlamaForCausalLM:
     """The network as a transformers model, rounded to bfloat16."""
-    model: LlamaForCausalLM = LlamaForCausalLM(llama_config(network.shape))  # type: ignore[no-untyped-call]
+    model: LlamaForCausalLM = LlamaForCausalLM(llama_config(network.shape))
     state = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
     state["lm_head.weight"] = state["model.embed_tokens.weight"]
     model.load_state_dict(state)
@@ -47,7 +47,7 @@ def as_llama(network: Network) -> LlamaForCausalLM:
 
 def save_llama(model: LlamaForCausalLM, folder: Path) -> None:
     """Write config.json, generation_config.json and model.safetensors, readable by everybody."""
-    settings = GenerationConfig(bos_token_id=0, eos_token_id=1, pad_token_id=1)  # type: ignore[no-untyped-call]
+    settings = GenerationConfig(bos_token_id=0, eos_token_id=1, pad_token_id=1)
     model.generation_config = settings
     model.save_pretrained(folder)
     (folder / "model.safetensors").chmod(0o644)

@@ -34,7 +34,7 @@ TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-4}
 16-bit dtypes."""
 
 
-class WholeTexts(DynamicLayer):  # type: ignore[no-untyped-call]
+class WholeTexts(DynamicLayer):
     """A cache layer that keeps all tokens, and where each text starts, even with sliding-window attention.
 
     A group of keys that has partly left the window must still be quantized as a whole group.

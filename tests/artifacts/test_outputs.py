@@ -70,6 +70,8 @@ def test_the_same_weight_kept_in_another_way_answers_the_same(model: PreTrainedM
     """``.weight`` says something else, and nobody is fooled by it."""
 
     class Packed(nn.Linear):
+        kept: Tensor
+
         def forward(self, x: Tensor) -> Tensor:
             return nn.functional.linear(x, self.kept)
 

@@ -55,8 +55,8 @@ def peeking(stream: Stream, most: int, runs: int) -> Iterator[str]:
         shown = f"{100 * share:.1f}"
         yield f"**{shown}**" if share > FALSE_PASS + noise(FALSE_PASS, count) else shown
     ordinary = (most,), (batches if most == BATCHED else None)
-    for sizes in ordinary:
-        yield f"{100 * stop_early(stream, stream.limit, sizes, None, runs).passed / runs:.1f}" if sizes else "–"
+    for fixed in ordinary:
+        yield f"{100 * stop_early(stream, stream.limit, fixed, None, runs).passed / runs:.1f}" if fixed else "–"
 
 
 def savings(stream: Stream, method: Sequential, runs: int) -> Iterator[str]:

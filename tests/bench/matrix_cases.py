@@ -306,7 +306,7 @@ def gguf(kind: str, beside: str = "", differs: str = "", engine: str = "transfor
     """The model in a GGUF file, all matrices in one format; Llama alone, which the writer knows."""
 
     def files(model: str, place: Path) -> Step:
-        from gguf_rows import write
+        from tests.bench.gguf_rows import write
 
         return {"model": str(write(model, place / f"{kind}.gguf", kind)), "engine": engine, "tokenizer": "reference"}
 

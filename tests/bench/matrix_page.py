@@ -123,9 +123,9 @@ def results(model: str, trained: bool, rows: Mapping[str, Row], cases: Sequence[
             continue
         kl, low, high = (_number(each, 6) for each in (row.kl, row.low, row.high))
         bits, size = _number(row.bits, 2), _number(row.stored / 1e6, 3)
-        times = [_number(each, 2) for each in (row.prefill, row.decode)]
+        prefill, decode = (_number(each, 2) for each in (row.prefill, row.decode))
         kept = (str(row.real), str(row.simulated), "yes" if row.cache else "no")
-        yield Result(*place, *kept, kl, low, high, bits, size, *times, _number(row.seconds, 1))
+        yield Result(*place, *kept, kl, low, high, bits, size, prefill, decode, _number(row.seconds, 1))
 
 
 def comparisons(model: str, rows: Mapping[str, Row], cases: Sequence[Case]) -> Iterator[Comparison]:
@@ -144,8 +144,10 @@ def comparisons(model: str, rows: Mapping[str, Row], cases: Sequence[Case]) -> I
         else:
             low, high = interval.low, interval.high
             result = "agree" if low <= 0 <= high else "differ"
-        numbers = [_number(each, 6) for each in (library.kl, ours.kl, mean(differences), low, high)]
-        yield Comparison(model, case.name, case.beside, *numbers, result, case.differs if result == "differ" else "")
+        found = (library.kl, ours.kl, mean(differences), low, high)
+        kl, own_kl, difference, lower, upper = (_number(each, 6) for each in found)
+        cause = case.differs if result == "differ" else ""
+        yield Comparison(model, case.name, case.beside, kl, own_kl, difference, lower, upper, result, cause)
 
 
 def _number(value: float | None, digits: int) -> str:

@@ -19,6 +19,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +137,11 @@ def differing(ours: Tensor, theirs: Tensor) -> float:
     return float((ours != theirs).float().mean())
 
 
+def round_values(x: Tensor, form: Format) -> Tensor:
+    """The weights after rounding."""
+    return quantize(x, form).values
+
+
 def rounding(size: int, repeats: int) -> Iterator[Job]:
     """Round-to-nearest and NF4."""
     x = torch.randn(size, size, generator=torch.Generator().manual_seed(0))
@@ -146,10 +152,10 @@ def rounding(size: int, repeats: int) -> Iterator[Job]:
             "compressed-tensors": compressed_tensors(x, bits, group),
         }
         name = f"int{bits} {f'group {group}' if group else 'channel'}"
-        yield Job(name, lambda form=form: quantize(x, form).values, installed(others), differing, repeats)
+        yield Job(name, partial(round_values, x, form), installed(others), differing, repeats)
     form = Format(NF4, Blocks("group", 64))
     others = {"bitsandbytes": bitsandbytes(x)}
-    yield Job("nf4 group 64", lambda: quantize(x, form).values, installed(others), differing, repeats)
+    yield Job("nf4 group 64", partial(round_values, x, form), installed(others), differing, repeats)
 
 
 def repairing(size: int, repeats: int) -> Iterator[Job]:

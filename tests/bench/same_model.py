@@ -102,7 +102,8 @@ def main() -> None:
     parser.add_argument("--no-tasks", action="store_true", help="leave the tasks and their rules out")
     options = parser.parse_args()
     prepare_threads()
-    made, runs = setting(tasks=not options.no_tasks), []
+    made = setting(tasks=not options.no_tasks)
+    runs: list[Compared] = []
     while len(runs) < options.runs:
         begun, seed = time.perf_counter(), options.seed + len(runs) // TOGETHER
         runs += compare(made, seed, options.documents, min(TOGETHER, options.runs - len(runs)))

@@ -38,6 +38,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from harness.data.encoding import EncodedDocument
 from harness.lockstep.batches import Batch, plan_batches
 from harness.lockstep.driver import CPU_TOKENS, shared_pass
+from harness.lockstep.kernels import Choice
 from harness.models.language_model import TransformersModel
 from harness.probes.channels import Channels
 from harness.probes.layers import Layers
@@ -119,10 +120,10 @@ class Interleaved:
         self._start = time.process_time()
 
 
-def run_pass(models: Pair, documents: list[EncodedDocument], kernel: str, tokens: int) -> Interleaved:
+def run_pass(models: Pair, documents: list[EncodedDocument], kernel: Choice, tokens: int) -> Interleaved:
     """The shared pass with every probe, into tables on disk."""
     clock = Interleaved(models, plan_batches(documents, tokens))
-    sides = [Loaded("reference", models[0]), Loaded("variant", models[1])]
+    sides: list[Any] = [Loaded("reference", models[0]), Loaded("variant", models[1])]
     with tempfile.TemporaryDirectory() as folder, Store(Path(folder), "bench") as store:
         probes = [Tokens(), Layers(), Channels()]
         sink = store.sink("bench")
@@ -150,7 +151,8 @@ def naive(models: tuple[Any, Any], batch: Batch) -> None:
     ids = batch.token_ids(torch.device("cpu"))
 
     def logits(model: Any) -> Tensor:
-        return model(input_ids=ids, use_cache=False).logits[:, :-1].float()
+        found: Tensor = model(input_ids=ids, use_cache=False).logits
+        return found[:, :-1].float()
 
     for model in models:
         cross_entropy(logits(model).flatten(0, 1), ids[:, 1:].flatten())

@@ -9,6 +9,7 @@ import pytest
 
 from harness.records import Measurement
 from harness.statistics import calibration_shift, mean, mean_interval
+from tests.helpers.results import interval
 from tests.helpers.simulated import BRIER_TRUTH, SQUARED_TRUTH, Generator, World, confident, kl, simulate, worlds
 
 WORLDS = {world.name: world for world in worlds()}
@@ -51,7 +52,7 @@ def test_tokens_taken_for_independent_would_be_noticed() -> None:
 
     def forgetful(generator: Generator, n: int) -> Measurement:
         values, labels = kl(generator, n)
-        plain = mean_interval(values, range(len(labels)), skewed=True)
+        plain = interval(mean_interval(values, range(len(labels)), skewed=True))
         return world.draw(generator, n).model_copy(
             update={"change": mean(values), "low": plain.low, "high": plain.high}
         )

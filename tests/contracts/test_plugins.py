@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from types import SimpleNamespace
 
 import pytest
@@ -76,21 +77,22 @@ def test_implements_its_family(family: str, name: str) -> None:
     assert make(family, name).kind == name
 
 
-REQUIRED = {base: base.missing() for base in (*map(base_of, FAMILIES), Sampled) if base is not Probe}
+BASES: tuple[type[Plugin], ...] = (*map(base_of, FAMILIES), Sampled)
+REQUIRED = {base: base.missing() for base in BASES if base is not Probe}
 """By base class, all that its subclasses must define."""
-LACKING: list[tuple[type[Plugin], dict[str, object], str]] = [
+LACKING: list[tuple[type[Plugin], Mapping[str, object], str]] = [
     *((base, dict.fromkeys({*names} - {name}), name) for base, names in REQUIRED.items() for name in names),
     *((Probe, {"runs": runs, ({"begin", "observe"} - {hook}).pop(): None}, hook) for runs, hook in HOOKS.items()),
     (Probe, {"begin": None, "observe": None}, "runs"),
     (Probe, {"begin": None, "observe": None, "runs": "sometimes"}, "runs"),
 ]
-COMPLETE: list[tuple[type[Plugin], dict[str, object]]] = [
+COMPLETE: list[tuple[type[Plugin], Mapping[str, object]]] = [
     *((base, dict.fromkeys(names)) for base, names in REQUIRED.items()),
     *((Probe, {"runs": runs, hook: None}) for runs, hook in HOOKS.items()),
 ]
 
 
-def installed(monkeypatch: pytest.MonkeyPatch, base: type[Plugin], defined: dict[str, object]) -> None:
+def installed(monkeypatch: pytest.MonkeyPatch, base: type[Plugin], defined: Mapping[str, object]) -> None:
     """A plugin ``mine`` of the family, as if an outside package offered it."""
     methods = {name: (lambda *_: None) if value is None else value for name, value in defined.items()}
     if "file_name" in methods:
@@ -106,7 +108,7 @@ def test_every_family_requires_something() -> None:
 
 @pytest.mark.parametrize(("base", "defined", "lacking"), LACKING)
 def test_a_plugin_that_lacks_something_is_refused_when_it_is_loaded(
-    base: type[Plugin], defined: dict[str, object], lacking: str, monkeypatch: pytest.MonkeyPatch
+    base: type[Plugin], defined: Mapping[str, object], lacking: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     installed(monkeypatch, base, defined)
     message = rf"^{base.role()} 'mine': outside\.Mine lacks {lacking}, which a {base.role()} must define"
@@ -116,7 +118,7 @@ def test_a_plugin_that_lacks_something_is_refused_when_it_is_loaded(
 
 @pytest.mark.parametrize(("base", "defined"), COMPLETE)
 def test_a_plugin_that_lacks_nothing_is_loaded_under_its_name(
-    base: type[Plugin], defined: dict[str, object], monkeypatch: pytest.MonkeyPatch
+    base: type[Plugin], defined: Mapping[str, object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     installed(monkeypatch, base, defined)
     assert load(base, "mine").kind == "mine"

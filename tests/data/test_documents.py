@@ -139,7 +139,8 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         calls["asked"] = (name, config, split, revision)
         if isinstance(calls["rows"], Exception):
             raise calls["rows"]
-        return calls["rows"]
+        rows: list[dict[str, str]] = calls["rows"]
+        return rows
 
     library, exceptions = ModuleType("datasets"), ModuleType("datasets.exceptions")
     library.load_dataset = load_dataset  # type: ignore[attr-defined]

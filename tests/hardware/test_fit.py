@@ -96,7 +96,9 @@ MODULES = st.lists(st.tuples(st.text(min_size=1, max_size=3), st.integers(0, 100
 
 @settings(deadline=None)
 @given(st.sampled_from(target_names()), MODULES)
-def test_every_weight_is_supported_missing_or_unknown_and_order_does_not_matter(target, modules) -> None:
+def test_every_weight_is_supported_missing_or_unknown_and_order_does_not_matter(
+    target: str, modules: list[tuple[str, int, Use]]
+) -> None:
     found, turned = fit(target, modules), fit(target, modules[::-1])
     sizes = {given: sum(n for _, n, other in modules if other == given) for _, _, given in modules}
     lacking = sum(sizes[given] for given in (*found.missing, *found.unknown))
@@ -139,8 +141,8 @@ def test_a_kernel_takes_exactly_what_its_entry_says(target: str, given: Use) -> 
     assert names(target, given) == wanted
 
 
-def module(name: str, **fields: object) -> ModuleFormat:
-    plain: dict[str, object] = {
+def module(name: str, **fields: Any) -> ModuleFormat:
+    plain: dict[str, Any] = {
         "type": "Linear",
         "parameters": 10,
         "stored_bytes": 5,

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from harness.hardware.profiles import profiles, target_names
+from harness.hardware.profiles import CacheKernel, Kernel, profiles, target_names
 from harness.numerics.named_formats import INTEGER_BITS, named_formats
 
 KNOWN = {f"int{bits}" for bits in INTEGER_BITS} | named_formats().keys() - {"int"}
 """Every format of weights that a backend can leave behind; a name in the table that is not here matches nothing."""
+
+
+def entries() -> list[Kernel | CacheKernel]:
+    return [*profiles().kernels, *profiles().caches]
 
 
 def test_targets() -> None:
@@ -19,19 +23,19 @@ def test_targets() -> None:
 
 def test_every_target_has_kernels_and_every_kernel_known_targets() -> None:
     table = profiles()
-    for entry in (*table.kernels, *table.caches):
+    for entry in entries():
         assert set(entry.targets) <= set(table.targets), entry.name
     for target in table.targets:
         assert any(target in kernel.targets for kernel in table.kernels), target
 
 
 def test_names_are_unique() -> None:
-    names = [entry.name for entry in (*profiles().kernels, *profiles().caches)]
+    names = [entry.name for entry in entries()]
     assert len(set(names)) == len(names)
 
 
 @pytest.mark.parametrize("kernel", profiles().kernels, ids=lambda kernel: kernel.name)
-def test_kernels_speak_of_formats_that_exist_and_groups_that_have_sizes(kernel) -> None:
+def test_kernels_speak_of_formats_that_exist_and_groups_that_have_sizes(kernel: Kernel) -> None:
     assert set(kernel.weights.formats) <= KNOWN
     grouped = {"group", "block"} & set(kernel.weights.granularities)
     assert bool(grouped) == bool(kernel.weights.group_sizes)

@@ -41,6 +41,7 @@ def write_gguf(
     writer.add_head_count_kv(config.num_key_value_heads)
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     writer.add_rope_dimension_count(config.head_dim)
+    assert config.rope_parameters is not None
     writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
     writer.add_vocab_size(config.vocab_size)
     for key, value in (values or {}).items():
@@ -62,7 +63,7 @@ def write_gguf(
 
 def tensors_of(model: LlamaForCausalLM) -> dict[str, Floats]:
     """The tensors by their names in GGUF. Of q and k the two halves of each head are interleaved."""
-    heads = {"attn_q": model.config.num_attention_heads, "attn_k": model.config.num_key_value_heads}
+    heads = {"attn_q": model.config.num_attention_heads, "attn_k": model.config.num_key_value_heads or 0}
     parts = {
         "self_attn.q_proj": "attn_q",
         "self_attn.k_proj": "attn_k",

@@ -48,7 +48,8 @@ def logits(model: nn.Module) -> Tensor:
 @torch.no_grad()
 def effective(module: nn.Module, inputs: int = 64) -> Tensor:
     """The weight [O, I] that a layer computes with: what it makes of the identity, less its bias."""
-    return (module(torch.eye(inputs)) - module(torch.zeros(1, inputs))).T
+    weight_IO: Tensor = module(torch.eye(inputs)) - module(torch.zeros(1, inputs))
+    return weight_IO.T
 
 
 def by_hand(change: Callable[[PreTrainedModel], Any]) -> PreTrainedModel:
@@ -78,7 +79,7 @@ def agree(found: Tensor, expected: Tensor, step_OI: Tensor | float, left_out: Te
 
 def largest(weight: Tensor, group: int | None = None) -> Tensor:
     """Which weights are the largest of those that share a scale: half a step beyond the last code of a full range."""
-    blocks = weight.detach().abs().unflatten(1, (-1, group or weight.shape[1]))
+    blocks: Tensor = weight.detach().abs().unflatten(1, (-1, group or weight.shape[1]))
     return (blocks == blocks.amax(-1, keepdim=True)).flatten(1)
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
 
 import pandas as pd
 
 from harness.records import Measurement
+from harness.records.metric import Better
 
 
 def make_measurements(frames: Mapping[str, pd.DataFrame], scale: float) -> list[Measurement]:
@@ -18,13 +18,13 @@ def make_measurements(frames: Mapping[str, pd.DataFrame], scale: float) -> list[
     half = 1.97 * float(per_document.std()) / math.sqrt(len(per_document))
     delta, kl = float(change.mean()), float(t["kl"].mean())
     same = float((t["reference_top1"] == t["variant_top1"]).mean())
-    counts = {"n": len(t), "clusters": len(per_document)}
     cluster = "cluster t by document"
 
-    def single(name: str, unit: str, better: Any, value: float, spread: float, neutral: float = 0.0) -> Measurement:
+    def single(name: str, unit: str, better: Better, value: float, spread: float, neutral: float = 0.0) -> Measurement:
         ends = {"change": value, "low": value - spread, "high": value + spread}
         described = {"name": name, "unit": unit, "better": better, "basis": "sampled", "method": cluster}
-        return Measurement.model_validate(described | ends | counts | {"neutral": neutral})
+        size = {"n": len(t), "clusters": len(per_document)}
+        return Measurement.model_validate(described | ends | size | {"neutral": neutral})
 
     found = [
         single("logits.mean_abs_diff", "logits", "lower", float(t["mean_abs_diff"].mean()), 0.001),
@@ -35,7 +35,8 @@ def make_measurements(frames: Mapping[str, pd.DataFrame], scale: float) -> list[
             change=float(t["max_abs_diff"].max()),
             basis="sampled",
             method="largest of all tokens",
-            **counts,
+            n=len(t),
+            clusters=len(per_document),
         ),
         single("divergence.kl_mean", "nats/token", "lower", kl, kl * 0.06),
         single("divergence.kl_p99", "nats/token", "lower", float(t["kl"].quantile(0.99)), kl * 0.5),
@@ -49,7 +50,8 @@ def make_measurements(frames: Mapping[str, pd.DataFrame], scale: float) -> list[
             variant=math.exp(t["variant_nll"].mean()),
             basis="sampled",
             method="exp of mean NLL",
-            **counts,
+            n=len(t),
+            clusters=len(per_document),
         ),
         Measurement(
             name="perplexity.ratio",
@@ -61,10 +63,11 @@ def make_measurements(frames: Mapping[str, pd.DataFrame], scale: float) -> list[
             high=math.exp(delta + half),
             basis="sampled",
             method=cluster,
-            **counts,
+            n=len(t),
+            clusters=len(per_document),
         ),
     ]
-    found += calibration_errors(scale, counts)
+    found += calibration_errors(scale, {"n": len(t), "clusters": len(per_document)})
     fitted = calibration_measurements(len(per_document))
     return found + task_measurements(frames["items"]) + cost_measurements() + fitted
 
@@ -171,6 +174,11 @@ def cost_measurements() -> list[Measurement]:
         )
 
     simulated = "the variant's weights are simulated: codes are held as floats, so its speed says nothing"
+    speeds: tuple[tuple[str, str, Better, float, float], ...] = (
+        ("prefill_tokens_per_second", "tokens/s", "higher", 21_300.0, 20_950.0),
+        ("decode_tokens_per_second", "tokens/s", "higher", 512.4, 505.9),
+        ("time_to_first_token_ms", "ms", "lower", 4.1, 4.2),
+    )
     return [
         exact("memory.weight_bytes", "bytes", 7_871_232.0, 2_483_712.0),
         exact("memory.bits_per_weight", "bits", 32.0, 10.1),
@@ -192,10 +200,6 @@ def cost_measurements() -> list[Measurement]:
                 method="median of interleaved pairs",
                 not_judged=simulated,
             )
-            for name, unit, better, reference, variant in (
-                ("prefill_tokens_per_second", "tokens/s", "higher", 21_300.0, 20_950.0),
-                ("decode_tokens_per_second", "tokens/s", "higher", 512.4, 505.9),
-                ("time_to_first_token_ms", "ms", "lower", 4.1, 4.2),
-            )
+            for name, unit, better, reference, variant in speeds
         ),
     ]

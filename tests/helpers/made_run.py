@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -25,6 +26,7 @@ from tests.helpers.made_tables import LINEARS, MadeTables, make_tables
 from tests.helpers.made_verdicts import make_asked, make_verdicts
 from tests.helpers.number_formats import INT8_INPUTS, inputs, named
 
+EXIT_CODES: dict[str, Literal[0, 1, 2, 3]] = {"pass": 0, "fail": 1, "error": 2, "inconclusive": 3}
 SCALE = {"pass": 0.05, "inconclusive": 0.12, "fail": 0.45, "error": 0.05}
 
 
@@ -50,7 +52,7 @@ def make_run(verdict: str = "pass", documents: int = 200, length: int = 150, lay
         name="pocket-w4-g32",
         data_key="9f" * 32,
         verdict=verdict,
-        exit_code={"pass": 0, "fail": 1, "error": 2, "inconclusive": 3}[verdict],
+        exit_code=EXIT_CODES[verdict],
         asked=make_asked(),
         reference=identity("pocket", "float32", modules(layers, False), "a1"),
         variant=fitted(identity("pocket-w4-g32", "float32", modules(layers, True), "b2")),

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from harness.records import Measurement, Verdict
+from harness.records import Measurement, Status, Verdict
+from tests.helpers.results import number
 
 RULES: tuple[dict[str, Any], ...] = (
     {
@@ -85,10 +86,11 @@ def judge_like(rule: dict[str, Any], m: Measurement | None, where: str) -> Verdi
         reason = f"{rule['metric']}: the documents have other token ids under the variant's tokenizer"
         return Verdict(status="error", expected="a measurement", found="none", because=reason, **common)
     limit, upper = limit_of(rule, m)
-    value, low, high = (m.variant,) * 3 if m.name == "memory.bits_per_weight" else (m.change, m.low, m.high)
+    bits = m.name == "memory.bits_per_weight"
+    value, low, high = map(number, (m.variant,) * 3 if bits else (m.change, m.low, m.high))
     good, bad = (high, low) if upper else (low, high)
     sign = 1 if upper else -1
-    status = "pass" if sign * (limit - good) > 0 else "fail" if sign * (limit - bad) < 0 else "inconclusive"
+    status: Status = "pass" if sign * (limit - good) > 0 else "fail" if sign * (limit - bad) < 0 else "inconclusive"
     bound = bad if status == "fail" else good
     because = {
         "pass": "the whole 95 % interval is on the good side of the limit",

@@ -74,7 +74,12 @@ class Silent:
 
 def llama(seed: int = 0, **config: Any) -> Any:
     torch.manual_seed(seed)
-    sizes = {"vocab_size": VOCABULARY, "hidden_size": 32, "num_hidden_layers": 2, "intermediate_size": 48}
+    sizes: dict[str, Any] = {
+        "vocab_size": VOCABULARY,
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "intermediate_size": 48,
+    }
     heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64}
     return LlamaForCausalLM(LlamaConfig(**(sizes | heads | config))).eval()
 
@@ -82,9 +87,15 @@ def llama(seed: int = 0, **config: Any) -> Any:
 def gemma2() -> Any:
     """Soft-caps its logits at a value that random weights reach."""
     torch.manual_seed(0)
-    sizes = {"vocab_size": VOCABULARY, "hidden_size": 32, "num_hidden_layers": 2, "intermediate_size": 48}
+    sizes: dict[str, Any] = {
+        "vocab_size": VOCABULARY,
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "intermediate_size": 48,
+    }
     heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 64}
-    config = Gemma2Config(**(sizes | heads), final_logit_softcapping=0.5, attn_implementation="eager")
+    settings: dict[str, Any] = {"final_logit_softcapping": 0.5, "attn_implementation": "eager"}
+    config = Gemma2Config(**(sizes | heads | settings))
     return louder(Gemma2ForCausalLM(config).eval(), 4.0)
 
 
@@ -112,6 +123,11 @@ def damaged(model: Any, size: float = 0.02, seed: int = 1) -> Any:
     return other
 
 
+def loaded(name: str, model: Any) -> Any:
+    """A stand-in for a loaded model, whose tokenizer knows the ids."""
+    return Loaded(name, model, tokenizer=Ids(VOCABULARY))
+
+
 def make_documents(lengths: Sequence[int] = LENGTHS, seed: int = 0) -> list[EncodedDocument]:
     """Documents of random ids; their bytes are numbers one can recognize."""
     rng = np.random.default_rng(seed)
@@ -135,8 +151,8 @@ def observe(
     stores = [Store(folder / str(number), "key") for number in range(len(variants))]
     try:
         report = shared_pass(
-            Loaded("reference", reference, tokenizer=Ids(VOCABULARY)),
-            [Loaded(f"variant {number}", m, tokenizer=Ids(VOCABULARY)) for number, m in enumerate(variants)],
+            loaded("reference", reference),
+            [loaded(f"variant {number}", model) for number, model in enumerate(variants)],
             make_documents() if documents is None else documents,
             probes,
             [store.sink("s") for store in stores],

@@ -29,8 +29,11 @@ def quietly(save: Save) -> Save:
 
 def loaded(source: Path, **settings: Any) -> PreTrainedModel:
     """The model of a folder, in float32."""
-    model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32, local_files_only=True, **settings)
-    return model.eval()
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+        source, dtype=torch.float32, local_files_only=True, **settings
+    )
+    model.eval()
+    return model
 
 
 def written(model: Any, folder: Path, **settings: Any) -> Path:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -24,7 +23,6 @@ from harness.probes import Context
 from harness.probes.items import Items
 from harness.records import Measurement, ModelSpec, Skipped, Verdict
 from harness.records.patterns import could_match
-from harness.rules import Rule
 from harness.running.noise_floor import MemoryTables
 from harness.running.pairs import encode_suite
 from harness.selftest.flow import ARTIFACT_METRICS
@@ -74,7 +72,7 @@ def setting(tasks: bool = True) -> Setting:
     """The embedded model, the suite selftest and the gate ship; without tasks, their rules are left out."""
     suite, gate = load_suite(SUITE, Path()), load_gate(GATE, Path())
     # Nothing is saved here, so nothing can be said of saved files.
-    rules = tuple(spec for spec in gate.rules if not cast(Rule, spec.rule).metric.startswith(ARTIFACT_METRICS))
+    rules = tuple(spec for spec in gate.rules if not spec.rule.metric.startswith(ARTIFACT_METRICS))
     gate = gate.model_copy(update={"rules": rules})
     reference = load(ModelSpec(model="pocket"), "pocket")
     answers = {}
@@ -83,9 +81,11 @@ def setting(tasks: bool = True) -> Setting:
             for size in ITEM_BATCHES:
                 kept = MemoryTables()
                 probe.model_copy(update={"batch_size": size}).observe(Context(reference, [reference], [kept], Silent()))
-                answers[size] = kept.read("items")
+                table = kept.read("items")
+                assert table is not None
+                answers[size] = table
     if not tasks:
-        kept_rules = tuple(spec for spec in gate.rules if not could_match(_metric(spec.rule), "tasks.*"))
+        kept_rules = tuple(spec for spec in gate.rules if not could_match(spec.rule.metric, "tasks.*"))
         gate = gate.model_copy(update={"rules": kept_rules})
     return Setting(reference, suite, encode_suite(suite, reference), gate, answers)
 
@@ -162,7 +162,3 @@ def crossed(left: pd.DataFrame, right: pd.DataFrame) -> pd.DataFrame:
     assert first[keys].equals(second[keys])
     own = [name for name in first.columns if name.startswith("variant_")]
     return first.assign(**{name: second[name] for name in own})
-
-
-def _metric(rule: Any) -> str:
-    return str(rule.metric)

@@ -40,7 +40,6 @@ from harness.statistics import (
 
 Generator = np.random.Generator
 DIVERGENCE = {metric.name: metric for metric in METRICS}
-COMMON = {"metric": "*", "why": "the truth lies at this limit"}
 
 
 @dataclass(frozen=True)
@@ -220,20 +219,27 @@ def worlds() -> list[World]:
 
 
 def _worse(name: str, draw: Callable[[Generator, int], Measurement], truth: float, metric: Metric) -> World:
-    return World(name, draw, truth, NotWorse(**COMMON, margin=truth - metric.neutral))
+    return World(
+        name, draw, truth, NotWorse(metric="*", why="the truth lies at this limit", margin=truth - metric.neutral)
+    )
 
 
 def _below(name: str, draw: Callable[[Generator, int], Measurement], truth: float) -> World:
-    return World(name, draw, truth, AtMost(**COMMON, limit=truth))
+    return World(name, draw, truth, AtMost(metric="*", why="the truth lies at this limit", limit=truth))
 
 
 def _above(name: str, draw: Callable[[Generator, int], Measurement], truth: float) -> World:
-    return World(name, draw, truth, AtLeast(**COMMON, limit=truth))
+    return World(name, draw, truth, AtLeast(metric="*", why="the truth lies at this limit", limit=truth))
 
 
 def _drop(name: str, lost: float, gained: float, copies: int = 1) -> World:
     margin = lost - gained
-    return World(name, accuracy(lost, gained, copies), -margin, NotWorse(**COMMON, margin=margin))
+    return World(
+        name,
+        accuracy(lost, gained, copies),
+        -margin,
+        NotWorse(metric="*", why="the truth lies at this limit", margin=margin),
+    )
 
 
 @dataclass(frozen=True)

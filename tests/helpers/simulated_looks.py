@@ -28,7 +28,6 @@ from harness.statistics import Betting, GroupSequential, Interval, Intervals, me
 
 Generator = np.random.Generator
 DIVERGENCE = {metric.name: metric for metric in METRICS}
-COMMON = {"metric": "*", "why": "known"}
 LONGEST = 9
 LEAST = 20
 """Documents of the first look, below which no rule is asked."""
@@ -70,7 +69,8 @@ class Stream:
 
 def _per_document(labels: np.ndarray, own: Callable[[int], np.ndarray]) -> np.ndarray:
     """A number for each document, at each of its tokens."""
-    return own(int(labels[-1]) + 1)[labels]
+    values: np.ndarray = own(int(labels[-1]) + 1)[labels]
+    return values
 
 
 def _nll(own: Callable[[Generator, int], np.ndarray]) -> Callable[[Generator, np.ndarray, float], np.ndarray]:
@@ -139,7 +139,7 @@ def streams() -> list[Stream]:
     def ratio(values: np.ndarray) -> float:
         return math.exp(mean(values))
 
-    worse = NotWorse(**COMMON, margin=0.02)
+    worse = NotWorse(metric="*", why="known", margin=0.02)
     agreement, kl = DIVERGENCE["divergence.top1_agreement"], DIVERGENCE["divergence.kl_mean"]
     nothing = Metric(name="flips", unit="share", better="lower")
     return [
@@ -147,13 +147,16 @@ def streams() -> list[Stream]:
                _nll(lambda g, n: 0.05 * g.normal(size=n)), log_mean, ratio),
         Stream("perplexity ratio, outliers", RATIO, worse, 1.0, 1.02,
                _nll(lambda g, n: 0.03 * g.standard_t(3, n)), log_mean, ratio),
-        Stream("KL mean", kl, AtMost(**COMMON, limit=0.05), 0.0, 0.05, _kl, skewed),
-        Stream("top-1 agreement", agreement, AtLeast(**COMMON, limit=0.95), 1.0, 0.95, _same, _share),
-        Stream("top-1 agreement, few documents touched", agreement, AtLeast(**COMMON, limit=0.99), 1.0, 0.99,
+        Stream("KL mean", kl, AtMost(metric="*", why="known", limit=0.05), 0.0, 0.05, _kl, skewed),
+        Stream("top-1 agreement", agreement, AtLeast(metric="*", why="known", limit=0.95), 1.0, 0.95, _same, _share),
+        Stream("top-1 agreement, few documents touched", agreement, AtLeast(metric="*", why="known", limit=0.99),
+               1.0, 0.99,
                _seldom, _share),
-        Stream("flips, 5 %", nothing, AtMost(**COMMON, limit=0.05), 0.0, 0.05, _flipped, _share, exact=True),
-        Stream("flips, 1 %", nothing, AtMost(**COMMON, limit=0.01), 0.0, 0.01, _flipped, _share, exact=True),
-        Stream("Brier score", BRIER, NotWorse(**COMMON, margin=0.01), 0.0, 0.01, _worse_score, score),
+        Stream("flips, 5 %", nothing, AtMost(metric="*", why="known", limit=0.05),
+               0.0, 0.05, _flipped, _share, exact=True),
+        Stream("flips, 1 %", nothing, AtMost(metric="*", why="known", limit=0.01),
+               0.0, 0.01, _flipped, _share, exact=True),
+        Stream("Brier score", BRIER, NotWorse(metric="*", why="known", margin=0.01), 0.0, 0.01, _worse_score, score),
     ]  # fmt: skip
 
 

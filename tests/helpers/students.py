@@ -89,7 +89,8 @@ def make_model(vocabulary: int, seed: int = 0, **config: Any) -> LlamaForCausalL
         "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 96, "bos_token_id": 0,
         "eos_token_id": 1, "pad_token_id": 1, "initializer_range": 0.3, "tie_word_embeddings": False,
     }  # fmt: skip
-    return LlamaForCausalLM(LlamaConfig(**(sizes | config))).eval()
+    model: LlamaForCausalLM = LlamaForCausalLM(LlamaConfig(**(sizes | config))).eval()
+    return model
 
 
 def padded(model: Any, rows: int, fill: float = 0.0) -> Any:

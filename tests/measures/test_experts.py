@@ -10,6 +10,7 @@ import pytest
 from harness.measures.experts import Experts
 from harness.records import Measurement, Skipped
 from harness.rules.at_most import AtMost
+from tests.helpers.results import measurement, skipped, with_skipped
 
 FITTED = (4, 0, 6, 0)
 
@@ -27,18 +28,7 @@ def table(
 
 
 def found(frame: pd.DataFrame) -> dict[str, Measurement | Skipped]:
-    entries = Experts().measure(frame)
-    return {entry.name if isinstance(entry, Measurement) else entry.measure: entry for entry in entries}
-
-
-def skipped(entry: Measurement | Skipped) -> str:
-    assert isinstance(entry, Skipped)
-    return entry.reason
-
-
-def measurement(entry: Measurement | Skipped) -> Measurement:
-    assert isinstance(entry, Measurement)
-    return entry
+    return with_skipped(Experts().measure(frame))
 
 
 def test_experts_without_calibration_are_counted_and_named() -> None:
@@ -64,7 +54,8 @@ def test_agreement_is_a_share_of_routings() -> None:
     entries = found(table())
     assert measurement(entries["experts.agreement"]).change == pytest.approx(8 / 10)
     worst = measurement(entries["experts.agreement_worst"])
-    assert (worst.change, worst.labels) == (pytest.approx(1 / 2), {"module": "b"})
+    assert worst.change == pytest.approx(1 / 2)
+    assert worst.labels == {"module": "b"}
     same = found(table(agreeing=(5, 3, 0, 2)))
     assert [measurement(same[f"experts.{name}"]).low for name in ("agreement", "agreement_worst")] == [1.0, 1.0]
 
@@ -72,27 +63,27 @@ def test_agreement_is_a_share_of_routings() -> None:
 def test_without_calibration_nothing_is_said_about_it() -> None:
     entries = found(table(calibration=(-1, -1, -1, -1)))
     for name in ("unreached", "uncalibrated_share"):
-        assert "no step of the variant looks at calibration documents" in skipped(entries[f"experts.{name}"])
+        assert "no step of the variant looks at calibration documents" in skipped(entries[f"experts.{name}"]).reason
     assert isinstance(entries["experts.agreement"], Measurement)
 
 
 def test_what_could_not_be_counted_is_skipped_by_name() -> None:
     entries = found(table(variant=(-1, -1, 0, 2)))
-    assert "experts of a of the variant" in skipped(entries["experts.unused"])
-    assert "experts of a of the variant" in skipped(entries["experts.agreement"])
+    assert "experts of a of the variant" in skipped(entries["experts.unused"]).reason
+    assert "experts of a of the variant" in skipped(entries["experts.agreement"]).reason
     assert isinstance(entries["experts.unreached"], Measurement)
-    assert "modules of their own" in skipped(found(table(agreeing=(-1, -1, -1, -1)))["experts.agreement"])
+    assert "modules of their own" in skipped(found(table(agreeing=(-1, -1, -1, -1)))["experts.agreement"]).reason
 
 
 def test_dense_models_are_skipped() -> None:
     frame = pd.DataFrame([("none", "", -1, 0, -1, -1)], columns=list(table().columns))
-    reasons = {skipped(entry) for entry in found(frame).values()}
+    reasons = {skipped(entry).reason for entry in found(frame).values()}
     assert reasons == {"the models are dense: no mixture of experts was found"}
     half = table()
-    reasons = {skipped(entry) for entry in found(half[half["side"] == "reference"]).values()}
+    reasons = {skipped(entry).reason for entry in found(half[half["side"] == "reference"]).values()}
     assert reasons == {"the variant is dense: no mixture of experts was found"}
 
 
 def test_an_expert_that_is_listed_twice_is_refused() -> None:
     twice = pd.concat([table(), table()], ignore_index=True)
-    assert {skipped(entry) for entry in found(twice).values()} == {"the table names experts twice"}
+    assert {skipped(entry).reason for entry in found(twice).values()} == {"the table names experts twice"}

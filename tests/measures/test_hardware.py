@@ -17,6 +17,7 @@ from harness.planning.specs import GateSpec, RuleSpec
 from harness.records import CacheFormat, Measurement, Skipped
 from harness.rules.at_least import AtLeast
 from tests.helpers.number_formats import INT8_INPUTS, inputs, named
+from tests.helpers.results import measurement, with_skipped
 
 
 def json(name: str, **fields: Any) -> str:
@@ -47,16 +48,14 @@ def table(*rows: dict[str, Any], cache: dict[str, Any] | None = None) -> pd.Data
 
 
 def by_metric(target: str | None, frame: pd.DataFrame) -> dict[str, Measurement | Skipped]:
-    found = Hardware(target=target).measure(frame)
-    return {entry.name if isinstance(entry, Measurement) else entry.measure: entry for entry in found}
+    return with_skipped(Hardware(target=target).measure(frame))
 
 
 def test_shares_count_parameters_of_compressed_modules_only() -> None:
     frame = table(INT4, int4(48) | {"parameters": 300}, {"parameters": 5000})
     found = by_metric("cuda-9.0", frame)
-    supported, accelerated = found["hardware.supported"], found["hardware.accelerated"]
-    assert isinstance(supported, Measurement)
-    assert isinstance(accelerated, Measurement)
+    supported = measurement(found["hardware.supported"])
+    accelerated = measurement(found["hardware.accelerated"])
     assert supported.variant == supported.change == supported.low == supported.high == 0.25
     assert supported.variant_low == supported.variant_high == 0.25
     assert supported.n == 2
@@ -70,15 +69,15 @@ def test_shares_count_parameters_of_compressed_modules_only() -> None:
 def test_kernels_that_compute_in_few_bits() -> None:
     eight = INT8 | {"activations": ROUNDED}
     found = by_metric("cuda-9.0", table(INT4, eight))
-    assert found["hardware.supported"].variant == 1.0
-    assert found["hardware.accelerated"].variant == 0.5
+    assert measurement(found["hardware.supported"]).variant == 1.0
+    assert measurement(found["hardware.accelerated"]).variant == 0.5
     assert found["hardware.supported"].labels == {"target": "cuda-9.0"}
-    assert by_metric("cuda-10.0", table(eight))["hardware.supported"].variant == 0.0
+    assert measurement(by_metric("cuda-10.0", table(eight))["hardware.supported"]).variant == 0.0
 
 
 def test_inputs_alone_have_no_kernel() -> None:
     found = by_metric("cuda-9.0", table({"activations": ROUNDED}))
-    assert found["hardware.supported"].variant == 0.0
+    assert measurement(found["hardware.supported"]).variant == 0.0
 
 
 @pytest.mark.parametrize(
@@ -99,8 +98,8 @@ def test_nothing_to_tell_is_skipped_with_the_reason(target: str | None, frame: p
 
 
 def test_caches() -> None:
-    def share(**kept: Any) -> Measurement | Skipped:
-        return by_metric("cuda-9.0", table(INT4, cache=kept))["hardware.cache_supported"]
+    def share(**kept: Any) -> Measurement:
+        return measurement(by_metric("cuda-9.0", table(INT4, cache=kept))["hardware.cache_supported"])
 
     def kept(residual: int) -> str:
         bare = inputs("fp8_e4m3 without scales")
@@ -162,7 +161,7 @@ ROWS = st.fixed_dictionaries({
 
 @settings(deadline=None, max_examples=40)
 @given(st.sampled_from(target_names()), st.lists(ROWS, min_size=1, max_size=5), ROWS)
-def test_a_module_more_without_a_kernel_never_turns_fail_into_pass(target, rows, other) -> None:
+def test_a_module_more_without_a_kernel_never_turns_fail_into_pass(target: str, rows: Any, other: Any) -> None:
     """Whatever is added: full support of the whole needs full support of every part."""
     measure = Hardware(target=target)
     if verdict_of(measure, table(*rows, other)) == "pass":

@@ -13,6 +13,7 @@ from scipy import stats
 from harness.errors import MeasureError
 from harness.measures.latency import DRAWS, Latency, block_interval
 from harness.records import Measurement, Skipped
+from tests.helpers.results import measurement
 
 Seconds = Any
 
@@ -50,12 +51,6 @@ def measure(table: pd.DataFrame) -> dict[str, Measurement | Skipped]:
     }
 
 
-def number(found: dict[str, Measurement | Skipped], name: str) -> Measurement:
-    one = found[name]
-    assert isinstance(one, Measurement), one
-    return one
-
-
 def noisy(n: int = 20, seed: int = 0, sd: float = 0.02) -> np.ndarray:
     return np.exp(np.random.default_rng(seed).normal(0, sd, n))
 
@@ -63,7 +58,7 @@ def noisy(n: int = 20, seed: int = 0, sd: float = 0.02) -> np.ndarray:
 def test_a_variant_that_takes_twice_as_long_has_the_ratio_two() -> None:
     a = 0.5 * noisy()
     found = measure(timings(a, 2 * a, a))
-    ratio = number(found, "ratio prefill")
+    ratio = measurement(found["ratio prefill"])
     assert ratio.change == pytest.approx(2.0)
     assert (ratio.low, ratio.high) == pytest.approx((2.0, 2.0))
     assert (ratio.neutral, ratio.better, ratio.unit, ratio.not_judged) == (1.0, "lower", "ratio", "")
@@ -81,14 +76,14 @@ def test_speeds_are_medians_in_tokens_per_second_and_milliseconds() -> None:
             ]
         )
     )
-    prefill = number(found, "prefill_tokens_per_second")
+    prefill = measurement(found["prefill_tokens_per_second"])
     assert prefill.reference == pytest.approx(np.median(128 / a))
     assert prefill.variant == pytest.approx(np.median(128 / b))
     assert prefill.change == pytest.approx(np.median(128 / b) - np.median(128 / a))
     assert prefill.variant_low is not None
     assert prefill.variant_low < np.median(128 / b) < prefill.variant_high  # type: ignore[operator]
-    assert number(found, "decode_tokens_per_second").reference == pytest.approx(np.median(32 / a))
-    first = number(found, "time_to_first_token_ms")
+    assert measurement(found["decode_tokens_per_second"]).reference == pytest.approx(np.median(32 / a))
+    first = measurement(found["time_to_first_token_ms"])
     assert (first.reference, first.variant) == pytest.approx((np.median(a) * 1000, np.median(b) * 1000))
     assert (prefill.better, first.better) == ("higher", "lower")
     assert {name for name in found if name.startswith("ratio")} == {
@@ -102,7 +97,7 @@ def test_a_steady_drift_cancels_within_each_block() -> None:
     """Every call takes 3 % longer than the one before, as on a machine that heats up; the sides are equal."""
     clock = iter(1.03 ** np.arange(200))
     rows = [row for i in range(12) for row in block(i, "variant", [next(clock) for _ in range(4)])]
-    ratio = number(measure(pd.DataFrame(rows)), "ratio prefill")
+    ratio = measurement(measure(pd.DataFrame(rows))["ratio prefill"])
     assert ratio.change == pytest.approx(1.0, abs=1e-12)
     assert (ratio.low, ratio.high) == pytest.approx((1.0, 1.0))
 
@@ -110,14 +105,14 @@ def test_a_steady_drift_cancels_within_each_block() -> None:
 def test_the_floor_is_shown_and_never_judged() -> None:
     a, floor = noisy(20, 1), noisy(20, 2)
     found = measure(timings(a, 1.5 * a, floor))
-    one = number(found, "floor prefill")
+    one = measurement(found["floor prefill"])
     assert one.change == pytest.approx(math.exp(np.median(np.log(floor / a))))
     assert one.not_judged
     assert one.better == "neither"
     assert one.low is not None
     assert one.high is not None
     half_width = f"half-width {(one.high - one.low) / 2:.4g}"
-    assert half_width in number(found, "ratio prefill").method
+    assert half_width in measurement(found["ratio prefill"]).method
     assert "floor prefill" not in measure(timings(a, a))
 
 
@@ -144,10 +139,10 @@ def test_a_phase_without_times_is_skipped_with_the_reason() -> None:
 
 def test_too_few_blocks_have_no_interval() -> None:
     for n in (1, 5):
-        ratio = number(measure(timings(noisy(n), noisy(n, 1))), "ratio prefill")
+        ratio = measurement(measure(timings(noisy(n), noisy(n, 1)))["ratio prefill"])
         assert (ratio.low, ratio.high) == (None, None)
         assert ratio.change is not None
-    assert number(measure(timings(noisy(6), noisy(6, 1))), "ratio prefill").low is not None
+    assert measurement(measure(timings(noisy(6), noisy(6, 1)))["ratio prefill"]).low is not None
 
 
 @pytest.mark.parametrize(
@@ -219,6 +214,6 @@ def test_neighbouring_blocks_that_share_noise_seldom_hide_the_truth() -> None:
         assert ends is not None
         hits += ends[0] <= 0 <= ends[1]
         drawn = np.median(logs[40:][generator.integers(20, size=(200, 20))], axis=1)
-        naive += np.quantile(drawn, 0.025) <= 0 <= np.quantile(drawn, 0.975)
+        naive += bool(np.quantile(drawn, 0.025) <= 0 <= np.quantile(drawn, 0.975))
     assert hits / 200 >= 0.87
     assert naive / 200 < 0.85

@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from harness.measures.memory import Memory
-from harness.records import Skipped
+from tests.helpers.results import by_name, measurement, skipped, with_skipped
 
 
 def weights_table(peak: bool = False) -> pd.DataFrame:
@@ -21,24 +21,23 @@ def weights_table(peak: bool = False) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["side", "module", "type", "parameters", "stored_bytes"])
 
 
-def test_counts_are_exact(by_name) -> None:
-    found = by_name(Memory().measure(weights_table()))
+def test_counts_are_exact() -> None:
+    found = with_skipped(Memory().measure(weights_table()))
     wanted = {
         "memory.weight_bytes": (4256.0, 4040.0),
         "memory.bits_per_weight": (8 * 4256 / 1064, 8 * 4040 / 1064),
         "memory.kv_bytes_per_token": (512.0, 512.0),
     }
     for name, (reference, variant) in wanted.items():
-        entry = found[name]
+        entry = measurement(found[name])
         assert (entry.reference, entry.variant) == (reference, variant)
         assert entry.change == entry.low == entry.high == variant - reference
         assert entry.method == "exact count"
 
 
-def test_peak_is_measured_where_the_table_has_it(by_name) -> None:
-    missing = by_name(Memory().measure(weights_table()))["memory.peak_bytes"]
-    assert isinstance(missing, Skipped)
-    assert "not measured" in missing.reason
+def test_peak_is_measured_where_the_table_has_it() -> None:
+    missing = with_skipped(Memory().measure(weights_table()))["memory.peak_bytes"]
+    assert "not measured" in skipped(missing).reason
     found = by_name(Memory().measure(weights_table(peak=True)))["memory.peak_bytes"]
     assert (found.reference, found.variant, found.change) == (9000.0, 7000.0, -2000.0)
     assert found.low is None, "one measured peak is no exact count"
@@ -48,5 +47,4 @@ def test_peak_is_measured_where_the_table_has_it(by_name) -> None:
 def test_a_missing_side_is_skipped_by_name(side: str) -> None:
     table = weights_table()
     for entry in Memory().measure(table[table["side"] != side]):
-        assert isinstance(entry, Skipped)
-        assert side in entry.reason
+        assert side in skipped(entry).reason

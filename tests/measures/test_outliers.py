@@ -7,6 +7,7 @@ from scipy.stats import kurtosis
 
 from harness.measures.outliers import Outliers
 from harness.records import Skipped
+from tests.helpers.results import by_name, measurement, measurements, number, with_skipped
 
 TOKENS = 100
 
@@ -50,10 +51,10 @@ def spiked(layers: int, tokens: int, channel: int = 2) -> dict[tuple[str, int], 
 def count(x: dict[tuple[str, int], np.ndarray], measure: Outliers | None = None) -> float:
     measure = measure or Outliers()
     table = channels_table({"reference": inputs(), "variant": x}, measure.threshold)
-    found = measure.measure(table)[0]
+    found = measurement(measure.measure(table)[0])
     assert found.reference == 0.0
     assert found.change == found.variant
-    return found.variant
+    return number(found.variant)
 
 
 @pytest.mark.parametrize(
@@ -95,7 +96,7 @@ def test_modules_outside_the_decoder_do_not_count_and_widths_are_apart() -> None
     assert count(x) == 2
 
 
-def test_figures_of_each_module_on_both_sides(by_name) -> None:
+def test_figures_of_each_module_on_both_sides() -> None:
     generator = np.random.default_rng(3)
     x, y = generator.normal(size=(TOKENS, 6)), generator.standard_t(3, size=(TOKENS, 6))
     table = channels_table({"reference": {("layers.0.q", 0): x}, "variant": {("layers.0.q", 0): y}})
@@ -106,33 +107,35 @@ def test_figures_of_each_module_on_both_sides(by_name) -> None:
         about_zero = np.concatenate([values.ravel(), -values.ravel()])
         assert getattr(found["outliers.kurtosis"], side) == pytest.approx(kurtosis(about_zero, fisher=False))
     for entry in found.values():
-        assert entry.change == entry.variant - entry.reference
+        assert entry.change == number(entry.variant) - number(entry.reference)
         assert entry.low is None
         assert "no interval" in entry.method
 
 
 def test_equal_sides_change_nothing_exactly() -> None:
-    for entry in Outliers().measure(channels_table({"reference": spiked(8, 50), "variant": spiked(8, 50)})):
+    for entry in measurements(
+        Outliers().measure(channels_table({"reference": spiked(8, 50), "variant": spiked(8, 50)}))
+    ):
         assert entry.change == entry.neutral == 0.0
 
 
 @pytest.mark.parametrize("side", ["reference", "variant"])
-def test_non_finite_inputs_name_their_side(side: str, by_name) -> None:
+def test_non_finite_inputs_name_their_side(side: str) -> None:
     table = channels_table({"reference": inputs(), "variant": inputs()})
     table.loc[(table["side"] == side) & (table["module"] == "layers.3.q") & (table["channel"] == 1), "max_abs"] = np.nan
-    found = Outliers().measure(table)
+    found = measurements(Outliers().measure(table))
     assert found[0].non_finite == side
     assert {entry.non_finite for entry in by_name(found, "layers.3.q").values()} == {side}
     assert {entry.non_finite for entry in by_name(found, "layers.4.q").values()} == {None}
 
 
-def test_what_one_side_lacks_or_zero_inputs_are_skipped_by_name(by_name) -> None:
+def test_what_one_side_lacks_or_zero_inputs_are_skipped_by_name() -> None:
     both = inputs()
     table = channels_table({"reference": both, "variant": {k: v for k, v in both.items() if k[1] != 3}})
-    found = by_name(Outliers().measure(table), "layers.3.q")
+    found = with_skipped(Outliers().measure(table), "layers.3.q")
     assert all(isinstance(entry, Skipped) and "not observed on the variant" in entry.reason for entry in found.values())
     both[("layers.5.q", 5)] = np.zeros((TOKENS, 6))
-    found = by_name(Outliers().measure(channels_table({"reference": both, "variant": both})), "layers.5.q")
+    found = with_skipped(Outliers().measure(channels_table({"reference": both, "variant": both})), "layers.5.q")
     assert all(isinstance(entry, Skipped) and "zero" in entry.reason for entry in found.values())
 
 

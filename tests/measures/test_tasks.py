@@ -17,6 +17,7 @@ from statsmodels.stats.proportion import proportion_confint
 from harness.errors import MeasureError
 from harness.measures.tasks import Tasks
 from harness.records import Measurement, Skipped
+from tests.helpers.results import measurement, number
 
 MEASURE = Tasks(tasks=("quiz",))
 
@@ -76,12 +77,6 @@ def measure(*tables: pd.DataFrame) -> dict[str, Measurement | Skipped]:
     return by_name
 
 
-def number(found: dict[str, Measurement | Skipped], name: str) -> Measurement:
-    one = found[name]
-    assert isinstance(one, Measurement), one
-    return one
-
-
 def pairs(both: int, lost: int, gained: int, neither: int) -> tuple[list[float], list[float]]:
     reference = [1.0] * both + [1.0] * lost + [0.0] * gained + [0.0] * neither
     variant = [1.0] * both + [0.0] * lost + [1.0] * gained + [0.0] * neither
@@ -107,7 +102,7 @@ def test_accuracy_change_has_the_interval_of_the_paired_score_test(
     both: int, lost: int, gained: int, neither: int
 ) -> None:
     n = both + lost + gained + neither
-    found = number(measure(items(*pairs(both, lost, gained, neither))), "accuracy")
+    found = measurement(measure(items(*pairs(both, lost, gained, neither)))["accuracy"])
     assert found.reference == pytest.approx((both + lost) / n)
     assert found.variant == pytest.approx((both + gained) / n)
     assert found.change == pytest.approx((gained - lost) / n)
@@ -131,7 +126,7 @@ def test_accuracy_change_has_the_interval_of_the_paired_score_test(
 def test_the_interval_agrees_with_mcnemar_about_whether_anything_changed() -> None:
     for lost, gained in ((12, 1), (4, 3), (0, 9), (30, 25)):
         table = [[50, lost], [gained, 40]]
-        found = number(measure(items(*pairs(50, lost, gained, 40))), "accuracy")
+        found = measurement(measure(items(*pairs(50, lost, gained, 40)))["accuracy"])
         assert found.low is not None
         assert found.high is not None
         assert (found.low > 0 or found.high < 0) == (mcnemar(table, exact=True).pvalue < 0.05)
@@ -144,7 +139,7 @@ def test_flips_count_both_ways_with_exact_intervals() -> None:
         ("flips_to_wrong", 7, "lower"),
         ("flips_to_right", 2, "neither"),
     ):
-        one = number(found, name)
+        one = measurement(found[name])
         assert one.change == pytest.approx(k / 100)
         assert (one.low, one.high) == pytest.approx(proportion_confint(k, 100, method="beta"))
         assert (one.better, one.labels, one.neutral) == (better, {"metric": "accuracy"}, 0.0)
@@ -153,17 +148,17 @@ def test_flips_count_both_ways_with_exact_intervals() -> None:
 def test_another_wrong_answer_is_a_flip_too() -> None:
     table = items([0.0, 0.0, 1.0], [0.0, 0.0, 1.0], answers=(["1", "2", "0"], ["2", "2", "0"]))
     found = measure(table)
-    assert number(found, "flips").change == pytest.approx(1 / 3)
-    assert number(found, "flips_to_wrong").change == 0.0
-    assert number(found, "accuracy").change == 0.0
+    assert measurement(found["flips"]).change == pytest.approx(1 / 3)
+    assert measurement(found["flips_to_wrong"]).change == 0.0
+    assert measurement(found["accuracy"]).change == 0.0
 
 
 def test_where_less_is_better_a_one_is_wrong() -> None:
     found = measure(items([0.0, 0.0, 1.0], [1.0, 1.0, 0.0], better="lower", metric="hallucinated"))
-    assert number(found, "flips_to_wrong").change == pytest.approx(2 / 3)
-    assert number(found, "flips_to_right").change == pytest.approx(1 / 3)
-    assert number(found, "hallucinated").better == "lower"
-    assert number(found, "recovery").better == "lower"
+    assert measurement(found["flips_to_wrong"]).change == pytest.approx(2 / 3)
+    assert measurement(found["flips_to_right"]).change == pytest.approx(1 / 3)
+    assert measurement(found["hallucinated"]).better == "lower"
+    assert measurement(found["recovery"]).better == "lower"
 
 
 def test_identity_is_exactly_neutral_and_never_certain() -> None:
@@ -172,10 +167,10 @@ def test_identity_is_exactly_neutral_and_never_certain() -> None:
     found = measure(items(scores, scores, lls=(lls, lls)))
     assert set(found) == {"accuracy", "recovery", "flips", "flips_to_wrong", "flips_to_right", "ece", "brier"}
     for name in found:
-        assert number(found, name).change == number(found, name).neutral
-    accuracy, z2 = number(found, "accuracy"), stats.norm.ppf(0.975) ** 2
+        assert measurement(found[name]).change == measurement(found[name]).neutral
+    accuracy, z2 = measurement(found["accuracy"]), stats.norm.ppf(0.975) ** 2
     assert (accuracy.low, accuracy.high) == pytest.approx((-z2 / (60 + z2), z2 / (60 + z2)))
-    recovery = number(found, "recovery")
+    recovery = measurement(found["recovery"])
     assert recovery.low is not None
     assert recovery.high is not None
     assert recovery.low < 0.95 < 1.0 < 1.05 < recovery.high
@@ -183,7 +178,7 @@ def test_identity_is_exactly_neutral_and_never_certain() -> None:
 
 def test_recovery_is_the_share_of_the_reference_that_is_kept() -> None:
     reference, variant = pairs(50, 7, 2, 41)
-    one = number(measure(items(reference, variant)), "recovery")
+    one = measurement(measure(items(reference, variant))["recovery"])
     assert one.change == pytest.approx(52 / 57)
     assert one.neutral == 1.0
     # Linearised ratio estimator, one document an item, by hand.
@@ -213,7 +208,7 @@ def test_graded_scores_have_an_interval_clustered_by_document() -> None:
     table = items(list(reference), list(variant), metric="rouge", output_type="generate_until", documents=documents)
     found = measure(table)
     assert set(found) == {"rouge", "recovery"}
-    one = number(found, "rouge")
+    one = measurement(found["rouge"])
     d = variant - reference
     sums = np.array([d[i] + d[i + 1] - 2 * d.mean() for i in range(0, 60, 2)])
     half = stats.t.ppf(0.975, 29) * math.sqrt(30 / 29 * (sums**2).sum()) / 60
@@ -227,11 +222,11 @@ def test_a_document_that_is_there_twice_is_one_observation() -> None:
     single = measure(items(reference, variant))
     twice = measure(items(reference * 2, variant * 2, documents=list(range(100)) * 2))
     for name in ("accuracy", "flips", "flips_to_wrong", "flips_to_right"):
-        once, again = number(single, name), number(twice, name)
+        once, again = measurement(single[name]), measurement(twice[name])
         assert again.change == pytest.approx(once.change)
         assert (again.low, again.high) == pytest.approx((once.low, once.high))
         assert (again.n, again.clusters) == (200, 100)
-    assert number(twice, "accuracy").variant_low == pytest.approx(number(single, "accuracy").variant_low)
+    assert measurement(twice["accuracy"]).variant_low == pytest.approx(measurement(single["accuracy"]).variant_low)
 
 
 def test_ece_and_brier_are_of_the_softmax_over_plain_log_likelihoods() -> None:
@@ -240,7 +235,7 @@ def test_ece_and_brier_are_of_the_softmax_over_plain_log_likelihoods() -> None:
     right = [rng.integers(0, 2, 300).astype(float) for _ in lls]
     table = items(list(right[0]), list(right[1]), lls=tuple([list(map(list, x)) for x in lls]))  # type: ignore[arg-type]
     found = measure(table)
-    ece, brier = number(found, "ece"), number(found, "brier")
+    ece, brier = measurement(found["ece"]), measurement(found["brier"])
     expected = []
     for logits, outcome in zip(lls, right, strict=True):
         sure = (np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)).max(axis=1)
@@ -285,12 +280,14 @@ def test_rolling_tasks_give_bits_per_byte_and_a_paired_perplexity_ratio() -> Non
     lists = (list(reference), list(variant), list(size))
     found = measure(rolling("word_perplexity", *lists), rolling("bits_per_byte", *lists))
     assert set(found) == {"word_perplexity", "word_perplexity_ratio", "bits_per_byte"}
-    bits, ratio, value = (number(found, name) for name in ("bits_per_byte", "word_perplexity_ratio", "word_perplexity"))
+    bits, ratio, value = (
+        measurement(found[name]) for name in ("bits_per_byte", "word_perplexity_ratio", "word_perplexity")
+    )
     assert bits.reference == pytest.approx(-reference.sum() / size.sum() / math.log(2))
     assert bits.change == pytest.approx((reference - variant).sum() / size.sum() / math.log(2))
     assert value.reference == pytest.approx(math.exp(-reference.sum() / size.sum()))
     assert value.variant == pytest.approx(math.exp(-variant.sum() / size.sum()))
-    assert value.change == pytest.approx(value.variant - value.reference)
+    assert value.change == pytest.approx(number(value.variant) - number(value.reference))
     delta = (reference - variant).sum() / size.sum()
     assert ratio.change == pytest.approx(math.exp(delta))
     residuals = (reference - variant) - delta * size
@@ -305,12 +302,12 @@ def test_rolling_identity_is_exactly_neutral() -> None:
     lls, sizes = [-11.3, -27.9, -3.1], [7.0, 19.0, 2.0]
     found = measure(rolling("word_perplexity", lls, lls, sizes), rolling("bits_per_byte", lls, lls, sizes))
     for name in found:
-        assert number(found, name).change == number(found, name).neutral
+        assert measurement(found[name]).change == measurement(found[name]).neutral
 
 
 def test_a_perplexity_beyond_numbers_is_not_finite_and_no_crash() -> None:
     found = measure(rolling("word_perplexity", [-10.0, -9.0], [-90_000.0, -10.0], [5.0, 5.0]))
-    assert {number(found, name).non_finite for name in found} == {"variant"}
+    assert {measurement(found[name]).non_finite for name in found} == {"variant"}
 
 
 @pytest.mark.parametrize(
@@ -322,9 +319,9 @@ def test_one_nan_is_never_averaged_away(reference: list[float], variant: list[fl
     found = measure(items(reference, variant))
     assert {"accuracy", "recovery"} <= set(found)
     for name in found:
-        one = number(found, name)
+        one = measurement(found[name])
         assert (one.non_finite, one.change, one.variant, one.low) == (side, None, None, None)
-    assert ("1 of 2 items" in number(found, "accuracy").method) or side == "reference"
+    assert ("1 of 2 items" in measurement(found["accuracy"]).method) or side == "reference"
 
 
 def test_a_nan_breaks_as_many_metrics_as_a_number_would_give() -> None:
@@ -344,7 +341,7 @@ def test_a_metric_of_the_whole_set_is_skipped_with_the_reason() -> None:
 
 def test_conditions_of_the_prompts_are_told() -> None:
     table = items([1.0, 0.0], [1.0, 0.0], bos="neither", cut=[True, False])
-    method = number(measure(table), "accuracy").method
+    method = measurement(measure(table)["accuracy"]).method
     assert "prompts begin without BOS" in method
     assert "1 of 2 prompts cut to the context" in method
 
@@ -383,9 +380,9 @@ def test_order_does_not_matter_and_sides_mirror(scores: list[tuple[bool, bool]],
     found, again = measure(table), measure(table.iloc[rows])
     assert found == again
     mirrored = measure(items([float(v) for _, v in scores], [float(r) for r, _ in scores]))
-    one, other = number(found, "accuracy"), number(mirrored, "accuracy")
+    one, other = measurement(found["accuracy"]), measurement(mirrored["accuracy"])
     assert one.low is not None
     assert other.high is not None
     assert one.change == -other.change  # type: ignore[operator]
     assert one.low == pytest.approx(-other.high, abs=1e-12)
-    assert number(found, "flips_to_wrong").change == number(mirrored, "flips_to_right").change
+    assert measurement(found["flips_to_wrong"]).change == measurement(mirrored["flips_to_right"]).change

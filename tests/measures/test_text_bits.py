@@ -14,6 +14,7 @@ from harness.errors import MeasureError
 from harness.measures._text_bits import TextBits
 from harness.measures.perplexity import Perplexity
 from harness.records import Measurement, Skipped
+from tests.helpers.results import skipped
 
 
 def table(documents: int = 40, windows: int = 2, seed: int = 0, **columns: Any) -> pd.DataFrame:
@@ -21,7 +22,7 @@ def table(documents: int = 40, windows: int = 2, seed: int = 0, **columns: Any) 
     count = documents * windows
     size = generator.integers(50, 400, count)
     own = generator.normal(0.6, 0.1, documents).repeat(windows)
-    rows = {
+    rows: dict[str, Any] = {
         "document": np.arange(documents).repeat(windows),
         "total_bytes": size,
         "bytes": size,
@@ -79,10 +80,10 @@ def test_what_is_left_out_is_said() -> None:
     frame = table(windows=1)
     whole = bits(frame).method
     assert "left out" not in whole
-    frame.loc[0, "total_bytes"] += 90
+    frame["total_bytes"] += np.where(frame.index == 0, 90, 0)
     said = bits(frame).method
     assert "90 bytes" in said
-    frame.loc[1, ["skipped", "bytes"]] = ["no part of it ends a token", 0]
+    frame.loc[1, "skipped"], frame.loc[1, "bytes"] = "no part of it ends a token", 0
     assert "1 documents are left out whole" in bits(frame).method
     assert bits(frame).clusters == 39
 
@@ -94,9 +95,9 @@ def test_texts_that_do_not_come_back_are_no_evidence(lost: int, kept: bool) -> N
     frame.loc[: lost - 1, "skipped"] = "the variant's tokenizer does not give the text back"
     frame.loc[: lost - 1, ["bytes", "reference_nll", "variant_nll"]] = 0
     found = bits(frame)
-    assert isinstance(found, Measurement if kept else Skipped)
+    assert isinstance(found, Measurement) == kept
     if not kept:
-        assert "the variant's tokenizer does not give the text back in 2 of 100 documents" in found.reason
+        assert "the variant's tokenizer does not give the text back in 2 of 100 documents" in skipped(found).reason
 
 
 def test_nothing_scored_is_skipped_with_the_reason() -> None:

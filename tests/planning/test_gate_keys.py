@@ -9,6 +9,7 @@ import pytest
 
 from harness.errors import PlanError
 from harness.plan import load_gate
+from harness.rules.at_most import AtMost
 
 README = Path(__file__).parents[2] / "README.md"
 
@@ -20,6 +21,7 @@ def test_the_gate_in_the_readme_is_one(tmp_path: Path) -> None:
     first, memory, largest = (spec.rule for spec in load_gate("./mine.yaml", tmp_path).rules)
     assert (first.slices, first.min_documents, first.on_inconclusive) == ("kind", 20, "warn")
     assert (first.implausible_gain, first.level, first.decide) == (0.1, "block", "interval")
+    assert isinstance(memory, AtMost)
     assert (memory.of, memory.limit) == ("reference", 0.3)
     assert (largest.decide, largest.level) == ("point", "warn")
 

@@ -75,7 +75,9 @@ def test_a_suite_without_anything_to_look_at_is_refused(tmp_path: Path) -> None:
 def test_a_seed_for_a_file_has_a_use_where_documents_are_drawn(tmp_path: Path) -> None:
     (tmp_path / "texts.txt").write_text("\n\n".join(f"text {number}" for number in range(60)), encoding="utf-8")
     drawn = "documents: {data: texts.txt, min: 20, max: 60, seed: 3}\nmeasures: [perplexity]\n"
-    assert make_plan(write(tmp_path, drawn)).suites[0].documents.seed == 3
+    documents = make_plan(write(tmp_path, drawn)).suites[0].documents
+    assert documents is not None
+    assert documents.seed == 3
     (problem,) = refused(write(tmp_path, drawn.replace("min: 20, ", ""), GATE.replace("extend", "block")))
     assert "a seed for texts.txt, which has no use for it" in problem
 

@@ -10,14 +10,14 @@ from harness.errors import PlanError, Problem
 from harness.forecast.cost import amount
 from harness.plan import load_suite, make_plan, resolved
 from harness.planning.specs import Plan
-from harness.records import NoiseFloorSpec
+from harness.records import Condition, NoiseFloorSpec
 
 SUITE = """
 documents: {data: pocket-heldout, max: 40, context: 256}
 measures: [divergence, perplexity, layer_error, memory, {measure: latency, repeats: 6}]
 """
 GATE = "rules:\n  - {rule: at_most, metric: divergence.kl_mean, limit: 0.1, why: w}\n"
-ALL = ("batch_size", "padding_side", "document_order", "attention", "rounding")
+ALL: tuple[Condition, ...] = ("batch_size", "padding_side", "document_order", "attention", "rounding")
 
 
 def plan(folder: Path, suite: str = "", rule: str = "") -> Plan:

@@ -10,6 +10,7 @@ from harness.report.noise import described, multiple
 from harness.system import resources
 from harness.writers.report_html import render
 from tests.helpers.made_run import make_run
+from tests.helpers.results import number
 
 
 @pytest.mark.parametrize(
@@ -60,7 +61,7 @@ def test_rules_and_measurements_show_the_multiple_in_report_and_terminal() -> No
     )
     run = made.run.model_copy(update={"measurements": measurements})
     (item,) = [each for each in rules.judged(run) if each.verdict.metric == "divergence.kl_mean"]
-    effect = next(m.effect for m in measurements if m.name == "divergence.kl_mean")
+    effect = number(next(m.effect for m in measurements if m.name == "divergence.kl_mean"))
     said = f"{display.number(effect / 0.001, 3)} × the noise floor"
     assert item.line.endswith(f", {said}")
     page = render(run, made.tables, resources.folder("reports"))

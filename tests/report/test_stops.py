@@ -20,7 +20,12 @@ DECIDED = "Suite core: every rule was decided after 63 of at most 400 documents 
 
 
 def stop(**fields: Any) -> Stop:
-    given = {"suite": "core", "looks": LOOKS, "documents": 63, "watched": ("not_worse perplexity.ratio",)}
+    given: dict[str, Any] = {
+        "suite": "core",
+        "looks": LOOKS,
+        "documents": 63,
+        "watched": ("not_worse perplexity.ratio",),
+    }
     return Stop(**(given | fields))
 
 

@@ -1,19 +1,21 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
 from harness.rules.at_least import AtLeast
 from harness.rules.at_most import AtMost
+from tests.helpers.measured import measured
 
 
-def at_most(limit: float, metric: str = "m", **fields: object) -> AtMost:
+def at_most(limit: float, metric: str = "m", **fields: Any) -> AtMost:
     return AtMost(metric=metric, why="because", limit=limit, **fields)
 
 
-def at_least(limit: float, metric: str = "m", **fields: object) -> AtLeast:
+def at_least(limit: float, metric: str = "m", **fields: Any) -> AtLeast:
     return AtLeast(metric=metric, why="because", limit=limit, **fields)
 
 
@@ -27,7 +29,7 @@ def at_least(limit: float, metric: str = "m", **fields: object) -> AtLeast:
         (1.01, "fail", -0.0002),
     ],
 )
-def test_at_most_judges_the_whole_interval(limit, status, margin, measured) -> None:
+def test_at_most_judges_the_whole_interval(limit: float, status: str, margin: float) -> None:
     decision = at_most(limit).judge(measured("ratio"), identical=False)
     assert decision.status == status
     assert decision.margin == pytest.approx(margin, abs=1e-12)
@@ -37,13 +39,13 @@ def test_at_most_judges_the_whole_interval(limit, status, margin, measured) -> N
     ("limit", "status", "margin"),
     [(0.9, "pass", 0.04), (0.94, "inconclusive", 0.0), (0.95, "inconclusive", -0.01), (0.97, "fail", -0.01)],
 )
-def test_at_least_judges_the_whole_interval(limit, status, margin, measured) -> None:
+def test_at_least_judges_the_whole_interval(limit: float, status: str, margin: float) -> None:
     decision = at_least(limit).judge(measured("agreement"), identical=False)
     assert decision.status == status
     assert decision.margin == pytest.approx(margin, abs=1e-12)
 
 
-def test_the_variants_own_value_is_judged_where_there_is_one(measured) -> None:
+def test_the_variants_own_value_is_judged_where_there_is_one() -> None:
     assert at_least(0.55).judge(measured("accuracy"), identical=False).status == "pass"
     assert at_least(0.58).judge(measured("accuracy"), identical=False).status == "inconclusive"
     assert at_least(0.63).judge(measured("accuracy"), identical=False).status == "fail"
@@ -53,25 +55,25 @@ def test_the_variants_own_value_is_judged_where_there_is_one(measured) -> None:
 
 
 @pytest.mark.parametrize(("limit", "status"), [(3.3, "pass"), (3.2, "inconclusive"), (3.1, "fail")])
-def test_point_compares_the_number_alone(limit, status, measured) -> None:
+def test_point_compares_the_number_alone(limit: float, status: str) -> None:
     assert at_most(limit, decide="point").judge(measured("maximum"), identical=False).status == status
     assert at_most(limit).judge(measured("maximum"), identical=False).status == "inconclusive"
 
 
-def test_without_an_interval_the_way_out_is_named(measured) -> None:
+def test_without_an_interval_the_way_out_is_named() -> None:
     decision = at_most(100.0).judge(measured("maximum"), identical=False)
     assert decision.status == "inconclusive"
     assert "write decide: point" in decision.because
 
 
 @pytest.mark.parametrize(("limit", "status"), [(1501.0, "pass"), (1500.0, "pass"), (1499.0, "fail")])
-def test_exact_counts_are_simply_compared(limit, status, measured) -> None:
+def test_exact_counts_are_simply_compared(limit: float, status: str) -> None:
     decision = at_most(limit).judge(measured("bytes"), identical=False)
     assert decision.status == status
     assert "interval" not in decision.because
 
 
-def test_an_interval_without_width_is_no_evidence(measured) -> None:
+def test_an_interval_without_width_is_no_evidence() -> None:
     flat = measured("ratio", change=1.0, low=1.0, high=1.0, method="no interval: all 9 values are exactly equal")
     decision = at_most(1.02).judge(flat, identical=False)
     assert decision.status == "inconclusive"
@@ -81,25 +83,25 @@ def test_an_interval_without_width_is_no_evidence(measured) -> None:
     assert at_most(0.9).judge(flat, identical=True).status == "fail"
 
 
-def test_identical_models_do_not_excuse_numbers_that_differ(measured) -> None:
+def test_identical_models_do_not_excuse_numbers_that_differ() -> None:
     assert at_most(1.016).judge(measured("ratio"), identical=True).status == "inconclusive"
 
 
 @pytest.mark.parametrize("limit", [0.1, 0.99])
-def test_the_wrong_direction_is_an_error(limit, measured) -> None:
+def test_the_wrong_direction_is_an_error(limit: float) -> None:
     assert at_most(limit).judge(measured("agreement"), identical=True).status == "error"
     assert "write at_least" in at_most(limit).judge(measured("agreement"), identical=True).because
     assert at_least(limit).judge(measured("ratio"), identical=True).status == "error"
     assert "write at_most" in at_least(limit).judge(measured("ratio"), identical=True).because
 
 
-def test_metrics_without_direction_can_be_bounded_on_both_sides(measured) -> None:
+def test_metrics_without_direction_can_be_bounded_on_both_sides() -> None:
     assert at_most(0.02).judge(measured("gap"), identical=False).status == "pass"
     assert at_least(-0.02).judge(measured("gap"), identical=False).status == "pass"
     assert at_most(0.004).judge(measured("gap"), identical=False).status == "fail"
 
 
-def test_percent_for_a_share_is_an_error(measured) -> None:
+def test_percent_for_a_share_is_an_error() -> None:
     decision = at_least(90.0).judge(measured("agreement"), identical=False)
     assert decision.status == "error"
     assert "write 0.9 for 90 %" in decision.because
@@ -107,20 +109,20 @@ def test_percent_for_a_share_is_an_error(measured) -> None:
 
 
 @pytest.mark.parametrize("limit", [math.nan, math.inf, -math.inf, "0.02", "1e-2", True, None])
-def test_a_limit_is_a_finite_number(limit) -> None:
+def test_a_limit_is_a_finite_number(limit: Any) -> None:
     for rule in (at_most, at_least):
         with pytest.raises(ValidationError):
             rule(limit)
 
 
 @pytest.mark.parametrize("fields", [{"decide": "median"}, {"tolerance": 0.1}, {"level": "info"}])
-def test_unknown_settings_are_refused(fields) -> None:
+def test_unknown_settings_are_refused(fields: dict[str, Any]) -> None:
     for rule in (at_most, at_least):
         with pytest.raises(ValidationError):
             rule(0.5, **fields)
 
 
-def test_numbers_in_sentences_are_not_rounded_over_the_limit(measured) -> None:
+def test_numbers_in_sentences_are_not_rounded_over_the_limit() -> None:
     decision = at_most(1.02).judge(measured("ratio", high=1.0199999996), identical=False)
     assert decision.status == "pass"
     assert "1.0199999996" in decision.because

@@ -29,13 +29,13 @@ class Match(Measure):
 
     def measure(self, table: pd.DataFrame) -> Sequence[Measurement | Skipped]:
         """On equal items both intervals have no width, as those of a bootstrap would."""
-        on = {side: float(table[side].mean()) for side in ("reference", "variant")}
-        change = on["variant"] - on["reference"]
+        reference, variant = float(table["reference"].mean()), float(table["variant"].mean())
+        change = variant - reference
         return [
             Measurement(
                 name="match.exact", unit="share", better="higher", change=change, low=change, high=change,
-                variant_low=on["variant"], variant_high=on["variant"], n=len(table), clusters=len(table),
-                basis=self.basis, method="exact match, mean over items", **on,
+                variant_low=variant, variant_high=variant, n=len(table), clusters=len(table),
+                basis=self.basis, method="exact match, mean over items", reference=reference, variant=variant,
             )
         ]  # fmt: skip
 

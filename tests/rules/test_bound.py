@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,27 +18,27 @@ from harness.rules.at_least import AtLeast
 from harness.rules.at_most import AtMost
 from harness.rules.not_worse import NotWorse
 from harness.rules.retains import Retains
+from tests.helpers.measured import measured
 
 KL = Metric(name="divergence.kl_mean", unit="nats/token", better="lower")
 RATIO = Metric(name="perplexity.ratio", unit="ratio", better="lower", neutral=1.0)
 ACCURACY = Metric(name="tasks.a.accuracy", unit="share", better="higher")
 SQNR = Metric(name="layers.sqnr_db", unit="dB", better="higher", neutral=6315.6, infinite_neutral=True)
 GAP = Metric(name="calibration.gap", unit="probability", better="neither")
-ASK = {"metric": "*", "why": "w"}
 
 
 @pytest.mark.parametrize(
     ("rule", "metric", "number", "lower", "upper"),
     [
-        (AtMost(limit=0.05, **ASK), KL, "variant", None, 0.05),
-        (AtMost(limit=0.05, of="change", **ASK), KL, "change", None, 0.05),
-        (AtMost(limit=1.05, of="reference", **ASK), KL, "ratio", None, 1.05),
-        (AtMost(limit=1.05, of="reference", **ASK), RATIO, "change", None, 1.05),
-        (AtLeast(limit=0.9, **ASK), ACCURACY, "variant", 0.9, None),
-        (NotWorse(margin=0.02, **ASK), RATIO, "change", None, 1.02),
-        (NotWorse(margin=0.25, **ASK), ACCURACY, "change", -0.25, None),
-        (Retains(share=0.5, **ASK), ACCURACY, "ratio", 0.5, None),
-        (Retains(share=0.5, **ASK), RATIO, "change", None, 2.0),
+        (AtMost(limit=0.05, metric="*", why="w"), KL, "variant", None, 0.05),
+        (AtMost(limit=0.05, of="change", metric="*", why="w"), KL, "change", None, 0.05),
+        (AtMost(limit=1.05, of="reference", metric="*", why="w"), KL, "ratio", None, 1.05),
+        (AtMost(limit=1.05, of="reference", metric="*", why="w"), RATIO, "change", None, 1.05),
+        (AtLeast(limit=0.9, metric="*", why="w"), ACCURACY, "variant", 0.9, None),
+        (NotWorse(margin=0.02, metric="*", why="w"), RATIO, "change", None, 1.02),
+        (NotWorse(margin=0.25, metric="*", why="w"), ACCURACY, "change", -0.25, None),
+        (Retains(share=0.5, metric="*", why="w"), ACCURACY, "ratio", 0.5, None),
+        (Retains(share=0.5, metric="*", why="w"), RATIO, "change", None, 2.0),
     ],
 )
 def test_a_rule_says_its_number_and_its_limits(
@@ -51,13 +51,13 @@ def test_a_rule_says_its_number_and_its_limits(
 @pytest.mark.parametrize(
     ("rule", "metric", "words"),
     [
-        (AtMost(limit=0.5, **ASK), ACCURACY, "better if higher"),
-        (AtLeast(limit=90, **ASK), ACCURACY, "write 0.9 for 90 %"),
-        (AtMost(limit=0.0, of="reference", **ASK), KL, "no share of the reference"),
-        (NotWorse(margin=0.1, **ASK), GAP, "no better direction"),
-        (NotWorse(margin=0.1, **ASK), SQNR, "write at_least"),
-        (NotWorse(margin=2, **ASK), RATIO, "means 200 %"),
-        (Retains(share=0.9, **ASK), GAP, "no better direction"),
+        (AtMost(limit=0.5, metric="*", why="w"), ACCURACY, "better if higher"),
+        (AtLeast(limit=90, metric="*", why="w"), ACCURACY, "write 0.9 for 90 %"),
+        (AtMost(limit=0.0, of="reference", metric="*", why="w"), KL, "no share of the reference"),
+        (NotWorse(margin=0.1, metric="*", why="w"), GAP, "no better direction"),
+        (NotWorse(margin=0.1, metric="*", why="w"), SQNR, "write at_least"),
+        (NotWorse(margin=2, metric="*", why="w"), RATIO, "means 200 %"),
+        (Retains(share=0.9, metric="*", why="w"), GAP, "no better direction"),
     ],
 )
 def test_a_metric_that_a_rule_cannot_judge_is_a_misfit(rule: Rule, metric: Metric, words: str) -> None:
@@ -65,7 +65,7 @@ def test_a_metric_that_a_rule_cannot_judge_is_a_misfit(rule: Rule, metric: Metri
 
 
 def test_a_share_of_the_reference_needs_a_value_on_each_side_and_a_positive_one() -> None:
-    rule = Retains(share=0.9, **ASK)
+    rule = Retains(share=0.9, metric="*", why="w")
     assert "no value on each" in rule.bound(Facts.declared(ACCURACY, frozenset({"change"}))).misfit
     assert "is 0, so" in rule.bound(Facts.declared(ACCURACY, reference=0.0)).misfit
 
@@ -74,8 +74,10 @@ def test_every_rule_has_a_bound_on_a_metric_that_it_fits() -> None:
     settings = {"margin": 0.1, "share": 0.9, "limit": 0.5}
     for name in names(Rule):
         cls = load(Rule, name)
-        given_settings = {key: value for key, value in settings.items() if key in cls.model_fields}
-        bounds = [bound_of(cls(**given_settings, **ASK), Facts.declared(metric)) for metric in (KL, ACCURACY)]
+        given_settings: dict[str, Any] = {key: value for key, value in settings.items() if key in cls.model_fields}
+        bounds = [
+            bound_of(cls(**given_settings, metric="*", why="w"), Facts.declared(metric)) for metric in (KL, ACCURACY)
+        ]
         assert any(bound.limits and not bound.misfit for bound in bounds), name
 
 
@@ -96,8 +98,8 @@ class Between(Rule):
         return Bound(f"between {self.low} and {self.high}", lower=self.low, upper=self.high)
 
 
-def between(low: float, high: float, **fields: object) -> Between:
-    return Between(low=low, high=high, **ASK, **fields)
+def between(low: float, high: float, **fields: Any) -> Between:
+    return Between(low=low, high=high, metric="*", why="w", **fields)
 
 
 @pytest.mark.parametrize(
@@ -111,22 +113,18 @@ def between(low: float, high: float, **fields: object) -> Between:
         (1.011, 1.012, "inconclusive", "crosses"),
     ],
 )
-def test_both_limits_must_hold(
-    low: float, high: float, status: str, words: str, measured: Callable[..., Measurement]
-) -> None:
+def test_both_limits_must_hold(low: float, high: float, status: str, words: str) -> None:
     decision = between(low, high).judge(measured("ratio"), identical=False)
     assert (decision.status, words in decision.because) == (status, True), decision.because
 
 
-def test_the_margin_is_that_of_the_nearer_limit(measured: Callable[..., Measurement]) -> None:
+def test_the_margin_is_that_of_the_nearer_limit() -> None:
     assert between(1.0, 1.02).judge(measured("ratio"), False).margin == pytest.approx(1.02 - 1.016)
     assert between(1.01, 1.9).judge(measured("ratio"), False).margin == pytest.approx(1.0102 - 1.01)
 
 
 @pytest.mark.parametrize(("low", "high", "status"), [(0.0, 1500.0, "fail"), (-2500.0, -2500.0, "pass")])
-def test_counted_numbers_may_equal_both_limits(
-    low: float, high: float, status: str, measured: Callable[..., Measurement]
-) -> None:
+def test_counted_numbers_may_equal_both_limits(low: float, high: float, status: str) -> None:
     assert between(low, high).judge(measured("bytes"), False).status == status
 
 

@@ -14,6 +14,7 @@ from harness.planning.gate_file import _explain_misfit
 from harness.planning.specs import GateSpec, RuleSpec
 from harness.records import Measurement, Metric, NoiseFloor, Verdict
 from harness.rules import Rule
+from harness.rules._limits import Of
 from harness.rules.at_least import AtLeast
 from harness.rules.at_most import AtMost
 from harness.rules.not_worse import NotWorse
@@ -58,8 +59,8 @@ class TestFewDocuments:
         assert verdict(not_worse(min_documents=50), ratio(change)) == verdict(not_worse(), ratio(change))
 
     def test_are_not_excused_by_a_point_or_by_a_warning_on_inconclusive(self) -> None:
-        for fields in ({"decide": "point"}, {"on_inconclusive": "warn"}):
-            found = verdict(not_worse(min_documents=51, **fields), ratio())
+        for rule in (not_worse(min_documents=51, decide="point"), not_worse(min_documents=51, on_inconclusive="warn")):
+            found = verdict(rule, ratio())
             assert (found.status, found.level) == ("inconclusive", "block")
 
     def test_counted_numbers_rest_on_none(self) -> None:
@@ -211,7 +212,17 @@ class TestAboveNoise:
         gain=st.one_of(st.none(), st.floats(0.01, 0.5)),
     )  # fmt: skip
     @settings(max_examples=300, deadline=None)
-    def test_it_never_makes_a_pass(self, change, half, floors, times, margins, basis, better, gain) -> None:
+    def test_it_never_makes_a_pass(
+        self,
+        change: float,
+        half: float,
+        floors: tuple[float, float],
+        times: float,
+        margins: tuple[float, float],
+        basis: str,
+        better: str,
+        gain: float | None,
+    ) -> None:
         found = accuracy(change, half).model_copy(update={"better": better})
         low, high = sorted(floors)
         strict, loose = sorted(margins)
@@ -248,7 +259,9 @@ GOODNESS = {"error": 0, "fail": 0, "inconclusive": 1, "pass": 2}
     basis=st.sampled_from(["interval", "point"]),
 )
 @settings(max_examples=60, deadline=None)
-def test_looser_demands_never_make_a_verdict_worse(change, half, clusters, gains, documents, basis) -> None:
+def test_looser_demands_never_make_a_verdict_worse(
+    change: float, half: float, clusters: int, gains: tuple[float, float], documents: tuple[int, int], basis: str
+) -> None:
     found = accuracy(change, half, clusters=clusters)
     (tight, loose), (few, many) = sorted(gains), sorted(documents)
     at = [
@@ -296,7 +309,7 @@ class TestLimitsOfEveryKind:
             ("reference", 0.94, "pass"), ("reference", 0.975, "inconclusive"), ("reference", 0.999, "fail"),
         ],
     )  # fmt: skip
-    def test_at_least(self, of: str, limit: float, status: str) -> None:
+    def test_at_least(self, of: Of, limit: float, status: str) -> None:
         assert verdict(AtLeast(metric="*", why="w", limit=limit, of=of), self.sums()).status == status
 
     def test_a_share_far_below_the_reference_can_be_demanded(self) -> None:
@@ -317,7 +330,14 @@ class TestLimitsOfEveryKind:
         limits=st.tuples(st.floats(0.05, 3), st.floats(0.05, 3)), rule=st.sampled_from([AtMost, AtLeast]),
     )  # fmt: skip
     @settings(max_examples=300, deadline=None)
-    def test_a_looser_share_never_makes_a_verdict_worse(self, reference, variant, widths, limits, rule) -> None:
+    def test_a_looser_share_never_makes_a_verdict_worse(
+        self,
+        reference: float,
+        variant: float,
+        widths: tuple[float, float, float, float],
+        limits: tuple[float, float],
+        rule: type[AtMost | AtLeast],
+    ) -> None:
         change = variant - reference
         found = ratio(
             change, unit="score", better="neither", neutral=0.0, reference=reference, variant=variant,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -25,9 +26,9 @@ from harness.rules.at_least import AtLeast
 from harness.rules.at_most import AtMost
 from harness.rules.not_worse import NotWorse
 from harness.rules.retains import Retains
+from tests.helpers.results import measurements
 from tests.rules import test_gate_properties as tokens_of
 
-W = {"why": "w"}
 GOODNESS = {"error": 0, "fail": 0, "inconclusive": 1, "pass": 2}
 FEW = settings(max_examples=12, deadline=None)
 damages = st.sampled_from([0.0, 0.02, 0.1, 0.2, 0.5, 1.0])
@@ -63,12 +64,12 @@ def layers(documents: int, damage: float, seed: int) -> pd.DataFrame:
 
 ERROR = LayerError()
 LAYER_RULES = {
-    "relative error": AtMost(metric="layers.relative_error", limit=0.3, **W),
-    "worst": AtMost(metric="layers.worst", limit=0.3, **W),
-    "worst, point": AtMost(metric="layers.worst", limit=0.3, decide="point", min_documents=2, **W),
-    "cosine": AtLeast(metric="layers.cosine", limit=0.9, **W),
-    "cosine, margin": NotWorse(metric="layers.cosine", margin=0.1, **W),
-    "sqnr": AtLeast(metric="layers.sqnr_db", limit=10.0, **W),
+    "relative error": AtMost(metric="layers.relative_error", limit=0.3, why="w"),
+    "worst": AtMost(metric="layers.worst", limit=0.3, why="w"),
+    "worst, point": AtMost(metric="layers.worst", limit=0.3, decide="point", min_documents=2, why="w"),
+    "cosine": AtLeast(metric="layers.cosine", limit=0.9, why="w"),
+    "cosine, margin": NotWorse(metric="layers.cosine", margin=0.1, why="w"),
+    "sqnr": AtLeast(metric="layers.sqnr_db", limit=10.0, why="w"),
 }
 every_layer_rule = pytest.mark.parametrize("rule", LAYER_RULES.values(), ids=LAYER_RULES)
 
@@ -76,7 +77,9 @@ every_layer_rule = pytest.mark.parametrize("rule", LAYER_RULES.values(), ids=LAY
 @every_layer_rule
 @given(documents=st.integers(2, 30), damage=damages, seed=st.integers(0, 999), copied=st.integers(0, 29))
 @FEW
-def test_a_document_again_never_turns_pass_into_fail(rule, documents, damage, seed, copied) -> None:
+def test_a_document_again_never_turns_pass_into_fail(
+    rule: Rule, documents: int, damage: float, seed: int, copied: int
+) -> None:
     table = layers(documents, damage, seed)
     again = table[table["document"] == copied % documents].assign(document=documents)
     equal = again.assign(
@@ -89,7 +92,9 @@ def test_a_document_again_never_turns_pass_into_fail(rule, documents, damage, se
 
 @given(documents=st.integers(2, 30), damage=damages, seed=st.integers(0, 999), shards=st.integers(1, 5))
 @FEW
-def test_order_names_and_shards_of_documents_change_no_bit(documents, damage, seed, shards) -> None:
+def test_order_names_and_shards_of_documents_change_no_bit(
+    documents: int, damage: float, seed: int, shards: int
+) -> None:
     table = layers(documents, damage, seed)
     generator = np.random.default_rng(seed)
     renamed = generator.permutation(documents) + 100
@@ -105,14 +110,16 @@ def test_order_names_and_shards_of_documents_change_no_bit(documents, damage, se
     column=st.sampled_from(["sum_squared_error", "sum_squared_variant", "sum_squared_reference"]),
 )  # fmt: skip
 @FEW
-def test_one_number_that_is_not_finite_never_passes(rule, documents, seed, bad, column) -> None:
+def test_one_number_that_is_not_finite_never_passes(
+    rule: Rule, documents: int, seed: int, bad: float, column: str
+) -> None:
     table = layers(documents, 0.001, seed)
     table.loc[seed % len(table), column] = bad
     assert status(ERROR, rule, table) == ("error" if column.endswith("reference") else "fail")
 
 
 @every_layer_rule
-def test_much_that_is_good_passes_and_little_or_nothing_never_does(rule) -> None:
+def test_much_that_is_good_passes_and_little_or_nothing_never_does(rule: Rule) -> None:
     good = layers(40, 0.01, 1)
     assert status(ERROR, rule, good) == "pass", "else the rest of this test says nothing"
     assert status(ERROR, rule, good.iloc[:0]) == "error"
@@ -142,7 +149,7 @@ def channels(damage: float, seed: int = 0) -> pd.DataFrame:
 
 @pytest.mark.parametrize("metric", ["outliers.channels", "outliers.max_to_median", "outliers.kurtosis"])
 def test_channels_pass_only_by_numbers_that_are_there_and_finite(metric: str) -> None:
-    point = AtMost(metric=metric, limit=30.0, decide="point", **W)
+    point = AtMost(metric=metric, limit=30.0, decide="point", why="w")
     good = channels(0.0)
     assert status(Outliers(), point, good) == "pass"
     assert status(Outliers(), point.model_copy(update={"decide": "interval"}), good) == "inconclusive"
@@ -154,7 +161,7 @@ def test_channels_pass_only_by_numbers_that_are_there_and_finite(metric: str) ->
             assert status(Outliers(), point, broken) == expected
     shuffled = good.sample(frac=1, random_state=0)
     changes = [
-        sorted((m.name, sorted(m.labels.items()), m.change) for m in Outliers().measure(table))
+        sorted((m.name, sorted(m.labels.items()), m.change) for m in measurements(Outliers().measure(table)))
         for table in (good, shuffled)
     ]
     assert changes[0] == changes[1]
@@ -165,18 +172,18 @@ def test_channels_pass_only_by_numbers_that_are_there_and_finite(metric: str) ->
 
 TASKS = Tasks(tasks=("quiz",))
 TASK_RULES = {
-    "score": NotWorse(metric="tasks.quiz.exact_match", margin=0.05, **W),
-    "score, value": AtLeast(metric="tasks.quiz.exact_match", limit=0.3, **W),
-    "score, retained": Retains(metric="tasks.quiz.exact_match", share=0.8, **W),
-    "recovery": AtLeast(metric="tasks.quiz.recovery", limit=0.8, **W),
-    "flips": AtMost(metric="tasks.quiz.flips", limit=0.1, **W),
-    "flips to wrong": AtMost(metric="tasks.quiz.flips_to_wrong", limit=0.1, **W),
+    "score": NotWorse(metric="tasks.quiz.exact_match", margin=0.05, why="w"),
+    "score, value": AtLeast(metric="tasks.quiz.exact_match", limit=0.3, why="w"),
+    "score, retained": Retains(metric="tasks.quiz.exact_match", share=0.8, why="w"),
+    "recovery": AtLeast(metric="tasks.quiz.recovery", limit=0.8, why="w"),
+    "flips": AtMost(metric="tasks.quiz.flips", limit=0.1, why="w"),
+    "flips to wrong": AtMost(metric="tasks.quiz.flips_to_wrong", limit=0.1, why="w"),
 }
 every_task_rule = pytest.mark.parametrize("rule", TASK_RULES.values(), ids=TASK_RULES)
 
 
 @every_task_rule
-def test_many_equal_answers_pass_and_few_or_none_never_do(rule) -> None:
+def test_many_equal_answers_pass_and_few_or_none_never_do(rule: Rule) -> None:
     assert status(TASKS, rule, tokens_of.items(0, 0, 300)) == "pass", "else the rest of this test says nothing"
     assert status(TASKS, rule, tokens_of.items(0, 0, 300).iloc[:0]) == "error"
     assert status(TASKS, rule, tokens_of.items(0, 0, 1)) in ("inconclusive", "error")
@@ -188,7 +195,7 @@ def test_many_equal_answers_pass_and_few_or_none_never_do(rule) -> None:
 @every_task_rule
 @pytest.mark.parametrize("side", ["reference", "variant"])
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_one_score_that_is_not_finite_never_passes(rule, side: str, bad: float) -> None:
+def test_one_score_that_is_not_finite_never_passes(rule: Rule, side: str, bad: float) -> None:
     table = tokens_of.items(0, 0, 300)
     table.loc[7, f"{side}_score"] = bad
     assert status(TASKS, rule, table) in ("error", "fail")
@@ -197,7 +204,7 @@ def test_one_score_that_is_not_finite_never_passes(rule, side: str, bad: float) 
 @every_task_rule
 @given(lost=st.integers(0, 8), gained=st.integers(0, 8), same=st.integers(1, 200), wrong=st.booleans())
 @FEW
-def test_an_item_again_never_turns_pass_into_fail(rule, lost, gained, same, wrong) -> None:
+def test_an_item_again_never_turns_pass_into_fail(rule: Rule, lost: int, gained: int, same: int, wrong: bool) -> None:
     table = tokens_of.items(lost, gained, same)
     before = status(TASKS, rule, table)
     row = table.iloc[[0 if wrong else -1]].assign(doc_id=len(table), prompt_hash="again")
@@ -221,7 +228,7 @@ def timings(blocks: int, ratio: float = 1.0, seed: int = 0) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
-SPEED = AtMost(metric="latency.ratio", limit=1.1, **W)
+SPEED = AtMost(metric="latency.ratio", limit=1.1, why="w")
 
 
 def decode(rule: Rule, table: pd.DataFrame) -> str:
@@ -257,27 +264,43 @@ def test_times_pass_only_if_there_are_enough_that_can_be() -> None:
 
 
 LIMITS: dict[str, tuple[Measure, Any, Any]] = {
-    "tokens, not_worse": (Perplexity(), tokens_of.tokens, lambda x: NotWorse(metric="perplexity.ratio", margin=x, **W)),
-    "tokens, at_most": (Divergence(), tokens_of.tokens, lambda x: AtMost(metric="divergence.kl_mean", limit=x, **W)),
-    "tokens, quantile": (Divergence(), tokens_of.tokens, lambda x: AtMost(metric="divergence.kl_p99", limit=x, **W)),
+    "tokens, not_worse": (
+        Perplexity(), tokens_of.tokens, lambda x: NotWorse(metric="perplexity.ratio", margin=x, why="w")
+    ),
+    "tokens, at_most": (
+        Divergence(), tokens_of.tokens, lambda x: AtMost(metric="divergence.kl_mean", limit=x, why="w")
+    ),
+    "tokens, quantile": (
+        Divergence(), tokens_of.tokens, lambda x: AtMost(metric="divergence.kl_p99", limit=x, why="w")
+    ),
     "tokens, maximum": (
-        Logits(), tokens_of.tokens, lambda x: AtMost(metric="logits.max_abs_diff", limit=x, decide="point", **W)
+        Logits(), tokens_of.tokens, lambda x: AtMost(metric="logits.max_abs_diff", limit=x, decide="point", why="w")
     ),
     "tokens, at_least": (
-        Divergence(), tokens_of.tokens, lambda x: AtLeast(metric="divergence.top1_agreement", limit=1 - x, **W)
+        Divergence(), tokens_of.tokens, lambda x: AtLeast(metric="divergence.top1_agreement", limit=1 - x, why="w")
     ),
-    "tokens, retains": (Perplexity(), tokens_of.tokens, lambda x: Retains(metric="perplexity.value", share=1 - x, **W)),
-    "layers, at_most": (ERROR, layers, lambda x: AtMost(metric="layers.worst", limit=x, **W)),
-    "layers, at_least": (ERROR, layers, lambda x: AtLeast(metric="layers.cosine", limit=1 - x, **W)),
-    "layers, not_worse": (ERROR, layers, lambda x: NotWorse(metric="layers.cosine", margin=x, **W)),
-    "layers, retains": (ERROR, layers, lambda x: Retains(metric="layers.cosine", share=1 - x, **W)),
+    "tokens, retains": (
+        Perplexity(), tokens_of.tokens, lambda x: Retains(metric="perplexity.value", share=1 - x, why="w")
+    ),
+    "layers, at_most": (ERROR, layers, lambda x: AtMost(metric="layers.worst", limit=x, why="w")),
+    "layers, at_least": (ERROR, layers, lambda x: AtLeast(metric="layers.cosine", limit=1 - x, why="w")),
+    "layers, not_worse": (ERROR, layers, lambda x: NotWorse(metric="layers.cosine", margin=x, why="w")),
+    "layers, retains": (ERROR, layers, lambda x: Retains(metric="layers.cosine", share=1 - x, why="w")),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize(("measure", "table", "make"), LIMITS.values(), ids=LIMITS)
 @given(documents=st.integers(2, 30), damage=damages, seed=st.integers(0, 999), limits=pairs)
 @FEW
-def test_a_looser_limit_never_makes_a_verdict_worse(measure, table, make, documents, damage, seed, limits) -> None:
+def test_a_looser_limit_never_makes_a_verdict_worse(
+    measure: Measure,
+    table: Callable[[int, float, int], pd.DataFrame],
+    make: Callable[[float], Rule],
+    documents: int,
+    damage: float,
+    seed: int,
+    limits: tuple[float, float],
+) -> None:
     drawn = table(documents, damage, seed)
     strict, loose = (status(measure, make(limit), drawn) for limit in sorted(limits))
     assert GOODNESS[loose] >= GOODNESS[strict]
@@ -288,13 +311,15 @@ def test_a_looser_limit_never_makes_a_verdict_worse(measure, table, make, docume
     name=st.sampled_from(["not_worse", "at_most", "at_least", "retains"]),
 )  # fmt: skip
 @settings(max_examples=60, deadline=None)
-def test_a_looser_limit_on_a_task_never_makes_a_verdict_worse(lost, gained, same, limits, name) -> None:
+def test_a_looser_limit_on_a_task_never_makes_a_verdict_worse(
+    lost: int, gained: int, same: int, limits: tuple[float, float], name: str
+) -> None:
     metric = "tasks.quiz.exact_match"
     make: dict[str, Any] = {
-        "not_worse": lambda x: NotWorse(metric=metric, margin=x, **W),
-        "at_most": lambda x: AtMost(metric="tasks.quiz.flips", limit=x, **W),
-        "at_least": lambda x: AtLeast(metric=metric, limit=1 - x, **W),
-        "retains": lambda x: Retains(metric=metric, share=1 - x, **W),
+        "not_worse": lambda x: NotWorse(metric=metric, margin=x, why="w"),
+        "at_most": lambda x: AtMost(metric="tasks.quiz.flips", limit=x, why="w"),
+        "at_least": lambda x: AtLeast(metric=metric, limit=1 - x, why="w"),
+        "retains": lambda x: Retains(metric=metric, share=1 - x, why="w"),
     }
     strict, loose = (status(TASKS, make[name](limit), tokens_of.items(lost, gained, same)) for limit in sorted(limits))
     assert GOODNESS[loose] >= GOODNESS[strict]

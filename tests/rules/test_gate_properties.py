@@ -21,22 +21,22 @@ from harness.measures.tasks import Tasks
 from harness.planning.specs import GateSpec, RuleSpec
 from harness.records import Measurement, Skipped
 from harness.rules import Rule
+from harness.rules._compare import Basis
 from harness.rules.at_least import AtLeast
 from harness.rules.at_most import AtMost
 from harness.rules.not_worse import NotWorse
 from harness.rules.retains import Retains
 
-W = {"why": "w"}
 RULES: dict[str, tuple[Measure, Rule]] = {
-    "nll": (Perplexity(), NotWorse(metric="perplexity.ratio", margin=0.05, **W)),
-    "nll, value": (Perplexity(), AtMost(metric="perplexity.value", limit=1.1, of="reference", **W)),
-    "nll, retained": (Perplexity(), Retains(metric="perplexity.value", share=0.9, **W)),
-    "kl": (Divergence(), AtMost(metric="divergence.kl_mean", limit=0.05, **W)),
-    "kl, quantile": (Divergence(), AtMost(metric="divergence.kl_p50", limit=0.04, **W)),
-    "agreement": (Divergence(), AtLeast(metric="divergence.top1_agreement", limit=0.8, **W)),
-    "brier": (Calibration(), NotWorse(metric="calibration.brier", margin=0.05, **W)),
-    "calibration": (Calibration(), NotWorse(metric="calibration.squared_error", margin=0.05, **W)),
-    "logits": (Logits(), AtMost(metric="logits.mean_abs_diff", limit=0.3, **W)),
+    "nll": (Perplexity(), NotWorse(metric="perplexity.ratio", margin=0.05, why="w")),
+    "nll, value": (Perplexity(), AtMost(metric="perplexity.value", limit=1.1, of="reference", why="w")),
+    "nll, retained": (Perplexity(), Retains(metric="perplexity.value", share=0.9, why="w")),
+    "kl": (Divergence(), AtMost(metric="divergence.kl_mean", limit=0.05, why="w")),
+    "kl, quantile": (Divergence(), AtMost(metric="divergence.kl_p50", limit=0.04, why="w")),
+    "agreement": (Divergence(), AtLeast(metric="divergence.top1_agreement", limit=0.8, why="w")),
+    "brier": (Calibration(), NotWorse(metric="calibration.brier", margin=0.05, why="w")),
+    "calibration": (Calibration(), NotWorse(metric="calibration.squared_error", margin=0.05, why="w")),
+    "logits": (Logits(), AtMost(metric="logits.mean_abs_diff", limit=0.3, why="w")),
 }
 every_rule = pytest.mark.parametrize(("measure", "rule"), RULES.values(), ids=RULES)
 
@@ -79,7 +79,7 @@ damages = st.sampled_from([-0.05, 0.0, 0.005, 0.02, 0.05, 0.1, 0.5])
 @given(documents=st.integers(2, 30), damage=damages, seed=st.integers(0, 999), copied=st.integers(0, 29))
 @settings(max_examples=15, deadline=None)
 def test_a_document_again_or_one_that_is_equal_never_turns_pass_into_fail(
-    measure, rule, documents, damage, seed, copied
+    measure: Measure, rule: Rule, documents: int, damage: float, seed: int, copied: int
 ) -> None:
     """Both readings: a copy of a document that is there, and a document on which both sides say the same."""
     table = tokens(documents, damage, seed)
@@ -97,7 +97,9 @@ def test_a_document_again_or_one_that_is_equal_never_turns_pass_into_fail(
 @every_rule
 @given(documents=st.integers(2, 30), damage=damages, seed=st.integers(0, 999), shards=st.integers(1, 5))
 @settings(max_examples=8, deadline=None)
-def test_order_names_and_shards_of_documents_change_no_bit(measure, rule, documents, damage, seed, shards) -> None:
+def test_order_names_and_shards_of_documents_change_no_bit(
+    measure: Measure, rule: Rule, documents: int, damage: float, seed: int, shards: int
+) -> None:
     table = tokens(documents, damage, seed)
     generator = np.random.default_rng(seed)
     names = generator.permutation(documents) + 100
@@ -113,14 +115,16 @@ def test_order_names_and_shards_of_documents_change_no_bit(measure, rule, docume
     column=st.sampled_from(["variant_nll", "variant_top1_p", "reference_nll", "reference_top1_p"]),
 )  # fmt: skip
 @settings(max_examples=8, deadline=None)
-def test_one_number_that_is_not_finite_never_passes(measure, rule, documents, seed, bad, column) -> None:
+def test_one_number_that_is_not_finite_never_passes(
+    measure: Measure, rule: Rule, documents: int, seed: int, bad: float, column: str
+) -> None:
     table = tokens(documents, 0.0001, seed)
     table.loc[seed % len(table), column] = bad
     assert status(measure, rule, table) == ("error" if column.startswith("reference") else "fail")
 
 
 @every_rule
-def test_much_that_is_good_passes_and_little_or_nothing_never_does(measure, rule) -> None:
+def test_much_that_is_good_passes_and_little_or_nothing_never_does(measure: Measure, rule: Rule) -> None:
     good = tokens(40, 0.001, 1)
     assert status(measure, rule, good) == "pass", "else the rest of this test says nothing"
     assert status(measure, rule, good.iloc[:0]) == "error"
@@ -161,7 +165,7 @@ FLIPS = AtMost(metric="tasks.quiz.flips_to_wrong", limit=0.05, why="w")
 @pytest.mark.parametrize("rule", [SCORE, FLIPS], ids=["score", "flips"])
 @given(lost=st.integers(0, 8), gained=st.integers(0, 8), same=st.integers(1, 200), wrong=st.booleans())
 @settings(max_examples=25, deadline=None)
-def test_items_again_never_turn_pass_into_fail(rule, lost, gained, same, wrong) -> None:
+def test_items_again_never_turn_pass_into_fail(rule: Rule, lost: int, gained: int, same: int, wrong: bool) -> None:
     table = items(lost, gained, same)
     before = status(TASKS, rule, table)
     row = table.iloc[[0 if wrong else -1]].assign(doc_id=len(table), prompt_hash="again")
@@ -172,7 +176,7 @@ def test_items_again_never_turn_pass_into_fail(rule, lost, gained, same, wrong) 
 
 
 @pytest.mark.parametrize("rule", [SCORE, FLIPS], ids=["score", "flips"])
-def test_ten_equal_answers_prove_nothing(rule) -> None:
+def test_ten_equal_answers_prove_nothing(rule: Rule) -> None:
     assert status(TASKS, rule, items(0, 0, 10)) == "inconclusive"
     assert status(TASKS, rule, items(0, 0, 1)) == "inconclusive"
     assert status(TASKS, rule, items(0, 0, 200)) == "pass"
@@ -183,7 +187,9 @@ def test_ten_equal_answers_prove_nothing(rule) -> None:
     others=st.lists(st.floats(-0.2, 0.2), max_size=6), basis=st.sampled_from(["interval", "point"]),
 )  # fmt: skip
 @settings(max_examples=100, deadline=None)
-def test_a_looser_limit_in_a_gate_never_turns_pass_into_fail(change, half, margins, others, basis) -> None:
+def test_a_looser_limit_in_a_gate_never_turns_pass_into_fail(
+    change: float, half: float, margins: tuple[float, float], others: list[float], basis: Basis
+) -> None:
     """Of the whole gate: also through the correction for many rules, in which the p-values of all meet."""
 
     def of(name: str, value: float) -> Measurement:

@@ -15,13 +15,14 @@ from harness.measures.memory import Memory
 from harness.measures.outliers import Outliers
 from harness.measures.perplexity import Perplexity
 from harness.planning.specs import GateSpec, RuleSpec, SuiteSpec
-from harness.records import DocumentsSpec, Measurement, Skipped
+from harness.records import DocumentsSpec, Measurement, Skipped, Slice
 from harness.rules import Rule
 from harness.rules.at_most import AtMost
 from harness.rules.not_worse import NotWorse
 from harness.sampling.looks import Look, select_waiting_rules
 from harness.sampling.slices import measure_slices, slice_patterns
 from harness.statistics import Betting, GroupSequential
+from tests.helpers.results import by_name, ends, number
 
 
 def gate(*rules: Rule, **more: Any) -> GateSpec:
@@ -30,7 +31,8 @@ def gate(*rules: Rule, **more: Any) -> GateSpec:
 
 
 def rule(**fields: Any) -> NotWorse:
-    return NotWorse(**({"metric": "perplexity.ratio", "why": "w", "margin": 0.05} | fields))
+    usual: dict[str, Any] = {"metric": "perplexity.ratio", "why": "w", "margin": 0.05}
+    return NotWorse(**(usual | fields))
 
 
 def suite() -> SuiteSpec:
@@ -122,24 +124,23 @@ def tables(damage: float, count: int = 200, seed: int = 3, rare: int = 150) -> t
 def test_a_measure_gives_the_intervals_it_is_told_to() -> None:
     _, tokens = tables(0.0)
     look = Look(SIZES, 2, TOKENS)
-    told = {m.name: m for m in Perplexity().measure_at(look.rows(tokens), look.intervals())}
-    own = {m.name: m for m in Perplexity().measure_at(look.rows(tokens), None)}
+    told = by_name(Perplexity().measure_at(look.rows(tokens), look.intervals()))
+    own = by_name(Perplexity().measure_at(look.rows(tokens), None))
     for name in ("perplexity.ratio", "perplexity.value", "perplexity.nll_delta", "perplexity.bits_per_byte"):
         wide, narrow = told[name], own[name]
-        assert isinstance(wide, Measurement)
-        assert isinstance(narrow, Measurement)
         assert (wide.change, wide.confidence, wide.clusters) == (narrow.change, 0.95, SIZES[2])
-        assert wide.low < narrow.low < narrow.high < wide.high
+        (low, high), (inner_low, inner_high) = ends(wide), ends(narrow)
+        assert low < inner_low < inner_high < high
         assert "look 3 at 50 of at most 200 documents" in wide.method
         if wide.variant is not None:
-            assert wide.variant_low < narrow.variant_low
+            assert number(wide.variant_low) < number(narrow.variant_low)
 
 
 class Foreign(Memory):
     """A measure that knows nothing of looks."""
 
     def measure(self, table: pd.DataFrame) -> list[Measurement | Skipped]:
-        shared = {"unit": "nats", "better": "lower", "change": 0.5, "n": 3, "clusters": 3}
+        shared: dict[str, Any] = {"unit": "nats", "better": "lower", "change": 0.5, "n": 3, "clusters": 3}
         return [
             Measurement(name="foreign.mean", low=0.4, high=0.6, basis="sampled", method="exact match", **shared),
             Measurement(name="foreign.count", low=0.5, high=0.5, basis="counted", method="exact count", **shared),
@@ -183,16 +184,19 @@ def test_a_part_of_one_document_stays_undecided_to_the_end() -> None:
     assert [verdict.status for verdict in verdicts] == ["pass", "inconclusive"]
 
 
+def slices_by_length(look: Look, documents: pd.DataFrame, tokens: pd.DataFrame) -> list[Slice]:
+    wanted, rows = slice_patterns([gate(rule(slices="length"))]), look.rows(tokens)
+    return measure_slices("s", documents, [Perplexity()], lambda m: rows, wanted, look)
+
+
 def test_parts_are_those_of_all_documents_at_every_look() -> None:
     documents, tokens = tables(0.0)
-    wanted = slice_patterns([gate(rule(slices="length"))])
     named = []
-    for number in (0, len(SIZES) - 1):
-        look = Look(SIZES, number, TOKENS)
-        rows = look.rows(tokens)
-        found = measure_slices("s", documents, [Perplexity()], lambda m, rows=rows: rows, wanted, look)
+    for at in (0, len(SIZES) - 1):
+        look = Look(SIZES, at, TOKENS)
+        found = slices_by_length(look, documents, tokens)
         named.append([part.value for part in found])
-        assert sum(part.documents for part in found) == SIZES[number]
+        assert sum(part.documents for part in found) == SIZES[at]
     assert named[0] == named[1]
 
 

@@ -17,12 +17,14 @@ from harness.records import Measurement, Skipped, Slice
 from harness.rules import Rule
 from harness.rules.not_worse import NotWorse
 from harness.sampling.slices import measure_slices, slice_patterns, split_documents
+from tests.helpers.results import measurements, number
 
 KINDS = ("facts", "sums")
 
 
 def rule(slices: str | None = "kind", **fields: Any) -> NotWorse:
-    return NotWorse(**({"metric": "perplexity.ratio", "why": "w", "margin": 0.05, "slices": slices} | fields))
+    usual: dict[str, Any] = {"metric": "perplexity.ratio", "why": "w", "margin": 0.05, "slices": slices}
+    return NotWorse(**(usual | fields))
 
 
 def gate(*rules: Rule) -> GateSpec:
@@ -55,8 +57,8 @@ def test_a_slice_holds_what_the_measure_says_of_its_documents_alone() -> None:
     documents, tokens = tables({"facts": 0.0, "sums": 0.3})
     found = measure_parts(documents, tokens, rule())
     assert [(part.label, part.value, part.documents) for part in found] == [("kind", kind, 20) for kind in KINDS]
-    for number, part in enumerate(found):
-        alone = Perplexity().measure(tokens[tokens["document"] % 2 == number])
+    for at, part in enumerate(found):
+        alone = measurements(Perplexity().measure(tokens[tokens["document"] % 2 == at]))
         assert part.measurements == tuple(m for m in alone if m.name == "perplexity.ratio")
 
 
@@ -135,14 +137,14 @@ def test_naming_a_slice_takes_more_than_chance_among_many(level: str) -> None:
     named = alone = 0
     for _ in range(200):
         slices = []
-        for number, z in enumerate(generator.standard_t(49, size=20)):
+        for at, z in enumerate(generator.standard_t(49, size=20)):
             found = Measurement(
                 name="perplexity.ratio", unit="ratio", better="lower", neutral=1.0, change=1.05 + 0.001 * z,
                 low=1.05 + 0.001 * (z - 2.0096), high=1.05 + 0.001 * (z + 2.0096), n=500, clusters=50,
                 basis="sampled", method="m",
             )  # fmt: skip
-            slices.append(Slice(suite="s", label="kind", value=str(number), documents=50, measurements=(found,)))
-            alone += found.low > 1.05
+            slices.append(Slice(suite="s", label="kind", value=str(at), documents=50, measurements=(found,)))
+            alone += number(found.low) > 1.05
         statuses = [v.status for v in judge([gate(rule(level=level))], [], [], False, slices)]
         named += "fail" in statuses
     assert alone / 200 > 0.3

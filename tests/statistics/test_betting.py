@@ -150,7 +150,7 @@ def _log_stakes(totals: np.ndarray, seen: np.ndarray, mean: float) -> np.ndarray
     """After each document, for outcomes of 0 and 1."""
     shares = np.array(STAKES)[:, None]
     won = totals * np.log1p(-shares) + (seen - totals) * np.log1p(shares * mean / (1 - mean))
-    return np.logaddexp.reduce(won, axis=0) - math.log(len(STAKES))
+    return np.asarray(np.logaddexp.reduce(won, axis=0)) - math.log(len(STAKES))
 
 
 def test_the_stakes_after_every_document_are_those_of_the_interval() -> None:

@@ -18,7 +18,7 @@ from harness.statistics.group_sequential import LEAST_GROWTH, LOOKS, Spending, l
 
 def obrien_fleming(share: float) -> float:
     """Lan & DeMets 1983, for one side of 5 %."""
-    return 2 * (1 - stats.norm.cdf(ndtri(1 - 0.0125) / math.sqrt(share))) / 0.025
+    return 2 * (1 - float(stats.norm.cdf(ndtri(1 - 0.0125) / math.sqrt(share)))) / 0.025
 
 
 def pocock(share: float) -> float:
@@ -148,7 +148,7 @@ def test_documents_without_exception_count_as_documents() -> None:
     at = GroupSequential.at([30, 60], 400)
     found = at.proportion(np.ones(600), np.arange(30).repeat(20))
     assert found is not None
-    assert (found.low, found.high) == (pytest.approx(((1 - at.confidence) / 2) ** (1 / 30)), 1.0)
+    assert (found.low, found.high) == pytest.approx((((1 - at.confidence) / 2) ** (1 / 30), 1.0))
 
 
 def test_every_kind_of_interval_is_wider_while_there_are_looks_to_come() -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from itertools import product
+from random import Random
 
 import numpy as np
 import pytest
@@ -35,6 +37,7 @@ from harness.statistics import (
     tango_interval,
     wilson_interval,
 )
+from tests.helpers.results import interval
 
 
 def clustered(count: int, size: int, seed: int, between: float = 0.5) -> tuple[np.ndarray, np.ndarray]:
@@ -84,7 +87,7 @@ class TestMeans:
         plain_low, plain_high = robust(values, np.ones_like(values), labels, 0.95)
         assert low <= plain_low
         assert high > plain_high
-        assert "bootstrap-t" in mean_interval(values, labels).method
+        assert "bootstrap-t" in interval(mean_interval(values, labels)).method
 
     def test_one_cluster_or_none_gives_no_interval(self) -> None:
         assert mean_interval([1.0, 2.0, 3.0], [0, 0, 0]) is None
@@ -94,14 +97,14 @@ class TestMeans:
         assert quantile_intervals([0.2, 0.3], [4, 4], [0.5]) == (None,)
 
     def test_equal_values_give_an_interval_that_calls_itself_none(self) -> None:
-        found = mean_interval([0.1] * 7, [0, 0, 0, 1, 1, 2, 2])
+        found = interval(mean_interval([0.1] * 7, [0, 0, 0, 1, 1, 2, 2]))
         assert ends(found) == (0.1, 0.1)
         assert "no interval" in found.method
         assert mean([0.1] * 7) == 0.1
 
     def test_clusters_without_spread_are_not_taken_for_a_narrow_interval(self) -> None:
         values = np.random.default_rng(0).normal(size=50)
-        found = mean_interval(np.tile(values, 30), np.arange(30).repeat(50))
+        found = interval(mean_interval(np.tile(values, 30), np.arange(30).repeat(50)))
         assert found.low == found.high, "copies of one document would give a width of a rounding error"
         assert "no spread" in found.method
 
@@ -157,11 +160,12 @@ class TestProportions:
 
     def test_nothing_and_nonsense(self) -> None:
         assert clopper_pearson(0, 0) is wilson_interval(0, 0) is tango_interval(0, 0, 0) is None
-        for wrong in (
+        wrongs: list[Callable[[], object]] = [
             lambda: clopper_pearson(3, 2),
             lambda: wilson_interval(-1, 2),
             lambda: tango_interval(2, 2, 3),
-        ):
+        ]
+        for wrong in wrongs:
             with pytest.raises(ValueError, match="wanted"):
                 wrong()
 
@@ -349,7 +353,7 @@ class TestCalibration:
         st.randoms(),
     )
     @settings(max_examples=50, deadline=None)
-    def test_order_does_not_matter_even_with_ties(self, rows: list[tuple[float, bool]], random: object) -> None:
+    def test_order_does_not_matter_even_with_ties(self, rows: list[tuple[float, bool]], random: Random) -> None:
         shuffled = list(rows)
         random.shuffle(shuffled)
         for equal_mass in (False, True):
@@ -405,7 +409,7 @@ class TestSkewedMeans:
 
         def transformed(end: float) -> float:
             t = (values.mean() - end) / error
-            return t + lean * t**2 / 3 + lean**2 * t**3 / 27 + lean / 6
+            return float(t + lean * t**2 / 3 + lean**2 * t**3 / 27 + lean / 6)
 
         assert transformed(high) == pytest.approx(-stats.t.ppf(0.975, 149), rel=1e-9)
         plain = ends(mean_interval(values, labels))
@@ -418,9 +422,9 @@ class TestSkewedMeans:
         assert skewed == pytest.approx(np.array(plain) * math.sqrt(400 / 398), rel=1e-9)
 
     def test_few_documents_ask_the_bootstrap_too(self) -> None:
-        assert "bootstrap-t" in mean_interval(*self.skewed(60, 2), skewed=True).method
-        assert "bootstrap-t" not in mean_interval(*self.skewed(60, 2)).method
-        assert "bootstrap-t" not in mean_interval(*self.skewed(100, 2), skewed=True).method
+        assert "bootstrap-t" in interval(mean_interval(*self.skewed(60, 2), skewed=True)).method
+        assert "bootstrap-t" not in interval(mean_interval(*self.skewed(60, 2))).method
+        assert "bootstrap-t" not in interval(mean_interval(*self.skewed(100, 2), skewed=True)).method
 
 
 class TestCopies:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from harness.errors import WriteError
-from harness.system import files
 from harness.system.files import write_atomic
 
 
@@ -40,7 +40,7 @@ def test_a_failure_at_any_step_keeps_the_old_file_and_leaves_no_rest(
     def fail(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(files.os, call, fail)
+    monkeypatch.setattr(f"harness.system.files.os.{call}", fail)
     with pytest.raises(WriteError, match=r"run\.json: could not be written: No space left on device"):
         write_atomic(path, b"new")
     monkeypatch.undo()
@@ -50,11 +50,18 @@ def test_a_failure_at_any_step_keeps_the_old_file_and_leaves_no_rest(
 
 def test_the_content_is_on_disk_before_it_takes_the_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[str] = []
-    for name in ("fsync", "replace"):
+
+    def noting(name: str) -> Callable[..., object]:
         real = getattr(os, name)
-        monkeypatch.setattr(
-            files.os, name, lambda *given, _real=real, _name=name: (calls.append(_name), _real(*given))[1]
-        )
+
+        def call(*given: object) -> object:
+            calls.append(name)
+            return real(*given)
+
+        return call
+
+    for name in ("fsync", "replace"):
+        monkeypatch.setattr(f"harness.system.files.os.{name}", noting(name))
     write_atomic(tmp_path / "run.json", b"content")
     assert calls == ["fsync", "replace", "fsync"]
 

@@ -170,7 +170,9 @@ def test_a_refusing_disk_is_an_error_and_costs_only_the_unit(
         assert len(read) == len(store.units("core"))
     with Store(tmp_path, "key") as again:
         assert again.dropped == ()
-        pd.testing.assert_frame_equal(again.read("core", "t"), read)
+        read_again = again.read("core", "t")
+        assert read_again is not None
+        pd.testing.assert_frame_equal(read_again, read)
 
 
 def filled(folder: Path, units: int = 4, snapshot: bool = False) -> None:

@@ -182,14 +182,15 @@ def test_activation_order_that_is_lost_reads_each_column_with_the_scale_of_its_n
     """Columns that are in order already have their own scales; others do not."""
     make = library()["act_order_lost"].in_memory
     assert make is not None
+    name = "model.layers.1.self_attn.q_proj"
     for ordered in (True, False):
         model = tiny_llama()
-        layer = dict(linears(model))["model.layers.1.self_attn.q_proj"]
+        layer = dict(linears(model))[name]
         size = torch.linspace(4, 1, layer.weight.shape[1])
         weight_OI = torch.randn_like(layer.weight) * 0.01 + (size if ordered else size.flip(0))
         layer.weight.data.copy_(weight_OI)
-        good = round_model(copy.deepcopy(model), INT4).model.get_submodule("model.layers.1.self_attn.q_proj").weight
-        found = make(model).model.get_submodule("model.layers.1.self_attn.q_proj").weight
+        good = weight_of(dict(linears(round_model(copy.deepcopy(model), INT4).model))[name])
+        found = weight_of(dict(linears(make(model).model))[name])
         assert torch.allclose(found, good) == ordered
 
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
-
-import pytest
 
 from harness.records import Measurement
 
@@ -89,11 +86,7 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.fixture
-def measured() -> Callable[..., Measurement]:
+def measured(kind: str, **fields: Any) -> Measurement:
     """A measurement of one of ``KINDS``, with fields replaced."""
-
-    def make(kind: str, **fields: Any) -> Measurement:
-        return Measurement(**({"n": 5000, "clusters": 50, "basis": "sampled", "method": "mean"} | KINDS[kind] | fields))
-
-    return make
+    common: dict[str, Any] = {"n": 5000, "clusters": 50, "basis": "sampled", "method": "mean"}
+    return Measurement(**(common | KINDS[kind] | fields))
