@@ -18,10 +18,11 @@ if settings["do"] == "hang":
     time.sleep(600)
 
 import numpy as np  # noqa: E402 - what is told first must not wait for it
+import numpy.typing as npt  # noqa: E402
 from safetensors.numpy import load_file, save_file  # noqa: E402
 
 
-def words(codes: np.ndarray, bits: int) -> np.ndarray:
+def words(codes: npt.NDArray[np.int64], bits: int) -> npt.NDArray[np.int32]:
     """Codes packed along the first axis, the lowest bits of a word first, as int32."""
     each = 32 // bits
     whole = sum(codes[place::each].astype(np.uint32) << np.uint32(bits * place) for place in range(each))
@@ -30,7 +31,9 @@ def words(codes: np.ndarray, bits: int) -> np.ndarray:
 
 bits, tensors = settings["bits"], load_file(folder / "model" / "model.safetensors")
 for name in settings["modules"]:
-    weight, middle = tensors.pop(f"{name}.weight", tensors.get("model.embed_tokens.weight")), 2 ** (bits - 1)
+    own = tensors.pop(f"{name}.weight", None)
+    weight = tensors["model.embed_tokens.weight"] if own is None else own
+    middle = 2 ** (bits - 1)
     scale = np.abs(weight).max(1, keepdims=True) / np.float32(middle - 1)
     codes = (weight / scale).round().astype(np.int64) + middle
     tensors[f"{name}.qweight"] = words(codes.T, bits)

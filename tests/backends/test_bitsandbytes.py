@@ -24,7 +24,8 @@ def int8(module: nn.Module) -> nn.Module:
     old: Any = module
     new = bnb.nn.Linear8bitLt(old.in_features, old.out_features, bias=False, has_fp16_weights=False, threshold=6.0)
     new.weight = bnb.nn.Int8Params(old.weight.data.clone(), requires_grad=False, has_fp16_weights=False)
-    return new.to("cpu").eval()
+    ready: nn.Module = new.to("cpu").eval()
+    return ready
 
 
 def four_bits(kind: str, double: bool) -> Any:
@@ -37,7 +38,8 @@ def four_bits(kind: str, double: bool) -> Any:
             old.weight.data.clone(), requires_grad=False, compress_statistics=double, quant_type=kind, module=new
         )
         new.support_avx512bf16_for_cpu = False
-        return new.to("cpu").eval()
+        ready: nn.Module = new.to("cpu").eval()
+        return ready
 
     return made
 
@@ -63,7 +65,7 @@ def test_its_nf4_is_ours(double: bool) -> None:
     settings = {"double_quantize": double}
     found = compressed(model, "bitsandbytes", method="nf4", **settings).model.get_submodule(MIDDLE)
     ours = compressed(model, "round_to_nearest", format="nf4", **settings).model.get_submodule(MIDDLE)
-    weight = model.get_submodule(MIDDLE).weight
+    weight = model.get_parameter(f"{MIDDLE}.weight")
     if double:  # The processor's code looks scales up in a table, which now and then takes the second nearest.
         error = (effective(found) - effective(ours)).norm() / weight.norm()
         assert error < 0.01
@@ -133,9 +135,10 @@ def test_the_first_pass_of_llm_int8_moves_no_tensor() -> None:
 def test_copies_share_nothing(method: str) -> None:
     model = compressed(tiny_llama(tied=False), "bitsandbytes", method=method).model
     expected, other = logits(model), copy.deepcopy(model)
-    other.get_submodule(MIDDLE).weight.data.zero_()
+    other.get_parameter(f"{MIDDLE}.weight").data.zero_()
     if method == "llm_int8":
-        other.get_submodule(MIDDLE).state.CB.zero_()
+        layer: Any = other.get_submodule(MIDDLE)
+        layer.state.CB.zero_()
     assert torch.equal(logits(model), expected)
     assert not torch.equal(logits(other), expected)
 

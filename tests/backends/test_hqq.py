@@ -33,7 +33,7 @@ def test_it_is_what_the_library_does(bits: int) -> None:
 def test_it_fits_heavy_tails_better_than_rounding() -> None:
     """The same grid but for its zero points, which are moved until the sum of |error|^0.7 is small."""
     model = tiny_llama(tied=False)
-    weight = model.get_submodule(MIDDLE).weight
+    weight = model.get_parameter(f"{MIDDLE}.weight")
     weight.data *= 1 + 8 * (torch.rand(weight.shape, generator=torch.Generator().manual_seed(0)) < 0.02)
     found = effective(compressed(model, "hqq", bits=3, group_size=64, only=UP).model.get_submodule(MIDDLE))
     ours = compressed(model, "round_to_nearest", bits=3, group_size=64, symmetric=False, only=UP).model
@@ -58,14 +58,15 @@ def test_bytes_and_bits_are_those_of_the_tensors(bits: int, code_bits: float) ->
 def test_a_bias_is_counted_and_copied() -> None:
     model = tiny_llama(tied=False, mlp_bias=True)
     with torch.no_grad():
-        model.get_submodule(MIDDLE).bias.fill_(3.0)
+        model.get_parameter(f"{MIDDLE}.bias").fill_(3.0)
     done = compressed(model, "hqq", bits=8, group_size=16)
     found = formats(done)[MIDDLE]
     assert found.parameters == 64 * 112 + 112
     assert found.stored_bytes - found.bits_per_weight * 64 * 112 / 8 == pytest.approx(4 * 112)
     assert done.model.get_submodule(MIDDLE)(torch.zeros(1, 64)).mean() == pytest.approx(3.0, abs=0.1)
     other, expected = copy.deepcopy(done.model), logits(done.model)
-    other.get_submodule(MIDDLE).W_q.data.zero_()
+    layer: Any = other.get_submodule(MIDDLE)
+    layer.W_q.data.zero_()
     assert torch.equal(logits(done.model), expected)
     assert not torch.equal(logits(other), expected)
 

@@ -63,7 +63,7 @@ def test_what_comes_back_is_what_rounding_here_gives(capsys: pytest.CaptureFixtu
     strip: Any = {"backend": True, "stored_bytes": True, "bits_per_weight": True, "format": {"ranges"}}
     assert [m.model_dump(exclude=strip) for m in done.modules] == [m.model_dump(exclude=strip) for m in here.modules]
     for module in done.modules:
-        outputs, inputs = done.model.get_submodule(module.module).weight.shape
+        outputs, inputs = done.model.get_parameter(f"{module.module}.weight").shape
         assert module.stored_bytes == outputs * inputs // 2 + outputs // 2 + outputs * 4  # codes, zero points, scales
         assert module.bits_per_weight == pytest.approx(8 * module.stored_bytes / (outputs * inputs))
     assert "elsewhere: 3 documents of 30 tokens" in capsys.readouterr().err

@@ -58,7 +58,7 @@ SIZES: dict[str, Any] = {
     "vocab_size": VOCABULARY, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
     "max_position_embeddings": 64, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0,
 }  # fmt: skip
-GROUPED = {**SIZES, "num_key_value_heads": 2, "head_dim": 8, "intermediate_size": 48}
+GROUPED: dict[str, Any] = {**SIZES, "num_key_value_heads": 2, "head_dim": 8, "intermediate_size": 48}
 
 
 def made(name: str) -> PreTrainedModel:
@@ -84,7 +84,8 @@ def compress(model: PreTrainedModel, **fields: Any) -> Compressed:
     return done
 
 
-def with_cache(model: PreTrainedModel, **fields: Any) -> PreTrainedModel:
+def with_cache(model: PreTrainedModel, **fields: Any) -> Any:
+    """A copy of the model that compresses its cache."""
     variant = copy.deepcopy(model)
     compress(variant, **fields)
     return variant
@@ -150,7 +151,7 @@ def test_a_teacher_forced_text_is_a_decoded_text(name: str, scheme: str) -> None
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @torch.inference_mode()
 def test_within_the_residual_the_model_is_its_own_eager_self(name: str, dtype: torch.dtype) -> None:
-    model = made(name).to(dtype)
+    model = made(name).to(dtype)  # type: ignore[arg-type]
     model.set_attn_implementation("eager")
     variant = with_cache(model, bits=2, residual=T)
     ids, mask, positions = texts()
@@ -161,7 +162,7 @@ def test_within_the_residual_the_model_is_its_own_eager_self(name: str, dtype: t
 @torch.inference_mode()
 def test_attention_sinks_are_part_of_it() -> None:
     torch.manual_seed(0)
-    experts = {"num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 6}
+    experts: dict[str, Any] = {"num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 6}
     model = GptOssForCausalLM(
         GptOssConfig(**GROUPED, **experts, layer_types=["sliding_attention", "full_attention"], rope_parameters=None)
     ).eval()
@@ -346,7 +347,7 @@ def test_models_whose_cache_cannot_be_simulated_are_refused_and_left_alone() -> 
     ):
         before = model.config._attn_implementation
         with pytest.raises(BackendError, match=message):
-            compress(model.eval(), bits=4)
+            compress(model.eval(), bits=4)  # type: ignore[no-untyped-call]
         assert model.config._attn_implementation == before
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -76,14 +77,15 @@ def modifiers(which: str) -> Any:
     groups = {"g": {"targets": ["Linear"], "weights": W4}}
     head = {"ignore": ["lm_head"]}
     cache = {"num_bits": 8, "type": "int", "strategy": "tensor", "dynamic": False, "symmetric": True}
-    return {
+    made: dict[str, Callable[[], Any]] = {
         "round": lambda: QuantizationModifier(config_groups=groups, **head),
         "gptq": lambda: GPTQModifier(config_groups=groups, **head),
         "awq": lambda: [AWQModifier(), QuantizationModifier(config_groups=groups, **head)],
         "smooth": lambda: [SmoothQuantModifier(smoothing_strength=0.6), QuantizationModifier(scheme="W8A8", **head)],
         "fp8": lambda: QuantizationModifier(scheme="FP8", targets=["Linear"], **head),
         "cache": lambda: QuantizationModifier(kv_cache_scheme=cache, **head),
-    }[which]()
+    }
+    return made[which]()
 
 
 @pytest.mark.parametrize(
@@ -165,7 +167,8 @@ def test_gptq_costs_what_our_own_costs() -> None:
 
 
 def test_what_it_ships_computes_the_same(tmp_path: Path) -> None:
-    for index, settings in enumerate(({"bits": 4, "group_size": 16, "method": "gptq"}, {"scheme": "W8A8"})):
+    recipes: tuple[dict[str, Any], ...] = ({"bits": 4, "group_size": 16, "method": "gptq"}, {"scheme": "W8A8"})
+    for index, settings in enumerate(recipes):
         step, folder = LlmCompressor(**settings), tmp_path / str(index)
         trial = trials.compress(step, reference())
         live = trials.logits(trial.model), weights_sha256(trial.model)
@@ -198,7 +201,7 @@ def test_what_the_library_warns_of_becomes_a_note() -> None:
 
     with _warnings() as found:
         for text in ("Hessian inversion failed for 3/14 modules", "Attempting to calibrate on CPU."):
-            logger.patch(lambda record: record.update(name="llmcompressor.x")).warning(text)
+            logger.patch(lambda record: record.update({"name": "llmcompressor.x"})).warning(text)
     assert found == ["Hessian inversion failed for 3/14 modules"]
 
 

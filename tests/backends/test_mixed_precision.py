@@ -53,7 +53,7 @@ def divergence(model: PreTrainedModel, step: Any, documents: list[Tensor]) -> fl
 
 def stored(done: Compressed, model: PreTrainedModel) -> float:
     """Stored bits a weight over all modules that were quantized."""
-    weights = [model.get_submodule(module.module).weight.numel() for module in done.modules]
+    weights = [model.get_parameter(f"{module.module}.weight").numel() for module in done.modules]
     bits = [module.bits_per_weight for module in done.modules]
     return float(np.dot(weights, bits) / sum(weights))
 
@@ -166,7 +166,7 @@ def test_a_target_below_everything_says_what_is_possible() -> None:
 def test_weights_that_are_not_finite_are_refused_by_name() -> None:
     model = tiny_llama()
     with torch.no_grad():
-        model.get_submodule("model.layers.1.mlp.up_proj").weight[3, 4] = float("inf")
+        model.get_parameter("model.layers.1.mlp.up_proj.weight")[3, 4] = float("inf")
     with pytest.raises(BackendError, match=r"mixed_precision: model\.layers\.1\.mlp\.up_proj: .*NaN or infinity"):
         compress(model, bits=(4, 8), target_bits_per_weight=8.5)
 

@@ -58,7 +58,7 @@ def test_inputs_have_128_codes() -> None:
     layer = nn.Linear(1, 1, bias=False)
     layer.weight.data.fill_(1.0)
     model = tiny_llama(tied=False)
-    model.get_submodule(MIDDLE).weight.data[:, 1:] = 0
+    model.get_parameter(f"{MIDDLE}.weight").data[:, 1:] = 0
     module = compressed(model, NAME).model.get_submodule(MIDDLE)
     x = torch.zeros(4001, 64)
     x[:, 0] = torch.linspace(0, 1, 4001)
@@ -74,7 +74,7 @@ def test_packed_weights_are_counted_and_hashed() -> None:
     assert (found.format.name, found.format.granularity, found.kernel) == ("int8", "channel", "real")
     assert formats(compressed(model, NAME))[MIDDLE].stored_bytes == 64 * 112 + 8
     with torch.no_grad():
-        model.get_submodule(MIDDLE).weight.mul_(-1)
+        model.get_parameter(f"{MIDDLE}.weight").mul_(-1)
     assert weights_sha256(compressed(model, NAME, granularity="channel").model) != weights_sha256(done.model)
 
 

@@ -69,25 +69,25 @@ def test_the_scales_are_those_of_the_formula(alpha: float) -> None:
 
     for norm, readers in READERS.items():
         name = f"model.layers.1.{norm}"
-        layers = [before.get_submodule(f"model.layers.1.{reader}") for reader in readers]
-        handle = layers[0].register_forward_pre_hook(watch(name))
+        weights = [before.get_parameter(f"model.layers.1.{reader}.weight") for reader in readers]
+        handle = before.get_submodule(f"model.layers.1.{readers[0]}").register_forward_pre_hook(watch(name))
         logits(before)
         handle.remove()
         for j in range(64):
-            weight = max(layer.weight[:, j].abs().max().item() for layer in layers)
+            weight = max(matrix[:, j].abs().max().item() for matrix in weights)
             scale = seen[name][j] ** alpha / weight ** (1 - alpha)
-            gain, old = model.get_submodule(name).weight, before.get_submodule(name).weight
+            gain, old = model.get_parameter(f"{name}.weight"), before.get_parameter(f"{name}.weight")
             assert gain[j].item() == pytest.approx(old[j].item() / scale, rel=1e-5)
-            for reader, layer in zip(readers, layers, strict=True):
-                column = model.get_submodule(f"model.layers.1.{reader}").weight[:, j]
-                assert torch.allclose(column, layer.weight[:, j] * scale, rtol=1e-5)
+            for reader, matrix in zip(readers, weights, strict=True):
+                column = model.get_parameter(f"model.layers.1.{reader}.weight")[:, j]
+                assert torch.allclose(column, matrix[:, j] * scale, rtol=1e-5)
 
 
 @pytest.mark.parametrize("make", [tiny_llama, tiny_gpt2])
 @pytest.mark.parametrize("into", ["norms", "norms_and_linears"])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 5e-6), (torch.float64, 5e-15)])
 def test_the_model_computes_what_it_did(make: Any, into: str, dtype: torch.dtype, tolerance: float) -> None:
-    model = outliers(make()).to(dtype)
+    model = outliers(make()).to(dtype)  # type: ignore[arg-type]
     before, weights = logits(model), {name: p.clone() for name, p in model.named_parameters()}
     compress(model, into=into)
     assert (logits(model) - before).abs().max() <= tolerance * before.abs().max()

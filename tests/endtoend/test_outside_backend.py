@@ -38,7 +38,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text)
     offline = ["--no-index", "--no-deps", "--no-build-isolation", "--quiet"]
-    pip = [sys.executable, "-m", "pip", "install", *offline, "--target", folder / "site", folder / "package"]
+    pip = [sys.executable, "-m", "pip", "install", *offline, "--target", str(folder / "site"), str(folder / "package")]
     subprocess.run(pip, check=True, cwd=folder)
     (folder / "package" / MODULE).unlink()  # What runs is what was installed.
     return folder

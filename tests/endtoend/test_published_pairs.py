@@ -97,6 +97,7 @@ def test_paired_differences(answered: list[dict[str, Any]], pair: tuple[str, str
     rows = table(answered, pair)
     first, second = rows["reference_score"].to_numpy(), rows["variant_score"].to_numpy()
     plain = mean_interval(second - first, rows["doc_hash"])
+    assert plain is not None
     test = stats.ttest_rel(second, first)
     assert (plain.low, plain.high) == pytest.approx(tuple(test.confidence_interval(0.95)), rel=1e-9)
     fit = sm.OLS(second - first, np.ones(1319)).fit(cov_type="cluster", cov_kwds={"groups": range(1319)}, use_t=True)
@@ -105,6 +106,7 @@ def test_paired_differences(answered: list[dict[str, Any]], pair: tuple[str, str
     assert (score.low, score.high) == pytest.approx((plain.low, plain.high), abs=5e-4)
     gained, lost = int(((first == 0) & (second == 1)).sum()), int(((first == 1) & (second == 0)).sum())
     interval = tango_interval(gained, lost, 1319)
+    assert interval is not None
     assert (score.low, score.high) == (interval.low, interval.high)
     # At a difference of 0 Tango's score is McNemar's statistic without continuity correction.
     asymptotic = mcnemar(pd.crosstab(first, second), exact=False, correction=False)

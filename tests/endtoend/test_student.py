@@ -41,7 +41,10 @@ def small_suite() -> dict[str, Any]:
     """The suite core on few documents and items, and greedy texts beside it."""
     content: dict[str, Any] = yaml.safe_load(bundled_file("suites", "core").read_text())
     content["documents"] |= {"max": 12, "context": 128}
-    kept = {"tasks": {"tasks": ["pocket_requests", "pocket_sums"], "limit": 6}, "latency": {"repeats": 6}}
+    kept: dict[str, Any] = {
+        "tasks": {"tasks": ["pocket_requests", "pocket_sums"], "limit": 6},
+        "latency": {"repeats": 6},
+    }
     measures = []
     for entry in content["measures"]:
         named = {"measure": entry} if isinstance(entry, str) else entry

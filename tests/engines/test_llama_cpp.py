@@ -85,7 +85,8 @@ def test_greedy_writing_is_that_of_the_dequantized_model(reference: LoadedModel,
     ids = torch.tensor([[0, 0, 9, 2], [0, 4, 5, 6]])
     mask = torch.tensor([[0, 1, 1, 1], [1, 1, 1, 1]])
     settings = {"attention_mask": mask, "max_length": 12, "do_sample": False, "eos_token_id": 95, "pad_token_id": 95}
-    found, wanted = (model.generate(input_ids=ids, use_cache=True, **settings) for model in (driven(variant), same))
+    writers: tuple[Any, Any] = (driven(variant), same)
+    found, wanted = (model.generate(input_ids=ids, use_cache=True, **settings) for model in writers)
     assert found.tolist() == wanted.tolist()
 
 

@@ -331,7 +331,7 @@ def test_nan_in_one_layer_stays_where_it_is_and_what_follows(tmp_path: Path) -> 
     with torch.no_grad():
         variant.model.layers[1].mlp.up_proj.weight[3, 4] = float("nan")
     _, (tables,) = observe(tmp_path, reference, [variant])
-    layers = tables["layers"].groupby("module")["sum_squared_error"].agg(lambda c: c.isna().all())
+    layers = tables["layers"].groupby("module")["sum_squared_error"].agg(lambda c: bool(c.isna().all()))
     bad = set(layers[layers].index)
     assert bad == {
         "model.layers.1.mlp.up_proj", "model.layers.1.mlp.down_proj", "model.layers.1.mlp", "model.layers.1",
@@ -419,7 +419,8 @@ class Sparse(torch.nn.Module):
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         flat = hidden.flatten(0, 1)
         if len(flat) <= 31:
-            return self.inner(flat).view_as(hidden)
+            whole: torch.Tensor = self.inner(flat)
+            return whole.view_as(hidden)
         return torch.cat([self.inner(flat[:1]), torch.zeros_like(flat[1:])]).view_as(hidden)
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from harness.lockstep import kernels as kernels_module
 from harness.lockstep.kernels import WORTH_COMPILING, choose_kernels
 from harness.lockstep.logit_statistics import logit_sums
+from harness.lockstep.module_statistics import channel_moments, row_errors
 from tests.helpers.pass_pairs import damaged, llama, louder, observe
 
 CPU = torch.device("cpu")
@@ -39,12 +40,12 @@ def test_kernels_are_compiled_only_where_the_plan_makes_it_worth_it(monkeypatch:
 
 def test_a_compiled_kernel_that_gives_other_numbers_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     def wrong(values: Tensor, valid: Tensor, threshold: float) -> tuple[Tensor, ...]:
-        return tuple(column * 1.01 for column in kernels_module.channel_moments(values, valid, threshold))
+        return tuple(column * 1.01 for column in channel_moments(values, valid, threshold))
 
     monkeypatch.setattr(kernels_module, "_has_compiler", lambda: True)
     monkeypatch.setattr(kernels_module, "_compiled_logits", lambda: logit_sums)
-    monkeypatch.setattr(kernels_module, "_compiled_errors", lambda: kernels_module.row_errors)
-    monkeypatch.setattr(kernels_module, "_compiled_moments", lambda: kernels_module.channel_moments)
+    monkeypatch.setattr(kernels_module, "_compiled_errors", lambda: row_errors)
+    monkeypatch.setattr(kernels_module, "_compiled_moments", lambda: channel_moments)
     assert choose_kernels("compiled", 1, 10, torch.float32, CPU).name == "compiled"
     monkeypatch.setattr(kernels_module, "_compiled_moments", lambda: wrong)
     refused = choose_kernels("compiled", 1, 10, torch.float32, CPU)

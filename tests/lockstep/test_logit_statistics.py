@@ -46,10 +46,10 @@ def test_any_logits(data: st.DataObject, vocabulary: int, rows: int) -> None:
 def test_ids_that_both_sides_mask_count_nothing() -> None:
     torch.manual_seed(0)
     reference, variant = torch.randn(4, 12) * 3, torch.randn(4, 12) * 3
-    masked = [(z.clone().index_fill_(1, torch.tensor([2, 7]), float("-inf"))) for z in (reference, variant)]
+    masked, also = (z.clone().index_fill_(1, torch.tensor([2, 7]), float("-inf")) for z in (reference, variant))
     kept = [i for i in range(12) if i not in (2, 7)]
     targets = torch.tensor([0, 1, 3, 11])
-    found = logit_statistics(*masked, targets)
+    found = logit_statistics(masked, also, targets)
     wanted = logit_statistics(reference[:, kept], variant[:, kept], torch.tensor([kept.index(t) for t in targets]))
     for name in ("kl", "reverse_kl", "reference_nll", "variant_entropy", "max_abs_diff", "total_variation"):
         torch.testing.assert_close(found[name], wanted[name], rtol=1e-5, atol=1e-6)

@@ -47,7 +47,8 @@ def variant_of(reference: LoadedModel, adapter: Path, **fields: Any) -> LoadedMo
 
 def logits(loaded: LoadedModel) -> Tensor:
     with torch.no_grad():
-        return loaded.model(IDS).logits
+        found: Tensor = loaded.model(IDS).logits
+    return found
 
 
 def change(adapter: Path, do: Callable[[dict[str, Tensor]], object]) -> None:
@@ -177,7 +178,7 @@ def test_an_adapter_on_a_base_of_four_bits(tmp_path: Path) -> None:
     bitsandbytes = pytest.importorskip("bitsandbytes")
     from tests.helpers.quantized_checkpoints import save_nf4
 
-    sizes = {"intermediate_size": 128}  # Its kernels take whole blocks of 32.
+    sizes: dict[str, Any] = {"intermediate_size": 128}  # Its kernels take whole blocks of 32.
     reference = load(ModelSpec(model=str(save(tiny_llama(**sizes), tmp_path / "wide"))), "reference")
     adapter = save_lora(tiny_llama(**sizes), tmp_path / "lora")
     folder = save_nf4(Path(reference.identity.source), tmp_path / "nf4")
@@ -220,7 +221,7 @@ def test_tensors_without_a_place_are_refused(reference: LoadedModel, adapter: Pa
 
 def test_tensors_that_are_missing_are_refused(reference: LoadedModel, adapter: Path) -> None:
     name = "base_model.model.model.layers.1.self_attn.q_proj.lora_B.weight"
-    change(adapter, lambda tensors: tensors.__delitem__(name) or None)
+    change(adapter, lambda tensors: tensors.pop(name))
     refused(reference, adapter, r"in the model, not in the file: .*layers\.1.*lora_B\.weight \(1 in all\)")
 
 

@@ -45,7 +45,8 @@ def format_of(loaded: LoadedModel, name: str) -> Any:
 
 def logits(loaded: LoadedModel) -> torch.Tensor:
     with torch.no_grad():
-        return loaded.model(IDS).logits
+        found: torch.Tensor = loaded.model(IDS).logits
+    return found
 
 
 # --- the same model -----------------------------------------------------------------------------------------

@@ -22,8 +22,7 @@ from harness.backends.round_to_nearest import RoundToNearest
 from harness.errors import BackendError, MissingDependencyError, ModelError
 from harness.measures.memory import Memory
 from harness.models import checkpoint, sources
-from harness.models import loading as models
-from harness.models.identity import config_sha256, weights_sha256
+from harness.models.identity import config_sha256, identify, weights_sha256
 from harness.models.loaded import LoadedModel, verify_unchanged
 from harness.models.loading import load
 from harness.planning.specs import GateSpec, Plan, RuleSpec, SuiteSpec, VariantSpec
@@ -59,7 +58,7 @@ def change_config(folder: Path, **fields: object) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | fields))
 
 
-def change_weights(folder: Path, change: Callable[[dict[str, Tensor]], None]) -> None:
+def change_weights(folder: Path, change: Callable[[dict[str, Tensor]], object]) -> None:
     path = folder / "model.safetensors"
     tensors = load_file(path)
     change(tensors)
@@ -130,14 +129,14 @@ def test_the_version_of_transformers_is_no_part_of_the_configuration(monkeypatch
 def test_using_the_tokenizer_leaves_its_hash_alone(folder: Path) -> None:
     loaded = load(spec(folder), "reference")
     loaded.tokenizer.pad_token = loaded.tokenizer.eos_token
-    before = models.identify("x", loaded.model, loaded.tokenizer, "s", None, "float32", "cpu", ()).tokenizer_sha256
+    before = identify("x", loaded.model, loaded.tokenizer, "s", None, "float32", "cpu", ()).tokenizer_sha256
     loaded.tokenizer(["ab", "c"], padding=True, truncation=True, max_length=8)
-    after = models.identify("x", loaded.model, loaded.tokenizer, "s", None, "float32", "cpu", ()).tokenizer_sha256
+    after = identify("x", loaded.model, loaded.tokenizer, "s", None, "float32", "cpu", ()).tokenizer_sha256
     assert before == after
 
 
 def test_weights_stored_in_another_type_are_converted_as_declared_and_noted(tmp_path: Path) -> None:
-    folder = save(tiny_llama().to(torch.bfloat16), tmp_path / "half")
+    folder = save(tiny_llama().to(torch.bfloat16), tmp_path / "half")  # type: ignore[arg-type]
     loaded = load(spec(folder, dtype="float32"), "reference")
     assert {parameter.dtype for parameter in loaded.model.parameters()} == {torch.float32}
     assert [note.topic for note in loaded.notes] == ["dtype"]
@@ -236,7 +235,7 @@ def test_a_folder_without_tokenizer_is_refused(folder: Path) -> None:
 
 
 def test_a_missing_tensor_is_refused_by_name(folder: Path) -> None:
-    change_weights(folder, lambda tensors: tensors.__delitem__("model.layers.1.mlp.up_proj.weight") or None)
+    change_weights(folder, lambda tensors: tensors.pop("model.layers.1.mlp.up_proj.weight"))
     with pytest.raises(ModelError, match=r"missing.*model\.layers\.1\.mlp\.up_proj\.weight"):
         load(spec(folder), "variant")
 
@@ -247,13 +246,13 @@ def test_a_tied_head_is_not_missing_but_a_free_one_is(tmp_path: Path) -> None:
     load(spec(tied), "reference")
     free = save(tiny_llama(tied=False), tmp_path / "free")
     load(spec(free), "reference")
-    change_weights(free, lambda tensors: tensors.__delitem__("lm_head.weight") or None)
+    change_weights(free, lambda tensors: tensors.pop("lm_head.weight"))
     with pytest.raises(ModelError, match=r"missing.*lm_head\.weight"):
         load(spec(free), "reference")
 
 
 def test_a_missing_embedding_is_refused_though_the_head_is_tied_to_it(folder: Path) -> None:
-    change_weights(folder, lambda tensors: tensors.__delitem__("model.embed_tokens.weight") or None)
+    change_weights(folder, lambda tensors: tensors.pop("model.embed_tokens.weight"))
     with pytest.raises(ModelError, match=r"missing.*embed_tokens"):
         load(spec(folder), "variant")
 
@@ -353,7 +352,7 @@ def test_parameters_that_the_architecture_keeps_in_float32_are_accepted(
 
 
 def test_a_model_without_values_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = checkpoint._load_model
+    real: Any = checkpoint._load_model
     monkeypatch.setattr(checkpoint, "_load_model", lambda path, wanted: real(path, wanted).to("meta"))
     with pytest.raises(ModelError, match="meta device"):
         load(spec(folder), "reference")

@@ -6,7 +6,7 @@ import importlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -42,7 +42,7 @@ class Case:
     activations: str = ""
     far: float = 0.2
     """Most that logits may be off those in full precision, of their norm."""
-    dtype: str = "float32"
+    dtype: Literal["float32", "float16"] = "float32"
 
 
 W8A8 = "int8 per token, dynamic"

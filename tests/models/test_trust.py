@@ -145,7 +145,11 @@ def test_fields_that_carry_code_are_refused(file: str, content: dict[str, object
 
 
 def test_built_in_implementations_are_no_code(folder: Path) -> None:
-    content = {"attn_implementation": "flash_attention_2", "_attn_implementation": None, "auto_map": {}}
+    content: dict[str, object] = {
+        "attn_implementation": "flash_attention_2",
+        "_attn_implementation": None,
+        "auto_map": {},
+    }
     (folder / "config.json").write_text(json.dumps(content))
     check_code_fields(folder / "config.json")
 

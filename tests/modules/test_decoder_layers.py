@@ -22,7 +22,7 @@ def tiny_gemma2() -> PreTrainedModel:
     """Every other layer slides a window of 8 tokens, so blocks get different masks."""
     torch.manual_seed(0)
     make: Any = Gemma2ForCausalLM
-    config = Gemma2Config(
+    config = Gemma2Config(  # type: ignore[call-arg]
         vocab_size=96,
         hidden_size=32,
         intermediate_size=48,

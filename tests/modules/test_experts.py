@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from harness.backends._common.weights import Override
 from harness.backends.dense_and_sparse import DenseAndSparse
 from harness.backends.gptq import Gptq
 from harness.backends.mixed_precision import MixedPrecision
@@ -202,7 +203,7 @@ def test_a_stack_that_is_not_on_the_grid_is_found() -> None:
 
 
 def test_patterns_name_stacks() -> None:
-    step = RoundToNearest(bits=8, only=("*.experts.*",), overrides=({"modules": ("*.down_proj",), "bits": 3},))
+    step = RoundToNearest(bits=8, only=("*.experts.*",), overrides=(Override(modules=("*.down_proj",), bits=3),))
     done = compressed("mixtral", step)
     assert {found.module.rpartition(".")[2]: found.format.name for found in done.modules} == {
         "gate_up_proj": "int8", "down_proj": "int3",

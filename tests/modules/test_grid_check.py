@@ -49,10 +49,16 @@ def made(name: str, dtype: torch.dtype = torch.float32) -> tuple[nn.Sequential, 
 def stated(form: Format, **fields: Any) -> ModuleFormat:
     bits = stored_bits((48, 72), form)
     sharing = {"granularity": form.blocks.kind, "group_size": form.blocks.size}
-    given = {"format": named(form.name, **(sharing | fields))}
-    more = {"kernel": "simulated", "backend": "rounding", "bits_per_weight": bits / (48 * 72)}
-    size = {"parameters": 48 * 72, "stored_bytes": bits // 8}
-    return ModuleFormat(module="0", type="Linear", **(size | given | more))
+    return ModuleFormat(
+        module="0",
+        type="Linear",
+        parameters=48 * 72,
+        stored_bytes=bits // 8,
+        bits_per_weight=bits / (48 * 72),
+        format=named(form.name, **(sharing | fields)),
+        kernel="simulated",
+        backend="rounding",
+    )
 
 
 def weight_of(model: nn.Sequential) -> Tensor:

@@ -54,7 +54,7 @@ def test_packed_codes_count_as_stored_and_weights_by_their_declared_sizes() -> N
 
 
 def test_scales_hung_on_a_parameter_are_counted_and_hashed() -> None:
-    layer = nn.Linear(16, 4, bias=False)
+    layer: Any = nn.Linear(16, 4, bias=False)
     layer.weight = nn.Parameter(torch.zeros(32, 1, dtype=torch.uint8), requires_grad=False)
     nested = QuantState(absmax=torch.ones(1))
     layer.weight.quant_state = QuantState(absmax=torch.ones(2), code=torch.ones(16), state2=nested, name="nf4")
@@ -73,7 +73,7 @@ def test_scales_hung_on_a_parameter_are_counted_and_hashed() -> None:
 
 
 def test_scales_kept_in_a_dictionary_are_counted() -> None:
-    layer = Packed(16, 6)
+    layer: Any = Packed(16, 6)
     layer.meta = {"zero": torch.ones(3), "shape": (6, 16), "axis": 1}
     assert "meta.zero" in dict(own_tensors(layer))
 
@@ -91,7 +91,9 @@ def test_a_tensor_subclass_is_taken_apart() -> None:
             return ["codes", "scale"], None
 
         @classmethod
-        def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        def __torch_dispatch__(  # type: ignore[override]
+            cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
             return args[0] if func is torch.ops.aten.detach.default else NotImplemented
 
     layer = nn.Linear(8, 4, bias=False)
@@ -130,7 +132,7 @@ def test_shared_and_expanded_tensors_are_counted_once() -> None:
 
 
 def test_weights_that_torch_packed_are_counted_by_what_the_kernel_keeps() -> None:
-    layer = nn.Linear(16, 4)
+    layer: Any = nn.Linear(16, 4)
     layer.qconfig = torch.ao.quantization.per_channel_dynamic_qconfig
     packed = torch.ao.nn.quantized.dynamic.Linear.from_float(layer)
     found = dict(named_tensors(packed))
@@ -154,7 +156,7 @@ def test_tensors_hung_on_a_linear_layer_count_once() -> None:
     class MatmulLtState(SimpleNamespace):
         """Where bitsandbytes keeps codes and scales after the first pass, with leftovers of that pass."""
 
-    layer = Packed(16, 6)
+    layer: Any = Packed(16, 6)
     layer.bias = None
     layer.bias_of_hqq = torch.zeros(6)
     layer.state = MatmulLtState(CB=layer.codes, SCB=torch.ones(6), idx=torch.arange(3))

@@ -21,6 +21,9 @@ torch.set_num_threads(1)
 class Packed(nn.Module):
     """A linear layer of int8 codes."""
 
+    codes: Tensor
+    scale: Tensor
+
     def __init__(self, integers: bool) -> None:
         super().__init__()
         self.in_features, self.out_features, self.integers = 32, 16, integers

@@ -121,7 +121,7 @@ def test_the_scale_is_that_of_a_plain_loop_over_the_grid(duo: bool) -> None:
         relative_I=relative,
     )
     assert found.scale.tolist() == pytest.approx(chosen, rel=1e-9)
-    assert (found.error, found.unscaled) == (pytest.approx(best, rel=1e-9), pytest.approx(plain, rel=1e-9))
+    assert [found.error, found.unscaled] == pytest.approx([best, plain], rel=1e-9)
     assert best < 0.7 * plain  # Else the search would have nothing to find here.
 
 

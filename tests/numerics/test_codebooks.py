@@ -24,7 +24,8 @@ def error(values: Tensor, weights: Tensor, centroids: Tensor) -> Tensor:
 def least_error(values: Tensor, weights: Tensor, count: int) -> float:
     """The optimum for one row, by the recurrence over all stretches of the sorted row."""
     order = values.argsort()
-    x, w = values[order].tolist(), weights[order].tolist()
+    x: list[float] = values[order].tolist()
+    w: list[float] = weights[order].tolist()
 
     def alone(start: int, end: int) -> float:
         mass = sum(w[start:end])

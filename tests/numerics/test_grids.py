@@ -42,7 +42,8 @@ def around(points: Tensor) -> Tensor:
 
 def numbers_of(dtype: torch.dtype) -> Tensor:
     values = torch.arange(256, dtype=torch.uint8).view(dtype).float()
-    return values[torch.isfinite(values)].unique()
+    found: Tensor = values[torch.isfinite(values)].unique()
+    return found
 
 
 @pytest.mark.parametrize(("grid", "dtype"), FLOATS, ids=str)

@@ -6,6 +6,7 @@ import copy
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,16 +19,20 @@ from harness.pocket.world import documents
 
 @pytest.fixture(scope="module")
 def tokenizer() -> PreTrainedTokenizerFast:
-    return AutoTokenizer.from_pretrained(MODEL_DIR)
+    found = AutoTokenizer.from_pretrained(MODEL_DIR)
+    assert isinstance(found, PreTrainedTokenizerFast)
+    return found
 
 
 @pytest.fixture(scope="module")
 def model() -> LlamaForCausalLM:
-    return AutoModelForCausalLM.from_pretrained(MODEL_DIR, dtype=torch.float32).eval()
+    found: LlamaForCausalLM = AutoModelForCausalLM.from_pretrained(MODEL_DIR, dtype=torch.float32).eval()
+    return found
 
 
 def test_it_loads_without_anything_missing_or_left_over() -> None:
-    model, info = AutoModelForCausalLM.from_pretrained(MODEL_DIR, output_loading_info=True)
+    loaded: Any = AutoModelForCausalLM.from_pretrained(MODEL_DIR, output_loading_info=True)
+    model, info = loaded
     assert isinstance(model, LlamaForCausalLM)
     assert not any(info.values())
     assert model.dtype == torch.bfloat16
@@ -38,6 +43,7 @@ def test_it_is_as_small_as_promised(model: LlamaForCausalLM) -> None:
     assert 2_000_000 <= parameters <= 4_000_000
     assert (MODEL_DIR / "model.safetensors").stat().st_size <= 8_000_000
     config = model.config
+    assert config.num_key_value_heads is not None
     assert config.num_key_value_heads < config.num_attention_heads
     assert config.vocab_size <= 2048
     assert config.max_position_embeddings == 512
@@ -78,10 +84,10 @@ def test_the_tokenizer_comes_out_the_same_again(tmp_path: Path) -> None:
     assert again == shipped
 
 
-def write_on(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, prompt: str) -> str:
+def write_on(model: Any, tokenizer: PreTrainedTokenizerFast, prompt: str) -> str:
     ids = tokenizer(prompt, return_tensors="pt")["input_ids"]
     written = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=12, do_sample=False)
-    return tokenizer.decode(written[0, ids.shape[1] :])
+    return str(tokenizer.decode(written[0, ids.shape[1] :]))
 
 
 def test_it_answers_and_stops(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -> None:

@@ -27,7 +27,7 @@ def untrained(tokenizer: Tokenizer) -> LlamaForCausalLM:
         tie_word_embeddings=True,
     )
     torch.manual_seed(0)
-    model = LlamaForCausalLM(config).eval()
+    model: LlamaForCausalLM = LlamaForCausalLM(config).eval()
     with torch.no_grad():
         model.model.embed_tokens.weight[:, [3, 11]] *= 4
     return model

@@ -38,9 +38,12 @@ class MemorySink:
     def done(self, unit: str) -> bool:
         return unit in self.units
 
-    def commit(self, unit: str, frames: Mapping[str, pd.DataFrame], snapshots: Mapping[str, pd.DataFrame]) -> None:
+    def commit(
+        self, unit: str, frames: Mapping[str, pd.DataFrame], snapshots: Mapping[str, pd.DataFrame] | None = None
+    ) -> None:
         assert unit not in self.units
         assert not frames
+        assert snapshots is not None
         self.units.append(unit)
         self.rows = snapshots["artifact"]
 
@@ -146,7 +149,7 @@ def test_a_library_that_changes_the_live_model_while_it_saves_is_seen(variant: L
 
     def spoils(into: Path) -> None:
         with torch.no_grad():
-            variant.model.get_submodule(DOWN).weight.mul_(3)  # type: ignore[operator, union-attr]
+            variant.model.get_parameter(f"{DOWN}.weight").mul_(3)
         save(variant.model, into)
 
     sink = observe(variant, artifact_source(variant, tmp_path, spoils))
@@ -233,6 +236,8 @@ def test_what_stands_is_not_made_again_and_what_was_touched_is(variant: LoadedMo
         file.write(b"x")
     observe(variant, artifact_source(variant, tmp_path), sinks)
     assert first.units == ["artifact/1", "artifact/2"]
+    assert before is not None
+    assert first.rows is not None
     pd.testing.assert_frame_equal(before, first.rows)
     assert sinks[1].units == first.units
 

@@ -72,8 +72,9 @@ def test_ranges_and_counts_are_those_of_plain_forwards(tmp_path: Path) -> None:
             for name in ("self_attn.q_proj", "self_attn.o_proj", "mlp.gate_proj", "mlp.down_proj")
         }
         assert ranges["count"].sum() > 0
-        for (module, index), row in ranges.set_index(["module", "document"]).iterrows():
-            rows = inputs_of(variant.model, [documents[index]])[module]
+        for row in ranges.to_dict("records"):
+            module = row["module"]
+            rows = inputs_of(variant.model, [documents[row["document"]]])[module]
             low, high = on_fitted[module].min(), on_fitted[module].max()
             assert row["total"] == rows.size
             assert abs(row["count"] - ((rows < low) | (rows > high)).sum()) <= 1, "a value at the end may round over it"
@@ -187,14 +188,19 @@ def test_shipped_documents_follow_their_seed() -> None:
 
 def test_variants_that_name_the_same_documents_share_them(monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[CalibrationSpec] = []
-    monkeypatch.setattr("harness.running.pairs.read_calibration", lambda spec, _: read.append(spec) or len(read))
+
+    def count(spec: CalibrationSpec, _: Any) -> int:
+        read.append(spec)
+        return len(read)
+
+    monkeypatch.setattr("harness.running.pairs.read_calibration", count)
     looks = SimpleNamespace(compress=(SimpleNamespace(calibrates=True),))
     blind = SimpleNamespace(compress=(SimpleNamespace(calibrates=False),))
     one, two = (CalibrationSpec(data="pocket-calibration", seed=seed) for seed in (0, 1))
     known: Any = {}
     plans = [SimpleNamespace(calibration=spec, variant=looks) for spec in (one, one, two, None)]
     plans.append(SimpleNamespace(calibration=two, variant=blind))
-    found = [calibration_of(plan, None, known) for plan in plans]  # type: ignore[arg-type]
+    found: list[Any] = [calibration_of(plan, None, known) for plan in plans]  # type: ignore[arg-type]
     assert found == [1, 1, 2, None, None]
 
 

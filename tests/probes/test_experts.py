@@ -37,7 +37,7 @@ def counted(model: Any, documents: Any) -> dict[str, tuple[int, ...]]:
 
 def tokens(table: pd.DataFrame, side: str) -> dict[str, tuple[int, ...]]:
     rows = table[table["side"] == side]
-    return {module: tuple(part["tokens"]) for module, part in rows.groupby("module", sort=False)}
+    return {str(module): tuple(part["tokens"]) for module, part in rows.groupby("module", sort=False)}
 
 
 @pytest.mark.parametrize("name", [*EXPERTS, "listed_experts"])
@@ -96,7 +96,7 @@ def test_calibration_counts_stand_beside_those_of_the_variant(tmp_path: Path) ->
     given = {f"model.layers.{layer}.mlp.experts": (5 + layer, 0, 7, 2) for layer in range(2)}
     store = Store(tmp_path / "store", "key")
     variant: Any = Loaded("variant", model, SimpleNamespace(tokens=given))
-    shared_pass(Loaded("reference", model), [variant], documents, [Experts()], [store.sink("s")], Silent())  # type: ignore[arg-type, list-item]
+    shared_pass(Loaded("reference", model), [variant], documents, [Experts()], [store.sink("s")], Silent())  # type: ignore[arg-type]
     table = store.read("s", "experts")
     store.close()
     assert table is not None

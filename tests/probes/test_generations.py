@@ -262,7 +262,7 @@ def test_an_embedding_model_compares_meanings(reference: Loaded, tmp_path: Path)
 
     def mean(text: str) -> torch.Tensor:
         with torch.inference_mode():
-            states = model(torch.tensor([tokenizer(text)["input_ids"]])).last_hidden_state
+            states: torch.Tensor = model(torch.tensor([tokenizer(text)["input_ids"]])).last_hidden_state
         return states[0].double().mean(0)
 
     for row in table.to_dict("records"):

@@ -95,7 +95,8 @@ def make_model(seed: int = 0, *, tied: bool = False, positions: int = 64) -> Lla
         tie_word_embeddings=tied,
         initializer_range=0.3,
     )
-    return LlamaForCausalLM(config).eval()
+    model: LlamaForCausalLM = LlamaForCausalLM(config).eval()
+    return model
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +109,7 @@ def variant() -> Loaded:
     return Loaded("variant", make_model(seed=1), make_tokenizer())
 
 
-CHOICE_DOCS = [
+CHOICE_DOCS: list[dict[str, Any]] = [
     {
         "q": f"the colour of the {thing} is",
         "choices": ["red", "green", "blue sky", "one two three"],
@@ -198,6 +199,7 @@ def test_multiple_choice_matches_the_models_own_log_likelihoods(
     assert (rows.groupby("metric").size() == len(CHOICE_DOCS)).all()
     assert set(rows.better) == {"higher"}
     assert set(rows.bos) == {"both"}
+    row: Any
     for row in rows.itertuples():
         doc = CHOICE_DOCS[row.doc_id]
         for side, loaded in (("reference", reference), ("variant", variant)):
@@ -244,6 +246,7 @@ def test_generation_is_greedy_and_ignores_decoding_settings_of_a_checkpoint(tmp_
     changed.generation_config.temperature = 3.0
     before = changed.generation_config.to_dict()
     rows = run(tmp_path, "write", reference, Loaded("variant", changed, make_tokenizer()), batch_size=3)
+    row: Any
     for row in rows.itertuples():
         assert row.reference_answer == greedy(reference, docs[row.doc_id]["q"], 5)
     assert rows.reference_score.iloc[0] == 1.0
@@ -333,13 +336,13 @@ def test_random_states_and_tokenizer_and_model_are_left_as_they_were(
     tokenizer.pad_token = None
     before = (
         random.getstate(),
-        np.random.get_state()[1].copy(),
+        np.random.get_state(legacy=False)["state"]["key"].copy(),
         torch.get_rng_state(),
         set(vars(variant.model)),
     )
     run(tmp_path, "colours", Loaded("reference", reference.model, tokenizer), variant)
     assert random.getstate() == before[0]
-    assert (np.random.get_state()[1] == before[1]).all()
+    assert (np.random.get_state(legacy=False)["state"]["key"] == before[1]).all()
     assert torch.equal(torch.get_rng_state(), before[2])
     assert set(vars(variant.model)) == before[3]
     assert tokenizer.pad_token is None
@@ -482,7 +485,7 @@ def test_a_missing_target_text_is_an_error(tmp_path: Path, reference: Loaded, va
         run(tmp_path, "write", reference, variant)
 
 
-def with_results_changed(change: Callable[[list[dict[str, Any]]], None]) -> Any:
+def with_results_changed(change: Callable[[list[dict[str, Any]]], object]) -> Any:
     from harness.probes import _scorer
 
     real = _scorer.evaluate
@@ -496,7 +499,7 @@ def with_results_changed(change: Callable[[list[dict[str, Any]]], None]) -> Any:
     return changed
 
 
-CHANGES: dict[str, tuple[Callable[[list[dict[str, Any]]], None], str]] = {
+CHANGES: dict[str, tuple[Callable[[list[dict[str, Any]]], object], str]] = {
     "fewer": (lambda samples: samples.pop(), "7 documents were requested and 6 came back"),
     "twice": (lambda samples: samples.append(samples[0]), r"7 documents were requested .*\(8 results\)"),
     "prompt": (lambda samples: samples[2].update(prompt_hash="x"), "document 2 under accuracy is missing"),
@@ -523,7 +526,7 @@ def test_items_that_do_not_pair_are_an_error_and_never_dropped(
     sink = MemorySink()
     probe = Items(tasks=("colours",), include=(str(tmp_path),))
     with pytest.raises(DataError, match=message):
-        probe.observe(Context(reference, (variant,), [sink], Steps()))  # type: ignore[arg-type]
+        probe.observe(Context(reference, (variant,), [sink], Steps()))  # type: ignore[arg-type, list-item]
     assert sink.frames == {}
 
 
@@ -661,9 +664,13 @@ def test_choices_that_are_prompts_are_labelled_by_their_index(
     tmp_path: Path, reference: Loaded, variant: Loaded
 ) -> None:
     starts = ["the colour of the sun is", "the colour of the sea is"]
-    docs = [{"starts": starts, "end": "red", "label": 1}, {"starts": starts, "end": "blue", "label": 0}]
+    docs: list[dict[str, Any]] = [
+        {"starts": starts, "end": "red", "label": 1},
+        {"starts": starts, "end": "blue", "label": 0},
+    ]
     write_task(tmp_path, "starts", CONTEXTS, docs)
     rows = run(tmp_path, "starts", reference, variant)
+    row: Any
     for row in rows.itertuples():
         expected = [independent_loglikelihood(reference, f"{s} {docs[row.doc_id]['end']}", 1) for s in starts]
         assert row.reference_loglikelihoods == pytest.approx(expected, abs=1e-4)
@@ -704,6 +711,7 @@ def test_a_trained_model_on_real_questions(shared_data: Path, tmp_path: Path) ->
     write_task(tmp_path, "piqa", text, [], data=str(data))
     rows = run(tmp_path, "piqa", loaded, Loaded("variant", model, loaded.tokenizer), limit=6)
     assert set(rows.bos) == {"both"}
+    row: Any
     for row in rows[rows.metric == "accuracy"].itertuples():
         doc, ids = docs[row.doc_id], loaded.tokenizer(docs[row.doc_id]["question"])["input_ids"]
         for ll, choice in zip(row.reference_loglikelihoods, doc["choices"], strict=True):

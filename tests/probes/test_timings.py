@@ -78,11 +78,11 @@ class Watched(LlamaForCausalLM):
             max_position_embeddings=16,
             initializer_range=0.5,
         )
-        super().__init__(config)
-        self.eval()
+        super().__init__(config)  # type: ignore[no-untyped-call]
+        self.eval()  # type: ignore[no-untyped-call]
         self.called, self.calls = name, calls
 
-    def forward(self, input_ids: torch.Tensor, logits_to_keep: int = 0, **arguments: Any) -> Any:  # type: ignore[override]
+    def forward(self, input_ids: torch.Tensor, logits_to_keep: int = 0, **arguments: Any) -> Any:
         self.calls.append((self.called, input_ids.clone(), arguments.get("past_key_values") is not None))
         output = super().forward(input_ids=input_ids, logits_to_keep=logits_to_keep, **arguments)
         if "past_key_values" not in arguments:
@@ -147,7 +147,7 @@ def test_rows_say_who_was_timed_when_and_for_how_many_tokens(calls: Any, monkeyp
                 now += pause
 
     ticks = clock()
-    monkeypatch.setattr(module.time, "perf_counter", lambda: next(ticks))
+    monkeypatch.setattr("harness.probes.timings.time.perf_counter", lambda: next(ticks))
     rows = observe(Timings(**SMALL), calls, "one")[0][0].rows
     assert list(rows.columns) == [
         "phase",
@@ -179,8 +179,8 @@ def test_rows_say_who_was_timed_when_and_for_how_many_tokens(calls: Any, monkeyp
 
 def test_all_variants_share_the_floor_and_a_finished_one_is_left_alone(calls: Any) -> None:
     (first, second), _ = observe(Timings(**SMALL), calls, "one", "two")
-    floors = [sink.rows[sink.rows.repeat >= 2].reset_index(drop=True) for sink in (first, second)]
-    pd.testing.assert_frame_equal(*floors)
+    one, other = (sink.rows[sink.rows.repeat >= 2].reset_index(drop=True) for sink in (first, second))
+    pd.testing.assert_frame_equal(one, other)
     calls.clear()
     observe(Timings(**SMALL), calls, "one", "two", sinks=[first, fresh := MemorySink()])
     assert {name for name, _, _ in calls} == {"reference", "two"}
@@ -209,7 +209,7 @@ def test_a_model_without_cache_has_no_decode_times(calls: Any) -> None:
         kinds = {"reference": Watched, "one": Watched} | {forgetful: Forgetful}
         reference, variant = (Loaded(name, kinds[name](name, calls)) for name in ("reference", "one"))
         sink = MemorySink()
-        Timings(**SMALL).observe(Context(reference, [variant], [sink], Quiet()))  # type: ignore[arg-type]
+        Timings(**SMALL).observe(Context(reference, [variant], [sink], Quiet()))  # type: ignore[arg-type, list-item]
         timed = sink.rows.groupby("repeat").phase.agg(set)
         assert timed[0] == {"prefill", "first_token"}
         assert ("decode" in timed[2]) == (forgetful == "one")
@@ -228,19 +228,19 @@ def test_a_call_that_fails_names_the_model(calls: Any) -> None:
 
     reference, variant = Loaded("reference", Watched("reference", calls)), Loaded("one", Broken("one", calls))
     with pytest.raises(ModelError, match="one could not be called: out of memory"):
-        Timings(**SMALL).observe(Context(reference, [variant], [MemorySink()], Quiet()))  # type: ignore[arg-type]
+        Timings(**SMALL).observe(Context(reference, [variant], [MemorySink()], Quiet()))  # type: ignore[arg-type, list-item]
     assert gc.isenabled()
 
 
 def test_random_states_and_garbage_collection_are_left_as_they_were(calls: Any) -> None:
     loaded = [Loaded(name, Watched(name, calls)) for name in ("reference", "one")]
     random.seed(1), np.random.seed(1), torch.manual_seed(1)
-    before = (random.getstate(), np.random.get_state()[1].copy(), torch.get_rng_state())
+    before = (random.getstate(), np.random.get_state(legacy=False)["state"]["key"].copy(), torch.get_rng_state())
     during: list[bool] = []
     loaded[1].model.register_forward_hook(lambda *_: during.append(gc.isenabled()))
-    Timings(**SMALL).observe(Context(loaded[0], loaded[1:], [MemorySink()], Quiet()))  # type: ignore[arg-type]
+    Timings(**SMALL).observe(Context(loaded[0], loaded[1:], [MemorySink()], Quiet()))  # type: ignore[arg-type, list-item]
     assert random.getstate() == before[0]
-    assert (np.random.get_state()[1] == before[1]).all()
+    assert (np.random.get_state(legacy=False)["state"]["key"] == before[1]).all()
     assert torch.equal(torch.get_rng_state(), before[2])
     assert set(during) == {False}
     assert gc.isenabled()

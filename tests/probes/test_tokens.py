@@ -45,7 +45,7 @@ def test_every_column_agrees_with_plain_forwards_in_float64(tmp_path: Path, name
                     expected(sides[1], sides[0], torch.from_numpy(document.ids[1:])),
                 )
             with pytest.raises(AssertionError):
-                agree(rows[list(wanted.columns)], expected(*sides, torch.from_numpy(document.ids[:-1])))
+                agree(rows[list(wanted.columns)], expected(sides[0], sides[1], torch.from_numpy(document.ids[:-1])))
 
 
 def test_the_columns_are_those_that_measures_read(tmp_path: Path) -> None:

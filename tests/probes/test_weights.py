@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, Literal
 
 import pandas as pd
 import pytest
@@ -20,7 +21,7 @@ from harness.models.loading import load
 from harness.planning.specs import GateSpec, Plan, RuleSpec, SuiteSpec, VariantSpec
 from harness.probes import Context
 from harness.probes.weights import Weights
-from harness.records import FLOATS, CacheFormat, ModelSpec, ModuleFormat, NumberFormat
+from harness.records import FLOATS, CacheFormat, Measurement, ModelSpec, ModuleFormat, NumberFormat
 from harness.rules.at_most import AtMost
 from harness.running.variant import make_variant
 from tests.helpers.number_formats import inputs
@@ -38,9 +39,13 @@ class FrameSink:
     def done(self, unit: str) -> bool:
         return unit in self.frames
 
-    def commit(self, unit: str, frames: Mapping[str, pd.DataFrame]) -> None:
+    def commit(self, unit: str, frames: Mapping[str, pd.DataFrame], snapshots: object = None) -> None:
         assert unit not in self.frames
+        assert snapshots is None
         self.frames[unit] = frames
+
+    def read(self, table: str, columns: tuple[str, ...] | None = None) -> pd.DataFrame | None:
+        raise AssertionError("no unit of weights builds on another")
 
 
 class Silent:
@@ -50,7 +55,7 @@ class Silent:
         """Nothing."""
 
 
-def plan_of(folder: Path, **fields: object) -> Plan:
+def plan_of(folder: Path, **fields: Any) -> Plan:
     rule = AtMost(metric="memory.weight_bytes", limit=1.0, why="any")
     return Plan(
         name="tiny",
@@ -66,6 +71,20 @@ def observe(reference: LoadedModel, *variants: LoadedModel) -> list[pd.DataFrame
     sinks = [FrameSink() for _ in variants]
     Weights().observe(Context(reference, variants, sinks, Silent()))
     return [sink.frames["weights"]["weights"] for sink in sinks]
+
+
+def cells(rows: pd.DataFrame, row: str, *columns: str) -> list[Any]:
+    found: Any = rows.loc[row, list(columns)]
+    return list(found.tolist())
+
+
+def measure_hardware(table: pd.DataFrame) -> dict[str, Measurement]:
+    """On a GPU of compute capability 8.0."""
+    measured = {}
+    for entry in Hardware(target="cuda-8.0").measure(table):
+        assert isinstance(entry, Measurement)
+        measured[entry.name] = entry
+    return measured
 
 
 @pytest.fixture
@@ -120,7 +139,7 @@ def test_errors_of_weights_stand_beside_the_formats(reference: LoadedModel, tmp_
     name = "model.layers.1.mlp.gate_proj"
     before, after = (loaded.model.get_parameter(f"{name}.weight") for loaded in (reference, variant))
     assert rows.loc[name, "relative_error"] == pytest.approx(float((after - before).norm() / before.norm()), rel=1e-5)
-    assert rows.loc[name, ["compared", "error_note"]].tolist() == [1.0, ""]
+    assert cells(rows, name, "compared", "error_note") == [1.0, ""]
     assert rows.loc["lm_head", "relative_error"] == 0.0
     others = rows[~rows.role.isin(["linear", "head"])]
     assert others.relative_error.isna().all()
@@ -131,12 +150,12 @@ def test_a_head_that_was_untied_is_counted_on_its_own(reference: LoadedModel, tm
     variant = make_variant(plan_of(tmp_path / "model", bits=8, granularity="channel", skip=()), reference, ())
     (table,) = observe(reference, variant)
     heads = table[table.module == "lm_head"].set_index("side")
-    assert heads.loc["reference", ["type", "stored_bytes"]].tolist() == ["Linear (shared)", 0]
-    assert heads.loc["variant", ["type", "stored_bytes"]].tolist() == ["Linear", 96 * 64 + 96 * 2]
+    assert cells(heads, "reference", "type", "stored_bytes") == ["Linear (shared)", 0]
+    assert cells(heads, "variant", "type", "stored_bytes") == ["Linear", 96 * 64 + 96 * 2]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_the_cache_is_measured_by_token(dtype: str, tmp_path: Path) -> None:
+def test_the_cache_is_measured_by_token(dtype: Literal["float32", "bfloat16"], tmp_path: Path) -> None:
     size = {"float32": 4, "bfloat16": 2}[dtype]
     for model, expected in ((tiny_llama(), 2 * 2 * 2 * 16 * size), (tiny_gpt2(), 2 * 2 * 48 * size)):
         folder = save(model, tmp_path / type(model).__name__)
@@ -157,9 +176,9 @@ def test_a_compressed_cache_says_how_it_is_kept(reference: LoadedModel) -> None:
     variant = replace(reference, identity=reference.identity.model_copy(update={"cache": kept}))
     (table,) = observe(reference, variant)
     rows = table[table.module == "kv_cache"].set_index("side")
-    assert rows.loc["reference", ["cache", "kernel", "backend"]].tolist() == ["", "real", ""]
-    assert rows.loc["variant", ["kernel", "backend"]].tolist() == ["simulated", "kv_cache"]
-    assert CacheFormat.model_validate_json(rows.loc["variant", "cache"]) == kept
+    assert cells(rows, "reference", "cache", "kernel", "backend") == ["", "real", ""]
+    assert cells(rows, "variant", "kernel", "backend") == ["simulated", "kv_cache"]
+    assert CacheFormat.model_validate_json(str(rows.loc["variant", "cache"])) == kept
     assert str(kept) == (
         "keys asymmetric int4 per channel in groups of 32 tokens; values int8 per token and head; "
         "the newest 32 tokens in full precision"
@@ -169,18 +188,18 @@ def test_a_compressed_cache_says_how_it_is_kept(reference: LoadedModel) -> None:
 def test_the_table_is_what_the_hardware_measure_reads(reference: LoadedModel, tmp_path: Path) -> None:
     variant = make_variant(plan_of(tmp_path / "model", bits=4, group_size=32), reference, ())
     (table,) = observe(reference, variant)
-    found = {entry.name: entry for entry in Hardware(target="cuda-8.0").measure(table)}
+    found = measure_hardware(table)
     assert found["hardware.supported"].variant == 1.0
     assert found["hardware.supported"].n == 14, "seven linear layers in each of two blocks"
     assert found["hardware.cache_supported"].variant == 1.0
     variant = make_variant(plan_of(tmp_path / "model", bits=3), reference, ())
     (table,) = observe(reference, variant)
-    found = {entry.name: entry for entry in Hardware(target="cuda-8.0").measure(table)}
+    found = measure_hardware(table)
     assert found["hardware.supported"].variant == 0.0
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_a_simulated_cache_takes_the_bits_of_its_format(dtype: str, tmp_path: Path) -> None:
+def test_a_simulated_cache_takes_the_bits_of_its_format(dtype: Literal["float32", "bfloat16"], tmp_path: Path) -> None:
     folder = save(tiny_llama(), tmp_path / "model")
     plan = plan_of(folder, bits=8).model_copy(
         update={"variant": VariantSpec(compress=(KvCache(key_bits=2, value_bits=4),))}
@@ -192,11 +211,11 @@ def test_a_simulated_cache_takes_the_bits_of_its_format(dtype: str, tmp_path: Pa
     # A scale and an offset of 16 bits: for 32 tokens of a key channel, for the 16 value channels of a head.
     codes, steps = floats / 2 * (2 + 4), floats / 2 * (32 / 32 + 32 / 16)
     assert rows.loc["variant", "stored_bytes"] == (codes + steps) / 8
-    assert rows.loc["variant", ["kernel", "backend", "type"]].tolist() == ["simulated", "kv_cache", "kv_cache"]
-    kept = CacheFormat.model_validate_json(rows.loc["variant", "cache"])
+    assert cells(rows, "variant", "kernel", "backend", "type") == ["simulated", "kv_cache", "kv_cache"]
+    kept = CacheFormat.model_validate_json(str(rows.loc["variant", "cache"]))
     assert (kept.keys.name, kept.keys.granularity, kept.values.name) == ("int2", "channel", "int4")
     size = {"float32": 4, "bfloat16": 2}[dtype]
-    assert rows.loc["reference", ["stored_bytes", "cache", "kernel"]].tolist() == [floats * size, "", "real"]
+    assert cells(rows, "reference", "stored_bytes", "cache", "kernel") == [floats * size, "", "real"]
     one = KvCache(bits=3, group_size=7)  # 3 bits, 32 / 7 and 32 · 3 / 16 bits of scales and offsets
     plan = plan.model_copy(update={"variant": VariantSpec(compress=(one,))})
     (table,) = observe(reference, make_variant(plan, reference, ()))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -59,7 +59,7 @@ class Spoiling(RoundToNearest):
 class Prepares(RoundToNearest):
     """A step that saves in no way of its own."""
 
-    quantizes = ()
+    quantizes: ClassVar[tuple[Any, ...]] = ()
 
     def compress(self, model: Any, tokenizer: Any, calibration: Sequence[Tensor]) -> Compressed:
         return Compressed(model)

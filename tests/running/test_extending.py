@@ -131,7 +131,9 @@ def test_documents_come_in_a_random_order_that_the_seed_fixes(models: Path, tmp_
     assert sorted(first) == sorted(f"d{at}" for at in range(MOST))
     assert first != [f"d{at}" for at in range(MOST)]
     plan = make_plan(models, "c", CLEAR)
-    spec = plan.suites[0].documents.model_copy(update={"seed": 1})
+    documents = plan.suites[0].documents
+    assert documents is not None
+    spec = documents.model_copy(update={"seed": 1})
     suite = plan.suites[0].model_copy(update={"documents": spec})
     run([plan.model_copy(update={"suites": (suite,)})], tmp_path)
     assert rows(tmp_path, "c", "documents")["id"].tolist() != first

@@ -28,10 +28,11 @@ from harness.probes.channels import Channels
 from harness.probes.layers import Layers
 from harness.probes.tokens import Tokens
 from harness.records import Measurement, NoiseFloor, NoiseFloorSpec
+from harness.records.plan import Condition
 from harness.running.noise_floor import floors, observe_perturbed, with_floors
 from tests.helpers.pass_pairs import Loaded, Silent, damaged, gpt2, llama, louder, make_documents, observe
 
-ALL = ("batch_size", "padding_side", "document_order", "attention", "rounding")
+ALL: tuple[Condition, ...] = ("batch_size", "padding_side", "document_order", "attention", "rounding")
 CPU = torch.device("cpu")
 lists = st.lists(st.integers(2, 12), min_size=1, max_size=6)
 
@@ -173,7 +174,7 @@ def test_every_weight_is_rounded_to_a_neighbour(dtype: torch.dtype) -> None:
     assert all(torch.equal(a, b) for a, b in zip(other.parameters(), again.parameters(), strict=True))
 
 
-def suite(*conditions: str, documents: int = 6) -> SuiteSpec:
+def suite(*conditions: Condition, documents: int = 6) -> SuiteSpec:
     return SuiteSpec(
         name="s",
         source="s.yaml",
@@ -186,8 +187,9 @@ def suite(*conditions: str, documents: int = 6) -> SuiteSpec:
 MEASURES = (Divergence(), Perplexity(), Logits(), LayerError(), Outliers())
 
 
-def perturbed(model: Any, *conditions: str, documents: int = 6) -> Any:
-    return observe_perturbed(suite(*conditions, documents=documents), make_documents(), Loaded("r", model), Silent())
+def perturbed(model: Any, *conditions: Condition, documents: int = 6) -> Any:
+    loaded: Any = Loaded("r", model)
+    return observe_perturbed(suite(*conditions, documents=documents), make_documents(), loaded, Silent())
 
 
 def test_every_metric_of_a_pass_probe_gets_a_floor_with_the_worst_condition() -> None:
@@ -214,7 +216,8 @@ def test_every_metric_of_a_pass_probe_gets_a_floor_with_the_worst_condition() ->
 def test_the_floor_is_the_distance_from_neutral_of_the_same_measure() -> None:
     found = perturbed(louder(llama(), 3.0), "rounding")
     measured = Perplexity().measure(found.tables["rounding"].read("tokens"))
-    (ratio,) = [entry for entry in measured if getattr(entry, "name", "") == "perplexity.ratio"]
+    (ratio,) = [entry for entry in measured if isinstance(entry, Measurement) and entry.name == "perplexity.ratio"]
+    assert ratio.change is not None
     assert floors(found, MEASURES)["perplexity.ratio", ()].value == abs(ratio.change - 1.0)
 
 
@@ -236,7 +239,8 @@ def test_floors_are_given_by_metric_and_module() -> None:
     known = {("layers.relative_error", (("module", "a"),)): floor, ("layers.worst", ()): floor}
     found = [one("layers.relative_error", module="a"), one("layers.relative_error", module="b")]
     found += [one("layers.worst", module="b"), one("tasks.a.accuracy")]
-    assert [m.floor for m in with_floors(found, known)] == [floor, None, floor, None]
+    marked = with_floors(found, known)
+    assert [m.floor for m in marked if isinstance(m, Measurement)] == [floor, None, floor, None]
     own = one("layers.worst").model_copy(update={"floor": floor.model_copy(update={"value": 9.0})})
     assert with_floors([own], known) == [own], "a floor that a measure found itself stays"
 
@@ -286,6 +290,6 @@ def test_a_model_without_position_ids_cannot_be_padded_on_the_left() -> None:
         def forward(self, input_ids: Any, attention_mask: Any = None, **_: Any) -> Any:
             raise AssertionError("never called")
 
-    decoder = Decoder("m", TransformersModel(Plain()))
+    decoder = Decoder("m", TransformersModel(Plain()))  # type: ignore[arg-type]
     with pytest.raises(ModelError, match="remove padding_side"):
         decoder.states(torch.zeros(1, 3, dtype=torch.int64), None, torch.zeros(1, 3, dtype=torch.int64))

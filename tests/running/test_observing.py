@@ -11,7 +11,7 @@ import pytest
 from harness.errors import DataError, HarnessError
 from harness.measures.memory import Memory
 from harness.planning.specs import SuiteSpec
-from harness.probes import Context, Probe
+from harness.probes import Context, Probe, Reads
 from harness.records import DocumentsSpec
 from harness.running.observing import observe
 from harness.running.pairs import Pair
@@ -24,7 +24,7 @@ class Reading(Probe):
     """Keeps its contexts, and fails on a variant of the name bad."""
 
     runs = "alone"
-    reads = "tokens"
+    reads: ClassVar[Reads] = "tokens"
 
     def observe(self, context: Context) -> None:
         CONTEXTS.append(context)
@@ -77,7 +77,8 @@ def test_a_probe_that_reads_tokens_gets_documents_and_no_pair_with_other_token_i
     observe_all(tmp_path, Reading(), pair("same"), pair("student", {"s": "other token ids"}))
     assert variants() == [["same"]]
     assert [document.id for document in CONTEXTS[0].documents] == [document.id for document in make_documents()]
-    assert (CONTEXTS[0].texts, CONTEXTS[0].artifact, CONTEXTS[0].sinks) == ((), None, ["same in s"])
+    context: Any = CONTEXTS[0]
+    assert (context.texts, context.artifact, context.sinks) == ((), None, ["same in s"])
 
 
 def test_a_probe_that_reads_texts_gets_them_for_every_pair(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -89,7 +89,7 @@ def threads(done: Compressed) -> Compressed:
 
 def ruined(done: Compressed) -> Compressed:
     for stated in done.modules[:4]:
-        done.model.get_submodule(stated.module).weight.data.zero_()
+        done.model.get_parameter(f"{stated.module}.weight").data.zero_()
     return done
 
 
@@ -112,7 +112,7 @@ def bypassed(done: Compressed) -> Compressed:
 
 def without_cache(done: Compressed) -> Compressed:
     forward = done.model.forward
-    done.model.forward = lambda *a, past_key_values=None, **named: forward(*a, **named)  # type: ignore[method-assign]
+    done.model.forward = lambda *a, past_key_values=None, **named: forward(*a, **named)
     return done
 
 
@@ -244,7 +244,7 @@ class Patching(RoundToNearest):
     """Changes the classes that the original is made of."""
 
     def compress(self, model: PreTrainedModel, tokenizer: Any, calibration: Sequence[Tensor]) -> Compressed:
-        forward = LlamaMLP.forward
+        forward: Any = LlamaMLP.forward
         LlamaMLP.forward = lambda self, x: forward(self, x) * 1.01  # type: ignore[method-assign]
         return super().compress(model, tokenizer, calibration)
 
@@ -252,13 +252,13 @@ class Patching(RoundToNearest):
 class Rough(RoundToNearest):
     """Says that it only prepares."""
 
-    quantizes = ()
+    quantizes: ClassVar[tuple[Any, ...]] = ()
 
 
 class Sly(RoundToNearest):
     """Rounds weights, and says that it does not."""
 
-    quantizes = ("activations",)
+    quantizes: ClassVar[tuple[Any, ...]] = ("activations",)
 
     def compress(self, model: PreTrainedModel, tokenizer: Any, calibration: Sequence[Tensor]) -> Compressed:
         done = super().compress(model, tokenizer, calibration)

@@ -193,7 +193,7 @@ def test_numbers_that_are_not_finite_are_not_hidden(bad: float) -> None:
     x[0, 0, 5, 2] = bad
     for symmetric in (True, False):
         for along in ("tokens", "channels"):
-            part = CachePart(integer(4, symmetric), along, 4, 0)  # type: ignore[arg-type]
+            part = CachePart(integer(4, symmetric), along, 4, 0)
             found = part.quantize(x, torch.zeros(1, dtype=torch.int64))
             assert not found[0, 0, 5, 2].isfinite()
             assert torch.equal(found[0, 0, :4], x[0, 0, :4])
@@ -226,11 +226,11 @@ def test_what_is_not_served_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         (ready, {"position_bias": torch.zeros(1)}, "position_bias"),
     ):
         with pytest.raises(BackendError, match=message):
-            attend(module, **others)()  # type: ignore[arg-type]
+            attend(module, **others)()
     with monkeypatch.context() as patched:
         patched.setattr(torch.compiler, "is_compiling", lambda: True)
         with pytest.raises(BackendError, match="cannot be compiled"):
             attend(ready)()
     for fields in ((integer(4), "tokens", None, 0, False), (integer(4), "tokens", 4, 6, True)):
         with pytest.raises(ValueError):
-            CachePart(*fields)  # type: ignore[arg-type]
+            CachePart(*fields)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -17,13 +18,14 @@ from tests.helpers.tiny_models import tiny_gpt2, tiny_llama
 
 torch.set_num_threads(1)
 DOCUMENTS = [torch.tensor([0, 5, 9, 2, 40, 7]), torch.tensor([0, 3]), torch.tensor([0, 90, 90, 12, 8, 77, 31, 6, 1])]
-CHANGES = [lambda weight: weight * 1.5, torch.round, lambda weight: weight]
+CHANGES: list[Callable[[Tensor], Tensor]] = [lambda weight: weight * 1.5, torch.round, lambda weight: weight]
 
 
 def by_hand(model: PreTrainedModel, names: tuple[str, ...], change: Any) -> float:
     other = copy.deepcopy(model)
+    before, after = dict(linears(model)), dict(linears(other))
     for name in names:
-        replace_weight(other.get_submodule(name), change(weight_of(model.get_submodule(name))))
+        replace_weight(after[name], change(weight_of(before[name])))
     total, tokens = 0.0, 0
     with torch.no_grad():
         for ids in DOCUMENTS:
