@@ -85,11 +85,13 @@ def test_the_scales_are_those_of_the_formula(alpha: float) -> None:
 
 @pytest.mark.parametrize("make", [tiny_llama, tiny_gpt2])
 @pytest.mark.parametrize("into", ["norms", "norms_and_linears"])
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 5e-6), (torch.float64, 5e-15)])
-def test_the_model_computes_what_it_did(make: Any, into: str, dtype: torch.dtype, tolerance: float) -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_model_computes_what_it_did(make: Any, into: str, dtype: torch.dtype) -> None:
     model = outliers(make()).to(dtype)  # type: ignore[arg-type]
     before, weights = logits(model), {name: p.clone() for name, p in model.named_parameters()}
     compress(model, into=into)
+    # Two layers, whose sums of at most 192 products may round otherwise in each product and in each addition.
+    tolerance = 2 * 192 * torch.finfo(dtype).eps
     assert (logits(model) - before).abs().max() <= tolerance * before.abs().max()
     changed = {name for name, p in model.named_parameters() if not torch.equal(p, weights[name])}
     assert any("down_proj" in name or "attn.c_proj" in name for name in changed) == (into == "norms_and_linears")
@@ -107,7 +109,8 @@ def test_both_sides_are_equally_difficult_at_one_half() -> None:
 
 
 def test_dead_channels_and_empty_columns_stay() -> None:
-    model = outliers(tiny_llama())
+    # In float64, so that no kernel's rounding of sums comes near what a wrongly scaled channel would change.
+    model = outliers(tiny_llama()).double()
     layer = model.model.layers[0]
     with torch.no_grad():
         layer.input_layernorm.weight[3] = 0
@@ -118,7 +121,7 @@ def test_dead_channels_and_empty_columns_stay() -> None:
     assert torch.equal(layer.self_attn.q_proj.weight[:, 3], before.model.layers[0].self_attn.q_proj.weight[:, 3])
     assert layer.post_attention_layernorm.weight[7].item() == gain
     assert all(bool(torch.isfinite(parameter).all()) for parameter in model.parameters())
-    assert (logits(model) - logits(before)).abs().max() <= 5e-6 * logits(before).abs().max()
+    assert (logits(model) - logits(before)).abs().max() <= 1e-12 * logits(before).abs().max()
 
 
 def test_scales_of_single_channels() -> None:
@@ -140,7 +143,8 @@ def test_it_says_what_it_did() -> None:
 
 
 def test_a_model_without_anything_to_fold_is_refused() -> None:
-    model = tiny_llama()
+    # In float64: without norms the layers move their block by less than 1e-4 of its output, which float32 rounds away.
+    model = tiny_llama().double()
     for layer in model.model.layers:
         layer.input_layernorm = layer.post_attention_layernorm = nn.Identity()
     with pytest.raises(BackendError, match="no norm whose gain can take up a scale"):

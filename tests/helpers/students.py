@@ -93,11 +93,24 @@ def make_model(vocabulary: int, seed: int = 0, **config: Any) -> LlamaForCausalL
     return model
 
 
+class PaddedHead(torch.nn.Linear):
+    """Multiplies its tokens' rows as a head without padding does: some kernels round a wider product otherwise."""
+
+    tokens = 0
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Logits of the tokens, then those of the padding."""
+        parts = (self.weight[: self.tokens], self.weight[self.tokens :])
+        return torch.cat([torch.nn.functional.linear(hidden, part) for part in parts], dim=-1)
+
+
 def padded(model: Any, rows: int, fill: float = 0.0) -> Any:
     """A copy with so many more rows of embedding and head, all of them ``fill``."""
     wider = copy.deepcopy(model)
     old = model.get_input_embeddings().weight.shape[0]
     wider.resize_token_embeddings(old + rows, mean_resizing=False)
+    head = wider.get_output_embeddings()
+    head.__class__, head.tokens = PaddedHead, old
     with torch.no_grad():
         for module in (wider.get_input_embeddings(), wider.get_output_embeddings()):
             module.weight[old:] = fill

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Iterator
@@ -167,11 +168,24 @@ def test_six_weights_at_int8() -> None:
 
 
 # The inputs of these published figures are draws of torch's generator at seed 42.
+DRAWS = "13b35fb427f5f8d7"
+"""What the bytes of the first thousand come to where torch draws with AVX2, as it did for the published figures."""
 
 
+@pytest.fixture
+def published_draws() -> None:
+    """The generator at seed 42; skips where it rounds its draws otherwise, since then codes near a tie are others."""
+    torch.manual_seed(42)
+    first = torch.randn(1000)
+    assert first[:4].tolist() == pytest.approx([1.9269153, 1.4872841, 0.9007172, -2.1055210], rel=1e-6)
+    if not hashlib.sha256(first.numpy().tobytes()).hexdigest().startswith(DRAWS):
+        pytest.skip("torch rounds its normal draws otherwise on this processor: the published figures are of others")
+    torch.manual_seed(42)
+
+
+@pytest.mark.usefixtures("published_draws")
 @pytest.mark.parametrize("bits", [8, 4])
 def test_symmetric_rounding_of_a_thousand_normal_numbers(bits: int) -> None:
-    torch.manual_seed(42)
     x = torch.randn(1000) * 10
     found = quantize(x, Scheme(bits))
     published = VECTORS["seed_demo_symmetric"][str(bits)]
@@ -179,8 +193,8 @@ def test_symmetric_rounding_of_a_thousand_normal_numbers(bits: int) -> None:
     assert_errors(x, found.values, published)
 
 
+@pytest.mark.usefixtures("published_draws")
 def test_an_affine_grid_halves_the_error_of_values_of_one_sign() -> None:
-    torch.manual_seed(42)
     x = torch.relu(torch.randn(1000) * 5 + 2)
     published = VECTORS["seed_demo_asymmetric_relu"]
     assert_errors(x, rounded(x, Scheme(8)), published["symmetric"])
@@ -191,9 +205,9 @@ def test_an_affine_grid_halves_the_error_of_values_of_one_sign() -> None:
     assert_errors(x, found.values, published["asymmetric"])
 
 
+@pytest.mark.usefixtures("published_draws")
 @pytest.mark.parametrize("bits", [2, 4, 8, 16])
 def test_error_and_size_by_bit_depth(bits: int) -> None:
-    torch.manual_seed(42)
     x = torch.randn(10_000) * 5
     published = VECTORS["seed_demo_bit_depth"][str(bits)]
     # The published sizes count one float32 scale, twice as much as is counted here.
@@ -207,8 +221,8 @@ def test_error_and_size_by_bit_depth(bits: int) -> None:
         assert value == pytest.approx(published[name], rel=tolerance), name
 
 
+@pytest.mark.usefixtures("published_draws")
 def test_clipping_helps_the_clipped_and_hurts_the_whole() -> None:
-    torch.manual_seed(42)
     x = torch.randn(1000) * 2
     outliers = torch.randn(10) * 50
     x[torch.randint(0, 1000, (10,))] = outliers
@@ -222,8 +236,8 @@ def test_clipping_helps_the_clipped_and_hurts_the_whole() -> None:
     assert_errors(x, x_hat, published["percentile_on_original"])
 
 
+@pytest.mark.usefixtures("published_draws")
 def test_a_product_of_two_rounded_matrices() -> None:
-    torch.manual_seed(42)
     x, weight = torch.randn(64, 128) * 2, torch.randn(128, 256) * 3
     published = VECTORS["seed_demo_matmul_int8"]
     difference = (rounded(x, Scheme(8)) @ rounded(weight, Scheme(8)) - x @ weight).abs()
