@@ -29,6 +29,7 @@ from harness.lockstep.survey import survey
 from harness.models.vocabulary import count_common_logits, explain_width_difference
 from harness.progress import Progress
 from harness.records import Note
+from harness.system.foreign import guard
 from harness.tables.access import Sink
 
 if TYPE_CHECKING:
@@ -201,8 +202,9 @@ class _Pass:
 
     def _scored_states(self, side: int, batch: Batch) -> Tensor:
         """Hidden states of the scored positions, with the hooks of the side active."""
-        with self.stage.activate(side):
-            return self.sides[side + 1].scored_states(batch)
+        decoder = self.sides[side + 1]
+        with self.stage.activate(side), guard(f"{decoder.name}: its forward pass"):
+            return decoder.scored_states(batch)
 
     def _collect_rows(self, variant: int) -> _BatchRows:
         rows: dict[str, pd.DataFrame] = {}

@@ -15,6 +15,7 @@ from harness import plugins
 from harness.errors import HarnessError, Problem
 from harness.plugins import P, UnknownPluginError, nearest
 from harness.records import Plugin
+from harness.system.foreign import contain
 from harness.system.yaml_file import YamlFile
 from harness.system.yaml_values import KeyPath, describe, format_path, looks_numeric
 
@@ -90,7 +91,8 @@ class Checker:
             self.problem(path, describe(value), f"a mapping with {', '.join(cls.model_fields)}")
             return None
         try:
-            return cls.model_validate(value)
+            with contain(f"checking the settings of {cls.__name__}"):
+                return cls.model_validate(value)
         except ValidationError as error:
             self._explain(cls, value, path, error.errors(include_url=False), also)
             return None

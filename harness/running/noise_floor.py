@@ -20,6 +20,7 @@ from harness.models.loaded import LoadedModel
 from harness.planning.specs import SuiteSpec
 from harness.progress import Progress
 from harness.records import Measurement, NoiseFloor, Note, Skipped
+from harness.system.foreign import guard
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -139,7 +140,8 @@ def _measured(measure: Measure, tables: MemoryTables) -> list[Measurement]:
     if table is None or table.empty:
         return []
     try:
-        found = measure.measure(table)
+        with guard(f"the measure {measure.kind}"):
+            found = measure.measure(table)
     except Exception:  # noqa: BLE001 - whatever a plugin raises here, it raises or says about the variant too
         return []
     return [entry for entry in found if isinstance(entry, Measurement)]
