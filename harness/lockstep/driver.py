@@ -166,7 +166,7 @@ class _Pass:
         """The rows of one batch for each given variant. If memory runs out, both sides run it in halves."""
         try:
             self._run_batch(batch, variants)
-        except RuntimeError as error:
+        except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
             if len(batch.documents) == 1:
@@ -216,9 +216,9 @@ class _Pass:
         return rows, totals
 
 
-def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether an error of torch means that memory ran out; on a CPU only its message tells."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error means that memory ran out; of torch on a CPU only the message tells."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
 
 
 def _join(first: _BatchRows, second: _BatchRows) -> _BatchRows:

@@ -88,7 +88,7 @@ def observe_perturbed(
         ways = [apply_condition(condition, reference) for condition in spec.conditions]
         models, arranged = [model for model, _ in ways], [way for _, way in ways]
         shared_pass(reference, models, sample, probes, list(tables.values()), progress, arranged=arranged)
-    except (ModelError, RuntimeError) as error:
+    except (ModelError, RuntimeError, MemoryError) as error:
         if not isinstance(error, ModelError) and not is_out_of_memory(error):
             raise
         text = f"the noise floor of suite {suite.name} is not known: {error}"
