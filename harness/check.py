@@ -22,6 +22,7 @@ from harness.planning.specs import Plan
 from harness.planning.target import target_notes
 from harness.records import Clock, Run, Verdict
 from harness.system.environment import prepare_threads
+from harness.system.foreign import contain
 from harness.terminal import Terminal
 from harness.write import read_run, remove_outputs, write_outputs, write_run
 
@@ -53,7 +54,8 @@ def check(files: Sequence[Path], out: Path, terminal: Terminal) -> int:
         started = datetime.now(UTC)
         terminal.stage(f"{', '.join(plan.name for plan in group)}: reference {group[0].reference.model}")
         try:
-            results = run_group(group, [folders[plan.name] for plan in group], terminal)
+            with contain(f"the run of {', '.join(plan.name for plan in group)}"):
+                results = run_group(group, [folders[plan.name] for plan in group], terminal)
         except HarnessError as error:
             terminal.error(str(error))
             codes += [EXIT_ERROR] * len(group)

@@ -17,6 +17,7 @@ import click
 
 from harness import __version__
 from harness.errors import HarnessError, PlanError
+from harness.system.foreign import EndedBySignal
 
 RUN = click.argument("run", type=click.Path(path_type=Path), metavar="RUN")
 """The folder of a finished run."""
@@ -160,15 +161,8 @@ def list_everything(terms: bool) -> int:
     return 0
 
 
-class _EndedBySignal(BaseException):
-    """A signal asked the process to end: unwind, so that files are closed, then exit with 128 + its number."""
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-
-
 def _on_signal(number: int, frame: FrameType | None) -> None:
-    raise _EndedBySignal(number)
+    raise EndedBySignal(number)
 
 
 def main() -> None:
@@ -198,10 +192,10 @@ def _run(arguments: list[str]) -> int:
     except HarnessError as error:
         _say(f"error: {error}")
         return 2
-    except _EndedBySignal as ended:
+    except EndedBySignal as ended:
         _say("ended by a signal; what was measured is kept, and the same command resumes")
         return 128 + ended.number
-    except Exception:  # noqa: BLE001 - the last line of defence: a defect of the harness must never exit with 0
+    except BaseException:  # noqa: BLE001 - the last line of defence: whatever is raised, SystemExit included, is never 0
         _say(f"this is a defect of the harness, not of your input:\n{traceback.format_exc()}")
         return 2
 

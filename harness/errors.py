@@ -7,6 +7,7 @@ HarnessError                      the run could not be made or judged: exit code
 ├── BackendError                  a compression step that rejected its input or failed
 ├── MissingDependencyError        an optional library that is not installed
 ├── TableError                    tables on disk that are damaged or belong to another run
+├── ForeignCodeError              a plugin, task or library that tried to end the process, or did not end
 ├── MeasureError                  numbers that cannot be right (a negative divergence, say)
 └── WriteError                    a report or result file that could not be written
 
@@ -72,6 +73,10 @@ class MissingDependencyError(HarnessError):
 
 class TableError(HarnessError):
     """Tables on disk are damaged, incomplete, or belong to another run."""
+
+
+class ForeignCodeError(HarnessError):
+    """Code outside the harness tried to end the process, or gave no sign of life within its time limit."""
 
 
 class MeasureError(HarnessError):

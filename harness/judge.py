@@ -18,6 +18,7 @@ from harness.records.patterns import could_match, matches
 from harness.rules import Decision, Rule
 from harness.rules._conditions import apply_conditions
 from harness.statistics import holm
+from harness.system.foreign import guard
 
 Overall = Literal["pass", "fail", "inconclusive", "error"]
 EXIT_CODES: dict[Overall, Literal[0, 1, 2, 3]] = {"error": 2, "fail": 1, "inconclusive": 3, "pass": 0}
@@ -167,7 +168,8 @@ def _decide(rule: Rule, measurement: Measurement, identical: bool) -> Decision:
     if measurement.n == 0:
         return _error("nothing", f"{measurement.name} rests on no observation")
     try:
-        return _sound(apply_conditions(rule, measurement, _sound(rule.judge(measurement, identical))))
+        with guard(f"the rule {_name(rule)}"):
+            return _sound(apply_conditions(rule, measurement, _sound(rule.judge(measurement, identical))))
     except Exception as error:  # noqa: BLE001 - a rule that breaks must not hide what the others say
         because = f"the rule {_name(rule)} broke on {measurement.name}: {type(error).__name__}: {error}"
         return _error("a defect of the rule", because)

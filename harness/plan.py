@@ -151,6 +151,8 @@ def _names(check: Checker, kind: str, content: Mapping[str, Any], folder: Path) 
         if not isinstance(value, str):
             check.problem(path, describe(value), f"the name of one of the {kind}, or a path")
             continue
+        if check.full:
+            break
         unknown = explain_unknown_name("suites" if kind == "suites" else "gates", value, folder)
         if unknown is not None:
             check.problem(path, *unknown)

@@ -18,6 +18,7 @@ from typing import TypeVar
 
 from harness.errors import HarnessError
 from harness.records.base import Plugin
+from harness.system.foreign import contain
 
 FAMILIES = ("backends", "probes", "measures", "rules", "writers", "engines")
 P = TypeVar("P", bound=Plugin)
@@ -75,7 +76,8 @@ def load(base: type[P], name: str) -> type[P]:
     if name in _built_in(base.family):
         plugin = _class_in(f"harness.{base.family}.{name}", base_of(base.family))
     elif name in _outside(base.family):
-        plugin = _outside(base.family)[name].load()
+        with contain(f"importing the {base.role()} {name!r}"):
+            plugin = _outside(base.family)[name].load()
     else:
         raise UnknownPluginError(base, name)
     if not (inspect.isclass(plugin) and issubclass(plugin, base)):

@@ -21,6 +21,7 @@ from harness.running.noise_floor import Perturbed, observe_perturbed
 from harness.running.observing import observe
 from harness.running.pairs import Calibrations, Documents, Observed, Pair, encode_suite, make_pair
 from harness.running.stopwatch import timed
+from harness.system.foreign import LONG, Ticking, guard
 
 
 def group_plans(plans: Sequence[Plan]) -> list[list[Plan]]:
@@ -42,24 +43,29 @@ def run_group(plans: Sequence[Plan], folders: Sequence[Path], progress: Progress
     A variant that fails leaves its HarnessError in its place; a failure of the reference is raised.
     """
     seconds: dict[str, float] = {}
+    progress = Ticking(progress)
     with timed(seconds, "load reference"):
-        reference = load(plans[0].reference, Path(plans[0].reference.model).name)
+        with guard("loading the reference", patience=LONG):
+            reference = load(plans[0].reference, Path(plans[0].reference.model).name)
         documents = {suite.name: encode_suite(suite, reference) for suite in plans[0].suites}
     outcomes: list[Pair | HarnessError] = []
     calibrations: Calibrations = {}
     for done, (plan, folder) in enumerate(zip(plans, folders, strict=True)):
         progress.step("make variants", done, len(plans))
         try:
-            outcomes.append(make_pair(plan, folder, reference, documents, calibrations, dict(seconds)))
+            with guard(f"making {plan.name}", patience=LONG):
+                outcomes.append(make_pair(plan, folder, reference, documents, calibrations, dict(seconds)))
         except HarnessError as error:
             outcomes.append(error)
     progress.step("make variants", len(plans), len(plans))
     pairs = [outcome for outcome in outcomes if isinstance(outcome, Pair)]
     try:
         # Before anything else: a rule that asks for it is decided, and documents no longer drawn, only with its floor.
-        perturbed = _perturbed(plans[0].suites, documents, reference, pairs, progress)
+        with guard("the noise floor"):
+            perturbed = _perturbed(plans[0].suites, documents, reference, pairs, progress)
         observe(plans[0].suites, documents, reference, pairs, progress, perturbed)
-        observe_artifacts(documents, reference, [pair for pair in pairs if pair.error is None], progress)
+        with guard("the artifacts", patience=LONG):
+            observe_artifacts(documents, reference, [pair for pair in pairs if pair.error is None], progress)
         verify_unchanged(reference)
         for pair in (pair for pair in pairs if pair.error is None):
             try:

@@ -16,6 +16,7 @@ from harness.errors import HarnessError, WriteError
 from harness.measures import installed_metrics
 from harness.records import SCHEMA_VERSION, Run, schema_1
 from harness.system.files import write_atomic
+from harness.system.foreign import guard
 from harness.tables.access import Tables
 from harness.tables.store import Reader
 from harness.writers import RUN_FILE, Writer
@@ -71,7 +72,8 @@ def write_outputs(run: Run, folder: Path, writers: Sequence[Writer], tables: Tab
     failures: list[str] = []
     for writer in writers:
         try:
-            writer.write(run, tables, folder)
+            with guard(f"the writer {writer.kind}"):
+                writer.write(run, tables, folder)
             if not (folder / writer.file_name).is_file():
                 raise WriteError(f"it left no file {writer.file_name} in {folder}")
             written.append(folder / writer.file_name)

@@ -89,7 +89,7 @@ def _read_jsonl(path: Path, text_field: str) -> Iterator[RawDocument]:
         where = f"{path}:{number}"
         try:
             row = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise DataError(f"{where}: not JSON ({error}); expected one JSON object a line") from None
         if not isinstance(row, dict):
             raise DataError(f"{where}: found {type(row).__name__}, expected a JSON object")

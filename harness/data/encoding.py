@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.data.documents import RawDocument
-from harness.errors import DataError
+from harness.errors import DataError, HarnessError
 from harness.records import DocumentsSpec
+from harness.system.foreign import guard
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -106,16 +107,25 @@ def tokenize_texts(
     texts: Sequence[str], tokenizer: PreTrainedTokenizerBase
 ) -> Iterator[tuple[NDArray[np.int64], Sequence[tuple[int, int]] | None]]:
     """Ids of each text, without special tokens, and the character span of each id (None: slow tokenizers)."""
-    encodings = tokenizer(
-        list(texts),
-        add_special_tokens=False,
-        truncation=False,
-        padding=False,
-        verbose=False,
-        return_offsets_mapping=tokenizer.is_fast,
-        return_attention_mask=False,
-        return_token_type_ids=False,
-    )
+    try:
+        with guard("the tokenizer"):
+            encodings = tokenizer(
+                list(texts),
+                add_special_tokens=False,
+                truncation=False,
+                padding=False,
+                verbose=False,
+                return_offsets_mapping=tokenizer.is_fast,
+                return_attention_mask=False,
+                return_token_type_ids=False,
+            )
+    except HarnessError:
+        raise
+    except Exception as error:  # Tokenizers are files and code of others, and raise anything.
+        raise DataError(
+            f"the tokenizer {tokenizer.name_or_path} cannot encode {len(texts)} texts: {type(error).__name__}: "
+            f"{error}; repair its files"
+        ) from error
     for index in range(len(texts)):
         offsets = encodings["offset_mapping"][index] if tokenizer.is_fast else None
         yield np.asarray(encodings["input_ids"][index], dtype=np.int64), offsets

@@ -22,6 +22,7 @@ from harness.lockstep.arrangement import Arrange, Gatherer, plan_moves
 from harness.lockstep.batches import Batch
 from harness.lockstep.recording import Tap
 from harness.models.language_model import LanguageModel
+from harness.system.foreign import guard
 
 VERIFIED_TOKENS = 128
 """Number of positions on which split and plain forward are compared before a pass."""
@@ -57,7 +58,8 @@ class Decoder:
         but larger. Raises ModelError for a model that cannot be called at all.
         """
         try:
-            plain_TV = self._plain(ids_1T, None)[0]
+            with guard(f"{self.name}: its forward pass"):
+                plain_TV = self._plain(ids_1T, None)[0]
         except HarnessError:
             raise
         except Exception as error:  # Kernels of libraries raise anything; the user must learn whose they were.

@@ -29,6 +29,7 @@ from harness.lockstep.survey import survey
 from harness.models.vocabulary import count_common_logits, explain_width_difference
 from harness.progress import Progress
 from harness.records import Note
+from harness.system.foreign import guard
 from harness.tables.access import Sink
 
 if TYPE_CHECKING:
@@ -165,7 +166,7 @@ class _Pass:
         """The rows of one batch for each given variant. If memory runs out, both sides run it in halves."""
         try:
             self._run_batch(batch, variants)
-        except RuntimeError as error:
+        except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
             if len(batch.documents) == 1:
@@ -201,8 +202,9 @@ class _Pass:
 
     def _scored_states(self, side: int, batch: Batch) -> Tensor:
         """Hidden states of the scored positions, with the hooks of the side active."""
-        with self.stage.activate(side):
-            return self.sides[side + 1].scored_states(batch)
+        decoder = self.sides[side + 1]
+        with self.stage.activate(side), guard(f"{decoder.name}: its forward pass"):
+            return decoder.scored_states(batch)
 
     def _collect_rows(self, variant: int) -> _BatchRows:
         rows: dict[str, pd.DataFrame] = {}
@@ -214,9 +216,9 @@ class _Pass:
         return rows, totals
 
 
-def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether an error of torch means that memory ran out; on a CPU only its message tells."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error means that memory ran out; of torch on a CPU only the message tells."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
 
 
 def _join(first: _BatchRows, second: _BatchRows) -> _BatchRows:

@@ -52,7 +52,7 @@ def _of_batch(decoder: Decoder, batch: Batch) -> dict[int, Floats]:
     """Likelihoods by document index. If memory runs out, the batch is run in halves."""
     try:
         nll = _run(decoder, batch)
-    except RuntimeError as error:
+    except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
         if len(batch.documents) == 1:

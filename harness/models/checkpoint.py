@@ -27,6 +27,7 @@ from harness.models.trust import check_folder
 from harness.models.unchecked import UncheckedModel
 from harness.models.weight_files import Weights, check_no_hidden_codes, read_json
 from harness.records import ModelSpec, Note
+from harness.system.foreign import LONG, guard
 
 
 def open_folder(
@@ -57,7 +58,7 @@ def _unpack(folder: Path, spec: ModelSpec) -> Contents:
     loader: Any = AutoModelForCausalLM
     code = {"trust_remote_code": spec.trust_remote_code}
     try:
-        with silence_transformers(), torch.device("meta"):
+        with silence_transformers(), torch.device("meta"), guard(f"{spec.model}: making its modules"):
             config = AutoConfig.from_pretrained(folder, local_files_only=True, **code)
             del config.quantization_config
             model = loader.from_config(config, **code)
@@ -78,7 +79,7 @@ def _load_unpacked(folder: Path, spec: ModelSpec, contents: Contents) -> PreTrai
 def _load_model(folder: Path, spec: ModelSpec, loader: Any = AutoModelForCausalLM, **instead: Any) -> PreTrainedModel:
     """The model that a loader of transformers makes of a folder, or of what is given ``instead`` of its files."""
     try:
-        with silence_transformers():
+        with silence_transformers(), guard(f"{spec.model}: loading it", patience=LONG):
             model, info = loader.from_pretrained(
                 None if instead else folder,
                 dtype=getattr(torch, spec.dtype),
@@ -100,7 +101,7 @@ def _load_model(folder: Path, spec: ModelSpec, loader: Any = AutoModelForCausalL
 
 def _load_tokenizer(folder: Path, spec: ModelSpec) -> PreTrainedTokenizerBase:
     try:
-        with silence_transformers():
+        with silence_transformers(), guard(f"{spec.model}: loading its tokenizer"):
             tokenizer = AutoTokenizer.from_pretrained(
                 folder, local_files_only=True, trust_remote_code=spec.trust_remote_code
             )

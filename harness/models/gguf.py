@@ -29,6 +29,7 @@ from harness.models.sanity import check_loading
 from harness.models.transformers_output import silence_transformers
 from harness.models.unchecked import UncheckedModel
 from harness.records import ModelSpec, ModuleFormat, Note
+from harness.system.foreign import LONG, guard
 
 
 def open_gguf(spec: ModelSpec, name: str, path: Path, tokenizer: PreTrainedTokenizerBase | None) -> UncheckedModel:
@@ -73,7 +74,8 @@ def load_gguf_tokenizer(
         text = f"{name}: token ids are made by the reference's tokenizer, not by the one in {found.path.name}"
         return given, (Note(topic="tokenizer", text=text),)
     try:
-        with silence_transformers(), redirect_stderr(StringIO()):  # The reader has a progress bar of its own.
+        # The reader has a progress bar of its own.
+        with silence_transformers(), redirect_stderr(StringIO()), guard(f"{found.path}: loading its tokenizer"):
             own = AutoTokenizer.from_pretrained(folder, gguf_file=found.path.name, local_files_only=True)
     except Exception as error:  # The loader raises nearly anything.
         raise ModelError(
@@ -97,7 +99,7 @@ def _model(folder: Path, spec: ModelSpec, path: Path) -> PreTrainedModel:
     # Older versions only dequantize; newer ones would look for a kernel on the hub.
     config = getattr(transformers, "GgufConfig", None)
     try:
-        with silence_transformers(), redirect_stderr(StringIO()):  # As above.
+        with silence_transformers(), redirect_stderr(StringIO()), guard(f"{path}: loading it", patience=LONG):
             model, info = loader.from_pretrained(
                 folder,
                 gguf_file=path.name,

@@ -10,7 +10,7 @@ from typing import Any
 
 from harness.errors import ModelError
 from harness.models.fingerprints import FileFingerprint, file_sha256
-from harness.models.weight_files import Weights, check_safetensors, read_json, weight_files
+from harness.models.weight_files import Weights, read_headers, read_json, weight_files
 
 CODE_FIELDS = frozenset(
     {
@@ -25,6 +25,14 @@ CODE_FIELDS = frozenset(
 BUILT_IN = re.compile(r"[a-z0-9_]*")
 """What names of built-in implementations look like; a kernel on the hub has a slash in its name."""
 MANIFEST = "manifest.json"
+LAYER_FIELDS = frozenset({"num_hidden_layers", "n_layer", "n_layers", "num_layers", "num_decoder_layers"})
+WIDTH_FIELDS = frozenset(
+    {"hidden_size", "n_embd", "d_model", "vocab_size", "intermediate_size", "n_inner", "ffn_dim"}
+    | {"num_attention_heads", "n_head", "num_key_value_heads", "head_dim"}
+    | {"num_experts", "num_local_experts", "moe_intermediate_size"}
+)
+PACKED = 32
+"""How much smaller than the layer's a dimension of packed codes can be: 32 codes of one bit in a word."""
 
 
 def check_folder(
@@ -46,7 +54,24 @@ def check_folder(
         for path in sorted(folder.glob("*config.json")):
             check_code_fields(path)
     files = weight_files(folder, config)
-    return Weights({name: dtype for path in files for name, dtype in check_safetensors(path)})
+    weights = read_headers(files)
+    check_sizes(folder / "config.json", config, weights)
+    return weights
+
+
+def check_sizes(path: Path, config: Mapping[str, Any], weights: Weights) -> None:
+    """Raise ModelError for sizes that no tensor of the files is near, before memory is asked for by them."""
+    for where, key, value in _fields(config):
+        most, why = 0, ""
+        if key in LAYER_FIELDS:
+            most, why = len(weights.dtypes), f"the weight files hold {len(weights.dtypes)} tensors"
+        elif key in WIDTH_FIELDS:
+            most, why = PACKED * weights.largest, f"the largest dimension in the weight files is {weights.largest}"
+        if why and isinstance(value, int | float) and value > most:
+            raise ModelError(
+                f"{path}: {where}: found {value}, but {why}, so the config belongs to another model or is damaged; "
+                "restore the file"
+            )
 
 
 def check_manifest(folder: Path, fingerprints: Sequence[FileFingerprint], required: bool) -> None:

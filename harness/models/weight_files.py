@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,10 @@ CODE_DTYPES = re.compile(r"F8_.*|F4.*|F6_.*|I\d+|U\d+")
 
 @dataclass(frozen=True)
 class Weights:
-    """What the headers of the weight files say: the dtype of every tensor, by name."""
+    """What the headers of the weight files say: the dtype of every tensor, by name, and the largest dimension."""
 
     dtypes: Mapping[str, str]
+    largest: int = 0
 
     def floating(self) -> tuple[str, ...]:
         """The floating types that occur, sorted, in the names of torch."""
@@ -65,12 +66,21 @@ def weight_files(folder: Path, config: Mapping[str, Any]) -> list[Path]:
     return files
 
 
-def check_safetensors(path: Path) -> Iterator[tuple[str, str]]:
-    """Name and dtype of every tensor in one file; raises ModelError when its header or size is wrong."""
+def read_headers(files: Sequence[Path]) -> Weights:
+    """What the headers of all files say; raises ModelError as check_safetensors does."""
+    found = [tensor for path in files for tensor in check_safetensors(path)]
+    return Weights(
+        {name: dtype for name, dtype, _ in found}, max((max(shape, default=0) for *_, shape in found), default=0)
+    )
+
+
+def check_safetensors(path: Path) -> Iterator[tuple[str, str, list[int]]]:
+    """Name, dtype and shape of every tensor in one file; raises ModelError when its header or size is wrong."""
     try:
         with safe_open(path, framework="pt") as file:
             for name in file.keys():  # noqa: SIM118 - not a dict
-                yield name, file.get_slice(name).get_dtype()
+                tensor = file.get_slice(name)
+                yield name, tensor.get_dtype(), tensor.get_shape()
     except (SafetensorError, OSError) as error:
         raise ModelError(f"{path}: damaged or truncated safetensors file: {error}; fetch it again") from error
 

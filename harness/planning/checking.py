@@ -15,10 +15,13 @@ from harness import plugins
 from harness.errors import HarnessError, Problem
 from harness.plugins import P, UnknownPluginError, nearest
 from harness.records import Plugin
+from harness.system.foreign import contain
 from harness.system.yaml_file import YamlFile
 from harness.system.yaml_values import KeyPath, describe, format_path, looks_numeric
 
 R = TypeVar("R", bound=BaseModel)
+MOST_PROBLEMS = 100
+"""Mistakes of one file that are listed."""
 
 _WANTED = {
     "bool_type": "true or false",
@@ -55,6 +58,12 @@ class Checker:
         self.source = source
         self.folder = folder
         self.problems = problems
+        self._noted = {(known.line, known.key) for known in problems if known.file == source.file}
+
+    @property
+    def full(self) -> bool:
+        """Whether the file has so many mistakes that no more are looked for: each costs a search for close names."""
+        return len(self._noted) >= MOST_PROBLEMS
 
     def where(self, path: KeyPath) -> str:
         """``file:line`` of a value."""
@@ -63,8 +72,13 @@ class Checker:
     def problem(self, path: KeyPath, found: str, wanted: str, hint: str = "") -> None:
         """Note one mistake, unless one was noted for the same value (a number that is not finite, say)."""
         line, key = self.source.line(path), format_path(path)
-        if not any(p.file == self.source.file and p.line == line and p.key == key for p in self.problems):
-            self.problems.append(Problem(self.source.file, line, key, found, wanted, hint))
+        if self.full or (line, key) in self._noted:
+            return
+        self._noted.add((line, key))
+        self.problems.append(Problem(self.source.file, line, key, found, wanted, hint))
+        if self.full:
+            found, wanted = f"{MOST_PROBLEMS} mistakes so far", "fewer; the rest of the file was not checked"
+            self.problems.append(Problem(self.source.file, line, "", found, wanted))
 
     def mapping(self, value: Any, path: KeyPath, known: Sequence[str]) -> dict[str, Any]:
         """``value`` if it is a mapping, without its unknown keys; else an empty one, and a problem."""
@@ -90,7 +104,8 @@ class Checker:
             self.problem(path, describe(value), f"a mapping with {', '.join(cls.model_fields)}")
             return None
         try:
-            return cls.model_validate(value)
+            with contain(f"checking the settings of {cls.__name__}"):
+                return cls.model_validate(value)
         except ValidationError as error:
             self._explain(cls, value, path, error.errors(include_url=False), also)
             return None
@@ -101,6 +116,8 @@ class Checker:
         base: the base class of its family, whose role (``backend``, say) is the key that names it.
         """
         role = base.role()
+        if self.full:
+            return None
         if not isinstance(value, Mapping):
             self.problem(path, describe(value), f"a mapping such as {{{role}: name}}")
             return None
@@ -173,6 +190,8 @@ class Checker:
                 self.problem(full, describe(first["input"]), wanted, _hint(first))
 
     def _unknown_key(self, path: KeyPath, key: str, known: Sequence[str]) -> None:
+        if self.full:
+            return
         close = nearest(key, known)
         self.problem(
             path,

@@ -30,6 +30,7 @@ from lm_eval.models import huggingface
 from harness.errors import DataError
 from harness.probes._greedy import NonFiniteWatch, plain_decoding, processors, replaced
 from harness.probes._task_files import beside
+from harness.system.foreign import guard
 
 if TYPE_CHECKING:
     from harness.models.loaded import LoadedModel
@@ -139,13 +140,14 @@ class Scorer(huggingface.HFLM):  # type: ignore[misc]
 
     def _model_call(self, inps: torch.Tensor, **settings: Any) -> torch.Tensor:
         """As HFLM does it, without padding of the vocabulary."""
-        logits: torch.Tensor = super()._model_call(inps, **settings)
+        with guard(f"{self.name}: its forward pass"):
+            logits: torch.Tensor = super()._model_call(inps, **settings)
         return logits[..., : self._kept]
 
     def _model_generate(self, context: torch.Tensor, max_length: int, stop: list[str], **settings: Any) -> Any:
         watch = NonFiniteWatch()
         self.longest = max(self.longest, max_length)
-        with plain_decoding(self.model):
+        with plain_decoding(self.model), guard(f"{self.name}: its generation"):
             found = super()._model_generate(
                 context, max_length, stop, logits_processor=processors(watch, self._kept), **settings
             )

@@ -15,6 +15,7 @@ from transformers import GenerationConfig
 from harness.errors import DataError, HarnessError, ModelError
 from harness.probes._compare import Written
 from harness.probes._greedy import NonFiniteWatch, plain_decoding, processors
+from harness.system.foreign import guard
 
 if TYPE_CHECKING:
     from harness.models.loaded import LoadedModel
@@ -83,7 +84,7 @@ class Writer:
         model: Any = self._driven
         device = self._model.device
         try:
-            with torch.no_grad(), plain_decoding(model):
+            with torch.no_grad(), plain_decoding(model), guard(f"{self.name}: its generation"):
                 found: Tensor = model.generate(
                     input_ids=ids_BT.to(device),
                     attention_mask=mask_BT.to(device),

@@ -13,6 +13,7 @@ from pydantic import Field
 from harness.errors import DataError, HarnessError
 from harness.probes import Context, Probe
 from harness.probes._task_files import TaskFiles, files_sha256, read_task_files
+from harness.system.foreign import guard
 from harness.system.resources import folder as shipped_folder
 
 if TYPE_CHECKING:
@@ -103,7 +104,8 @@ class Items(Probe):
 
         name = task.config.task
         hint = f"look at the task file or, where memory ran out, set batch_size lower than {self.batch_size}"
-        with _as_data_error(f"task {name} could not be run on {scorer.name}", hint):
+        what = f"task {name} could not be run on {scorer.name}"
+        with _as_data_error(what, hint), guard(f"task {name} on {scorer.name}"):
             results = evaluate(scorer, task, manager, self.limit, self.fewshot)
         shots = results["n-shot"][name]
         if self.fewshot is not None and shots != self.fewshot:
@@ -155,6 +157,7 @@ class _Library:
         hint = "a data set of the hub must be in the local cache before a run without network: load it once"
         with (
             _as_data_error(f"task {name} could not be loaded", hint),
+            guard(f"loading task {name}"),
             own_random_states(),
             quiet(),
             fresh_local_data(cache, path.parent if path else None),

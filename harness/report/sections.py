@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import HarnessError
+from harness.system.foreign import contain
 
 GROUP = "harness.sections"
 _FILE = re.compile(r"(\d+)_([a-z][a-z0-9_-]*)\.html")
@@ -66,7 +67,8 @@ def _read(path: Path) -> Section:
 def _load(point: EntryPoint) -> Section:
     origin = f"entry point {point.name} = {point.value} in {GROUP}"
     try:
-        section = point.load()
+        with contain(origin):
+            section = point.load()
     except Exception as error:
         # Importing an outside package may raise anything; a report without its section would hide that.
         raise HarnessError(f"{origin}: does not load: {type(error).__name__}: {error}") from error

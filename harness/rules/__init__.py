@@ -18,6 +18,7 @@ from harness.records.patterns import LONGEST
 from harness.rules._bound import NUMBERS, Bound, Facts, Number
 from harness.rules._compare import Basis, Decision, compare
 from harness.rules._numbers import ComparedNumber, number_of
+from harness.system.foreign import contain
 
 
 class Rule(Plugin):
@@ -70,7 +71,8 @@ def bound_of(rule: Rule, metric: Facts) -> Bound:
     """The bound of a rule; of one that breaks on the metric, a misfit that says so."""
     name = rule.kind or type(rule).__name__
     try:
-        bound: object = rule.bound(metric)
+        with contain(f"the rule {name}"):
+            bound: object = rule.bound(metric)
     except Exception as error:  # noqa: BLE001 - one broken rule must not end a plan or a report
         broken = f"the rule {name} broke on {metric.name}: {type(error).__name__}: {error}"
         return Bound("a rule that works", misfit=broken)

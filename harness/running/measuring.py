@@ -13,6 +13,7 @@ from harness.running.pairs import Pair
 from harness.running.stopwatch import timed
 from harness.sampling.looks import Look
 from harness.sampling.slices import measure_slices, slice_patterns
+from harness.system.foreign import guard
 
 
 def measure(pair: Pair, suites: Sequence[SuiteSpec], perturbed: Mapping[str, Perturbed] | None = None) -> None:
@@ -117,7 +118,8 @@ def run_measure(
     own = any(probe.reads == "nothing" and probe.kind == instead.table for probe in suite.probes)
     try:
         intervals = None if look is None or own or ordinary else look.intervals()
-        return [*lost, *name_skipped(instead, instead.measure_at(table, intervals))]
+        with guard(f"the measure {measure.kind}"):
+            return [*lost, *name_skipped(instead, instead.measure_at(table, intervals))]
     except Exception as error:  # noqa: BLE001 - a plugin may raise anything; it must cost the verdict, not the run
         reason = f"measure {measure.kind} failed: {type(error).__name__}: {error}"
         failures.append(reason)

@@ -20,6 +20,7 @@ from harness.models.loaded import LoadedModel
 from harness.planning.specs import SuiteSpec
 from harness.progress import Progress
 from harness.records import Measurement, NoiseFloor, Note, Skipped
+from harness.system.foreign import guard
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -87,7 +88,7 @@ def observe_perturbed(
         ways = [apply_condition(condition, reference) for condition in spec.conditions]
         models, arranged = [model for model, _ in ways], [way for _, way in ways]
         shared_pass(reference, models, sample, probes, list(tables.values()), progress, arranged=arranged)
-    except (ModelError, RuntimeError) as error:
+    except (ModelError, RuntimeError, MemoryError) as error:
         if not isinstance(error, ModelError) and not is_out_of_memory(error):
             raise
         text = f"the noise floor of suite {suite.name} is not known: {error}"
@@ -139,7 +140,8 @@ def _measured(measure: Measure, tables: MemoryTables) -> list[Measurement]:
     if table is None or table.empty:
         return []
     try:
-        found = measure.measure(table)
+        with guard(f"the measure {measure.kind}"):
+            found = measure.measure(table)
     except Exception:  # noqa: BLE001 - whatever a plugin raises here, it raises or says about the variant too
         return []
     return [entry for entry in found if isinstance(entry, Measurement)]

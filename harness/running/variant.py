@@ -27,6 +27,7 @@ from harness.modules.inspection import module_formats
 from harness.modules.kernels import inspect_kernels, note_skipped_experts, note_unpacked
 from harness.planning.specs import Plan
 from harness.records import CacheFormat, ModuleFormat, Note, NumberFormat
+from harness.system.foreign import LONG, guard
 
 
 def make_variant(plan: Plan, reference: LoadedModel, calibration: Sequence[Tensor]) -> LoadedModel:
@@ -105,7 +106,8 @@ def _open_start(plan: Plan, reference: LoadedModel) -> LoadedModel:
         }
     )
     tokenizer = reference.tokenizer if variant.tokenizer == "reference" else None
-    return variant.engine.open(spec, plan.name, tokenizer)
+    with guard(f"the engine {variant.engine.kind}", patience=LONG):
+        return variant.engine.open(spec, plan.name, tokenizer)
 
 
 def _check_tokenizer(plan: Plan, start: LoadedModel, reference: LoadedModel) -> None:
@@ -124,7 +126,8 @@ def _apply_step(
     if step.calibrates and not calibration:
         raise BackendError(f"{step.kind}: needs calibration documents; add a calibration: section to the variant")
     try:
-        return step.compress(model, tokenizer, calibration)
+        with guard(f"the backend {step.kind}", patience=LONG):
+            return step.compress(model, tokenizer, calibration)
     except HarnessError:
         raise
     except Exception as error:  # A library may raise anything; the user must learn which step it was.

@@ -19,6 +19,7 @@ from harness.records import Measurement, Skipped, Slice
 from harness.records.patterns import could_match
 from harness.rules import Rule
 from harness.sampling.looks import Look
+from harness.system.foreign import guard
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -129,7 +130,8 @@ def _measured(
 ) -> list[Measurement | Skipped]:
     """What is asked for of one measure on one part. A measure that raises leaves a Skipped: its rules err."""
     try:
-        found = name_skipped(measure, measure.measure_at(rows, intervals))
+        with guard(f"the measure {measure.kind}"):
+            found = name_skipped(measure, measure.measure_at(rows, intervals))
     except Exception as error:  # noqa: BLE001 - as for the whole: a plugin may raise anything, and costs its verdicts
         reason = f"measure {measure.kind} failed: {type(error).__name__}: {error}"
         found = [Skipped(measure=metric.name, reason=reason) for metric in measure.produces()]

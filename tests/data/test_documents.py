@@ -81,6 +81,7 @@ def test_reading_stops_at_the_last_document_wanted(tmp_path: Path) -> None:
     [
         (b'{"text": "a"}\n{"text": \n', "x.jsonl:2: not JSON"),
         (b'["a"]\n', "x.jsonl:1: found list"),
+        (b'{"text": "a"}\n' + b"[" * 200_000 + b"\n", "x.jsonl:2: not JSON"),
         (b'{"txt": "a"}\n', "no field 'text' (text_field); it has txt"),
         (b'{"text": 3}\n', "'text' is int"),
         (b'{"text": "\\ud800"}\n', "surrogate"),

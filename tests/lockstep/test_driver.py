@@ -208,10 +208,10 @@ def test_a_variant_that_was_ahead_waits_for_the_other(tmp_path: Path) -> None:
     assert [as_bytes(t) for t in tables] == [as_bytes(t) for t in whole]
 
 
-@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("can't allocate memory")])
-def test_a_batch_that_does_not_fit_is_halved(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: RuntimeError
-) -> None:
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("can't allocate memory"), MemoryError()]
+)
+def test_a_batch_that_does_not_fit_is_halved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     reference = llama()
     variant = damaged(reference)
     documents = make_documents([20, 20, 9, 9, 9, 9, 9])

@@ -39,6 +39,31 @@ def test_a_sound_folder_passes_and_says_its_types(folder: Path) -> None:
     assert check(folder) == ("bfloat16", "float32")
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"num_hidden_layers": 2**31},
+        {"num_hidden_layers": 3},
+        {"text_config": {"vocab_size": 2**40}},
+        {"hidden_size": 1e300},
+        {"num_key_value_heads": 4 * 32 + 1},
+    ],
+    ids=str,
+)
+def test_sizes_that_no_tensor_is_near_are_refused_before_memory_is_asked_for(
+    content: dict[str, object], folder: Path
+) -> None:
+    (folder / "config.json").write_text(json.dumps(content))
+    with pytest.raises(ModelError, match=r"config\.json: .*(layers|size|heads): found .*, but the"):
+        check(folder)
+
+
+def test_sizes_that_packed_tensors_may_have_are_taken(folder: Path) -> None:
+    sizes = {"num_hidden_layers": 2, "hidden_size": 4 * 32, "vocab_size": 4, "max_position_embeddings": 2**30}
+    (folder / "config.json").write_text(json.dumps(sizes))
+    check(folder)
+
+
 # --- manifest -----------------------------------------------------------------------------------------------
 
 

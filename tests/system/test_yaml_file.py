@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from pathlib import Path
 
 import pytest
@@ -283,3 +284,13 @@ def test_block_style_of_pyyaml_comes_back_unchanged(tree: object) -> None:
     written = yaml.safe_dump(tree, default_flow_style=False)
     if "..." not in written:  # PyYAML ends top-level scalars with a document end marker
         assert good(written).data == _tuples(tree)
+
+
+@pytest.mark.parametrize("line", ["key{}: some value\n", "- {{x: {}, y: [1, 2, 3]}}\n"], ids=["keys", "lists"])
+def test_a_file_near_the_limit_of_1_mb_is_read_in_seconds(line: str) -> None:
+    content = "".join(line.format(number) for number in range(40_000))[:900_000]
+    content = content[: content.rindex("\n") + 1]
+    begun = time.process_time()
+    parse_yaml(content.encode(), "f.yaml", problems := [])
+    assert time.process_time() - begun < 10
+    assert not problems
