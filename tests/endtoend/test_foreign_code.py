@@ -10,7 +10,6 @@ from typing import Any, NoReturn
 import pytest
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-import harness.probes._scorer
 from harness import cli
 from harness.backends.round_to_nearest import RoundToNearest
 from harness.measures.perplexity import Perplexity

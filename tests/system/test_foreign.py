@@ -7,7 +7,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -36,7 +36,7 @@ def test_signals_and_ordinary_exceptions_pass(raised: BaseException) -> None:
 
 
 def test_a_generator_that_is_closed_inside_is_no_error() -> None:
-    def values() -> Iterator[int]:
+    def values() -> Generator[int, None, None]:
         with contain("a generator"):
             yield 1
 
