@@ -3,8 +3,8 @@
     plan ─▶ run ─▶ tables ─▶ measurements ─▶ judge ─▶ run.json ─▶ outputs
 
 The run folders are held from before the first deletion until the last output is written. A verdict of an earlier run
-is deleted before anything is computed. run.json is written last, so a run.json that passes has all of its outputs beside
-it, and the exit code 0 is given in one place only, after run.json has been read back from disk.
+is deleted before anything is computed. run.json is written last, so one that passes has all of its outputs beside it,
+and the exit code 0 is given in one place only, after run.json has been read back from disk.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a check leaves on disk: a result that passes with all of its outputs, or none; and never somebody else's loss."""
+"""What a check leaves on disk: a result that passes with all of its outputs, or none; somebody else's files stay."""
 
 from __future__ import annotations
 

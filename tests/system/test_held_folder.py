@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -61,7 +62,7 @@ def test_what_has_the_name_of_the_lock_is_not_overwritten(tmp_path: Path, kind: 
     precious.write_text("years of work" if kind != "hard link" else "12345\n")
     before = precious.read_text()
     lock = folder / LOCK
-    make = {
+    make: dict[str, Callable[[], object]] = {
         "link": lambda: lock.symlink_to(precious),
         "hard link": lambda: os.link(precious, lock),
         "file": lambda: lock.write_text("years of work"),
