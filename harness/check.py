@@ -2,34 +2,43 @@
 
     plan ─▶ run ─▶ tables ─▶ measurements ─▶ judge ─▶ run.json ─▶ outputs
 
-A verdict of an earlier run is deleted before anything is computed, and the exit code 0 is given in one place only,
-after run.json has been read back from disk.
+The run folders are held from before the first deletion until the last output is written. A verdict of an earlier run
+is deleted before anything is computed. run.json is written last, so one that passes has all of its outputs beside it,
+and the exit code 0 is given in one place only, after run.json has been read back from disk.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.errors import HarnessError
+from harness.errors import HarnessError, WriteError
 from harness.forecast.notes import notes_before
 from harness.judge import OWN_GATE, judge, overall
 from harness.measures import declared_metrics
-from harness.plan import check_together, make_plan, resolved
+from harness.plan import check_together, make_plan, name_of, resolved
 from harness.planning.specs import Plan
 from harness.planning.target import target_notes
 from harness.records import Clock, Run, Verdict
 from harness.system.environment import prepare_threads
 from harness.system.foreign import contain
+from harness.system.held_folder import hold
 from harness.terminal import Terminal
-from harness.write import read_run, remove_outputs, write_outputs, write_run
+from harness.write import as_written, read_run, remove_outputs, write_outputs, write_run
+from harness.writers import RUN_FILE, Writer
 
 if TYPE_CHECKING:
     from harness.running.pairs import Observed
 
 EXIT_ERROR = 2
+MARKER = ".lm-shipcheck"
+"""The file by which a run folder is known as one, and which the process that writes there has locked."""
+MARK_OF_OLD = "tables/journal.jsonl"
+"""By which a run folder of an earlier version is known."""
 WORST_FIRST = (2, 1, 3, 0)
 
 
@@ -39,13 +48,28 @@ def check(files: Sequence[Path], out: Path, terminal: Terminal) -> int:
     Each variant gets the folder ``out/<name>`` with run.json, its tables, and the outputs that its file asks for.
     Raises PlanError before any model is loaded, with every mistake of every file.
     """
-    plans = check_together([make_plan(path) for path in files])
-    for plan in plans:
-        for note in target_notes(plan):
-            terminal.note(f"{plan.name}: {note.text}")
-        for text in notes_before(plan, out / plan.name):
-            terminal.note(f"{plan.name}: {text}")
-    folders = {plan.name: _fresh_folder(plan, out, terminal) for plan in plans}
+    try:
+        plans = check_together([make_plan(path) for path in files])
+    except HarnessError:
+        for name in sorted({name for path in files if (name := name_of(path))}):
+            _withdraw(out / name, terminal)
+        raise
+    with ExitStack() as held:
+        for plan in plans:
+            held.enter_context(_held(out / plan.name))
+        return _check(plans, {plan.name: out / plan.name for plan in plans}, terminal)
+
+
+def _check(plans: Sequence[Plan], folders: Mapping[str, Path], terminal: Terminal) -> int:
+    """Check every plan in its folder, which this process holds."""
+    try:
+        for plan in plans:
+            for text in [*(note.text for note in target_notes(plan)), *notes_before(plan, folders[plan.name])]:
+                terminal.note(f"{plan.name}: {text}")
+    finally:
+        for plan in plans:
+            for text in remove_outputs(folders[plan.name], plan.outputs):
+                terminal.note(f"{plan.name}: {text}")
     prepare_threads()
     from harness.run import group_plans, run_group
 
@@ -71,13 +95,27 @@ def exit_code_of(run: Run) -> int:
     return code if code == run.exit_code else EXIT_ERROR
 
 
-def _fresh_folder(plan: Plan, out: Path, terminal: Terminal) -> Path:
-    """Make the run folder and delete what an earlier check wrote there; its tables stay, to be resumed."""
-    folder = out / plan.name
-    folder.mkdir(parents=True, exist_ok=True)
-    for text in remove_outputs(folder, plan.outputs):
-        terminal.note(f"{plan.name}: {text}")
-    return folder
+@contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """Hold a run folder against other processes; its tables stay, to be resumed. Raises WriteError."""
+    lock = hold(folder, MARKER, (MARK_OF_OLD,))
+    try:
+        yield
+    finally:
+        os.close(lock)
+
+
+def _withdraw(folder: Path, terminal: Terminal) -> None:
+    """Delete the result that an earlier check left for a variant whose files cannot be read any more."""
+    if not os.path.lexists(folder / RUN_FILE):
+        return
+    try:
+        with _held(folder):
+            remove_outputs(folder, ())
+    except HarnessError as error:
+        terminal.error(f"the result of an earlier check stays: {error}")
+    else:
+        terminal.note(f"{folder}: the result of an earlier check was removed, because its files have changed")
 
 
 def _conclude(plan: Plan, result: Observed | HarnessError, started: datetime, folder: Path, terminal: Terminal) -> int:
@@ -87,28 +125,51 @@ def _conclude(plan: Plan, result: Observed | HarnessError, started: datetime, fo
         return EXIT_ERROR
     for message in [*result.messages, *(n.text for n in result.notes if n.topic == "hardware" and n.level == "warn")]:
         terminal.note(message)
-    run = _judged(result, started)
-    written: list[Path] = []
-    code, failure = int(run.exit_code), ""
-    try:
-        write_run(run, folder)
-        # Outputs are made from what was written, so that making them again gives the same bytes.
-        run = read_run(folder)
-        written = write_outputs(run, folder, plan.outputs)
-        code = exit_code_of(run)
-    except HarnessError as error:
-        # A verdict that was reached stays what it is, but nothing passes without all of its outputs.
-        code, failure = 1 if run.exit_code == 1 else EXIT_ERROR, f"{plan.name}: {error}"
+    run, written, failure = _publish(_judged(result, started), folder, plan.outputs)
+    code = exit_code_of(run)
     terminal.verdict(run, written)
     if failure:
-        terminal.error(f"{failure}\nthe exit code is {code}: nothing passes without all of its outputs")
+        terminal.error(f"{plan.name}: {failure}\nthe exit code is {code}: nothing passes without all of its outputs")
     return code
+
+
+def _publish(run: Run, folder: Path, writers: Sequence[Writer]) -> tuple[Run, list[Path], str]:
+    """Write the outputs, then run.json; returns the run as read back, the outputs, and what could not be written."""
+    failure = ""
+    try:
+        # Outputs are made from what run.json will hold, so that making them again gives the same bytes.
+        run = as_written(run)
+        try:
+            written = write_outputs(run, folder, writers)
+        except WriteError as error:
+            failure, written = str(error), []
+            run = as_written(_without_outputs(run, failure))
+            with suppress(WriteError):  # so that no output says that the run passed
+                write_outputs(run, folder, writers)
+        write_run(run, folder)
+        return read_run(folder), written, failure
+    except HarnessError as error:
+        with suppress(WriteError):
+            remove_outputs(folder, writers)
+        return _without_outputs(run, str(error)), [], str(error)
+
+
+def _without_outputs(run: Run, failure: str) -> Run:
+    """The run, of which something could not be written: it cannot pass. A failure that was found stays one."""
+    failed = _own_error("every output is written", "all outputs that the variant file asks for", failure)
+    if run.verdict == "fail":
+        failed = failed.model_copy(update={"level": "warn"})
+    verdicts = (*run.verdicts, failed)
+    verdict, code = overall(verdicts)
+    return run.model_copy(update={"verdicts": verdicts, "verdict": verdict, "exit_code": code})
 
 
 def _judged(observed: Observed, started: datetime) -> Run:
     identical = observed.reference.same_as(observed.variant)
     verdicts = judge(observed.plan.gates, observed.measurements, observed.skipped, identical, observed.slices)
-    verdicts += tuple(_failure(text) for text in observed.failures)
+    verdicts += tuple(
+        _own_error("every measure runs", "every measure of the suite computes", text) for text in observed.failures
+    )
     verdict, exit_code = overall(verdicts)
     finished = datetime.now(UTC)
     return Run(
@@ -136,17 +197,17 @@ def _judged(observed: Observed, started: datetime) -> Run:
     )
 
 
-def _failure(text: str) -> Verdict:
-    """A measure that raised: the run cannot be judged, whatever its rules say."""
+def _own_error(rule: str, expected: str, found: str) -> Verdict:
+    """A rule of the harness itself that does not hold: the run cannot be judged, whatever its other rules say."""
     return Verdict(
         gate=OWN_GATE,
-        rule="every measure runs",
+        rule=rule,
         metric="",
         status="error",
-        expected="every measure of the suite computes",
-        found=text,
-        because=text,
+        expected=expected,
+        found=found,
+        because=found,
         level="block",
         where="",
-        why="numbers computed beside a failed measure cannot be trusted",
+        why="nothing is trusted of a run of which a part failed",
     )

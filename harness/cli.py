@@ -6,7 +6,6 @@ is inconclusive · 128 + n ended by signal n.
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 import traceback
@@ -18,9 +17,14 @@ import click
 from harness import __version__
 from harness.errors import HarnessError, PlanError
 from harness.system.foreign import EndedBySignal
+from harness.system.streams import endure
 
 RUN = click.argument("run", type=click.Path(path_type=Path), metavar="RUN")
 """The folder of a finished run."""
+
+
+PRINT_ONLY = {"plan", "lint", "list"}
+"""Commands that leave nothing but what they print: lost output is an error there."""
 
 
 @click.group()
@@ -170,12 +174,13 @@ def main() -> None:
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), _on_signal)
+    out, _ = endure()
     code = _run(sys.argv[1:])
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # Nobody reads any more. The exit code and run.json are the contract, so they stay as they are.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    out.flush()
+    if out.lost is not None and not isinstance(out.lost, BrokenPipeError):
+        _say(f"error: standard output could not be written: {out.lost.strerror}")
+        if code == 0 and sys.argv[1:2] and sys.argv[1] in PRINT_ONLY:
+            code = 2
     sys.exit(code)
 
 
@@ -186,21 +191,29 @@ def _run(arguments: list[str]) -> int:
     except click.ClickException as error:
         error.show()
         return 2
-    except PlanError as error:
-        _say(f"{error}\n{len(error.problems)} mistake{'s' * (len(error.problems) > 1)} found; nothing was run")
-        return 2
-    except HarnessError as error:
-        _say(f"error: {error}")
-        return 2
     except EndedBySignal as ended:
         _say("ended by a signal; what was measured is kept, and the same command resumes")
         return 128 + ended.number
-    except BaseException:  # noqa: BLE001 - the last line of defence: whatever is raised, SystemExit included, is never 0
-        _say(f"this is a defect of the harness, not of your input:\n{traceback.format_exc()}")
+    except BaseException as error:  # noqa: BLE001 - the last line of defence: whatever ends the work, it is not with 0
+        _say(_explain(error))
         return 2
+
+
+def _explain(error: BaseException) -> str:
+    """What a person can do about an error; of a defect, where it is."""
+    if isinstance(error, PlanError):
+        return f"{error}\n{len(error.problems)} mistake{'s' * (len(error.problems) > 1)} found; nothing was run"
+    if isinstance(error, HarnessError):
+        return f"error: {error}"
+    if isinstance(error, MemoryError):
+        return "error: out of memory; what was measured is kept, and the same command resumes"
+    if isinstance(error, OSError):
+        return f"error: {error.filename or 'the system'}: {error.strerror or error}"
+    if isinstance(error, SystemExit):
+        return f"error: a plugin or a library ended the process with {error.code!r}; nothing that it did counts"
+    return f"this is a defect of the harness, not of your input:\n{''.join(traceback.format_exception(error))}"
 
 
 def _say(text: str) -> None:
     """Print to standard error, whatever its encoding."""
-    encoding = sys.stderr.encoding or "utf-8"
-    sys.stderr.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
+    sys.stderr.write(f"{text}\n".encode("utf-8", "backslashreplace").decode("utf-8"))

@@ -70,6 +70,13 @@ def make_plan(path: Path) -> Plan:
     )
 
 
+def name_of(path: Path) -> str:
+    """The name of the variant in a file that may be full of mistakes; empty where it cannot be known."""
+    source = read_yaml(path, [])
+    name = source.data.get("name") if source is not None and isinstance(source.data, Mapping) else None
+    return name if isinstance(name, str) and is_slug(name) else ""
+
+
 def load_gate(name_or_path: str, base: Path) -> GateSpec:
     """One gate: a shipped name, or a path under ``base`` (with a slash, or ending in .yaml).
 

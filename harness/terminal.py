@@ -7,13 +7,12 @@ goes away (``harness check … | head``) ends the output, never the work.
 
 from __future__ import annotations
 
-import os
 import re
 import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TextIO
+from typing import TextIO, cast
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
@@ -23,6 +22,7 @@ from rich.text import Text
 from harness.records import Run, Verdict
 from harness.report import display, stops, verdict, words
 from harness.report.rules import Judged, judged
+from harness.system.streams import EnduringStream
 
 EVERY_SECONDS = 5.0
 """Minimum interval between progress lines without a terminal."""
@@ -154,23 +154,10 @@ def relative(path: Path) -> str:
     """The path relative to the current folder if it lies below it, else unchanged."""
     try:
         return str(path.resolve().relative_to(Path.cwd().resolve()))
-    except ValueError:
+    except (ValueError, OSError):  # the current folder may have been removed
         return str(path)
 
 
 def standard_console(stream: TextIO) -> Console:
-    """A console that can write every character to any stream and survives the end of its reader."""
-    if hasattr(stream, "reconfigure"):
-        stream.reconfigure(errors="backslashreplace")
-    return _Enduring(file=stream, emoji=False, markup=False, highlight=False)
-
-
-class _Enduring(Console):
-    """A console whose reader may go away: further output is then dropped, and the exit code is unchanged."""
-
-    def on_broken_pipe(self) -> None:
-        """Drop further output; the file descriptor is redirected so that the flush at exit succeeds too."""
-        self.quiet = True
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, self.file.fileno())
-        os.close(nowhere)
+    """A console that can write every character to any stream and survives the end of its reader or a full disk."""
+    return Console(file=cast("TextIO", EnduringStream(stream)), emoji=False, markup=False, highlight=False)

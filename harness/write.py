@@ -15,7 +15,7 @@ from harness import plugins
 from harness.errors import HarnessError, WriteError
 from harness.measures import installed_metrics
 from harness.records import SCHEMA_VERSION, Run, schema_1
-from harness.system.files import write_atomic
+from harness.system.files import sync_folder, write_atomic
 from harness.system.foreign import guard
 from harness.tables.access import Tables
 from harness.tables.store import Reader
@@ -46,6 +46,14 @@ def encode(run: Run) -> bytes:
         return (text + "\n").encode()
     except (ValueError, TypeError) as error:
         raise WriteError(f"{RUN_FILE}: the run {run.name!r} holds a value that JSON cannot: {error}") from error
+
+
+def as_written(run: Run) -> Run:
+    """The run as it will be read back once it is written. Raises WriteError where run.json could not hold it."""
+    try:
+        return Run.model_validate_json(encode(run))
+    except ValidationError as error:
+        raise WriteError(f"{RUN_FILE}: the run {run.name!r} cannot be read back: {_first_problems(error)}") from error
 
 
 def _masked(value: Any) -> Any:
@@ -92,14 +100,19 @@ def remove_outputs(folder: Path, writers: Sequence[Writer]) -> list[str]:
     writers: those asked for now. The files of every other installed writer go, too, because an earlier check may have
     asked for them; returned is, for each of these that does not load, why. Raises WriteError for a file that stays.
     """
-    names, broken = {RUN_FILE, *(writer.file_name for writer in writers)}, []
+    # run.json first: whatever may stay then, no verdict does.
+    names, broken = [RUN_FILE, *(writer.file_name for writer in writers)], []
     for kind in plugins.names(Writer):
         try:
-            names.add(plugins.load(Writer, kind).file_name)
+            names.append(plugins.load(Writer, kind).file_name)
         except Exception as error:  # noqa: BLE001 - importing a plugin that nobody asked for may raise anything
             broken.append(f"the writer {kind} does not load, so a file that it left earlier stays: {error}")
-    for name in names:
+    for name in dict.fromkeys(names):
         _remove(folder / name)
+    try:
+        sync_folder(folder)
+    except OSError as error:
+        raise WriteError(f"{folder}: an earlier result could not be removed: {error.strerror}") from error
     return broken
 
 

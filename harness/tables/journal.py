@@ -6,9 +6,11 @@ is on disk, so a process that dies leaves only complete units.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import re
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -16,9 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import TableError
+from harness.system.files import replace_file, sync_folder, write_all
 
 FORMAT = 1
 NAME = "journal.jsonl"
+_PART_FILE = re.compile(r"(?!\.)[\w.~%+ -]+/\d{1,18}\.[\w.~%+ -]+\.parquet", re.ASCII)
+"""Names of part files; nothing else in the folder is ever read or deleted."""
+_LONGEST_NAME = 1000
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -86,20 +93,38 @@ def _decode(line: bytes) -> dict[str, Any] | None:
 
 
 def _entry(value: dict[str, Any]) -> Entry | None:
+    """The entry; None where a value is not of the type that ``append`` writes, or a file is not a part's."""
     try:
-        return Entry(value["suite"], value["unit"], tuple(Part(**part) for part in value["parts"]))
+        entry = Entry(value["suite"], value["unit"], tuple(Part(**part) for part in value["parts"]))
     except (KeyError, TypeError):
         return None
+    sound = _is_name(entry.suite) and _is_name(entry.unit) and all(_is_sound(part) for part in entry.parts)
+    return entry if sound else None
+
+
+def _is_sound(part: Part) -> bool:
+    numbers = type(part.rows) is int and type(part.bytes) is int and type(part.snapshot) is bool
+    return numbers and _is_name(part.table) and type(part.sha256) is str and is_part_file(part.file)
+
+
+def _is_name(value: object) -> bool:
+    """Whether a value is text of bounded length that can be written as UTF-8."""
+    return isinstance(value, str) and len(value) <= _LONGEST_NAME and not _SURROGATE.search(value)
+
+
+def is_part_file(name: object) -> bool:
+    """Whether ``name``, relative to the folder, is one that the store gives to a part file."""
+    return isinstance(name, str) and _PART_FILE.fullmatch(name) is not None
 
 
 def read(folder: Path) -> JournalContent:
     """The journal of ``folder``; a missing one reads as empty. Raises TableError if it cannot be read."""
     try:
-        data = (folder / NAME).read_bytes()
+        data = _read_journal(folder / NAME)
     except FileNotFoundError:
         return JournalContent(None, ())
     except OSError as error:
-        raise TableError(f"{folder / NAME}: could not be read: {error}") from error
+        raise TableError(f"{folder / NAME}: could not be read: {error.strerror or error}") from error
     raw = data.splitlines(keepends=True)
     header = _decode(raw[0]) if raw else None
     if header is None or header.get("format") != FORMAT or not isinstance(header.get("data_key"), str):
@@ -112,32 +137,17 @@ def read(folder: Path) -> JournalContent:
     return JournalContent(header["data_key"], tuple(lines))
 
 
+def _read_journal(path: Path) -> bytes:
+    with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), "rb") as file:
+        return file.read()
+
+
 def put_file(path: Path, data: bytes) -> None:
     """Write ``data`` to ``path`` atomically. The name is durable once ``sync_folder`` has run on its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
-    try:
-        _write_all(descriptor, data)
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-    os.replace(temporary, path)
-
-
-def _write_all(descriptor: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(descriptor, view) :]
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names in ``folder`` durable."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    if path.parent.is_symlink():
+        raise OSError(errno.ELOOP, "found a link, expected a folder", str(path.parent))
+    replace_file(path, data, path.with_name(path.name + ".tmp"))
 
 
 def rewrite(folder: Path, data_key: str, entries: tuple[Entry, ...]) -> None:
@@ -152,11 +162,11 @@ def rewrite(folder: Path, data_key: str, entries: tuple[Entry, ...]) -> None:
 
 def append(folder: Path, entry: Entry) -> None:
     """Append one line durably. If writing fails, a partial line is removed."""
-    descriptor = os.open(folder / NAME, os.O_WRONLY | os.O_APPEND)
+    descriptor = os.open(folder / NAME, os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW)
     try:
         length = os.fstat(descriptor).st_size
         try:
-            _write_all(descriptor, _encode(asdict(entry)))
+            write_all(descriptor, _encode(asdict(entry)))
             os.fsync(descriptor)
         except BaseException:
             os.ftruncate(descriptor, length)

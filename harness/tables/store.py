@@ -11,24 +11,28 @@ never interrupted.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import io
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from harness.errors import TableError
+from harness.errors import TableError, WriteError
+from harness.system.files import sync_folder
+from harness.system.held_folder import hold
 from harness.tables import journal
 from harness.tables.journal import DamagedLine, DroppedUnit, Entry, Part
 
 if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
+
+
+LOCK = "lock"
 
 
 class Reader:
@@ -107,7 +111,7 @@ class Reader:
             raise TableError(f"{self.folder}: {reason}; run the check again")
         try:
             table = pq.read_table(pa.BufferReader(data))
-        except pa.ArrowException as error:
+        except (pa.ArrowException, OSError) as error:
             raise TableError(f"{self.folder / part.file}: not readable as Parquet: {error}") from error
         missing = [name for name in columns or () if name not in table.column_names]
         if missing:
@@ -158,16 +162,19 @@ class Store(Reader):
         """Open or create ``folder``. Raises TableError if another process has it open or it cannot be written."""
         self.folder, self.data_key = folder, data_key
         self._entries: list[Entry] = []
+        self._lock: int | None
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            self._lock = _lock(folder)
-            try:
-                self._recover()
-            except BaseException:
-                self.close()
-                raise
+            self._lock = hold(folder, LOCK, (journal.NAME,))
+        except WriteError as error:
+            raise TableError(str(error)) from error
+        try:
+            self._recover()
         except OSError as error:
+            self.close()
             raise TableError(f"{folder}: could not be opened for writing: {error}") from error
+        except BaseException:
+            self.close()
+            raise
         self._done = {(entry.suite, entry.unit) for entry in self._entries}
         numbers = [int(Path(part.file).name.partition(".")[0]) for entry in self._entries for part in entry.parts]
         self._next = 1 + max(numbers, default=0)
@@ -215,7 +222,7 @@ class Store(Reader):
         try:
             parts = [self._write(suite, name, number, frame, False) for name, frame in sorted(frames.items())]
             parts += [self._write(suite, name, number, frame, True) for name, frame in sorted(snapshots.items())]
-            journal.sync_folder(self.folder / _file_name(suite))
+            sync_folder(self.folder / _file_name(suite))
             entry = Entry(suite, unit, tuple(parts))
             journal.append(self.folder, entry)
             replaced = [self._last_snapshot(suite, name) for name in snapshots if self._has_snapshot(suite, name)]
@@ -274,30 +281,18 @@ class Store(Reader):
         groups = {group for entry in self._entries for group in entry.snapshots()}
         current = {self._last_snapshot(suite, table).file for suite, table in groups}
         named = {part.file for entry in self._entries for part in entry.parts if not part.snapshot} | current
-        for pattern in ("*/*.parquet", "*/*.parquet.tmp", f"{journal.NAME}.tmp"):
-            for path in sorted(self.folder.glob(pattern)):
-                if path.relative_to(self.folder).as_posix() not in named:
-                    os.unlink(path)
+        for path in self._own_files():
+            if path.relative_to(self.folder).as_posix() not in named:
+                os.unlink(path)
 
-
-def _lock(folder: Path) -> int | None:
-    """Lock the folder for this process; returns the file descriptor."""
-    descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        holder = os.read(descriptor, 32).decode(errors="replace").strip() or "unknown"
-        os.close(descriptor)
-        raise TableError(
-            f"{folder}: in use by process {holder}; wait until it ends, or choose another output folder"
-        ) from error
-    try:
-        os.ftruncate(descriptor, 0)
-        os.write(descriptor, f"{os.getpid()}\n".encode())
-    except BaseException:
-        os.close(descriptor)
-        raise
-    return descriptor
+    def _own_files(self) -> Iterator[Path]:
+        """Files below the folder that carry the name of a part or of a temporary file, in folders that are no links."""
+        for folder in sorted(self.folder.iterdir()):
+            if folder.name == f"{journal.NAME}.tmp":
+                yield folder
+            elif folder.is_dir() and not folder.is_symlink():
+                names = (f"{folder.name}/{name}" for name in sorted(os.listdir(folder)))
+                yield from (self.folder / name for name in names if journal.is_part_file(name.removesuffix(".tmp")))
 
 
 def _natural_order(unit: str) -> tuple[str | int, ...]:

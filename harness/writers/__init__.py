@@ -1,6 +1,7 @@
 """Writers make an output file from a finished run and its tables. One file is one writer.
 
-run.json is none of them: it is always written, first, and is the record from which every output is made.
+run.json is none of them: it is always written, last, so that one which passes has every output beside it; outputs are
+made from the same record.
 """
 
 from __future__ import annotations

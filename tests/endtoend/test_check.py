@@ -238,4 +238,6 @@ def test_a_report_that_cannot_be_written_never_passes_and_never_hides_a_failure(
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == expected, done.stdout + done.stderr
     assert "template is broken" in done.stdout + done.stderr
-    assert read(tmp_path, "unwritten")["verdict"] == ("pass" if compress == INT8 else "fail")
+    content = read(tmp_path, "unwritten")
+    assert (content["verdict"], content["exit_code"]) == (("error", 2) if compress == INT8 else ("fail", 1))
+    assert "May ship" not in done.stdout

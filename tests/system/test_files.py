@@ -81,3 +81,16 @@ def test_a_folder_in_the_way_is_a_write_error(tmp_path: Path) -> None:
     (tmp_path / "run.json").mkdir()
     with pytest.raises(WriteError, match=r"run\.json"):
         write_atomic(tmp_path / "run.json", b"new")
+
+
+@pytest.mark.parametrize("make", [Path.symlink_to, Path.hardlink_to])
+def test_a_link_with_the_name_of_the_temporary_file_is_replaced_not_written_through(
+    tmp_path: Path, make: Callable[[Path, Path], None]
+) -> None:
+    target = tmp_path / "elsewhere"
+    target.write_bytes(b"mine")
+    make(tmp_path / f".run.json.{os.getpid()}.partial", target)
+    write_atomic(tmp_path / "run.json", b"new")
+    assert target.read_bytes() == b"mine"
+    assert (tmp_path / "run.json").read_bytes() == b"new"
+    assert not (tmp_path / "run.json").is_symlink()
