@@ -33,15 +33,14 @@ class Problem:
     line: int | None
     key: str
     found: str
-    wanted: str
+    expected: str
     hint: str = ""
 
     def __str__(self) -> str:
         where = f"{self.file}:{self.line}" if self.line else self.file
-        parts = [f"{where}: {self.key}: " if self.key else f"{where}: ", f"found {self.found}, wanted {self.wanted}"]
-        if self.hint:
-            parts.append(f" ({self.hint})")
-        return "".join(parts)
+        key = f"{self.key}: " if self.key else ""
+        hint = f" ({self.hint})" if self.hint else ""
+        return f"{where}: {key}found {self.found}, expected {self.expected}{hint}"
 
 
 class PlanError(HarnessError):

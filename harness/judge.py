@@ -178,14 +178,14 @@ def _decide(rule: Rule, measurement: Measurement, identical: bool) -> Decision:
 def _sound(decision: object) -> Decision:
     """The decision of a rule, if it is one. Raises TypeError or ValueError saying what it is instead."""
     if not isinstance(decision, Decision):
-        raise TypeError(f"found {decision!r}, wanted a Decision")
+        raise TypeError(f"found {decision!r}, expected a Decision")
     if decision.status not in EXIT_CODES:
-        raise ValueError(f"found the status {decision.status!r}, wanted one of {', '.join(EXIT_CODES)}")
+        raise ValueError(f"found the status {decision.status!r}, expected one of {', '.join(EXIT_CODES)}")
     if not all(isinstance(text, str) for text in (decision.expected, decision.found, decision.because)):
-        raise TypeError(f"found {decision!r}, wanted expected, found and because in words")
+        raise TypeError(f"found {decision!r}, expected a Decision with texts in expected, found and because")
     for number in (decision.margin, decision.p_value):
         if number is not None and not math.isfinite(number):
-            raise ValueError(f"found {number} in the decision, wanted a finite number or none")
+            raise ValueError(f"found {number} in the decision, expected a finite number or none")
     return decision
 
 

@@ -145,8 +145,8 @@ def _named(role: str, plugin: Plugin) -> dict[str, Any]:
 def _name(check: Checker, value: Any) -> str:
     if isinstance(value, str) and is_slug(value):
         return value
-    wanted = "a name of at most 100 letters, digits, '.', '-' and '_' that can be the name of a folder"
-    check.problem(("name",), describe(value), wanted)
+    expected = "a name of at most 100 letters, digits, '.', '-' and '_' that can be the name of a folder"
+    check.problem(("name",), describe(value), expected)
     return ""
 
 

@@ -173,14 +173,14 @@ def read_run(folder: Path) -> Run:
     path = folder if folder.suffix == ".json" else folder / RUN_FILE
     content = _read_json(path)
     if not isinstance(content, dict) or "schema_version" not in content:
-        raise HarnessError(f"{path}: found no schema_version, wanted the run.json of a finished run")
+        raise HarnessError(f"{path}: found no schema_version, expected the run.json of a finished run")
     version = content["schema_version"]
     if type(version) is int and version == 1:
         declared = [metric.model_dump(mode="json") for metric in installed_metrics()]
         content = schema_1.upgrade(content) | {"metrics": declared}
     elif type(version) is not int or version != SCHEMA_VERSION:
         raise HarnessError(
-            f"{path}: found schema_version {version!r}, wanted {SCHEMA_VERSION}; "
+            f"{path}: found schema_version {version!r}, expected {SCHEMA_VERSION}; "
             "read it with the release that wrote it, or run the check again"
         )
     try:
@@ -195,7 +195,7 @@ def _read_json(path: Path) -> Any:
         text = path.read_bytes().decode("utf-8")
         return json.loads(text, object_pairs_hook=_unique_keys, parse_constant=_no_constant)
     except FileNotFoundError as error:
-        raise HarnessError(f"{path}: not found; wanted the folder of a finished run") from error
+        raise HarnessError(f"{path}: not found; expected the folder of a finished run") from error
     except OSError as error:
         raise HarnessError(f"{path}: could not be read: {error.strerror or error}") from error
     except UnicodeDecodeError as error:

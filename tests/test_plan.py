@@ -397,7 +397,7 @@ MISTAKES = [
     (V, "{model: pocket,", "{model: $HOME/x,", 2, "reference.model", ("not expanded",)),
     (V, "{model: pocket,", "{model: ~/x,", 2, "reference.model", ("not expanded",)),
     (V, "{model: pocket,", "{model: a/b/c,", 2, "reference.model", ("hub id",)),
-    (V, "{model: pocket,", "{model: 7,", 2, "reference.model", ("wanted text",)),
+    (V, "{model: pocket,", "{model: 7,", 2, "reference.model", ("expected text",)),
     (V, "{model: pocket,", "{", 2, "reference.model", ("found nothing",)),
     (V, "reference: {model: pocket, dtype: float32}", "reference: pocket", 2, "reference", ("a mapping",)),
     (V, "{model: pocket, dtype: float32}", "!env {model: pocket}", 2, "reference", ("tag !env",)),
@@ -412,7 +412,7 @@ MISTAKES = [
     (V, ", bits: 4", "", 5, "variant.compress[0].bits", ("found nothing", "bits of one code")),
     (V, "bits: 4", "bits: 4, mode: grup", 5, "variant.compress[0].mode", ("did you mean group?",)),
     (V, "bits: 4", "bits: 4, skip: x", 5, "variant.compress[0].skip", ("a list",)),
-    (V, "bits: 4", "bits: 4, skip: [x, 2]", 5, "variant.compress[0].skip[1]", ("wanted text",)),
+    (V, "bits: 4", "bits: 4, skip: [x, 2]", 5, "variant.compress[0].skip[1]", ("expected text",)),
     (V, "bits: 4", "bits: 4, mode: channel, size: 2", 5, "variant.compress[0]", ("size belongs to",)),
     (V, "bits: 4", "bits: 4, bit: 4", 5, "variant.compress[0].bit", ("did you mean bits?",)),
     (V, "- {backend: toy_rounding, bits: 4}", "{backend: x}", 4, "variant.compress", ("a list",)),
@@ -460,7 +460,7 @@ MISTAKES = [
     (S, "documents: {data: pocket-heldout, max: 20}\n", "", 1, "",
      ("no documents", "toy_nearness, toy_farness")),
     (S, "documents:", "document:", 1, "document", ("did you mean documents?",)),
-    (S, "measures:", "description: 3\nmeasures:", 2, "description", ("wanted text",)),
+    (S, "measures:", "description: 3\nmeasures:", 2, "description", ("expected text",)),
     (S, "toy_nearness,", "toy_nearnes, toy_nearness,", 2, "measures[0]", ("did you mean toy_nearness?",)),
     (S, "toy_nearness,", "toy_nearness, toy_nearness,", 2, "measures[1]", ("again (first on line 2)",)),
     (S, "toy_nearness,", "toy_nearness, 3,", 2, "measures[1]", ("{measure: name}",)),
@@ -643,7 +643,7 @@ def test_missing_files(tmp_path: Path) -> None:
     for path in (tmp_path / "gone.yaml", tmp_path, Path("a\0b")):
         with pytest.raises(PlanError):
             make_plan(path)
-    with pytest.raises(PlanError, match=r"gate: found 'shi', wanted one of .* \(did you mean ship\?\)"):
+    with pytest.raises(PlanError, match=r"gate: found 'shi', expected one of .* \(did you mean ship\?\)"):
         load_gate("shi", tmp_path)
     with pytest.raises(PlanError, match="no such file"):
         load_gate("../../etc/passwd", tmp_path)
@@ -713,4 +713,4 @@ def test_any_text_makes_a_plan_or_a_plan_error(desk: Desk, variant: str, suite: 
     except PlanError as error:
         problems = error.problems
         assert problems
-    assert all(problem.file and problem.found and problem.wanted for problem in problems)
+    assert all(problem.file and problem.found and problem.expected for problem in problems)

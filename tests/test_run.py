@@ -127,7 +127,7 @@ def test_documents_beyond_the_positions_of_a_model_are_refused_with_what_to_do(m
         documents = DocumentsSpec(data=str(text), context=context)
         return plan.model_copy(update={"suites": (plan.suites[0].model_copy(update={"documents": documents}),)})
 
-    message = r"suite\.yaml: suite suite has documents of up to 21 tokens, wanted at most the 16 positions of"
+    message = r"suite\.yaml: suite suite has documents of up to 21 tokens, expected at most the 16 positions of"
     if short == "reference":
         with pytest.raises(DataError, match=message):
             run([at(32)], models)

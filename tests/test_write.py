@@ -222,7 +222,7 @@ DAMAGE: dict[str, tuple[Callable[[str], bytes], str]] = {
     "key twice": (lambda text: text.replace('"name": ', '"name": "", "name": ', 1).encode(), "twice"),
     "list": (lambda text: b"[]", "schema_version"),
     "foreign": (lambda text: b'{"format": 1}', "schema_version"),
-    "newer": (change("schema_version", 3), "found schema_version 3, wanted 2"),
+    "newer": (change("schema_version", 3), "found schema_version 3, expected 2"),
     "version is text": (change("schema_version", "1"), "found schema_version '1'"),
     "version is true": (change("schema_version", True), "found schema_version True"),
     "unknown key": (change("vendor", 1), "vendor"),
@@ -244,7 +244,7 @@ def test_damage_is_named_with_the_file(made: dict[str, Made], tmp_path: Path, ho
 
 
 def test_a_folder_without_a_run_says_what_is_wanted(tmp_path: Path) -> None:
-    with pytest.raises(HarnessError, match="not found; wanted the folder of a finished run"):
+    with pytest.raises(HarnessError, match="not found; expected the folder of a finished run"):
         read_run(tmp_path / "nowhere")
 
 

@@ -49,7 +49,7 @@ class LlmCompressor(SimulatingBackend):
 
     recipe: str | None = None
     """A recipe file of the library (YAML), given to it as it is. It says which layers are taken; no other setting goes
-    with it, and calibration documents are always wanted."""
+    with it, and calibration documents are always needed."""
     scheme: Scheme | None = None
     """A format that the library knows by name, for weights and (other than A16) for inputs."""
     bits: Annotated[int, Field(ge=2, le=8)] | None = None

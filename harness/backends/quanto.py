@@ -32,7 +32,7 @@ FORMATS: Mapping[str, NumberFormat] = {
 
 
 class Quanto(LibraryBackend):
-    """The library optimum-quanto: weights of 8, 4 or 2 bits or FP8, and inputs with a calibrated range if wanted.
+    """The library optimum-quanto: weights of 8, 4 or 2 bits or FP8, and optionally inputs with a calibrated range.
 
     8-bit weights have a symmetric scale per output channel. 4 and 2 bits have an offset that is no code, so that 0 is
     not always represented, and groups: the largest of 128, 96, 64 and 32 that divides the inputs where these are more

@@ -137,7 +137,7 @@ class Decoder:
         if logits_BTV.dim() != 3 or logits_BTV.shape[:2] != ids_BT.shape:
             raise ModelError(
                 f"{self.name}: found logits of shape {tuple(logits_BTV.shape)} for token ids of shape "
-                f"{tuple(ids_BT.shape)}, wanted one row of logits for every token"
+                f"{tuple(ids_BT.shape)}, expected one row of logits for every token"
             )
         return logits_BTV
 

@@ -150,7 +150,7 @@ def check_rows(module: str, values_NH: Tensor, batch: Batch) -> None:
     wanted = len(batch.documents) * batch.width
     if len(values_NH) != wanted:
         raise ModelError(
-            f"{module}: found {len(values_NH)} rows in a batch, wanted {wanted}, one for every token; a module that "
+            f"{module}: found {len(values_NH)} rows in a batch, expected {wanted}, one for every token; a module that "
             "sees only some tokens (an expert, say) cannot be compared: leave out layer_error and outliers"
         )
 

@@ -171,7 +171,7 @@ def within(table: pd.DataFrame, column: str, least: float, most: float) -> None:
     if bad.any():
         worst = values[bad][np.argmax(np.maximum(least - values[bad], values[bad] - most))]
         raise MeasureError(
-            f"{column} is {worst} in {bad.sum()} of {len(values)} tokens or worse, wanted {least} to {most}: "
+            f"{column} is {worst} in {bad.sum()} of {len(values)} tokens or worse, expected {least} to {most}: "
             "it contradicts its definition, so the logits or their reduction are wrong"
         )
 

@@ -85,7 +85,7 @@ def _bits(scored: pd.DataFrame, what: str) -> Measurement:
             found = f"{bad.sum()} of {len(scored)} texts have a likelihood of NaN or infinity on the {side}'s side"
             return not_finite(BITS, side, found, count)
         if (bits[side] < -ROUNDING * scored[f"{side}_tokens"].to_numpy()).any():
-            raise MeasureError(f"{side}_nll is {bits[side].min() * math.log(2)} in a text, wanted at least 0 nats")
+            raise MeasureError(f"{side}_nll is {bits[side].min() * math.log(2)} in a text, expected at least 0 nats")
     change = bits["variant"] - bits["reference"]
     return sampled(
         BITS,

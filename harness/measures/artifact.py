@@ -191,7 +191,7 @@ def _sizes(table: pd.DataFrame) -> list[Measurement | Skipped]:
     if files.empty:
         return [Skipped(measure=metric.name, reason="there are no files") for metric in (BYTES, BITS)]
     if len(parameters) != 1 or int(parameters.iloc[0]) <= 0:
-        raise MeasureError(f"the artifact table has the parameters {parameters.tolist()}, wanted one number above 0")
+        raise MeasureError(f"the artifact table has the parameters {parameters.tolist()}, expected one number above 0")
     weights = files[files["name"].str.endswith(WEIGHTS)]
     count = Count(len(files), 0)
     bits = 8 * int(weights["count"].sum()) / int(parameters.iloc[0])

@@ -74,7 +74,7 @@ class CalibrationData(Sampled):
         require(table, COLUMNS, "calibration_data")
         parts = set(table["part"].unique())
         if not parts <= PARTS or ("none" in parts and len(parts) > 1):
-            raise MeasureError(f"the calibration_data table has the parts {sorted(parts)}, wanted {sorted(PARTS)}")
+            raise MeasureError(f"the calibration_data table has the parts {sorted(parts)}, expected {sorted(PARTS)}")
         if parts <= {"none"}:
             reason = "no step of the variant looks at calibration documents"
             return [Skipped(measure="calibration_data.*", reason=reason)]

@@ -187,7 +187,7 @@ class Generation(Measure):
         times, events = table["first"].to_numpy(dtype=np.int64), table["diverged"].to_numpy(dtype=bool)
         if times.min() < 0 or times.max() > self.new_tokens or (times > table["reach"].to_numpy()).any():
             raise MeasureError(
-                f"generations: texts part after {times.min()} to {times.max()} tokens, wanted 0 to what was written, "
+                f"generations: texts part after {times.min()} to {times.max()} tokens, expected 0 to what was written, "
                 f"{self.new_tokens} at most"
             )
         clusters = table["prompt"].to_numpy()
@@ -223,7 +223,7 @@ def _likeness(table: pd.DataFrame, count: Count, metric: Metric) -> Measurement:
     else:
         values = table[metric.name.partition(".")[2]].to_numpy(dtype=np.float64)
     if not ((least - 1e-9 <= values) & (values <= 1 + 1e-9)).all():
-        raise MeasureError(f"generations: {metric.name} is {values.min()} to {values.max()}, wanted {least} to 1")
+        raise MeasureError(f"generations: {metric.name} is {values.min()} to {values.max()}, expected {least} to 1")
     values = np.clip(values, least, 1.0)
     interval = bounded_mean_interval(values, table["prompt"].to_numpy(), least, 1.0)
     return sampled(metric, "mean over prompts", count, change=mean(values), interval=interval)

@@ -180,7 +180,7 @@ def _blocks(rows: pd.DataFrame, second: str) -> Blocks | None:
         raise MeasureError(f"timings of {phase}: found a block that is not reference, {second}, {second}, reference")
     seconds = chosen["seconds"].to_numpy(dtype=np.float64).reshape(-1, 4)
     if not (np.isfinite(seconds) & (seconds > 0)).all():
-        raise MeasureError(f"timings: found {seconds.min()} seconds, wanted finite times above 0 of a monotonic clock")
+        raise MeasureError(f"timings: found {seconds.min()} s, expected finite times above 0 of a monotonic clock")
     return Blocks(seconds[:, [0, 3]], seconds[:, [1, 2]])
 
 
@@ -188,7 +188,7 @@ def _tokens(rows: pd.DataFrame) -> int:
     """Tokens of one call, the same in every call."""
     tokens = rows["tokens"].unique()
     if len(tokens) != 1:
-        raise MeasureError(f"timings: found calls of {sorted(map(int, tokens))} tokens, wanted the same work in each")
+        raise MeasureError(f"timings: found calls of {sorted(map(int, tokens))} tokens, expected the same work in each")
     return int(tokens[0])
 
 

@@ -83,7 +83,7 @@ class Tasks(Measure):
             row = twice.iloc[0]
             raise MeasureError(
                 f"task {row['task']}: document {row['doc_id']} is {row['metric']} twice in the items table, "
-                "wanted each item once"
+                "expected each item once"
             )
         found: list[Measurement | Skipped] = []
         ordered = table.sort_values("doc_id", kind="stable")

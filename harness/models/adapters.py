@@ -124,7 +124,7 @@ def _adapt(base: LoadedModel, folder: Path) -> tuple[Any, dict[str, Tensor], dic
             settings = peft.PeftConfig.from_pretrained(str(folder))
             if settings.is_prompt_learning or settings.is_adaption_prompt:
                 kind = config.get("peft_type")
-                raise ModelError(f"{folder}: {kind} adds to the input, not to modules; wanted LoRA or the like")
+                raise ModelError(f"{folder}: {kind} adds to the input, not to modules; expected LoRA or the like")
             settings.inference_mode = True
             adapted = peft.PeftModel.from_pretrained(
                 base.model,
@@ -138,7 +138,7 @@ def _adapt(base: LoadedModel, folder: Path) -> tuple[Any, dict[str, Tensor], dic
         raise
     except Exception as error:  # peft raises nearly anything for an adapter that does not fit.
         raise ModelError(
-            f"{folder}: does not fit {base.identity.source}: {type(error).__name__}: {_first_line(error)}; wanted an "
+            f"{folder}: does not fit {base.identity.source}: {type(error).__name__}: {_first_line(error)}; expected an "
             f"adapter that was trained on it (its base was {config.get('base_model_name_or_path') or 'not noted'})"
         ) from error
     for name, parameter in adapted.named_parameters():
@@ -186,7 +186,7 @@ def _check_read(folder: Path, adapted: Any, stored: Mapping[str, Tensor], dtype:
     }
     if said := [f"{what}: {names[0]} ({len(names)} in all)" for what, names in problems.items() if names]:
         raise ModelError(
-            f"{folder}: does not fit the model; tensors {'; '.join(said)}; wanted an adapter that was trained on it"
+            f"{folder}: does not fit the model; tensors {'; '.join(said)}; expected an adapter that was trained on it"
         )
 
 

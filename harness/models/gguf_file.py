@@ -111,7 +111,7 @@ def read_gguf(path: Path) -> GgufFile:
     if (parts := found.values.get("split.count", 1)) > 1:
         raise ModelError(f"{path}: one of {parts} parts of a model; join them first (llama-gguf-split --merge)")
     if not found.tensors:
-        raise ModelError(f"{path}: holds no tensors, a vocabulary alone; wanted a model")
+        raise ModelError(f"{path}: holds no tensors, a vocabulary alone; expected a model")
     return found
 
 

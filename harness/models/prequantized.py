@@ -55,7 +55,7 @@ def quantization_method(folder: Path, config: Mapping[str, Any]) -> str:
             )
         return ""
     if not isinstance(found, dict):
-        raise ModelError(f"{path}: quantization_config is {found!r}, wanted an object")
+        raise ModelError(f"{path}: quantization_config is {found!r}, expected an object")
     method = _method(found)
     known = _known()
     if method not in known:

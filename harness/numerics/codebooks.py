@@ -92,11 +92,11 @@ def _k_means(values_RN: Tensor, weights_RN: Tensor, count: int) -> Tensor:
 def _check(values_RN: Tensor, weights_RN: Tensor, count: int) -> None:
     if values_RN.shape != weights_RN.shape or values_RN.ndim != 2 or not values_RN.numel():
         shapes = f"{tuple(values_RN.shape)} and {tuple(weights_RN.shape)}"
-        raise ValueError(f"values and weights have the shapes {shapes}, wanted two equal matrices")
+        raise ValueError(f"values and weights have the shapes {shapes}, expected two equal matrices")
     if not bool((torch.isfinite(weights_RN) & (weights_RN >= 0)).all()):
         raise ValueError("the weights of a clustering are negative, NaN or infinite")
     if count < 1:
-        raise ValueError(f"{count} centroids, wanted at least 1")
+        raise ValueError(f"{count} centroids, expected at least 1")
 
 
 def _sorted(values_RN: Tensor, weights_RN: Tensor) -> tuple[Tensor, Tensor]:

@@ -148,7 +148,7 @@ def check_tensor(x: Tensor) -> Tensor:
     """``x`` in the precision it is computed in, without its gradient. Raises ValueError for what has no place on
     any grid."""
     if not x.is_floating_point():
-        raise ValueError(f"it is {x.dtype}, wanted a floating type")
+        raise ValueError(f"it is {x.dtype}, expected a floating type")
     if x.numel() == 0:
         raise ValueError(f"it has shape {tuple(x.shape)} and no values")
     # The extremes of values among which NaN is are NaN; several times as fast as a flag for every value.

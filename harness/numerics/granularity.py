@@ -32,7 +32,7 @@ class Blocks:
         if (self.kind in ("group", "block")) != (self.size is not None):
             raise ValueError(f"size belongs to blocks of kind group and block, and only to them, not {self.kind}")
         if self.size is not None and self.size < 1:
-            raise ValueError(f"size is {self.size}, wanted at least 1")
+            raise ValueError(f"size is {self.size}, expected at least 1")
         if self.axis and self.kind != "channel":
             raise ValueError("axis is a choice of channels")
 

@@ -94,7 +94,7 @@ class Integer(Grid):
 
     def __post_init__(self) -> None:
         if not 2 <= self.bits <= 16:
-            raise ValueError(f"bits is {self.bits}, wanted 2 to 16")
+            raise ValueError(f"bits is {self.bits}, expected 2 to 16")
         if self.full_range and not self.symmetric:
             raise ValueError("full_range is a choice of symmetric grids; affine grids always use all codes")
 

@@ -35,4 +35,4 @@ def find_limits(x: Tensor, form: Format, method: str, percentile: float = 99.9) 
         return mse_limits(blocks, form)
     if method == "entropy":
         return entropy_limits(blocks, form, present)
-    raise ValueError(f"range is {method}, wanted min_max, percentile, mse or entropy")
+    raise ValueError(f"range is {method}, expected min_max, percentile, mse or entropy")

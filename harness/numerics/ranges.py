@@ -36,7 +36,7 @@ def percentile_limits(blocks: Tensor, percentile: float, symmetric: bool, presen
     (0, 100].
     """
     if not 0 < percentile <= 100:
-        raise ValueError(f"percentile is {percentile}, wanted more than 0 and at most 100")
+        raise ValueError(f"percentile is {percentile}, expected more than 0 and at most 100")
     everything = min_max(blocks)
     if symmetric:
         clip = _quantile(blocks.abs(), percentile / 100, present)

@@ -69,16 +69,16 @@ class Checker:
         """``file:line`` of a value."""
         return f"{self.source.file}:{self.source.line(path)}"
 
-    def problem(self, path: KeyPath, found: str, wanted: str, hint: str = "") -> None:
+    def problem(self, path: KeyPath, found: str, expected: str, hint: str = "") -> None:
         """Note one mistake, unless one was noted for the same value (a number that is not finite, say)."""
         line, key = self.source.line(path), format_path(path)
         if self.full or (line, key) in self._noted:
             return
         self._noted.add((line, key))
-        self.problems.append(Problem(self.source.file, line, key, found, wanted, hint))
+        self.problems.append(Problem(self.source.file, line, key, found, expected, hint))
         if self.full:
-            found, wanted = f"{MOST_PROBLEMS} mistakes so far", "fewer; the rest of the file was not checked"
-            self.problems.append(Problem(self.source.file, line, "", found, wanted))
+            found, expected = f"{MOST_PROBLEMS} mistakes so far", "fewer; the rest of the file was not checked"
+            self.problems.append(Problem(self.source.file, line, "", found, expected))
 
     def mapping(self, value: Any, path: KeyPath, known: Sequence[str]) -> dict[str, Any]:
         """``value`` if it is a mapping, without its unknown keys; else an empty one, and a problem."""
@@ -186,8 +186,8 @@ class Checker:
                 meaning = f" ({field.description})" if field and field.description else ""
                 self.problem(full, "nothing", f"the key {place[-1]}{meaning}")
             else:
-                wanted = " or ".join(dict.fromkeys(_wanted(detail) for detail in group))
-                self.problem(full, describe(first["input"]), wanted, _hint(first))
+                expected = " or ".join(dict.fromkeys(_wanted(detail) for detail in group))
+                self.problem(full, describe(first["input"]), expected, _hint(first))
 
     def _unknown_key(self, path: KeyPath, key: str, known: Sequence[str]) -> None:
         if self.full:

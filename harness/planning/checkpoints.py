@@ -35,18 +35,18 @@ def join_file(check: Checker, value: Mapping[str, Any], path: KeyPath, model: st
     entry, name = dict(value) | {"model": model}, value.get("file")
     if name is None:
         return entry
-    place, wanted = (*path, "file"), f"the name of a {GGUF} file in the folder or repository that model names"
+    place, expected = (*path, "file"), f"the name of a {GGUF} file in the folder or repository that model names"
     if kind not in ("folder", "hub"):
         what = "a GGUF file itself" if kind == "gguf" else f"{model!r}"
         check.problem(place, f"{describe(name)}, and model is {what}", "no file, or a folder as model")
     elif not isinstance(name, str) or not name.endswith(GGUF) or ".." in Path(name).parts:
-        check.problem(place, describe(name), wanted)
+        check.problem(place, describe(name), expected)
     elif kind == "folder":
         joined = Path(model) / name
         if not joined.is_file():
             there = sorted(each.name for each in Path(model).glob(f"*{GGUF}"))
             hint = f"it has {', '.join(there[:5])}" if there else "it has no GGUF files"
-            check.problem(place, f"{name!r}: no such file ({joined})", wanted, hint)
+            check.problem(place, f"{name!r}: no such file ({joined})", expected, hint)
         return entry | {"model": str(joined), "file": None}
     return entry
 
@@ -57,11 +57,11 @@ def join_adapter(check: Checker, value: Mapping[str, Any], path: KeyPath) -> Map
     if not isinstance(name, str):
         return value
     folder = Path(os.path.abspath(check.folder / name))
-    place, wanted = (*path, "adapter"), f"a folder with {' and '.join(ADAPTER_FILES)}, as peft saves adapters"
+    place, expected = (*path, "adapter"), f"a folder with {' and '.join(ADAPTER_FILES)}, as peft saves adapters"
     if not folder.is_dir():
-        check.problem(place, f"{name!r}: no such folder ({folder})", wanted)
+        check.problem(place, f"{name!r}: no such folder ({folder})", expected)
     elif lacking := [each for each in ADAPTER_FILES if not (folder / each).is_file()]:
-        check.problem(place, f"{name!r}, which has no {' and no '.join(lacking)} ({folder})", wanted)
+        check.problem(place, f"{name!r}, which has no {' and no '.join(lacking)} ({folder})", expected)
     elif find_spec("peft") is None:
         check.problem(place, "an adapter, and peft is not installed", "the library that computes it", _PEFT)
     return {**value, "adapter": str(folder)}
@@ -121,8 +121,8 @@ def _check_engine(
         check.problem(("variant", "dtype"), found, "no dtype")
     if reference and reference.dtype != engine.logits_dtype:
         found = f"{reference.dtype} beside engine {engine.kind}, whose logits are {engine.logits_dtype}"
-        wanted = f"{engine.logits_dtype}, or precision would count as damage"
-        check.problem(("reference", "dtype"), found, wanted)
+        expected = f"{engine.logits_dtype}, or precision would count as damage"
+        check.problem(("reference", "dtype"), found, expected)
 
 
 def _check_library(check: Checker, path: KeyPath, module: str, what: str, extra: str, note: str = "") -> None:

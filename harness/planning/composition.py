@@ -30,8 +30,8 @@ def check_composition(check: Checker, steps: Mapping[int, Backend]) -> None:
                 check.problem(path, found, f"steps that quantize {_WHAT[what]} once", _remedy(what, step))
         if not step.puts_on_grid and (before := next((o for o in done if set(o[1].puts_on_grid) & _GRIDS), None)):
             found = f"{step.kind}, which works in full precision, behind {_name(before)} which put values on a grid"
-            wanted = "steps that prepare before steps that quantize"
-            check.problem(path, found, wanted, f"move {step.kind} in front of step {before[0] + 1}")
+            expected = "steps that prepare before steps that quantize"
+            check.problem(path, found, expected, f"move {step.kind} in front of step {before[0] + 1}")
         done.append((index, step))
 
 

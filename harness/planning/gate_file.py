@@ -88,9 +88,9 @@ def check_extending(gates: Sequence[Gate], growing: Sequence[str], measured: Seq
             if not any(could_match(rule.metric, metric.name) for metric in measured):
                 continue  # check_metrics reports that nothing measures it
             found = f"extend, but no suite can draw more documents for {rule.metric}"
-            wanted = "a suite that measures it by token or layer, with documents: {min: …, max: …}"
+            expected = "a suite that measures it by token or layer, with documents: {min: …, max: …}"
             hint = "give the suite for example min: 40 and max: 400, or write on_inconclusive: block"
-            gate.check.problem(("rules", index, "on_inconclusive"), found, wanted, hint)
+            gate.check.problem(("rules", index, "on_inconclusive"), found, expected, hint)
     named = [gate for gate in gates if gate.sequential]
     for gate in named[1:]:
         if gate.sequential != named[0].sequential:
@@ -113,8 +113,8 @@ def check_metrics(gate: Gate, metrics: Sequence[Metric], all_known: bool) -> Non
         path: KeyPath = ("rules", index)
         known = any(could_match(rule.metric, name) for name in possible)
         if not known and (all_known or nearest(rule.metric, [n for n in possible if n[-1:] != "*"])):
-            wanted = "a metric that the suites measure"
-            gate.check.problem((*path, "metric"), repr(rule.metric), wanted, _suggest_metric(rule, measured))
+            expected = "a metric that the suites measure"
+            gate.check.problem((*path, "metric"), repr(rule.metric), expected, _suggest_metric(rule, measured))
         for metric in metrics:
             if could_match(rule.metric, metric.name) and (why := _explain_misfit(rule, metric)):
                 gate.check.problem(path, f"{rule.kind} for {metric.name}", "a rule that fits the metric", why)

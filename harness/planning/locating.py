@@ -44,7 +44,7 @@ def find_file(kind: Literal["suites", "gates"], name: str, base: Path) -> tuple[
 
 
 def explain_unknown_name(kind: Literal["suites", "gates"], name: str, base: Path) -> tuple[str, str, str] | None:
-    """(found, wanted, hint) if ``name`` is neither a path to something nor a shipped name; else None."""
+    """(found, expected, hint) if ``name`` is neither a path to something nor a shipped name; else None."""
     known = bundled_names(kind)
     if is_path(name) and "\0" not in name and not (base / name).exists():
         return f"{name!r}, where there is no such file", "a .yaml file, relative to the file that names it", ""
@@ -88,8 +88,8 @@ def find_model(
     close = nearest(value, reserved) if "/" not in value else ""
     if close or not _HUB_ID.fullmatch(value) or ".." in value:
         hint = f"did you mean {close}?" if close else _unexpanded(value)
-        wanted = f"{', '.join(reserved)}, a folder that exists, or a hub id (owner/name)"
-        check.problem(path, repr(value), wanted, hint)
+        expected = f"{', '.join(reserved)}, a folder that exists, or a hub id (owner/name)"
+        check.problem(path, repr(value), expected, hint)
     return value, "hub"
 
 

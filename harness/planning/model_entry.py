@@ -59,8 +59,8 @@ def read_variant(
     if spec:
         check_checkpoint(check, given, spec, made, reference)
     if spec and reference and reference.attention.startswith("flash") and spec.dtype == "float32":
-        wanted = f"float16 or bfloat16, because the reference's attention is {reference.attention}"
-        check.problem((*path, "dtype"), "float32", wanted)
+        expected = f"float16 or bfloat16, because the reference's attention is {reference.attention}"
+        check.problem((*path, "dtype"), "float32", expected)
     return spec
 
 
@@ -91,6 +91,6 @@ def _resolve_model(check: Checker, value: Any, path: KeyPath, reserved: tuple[st
     if kind == "reserved" and trusted:
         check.problem((*path, "trust_remote_code"), "true", f"false: {given!r} brings no code of its own")
     if kind == "hub" and trusted and not (isinstance(revision, str) and _COMMIT.fullmatch(revision)):
-        wanted = "the commit (40 hex digits) whose code is trusted"
-        check.problem((*path, "revision"), describe(revision), wanted)
+        expected = "the commit (40 hex digits) whose code is trusted"
+        check.problem((*path, "revision"), describe(revision), expected)
     return join_file(check, value, path, model, kind)

@@ -198,9 +198,9 @@ def _need_no_documents(check: Checker, measures: Mapping[int, Measure], probes: 
     filled_by = [(measure.kind, probes.get(measure.table)) for measure in measures.values()]
     reading = [kind for kind, probe in filled_by if probe is not None and probe.reads_documents]
     if reading:
-        wanted = f"documents, which {', '.join(reading)} look{'s' if len(reading) == 1 else ''} at"
+        expected = f"documents, which {', '.join(reading)} look{'s' if len(reading) == 1 else ''} at"
         hint = "add for example documents: {data: pocket-heldout, max: 200}"
-        check.problem((), "no documents", wanted, hint)
+        check.problem((), "no documents", expected, hint)
 
 
 def _noise_floor_of(check: Checker, value: Any, probes: Mapping[str, Probe]) -> NoiseFloorSpec | None:
@@ -216,8 +216,8 @@ def _noise_floor_of(check: Checker, value: Any, probes: Mapping[str, Probe]) -> 
         elif entry in entries[:index]:
             check.problem((*path, index), f"{entry} again", "each condition once")
     if not any(probe.runs == "shared_pass" for probe in probes.values()):
-        wanted = "a measure of documents that both models read, such as divergence"
-        check.problem((NOISE_FLOOR,), "a noise floor, and nothing that it could be measured of", wanted)
+        expected = "a measure of documents that both models read, such as divergence"
+        check.problem((NOISE_FLOOR,), "a noise floor, and nothing that it could be measured of", expected)
     good = {entry for entry in entries if isinstance(entry, str) and entry in CONDITIONS}
     if not good or len(good) < len(entries):
         return None

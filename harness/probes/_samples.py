@@ -174,11 +174,11 @@ def _check_label(name: str, task: Any, sample: Mapping[str, Any]) -> None:
         labels = label if isinstance(label, list) else [label]
         if not labels or any(_index(one, choices) is None for one in labels):
             raise DataError(
-                f"{where}: found the label {label!r}, wanted an index from 0 to {len(choices) - 1} or one of "
+                f"{where}: found the label {label!r}, expected an index from 0 to {len(choices) - 1} or one of "
                 f"the choices {choices}; splits without labels cannot be scored"
             )
     elif sample["target"] in (None, "", []):
-        raise DataError(f"{where}: found no target, wanted a text; splits without targets cannot be scored")
+        raise DataError(f"{where}: found no target, expected a text; splits without targets cannot be scored")
 
 
 def _index(label: object, choices: Sequence[str]) -> int | None:

@@ -56,7 +56,7 @@ def read_task_files(folders: Sequence[Path]) -> TaskFiles:
     files = TaskFiles(tuple(folders))
     for folder in folders:
         if not folder.is_dir():
-            raise DataError(f"include: found {folder}, wanted a folder with lm-eval task files (*.yaml)")
+            raise DataError(f"include: found {folder}, expected a folder with lm-eval task files (*.yaml)")
         for path in sorted(folder.rglob("*.yaml")):
             try:
                 content = content_of(path)

@@ -118,7 +118,7 @@ def _check_positions(suite: SuiteSpec, encoded: Sequence[EncodedDocument], model
     longest = max((len(document.ids) for document in encoded if not document.skipped), default=0)
     if positions is not None and longest > positions:
         raise DataError(
-            f"{suite.source}: suite {suite.name} has documents of up to {longest} tokens, wanted at most the "
+            f"{suite.source}: suite {suite.name} has documents of up to {longest} tokens, expected at most the "
             f"{positions} positions of {model.name}; give a suite with documents: {{context: {positions}}}"
         )
 

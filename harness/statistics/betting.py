@@ -46,13 +46,13 @@ def betting_interval(
     """
     array = finite_array(values, "values")
     if not ((least <= array) & (array <= most)).all():
-        raise ValueError(f"values: found {array.min()} to {array.max()}, wanted {least} to {most}")
+        raise ValueError(f"values: found {array.min()} to {array.max()}, expected {least} to {most}")
     if len(array) == 0:
         return None
     sums = cluster_sums(array, np.ones_like(array), clusters)
     biggest = float(sums.denominator.max())
     if largest is not None and biggest > largest:
-        raise ValueError(f"betting: found a cluster of {biggest:g} values, wanted at most {largest}")
+        raise ValueError(f"betting: found a cluster of {biggest:g} values, expected at most {largest}")
     size = float(largest or biggest)
     value, error = ratio_of_sums(array, np.ones_like(array)), (1 - confidence) / 2
     high = _upper_end(sums, size, value, most, error)

@@ -70,7 +70,7 @@ def bounded_mean_interval(
     """
     array = finite_array(values, "values")
     if not ((least <= array) & (array <= most)).all():
-        raise ValueError(f"values: found {array.min()} to {array.max()}, wanted {least} to {most}")
+        raise ValueError(f"values: found {array.min()} to {array.max()}, expected {least} to {most}")
     if len(array) and all_equal(array):
         return _all_alike(array, clusters, least, most, largest, confidence)
     found = mean_interval(array, clusters, confidence)

@@ -21,7 +21,7 @@ def calibration_error(confidence: ArrayLike, correct: ArrayLike, bins: int = 15,
     """
     sure, right = checked(confidence, correct)
     if bins < 1:
-        raise ValueError(f"calibration error: found {bins} bins, wanted at least 1")
+        raise ValueError(f"calibration error: found {bins} bins, expected at least 1")
     order = np.lexsort((right, sure))
     sure, right = sure[order], right[order]
     member = np.searchsorted(_inner_edges(sure, bins, equal_mass), sure, side="left")
@@ -51,7 +51,7 @@ def checked(confidence: ArrayLike, correct: ArrayLike) -> tuple[Floats, Floats]:
     if len(sure) == 0 or len(sure) != len(right):
         raise ValueError(f"calibration: found {len(sure)} confidences and {len(right)} outcomes")
     if not ((sure >= 0) & (sure <= 1)).all():
-        raise ValueError(f"calibration: found confidences from {sure.min()} to {sure.max()}, wanted 0 to 1")
+        raise ValueError(f"calibration: found confidences from {sure.min()} to {sure.max()}, expected 0 to 1")
     if not np.isin(right, (0.0, 1.0)).all():
         raise ValueError("calibration: found an outcome other than 0 and 1")
     return sure, right

@@ -52,7 +52,7 @@ def calibration_shift(
     Raises ValueError for no observation, values out of range, lengths that differ, or bins < 1.
     """
     if bins < 1:
-        raise ValueError(f"calibration shift: found {bins} bins, wanted at least 1")
+        raise ValueError(f"calibration shift: found {bins} bins, expected at least 1")
     sides = [checked(*reference), checked(*variant)]
     labels = np.asarray(clusters)
     if not len(labels) == len(sides[0][0]) == len(sides[1][0]):

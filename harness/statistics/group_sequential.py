@@ -51,7 +51,7 @@ def planned_looks(least: int, most: int) -> tuple[int, ...]:
     1 ≤ least ≤ most.
     """
     if not 1 <= least <= most:
-        raise ValueError(f"looks: found {least} to {most} documents, wanted 1 <= least <= most")
+        raise ValueError(f"looks: found {least} to {most} documents, expected 1 <= least <= most")
     steps = min(LOOKS - 1, int(math.log(most / least) / math.log(LEAST_GROWTH) + 1e-9))
     if steps < 1:
         return (most,) if least == most else (least, most)
@@ -72,9 +72,9 @@ def look_bounds(shares: Sequence[float], error: float, spending: Spending = spen
 @lru_cache(maxsize=4096)
 def _bounds(shares: tuple[float, ...], error: float, used: tuple[float, ...]) -> tuple[float, ...]:
     if not shares or not all(a < b for a, b in zip((0.0, *shares), (*shares, math.inf), strict=True)) or shares[-1] > 1:
-        raise ValueError(f"looks: found the shares {shares}, wanted some that increase and are at most 1")
+        raise ValueError(f"looks: found the shares {shares}, expected some that increase and are at most 1")
     if not 0 < error < 1:
-        raise ValueError(f"looks: found an error of {error}, wanted one between 0 and 1")
+        raise ValueError(f"looks: found an error of {error}, expected one between 0 and 1")
     bounds: list[float] = []
     nodes, weights = np.zeros(1), np.ones(1)  # where the sum is, and with what probability, if no look stopped it
     for share, before, now, then in zip(shares, (0.0, *shares), used, (0.0, *used), strict=False):

@@ -50,9 +50,9 @@ def finite_array(values: ArrayLike, what: str) -> Floats:
     """``values`` as a one-dimensional float64 array. Raises ValueError for another shape, NaN or infinity."""
     array = np.asarray(values, dtype=np.float64)
     if array.ndim != 1:
-        raise ValueError(f"{what}: found an array of shape {array.shape}, wanted one dimension")
+        raise ValueError(f"{what}: found an array of shape {array.shape}, expected one dimension")
     if not np.isfinite(array).all():
-        raise ValueError(f"{what}: found NaN or infinity, wanted finite numbers only")
+        raise ValueError(f"{what}: found NaN or infinity, expected finite numbers only")
     return array
 
 
@@ -69,7 +69,7 @@ def mean(values: ArrayLike) -> float:
     """
     array = finite_array(values, "mean")
     if len(array) == 0:
-        raise ValueError("mean: found no value, wanted at least one")
+        raise ValueError("mean: found no value, expected at least one")
     return float(array[0]) if all_equal(array) else math.fsum(array.tolist()) / len(array)
 
 
@@ -78,7 +78,7 @@ def ratio_of_sums(numerator: ArrayLike, denominator: ArrayLike) -> float:
     top, bottom = finite_array(numerator, "numerator"), finite_array(denominator, "denominator")
     total = math.fsum(bottom.tolist())
     if not total > 0:
-        raise ValueError(f"ratio of sums: the denominators sum to {total}, wanted more than 0")
+        raise ValueError(f"ratio of sums: the denominators sum to {total}, expected more than 0")
     if all_equal(top) and all_equal(bottom):
         return float(top[0] / bottom[0])
     return math.fsum(top.tolist()) / total

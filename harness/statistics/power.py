@@ -30,7 +30,7 @@ def mean_power(distance: float, deviation: float, documents: int, confidence: fl
     """
     _check(documents, confidence)
     if deviation < 0:
-        raise ValueError(f"power: found a standard deviation of {deviation}, wanted at least 0")
+        raise ValueError(f"power: found a standard deviation of {deviation}, expected at least 0")
     if documents < 2:
         return 0.0
     if deviation == 0:
@@ -56,7 +56,7 @@ def paired_power(
     """
     _check(documents, confidence)
     if not (0 <= abs(drop) <= discordance <= 1 and 0 < margin < 1):
-        raise ValueError(f"power: found margin {margin}, discordance {discordance}, drop {drop}; wanted shares")
+        raise ValueError(f"power: found margin {margin}, discordance {discordance}, drop {drop}; expected shares")
     if documents < 1:
         return 0.0
     gained = (discordance - drop) / 2
@@ -81,7 +81,7 @@ def share_power(limit: float, share: float, documents: int, confidence: float = 
     """
     _check(documents, confidence)
     if not (0 <= share <= 1 and 0 <= limit <= 1):
-        raise ValueError(f"power: found limit {limit} and share {share}, wanted shares from 0 to 1")
+        raise ValueError(f"power: found limit {limit} and share {share}, expected shares from 0 to 1")
     tail = (1 - confidence) / 2
     allowed = _successes_allowed(limit, documents, tail)
     if allowed < 0:

@@ -47,7 +47,7 @@ def tango_interval(b: int, c: int, n: int, confidence: float = 0.95) -> Interval
     Raises ValueError unless b, c ≥ 0 and b + c ≤ n.
     """
     if b < 0 or c < 0 or b + c > n:
-        raise ValueError(f"Tango interval: found b = {b}, c = {c}, n = {n}, wanted b, c >= 0 and b + c <= n")
+        raise ValueError(f"Tango interval: found b = {b}, c = {c}, n = {n}, expected b, c >= 0 and b + c <= n")
     if n == 0:
         return None
     z = z_quantile((1 + confidence) / 2)
@@ -61,7 +61,7 @@ def mcnemar_p(b: int, c: int) -> float:
     Raises ValueError unless b, c ≥ 0.
     """
     if b < 0 or c < 0:
-        raise ValueError(f"McNemar: found b = {b}, c = {c}, wanted b, c >= 0")
+        raise ValueError(f"McNemar: found b = {b}, c = {c}, expected b, c >= 0")
     return min(1.0, 2 * float(bdtr(min(b, c), b + c, 0.5))) if b + c else 1.0
 
 
@@ -97,4 +97,4 @@ def _upper_end(b: int, c: int, n: int, z: float) -> float:
 
 def _check(successes: float, n: float) -> None:
     if not 0 <= successes <= n:
-        raise ValueError(f"proportion: found {successes} of {n}, wanted 0 <= successes <= n")
+        raise ValueError(f"proportion: found {successes} of {n}, expected 0 <= successes <= n")

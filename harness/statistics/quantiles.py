@@ -26,7 +26,7 @@ def quantiles(values: ArrayLike, probabilities: Sequence[float]) -> tuple[float,
     """
     array = finite_array(values, "quantiles")
     if len(array) == 0:
-        raise ValueError("quantiles: found no value, wanted at least one")
+        raise ValueError("quantiles: found no value, expected at least one")
     return tuple(float(value) for value in np.quantile(array, probabilities))
 
 

@@ -92,7 +92,7 @@ def _curve(harmed: Floats, watched: Floats) -> Floats:
 def _checked(times: ArrayLike, events: ArrayLike, horizon: int) -> tuple[NDArray[np.int64], Booleans]:
     found, happened = np.asarray(times, dtype=np.int64), np.asarray(events, dtype=np.bool_)
     if found.shape != happened.shape or found.ndim != 1 or not len(found):
-        raise ValueError(f"survival: found {found.shape} times and {happened.shape} events, wanted one of each")
+        raise ValueError(f"survival: found {found.shape} times and {happened.shape} events, expected one of each")
     if found.min() < 0 or found.max() > horizon:
-        raise ValueError(f"survival: found times from {found.min()} to {found.max()}, wanted 0 to {horizon}")
+        raise ValueError(f"survival: found times from {found.min()} to {found.max()}, expected 0 to {horizon}")
     return found, happened

@@ -23,9 +23,9 @@ _FAST: Any = getattr(yaml, "CSafeLoader", None)
 class BrokenError(Exception):
     """The rest of the file cannot be read."""
 
-    def __init__(self, line: int | None, found: str, wanted: str) -> None:
+    def __init__(self, line: int | None, found: str, expected: str) -> None:
         super().__init__(found)
-        self.line, self.found, self.wanted = line, found, wanted
+        self.line, self.found, self.expected = line, found, expected
 
 
 @dataclass
@@ -102,8 +102,8 @@ class Builder:
             try:
                 value = parse_plain(event.value)
             except ValueError as error:
-                found, wanted = error.args
-                self._problem(line, found, wanted)
+                found, expected = error.args
+                self._problem(line, found, expected)
         elif bad := CONTROL.search(event.value):
             self._problem(line, f"an escape for U+{ord(bad[0]):04X}", "text without control characters")
         self._scalar(value, line)
@@ -170,8 +170,8 @@ class Builder:
         around: Any = self._stack[-1].value
         around[path[-1]] = value
 
-    def _problem(self, line: int, found: str, wanted: str, hint: str = "", key: str = "") -> None:
-        self.problems.append(Problem(self.name, line, key or self._current_path(), found, wanted, hint))
+    def _problem(self, line: int, found: str, expected: str, hint: str = "", key: str = "") -> None:
+        self.problems.append(Problem(self.name, line, key or self._current_path(), found, expected, hint))
 
     def _current_path(self) -> str:
         if not self._stack:

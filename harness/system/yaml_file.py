@@ -46,7 +46,7 @@ def read_yaml(path: Path, problems: list[Problem], shown: str = "") -> YamlFile 
     try:
         content = _content(path)
     except BrokenError as broken:
-        problems.append(Problem(name, broken.line, "", broken.found, broken.wanted))
+        problems.append(Problem(name, broken.line, "", broken.found, broken.expected))
         return None
     return parse_yaml(content, name, problems)
 
@@ -57,7 +57,7 @@ def parse_yaml(content: bytes, name: str, problems: list[Problem]) -> YamlFile |
     try:
         builder.read(_decode(content))
     except BrokenError as broken:
-        builder.problems.append(Problem(name, broken.line, "", broken.found, broken.wanted))
+        builder.problems.append(Problem(name, broken.line, "", broken.found, broken.expected))
         return None
     finally:
         problems += builder.problems

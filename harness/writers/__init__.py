@@ -32,8 +32,8 @@ class Writer(Plugin):
         """Whether its file would not lie in the folder of the run, or take the place of run.json."""
         if _FILE_NAME.fullmatch(cls.file_name) and cls.file_name.casefold() != RUN_FILE:
             return ""
-        wanted = f"a plain name with a suffix, such as summary.md, and not {RUN_FILE}"
-        return f"file_name is {cls.file_name!r}, expected {wanted}"
+        expected = f"a plain name with a suffix, such as summary.md, and not {RUN_FILE}"
+        return f"file_name is {cls.file_name!r}, expected {expected}"
 
     @abstractmethod
     def write(self, run: Run, tables: Tables, folder: Path) -> Path:

@@ -99,11 +99,11 @@ def test_it_is_listed_and_planned(package: OutsidePackage) -> None:
     [
         (
             {"engine": "bigram"},
-            "wanted one of bigrams, llama_cpp, transformers (did you mean bigrams?)",
+            "expected one of bigrams, llama_cpp, transformers (did you mean bigrams?)",
         ),
         ({"engine": {"engine": "bigrams", "temprature": 2.0}}, "(did you mean temperature?)"),
         ({"compress": [{"backend": "round_to_nearest", "bits": 4}]}, "bigrams, which gives no access to weights"),
-        ({"model": "reference", "tokenizer": "own"}, "found bigrams with reference, wanted a folder or a hub id"),
+        ({"model": "reference", "tokenizer": "own"}, "found bigrams with reference, expected a folder or a hub id"),
         ({"dtype": "bfloat16"}, "with engine bigrams, which computes in the formats of the file"),
     ],
 )

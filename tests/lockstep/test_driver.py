@@ -428,7 +428,7 @@ class Sparse(torch.nn.Module):
 def test_a_module_that_sees_only_some_tokens_is_not_broadcast(tmp_path: Path, probe: Any) -> None:
     reference = llama()
     reference.model.layers[0].mlp = Sparse(reference.model.layers[0].mlp)
-    with pytest.raises(ModelError, match=r"model\.layers\.0\.mlp\.inner\.\S+: found 1 rows in a batch, wanted 46"):
+    with pytest.raises(ModelError, match=r"model\.layers\.0\.mlp\.inner\.\S+: found 1 rows in a batch, expected 46"):
         observe(tmp_path, reference, [damaged(reference)], probes=(probe,))
 
 

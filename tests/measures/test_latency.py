@@ -150,9 +150,9 @@ def test_too_few_blocks_have_no_interval() -> None:
     [
         (lambda t: t.iloc[:-1], "not reference, variant, variant, reference"),
         (lambda t: t.assign(side=["variant", "reference"] * (len(t) // 2)), "not reference, variant"),
-        (lambda t: t.assign(seconds=0.0), "wanted finite times above 0"),
-        (lambda t: t.assign(seconds=math.nan), "wanted finite times above 0"),
-        (lambda t: t.assign(tokens=range(len(t))), "wanted the same work in each"),
+        (lambda t: t.assign(seconds=0.0), "expected finite times above 0"),
+        (lambda t: t.assign(seconds=math.nan), "expected finite times above 0"),
+        (lambda t: t.assign(tokens=range(len(t))), "expected the same work in each"),
         (lambda t: t.drop(columns="order"), "lacks the columns order"),
     ],
 )

@@ -210,7 +210,7 @@ def refused(reference: LoadedModel, adapter: Path, match: str) -> None:
 
 def test_an_adapter_that_matches_nothing_is_refused(reference: LoadedModel, adapter: Path) -> None:
     change_config(adapter, target_modules=["query_key_value"])
-    refused(reference, adapter, r"does not fit .*model: .*query_key_value.*wanted an adapter that was trained on it")
+    refused(reference, adapter, r"does not fit .*model: .*query_key_value.*expected an adapter that was trained on it")
 
 
 def test_tensors_without_a_place_are_refused(reference: LoadedModel, adapter: Path) -> None:

@@ -165,9 +165,9 @@ def test_the_nearest_centroid_is_the_nearest() -> None:
 @pytest.mark.parametrize(
     ("values", "weights", "count", "message"),
     [
-        (torch.zeros(2, 3), torch.zeros(2, 4), 2, "wanted two equal matrices"),
-        (torch.zeros(3), torch.zeros(3), 2, "wanted two equal matrices"),
-        (torch.zeros(0, 3), torch.zeros(0, 3), 2, "wanted two equal matrices"),
+        (torch.zeros(2, 3), torch.zeros(2, 4), 2, "expected two equal matrices"),
+        (torch.zeros(3), torch.zeros(3), 2, "expected two equal matrices"),
+        (torch.zeros(0, 3), torch.zeros(0, 3), 2, "expected two equal matrices"),
         (torch.zeros(1, 3), torch.tensor([[1.0, -1.0, 1.0]]), 2, "negative"),
         (torch.zeros(1, 3), torch.tensor([[1.0, float("nan"), 1.0]]), 2, "NaN"),
         (torch.zeros(1, 3), torch.ones(1, 3), 0, "0 centroids"),

@@ -237,5 +237,5 @@ def test_values_that_are_not_finite_are_refused_by_every_method(method: str) -> 
 
 
 def test_unknown_methods_are_refused() -> None:
-    with pytest.raises(ValueError, match="wanted min_max, percentile, mse or entropy"):
+    with pytest.raises(ValueError, match="expected min_max, percentile, mse or entropy"):
         find_limits(torch.ones(2, 4), FORMATS[0], "median")

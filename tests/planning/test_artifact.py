@@ -63,7 +63,7 @@ def test_none_is_fine_for_gates_that_do_not_ask(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"artifact": "none"}, ("none, and the gate gate has blocking rules on artifact.kl_max", "wanted save")),
+        ({"artifact": "none"}, ("none, and the gate gate has blocking rules on artifact.kl_max", "expected save")),
         ({"artifact": "none", "metric": '"*.kl_max"'}, ("blocking rules on *.kl_max",)),
         (
             {"artifact": "save", "measures": "divergence", "metric": "divergence.kl_max"},
@@ -86,7 +86,7 @@ def test_a_suite_without_documents_cannot_measure_it(tmp_path: Path) -> None:
     path = write(tmp_path, measures="artifact")
     (tmp_path / "suite.yaml").write_text("measures: [artifact]\n")
     (tmp_path / "gate.yaml").write_text(GATE % ("artifact.kl_max", ""))
-    with pytest.raises(PlanError, match="no documents, wanted documents, which artifact looks at"):
+    with pytest.raises(PlanError, match="no documents, expected documents, which artifact looks at"):
         plan(path)
 
 

@@ -64,7 +64,7 @@ def test_a_target_of_the_suite_wins(tmp_path: Path) -> None:
     ("target", "fragment"),
     [
         ("cuda-9", "did you mean cuda-9.0?"),
-        ("toaster", "wanted one of x86-avx512, x86-amx, cuda-8.0"),
+        ("toaster", "expected one of x86-avx512, x86-amx, cuda-8.0"),
         ("9.0", "found 9.0"),
         ("[arm]", "v.yaml:6: target"),
         ("true", "found true"),

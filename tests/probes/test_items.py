@@ -475,7 +475,7 @@ def test_a_label_out_of_the_choices_is_an_error(
 
 def test_one_bad_label_among_good_ones_is_an_error(tmp_path: Path, reference: Loaded, variant: Loaded) -> None:
     write_task(tmp_path, "colours", CHOICE, [*CHOICE_DOCS, {**CHOICE_DOCS[0], "label": 4}])
-    with pytest.raises(DataError, match=r"document 7: found the label 4, wanted an index from 0 to 3"):
+    with pytest.raises(DataError, match=r"document 7: found the label 4, expected an index from 0 to 3"):
         run(tmp_path, "colours", reference, variant)
 
 
@@ -609,7 +609,7 @@ def test_a_task_declared_twice_is_refused(tmp_path: Path, reference: Loaded, var
 
 
 def test_a_folder_that_does_not_exist_is_an_error(tmp_path: Path, reference: Loaded, variant: Loaded) -> None:
-    with pytest.raises(DataError, match=r"include: found .*missing, wanted a folder"):
+    with pytest.raises(DataError, match=r"include: found .*missing, expected a folder"):
         run(tmp_path / "missing", "colours", reference, variant)
 
 
@@ -676,7 +676,7 @@ def test_choices_that_are_prompts_are_labelled_by_their_index(
         assert row.reference_loglikelihoods == pytest.approx(expected, abs=1e-4)
         assert row.reference_score == float(int(np.argmax(expected)) == docs[row.doc_id]["label"])
     write_task(tmp_path, "starts", CONTEXTS, [docs[0], {**docs[1], "label": 2}])
-    with pytest.raises(DataError, match="document 1: found the label 2, wanted an index from 0 to 1"):
+    with pytest.raises(DataError, match="document 1: found the label 2, expected an index from 0 to 1"):
         run(tmp_path, "starts", reference, variant)
 
 

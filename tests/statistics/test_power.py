@@ -150,9 +150,9 @@ def test_impossible_numbers_are_refused(call: object) -> None:
     assert callable(call)
     with pytest.raises(ValueError, match="power: found"):
         call()
-    with pytest.raises(ValueError, match="wanted shares"):
+    with pytest.raises(ValueError, match="expected shares"):
         paired_power(0.03, 0.05, 100, drop=0.2)
-    with pytest.raises(ValueError, match="wanted shares"):
+    with pytest.raises(ValueError, match="expected shares"):
         share_power(1.2, 0.1, 100)
 
 

@@ -263,7 +263,7 @@ class TestProportions:
         assert (low, high) == pytest.approx((-high, 0.25 * (1 - 0.025 ** (1 / 10))))
         skewed = np.where(np.arange(100) == 0, 1.0, 0.0)
         assert ends(bounded_mean_interval(skewed, labels, 0.0, 1.0))[0] == 0.0
-        with pytest.raises(ValueError, match="wanted 0"):
+        with pytest.raises(ValueError, match="expected 0"):
             bounded_mean_interval([0.5, 1.5], [0, 1], 0.0, 1.0)
 
 

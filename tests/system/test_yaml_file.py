@@ -198,7 +198,7 @@ def test_alias_bomb_is_refused_at_its_first_anchor_and_expands_nothing() -> None
 def test_one_mistake_on_every_line_stops_early() -> None:
     problems = bad("a: 1\n" * 100_000)
     assert len(problems) == 51
-    assert "rest was not read" in problems[-1].wanted
+    assert "rest was not read" in problems[-1].expected
 
 
 def test_missing_files_folders_and_nul_names(tmp_path: Path) -> None:
