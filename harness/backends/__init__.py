@@ -1,8 +1,8 @@
-"""Backends compress a model. One file is one backend; its fields are its YAML.
+"""Backends: the compression steps of a variant. One file is one backend; its fields are its YAML settings.
 
-Steps of ``variant.compress`` are applied in order, each on what the one before returned. A backend changes the model
-it is given (always a copy of the reference or a freshly loaded checkpoint, never the reference itself) and says what it
-did to each module it touched.
+The steps of ``variant.compress`` run in order, each on the model that the step before returned. A backend may change
+the model it is given in place (a copy of the reference or a freshly loaded checkpoint, never the reference itself) and
+returns the number format of every module it changed.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ if TYPE_CHECKING:
 
 
 Quantized: TypeAlias = Literal["weights", "activations", "cache"]
-"""What a step can put on a grid."""
+"""What a compression step can quantize."""
 EVERYTHING: tuple[Served, ...] = get_args(Served)
-"""All that a model of transformers can do."""
+"""Every capability of a model loaded with transformers."""
 
 
 @dataclass(frozen=True)
 class Compressed:
-    """The compressed model and what the step did to it.
+    """The compressed model and a description of what the step changed.
 
-    modules: the format of every module whose weight it put on a grid. activations: by module name, the format to which
-    the module's input is rounded from now on. cache: the format of the KV cache, if it changed. notes: what a reader
-    must know beside that.
+    modules: the format of every module whose weight was quantized. activations: by module name, the format to which the
+    module's input is rounded from this step on. cache: the format of the KV cache, if it changed. notes: anything else
+    the reader of the report must know.
     """
 
     model: PreTrainedModel
@@ -44,51 +44,54 @@ class Compressed:
 
 
 class Backend(Plugin):
-    """One compression step."""
+    """One compression step of a variant."""
 
     family = "backends"
 
     quantizes: ClassVar[tuple[Quantized, ...]] = ()
-    """What the step puts on a grid, whatever its settings; what counts is ``puts_on_grid``."""
+    """What the step quantizes, whatever its settings; ``puts_on_grid`` takes the settings into account."""
     needs_calibration: ClassVar[bool] = False
-    """Whether it looks at documents, whatever its settings; what counts is ``calibrates``."""
+    """Whether the step needs calibration documents, whatever its settings; ``calibrates`` takes the settings into
+    account."""
     serves: ClassVar[tuple[Served, ...]] = EVERYTHING
-    """What its models can do beside giving logits; a measure that needs anything else is skipped, with that reason."""
+    """What the compressed model supports beyond computing logits; a measure that needs anything else is skipped with
+    that reason."""
     requires: ClassVar[tuple[str, ...]] = ()
-    """Import names of optional libraries; the plan checks that they are installed."""
+    """Import names of required optional libraries; the plan checks that they are installed."""
     extra: ClassVar[str] = ""
-    """The extra of this project that installs them."""
+    """The pip extra of this project that installs the required libraries."""
 
     @property
     def puts_on_grid(self) -> tuple[Quantized, ...]:
-        """What the step puts on a grid with these settings; the plan refuses combinations that make no sense."""
+        """What the step quantizes with these settings; the plan refuses contradictory combinations."""
         return self.quantizes
 
     @property
     def calibrates(self) -> bool:
-        """Whether it looks at documents with these settings."""
+        """Whether the step needs calibration documents with these settings."""
         return self.needs_calibration
 
     def lacks(self) -> str:
-        """What the step needs with these settings, beside ``requires``, and does not find here, with what to do; empty:
-        nothing. The plan asks, so no model library is loaded for the answer."""
+        """What is missing on this machine to run the step with these settings, apart from the libraries in
+        ``requires``, and how to provide it; empty if nothing is missing. Called while planning, so it must not import a
+        model library."""
         return ""
 
     @abstractmethod
     def compress(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, calibration: Sequence[Tensor]
     ) -> Compressed:
-        """Compress ``model`` in place or replace it.
+        """Compress ``model`` in place or return another one.
 
-        calibration: token ids, one 1-D int64 tensor a document; empty unless the step ``calibrates``.
-        Raises BackendError naming backend and module for weights that cannot be compressed (non-finite, say).
+        calibration: token ids, one 1-D int64 tensor per document; empty unless the step ``calibrates``. Raises
+        BackendError naming backend and module for weights that cannot be compressed (non-finite, for example).
         """
 
     def save(self, model: PreTrainedModel, folder: Path) -> None:
-        """Write weights and configuration of a model that this step made into an empty folder, as it would be shipped.
+        """Write the weights and configuration of the compressed model into an empty folder, as it would be released.
 
-        By default what transformers writes. A backend whose library ships in another way overrides it; of several steps
-        the last one that does is asked. The tokenizer is written beside it. Whatever is raised becomes a BackendError.
+        By default transformers' ``save_pretrained``. Override it if the library has its own checkpoint format; if
+        several steps do, the last one saves. The tokenizer is saved separately. Any exception becomes a BackendError.
         """
         model.save_pretrained(folder)
 

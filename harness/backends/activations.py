@@ -1,4 +1,4 @@
-"""Quantization of what goes into linear layers."""
+"""Activation quantization: rounds the inputs of linear layers."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 class Activations(LinearBackend):
     """Rounds the inputs of linear layers to a number format, with dynamic or calibrated ranges.
 
-    Weights stay as they are: this step goes with any that compresses them, and belongs after those that move
-    the ranges of activations. Dynamic ranges are those of every call: with granularity ``tensor`` (and for the scale
-    of the scales of ``nvfp4``) they depend on all that is computed together, padding too. Static ranges are those of
-    the calibration documents; what lies beyond them saturates. Products are computed in floats (the kernel is
-    simulated). Integer formats after Jacob et al. 2018 (arXiv 1712.05877), a scale for every token after Yao et al.
-    2022 (ZeroQuant, arXiv 2206.01861).
+    Weights stay unchanged: combine this step with one that compresses them, and place it after steps that move
+    activation ranges. Dynamic ranges are computed per call: with granularity ``tensor`` (and for the second-level scale
+    of ``nvfp4``) they depend on everything computed in the same call, padding included. Static ranges come from the
+    calibration documents; values beyond them saturate. Products are computed in floats (the kernel is simulated).
+    Integer formats after Jacob et al. 2018 (arXiv 1712.05877), one scale per token after Yao et al. 2022 (ZeroQuant,
+    arXiv 2206.01861).
     """
 
     quantizes = ("activations",)
@@ -41,19 +41,18 @@ class Activations(LinearBackend):
     """``int`` (with ``bits``), an FP8 float, or a block format that brings its own groups of neighbouring
     channels and their scales (``mxfp4``, ``mxfp8_…``: 32 and powers of two; ``nvfp4``: 16 and FP8)."""
     bits: Bits | None = None
-    """Bits of one code; only with format ``int``, which needs it."""
+    """Bits per code; required with format ``int``, not allowed with others."""
     symmetric: bool = True
-    """Codes around 0 without a zero point; false: the range from the smallest to the largest value, with 0
-    in it."""
+    """true: codes around 0 without a zero point; false: the grid spans the smallest to the largest value, and 0."""
     granularity: Literal["tensor", "token"] = "token"
-    """What shares a scale: the whole input, or the vector of one token."""
+    """The values that share a scale: the whole input, or the vector of one token."""
     dynamic: bool = True
-    """Take the range from every input anew; false: once, from the calibration documents, with granularity
-    ``tensor``."""
+    """true: compute the range of every input anew; false: once, from the calibration documents (granularity ``tensor``
+    only)."""
     range: RangeMethod = "min_max"
-    """How a static range is set."""
+    """Method that sets a static range."""
     percentile: Annotated[float, Field(gt=50, le=100)] | None = None
-    """Share of the values inside the range in percent, 99.9 if not given; only with range ``percentile``."""
+    """Percentage of values inside the range, default 99.9; only with range ``percentile``."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Activations:
@@ -64,7 +63,9 @@ class Activations(LinearBackend):
         if self._in_groups and (self.granularity != "token" or not self.dynamic):
             raise ValueError(f"{self.format} brings its own groups with dynamic scales; leave out granularity, dynamic")
         if not self.dynamic and self.granularity != "tensor":
-            raise ValueError("dynamic: false needs granularity: tensor; tokens to come have no scale in advance")
+            raise ValueError(
+                "dynamic: false needs granularity: tensor; the scale of a future token is not known in advance"
+            )
         if self.dynamic and self.range != "min_max":
             raise ValueError(f"range: {self.range} needs dynamic: false; dynamic ranges are the minimum and maximum")
         if self.percentile is not None and self.range != "percentile":
@@ -73,13 +74,13 @@ class Activations(LinearBackend):
 
     @property
     def calibrates(self) -> bool:
-        """Static ranges are those of documents."""
+        """Static ranges need calibration documents."""
         return not self.dynamic
 
     def compress(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, calibration: Sequence[Tensor]
     ) -> Compressed:
-        """Let every linear layer that is not skipped round its inputs; raises BackendError naming the module."""
+        """Make every linear layer that is not skipped round its inputs; raises BackendError naming the module."""
         from harness.modules.activations import round_inputs
 
         chosen, form = self.chosen(model), self.input_format()
@@ -89,7 +90,7 @@ class Activations(LinearBackend):
         return Compressed(model, activations=dict.fromkeys((name for name, _ in chosen), self.number_format()))
 
     def number_format(self) -> NumberFormat:
-        """The format of inputs that the fields describe. Loads no torch."""
+        """The input format that the settings describe. Loads no torch."""
         fields: dict[str, Any] = {"symmetric": self.symmetric, "dynamic": self.dynamic}
         if not self.dynamic:
             percentile = (self.percentile or DEFAULT_PERCENTILE) if self.range == "percentile" else None
@@ -99,7 +100,7 @@ class Activations(LinearBackend):
         return named_formats()[self.format].record(self.bits, **fields)
 
     def input_format(self) -> Format:
-        """The same, as what rounds tensors."""
+        """The quantizer of that format."""
         from harness.numerics.formats import format_of
 
         return format_of(self.number_format())
@@ -107,7 +108,7 @@ class Activations(LinearBackend):
     def _calibrated(
         self, model: PreTrainedModel, chosen: Sequence[tuple[str, Linear]], form: Format, calibration: Sequence[Tensor]
     ) -> dict[str, Limits]:
-        """The range of every input over all documents, from one pass that keeps no inputs."""
+        """Compute the range of every input over all documents, in one pass that stores no inputs."""
         from harness.modules.decoder_layers import observe_inputs
         from harness.numerics.observers import make_observer
 

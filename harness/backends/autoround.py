@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 
 class Autoround(SimulatingBackend):
-    """Rounds weights up or down as signed gradient descent finds best for the outputs of each block (AutoRound).
+    """Rounds weights up or down as learned by signed gradient descent on the outputs of each block (AutoRound).
 
-    After Cheng et al. 2023 (arXiv 2309.05516). The library wants calibration documents of one length: longer ones are
-    cut and shorter ones left out, at the length at which most tokens remain, which a note says. Scales are 16-bit
-    floats; the library computes with floats, and its checkpoint holds the codes. Importing the library changes how
+    After Cheng et al. 2023 (arXiv 2309.05516). The library requires calibration documents of one length: documents are
+    cut to the length that keeps the most tokens, shorter ones are dropped, and a note reports it. Scales are 16-bit
+    floats; the library computes with floats, and its checkpoint stores the codes. Importing the library changes how
     transformers loads some other checkpoints.
     """
 
@@ -34,17 +34,17 @@ class Autoround(SimulatingBackend):
     takes_conv1d = True
 
     bits: Literal[2, 3, 4, 5, 6, 7, 8]
-    """Bits of one code."""
+    """Bits per code."""
     group_size: Annotated[int, Field(ge=1)] | None = 128
     """Inputs that share a scale; null: the whole output channel."""
     symmetric: bool = True
-    """Codes around 0 without a zero point."""
+    """true: codes around 0 without a zero point; false: with a zero point."""
     iterations: Annotated[int, Field(ge=0)] = 200
-    """Steps of the descent for every block; 0: plain rounding with the library's scales, without documents."""
+    """Gradient descent steps per block; 0: plain rounding with the library's scales, without documents."""
     batch: Annotated[int, Field(ge=1)] | None = None
-    """Documents in a step of the descent, 8 if not given."""
+    """Documents per gradient descent step, default 8."""
     seed: int | None = None
-    """Where the order of documents in the descent starts, 42 if not given."""
+    """Random seed of the order of documents, default 42."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Autoround:
@@ -54,14 +54,14 @@ class Autoround(SimulatingBackend):
 
     @property
     def calibrates(self) -> bool:
-        """Whether it looks at documents with these settings."""
+        """Whether the step needs calibration documents with these settings."""
         return self.iterations > 0
 
     def check(self, module: Linear) -> str:
-        """Why the library cannot take a layer: it leaves some sizes alone without a word."""
+        """Why the library cannot quantize a layer: it silently skips some sizes."""
         rows, columns = module.weight.shape
         if rows % 32 or columns % 32:
-            return f"is {rows}×{columns}, and the library takes multiples of 32 alone; skip it"
+            return f"is {rows}×{columns}, and the library supports multiples of 32 only; skip it"
         return ""
 
     def simulate(
@@ -71,7 +71,7 @@ class Autoround(SimulatingBackend):
         tokenizer: PreTrainedTokenizerBase,
         calibration: Sequence[Tensor],
     ) -> Result:
-        """Run the library, take its scales, and clear away what else it left on the modules."""
+        """Run the library, read its scales, and remove everything else it attached to the modules."""
         import torch
         from auto_round import AutoRound
 
@@ -125,7 +125,7 @@ class Autoround(SimulatingBackend):
 
 
 def _alike(calibration: Sequence[Tensor]) -> tuple[int, list[dict[str, Any]]]:
-    """Documents of one length, the one at which most tokens remain, and that length."""
+    """Cut the documents to one length, the one that keeps the most tokens; also return that length."""
     import torch
 
     lengths = sorted({len(ids) for ids in calibration})
@@ -141,7 +141,7 @@ def _tensors(model: nn.Module) -> list[tuple[str, Tensor]]:
 
 
 def _clear(model: nn.Module, kept: dict[str, set[str]], dtypes: dict[str, Any]) -> None:
-    """Take from every module the attributes that it did not have before, and give tensors their dtype back."""
+    """Remove the attributes that modules did not have before, and restore the dtype of tensors."""
     for name, module in model.named_modules():
         for key in set(vars(module)) - kept.get(name, set(vars(module))):
             delattr(module, key)

@@ -28,34 +28,34 @@ if TYPE_CHECKING:
 
 
 class Awq(WeightBackend):
-    """Scales up the weights that large activations meet, clips outliers, then rounds; all by the error of outputs.
+    """Scales up salient weights, clips outliers, then rounds; both searches minimise the output error (AWQ).
 
-    Two searches on calibration documents (Lin et al. 2023, arXiv 2306.00978). First, for the linear layers that share
-    their inputs, a scale mean|x|^α for every input channel, divided out of the norm or linear layer before them. Its
-    error is that of the smallest module which holds all these layers (the whole attention, the whole MLP, or the
-    one layer), as in the authors' implementation: what softmax and gate make of an error counts, not the error of a
-    single product. Then, for every layer but queries and keys, the range of every block of weights. As there,
-    every decoder block is given what the unquantized blocks before it compute. No scaling and no clipping are among
-    what is tried, so no search ends worse than plain rounding on the error it minimises. Layers into whose
-    inputs nothing can be folded are clipped and rounded only, as are experts that are stacked in one parameter; what
-    no calibration document reached is rounded only, and named. Where several heads share their values, these are
-    scaled too, with one scale for what they share.
+    Two searches on calibration documents (Lin et al. 2023, arXiv 2306.00978). First, for linear layers that share their
+    input, a scale mean|x|^α per input channel, folded into the preceding norm or linear layer. Its error is measured at
+    the output of the smallest module that contains all these layers (the whole attention, the whole MLP, or the single
+    layer), as in the authors' implementation, so that softmax and gates are taken into account. Second, for every layer
+    except queries and keys, the clipping range of every block of weights. As in the authors' implementation, every
+    decoder block gets the outputs of the unquantized blocks before it. No scaling and no clipping are always among the
+    candidates, so neither search ends with a larger error than plain rounding on the objective it minimises. Layers
+    into whose inputs nothing can be folded, and experts stacked in one parameter, are clipped and rounded only; layers
+    that no calibration document reached are rounded only, and named in a note. If several heads share their values
+    (GQA), these are scaled too, with one scale per shared value channel.
     """
 
     needs_calibration = True
 
     scale_grid: Annotated[int, Field(ge=0)] = 20
-    """Steps of α between 0 and 1; 0: no scaling."""
+    """Grid steps of α between 0 and 1; 0: no scaling."""
     duo_scaling: bool = False
     """Divide the scales by the mean size of the weights to the power 1 − α, as later implementations do."""
     clip: bool = True
-    """Search for the range of every block of weights; ``range`` says where the search starts."""
+    """Search the clipping range of every block of weights; the search starts from ``range``."""
     clip_grid: Annotated[int, Field(ge=1)] = 20
-    """Ranges from all of a block down to half of it, in steps of 1/clip_grid."""
+    """Candidate ranges go from the full range of a block down to half of it, in steps of 1/clip_grid."""
     clip_tokens: Annotated[int, Field(ge=1)] = 512
-    """Calibration tokens on which ranges are judged, taken at equal distances from all of them."""
+    """Number of calibration tokens, evenly spaced, on which clipping ranges are compared."""
     no_clip: tuple[str, ...] = ("*.q_*", "*.k_*", "*query*", "*key*", "*qkv*", "*.c_attn")
-    """Patterns of layers that are not clipped: queries and keys, whose outputs multiply each other."""
+    """Patterns of layers that are not clipped; default: queries and keys, whose outputs multiply each other."""
 
     def compress(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, calibration: Sequence[Tensor]
@@ -90,27 +90,27 @@ class Awq(WeightBackend):
         return Compressed(model, described, notes=tuple(notes))
 
     def clips(self, name: str) -> bool:
-        """Whether the ranges of a module are searched."""
+        """Whether the clipping range of a module is searched."""
         from harness.modules.experts import stack_name
 
         name = stack_name(name)
         return self.clip and not any(fnmatchcase(name, pattern) for pattern in self.no_clip)
 
     def limits(self, name: str, weight_OI: Tensor) -> Limits | None:
-        """The limits of ``range``, without a search; raises BackendError for weights that have none."""
+        """The limits given by ``range``, without a search; raises BackendError for weights that have none."""
         settings = self.for_module(name)
         with naming(self, name):
             return settings.limits_of(weight_OI, settings.weight_format())
 
     def round(self, name: str, weight_OI: Tensor, limits: Limits | None) -> Tensor:
-        """The weight of a module in its format; raises BackendError where it cannot be."""
+        """Round the weight of a module to its format; raises BackendError if that is impossible."""
         from harness.numerics.formats import quantize
 
         with naming(self, name):
             return quantize(weight_OI, self.for_module(name).weight_format(), limits).values
 
     def _check(self, name: str, module: Linear) -> None:
-        """Refuse weights that are not finite before they spoil the inputs of all modules after them."""
+        """Refuse non-finite weights before they spoil the inputs of all later modules."""
         from harness.modules.linears import weight_of
         from harness.numerics.formats import check_tensor
 
@@ -132,7 +132,7 @@ class Awq(WeightBackend):
 
         if names:
             text = (
-                f"{len(names)} linear layers were given no calibration token, so their ranges could not be searched: "
+                f"{len(names)} linear layers received no calibration token, so their ranges could not be searched: "
                 f"{format_names(names)}"
             )
             yield Note(topic="awq: not calibrated", text=text, level="warn")
@@ -144,7 +144,8 @@ class Awq(WeightBackend):
 
 
 class _Work:
-    """The state of one compression: what is decided and not yet done, and what was done."""
+    """The state of one compression: scales and limits that are decided but not applied yet, and statistics for the
+    notes."""
 
     def __init__(self, step: Awq, chosen: Chosen, stride: int) -> None:
         self.formats: dict[str, ModuleFormat] = {}
@@ -168,7 +169,7 @@ class _Work:
                 self.scalings.append((len(concerned), found))
 
     def clip(self, names: Iterable[str], observe: Callable[[dict[str, Callable[[Tensor], None]]], None]) -> None:
-        """Decide the limits of modules; they are rounded by the next ``round_pending``."""
+        """Choose the limits of modules; the next ``round_pending`` applies them."""
         from harness.modules.linears import weight_of
         from harness.numerics.awq import search_clip
 
@@ -208,7 +209,7 @@ class _Work:
 
 
 class _Sample:
-    """Every so many-th row of all inputs a module gets."""
+    """Samples every n-th row of all inputs of a module."""
 
     def __init__(self, stride: int) -> None:
         self._stride, self._seen = stride, 0
@@ -219,14 +220,14 @@ class _Sample:
         self._seen += len(inputs_NI)
 
     def rows(self) -> Tensor | None:
-        """The rows [N, I], None for a module that was never called."""
+        """The sampled rows [N, I]; None for a module that was never called."""
         import torch
 
         return torch.cat(self._rows) if self._rows else None
 
 
 def _inside(block: Block, folding: Folding) -> Folding:
-    """The folding with names as the block itself has them."""
+    """The folding with module names relative to the block."""
     from dataclasses import replace
 
     cut = len(block.name) + 1
@@ -234,7 +235,7 @@ def _inside(block: Block, folding: Folding) -> Folding:
 
 
 def _search(step: Awq, block: Block, folding: Folding, chosen: Chosen) -> Scaling:
-    """The best scale of the readers by the error of the smallest module of ``block`` that holds them all."""
+    """The best scale of the readers by the output error of the smallest module of ``block`` that contains them all."""
     from harness.modules.linears import weight_of
     from harness.numerics.awq import gram_error, relative_size, search_scale
 
@@ -260,7 +261,8 @@ def _search(step: Awq, block: Block, folding: Folding, chosen: Chosen) -> Scalin
 
 
 def _module_error(block: Block, names: Sequence[str]) -> Callable[[Sequence[Tensor]], float]:
-    """The squared error of the innermost module that holds all the named layers, once their weights are others."""
+    """Squared output error of the innermost module that contains all the named layers, with the given weights in
+    them."""
     from harness.transforms.replay import Replay
 
     readers = [cast("Linear", block.module.get_submodule(name)) for name in names]
@@ -276,7 +278,7 @@ def _module_error(block: Block, names: Sequence[str]) -> Callable[[Sequence[Tens
 
 
 class _Inputs:
-    """Sum of absolute inputs of every channel over all calibration tokens, and with ``products`` XᵀX."""
+    """Sum of absolute inputs per channel over all calibration tokens, and with ``products`` XᵀX."""
 
     def __init__(self, products: bool) -> None:
         self.products, self.seen = products, 0
@@ -294,7 +296,7 @@ class _Inputs:
 
 
 def _smallest_module(block: Block, names: Sequence[str]) -> str:
-    """Name of the innermost module that holds all the named ones and is called itself; empty for the block."""
+    """Name of the innermost module that contains all the named ones and is itself called; empty for the block."""
     from torch import nn
 
     parts = list(zip(*(name.split(".") for name in names), strict=False))
@@ -306,7 +308,7 @@ def _smallest_module(block: Block, names: Sequence[str]) -> str:
 
 @contextmanager
 def _holding(modules: Sequence[Linear], weights: Sequence[Tensor]) -> Iterator[None]:
-    """Let the modules compute with other weights [O, I] for a while."""
+    """Temporarily replace the weights [O, I] of modules."""
     from harness.modules.linears import weight_of
 
     own = [weight_of(module).clone() for module in modules]

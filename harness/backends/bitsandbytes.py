@@ -1,4 +1,4 @@
-"""bitsandbytes' quantization of linear layers."""
+"""Quantization of linear layers with the library bitsandbytes."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ FOUR_BITS: Mapping[str, NumberFormat] = {
 
 
 class Bitsandbytes(LibraryBackend):
-    """The library bitsandbytes: LLM.int8() with outlier columns in full precision, and 4-bit NF4 and FP4.
+    """Quantizes with the library bitsandbytes: LLM.int8() with outlier columns in full precision, 4-bit NF4 and FP4.
 
-    Of 4-bit weights, ``group_size`` neighbours share a scale, in the order in which the weight lies in memory: where
-    that does not divide the inputs of a layer, groups run over the ends of rows. FP4 has the library's own values,
-    not those of E2M1. On processors with AVX512-BF16 the library would lay 4-bit weights out anew at the first
-    forward pass and spoil them when they are saved; that is switched off.
+    With 4-bit weights, ``group_size`` neighbours in memory order share a scale: if that does not divide the inputs of a
+    layer, groups cross the ends of rows. FP4 has the library's own values, not those of E2M1. On processors with
+    AVX512-BF16 the library would repack 4-bit weights at the first forward pass and corrupt them when they are saved;
+    that is switched off.
     """
 
     requires = ("bitsandbytes",)
@@ -42,12 +42,11 @@ class Bitsandbytes(LibraryBackend):
     method: Literal["llm_int8", "nf4", "fp4"]
     """``llm_int8``: INT8 weights and inputs; ``nf4`` and ``fp4``: 4-bit weights, computed in the model's dtype."""
     threshold: Annotated[float, Field(ge=0)] | None = None
-    """Absolute value from which an input column keeps its precision, 6 if not given, 0 for none; only with
-    ``llm_int8``."""
+    """Absolute value from which an input column stays in full precision, default 6, 0: none; only with ``llm_int8``."""
     group_size: Literal[64, 128, 256, 512, 1024, 2048, 4096] | None = None
-    """Weights that share a scale, 64 if not given; only with 4 bits."""
+    """Weights that share a scale, default 64; only with 4 bits."""
     double_quantize: bool = False
-    """Quantize the scales to 8 bits again, as QLoRA does; only with 4 bits."""
+    """Quantize the scales to 8 bits as well, as in QLoRA; only with 4 bits."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Bitsandbytes:
@@ -58,21 +57,21 @@ class Bitsandbytes(LibraryBackend):
         return self
 
     def number_format(self, module: Linear) -> NumberFormat:
-        """Symmetric grids all of them."""
+        """Always symmetric."""
         if self.method == "llm_int8":
             return named_formats()["int"].record(8, granularity="channel", ranges="min_max")
         scales = "double" if self.double_quantize else "float"
         return FOUR_BITS[self.method].model_copy(update={"group_size": self.group_size or BLOCK, "scales": scales})
 
     def inputs(self) -> NumberFormat | None:
-        """With LLM.int8() alone."""
+        """INT8 with LLM.int8(), else none."""
         if self.method != "llm_int8":
             return None
         outliers = self._threshold or None
         return named_formats()["int"].record(8, granularity="token", dynamic=True, outliers=outliers)
 
     def checkpoint_config(self, left_out: Sequence[str]) -> Any:
-        """transformers' own configuration; sizes of groups are in the files."""
+        """transformers' own configuration; group sizes are stored in the files."""
         from transformers import BitsAndBytesConfig
 
         make: Any = BitsAndBytesConfig
@@ -92,7 +91,7 @@ class Bitsandbytes(LibraryBackend):
         tokenizer: PreTrainedTokenizerBase,
         calibration: Sequence[Tensor],
     ) -> PreTrainedModel:
-        """A module of the library in the place of each layer; bias and sizes stay."""
+        """Replace each layer by a module of the library; bias and sizes stay."""
         # It warns at every single product that inputs are rounded to float16, which is one of the notes.
         logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
         return self.replace_each(model, names, self._int8 if self.method == "llm_int8" else self._four_bits)

@@ -22,25 +22,25 @@ if TYPE_CHECKING:
     from harness.modules.linears import Linear
 
 MOST_NAMED = 64
-"""Modules that the note about missing gradients names."""
+"""How many modules the note about missing gradients names."""
 Share = Annotated[float, Field(ge=0, le=0.5)]
 
 
 class BitsOverride(Record):
-    """Other bits for the modules that match."""
+    """Bits for the modules that match."""
 
     modules: tuple[str, ...] = Field(min_length=1)
     bits: Bits
 
 
 class DenseAndSparse(LinearBackend):
-    """Gives every output channel a codebook of its own and keeps the few most important weights exactly, as SqueezeLLM.
+    """Quantizes with one codebook per output channel and keeps the most important weights exact (SqueezeLLM).
 
-    The values of a codebook minimise the squared error weighted by the Fisher information of each weight: the mean
-    over the calibration documents of the squared gradient of a document's log-likelihood. The largest weights,
-    and those with the most Fisher information, are kept as they are. Needs memory for a float32 number for every
-    weight that is quantized, beside the model. Kim et al. 2023 (arXiv 2306.07629). The values are held in
-    the model's own dtype (the kernel is simulated); codebooks and sparse values are counted as 16 bits each.
+    The codebook minimises the squared error weighted by the Fisher information of each weight: the mean over the
+    calibration documents of the squared gradient of a document's log-likelihood. The largest weights, and those with
+    the most Fisher information, stay exact. Needs one float32 per quantized weight in memory, in addition to the model.
+    Kim et al. 2023 (arXiv 2306.07629). The values are held in the model's own dtype (the kernel is simulated);
+    codebooks and sparse values are counted as 16 bits each.
     """
 
     quantizes = ("weights",)
@@ -48,13 +48,13 @@ class DenseAndSparse(LinearBackend):
     needs_calibration = True
 
     bits: Bits
-    """Bits of one code; a codebook has 2^bits values."""
+    """Bits per code; a codebook has 2^bits values."""
     outliers: Share = 0.004
-    """Share of the weights of a layer that are kept for their size."""
+    """Share (0 to 1) of the weights of a layer that stay exact because of their size."""
     sensitive: Share = 0.0005
-    """Share of the weights of a layer that are kept for their Fisher information."""
+    """Share (0 to 1) of the weights of a layer that stay exact because of their Fisher information."""
     overrides: tuple[BitsOverride, ...] = ()
-    """Other bits for some modules; the last that matches counts."""
+    """Bits for some modules; if several match, the last one counts."""
 
     def compress(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, calibration: Sequence[Tensor]
@@ -124,6 +124,6 @@ def _notes(flat: Sequence[str]) -> tuple[Note, ...]:
     listed = format_names(flat[:MOST_NAMED]) + (" …" if len(flat) > MOST_NAMED else "")
     text = (
         f"{len(flat)} modules have no gradient on the calibration documents ({listed}); all their weights were "
-        "taken as equally sensitive (no document reaches them, or a step before rounds what they compute)"
+        "treated as equally sensitive (no document reaches them, or an earlier step rounds their outputs)"
     )
     return (Note(topic="sensitivity", text=text, level="warn"),)

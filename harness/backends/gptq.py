@@ -24,33 +24,35 @@ if TYPE_CHECKING:
 
 
 MOST_NAMED = 64
-"""Layers that a note names one by one where it matters which they are."""
+"""How many layers a note names individually."""
 
 
 class Gptq(WeightBackend):
-    """Rounds linear weights column by column and repairs each error in the columns after it (GPTQ, calibrated).
+    """Rounds linear weights column by column and compensates each error in the columns after it (GPTQ, calibrated).
 
-    Block after block, on inputs that come from blocks already compressed; within a block attention before its output
-    projection before the MLP. Layers that see the same input share what is learned from it. Linear layers outside the
-    blocks (a head, if it is not skipped) come last. An output channel that comes out farther from the original than
-    rounding to nearest, on the calibration data, is rounded to nearest; so is a layer that calibration never reached.
+    Block after block, on inputs computed by the already compressed blocks; within a block attention before its output
+    projection before the MLP. Layers with the same input share their Hessian. Linear layers outside the blocks (a head,
+    if it is not skipped) come last. An output channel whose error on the calibration data ends up larger than with
+    rounding to nearest is rounded to nearest; so is a layer that no calibration document reached.
     """
 
     needs_calibration = True
 
     damping: Annotated[float, Field(gt=0, le=1)] = 0.01
-    """Added to the diagonal of the Hessian, as a share of its mean; raised where the Hessian cannot be inverted."""
+    """Damping added to the diagonal of the Hessian, as a fraction of its mean; raised if the Hessian cannot be
+    inverted."""
     act_order: bool = False
-    """Columns with the strongest inputs first. Groups then are made of columns in that order, and the checkpoint holds
-    an index of them, which is counted; with static_groups they stay neighbours."""
+    """Quantize columns with the strongest inputs first. Groups then follow that order, and the checkpoint stores their
+    index, which is counted; with static_groups, groups stay neighbours."""
     static_groups: bool = False
-    """Scales of groups from the original weights, not from repaired ones. Formats whose scales depend on the whole
-    weight (nvfp4, double_quantize) need it."""
+    """Compute group scales from the original weights instead of the compensated ones. Required for formats whose scales
+    depend on the whole weight (nvfp4, double_quantize)."""
     block_size: Annotated[int, Field(ge=1)] = 128
-    """Columns whose errors reach later columns together; a matter of speed, not of the result."""
+    """Columns per lazy batch update; affects speed, not the result."""
     sequential: Literal["layer", "block"] = "layer"
-    """``layer``: the layers of a block in the order in which data passes them, each on inputs that the compressed ones
-    before it give (true_sequential elsewhere); ``block``: all layers of a block at once, which is quicker."""
+    """``layer``: quantize the layers of a block in the order in which data passes them, each on inputs from the
+    compressed layers before it (true_sequential in other implementations); ``block``: all layers of a block at once,
+    which is faster."""
 
     @model_validator(mode="after")
     def _scales_are_known_in_time(self) -> Gptq:
@@ -78,7 +80,7 @@ class Gptq(WeightBackend):
 
 
 class _Work:
-    """The layers of one model: what was done to each, and what has to be said about it."""
+    """Per-layer results and notes of one run."""
 
     def __init__(self, settings: Gptq, chosen: dict[str, Linear]) -> None:
         self.settings = settings
@@ -105,13 +107,13 @@ class _Work:
                     self._one(name, inputs[name], known)
 
     def notes(self) -> Iterator[Note]:
-        """What a reader must know beside the formats."""
+        """Notes for the reader of the report."""
         if names := self._unreached:
             listed = _some(names, most=MOST_NAMED)
             text = f"{listed}: no calibration document reached them, so they are rounded to nearest"
             yield Note(topic="gptq: not calibrated", text=text, level="warn")
         if names := self._few:
-            text = f"{_some(names)}: calibrated on fewer positions than they have inputs; more documents would help"
+            text = f"{_some(names)}: calibrated on fewer tokens than they have inputs; use more calibration documents"
             yield Note(topic="gptq: little calibration", text=text, level="warn")
         if self._damped:
             most = max(self._damped.values())
@@ -119,7 +121,7 @@ class _Work:
             yield Note(topic="gptq: damping", text=f"{text}{most:g} at most", level="warn")
         if self._nearest:
             rows = sum(self._nearest.values())
-            text = f"{_some(list(self._nearest))}: {rows} output channels came closer rounded to nearest, and are"
+            text = f"{_some(list(self._nearest))}: {rows} output channels are rounded to nearest, which had a smaller error"
             yield Note(topic="gptq: rounded to nearest", text=text)
 
     def _one(self, name: str, hessian: Hessian | None, known: dict[Hessian, tuple[Tensor, PreparedHessian]]) -> None:
@@ -148,7 +150,7 @@ class _Work:
         known: dict[Hessian, tuple[Tensor, PreparedHessian]],
         nearest: Quantized,
     ) -> tuple[Tensor, int]:
-        """Values [O, I], and the bits of the group index that they need. known: what was prepared already."""
+        """Quantized values [O, I], and the bits of the group index. known: a Hessian that was prepared before."""
         from harness.numerics.gptq import keep_nearest, prepare, solve
 
         mine = self.settings
@@ -185,7 +187,7 @@ def _with_index(described: ModuleFormat, weights: int, index_bits: int) -> Modul
 
 
 def _some(names: Sequence[str], most: int = 3) -> str:
-    """How many layers, with the first names; experts of one stack are listed by number."""
+    """The number of layers with the first names; experts of one stack are listed by number."""
     from harness.modules.experts import format_names
 
     listed = format_names(names[:most]) + (" …" if len(names) > most else "")

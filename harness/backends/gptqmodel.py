@@ -1,4 +1,4 @@
-"""Quantization with GPTQModel, in an environment of its own."""
+"""GPTQ with the library GPTQModel, in a separate Python environment."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 
 class GptqModel(IsolatedBackend):
-    """Quantizes weights with the library GPTQModel (GPTQ), which runs in an environment of its own.
+    """Quantizes weights with the library GPTQModel (GPTQ), which runs in a separate Python environment.
 
-    Its pins do not go with those of other libraries. The model goes there as a folder and comes back as the checkpoint
-    that would be shipped; what its codes mean is read from that and computed with floats here, not by its kernels. The
-    checkpoint keeps a zero point for every scale and the index of every column's group, which are counted.
+    Its pinned dependencies conflict with those of other libraries. The model is passed as a folder and returns as the
+    checkpoint that would be released; its codes are dequantized and evaluated with floats here, not with the library's
+    kernels. The checkpoint stores a zero point per scale and the group index of every column, which are counted.
     """
 
     needs_calibration = True
@@ -33,18 +33,18 @@ class GptqModel(IsolatedBackend):
     )
 
     bits: Literal[2, 3, 4, 8]
-    """Bits of one code."""
+    """Bits per code."""
     group_size: Annotated[int, Field(ge=1)] | None = 128
     """Inputs that share a scale; null: the whole output channel."""
     symmetric: bool = True
-    """Zero points in the middle of the codes."""
+    """true: zero point in the middle of the codes; false: asymmetric."""
     act_order: bool = False
-    """Columns with the strongest inputs first."""
+    """Quantize columns with the strongest inputs first."""
     damping: Annotated[float, Field(gt=0, lt=1)] = 0.05
-    """Added to the diagonal of the Hessian, as a share of its mean."""
+    """Damping added to the diagonal of the Hessian, as a fraction of its mean."""
 
     def job(self) -> Mapping[str, Any]:
-        """The settings under the names that the library has for them."""
+        """The settings under the library's own names."""
         return {
             "bits": self.bits,
             "group_size": self.group_size or -1,
@@ -54,7 +54,7 @@ class GptqModel(IsolatedBackend):
         }
 
     def check(self, module: Linear) -> str:
-        """Why the library cannot take a layer: it packs codes into words of 32 bits."""
+        """Why the library cannot quantize a layer: it packs codes into 32-bit words."""
         outputs, inputs = module.weight.shape
         if inputs % 32 or outputs % 32 or (self.group_size and inputs % self.group_size):
             return f"is {outputs}×{inputs}, and the library packs multiples of 32 and of group_size; skip it"

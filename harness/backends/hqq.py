@@ -1,4 +1,4 @@
-"""HQQ's quantization of linear layers."""
+"""Quantization of linear layers with the library HQQ."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ if TYPE_CHECKING:
 
 
 class Hqq(LibraryBackend):
-    """The library HQQ: integers of 1 to 8 bits whose zero points a few half-quadratic steps fit to the weights.
+    """Quantizes with the library HQQ: integers of 1 to 8 bits with zero points fitted by half-quadratic optimisation.
 
-    No documents are looked at. Codes are packed, also those of 1, 2 and 3 bits (ten of these in 32 bits); scales and
-    zero points are floats of the model's dtype. Badri and Shaji 2023, https://mobiusml.github.io/hqq_blog.
+    Needs no calibration documents. Codes are packed, also those of 1, 2 and 3 bits (ten 3-bit codes in 32 bits); scales
+    and zero points are floats of the model's dtype. Badri and Shaji 2023, https://mobiusml.github.io/hqq_blog.
     """
 
     requires = ("hqq",)
     extra = "hqq"
 
     bits: Literal[1, 2, 3, 4, 8]
-    """Bits of one code."""
+    """Bits per code."""
     group_size: Annotated[int, Field(ge=8, multiple_of=8)] = 64
     """Inputs that share a scale and a zero point."""
 
     def number_format(self, module: Linear) -> NumberFormat:
-        """Always with zero points."""
+        """Always asymmetric."""
         sharing = {"granularity": "group", "group_size": self.group_size, "symmetric": False}
         return named_formats()["int"].record(self.bits, **sharing, ranges="hqq")
 
     def check(self, module: Linear) -> str:
-        """Groups must divide the inputs; the library would run over the ends of rows, or fail."""
+        """Groups must divide the inputs; otherwise the library's groups cross the ends of rows, or it fails."""
         return uneven_groups(module, self.group_size)
 
     def hand_over(
@@ -49,7 +49,7 @@ class Hqq(LibraryBackend):
         tokenizer: PreTrainedTokenizerBase,
         calibration: Sequence[Tensor],
     ) -> PreTrainedModel:
-        """A module of the library in the place of each layer, in the dtype of its weight."""
+        """Replace each layer by a module of the library, in the dtype of its weight."""
         return self.replace_each(model, names, self._made)
 
     def _made(self, old: Any) -> Any:

@@ -25,37 +25,38 @@ Scales = Literal["channel", "token", "unscaled"]
 class KvCache(Backend):
     """Quantizes cached keys and values: keys per channel, values per token, the newest tokens in full precision.
 
-    Every query, of a prompt, of a scored text or of a token that is being written, attends to what it would see had
-    the text been decoded token by token with such a cache. Keys are quantized after their rotary embedding. Affine
-    blocks have their own minimum as offset, so a scale and an offset of 16 bits each are counted. The cache itself
-    is simulated: it keeps floats, all of them even where attention slides a window. After KIVI (Liu et al. 2024,
-    arXiv 2402.02750), which with ``flush_keys`` this is, but for a prompt: KIVI reads it in full precision.
+    Every query, of a prompt, of a scored text or of a generated token, attends to what it would see if the text had
+    been decoded token by token with such a cache. Keys are quantized after the rotary embedding. Asymmetric blocks use
+    their minimum as offset, so a scale and an offset of 16 bits each are counted. The cache is simulated: it stores
+    floats, for all tokens even with sliding-window attention. After KIVI (Liu et al. 2024, arXiv 2402.02750), which
+    ``flush_keys`` reproduces except for prompts: KIVI reads a prompt in full precision.
     """
 
     quantizes = ("cache",)
 
     format: CacheFormatName = "int"
-    """``int`` (with bits), or an FP8 float."""
+    """``int`` (with bits), ``fp8_e4m3`` or ``fp8_e5m2``."""
     bits: Bits | None = None
     """Bits of keys and values; only with format ``int``."""
     key_bits: Bits | None = None
-    """Bits of keys, if others; with no ``bits`` and no ``value_bits``, values stay in full precision."""
+    """Bits of keys, if different; without ``bits`` and ``value_bits``, values stay in full precision."""
     value_bits: Bits | None = None
-    """Bits of values, if others; with no ``bits`` and no ``key_bits``, keys stay in full precision."""
+    """Bits of values, if different; without ``bits`` and ``key_bits``, keys stay in full precision."""
     symmetric: bool = False
-    """Codes around 0 without an offset; FP8 always is."""
+    """true: codes around 0 without an offset; FP8 is always symmetric."""
     keys: Scales = "channel"
-    """What a scale of keys covers: one channel over ``group_size`` consecutive tokens, or ``group_size`` channels of
+    """The keys that share a scale: one channel over ``group_size`` consecutive tokens, or ``group_size`` channels of
     one token. ``unscaled``: FP8 without any scale."""
     values: Scales = "token"
-    """The same of values."""
+    """The values that share a scale, as for keys."""
     group_size: Annotated[int, Field(ge=1)] | None = 32
     """Tokens or channels that share a scale; null (not with ``channel``): all channels of a head."""
     residual: Annotated[int, Field(ge=0)] = 32
-    """Newest tokens that stay in full precision. Per channel, tokens are quantized ``group_size`` at a time, once
-    they all are older."""
+    """Number of newest tokens that stay in full precision. Per channel, tokens are quantized ``group_size`` at a time,
+    once all of them are older."""
     flush_keys: bool = False
-    """Let keys gather until there are ``residual``, then quantize all of them at once, so that none is left."""
+    """Collect keys until there are ``residual`` tokens, then quantize all of them at once, so that none stays in full
+    precision."""
     skip_layers: tuple[Annotated[int, Field(ge=0)], ...] = ()
     """Layers, counted from 0, whose cache stays in full precision."""
 
@@ -66,11 +67,11 @@ class KvCache(Backend):
             raise ValueError("bits, key_bits and value_bits belong to format: int, which needs one of them")
         scales = (self.keys, self.values)
         if self.format == "int" and "unscaled" in scales:
-            raise ValueError("unscaled needs format: fp8_e4m3 or fp8_e5m2; integers have no size without a scale")
+            raise ValueError("unscaled needs format: fp8_e4m3 or fp8_e5m2; integers need a scale")
         if self.format != "int" and self.symmetric:
-            raise ValueError(f"symmetric is a choice of format: int; {self.format} has no other way")
+            raise ValueError(f"symmetric is a choice of format: int; {self.format} is always symmetric")
         if self.group_size is None and "channel" in scales:
-            raise ValueError("a scale per channel needs group_size: the tokens of a text have no end")
+            raise ValueError("a scale per channel needs group_size, because the number of tokens is not bounded")
         unit = (self.group_size or 1) if self.keys == "channel" else 1
         if self.flush_keys and (not self.residual or self.residual % unit):
             raise ValueError(f"flush_keys needs a residual that is a multiple of {unit}, not {self.residual}")
@@ -79,7 +80,7 @@ class KvCache(Backend):
     def compress(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, calibration: Sequence[Tensor]
     ) -> Compressed:
-        """Let every attention module read a simulated cache; raises BackendError where that cannot be."""
+        """Make every attention module read a simulated cache; raises BackendError if the model does not allow it."""
         from harness.transforms.simulated_cache import install_cache, trace_attention
 
         calls = trace_attention(model)
@@ -90,7 +91,7 @@ class KvCache(Backend):
         return Compressed(model, cache=self._described(calls), notes=(self._note(),))
 
     def settings_of(self, call: AttentionCall) -> CacheSettings:
-        """How the layer of a module keeps its cache."""
+        """The cache format of a module's layer."""
         from harness.transforms.cached_attention import CacheSettings
 
         if call.layer in self.skip_layers:
@@ -114,7 +115,7 @@ class KvCache(Backend):
         return CachePart(grid, along.get(scales), self.group_size, self.residual, flush)
 
     def _described(self, calls: Sequence[AttentionCall]) -> CacheFormat:
-        """The format; bits are those of a text so long that its newest tokens do not matter."""
+        """The format; bits are those in the limit of a long text, where the newest tokens do not matter."""
         stored, total = 0.0, 0
         for call in calls:
             settings = self.settings_of(call)
@@ -147,7 +148,7 @@ class KvCache(Backend):
 
     def _note(self) -> Note:
         text = (
-            "the variant attends in plain operations in place of a fused kernel; against a reference that uses one, "
-            "rounding differs besides what the cache does"
+            "the variant computes attention with plain operations instead of a fused kernel; if the reference uses a "
+            "fused kernel, rounding differs in addition to the effect of the cache"
         )
         return Note(topic="attention", text=text)

@@ -24,12 +24,12 @@ INT8 = named_formats()["int"]
 
 
 class LLMInt8(LinearBackend):
-    """LLM.int8(): INT8 weights and inputs, but input columns that hold outliers keep their precision.
+    """LLM.int8(): INT8 weights and inputs; input columns with outliers stay in full precision.
 
-    A column is an outlier where any input of the call reaches the threshold, padding included, so what is computed
-    together matters a little. Nothing is calibrated. Weights have a scale per output channel, inputs one per
-    token; integer sums are exact, only the kernel is simulated. Dettmers et al. 2022 (arXiv 2208.07339), and as in the
-    library bitsandbytes the weights of outlier columns are held in INT8 like all others.
+    A column is an outlier if any input of the call reaches the threshold, padding included, so results depend slightly
+    on the batch. Needs no calibration. Weights have one scale per output channel, inputs one per token; integer sums
+    are exact, only the kernel is simulated. Dettmers et al. 2022 (arXiv 2208.07339); as in the library bitsandbytes the
+    weights of outlier columns are stored in INT8 like all others.
     """
 
     quantizes = ("weights", "activations")
@@ -40,8 +40,7 @@ class LLMInt8(LinearBackend):
     def compress(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, calibration: Sequence[Tensor]
     ) -> Compressed:
-        """Put another module in the place of every linear layer that is not skipped; raises BackendError naming the
-        module."""
+        """Replace every linear layer that is not skipped; raises BackendError naming the module."""
         from harness.modules.linears import weight_of
         from harness.numerics.llm_int8 import weight_codes
         from harness.transforms.mixed_int8 import MixedInt8Linear

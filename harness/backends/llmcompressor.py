@@ -1,4 +1,4 @@
-"""Quantization with llm-compressor."""
+"""Quantization with the library llm-compressor."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 _STATIC = ("FP8", "NVFP4")
-"""Schemes that find the range of activations on documents."""
+"""Schemes whose activation ranges need calibration documents."""
 _WEIGHTS_ALONE = re.compile(r".*A16(_ASYM)?")
 _EXPECTED = ("Calibrating", "on CPU", "No accelerator", "tokenizer parallelism", "Calibration pipeline is set")
-"""What the library warns of on every machine of this kind, and what says nothing about the result."""
+"""Warnings that the library gives on every machine without a GPU and that do not concern the result."""
 Scheme = Literal[
     "W8A8", "W8A16", "W7A8", "W7A16", "W6A8", "W6A16", "W5A8", "W5A16", "W4A16", "W4A16_ASYM", "W4A8", "W4A4", "W4AFP8",
     "W3A16", "W3A8", "W3A4", "W2A16", "W2A8", "W2A4", "FP8", "FP8_DYNAMIC", "FP8_BLOCK", "NVFP4", "NVFP4A16", "MXFP4",
@@ -38,9 +38,9 @@ Scheme = Literal[
 class LlmCompressor(SimulatingBackend):
     """Quantizes with the library llm-compressor: rounding, GPTQ, AWQ, SmoothQuant, FP8, KV cache, or a whole recipe.
 
-    The library computes with floats: it rounds weights once, and inputs and cache whenever they are used; its
-    checkpoint holds codes that kernels read elsewhere. The KV cache is rounded with one range for all tokens, found on
-    the calibration documents. Each document is seen alone and uncut, in the order given.
+    The library computes with floats: it rounds weights once, and inputs and cache at every use; its checkpoint stores
+    codes for kernels of other runtimes. The KV cache has one range for all tokens, from the calibration documents. Each
+    document is run alone and uncut, in the order given.
     """
 
     requires = ("llmcompressor",)
@@ -48,57 +48,59 @@ class LlmCompressor(SimulatingBackend):
     paths = ("recipe",)
 
     recipe: str | None = None
-    """A recipe file of the library (YAML), given to it as it is. It says which layers are taken; no other setting goes
-    with it, and calibration documents are always needed."""
+    """Path of a recipe file of the library (YAML), passed unchanged. It selects the layers itself; no other setting may
+    be given, and calibration documents are always needed."""
     scheme: Scheme | None = None
-    """A format that the library knows by name, for weights and (other than A16) for inputs."""
+    """A named scheme of the library, for weights and (other than A16) inputs."""
     bits: Annotated[int, Field(ge=2, le=8)] | None = None
-    """In place of a scheme: bits of integer weights."""
+    """Bits of integer weights, instead of a scheme."""
     group_size: Annotated[int, Field(ge=1)] | None = None
-    """Inputs that share a scale. With ``bits``: the whole output channel if not given; with a scheme of groups: 128."""
+    """Inputs that share a scale. Default: with ``bits`` the whole output channel, with a grouped scheme 128."""
     symmetric: bool | None = None
-    """With ``bits``: codes around 0 without a zero point, true if not given."""
+    """Only with ``bits``: true (the default): codes around 0 without a zero point; false: with one."""
     method: Literal["round", "gptq", "awq"] = "round"
-    """How codes of weights are chosen."""
+    """Rounding method of the weights."""
     smoothing: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """First move outliers of inputs into weights (SmoothQuant) with this strength."""
+    """SmoothQuant strength (0 to 1): first move outliers of inputs into weights; not given: no smoothing."""
     kv_cache: Literal["int8", "fp8"] | None = None
-    """Round keys and values, with one range each for a layer."""
+    """Quantize keys and values, with one range each per layer."""
     act_order: bool | None = None
-    """With gptq: columns with the strongest inputs first, groups of neighbours all the same; true if not given."""
+    """Only with gptq: quantize columns with the strongest inputs first, with groups of neighbours; default true."""
     damping: Annotated[float, Field(gt=0, le=1)] | None = None
-    """With gptq: added to the diagonal of the Hessian, as a share of its mean; 0.01 if not given."""
+    """Only with gptq: damping added to the diagonal of the Hessian, as a fraction of its mean; default 0.01."""
 
     @model_validator(mode="after")
     def _consistent(self) -> LlmCompressor:
         if self.recipe is not None:
             fields = {name: field.default for name, field in type(self).model_fields.items() if name != "recipe"}
             if more := sorted(name for name, default in fields.items() if getattr(self, name) != default):
-                raise ValueError(f"a recipe says everything itself; leave out {', '.join(more)}")
+                raise ValueError(f"a recipe contains all settings itself; leave out {', '.join(more)}")
             return self
         if self.scheme and self.bits:
-            raise ValueError("scheme and bits both say what becomes of the weights; give one of them")
+            raise ValueError("scheme and bits both set the weight format; give one of them")
         if not (self.scheme or self.bits or self.kv_cache):
             raise ValueError("one of recipe, scheme, bits and kv_cache is needed")
         weights = bool(self.scheme or self.bits)
         if not weights and (self.method != "round" or self.smoothing or self.group_size):
-            raise ValueError("method, smoothing and group_size need a scheme or bits: they are about weights")
+            raise ValueError("method, smoothing and group_size concern weights and need a scheme or bits")
         groups = self.scheme is not None and self.scheme.startswith("W") and self.scheme != "W8A8"
         if self.scheme and (self.symmetric is not None or (self.group_size and not groups)):
-            raise ValueError(f"{self.scheme} says itself what shares a scale, and of what kind; or give bits instead")
+            raise ValueError(
+                f"{self.scheme} fixes granularity and symmetry itself; leave them out, or give bits instead of a scheme"
+            )
         if (self.act_order is not None or self.damping is not None) and self.method != "gptq":
             raise ValueError("act_order and damping belong to method: gptq")
         return self
 
     @property
     def calibrates(self) -> bool:
-        """Whether it looks at documents with these settings."""
+        """Whether the step needs calibration documents with these settings."""
         learns = self.method != "round" or self.smoothing or self.kv_cache or self.scheme in _STATIC
         return bool(learns) or self.recipe is not None
 
     @property
     def puts_on_grid(self) -> tuple[Quantized, ...]:
-        """What the step puts on a grid with these settings; of a recipe no more is known than that weights are."""
+        """What the step quantizes with these settings; of a recipe only weights are known."""
         if self.recipe is not None:
             return ("weights",)
         wanted: dict[Quantized, bool] = {
@@ -109,7 +111,7 @@ class LlmCompressor(SimulatingBackend):
         return tuple(what for what, whether in wanted.items() if whether)
 
     def must_reach(self, names: Sequence[str]) -> Sequence[str]:
-        """All layers, where the settings say which."""
+        """All layers, if the settings select the layers; none with a recipe."""
         return names if self.scheme or self.bits else ()
 
     def simulate(
@@ -119,7 +121,7 @@ class LlmCompressor(SimulatingBackend):
         tokenizer: PreTrainedTokenizerBase,
         calibration: Sequence[Tensor],
     ) -> Result:
-        """Run the library's ``oneshot`` with the recipe, round the weights for good, and describe every module."""
+        """Run the library's ``oneshot`` with the recipe, round the weights permanently, and describe every module."""
         # Read when the library is first imported: what matters of what it says becomes notes.
         os.environ.setdefault("LLM_COMPRESSOR_LOG_LEVEL", "ERROR")
         from llmcompressor import oneshot
@@ -168,7 +170,7 @@ class LlmCompressor(SimulatingBackend):
         return [*steps, *([AWQModifier()] if self.method == "awq" else []), QuantizationModifier(**common)]
 
     def _scheme(self) -> Any:
-        """The library's own record of the format of weights and inputs, None without one."""
+        """The library's own record of the format of weights and inputs; None without one."""
         from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
         from compressed_tensors.quantization.quant_scheme import preset_name_to_scheme
 
@@ -185,7 +187,7 @@ class LlmCompressor(SimulatingBackend):
 
 
 def _clear(model: nn.Module) -> None:
-    """Take from a model what the library put on it to calibrate and to save: other tensors, other functions."""
+    """Remove what the library attached to a model for calibration and saving: other tensors, other functions."""
     from compressed_tensors.offload import remove_dispatch
 
     # Copied with the model, it would save the one that it was made for.
@@ -197,10 +199,10 @@ def _clear(model: nn.Module) -> None:
 
 
 def _settle(module: nn.Module) -> Simulated | None:
-    """Round the weight of a module for good, and say what the library made of it; None if nothing.
+    """Round the weight of a module permanently, and describe what the library did; None if nothing.
 
-    Frozen by the library, a module keeps the weight that it had and rounds it whenever it is called. The rounded weight
-    gives the same products, and it is the one that is measured and compared.
+    A module frozen by the library keeps its original weight and rounds it at every call. The rounded weight gives the
+    same products, and it is the one that is measured and compared.
     """
     import torch
     from compressed_tensors.quantization import QuantizationStatus, forward_quantize
@@ -242,7 +244,7 @@ def _input_format(args: Any) -> NumberFormat:
 
 
 def _number_format(args: Any) -> NumberFormat:
-    """The library's own record of a format in ours."""
+    """Convert the library's record of a format to ours."""
     named = named_formats()
     powers = args.strategy == "group" and args.scale_dtype is not None and not args.scale_dtype.is_floating_point
     if args.type == "int":
@@ -264,7 +266,7 @@ def _number_format(args: Any) -> NumberFormat:
 
 
 def _cache(model: nn.Module, kind: str) -> CacheFormat | None:
-    """The format of keys and values, if attention modules round what they put into the cache."""
+    """The format of keys and values, if attention modules quantize the cache."""
     for module in model.modules():
         scheme = getattr(module, "quantization_scheme", None)
         if hasattr(module, "kv_cache") and scheme is not None:
@@ -277,7 +279,7 @@ def _cache(model: nn.Module, kind: str) -> CacheFormat | None:
 
 @contextmanager
 def _folder_of(model: PreTrainedModel) -> Iterator[None]:
-    """The library reads the configuration again from the folder that the model came from, which may be no folder."""
+    """The library reads the configuration again from the folder the model came from; provide one if there is none."""
     config: Any = model.config
     before = config._name_or_path
     with tempfile.TemporaryDirectory(prefix="harness-llmcompressor-") as folder:
@@ -291,7 +293,7 @@ def _folder_of(model: PreTrainedModel) -> Iterator[None]:
 
 @contextmanager
 def _unpinned() -> Iterator[None]:
-    """AWQ pins what it caches for an accelerator, even where there is none and torch refuses to."""
+    """AWQ pins its cache in memory for an accelerator; disable that if there is no accelerator and torch refuses."""
     import torch
     from llmcompressor.pipelines.cache import IntermediatesCache
 
@@ -309,7 +311,7 @@ def _unpinned() -> Iterator[None]:
 
 @contextmanager
 def _warnings() -> Iterator[list[str]]:
-    """What the library warns of and a reader must know: layers that GPTQ could not solve, say."""
+    """Warnings of the library that the reader must know: layers that GPTQ could not solve, for example."""
     from loguru import logger
 
     found: list[str] = []

@@ -1,4 +1,4 @@
-"""Mixed precision: bits for every layer by what they cost the model."""
+"""Mixed precision: chooses the bits of every layer by its measured sensitivity."""
 
 from __future__ import annotations
 
@@ -27,13 +27,12 @@ if TYPE_CHECKING:
 class MixedPrecision(LinearBackend):
     """Chooses the bits of every linear layer by measured sensitivity, under a target for size or for quality.
 
-    The sensitivity of a layer to so many bits is measured: what the model loses when that layer alone is rounded.
-    Of all ways to give bits to layers, the one with the least summed sensitivity under the size target is found
-    exactly; that single losses add up is the only assumption (as in HAWQ-V3, Yao et al. 2021, arXiv 2011.10680). The
-    weights are then rounded to nearest, and the note "recipe" has the step that does the same without
-    calibration. A stack of experts is one layer. Measuring costs a forward pass for every layer, number of bits and
-    calibration document with ``kl`` (of the blocks from that layer on), and with ``output_error`` for every number of
-    bits and document.
+    The sensitivity of a layer at a bit width is the loss caused by rounding that layer alone. Of all assignments of
+    bits to layers, the one with the least summed sensitivity under the size target is found exactly; the only
+    assumption is that the losses add up (as in HAWQ-V3, Yao et al. 2021, arXiv 2011.10680). The weights are then
+    rounded to nearest, and the note "recipe" contains the step that reproduces the result without calibration. A stack
+    of experts counts as one layer. Measuring costs one forward pass per layer, bit width and calibration document with
+    ``kl`` (of the blocks from that layer on), and with ``output_error`` one per bit width and document.
     """
 
     quantizes = ("weights",)
@@ -41,34 +40,36 @@ class MixedPrecision(LinearBackend):
     takes_experts = True
 
     bits: tuple[Bits, ...] = Field(min_length=1)
-    """Bits that a layer may get."""
+    """Candidate bit widths of a layer."""
     target_bits_per_weight: Annotated[float, Field(gt=0)] | None = None
-    """What the chosen layers may take together, in bits a weight: codes, scales and zero points."""
+    """Upper limit of the mean bits per weight of the chosen layers: codes, scales and zero points."""
     max_sensitivity: Annotated[float, Field(gt=0)] | None = None
-    """What the sensitivities of all layers may add up to; the smallest size that keeps to it is taken."""
+    """Upper limit of the summed sensitivities; the smallest size that satisfies it is chosen."""
     sensitivity: Literal["kl", "output_error"] = "kl"
-    """``kl``: divergence of the model's predictions from those before, in nats a token. ``output_error``: squared
-    error of the layer's own output, relative to that output; cheaper, and blind to what the model makes of it."""
+    """``kl``: KL divergence of the model's predictions from the unquantized ones, in nats per token. ``output_error``:
+    squared error of the layer's own output, relative to that output; cheaper, but blind to its effect on the model."""
     symmetric: bool = True
-    """Codes around 0 without a zero point; false: from the smallest to the largest weight, with 0 in it."""
+    """true: codes around 0 without a zero point; false: the grid spans the smallest to the largest weight, and 0."""
     granularity: Granularity = "group"
-    """What shares a scale: the whole weight, an output channel, ``group_size`` neighbours in it, or a square
-    block."""
+    """The values that share a scale: the whole tensor, an output channel, ``group_size`` neighbours within it, or a
+    square block."""
     group_size: Annotated[int, Field(ge=1)] | None = None
-    """Inputs that share a scale, 32 if not given (128 for blocks); only with ``group`` and ``block``."""
+    """Inputs that share a scale, default 32 (128 for blocks); only with ``group`` and ``block``."""
     full_range: bool = False
-    """Symmetric codes from −2^(bits−1) instead of −2^(bits−1)+1."""
+    """Use codes from −2^(bits−1) instead of −2^(bits−1)+1; symmetric integers only."""
     range: RangeMethod = "min_max"
-    """How the range of the weights that share a scale is set."""
+    """Method that sets the clipping range of the weights that share a scale."""
     percentile: Annotated[float, Field(gt=50, le=100)] | None = None
-    """Share of the values inside the range in percent, 99.9 if not given; only with range ``percentile``."""
+    """Percentage of values inside the range, default 99.9; only with range ``percentile``."""
     double_quantize: bool = False
-    """Quantize the scales to 8 bits again, as QLoRA does."""
+    """Quantize the scales to 8 bits as well, as in QLoRA."""
 
     @model_validator(mode="after")
     def _consistent(self) -> MixedPrecision:
         if self.target_bits_per_weight is None and self.max_sensitivity is None:
-            raise ValueError("target_bits_per_weight or max_sensitivity is needed: a limit to the size, or to the loss")
+            raise ValueError(
+                "target_bits_per_weight or max_sensitivity is required: a limit of the size, or of the loss"
+            )
         if len(set(self.bits)) < len(self.bits):
             raise ValueError(f"bits has a number twice: {list(self.bits)}")
         for bits in self.bits:
@@ -80,7 +81,7 @@ class MixedPrecision(LinearBackend):
     ) -> Compressed:
         """Measure, choose, and round every linear layer that is not skipped.
 
-        Raises BackendError for weights that cannot be rounded, and for a target that nothing reaches.
+        Raises BackendError for weights that cannot be rounded, and for a target that cannot be met.
         """
         from harness.modules.experts import stack_name
         from harness.transforms.single_changes import (
@@ -107,14 +108,14 @@ class MixedPrecision(LinearBackend):
         return Compressed(done.model, modules, notes=(self._summary(chosen, found, weights), _recipe_note(recipe)))
 
     def _rounding(self, bits: int, overrides: Sequence[dict[str, Any]] = ()) -> RoundToNearest:
-        """The step that rounds every chosen layer to so many bits."""
+        """The step that rounds every chosen layer to the given bits."""
         same = set(RoundToNearest.model_fields) - {"bits", "overrides"}
         settings = {name: getattr(self, name) for name in self.model_fields_set & same}
         given = {"overrides": tuple(overrides)} if overrides else {}
         return RoundToNearest.model_validate({"bits": bits, **settings, **given})
 
     def _change(self, bits: int) -> Change:
-        """What `RoundToNearest` makes of a weight."""
+        """The weight rounded by `RoundToNearest`."""
         from harness.numerics.formats import cast
 
         settings = self._rounding(bits)
@@ -125,7 +126,7 @@ class MixedPrecision(LinearBackend):
         return change
 
     def _sizes(self, unit: Unit) -> list[int]:
-        """Stored bits of a unit for every number of bits."""
+        """Stored bits of a unit for every candidate bit width."""
         from harness.numerics.formats import check_tensor, stored_bits
 
         forms = [self._rounding(bits).weight_format() for bits in self.bits]
@@ -148,18 +149,21 @@ class MixedPrecision(LinearBackend):
         if found is not None and found.size <= largest:
             return found
         least = sum(map(min, sizes)) / weights
-        reached = [f"with bits {list(self.bits)} the layers take at least {least:.4g} bits a weight, scales included"]
+        reached = [f"with bits {list(self.bits)} the layers take at least {least:.4g} bits per weight, scales included"]
         if best := minimize_cost(costs_UC, sizes_UC, largest):
-            limit = "whatever the size" if wanted is None else f"within {wanted:g} bits a weight"
-            reached.append(f"{limit} the sensitivities add up to {best.cost:.4g}, not {self.max_sensitivity:g} at most")
+            limit = "whatever the size" if wanted is None else f"within {wanted:g} bits per weight"
+            reached.append(
+                f"{limit} the sensitivities add up to {best.cost:.4g}, above the limit of {self.max_sensitivity:g}"
+            )
         elif broken := int((~np.isfinite(costs_UC)).all(1).sum()):
-            reached.append(f"{broken} layers make the model give NaN or infinity with any of them")
+            reached.append(f"{broken} layers make the model output NaN or infinity at every bit width")
         raise BackendError(
-            f"{self.kind}: no choice of bits meets the target: {'; '.join(reached)}. Ask for less, or offer more bits"
+            f"{self.kind}: no choice of bits meets the target: {'; '.join(reached)}. "
+            "Relax the target, or add larger bit widths"
         )
 
     def _recipe(self, chosen: Mapping[str, int]) -> RoundToNearest:
-        """The step that gives every layer its bits: those of most layers for all, and the others by name."""
+        """The step that assigns the chosen bits: the most frequent ones as default, the others by name."""
         (usual, _), *_ = Counter(chosen.values()).most_common(1)
         others = sorted(set(chosen.values()) - {usual})
         named = {other: tuple(name for name, bits in chosen.items() if bits == other) for other in others}
@@ -168,16 +172,16 @@ class MixedPrecision(LinearBackend):
     def _summary(self, chosen: Mapping[str, int], found: Allocation, weights: int) -> Note:
         counts = Counter(chosen.values())
         layers = ", ".join(f"{counts[bits]} layers at {bits} bits" for bits in sorted(counts))
-        what = "nats a token" if self.sensitivity == "kl" else "relative squared error"
+        what = "nats per token" if self.sensitivity == "kl" else "relative squared error"
         text = (
-            f"{layers}; {found.size / weights:.4f} bits a weight with scales; the sensitivities, each measured alone, "
-            f"add up to {found.cost:.4g} ({what})"
+            f"{layers}; {found.size / weights:.4f} bits per weight with scales; the sensitivities, each measured "
+            f"alone, add up to {found.cost:.4g} ({what})"
         )
         return Note(topic="allocation", text=text)
 
 
 def _recipe_note(recipe: RoundToNearest) -> Note:
-    """The step as YAML, to be put under ``compress:``."""
+    """The step as YAML, to paste under ``compress:``."""
     import yaml
 
     step = {"backend": recipe.kind, **recipe.model_dump(mode="json", exclude_unset=True)}

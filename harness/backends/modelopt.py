@@ -1,4 +1,4 @@
-"""Quantization with NVIDIA ModelOpt."""
+"""Quantization with the library NVIDIA ModelOpt."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _CONFIGURATIONS: Mapping[str, str] = {
     "mxfp4": "MXFP4_DEFAULT_CFG",
     "mxfp8": "MXFP8_DEFAULT_CFG",
 }
-"""What the library calls the configurations."""
+"""The library's configuration name of each scheme."""
 _INT8 = named_formats()["int"].record(8)
 _FP8 = named_formats()["fp8_e4m3"].record()
 _BLOCKS: Mapping[str, NumberFormat] = {
@@ -41,7 +41,7 @@ _BLOCKS: Mapping[str, NumberFormat] = {
     "mxfp4": named_formats()["mxfp4"].record(),
     "mxfp8": named_formats()["mxfp8_e4m3"].record(),
 }
-"""Formats that bring groups and scales along, for weights and inputs."""
+"""Block formats with their own groups and scales, for weights and inputs."""
 _INPUTS: Mapping[str, NumberFormat] = {
     "int8": _INT8.model_copy(update={"granularity": "tensor", "dynamic": False}),
     "int8_smoothquant": _INT8.model_copy(update={"granularity": "tensor", "dynamic": False}),
@@ -57,9 +57,9 @@ _WITHOUT_DOCUMENTS = ("int8_weights", "fp8_per_channel_per_token", "int4", "mxfp
 class Modelopt(SimulatingBackend):
     """Quantizes with the library NVIDIA ModelOpt: INT8 with SmoothQuant, FP8, INT4 with AWQ, and on CUDA 4-bit floats.
 
-    The library computes with floats: weights are rounded once, inputs whenever they are used; its exported checkpoints
-    hold codes that other programs' kernels read. Of nvfp4, mxfp4 and mxfp8 nothing was ever run here: the library
-    rounds them on CUDA alone.
+    The library computes with floats: weights are rounded once, inputs at every use; its exported checkpoints store
+    codes for kernels of other runtimes. nvfp4, mxfp4 and mxfp8 were never run in this project's tests: the library
+    rounds them on CUDA only.
     """
 
     requires = ("modelopt",)
@@ -71,7 +71,7 @@ class Modelopt(SimulatingBackend):
     ]  # fmt: skip
     """One of the library's configurations: INT8_DEFAULT_CFG, INT8_SMOOTHQUANT_CFG, INT8_WEIGHT_ONLY_CFG and so on."""
     group_size: Annotated[int, Field(ge=1)] | None = None
-    """With int4 and int4_awq: inputs that share a scale, 128 if not given; the last group may be shorter."""
+    """Inputs that share a scale, default 128; the last group may be shorter. Only with int4 and int4_awq."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Modelopt:
@@ -81,23 +81,23 @@ class Modelopt(SimulatingBackend):
 
     @property
     def calibrates(self) -> bool:
-        """Whether it looks at documents with these settings."""
+        """Whether the step needs calibration documents with these settings."""
         return self.scheme not in _WITHOUT_DOCUMENTS
 
     def inputs(self) -> NumberFormat | None:
-        """The format of inputs, where the scheme has one."""
+        """The format of inputs, if the scheme quantizes them."""
         return _INPUTS.get(self.scheme)
 
     def check(self, module: Linear) -> str:
-        """Why the library cannot take a layer."""
+        """Why the library cannot quantize a layer."""
         device = module.weight.device.type
         if self.scheme in _BLOCKS and device != "cuda":
-            what = f"lies on {device}, and the library rounds to {self.scheme} on CUDA alone"
-            return f"{what}; set device: cuda in reference:, or take another scheme"
+            what = f"is on {device}, and the library rounds to {self.scheme} on CUDA only"
+            return f"{what}; set device: cuda in reference:, or choose another scheme"
         return ""
 
     def number_format(self, module: Linear) -> NumberFormat:
-        """The format of weights that the scheme asks for."""
+        """The weight format of the scheme."""
         if self.scheme in _INT8_SCHEMES:
             return _INT8.model_copy(update={"granularity": "channel", "ranges": "min_max"})
         if block := _BLOCKS.get(self.scheme):
@@ -115,7 +115,7 @@ class Modelopt(SimulatingBackend):
         tokenizer: PreTrainedTokenizerBase,
         calibration: Sequence[Tensor],
     ) -> Result:
-        """Run the library's ``quantize`` and fold the rounding of weights into them."""
+        """Run the library's ``quantize`` and fold the rounding into the weights."""
         import modelopt.torch.quantization as mtq
         import torch
 
@@ -135,7 +135,7 @@ class Modelopt(SimulatingBackend):
         return Result(made, found)
 
     def save(self, model: PreTrainedModel, folder: Path) -> None:
-        """Export the library's checkpoint, which transformers does not load: other programs do."""
+        """Export the library's checkpoint, which transformers does not load but other runtimes do."""
         import torch
         from modelopt.torch.export import export_hf_checkpoint
         from modelopt.torch.quantization.nn import TensorQuantizer
@@ -149,7 +149,7 @@ class Modelopt(SimulatingBackend):
             export_hf_checkpoint(shipped, export_dir=str(folder))
 
     def _configuration(self, names: Sequence[str]) -> dict[str, Any]:
-        """The library's configuration for the named layers and no others."""
+        """The library's configuration for the named layers only."""
         import modelopt.torch.quantization as mtq
 
         own = copy.deepcopy(getattr(mtq, _CONFIGURATIONS[self.scheme]))

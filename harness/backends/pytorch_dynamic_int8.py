@@ -1,4 +1,4 @@
-"""PyTorch's own dynamic INT8 for processors."""
+"""PyTorch's own dynamic INT8 quantization for CPUs."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ INT8 = named_formats()["int"]
 
 
 class PytorchDynamicInt8(LibraryBackend):
-    """PyTorch's quantize_dynamic: INT8 weights, and inputs that get the range of each call, with integer kernels.
+    """PyTorch's quantize_dynamic: INT8 weights and inputs with a range per call, with integer kernels on CPU.
 
-    All tokens of a call share a range, so what is computed together matters. Inputs use 128 of their 256 codes, for
-    on older processors the sums of pairs of products would overflow. For models in float32 on processors; weights are
-    packed for the kernel, and are counted as codes, scales and zero points.
+    All tokens of a call share a range, so results depend on the batch. Inputs use 128 of their 256 codes, because sums
+    of pairs of products would overflow on older processors. For float32 models on CPU; weights are packed for the
+    kernel, and are counted as codes, scales and zero points.
     """
 
     dtypes = ("float32",)
     devices = ("cpu",)
 
     granularity: Literal["tensor", "channel"] = "tensor"
-    """What shares a scale: the whole weight, as PyTorch does it by default, or an output channel."""
+    """The weights that share a scale: the whole tensor (PyTorch's default), or an output channel."""
 
     def number_format(self, module: Linear) -> NumberFormat:
         """All codes from −128 to 127: s = max|x| / 127.5."""

@@ -1,4 +1,4 @@
-"""optimum-quanto's quantization of linear layers."""
+"""Quantization of linear layers with the library optimum-quanto."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ NAMES = {
     "fp8_e4m3": "qfloat8_e4m3fn",
     "fp8_e5m2": "qfloat8_e5m2",
 }
-"""What the library calls each format."""
+"""The library's name of each format."""
 FORMATS: Mapping[str, NumberFormat] = {
     **{f"int{bits}": named_formats()["int"].record(bits) for bits in (2, 4, 8)},
     **{name: named_formats()[name].record() for name in ("fp8_e4m3", "fp8_e5m2")},
@@ -32,11 +32,12 @@ FORMATS: Mapping[str, NumberFormat] = {
 
 
 class Quanto(LibraryBackend):
-    """The library optimum-quanto: weights of 8, 4 or 2 bits or FP8, and optionally inputs with a calibrated range.
+    """Quantizes with the library optimum-quanto: weights of 8, 4 or 2 bits or FP8, and optionally inputs with a
+    calibrated range.
 
-    8-bit weights have a symmetric scale per output channel. 4 and 2 bits have an offset that is no code, so that 0 is
-    not always represented, and groups: the largest of 128, 96, 64 and 32 that divides the inputs where these are more
-    than 128, else the whole channel. Outputs of layers stay in full precision, and so do norms.
+    8-bit weights have a symmetric scale per output channel. 4 and 2 bits have an offset that is not an integer code, so
+    that 0 is not always represented, and groups: the largest of 128, 96, 64 and 32 that divides the inputs if these are
+    more than 128, else the whole channel. Outputs of layers and norms stay in full precision.
     """
 
     requires = ("optimum.quanto",)
@@ -45,9 +46,10 @@ class Quanto(LibraryBackend):
     weights: Literal["int8", "int4", "int2", "fp8_e4m3", "fp8_e5m2"]
     """Format of the weights."""
     group_size: Annotated[int, Field(ge=8)] | None = None
-    """Inputs that share a scale, instead of the library's choice; only with int4 and int2."""
+    """Inputs that share a scale; default: the library's choice. Only with int4 and int2."""
     activations: Literal["int8", "fp8_e4m3", "fp8_e5m2"] | None = None
-    """Format of the inputs, with one range for all that calibration documents show; none: as they are."""
+    """Format of the inputs, with one static range from the calibration documents; not given: inputs are not
+    quantized."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Quanto:
@@ -59,11 +61,11 @@ class Quanto(LibraryBackend):
 
     @property
     def calibrates(self) -> bool:
-        """Ranges of inputs are those of documents."""
+        """Ranges of inputs need calibration documents."""
         return self.activations is not None
 
     def number_format(self, module: Linear) -> NumberFormat:
-        """The group size that the library will take, unless one is given."""
+        """The group size that the library will choose, unless one is given."""
         if not self._grouped:
             return FORMATS[self.weights].model_copy(update={"granularity": "channel", "ranges": "min_max"})
         inputs = module.weight.shape[1]
@@ -73,7 +75,7 @@ class Quanto(LibraryBackend):
         return FORMATS[self.weights].model_copy(update={**sharing, "ranges": "min_max"})
 
     def inputs(self) -> NumberFormat | None:
-        """One range for everything that comes."""
+        """One static range per input."""
         if self.activations is None:
             return None
         static = {"granularity": "tensor", "dynamic": False, "ranges": "min_max"}
@@ -90,7 +92,8 @@ class Quanto(LibraryBackend):
         tokenizer: PreTrainedTokenizerBase,
         calibration: Sequence[Tensor],
     ) -> PreTrainedModel:
-        """Replace, run the calibration documents where there are any, and freeze: before that weights are floats."""
+        """Replace the layers, run the calibration documents if inputs are quantized, and freeze: before that weights
+        are floats."""
         import torch
         from optimum.quanto import Calibration
 

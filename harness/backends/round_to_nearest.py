@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
 
 class RoundToNearest(WeightBackend):
-    """Rounds linear weights to the nearest value of a number format, a scale per tensor, channel, group or block.
+    """Rounds linear weights to the nearest value of a number format, with a scale per tensor, channel, group or block.
 
-    Nothing is calibrated. The rounded values are held in the model's own dtype (the kernel is simulated), and
-    the bits that codes, scales and zero points would take are reported. Embeddings are never touched; a head
-    tied to an embedding gets a weight of its own. Each expert's matrix in a stack is rounded by itself.
+    Needs no calibration. The rounded values are held in the model's own dtype (the kernel is simulated); bits are
+    reported for packed codes, scales and zero points. Embeddings are never changed; a head tied to an embedding gets
+    its own weight. The matrices of stacked experts are rounded one by one.
     """
 
     def compress(

@@ -1,4 +1,4 @@
-"""SmoothQuant: difficulty moved from activations to weights."""
+"""SmoothQuant: migrates quantization difficulty from activations to weights."""
 
 from __future__ import annotations
 
@@ -20,31 +20,31 @@ if TYPE_CHECKING:
     from harness.transforms.folding import Folding
 
 SMALLEST = 1e-5
-"""Scales below this would only carry noise; the bound of the authors' implementation."""
+"""Lower bound of the scales, as in the authors' implementation; smaller ones would only add noise."""
 
 
 class SmoothQuant(Backend):
-    """Moves outliers of activations into the weights, before both are quantized by later steps.
+    """Moves activation outliers into the weights, before later steps quantize both (SmoothQuant).
 
     Every input channel j of the layers that read a norm gets the scale s_j = max|X_j|^α / max|W_j|^(1−α); the norm's
     gain and bias are divided by it, the weights multiplied (Xiao et al. 2022, arXiv 2211.10438, equation 4). The model
-    computes the same as before, up to rounding in its dtype, so nothing is quantized yet. Maxima of activations are
-    taken over all calibration tokens, those of weights over all layers that read the norm. Norms that a residual or a
-    router reads too are left out and counted in a note. Channels without activations or without weights stay.
+    computes the same function, up to rounding in its dtype; nothing is quantized yet. Maxima of activations are taken
+    over all calibration tokens, those of weights over all layers that read the norm. Norms that a residual or a router
+    also reads are left out and counted in a note. Channels without activations or without weights stay unchanged.
     """
 
     needs_calibration = True
 
     alpha: Annotated[float, Field(ge=0, le=1)] = 0.5
-    """Migration strength: 0 leaves all difficulty to the activations, 1 moves all of it to the weights."""
+    """Migration strength α from 0 (all difficulty stays in the activations) to 1 (all of it moves to the weights)."""
     into: Literal["norms", "norms_and_linears"] = "norms"
-    """What absorbs scales: norms, as in the paper, or also linear layers (values for the attention output, the
-    up projection for the down projection), wherever that is exact."""
+    """Where scales are folded: into norms, as in the paper, or also into linear layers (values for the attention
+    output, the up projection for the down projection) wherever that is exact."""
 
     def compress(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, calibration: Sequence[Tensor]
     ) -> Compressed:
-        """Fold the scales in place; raises BackendError where nothing can be folded or numbers are not finite."""
+        """Fold the scales in place; raises BackendError if nothing can be folded or numbers are not finite."""
         from harness.modules.decoder_layers import observe_inputs
         from harness.modules.linears import linears, weight_of
         from harness.numerics.formats import check_tensor
@@ -57,7 +57,7 @@ class SmoothQuant(Backend):
         wanted = [each for each in foldings.accepted if each.into_norm or self.into == "norms_and_linears"]
         if not wanted:
             raise BackendError(
-                f"{self.kind}: {type(model).__name__} has no norm whose gain can take up a scale; leave the step out"
+                f"{self.kind}: {type(model).__name__} has no norm into which a scale can be folded; remove the step"
             )
         largest: dict[str, Tensor] = {}
         # All readers of one source see the same tensor, so the first speaks for them.
@@ -80,8 +80,8 @@ class SmoothQuant(Backend):
         text = f"{self.kind}: alpha {self.alpha:g}, scales of {readers} linear layers folded into {sources}"
         notes = [Note(topic="smoothing", text=text)]
         if left_out:
-            text = f"{self.kind}: {len(left_out)} norms were left as they are, {left_out[0]} first: more than linear "
-            notes.append(Note(topic="smoothing", text=text + "layers reads them, or a weight is shared", level="warn"))
+            text = f"{self.kind}: {len(left_out)} norms were left unchanged (first: {left_out[0]}): not only linear "
+            notes.append(Note(topic="smoothing", text=text + "layers read them, or a weight is shared", level="warn"))
         return tuple(notes)
 
 

@@ -1,4 +1,4 @@
-"""torchao's quantization of linear layers."""
+"""Quantization of linear layers with the library torchao."""
 
 from __future__ import annotations
 
@@ -29,30 +29,31 @@ INTX = ("intx_weight_only", "int8_dynamic_activation_intx_weight")
 DYNAMIC = ("int8_dynamic_activation_int8_weight", "int8_dynamic_activation_intx_weight")
 BITS: Mapping[str, int] = {"int8_weight_only": 8, "int8_dynamic_activation_int8_weight": 8, "int4_weight_only": 4}
 TILES = (32, 64, 128, 256)
-"""Group sizes of the 4-bit kernel."""
+"""Group sizes that the 4-bit kernel supports."""
 
 
 class Torchao(LibraryBackend):
-    """The library torchao: INT8, FP8 and integers of 2 to 7 bits, for weights alone or with dynamic INT8 inputs.
+    """Quantizes with the library torchao: INT8, FP8 and integers of 2 to 7 bits, weight-only or with dynamic INT8
+    inputs.
 
-    Weights become tensors of torchao that products take apart. Integers below 8 bits (``intx``) are kept one to a
-    byte, for export to other runtimes: such modules are called simulated. ``int4_weight_only`` packs two codes in a
-    byte and needs a CUDA device and bfloat16; it has been written after the library's documentation and was never
-    run by the tests of this project, whose machines have no such device.
+    Weights become tensor subclasses of torchao that dispatch to its kernels. Integers below 8 bits (``intx``) are
+    stored one per byte, for export to other runtimes: such modules count as simulated. ``int4_weight_only`` packs two
+    codes in a byte and needs a CUDA device and bfloat16; it was written after the library's documentation and never run
+    in this project's tests, whose machines have no such device.
     """
 
     requires = ("torchao",)
     extra = "torchao"
 
     method: Method
-    """Which of torchao's configurations: ``int8_weight_only``, ``int8_dynamic_activation_int8_weight``,
-    ``intx_weight_only``, ``int8_dynamic_activation_intx_weight``, ``float8_weight_only``, ``int4_weight_only``."""
+    """torchao configuration: ``int8_weight_only``, ``int8_dynamic_activation_int8_weight``, ``intx_weight_only``,
+    ``int8_dynamic_activation_intx_weight``, ``float8_weight_only``, ``int4_weight_only``."""
     bits: Annotated[int, Field(ge=2, le=8)] | None = None
-    """Bits of one code; only with the two methods with ``intx``, which need it."""
+    """Bits per code; required with the two ``intx`` methods, not allowed with others."""
     group_size: Annotated[int, Field(ge=8)] | None = None
-    """Inputs that share a scale; none: a scale per output channel."""
+    """Inputs that share a scale; not given: one scale per output channel."""
     symmetric: bool = True
-    """Codes around 0 without a zero point; false only with ``intx``."""
+    """true: codes around 0 without a zero point; false only with ``intx``."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Torchao:
@@ -75,21 +76,21 @@ class Torchao(LibraryBackend):
         return named_formats()["int"].record(self.bits or BITS[self.method], **sharing)
 
     def inputs(self) -> NumberFormat | None:
-        """Symmetric with 8-bit weights, as torchao does it, asymmetric with others."""
+        """Symmetric with 8-bit weights, asymmetric otherwise, as in torchao."""
         if self.method not in DYNAMIC:
             return None
         symmetric = self.method not in INTX
         return named_formats()["int"].record(8, symmetric=symmetric, granularity="token", dynamic=True)
 
     def check(self, module: Linear) -> str:
-        """The product must be nn.Linear's, groups divide the inputs; packed 4-bit weights need CUDA and bfloat16."""
+        """Supports nn.Linear whose inputs the group size divides; packed 4-bit weights need CUDA and bfloat16."""
         import torch
 
         weight = module.weight
         if type(module).forward is not torch.nn.Linear.forward:
             return (
-                f"{type(module).__name__} multiplies in a way of its own, which tensors of torchao do not know; skip "
-                "it, or take a backend that replaces the layer (bitsandbytes, quanto)"
+                f"{type(module).__name__} has its own matrix product, which torchao's tensors do not support; skip "
+                "it, or choose a backend that replaces the layer (bitsandbytes, quanto)"
             )
         if uneven := uneven_groups(module, self.group_size):
             return uneven
@@ -97,7 +98,7 @@ class Torchao(LibraryBackend):
             found = f"{weight.device.type}, {str(weight.dtype).removeprefix('torch.')}"
             return (
                 f"int4_weight_only has kernels for CUDA devices and bfloat16 only, and this is on {found}; set device: "
-                "cuda and dtype: bfloat16 in reference:, or take intx_weight_only with bits: 4"
+                "cuda and dtype: bfloat16 in reference:, or choose intx_weight_only with bits: 4"
             )
         return ""
 

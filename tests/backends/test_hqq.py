@@ -72,7 +72,7 @@ def test_a_bias_is_counted_and_copied() -> None:
 
 
 def test_layers_that_it_cannot_take_are_named() -> None:
-    with pytest.raises(BackendError, match=r"hqq: model.layers.0.mlp.down_proj: its 112 inputs are no multiple"):
+    with pytest.raises(BackendError, match=r"hqq: model.layers.0.mlp.down_proj: its 112 inputs are not a multiple"):
         compressed(tiny_llama(tied=False), "hqq", bits=4)
     with pytest.raises(BackendError, match=r"hqq: transformer\.h\.0\S*: is a Conv1D"):
         compressed(tiny_gpt2(), "hqq", bits=4, group_size=8)

@@ -92,7 +92,7 @@ def test_what_is_shipped_is_the_checkpoint_of_the_worker(tmp_path: Path) -> None
     assert all(state[name].equal(wanted[name]) for name in wanted)
     (up,) = (each for each in read.identity.modules if each.module == "model.layers.0.mlp.up_proj")
     assert (up.format.name, up.kernel, up.backend) == ("int4", "simulated", "gptq")
-    with pytest.raises(BackendError, match="elsewhere: a later step made another model"):
+    with pytest.raises(BackendError, match="elsewhere: a later step changed the model"):
         step.save(copy.deepcopy(done.model), tmp_path / "other")
 
 
@@ -135,10 +135,10 @@ def test_a_worker_that_is_killed_is_said_to_be(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("do", "said"),
     [
-        ("leave nothing", "what its worker left cannot be read"),
+        ("leave nothing", "the checkpoint of its worker cannot be read"),
         ("leave half", r"cannot be read: model\.layers\.0\.self_attn\.q_proj: its weight is packed .* without scales"),
-        ("forget", r"model\.layers\.0\.self_attn\.q_proj and 0 more were asked for and not given"),
-        ("spoil", r"model\.layers\.0\.self_attn\.q_proj: the weight that came back"),
+        ("forget", r"model\.layers\.0\.self_attn\.q_proj and 0 more are missing from the worker"),
+        ("spoil", r"model\.layers\.0\.self_attn\.q_proj: the worker returned a weight"),
     ],
 )
 def test_what_does_not_fit_is_refused(do: str, said: str) -> None:
@@ -172,7 +172,7 @@ suites: [core]
 gates: [ship]
 """
     (tmp_path / "variant.yaml").write_text(content)
-    with pytest.raises(PlanError, match=r"variant\.yaml:4: .*gptqmodel.*make the environment with: python3 -m venv"):
+    with pytest.raises(PlanError, match=r"variant\.yaml:4: .*gptqmodel.*create the environment with: python3 -m venv"):
         make_plan(tmp_path / "variant.yaml")
     (tmp_path / "variant.yaml").write_text(content.replace("bits: 4", "bits: 4, python: env/bin/python"))
     with pytest.raises(PlanError, match="nothing there"):

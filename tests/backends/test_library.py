@@ -95,7 +95,7 @@ def test_codes_wider_than_the_format_are_called_simulated() -> None:
     done = run(format="int4")
     assert {each.kernel for each in done.modules} == {"simulated"}
     assert "14 of 14 modules are declared as int4" in done.notes[0].text
-    assert "keeps 8.5 bits a weight" in done.notes[0].text
+    assert "stores 8.5 bits per weight" in done.notes[0].text
 
 
 def test_inputs_are_rounded_for_real_where_integers_are_multiplied() -> None:
@@ -116,7 +116,7 @@ def test_the_variant_says_what_was_found() -> None:
 
 
 def test_what_the_library_left_alone_is_named() -> None:
-    with pytest.raises(BackendError, match=rf"fake: {MIDDLE} and 0 more were left as they were"):
+    with pytest.raises(BackendError, match=rf"fake: {MIDDLE} and 0 more were silently left unchanged"):
         run(leaves=(MIDDLE,))
 
 
@@ -145,7 +145,7 @@ def test_a_tied_head_is_parted_from_the_embedding() -> None:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda model: model.bfloat16(), r"fake: model\S+: its weight is bfloat16, and the library takes float32"),
+        (lambda model: model.bfloat16(), r"fake: model\S+: its weight is bfloat16, and the library supports float32"),
         (lambda model: model.get_submodule(MIDDLE).weight.data.fill_(torch.nan), rf"fake: {MIDDLE}: .*NaN"),
     ],
 )
@@ -160,7 +160,7 @@ def test_layers_that_it_cannot_take_are_refused(monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(BackendError, match=r"fake: transformer.h.0.attn.c_attn: is a Conv1D"):
         run(tiny_gpt2())
     monkeypatch.setattr(Fake, "devices", ("cuda",))
-    with pytest.raises(BackendError, match=r"fake: model\S+: lies on cpu, and the library works on cuda; set device:"):
+    with pytest.raises(BackendError, match=r"fake: model\S+: is on cpu, and the library supports cuda; set device:"):
         run()
 
 

@@ -134,7 +134,9 @@ def test_a_limit_to_the_loss_gives_the_smallest_size_that_keeps_to_it() -> None:
     spent = float(note(bound, "allocation").split("add up to ")[1].split()[0])
     free = compress(copy.deepcopy(model), bits=(2, 4, 8), max_sensitivity=spent * 1.01)
     assert stored(free, free.model) <= stored(bound, bound.model)
-    with pytest.raises(BackendError, match=r"no choice of bits .* within 2\.6 bits a weight the sens.* not 1e-09"):
+    with pytest.raises(
+        BackendError, match=r"no choice of bits .* within 2\.6 bits per weight the sens.* above the limit of 1e-09"
+    ):
         compress(copy.deepcopy(model), bits=(2, 8), max_sensitivity=1e-9, target_bits_per_weight=2.6)
 
 
@@ -159,7 +161,7 @@ def test_layers_that_share_a_weight_get_the_same_bits_and_are_counted_once() -> 
 
 
 def test_a_target_below_everything_says_what_is_possible() -> None:
-    with pytest.raises(BackendError, match=r"bits \[3, 4\] the layers take at least 3\.515 bits a weight"):
+    with pytest.raises(BackendError, match=r"bits \[3, 4\] the layers take at least 3\.515 bits per weight"):
         compress(tiny_llama(), bits=(3, 4), target_bits_per_weight=3.2)
 
 

@@ -78,7 +78,7 @@ def test_rounding_gives_the_codes_of_our_own(theirs: dict[str, Any], same: dict[
 
 @pytest.mark.parametrize("scheme", ["nvfp4", "mxfp4", "mxfp8"])
 def test_what_needs_cuda_is_refused_elsewhere(scheme: str) -> None:
-    with pytest.raises(BackendError, match=rf"modelopt: model\.layers\.0.*lies on cpu.*{scheme} on CUDA alone"):
+    with pytest.raises(BackendError, match=rf"modelopt: model\.layers\.0.*is on cpu.*{scheme} on CUDA only"):
         ours(scheme=scheme)
 
 

@@ -108,7 +108,7 @@ def test_without_documents_inputs_are_refused() -> None:
 
 
 def test_layers_that_it_cannot_take_are_named() -> None:
-    with pytest.raises(BackendError, match=r"quanto: model.layers.0.mlp.down_proj: its 112 inputs are no multiple"):
+    with pytest.raises(BackendError, match=r"quanto: model.layers.0.mlp.down_proj: its 112 inputs are not a multiple"):
         compressed(tiny_llama(tied=False), "quanto", weights="int4", group_size=32)
     with pytest.raises(BackendError, match=r"quanto: transformer\.h\.0\S*: is a Conv1D"):
         compressed(tiny_gpt2(), "quanto", weights="int8")

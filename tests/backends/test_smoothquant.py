@@ -139,7 +139,7 @@ def test_it_says_what_it_did() -> None:
     )
     shared = tiny_llama()
     shared.model.layers[1].input_layernorm = shared.model.layers[0].input_layernorm
-    assert "2 norms were left as they are, model.layers.0.input_layernorm first" in compress(shared)[1]
+    assert "2 norms were left unchanged (first: model.layers.0.input_layernorm)" in compress(shared)[1]
 
 
 def test_a_model_without_anything_to_fold_is_refused() -> None:
@@ -147,7 +147,7 @@ def test_a_model_without_anything_to_fold_is_refused() -> None:
     model = tiny_llama().double()
     for layer in model.model.layers:
         layer.input_layernorm = layer.post_attention_layernorm = nn.Identity()
-    with pytest.raises(BackendError, match="no norm whose gain can take up a scale"):
+    with pytest.raises(BackendError, match="no norm into which a scale can be folded"):
         compress(model)
     assert "norms and 4 linear layers" in compress(model, into="norms_and_linears")[0]
 

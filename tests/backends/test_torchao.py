@@ -109,7 +109,7 @@ def test_codes_of_4_bits_in_a_byte_each_are_called_simulated() -> None:
     assert found.format.name == "int4"
     assert found.bits_per_weight > 8 + 32 / 16
     assert found.kernel == "simulated"
-    assert any("keeps 10.5 bits a weight" in note.text for note in done.notes), done.notes
+    assert any("stores 10.5 bits per weight" in note.text for note in done.notes), done.notes
 
 
 def test_products_of_integers_are_real_and_products_of_what_integers_stand_for_are_not() -> None:
@@ -139,7 +139,10 @@ def test_copies_share_nothing() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({**INT4, "group_size": 32}, r"torchao: model.layers.0.mlp.down_proj: its 112 inputs are no multiple of .* 32"),
+        (
+            {**INT4, "group_size": 32},
+            r"torchao: model.layers.0.mlp.down_proj: its 112 inputs are not a multiple of .* 32",
+        ),
         ({"method": "int4_weight_only", "group_size": 32}, r"torchao: model\.layers\.0.*CUDA devices and bfloat16"),
     ],
 )

@@ -63,7 +63,10 @@ REFUSED = {
     ("kv_cache", "falcon"): r"kv_cache: FalconAttention \(layer 0 of FalconForCausalLM\) does not use transformers'",
     ("torchao", "falcon"): r"torchao: transformer\.h\.0\.self_attention\.query_key_value: FalconLinear multiplies",
     **{
-        (library, "gpt2"): rf"{library}: transformer\.h\.0\.attn\.c_attn: is a Conv1D, the library takes nn.Linear only"
+        (
+            library,
+            "gpt2",
+        ): rf"{library}: transformer\.h\.0\.attn\.c_attn: is a Conv1D, the library supports nn.Linear only"
         for library in ("torchao", "bitsandbytes", "quanto")
     },
 }

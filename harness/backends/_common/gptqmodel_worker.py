@@ -1,8 +1,8 @@
-"""Quantizes a model with GPTQModel: runs in the environment that has the library, and knows nothing of the harness.
+"""Subprocess that quantizes a model with GPTQModel in that library's environment; it imports nothing of the harness.
 
-    python -I -u _gptqmodel_worker.py FOLDER
+    python -I -u gptqmodel_worker.py FOLDER
 
-What it finds in the folder and leaves there is written at the top of ``_isolated.py``.
+``isolated.py`` describes the files that the worker reads from the folder and writes into it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, TextIO
 
 
 def main(folder: Path) -> None:
-    """Quantize the model in the folder and leave the checkpoint."""
+    """Quantize the model in the folder and save the checkpoint there."""
     progress = _own_output()
     settings = json.loads((folder / "settings.json").read_text())
     names = settings.pop("modules")
@@ -26,7 +26,7 @@ def main(folder: Path) -> None:
 
 
 def _own_output() -> TextIO:
-    """Standard output for progress alone: what libraries print there goes to the error stream from now on."""
+    """Reserve standard output for progress: whatever libraries print goes to standard error from now on."""
     own = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     return own

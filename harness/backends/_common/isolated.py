@@ -1,18 +1,18 @@
-"""Backends whose library cannot live beside the harness: it runs in an environment of its own, as a subprocess.
+"""Base class of backends whose library conflicts with the harness's dependencies: it runs in its own environment.
 
     model, token ids, settings ─▶ folder ─▶ <python of that environment> worker.py folder ─▶ checkpoint ─▶ model
 
-The worker is one file that knows its library, torch and transformers, and nothing of the harness. It finds
+The worker is a single file that imports its library, torch and transformers, and nothing of the harness. It reads
 
     model/              config.json, weights and tokenizer files, as transformers saves them
-    settings.json       what the backend's ``job`` says, and under ``modules`` the names of the layers to take
-    calibration.json    token ids, one list a document
+    settings.json       the settings that the backend's ``job`` returns, and under ``modules`` the layers to quantize
+    calibration.json    token ids, one list per document
 
-and leaves the library's own checkpoint in checkpoint/, in a format of ``harness.models.packed_integers``.
+and saves the library's own checkpoint in checkpoint/, in a format that ``harness.models.packed_integers`` reads.
 
-What it prints is shown as progress; what it says on the error stream ends up in the BackendError if it fails. No kernel
-of the library runs here, so the result is ``simulated``: floats that its codes mean, read from the checkpoint itself.
-That checkpoint is also what would be shipped.
+Its standard output is shown as progress; its standard error becomes part of the BackendError if it fails. The library's
+kernels are not used for evaluation, so the result is ``simulated``: the codes of the checkpoint are dequantized to
+floats. That checkpoint is also the artifact.
 """
 
 from __future__ import annotations
@@ -42,52 +42,52 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 _CHECKPOINTS: WeakKeyDictionary[nn.Module, tempfile.TemporaryDirectory[str]] = WeakKeyDictionary()
-"""What workers made, for as long as the model that was made of it lives."""
+"""Checkpoints that workers wrote, kept as long as the model made from each is alive."""
 
 
 class IsolatedBackend(LibraryBackend):
-    """A backend that runs in an environment of its own."""
+    """A backend whose library runs as a subprocess in its own Python environment."""
 
     library: ClassVar[str]
-    """What the environment is for: names its folder and the variable that points to it."""
+    """Name of the library; it names the environment's folder and the variable that points to its interpreter."""
     worker: ClassVar[Path]
-    """The file that runs there."""
+    """Path of the worker script."""
     create: ClassVar[str]
-    """Commands that make the environment."""
+    """Shell commands that create the environment."""
     paths = ("python",)
 
     python: str | None = None
-    """The interpreter of the environment that has the library; else what the variable HARNESS_<LIBRARY>_PYTHON names,
-    else .venv-<library>/bin/python in the working directory."""
+    """Python interpreter of the environment that has the library. Default: the variable HARNESS_<LIBRARY>_PYTHON, else
+    .venv-<library>/bin/python in the working directory."""
     timeout: Annotated[float, Field(gt=0)] = 7200.0
-    """Seconds after which the worker is ended."""
+    """Timeout of the worker in seconds."""
 
     @abstractmethod
     def job(self) -> Mapping[str, Any]:
-        """What the worker has to know of the settings, as plain data."""
+        """The settings that the worker needs, as plain JSON data."""
 
     def interpreter(self) -> Path:
-        """Where the environment's interpreter is, or should be."""
+        """Path where the environment's interpreter is expected."""
         default = f".venv-{self.library}/bin/python"
         return Path(self.python or os.environ.get(f"HARNESS_{self.library.upper()}_PYTHON") or default).absolute()
 
     def lacks(self) -> str:
-        """That the environment is missing, and what makes it."""
+        """Why the environment cannot be used and how to create it; empty if it exists."""
         python = self.interpreter()
         if os.access(python, os.X_OK) and python.is_file():
             return ""
         return (
-            f"its library runs in an environment of its own, and {python} is no program; make the environment with: "
-            f"{self.create}; where it is, say with python: or HARNESS_{self.library.upper()}_PYTHON"
+            f"its library runs in a separate environment, and {python} is not an executable; "
+            f"create the environment with: {self.create}; to use another interpreter, set python: or HARNESS_{self.library.upper()}_PYTHON"
         )
 
     def compress(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, calibration: Sequence[Tensor]
     ) -> Compressed:
-        """Let the worker compress the model, and take over the weights that its checkpoint means.
+        """Run the worker and load the dequantized weights of its checkpoint into the model.
 
-        Raises BackendError where the environment is missing, the worker fails or takes too long, or what it left does
-        not fit the model.
+        Raises BackendError if the environment is missing, the worker fails or times out, or its checkpoint does not fit
+        the model.
         """
         if problem := self.lacks():
             raise BackendError(f"{self.kind}: {problem}")
@@ -111,11 +111,11 @@ class IsolatedBackend(LibraryBackend):
         return Compressed(model, formats)
 
     def save(self, model: PreTrainedModel, folder: Path) -> None:
-        """The checkpoint that the library made, as it is. Raises BackendError where the model is another by now."""
+        """Copy the library's checkpoint unchanged. Raises BackendError if a later step replaced the model."""
         if model not in _CHECKPOINTS:
             raise BackendError(
-                f"{self.kind}: a later step made another model, of which the library has no checkpoint; set artifact: "
-                "none, or leave the other steps out"
+                f"{self.kind}: a later step changed the model, so the library's checkpoint no longer matches; "
+                "set artifact: none, or remove the later steps"
             )
         shutil.copytree(Path(_CHECKPOINTS[model].name) / "checkpoint", folder, dirs_exist_ok=True)
 
@@ -137,21 +137,21 @@ class IsolatedBackend(LibraryBackend):
         (job / "calibration.json").write_text(json.dumps([ids.tolist() for ids in calibration]))
 
     def _take_over(self, checkpoint: Path, model: PreTrainedModel, names: Sequence[str]) -> tuple[ModuleFormat, ...]:
-        """Give the layers the weights of the worker's checkpoint; raises BackendError naming what does not fit."""
+        """Load the weights of the worker's checkpoint into the layers; raises BackendError naming what does not fit."""
         from harness.backends._common.weights import Replacing
         from harness.models.packed_integers import unpack_folder
 
         try:
             found = unpack_folder(checkpoint, model).layers
         except HarnessError as error:
-            raise BackendError(f"{self.kind}: what its worker left cannot be read: {error}") from error
+            raise BackendError(f"{self.kind}: the checkpoint of its worker cannot be read: {error}") from error
         if odd := sorted(found.keys() ^ set(names)):
-            what = "were asked for and not given, or given and not asked for"
+            what = "are missing from the worker's checkpoint, or were not requested"
             raise BackendError(f"{self.kind}: {odd[0]} and {len(odd) - 1} more {what}")
         replacing, chosen = Replacing(), dict(self.chosen(model))
         for name in names:
             if not bool(found[name].weight.isfinite().all()):
-                raise BackendError(f"{self.kind}: {name}: the weight that came back has values that are not finite")
+                raise BackendError(f"{self.kind}: {name}: the worker returned a weight with NaN or infinity")
             replacing.replace(chosen[name], found[name].weight.to(chosen[name].weight.device))
         return tuple(self._adopt(found[name].format) for name in names)
 
@@ -161,16 +161,16 @@ class IsolatedBackend(LibraryBackend):
 
 
 def run_worker(kind: str, command: Sequence[str], folder: Path, limit: float, show: Callable[[str], None]) -> None:
-    """Run a worker to its end; ``show`` gets every line that it prints. limit: seconds.
+    """Run a worker to its end and pass every line of its output to ``show``. limit: timeout in seconds.
 
-    Raises BackendError with the last lines of its error stream when it fails or takes too long.
+    Raises BackendError with the last lines of its standard error when it fails or times out.
     """
     inherited = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
     environment = inherited | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     failure = run_process(command, environment, lambda line: show(f"{kind}: {line}"), folder, limit)
     if failure:
         said = "\n".join(failure.said) or "(nothing)"
-        raise BackendError(f"{kind}: its worker {failure.how}: {' '.join(command)}; the last that it said:\n{said}")
+        raise BackendError(f"{kind}: its worker {failure.how}: {' '.join(command)}; its last output:\n{said}")
 
 
 def _show(line: str) -> None:

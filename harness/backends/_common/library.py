@@ -1,9 +1,10 @@
-"""What backends that hand a model to a library have in common.
+"""Base class of backends that call a quantization library which replaces linear layers or their weights.
 
     chosen layers ─ checked ─▶ library ─▶ its modules ─ what do they keep? how do they multiply? ─▶ ModuleFormat
 
-A backend of this kind says what it takes (``check``, ``dtypes``), hands the model over (``hand_over``) and says which
-format it asked for (``number_format``, ``inputs``). Bytes, bits, and the kind of kernel are found by inspection.
+A backend declares which layers the library supports (``check``, ``dtypes``), calls the library (``hand_over``) and
+declares the requested format (``number_format``, ``inputs``). Stored bytes, bits per weight and the GEMM kind are
+determined by inspecting the modules that the library left.
 """
 
 from __future__ import annotations
@@ -27,26 +28,26 @@ if TYPE_CHECKING:
 
 
 class LibraryBackend(LinearBackend):
-    """A backend that lets a library replace linear layers, or their weights."""
+    """A backend whose library replaces linear layers or their weights."""
 
     quantizes = ("weights",)
     dtypes: ClassVar[tuple[str, ...]] = ("float32", "float16", "bfloat16")
-    """Dtypes of weights that the library takes."""
+    """Weight dtypes that the library supports."""
     devices: ClassVar[tuple[str, ...]] = ()
-    """Types of devices on which it works; none: any."""
+    """Device types that the library supports; empty: any."""
     takes_conv1d: ClassVar[bool] = False
-    """Whether it takes the Conv1D of GPT-2 beside nn.Linear."""
+    """Whether the library supports GPT-2's Conv1D as well as nn.Linear."""
 
     def number_format(self, module: Linear) -> NumberFormat:
-        """The format of weights that the settings ask for, in a layer as it was before."""
+        """The weight format that the settings request for a layer, given the layer before quantization."""
         raise NotImplementedError
 
     def inputs(self) -> NumberFormat | None:
-        """The format to which the layers round their inputs; None, the default: they do not."""
+        """The format to which the layers round their inputs; None (the default): inputs are not quantized."""
         return None
 
     def check(self, module: Linear) -> str:
-        """Why the library cannot take a layer, and what to do; empty if it can."""
+        """Why the library cannot quantize a layer, and what to do; empty if it can."""
         return ""
 
     def hand_over(
@@ -56,27 +57,27 @@ class LibraryBackend(LinearBackend):
         tokenizer: PreTrainedTokenizerBase,
         calibration: Sequence[Tensor],
     ) -> PreTrainedModel:
-        """Let the library compress the named layers of the model, in place or not; whatever it raises is wrapped."""
+        """Let the library compress the named layers, in place or not; any exception becomes a BackendError."""
         raise NotImplementedError
 
     def checkpoint_config(self, left_out: Sequence[str]) -> Any:
-        """What tells transformers how to load the folder of a compressed model: one of its quantization configs.
+        """The quantization config with which transformers loads the saved model.
 
-        left_out: linear layers that are as they were. None where transformers cannot load what the library makes.
+        left_out: linear layers that were not quantized. None if transformers cannot load the result.
         """
         return None
 
     @property
     def puts_on_grid(self) -> tuple[Quantized, ...]:
-        """Activations too where the settings say something of inputs."""
+        """Weights, and activations if the settings quantize inputs."""
         return (*self.quantizes, "activations") if self.inputs() else self.quantizes
 
     def compress(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, calibration: Sequence[Tensor]
     ) -> Compressed:
-        """Hand over every linear layer that is not skipped, and look at what came back.
+        """Pass every linear layer that is not skipped to the library, and inspect the result.
 
-        Raises BackendError naming the module that the library cannot take or left as it was.
+        Raises BackendError naming the module that the library does not support or left unchanged.
         """
         from harness.modules.linears import weight_of
 
@@ -97,16 +98,17 @@ class LibraryBackend(LinearBackend):
             raise BackendError(f"{self.kind}: {type(error).__name__}: {error}") from error
         if same := [name for name in names if _mark(model.get_submodule(name)) == before[name]]:
             raise BackendError(
-                f"{self.kind}: {same[0]} and {len(same) - 1} more were left as they were by the library, without a "
-                "word; skip them, or take settings that fit their sizes"
+                f"{self.kind}: {same[0]} and {len(same) - 1} more were silently left unchanged by the library; "
+                "skip them, or choose settings that fit their sizes"
             )
         found, inputs = self._describe(model, wanted, sizes), self.inputs()
         return Compressed(model, found, dict.fromkeys(names, inputs) if inputs else {}, notes=tuple(self._notes(found)))
 
     def save(self, model: PreTrainedModel, folder: Path) -> None:
-        """Write the folder that transformers loads: with the library, or as it is where all weights are plain floats.
+        """Write the folder that transformers loads: the library's format, or plain floats if all weights are plain
+        floats.
 
-        Raises BackendError where there is none.
+        Raises BackendError if transformers cannot load either.
         """
         from transformers.quantizers.auto import AutoHfQuantizer
 
@@ -121,8 +123,8 @@ class LibraryBackend(LinearBackend):
         config = self.checkpoint_config(plain)
         if config is None:
             raise BackendError(
-                f"{self.kind}: transformers cannot load what the library makes with these settings: there is nothing "
-                "to ship; set artifact: none, or take a step that can be saved"
+                f"{self.kind}: transformers cannot load the library's result with these settings, so there is no "
+                "artifact to release; set artifact: none, or choose a step whose result can be saved"
             )
         shipped: Any = model
         # As from_pretrained leaves a model behind that it has quantized; taken back, for this one was not made so.
@@ -136,9 +138,9 @@ class LibraryBackend(LinearBackend):
     def replace_each(
         self, model: PreTrainedModel, names: Sequence[str], make: Callable[[nn.Module], nn.Module]
     ) -> PreTrainedModel:
-        """Put ``make(module)`` in the place of each named module, under all its names.
+        """Replace each named module by ``make(module)``, under all its names.
 
-        One at a time, so that little more than one layer is held twice. Raises BackendError naming the module.
+        One module at a time, so that little more than one layer is held twice. Raises BackendError naming the module.
         """
         places: dict[int, list[str]] = {}
         for path, module in model.named_modules(remove_duplicate=False):
@@ -167,20 +169,25 @@ class LibraryBackend(LinearBackend):
         if type(weight) is not torch.Tensor:
             problem = f"its weight is a {type(weight).__name__} already; give each step its own modules (only:, skip:)"
         elif not isinstance(module, torch.nn.Linear) and not self.takes_conv1d:
-            problem = f"is a {type(module).__name__}, the library takes nn.Linear only; skip it, or take another step"
+            problem = (
+                f"is a {type(module).__name__}, the library supports nn.Linear only; skip it, or choose another backend"
+            )
         elif dtype not in self.dtypes:
-            problem = f"its weight is {dtype}, and the library takes {', '.join(self.dtypes)}; set dtype: in reference:"
+            problem = (
+                f"its weight is {dtype}, and the library supports {', '.join(self.dtypes)}; set dtype: in reference:"
+            )
         elif self.devices and device not in self.devices:
-            problem = f"lies on {device}, and the library works on {', '.join(self.devices)}; set device: in reference:"
+            problem = f"is on {device}, and the library supports {', '.join(self.devices)}; set device: in reference:"
         elif not bool(torch.isfinite(weight).all()):
-            problem = "the weight holds NaN or infinity; nothing sensible can be computed from it"
+            problem = "the weight contains NaN or infinity, so it cannot be quantized"
         if problem := problem or self.check(module):
             raise BackendError(f"{self.kind}: {name}: {problem}")
 
     def _describe(
         self, model: PreTrainedModel, wanted: Mapping[str, NumberFormat], sizes: Mapping[str, tuple[int, int]]
     ) -> tuple[ModuleFormat, ...]:
-        """What is there now, from the tensors that each module keeps; shared ones count with the first to have them."""
+        """The formats after quantization, from the tensors that each module stores; shared tensors count once, with the
+        first module."""
         from harness.modules.gemm_kind import multiplies_floats
         from harness.modules.inspection import Seen, measure_storage
 
@@ -205,28 +212,29 @@ class LibraryBackend(LinearBackend):
         return tuple(formats)
 
     def _notes(self, found: Sequence[ModuleFormat]) -> list[Note]:
-        """Where the library keeps more bits than the format has, or computes in floats what it calls integers."""
+        """A note if the library stores more bits than the declared format, or multiplies floats where integers are
+        declared."""
         wide = [each for each in found if each.kernel == "simulated"]
         if not wide:
             return []
         first = wide[0]
         text = (
-            f"{self.kind}: {len(wide)} of {len(found)} modules are declared as {first.format.name}, and on this "
-            f"machine the library keeps {first.bits_per_weight:.3g} bits a weight"
+            f"{self.kind}: {len(wide)} of {len(found)} modules are declared as {first.format.name}, but on this "
+            f"machine the library stores {first.bits_per_weight:.3g} bits per weight"
         ) + (" or multiplies floats" if self.inputs() else "")
-        return [Note(topic="kernel", text=f"{text}: called simulated ({first.module} first)")]
+        return [Note(topic="kernel", text=f"{text}: counted as simulated (first: {first.module})")]
 
 
 def uneven_groups(module: Linear, group_size: int | None) -> str:
-    """Why a library that fills no last group cannot take a layer; empty where groups divide its inputs."""
+    """Why a library that needs full groups cannot quantize a layer; empty if the group size divides its inputs."""
     inputs = module.weight.shape[1]
     if not group_size or inputs % group_size == 0:
         return ""
-    return f"its {inputs} inputs are no multiple of group_size {group_size}; skip it, or take another size"
+    return f"its {inputs} inputs are not a multiple of group_size {group_size}; skip it, or choose another group size"
 
 
 def _mark(module: nn.Module) -> object:
-    """Equal before and after where a library left a layer alone: its class, its tensors, and where they lie."""
+    """Equal before and after if a library left a layer unchanged: its class, its tensors, and their storage."""
     from harness.modules.inspection import named_tensors
 
     return type(module), sorted((name, each.data_ptr(), each._version) for name, each in named_tensors(module))

@@ -1,4 +1,4 @@
-"""What backends that work on linear layers have in common: which of a model's layers they take."""
+"""Base class of backends that work on linear layers: the settings ``only`` and ``skip``, and the choice of layers."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ if TYPE_CHECKING:
 
 
 class LinearBackend(Backend):
-    """A backend that takes some or all linear layers of a model."""
+    """A backend that quantizes some or all linear layers of a model."""
 
     takes_experts: ClassVar[bool] = False
-    """Whether it takes the matrices of stacked experts as linear layers, too; patterns match the name of the stack."""
+    """Whether the matrices of stacked experts count as linear layers, too; patterns match the name of the stack."""
 
     only: tuple[str, ...] = ()
-    """Names or patterns of the linear layers to quantize; none: all."""
+    """Names or glob patterns of the linear layers to quantize; empty (the default): all."""
     skip: tuple[str, ...] = ("lm_head",)
-    """Names or patterns of linear layers to leave alone; ``lm_head`` is the output head, whatever it is
-    called."""
+    """Names or glob patterns of linear layers to leave in full precision; ``lm_head`` is the output head, whatever its
+    name."""
 
     def chosen(self, model: PreTrainedModel) -> list[tuple[str, Linear]]:
         """Name and module of every linear layer to quantize, in the order of ``named_modules``, experts' matrices last.
 
-        Raises BackendError for patterns that match nothing, and where nothing is left.
+        Raises BackendError for patterns that match nothing, and if no layer remains.
         """
         from harness.modules.experts import stack_name
         from harness.modules.linears import linears, matrices, output_head

@@ -1,10 +1,10 @@
-"""What backends have in common whose library computes with floats: its codes are packed only when it saves.
+"""Base class of backends whose library fake-quantizes: weights stay floats, and codes are packed only when saved.
 
     chosen layers ─ checked ─▶ library ─▶ floats on the grid of a format ─▶ ModuleFormat of what would be stored
 
-Such a result is ``simulated``, whatever the library calls it. Bits and bytes are those of the codes, scales and zero
-points that the library's checkpoint holds, as they are for the harness's own simulations; that the weights lie on the
-stated grid is checked on the values after the last step.
+Such a result is ``simulated``. Bits and bytes are those of the codes, scales and zero points in the library's
+checkpoint, as for the harness's own simulations; after the last step the grid check verifies that the weights lie on
+the declared grid.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 class Simulated:
     """What a library did to one module.
 
-    format: that of its weight, if it was put on a grid. extra_bits: scales, zero points and indices of the whole
-    module, as the library's checkpoint keeps them. inputs: the format to which its input is rounded from now on.
+    format: the format of its weight, if it was quantized. extra_bits: scales, zero points and indices of the whole
+    module, as stored in the library's checkpoint. inputs: the format to which its input is rounded from this step on.
     """
 
     format: NumberFormat | None
@@ -45,7 +45,7 @@ class Simulated:
 
 @dataclass(frozen=True)
 class Result:
-    """What a library made of a model: by module name, for the cache, and what must be said beside that."""
+    """What a library did to a model: by module name, to the cache, and notes for the reader."""
 
     model: PreTrainedModel
     modules: Mapping[str, Simulated]
@@ -54,7 +54,7 @@ class Result:
 
 
 class SimulatingBackend(LibraryBackend):
-    """A backend whose library leaves weights on a grid as floats."""
+    """A backend whose library leaves fake-quantized float weights."""
 
     def simulate(
         self,
@@ -63,19 +63,19 @@ class SimulatingBackend(LibraryBackend):
         tokenizer: PreTrainedTokenizerBase,
         calibration: Sequence[Tensor],
     ) -> Result:
-        """Let the library compress the named layers; whatever it raises is wrapped, what it prints is not shown."""
+        """Let the library compress the named layers; exceptions become BackendErrors and its output is suppressed."""
         raise NotImplementedError
 
     def must_reach(self, names: Sequence[str]) -> Sequence[str]:
-        """Which of the layers the library must have put on a grid: all, by default."""
+        """The layers that the library must have quantized; by default all."""
         return names
 
     def compress(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, calibration: Sequence[Tensor]
     ) -> Compressed:
-        """Hand over every linear layer that is not skipped, and describe what the library did to each.
+        """Pass every linear layer that is not skipped to the library, and describe what it did to each.
 
-        Raises BackendError naming the module that the library cannot take or left as it was.
+        Raises BackendError naming the module that the library does not support or left unchanged.
         """
         names = []
         for name, module in self.chosen(model):
@@ -91,8 +91,8 @@ class SimulatingBackend(LibraryBackend):
             raise BackendError(f"{self.kind}: {type(error).__name__}: {error}") from error
         if left := [name for name in self.must_reach(names) if name not in done.modules]:
             raise BackendError(
-                f"{self.kind}: {left[0]} and {len(left) - 1} more were left as they were by the library, without a "
-                "word; skip them, or take settings that fit them"
+                f"{self.kind}: {left[0]} and {len(left) - 1} more were silently left unchanged by the library; "
+                "skip them, or choose settings that fit them"
             )
         return Compressed(
             done.model,
@@ -127,7 +127,8 @@ class SimulatingBackend(LibraryBackend):
 
 
 def give_own_head(model: PreTrainedModel, names: Sequence[str]) -> None:
-    """Part a head that is to be compressed from the embedding it is tied to, which libraries would change with it."""
+    """Untie a head that is to be compressed from its embedding, because libraries would change the embedding with
+    it."""
     from harness.modules.linears import output_head, replace_weight, weight_of
 
     head = output_head(model)
@@ -139,10 +140,10 @@ def give_own_head(model: PreTrainedModel, names: Sequence[str]) -> None:
 
 @contextmanager
 def preserve_global_state() -> Iterator[None]:
-    """Give back what libraries set for the whole process, and let chance start at the same place every time.
+    """Restore the global state that libraries change, and seed random numbers identically each time.
 
-    Random numbers of torch, numpy and Python, deterministic algorithms, printing of tensors, the environment. What is
-    printed meanwhile is not shown.
+    Covers the random states of torch, numpy and Python, deterministic algorithms, tensor printing and the environment.
+    Output is suppressed meanwhile.
     """
     import numpy as np
     import torch

@@ -8,9 +8,10 @@ from harness.records import ModuleFormat
 
 
 def merge_stacks(described: Iterable[ModuleFormat]) -> tuple[ModuleFormat, ...]:
-    """The formats with those of one stack's matrices added up under the name of the stack, in the order of the first.
+    """Merge the formats of a stack's expert matrices into one entry under the name of the stack, in the order of first
+    appearance.
 
-    All matrices of a stack have one shape, so that their bits a weight are averaged.
+    All matrices of a stack have one shape, so their bits per weight are averaged.
     """
     from harness.modules.experts import stack_name
 

@@ -1,4 +1,4 @@
-"""What backends that quantize weights have in common: the YAML of a format, the choice of modules, the description."""
+"""Base class of backends that quantize weights: the YAML settings of the format, overrides per module, descriptions."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ RangeMethod = Literal["min_max", "percentile", "mse", "entropy"]
 
 
 class Override(Record):
-    """Other settings for the modules that match; what is not given stays as it is."""
+    """Settings that replace the step's own for matching modules; those not given stay as they are."""
 
     modules: tuple[str, ...] = Field(min_length=1)
     format: WeightFormatName | None = None
@@ -43,7 +43,7 @@ class Override(Record):
 
 
 class WeightBackend(LinearBackend):
-    """A backend that puts the weights of linear layers on a grid."""
+    """A backend that quantizes the weights of linear layers."""
 
     quantizes = ("weights",)
     takes_experts = True
@@ -52,26 +52,25 @@ class WeightBackend(LinearBackend):
     """``int`` (with ``bits``), an FP8 or FP4 float, ``nf4``, a block format that brings its own group size and scales
     (``mxfp4``, ``mxfp8_…``: 32 and powers of two; ``nvfp4``: 16 and FP8), or another that ``harness list`` shows."""
     bits: Bits | None = None
-    """Bits of one code; only with format ``int``, which needs it."""
+    """Bits per code; required with format ``int``, not allowed with others."""
     symmetric: bool = True
-    """Codes around 0 without a zero point; false: the range from the smallest to the largest weight, with 0
-    in it."""
+    """true: codes around 0 without a zero point; false: the grid spans the smallest to the largest weight, and 0."""
     granularity: Granularity = "group"
-    """What shares a scale: the whole weight, an output channel, ``group_size`` neighbours in an output
+    """The values that share a scale: the whole tensor, an output channel, ``group_size`` neighbours within an output
     channel, or a square block of ``group_size`` × ``group_size``."""
     group_size: Annotated[int, Field(ge=1)] | None = None
-    """Inputs that share a scale, 32 if not given (64 for nf4, 128 for blocks); the last group of a channel may
-    be shorter. Only with ``group`` and ``block``."""
+    """Inputs that share a scale; default 32 (64 for nf4, 128 for blocks); the last group of a channel may be shorter.
+    Only with ``group`` and ``block``."""
     full_range: bool = False
-    """Symmetric codes from −2^(bits−1) instead of −2^(bits−1)+1."""
+    """Use codes from −2^(bits−1) instead of −2^(bits−1)+1; symmetric integers only."""
     range: RangeMethod = "min_max"
-    """How the range of the weights that share a scale is set."""
+    """Method that sets the clipping range of the weights that share a scale."""
     percentile: Annotated[float, Field(gt=50, le=100)] | None = None
-    """Share of the values inside the range in percent, 99.9 if not given; only with range ``percentile``."""
+    """Percentage of values inside the range, default 99.9; only with range ``percentile``."""
     double_quantize: bool = False
-    """Quantize the scales to 8 bits again, as QLoRA does."""
+    """Quantize the scales to 8 bits as well, as in QLoRA."""
     overrides: tuple[Override, ...] = ()
-    """Other settings for some modules; the last that matches counts."""
+    """Settings for some modules that replace those above; if several match, the last one counts."""
 
     @model_validator(mode="after")
     def _consistent(self) -> WeightBackend:
@@ -99,7 +98,7 @@ class WeightBackend(LinearBackend):
         return self
 
     def number_format(self) -> NumberFormat:
-        """The format of weights that the fields describe, overrides aside. Loads no torch."""
+        """The weight format that the settings describe, without overrides. Loads no torch."""
         percentile = (self.percentile or DEFAULT_PERCENTILE) if self.range == "percentile" else None
         fields: dict[str, Any] = {"symmetric": self.symmetric, "ranges": self.range, "percentile": percentile}
         if self._named.group_size is None:
@@ -110,13 +109,13 @@ class WeightBackend(LinearBackend):
         return self._named.record(self.bits, **fields)
 
     def weight_format(self) -> Format:
-        """The same, as what rounds tensors."""
+        """The quantizer of that format."""
         from harness.numerics.formats import format_of
 
         return format_of(self.number_format(), self.full_range)
 
     def variations(self) -> tuple[WeightBackend, ...]:
-        """These settings, and what each override makes of them."""
+        """These settings, and the settings that result from each override."""
         return (self, *map(self._with, self.overrides))
 
     def for_module(self, name: str) -> WeightBackend:
@@ -130,20 +129,20 @@ class WeightBackend(LinearBackend):
         return settings
 
     def limits_of(self, weight_OI: Tensor, form: Format) -> Limits | None:
-        """What the grid of every block has to span, by ``range``; None: its smallest and largest value."""
+        """The limits that the grid of every block must span, by ``range``; None: its smallest and largest value."""
         from harness.numerics.range_methods import find_limits
 
         return find_limits(weight_OI, form, self.range, self.percentile or DEFAULT_PERCENTILE)
 
     def round_weight(self, weight_OI: Tensor) -> Quantized:
-        """A weight rounded to nearest in the format of these settings, overrides aside."""
+        """A weight rounded to nearest in the format of these settings, without overrides."""
         from harness.numerics.formats import quantize
 
         form = self.weight_format()
         return quantize(weight_OI, form, self.limits_of(weight_OI, form))
 
     def describe(self, name: str, module: Linear) -> ModuleFormat:
-        """What a module is now, its weight held as floats in the format of its settings."""
+        """Description of a module whose weight now lies on the grid of these settings, held as floats."""
         from harness.modules.linears import class_of, weight_of
         from harness.numerics.formats import stored_bits
 
@@ -178,20 +177,20 @@ class WeightBackend(LinearBackend):
 
 
 class Replacing:
-    """Gives modules new weights; layers that share one weight go on sharing it."""
+    """Assigns new weights to modules; layers that share one weight keep sharing it."""
 
     def __init__(self) -> None:
         self._done: dict[int, tuple[Tensor, Parameter]] = {}
 
     def shared(self, module: Linear) -> bool:
-        """Whether the weight of ``module`` was replaced elsewhere already; it then is replaced here too."""
+        """Whether the weight of ``module`` was already replaced in another layer; if so, replace it here too."""
         done = self._done.get(id(module.weight))
         if done is not None:
             module.weight = done[1]
         return done is not None
 
     def replace(self, module: Linear, values_OI: Tensor) -> None:
-        """A new weight [O, I] in the dtype of the old one."""
+        """Assign the weight [O, I], converted to the dtype of the old one."""
         from harness.modules.linears import replace_weight
         from harness.numerics.formats import cast
 
@@ -202,15 +201,15 @@ class Replacing:
 
 @contextmanager
 def naming(backend: Backend, module: str) -> Iterator[None]:
-    """Turn the ValueError of a tensor that cannot be quantized into a BackendError that names the module."""
+    """Turn the ValueError about a weight that cannot be quantized into a BackendError that names the module."""
     try:
         yield
     except ValueError as error:
-        raise BackendError(f"{backend.kind}: {module}: {error}; nothing sensible can be computed from it") from error
+        raise BackendError(f"{backend.kind}: {module}: {error}; it cannot be quantized") from error
 
 
 def untie_head(model: PreTrainedModel, changed: Iterable[str]) -> None:
-    """Keep a later tie_weights() from undoing a head whose weight was replaced."""
+    """Keep a later tie_weights() from reverting a head whose weight was replaced."""
     from harness.modules.linears import output_head
 
     if output_head(model) in set(changed):
