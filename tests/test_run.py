@@ -208,7 +208,7 @@ def test_vocabularies_that_differ_by_more_than_padding_leave_token_measures_skip
     assert isinstance(found, Observed)
     skipped = {entry.measure: entry.reason for entry in found.skipped}
     for name in ("perplexity.ratio", "divergence.kl_mean"):
-        assert "the variant has 92 logits for a token, the reference 96, and they differ by more" in skipped[name]
+        assert "the variant has 92 logits per token, the reference 96, and they differ by more" in skipped[name]
         assert "gate student" in skipped[name]
     assert "perplexity.bits_per_byte" not in skipped or "give the text back" in skipped["perplexity.bits_per_byte"]
     assert [note.level for note in found.notes if note.topic == "tokenizer"] == ["warn"]

@@ -121,7 +121,7 @@ class _Work:
             yield Note(topic="gptq: damping", text=f"{text}{most:g} at most", level="warn")
         if self._nearest:
             rows = sum(self._nearest.values())
-            text = f"{_some(list(self._nearest))}: {rows} output channels are rounded to nearest, which had a smaller error"
+            text = f"{_some(list(self._nearest))}: {rows} output channels are rounded to nearest, with a smaller error"
             yield Note(topic="gptq: rounded to nearest", text=text)
 
     def _one(self, name: str, hessian: Hessian | None, known: dict[Hessian, tuple[Tensor, PreparedHessian]]) -> None:

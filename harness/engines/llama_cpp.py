@@ -1,11 +1,11 @@
-"""The engine ``llama_cpp``: GGUF files with llama.cpp's own kernels, so that what the file holds is what is multiplied.
+"""The engine ``llama_cpp``: runs GGUF files with llama.cpp's own kernels, which multiply the stored codes.
 
-It has no modules that could be watched: a measure that needs them is Skipped. Its kernels on a processor round what
-goes into products of quantized weights to 8 bits in blocks of 32 (256 for the K formats), so a model with outlier
-channels loses more in them than its dequantized weights tell.
+It gives no access to modules: a measure that needs them is Skipped. Its CPU kernels round the inputs of quantized
+layers to 8 bits in blocks of 32 (256 for the K formats), so a model with outlier channels loses more than its
+dequantized weights suggest.
 
-llama.cpp is compiled when it is installed (``pip install "lm-shipcheck[llamacpp]"``, ten minutes on two cores), so it
-is never installed unless it is asked for.
+llama.cpp is compiled at installation (``pip install "lm-shipcheck[llamacpp]"``, ten minutes on two cores), so it is
+only installed on request.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ if TYPE_CHECKING:
     from harness.models.loaded import LoadedModel
 
 FIRST_ROOM = 512
-"""Tokens that a context has room for at first; it grows with the texts, since its memory is taken at once."""
+"""Initial context size in tokens; it grows with the texts, because its memory is allocated at once."""
 
 
 class LlamaCpp(Engine):
-    """GGUF files with llama.cpp's own kernels on the processor; logits only, no modules."""
+    """Runs GGUF files with llama.cpp's own kernels on CPU; logits only, no access to modules."""
 
     reads: ClassVar[tuple[CheckpointKind, ...]] = ("gguf",)
     serves: ClassVar[tuple[Served, ...]] = ("generation", "cache")
@@ -43,7 +43,7 @@ class LlamaCpp(Engine):
     install_note: ClassVar[str] = "which compiles for ten minutes"
 
     def open(self, spec: ModelSpec, name: str, tokenizer: PreTrainedTokenizerBase | None) -> LoadedModel:
-        """The model in a GGUF file as llama.cpp computes it, with the file's own tokenizer or the given one."""
+        """Load a GGUF file with llama.cpp, with the file's own tokenizer or the given one."""
         from harness.models.fingerprints import fingerprint_file
         from harness.models.gguf import link_in_own_folder, load_gguf_tokenizer
         from harness.models.gguf_file import module_formats_of, read_gguf
@@ -56,7 +56,7 @@ class LlamaCpp(Engine):
         source = resolve(spec)
         path = source.file
         if path is None:
-            reason = "engine: llama_cpp reads GGUF files, and this is not one; name one (or file:)"
+            reason = "engine: llama_cpp reads only GGUF files, and this is not one; name a GGUF file (or set file:)"
             raise ModelError(f"{spec.model}: {reason}")
         gguf, fingerprint = read_gguf(path), fingerprint_file(path)
         with link_in_own_folder(path) as folder:
@@ -83,10 +83,10 @@ class LlamaCpp(Engine):
 
 
 class LlamaCppModel:
-    """Logits of llama.cpp for token ids; float32, on the processor.
+    """Logits of llama.cpp for token ids; float32, on CPU.
 
-    Every text that is scored is read from its beginning, so that numbers do not depend on what was read before; only
-    within one text that is being written is the library's cache used.
+    Every scored text is processed from its beginning, so that numbers do not depend on earlier texts; the library's
+    cache is used only while one text is being generated.
     """
 
     def __init__(self, path: Path, vocabulary: int, positions: int, end_token: int | None) -> None:
@@ -97,7 +97,7 @@ class LlamaCppModel:
         self._read: tuple[int, ...] = ()
 
     def text_logits(self, ids: Sequence[int], last: int) -> Tensor:
-        """Logits [last, V] behind the last ids. Raises ModelError where the library cannot read them."""
+        """Logits [last, V] at the last ids. Raises ModelError if the library cannot process them."""
         import torch
 
         whole, continued = tuple(ids), len(ids) - last
@@ -114,12 +114,12 @@ class LlamaCppModel:
         return torch.from_numpy(self._library.scores[len(whole) - last : len(whole)]).clone().float()
 
     def make_room(self, tokens: int) -> None:
-        """Open a context of at least so many tokens; a new one forgets what was read. Raises ModelError."""
+        """Open a context of at least ``tokens`` tokens; a new one starts empty. Raises ModelError."""
         if tokens <= self._room:
             return
         room = min(self.positions, max(FIRST_ROOM, 1 << (tokens - 1).bit_length()))
         if tokens > room:
-            raise ModelError(f"{self._path}: a text of {tokens} tokens, and the model was made for {self.positions}")
+            raise ModelError(f"{self._path}: a text of {tokens} tokens exceeds the model's {self.positions} positions")
         import torch
 
         self.close()
@@ -138,7 +138,7 @@ class LlamaCppModel:
         self._room = room
 
     def close(self) -> None:
-        """Give the library's memory back."""
+        """Free the library's memory."""
         if self._library is not None:
             self._library.close()
         self._library, self._room, self._read = None, 0, ()
@@ -147,17 +147,17 @@ class LlamaCppModel:
 def _kernel_note(name: str, gguf: GgufFile) -> Note:
     text = (
         f"{name}: {gguf.path.name} ({', '.join(gguf.types)}) is computed by llama.cpp {_version()} with its own "
-        "kernels, which round what goes into products of quantized weights to 8 bits in blocks, and a KV cache of "
-        "float16; its modules cannot be watched, so layer errors and outliers are not measured"
+        "kernels, which round the inputs of quantized layers to 8 bits in blocks, and a KV cache of "
+        "float16; its modules cannot be observed, so layer errors and outliers are not measured"
     )
     return Note(topic="gguf", text=text)
 
 
 def _config(gguf: GgufFile, path: Path) -> PreTrainedConfig:
-    """The configuration that the file states: sizes and special tokens."""
+    """The configuration in the file: sizes and special tokens."""
     context = gguf.of_architecture("context_length")
     if not isinstance(context, int):
-        raise ModelError(f"{path}: does not say how many positions it has ({gguf.architecture}.context_length)")
+        raise ModelError(f"{path}: does not declare its number of positions ({gguf.architecture}.context_length)")
     from transformers import PreTrainedConfig
 
     make: Any = PreTrainedConfig
@@ -172,10 +172,10 @@ def _config(gguf: GgufFile, path: Path) -> PreTrainedConfig:
 
 
 def _vocabulary(gguf: GgufFile, path: Path) -> int:
-    """Rows of the table of embeddings: the logits for a token."""
+    """Number of rows of the embedding table: the logits per token."""
     table = next((tensor for tensor in gguf.tensors if tensor.name == "token_embd.weight"), None)
     if table is None:
-        raise ModelError(f"{path}: has no token_embd.weight, so it is not a language model of llama.cpp")
+        raise ModelError(f"{path}: has no token_embd.weight, so it is not a language model for llama.cpp")
     return table.shape[0]
 
 

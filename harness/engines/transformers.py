@@ -1,4 +1,4 @@
-"""The engine ``transformers``: PyTorch modules, which can be watched, compressed and saved."""
+"""The engine ``transformers``: PyTorch modules, which can be observed, compressed and saved."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 
 
 class Transformers(Engine):
-    """PyTorch modules of transformers, in the declared dtype; GGUF files are dequantized."""
+    """Runs PyTorch models of transformers in the declared dtype; GGUF files are dequantized."""
 
     reads: ClassVar[tuple[CheckpointKind, ...]] = get_args(CheckpointKind)
     serves: ClassVar[tuple[Served, ...]] = get_args(Served)
 
     def open(self, spec: ModelSpec, name: str, tokenizer: PreTrainedTokenizerBase | None) -> LoadedModel:
-        """As ``harness.models.loading.load`` does it."""
+        """See ``harness.models.loading.load``."""
         from harness.models.loading import load
 
         return load(spec, name, tokenizer)

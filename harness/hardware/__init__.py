@@ -1,6 +1,6 @@
-"""Which number formats have kernels on which hardware: a declared table, and what it says about a model.
+"""Which number formats have kernels on which hardware: a declared table, and its lookup for a model.
 
-``profiles.yaml`` is the table: targets, and kernels with the formats they take and the public pages that say so.
-Nothing is measured here, and nothing is guessed: a format that no entry names has no kernel as far as is known. Nothing
-of this package loads torch.
+``profiles.yaml`` is the table: targets, and kernels with their supported formats and the public pages that document
+them. Nothing is measured or guessed here: a format that no entry names has no known kernel. Nothing in this package
+loads torch.
 """

@@ -1,4 +1,4 @@
-"""What the table of kernels says about the modules of a model, and about its KV cache."""
+"""Looks up kernels for the modules of a model, and for its KV cache, in the table of kernels."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from harness.hardware.profiles import CacheKernel, Kernel, profiles
 from harness.records import CacheFormat, Identity, ModuleFormat, Note, NumberFormat
 
 _MOST = 3
-"""Formats and kernels that a sentence names; the rest are counted."""
+"""How many formats and kernels a sentence names; the rest are counted."""
 
 _NOT_ASKED: Mapping[str, object] = {"scales": "", "ranges": "", "percentile": None, "act_order": False}
-"""What tells formats of weights apart for which kernels are the same."""
+"""The properties of weight formats that distinguish kernels."""
 
 
 @dataclass(frozen=True)
 class Use:
-    """How a module computes: the format of its weight, and that to which its input is rounded, if it is."""
+    """How a module computes: the format of its weight, and the format to which its input is rounded, if any."""
 
     weights: NumberFormat
     inputs: NumberFormat | None = None
 
     @classmethod
     def of(cls, weights: NumberFormat, inputs: NumberFormat | None = None) -> Use:
-        """A use without what no kernel depends on."""
+        """The use without properties that no kernel depends on."""
         return cls(weights.model_copy(update=_NOT_ASKED), inputs)
 
     def __str__(self) -> str:
@@ -34,9 +34,9 @@ class Use:
 
 @dataclass
 class Fit:
-    """Weights (parameters) of compressed modules on a target, by what the table says about them.
+    """Number of weights (parameters) of compressed modules on a target, by whether they have a kernel.
 
-    missing and unknown name the modules of each format without a kernel, and of each whose details are not known.
+    missing and unknown name the modules of each format without a kernel, and of each format without known details.
     """
 
     target: str
@@ -50,9 +50,9 @@ class Fit:
 
 
 def kernels_for(target: str, use: Use, any_inputs: bool = False) -> list[Kernel]:
-    """The kernels on ``target`` that compute a module so, in the order of the table.
+    """The kernels on ``target`` that compute a module in this use, in the order of the table.
 
-    any_inputs: whatever happens to its input.
+    any_inputs: ignore the input format.
     """
     fitting = [kernel for kernel in _kernels(target) if _takes_weights(kernel, use)]
     return [kernel for kernel in fitting if any_inputs or _takes_inputs(kernel, use)]
@@ -79,7 +79,7 @@ def fit(target: str, modules: Iterable[tuple[str, int, Use]]) -> Fit:
 
 
 def list_compressed(modules: Iterable[ModuleFormat]) -> list[tuple[str, int, Use]]:
-    """The modules that compression touched, as `fit` takes them."""
+    """The modules that compression changed, in the form that `fit` takes."""
     return [
         (each.module, each.parameters, Use.of(each.format, each.activations))
         for each in modules
@@ -88,7 +88,7 @@ def list_compressed(modules: Iterable[ModuleFormat]) -> list[tuple[str, int, Use
 
 
 def why_missing(target: str, use: Use) -> str:
-    """Why there is no kernel: what is there for the same format of weights, or that there is nothing."""
+    """Why there is no kernel: the kernels that exist for the same weight format, or that there are none."""
     name = use.weights.name
     near = [kernel for kernel in _kernels(target) if name in kernel.weights.formats]
     if not near:
@@ -98,7 +98,7 @@ def why_missing(target: str, use: Use) -> str:
 
 
 def cache_kernel(target: str, cache: CacheFormat) -> CacheKernel | None:
-    """A kernel on ``target`` that reads a KV cache which is kept so: all of it, in formats without scales."""
+    """A kernel on ``target`` that reads the KV cache in its stored format: all of it, in formats without scales."""
     parts = (cache.keys, cache.values)
     whole = not cache.residual and not cache.skipped_layers and all(part.scales == "none" for part in parts)
     for kernel in profiles().caches:
@@ -108,17 +108,17 @@ def cache_kernel(target: str, cache: CacheFormat) -> CacheKernel | None:
 
 
 def why_no_cache_kernel(target: str, cache: CacheFormat) -> str:
-    """What is there instead."""
+    """The KV cache formats that have a kernel instead."""
     there = [
         f"{kernel.name}: {_join(kernel.formats)} without scales"
         for kernel in profiles().caches
         if target in kernel.targets
     ]
-    return f"{target}: a KV cache with {cache} has no known kernel (there is {'; '.join(there) or 'none'})"
+    return f"{target}: a KV cache with {cache} has no known kernel (available: {'; '.join(there) or 'none'})"
 
 
 def notes(target: str, identity: Identity) -> list[Note]:
-    """What a reader must know about a compressed model that is meant for ``target``."""
+    """Notes about a compressed model that is meant for ``target``."""
     found = fit(target, list_compressed(identity.modules))
     said = [_note(text) for text in sentences(found)]
     if found.modules and not said:
@@ -131,13 +131,13 @@ def notes(target: str, identity: Identity) -> list[Note]:
 
 
 def sentences(found: Fit) -> list[str]:
-    """One sentence for every format without a kernel or without known details."""
+    """One sentence per format without a kernel or without known details."""
     lines = [
         f"{found.target}: {use} has no kernel ({_which(names)}): {why_missing(found.target, use)}"
         for use, names in islice(found.missing.items(), _MOST)
     ]
     lines += [
-        f"{found.target}: {_which(names)} came quantized ({use.weights.name}), in a format that is not known in detail"
+        f"{found.target}: {_which(names)} are prequantized ({use.weights.name}) in a format whose details are unknown"
         for use, names in islice(found.unknown.items(), _MOST)
     ]
     hidden = len(found.missing) + len(found.unknown) - len(lines)
@@ -145,7 +145,7 @@ def sentences(found: Fit) -> list[str]:
 
 
 def needs_kernel(weights: NumberFormat, backend: str, inputs: NumberFormat | None) -> bool:
-    """Whether a module needs a kernel of its own: its weight or its input is in another format than plain floats."""
+    """Whether a module needs a special kernel: its weight or its input is not in plain floats."""
     return inputs is not None or (bool(backend) and not weights.full_precision)
 
 
@@ -169,7 +169,7 @@ def _takes_inputs(kernel: Kernel, use: Use) -> bool:
 
 
 def _describe(kernel: Kernel, weights: str) -> str:
-    """What a kernel takes, in words: "int4 per channel or in groups of 32, 64 or 128"."""
+    """The formats a kernel supports, in words: "int4 per channel or in groups of 32, 64 or 128"."""
     grid: Mapping[bool | None, str] = {True: "symmetric ", False: "asymmetric ", None: ""}
     shared = [f"per {each}" for each in kernel.weights.granularities if each not in ("group", "block")]
     if sizes := kernel.weights.group_sizes:
@@ -183,11 +183,11 @@ def _describe(kernel: Kernel, weights: str) -> str:
 
 
 def _gain(found: Fit) -> str:
-    """What the kernels make faster."""
+    """The expected speed-up of the kernels."""
     if not found.accelerated:
-        return "less is read from memory, but products are not computed in few bits: long prompts do not get faster"
+        return "less memory is read, but products are not computed in low precision: long prompts do not get faster"
     share = "all" if found.accelerated == found.total else f"{100 * found.accelerated / found.total:.0f} %"
-    return f"products with {share} of the compressed weights are computed in few bits"
+    return f"products with {share} of the compressed weights are computed in low precision"
 
 
 def _which(modules: list[str]) -> str:

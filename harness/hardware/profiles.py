@@ -1,4 +1,4 @@
-"""Reading the table of kernels (``profiles.yaml``) into records."""
+"""Reads the table of kernels (``profiles.yaml``) into records."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _FILE = Path(__file__).parent / "profiles.yaml"
 
 
 class WeightsTaken(Record):
-    """Weights that a kernel reads. symmetric: the kind of grid it takes; None: both."""
+    """Weight formats that a kernel supports. symmetric: the kind of grid; None: both."""
 
     formats: Names
     granularities: tuple[Granularity, ...] = Field(min_length=1)
@@ -30,7 +30,7 @@ class WeightsTaken(Record):
 
 
 class ActivationsTaken(Record):
-    """Inputs that a kernel multiplies with. outliers: columns with large inputs are left in full precision."""
+    """Input formats that a kernel multiplies with. outliers: columns with large inputs stay in full precision."""
 
     formats: Names
     granularities: tuple[Granularity, ...] = Field(min_length=1)
@@ -38,10 +38,10 @@ class ActivationsTaken(Record):
 
 
 class Kernel(Record):
-    """A kernel for matrix products, where it runs, what it takes, and the public pages that say so.
+    """A kernel for matrix products: its targets, supported formats, and the public pages that document it.
 
-    activations: None where the input stays in floating point. arithmetic: products are computed in few bits, so that
-    long prompts get faster too; otherwise only the weights read from memory shrink. read: the day the pages were read.
+    activations: None if the input stays in floating point. arithmetic: products are computed in low precision, so that
+    long prompts get faster too; otherwise only memory traffic for weights shrinks. read: the day the pages were read.
     """
 
     name: str = Field(min_length=1)
@@ -54,7 +54,7 @@ class Kernel(Record):
 
 
 class CacheKernel(Record):
-    """A kernel for attention over a KV cache. formats: of keys and of values, by name, without scales."""
+    """An attention kernel that reads a quantized KV cache. formats: of keys and of values, by name, without scales."""
 
     name: str = Field(min_length=1)
     targets: Names
@@ -73,7 +73,7 @@ class Profiles(Record):
 
 @cache
 def profiles() -> Profiles:
-    """The table that comes with the harness. Raises PlanError for a file that is not what it should be."""
+    """Read the bundled table. Raises PlanError for an invalid file."""
     problems: list[Problem] = []
     parsed = read_yaml(_FILE, problems)
     if problems or parsed is None:

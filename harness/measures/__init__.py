@@ -22,86 +22,92 @@ if TYPE_CHECKING:
 
 
 class Measure(Plugin):
-    """Numbers from one table."""
+    """Computes measurements from one table."""
 
     family = "measures"
 
     table: ClassVar[str]
-    """The table it reads, which is also the name of the probe that fills it."""
+    """The table that the measure reads, which is also the name of the probe that writes it."""
     metrics: ClassVar[tuple[Metric, ...]] = ()
-    """Every metric that it can yield, with any settings; ``*`` stands for what settings or files tell. Of several that
-    cover a name the first one counts."""
+    """Every metric that the measure can yield, with any settings; ``*`` stands for parts of a name that settings or
+    files determine. If several patterns match a name, the first one counts."""
     columns: ClassVar[tuple[str, ...] | None] = None
-    """The columns it reads (None: all), so that a large table need not be loaded whole."""
+    """The columns that the measure reads (None: all), so that a large table need not be loaded completely."""
     by_document: ClassVar[bool] = False
-    """Whether its table has rows of single documents, of which any can be taken as if there were no others. Only then
-    do rules hold on slices, and documents may be drawn until the rules are decided."""
+    """Whether the table has rows per document and can be restricted to any subset of documents. Required for rules on
+    slices and for sequential sampling."""
     own_floors: ClassVar[tuple[str, ...]] = ()
-    """Metrics whose noise floor it finds itself; those of a pass probe get theirs from the suite's noise_floor."""
+    """Metrics whose noise floor the measure determines itself; those of a pass probe get theirs from the suite's
+    noise_floor."""
 
     @classmethod
     def missing(cls) -> tuple[str, ...]:
-        """See Plugin.missing; a measure must declare its metrics, or tell them by its settings."""
+        """See Plugin.missing; a measure must declare its metrics, or derive them from its settings."""
         tells = bool(cls.metrics) or cls.produces is not Measure.produces
         return (*super().missing(), *(() if tells else ("metrics",)))
 
     def metrics_by_document(self) -> list[str]:
-        """The metrics that are measured again at every interim look and on every slice; none where not by_document."""
+        """The metrics that are measured again at every interim look and on every slice; empty unless by_document."""
         return [metric.name for metric in self.produces()] if self.by_document else []
 
     def probe_settings(self) -> dict[str, Any]:
-        """Settings the probe must have for this measure; the plan refuses two measures that contradict each other."""
+        """Settings that the probe must have for this measure; the plan refuses two measures that contradict each
+        other."""
         return {}
 
     def aimed(self, target: str | None) -> Measure:
-        """This measure for a variant whose file names ``target`` (see ``harness.hardware``); most do not mind."""
+        """This measure for a variant whose file names ``target`` (see ``harness.hardware``); by default the measure
+        itself."""
         return self
 
     def apart(self) -> Measure | None:
-        """What can be measured instead where both sides have token ids of their own; None: nothing.
+        """The measure to use instead if the two sides have different token ids; None: nothing.
 
-        Asked for measures whose probe compares tokens. Its table is filled by the probe of that name, and it produces
-        metrics of this measure under their names.
+        Called on measures whose probe compares tokens. The table of the returned measure is written by the probe of
+        that name, and it yields metrics of this measure under their names.
         """
         return None
 
     def obstacle(self) -> str:
-        """Why these settings leave everything Skipped, as far as it is known beforehand; empty: they do not.
+        """Why these settings make every metric Skipped, as far as known before the run; empty if they do not.
 
         The plan refuses blocking rules on such a measure before a model is loaded.
         """
         return ""
 
     def sample_size(self, documents: int | None) -> int | None:
-        """How many independent observations (``Metric.units``) its numbers rest on, in a suite of so many documents.
+        """How many independent observations (``Metric.units``) the metrics rest on, in a suite of ``documents``
+        documents.
 
-        None: only the run tells; 0: they are counted, not sampled.
+        None: known only after the run; 0: the metrics are counted, not sampled.
         """
         return documents
 
     def produces(self) -> tuple[Metric, ...]:
-        """Every metric that it yields with these settings; ``*`` stands for what is known only later."""
+        """Every metric that the measure yields with these settings; ``*`` stands for what is known only after the
+        run."""
         return self.metrics
 
     @abstractmethod
     def measure(self, table: pd.DataFrame) -> Sequence[Measurement | Skipped]:
-        """The measurements. What cannot be computed leaves a Skipped with the reason.
+        """Compute the measurements. A metric that cannot be computed becomes a Skipped with the reason.
 
         Raises MeasureError when the table contradicts the definition of a metric.
         """
 
     def measure_at(self, table: pd.DataFrame, intervals: Intervals | None) -> Sequence[Measurement | Skipped]:
-        """The measurements at an interim look, whose ``intervals`` hold at all looks together; None: as ``measure``.
+        """Compute the measurements at an interim look, with ``intervals`` that hold at all looks simultaneously; None:
+        as ``measure``.
 
-        A measure that cannot choose its intervals loses them, because an ordinary one holds for a number of documents
-        that was fixed before they were seen.
+        A measure that does not support other intervals reports none, because an ordinary interval is valid only for a
+        number of documents that was fixed in advance.
         """
         found = self.measure(table)
         return found if intervals is None else [_without_interval(entry) for entry in found]
 
 
 class Sampled(Measure):
-    """A measure that leaves the choice of intervals to others, so that it keeps them at interim looks."""
+    """A measure that accepts a method of intervals, so that it keeps them at interim looks."""
 
     def measure(self, table: pd.DataFrame) -> Sequence[Measurement | Skipped]:
         """See Measure.measure: with the ordinary intervals."""
@@ -111,25 +117,27 @@ class Sampled(Measure):
 
     @abstractmethod
     def measure_by(self, table: pd.DataFrame, intervals: Intervals) -> Sequence[Measurement | Skipped]:
-        """See Measure.measure: every interval is one of ``intervals``."""
+        """See Measure.measure: every interval is computed with ``intervals``."""
 
     def measure_at(self, table: pd.DataFrame, intervals: Intervals | None) -> Sequence[Measurement | Skipped]:
-        """See Measure.measure_at: nothing is lost."""
+        """See Measure.measure_at: all intervals are kept."""
         return self.measure(table) if intervals is None else self.measure_by(table, intervals)
 
 
 def _without_interval(entry: Measurement | Skipped) -> Measurement | Skipped:
     if isinstance(entry, Skipped) or entry.basis == "counted":
         return entry
-    why = "no interval: documents were drawn until the rules were decided, and this measure cannot correct for that"
+    why = (
+        "no interval: the suite stopped by sequential sampling, and this measure cannot correct its intervals for that"
+    )
     ends = dict.fromkeys(("low", "high", "variant_low", "variant_high"))
     return entry.model_copy(update={**ends, "method": f"{entry.method}; {why}"})
 
 
 def name_skipped(measure: Measure, found: Sequence[Measurement | Skipped]) -> list[Measurement | Skipped]:
-    """Results of a measure in which a Skipped under no name that it declares stands for all that it did not measure.
+    """Replace a Skipped under an undeclared name by one for every declared metric that was not measured.
 
-    Else a rule could pass because the metric that it asks for went missing under another name.
+    Otherwise a rule could pass because its metric is missing under another name.
     """
     declared = [metric.name for metric in (*measure.metrics, *measure.produces())]
     have = {entry.name for entry in found if isinstance(entry, Measurement)}
@@ -144,7 +152,7 @@ def name_skipped(measure: Measure, found: Sequence[Measurement | Skipped]) -> li
 
 
 def declared_metrics(measures: Iterable[Measure]) -> tuple[Metric, ...]:
-    """Every metric that the measures declare, each name once: what their settings tell, then patterns."""
+    """Every metric that the measures declare, each name once: first those known from settings, then patterns."""
     found: dict[str, Metric] = {}
     for measure in measures:
         produced = measure.produces()
@@ -155,7 +163,8 @@ def declared_metrics(measures: Iterable[Measure]) -> tuple[Metric, ...]:
 
 
 def installed_measures() -> list[tuple[type[Measure] | None, tuple[Metric, ...]]]:
-    """Every installed measure with its metrics; None, and ``<measure>.*``, for one that does not load or tell."""
+    """Every installed measure with its metrics; None, and ``<measure>.*``, for one that does not load or derives its
+    metrics from settings."""
     found: list[tuple[type[Measure] | None, tuple[Metric, ...]]] = []
     for kind in plugins.names(Measure):
         try:

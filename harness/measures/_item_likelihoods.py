@@ -1,4 +1,4 @@
-"""What log-likelihoods of paired items say: confidence in choices, bits per byte, perplexities."""
+"""Metrics from log-likelihoods of paired task items: ECE and Brier score of choices, bits per byte, perplexities."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def bits_per_byte(cell: Cell) -> Found:
 
 
 def perplexity(cell: Cell) -> Found:
-    """exp(Σ −ln p / Σ words or bytes) on both sides, and the paired ratio, on which rules had better rest."""
+    """exp(Σ −ln p / Σ words or bytes) on both sides, and the paired ratio, on which rules should be based."""
     weight = cell.rows["weight"].to_numpy(dtype=np.float64)
     reference, variant = _nlls(cell)
     on_reference, on_variant = (_exp(ratio_of_sums(nll, weight)) for nll in (reference, variant))

@@ -1,4 +1,4 @@
-"""Scores of paired items, right or wrong (1 or 0) or graded: means, what is kept of them, and flips."""
+"""Metrics from scores of paired task items, 0/1 or graded: means, retained share of the reference's score, flips."""
 
 from __future__ import annotations
 
@@ -49,9 +49,9 @@ def scores(cell: Cell) -> Found:
 
 
 def paired_shares(cell: Cell) -> Interval | None:
-    """Tango's interval of the difference of two paired shares of 1, in the direction variant − reference.
+    """Tango's interval of the difference of two paired proportions, variant − reference.
 
-    Of items of the same document only the first counts: the others are no new evidence.
+    Of items from the same document only the first counts: the others are not independent evidence.
     """
     first = ~cell.rows["doc_hash"].duplicated().to_numpy()
     variant, reference = cell.variant[first], cell.reference[first]
@@ -61,24 +61,23 @@ def paired_shares(cell: Cell) -> Interval | None:
 
 
 def _mcnemar(cell: Cell, gained: int, lost: int) -> str:
-    """The exact test of "as many gained as lost", for information; not where items share documents."""
+    """The exact McNemar test of equally many gained and lost items, for information; empty if items share documents."""
     alone = cell.count.clusters == cell.count.observations
     return f" (exact McNemar p = {mcnemar_p(lost, gained):.3g})" if alone else ""
 
 
 def effective(cell: Cell, successes: float) -> tuple[float, float]:
-    """Successes and trials when items of the same document count once together."""
+    """Successes and trials if items of the same document count once together."""
     share = cell.count.clusters / cell.count.observations
     return successes * share, float(cell.count.clusters)
 
 
 def recovery(cell: Cell) -> Found:
-    """Σ variant / Σ reference. For 0/1 scores each end is the farther of the t interval and of Tango's
-    interval divided by the reference's share, since a t interval is too narrow where few items differ.
-    """
+    """Σ variant / Σ reference. For 0/1 scores each end is the more extreme of the t interval and of Tango's interval
+    divided by the reference's share, because a t interval is too narrow if few items differ."""
     metric, total = cell.derived("recovery"), math.fsum(cell.reference.tolist())
     if not total > 0:
-        reason = f"the reference scores {mean(cell.reference)}, so there is nothing of which to keep a share"
+        reason = f"the reference scores {mean(cell.reference)}, so a ratio to it is undefined"
         yield Skipped(measure=metric.name, reason=reason, labels=cell.label())
         return
     interval = ratio_of_sums_interval(cell.variant, cell.reference, cell.clusters)
@@ -97,7 +96,8 @@ def recovery(cell: Cell) -> Found:
 
 
 def flips(cell: Cell) -> Found:
-    """Share of items whose answer or score changes, and each way (1 is right unless less is better)."""
+    """Share of items whose answer or score changes, in total and in each direction (1 is right unless less is
+    better)."""
     answers = cell.rows["reference_answer"].to_numpy() != cell.rows["variant_answer"].to_numpy()
     right = 0.0 if cell.better == "lower" else 1.0
     was, becomes = cell.reference == right, cell.variant == right
@@ -118,5 +118,5 @@ def flips(cell: Cell) -> Found:
 
 
 def _around(interval: Interval | None, value: float) -> Interval | None:
-    """The interval, which contains the value itself despite rounding or repeated documents."""
+    """The interval, extended to contain the value itself despite rounding or repeated documents."""
     return interval and Interval(min(interval.low, value), max(interval.high, value), interval.method)

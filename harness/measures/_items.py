@@ -1,4 +1,4 @@
-"""One task under one metric: its items, and the names of the metrics that follow from them."""
+"""The paired items of one task under one metric, and the metrics derived from them."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ DERIVED: dict[str, Metric] = {
             chance="guess_flips",
             unit="share",
             better="lower",
-            description="share of items whose answer, or whether it is right, changes",
+            description="share of items whose answer, or its correctness, changes",
         ),
         Metric(
             name="flips_to_wrong",
@@ -82,7 +82,7 @@ DERIVED: dict[str, Metric] = {
         ),
     )
 }
-"""Metrics that follow from the scores of another, by the last part of their name."""
+"""Metrics derived from the scores of another metric, by the last part of their name."""
 
 
 def _of_any_task(metric: Metric) -> Metric:
@@ -121,7 +121,7 @@ FURTHER = Metric(
     title="score on * (*)",
     unit="score",
     better="neither",
-    description="what the task files declare: accuracy, exact_match …; a group stands for its tasks",
+    description="declared by the task files: accuracy, exact_match …; a group means all of its tasks",
     units="items",
     sides=True,
     spread="paired",
@@ -133,7 +133,7 @@ SCORES = tuple(
     for name, title in (("accuracy", "accuracy"), ("exact_match", "exact match"))
 )
 TASK_METRICS = (*map(_of_any_task, (*DERIVED.values(), *_likelihoods())), *SCORES, FURTHER)
-"""Whatever a task can yield; the last of them is its score under any other name."""
+"""Every metric that a task can yield; the last one is its score under any other name."""
 
 
 @dataclass(frozen=True)
@@ -146,22 +146,22 @@ class Cell:
 
     @cached_property
     def reference(self) -> Floats:
-        """Scores of the reference, one for each item."""
+        """Scores of the reference, one per item."""
         return self.rows["reference_score"].to_numpy(dtype=np.float64)
 
     @cached_property
     def variant(self) -> Floats:
-        """Scores of the variant, one for each item."""
+        """Scores of the variant, one per item."""
         return self.rows["variant_score"].to_numpy(dtype=np.float64)
 
     @cached_property
     def clusters(self) -> NDArray[np.object_]:
-        """Hashes of the documents: the same document twice is one independent observation."""
+        """Hashes of the documents: a repeated document is one independent observation."""
         return self.rows["doc_hash"].to_numpy(dtype=object)
 
     @cached_property
     def count(self) -> Count:
-        """Items, and different documents among them."""
+        """Number of items and of distinct documents."""
         return Count(len(self.rows), int(self.rows["doc_hash"].nunique()))
 
     @property
@@ -171,7 +171,7 @@ class Cell:
 
     @property
     def kind(self) -> Literal["bits", "perplexity", "binary", "graded"]:
-        """Which numbers follow from the scores."""
+        """Which metrics can be derived from the scores."""
         if (self.rows["reference_loglikelihoods"].map(len) == 1).all():
             if self.metric == BITS_PER_BYTE:
                 return "bits"
@@ -182,13 +182,13 @@ class Cell:
 
     @property
     def has_confidence(self) -> bool:
-        """Whether the score says if the most likely of several choices is right."""
+        """Whether the score is the correctness of the most likely of several choices."""
         several = self.rows["output_type"].iloc[0] == "multiple_choice"
         return self.kind == "binary" and several and self.metric == "accuracy"
 
     @property
     def conditions(self) -> str:
-        """What a reader must know about the prompts: BOS, and how many were cut."""
+        """Conditions of the prompts: BOS, and how many were cut."""
         bos = {
             "both": "prompts begin with BOS",
             "neither": "prompts begin without BOS",
@@ -214,5 +214,5 @@ class Cell:
         return Metric(name=f"tasks.{self.task}.{self.metric}_ratio", unit="ratio", better="lower", neutral=1.0)
 
     def label(self) -> dict[str, str]:
-        """Says from which metric a derived one follows."""
+        """The derived metric's name of the metric it was computed from."""
         return {"metric": self.metric}

@@ -1,4 +1,4 @@
-"""What measures share: making Measurement records, and saying which side broke a number."""
+"""Helpers of measures: construct Measurement records, and report which side made a number non-finite."""
 
 from __future__ import annotations
 
@@ -18,30 +18,30 @@ if TYPE_CHECKING:
     from harness.records.result import Side
 
 ROUNDING = 1e-5
-"""How far rounding may push a probability over 1, or a divergence or log-likelihood (nats) beyond 0."""
+"""Tolerance for rounding: how far a probability may exceed 1, or a divergence or log-likelihood (nats) may be below
+0."""
 
 UNSEEN_CHANGE = 0.5
-"""Nats a token by which a document that was not seen is taken to change at most, where not one token of those seen did.
+"""Assumed largest change of an unseen document, in nats per token, if no token of the seen documents changed.
 
-Declared, not measured: a perplexity 1.65 times as high over a whole document. Without it, a variant that changes no
-number at all but is not the same bytes (heads permuted, powers of two that cancel) could never be decided.
+Declared, not measured: the perplexity of a whole document 1.65 times as high. Without this bound, a variant that
+changes no number but is not byte-identical (permuted heads, powers of two that cancel) could never be decided.
 """
 UNSEEN_SHARE = 0.25
-"""The same for shares and probabilities: by how much the mean over a document that was not seen is taken to change at
-most, where no token of those seen did. About what half a nat a token makes of a Brier score.
-"""
+"""The same bound for shares and probabilities: the assumed largest change of an unseen document's mean, if no token of
+the seen documents changed. About the effect of half a nat per token on a Brier score."""
 TOKEN_SIDES = ("document", "reference_nll", "variant_nll", "reference_top1_p", "variant_top1_p")
-"""Columns that tell on which side the logits of a token were not finite."""
+"""Columns that record on which side the logits of a token were not finite."""
 ECE_REASON = (
     "an expected calibration error is above 0 by chance alone, the more so the fewer items there are, so its changes "
     "say little about calibration; judge calibration.squared_error, or a Brier score"
 )
-"""Why no rule may rest on a plain ECE: its bias was measured to be larger than the changes of interest."""
+"""Why no rule may use a plain ECE: its bias was measured to be larger than the changes of interest."""
 
 
 @dataclass(frozen=True)
 class Count:
-    """How many observations a number rests on, and from how many clusters (documents) they come."""
+    """Number of observations, and number of clusters (documents) they come from."""
 
     observations: int
     clusters: int
@@ -59,7 +59,7 @@ def sampled(
     variant_interval: Interval | None = None,
     labels: Mapping[str, str] | None = None,
 ) -> Measurement:
-    """A number that rests on a sample; ``what`` and the method of its interval become its method."""
+    """A metric estimated from a sample; ``what`` and the method of its interval become its method."""
     known = interval or variant_interval
     return Measurement(
         **_of(metric, labels),
@@ -87,7 +87,7 @@ def counted(
     variant: float | None = None,
     labels: Mapping[str, str] | None = None,
 ) -> Measurement:
-    """A number that was counted over everything there is, so that its intervals are the number itself."""
+    """A metric counted over the complete population, so that its interval is the number itself."""
     return Measurement(
         **_of(metric, labels),
         basis="counted",
@@ -107,7 +107,7 @@ def counted(
 def not_finite(
     metric: Metric, side: Side, what: str, count: Count, labels: Mapping[str, str] | None = None
 ) -> Measurement:
-    """A measurement without numbers, because NaN or infinity was met on ``side``."""
+    """A measurement without numbers, because ``side`` produced NaN or infinity."""
     return Measurement(
         **_of(metric, labels),
         basis="sampled",
@@ -119,7 +119,7 @@ def not_finite(
 
 
 def _of(metric: Metric, labels: Mapping[str, str] | None) -> dict[str, Any]:
-    """What a measurement takes over from its metric."""
+    """The fields that a measurement copies from its metric."""
     taken = ("name", "unit", "better", "neutral", "infinite_neutral")
     return {name: getattr(metric, name) for name in taken} | {"labels": dict(labels or {})}
 
@@ -127,13 +127,12 @@ def _of(metric: Metric, labels: Mapping[str, str] | None) -> dict[str, Any]:
 def unusable_tokens(
     table: pd.DataFrame, columns: Sequence[str], metrics: Sequence[Metric]
 ) -> list[Measurement | Skipped]:
-    """What to say about every metric when a tokens table has no row or numbers that are not finite; else
-    nothing.
+    """The results for all metrics if a tokens table is empty or contains non-finite numbers; else empty.
 
-    Any such number in ``columns`` breaks every metric: rows are neither dropped nor averaged. A column named
-    ``reference_…`` puts it on the reference; all others, also those that compare both sides, put it on the
-    variant. Raises MeasureError for a missing column and for negative log-likelihoods or probabilities that
-    cannot be.
+    A non-finite number in ``columns`` invalidates every metric: rows are neither dropped nor averaged. A column named
+    ``reference_…`` blames the reference; all others, including those that compare both sides, blame the variant. Raises
+    MeasureError for a missing column and for impossible values: negative log-likelihoods or divergences, probabilities
+    outside [0, 1].
     """
     require(table, columns, "tokens")
     if table.empty:
@@ -158,14 +157,14 @@ def count_tokens(table: pd.DataFrame) -> Count:
 
 
 def require(table: pd.DataFrame, columns: Sequence[str], name: str) -> None:
-    """Raises MeasureError when the table lacks a column."""
+    """Raise MeasureError when the table lacks a column."""
     missing = [column for column in columns if column not in table.columns]
     if missing:
         raise MeasureError(f"the {name} table lacks the columns {', '.join(missing)}; it has {list(table.columns)}")
 
 
 def within(table: pd.DataFrame, column: str, least: float, most: float) -> None:
-    """Raises MeasureError when a finite column leaves the range that its definition allows."""
+    """Raise MeasureError when a finite column leaves the range of its definition."""
     values = table[column].to_numpy(dtype=np.float64)
     bad = (values < least) | (values > most)
     if bad.any():

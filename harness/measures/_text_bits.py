@@ -1,4 +1,4 @@
-"""Bits per byte where the sides have other tokens: by document, over the same bytes."""
+"""Bits per byte for sides with different tokenizers: per document, over the same bytes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ BITS = Metric(
     spread_size=0.02,
 )
 LOSSY_SHARE = 0.01
-"""A larger share of documents that a tokenizer does not give back means that the sides do not predict the same text."""
+"""If a tokenizer fails to reproduce more than this share of documents, the sides do not predict the same text."""
 SIDES: tuple[Side, Side] = ("reference", "variant")
 
 
@@ -54,9 +54,9 @@ class TextBits(Measure):
     )
 
     def measure(self, table: pd.DataFrame) -> Sequence[Measurement | Skipped]:
-        """Bits per byte; Skipped where a tokenizer loses text, or where nothing could be scored on both sides.
+        """Bits per byte; Skipped if a tokenizer loses text, or if nothing could be scored on both sides.
 
-        Raises MeasureError for a likelihood that cannot be.
+        Raises MeasureError for an impossible likelihood.
         """
         require(table, self.columns or (), "texts")
         documents = int(table["document"].nunique())
@@ -100,11 +100,11 @@ def _bits(scored: pd.DataFrame, what: str) -> Measurement:
 
 
 def _conditions(table: pd.DataFrame, scored: pd.DataFrame) -> str:
-    """What a reader must know about the texts: how much of them was scored, and what a token is on each side."""
+    """Conditions of the comparison: how many bytes were scored, and bytes per token on each side."""
     size, total = int(scored["bytes"].sum()), int(table["total_bytes"].sum())
     each = [f"{size / max(int(scored[f'{side}_tokens'].sum()), 1):.3g}" for side in SIDES]
     said = f"ratio of sums over the same {size} bytes, each side by its own tokens of {each[0]} and {each[1]} bytes"
     if size < total:
-        said += f"; {total - size} bytes that one side cannot score, or beyond the context, are left out on both"
+        said += f"; {total - size} bytes that one side cannot score, or beyond the context, are excluded on both sides"
     left = int(table["document"].nunique() - scored["document"].nunique())
-    return said + (f"; {left} documents are left out whole" if left else "")
+    return said + (f"; {left} documents are excluded completely" if left else "")

@@ -1,4 +1,4 @@
-"""The measure ``artifact``."""
+"""The measure ``artifact``: does the saved and reloaded variant equal the model that was measured in memory?"""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 KL_MEAN = Metric(
     name="artifact.kl_mean",
-    title="mean KL of the artifact from memory",
+    title="mean KL, in memory vs. artifact",
     unit="nats/token",
     better="lower",
     description="mean KL(in memory‖read back) of the next-token distributions",
@@ -27,7 +27,7 @@ KL_MEAN = Metric(
 )
 KL_MAX = Metric(
     name="artifact.kl_max",
-    title="largest KL of the artifact from memory",
+    title="largest KL, in memory vs. artifact",
     unit="nats/token",
     better="lower",
     description="largest KL(in memory‖read back) of any token",
@@ -46,7 +46,7 @@ MODULES = Metric(
     title="modules that the artifact changes",
     unit="share",
     better="lower",
-    description="modules that compute something else when read back, beyond rounding, whatever holds their weights",
+    description="modules whose outputs differ after reloading by more than rounding",
     spread="counted",
 )
 TEXTS = Metric(
@@ -54,15 +54,15 @@ TEXTS = Metric(
     title="texts that the artifact encodes differently",
     unit="share",
     better="lower",
-    description="documents to which the tokenizer that was read back gives other ids",
+    description="documents for which the reloaded tokenizer gives different ids",
     spread="counted",
 )
 LIVE = Metric(
     name="artifact.live_kl_max",
-    title="largest KL that saving costs in memory",
+    title="largest KL caused by saving, in memory",
     unit="nats/token",
     better="lower",
-    description="largest KL(before‖after saving) of any token: what saving did to the model in memory",
+    description="largest KL(before‖after saving) of any token: the effect of saving on the model in memory",
     spread="none",
 )
 BYTES = Metric(
@@ -70,7 +70,7 @@ BYTES = Metric(
     title="bytes on disk",
     unit="bytes",
     better="lower",
-    description="all files that would be shipped",
+    description="all files of the artifact",
     spread="counted",
 )
 BITS = Metric(
@@ -78,7 +78,7 @@ BITS = Metric(
     title="bits on disk per weight",
     unit="bits/weight",
     better="lower",
-    description="bits of the weight files on disk for each parameter",
+    description="bits of the weight files on disk per parameter",
     spread="counted",
 )
 READ_BACK = (KL_MEAN, KL_MAX, LOGITS, MODULES, TEXTS)
@@ -89,11 +89,11 @@ SAME = "exact: the same weights, configuration and tokenizer came back, and gave
 
 
 class Artifact(Measure):
-    """Whether what would be shipped is the model that was measured: saved, read back in a fresh process, compared.
+    """Whether the artifact equals the model that was measured: saved, reloaded in a fresh process, compared.
 
-    Of a variant that was made here, on the first 8 documents of the suite (64 tokens each). A variant that was loaded
-    from files is what those files load to: zero by construction. Where nothing was saved, or nothing that can be read
-    back, everything that rests on it is Skipped with the reason, and a rule that asks for it is an error.
+    For a variant compressed in this run, on the first 8 documents of the suite (64 tokens each). A variant loaded from
+    files without further steps is its own artifact: zero by construction. If nothing was saved, or it cannot be
+    reloaded, the metrics that depend on it are Skipped with the reason, and a rule on them is an error.
     """
 
     table: ClassVar[str] = "artifact"
@@ -101,7 +101,7 @@ class Artifact(Measure):
     columns: ClassVar[tuple[str, ...] | None] = COLUMNS
 
     def measure(self, table: pd.DataFrame) -> Sequence[Measurement | Skipped]:
-        """All metrics. Raises MeasureError for a table that is none of a probe, or a KL below −1e-5."""
+        """Compute all metrics. Raises MeasureError for a table that no probe wrote, or a KL below −1e-5."""
         require(table, COLUMNS, "artifact")
         parts = set(table["part"])
         if reasons := [str(text) for text in table.loc[table["part"] == "none", "text"]]:
@@ -143,7 +143,7 @@ def _is_same(table: pd.DataFrame) -> bool:
 
 
 def _unusable(rows: pd.DataFrame, metrics: Sequence[Metric], whose: str) -> list[Measurement | Skipped]:
-    """What to say where there is no token, or one without a finite number; else nothing."""
+    """Skipped results if there is no token, or one without a finite number; else empty."""
     if rows.empty:
         return [Skipped(measure=metric.name, reason="no document of the suite was scored") for metric in metrics]
     bad = ~np.isfinite(rows[["kl", "max_abs_diff"]].to_numpy(np.float64)).all(axis=1)
@@ -179,7 +179,7 @@ def _live(table: pd.DataFrame) -> Measurement | Skipped:
         return Skipped(measure=LIVE.name, reason=reasons[0])
     rows = table[table["part"] == "live"]
     if broken := _unusable(rows, (LIVE,), "the model in memory"):
-        nothing = Skipped(measure=LIVE.name, reason="nothing was saved, so the model in memory was not looked at again")
+        nothing = Skipped(measure=LIVE.name, reason="nothing was saved, so the model in memory was not compared again")
         return nothing if rows.empty else broken[0]
     count = Count(len(rows), int(rows["document"].nunique()))
     return sampled(LIVE, "maximum over tokens; a maximum has no interval", count, change=float(rows["kl"].max()))

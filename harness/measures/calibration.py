@@ -1,4 +1,4 @@
-"""The measure ``calibration``."""
+"""The measure ``calibration``: are the model's confidences still trustworthy (ECE, Brier score, over-confidence)?"""
 
 from __future__ import annotations
 
@@ -66,10 +66,10 @@ GAP = Metric(
 
 
 class Calibration(Sampled):
-    """How much less the confidence in the top token can be trusted: ECE, Brier score, over-confidence.
+    """Calibration of the top token's confidence: ECE, Brier score, squared calibration error, over-confidence.
 
-    The ECE is shown and not judged: that of a perfectly calibrated model is above 0, and intervals of its change
-    miss the truth more often than not. Rules rest on the debiased squared error, the Brier score or the gap.
+    The ECE is reported but not judged: that of a perfectly calibrated model is above 0, and intervals of its change
+    miss the truth more often than not. Use rules on the debiased squared error, the Brier score or the gap.
     """
 
     table: ClassVar[str] = "tokens"
@@ -80,7 +80,7 @@ class Calibration(Sampled):
     bins: Annotated[int, Field(ge=1, le=1000, description="number of confidence bins of the ECE")] = 15
 
     def measure_by(self, table: pd.DataFrame, intervals: Intervals) -> Sequence[Measurement | Skipped]:
-        """All metrics; correct means that the most likely token is the target."""
+        """Compute all metrics; correct means that the most likely token is the target."""
         if broken := unusable_tokens(table, self.columns or (), self.metrics):
             return broken
         sure, right = {}, {}

@@ -1,4 +1,4 @@
-"""The measure ``calibration_data``."""
+"""The measure ``calibration_data``: do the calibration documents represent the evaluation documents?"""
 
 from __future__ import annotations
 
@@ -22,28 +22,28 @@ OVERLAP = Metric(
     title="documents shared with calibration",
     unit="share",
     better="lower",
-    description="documents with 13 tokens in a row, or as a whole, that stand in the calibration documents",
+    description="documents that share 13 consecutive tokens, or their whole text, with the calibration documents",
 )
 DIVERGENCE = Metric(
     name="calibration_data.token_divergence",
     title="divergence of tokens from calibration",
     unit="nats",
     better="lower",
-    description="Jensen-Shannon divergence between the tokens of the calibration documents and of these, 0 to ln 2",
+    description="Jensen-Shannon divergence of token frequencies, calibration vs. evaluation documents, 0 to ln 2",
 )
 FLOOR = Metric(
     name="calibration_data.token_divergence_floor",
     title="divergence of tokens between halves",
     unit="nats",
     better="neither",
-    description="the same between random halves of these documents: what chance alone gives",
+    description="the same between random halves of the evaluation documents: the level expected by chance",
 )
 OUTSIDE = Metric(
     name="calibration_data.outside_range",
     title="inputs outside the calibrated range",
     unit="share",
     better="lower",
-    description="inputs of a module outside the smallest and largest that the calibration documents gave it",
+    description="share of a module's inputs outside the range seen on the calibration documents",
 )
 WORST = Metric(
     name="calibration_data.outside_range_worst",
@@ -58,11 +58,11 @@ HALVINGS = 20
 
 
 class CalibrationData(Sampled):
-    """Whether the documents that a variant was fitted to stand for those on which it is judged.
+    """Whether the calibration documents of a variant represent the documents on which it is judged.
 
-    Overlap counts documents that hold a run of 13 tokens of the calibration documents (GPT-3, arXiv 2005.14165,
-    appendix C). The divergence of token frequencies is that of Lin 1991 in nats. Ranges are those of the finished
-    variant, before any rounding of activations. Skipped for variants that were fitted to nothing.
+    Overlap counts documents that contain a run of 13 tokens of the calibration documents (GPT-3, arXiv 2005.14165,
+    appendix C). The divergence of token frequencies is the Jensen-Shannon divergence (Lin 1991) in nats. Ranges are
+    those of the finished variant, before activations are rounded. Skipped for variants without calibration.
     """
 
     table: ClassVar[str] = "calibration_data"
@@ -70,13 +70,13 @@ class CalibrationData(Sampled):
     columns: ClassVar[tuple[str, ...] | None] = COLUMNS
 
     def measure_by(self, table: pd.DataFrame, intervals: Intervals) -> Sequence[Measurement | Skipped]:
-        """All metrics, or one Skipped for all where no step looked at documents."""
+        """Compute all metrics, or one Skipped for all if no step used calibration documents."""
         require(table, COLUMNS, "calibration_data")
         parts = set(table["part"].unique())
         if not parts <= PARTS or ("none" in parts and len(parts) > 1):
             raise MeasureError(f"the calibration_data table has the parts {sorted(parts)}, expected {sorted(PARTS)}")
         if parts <= {"none"}:
-            reason = "no step of the variant looks at calibration documents"
+            reason = "no step of the variant uses calibration documents"
             return [Skipped(measure="calibration_data.*", reason=reason)]
         # A batch whose halves were computed alone leaves the calibration documents twice.
         calibration = table[table["part"] == "calibration"].drop_duplicates(["document", "token"])

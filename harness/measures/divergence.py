@@ -1,4 +1,4 @@
-"""The measure ``divergence``."""
+"""The measure ``divergence``: distance between the next-token distributions of reference and variant."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ METRICS = (
         unit="share",
         better="higher",
         neutral=1.0,
-        description="share of tokens where both sides hold the same token most likely",
+        description="share of tokens where both sides predict the same most likely token",
         spread="relative",
         spread_size=1.5,
         chance="one_in_v",
@@ -131,7 +131,7 @@ PERCENTILES = {"divergence.kl_p50": 0.5, "divergence.kl_p99": 0.99, "divergence.
 
 
 class Divergence(Sampled):
-    """How far the predicted distributions are apart: KL divergence and its tail, top-1 agreement, Δp."""
+    """Distance between the predicted distributions: KL divergence and its tail, top-1 agreement, Δp."""
 
     table: ClassVar[str] = "tokens"
     metrics: ClassVar[tuple[Metric, ...]] = METRICS
@@ -146,7 +146,7 @@ class Divergence(Sampled):
     )
 
     def measure_by(self, table: pd.DataFrame, intervals: Intervals) -> Sequence[Measurement | Skipped]:
-        """All metrics. Raises MeasureError for a KL below −1e-5 or a total variation outside [0, 1]."""
+        """Compute all metrics. Raises MeasureError for a KL below −1e-5 or a total variation outside [0, 1]."""
         if broken := unusable_tokens(table, self.columns or (), METRICS):
             return broken
         within(table, "kl", -ROUNDING, np.inf)
@@ -213,9 +213,7 @@ def _probabilities(table: pd.DataFrame, documents: NDArray[Any], intervals: Inte
 def _mean_not_negative(
     values: NDArray[np.float64], documents: NDArray[Any], intervals: Intervals
 ) -> tuple[str, float, Interval | None]:
-    """A divergence is never below 0, so the lower end is not either, unless rounding put the mean itself
-    there.
-    """
+    """Clip the lower end at 0, the minimum of a divergence, unless rounding made the mean itself negative."""
     value, found = mean(values), intervals.mean(values, documents, skewed=True, largest=UNSEEN_CHANGE)
     interval = found and Interval(max(found.low, min(0.0, value)), found.high, found.method)
     return "mean over tokens", value, interval

@@ -1,4 +1,4 @@
-"""The measure ``experts``."""
+"""The measure ``experts``: expert coverage by calibration data and routing changes of mixture-of-experts models."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ UNCALIBRATED = Metric(
     title="routings to experts without calibration",
     unit="share",
     better="lower",
-    description="share of these documents' routings in the variant that go to experts calibration never reached",
+    description="share of the variant's routings (evaluation documents) that go to experts without calibration tokens",
 )
 UNUSED = Metric(
     name="experts.unused",
     title="experts without tokens",
     unit="experts",
     better="lower",
-    description="experts to which no token of these documents is routed",
+    description="experts to which no token of the evaluation documents is routed",
 )
 AGREEMENT = Metric(
     name="experts.agreement",
@@ -39,7 +39,7 @@ AGREEMENT = Metric(
     unit="share",
     better="higher",
     neutral=1.0,
-    description="share of the variant's routings of a token to an expert that the reference makes, too",
+    description="share of the variant's (token, expert) routings that the reference makes, too",
 )
 WORST = Metric(
     name="experts.agreement_worst",
@@ -47,18 +47,18 @@ WORST = Metric(
     unit="share",
     better="higher",
     neutral=1.0,
-    description="the same in the mixture where it is smallest",
+    description="the same, in the MoE layer where it is smallest",
 )
 COLUMNS = ("side", "module", "expert", "tokens", "agreeing", "calibration")
 NAMED = 32
-"""Experts that a label names one by one."""
+"""How many experts a label lists individually."""
 
 
 class Experts(Measure):
-    """Which experts of a mixture calibration never reached, which are never used, and whether routing moved.
+    """Mixture-of-experts coverage: experts that calibration never reached, unused experts, changed routing.
 
-    A routing is one token given to one expert. Counts are over all tokens together; they have no interval, so that a
-    rule on shares writes ``decide: point``. Skipped on dense models.
+    A routing is one token assigned to one expert. Counts cover all tokens together and have no interval, so a rule on
+    shares needs ``decide: point``. Skipped on dense models.
     """
 
     table: ClassVar[str] = "experts"
@@ -66,7 +66,7 @@ class Experts(Measure):
     columns: ClassVar[tuple[str, ...] | None] = COLUMNS
 
     def measure(self, table: pd.DataFrame) -> Sequence[Measurement | Skipped]:
-        """All metrics; what is not known is Skipped with the reason."""
+        """Compute all metrics; what is not known is Skipped with the reason."""
         require(table, COLUMNS, "experts")
         rows = table[table["side"] != "none"]
         sides = {side: rows[rows["side"] == side] for side in ("reference", "variant")}
@@ -78,7 +78,7 @@ class Experts(Measure):
         variant = sides["variant"]
         unknown = {side: part[part["tokens"] < 0] for side, part in sides.items()}
         missing = next((f"{part['module'].iloc[0]} of the {side}" for side, part in unknown.items() if len(part)), "")
-        reason = f"it could not be told which tokens the experts of {missing} are given"
+        reason = f"it could not be determined which tokens are routed to the experts of {missing}"
         return [
             _unreached(variant),
             _skip(UNCALIBRATED, reason) if missing else _uncalibrated(variant),
@@ -127,7 +127,7 @@ def _unused(sides: dict[str, pd.DataFrame]) -> Measurement:
 
 def _agreement(variant: pd.DataFrame) -> list[Measurement | Skipped]:
     if (variant["agreeing"] < 0).any():
-        reason = "experts that are modules of their own do not show which token they are given; only counts are known"
+        reason = "if experts are separate modules, only their token counts are known, not which tokens they receive"
         return [_skip(metric, reason) for metric in (AGREEMENT, WORST)]
     total = int(variant["tokens"].sum())
     sums = variant.groupby("module", sort=False)[["agreeing", "tokens"]].sum()
@@ -162,7 +162,7 @@ def _listed(rows: pd.DataFrame) -> str:
 
 def _not_fitted(variant: pd.DataFrame) -> str:
     if (variant["calibration"] < 0).all():
-        return "no step of the variant looks at calibration documents"
+        return "no step of the variant uses calibration documents"
     return f"the calibration tokens of {variant[variant['calibration'] < 0]['module'].iloc[0]} are not known"
 
 

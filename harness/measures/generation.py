@@ -1,4 +1,4 @@
-"""The measure ``generation``."""
+"""The measure ``generation``: how similar are the greedy continuations of reference and variant?"""
 
 from __future__ import annotations
 
@@ -37,52 +37,52 @@ EXACT = Metric(
     unit="share",
     better="higher",
     neutral=1.0,
-    description="share of prompts after which both sides write the same",
+    description="share of prompts with identical continuations on both sides",
     spread="share",
 )
 DIVERGED = Metric(
     name="generation.diverged",
     units="prompts",
-    title="greedy texts that part",
+    title="greedy texts that diverge",
     unit="share",
     better="lower",
-    description="share of prompts after which the sides part before the end",
+    description="share of prompts whose continuations diverge before the end",
     spread="share",
 )
 FIRST = Metric(
     name="generation.first_divergence",
     units="prompts",
-    title="equal tokens before texts part",
+    title="equal tokens before texts diverge",
     unit="tokens",
     better="higher",
-    description="equal tokens before the first other one, mean; texts that never part count as going on (Kaplan-Meier)",
+    description="equal tokens before the first difference, mean; texts that never diverge are censored (Kaplan-Meier)",
     spread="mean",
     spread_size=20.0,
 )
 MEDIAN = Metric(
     name="generation.first_divergence_median",
     units="prompts",
-    title="equal tokens before texts part, median",
+    title="equal tokens before texts diverge, median",
     unit="tokens",
     better="higher",
-    description="equal tokens before the first other one, median; new_tokens where fewer than half of the texts part",
+    description="equal tokens before the first difference, median; new_tokens if fewer than half of the texts diverge",
     spread="none",
 )
 PREFIX = Metric(
     name="generation.common_prefix",
     units="prompts",
-    title="share of text before texts part",
+    title="share of text before texts diverge",
     unit="share",
     better="higher",
     neutral=1.0,
-    description="share of the characters before the first other one, mean over prompts",
+    description="share of the characters before the first difference, mean over prompts",
     spread="mean",
     spread_size=0.3,
 )
 SIMILARITY = Metric(
     name="generation.similarity",
     units="prompts",
-    title="likeness of greedy texts",
+    title="similarity of greedy texts",
     unit="share",
     better="higher",
     neutral=1.0,
@@ -93,7 +93,7 @@ SIMILARITY = Metric(
 EMBEDDING = Metric(
     name="generation.embedding_similarity",
     units="prompts",
-    title="likeness of greedy texts, embedded",
+    title="embedding similarity of greedy texts",
     unit="cosine",
     better="higher",
     neutral=1.0,
@@ -103,15 +103,16 @@ EMBEDDING = Metric(
 )
 SIDES: tuple[Side, Side] = ("reference", "variant")
 OTHER_TOKENS = (
-    "tokens mean other things on both sides, so their positions cannot be compared; generation.common_prefix counts "
+    "the sides have different token ids, so token positions cannot be compared; generation.common_prefix counts "
     "characters"
 )
 
 
 class Generation(Measure):
-    """How far both sides write the same, and how alike what they write is.
+    """Similarity of the greedy continuations of both sides: shared prefix, edit distance, embeddings.
 
-    Greedy texts part at the first other token and rarely meet again, so where they part says more than that they do.
+    Greedy texts diverge at the first different token and rarely meet again, so the position of the divergence says more
+    than the fact that they diverge.
     """
 
     table: ClassVar[str] = "generations"
@@ -131,42 +132,46 @@ class Generation(Measure):
     )
     paths: ClassVar[tuple[str, ...]] = ("prompts", "embedding")
 
-    prompts: str | None = Field(default=None, description="a .jsonl file of prompts, instead of the suite's documents")
-    prompt_field: str = Field(default="prompt", description="the field of the file that holds the prompt")
-    prompt_tokens: Positive = Field(default=32, description="tokens of the reference that a document gives as prompt")
-    new_tokens: Positive = Field(default=64, description="tokens that each side writes at most")
-    max: Positive = Field(default=100, description="at most this many prompts, the first ones")
-    chat: bool = Field(default=False, description="put prompts into the tokenizer's chat template, as the user's turn")
-    bos: bool = Field(default=True, description="prompts begin with BOS where the tokenizer has one")
-    batch_size: Positive = Field(default=16, description="prompts in one batch, on both sides")
+    prompts: str | None = Field(
+        default=None, description="path of a .jsonl file of prompts; default: the beginnings of the suite's documents"
+    )
+    prompt_field: str = Field(default="prompt", description="field of that file that contains the prompt")
+    prompt_tokens: Positive = Field(
+        default=32, description="prompt length in reference tokens, taken from the beginning of a document"
+    )
+    new_tokens: Positive = Field(default=64, description="maximum number of generated tokens per prompt")
+    max: Positive = Field(default=100, description="maximum number of prompts, the first ones")
+    chat: bool = Field(default=False, description="wrap prompts in the tokenizer's chat template, as the user's turn")
+    bos: bool = Field(default=True, description="prompts begin with BOS if the tokenizer has one")
+    batch_size: Positive = Field(default=16, description="batch size: prompts per batch, on both sides")
     embedding: str | None = Field(
-        default=None, description="folder of a model of sentences, by which texts are compared too"
+        default=None, description="folder of a sentence-embedding model for embedding_similarity; default: none"
     )
 
     def probe_settings(self) -> dict[str, Any]:
-        """Everything: the probe lets both sides write, the measure only counts."""
+        """All settings: the probe generates the texts, the measure only compares them."""
         return {name: getattr(self, name) for name in type(self).model_fields}
 
     def sample_size(self, documents: int | None) -> int | None:
-        """One for each prompt, of the file of prompts or of the suite's documents."""
+        """One observation per prompt, of the prompts file or the suite's documents."""
         there = documents if self.prompts is None else documents_in(Path(self.prompts), "\n\n")
         return None if there is None else min(there, self.max)
 
     def produces(self) -> tuple[Metric, ...]:
-        """Shares, positions and likeness; that of embeddings only where a model for them is named."""
+        """Shares, positions and similarity; embedding similarity only if an embedding model is named."""
         first, median = (metric.model_copy(update={"neutral": float(self.new_tokens)}) for metric in (FIRST, MEDIAN))
         found = (EXACT, DIVERGED, first, median, PREFIX, SIMILARITY)
         return (*found, EMBEDDING) if self.embedding else found
 
     def measure(self, table: pd.DataFrame) -> Sequence[Measurement | Skipped]:
-        """All metrics; positions of tokens are Skipped where tokens differ.
+        """Compute all metrics; positions of tokens are Skipped if token ids differ.
 
-        Raises MeasureError for positions beyond what was written, and for a likeness that cannot be.
+        Raises MeasureError for positions beyond the generated text, and for impossible similarities.
         """
         require(table, self.columns or (), "generations")
         metrics = self.produces()
         if table.empty:
-            return [Skipped(measure=metric.name, reason="no text was written") for metric in metrics]
+            return [Skipped(measure=metric.name, reason="no text was generated") for metric in metrics]
         count = Count(len(table), int(table["prompt"].nunique()))
         for side in SIDES:
             if broken := int((~table[f"{side}_finite"].to_numpy(dtype=bool)).sum()):
@@ -175,23 +180,24 @@ class Generation(Measure):
         return [
             *_shares(table, count),
             *self._positions(table, count, metrics[2], metrics[3]),
-            *(_likeness(table, count, metric) for metric in metrics[4:]),
+            *(_measure_similarity(table, count, metric) for metric in metrics[4:]),
         ]
 
     def _positions(
         self, table: pd.DataFrame, count: Count, first: Metric, median: Metric
     ) -> list[Measurement | Skipped]:
-        """Where texts part, in tokens. A text that never parts is watched up to where the shorter side ends."""
+        """Position of the first difference, in tokens. A text without one is censored at the end of the shorter
+        side."""
         if not table["same_tokens"].to_numpy(dtype=bool).all():
             return [Skipped(measure=metric.name, reason=OTHER_TOKENS) for metric in (first, median)]
         times, events = table["first"].to_numpy(dtype=np.int64), table["diverged"].to_numpy(dtype=bool)
         if times.min() < 0 or times.max() > self.new_tokens or (times > table["reach"].to_numpy()).any():
             raise MeasureError(
-                f"generations: texts part after {times.min()} to {times.max()} tokens, expected 0 to what was written, "
-                f"{self.new_tokens} at most"
+                f"generations: texts diverge after {times.min()} to {times.max()} tokens, "
+                f"expected 0 to the length of the text, {self.new_tokens} at most"
             )
         clusters = table["prompt"].to_numpy()
-        what = f"{int(events.sum())} of {len(table)} texts part within {self.new_tokens} tokens"
+        what = f"{int(events.sum())} of {len(table)} texts diverge within {self.new_tokens} tokens"
         return [
             sampled(
                 first,
@@ -214,8 +220,8 @@ def _shares(table: pd.DataFrame, count: Count) -> list[Measurement]:
     return found
 
 
-def _likeness(table: pd.DataFrame, count: Count, metric: Metric) -> Measurement:
-    """Mean of a number that is 1 for equal texts."""
+def _measure_similarity(table: pd.DataFrame, count: Count, metric: Metric) -> Measurement:
+    """Mean of a similarity that is 1 for equal texts."""
     least = -1.0 if metric is EMBEDDING else 0.0
     if metric is PREFIX:
         longest = table["characters"].to_numpy(dtype=np.float64)

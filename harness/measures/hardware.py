@@ -1,4 +1,4 @@
-"""The measure ``hardware``."""
+"""The measure ``hardware``: do the variant's number formats have kernels on the target hardware?"""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ ACCELERATED = Metric(
     unit="share",
     better="higher",
     neutral=1.0,
-    description="share of the compressed weights whose kernel also computes in few bits, so that long prompts gain",
+    description="share of the compressed weights whose kernel also multiplies in low precision (faster long prompts)",
     sides=True,
     spread="counted",
 )
@@ -44,7 +44,7 @@ CACHE = Metric(
     unit="share",
     better="higher",
     neutral=1.0,
-    description="1 if attention can read the KV cache on the target as it is kept, else 0",
+    description="1 if attention kernels on the target can read the KV cache in its stored format, else 0",
     sides=True,
     spread="counted",
 )
@@ -52,7 +52,7 @@ NO_TARGET = "no target is declared; add for example target: cuda-9.0 to the vari
 
 
 class Hardware(Measure):
-    """Whether the formats that compression left have kernels on the declared target, by the table of kernels."""
+    """Whether the variant's number formats have kernels on the target hardware, by the table of kernels."""
 
     table: ClassVar[str] = "weights"
     metrics: ClassVar[tuple[Metric, ...]] = (SUPPORTED, ACCELERATED, CACHE)
@@ -61,7 +61,7 @@ class Hardware(Measure):
     )  # fmt: skip
 
     target: str | None = None
-    """The hardware that the model is meant for; not given: the ``target`` of the variant file."""
+    """Target hardware (names: harness list); default: the ``target`` of the variant file."""
 
     @field_validator("target")
     @classmethod
@@ -73,7 +73,7 @@ class Hardware(Measure):
         return value
 
     def aimed(self, target: str | None) -> Measure:
-        """This measure with the variant's target, unless it has one of its own."""
+        """This measure with the variant's target, unless it has its own."""
         return self if target is None or self.target is not None else self.model_copy(update={"target": target})
 
     def obstacle(self) -> str:
@@ -81,11 +81,11 @@ class Hardware(Measure):
         return "" if self.target else NO_TARGET
 
     def sample_size(self, documents: int | None) -> int | None:
-        """None is needed: weights are listed one by one."""
+        """0: weights are counted, not sampled."""
         return 0
 
     def measure(self, table: pd.DataFrame) -> Sequence[Measurement | Skipped]:
-        """The shares of the variant, labelled with the target and with what has no kernel."""
+        """Compute the shares of the variant, labelled with the target and with the formats without a kernel."""
         require(table, self.columns or (), "weights")
         if self.target is None:
             return [Skipped(measure=metric.name, reason=NO_TARGET) for metric in self.metrics]
@@ -97,7 +97,7 @@ class Hardware(Measure):
 
 
 def _uses(weights: pd.DataFrame) -> Iterator[tuple[str, int, Use]]:
-    """The modules that compression touched, as `fit` takes them."""
+    """The modules that compression changed, in the form that `fit` takes."""
     columns = (weights[name] for name in ("module", "parameters", "format", "activations", "backend"))
     for module, parameters, stored, rounded, backend in zip(*columns, strict=True):
         form = _parse_format(stored)
@@ -129,7 +129,7 @@ def _cache(target: str, rows: pd.DataFrame) -> Measurement | Skipped:
         return Skipped(measure=CACHE.name, reason="the format of the key-value cache is not known")
     row, labels = rows.iloc[0], {"target": target}
     if not row["cache"]:
-        return _share(CACHE, 1.0, 1, labels, f"kept in {_parse_format(row['format']).name}, not compressed")
+        return _share(CACHE, 1.0, 1, labels, f"stored in {_parse_format(row['format']).name}, not compressed")
     kept = CacheFormat.model_validate_json(row["cache"])
     kernel = cache_kernel(target, kept)
     if kernel is None:

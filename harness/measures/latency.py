@@ -1,4 +1,4 @@
-"""The measure ``latency``."""
+"""The measure ``latency``: speed of the variant relative to the reference, with the noise of the machine."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SPEEDS = {
         title="prefill speed",
         unit="tokens/second",
         better="higher",
-        description="prompt tokens read in a second, median over blocks",
+        description="prompt tokens processed per second, median over blocks",
         summary="speed",
     ),
     "decode": Metric(
@@ -40,7 +40,7 @@ SPEEDS = {
         title="decode speed",
         unit="tokens/second",
         better="higher",
-        description="tokens written in a second with the key-value cache, median over blocks",
+        description="tokens generated per second with the key-value cache, median over blocks",
         summary="speed",
     ),
     "first_token": Metric(
@@ -49,7 +49,7 @@ SPEEDS = {
         title="time to first token",
         unit="milliseconds",
         better="lower",
-        description="from the prompt to the first written token, median over blocks",
+        description="from the prompt to the first generated token, median over blocks",
     ),
 }
 RATIO = Metric(
@@ -70,16 +70,16 @@ FLOOR = Metric(
     unit="ratio",
     better="neither",
     neutral=1.0,
-    description="the same ratio of the reference against itself: what this machine cannot tell apart",
+    description="the same ratio of the reference against itself: the timing noise of this machine",
 )
 SIMULATED = "the variant's compressed weights are held as floats, so its speed says nothing about their format"
-FLOOR_REASON = "the reference against itself says how noisy the machine is, not how fast the variant is"
+FLOOR_REASON = "the reference timed against itself shows the noise of the machine, not the speed of the variant"
 COLUMNS = ("phase", "repeat", "side", "order", "batch", "tokens", "seconds", "simulated")
-NOT_TIMED = {"decode": "the variant or the reference keeps no key-value cache"}
+NOT_TIMED = {"decode": "the variant or the reference has no key-value cache"}
 SEED = 1_729
 DRAWS = 4_999
 FEWEST_BLOCKS = 6
-"""With fewer blocks not even the smallest and the largest bound the median at 95 % (1 − 2^(1−5) = 0.9375)."""
+"""With fewer blocks not even the smallest and the largest value bound the median at 95 % (1 − 2^(1−5) = 0.9375)."""
 
 
 @dataclass(frozen=True)
@@ -90,17 +90,16 @@ class Blocks:
     second: Floats
 
     def log_ratios(self) -> Floats:
-        """ln(B/A) of each block: the geometric mean of its two pairs, in which a steady drift cancels."""
+        """ln(B/A) of each block: the log of the geometric mean of its two ratios, in which a steady drift cancels."""
         found: Floats = (np.log(self.second) - np.log(self.first)).mean(axis=1)
         return found
 
 
 class Latency(Measure):
-    """How fast the variant reads and writes beside the reference, and how noisy the machine is.
+    """Speed of the variant relative to the reference, and the timing noise of the machine.
 
-    Ratios come from blocks A B B A; their interval is a bootstrap over runs of neighbouring blocks, because
-    noise comes in spells. A variant whose compressed weights are held as floats is timed and shown, but not
-    judged.
+    Ratios come from blocks A B B A; their interval is a bootstrap over runs of neighbouring blocks, because noise comes
+    in bursts. A variant whose compressed weights are held as floats is timed and reported, but not judged.
     """
 
     table: ClassVar[str] = "timings"
@@ -108,22 +107,24 @@ class Latency(Measure):
     columns: ClassVar[tuple[str, ...] | None] = COLUMNS
     own_floors: ClassVar[tuple[str, ...]] = (RATIO.name,)
 
-    repeats: Positive = Field(default=20, description="blocks A B B A, each of two calls on either side")
-    warmup: Annotated[int, Field(ge=0)] = Field(default=2, description="untimed calls of each model at the start")
-    prompt_tokens: Positive = Field(default=128, description="tokens in the prompt, random but always the same")
-    new_tokens: Positive = Field(default=32, description="tokens written after the first one, greedily")
-    batch: Positive = Field(default=1, description="prompts read and written at the same time")
+    repeats: Positive = Field(default=20, description="timing blocks A B B A, each with two calls per side")
+    warmup: Annotated[int, Field(ge=0)] = Field(default=2, description="untimed warm-up calls of each model")
+    prompt_tokens: Positive = Field(
+        default=128, description="prompt length in tokens; random ids, the same in every run"
+    )
+    new_tokens: Positive = Field(default=32, description="tokens generated greedily after the first one")
+    batch: Positive = Field(default=1, description="batch size: prompts per call")
 
     def sample_size(self, documents: int | None) -> int | None:
-        """One for each block A B B A."""
+        """One observation per block A B B A."""
         return self.repeats
 
     def probe_settings(self) -> dict[str, Any]:
-        """Everything: the probe takes the time, the measure only compares."""
+        """All settings: the probe takes the times, the measure only compares them."""
         return {name: getattr(self, name) for name in type(self).model_fields}
 
     def measure(self, table: pd.DataFrame) -> Sequence[Measurement | Skipped]:
-        """All metrics; a phase that was not timed is Skipped.
+        """Compute all metrics; a phase that was not timed is Skipped.
 
         Raises MeasureError for incomplete blocks and for times that are not positive.
         """
@@ -149,10 +150,10 @@ class Latency(Measure):
 def block_interval(blocks: int, statistic: Sequence[Floats], confidence: float = 0.95) -> tuple[float, float] | None:
     """Percentile interval of median(x) or, for two arrays x and y by block, of median(y) − median(x).
 
-    Circular block bootstrap (Politis & Romano 1992) over runs of ⌈√blocks⌉ neighbouring blocks from a fixed seed,
-    both ends moved away from the estimate by t_{m−1}/z, m = blocks / length: so few runs of blocks tell their own
-    spread badly. Measured with an autocorrelation of 0.5 between blocks: 92 to 96 % covered, where runs of
-    ⌈blocks^(1/3)⌉ without t cover 71 to 91 %. None for fewer than ``FEWEST_BLOCKS`` blocks.
+    Circular block bootstrap (Politis & Romano 1992) over runs of ⌈√blocks⌉ neighbouring blocks from a fixed seed; both
+    ends are moved away from the estimate by the factor t_{m−1}/z, m = blocks / length, because so few runs of blocks
+    estimate their own spread poorly. Measured with an autocorrelation of 0.5 between blocks: coverage 92 to 96 %, while
+    runs of ⌈blocks^(1/3)⌉ without t cover 71 to 91 %. None for fewer than ``FEWEST_BLOCKS`` blocks.
     """
     if blocks < FEWEST_BLOCKS:
         return None
@@ -169,7 +170,7 @@ def block_interval(blocks: int, statistic: Sequence[Floats], confidence: float =
 
 
 def _blocks(rows: pd.DataFrame, second: str) -> Blocks | None:
-    """The blocks whose B calls are of the side ``second``; None where there are none."""
+    """The blocks whose B calls are of the side ``second``; None if there are none."""
     repeats = rows.loc[rows["side"] == second, "repeat"].unique()
     chosen = rows[rows["repeat"].isin(repeats)].sort_values(["repeat", "order"])
     if chosen.empty:
@@ -193,7 +194,7 @@ def _tokens(rows: pd.DataFrame) -> int:
 
 
 def _speed(metric: Metric, phase: str, blocks: Blocks, tokens: int) -> Measurement:
-    """Medians over blocks of the mean of the two calls that a side has in a block."""
+    """Medians over blocks of the mean of a side's two calls in a block."""
 
     def speed(seconds: Floats) -> Floats:
         found: Floats = (1000 * seconds if phase == "first_token" else tokens / seconds).mean(axis=1)

@@ -1,4 +1,4 @@
-"""The measure ``layer_error``."""
+"""The measure ``layer_error``: output error of every module of the variant, document by document."""
 
 from __future__ import annotations
 
@@ -23,9 +23,8 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float64]
 
 NO_ERROR_DB = 10 * 2098 * math.log10(2)
-"""Stands for the infinite SQNR of no error at all: the quotient of the largest and the smallest float64, in
-dB, which no measured error reaches.
-"""
+"""Stands for the infinite SQNR of zero error: the quotient of the largest and the smallest float64, in dB, which no
+measured error reaches."""
 
 RELATIVE = Metric(
     name="layers.relative_error",
@@ -76,9 +75,9 @@ COLUMNS = (
 
 
 class LayerError(Sampled):
-    """How far the output of every module is off: relative error, SQNR, cosine, and the worst module.
+    """Output error of every module: relative error, SQNR, cosine, and the worst module.
 
-    Each side is fed with its own inputs, so errors of earlier modules are part of those of later ones.
+    Each side computes with its own inputs, so errors of earlier modules are included in those of later ones.
     """
 
     table: ClassVar[str] = "layers"
@@ -87,9 +86,8 @@ class LayerError(Sampled):
     columns: ClassVar[tuple[str, ...] | None] = COLUMNS
 
     def measure_by(self, table: pd.DataFrame, intervals: Intervals) -> Sequence[Measurement | Skipped]:
-        """All metrics, modules in order of execution. A module whose reference output is zero is Skipped by
-        name.
-        """
+        """Compute all metrics, modules in order of execution. A module whose reference output is zero is Skipped by
+        name."""
         require(table, COLUMNS, "layers")
         if table.empty:
             return [Skipped(measure=metric.name, reason="no module was observed") for metric in self.metrics]
@@ -115,7 +113,7 @@ class _Module:
 
     @property
     def broken(self) -> Side | None:
-        """The side on which NaN or infinity was met."""
+        """The side that produced NaN or infinity."""
         if not np.isfinite(self.reference).all():
             return "reference"
         finite = np.isfinite(self.variant) & np.isfinite(self.error) & np.isfinite(self.dot)
@@ -172,7 +170,7 @@ class _Module:
         return value, Interval(low, high, f"linearised; {found.method}")
 
     def exactly(self, value: float) -> Interval | None:
-        """A number that outputs which never differ make exact; one document is too little to say so."""
+        """A metric that is exact because outputs never differ; a single document is not enough to conclude that."""
         return Interval(value, value, "") if self.count.clusters > 1 else None
 
 
@@ -198,14 +196,14 @@ def _decibel(relative_error: float) -> float:
 
 
 def _judgeable(module: _Module, intervals: Intervals) -> list[Measurement | Skipped]:
-    """The three metrics of one module, or why there are none."""
+    """The three metrics of one module, or why they cannot be computed."""
     if module.broken:
         what = f"NaN or infinity in the output on the {module.broken}'s side"
         return [
             not_finite(metric, module.broken, what, module.count, module.labels) for metric in (RELATIVE, SQNR, COSINE)
         ]
     if not module.reference.any():
-        reason = f"the reference output of {module.name} is zero everywhere, so nothing is relative to it"
+        reason = f"the reference output of {module.name} is zero everywhere, so no relative error is defined"
         return [_skipped(metric, module, reason) for metric in (RELATIVE, SQNR, COSINE)]
     what = "ratio of sums over documents"
     if module.same:
@@ -216,22 +214,20 @@ def _judgeable(module: _Module, intervals: Intervals) -> list[Measurement | Skip
         _measurement(SQNR, what + infinite, module, *module.sqnr(intervals)),
     ]
     if not module.variant.any():
-        reason = f"the variant's output of {module.name} is zero everywhere, so it has no direction"
+        reason = f"the variant's output of {module.name} is zero everywhere, so the cosine is undefined"
         return [*found, _skipped(COSINE, module, reason)]
     return [*found, _measurement(COSINE, what, module, *module.cosine(intervals))]
 
 
 def _measurement(metric: Metric, what: str, module: _Module, value: float, interval: Interval | None) -> Measurement:
-    """Counted where outputs never differ; but one document is too little to say so, and then has no interval."""
+    """Counted if outputs never differ; with a single document that is not certain, so it then has no interval."""
     if module.same and interval is not None:
         return counted(metric, what, module.count, change=value, labels=module.labels)
     return sampled(metric, what, module.count, change=value, interval=interval, labels=module.labels)
 
 
 def _worst(modules: Sequence[_Module], intervals: Intervals) -> Measurement | Skipped:
-    """The largest relative error. Its lower end holds for the largest of all modules (Bonferroni), as its
-    upper does.
-    """
+    """The largest relative error. Both ends of its interval hold for the largest of all modules (Bonferroni)."""
     if not modules:
         return Skipped(measure=WORST.name, reason="no decoder block and no linear layer was observed")
     for side in ("reference", "variant"):

@@ -1,4 +1,4 @@
-"""The measure ``logits``."""
+"""The measure ``logits``: absolute logit differences between reference and variant."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ MEAN = Metric(
 
 
 class Logits(Sampled):
-    """How far the logits of reference and variant are apart on the same inputs."""
+    """Absolute differences between the logits of reference and variant on the same inputs."""
 
     table: ClassVar[str] = "tokens"
     metrics: ClassVar[tuple[Metric, ...]] = (MAXIMUM, MEAN)
@@ -43,7 +43,7 @@ class Logits(Sampled):
     columns: ClassVar[tuple[str, ...] | None] = (*TOKEN_SIDES, "max_abs_diff", "mean_abs_diff")
 
     def measure_by(self, table: pd.DataFrame, intervals: Intervals) -> Sequence[Measurement | Skipped]:
-        """Both metrics; a maximum has no interval. Raises MeasureError for a negative absolute difference."""
+        """Compute both metrics; a maximum has no interval. Raises MeasureError for a negative absolute difference."""
         if broken := unusable_tokens(table, self.columns or (), self.metrics):
             return broken
         within(table, "max_abs_diff", 0.0, np.inf)

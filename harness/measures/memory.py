@@ -1,4 +1,4 @@
-"""The measure ``memory``."""
+"""The measure ``memory``: stored bytes of weights and KV cache, bits per weight, peak memory."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ BITS = Metric(
     title="bits per weight",
     unit="bits/weight",
     better="lower",
-    description="stored bits for each parameter",
+    description="stored bits per parameter",
     sides=True,
     spread="counted",
 )
@@ -37,7 +37,7 @@ CACHE = Metric(
     title="KV cache per token",
     unit="bytes/token",
     better="lower",
-    description="bytes of keys and values that each token leaves in the cache",
+    description="bytes of keys and values that each token adds to the cache",
     sides=True,
     spread="counted",
 )
@@ -46,25 +46,25 @@ PEAK = Metric(
     title="peak memory",
     unit="bytes",
     better="lower",
-    description="most memory held while the model ran, measured",
+    description="peak memory of a forward pass, measured",
     sides=True,
     spread="none",
 )
 
 
 class Memory(Measure):
-    """What the weights and the key-value cache take up, counted from what is stored."""
+    """Memory of weights and key-value cache, counted from the stored tensors."""
 
     table: ClassVar[str] = "weights"
     metrics: ClassVar[tuple[Metric, ...]] = (WEIGHTS, BITS, CACHE, PEAK)
     columns: ClassVar[tuple[str, ...] | None] = ("side", "module", "type", "parameters", "stored_bytes")
 
     def sample_size(self, documents: int | None) -> int | None:
-        """None is needed: weights are listed one by one."""
+        """0: weights are counted, not sampled."""
         return 0
 
     def measure(self, table: pd.DataFrame) -> Sequence[Measurement | Skipped]:
-        """All metrics; what the table does not hold on both sides is Skipped."""
+        """Compute all metrics; what the table does not contain on both sides is Skipped."""
         require(table, self.columns or (), "weights")
         weights = table[~table["type"].isin(["kv_cache", "peak"])]
         cache, peak = table[table["type"] == "kv_cache"], table[table["type"] == "peak"]

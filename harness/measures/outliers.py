@@ -1,4 +1,4 @@
-"""The measure ``outliers``."""
+"""The measure ``outliers``: input channels with outlier activations, on both sides."""
 
 from __future__ import annotations
 
@@ -59,29 +59,33 @@ SIDES: tuple[Side, ...] = ("reference", "variant")
 
 
 class Outliers(Measure):
-    """Which input channels carry values so large that they ruin a shared scale, on either side.
+    """Input channels with outliers so large that they spoil a shared scale, on either side.
 
-    A channel is an outlier when |x| reaches the threshold in it, in at least ``layer_share`` of the decoder
-    layers, and at no less than ``position_share`` of all their positions (Dettmers et al. 2022). Modules with
-    equally many input channels count as reading the same channels.
+    A channel is an outlier if |x| reaches the threshold in it, in at least ``layer_share`` of the decoder layers, and
+    at no less than ``position_share`` of all their positions (Dettmers et al. 2022). Modules with equally many input
+    channels are assumed to read the same channels.
     """
 
     table: ClassVar[str] = "channels"
     metrics: ClassVar[tuple[Metric, ...]] = (CHANNELS, MAX_TO_MEDIAN, KURTOSIS)
     columns: ClassVar[tuple[str, ...] | None] = COLUMNS
 
-    threshold: Annotated[float, Field(gt=0, description="|x| from which a value is an outlier")] = 6.0
-    layer_share: Annotated[float, Field(gt=0, le=1, description="least share of layers")] = 0.25
-    position_share: Annotated[float, Field(gt=0, le=1, description="least share of positions")] = 0.06
+    threshold: Annotated[float, Field(gt=0, description="magnitude |x| from which a value counts as an outlier")] = 6.0
+    layer_share: Annotated[
+        float,
+        Field(gt=0, le=1, description="minimum share of decoder layers (0 to 1) in which the channel has outliers"),
+    ] = 0.25
+    position_share: Annotated[
+        float, Field(gt=0, le=1, description="minimum share of token positions (0 to 1) with outliers")
+    ] = 0.06
 
     def probe_settings(self) -> dict[str, Any]:
-        """The probe counts values over this threshold."""
+        """The probe counts values above this threshold."""
         return {"threshold": self.threshold}
 
     def measure(self, table: pd.DataFrame) -> Sequence[Measurement | Skipped]:
-        """All metrics; counts over one pass have no interval. A module that one side lacks is Skipped by
-        name.
-        """
+        """Compute all metrics; counts over one pass have no interval. A module that one side lacks is Skipped by
+        name."""
         require(table, COLUMNS, "channels")
         if table.empty:
             return [Skipped(measure=metric.name, reason="no channel was observed") for metric in self.metrics]

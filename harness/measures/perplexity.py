@@ -1,4 +1,4 @@
-"""The measure ``perplexity``."""
+"""The measure ``perplexity``: perplexity, NLL change and bits per byte on held-out text."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ DELTA = Metric(
 
 
 class Perplexity(Sampled):
-    """How much worse the variant predicts held-out text: perplexity, paired ratio, bits per byte."""
+    """Prediction of held-out text: perplexity, paired ratio, NLL change, bits per byte."""
 
     table: ClassVar[str] = "tokens"
     metrics: ClassVar[tuple[Metric, ...]] = (VALUE, RATIO, DELTA, BITS)
@@ -71,11 +71,11 @@ class Perplexity(Sampled):
     columns: ClassVar[tuple[str, ...] | None] = (*TOKEN_SIDES, "bytes")
 
     def apart(self) -> Measure:
-        """Bits per byte, by the tokens of each side."""
+        """Bits per byte, each side with its own tokens."""
         return TextBits()
 
     def measure_by(self, table: pd.DataFrame, intervals: Intervals) -> Sequence[Measurement | Skipped]:
-        """All metrics; bits per byte is Skipped where the tokenizer gives no byte spans."""
+        """Compute all metrics; bits per byte is Skipped if the tokenizer gives no byte spans."""
         if broken := unusable_tokens(table, self.columns or (), self.metrics):
             return broken
         documents = table["document"].to_numpy()
@@ -99,9 +99,7 @@ class Perplexity(Sampled):
 def _perplexities(
     reference: Floats, variant: Floats, documents: Floats, count: Count, intervals: Intervals
 ) -> list[Measurement | Skipped]:
-    """Value and ratio. A perplexity of infinity, or a ratio of infinity, is not finite on the side that
-    caused it.
-    """
+    """Value and ratio. A perplexity or ratio of infinity counts as non-finite on the side that caused it."""
     on_reference, on_variant = _exp(mean(reference)), _exp(mean(variant))
     delta = variant - reference
     ratio = _exp(mean(delta))
@@ -140,7 +138,7 @@ def _bits_per_byte(
     reference: Floats, variant: Floats, spans: Floats, documents: Floats, count: Count, intervals: Intervals
 ) -> Measurement | Skipped:
     if not np.isfinite(spans).all() or (spans < 0).any() or not spans.any():
-        reason = "the tokenizer does not tell which bytes of the text each token covers"
+        reason = "the tokenizer does not report which bytes of the text each token covers"
         return Skipped(measure=BITS.name, reason=reason)
     bits_reference, bits_variant = reference / math.log(2), variant / math.log(2)
     change = bits_variant - bits_reference
@@ -168,9 +166,7 @@ def _exp_interval(interval: Interval | None) -> Interval | None:
 
 
 def _around(change: float, interval: Interval | None) -> Interval | None:
-    """The interval of a linearised change: it contains the change despite rounding, and keeps a width of
-    zero.
-    """
+    """The interval of a linearised change, extended to contain the change despite rounding; a width of zero stays."""
     if interval is None or interval.low == interval.high:
         return interval and Interval(change, change, interval.method)
     return Interval(min(interval.low, change), max(interval.high, change), f"linearised; {interval.method}")

@@ -1,4 +1,4 @@
-"""The measure ``tasks``."""
+"""The measure ``tasks``: scores of lm-eval tasks, paired item by item."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ Positive = Annotated[int, Field(gt=0)]
 
 
 class Tasks(Measure):
-    """How well tasks are solved: scores, share of the reference's score kept, flipped answers, calibration.
+    """Scores of lm-eval tasks, paired item by item: scores, retained share, flipped answers, calibration.
 
-    Items are compared in pairs. Intervals of 0/1 scores hold without any changed item too; of a document that
-    a task holds twice, one copy counts as evidence.
+    Intervals of 0/1 scores are valid even if no item changed; of a document that a task contains twice, one copy counts
+    as evidence.
     """
 
     table: ClassVar[str] = "items"
@@ -53,28 +53,30 @@ class Tasks(Measure):
         "bos",
     )
 
-    tasks: tuple[str, ...] = Field(min_length=1, description="lm-eval tasks or groups: shipped, own or standard")
-    limit: Positive | None = Field(default=None, description="at most this many documents a task, the first ones")
-    include: tuple[str, ...] = Field(default=(), description="folders with your own lm-eval task files")
-    fewshot: Annotated[int, Field(ge=0)] | None = Field(
-        default=None, description="solved examples before each prompt; by default what the task file says"
+    tasks: tuple[str, ...] = Field(min_length=1, description="lm-eval tasks or groups: bundled, custom or standard")
+    limit: Positive | None = Field(
+        default=None, description="maximum number of documents per task, the first ones; default: all"
     )
-    batch_size: Positive = Field(default=16, description="prompts in one batch, on both sides")
-    bos: bool = Field(default=True, description="prompts begin with BOS where the tokenizer has one")
+    include: tuple[str, ...] = Field(default=(), description="folders with custom lm-eval task files")
+    fewshot: Annotated[int, Field(ge=0)] | None = Field(
+        default=None, description="few-shot examples per prompt; default: as in the task file"
+    )
+    batch_size: Positive = Field(default=16, description="batch size: prompts per batch, on both sides")
+    bos: bool = Field(default=True, description="prompts begin with BOS if the tokenizer has one")
 
     def probe_settings(self) -> dict[str, Any]:
-        """Everything: the probe runs the tasks, the measure only counts."""
+        """All settings: the probe runs the tasks, the measure only computes metrics."""
         return {name: getattr(self, name) for name in type(self).model_fields}
 
     def produces(self) -> tuple[Metric, ...]:
-        """The derived metrics of every task, and whatever metrics the task files declare."""
+        """The derived metrics of every task, and the metrics that the task files declare."""
         names = (f"tasks.{task}.{name}" for task in self.tasks for name in DERIVED)
         return (*filter(None, (find_metric(name, self.metrics) for name in names)), FURTHER)
 
     def measure(self, table: pd.DataFrame) -> Sequence[Measurement | Skipped]:
-        """Measurements of every task and metric, in the order of the table.
+        """Compute the measurements of every task and metric, in the order of the table.
 
-        Raises MeasureError for a missing column and for an item that is there twice.
+        Raises MeasureError for a missing column and for a duplicate item.
         """
         require(table, self.columns or (), "items")
         key = ["task", "metric", "doc_id", "doc_hash", "prompt_hash", "target_hash"]

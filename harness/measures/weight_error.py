@@ -1,4 +1,4 @@
-"""The measure ``weight_error``."""
+"""The measure ``weight_error``: relative error of the weight of every linear layer."""
 
 from __future__ import annotations
 
@@ -31,10 +31,11 @@ COLUMNS = ("side", "module", "role", "parameters", "relative_error", "compared",
 
 
 class WeightError(Measure):
-    """How far the weights that linear layers compute with are from the reference's, module by module.
+    """Relative error of the weights that linear layers compute with, module by module.
 
-    Weights are found by applying a layer, not by reading what it keeps. Where scales were folded into other modules
-    the weights cannot be compared, and the module is Skipped; so is the worst then, as it might be that one.
+    Weights are determined by applying a layer to inputs, not by reading its tensors. If scales were folded into other
+    modules the weights cannot be compared, and the module is Skipped; so is the largest error then, because that module
+    might have it.
     """
 
     table: ClassVar[str] = "weights"
@@ -42,11 +43,11 @@ class WeightError(Measure):
     columns: ClassVar[tuple[str, ...] | None] = COLUMNS
 
     def sample_size(self, documents: int | None) -> int | None:
-        """None is needed: weights are listed one by one."""
+        """0: weights are counted, not sampled."""
         return 0
 
     def measure(self, table: pd.DataFrame) -> Sequence[Measurement | Skipped]:
-        """All metrics, in the order of the modules."""
+        """Compute all metrics, in the order of the modules."""
         require(table, COLUMNS, "weights")
         rows = table[(table["side"] == "variant") & table["role"].isin(["linear", "head"])]
         if rows.empty:

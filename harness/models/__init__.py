@@ -1,1 +1,1 @@
-"""Loading models, trusting their files, knowing which they are; ``loading`` is where to begin."""
+"""Opens checkpoints, verifies their files and identifies the loaded model; start reading at ``loading``."""

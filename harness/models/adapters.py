@@ -1,10 +1,10 @@
-"""PEFT adapters: LoRA and its kin, small weights that change a base model.
+"""PEFT adapters (LoRA and variants): loads them, merges or attaches them, and verifies every tensor.
 
     merged       W + B·A        before the steps: one weight, as if the model had been trained so
-    beside it    W·x + B·(A·x)  after the steps: the base as it was compressed, the adapter in full precision (QLoRA)
+    attached     W·x + B·(A·x)  after the steps: the base as it was compressed, the adapter in full precision (QLoRA)
 
-An adapter is put into the modules of the model itself, so that they keep the names by which layers are compared. What
-was read is held against the file, tensor by tensor: an adapter of which a part found no place changes something else.
+An adapter is inserted into the modules of the model itself, so that they keep the names by which layers are compared.
+The loaded tensors are compared with the file one by one: an adapter that was loaded in part would be another model.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ if TYPE_CHECKING:
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _HERE = ("base_model_name_or_path", "revision", "inference_mode")
-"""Fields of a configuration that say nothing of what is computed."""
+"""Configuration fields that do not affect the computation."""
 
 
 def merge_adapter(base: LoadedModel, folder: Path) -> LoadedModel:
-    """``base`` with the adapter added to its weights, in place; raises ModelError as ``attach_adapter`` does."""
+    """Add the adapter to the weights of ``base`` in place; raises ModelError as ``attach_adapter`` does."""
     before = base.identity
     adapted, stored, config = _adapt(base, folder)
     try:
@@ -67,10 +67,10 @@ def merge_adapter(base: LoadedModel, folder: Path) -> LoadedModel:
 
 
 def attach_adapter(base: LoadedModel, folder: Path) -> LoadedModel:
-    """``base`` with the adapter beside its weights, which stay as they are.
+    """Attach the adapter to ``base`` without changing its weights.
 
-    Raises ModelError for an adapter that is damaged, of a kind that is not put into modules, that matches no module,
-    has other shapes, or of which a tensor found no place.
+    Raises ModelError for an adapter that is damaged, of a type that does not modify modules, that matches no module,
+    has other shapes, or has a tensor without a matching parameter.
     """
     before = {id(parameter) for parameter in base.model.parameters()}
     adapted, stored, config = _adapt(base, folder)
@@ -78,13 +78,13 @@ def attach_adapter(base: LoadedModel, folder: Path) -> LoadedModel:
     _settle(model)
     check_placement(model, base.name, base.identity.device)
     modules = (*base.identity.modules, *_formats(model, before))
-    text = f"{_words(base.name, folder, config, stored)}, beside the weights"
+    text = f"{_words(base.name, folder, config, stored)}, attached"
     return _rebuild(base, model, modules, folder, config, stored, text)
 
 
 @contextmanager
 def without_adapter(model: PreTrainedModel) -> Iterator[None]:
-    """``model`` as it was before ``attach_adapter``, to be saved: its adapter is put back at the end."""
+    """Temporarily remove the adapter, so that the model is as before ``attach_adapter`` and can be saved."""
     from peft.tuners.tuners_utils import BaseTunerLayer
     from peft.utils.other import AuxiliaryTrainingWrapper
 
@@ -104,14 +104,15 @@ def without_adapter(model: PreTrainedModel) -> Iterator[None]:
 
 
 def copy_adapter(folder: Path, target: Path) -> None:
-    """Put the files of an adapter into another folder, which is made."""
+    """Copy the files of an adapter into another folder, which is created."""
     target.mkdir()
     for name in (CONFIG, WEIGHTS):
         shutil.copyfile(folder / name, target / name)
 
 
 def _adapt(base: LoadedModel, folder: Path) -> tuple[Any, dict[str, Tensor], dict[str, Any]]:
-    """The model of peft around ``base.model`` (changed in place), the tensors of the file, and its configuration."""
+    """Return the peft model around ``base.model`` (changed in place), the tensors of the file, and the
+    configuration."""
     try:
         import peft
     except ImportError as error:
@@ -124,7 +125,9 @@ def _adapt(base: LoadedModel, folder: Path) -> tuple[Any, dict[str, Tensor], dic
             settings = peft.PeftConfig.from_pretrained(str(folder))
             if settings.is_prompt_learning or settings.is_adaption_prompt:
                 kind = config.get("peft_type")
-                raise ModelError(f"{folder}: {kind} adds to the input, not to modules; expected LoRA or the like")
+                raise ModelError(
+                    f"{folder}: {kind} modifies the input, not modules; expected LoRA or a similar adapter"
+                )
             settings.inference_mode = True
             adapted = peft.PeftModel.from_pretrained(
                 base.model,
@@ -149,9 +152,10 @@ def _adapt(base: LoadedModel, folder: Path) -> tuple[Any, dict[str, Tensor], dic
 
 
 def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Configuration and tensors; raises ModelError for what is missing, damaged, a pickle, or would run code."""
+    """Read configuration and tensors; raises ModelError for files that are missing, damaged, pickles, or would run
+    code."""
     if not (folder / CONFIG).is_file():
-        raise ModelError(f"{folder}: has no {CONFIG}, so it is no adapter of peft")
+        raise ModelError(f"{folder}: has no {CONFIG}, so it is not a peft adapter")
     config = read_json(folder / CONFIG)
     check_code_fields(folder / CONFIG)
     if config.get("megatron_config"):
@@ -178,9 +182,9 @@ def _check_read(folder: Path, adapted: Any, stored: Mapping[str, Tensor], dtype:
     held = dict(adapted.named_parameters()) | dict(adapted.named_buffers())
     found = get_peft_model_state_dict(adapted, state_dict=held, save_embedding_layers=False)
     problems = {
-        "in the file, without a place in the model": sorted(stored.keys() - found.keys()),
+        "in the file, without a matching parameter in the model": sorted(stored.keys() - found.keys()),
         "in the model, not in the file": sorted(found.keys() - stored.keys()),
-        "not what the file holds": sorted(
+        "different from the file": sorted(
             name for name in stored.keys() & found.keys() if not _same(found[name], stored[name], dtype)
         ),
     }
@@ -196,7 +200,7 @@ def _same(found: Tensor, stored: Tensor, dtype: torch.dtype) -> bool:
 
 
 def _formats(model: nn.Module, before: Set[int]) -> Iterator[ModuleFormat]:
-    """The modules of an adapter: those with parameters that were not there before (by id)."""
+    """The modules of an adapter: those with parameters that did not exist before (by id)."""
     for name, module in model.named_modules():
         new = [each for each in module._parameters.values() if each is not None and id(each) not in before]
         if new:
@@ -224,7 +228,8 @@ def _rebuild(
     stored: Mapping[str, Tensor],
     text: str,
 ) -> LoadedModel:
-    """The adapted model. What the adapter computes beside its tensors (its scale) is part of the configuration."""
+    """Identity of the adapted model. What the adapter computes apart from its tensors (its scale) is part of the
+    configuration."""
     kept = {key: value for key, value in config.items() if key not in _HERE}
     also = json.dumps([base.identity.config_sha256, kept], sort_keys=True)
     identity = base.identity.model_copy(
@@ -239,7 +244,7 @@ def _rebuild(
     notes = [Note(topic="adapter", text=text), *_warn(base, folder, config, stored)]
     known = any(note.topic == "non-finite weights" for note in base.notes)
     if not known and (names := find_non_finite(model)):
-        said = f"{base.name}: {len(names)} tensors hold NaN or infinity with the adapter, {names[0]} first"
+        said = f"{base.name}: {len(names)} tensors contain NaN or infinity with the adapter, first {names[0]}"
         notes.append(Note(topic="non-finite weights", text=said, level="warn"))
     fingerprints = (fingerprint_file(folder / CONFIG), fingerprint_file(folder / WEIGHTS))
     adapted = base.with_modules(base.name, model)
@@ -247,18 +252,18 @@ def _rebuild(
 
 
 def _warn(base: LoadedModel, folder: Path, config: Mapping[str, Any], stored: Mapping[str, Tensor]) -> Iterator[Note]:
-    """What may be a mistake: an adapter of another base, one that changes nothing, a tokenizer that is not read."""
+    """Possible mistakes: an adapter of another base, one that changes nothing, a tokenizer that is ignored."""
     told = config.get("base_model_name_or_path")
     called = {Path(name).name for name in (base.identity.source, base.model.config.name_or_path or "")}
     if isinstance(told, str) and told and Path(told).name not in called:
-        text = f"{base.name}: the adapter says it was trained on {told}; here it is put on {base.identity.source}"
+        text = f"{base.name}: the adapter was trained on {told}, but is applied to {base.identity.source}"
         yield Note(topic="adapter", text=text, level="warn")
     last = [tensor for name, tensor in stored.items() if "lora_B" in name or "lora_embedding_B" in name]
     if last and not any(bool(tensor.any()) for tensor in last):
         text = f"{base.name}: every lora_B of the adapter is zero: it changes nothing (it was never trained)"
         yield Note(topic="adapter", text=text, level="warn")
     if (folder / "tokenizer.json").exists():
-        text = f"{base.name}: the tokenizer beside the adapter is not read; that of the base is used"
+        text = f"{base.name}: the tokenizer in the adapter's folder is ignored; that of the base is used"
         yield Note(topic="adapter", text=text)
 
 

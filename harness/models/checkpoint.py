@@ -1,4 +1,4 @@
-"""Folders of transformers: safetensors, configuration and tokenizer, checked before anything in them is interpreted."""
+"""Loads transformers folders: safetensors, configuration and tokenizer, verified before they are interpreted."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from harness.system.foreign import LONG, guard
 def open_folder(
     spec: ModelSpec, name: str, source: Source, tokenizer: PreTrainedTokenizerBase | None
 ) -> UncheckedModel:
-    """The model of a folder, exactly as its files say. tokenizer: taken instead of the folder's own.
+    """Load the model of a folder, exactly as its files specify. tokenizer: used instead of the folder's own.
 
     Raises ModelError and MissingDependencyError as ``loading.load`` does.
     """
@@ -54,7 +54,7 @@ def open_folder(
 
 
 def _unpack(folder: Path, spec: ModelSpec) -> Contents:
-    """What the files of a packed folder mean, beside the folder's model without weights."""
+    """Dequantize the files of a packed folder, given the folder's model without weights."""
     loader: Any = AutoModelForCausalLM
     code = {"trust_remote_code": spec.trust_remote_code}
     try:
@@ -63,7 +63,9 @@ def _unpack(folder: Path, spec: ModelSpec) -> Contents:
             del config.quantization_config
             model = loader.from_config(config, **code)
     except Exception as error:  # As in _load_model.
-        raise ModelError(f"{spec.model}: transformers cannot make it: {type(error).__name__}: {error}") from error
+        raise ModelError(
+            f"{spec.model}: transformers cannot construct the model: {type(error).__name__}: {error}"
+        ) from error
     return unpack_folder(folder, model)
 
 
@@ -77,7 +79,7 @@ def _load_unpacked(folder: Path, spec: ModelSpec, contents: Contents) -> PreTrai
 
 
 def _load_model(folder: Path, spec: ModelSpec, loader: Any = AutoModelForCausalLM, **instead: Any) -> PreTrainedModel:
-    """The model that a loader of transformers makes of a folder, or of what is given ``instead`` of its files."""
+    """Call a transformers loader on a folder, or on what is given ``instead`` of its files."""
     try:
         with silence_transformers(), guard(f"{spec.model}: loading it", patience=LONG):
             model, info = loader.from_pretrained(

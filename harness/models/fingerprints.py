@@ -1,4 +1,4 @@
-"""Fingerprints of files: what the files of a model were when it was loaded, so that a later change is noticed."""
+"""Fingerprints of model files at loading time, so that a later change of the files is detected."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from pathlib import Path
 from harness.errors import ModelError
 
 READ_WHEN_LOADING = frozenset({".json", ".safetensors", ".model", ".txt", ".jinja", ".tiktoken", ".py"})
-"""Endings of the files that loading a model or tokenizer may read."""
+"""Suffixes of the files that loading a model or tokenizer may read."""
 
 
 @dataclass(frozen=True)
 class FileFingerprint:
-    """One file when it was loaded. stat: size, modification and change times in ns, inode; sha256 of its content."""
+    """State of one file at loading. stat: size, modification and change times in ns, inode; sha256 of its content."""
 
     path: Path
     sha256: str
@@ -24,7 +24,7 @@ class FileFingerprint:
 
 
 def fingerprint_folder(folder: Path) -> tuple[FileFingerprint, ...]:
-    """Of the files in ``folder`` that loading may read; raises ModelError for an unreadable one."""
+    """Fingerprints of the files in ``folder`` that loading may read; raises ModelError for an unreadable one."""
     return tuple(
         fingerprint_file(path)
         for path in sorted(folder.iterdir())
@@ -33,9 +33,9 @@ def fingerprint_folder(folder: Path) -> tuple[FileFingerprint, ...]:
 
 
 def verify_fingerprints(files: Sequence[FileFingerprint]) -> None:
-    """Raise ModelError naming every file whose content is no longer that of its fingerprint.
+    """Raise ModelError naming every file whose content no longer matches its fingerprint.
 
-    A file is only read again where its size, times or inode changed.
+    A file is read again only if its size, times or inode changed.
     """
     changed = []
     for file in files:
@@ -52,7 +52,7 @@ def verify_fingerprints(files: Sequence[FileFingerprint]) -> None:
 
 
 def fingerprint_file(path: Path) -> FileFingerprint:
-    """Of one file; raises ModelError for an unreadable one."""
+    """Fingerprint of one file; raises ModelError for an unreadable one."""
     try:
         before = _stat(path)  # Before reading: a write during the reading then shows as a changed stat.
         return FileFingerprint(path=path, sha256=file_sha256(path), stat=before)

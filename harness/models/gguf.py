@@ -1,11 +1,11 @@
-"""GGUF files through transformers: weights are dequantized when they are loaded, and computed in floating point.
+"""Loads GGUF files with transformers: weights are dequantized at loading and computed in floating point.
 
     file ─▶ types and sizes of its tensors ─▶ formats of modules
-      └──▶ link in a folder of its own ─▶ transformers ─▶ floats, configuration, tokenizer
+      └──▶ link in a separate folder ──▶ transformers ─▶ floats, configuration, tokenizer
 
-The numbers are those of the stored formats; memory is counted as in the file; speed is that of floats, so the kernels
-are called simulated. What transformers would silently leave out is an error here: tensors that no module takes
-(``rope_freqs``), scaled positions, an end token that is not the file's.
+Values are those of the stored formats; memory is counted as in the file; speed is that of floats, so the kernels count
+as simulated. What transformers would silently ignore is an error here: tensors without a module (``rope_freqs``),
+scaled positions, an end token that differs from the file's.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ from harness.system.foreign import LONG, guard
 
 
 def open_gguf(spec: ModelSpec, name: str, path: Path, tokenizer: PreTrainedTokenizerBase | None) -> UncheckedModel:
-    """The model in a GGUF file, as floats of ``spec.dtype``. tokenizer: taken instead of the file's own.
+    """Load the model of a GGUF file, as floats of ``spec.dtype``. tokenizer: used instead of the file's own.
 
     Raises ModelError for a file that is damaged, of an architecture that transformers cannot read, or from which
-    transformers would make another model, and MissingDependencyError without the library gguf.
+    transformers would construct a different model, and MissingDependencyError without the library gguf.
     """
     found, fingerprint = read_gguf(path), fingerprint_file(path)
     with link_in_own_folder(path) as folder:
@@ -45,7 +45,7 @@ def open_gguf(spec: ModelSpec, name: str, path: Path, tokenizer: PreTrainedToken
     places = _places(model, found)
     _check_complete(model, found, places)
     text = (
-        f"{name}: {path.name} ({', '.join(found.types)}) is computed from dequantized weights: quality and bytes are "
+        f"{name}: {path.name} ({', '.join(found.types)}) runs on dequantized weights: quality and bytes are "
         f"those of the file, speed is that of {spec.dtype}; engine: llama_cpp computes with its own kernels"
     )
     return UncheckedModel(
@@ -60,9 +60,9 @@ def open_gguf(spec: ModelSpec, name: str, path: Path, tokenizer: PreTrainedToken
 def load_gguf_tokenizer(
     found: GgufFile, name: str, given: PreTrainedTokenizerBase | None, folder: Path
 ) -> tuple[PreTrainedTokenizerBase, tuple[Note, ...]]:
-    """The tokenizer of a file that lies in ``folder`` (see `link_in_own_folder`), or the ``given`` one, with notes.
+    """The tokenizer of a file in ``folder`` (see `link_in_own_folder`), or the ``given`` one, with notes.
 
-    Raises ModelError where the given one has other tokens than the file.
+    Raises ModelError if the given one has a different vocabulary.
     """
     if given is not None:
         tokens = given.convert_ids_to_tokens(list(range(len(given))))
@@ -71,7 +71,7 @@ def load_gguf_tokenizer(
                 f"{found.path}: tokenizer: reference needs the same vocabulary, but {difference}; leave it out, and "
                 "the file's own tokenizer is used"
             )
-        text = f"{name}: token ids are made by the reference's tokenizer, not by the one in {found.path.name}"
+        text = f"{name}: texts are encoded with the reference's tokenizer, not with the one in {found.path.name}"
         return given, (Note(topic="tokenizer", text=text),)
     try:
         # The reader has a progress bar of its own.
@@ -79,15 +79,16 @@ def load_gguf_tokenizer(
             own = AutoTokenizer.from_pretrained(folder, gguf_file=found.path.name, local_files_only=True)
     except Exception as error:  # The loader raises nearly anything.
         raise ModelError(
-            f"{found.path}: transformers cannot make its tokenizer: {type(error).__name__}: {error}; write tokenizer: "
-            "reference if it is the reference's"
+            f"{found.path}: transformers cannot construct its tokenizer: {type(error).__name__}: {error}; "
+            "write tokenizer: reference if it is the reference's"
         ) from error
     return own, tuple(_mended(own, found, name))
 
 
 @contextmanager
 def link_in_own_folder(path: Path) -> Iterator[Path]:
-    """A folder with a link to the file and nothing else: what lies beside it (a tokenizer, an adapter) is not read."""
+    """A temporary folder with only a link to the file, so that nothing else in its folder (a tokenizer, an adapter) is
+    read."""
     with tempfile.TemporaryDirectory(prefix="harness-gguf-") as folder:
         link = Path(folder) / path.name
         link.symlink_to(path.resolve())
@@ -115,7 +116,7 @@ def _model(folder: Path, spec: ModelSpec, path: Path) -> PreTrainedModel:
         raise MissingDependencyError("gguf", str(path), 'pip install "lm-shipcheck[gguf]"') from error
     except Exception as error:  # As above.
         raise ModelError(
-            f"{path}: transformers cannot load it: {type(error).__name__}: {error}; engine: llama_cpp may know more "
+            f"{path}: transformers cannot load it: {type(error).__name__}: {error}; engine: llama_cpp may support more "
             "architectures"
         ) from error
     check_loading(path, info)
@@ -124,7 +125,7 @@ def _model(folder: Path, spec: ModelSpec, path: Path) -> PreTrainedModel:
 
 
 def _places(model: PreTrainedModel, found: GgufFile) -> dict[str, str]:
-    """The parameter of the model that each tensor of the file becomes, by the table that transformers itself uses."""
+    """The model parameter of each tensor of the file, by transformers' own mapping."""
     from transformers.modeling_gguf_pytorch_utils import TENSOR_PROCESSORS, TensorProcessor, get_gguf_hf_weights_map
 
     make: Any = TENSOR_PROCESSORS.get(found.architecture, TensorProcessor)
@@ -133,29 +134,29 @@ def _places(model: PreTrainedModel, found: GgufFile) -> dict[str, str]:
         return cast("dict[str, str]", cast(Any, get_gguf_hf_weights_map)(model, processor))
     except NotImplementedError as error:
         raise ModelError(
-            f"{found.path}: of the architecture {found.architecture} it is not known which module holds which tensor "
-            f"({error}), so its formats cannot be told; use engine: llama_cpp"
+            f"{found.path}: the mapping from tensors to modules of the architecture {found.architecture} is unknown "
+            f"({error}), so its formats cannot be determined; use engine: llama_cpp"
         ) from error
 
 
 def _check_complete(model: PreTrainedModel, found: GgufFile, places: Mapping[str, str]) -> None:
-    """Raise ModelError for tensors and settings of positions that are in the file and not in the model."""
+    """Raise ModelError for tensors and position settings that are in the file but not in the model."""
     if unread := [tensor.name for tensor in found.tensors if tensor.name not in places]:
         raise ModelError(
-            f"{found.path}: transformers leaves out {len(unread)} of its tensors ({', '.join(unread[:3])}), so that "
-            "the model would be another one; use engine: llama_cpp, or the original checkpoint"
+            f"{found.path}: transformers ignores {len(unread)} of its tensors ({', '.join(unread[:3])}), so "
+            "the loaded model would be different; use engine: llama_cpp, or the original checkpoint"
         )
     scaling = found.of_architecture("rope.scaling.type")
     rope = getattr(model.config, "rope_parameters", None) or {}
     if scaling not in (None, "none") and rope.get("rope_type", "default") == "default":
         raise ModelError(
-            f"{found.path}: its positions are scaled ({scaling}), which transformers leaves out when it reads GGUF; "
+            f"{found.path}: its positions are scaled ({scaling}), which transformers ignores when it reads GGUF; "
             "use engine: llama_cpp, or the original checkpoint"
         )
 
 
 def _formats(model: PreTrainedModel, found: GgufFile, places: Mapping[str, str], dtype: str) -> dict[str, ModuleFormat]:
-    """Formats by module name. A head that is tied to the embedding has its format."""
+    """Formats by module name. A head that is tied to the embedding has the embedding's format."""
     grouped: dict[str, list[GgufTensor]] = {}
     for tensor in found.tensors:
         grouped.setdefault(places[tensor.name].rpartition(".")[0], []).append(tensor)
@@ -170,7 +171,8 @@ def _formats(model: PreTrainedModel, found: GgufFile, places: Mapping[str, str],
 
 
 def _mended(tokenizer: PreTrainedTokenizerBase, found: GgufFile, name: str) -> Iterator[Note]:
-    """Give the tokenizer the file's BOS and EOS, and BOS its place; a note for each thing that transformers changes."""
+    """Set the file's BOS and EOS in the tokenizer, and whether BOS is added; a note for each setting that transformers
+    changes."""
     for what in ("bos", "eos"):
         stated = found.values.get(f"tokenizer.ggml.{what}_token_id")
         taken = getattr(tokenizer, f"{what}_token_id")

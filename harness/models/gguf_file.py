@@ -1,7 +1,7 @@
-"""What is in a GGUF file, tensor by tensor: read with the library that defines the format, without a model.
+"""Reads the metadata and tensor types of a GGUF file with the library gguf, without constructing a model.
 
-A file brings its own configuration, vocabulary and types of tensors, and no code. Legend of names: ``blk.3.ffn_up`` is
-what llama.cpp calls a module; a type such as Q4_K is a format with its scales.
+A file contains its configuration, vocabulary and tensor types, and no code. Legend of names: ``blk.3.ffn_up`` is
+llama.cpp's name of a module; a type such as Q4_K is a format with its scales.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from gguf import GGUFReader
 
 _FLOATS: Mapping[str, str] = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
-"""Types that hold plain numbers, in the words of torch."""
+"""Types of plain numbers, by torch's dtype names."""
 _INTEGERS: Mapping[str, tuple[int, int, bool]] = {
     "Q4_0": (4, 32, True),
     "Q4_1": (4, 32, False),
@@ -32,18 +32,18 @@ _INTEGERS: Mapping[str, tuple[int, int, bool]] = {
     "Q5_K": (5, 32, False),
     "Q6_K": (6, 16, True),
 }
-"""Bits, how many neighbours share a scale, and whether there is none beside it (a minimum is a zero point).
+"""Bits, group size, and whether the type is symmetric (a minimum is a zero point).
 
-From the block structures of ggml (ggml-common.h); types that are not listed (codebooks) are told by name alone.
+From the block structures of ggml (ggml-common.h); types that are not listed (codebooks) are only identified by name.
 """
 _MXFP4 = NumberFormat(type="float", bits=4, element="MXFP4", symmetric=True, granularity="group", group_size=32)
 _UNUSED = 5
-"""The type of a token that stands for nothing: padding of the vocabulary (llama.cpp's LLAMA_TOKEN_TYPE_UNUSED)."""
+"""Token type of vocabulary padding (llama.cpp's LLAMA_TOKEN_TYPE_UNUSED)."""
 
 
 @dataclass(frozen=True)
 class GgufTensor:
-    """One tensor. shape: as torch has it, [O, I]; size: its bytes in the file."""
+    """One tensor. shape: in torch's order, [O, I]; size: its bytes in the file."""
 
     name: str
     type: str
@@ -52,7 +52,7 @@ class GgufTensor:
 
     @property
     def values(self) -> int:
-        """How many numbers it stands for."""
+        """Number of elements."""
         count = 1
         for each in self.shape:
             count *= each
@@ -60,29 +60,29 @@ class GgufTensor:
 
     @property
     def module(self) -> str:
-        """What llama.cpp calls the module that it belongs to."""
+        """llama.cpp's name of the module it belongs to."""
         return self.name.rpartition(".")[0] if self.name.endswith((".weight", ".bias")) else self.name
 
 
 @dataclass(frozen=True)
 class GgufFile:
-    """A file's architecture, single values of its metadata, vocabulary and tensors."""
+    """A file's architecture, scalar metadata, vocabulary and tensors."""
 
     path: Path
     architecture: str
     values: Mapping[str, Any]
     tokens: tuple[str, ...]
     unused: frozenset[int]
-    """Ids of tokens that only pad the vocabulary."""
+    """Ids of tokens that are vocabulary padding."""
     tensors: tuple[GgufTensor, ...]
 
     def of_architecture(self, key: str) -> Any:
-        """A value of the file's architecture (``context_length``), None where it has none."""
+        """A metadata value of the file's architecture (``context_length``); None if it is missing."""
         return self.values.get(f"{self.architecture}.{key}")
 
     @property
     def types(self) -> tuple[str, ...]:
-        """The types that occur, the one with most values first."""
+        """The tensor types in the file, the one with most values first."""
         counts: dict[str, int] = {}
         for tensor in self.tensors:
             counts[tensor.type] = counts.get(tensor.type, 0) + tensor.values
@@ -92,7 +92,7 @@ class GgufFile:
 def read_gguf(path: Path) -> GgufFile:
     """Read everything but the values of the tensors.
 
-    Raises MissingDependencyError without the library, and ModelError for a file that is damaged, cut off, of types
+    Raises MissingDependencyError without the library, and ModelError for a file that is damaged, truncated, of types
     that the library does not know, or one of several parts.
     """
     try:
@@ -105,18 +105,18 @@ def read_gguf(path: Path) -> GgufFile:
     except (ValueError, OSError, IndexError, KeyError, TypeError, OverflowError, MemoryError) as error:
         # What numpy says of a map that ends too early, or of sizes that were never written so.
         raise ModelError(
-            f"{path}: damaged or truncated, or no GGUF file that the library gguf can read ({error}); fetch it again, "
-            "or install a newer gguf"
+            f"{path}: damaged, truncated, or not a GGUF file that the library gguf can read ({error}); "
+            "download it again, or install a newer gguf"
         ) from error
     if (parts := found.values.get("split.count", 1)) > 1:
         raise ModelError(f"{path}: one of {parts} parts of a model; join them first (llama-gguf-split --merge)")
     if not found.tensors:
-        raise ModelError(f"{path}: holds no tensors, a vocabulary alone; expected a model")
+        raise ModelError(f"{path}: contains only a vocabulary and no tensors; expected a model")
     return found
 
 
 def format_of_type(name: str) -> NumberFormat:
-    """The number format of a type of GGUF (``Q4_K``)."""
+    """The number format of a GGUF type (``Q4_K``)."""
     if name in _FLOATS:
         return FLOATS[_FLOATS[name]]
     if name not in _INTEGERS:
@@ -126,7 +126,7 @@ def format_of_type(name: str) -> NumberFormat:
 
 
 def module_formats_of(found: GgufFile) -> tuple[ModuleFormat, ...]:
-    """How each module is stored, by the names of llama.cpp and in the order of the file, computed as it is stored."""
+    """How each module is stored, by llama.cpp's names in the order of the file, if computed in the stored format."""
     grouped: dict[str, list[GgufTensor]] = {}
     for tensor in found.tensors:
         grouped.setdefault(tensor.module, []).append(tensor)
@@ -134,7 +134,8 @@ def module_formats_of(found: GgufFile) -> tuple[ModuleFormat, ...]:
 
 
 def module_format(name: str, type_name: str, tensors: Sequence[GgufTensor], held: str = "") -> ModuleFormat:
-    """The format of one module, that of its largest tensor. held: the dtype to which its values were turned, if any."""
+    """The format of one module, that of its largest tensor. held: the dtype to which its values were converted, if
+    any."""
     weights = [tensor for tensor in tensors if not tensor.name.endswith(".bias")] or list(tensors)
     main = max(weights, key=lambda tensor: tensor.values)
     form = format_of_type(main.type)
@@ -152,7 +153,8 @@ def module_format(name: str, type_name: str, tensors: Sequence[GgufTensor], held
 
 
 def vocabulary_difference(found: GgufFile, tokens: Sequence[str | None]) -> str:
-    """What tells a file's vocabulary from ``tokens`` (by id); empty where they are the same, padding aside."""
+    """The first difference between a file's vocabulary and ``tokens`` (by id); empty if they are the same except for
+    padding."""
     for index, token in enumerate(tokens):
         own = found.tokens[index] if index < len(found.tokens) else None
         if token is not None and own != token and index not in found.unused:

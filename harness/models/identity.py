@@ -1,4 +1,4 @@
-"""The identity of a model: hashes of weights, configuration and tokenizer as they were loaded."""
+"""The identity of a loaded model: hashes of its weights, configuration and tokenizer."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from harness.modules.inspection import named_tensors
 from harness.records import Identity, ModuleFormat
 
 VOLATILE = frozenset({"_name_or_path", "transformers_version", "_commit_hash", "dtype", "torch_dtype"})
-"""Configuration fields that say where a model came from or how it was loaded, not what it computes."""
+"""Configuration fields about a model's origin or loading, which do not affect the computation."""
 
 
 def weights_sha256(model: nn.Module) -> str:
@@ -33,10 +33,7 @@ def config_sha256(config: PreTrainedConfig) -> str:
 
 
 def tokenizer_sha256(tokenizer: PreTrainedTokenizerBase) -> str:
-    """sha256 of all that turns text into ids: pipeline, special tokens, chat template, padding side.
-
-    Padding and truncation that an earlier call has set on the pipeline are left out.
-    """
+    """sha256 of everything that turns text into ids: pipeline, special tokens, chat template, padding side."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         pipeline: Any = [

@@ -1,10 +1,10 @@
-"""What can be asked of every model, whichever engine computes it: its sizes, and the logits of token ids.
+"""The interface of every model, whichever engine computes it: its sizes, and the logits of token ids.
 
-    LanguageModel ┬ TransformersModel   modules and tensors of transformers, which may be watched and changed
-                  └ LogitsModel         around a TextModel: weights stay inside an engine, one method gives logits
+    LanguageModel ┬ TransformersModel   modules and tensors of transformers, which may be observed and changed
+                  └ LogitsModel         around a TextModel: weights stay inside an engine, one method returns logits
 
-Code that needs modules takes ``LanguageModel.modules`` and says why it cannot go on where there are none. Libraries
-that drive models of transformers (lm-eval, ``generate``) take ``for_transformers``.
+Code that needs modules uses ``LanguageModel.modules`` and raises an error with the reason if there are none. Libraries
+that drive models of transformers (lm-eval, ``generate``) use ``for_transformers``.
 
 Legend: B texts, T positions, V logits of a token.
 """
@@ -26,21 +26,21 @@ class LanguageModel(ABC):
     """A causal language model."""
 
     modules: PreTrainedModel | None = None
-    """Its modules and tensors, where the engine gives access to them."""
+    """Its modules and tensors, if the engine gives access to them; else None."""
 
     @property
     @abstractmethod
     def vocabulary(self) -> int:
-        """How many logits it gives for a token (V)."""
+        """Number of logits per token (V)."""
 
     @property
     def token_ids(self) -> int:
-        """How many token ids it knows: they run from 0 to one less."""
+        """Number of token ids: they run from 0 to one less."""
         return self.vocabulary
 
     @property
     def positions(self) -> int | None:
-        """Tokens of the longest text that it was made for; None where that is not known."""
+        """Context length in tokens; None if it is not known."""
         return None
 
     @property
@@ -50,14 +50,14 @@ class LanguageModel(ABC):
 
     @property
     def device(self) -> torch.device:
-        """Where token ids go and logits come from."""
+        """Device of the token ids and logits."""
         return torch.device("cpu")
 
     @abstractmethod
     def logits(self, ids_BT: Tensor, mask_BT: Tensor | None = None, positions_BT: Tensor | None = None) -> Tensor:
-        """Logits [B, T, V] of int64 token ids; what stands where the mask is 0 means nothing.
+        """Logits [B, T, V] of int64 token ids; values are undefined where the mask is 0.
 
-        positions_BT: of each token in its text, where that is not its place in the row (padding on the left).
+        positions_BT: position of each token in its text, if it differs from its index in the row (left padding).
         """
 
     @abstractmethod
@@ -66,7 +66,7 @@ class LanguageModel(ABC):
 
 
 class TransformersModel(LanguageModel):
-    """A model of transformers, whose modules can be watched, changed and saved."""
+    """A model of transformers, whose modules can be observed, changed and saved."""
 
     modules: PreTrainedModel
 
@@ -75,13 +75,13 @@ class TransformersModel(LanguageModel):
 
     @property
     def vocabulary(self) -> int:
-        """Outputs of the head; of a head that does not tell, the size that the config states."""
+        """Number of outputs of the head; if the head does not declare it, the size in the config."""
         outputs = getattr(cast(Any, self.modules).get_output_embeddings(), "out_features", None)
         return outputs if isinstance(outputs, int) else int(self.modules.config.get_text_config().vocab_size)
 
     @property
     def token_ids(self) -> int:
-        """Rows of the table of embeddings."""
+        """Number of rows of the embedding table."""
         return int(cast(Any, self.modules).get_input_embeddings().num_embeddings)
 
     @property
@@ -99,7 +99,7 @@ class TransformersModel(LanguageModel):
 
     @property
     def device(self) -> torch.device:
-        """That of the table of embeddings."""
+        """Device of the embedding table."""
         return cast(Tensor, self.modules.get_input_embeddings().weight).device
 
     def logits(self, ids_BT: Tensor, mask_BT: Tensor | None = None, positions_BT: Tensor | None = None) -> Tensor:
@@ -114,32 +114,32 @@ class TransformersModel(LanguageModel):
 
 
 class TextModel(Protocol):
-    """What an engine implements that keeps weights to itself: no base class, no tensors but logits."""
+    """The interface that an engine implements if it keeps weights to itself: no modules, only logits."""
 
     @property
     def vocabulary(self) -> int:
-        """How many logits it gives for a token (V); token ids run from 0 to one less."""
+        """Number of logits per token (V); token ids run from 0 to one less."""
 
     @property
     def positions(self) -> int | None:
-        """Tokens of the longest text that it reads; None where that is not known."""
+        """Context length in tokens; None if it is not known."""
 
     @property
     def end_tokens(self) -> tuple[int, ...]:
-        """Ids that end a text, as the checkpoint declares them; that of the tokenizer ends a text anyway."""
+        """Ids that end a text, as the checkpoint declares them; the tokenizer's end-of-text always does."""
 
     def text_logits(self, ids: Sequence[int], last: int) -> Tensor:
-        """Logits [last, V] behind the last so many ids of one text; floats on the processor.
+        """Logits [last, V] at the last ``last`` ids of one text; floats on CPU.
 
-        ``last`` is the length of the text where it is scored, and less where it is continued: an engine may then reuse
-        what it computed for the ids before them. Raises ModelError where the engine cannot read the text.
+        ``last`` is the length of the text when it is scored, and less when it is continued: an engine may then reuse
+        what it computed for the ids before. Raises ModelError if the engine cannot read the text.
         """
 
 
 class LogitsModel(LanguageModel):
     """A model that an engine computes by itself, one text after another.
 
-    Every text that is scored is read by itself from its beginning, so that no logit depends on what else is in a batch.
+    Every scored text is processed alone and from its beginning, so that no logit depends on the rest of the batch.
     """
 
     def __init__(self, text_model: TextModel) -> None:
@@ -161,15 +161,15 @@ class LogitsModel(LanguageModel):
         return self._text_model.end_tokens
 
     def logits(self, ids_BT: Tensor, mask_BT: Tensor | None = None, positions_BT: Tensor | None = None) -> Tensor:
-        """Text by text; zeros where the mask is 0, which may be in front or behind."""
+        """Computes text by text; zeros where the mask is 0, which may be at the beginning or end."""
         return self._batch(ids_BT, mask_BT, (), ids_BT.shape[1])
 
     def for_transformers(self) -> PreTrainedModel:
-        """A model of transformers without weights, whose logits are these."""
+        """A transformers model without weights that returns the engine's logits."""
         return _TransformersInterface(self)
 
     def _batch(self, ids_BT: Tensor, mask_BT: Tensor | None, before: tuple[int, ...], last: int) -> Tensor:
-        """Logits [B, last, V] of the last positions of a batch, behind the ids before it."""
+        """Logits [B, last, V] of the last positions of a batch, given the ids before."""
         mask = torch.ones_like(ids_BT) if mask_BT is None else mask_BT[:, -ids_BT.shape[1] :]
         rows = []
         for ids_T, mask_T in zip(ids_BT, mask.bool(), strict=True):
@@ -183,17 +183,17 @@ class LogitsModel(LanguageModel):
 
 @dataclass(frozen=True)
 class ReadIds:
-    """Stands for a key-value cache, which stays inside the engine: the ids of the one text that it has read."""
+    """Takes the place of a key-value cache, which stays inside the engine: the ids of the text processed so far."""
 
     ids: tuple[int, ...]
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
-        """How many tokens have been read."""
+        """Number of tokens processed so far."""
         return len(self.ids)
 
 
 class _TransformersInterface(PreTrainedModel, GenerationMixin):
-    """A LogitsModel as lm-eval and the decoding loop of transformers drive models."""
+    """A LogitsModel with the interface that lm-eval and transformers' decoding loop use."""
 
     config_class = PreTrainedConfig
     main_input_name = "input_ids"
@@ -227,5 +227,5 @@ class _TransformersInterface(PreTrainedModel, GenerationMixin):
         return CausalLMOutputWithPast(logits=cast(Any, logits_BTV), past_key_values=cast(Any, read))
 
     def generate(self, *arguments: Any, **settings: Any) -> Any:
-        """As transformers does it, texts given whole at every step: what was read is kept by the engine."""
+        """As in transformers, with complete texts at every step: the engine keeps what it has processed."""
         return cast(Any, super()).generate(*arguments, **settings | {"use_cache": False})

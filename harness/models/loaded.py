@@ -1,4 +1,4 @@
-"""A model that has been opened and verified, ready to be measured."""
+"""The record of a model that has been opened and verified, ready to be measured."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from harness.records import Identity, Note
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model ready to be measured, with its tokenizer and the fingerprints of its files.
+    """A verified model with its tokenizer and the fingerprints of its files.
 
-    language_model: what gives its logits; of a model of transformers in evaluation mode and without gradients.
+    language_model: computes the logits; a model of transformers is in evaluation mode and without gradients.
     """
 
     name: str
@@ -28,27 +28,27 @@ class LoadedModel:
     files: tuple[FileFingerprint, ...]
     notes: tuple[Note, ...] = ()
     calibration: Calibrated | None = None
-    """What a variant was fitted to, where a step looked at documents."""
+    """The calibration of a variant, if a step used documents."""
 
     @property
     def model(self) -> PreTrainedModel:
-        """Its modules and tensors. Raises ModelError where its engine gives no access to them."""
+        """Its modules and tensors. Raises ModelError if its engine gives no access to them."""
         modules = self.language_model.modules
         if modules is None:
             raise ModelError(f"{self.name}: its engine gives no access to modules and weights")
         return modules
 
     def with_modules(self, name: str, model: PreTrainedModel) -> LoadedModel:
-        """The same entry under another name, computed by other modules."""
+        """The same entry under another name, with other modules."""
         return replace(self, name=name, language_model=TransformersModel(model))
 
 
 def verify_unchanged(loaded: LoadedModel) -> None:
-    """Raise ModelError when a file that ``loaded`` was read from has changed since."""
+    """Raise ModelError if a file from which ``loaded`` was read has changed since."""
     verify_fingerprints(loaded.files)
 
 
 def freeze(model: nn.Module) -> None:
-    """Evaluation mode, and no gradients."""
+    """Switch to evaluation mode and disable gradients."""
     model.eval()
     model.requires_grad_(False)

@@ -3,12 +3,12 @@
     spec ─▶ folder ─▶ checked files ─┐
             GGUF file ───────────────┴▶ UncheckedModel ─▶ checked model ─▶ LoadedModel
 
-    sources        the name means files on this machine        weight_files   all weights are there and whole
-    trust          nothing runs code; the manifest holds       sanity         the model is the declared one, and whole
+    sources        resolves the name to files on this machine  weight_files   all weights are present and complete
+    trust          nothing runs code; the manifest matches     sanity         the model is complete and as declared
     fingerprints   the files do not change while they are used
 
-Whatever could make the numbers belong to another model than the one that was asked for is a ModelError here, before
-anything is measured. Global seeds and thread counts stay as they are.
+Anything that could make the numbers belong to a different model than the declared one is a ModelError here, before
+anything is measured. Global seeds and thread counts stay unchanged.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from harness.records import ModelSpec, Note
 
 
 def load(spec: ModelSpec, name: str, tokenizer: PreTrainedTokenizerBase | None = None) -> LoadedModel:
-    """Load ``spec`` and check it from the files to the finished model. tokenizer: taken instead of its own.
+    """Load ``spec`` and verify everything from the files to the finished model. tokenizer: used instead of its own.
 
     Raises ModelError saying what was found and what to do, and MissingDependencyError for a quantized checkpoint whose
     library is not installed.
@@ -61,7 +61,7 @@ def _check_device(spec: ModelSpec) -> None:
     except RuntimeError as error:
         raise ModelError(f"{spec.model}: unknown torch device {spec.device!r}: {error}") from error
     if device.type == "meta":
-        raise ModelError(f"{spec.model}: device is meta, where tensors have no values")
+        raise ModelError(f"{spec.model}: device is meta, on which tensors have no values")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ModelError(
             f"{spec.model}: device is {spec.device}, but torch sees {torch.cuda.device_count()} CUDA "
@@ -72,9 +72,9 @@ def _check_device(spec: ModelSpec) -> None:
 def _notes(spec: ModelSpec, name: str, source: Source, model: PreTrainedModel) -> tuple[Note, ...]:
     notes = []
     if not source.pinned:
-        text = f"{name}: {spec.model} has no commit as revision; used was {source.revision or 'unknown'}"
+        text = f"{name}: {spec.model} has no commit as revision; used: {source.revision or 'unknown'}"
         notes.append(Note(topic="revision", text=text, level="warn"))
     if names := find_non_finite(model):
-        text = f"{name}: {len(names)} tensors hold NaN or infinity, {names[0]} first"
+        text = f"{name}: {len(names)} tensors contain NaN or infinity, first {names[0]}"
         notes.append(Note(topic="non-finite weights", text=text, level="warn"))
     return tuple(notes)

@@ -1,10 +1,10 @@
-"""GPTQ and AWQ folders where the library with their kernels is not installed: unpacked when they are loaded.
+"""Loads GPTQ and AWQ folders without their kernel library: codes are unpacked and dequantized to floats.
 
     words of 32 bits ─▶ codes, zero points ─▶ (code − zero point) · scale ─▶ floats ─▶ transformers
 
-The numbers are those of the files and bytes are counted as in the files; speed is that of floats, so the kernels are
-called simulated. Both formats keep a layer as ``qweight``, ``qzeros`` and ``scales``, of as many rows as there are
-inputs or groups of inputs; how many bits a code has follows from the sizes.
+Values are those of the files and bytes are counted as in the files; speed is that of floats, so the kernels count as
+simulated. Both formats store a layer as ``qweight``, ``qzeros`` and ``scales``, with as many rows as there are inputs
+or groups of inputs; the number of bits per code follows from the sizes.
 
 gptq, gptq_v2: codes are packed along the inputs, zero points along the outputs; each bit string runs on over the words
 of 32 codes (3 bits: over three words). ``g_idx`` says which group an input belongs to. Files of the first version keep
@@ -36,15 +36,15 @@ INSTALL = "pip install gptqmodel optimum"
 PARTS = ("qweight", "qzeros", "scales", "g_idx")
 WIDTHS = (2, 3, 4, 8)
 _BLOCK = 32
-"""Codes whose bits fill whole words, whatever their width."""
+"""Code widths that fill whole words."""
 _PLAIN = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _WITHIN_WORD = (0, 4, 1, 5, 2, 6, 3, 7)
-"""AWQ: at which place of a word each of eight neighbours is."""
+"""AWQ: position in a word of each of eight neighbours."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How a folder packs codes. less: what was taken from each zero point before it was stored."""
+    """How a folder packs codes. less: what was subtracted from each zero point before it was stored."""
 
     method: str
     symmetric: bool
@@ -53,7 +53,7 @@ class Layout:
 
 @dataclass(frozen=True)
 class Unpacked:
-    """What a packed layer means. weight: [O, I] in float32. wrapped: zero points that readers disagree on."""
+    """A dequantized layer. weight: [O, I] in float32. wrapped: zero points that implementations read differently."""
 
     weight: Tensor
     format: ModuleFormat
@@ -62,9 +62,9 @@ class Unpacked:
 
 @dataclass(frozen=True)
 class Contents:
-    """What a folder means: its packed layers by name, and every other tensor by its own name.
+    """The dequantized content of a folder: its packed layers by name, and every other tensor by its own name.
 
-    model: whose layers take it; it may be without weights.
+    model: the model that has these layers; it may be without weights.
     """
 
     model: nn.Module
@@ -72,7 +72,7 @@ class Contents:
     others: Mapping[str, Tensor]
 
     def state(self, dtype: torch.dtype) -> dict[str, Tensor]:
-        """All weights under the names of parameters, the packed ones in ``dtype``."""
+        """All weights by parameter name, the dequantized ones in ``dtype``."""
         unpacked = dict(self.others)
         for name, layer in self.layers.items():
             sideways = isinstance(self.model.get_submodule(name), Conv1D)
@@ -81,10 +81,10 @@ class Contents:
         return unpacked
 
     def notes(self, name: str) -> tuple[Note, ...]:
-        """What a reader must know. name: the model's."""
+        """Notes for the reader of the report. name: the model's."""
         methods = ", ".join(sorted({layer.format.backend for layer in self.layers.values()}))
         text = (
-            f"{name}: its packed weights ({methods}) are computed as the floats that they mean: quality and bytes are "
+            f"{name}: its packed weights ({methods}) are dequantized to floats: quality and bytes are "
             f"those of the files, speed is that of floats; {INSTALL} brings kernels"
         )
         found = [Note(topic="packed weights", text=text)]
@@ -98,7 +98,7 @@ class Contents:
 
 
 def unpack_folder(folder: Path, model: nn.Module) -> Contents:
-    """Everything in the weight files of a folder, unpacked. model: whose layers take it; only sizes are read.
+    """Read and unpack everything in the weight files of a folder. model: has the layers; only their sizes are used.
 
     Raises MissingDependencyError for a layout that only the library reads, ModelError naming a layer that does not fit.
     """
@@ -113,24 +113,26 @@ def unpack_folder(folder: Path, model: nn.Module) -> Contents:
     for name in list(parts):
         if name not in modules:
             raise ModelError(
-                f"{folder}: {name} is packed ({layout.method}), and the model has no such layer by itself (experts "
-                f"that are held as one stack, for one); the library unpacks it: {INSTALL}"
+                f"{folder}: {name} is packed ({layout.method}), and the model has no such separate layer "
+                f"(stacked experts, for example); the library unpacks it: {INSTALL}"
             )
         if f"{name}.weight" in others:
-            raise ModelError(f"{folder}: {name} has a weight and packed codes, and only one of them can be meant")
+            raise ModelError(f"{folder}: {name} has both a weight and packed codes, which is ambiguous")
         layers[name] = unpack_layer(name, modules[name], parts.pop(name), layout, others.get(f"{name}.bias"))
     if not layers:
-        raise ModelError(f"{folder}: config.json says {layout.method}, and no layer of its files is packed")
+        raise ModelError(f"{folder}: config.json declares {layout.method}, but no layer in its files is packed")
     for name, tensor in others.items():
         if name.endswith(".weight") and tensor.dtype not in _PLAIN:
-            raise ModelError(f"{folder}: {name} is stored as {tensor.dtype}; beside packed layers, floats are read")
+            raise ModelError(
+                f"{folder}: {name} is stored as {tensor.dtype}; expected floats for tensors that are not packed"
+            )
     return Contents(model, layers, others)
 
 
 def layout_of(folder: Path) -> Layout:
     """How the codes of a folder are packed, by its config.json.
 
-    Raises MissingDependencyError for a layout that is made for one kernel, and which only its library reads.
+    Raises MissingDependencyError for a kernel-specific layout that only its library reads.
     """
     said = read_json(folder / "config.json").get("quantization_config") or {}
     method = str(said.get("quant_method"))
@@ -148,13 +150,15 @@ def layout_of(folder: Path) -> Layout:
 def unpack_layer(
     name: str, module: nn.Module, parts: Mapping[str, Tensor], layout: Layout, bias: Tensor | None = None
 ) -> Unpacked:
-    """The weight that the codes of one layer mean. module: the layer that takes it, of which only sizes are read.
+    """Dequantize the weight of one layer. module: the layer, of which only sizes are used.
 
-    parts: its packed tensors by their last name. bias: as the file has it, for its bytes. Raises ModelError naming the
-    layer where they do not fit each other.
+    parts: its packed tensors by the last part of their name. bias: as in the file, to count its bytes. Raises
+    ModelError naming the layer if they are inconsistent.
     """
     if not isinstance(module, Linear):
-        raise ModelError(f"{name}: its weight is packed ({layout.method}), and here it is a {type(module).__name__}")
+        raise ModelError(
+            f"{name}: its weight is packed ({layout.method}), but the model has a {type(module).__name__} there"
+        )
     if lacking := [part for part in PARTS[:3] if part not in parts]:
         raise ModelError(f"{name}: its weight is packed ({layout.method}) without {' and '.join(lacking)}")
     outputs, inputs = weight_of(module).shape
@@ -171,7 +175,9 @@ def unpack_layer(
     size = -(-inputs // groups)
     group_I = parts["g_idx"].long() if "g_idx" in parts else torch.arange(inputs) // size
     if group_I.shape != (inputs,) or not 0 <= int(group_I.min()) <= int(group_I.max()) < groups:
-        raise ModelError(f"{name}: g_idx names groups that are not there, or not one for each of {inputs} inputs")
+        raise ModelError(
+            f"{name}: g_idx names groups that do not exist, or has not one entry for each of {inputs} inputs"
+        )
     ordered = bool((group_I == torch.arange(inputs) // size).all())
     weight_IO = (codes_IO - zeros_GO[group_I]) * scales_GO[group_I]
     stored = sum(tensor.numel() * tensor.element_size() for tensor in parts.values())
@@ -217,7 +223,7 @@ def _bits_and_groups(
         shapes = ", ".join(f"{part} {list(tensor.shape)} {tensor.dtype}" for part, tensor in parts.items())
         raise ModelError(
             f"{name}: its packed weight does not fit a layer of {outputs} outputs and {inputs} inputs: found {shapes}; "
-            f"if the folder is whole, its layout is not the usual one: {INSTALL}"
+            f"if the folder is complete, its layout is not the usual one: {INSTALL}"
         )
     return bits, groups
 

@@ -1,4 +1,4 @@
-"""Checkpoints that come quantized: does transformers know the method, and is its library installed?"""
+"""Prequantized checkpoints: does transformers know the quantization method, and is its library installed?"""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ LIBRARIES: Mapping[str, tuple[str, str]] = {
     "torchao": ("torchao", "lm-shipcheck[torchao]"),
     "vptq": ("vptq", "vptq"),
 }
-"""quant_method: the module it needs, and what to give to pip."""
+"""quant_method: the module it needs, and the arguments of pip install."""
 NOT_READ: Mapping[str, str] = {
     "gguf": "name the GGUF file itself: model: file.gguf",
     "hqq": "quantize the original checkpoint when it is loaded: compress: [{backend: hqq, …}]",
     "quanto": "quantize the original checkpoint when it is loaded: compress: [{backend: quanto, …}]",
 }
-"""quant_method: what to do instead, for methods that transformers knows and of which it reads no files."""
+"""quant_method: what to do instead, for methods that transformers knows but whose saved files it cannot read."""
 
 
 def quantization_method(folder: Path, config: Mapping[str, Any]) -> str:
-    """The ``quant_method`` of a checkpoint, or an empty string for one that is not quantized.
+    """The ``quant_method`` of a checkpoint, or an empty string if it is not quantized.
 
-    Raises ModelError for a method that transformers does not know (it would warn, drop the scales and go on),
-    and MissingDependencyError when the method's library is not installed and the files are not ``unpacked_here``.
+    Raises ModelError for a method that transformers does not know (it would warn, drop the scales and continue), and
+    MissingDependencyError if the method's library is not installed and the files are not ``unpacked_here``.
     """
     path = folder / "config.json"
     found = config.get("quantization_config") or config.get("compression_config")
@@ -66,8 +66,8 @@ def quantization_method(folder: Path, config: Mapping[str, Any]) -> str:
         )
     if method in NOT_READ:
         raise ModelError(
-            f"{path}: quantization_config.quant_method is {method!r}, of which transformers cannot read saved "
-            f"checkpoints; {NOT_READ[method]}"
+            f"{path}: quantization_config.quant_method is {method!r}, whose saved checkpoints transformers cannot "
+            f"read; {NOT_READ[method]}"
         )
     if method in LIBRARIES and not unpacked_here(method):
         module, package = LIBRARIES[method]
@@ -80,12 +80,12 @@ def quantization_method(folder: Path, config: Mapping[str, Any]) -> str:
 
 
 def unpacked_here(method: str) -> bool:
-    """Whether the files of a method are unpacked by ``packed_integers``, because its library is not installed."""
+    """Whether ``packed_integers`` unpacks the files of a method, because its library is not installed."""
     return method in METHODS and not _installed(LIBRARIES[method][0])
 
 
 def _method(found: Mapping[str, Any]) -> str:
-    """quant_method as the loader reads it: old bitsandbytes files only say load_in_4bit or load_in_8bit."""
+    """quant_method as the loader reads it: old bitsandbytes files only have load_in_4bit or load_in_8bit."""
     if found.get("load_in_4bit") or found.get("load_in_8bit"):
         return "bitsandbytes"
     return str(found.get("quant_method"))

@@ -18,10 +18,9 @@ from harness.records import ModelSpec
 
 
 def check_loading(folder: Path, info: Mapping[str, Any]) -> None:
-    """Raise ModelError when tensors were missing, left over or of another shape; they are named.
+    """Raise ModelError if tensors were missing, unexpected or of another shape; the message names them.
 
-    A head tied to the embedding counts as present when the embedding is (transformers leaves it out of the
-    report).
+    A head tied to the embedding counts as present if the embedding is (transformers omits it from the report).
     """
     found = {
         "missing (they would be random numbers)": sorted(info["missing_keys"]),
@@ -35,13 +34,13 @@ def check_loading(folder: Path, info: Mapping[str, Any]) -> None:
 
 
 def check_ready(model: PreTrainedModel, spec: ModelSpec, quantization: str) -> None:
-    """Raise ModelError unless device, dtype and attention are the declared ones and the mode is eval."""
+    """Raise ModelError unless device, dtype and attention are as declared and the mode is eval."""
     check_placement(model, spec.model, spec.device)
     check_dtypes(model, spec, quantization)
     used = {config._attn_implementation for config in _configs(model)}
     if used != {spec.attention}:
         raise ModelError(
-            f"{spec.model}: attention in use is {', '.join(map(str, sorted(used, key=str)))}, declared is "
+            f"{spec.model}: the attention in use is {', '.join(map(str, sorted(used, key=str)))}, but declared is "
             f"{spec.attention}; this architecture may not have it"
         )
     if training := [name or "the model" for name, module in model.named_modules() if module.training]:
@@ -49,21 +48,20 @@ def check_ready(model: PreTrainedModel, spec: ModelSpec, quantization: str) -> N
 
 
 def check_placement(model: nn.Module, source: str, declared: str) -> None:
-    """Raise ModelError when a tensor has no values (meta device) or lies on another device than declared."""
+    """Raise ModelError if a tensor has no values (meta device) or is on another device than declared."""
     device = torch.device(declared)
     for name, tensor in named_tensors(model):
         if tensor.is_meta:
             raise ModelError(f"{source}: {name} is on the meta device: it has a shape but no values")
         if tensor.device.type != device.type or device.index not in (None, tensor.device.index):
-            raise ModelError(f"{source}: {name} lies on {tensor.device}, declared is {declared}")
+            raise ModelError(f"{source}: {name} is on {tensor.device}, but declared is {declared}")
 
 
 def check_dtypes(model: PreTrainedModel, spec: ModelSpec, quantization: str) -> None:
-    """Raise ModelError when a floating parameter is not of the declared dtype.
+    """Raise ModelError if a floating-point parameter does not have the declared dtype.
 
-    Accepted in float32 all the same: parameters that the architecture keeps there
-    (``_keep_in_fp32_modules``), and in a checkpoint that came quantized whatever the modules with packed
-    weights hold. Buffers are not checked.
+    Accepted in float32 all the same: parameters that the architecture keeps there (``_keep_in_fp32_modules``), and in a
+    prequantized checkpoint all parameters of modules with packed weights. Buffers are not checked.
     """
     declared = getattr(torch, spec.dtype)
     kept = tuple(
@@ -77,12 +75,12 @@ def check_dtypes(model: PreTrainedModel, spec: ModelSpec, quantization: str) -> 
         for name, tensor in module.named_parameters(path, recurse=False):
             accepted = tensor.dtype == torch.float32 and any(part in name for part in kept)
             if tensor.is_floating_point() and tensor.dtype != declared and not accepted:
-                hint = "; its library computes in that alone: set dtype: in reference:" if quantization else ""
-                raise ModelError(f"{spec.model}: {name} is {tensor.dtype}, declared is {spec.dtype}{hint}")
+                hint = "; its library supports only that: set dtype: in reference:" if quantization else ""
+                raise ModelError(f"{spec.model}: {name} is {tensor.dtype}, but declared is {spec.dtype}{hint}")
 
 
 def check_not_blank(model: PreTrainedModel, source: str) -> None:
-    """Raise ModelError when all weights of a linear layer or an embedding are zero."""
+    """Raise ModelError if all weights of a linear layer or an embedding are zero."""
     tables = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Embedding)]
     for name, module in [*linears(model), *tables]:
         weight = module._parameters.get("weight")  # A layer that came quantized may have none, or one of a library.
@@ -94,7 +92,7 @@ def check_not_blank(model: PreTrainedModel, source: str) -> None:
 
 
 def find_non_finite(model: PreTrainedModel) -> list[str]:
-    """Names of tensors that hold NaN or infinity: a failure to be measured, not a reason to refuse."""
+    """Names of tensors that contain NaN or infinity: a failure to be measured, not a reason to refuse."""
     return sorted(
         name
         for name, tensor in named_tensors(model)
@@ -103,7 +101,7 @@ def find_non_finite(model: PreTrainedModel) -> list[str]:
 
 
 def find_ragged_groups(model: PreTrainedModel, groups: Mapping[str, int]) -> list[str]:
-    """Names of linear layers whose inputs are no multiple of their group size: the last group is shorter."""
+    """Names of linear layers whose inputs are not a multiple of their group size: the last group is shorter."""
     inputs = {name: _inputs(module) for name, module in linears(model)}
     inputs |= {name: stack.shape[2] for name in groups if (stack := stacked_tensor(model, name)) is not None}
     return [name for name, count in inputs.items() if name in groups and count % groups[name]]
@@ -114,7 +112,7 @@ def _inputs(module: Linear) -> int:
 
 
 def _configs(model: PreTrainedModel) -> list[Any]:
-    """The configurations in use: the model's own, and those of parts that have one of their own."""
+    """The configurations in use: the model's own, and those of its sub-models."""
     found = {id(m.config): m.config for m in model.modules() if isinstance(m, PreTrainedModel)}
     return list(found.values())
 

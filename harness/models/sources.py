@@ -30,7 +30,8 @@ COMMIT = re.compile(r"[0-9a-f]{40}")
 
 @dataclass(frozen=True)
 class Source:
-    """A model folder on this machine. revision: the commit of a hub snapshot, or None. file: its GGUF file, if any."""
+    """A model folder on this machine. revision: the commit of a hub snapshot, or None. file: the GGUF file in it, if
+    any."""
 
     folder: Path
     revision: str | None = None
@@ -44,10 +45,9 @@ class Source:
 
 
 def resolve(spec: ModelSpec) -> Source:
-    """The folder that ``spec.model`` names; hub files are fetched (or taken from the cache) here.
+    """The folder that ``spec.model`` names; hub files are downloaded (or taken from the cache) here.
 
-    Raises ModelError, before anything is computed, for a path that is not there, a hub that cannot be
-    reached, an unknown or gated repository, an unknown revision, and remote code without a pinned commit.
+    Raises ModelError, before anything is computed, for a missing path, an unreachable hub, an unknown or gated repository, an unknown revision, and remote code without a pinned commit.
     """
     local = MODEL_DIR if spec.model == POCKET else Path(spec.model).expanduser()
     if spec.model == POCKET or local.exists():
@@ -59,7 +59,7 @@ def resolve(spec: ModelSpec) -> Source:
             raise ModelError(f"{local}: {_what_instead(local)}")
         return Source(local, file=_file_in(local, spec))
     if not HUB_ID.fullmatch(spec.model) or ".." in spec.model:
-        raise ModelError(f"{spec.model}: no such folder, and not the form of a hub id (owner/name)")
+        raise ModelError(f"{spec.model}: no such folder, and not a valid hub id (owner/name)")
     pinned = COMMIT.fullmatch(spec.revision or "") is not None
     if spec.trust_remote_code and not pinned:
         raise ModelError(
@@ -72,7 +72,7 @@ def resolve(spec: ModelSpec) -> Source:
 
 
 def _file_in(folder: Path, spec: ModelSpec) -> Path | None:
-    """The GGUF file that was named beside a folder or repository. Raises ModelError where it is not there."""
+    """The GGUF file that was named in addition to a folder or repository. Raises ModelError if it does not exist."""
     if spec.file is None:
         return None
     path = folder / spec.file
@@ -103,7 +103,7 @@ def _snapshot(spec: ModelSpec) -> Path:
     except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
         raise ModelError(
             f"{where}: no such folder here, not in the local cache, and the hub cannot be reached; give a "
-            "folder, or fetch it where there is a network (hf download)"
+            "folder, or download it on a machine with network access (hf download)"
         ) from error
     except (HfHubHTTPError, HFValidationError, OSError) as error:
         raise ModelError(f"{where}: the hub could not deliver it: {type(error).__name__}: {error}") from error

@@ -1,9 +1,9 @@
-"""How the modules of a checkpoint that came quantized are stored, and whether its codes are what is multiplied.
+"""Determines how modules of a prequantized checkpoint are stored, and whether the GEMM reads their codes.
 
-    file ─▶ loaded: what does each module keep? ─▶ one forward pass ─▶ what does it keep now?
+    file ─▶ loaded: what does each module store? ─▶ one forward pass ─▶ what does it store now?
 
-Some libraries unpack a weight when it is loaded, others at the first forward pass; from then on products are of floats,
-whatever the configuration says. Such modules are called simulated, with the bytes that they had before.
+Some libraries unpack a weight at loading, others at the first forward pass; from then on floats are multiplied,
+whatever the configuration says. Such modules count as simulated, with the bytes of their packed form.
 """
 
 from __future__ import annotations
@@ -33,23 +33,23 @@ _CODES = {
     "I32": NumberFormat(type="int", bits=32),
     "F4": _FP4,
 }
-"""What safetensors' types of codes tell; packed integers may hold any format."""
+"""Formats that safetensors dtypes identify; packed integers may have any format."""
 _FLOATS = {8: _FP8["fp8_e4m3"], 4: _FP4}
-"""What compressed-tensors means by a float of so many bits."""
+"""compressed-tensors' float formats by number of bits."""
 _SCALES = ("scale", "absmax", "SCB")
-"""What names of tensors have in them that turn codes into weights."""
+"""Parts of the names of tensors that turn codes into weights (scales and the like)."""
 _UNITS = {"tensor": "tensor", "channel": "channel", "block": "block", "token": "token", "attn_head": "head"}
 """compressed-tensors' strategies other than groups."""
 _KEEPING = frozenset({"bitsandbytes"})
-"""Methods whose weights stay codes, and that are not run to see it: the first forward pass of bitsandbytes repacks
-4-bit weights on some processors, in a way that its own dequantization (when an adapter is merged) does not undo."""
+"""Methods whose weights stay codes; no trial run is made, because the first forward pass of bitsandbytes repacks 4-bit
+weights on some processors in a way that its own dequantization (when an adapter is merged) does not undo."""
 _DTYPES = {torch.float8_e4m3fn: _FP8["fp8_e4m3"], torch.float8_e5m2: _FP8["fp8_e5m2"]}
 
 
 def formats_in_files(model: PreTrainedModel, folder: Path, quantization: str) -> dict[str, ModuleFormat]:
-    """Modules whose weights are codes in the files and were loaded as plain floats, by name: as the files hold them.
+    """Modules whose weights are codes in the files but were loaded as plain floats, by name: their format in the files.
 
-    Raises ModelError for codes without a scale: some loaders take them for weights without a word.
+    Raises ModelError for codes without a scale: some loaders silently use them as weights.
     """
     if not quantization:
         return {}
@@ -64,8 +64,8 @@ def formats_in_files(model: PreTrainedModel, folder: Path, quantization: str) ->
         if CODE_DTYPES.fullmatch(dtype):
             if not any(part in key for key in own for part in _SCALES):
                 raise ModelError(
-                    f"{folder}: the weight of {name} is stored as {dtype} and has no scale beside it (there is "
-                    f"{', '.join(own)}); its codes would be taken for weights: export the model again"
+                    f"{folder}: the weight of {name} is stored as {dtype} without a scale (found: "
+                    f"{', '.join(own)}); its codes would be used as weights: export the model again"
                 )
             rest = sum(size for key, (_, size) in own.items() if not key.endswith(".bias"))
             bias = module._parameters.get("bias")
@@ -85,9 +85,9 @@ def formats_in_files(model: PreTrainedModel, folder: Path, quantization: str) ->
 def formats_in_use(
     model: PreTrainedModel, known: Mapping[str, ModuleFormat], quantization: str
 ) -> dict[str, ModuleFormat]:
-    """The formats of all quantized modules by name, with the kernel that a forward pass of four tokens shows.
+    """The formats of all quantized modules by name, with the kernel that a forward pass of four tokens reveals.
 
-    known: those that are no longer seen in memory. Raises ModelError where the model cannot be run at all.
+    known: formats that can no longer be seen in memory. Raises ModelError if the model cannot be run at all.
     """
     if not quantization:
         return dict(known)
@@ -107,7 +107,7 @@ def formats_in_use(
 
 
 def declared_format(module: nn.Module) -> tuple[NumberFormat | None, NumberFormat | None]:
-    """What a module of a library says of the formats of its weight and of its inputs, None where it says nothing."""
+    """The formats of weight and inputs that a library's module declares; None if it declares nothing."""
     weight = module._parameters.get("weight")
     scheme, state = getattr(module, "quantization_scheme", None), getattr(weight, "quant_state", None)
     if scheme is not None and scheme.weights is not None:  # compressed-tensors
@@ -130,14 +130,14 @@ def declared_format(module: nn.Module) -> tuple[NumberFormat | None, NumberForma
 
 
 def _refine(stated: ModuleFormat, module: nn.Module) -> ModuleFormat:
-    """A format with what the module itself says beyond the dtype of its codes."""
+    """A format refined by what the module declares beyond the dtype of its codes."""
     weights, inputs = declared_format(module)
     known = {"format": weights, "activations": inputs}
     return stated.model_copy(update={name: each for name, each in known.items() if each is not None})
 
 
 def _of_sizes(module: Any) -> NumberFormat:
-    """What layers of the GPTQ family say by two numbers."""
+    """The format of GPTQ-family layers, from bits and group size."""
     inputs = int(getattr(module, "infeatures", getattr(module, "in_features", 0)))
     if module.group_size in (-1, inputs):
         return NumberFormat(type="int", bits=module.bits, granularity="channel")
@@ -161,7 +161,7 @@ def _of_torchao(weight: Any) -> tuple[NumberFormat | None, NumberFormat | None]:
 
 
 def _of_arguments(arguments: Any, **fields: Any) -> NumberFormat:
-    """The record of compressed-tensors in ours."""
+    """Convert compressed-tensors' record of a format to ours."""
     bits = arguments.num_bits
     plain = NumberFormat(type="int", bits=bits)
     if arguments.type != "int":
@@ -187,7 +187,7 @@ def _run(model: PreTrainedModel, quantization: str) -> None:
 
 
 def _tensors(folder: Path) -> dict[str, tuple[str, int]]:
-    """Type and bytes of every tensor in the files of a folder that was checked."""
+    """Dtype and bytes of every tensor in the files of a verified folder."""
     files = weight_files(folder, read_json(folder / "config.json"))
     return {name: (dtype, size) for path in files for name, dtype, size in _headers(path)}
 

@@ -1,4 +1,4 @@
-"""Progress bars and log messages of transformers while a model is loaded."""
+"""Silences progress bars and log messages of transformers while a model is loaded."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import transformers
 
 @contextmanager
 def silence_transformers() -> Iterator[None]:
-    """Turn off progress bars and warnings of transformers: loading checks by itself what they would report."""
+    """Turn off progress bars and warnings of transformers: the loading checks cover what they would report."""
     logging: Any = transformers.utils.logging
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()

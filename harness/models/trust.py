@@ -1,4 +1,4 @@
-"""Verifies a model folder before anything in it is interpreted: no code, no damage, the files of its manifest."""
+"""Verifies a model folder before anything in it is interpreted: no code, no damage, files match the manifest."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CODE_FIELDS = frozenset(
 )
 """Configuration fields that make transformers import code from the folder or the hub."""
 BUILT_IN = re.compile(r"[a-z0-9_]*")
-"""What names of built-in implementations look like; a kernel on the hub has a slash in its name."""
+"""Pattern of the names of built-in attention implementations; a kernel on the hub has a slash in its name."""
 MANIFEST = "manifest.json"
 LAYER_FIELDS = frozenset({"num_hidden_layers", "n_layer", "n_layers", "num_layers", "num_decoder_layers"})
 WIDTH_FIELDS = frozenset(
@@ -38,10 +38,10 @@ PACKED = 32
 def check_folder(
     folder: Path, fingerprints: Sequence[FileFingerprint], trust_remote_code: bool, manifest: bool
 ) -> Weights:
-    """Check everything that can be checked without loading; returns what the weight files hold.
+    """Check everything that can be checked without loading; returns the content of the weight files' headers.
 
-    manifest: whether a manifest.json with a sha256 for every file must be there (where one is found it is
-    always held against the files). Raises ModelError naming the file and the field.
+    manifest: whether a manifest.json with a sha256 for every file is required (if one exists it is always compared with
+    the files). Raises ModelError naming the file and the field.
     """
     config = read_json(folder / "config.json")
     check_manifest(folder, fingerprints, required=manifest)
@@ -75,10 +75,10 @@ def check_sizes(path: Path, config: Mapping[str, Any], weights: Weights) -> None
 
 
 def check_manifest(folder: Path, fingerprints: Sequence[FileFingerprint], required: bool) -> None:
-    """Hold every file against ``manifest.json``: ``{"files": {name: sha256}}``, or the inner object alone.
+    """Compare every file with ``manifest.json``: ``{"files": {name: sha256}}``, or the inner object alone.
 
-    Raises ModelError for a listed file that is missing or differs, and for a file that loading would read and
-    the manifest does not list.
+    Raises ModelError for a listed file that is missing or differs, and for a file that loading would read but the
+    manifest does not list.
     """
     path = folder / MANIFEST
     if not path.exists():
@@ -105,7 +105,7 @@ def check_manifest(folder: Path, fingerprints: Sequence[FileFingerprint], requir
 
 
 def check_code_fields(path: Path) -> None:
-    """Raise ModelError when a configuration file names code or custom kernels at any depth."""
+    """Raise ModelError if a configuration file names code or custom kernels at any depth."""
     for where, key, value in _fields(read_json(path)):
         if key in CODE_FIELDS and value not in (None, False, {}, []):
             raise ModelError(
@@ -121,7 +121,7 @@ def check_code_fields(path: Path) -> None:
 
 
 def _hashes(manifest: Mapping[str, Any]) -> dict[str, str]:
-    """File name to sha256, from the shapes a manifest is known to have; empty for anything else."""
+    """File name to sha256, from the known shapes of a manifest; empty for anything else."""
     entries = manifest.get("files", manifest)
     if not isinstance(entries, dict):
         return {}
@@ -132,7 +132,8 @@ def _hashes(manifest: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _fields(content: Any) -> Iterator[tuple[str, str, Any]]:
-    """Dotted path, key and value of every field at any depth; a stack, so that no nesting is too deep."""
+    """Dotted path, key and value of every field at any depth; iterative, so that deep nesting cannot exhaust the call
+    stack."""
     waiting: list[tuple[str, Any]] = [("", content)]
     while waiting:
         trail, value = waiting.pop()
@@ -145,7 +146,7 @@ def _fields(content: Any) -> Iterator[tuple[str, str, Any]]:
 
 
 def _strings(value: Any) -> list[str]:
-    """The text itself, or the texts that an object gives its parts (an implementation for each sub-model)."""
+    """The text itself, or the texts in an object (one implementation per sub-model)."""
     return [each for each in (value.values() if isinstance(value, dict) else [value]) if isinstance(each, str)]
 
 

@@ -1,4 +1,4 @@
-"""A model as its files give it, before it is checked as a whole."""
+"""The record of a model as loaded from its files, before the finished model is verified."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from harness.records import ModuleFormat, Note
 class UncheckedModel:
     """A model of transformers with its tokenizer and the fingerprints of its files.
 
-    formats: by module, how the files store it, where memory does not show that; they win over inspection.
-    quantization: the ``quant_method`` of a checkpoint that came quantized, else empty.
+    formats: stored format by module, if memory does not show it; they take precedence over inspection. quantization:
+    the ``quant_method`` of a prequantized checkpoint, else empty.
     """
 
     model: PreTrainedModel

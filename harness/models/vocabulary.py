@@ -1,7 +1,7 @@
-"""Logits that stand for no token: vocabularies are rounded up, and two checkpoints of one model may differ in that.
+"""Vocabulary padding: logits without a token, whose number may differ between two checkpoints of one model.
 
-Rows beyond every id of the tokenizer are padding. They hold whatever was left there, so where two sides differ in their
-number only the rows of tokens are compared, on both sides.
+Rows of the head beyond the tokenizer's ids are padding with arbitrary values. If two sides differ in the number of
+rows, only the rows of tokens are compared, on both sides.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ if TYPE_CHECKING:
 
 
 def count_token_ids(tokenizer: PreTrainedTokenizerBase) -> int:
-    """Ids that a tokenizer gives: one more than the largest."""
+    """Number of ids of a tokenizer: one more than the largest."""
     return 1 + max([*tokenizer.get_vocab().values(), *tokenizer.all_special_ids], default=-1)
 
 
 def count_common_logits(widths: tuple[int, int], tokenizers: Sequence[PreTrainedTokenizerBase]) -> int | None:
-    """How many logits count on both sides: the ids of the tokenizers, where one side has more logits than the other.
+    """Number of logits to compare on both sides: the tokenizers' ids, if one side has more logits than the other.
 
-    None where both have the same number (then all count), and where a tokenizer gives ids that one side has no logits
-    for (then nothing can be compared token by token, see ``explain_mismatch``).
+    None if both have the same number (then all are compared), and if a tokenizer has ids without logits on one side
+    (then nothing can be compared token by token, see ``explain_mismatch``).
     """
     if widths[0] == widths[1]:
         return None
@@ -49,13 +49,13 @@ def explain_width_difference(widths: tuple[int, int], tokenizers: Sequence[PreTr
     """The reason, in words, for vocabularies that differ by more than padding."""
     largest = max(count_token_ids(tokenizer) for tokenizer in tokenizers) - 1
     return (
-        f"the variant has {widths[1]} logits for a token, the reference {widths[0]}, and they differ by more than "
+        f"the variant has {widths[1]} logits per token, the reference {widths[0]}, and they differ by more than "
         f"padding: tokens have ids up to {largest}"
     )
 
 
 def group_by_vocabulary(reference: LoadedModel, variants: Sequence[LoadedModel]) -> dict[int | None, list[int]]:
-    """Indices of the variants by ``count_common_logits_of``: a group sees the same logits of the reference."""
+    """Indices of the variants grouped by ``count_common_logits_of``: a group uses the same logits of the reference."""
     groups: dict[int | None, list[int]] = {}
     for index, variant in enumerate(variants):
         groups.setdefault(count_common_logits_of(reference, variant), []).append(index)

@@ -1,4 +1,4 @@
-"""Verifies the weight files of a model folder: all are there, none is truncated, and none hides codes as weights."""
+"""Verifies the weight files of a model folder: complete, not truncated, and no quantized codes declared as weights."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from harness.errors import ModelError
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".h5", ".msgpack")
 INDEX = "model.safetensors.index.json"
 CODE_DTYPES = re.compile(r"F8_.*|F4.*|F6_.*|I\d+|U\d+")
-"""safetensors types that hold codes rather than weights, if they occur where a weight belongs."""
+"""safetensors dtypes that contain codes rather than weights, if used for a weight."""
 
 
 @dataclass(frozen=True)
 class Weights:
-    """What the headers of the weight files say: the dtype of every tensor, by name, and the largest dimension."""
+    """Content of the weight files' headers: the dtype of every tensor, by name, and the largest dimension."""
 
     dtypes: Mapping[str, str]
     largest: int = 0
 
     def floating(self) -> tuple[str, ...]:
-        """The floating types that occur, sorted, in the names of torch."""
+        """The floating-point dtypes that occur, sorted, by torch's names."""
         names = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
         return tuple(sorted({names[dtype] for dtype in self.dtypes.values() if dtype in names}))
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file; raises ModelError when it is missing, damaged or not an object."""
+    """The object in a JSON file; raises ModelError if it is missing, damaged or not an object."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -46,7 +46,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def weight_files(folder: Path, config: Mapping[str, Any]) -> list[Path]:
-    """The safetensors files that hold the weights; raises ModelError when one, or all, are missing."""
+    """The safetensors files that contain the weights; raises ModelError if one, or all, are missing."""
     declared = config.get("transformers_weights")
     names = [declared] if isinstance(declared, str) else ["model.safetensors", INDEX]
     first = next((folder / name for name in names if _is_weights_name(name) and (folder / name).is_file()), None)
@@ -67,7 +67,7 @@ def weight_files(folder: Path, config: Mapping[str, Any]) -> list[Path]:
 
 
 def read_headers(files: Sequence[Path]) -> Weights:
-    """What the headers of all files say; raises ModelError as check_safetensors does."""
+    """Read the headers of all files; raises ModelError as check_safetensors does."""
     found = [tensor for path in files for tensor in check_safetensors(path)]
     return Weights(
         {name: dtype for name, dtype, _ in found}, max((max(shape, default=0) for *_, shape in found), default=0)
@@ -75,7 +75,7 @@ def read_headers(files: Sequence[Path]) -> Weights:
 
 
 def check_safetensors(path: Path) -> Iterator[tuple[str, str, list[int]]]:
-    """Name, dtype and shape of every tensor in one file; raises ModelError when its header or size is wrong."""
+    """Name, dtype and shape of every tensor in one file; raises ModelError if its header or size is wrong."""
     try:
         with safe_open(path, framework="pt") as file:
             for name in file.keys():  # noqa: SIM118 - not a dict
@@ -86,7 +86,7 @@ def check_safetensors(path: Path) -> Iterator[tuple[str, str, list[int]]]:
 
 
 def check_no_hidden_codes(folder: Path, weights: Weights) -> None:
-    """Raise ModelError when weights are integers or 8-bit floats and the config has no quantization.
+    """Raise ModelError if weights are integers or 8-bit floats and the config declares no quantization.
 
     transformers would convert the codes to floats and drop their scales.
     """
@@ -100,7 +100,7 @@ def check_no_hidden_codes(folder: Path, weights: Weights) -> None:
 
 
 def _is_weights_name(name: str) -> bool:
-    """Whether this is a plain file name, of a safetensors file or an index of some."""
+    """Whether this is a plain file name of a safetensors file or of an index of them."""
     return Path(name).name == name and name.endswith((".safetensors", ".safetensors.index.json"))
 
 

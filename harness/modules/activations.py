@@ -1,11 +1,11 @@
-"""Rounding the input of a module onto a grid, whenever the module is called: in prefill, in decoding, anywhere.
+"""Activation quantization as a forward pre-hook: rounds the input of a module at every call.
 
     x ─ pre-hook: blocks ─▶ limits ─▶ steps ─▶ grid ─▶ x̂ ─▶ the module's own GEMM
 
-The hook belongs to the module: a deep copy and a pickled copy have it too. A static range lies in the module as the
-persistent buffer ``activation_range``: it moves with the module, and it is part of the hash of the weights. In
-``state_dict()`` and in saved files there is that buffer but no hook; a folder with such files is refused when it is
-loaded, since its tensors do not fit its configuration. A model whose ranges are dynamic leaves no trace in its files.
+The hook belongs to the module: a deep copy and a pickled copy have it too. A static range is the module's persistent
+buffer ``activation_range``: it moves with the module, and it is part of the hash of the weights. ``state_dict()`` and
+saved files contain that buffer but no hook; a folder with such files is refused at loading, because its tensors do not
+fit its configuration. A model with dynamic ranges leaves no trace in its files.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from harness.numerics.ranges import Limits
 from harness.records import NumberFormat
 
 RANGE = "activation_range"
-"""Name of the buffer [2] that holds the low and the high end of a static range."""
+"""Name of the buffer [2] with the low and the high end of a static range."""
 
 
 @dataclass
 class InputRounding:
-    """A forward pre-hook that puts the first argument of its module on a grid.
+    """A forward pre-hook that rounds the first argument of its module.
 
-    static: whether the range is that of the module's buffer; else it is taken from every input anew.
+    static: whether the range is the module's buffer; otherwise it is computed from every input.
     """
 
     form: Format
@@ -50,7 +50,7 @@ class InputRounding:
         return round_within(arguments[0], self.form, limits), *arguments[1:]
 
     def attach(self, module: nn.Module) -> None:
-        """Round what the module is called with from now on, after all hooks that it has."""
+        """Round the module's input from now on, after all its existing hooks."""
         self._handle = module.register_forward_pre_hook(self)
 
 
@@ -63,16 +63,15 @@ def round_inputs(module: nn.Module, form: Format, limits: Limits | None, device:
 
 
 def input_roundings(module: nn.Module) -> list[InputRounding]:
-    """What rounds the inputs of a module before it is called."""
+    """The quantizer of a module's input, if it has one."""
     return [hook for hook in module._forward_pre_hooks.values() if isinstance(hook, InputRounding)]
 
 
 def check_declared(model: nn.Module, declared: Mapping[str, NumberFormat]) -> None:
-    """Check that the linear layers whose inputs are declared to be rounded are those that round them.
+    """Check that exactly the linear layers whose inputs are declared as quantized round them.
 
-    declared: by module name. Layers of libraries, which are of other classes or have weights of other classes, may
-    round inside their own GEMM, which is not looked into.
-    Raises BackendError naming the first layer that does not do what is declared.
+    declared: by module name. Layers of libraries (other classes, or weights of other classes) may round inside their
+    own GEMM and are not checked. Raises BackendError naming the first layer that does not match its declaration.
     """
     for name, module in linears(model):
         rounds = input_roundings(module)
@@ -81,16 +80,16 @@ def check_declared(model: nn.Module, declared: Mapping[str, NumberFormat]) -> No
         if bool(rounds) != (name in declared) and not (name in declared and own_product):
             expected, found = declared.get(name, "no rounding"), rounds[0].form.name if rounds else "no rounding"
             raise BackendError(
-                f"{name}: declared for its input: {expected}; found: {found}; the step that changed it must describe "
-                "what it did"
+                f"{name}: input format declared {expected}, found {found}; the step that changed it must declare "
+                "its format"
             )
 
 
 def round_within(x: Tensor, form: Format, limits: Limits | None) -> Tensor:
-    """``x`` [..., D] on the grid that spans ``limits`` (None: those of every block), in the dtype of ``x``.
+    """Round ``x`` [..., D] to the grid that spans ``limits`` (None: those of every block), in the dtype of ``x``.
 
-    Computed in float32 (float64 stays), so that in a model of 16-bit floats the result is rounded to these once
-    more. NaN and infinity stay what they are and widen no range: a model that overflows has to be seen.
+    Computed in float32 (float64 stays), so in a model of 16-bit floats the result is rounded to these once more. NaN
+    and infinity are preserved and do not widen a range: an overflow must stay visible.
     """
     if not x.numel():
         return x

@@ -1,4 +1,4 @@
-"""How a linear layer of a library multiplies: in floating point, or in the few bits that its inputs should have."""
+"""Determines whether a library's linear layer multiplies floats or low-precision codes."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 _GEMMS = frozenset({"aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "aten::matmul", "aten::linear"})
 _ROWS = 32
-"""Rows of the input: the integer products of some devices want more than 16."""
+"""Rows of the test input: the integer kernels of some devices need more than 16."""
 
 
 class _Watch(TorchDispatchMode):
-    """Notes whether any matrix product has two factors of 16 bits or more in floating point."""
+    """Records whether any matrix product has two floating-point factors of 16 bits or more."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -28,7 +28,7 @@ class _Watch(TorchDispatchMode):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        """Run the operator. What a library's own operator is made of is not seen."""
+        """Run the operator. The inside of a library's own operator is not visible."""
         name: str = cast(Any, func).name().partition(".")[0]
         factors = [each for each in args if isinstance(each, Tensor) and each.dim() > 1]
         wide = [each for each in factors if each.is_floating_point() and each.element_size() > 1]
@@ -37,10 +37,10 @@ class _Watch(TorchDispatchMode):
 
 
 def multiplies_floats(module: nn.Module) -> bool:
-    """Whether a layer with ``in_features`` multiplies floats by floats where its inputs are small and unremarkable.
+    """Whether a layer with ``in_features`` inputs multiplies floats by floats, tested on small inputs without outliers.
 
-    Inputs are below 0.05, so that no column counts as an outlier that keeps its precision. Operators of a library are
-    not looked into: they count as integer products, which they are called.
+    Inputs are below 0.05, so that no column counts as an outlier kept in full precision. Operators of a library are not
+    inspected: they are assumed to be integer products.
     """
     inputs = int(cast(Any, module).in_features)
     floats = [t for t in (*module.parameters(), *module.buffers()) if t.is_floating_point() and t.element_size() > 1]

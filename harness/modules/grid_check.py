@@ -1,12 +1,12 @@
 """Verifies that fake-quantized weights lie on their declared grid: on the values themselves, after the last step.
 
-The values that share a scale must lie on the declared grid for some scale. Which one is not asked (a later folding
-may have changed it), so the largest value of a block is tried as every value that the grid has: with s = max|x| / v for
-one v (of grids with a zero point, s = (max − min) / v), all others must be values of the grid times s, up to the
-rounding of the type that holds them. That says more than counting distinct values, and it also tells for groups of
-fewer values than the grid has.
+The values that share a scale must lie on the declared grid for some scale. The scale is not taken from the module (a
+later folding may have changed it); instead the largest value of a block is tried as every value of the grid: with
+s = max|x| / v for one v (for grids with a zero point, s = (max − min) / v), all others must be values of the grid times
+s, up to the rounding of the dtype that holds them. This is stricter than counting distinct values, and it also works
+for groups of fewer values than the grid has.
 
-Where columns are grouped by an index (act-order of GPTQ), the groups are not known. A row then has at most as many
+If columns are grouped by an index (act-order of GPTQ), the groups are not known. A row may then have at most as many
 distinct values as its groups have together.
 """
 
@@ -26,14 +26,14 @@ from harness.numerics.grids import Codebook, Float8, Grid, Integer, Steps, integ
 from harness.records import ModuleFormat
 
 COUNTED = 2**22
-"""Values of a module, at most, among which distinct ones are counted; on the grid all must be."""
+"""Maximum number of values of a module in which distinct ones are counted; all must lie on the grid."""
 
 
 def check_grids(model: nn.Module, declared: Mapping[str, ModuleFormat]) -> dict[str, int]:
-    """The largest number of distinct values in a block of every module that holds values of a format as floats.
+    """The largest number of distinct values per block, for every module whose fake-quantized values are floats.
 
-    Left out is what cannot be told: formats whose values are not known here, and modules without a weight. Raises
-    BackendError naming the first module whose weight is not in the declared format.
+    Formats with unknown values and modules without a weight are excluded. Raises BackendError naming the first module
+    whose weight is not in the declared format.
     """
     counts = {}
     for name, module in declared.items():
@@ -50,10 +50,10 @@ def check_grids(model: nn.Module, declared: Mapping[str, ModuleFormat]) -> dict[
 
 
 def on_grid(blocks: Tensor, grid: Grid, held_in: torch.dtype) -> Tensor:
-    """Of blocks [M, n], whether each lies on the grid for some scale, bool [M]. Blocks of zeros do.
+    """Whether each of the blocks [M, n] lies on the grid for some scale, bool [M]. Blocks of zeros do.
 
-    held_in: the type to which the values were rounded once, and the largest of them too, of which the scale is made;
-    each by half a unit in its last place (of small numbers, half the smallest).
+    held_in: the dtype to which the values were rounded once, including the largest one, from which the scale is
+    computed; the tolerance is half a unit in the last place each (for subnormal numbers, half the smallest).
     """
     info = torch.finfo(held_in)
     relative, absolute = 1.25 * info.eps + 4 * torch.finfo(torch.float32).eps, 1.25 * info.tiny * info.eps
@@ -81,31 +81,31 @@ def count_distinct(blocks: Tensor) -> int:
 
 
 def _count_each(blocks: Tensor) -> Tensor:
-    """How many distinct values each block has, int64 [M]."""
+    """Number of distinct values of each block, int64 [M]."""
     ordered = blocks.sort(-1).values
     counts_M: Tensor = 1 + (ordered[:, 1:] != ordered[:, :-1]).sum(-1)
     return counts_M
 
 
 def _check_codebooks(weight_OI: Tensor, declared: ModuleFormat) -> int:
-    """Distinct values in a row, which has 2^bits in its codebook and as many others as sparse values were counted."""
+    """Distinct values in a row: at most 2^bits from its codebook plus the number of sparse values."""
     bits, counts_O = declared.format.bits or 0, _count_each(weight_OI)
     others = int((counts_O - 2**bits).clamp(min=0).sum())
     # What is stored beside codes takes at least 16 bits a value, so that no more sparse values than this can be meant.
     sparse = (declared.bits_per_weight - bits) * weight_OI.numel() / 16 if declared.format.sparse else 0
     if others > sparse:
-        what = f"{int(counts_O.max())} distinct values, and all rows together {others} more than their codebooks have"
+        what = f"{int(counts_O.max())} distinct values, and all rows together {others} more than their codebooks allow"
         raise BackendError(_message(declared, "row", what))
     return int(counts_O.max())
 
 
 def _check_blocks(weight_OI: Tensor, grid: Grid, declared: ModuleFormat) -> int | None:
-    """Distinct values in a block; None where the groups are not known and a row says nothing about them."""
+    """Distinct values in a block; None if the groups are not known and a row gives no bound."""
     values_OI, form = weight_OI if weight_OI.dtype == torch.float64 else weight_OI.float(), declared.format
     if form.act_order:
         most = 2**grid.bits * ceil(weight_OI.shape[1] / (form.group_size or 1))
         if (count := count_distinct(_some(values_OI))) > most:
-            raise BackendError(_message(declared, "row", f"{count} distinct values, of {most} that it can have"))
+            raise BackendError(_message(declared, "row", f"{count} distinct values, allowed are {most}"))
         return None
     partition = blocks_of(form)
     blocks = partition.split(values_OI).flatten(0, -2)
@@ -115,18 +115,16 @@ def _check_blocks(weight_OI: Tensor, grid: Grid, declared: ModuleFormat) -> int 
     count = count_distinct(_some(blocks))
     if len(off_M):
         first = count_distinct(blocks[off_M[:1]])
-        what = f"{first} distinct values that lie on no such grid (as in {len(off_M)} of {len(blocks)})"
+        what = f"{first} distinct values that do not lie on such a grid (as in {len(off_M)} of {len(blocks)})"
         raise BackendError(_message(declared, partition.kind, what))
     if count > 2**grid.bits:
-        raise BackendError(
-            _message(declared, partition.kind, f"{count} distinct values, of {2**grid.bits} that it can have")
-        )
+        raise BackendError(_message(declared, partition.kind, f"{count} distinct values, allowed are {2**grid.bits}"))
     return count
 
 
 def _message(declared: ModuleFormat, unit: str, what: str) -> str:
     return (
-        f"{declared.backend}: {declared.module} is declared as {declared.format}, but a {unit} of its weight holds "
+        f"{declared.backend}: {declared.module} is declared as {declared.format}, but a {unit} of its weight has "
         f"{what}; a later step changed the weight, or its description is wrong: put steps that change weights before "
         "those that quantize them"
     )
@@ -142,7 +140,7 @@ def _weights(model: nn.Module, name: str) -> list[Tensor]:
 
 
 def _weight(module: nn.Module) -> Tensor | None:
-    """The weight [O, I] that the module computes with, if it has one of floats or a tensor that says what it means."""
+    """The weight [O, I] that the module computes with, if it is floats or a tensor that can be dequantized."""
     weight = weight_of(module) if isinstance(module, Linear) else getattr(module, "weight", None)
     if isinstance(weight, Tensor) and hasattr(weight, "__tensor_flatten__"):
         weight = weight.dequantize()
@@ -151,7 +149,7 @@ def _weight(module: nn.Module) -> Tensor | None:
 
 
 def _sizes(grid: Grid) -> list[float]:
-    """Every absolute value of the grid above 0, the largest first."""
+    """Every absolute value of the grid above 0, largest first."""
     if isinstance(grid, Integer):
         return [float(size) for size in range(max(-grid.code_range[0], grid.code_range[1]), 0, -1)]
     if isinstance(grid, Float8):
@@ -163,6 +161,6 @@ def _sizes(grid: Grid) -> list[float]:
 
 
 def _some(blocks: Tensor) -> Tensor:
-    """Blocks spread over all, as many as have at most COUNTED values."""
+    """Evenly spaced blocks, as many as have at most COUNTED values."""
     step = max(1, blocks.numel() // COUNTED)
     return blocks[::step]

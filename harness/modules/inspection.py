@@ -1,4 +1,4 @@
-"""What a loaded model is made of: the tensors each module keeps, and how its weight is stored.
+"""Inspects a loaded model: the tensors that each module stores, their bytes, and the format of its weight.
 
 ``state_dict()`` is never called here: some quantizing libraries rewrite the live model when it is.
 """
@@ -21,20 +21,20 @@ from harness.records import ModuleFormat, NumberFormat
 from harness.records.result import Role
 
 _STATES: Mapping[str, tuple[str, ...]] = {"QuantState": (), "MatmulLtState": ("CB", "SCB")}
-"""Classes of objects, beside tensors and dictionaries, in which bitsandbytes keeps codes and scales, and the attributes
-that hold them (none named: all); others are left over from the last forward pass."""
+"""Classes, apart from tensors and dictionaries, in which bitsandbytes stores codes and scales, and the attributes that
+contain them (none named: all); other attributes are left over from the last forward pass."""
 _TABLES = frozenset({"wf"})
-"""Attributes of linear layers with tables of shifts for packed codes, which are made anew anywhere (auto-round)."""
+"""Attributes of linear layers with shift tables for packed codes, which can be recomputed (auto-round)."""
 Seen = dict[tuple[int, int], Tensor]
-"""Tensors that were counted, by where they lie. They are kept, so that their place is not given to others."""
+"""Tensors that were counted, by storage location. They are kept alive, so that their location is not reused."""
 _SIZES = (("in_features", "out_features"), ("infeatures", "outfeatures"))
-"""What libraries call the sizes of a linear layer."""
+"""Libraries' attribute names for the sizes of a linear layer."""
 SHARED = " (shared)"
-"""Ends the type of a module whose weight another module already counts, a tied head for instance."""
+"""Suffix of the type of a module whose weight another module already counts, for example a tied head."""
 
 
 def format_of_dtype(dtype: torch.dtype) -> NumberFormat:
-    """All that a dtype tells of a format: codes packed in integers may be of any other."""
+    """The formats that a dtype alone identifies: codes packed in integers may have any other."""
     name = str(dtype).removeprefix("torch.")
     kind: Literal["float", "int"] = "float" if dtype.is_floating_point else "int"
     plain = NumberFormat(type=kind, bits=8 * dtype.itemsize)
@@ -42,11 +42,11 @@ def format_of_dtype(dtype: torch.dtype) -> NumberFormat:
 
 
 def own_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Name and plain tensor of everything that ``module`` itself keeps: parameters and persistent buffers.
+    """Name and plain tensor of everything that ``module`` itself stores: parameters and persistent buffers.
 
-    Tensor subclasses are taken apart into the tensors they hold, and so are scales that libraries hang on a
-    parameter, on a linear layer or into a dictionary of it (bitsandbytes, hqq), and weights that torch packed for its
-    integer kernels.
+    Tensor subclasses are split into the tensors they contain, and so are scales that libraries attach to a parameter,
+    to a linear layer or in a dictionary of it (bitsandbytes, hqq), and weights that torch packed for its integer
+    kernels.
     """
     for name, tensor in [*module._parameters.items(), *module._buffers.items()]:
         if tensor is not None and name not in module._non_persistent_buffers_set:
@@ -62,23 +62,23 @@ def own_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 def named_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Every plain tensor under every name it has; tied weights appear once for each name."""
+    """Every plain tensor under every name it has; tied weights appear once per name."""
     for path, module in model.named_modules(remove_duplicate=False):
         for name, tensor in own_tensors(module):
             yield (f"{path}.{name}" if path else name), tensor
 
 
 def stored_bytes(tensor: Tensor) -> int:
-    """Bytes the tensor occupies; an expanded tensor counts what it really stores."""
+    """Bytes of the tensor; an expanded tensor counts what it really stores."""
     return min(tensor.numel() * tensor.element_size(), tensor.untyped_storage().nbytes())
 
 
 @dataclass(frozen=True)
 class Storage:
-    """Bytes that a linear layer keeps: for its weight (scales and all else but the bias) and for its bias.
+    """Bytes that a linear layer stores: for its weight (scales and all else but the bias) and for its bias.
 
-    codes: bytes of its largest tensor of integers or 8-bit floats. floats: how many values its largest tensor of
-    floats has; as many as there are weights where these are not packed.
+    codes: bytes of its largest tensor of integers or 8-bit floats. floats: number of values of its largest tensor of
+    floats; as many as weights if these are not packed.
     """
 
     weight: int
@@ -87,17 +87,18 @@ class Storage:
     floats: int
 
     def wider_than(self, bits: int, weights: int) -> bool:
-        """Whether so many weights are kept in more bits than their format has: as floats, or a code to a byte.
+        """Whether ``weights`` weights are stored in more bits than their format has: as floats, or one code per byte.
 
-        Half a bit more is allowed: three bits are packed ten to 32 bits, and sizes are rounded up.
+        Half a bit more is tolerated: ten 3-bit codes are packed in 32 bits, and sizes are rounded up.
         """
         return self.floats >= weights or 8 * self.codes > weights * (bits + 0.5)
 
 
 def measure_storage(module: nn.Module, seen: Seen) -> Storage:
-    """What a linear layer keeps, its parts included. Tensors in ``seen`` count nothing; those of the layer are added.
+    """Count what a linear layer stores, its submodules included. Tensors in ``seen`` count nothing; those of the layer
+    are added.
 
-    A bias is what is called so. Raises ModelError for a layer that keeps no tensor.
+    A tensor counts as bias by its name. Raises ModelError for a layer that stores no tensor.
     """
     tensors = dict(named_tensors(module))
     if not tensors:
@@ -115,12 +116,12 @@ def measure_storage(module: nn.Module, seen: Seen) -> Storage:
 def module_formats(
     model: nn.Module, described: Mapping[str, ModuleFormat], quantization: str = ""
 ) -> tuple[ModuleFormat, ...]:
-    """One ModuleFormat for every module that keeps tensors of its own, in the order of ``named_modules``.
+    """One ModuleFormat for every module with its own tensors, in the order of ``named_modules``.
 
-    described: formats that backends stated, by module name; they win over inspection. quantization: the
-    ``quant_method`` of a checkpoint that came quantized. A tensor that several modules share is counted with
-    the first; the others get 0 parameters and 0 bytes for it and ``(shared)`` behind their type. Ranges of
-    activations are no weights. Stacked experts have an entry for every stack, under the name of its parameter.
+    described: formats that backends declared, by module name; they take precedence over inspection. quantization: the
+    ``quant_method`` of a prequantized checkpoint. A tensor that several modules share is counted with the first; the
+    others get 0 parameters and 0 bytes for it and ``(shared)`` behind their type. Activation ranges do not count as
+    weights. Stacked experts have one entry per stack, under the name of its parameter.
     """
     head = cast(Any, model).get_output_embeddings() if isinstance(model, PreTrainedModel) else None
     counted: Seen = {}
@@ -142,7 +143,8 @@ def module_formats(
 def _parts(
     name: str, module: nn.Module, described: Mapping[str, ModuleFormat]
 ) -> Iterator[tuple[str, str, dict[str, Tensor]]]:
-    """Name, stack ("" for none) and tensors of each entry of a module: its stacks with their biases, and the rest."""
+    """Name, stack (empty for none) and tensors of each entry of a module: its stacks with their biases, and the
+    rest."""
     held = named_tensors(module) if name in described else own_tensors(module)
     tensors = {key: tensor for key, tensor in held if key.rpartition(".")[2] != RANGE}
     stacks = () if name in described else stacked_parameters(module)
@@ -193,11 +195,11 @@ def _inspect(
 
 
 def _check_countable(name: str, module: nn.Module) -> None:
-    """Raise ModelError for a linear layer that keeps its weight in no tensor: 0 bytes would be false."""
+    """Raise ModelError for a linear layer whose weight is in no tensor: counting 0 bytes would be wrong."""
     if logical_weights(module) is not None and not any(True for _ in named_tensors(module)):
         raise ModelError(
-            f"{name}: {type(module).__name__} keeps its weight where its bytes cannot be counted; the "
-            "backend that made it has to describe it"
+            f"{name}: {type(module).__name__} stores its weight where its bytes cannot be counted; the "
+            "backend that created it must declare its format"
         )
 
 
@@ -212,7 +214,7 @@ def _mark_shared(stated: ModuleFormat) -> ModuleFormat:
 
 
 def logical_weights(module: nn.Module) -> int | None:
-    """Weights of a linear layer by its declared sizes, however it packs them; None for any other module."""
+    """Number of weights of a linear layer by its declared sizes, however it packs them; None for any other module."""
     for names in _SIZES:
         inputs, outputs = (getattr(module, name, None) for name in names)
         if isinstance(inputs, int) and isinstance(outputs, int):
@@ -221,13 +223,14 @@ def logical_weights(module: nn.Module) -> int | None:
 
 
 def is_plain_weight(weight: Tensor | None, weights: int) -> bool:
-    """Whether a parameter holds so many weights as floats of 16 bits or more, and not as codes."""
+    """Whether a parameter holds that many weights as floats of 16 bits or more, and not as codes."""
     plain = weight is not None and type(weight) in (nn.Parameter, Tensor) and weight.element_size() > 1
     return plain and weight is not None and weight.is_floating_point() and weight.numel() == weights
 
 
 def _fresh(tensors: Mapping[str, Tensor], seen: Seen) -> dict[str, Tensor]:
-    """The tensors that lie nowhere where another one does, of these or of those seen; all of them are seen then."""
+    """The tensors whose storage is not shared with another one of these or of ``seen``; all of them are added to
+    ``seen``."""
     fresh = {}
     for name, tensor in tensors.items():
         if _place(tensor) not in seen:
@@ -242,7 +245,7 @@ def _is_bias(name: str) -> bool:
 
 
 def _place(tensor: Tensor) -> tuple[int, int]:
-    """Where a tensor lies: two tensors at one place with one size are the same bytes."""
+    """Storage location of a tensor: two tensors with the same location and size are the same bytes."""
     return tensor.data_ptr(), tensor.numel() * tensor.element_size()
 
 

@@ -1,9 +1,9 @@
-"""Real or simulated: what the modules of a compressed model keep and what they multiply, seen in the model itself.
+"""Real or simulated kernels: inspects what the modules of a compressed model store and multiply.
 
-kept in more bits than the format has  ─▶ simulated, whatever a step said
-packed, inputs are not rounded         ─▶ weight-only: dequantized in the kernel, wherever that happens
-packed, inputs rounded, floats seen    ─▶ the same: codes become floats before the product
-packed, inputs rounded, no floats seen ─▶ the product reads the codes
+stored in more bits than the format has ─▶ simulated, whatever the step declared
+packed, inputs are not rounded          ─▶ weight-only: dequantized in the kernel, wherever that happens
+packed, inputs rounded, floats seen     ─▶ the same: codes become floats before the product
+packed, inputs rounded, no floats seen  ─▶ the product reads the codes
 """
 
 from __future__ import annotations
@@ -22,30 +22,30 @@ from harness.records import ModuleFormat, Note
 
 
 def inspect_kernels(model: nn.Module, modules: Sequence[ModuleFormat]) -> tuple[ModuleFormat, ...]:
-    """The formats with what their modules were seen to do; those called simulated stay so.
+    """The formats corrected by what their modules do; those declared simulated stay so.
 
-    A format is only ever corrected to the more cautious: a module that keeps more bits than the format has is called
-    simulated. gemm_kind is filled in for linear layers that are packed.
+    A format is only ever corrected to the more cautious side: a module that stores more bits than the format has counts
+    as simulated. gemm_kind is filled in for packed linear layers.
     """
     return tuple(_inspect(model, stated) if _claims_kernel(stated) else stated for stated in modules)
 
 
 def note_unpacked(before: Sequence[ModuleFormat], after: Sequence[ModuleFormat]) -> Iterator[Note]:
-    """A warning where modules were declared as packed and are not."""
+    """A warning if modules are declared as packed but are not."""
     pairs = zip(before, after, strict=True)
     wrong = [old for old, new in pairs if old.kernel == "real" and new.kernel == "simulated"]
     if wrong:
         text = (
-            f"{len(wrong)} modules are declared as {wrong[0].format.name}, but keep more bits a weight than that, "
-            f"{wrong[0].module} first: they are called simulated"
+            f"{len(wrong)} modules are declared as {wrong[0].format.name}, but store more bits per weight, "
+            f"first {wrong[0].module}: they count as simulated"
         )
         yield Note(topic="kernel", text=text, level="warn")
 
 
 def note_skipped_experts(name: str, modules: Sequence[ModuleFormat], model: nn.Module) -> Iterator[Note]:
-    """A warning where a model is compressed and stacked experts, which hold most of its weights, are not.
+    """A warning if a model is compressed but its stacked experts, which hold most of its weights, are not.
 
-    Most libraries take linear layers, and a stack of experts is none.
+    Most libraries compress linear layers, and a stack of experts is not one.
     """
     stacks = {f"{path}.{each}" if path else each for path, m in model.named_modules() for each in stacked_parameters(m)}
     total = sum(module.parameters for module in modules)
@@ -54,8 +54,8 @@ def note_skipped_experts(name: str, modules: Sequence[ModuleFormat], model: nn.M
         if left and any(done(module) for module in modules):
             share = sum(module.parameters for module in left) / max(total, 1)
             text = (
-                f"{name}: the {what} of {len(left)} stacks of experts, with {share:.0%} of all parameters, are left in "
-                f"full precision ({left[0].module} first): no step took them"
+                f"{name}: the {what} of {len(left)} stacks of experts, with {share:.0%} of all parameters, remain in "
+                f"full precision ({left[0].module} first): no step compressed them"
             )
             yield Note(topic="experts", text=text, level="warn")
 
@@ -69,9 +69,9 @@ def _has_inputs(module: ModuleFormat) -> bool:
 
 
 def _claims_kernel(stated: ModuleFormat) -> bool:
-    """Whether something is claimed that can be inspected: a compressed weight of known bits with a real kernel.
+    """Whether the declaration can be verified: a compressed weight of known bits with a real kernel.
 
-    Of a float without scales no more is known than the dtype of its tensor.
+    Of a float without scales only the dtype of its tensor is known.
     """
     dtype_alone = stated.format.type == "float" and stated.format.granularity == "none"
     return stated.kernel == "real" and bool(stated.backend) and bool(stated.format.bits) and not dtype_alone
@@ -91,10 +91,10 @@ def _inspect(model: nn.Module, stated: ModuleFormat) -> ModuleFormat:
 
 
 def _gemm_kind(module: nn.Module) -> Literal["", "floats", "codes"]:
-    """What a packed layer multiplies that is declared to round its inputs.
+    """The GEMM kind of a packed layer that is declared to round its inputs.
 
-    Operators of a library may hide floats; where outputs are linear in inputs, no input was rounded. Nothing is said of
-    a layer that cannot be called by itself.
+    Operators of a library may hide floats; if outputs are linear in inputs, no input was rounded. Unknown for a layer
+    that cannot be called alone.
     """
     try:
         layer = copy_module(module)
@@ -105,7 +105,7 @@ def _gemm_kind(module: nn.Module) -> Literal["", "floats", "codes"]:
 
 @torch.no_grad()
 def _is_linear(layer: nn.Module) -> bool:
-    """Whether f(x + y) − f(x) − f(y) + f(0) is nothing but the rounding of float32; False where that cannot be told."""
+    """Whether f(x + y) − f(x) − f(y) + f(0) is only float32 rounding; False if that cannot be determined."""
     chance, inputs = torch.Generator().manual_seed(0), int(cast(Any, layer).in_features)
     device = next((t.device for t in (*layer.parameters(), *layer.buffers())), torch.device("cpu"))
     x_NI, y_NI = torch.randn(2, 32, inputs, generator=chance).to(device)

@@ -35,17 +35,17 @@ if TYPE_CHECKING:
 Runs = Literal["shared_pass", "alone", "artifact"]
 Reads = Literal["tokens", "texts", "nothing"]
 HOOKS: dict[str, str] = {"shared_pass": "begin", "alone": "observe", "artifact": "observe"}
-"""The method that a probe must have, by when it runs."""
+"""The method that a probe must implement, by when it runs."""
 
 
 @dataclass(frozen=True)
 class ArtifactSource:
     """Where the artifact of one variant comes from: the files that would be released.
 
-    kind: ``save`` the variant is to be written into ``folder``; ``checkpoint`` the artifact is the files that the
-    variant was loaded from; ``none`` nothing is to be written. write: puts the variant into ``folder``, whole or not at
-    all; raises WriteError where the disk refuses and BackendError where the library does. spec: how a fresh process
-    loads it from there. adapter: the folder of the adapter beside its weights then, if there is one.
+    kind: ``save``: the variant is to be written into ``folder``; ``checkpoint``: the artifact is the files that the
+    variant was loaded from; ``none``: nothing is to be written. write: writes the variant into ``folder``, atomically;
+    raises WriteError if the disk refuses and BackendError if the library does. spec: how a fresh process loads it from
+    there. adapter: the folder of an unmerged adapter, if there is one.
     """
 
     kind: Literal["save", "checkpoint", "none"]
@@ -59,11 +59,11 @@ class ArtifactSource:
 class Context:
     """Everything that a probe observes.
 
-    sinks: one for each variant; for a probe of the artifact, which gets a single variant, one for each suite that asks,
-    and all of them get the same rows. documents: those of the suite as the reference tokenizes them, of probes that
-    read tokens (of the artifact: as the variant does, where token ids differ). texts: the same as texts with the
-    ``spec`` by which they were read, of probes that read texts; none where the suite has no documents. artifact: of
-    probes that run on it.
+    sinks: one per variant; for a probe of the artifact, which observes a single variant, one per suite that requests
+    it, all with the same rows. documents: the suite's documents as tokenized for the reference, for probes that read
+    tokens (for probes of the artifact: as tokenized for the variant, if token ids differ). texts: the same documents as
+    texts with the ``spec`` by which they were read, for probes that read texts; empty if the suite has no documents.
+    artifact: for probes that run on it.
     """
 
     reference: LoadedModel
@@ -81,21 +81,22 @@ class Probe(Plugin):
 
     family = "probes"
     runs: ClassVar[Runs]
-    """When it runs, and by that which method is its hook (see above)."""
+    """When the probe runs, and thereby which method is its hook (see above)."""
     reads: ClassVar[Reads] = "tokens"
-    """What it reads of the suite's documents. Where the token ids of two sides differ, a probe that reads tokens of
-    both takes no part."""
+    """What the probe reads of the suite's documents. If the token ids of two sides differ, a probe that reads tokens of
+    both is not run."""
     needs: ClassVar[tuple[Served, ...]] = ()
-    """What it needs of a model beside logits."""
+    """What the probe needs of a model beyond logits."""
     whole_batches: ClassVar[bool] = False
-    """Whether it reads the calls of modules as whole batches: it then takes no part where these are arranged otherwise
-    than those of the reference (noise floors)."""
+    """Whether the probe reads module calls as whole batches: it is then not run under conditions that arrange batches
+    differently from the reference (noise floors)."""
     calibration_ranges: ClassVar[bool] = False
-    """Whether it needs the ranges of module inputs on the calibration documents, which take a run of the variant."""
+    """Whether the probe needs the ranges of module inputs on the calibration documents, which takes an additional run
+    of the variant."""
 
     @classmethod
     def missing(cls) -> tuple[str, ...]:
-        """See Plugin.missing: the hook is the one that ``runs`` asks for."""
+        """See Plugin.missing: the required hook depends on ``runs``."""
         lacking = super().missing()
         hook = HOOKS.get(getattr(cls, "runs", ""))
         if hook is None:
@@ -104,7 +105,7 @@ class Probe(Plugin):
 
     @property
     def compares_tokens(self) -> bool:
-        """Whether its rows rest on token ids that both sides have in common."""
+        """Whether its rows require token ids that both sides share."""
         return self.reads == "tokens" and self.runs != "artifact"
 
     @property
@@ -113,11 +114,13 @@ class Probe(Plugin):
         return self.reads != "nothing"
 
     def inputs(self) -> str:
-        """Hash of what it reads beside the suite's documents (task files, say): part of the run's data key."""
+        """Hash of what the probe reads apart from the suite's documents (task files, for example): part of the run's
+        data key."""
         return ""
 
     def begin(self, context: PassContext) -> Recorder:
-        """A recorder for one shared pass over all variants: which modules it taps, and the rows of every batch."""
+        """Begin a shared pass over all variants: returns a recorder that says which modules it taps, and turns batches
+        into rows."""
         raise NotImplementedError
 
     def observe(self, context: Context) -> None:

@@ -1,4 +1,4 @@
-"""Two texts side by side: how far both were written, where they part, and how alike they are."""
+"""Comparison of two generated texts: comparable length, first difference, similarity."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 
 PARTIAL = "\ufffd"
-"""What a tokenizer writes for a character of which not all bytes are there yet."""
+"""What a tokenizer decodes for a character whose bytes are not complete yet."""
 
 
 @dataclass(frozen=True)
 class Written:
-    """What one side wrote: ids (the end-of-text included), the text, and whether it came to an end by itself."""
+    """The output of one side: ids (end-of-text included), the text, and whether it ended by itself."""
 
     ids: tuple[int, ...]
     text: str
@@ -22,10 +22,10 @@ class Written:
 
 
 def common_reach(reference: Written, variant: Written) -> tuple[str, str]:
-    """Both texts as far as they can be compared.
+    """Both texts, cut to the length over which they can be compared.
 
-    Where both were stopped by the number of tokens, the longer one is cut to the shorter one: the same number of tokens
-    of two tokenizers is more text on one side, which is no difference of what they say.
+    If both were stopped by the token limit, the longer text is cut to the length of the shorter one: the same number of
+    tokens of two tokenizers is more text on one side, which is no difference in content.
     """
     one, two = (side.text if side.ended else side.text.rstrip(PARTIAL) for side in (reference, variant))
     if not reference.ended and not variant.ended:
@@ -40,13 +40,13 @@ def common_reach(reference: Written, variant: Written) -> tuple[str, str]:
 
 
 def first_difference(one: Sequence[object], two: Sequence[object]) -> int:
-    """Index of the first place at which two sequences differ; the length of the shorter one where none does."""
+    """Index of the first difference between two sequences; the length of the shorter one if there is none."""
     pairs = zip(one, two, strict=False)
     return next((index for index, (a, b) in enumerate(pairs) if a != b), min(len(one), len(two)))
 
 
 def similarity(one: str, two: str) -> float:
-    """1 − edit distance / length of the longer text: 1 for equal texts, 0 where nothing is shared."""
+    """1 − edit distance / length of the longer text: 1 for equal texts, 0 if nothing is shared."""
     longest = max(len(one), len(two))
     return 1.0 - edit_distance(one, two) / longest if longest else 1.0
 

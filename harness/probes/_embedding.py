@@ -1,4 +1,4 @@
-"""Likeness of two texts by a model of sentences in a local folder. Imported only where one is named."""
+"""Similarity of two texts by a sentence-embedding model in a local folder. Imported only if one is configured."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ class Embedding:
     """Means of the last hidden states over the tokens of a text (Reimers & Gurevych 2019)."""
 
     def __init__(self, folder: Path) -> None:
-        """Raises ModelError for a folder that cannot be loaded, or that would run code or pickles."""
+        """Load the embedding model. Raises ModelError for a folder that cannot be loaded, or that would run code or
+        pickles."""
         check_folder(folder, fingerprint_folder(folder), trust_remote_code=False, manifest=False)
         model: Any = AutoModel
         tokenizer: Any = AutoTokenizer
@@ -32,7 +33,7 @@ class Embedding:
             ) from error
 
     def cosines(self, ones: Sequence[str], others: Sequence[str]) -> list[float]:
-        """Cosine of each pair: 1 for equal texts, 0 where one of two says nothing."""
+        """Cosine similarity of each pair: 1 for equal texts, 0 if one of them is empty."""
         differing = [index for index, (a, b) in enumerate(zip(ones, others, strict=True)) if a != b]
         spoken = [index for index in differing if ones[index].strip() and others[index].strip()]
         found = [1.0 if a == b else 0.0 for a, b in zip(ones, others, strict=True)]
@@ -42,7 +43,7 @@ class Embedding:
         return found
 
     def _means(self, texts: Sequence[str]) -> list[Tensor]:
-        """One vector a text, float64; each text alone, so that no padding changes it."""
+        """One vector per text, float64; each text alone, so that padding changes nothing."""
         positions = getattr(self._model.config, "max_position_embeddings", None)
         means = []
         with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Greedy decoding that depends on weights and prompt alone, for probes that let models write.
+"""Greedy decoding that depends only on weights and prompt, for probes that generate text.
 
 Imported only while observing: torch and transformers come with it.
 """
@@ -14,7 +14,7 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 
 class NonFiniteWatch(LogitsProcessor):
-    """Notes which rows of a batch met NaN or +inf logits; changes nothing."""
+    """Records which rows of a batch had NaN or +inf logits; changes nothing."""
 
     def __init__(self) -> None:
         self.rows: torch.Tensor | None = None
@@ -26,7 +26,7 @@ class NonFiniteWatch(LogitsProcessor):
 
 
 class TokensAlone(LogitsProcessor):
-    """Makes padding of the vocabulary impossible to choose, whatever it holds."""
+    """Prevents vocabulary padding from being chosen, whatever its logits."""
 
     def __init__(self, vocabulary: int) -> None:
         self._vocabulary = vocabulary
@@ -37,14 +37,14 @@ class TokensAlone(LogitsProcessor):
 
 
 def processors(watch: NonFiniteWatch, vocabulary: int | None) -> LogitsProcessorList:
-    """What looks at logits before a token is chosen. vocabulary: logits that are tokens, None for all."""
+    """The logits processors. vocabulary: number of logits that are tokens, None for all."""
     first = [] if vocabulary is None else [TokensAlone(vocabulary)]
     return LogitsProcessorList([*first, watch])
 
 
 @contextmanager
 def plain_decoding(model: Any) -> Iterator[None]:
-    """Decode as asked, whatever a checkpoint's generation_config.json adds (sampling, a repetition penalty)."""
+    """Decode as requested, whatever a checkpoint's generation_config.json adds (sampling, a repetition penalty)."""
     own = model.generation_config
     plain: Any = GenerationConfig  # untyped
     ids = {name: getattr(own, name, None) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
@@ -54,7 +54,7 @@ def plain_decoding(model: Any) -> Iterator[None]:
 
 @contextmanager
 def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
-    """Give ``owner`` another attribute for a while."""
+    """Temporarily replace an attribute of ``owner``."""
     own = name in vars(owner)
     before = getattr(owner, name)
     setattr(owner, name, value)

@@ -1,7 +1,8 @@
-"""From what lm-eval logs about one task on one side to items, and from two sides to rows of the table.
+"""Converts lm-eval's logged samples of a task into items, and pairs the items of both sides into table rows.
 
-lm-eval goes on where a verdict must not: a label out of the choices scores 0, choices whose log-likelihoods
-are all NaN answer with the first one, a task may log fewer documents than asked. All of that is met here.
+lm-eval continues in cases where a verdict must not: a label that is not among the choices scores 0, choices whose
+log-likelihoods are all NaN count as the first one, a task may log fewer documents than requested. These cases are
+detected here.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ Better = Literal["lower", "higher", "neither"]
 
 
 class Key(NamedTuple):
-    """What makes items of two sides partners: the same texts under the same metric."""
+    """The key that pairs items of two sides: the same texts under the same metric."""
 
     metric: str
     doc_id: int
@@ -37,8 +38,8 @@ class Key(NamedTuple):
 class Item:
     """One document under one metric on one side.
 
-    score: higher or lower is better as ``better`` says; NaN where the side gave no usable number. For
-    perplexities it is the negative log-likelihood in nats per word or byte (bits for ``bits_per_byte``).
+    score: whether higher or lower is better is in ``better``; NaN if the side gave no usable number. For perplexities
+    it is the negative log-likelihood in nats per word or byte (bits for ``bits_per_byte``).
     """
 
     better: Better
@@ -52,7 +53,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Side:
-    """What one side made of one task: the items, their prompts, and which prompts were cut."""
+    """The results of one side on one task: the items, their prompts, and which prompts were cut."""
 
     items: Mapping[Key, Item]
     prompts: Mapping[Key, frozenset[str]]
@@ -72,10 +73,10 @@ def read_side(
 ) -> Side:
     """Items of one side from the samples that lm-eval logged.
 
-    task: lm-eval's Task; samples: one entry for each document and filter; requested: documents that must be
-    there; non_finite: prompts from which NaN or +inf logits came while generating; cut: prompts that lost
-    tokens. Raises DataError for missing or repeated documents, labels that are missing or out of the choices,
-    and metrics that only some documents have.
+    task: lm-eval's Task; samples: one entry per document and filter; requested: documents that must be present;
+    non_finite: prompts with NaN or +inf logits while generating; cut: prompts that were truncated. Raises DataError for
+    missing or repeated documents, labels that are missing or not among the choices, and metrics that only some
+    documents have.
     """
     broken = frozenset(non_finite)
     name = task.config.task
@@ -100,7 +101,7 @@ def read_side(
 
 
 def pair_rows(task: str, output_type: str, reference: Side, variant: Side) -> pd.DataFrame:
-    """Rows of the table ``items``, one a document and metric, paired on metric, document and three hashes.
+    """Rows of the table ``items``, one per document and metric, paired on metric, document and three hashes.
 
     Raises DataError when an item of one side has no partner on the other.
     """
@@ -164,7 +165,7 @@ def _check_complete(name: str, samples: Sequence[Mapping[str, Any]], requested: 
 
 
 def _check_label(name: str, task: Any, sample: Mapping[str, Any]) -> None:
-    """Refuse a label that cannot be right, unless the task scores by a function of its own."""
+    """Refuse an impossible label, unless the task scores with its own function."""
     if getattr(task.config, "process_results", None) is not None or not hasattr(task, "multiple_input"):
         return
     where = f"task {name}, document {sample['doc_id']}"
@@ -220,7 +221,7 @@ def _item(
 
 
 def _unusable(output_type: str, lls: tuple[float, ...]) -> bool:
-    """Whether log-likelihoods give no answer: NaN or +inf among them, or no choice is possible at all."""
+    """Whether log-likelihoods give no answer: NaN or +inf among them, or every choice is impossible."""
     broken = any(math.isnan(ll) or ll == math.inf for ll in lls)
     return broken or (output_type == "multiple_choice" and all(ll == -math.inf for ll in lls))
 

@@ -1,8 +1,8 @@
-"""lm-eval's own scorer on a model that is already loaded, and what must hold around it.
+"""Runs lm-eval's own scorer on a model that is already loaded, and checks what lm-eval would do silently.
 
-Imported only while observing: lm-eval, transformers and torch come with it. What lm-eval would do silently is
-stopped or watched here: re-tying weights that were compressed apart, a BOS that is never added, prompts that
-lose tokens, generations from NaN logits, decoding settings of one checkpoint, global seeds, stale data.
+Imported only while observing, because it imports lm-eval, transformers and torch. Prevented or recorded here: re-tying
+of weights that were compressed separately, a BOS that is never added, truncated prompts, generations from NaN logits,
+decoding settings of one checkpoint, global seeds, stale data.
 """
 
 from __future__ import annotations
@@ -36,17 +36,17 @@ if TYPE_CHECKING:
     from harness.models.loaded import LoadedModel
 
 LOCAL_FORMATS = frozenset({"arrow", "csv", "json", "pandas", "parquet", "text", "xml"})
-"""Builders of ``datasets`` that read local files; what they cache is keyed on size and time alone."""
+"""Dataset builders that read local files; their cache is keyed on size and time only."""
 _LOGGERS = ("lm_eval", "transformers", "datasets")
 
 
 class Scorer(huggingface.HFLM):  # type: ignore[misc]
-    """HFLM on a loaded model; ``cut`` and ``non_finite`` hold prompts of the task at hand."""
+    """HFLM on a loaded model; ``cut`` and ``non_finite`` collect prompts of the current task."""
 
     def __init__(self, loaded: LoadedModel, batch_size: int, bos: bool, vocabulary: int | None = None) -> None:
-        """bos: whether prompts begin with BOS where the tokenizer has one; DataError if they do not.
+        """bos: whether prompts begin with BOS if the tokenizer has one; raises DataError if they do not.
 
-        vocabulary: how many logits are tokens, the rest being padding that is left out (None: all are).
+        vocabulary: number of logits that are tokens, the rest being padding that is ignored (None: all are tokens).
         """
         self._kept = vocabulary
         self.cut: set[str] = set()
@@ -81,16 +81,16 @@ class Scorer(huggingface.HFLM):  # type: ignore[misc]
         return found
 
     def fresh(self) -> None:
-        """Forget the prompts of the task before."""
+        """Forget the prompts of the previous task."""
         self.cut, self.non_finite, self.longest = set(), set(), 0
 
     def share_context_of(self, reference: Scorer) -> None:
-        """Cut long prompts where the reference cuts them, so that both sides read the same."""
+        """Truncate long prompts at the reference's limit, so that both sides read the same."""
         self.own_max_length = int(self.max_length)
         self._max_length = int(reference.max_length)
 
     def get_model_info(self) -> dict[str, Any]:
-        """Nothing: lm-eval would ask the hub for it."""
+        """Empty: lm-eval would query the hub for it."""
         return {}
 
     def tok_encode(
@@ -100,14 +100,14 @@ class Scorer(huggingface.HFLM):  # type: ignore[misc]
         left_truncate_len: int | None = None,
         **extra: Any,
     ) -> list[int]:
-        """As HFLM does it, but without a second BOS for rolling tasks, where HFLM adds one as context."""
+        """As in HFLM, but without a second BOS for rolling tasks, where HFLM adds one as context."""
         if self._rolling:
             add_special_tokens = False
         ids: list[int] = super().tok_encode(string, add_special_tokens, left_truncate_len, **extra)
         return ids
 
     def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[float]:
-        """As HFLM does it; BOS is context alone and is not scored as if it were text."""
+        """As in HFLM; BOS is context only and is not scored as text."""
         self._rolling = True
         try:
             found: list[float] = super().loglikelihood_rolling(requests, disable_tqdm=disable_tqdm)
@@ -131,7 +131,7 @@ class Scorer(huggingface.HFLM):  # type: ignore[misc]
         left_truncate_len: int | None = None,
         **rest: Any,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """As HFLM does it, remembering the prompts of the batch and which of them are cut."""
+        """As in HFLM; also records the prompts of the batch and which of them are truncated."""
         self._batch = list(strings)
         if left_truncate_len:
             self.cut.update(s for s in self._batch if len(self.tok_encode(s)) > left_truncate_len)
@@ -139,7 +139,7 @@ class Scorer(huggingface.HFLM):  # type: ignore[misc]
         return ids, mask
 
     def _model_call(self, inps: torch.Tensor, **settings: Any) -> torch.Tensor:
-        """As HFLM does it, without padding of the vocabulary."""
+        """As in HFLM, without vocabulary padding."""
         with guard(f"{self.name}: its forward pass"):
             logits: torch.Tensor = super()._model_call(inps, **settings)
         return logits[..., : self._kept]
@@ -158,9 +158,9 @@ class Scorer(huggingface.HFLM):  # type: ignore[misc]
 
 
 def evaluate(scorer: Scorer, task: Any, manager: Any, limit: int | None, fewshot: int | None) -> dict[str, Any]:
-    """What lm-eval's ``simple_evaluate`` returns for one task object on one side, samples included.
+    """The result of lm-eval's ``simple_evaluate`` for one task object on one side, samples included.
 
-    Seeds are the same on each call; the caller's random states are as before afterwards.
+    Seeds are the same for each call; the caller's random states are restored afterwards.
     """
     scorer.fresh()
     # Aggregates are not used, and some overflow on a broken model instead of saying so.
@@ -180,7 +180,7 @@ def evaluate(scorer: Scorer, task: Any, manager: Any, limit: int | None, fewshot
 
 @contextmanager
 def own_random_states() -> Iterator[None]:
-    """Seed Python, numpy and torch as lm-eval does, and put their global states back afterwards."""
+    """Seed Python, numpy and torch as lm-eval does, and restore their global states afterwards."""
     python, legacy, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()
     devices = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
     random.seed(DEFAULT_RANDOM_SEED)
@@ -198,7 +198,7 @@ def own_random_states() -> Iterator[None]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """No progress bars, no warnings of the libraries, no calls of git, no survey of the machine."""
+    """Disable progress bars, library warnings, calls of git, and lm-eval's survey of the machine."""
     silent = functools.partial(huggingface.tqdm, disable=True)
     bars = datasets.is_progress_bar_enabled()
     with ExitStack() as stack:
@@ -217,9 +217,9 @@ def quiet() -> Iterator[None]:
 
 @contextmanager
 def fresh_local_data(cache: Path, folder: Path | None) -> Iterator[None]:
-    """Read local data files anew into ``cache``; hub data sets keep the user's cache.
+    """Read local data files fresh into ``cache``; hub data sets keep the user's cache.
 
-    folder: where the task file lies; relative data files that exist there are meant to be those.
+    folder: where the task file is; relative data files that exist there are resolved against it.
     """
     load = datasets.load_dataset
 

@@ -1,6 +1,6 @@
-"""Finding lm-eval tasks by name in task folders: a user's and the shipped ones.
+"""Finds lm-eval tasks by name in task folders: the user's and the bundled ones.
 
-Task files are read here only as far as names and data files go; lm-eval itself makes the tasks.
+Only names and data files are read from task files here; lm-eval itself constructs the tasks.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from harness.plugins import nearest
 
 
 class _TaskLoader(yaml.SafeLoader):
-    """Safe YAML in which lm-eval's ``!function`` tags are plain text: nothing of the user's code runs."""
+    """Safe YAML loader in which lm-eval's ``!function`` tags are plain text: no user code runs."""
 
 
 _TaskLoader.add_multi_constructor("!", lambda loader, suffix, node: str(getattr(node, "value", suffix)))
@@ -34,7 +34,7 @@ class TaskFiles:
     unreadable: dict[Path, str] = field(default_factory=dict)
 
     def where(self, name: str) -> Path | None:
-        """The one file that declares ``name``; None where no file does. Raises DataError where several do."""
+        """The one file that declares ``name``; None if no file does. Raises DataError if several do."""
         found = self.declared.get(name, [])
         if len(found) > 1:
             places = " and ".join(map(str, found))
@@ -42,7 +42,7 @@ class TaskFiles:
         return found[0] if found else None
 
     def unknown(self, name: str, others: Sequence[str]) -> DataError:
-        """The error for a name that nobody declares, with what is close and which files could not be read."""
+        """The error for an unknown name, with close matches and the files that could not be read."""
         close = nearest(name, [*self.declared, *others])
         text = f"no task is called {name!r}" + (f"; did you mean {close}?" if close else "")
         text += f" (looked in {', '.join(map(str, self.folders))} and among the tasks of lm-eval)"
@@ -71,7 +71,7 @@ def read_task_files(folders: Sequence[Path]) -> TaskFiles:
 
 
 def files_sha256(folders: Sequence[Path]) -> str:
-    """Hash of all task files, of the Python files beside them and of the local data files that they name."""
+    """Hash of all task files, of the Python files in the same folders and of the local data files that they name."""
     digest = hashlib.sha256()
     for folder in folders:
         sources = sorted(p for p in folder.rglob("*") if p.suffix in (".yaml", ".py") and p.is_file())
@@ -96,7 +96,7 @@ def content_of(path: Path) -> dict[str, Any]:
     """The keys of a task file; ``!function`` tags are text. Raises YAMLError, UnicodeDecodeError or ValueError."""
     content = yaml.load(path.read_text(encoding="utf-8"), Loader=_TaskLoader)  # noqa: S506 - derived from SafeLoader
     if not isinstance(content, dict):
-        raise ValueError("expected keys and values at the top")
+        raise ValueError("expected a mapping at the top level")
     return content
 
 

@@ -1,4 +1,4 @@
-"""One side that writes: prompts in, greedy continuations out, many at a time.
+"""Batched greedy generation by one side: prompts in, continuations out.
 
 Imported only while observing: torch and transformers come with it.
 """
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 
 
 class Writer:
-    """A loaded model with how its prompts are made. vocabulary: logits that are tokens, None for all.
+    """A loaded model together with its prompt formatting. vocabulary: number of logits that are tokens, None for all.
 
-    Legend: B prompts, T tokens of the longest, N written tokens.
+    Legend: B prompts, T tokens of the longest, N generated tokens.
     """
 
     def __init__(self, loaded: LoadedModel, new_tokens: int, vocabulary: int | None, bos: bool, chat: bool) -> None:
-        """Raises DataError where ``chat`` is asked for and the tokenizer has no template."""
+        """Raises DataError if ``chat`` is set and the tokenizer has no chat template."""
         self.name, self._model, self._tokenizer = loaded.name, loaded.language_model, loaded.tokenizer
         self._driven = loaded.language_model.for_transformers()
         self._new_tokens, self._vocabulary, self._bos, self._chat = new_tokens, vocabulary, bos, chat
@@ -40,7 +40,7 @@ class Writer:
         self._stops = _stops(loaded)
 
     def ids(self, prompt: str) -> list[int]:
-        """Token ids of a prompt, BOS or chat template included. Raises DataError for one that does not fit."""
+        """Token ids of a prompt, BOS or chat template included. Raises DataError for a prompt that does not fit."""
         text, opening = prompt, [self._tokenizer.bos_token_id] if self._bos else []
         if self._chat:
             turns = [{"role": "user", "content": prompt}]
@@ -51,14 +51,18 @@ class Writer:
         positions = self._model.positions
         wanted = len(ids) + self._new_tokens
         if not ids or (positions is not None and wanted > positions):
-            what = f"{wanted} tokens with what is written, {self.name} has room for {positions}" if ids else "no token"
+            what = (
+                f"{wanted} tokens including the generated ones, {self.name} has {positions} positions"
+                if ids
+                else "no token"
+            )
             raise DataError(
                 f"generations: the prompt {prompt[:60]!r} has {what}; give other prompts or fewer new_tokens"
             )
         return ids
 
     def write(self, prompts: Sequence[Sequence[int]]) -> list[Written]:
-        """Greedy continuations of prompts of any length. Raises ModelError where the model cannot write."""
+        """Greedy continuations of prompts of any length. Raises ModelError if the model cannot generate."""
         width = max(len(prompt) for prompt in prompts)
         padding = self._stops[0] if self._stops else 0
         ids_BT = torch.full((len(prompts), width), padding)
@@ -95,11 +99,11 @@ class Writer:
             raise
         except Exception as error:
             text = " ".join(str(error).split()) or "no message"
-            raise ModelError(f"generations: {self.name} could not write: {type(error).__name__}: {text}") from error
+            raise ModelError(f"generations: {self.name} could not generate: {type(error).__name__}: {text}") from error
         return found.cpu()
 
     def _written(self, ids: list[int], finite: bool) -> Written:
-        """Up to the end-of-text, which is kept among the ids and is no text; what follows it is padding."""
+        """Ids up to and including the end-of-text token; what follows it is padding."""
         end = next((index for index, token in enumerate(ids) if token in self._stops), None)
         kept = ids if end is None else ids[: end + 1]
         text = self._tokenizer.decode(kept, skip_special_tokens=True, clean_up_tokenization_spaces=False)

@@ -1,4 +1,4 @@
-"""The probe ``artifact``: a variant beside what it becomes when it is saved and loaded again."""
+"""The probe ``artifact``: compares a variant with the same variant after saving and reloading it."""
 
 from __future__ import annotations
 
@@ -20,28 +20,27 @@ if TYPE_CHECKING:
     from harness.tables.access import Sink
 
 DOCUMENTS, TOKENS = 8, 64
-"""How many documents of the suite are compared, the first ones, and tokens of each. A file holds the same model or it
-does not: more documents would not make it surer; these are enough to show what no module shows alone."""
+"""How many documents of the suite are compared (the first ones), and how many tokens of each. Files contain the same
+model or not: more documents would not add certainty; these suffice to show effects that no single module shows."""
 TABLE = "artifact"
 NOT_SAVED = "nothing was saved: variant.artifact is none"
 Row = dict[str, Any]
 
 
 class Artifact(Probe):
-    """Saves a variant as it would be released, reads it back in a fresh process, and compares both with each other.
+    """Saves a variant as it would be released, reloads it in a fresh process, and compares both.
 
-    Logits on the first 8 documents (64 tokens each, one thread), what every module computes, and what the tokenizer
-    makes of the texts are taken of the model in memory before it is saved, of the same model after that (libraries were
-    seen to change it), and of the files in a process of its own with all checks of loading.
-    Leaves rows (part, …) in the table ``artifact``: tokens and modules of ``reloaded`` and ``live``, ``text``, ``same``
-    hashes, every ``file``; or ``refused`` (``live_refused``) with the reason, ``checkpoint`` where the variant was
-    loaded and not made, ``none``.
+    Compared are logits on the first 8 documents (64 tokens each, one thread), the outputs of every module, and the
+    tokenizer's ids: of the model in memory before saving, of the same model after saving (some libraries change it),
+    and of the files loaded in a separate process with all checks. Writes rows (part, …) to the table ``artifact``:
+    tokens and modules of ``reloaded`` and ``live``, ``text``, ``same`` hashes, every ``file``; or ``refused``
+    (``live_refused``) with the reason, ``checkpoint`` if the variant was loaded unchanged, ``none``.
     """
 
     runs = "artifact"
 
     def observe(self, context: Context) -> None:
-        """Commit the table as a snapshot: a run that finds its files gone or changed, or was refused, tries again."""
+        """Commit the table as a snapshot: a run whose files are gone or changed, or were refused, tries again."""
         from harness.artifacts.comparing import table
 
         (variant,), source = context.variants, context.artifact
@@ -98,7 +97,7 @@ def _saved(
     except (ReloadError, DifferentShapesError) as error:
         # Its place is no part of the reason: the same run elsewhere gives the same bytes.
         reason = str(error).replace(str(source.folder.absolute()), source.folder.name)
-        yield {"part": "refused", "text": f"the artifact was not accepted: {reason}"}
+        yield {"part": "refused", "text": f"the artifact was refused: {reason}"}
         return
     yield from compared
     yield from module_rows("reloaded_module", before, found)
@@ -117,14 +116,14 @@ def _outputs(variant: LoadedModel, inputs: Sequence[tuple[int, Tensor]], what: s
 def _reloaded(
     variant: LoadedModel, source: ArtifactSource, inputs: Sequence[tuple[int, Tensor]], progress: Progress
 ) -> tuple[Outputs, list[Row]]:
-    """Outputs of what a fresh process loads, and rows about its hashes and its tokenizer."""
+    """Outputs of the model loaded by a fresh process, and rows about its hashes and its tokenizer."""
     from harness.artifacts.exchange import Request
     from harness.artifacts.outputs import DOCUMENT, encode_text
     from harness.artifacts.reloading import read_back
 
     texts = [str(variant.tokenizer.decode(ids.tolist())) for _, ids in inputs]
     adapter = str(source.adapter) if source.adapter else None
-    request = Request(name=f"{variant.name}, read back", spec=source.spec, adapter=adapter, texts=tuple(texts))
+    request = Request(name=f"{variant.name}, reloaded", spec=source.spec, adapter=adapter, texts=tuple(texts))
     documents = {f"{DOCUMENT}{number}": ids for number, (_, ids) in enumerate(inputs)}
     answer, model_outputs = read_back(request, documents, source.folder.with_name(".reload"), progress)
     rows: list[Row] = []
@@ -137,7 +136,7 @@ def _reloaded(
 
 
 def _is_current(sink: Sink, source: ArtifactSource) -> bool:
-    """Whether the rows are those of this artifact and, where it was saved, its files are unchanged since."""
+    """Whether the rows belong to this artifact and, if it was saved, its files are unchanged since."""
     rows = sink.read(TABLE)
     if rows is None:
         return False

@@ -1,4 +1,4 @@
-"""The probe ``calibration_data``: how the documents that are judged differ from those a variant was fitted to."""
+"""The probe ``calibration_data``: compares the evaluation documents with the variant's calibration documents."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
 
 class CalibrationData(Probe):
-    """Compares every document with those that the variant was fitted to: text, tokens, ranges of activations.
+    """Compares every evaluation document with the calibration documents: text, tokens, activation ranges.
 
-    Leaves rows (part, document, module, token, count, total) in the table ``calibration_data``: part ``overlap``, how
-    many of a document's windows of tokens stand in the calibration documents; ``evaluation`` and ``calibration``,
-    how often a token occurs in a document; ``range``, how many inputs of a module lie outside those that the variant's
-    own module was given on the calibration documents. For a variant that was fitted to nothing: part ``none``.
+    Writes rows (part, document, module, token, count, total) to the table ``calibration_data``: part ``overlap``: how
+    many of a document's token windows occur in the calibration documents; ``evaluation`` and ``calibration``: how often
+    a token occurs in a document; ``range``: how many inputs of a module lie outside the range of the variant's own
+    module on the calibration documents. For a variant without calibration: part ``none``.
     """
 
     runs = "shared_pass"
@@ -39,7 +39,7 @@ class CalibrationData(Probe):
 
 
 class _CalibrationRecorder(Recorder):
-    """Counts of every document; the reference is not watched."""
+    """Counts per document; the reference is not observed."""
 
     def __init__(self, context: PassContext) -> None:
         self._fitted = context.calibrations
@@ -102,7 +102,7 @@ class _CalibrationRecorder(Recorder):
 def count_outside(values_NH: Tensor, low: float, high: float) -> Tensor:
     """How many values of each row are not in [low, high], int64 [N]; NaN is in no range.
 
-    Rows whose own ends lie inside, which is nearly all, are not looked at twice.
+    Rows whose minimum and maximum lie inside, which is nearly all, are not examined further.
     """
     import torch
 
@@ -115,7 +115,7 @@ def count_outside(values_NH: Tensor, low: float, high: float) -> Tensor:
 
 
 def _tokens(part: str, documents: tuple[EncodedDocument, ...], fitted: Calibrated) -> list[Row]:
-    """How often each token, special ones aside, occurs in each document."""
+    """How often each token, except special ones, occurs in each document."""
     import numpy as np
 
     rows: list[Row] = []

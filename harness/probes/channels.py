@@ -1,4 +1,4 @@
-"""The probe ``channels``: how large the inputs of linear layers get, channel by channel."""
+"""The probe ``channels``: magnitudes of the inputs of linear layers, channel by channel."""
 
 from __future__ import annotations
 
@@ -21,11 +21,10 @@ COLUMNS = ("max_abs", "sum", "sum_squares", "sum_fourth", "over_threshold", "tok
 
 
 class Channels(Probe):
-    """Largest value, moments and outlier count of every input channel of the linear layers, on both sides.
+    """Maximum, moments and outlier count of every input channel of the linear layers, on both sides.
 
-    Leaves one row in the table ``channels`` for every side, distinct input and channel, over all tokens of
-    the suite. Linear layers that read the same tensor (query, key and value) are one input, named after the
-    first.
+    Writes one row to the table ``channels`` per side, distinct input and channel, over all tokens of the suite. Linear
+    layers that read the same tensor (query, key and value) share one input, named after the first layer.
     """
 
     runs = "shared_pass"
@@ -43,7 +42,7 @@ class Channels(Probe):
 class _ChannelRecorder(Recorder):
     """Sums of a batch are added to the float64 sums of each variant [6, channels of all inputs].
 
-    The sixth row counts tokens. Every variant has running sums of its own, so that each resumes by itself.
+    The sixth row counts tokens. Every variant has its own running sums, so that each can resume separately.
     """
 
     running = "channels"
@@ -98,14 +97,14 @@ class _ChannelRecorder(Recorder):
         self._found[side, module] = moments if earlier is None else _added(earlier, moments)
 
     def _of_batch(self, side: int, site: InputSite) -> Tensor:
-        """What the batch gave; nothing where the module was not run."""
+        """The sums of the batch; zero if the module was not called."""
         import torch
 
         found = self._found.get((side, site.module))
         return torch.zeros(len(COLUMNS), site.width, dtype=torch.float64) if found is None else found.cpu()
 
     def _label(self, variant: int) -> pd.DataFrame:
-        """The columns that say which channel a row is about."""
+        """The columns that identify the channel of a row."""
         import numpy as np
         import pandas as pd
 
@@ -121,7 +120,7 @@ class _ChannelRecorder(Recorder):
 
 
 def _added(left: Tensor, right: Tensor) -> Tensor:
-    """Sums added; the first row holds maxima. NaN stays."""
+    """Add sums; the first row holds maxima. NaN stays NaN."""
     import torch
 
     total = left + right

@@ -1,4 +1,4 @@
-"""The probe ``experts``: how many tokens each expert of a mixture is given."""
+"""The probe ``experts``: how many tokens are routed to each expert of a mixture-of-experts layer."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ if TYPE_CHECKING:
     from harness.modules.experts import Experts as Mixture
 
 UNKNOWN = -1
-"""Stands for a number that is not known."""
+"""Stands for an unknown number."""
 
 
 class Experts(Probe):
     """Counts the tokens that are routed to every expert on both sides, and on the calibration documents.
 
-    Leaves one row (side, module, expert, tokens, agreeing, calibration) in the table ``experts`` for every side and
-    expert, over all tokens of the suite. agreeing: how many of the variant's tokens the reference routes to that
-    expert, too. calibration: tokens of the calibration documents that the finished variant routes to it. −1: not
-    known (no calibration; agreement with experts that are modules of their own). A dense model leaves one row with
-    an empty module and the side ``none``.
+    Writes one row (side, module, expert, tokens, agreeing, calibration) to the table ``experts`` per side and expert,
+    over all tokens of the suite. agreeing: how many of the variant's tokens the reference routes to that expert, too.
+    calibration: tokens of the calibration documents that the finished variant routes to it. −1: not known (no
+    calibration; agreement if experts are separate modules). A dense model has one row with an empty module and the side
+    ``none``.
     """
 
     runs = "shared_pass"
@@ -95,7 +95,7 @@ class _ExpertRecorder(Recorder):
         self._totals[variant] = torch.from_numpy(np.stack([rows[name].to_numpy() for name in ("tokens", "agreeing")]))
 
     def _stack(self, side: int, mixture: Mixture, arguments: tuple[Any, ...], named: Mapping[str, Any]) -> None:
-        """A call of stacked experts: who is chosen stands in its arguments, with one row for every position."""
+        """Handle a call of stacked experts: its arguments contain the chosen experts, one row per position."""
         from harness.modules.experts import chosen_experts, routing_mask
 
         hits_NE = routing_mask(chosen_experts(arguments, named), mixture.count)
@@ -111,7 +111,7 @@ class _ExpertRecorder(Recorder):
         self._add(side, mixture.module, hits_NE.sum(0), None if both is None else both.sum(0))
 
     def _enter(self, side: int, mixture: Mixture, arguments: tuple[Any, ...], named: Mapping[str, Any]) -> None:
-        """A call of the module around experts that are modules: its rows, to tell tokens from padding by."""
+        """Handle a call of the module around separate expert modules: its rows distinguish tokens from padding."""
         import torch
 
         from harness.modules.experts import fingerprints, input_rows
@@ -125,7 +125,7 @@ class _ExpertRecorder(Recorder):
     def _one(
         self, side: int, mixture: Mixture, expert: int, arguments: tuple[Any, ...], named: Mapping[str, Any]
     ) -> None:
-        """A call of one expert: those of its rows that are tokens."""
+        """Handle a call of one expert: select those of its rows that are tokens."""
         import torch
 
         from harness.modules.experts import fingerprints, input_rows
@@ -140,7 +140,7 @@ class _ExpertRecorder(Recorder):
         self._add(side, mixture.module, counts_E, None)
 
     def _add(self, side: int, module: str, tokens_E: Tensor | None, agreeing_E: Tensor | None) -> None:
-        """Count tokens; None: it is not known how many."""
+        """Count tokens; None: the number is not known."""
         import torch
 
         experts = next(each.count for each in self._mixtures[side + 1] if each.module == module)
@@ -152,7 +152,7 @@ class _ExpertRecorder(Recorder):
         self._found[side, module] = found_2E
 
     def _of_batch(self, side: int, mixture: Mixture) -> Tensor:
-        """Counts [2, E] of the batch; a mixture that was not called gave nobody anything."""
+        """Counts [2, E] of the batch; zero for a layer that was not called."""
         import torch
 
         found = self._found.get((side, mixture.module))

@@ -1,4 +1,4 @@
-"""Probe ``generations``: what both sides write after the same prompts."""
+"""The probe ``generations``: greedy continuations of the same prompts by both sides."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ WHOLE = ("document", "reference_tokens", "variant_tokens", "first", "reach", "fi
 
 @dataclass(frozen=True)
 class Prompt:
-    """What is put before both sides; document: its index in the suite, −1 where prompts come from a file."""
+    """A prompt for both sides; document: its index in the suite, −1 if prompts come from a file."""
 
     document: int
     id: str
@@ -42,11 +42,11 @@ class Prompt:
 
 
 class Generations(Probe):
-    """Lets both sides continue the same prompts greedily, and compares what they write.
+    """Lets both sides continue the same prompts greedily, and compares the texts.
 
-    Prompts are the beginnings of the suite's documents, or come from a file; each side reads them with its own
-    tokenizer. Decoding settings of a checkpoint are not used, a text ends at the end-of-text token of the checkpoint or
-    of the tokenizer. Leaves one row for each prompt, with both texts.
+    Prompts are the beginnings of the suite's documents, or come from a file; each side encodes them with its own
+    tokenizer. Decoding settings of a checkpoint are ignored; a text ends at the end-of-text token of the checkpoint or
+    of the tokenizer. Writes one row per prompt, with both texts.
     """
 
     runs = "alone"
@@ -54,16 +54,20 @@ class Generations(Probe):
     needs = ("generation",)
     paths: ClassVar[tuple[str, ...]] = ("prompts", "embedding")
 
-    prompts: str | None = Field(default=None, description="a .jsonl file of prompts, instead of the suite's documents")
-    prompt_field: str = Field(default="prompt", description="the field of the file that holds the prompt")
-    prompt_tokens: Positive = Field(default=32, description="tokens of the reference that a document gives as prompt")
-    new_tokens: Positive = Field(default=64, description="tokens that each side writes at most")
-    max: Positive = Field(default=100, description="at most this many prompts, the first ones")
-    chat: bool = Field(default=False, description="put prompts into the tokenizer's chat template, as the user's turn")
-    bos: bool = Field(default=True, description="prompts begin with BOS where the tokenizer has one")
-    batch_size: Positive = Field(default=16, description="prompts in one batch, on both sides")
+    prompts: str | None = Field(
+        default=None, description="path of a .jsonl file of prompts; default: the beginnings of the suite's documents"
+    )
+    prompt_field: str = Field(default="prompt", description="field of that file that contains the prompt")
+    prompt_tokens: Positive = Field(
+        default=32, description="prompt length in reference tokens, taken from the beginning of a document"
+    )
+    new_tokens: Positive = Field(default=64, description="maximum number of generated tokens per prompt")
+    max: Positive = Field(default=100, description="maximum number of prompts, the first ones")
+    chat: bool = Field(default=False, description="wrap prompts in the tokenizer's chat template, as the user's turn")
+    bos: bool = Field(default=True, description="prompts begin with BOS if the tokenizer has one")
+    batch_size: Positive = Field(default=16, description="batch size: prompts per batch, on both sides")
     embedding: str | None = Field(
-        default=None, description="folder of a model of sentences, by which texts are compared too"
+        default=None, description="folder of a sentence-embedding model for embedding_similarity; default: none"
     )
 
     @property
@@ -72,7 +76,7 @@ class Generations(Probe):
         return self.prompts is None
 
     def inputs(self) -> str:
-        """Hash of the file of prompts and of the embedding model."""
+        """Hash of the prompts file and of the embedding model."""
         digest = hashlib.sha256()
         folder = Path(self.embedding) if self.embedding else None
         for path in [*([Path(self.prompts)] if self.prompts else []), *(sorted(folder.iterdir()) if folder else [])]:
@@ -81,7 +85,7 @@ class Generations(Probe):
         return digest.hexdigest()
 
     def observe(self, context: Context) -> None:
-        """Commit one unit for every batch of prompts. Raises DataError for prompts that cannot be used."""
+        """Commit one unit per batch of prompts. Raises DataError for unusable prompts."""
         from harness.models.vocabulary import group_by_vocabulary
 
         prompts = self._from_file() if self.prompts else self._beginnings(context.reference, context.texts)
@@ -99,7 +103,8 @@ class Generations(Probe):
         sinks: Sequence[Sink],
         progress: Progress,
     ) -> None:
-        """All batches on the reference, which comes first, and variants with as many logits that count."""
+        """Generate all batches with the reference first, then with variants that have the same number of valid
+        logits."""
         if all(sink.done(_unit(number)) for sink in sinks for number in range(len(batches))):
             return
         from harness.probes._writer import Writer
@@ -122,7 +127,7 @@ class Generations(Probe):
         progress.step("generations", len(batches), len(batches))
 
     def _from_file(self) -> list[Prompt]:
-        """Raises DataError for a file that cannot be read, or a prompt without text."""
+        """Read the prompts file. Raises DataError for a file that cannot be read, or a prompt without text."""
         found = read_documents(str(self.prompts), self.max, self.prompt_field)
         prompts = [Prompt(-1, document.id, document.kind, document.text) for document in found]
         if empty := [prompt.id for prompt in prompts if not prompt.text.strip()]:
@@ -130,7 +135,8 @@ class Generations(Probe):
         return prompts
 
     def _beginnings(self, reference: LoadedModel, documents: Sequence[RawDocument]) -> list[Prompt]:
-        """The first tokens of each document as the reference reads it, as text; documents without text give none."""
+        """The first tokens of each document in the reference's tokenization, as text; documents without text are
+        skipped."""
         spoken = [(index, document) for index, document in enumerate(documents) if document.text.strip()][: self.max]
         if not spoken:
             raise DataError("generations: no document has a text to begin a prompt; give prompts: or other documents")
@@ -171,7 +177,7 @@ def _frame(
     same: bool,
     embedding: Embedding | None,
 ) -> pd.DataFrame:
-    """The table ``generations``: one row a prompt."""
+    """The table ``generations``: one row per prompt."""
     import pandas as pd
 
     rows = [_row(prompt, one, two, same) for prompt, one, two in zip(batch, reference, variant, strict=True)]
@@ -182,7 +188,7 @@ def _frame(
 
 
 def _row(prompt: Prompt, reference: Written, variant: Written, same: bool) -> dict[str, object]:
-    """first and reach count tokens, the end-of-text among them, and are −1 where tokens mean different things."""
+    """first and reach count tokens, end-of-text included, and are −1 if token ids mean different things."""
     one, two = common_reach(reference, variant)
     first = first_difference(reference.ids, variant.ids) if same else -1
     differ = reference.ids != variant.ids if same else one != two

@@ -1,4 +1,4 @@
-"""Probe ``items``: tasks of lm-eval on both sides, paired item by item."""
+"""The probe ``items``: runs lm-eval tasks on both sides and pairs them item by item."""
 
 from __future__ import annotations
 
@@ -27,32 +27,34 @@ Positive = Annotated[int, Field(gt=0)]
 
 
 class Items(Probe):
-    """Runs lm-eval tasks on both sides and keeps every item: score, answer, log-likelihoods of the choices.
+    """Runs lm-eval tasks on both sides and records every item: score, answer, log-likelihoods of the choices.
 
-    Each task is scored by lm-eval's own code on the loaded models, the reference once for all variants. Items
-    are paired on task, document, prompt and target; an item that lacks its partner is an error. With ``bos``
-    prompts must begin with BOS where the tokenizer has one. Decoding settings are those of the task alone.
-    For rolling tasks BOS is context and is not scored.
+    Each task is scored by lm-eval's own code on the loaded models, the reference once for all variants. Items are
+    paired on task, document, prompt and target; an item without a partner is an error. With ``bos`` prompts must begin
+    with BOS if the tokenizer has one. Only the task's own decoding settings are used. For rolling tasks BOS is context
+    and is not scored.
     """
 
     runs = "alone"
     reads = "nothing"
 
-    tasks: tuple[str, ...] = Field(min_length=1, description="lm-eval tasks or groups, shipped, own or standard")
-    limit: Positive | None = Field(default=None, description="at most this many documents of each task, the first ones")
-    include: tuple[str, ...] = Field(default=(), description="folders with your own lm-eval task files")
-    fewshot: Annotated[int, Field(ge=0)] | None = Field(
-        default=None, description="solved examples before each prompt; by default what the task file says"
+    tasks: tuple[str, ...] = Field(min_length=1, description="lm-eval tasks or groups: bundled, custom or standard")
+    limit: Positive | None = Field(
+        default=None, description="maximum number of documents per task, the first ones; default: all"
     )
-    batch_size: Positive = Field(default=16, description="prompts in one batch, on both sides")
-    bos: bool = Field(default=True, description="prompts begin with BOS where the tokenizer has one")
+    include: tuple[str, ...] = Field(default=(), description="folders with custom lm-eval task files")
+    fewshot: Annotated[int, Field(ge=0)] | None = Field(
+        default=None, description="few-shot examples per prompt; default: as in the task file"
+    )
+    batch_size: Positive = Field(default=16, description="batch size: prompts per batch, on both sides")
+    bos: bool = Field(default=True, description="prompts begin with BOS if the tokenizer has one")
 
     def inputs(self) -> str:
-        """Hash of the task files and local data files, which are no documents of a suite."""
+        """Hash of the task files and local data files, which are not documents of a suite."""
         return files_sha256(self._folders())
 
     def observe(self, context: Context) -> None:
-        """Commit one unit a task. Raises DataError for tasks that cannot be found, loaded, run or paired."""
+        """Commit one unit per task. Raises DataError for tasks that cannot be found, loaded, run or paired."""
         if all(sink.done(_unit(name)) for sink in context.sinks for name in self.tasks):
             return
         from harness.models.vocabulary import group_by_vocabulary
@@ -64,7 +66,7 @@ class Items(Probe):
     def _observe_group(
         self, models: Sequence[LoadedModel], vocabulary: int | None, sinks: Sequence[Sink], progress: Progress
     ) -> None:
-        """All tasks on the reference, which comes first, and variants with as many logits that count."""
+        """Run all tasks on the reference first, then on variants that have the same number of valid logits."""
         from harness.probes._scorer import Scorer, quiet
 
         with quiet():
@@ -103,7 +105,7 @@ class Items(Probe):
         from harness.probes._scorer import evaluate
 
         name = task.config.task
-        hint = f"look at the task file or, where memory ran out, set batch_size lower than {self.batch_size}"
+        hint = f"check the task file or, if memory ran out, set batch_size lower than {self.batch_size}"
         what = f"task {name} could not be run on {scorer.name}"
         with _as_data_error(what, hint), guard(f"task {name} on {scorer.name}"):
             results = evaluate(scorer, task, manager, self.limit, self.fewshot)
@@ -116,7 +118,7 @@ class Items(Probe):
         if scorer.longest > scorer.own_max_length:
             raise DataError(
                 f"task {name}: a prompt has {scorer.longest} tokens, but {scorer.name} reads "
-                f"{scorer.own_max_length} at most, fewer than the reference; take tasks with shorter prompts"
+                f"{scorer.own_max_length} at most, fewer than the reference; choose tasks with shorter prompts"
             )
         documents = len(task.eval_docs)
         return read_side(
@@ -135,7 +137,7 @@ class Items(Probe):
 
 
 class _Library:
-    """lm-eval's task managers: of the task folders, and of lm-eval's own tasks once one is asked for."""
+    """lm-eval's task managers: for the task folders, and for lm-eval's own tasks once one is requested."""
 
     def __init__(self, files: TaskFiles) -> None:
         from lm_eval.tasks import TaskManager
@@ -146,7 +148,7 @@ class _Library:
         self.manager = TaskManager(include_path=self._folders, include_defaults=False)
 
     def load(self, name: str, cache: Path) -> list[Any]:
-        """The task objects that ``name`` stands for (a group has several), in order. Raises DataError."""
+        """The task objects of ``name`` (a group has several), in order. Raises DataError."""
         from harness.probes._scorer import fresh_local_data, own_random_states, quiet
 
         path = self._files.where(name)
@@ -166,7 +168,7 @@ class _Library:
         return list(loaded["tasks"].values())
 
     def _leads_outside(self, name: str) -> bool:
-        """Whether the task folders lack ``name``, or a member of the group that it is."""
+        """Whether the task folders lack ``name``, or a member if it is a group."""
         entry = self.manager.task_index.get(name)
         if entry is None:
             return True
@@ -175,7 +177,7 @@ class _Library:
         return any(self._leads_outside(member) for member in names if isinstance(member, str))
 
     def _add_standard_tasks(self) -> None:
-        """Index lm-eval's own tasks too; it takes seconds, so only for a name that no folder declares."""
+        """Index lm-eval's own tasks too; this takes seconds, so only for a name that no folder declares."""
         from lm_eval.tasks import TaskManager
 
         from harness.probes._scorer import quiet
@@ -191,7 +193,7 @@ def _unit(task: str) -> str:
 
 @contextmanager
 def _as_data_error(what: str, hint: str) -> Iterator[None]:
-    """lm-eval and functions that a task file names may raise anything: say which task it was."""
+    """Name the task in any error: lm-eval and functions in task files may raise anything."""
     try:
         yield
     except HarnessError:

@@ -1,4 +1,4 @@
-"""The probe ``layers``: how far the outputs of every module move."""
+"""The probe ``layers``: output error of every module, document by document."""
 
 from __future__ import annotations
 
@@ -17,11 +17,10 @@ if TYPE_CHECKING:
 
 
 class Layers(Probe):
-    """The error of every block, attention, MLP and linear layer of the variant, document by document.
+    """The output error of every block, attention, MLP and linear layer of the variant, document by document.
 
-    Leaves one row in the table ``layers`` for every module and document: sums over all values of the module's
-    output. Both models run on their own activations, so errors of earlier layers are part of those of later
-    ones.
+    Writes one row to the table ``layers`` per module and document: sums over all values of the module's output. Both
+    models compute with their own activations, so errors of earlier layers are included in those of later ones.
     """
 
     runs = "shared_pass"
@@ -33,7 +32,7 @@ class Layers(Probe):
 
 
 class _LayerRecorder(Recorder):
-    """Reference outputs are kept for the batch, not copied; each is compared where the variant's comes by."""
+    """Keeps reference outputs of the batch, uncopied, and compares each when the variant's module is called."""
 
     def __init__(self, context: PassContext) -> None:
         self._kernel = context.kernels.errors

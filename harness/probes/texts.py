@@ -1,4 +1,4 @@
-"""The probe ``texts``: documents scored on each side with its own tokenizer, over the same bytes."""
+"""The probe ``texts``: scores documents on each side with its own tokenizer, over the same bytes."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ if TYPE_CHECKING:
     from harness.records import DocumentsSpec
 
 UNIT_DOCUMENTS = 32
-"""Documents that are committed together."""
+"""Number of documents committed together."""
 LOSSY = "tokenizer does not give the text back"
-"""Part of the reason of documents that must not be scored, as a measure looks for it."""
+"""Part of the reason of documents that must not be scored; the measure searches for it."""
 Nlls = dict[bytes, "np.ndarray"]
 
 
 class Texts(Probe):
-    """How likely both sides hold each document, each by its own tokenizer, over exactly the same bytes.
+    """Log-likelihood of each document on both sides, each with its own tokenizer, over exactly the same bytes.
 
-    Documents are cut where both tokenizers end a token, and what one side cannot score is left out on the other. A
-    tokenizer without BOS gets none. Leaves one row in the table ``texts`` for every stretch of text.
+    Documents are cut where both tokenizers have a token boundary, and what one side cannot score is excluded on the
+    other. A tokenizer without BOS gets none. Writes one row to the table ``texts`` per window of text.
     """
 
     runs = "alone"
     reads = "texts"
 
     def observe(self, context: Context) -> None:
-        """Commit one unit for every few documents. Raises ModelError where memory runs out."""
+        """Commit one unit per batch of documents. Raises ModelError if memory runs out."""
         texts, spec = context.texts, context.spec
         if spec is None:
             return
@@ -55,7 +55,7 @@ class Texts(Probe):
 
 
 class _Scorer:
-    """One side: how it reads texts and how likely it holds them."""
+    """One side: tokenizes texts and scores them."""
 
     def __init__(self, loaded: LoadedModel, spec: DocumentsSpec) -> None:
         self._loaded = loaded
@@ -70,7 +70,7 @@ class _Scorer:
         return list(readings([document.text for document in documents], self.reader.tokenizer))
 
     def nlls(self, stretches: Sequence[Stretch]) -> Nlls:
-        """Of every id but the first, by the ids; each stretch that occurs twice is computed once."""
+        """Log-likelihoods of every id but the first, keyed by the ids; each repeated window is computed once."""
         from harness.lockstep.likelihoods import compute_nlls, prepare_decoder
 
         once = {stretch.ids.tobytes(): stretch.ids for stretch in stretches}
@@ -82,13 +82,13 @@ class _Scorer:
 
 
 _Row = tuple[list[Window], tuple[Reading, Reading], list[tuple[float, float]]]
-"""Of one document: its windows, how both sides read it, and both likelihoods of every window."""
+"""One document: its windows, its tokens on both sides, and both likelihoods of every window."""
 
 
 def _observe(
     reference: _Scorer, variants: Sequence[_Scorer], documents: Sequence[RawDocument], whole: bool
 ) -> list[list[_Row]]:
-    """Rows of every document for every variant; the reference computes each stretch once for all of them."""
+    """Rows of every document for every variant; the reference computes each window once for all of them."""
     read = reference.readings(documents)
     planned: list[list[tuple[list[Window], tuple[Reading, Reading]]]] = []
     for variant in variants:
@@ -110,7 +110,7 @@ def _observe(
 
 
 def _sum(nlls: Nlls, stretch: Stretch) -> float:
-    """Of the scored ids, in nats."""
+    """Negative log-likelihood of the scored ids, in nats."""
     return float(nlls[stretch.ids.tobytes()][stretch.first - 1 :].sum())
 
 
@@ -119,11 +119,11 @@ def _skipped(row: _Row) -> str:
     lossy = [side for side, reading in (("reference", one), ("variant", two)) if reading.lossy]
     if lossy:
         return f"the {lossy[0]}'s {LOSSY}"
-    return "" if found else "no part of it ends a token on both sides within what they read at once"
+    return "" if found else "it has no common token boundary of both sides within their context"
 
 
 def _frame(documents: Sequence[RawDocument], rows: Sequence[_Row], first: int) -> pd.DataFrame:
-    """The table ``texts``; a document that cannot be scored has one row that says why."""
+    """The table ``texts``; a document that cannot be scored has one row with the reason."""
     import pandas as pd
 
     found = []

@@ -1,4 +1,4 @@
-"""Probe ``timings``: how long reading a prompt and writing tokens take, reference and variant in turns."""
+"""The probe ``timings``: prefill and decode times of reference and variant, in alternating blocks."""
 
 from __future__ import annotations
 
@@ -28,25 +28,27 @@ Row = dict[str, Any]
 
 
 class Timings(Probe):
-    """Times reading a prompt, writing the first token, and writing further tokens with the key-value cache.
+    """Times prefill, the first token, and decoding of further tokens with the key-value cache.
 
-    A call reads one prompt and writes a fixed number of tokens, greedily, and gives all three times. Calls
-    come in blocks A B B A, so that a machine that slows down or heats up does so for both sides; blocks of
-    the reference against itself (side ``floor``) lie between them: what the machine cannot tell apart.
+    A call processes one prompt and generates a fixed number of tokens greedily, and yields all three times. Calls come
+    in blocks A B B A, so that a machine that slows down or heats up affects both sides equally; blocks of the reference
+    against itself (side ``floor``) are interleaved and show the timing noise.
     """
 
     runs = "alone"
     reads = "nothing"
     needs = ("cache",)
 
-    repeats: Positive = Field(default=20, description="blocks A B B A, each of two calls on either side")
-    warmup: Annotated[int, Field(ge=0)] = Field(default=2, description="untimed calls of each model at the start")
-    prompt_tokens: Positive = Field(default=128, description="tokens in the prompt, random but always the same")
-    new_tokens: Positive = Field(default=32, description="tokens written after the first one, greedily")
-    batch: Positive = Field(default=1, description="prompts read and written at the same time")
+    repeats: Positive = Field(default=20, description="timing blocks A B B A, each with two calls per side")
+    warmup: Annotated[int, Field(ge=0)] = Field(default=2, description="untimed warm-up calls of each model")
+    prompt_tokens: Positive = Field(
+        default=128, description="prompt length in tokens; random ids, the same in every run"
+    )
+    new_tokens: Positive = Field(default=32, description="tokens generated greedily after the first one")
+    batch: Positive = Field(default=1, description="batch size: prompts per call")
 
     def observe(self, context: Context) -> None:
-        """Commit one unit a variant. Raises DataError for a prompt that a model has no room for."""
+        """Commit one unit per variant. Raises DataError for a prompt that exceeds a model's positions."""
         pairs = zip(context.variants, context.sinks, strict=True)
         waiting = [(variant, sink) for variant, sink in pairs if not sink.done(UNIT)]
         if not waiting:
@@ -98,7 +100,7 @@ class Timings(Probe):
         ]
 
     def _prompt(self, models: Sequence[LoadedModel]) -> Tensor:
-        """Token ids [batch, prompt_tokens] that every model knows, the same on each run."""
+        """Token ids [batch, prompt_tokens] that are valid for every model, the same in each run."""
         import numpy as np
         import torch
 
@@ -111,8 +113,8 @@ class Timings(Probe):
         wanted = self.prompt_tokens + self.new_tokens + 1
         if room is not None and wanted > room:
             raise DataError(
-                f"timings: prompt_tokens + new_tokens + 1 is {wanted}, but {loaded.name} has room for "
-                f"{room} tokens; set smaller numbers"
+                f"timings: prompt_tokens + new_tokens + 1 is {wanted}, but {loaded.name} has only "
+                f"{room} positions; set smaller values"
             )
 
     def _frame(self, rows: list[Row], simulated: bool) -> pd.DataFrame:
@@ -124,7 +126,7 @@ class Timings(Probe):
 
 
 class _Call:
-    """One prompt read and a fixed number of tokens written by one model; end-of-text does not end it."""
+    """One prefill and a fixed number of generated tokens by one model; end-of-text does not stop it."""
 
     def __init__(self, loaded: LoadedModel, ids: Tensor, new_tokens: int, last_logits_alone: bool) -> None:
         self._name, self._model = loaded.name, loaded.language_model.for_transformers()
@@ -164,13 +166,13 @@ class _Call:
 
 
 def _keeps_logits(models: Sequence[LoadedModel]) -> bool:
-    """Whether every model can leave out the logits of all tokens but the last, as servers do."""
+    """Whether every model can skip the logits of all tokens but the last, as servers do."""
     driven = [loaded.language_model.for_transformers() for loaded in models]
     return all("logits_to_keep" in inspect.signature(model.forward).parameters for model in driven)
 
 
 def _waiter(device: Any) -> Any:
-    """What to call so that all work given to the device is done."""
+    """The function that waits until all work on the device is done."""
     import torch
 
     return (lambda: torch.cuda.synchronize(device)) if device.type == "cuda" else (lambda: None)
@@ -178,7 +180,7 @@ def _waiter(device: Any) -> Any:
 
 @contextmanager
 def _undisturbed() -> Iterator[None]:
-    """No garbage collection while the clock runs."""
+    """Disable garbage collection while the clock runs."""
     enabled = gc.isenabled()
     gc.collect()
     gc.disable()

@@ -1,4 +1,4 @@
-"""The probe ``tokens``: both models' logits at every scored token."""
+"""The probe ``tokens``: statistics of both models' logits at every scored token."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 
 class Tokens(Probe):
-    """What both models say about every scored token: likelihoods, top-1, entropy, divergences.
+    """Statistics of both models' predictions at every scored token: likelihoods, top-1, entropy, divergences.
 
-    Leaves one row in the table ``tokens`` for every id of a document but its first.
+    Writes one row to the table ``tokens`` per id of a document except its first.
     """
 
     runs = "shared_pass"

@@ -1,4 +1,4 @@
-"""What every module stores, what the KV cache takes, and what a forward pass needs at its peak."""
+"""The probe ``weights``: stored bytes and format of every module, KV cache size, peak memory, weight errors."""
 
 from __future__ import annotations
 
@@ -21,25 +21,23 @@ UNIT = "weights"
 
 
 class Weights(Probe):
-    """Records the bytes and format of every module, and the memory that a token and a forward pass take.
+    """Records the bytes and format of every module, and the memory of a token in the cache and of a forward pass.
 
-    The KV cache is measured: its tensors after two tokens less its tensors after one. Where a simulated format
-    keeps it as floats, the values are counted so and take the bits of that format, as in a long text. Peak memory is
-    measured on CUDA devices only, and not for simulated formats (whose floats are not what would be deployed): the
-    weights of one side plus what one forward pass adds. relative_error of a linear layer of the variant is that of the
-    weight that it computes with, over the compared share of its inputs; error_note says why there is none, or what
-    else the layer does.
+    The KV cache is measured: its tensors after two tokens less its tensors after one. If a simulated format stores it
+    as floats, the values are counted with the bits of that format, as in a long text. Peak memory is measured on CUDA
+    devices only, and not for simulated formats (whose floats would not be deployed): the weights of one side plus what
+    one forward pass adds. relative_error of a linear layer of the variant is that of the weight that it computes with,
+    over the compared share of its inputs; error_note says why it is missing, or what else the layer does.
     """
 
     runs = "alone"
     reads = "nothing"
 
     context: Annotated[int, Field(ge=2)] = 512
-    """Tokens in the forward pass whose peak memory is measured, fewer where the model's positions end
-    earlier."""
+    """Tokens in the forward pass whose peak memory is measured; fewer if the model has fewer positions."""
 
     def observe(self, context: Context) -> None:
-        """Commit one unit for each variant: table ``weights`` with the rows of both sides."""
+        """Commit one unit per variant: table ``weights`` with the rows of both sides."""
         import pandas as pd
 
         reference, total = context.reference, len(context.variants)
@@ -75,9 +73,9 @@ class Weights(Probe):
         )
 
     def _peak_bytes(self, loaded: LoadedModel) -> int:
-        """Bytes of the weights plus what a forward pass of ``context`` tokens adds to them at its peak.
+        """Bytes of the weights plus the peak of what a forward pass of ``context`` tokens adds to them.
 
-        The other side's weights lie on the same device; they are in the baseline and drop out.
+        The other side's weights are on the same device; they are in the baseline and cancel.
         """
         import torch
 
@@ -95,7 +93,7 @@ class Weights(Probe):
 
 
 def _with_errors(rows: pd.DataFrame, reference: LoadedModel, variant: LoadedModel) -> pd.DataFrame:
-    """The rows with how far the weights of the variant's linear layers are from the reference's."""
+    """The rows with the relative error of the weights of the variant's linear layers."""
     from harness.modules.weight_errors import WeightError, weight_errors
 
     modules, found = variant.language_model.modules, {}
@@ -113,14 +111,14 @@ def _with_errors(rows: pd.DataFrame, reference: LoadedModel, variant: LoadedMode
 
 
 def _module_row(side: str, module: ModuleFormat) -> dict[str, Any]:
-    """The fields of a module; formats as JSON of their records."""
+    """The columns of a module; formats as JSON of their records."""
     inputs = module.activations.model_dump_json(exclude_defaults=True) if module.activations else ""
     own = {"format": module.format.model_dump_json(exclude_defaults=True), "activations": inputs, "cache": ""}
     return {"side": side, **module.model_dump(mode="python"), **own}
 
 
 def _special_row(side: str, name: str, size: int, number_format: NumberFormat) -> dict[str, Any]:
-    """A row that is no module: it has no parameters, so that sums over modules stay what they are."""
+    """A row that is not a module: it has no parameters, so that sums over modules stay correct."""
     empty = ModuleFormat(
         module=name, type=name, parameters=0, stored_bytes=size, bits_per_weight=0.0, format=number_format
     )
@@ -128,14 +126,14 @@ def _special_row(side: str, name: str, size: int, number_format: NumberFormat) -
 
 
 def _device_bytes(loaded: LoadedModel) -> int:
-    """Bytes that the tensors of the model hold, tied ones once."""
+    """Bytes of the model's tensors, tied ones counted once."""
     from harness.modules.inspection import named_tensors, stored_bytes
 
     return sum({tensor.data_ptr(): stored_bytes(tensor) for _, tensor in named_tensors(loaded.model)}.values())
 
 
 def _cache_row(side: str, loaded: LoadedModel) -> dict[str, Any] | None:
-    """The bytes that one more token adds to the cache; None for a model that keeps none, or keeps it to itself."""
+    """The bytes that one more token adds to the cache; None for a model without a cache, or with a hidden one."""
     from harness.modules.inspection import format_of_dtype
 
     if loaded.language_model.modules is None:
@@ -167,7 +165,7 @@ def _cache(loaded: LoadedModel, tokens: int) -> list[Tensor]:
 
 
 def _tensors(cache: object) -> Iterator[Tensor]:
-    """The tensors in a cache: of its layers where it has them, else of nested tuples."""
+    """The tensors in a cache: of its layers if it has them, else of nested tuples."""
     import torch
 
     if isinstance(cache, torch.Tensor):

@@ -1,1 +1,1 @@
-"""Sequential sampling: interim looks at growing documents, and slices of them."""
+"""Sequential sampling with interim looks, and slices of the documents."""

@@ -1,4 +1,4 @@
-"""Looks at a suite whose documents are drawn one after the other: which were drawn, and what intervals they allow."""
+"""Interim looks of sequential sampling: the documents measured so far, and the intervals valid at each look."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ if TYPE_CHECKING:
     import pandas as pd
 
 DEFAULT: Sequential = "group_sequential"
-"""What a gate takes that names nothing.
+"""The default method of intervals at interim looks.
 
-Both keep false passes below 5 % however the looks end (.github/COVERAGE.md). The bounds of planned looks decide with
-far fewer documents, because they use how little documents differ from each other, as every interval of a fixed size
-does; betting assumes nothing but the range, and pays for what documents that were never seen could be.
+Both methods keep false passes below 5 % whenever sampling stops (.github/COVERAGE.md). Group-sequential bounds decide
+with far fewer documents, because they use the small variation between documents, as every interval of a fixed sample
+size does; betting assumes only the range of values, and pays for what unseen documents could be.
 """
 
 
 @dataclass(frozen=True)
 class Look:
-    """Look ``number`` (from 0) of those after ``sizes`` documents.
+    """Interim look ``number`` (from 0) of those after ``sizes`` documents.
 
-    tokens: how many are scored of every document that could be drawn, by its index, in the order of drawing.
+    tokens: number of scored tokens of every available document, by its index, in sampling order.
     """
 
     sizes: tuple[int, ...]
@@ -39,17 +39,17 @@ class Look:
 
     @property
     def drawn(self) -> frozenset[int]:
-        """Indexes of the documents that were drawn so far."""
+        """Indexes of the documents measured so far."""
         return frozenset(list(self.tokens)[: self.sizes[self.number]])
 
     def rows(self, table: pd.DataFrame) -> pd.DataFrame:
-        """The rows of a table that are about the documents drawn so far."""
+        """The rows of a table that belong to the documents measured so far."""
         return table[table["document"].isin(self.drawn)]
 
     def intervals(self, part: Collection[int] | None = None) -> Intervals | None:
-        """Those that are allowed at this look, for all documents or some of them; None where none of these was drawn.
+        """The intervals valid at this look, for all documents or some of them; None if none of these was measured yet.
 
-        Of a part, fewer documents are seen at each look, and fewer in all: its error is spent by its own share.
+        A slice has fewer documents at each look, and fewer in total: its error is spent by its own share.
         """
         chosen = self.tokens.keys() if part is None else set(part)
         counts = [0, *accumulate(document in chosen for document in self.tokens)]
@@ -64,9 +64,9 @@ class Look:
 
 
 def select_waiting_rules(gates: Sequence[GateSpec], suite: SuiteSpec) -> list[GateSpec]:
-    """The rules that wait for documents of a suite: blocking ones, and those that say ``on_inconclusive: extend``.
+    """The rules that extend the sample of a suite: blocking ones, and those with ``on_inconclusive: extend``.
 
-    A rule that compares the number alone (``decide: point``) is never undecided, so nothing waits for it.
+    A rule that compares only the point estimate (``decide: point``) is never undecided, so it never extends the sample.
     """
     names = [name for measure in suite.measures for name in measure.metrics_by_document()]
     kept = []

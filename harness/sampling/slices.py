@@ -1,8 +1,8 @@
-"""Parts of the documents on which rules must hold one by one: by kind, by language, by length.
+"""Slices of the documents (by kind, by language, by length) on which rules are judged separately.
 
-A measure that is ``by_document`` is given the rows of the part alone. The table ``documents`` tells which documents
-belong to a part. Where some documents have a kind (or language), those without one are a part of their own, so that no
-document is left out; where none has, there are no parts.
+A measure that is ``by_document`` gets only the rows of the slice. The table ``documents`` says which documents belong
+to a slice. If some documents have a kind (or language), those without one form a slice, so that every document belongs
+to one; if none has, there are no slices.
 """
 
 from __future__ import annotations
@@ -27,9 +27,8 @@ if TYPE_CHECKING:
     from harness.statistics import Intervals
 
 THIRDS = 3
-"""Length has no natural classes. Thirds by the number of tokens have about equally many documents, so that each can
-decide about as much; documents of one length are never torn apart.
-"""
+"""Length has no natural classes. Thirds by number of tokens have about equally many documents, so that each has about
+the same power; documents of equal length are never split."""
 UNLABELLED = "unlabelled"
 
 
@@ -43,7 +42,7 @@ class Part:
 
 
 def slice_patterns(gates: Sequence[GateSpec]) -> dict[str, tuple[str, ...]]:
-    """The labels by which rules slice, and the patterns of the metrics that they want by each."""
+    """The labels by which rules slice, and the metric patterns of each."""
     found: dict[str, tuple[str, ...]] = {}
     for gate in gates:
         for spec in gate.rules:
@@ -54,7 +53,7 @@ def slice_patterns(gates: Sequence[GateSpec]) -> dict[str, tuple[str, ...]]:
 
 
 def split_documents(documents: pd.DataFrame, label: str) -> list[Part]:
-    """The parts of the table ``documents`` (scored ones alone) by ``label``, in the order of their first document."""
+    """The slices of the table ``documents`` (scored ones only) by ``label``, in the order of their first document."""
     scored = documents[documents["tokens"] > 0]
     if label == "length":
         return _by_length(scored["document"].to_numpy(), scored["tokens"].to_numpy())
@@ -76,11 +75,11 @@ def measure_slices(
     wanted: dict[str, tuple[str, ...]],
     look: Look | None = None,
 ) -> list[Slice]:
-    """Every part by every label that is asked for, with the metrics that are asked for by it.
+    """Measure every slice by every requested label, with the metrics requested for it.
 
-    read: the table of a measure. Measures that are not by document are left out. look: of a suite that draws its
-    documents one by one. Its parts are those of all documents that could be drawn, so that each is the same at every
-    look, and one of which none was drawn yet is missed, not forgotten.
+    read: returns the table of a measure. Measures that are not by document are skipped. look: the interim look of a
+    suite with sequential sampling. Its slices are those of all available documents, so that they are the same at every
+    look, and a slice without measured documents is reported, not omitted.
     """
     slices = []
     measures = [measure for measure in measures if measure.by_document]
@@ -121,14 +120,15 @@ def _any(measure: Measure, patterns: Sequence[str]) -> bool:
 
 def _not_drawn(measure: Measure, patterns: Sequence[str]) -> list[Measurement | Skipped]:
     names = [metric.name for metric in measure.produces()]
-    reason = "no document of this part was drawn"
+    reason = "no document of this slice was measured"
     return [Skipped(measure=name, reason=reason) for name in names if any(could_match(p, name) for p in patterns)]
 
 
 def _measured(
     measure: Measure, rows: pd.DataFrame, patterns: Sequence[str], intervals: Intervals | None
 ) -> list[Measurement | Skipped]:
-    """What is asked for of one measure on one part. A measure that raises leaves a Skipped: its rules err."""
+    """The requested metrics of one measure on one slice. A measure that raises leaves a Skipped: its rules are
+    errors."""
     try:
         with guard(f"the measure {measure.kind}"):
             found = name_skipped(measure, measure.measure_at(rows, intervals))
@@ -140,7 +140,7 @@ def _measured(
 
 
 def _by_length(documents: np.ndarray, tokens: np.ndarray) -> list[Part]:
-    """Thirds from short to long, named by their number of scored tokens; fewer where lengths are few."""
+    """Thirds from short to long, named by their number of scored tokens; fewer if there are few distinct lengths."""
     if not len(tokens):
         return []
     cuts = np.unique(np.quantile(tokens, np.arange(1, THIRDS) / THIRDS, method="higher"))

@@ -1,4 +1,4 @@
-"""For the tests of people who write plugins: the contract of a family as pytest cases.
+"""Conformance tests for plugin authors: the contract of a plugin family as pytest cases.
 
     from harness.testing import BackendConformance
 

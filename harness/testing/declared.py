@@ -1,4 +1,4 @@
-"""What is declared of a backend, and what its cases share."""
+"""Declarations of the backend under test, and helpers that its cases share."""
 
 from __future__ import annotations
 
@@ -20,30 +20,31 @@ Settings = Mapping[str, Any]
 
 
 class Declared:
-    """Which backend it is and what is expected of it."""
+    """The backend under test and its expected properties."""
 
     backend: ClassVar[str]
-    """The name under which YAML files know it."""
+    """Name of the backend in YAML files."""
     ladder: ClassVar[Sequence[Settings]]
-    """Settings from fine to coarse; the first are used wherever one will do, and a step down must cost quality."""
+    """Settings from fine to coarse; the first are used if any settings will do, and each step down must reduce
+    quality."""
     close: ClassVar[float] = 0.01
-    """How much the finest settings may cost: mean KL divergence from the reference, in nats a token."""
+    """Allowed loss of the finest settings: mean KL divergence from the reference, in nats per token."""
     alike: ClassVar[float] = 1e-3
-    """How much the logits of a text may move with what is computed beside it, in their standard deviations."""
+    """How much the logits of a text may depend on the rest of its batch, in their standard deviations."""
     unchanged: ClassVar[Sequence[Settings]] = ()
-    """Settings with which the model computes what it did before, if there are any."""
+    """Settings that leave the model's function unchanged, if there are any."""
     refused: ClassVar[Sequence[Settings]] = ()
-    """Settings that make no sense, beyond unknown keys and wrong types."""
+    """Settings that must be refused, beyond unknown keys and wrong types."""
     config: ClassVar[Settings] = {}
     """Changes to the configuration of the Llama, for a backend that needs certain sizes."""
     device: ClassVar[str] = "cpu"
-    """Where the models are."""
+    """Device of the models."""
     reloads: ClassVar[Sequence[Settings]] = ()
-    """Settings with which a model that was saved and loaded again computes the same, if there are any."""
+    """Settings with which a saved and reloaded model computes the same, if there are any."""
     reloaded: ClassVar[float] = 1e-4
-    """How much its logits may move then, in their standard deviations: kernels may be others."""
+    """How much its logits may differ then, in their standard deviations: kernels may differ."""
     dtypes: ClassVar[Sequence[str]] = ("float32", "bfloat16")
-    """Dtypes of models that it takes; without bfloat16, it must refuse that by name."""
+    """Model dtypes that it supports; without bfloat16, it must refuse that dtype by name."""
 
     _trials: ClassVar[dict[tuple[str, ...], Trial]]
 
@@ -52,20 +53,20 @@ class Declared:
         cls._trials = {}
 
     def plugin(self) -> type[Backend]:
-        """The class, as the harness finds it."""
+        """The class, as the harness loads it."""
         return plugins.load(Backend, self.backend)
 
     def needs(self, what: Served) -> None:
-        """Skip what the backend says that it does not serve."""
+        """Skip the case if the backend declares that it does not support it."""
         if what not in self.plugin().serves:
             pytest.skip(f"the backend does not serve {what}")
 
     def step(self, settings: Settings | None = None) -> Backend:
-        """The backend with some settings, else the finest."""
+        """The backend with the given settings, else the finest."""
         return self.plugin()(**(self.ladder[0] if settings is None else settings))
 
     def model(self, kind: Kind = "llama", dtype: str = "float32") -> PreTrainedModel:
-        """A model to compress; the case is skipped where something that the backend needs is missing."""
+        """A model to compress; the case is skipped if something that the backend needs is missing."""
         import torch
 
         from harness.testing import trials
@@ -77,7 +78,7 @@ class Declared:
         return trials.make_model(kind, self.config, getattr(torch, dtype), self.device)
 
     def trial(self, settings: Settings | None = None, kind: Kind = "llama", dtype: str = "float32") -> Trial:
-        """What the settings make of a model; computed once, so cases must leave it as it is."""
+        """A model compressed with these settings; cached, so cases must not change it."""
         from harness.testing import trials
 
         step = self.step(settings)

@@ -1,4 +1,4 @@
-"""Cases of what a backend does: to the model it is given, to all else, and with what it must refuse."""
+"""Cases about the effects of a backend: on the model, on global state, and on input that it must refuse."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from harness.testing.declared import Declared
 
 
 class ModelCases(Declared):
-    """What can be told from small models."""
+    """Cases that compress small models."""
 
     # --- what it must not touch ---------------------------------------------------------------------------
 
@@ -25,7 +25,7 @@ class ModelCases(Declared):
         trials.compress(self.step(), reference)
         assert weights_sha256(reference) == before[0], "weights of the original changed"
         assert config_sha256(reference.config) == before[1], "the configuration of the original changed"
-        assert trials.logits(reference).equal(before[2]), "the original computes something else"
+        assert trials.logits(reference).equal(before[2]), "the original computes different outputs"
 
     def test_nothing_global_changes(self) -> None:
         from harness.testing import models, trials
@@ -41,7 +41,7 @@ class ModelCases(Declared):
 
         first = self.trial()
         again = trials.compress(self.step(), first.reference, chance=1)
-        assert weights_sha256(first.model) == weights_sha256(again.model), "weights differ from one time to the next"
+        assert weights_sha256(first.model) == weights_sha256(again.model), "weights differ between two runs"
         assert again.done.modules == first.done.modules
         assert (again.done.activations, again.done.cache) == (first.done.activations, first.done.cache)
         assert again.done.notes == first.done.notes
@@ -53,7 +53,9 @@ class ModelCases(Declared):
         from harness.testing import trials
 
         found = trials.divergence(self.trial())
-        assert found <= self.close, f"the finest settings cost {found:.3g} nats a token, not at most {self.close}"
+        assert found <= self.close, (
+            f"the finest settings cost {found:.3g} nats per token, more than the {self.close} allowed"
+        )
 
     def test_coarser_settings_change_more(self) -> None:
         from harness.testing import trials
@@ -132,7 +134,9 @@ class ModelCases(Declared):
         from harness.testing import trials
 
         short = trials.shortfall(self.trial().model)
-        assert short < self.alike, f"tokens are written that one pass does not predict, {short:.3g} below its best"
+        assert short < self.alike, (
+            f"generated tokens differ from those of a single pass, by {short:.3g} below its best logit"
+        )
 
     def test_the_kv_cache_is_usable(self) -> None:
         self.needs("cache")
@@ -140,7 +144,7 @@ class ModelCases(Declared):
 
         model = self.trial().model
         moved = trials.deviation(trials.in_two_parts(model), trials.logits(model)[:, -1])
-        assert moved < self.alike, f"behind a cache, logits move by {moved:.3g} of their standard deviation"
+        assert moved < self.alike, f"with a cache, logits move by {moved:.3g} of their standard deviation"
 
     def test_a_text_is_read_alike_in_any_company(self) -> None:
         from harness.testing import trials
@@ -161,7 +165,7 @@ class ModelCases(Declared):
         found = {parameter.dtype for parameter in trial.model.parameters() if parameter.is_floating_point()}
         assert found <= {parameter.dtype for parameter in trial.reference.parameters()}, "parameters change their dtype"
         cost = trials.divergence(trial)
-        assert cost <= 2 * self.close + 0.005, f"it costs {cost:.3g} nats a token"
+        assert cost <= 2 * self.close + 0.005, f"it costs {cost:.3g} nats per token"
 
     def test_conv1d_works_or_is_refused(self) -> None:
         from harness.testing import trials
@@ -171,7 +175,7 @@ class ModelCases(Declared):
             cost = trials.divergence(self.trial(kind="gpt2"))
         except BackendError as error:
             refusal = str(error)
-        assert cost <= 2 * self.close, f"it costs {cost:.3g} nats a token"
+        assert cost <= 2 * self.close, f"it costs {cost:.3g} nats per token"
         assert not refusal or refusal.startswith(self.backend), "the message begins with the name of the backend"
 
     def test_a_tied_head_stays_sound(self) -> None:
@@ -183,9 +187,9 @@ class ModelCases(Declared):
             before = trials.logits(trial.model)
             trial.model.tie_weights()
             same = trials.logits(trial.model).equal(before)
-            assert same, "tie_weights() undoes the head; one of its own needs config.tie_word_embeddings = False"
+            assert same, "tie_weights() reverts the head; an untied head needs config.tie_word_embeddings = False"
             cost = trials.divergence(trial)
-            assert cost <= 2 * self.close, f"it costs {cost:.3g} nats a token"
+            assert cost <= 2 * self.close, f"it costs {cost:.3g} nats per token"
 
     def test_saved_and_loaded_it_computes_the_same(self, tmp_path: Path) -> None:
         from harness.models.identity import weights_sha256

@@ -67,9 +67,9 @@ def tiny_gpt2(*, seed: int = 0, **config: object) -> GPT2LMHeadModel:
 
 
 def lively(model: PreTrainedModel, seed: int = 0) -> PreTrainedModel:
-    """The model with gains and biases as trained ones have them: none is 1 or 0, and one channel stands out.
+    """Give the model gains and biases like those of trained ones: none is 1 or 0, and one channel is an outlier.
 
-    What is lost of a fresh model's (a bias dropped, a gain divided twice) would not be seen.
+    In a fresh model some defects (a dropped bias, a gain divided twice) would not be visible.
     """
     chance = torch.Generator().manual_seed(seed)
     with torch.no_grad():

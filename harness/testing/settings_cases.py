@@ -1,4 +1,4 @@
-"""Cases of a backend's declaration: its name, its words, its settings, and what the plan makes of them."""
+"""Cases about a backend's declaration: its name, docstrings and settings, and how the plan handles them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ GATE = "description: any\nrules:\n  - {rule: at_most, metric: divergence.kl_mean
 
 
 class SettingsCases(Declared):
-    """What can be told without compressing anything."""
+    """Cases that need no compression."""
 
     # --- what it is ---------------------------------------------------------------------------------------
 
@@ -99,7 +99,7 @@ class SettingsCases(Declared):
 
         step = self.step()
         if not step.calibrates:
-            pytest.skip("it looks at no documents")
+            pytest.skip("it needs no documents")
         with pytest.raises(PlanError, match=f"{self.backend} and no calibration"):
             make_plan(self.variant_file(tmp_path, self.ladder[0], calibration=False))
         with pytest.raises(BackendError, match="needs calibration documents"):

@@ -27,13 +27,13 @@ from harness.testing.models import lively, random_documents, tiny_gpt2, tiny_lla
 
 Kind = Literal["llama", "tied", "gpt2"]
 SPREAD = 0.15
-"""Standard deviation of random weights with which attention and predictions are as sharp as trained ones."""
+"""Standard deviation of random weights that makes attention and predictions as sharp as in trained models."""
 TEXTS = 6
 
 
 @dataclass(frozen=True)
 class Trial:
-    """A model and what a backend made of a copy of it."""
+    """A model and the compressed copy of it."""
 
     reference: PreTrainedModel
     done: Compressed
@@ -61,7 +61,7 @@ def calibration_for(step: Backend) -> Sequence[Tensor]:
 
 
 def compress(step: Backend, reference: PreTrainedModel, chance: int = 0) -> Trial:
-    """Compress a copy. chance: the state of the global random numbers, on which nothing may depend."""
+    """Compress a copy. chance: the state of the global random generators, on which nothing may depend."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(chance)
         done = step.compress(copy.deepcopy(reference), tiny_tokenizer(), calibration_for(step))
@@ -72,7 +72,7 @@ def compress(step: Backend, reference: PreTrainedModel, chance: int = 0) -> Tria
 def as_variant(
     step: Backend, reference: PreTrainedModel, calibration: Sequence[Tensor], after: Sequence[Backend] = ()
 ) -> LoadedModel:
-    """The variant that ``harness check`` would measure, with all the checks that it makes. after: further steps."""
+    """The variant that ``harness check`` would measure, with all its checks. after: further steps."""
     tokenizer, device = tiny_tokenizer(), str(reference.device)
     dtype: Any = str(reference.dtype).removeprefix("torch.")
     formats = module_formats(reference, {})
@@ -104,7 +104,7 @@ def logits(model: PreTrainedModel, texts: int = TEXTS) -> Tensor:
 
 
 def divergence(trial: Trial) -> float:
-    """Mean KL(reference ‖ compressed) in nats a token."""
+    """Mean KL(reference ‖ compressed) in nats per token."""
     reference, found = (functional.log_softmax(logits(model), -1) for model in (trial.reference, trial.model))
     return float((reference.exp() * (reference - found)).sum(-1).mean())
 
@@ -116,9 +116,9 @@ def deviation(actual: Tensor, expected: Tensor) -> float:
 
 @torch.no_grad()
 def shortfall(model: PreTrainedModel) -> float:
-    """How far the tokens of a greedy decoding are below the largest logits of one pass over the same text.
+    """How far the tokens of a greedy decoding are below the largest logits of a single pass over the same text.
 
-    In standard deviations of the logits; 0 where every token is the one that the pass predicts.
+    In standard deviations of the logits; 0 if every token is the one that the pass predicts.
     """
     asked: Any = model
     prompt_1T = _texts(model)[:1, :12]
@@ -133,7 +133,7 @@ def shortfall(model: PreTrainedModel) -> float:
 
 @torch.no_grad()
 def in_two_parts(model: PreTrainedModel) -> Tensor:
-    """Logits [B, V] of the last token, which alone goes through the model behind a cache of the others."""
+    """Logits [B, V] of the last token, computed alone with a cache of the others."""
     ids_BT = _texts(model)
     first = model(input_ids=ids_BT[:, :-1], use_cache=True)
     assert first.past_key_values is not None, "with use_cache=True the model gives no past_key_values"
@@ -156,13 +156,13 @@ def output_shapes(model: PreTrainedModel, names: Sequence[str]) -> dict[str, lis
 
 
 def changed_weights(trial: Trial) -> list[str]:
-    """Tensors of the reference that the compressed model holds in another way, or not at all."""
+    """Tensors of the reference that differ in the compressed model, or are missing."""
     before, after = dict(named_tensors(trial.reference)), dict(named_tensors(trial.model))
     return [name for name, tensor in before.items() if name not in after or not tensor.equal(after[name])]
 
 
 def check_size(stated: ModuleFormat, reference: PreTrainedModel) -> None:
-    """Fail where parameters, bits a weight and bytes of a linear layer contradict each other."""
+    """Fail if parameters, bits per weight and bytes of a linear layer contradict each other."""
     module = dict(reference.named_modules()).get(stated.module)
     if not isinstance(module, Linear):
         return
@@ -172,7 +172,7 @@ def check_size(stated: ModuleFormat, reference: PreTrainedModel) -> None:
     least = stated.bits_per_weight * weights / 8
     most = least + biases * module.weight.element_size()
     assert least - 1 < stated.stored_bytes < most + 1, (
-        f"{stated.module}: {stated.bits_per_weight:g} bits a weight are {least:g} bytes, not {stated.stored_bytes}"
+        f"{stated.module}: {stated.bits_per_weight:g} bits per weight are {least:g} bytes, not {stated.stored_bytes}"
     )
 
 
@@ -184,15 +184,15 @@ def spoil(model: PreTrainedModel, module: str, value: float) -> None:
 
 @contextmanager
 def nothing_global_changes() -> Iterator[None]:
-    """Fail where torch itself is left in another state: random numbers, threads, default dtype, gradients."""
+    """Fail if the global state of torch is changed: random generators, threads, default dtype, gradients."""
     before = _state()
     yield
     changed = [name for name, value in _state().items() if value != before[name]]
-    assert not changed, f"compress changes what all of torch shares: {', '.join(changed)}"
+    assert not changed, f"compress changes torch's global state: {', '.join(changed)}"
 
 
 def _texts(model: PreTrainedModel) -> Tensor:
-    """Token ids [B, T] that no backend is calibrated on."""
+    """Token ids [B, T] on which no backend is calibrated."""
     return torch.stack(random_documents(TEXTS, 32, seed=2)).to(model.device)
 
 

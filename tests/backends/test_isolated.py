@@ -152,7 +152,7 @@ def test_a_missing_environment_is_named_with_what_makes_it(tmp_path: Path, monke
     step = GptqModel(bits=4)
     assert str(tmp_path / ".venv-gptqmodel/bin/python") in step.lacks()
     assert "python3 -m venv .venv-gptqmodel" in step.lacks()
-    with pytest.raises(BackendError, match="gptqmodel: its library runs in an environment of its own"):
+    with pytest.raises(BackendError, match="gptqmodel: its library runs in a separate environment"):
         compress(step, tiny_llama())
     monkeypatch.setenv("HARNESS_GPTQMODEL_PYTHON", sys.executable)
     assert step.interpreter() == Path(sys.executable)

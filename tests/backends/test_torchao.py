@@ -152,7 +152,7 @@ def test_layers_that_it_cannot_take_are_named(settings: dict[str, Any], message:
 
 
 def test_the_conv1d_of_gpt2_is_refused_with_what_to_do() -> None:
-    with pytest.raises(BackendError, match=r"torchao: transformer\.h\.0\S*: is a Conv1D, .* another step"):
+    with pytest.raises(BackendError, match=r"torchao: transformer\.h\.0\S*: is a Conv1D, .* another backend"):
         compressed(tiny_gpt2(), "torchao", method="int8_weight_only")
 
 

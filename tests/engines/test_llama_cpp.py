@@ -116,7 +116,7 @@ def test_the_context_grows_up_to_what_the_model_was_made_for(
     assert [each.room for each in stand_in.opened] == [512]
     driven(variant)(torch.zeros(1, 700, dtype=torch.int64))
     assert [each.room for each in stand_in.opened] == [512, 1000]
-    with pytest.raises(ModelError, match="a text of 1001 tokens, and the model was made for 1000"):
+    with pytest.raises(ModelError, match="a text of 1001 tokens exceeds the model's 1000 positions"):
         driven(variant)(torch.zeros(1, 1001, dtype=torch.int64))
 
 
@@ -196,7 +196,7 @@ def test_without_the_library_it_says_how_to_get_it(
 
 @pytest.mark.usefixtures("stand_in")
 def test_what_is_no_gguf_file_is_refused(reference: LoadedModel) -> None:
-    with pytest.raises(ModelError, match="engine: llama_cpp reads GGUF files, and this is not one"):
+    with pytest.raises(ModelError, match="engine: llama_cpp reads only GGUF files, and this is not one"):
         variant_of(reference, Path(reference.identity.source))
 
 

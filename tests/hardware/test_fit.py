@@ -186,7 +186,7 @@ def test_notes_name_the_kernels_or_what_is_missing() -> None:
     assert "int4 in groups of 48 has no kernel (k): Marlin (vLLM) takes symmetric int4" in said.text
     assert "groups of 32, 64 or 128" in said.text
     (said,) = notes("cuda-8.0", identity(module("q", format=named("int32"), backend="gptq")))
-    assert "not known in detail" in said.text
+    assert "details are unknown" in said.text
     assert notes("cuda-8.0", identity(module("q"))) == []
     (said,) = notes("cuda-8.0", identity(module("q", **quantized("int3"))))
     assert "no kernel for int3 weights on cuda-8.0 is known" in said.text
@@ -217,7 +217,7 @@ def test_caches() -> None:
     ):
         assert not cache_kernel("cuda-9.0", other)
         (said,) = notes("cuda-9.0", identity(cache=other))
-        assert "no known kernel (there is FP8 KV cache (vLLM): fp8_e4m3 or fp8_e5m2 without scales" in said.text
+        assert "no known kernel (available: FP8 KV cache (vLLM): fp8_e4m3 or fp8_e5m2 without scales" in said.text
     assert "there is none" in notes("arm", identity(cache=plain))[0].text
 
 

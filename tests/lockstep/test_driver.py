@@ -436,7 +436,7 @@ def test_a_vocabulary_of_one_is_not_broadcast(tmp_path: Path) -> None:
     for size in (1, VOCABULARY - 1):
         other = llama()
         other.lm_head = torch.nn.Linear(32, size, bias=False)
-        with pytest.raises(ModelError, match=rf"has {size} logits for a token, the reference {VOCABULARY}, and they"):
+        with pytest.raises(ModelError, match=rf"has {size} logits per token, the reference {VOCABULARY}, and they"):
             observe(tmp_path / str(size), llama(), [other])
 
 

@@ -71,9 +71,7 @@ def test_every_metric_from_one_table() -> None:
 
 def test_a_variant_that_was_fitted_to_nothing_is_one_skipped_line() -> None:
     found = CalibrationData().measure(table(("none", 0, "", -1, 0, 0), ("none", 1, "", -1, 0, 0)))
-    assert found == [
-        Skipped(measure="calibration_data.*", reason="no step of the variant looks at calibration documents")
-    ]
+    assert found == [Skipped(measure="calibration_data.*", reason="no step of the variant uses calibration documents")]
 
 
 def test_calibration_documents_that_stand_there_twice_count_once() -> None:

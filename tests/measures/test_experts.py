@@ -63,7 +63,7 @@ def test_agreement_is_a_share_of_routings() -> None:
 def test_without_calibration_nothing_is_said_about_it() -> None:
     entries = found(table(calibration=(-1, -1, -1, -1)))
     for name in ("unreached", "uncalibrated_share"):
-        assert "no step of the variant looks at calibration documents" in skipped(entries[f"experts.{name}"]).reason
+        assert "no step of the variant uses calibration documents" in skipped(entries[f"experts.{name}"]).reason
     assert isinstance(entries["experts.agreement"], Measurement)
 
 
@@ -72,7 +72,7 @@ def test_what_could_not_be_counted_is_skipped_by_name() -> None:
     assert "experts of a of the variant" in skipped(entries["experts.unused"]).reason
     assert "experts of a of the variant" in skipped(entries["experts.agreement"]).reason
     assert isinstance(entries["experts.unreached"], Measurement)
-    assert "modules of their own" in skipped(found(table(agreeing=(-1, -1, -1, -1)))["experts.agreement"]).reason
+    assert "separate modules" in skipped(found(table(agreeing=(-1, -1, -1, -1)))["experts.agreement"]).reason
 
 
 def test_dense_models_are_skipped() -> None:

@@ -1,4 +1,4 @@
-"""Shares, positions and likeness from hand-made rows, with independent intervals."""
+"""Shares, positions and similarity from hand-made rows, with independent intervals."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_positions_keep_texts_that_never_part() -> None:
     assert measured(table(parted=15))["first_divergence_median"].change == NEW
 
 
-def test_likeness_is_a_mean_over_prompts() -> None:
+def test_similarity_is_a_mean_over_prompts() -> None:
     frame = table()
     found = measured(frame, embedding="folder")
     assert found["similarity"].change == pytest.approx(frame["similarity"].mean())

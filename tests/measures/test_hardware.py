@@ -85,8 +85,8 @@ def test_inputs_alone_have_no_kernel() -> None:
     [
         (None, table(INT4), "target: cuda-9.0"),
         ("cuda-9.0", table({}), "no weight is compressed"),
-        ("cuda-9.0", table({"format": json("int32"), "backend": "gptq"}), "not known in detail"),
-        ("cuda-9.0", table(INT4, {"format": json("uint8"), "backend": "bitsandbytes"}), "not known in detail"),
+        ("cuda-9.0", table({"format": json("int32"), "backend": "gptq"}), "details are unknown"),
+        ("cuda-9.0", table(INT4, {"format": json("uint8"), "backend": "bitsandbytes"}), "details are unknown"),
         ("cuda-9.0", table(INT4).query("side == 'reference'"), "no weights were listed"),
         ("cuda-9.0", table(INT4 | {"parameters": 0}), "no weight is compressed"),
     ],

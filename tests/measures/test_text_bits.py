@@ -84,7 +84,7 @@ def test_what_is_left_out_is_said() -> None:
     said = bits(frame).method
     assert "90 bytes" in said
     frame.loc[1, "skipped"], frame.loc[1, "bytes"] = "no part of it ends a token", 0
-    assert "1 documents are left out whole" in bits(frame).method
+    assert "1 documents are excluded completely" in bits(frame).method
     assert bits(frame).clusters == 39
 
 

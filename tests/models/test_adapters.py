@@ -216,7 +216,11 @@ def test_an_adapter_that_matches_nothing_is_refused(reference: LoadedModel, adap
 def test_tensors_without_a_place_are_refused(reference: LoadedModel, adapter: Path) -> None:
     name = "base_model.model.model.layers.7.self_attn.q_proj.lora_A.weight"
     change(adapter, lambda tensors: tensors.update({name: torch.ones(4, 64)}))
-    refused(reference, adapter, r"in the file, without a place in the model: .*layers\.7.*lora_A\.weight \(1 in all\)")
+    refused(
+        reference,
+        adapter,
+        r"in the file, without a matching parameter in the model: .*layers\.7.*lora_A\.weight \(1 in all\)",
+    )
 
 
 def test_tensors_that_are_missing_are_refused(reference: LoadedModel, adapter: Path) -> None:
@@ -235,7 +239,7 @@ def test_a_prompt_is_no_adapter_of_modules(reference: LoadedModel, tmp_path: Pat
 
     prompt = get_peft_model(tiny_llama(), PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4))
     prompt.save_pretrained(tmp_path / "prompt")
-    refused(reference, tmp_path / "prompt", r"PROMPT_TUNING adds to the input, not to modules")
+    refused(reference, tmp_path / "prompt", r"PROMPT_TUNING modifies the input, not modules")
 
 
 def test_pickles_damage_and_code_are_refused(reference: LoadedModel, adapter: Path) -> None:
@@ -266,7 +270,7 @@ def test_an_adapter_of_another_base_is_noted(reference: LoadedModel, adapter: Pa
     assert notes(variant_of(reference, adapter), "adapter") == []
     change_config(adapter, base_model_name_or_path="someone/other-7b")
     (text,) = notes(variant_of(reference, adapter), "adapter")
-    assert "says it was trained on someone/other-7b; here it is put on " in text
+    assert "was trained on someone/other-7b, but is applied to " in text
 
 
 def test_an_adapter_that_was_never_trained_is_noted(reference: LoadedModel, tmp_path: Path) -> None:

@@ -112,7 +112,7 @@ def test_asymmetric_blocks_are_called_so(reference: LoadedModel, tmp_path: Path)
 def test_a_reader_is_told_that_the_speed_is_that_of_floats(reference: LoadedModel, tmp_path: Path) -> None:
     variant = variant_of(reference, write_gguf(tiny_llama(**SIZES), tmp_path / "q4.gguf", "Q4_0"))
     (note,) = [note for note in variant.notes if note.topic == "gguf"]
-    assert "q4.gguf (Q4_0, F32) is computed from dequantized weights" in note.text
+    assert "q4.gguf (Q4_0, F32) runs on dequantized weights" in note.text
 
 
 def test_k_quants_are_read_with_their_bits(tmp_path: Path) -> None:
@@ -200,7 +200,7 @@ def test_a_damaged_file_is_refused(damage: str, tmp_path: Path) -> None:
     path = write_gguf(tiny_llama(**SIZES), tmp_path / "q.gguf", "Q4_0")
     data = path.read_bytes()
     path.write_bytes({"cut": data[:-4000], "magic": b"GGML" + data[4:], "empty": b""}[damage])
-    with pytest.raises(ModelError, match=r"q\.gguf: damaged or truncated, or no GGUF file"):
+    with pytest.raises(ModelError, match=r"q\.gguf: damaged, truncated, or not a GGUF file"):
         load(ModelSpec(model=str(path)), "x")
 
 
@@ -269,7 +269,7 @@ def test_the_references_tokenizer_is_taken_where_the_vocabulary_is_the_same(
     path = write_gguf(tiny_llama(**SIZES), tmp_path / "q.gguf", "Q8_0", tokens=tokens)
     variant = variant_of(reference, path, tokenizer="reference")
     assert variant.identity.tokenizer_sha256 == reference.identity.tokenizer_sha256
-    assert any("made by the reference's tokenizer" in note.text for note in variant.notes)
+    assert any("encoded with the reference's tokenizer" in note.text for note in variant.notes)
     tokens["tokens"][40], tokens["tokens"][41] = tokens["tokens"][41], tokens["tokens"][40]
     swapped = write_gguf(tiny_llama(**SIZES), tmp_path / "swapped.gguf", "Q8_0", tokens=tokens)
     with pytest.raises(ModelError, match=r"needs the same vocabulary, but the id 40 is 'H' in the file and 'G'"):

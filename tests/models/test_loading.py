@@ -159,7 +159,7 @@ def test_the_declared_attention_is_the_one_in_use(folder: Path, monkeypatch: pyt
         return real(path, wanted.model_copy(update={"attention": "eager"}))
 
     monkeypatch.setattr(checkpoint, "_load_model", other_attention)
-    with pytest.raises(ModelError, match="attention in use is eager, declared is sdpa"):
+    with pytest.raises(ModelError, match="attention in use is eager, but declared is sdpa"):
         load(spec(folder, attention="sdpa"), "reference")
 
 
@@ -330,7 +330,7 @@ def test_a_parameter_of_another_type_than_declared_is_refused(folder: Path, monk
         return model
 
     monkeypatch.setattr(checkpoint, "_load_model", upcast)
-    with pytest.raises(ModelError, match=r"layers\.1\.mlp\.up_proj\.weight is torch\.float64, declared is float32"):
+    with pytest.raises(ModelError, match=r"layers\.1\.mlp\.up_proj\.weight is torch\.float64, but declared is float32"):
         load(spec(folder), "reference")
 
 

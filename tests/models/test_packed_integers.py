@@ -106,7 +106,7 @@ def test_awq_is_read_as_it_is_meant() -> None:
         ({"qzeros": torch.zeros(GROUPS, 6)}, "does not fit"),
         ({"scales": torch.ones(GROUPS + 1, OUTPUTS)}, "does not fit"),
         ({"scales": None}, "without scales"),
-        ({"g_idx": torch.full((INPUTS,), GROUPS)}, "g_idx names groups that are not there"),
+        ({"g_idx": torch.full((INPUTS,), GROUPS)}, "g_idx names groups that do not exist"),
         ({"g_idx": torch.full((INPUTS,), -1)}, "g_idx names groups"),
         ({"g_idx": torch.zeros(INPUTS - 1)}, "g_idx names groups"),
     ],
@@ -232,7 +232,7 @@ def test_layers_that_the_model_does_not_have_are_refused(tmp_path: Path) -> None
     tensors = load_file(folder / "model.safetensors")
     more = tensors | {f"model.other.{part}": tensors[f"{UP}.{part}"].clone() for part in ("qweight", "scales")}
     save_file(more, folder / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(ModelError, match=r"model\.other is packed \(gptq\), and the model has no such layer"):
+    with pytest.raises(ModelError, match=r"model\.other is packed \(gptq\), and the model has no such separate layer"):
         opened(folder)
     more = tensors | {"model.more.weight": torch.ones(2)}
     save_file(more, folder / "model.safetensors", metadata={"format": "pt"})
@@ -249,14 +249,14 @@ def test_layers_that_the_model_does_not_have_are_refused(tmp_path: Path) -> None
         opened(folder)
     tensors |= {"model.norm.weight": whole, f"{UP}.weight": torch.ones(112, 64)}
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(ModelError, match=r"up_proj has a weight and packed codes"):
+    with pytest.raises(ModelError, match=r"up_proj has both a weight and packed codes"):
         opened(folder)
 
 
 def test_a_folder_without_packed_layers_is_not_what_it_says(tmp_path: Path) -> None:
     folder = save(tiny_llama(), tmp_path / "m")
     change_config(folder, quantization_config={"quant_method": "awq", "version": "gemm"})
-    with pytest.raises(ModelError, match=r"config\.json says awq, and no layer of its files is packed"):
+    with pytest.raises(ModelError, match=r"config\.json declares awq, but no layer in its files is packed"):
         opened(folder)
 
 

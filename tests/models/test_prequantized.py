@@ -198,7 +198,7 @@ def test_scales_that_the_loader_would_drop_are_refused(
 @pytest.mark.slow
 @pytest.mark.parametrize("case", ["auto-round"])
 def test_a_library_that_computes_in_one_dtype_alone_says_which(case: str, folder: Path, source: Path) -> None:
-    with pytest.raises(ModelError, match=r"is torch\.float16, declared is float32; .*set dtype: in reference:"):
+    with pytest.raises(ModelError, match=r"is torch\.float16, but declared is float32; .*set dtype: in reference:"):
         variant_of(load(ModelSpec(model=str(source)), "reference"), folder)
 
 

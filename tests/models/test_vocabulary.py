@@ -107,7 +107,7 @@ def test_rows_that_are_tokens_are_no_padding(reference: Loaded, tmp_path: Path) 
     assert count_token_ids(larger) == TOKENS + 1
     variant = Loaded("more tokens", padded(reference.model, ROWS), larger)
     assert "differ by more than padding: tokens have ids up to 300" in explain_mismatch(reference, variant)  # type: ignore[arg-type]
-    with pytest.raises(ModelError, match=r"more tokens: the variant has 320 logits for a token, the reference 300"):
+    with pytest.raises(ModelError, match=r"more tokens: the variant has 320 logits per token, the reference 300"):
         observe(tmp_path, reference, variant)
 
 

@@ -175,8 +175,8 @@ def test_layers_of_libraries_may_round_inside_their_product() -> None:
 
     model = nn.Sequential(nn.Linear(4, 4), Rounding(4, 4))
     check_declared(model, {"1": INT8_INPUTS})
-    with pytest.raises(BackendError, match="0: declared for its input: int8 per token, dynamic; found: no rounding"):
+    with pytest.raises(BackendError, match="0: input format declared int8 per token, dynamic, found no rounding"):
         check_declared(model, {"0": INT8_INPUTS})
     round_inputs(model[1], TOKEN, None, CPU)
-    with pytest.raises(BackendError, match="1: declared for its input: no rounding; found: int8"):
+    with pytest.raises(BackendError, match="1: input format declared no rounding, found int8"):
         check_declared(model, {})

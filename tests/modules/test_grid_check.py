@@ -130,10 +130,10 @@ def test_groups_by_an_index_are_judged_by_rows() -> None:
     assert check_grids(model, described) == {}
     in_order = described["0"].format.model_copy(update={"act_order": False})
     plain = described["0"].model_copy(update={"format": in_order})
-    with pytest.raises(BackendError, match="lie on no such grid"):
+    with pytest.raises(BackendError, match="do not lie on such a grid"):
         check_grids(model, {"0": plain})
     weight_of(model).add_(torch.randn(48, 72) * 0.01)
-    with pytest.raises(BackendError, match="a row of its weight holds 72 distinct values, of 16"):
+    with pytest.raises(BackendError, match="a row of its weight has 72 distinct values, allowed are 16"):
         check_grids(model, described)
 
 

@@ -117,7 +117,7 @@ def test_a_described_module_without_tensors_keeps_what_was_stated() -> None:
 
 
 def test_a_weight_that_cannot_be_counted_is_refused() -> None:
-    with pytest.raises(ModelError, match="0: Opaque keeps its weight where its bytes cannot be counted"):
+    with pytest.raises(ModelError, match="0: Opaque stores its weight where its bytes cannot be counted"):
         module_formats(nn.Sequential(Opaque()), {})
 
 

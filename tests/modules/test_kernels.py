@@ -80,7 +80,7 @@ def test_four_bits_that_are_held_in_floats_are_simulated_whatever_is_said() -> N
     assert after[0].kernel == "simulated"
     (note,) = note_unpacked(before, after)
     assert note.level == "warn"
-    assert "declared as int4, but keep more bits" in note.text
+    assert "declared as int4, but store more bits" in note.text
 
 
 def test_codes_of_a_wider_type_are_simulated() -> None:

@@ -176,7 +176,7 @@ def test_a_part_of_which_nothing_was_drawn_is_an_error_and_not_forgotten() -> No
     assert (rare.value, rare.documents, rare.measurements) == ("rare", 0, ())
     verdicts = judge([gate(rule(slices="kind"))], [], [], False, [usual, rare])
     assert [verdict.status for verdict in verdicts] == ["pass", "error"]
-    assert "no document of this part was drawn" in verdicts[1].because
+    assert "no document of this slice was measured" in verdicts[1].because
 
 
 def test_a_part_of_one_document_stays_undecided_to_the_end() -> None:

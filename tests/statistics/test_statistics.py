@@ -166,7 +166,7 @@ class TestProportions:
             lambda: tango_interval(2, 2, 3),
         ]
         for wrong in wrongs:
-            with pytest.raises(ValueError, match="wanted"):
+            with pytest.raises(ValueError, match="expected"):
                 wrong()
 
     @pytest.mark.parametrize(("b", "c", "n"), [(0, 0, 20), (1, 0, 44), (9, 3, 60), (3, 9, 60), (20, 20, 40), (0, 7, 7)])
@@ -182,7 +182,7 @@ class TestProportions:
     def test_mcnemar_is_the_binomial_test_of_the_discordant_pairs(self, b: int, c: int) -> None:
         assert mcnemar_p(b, c) == pytest.approx(stats.binomtest(b, b + c).pvalue)
         assert mcnemar_p(0, 0) == 1.0
-        with pytest.raises(ValueError, match="wanted"):
+        with pytest.raises(ValueError, match="expected"):
             mcnemar_p(-1, 2)
 
     def test_tango_without_discordance_is_not_a_point(self) -> None:

@@ -78,7 +78,8 @@ class IsolatedBackend(LibraryBackend):
             return ""
         return (
             f"its library runs in a separate environment, and {python} is not an executable; "
-            f"create the environment with: {self.create}; to use another interpreter, set python: or HARNESS_{self.library.upper()}_PYTHON"
+            f"create the environment with: {self.create}; to use another interpreter, "
+            f"set python: or HARNESS_{self.library.upper()}_PYTHON"
         )
 
     def compress(
