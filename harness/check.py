@@ -3,7 +3,7 @@
     plan ─▶ run ─▶ tables ─▶ measurements ─▶ judge ─▶ run.json ─▶ outputs
 
 The run folders are held from before the first deletion until the last output is written. A verdict of an earlier run
-is deleted before anything is computed. run.json is written last, so one that passes has all of its outputs beside it,
+is deleted before anything is computed. run.json is written last, so one that passes has all of its outputs next to it,
 and the exit code 0 is given in one place only, after run.json has been read back from disk.
 """
 
@@ -45,7 +45,7 @@ WORST_FIRST = (2, 1, 3, 0)
 def check(files: Sequence[Path], out: Path, terminal: Terminal) -> int:
     """Check every variant file and return the worst exit code.
 
-    Each variant gets the folder ``out/<name>`` with run.json, its tables, and the outputs that its file asks for.
+    Each variant gets the folder ``out/<name>`` with run.json, its tables, and the outputs that its file requests.
     Raises PlanError before any model is loaded, with every mistake of every file.
     """
     try:
@@ -90,7 +90,7 @@ def _check(plans: Sequence[Plan], folders: Mapping[str, Path], terminal: Termina
 
 
 def exit_code_of(run: Run) -> int:
-    """The exit code that a run, as read back from its run.json, deserves."""
+    """The exit code of a run, as read back from its run.json."""
     _, code = overall(run.verdicts)
     return code if code == run.exit_code else EXIT_ERROR
 
@@ -209,5 +209,5 @@ def _own_error(rule: str, expected: str, found: str) -> Verdict:
         because=found,
         level="block",
         where="",
-        why="nothing is trusted of a run of which a part failed",
+        why="numbers of a run with a failed part cannot be trusted",
     )

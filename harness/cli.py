@@ -1,4 +1,4 @@
-"""The command line. It stays small: what is measured and what must hold is said in YAML files.
+"""The command line. It stays small: measures and gates are configured in YAML files.
 
 Exit codes: 0 passed · 1 a blocking rule failed · 2 could not be run or judged · 3 nothing failed but a blocking rule
 is inconclusive · 128 + n ended by signal n.

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 
 
 class HarnessError(Exception):
-    """Something the user can act on; the command line prints the message and exits with code 2."""
+    """An error that the user can act on; the command line prints the message and exits with code 2."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class ForeignCodeError(HarnessError):
 
 
 class MeasureError(HarnessError):
-    """A measured number contradicts its definition, so nothing computed with it can be trusted."""
+    """A measured number contradicts its definition, so nothing computed from it can be trusted."""
 
 
 class WriteError(HarnessError):

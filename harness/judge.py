@@ -1,7 +1,7 @@
-"""Verdicts: what every rule of every gate says about what was measured.
+"""Judges the measurements of a run: one verdict per rule and matching measurement.
 
-The loop runs over rules, never over measurements: a metric that is missing, misspelt, non-finite or empty is
-met by the rule that asked for it and becomes an error or a failure, never a pass.
+The loop runs over rules, never over measurements: a metric that is missing, misspelt, non-finite or empty becomes an
+error or a failure of the rule that requires it, never a pass.
 """
 
 from __future__ import annotations
@@ -25,17 +25,15 @@ EXIT_CODES: dict[Overall, Literal[0, 1, 2, 3]] = {"error": 2, "fail": 1, "inconc
 """Worst first."""
 
 FALSE_ALARMS = 0.025
-"""How often at most, together, blocking rules fail by chance when every truth lies at its limit: one side of
-95 %.
-"""
+"""Family-wise error rate of blocking rules, if every true value lies at its limit: one side of 95 %."""
 
 OWN_GATE = "harness"
-"""Gate of the verdicts that no gate file asks for: measures that failed."""
+"""Gate name of verdicts that belong to no gate file: measures that failed."""
 
 
 @dataclass(frozen=True)
 class _Case:
-    """One decision, before rules are looked at together."""
+    """One decision, before the correction for multiple comparisons."""
 
     gate: str
     spec: RuleSpec
@@ -52,18 +50,17 @@ def judge(
     slices: Sequence[Slice] = (),
     elsewhere: int = 0,
 ) -> tuple[Verdict, ...]:
-    """One verdict for each rule and each measurement that its pattern matches, in the order of the gate
-    files.
+    """One verdict for each rule and each measurement that its pattern matches, in the order of the gate files.
 
-    A rule whose pattern matches no measurement is one error. What the pattern covers and could not be
-    measured is an error too, also beside matches and also for a pattern with ``*``: a rule that asks for
-    every task is not met by the tasks that could be run. identical: both sides are the same bytes, so exact
-    ties may pass. A rule that names slices is judged on each of them as if it were the whole.
+    A rule whose pattern matches no measurement is one error. A matching metric that could not be measured is an error
+    too, even if the pattern (with or without ``*``) also matches measurements: a rule about every task is not satisfied
+    by the tasks that could be run. identical: both sides are the same bytes, so exact ties may pass. A rule that names
+    slices is judged on each of them separately.
 
-    Blocking failures that rest on intervals must hold together (Holm, at FALSE_ALARMS); what would fail alone
-    but not among so many is inconclusive. So must those of the slices of a rule that only warns, because they
-    name who is harmed. Passes need no correction: all of them must pass. elsewhere: how many more blocking comparisons
-    there will be beside these, so that what fails here still fails among all of them.
+    Blocking failures that rest on intervals are corrected for multiple comparisons (Holm, at FALSE_ALARMS); a failure
+    that does not survive the correction is inconclusive. The same holds among the slices of an advisory rule. Passes
+    need no correction: all of them must pass. elsewhere: how many further blocking comparisons there will be, so that a
+    failure here still holds among all of them.
     """
     cases = [
         case
@@ -75,7 +72,7 @@ def judge(
 
 
 def rejudge(run: Run, gates: Sequence[GateSpec]) -> Run:
-    """The run as other gates judge it. Measures that failed keep their verdicts: no gate can make up for them."""
+    """The run judged by other gates. Verdicts on failed measures stay: no gate can override them."""
     broken = tuple(verdict for verdict in run.verdicts if verdict.gate == OWN_GATE)
     verdicts = judge(gates, run.measurements, run.skipped, run.reference.same_as(run.variant), run.slices)
     verdicts += broken
@@ -84,7 +81,7 @@ def rejudge(run: Run, gates: Sequence[GateSpec]) -> Run:
 
 
 def overall(verdicts: Iterable[Verdict]) -> tuple[Overall, Literal[0, 1, 2, 3]]:
-    """The worst blocking status and its exit code. Nothing judged, or anything unjudged, is an error."""
+    """The worst blocking status and its exit code. A run without judged rules, or with an error, is an error."""
     blocking = [verdict.status for verdict in verdicts if verdict.level == "block"]
     if not blocking or not set(blocking) <= EXIT_CODES.keys():
         return "error", EXIT_CODES["error"]
@@ -100,7 +97,7 @@ def _everywhere(
     slices: Sequence[Slice],
     identical: bool,
 ) -> list[_Case]:
-    """The cases of one rule: on the whole, or on every slice that it names. No such slice is an error."""
+    """The cases of one rule: on all documents, or on every slice that it names. A missing slice is an error."""
     if (named := _rule(spec).slices) is None:
         return _cases(gate, spec, measurements, skipped, identical)
     label, _, pattern = named.partition("=")
@@ -114,8 +111,8 @@ def _everywhere(
         metric = _rule(spec).metric
         known = ", ".join(dict.fromkeys(part.value for part in of_label)) or "none at all"
         because = (
-            f"{metric} was not measured on any slice {named}; measured by {label}: {known} (slices are measured in a "
-            "run whose own gates name them, of metrics by token or layer, where the documents say their "
+            f"{metric} was not measured on any slice {named}; slices measured by {label}: {known} (slices are measured in "
+            "a run whose own gates name them, of metrics by token or layer, where the documents say their "
             f"{label})"
         )
         cases = [_Case(gate, spec, metric, {}, _error("nothing", because))]
@@ -159,24 +156,26 @@ def _rule(spec: RuleSpec) -> Rule:
 
 def _decide(rule: Rule, measurement: Measurement, identical: bool) -> Decision:
     if measurement.non_finite == "reference":
-        return _error("non-finite", f"{measurement.name}: {measurement.method}; without a reference nothing is judged")
+        return _error(
+            "non-finite", f"{measurement.name}: {measurement.method}; without a reference value it cannot be judged"
+        )
     if measurement.non_finite == "variant":
         because = f"{measurement.name}: {measurement.method}"
         return Decision("fail", "a finite number", "non-finite", None, because)
     if measurement.not_judged:
         return _error("not to be judged", f"{measurement.name}: {measurement.not_judged}")
     if measurement.n == 0:
-        return _error("nothing", f"{measurement.name} rests on no observation")
+        return _error("nothing", f"{measurement.name} has no observations")
     try:
         with guard(f"the rule {_name(rule)}"):
             return _sound(apply_conditions(rule, measurement, _sound(rule.judge(measurement, identical))))
     except Exception as error:  # noqa: BLE001 - a rule that breaks must not hide what the others say
-        because = f"the rule {_name(rule)} broke on {measurement.name}: {type(error).__name__}: {error}"
+        because = f"the rule {_name(rule)} failed on {measurement.name}: {type(error).__name__}: {error}"
         return _error("a defect of the rule", because)
 
 
 def _sound(decision: object) -> Decision:
-    """The decision of a rule, if it is one. Raises TypeError or ValueError saying what it is instead."""
+    """The decision of a rule, if it is valid. Raises TypeError or ValueError saying what is wrong."""
     if not isinstance(decision, Decision):
         raise TypeError(f"found {decision!r}, expected a Decision")
     if decision.status not in EXIT_CODES:
@@ -190,7 +189,7 @@ def _sound(decision: object) -> Decision:
 
 
 def _together(cases: list[_Case], elsewhere: int) -> list[_Case]:
-    """Failures that do not hold among all comparisons of their family become inconclusive (Holm)."""
+    """Failures that do not survive the Holm correction among their family become inconclusive."""
     families: dict[str, list[int]] = {}
     for index, case in enumerate(cases):
         rule = _rule(case.spec)
@@ -205,8 +204,8 @@ def _together(cases: list[_Case], elsewhere: int) -> list[_Case]:
             decision = cases[index].decision
             if decision.status == "fail" and not holds:
                 because = (
-                    f"{decision.because}; alone it would fail, but among {len(members)} {what} "
-                    f"chance does as much (p = {decision.p_value:.3g}, Holm)"
+                    f"{decision.because}; on its own it would fail, but not among {len(members)} {what} "
+                    f"(p = {decision.p_value:.3g}, Holm correction)"
                 )
                 # Without its p-value it is no interval that merely reaches over the limit: it stays blocking.
                 undecided = replace(decision, status="inconclusive", because=because, p_value=None)
@@ -215,14 +214,14 @@ def _together(cases: list[_Case], elsewhere: int) -> list[_Case]:
 
 
 def _level(rule: Rule, decision: Decision) -> tuple[Level, str]:
-    """The level of a verdict, and what to add to its reason.
+    """The level of a verdict, and an addition to its reason.
 
-    ``on_inconclusive: warn`` excuses an interval that reaches over the limit, and nothing else: not too few documents,
-    no interval at all, or a breach that only the correction for many comparisons took back.
+    ``on_inconclusive: warn`` excuses only an interval that contains the limit: not too few documents, a missing
+    interval, or a failure that only the Holm correction made inconclusive.
     """
     excused = decision.status == "inconclusive" and decision.p_value is not None
     if excused and rule.level == "block" and rule.on_inconclusive == "warn":
-        return "warn", "; on_inconclusive: warn, so this is only shown"
+        return "warn", "; advisory, because of on_inconclusive: warn"
     return rule.level, ""
 
 

@@ -1,4 +1,4 @@
-"""Plan: a variant file and the suites and gates it names, checked as a whole before any model is loaded."""
+"""Plan: reads a variant file with its suites and gates, and checks everything before a model is loaded."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ KEYS = ("name", "reference", "variant", "target", "calibration", "suites", "gate
 
 
 def make_plan(path: Path) -> Plan:
-    """The plan that a variant file asks for.
+    """Read the plan of a variant file.
 
     Raises PlanError with every mistake of the file, its suites and its gates.
     """
@@ -78,7 +78,7 @@ def name_of(path: Path) -> str:
 
 
 def load_gate(name_or_path: str, base: Path) -> GateSpec:
-    """One gate: a shipped name, or a path under ``base`` (with a slash, or ending in .yaml).
+    """Read one gate: a bundled name, or a path under ``base`` (with a slash, or ending in .yaml).
 
     Raises PlanError with every mistake of the file.
     """
@@ -94,7 +94,7 @@ def load_gate(name_or_path: str, base: Path) -> GateSpec:
 
 
 def load_suite(name_or_path: str, base: Path) -> SuiteSpec:
-    """One suite: a shipped name, or a path under ``base`` (with a slash, or ending in .yaml).
+    """Read one suite: a bundled name, or a path under ``base`` (with a slash, or ending in .yaml).
 
     Raises PlanError with every mistake of the file.
     """
@@ -110,14 +110,14 @@ def load_suite(name_or_path: str, base: Path) -> SuiteSpec:
 
 
 def check_together(plans: Sequence[Plan]) -> Sequence[Plan]:
-    """The plans, if they can share one output folder. Raises PlanError where two have the same name."""
+    """The plans, if they can share one output folder. Raises PlanError if two have the same name."""
     first: dict[str, Plan] = {}
     problems = []
     for plan in plans:
         other = first.setdefault(plan.name.casefold(), plan)
         if other is not plan:
             found = f"{plan.name!r}, which is also the name of {other.source}"
-            problems.append(Problem(plan.source, None, "name", found, "a name of its own for every variant"))
+            problems.append(Problem(plan.source, None, "name", found, "a different name for every variant"))
     if problems:
         raise PlanError(problems)
     return plans
@@ -166,7 +166,7 @@ def _names(check: Checker, kind: str, content: Mapping[str, Any], folder: Path) 
             continue
         other = names.setdefault(Path(value).stem.casefold(), value)
         if other is not value:
-            check.problem(path, f"{value!r}, whose name {other!r} has too", f"{kind} with different names")
+            check.problem(path, f"{value!r}, which has the same name as {other!r}", f"{kind} with different names")
     return list(names.values())
 
 
@@ -192,7 +192,7 @@ def _check_backends(check: Checker, steps: Mapping[int, Backend], has_calibratio
             check.problem(path, f"{step.kind}: {lack}", "a backend that can run on this machine")
         if step.calibrates and not has_calibration:
             hint = "add for example calibration: {data: pocket-calibration, documents: 64, tokens: 256}"
-            check.problem((*path, "backend"), f"{step.kind} and no calibration", "documents for it", hint)
+            check.problem((*path, "backend"), f"{step.kind}, but no calibration", "calibration documents", hint)
 
 
 def is_installed(library: str) -> bool:
@@ -209,14 +209,14 @@ def _check_contamination(
     calibration: CalibrationSpec | None,
     suites: Iterable[Suite | None],
 ) -> None:
-    """Refuse to judge a model on the texts that it was fitted to."""
+    """Refuse to judge a model on its calibration documents."""
     if calibration is None or not any(step.calibrates for step in steps.values()):
         return
     for suite in suites:
         judged = suite.documents if suite else None
         if suite and judged and (judged.data, judged.seed) == (calibration.data, calibration.seed):
             found = f"{source_name(calibration.data)}, on which the suite {suite.name} measures"
-            check.problem(("calibration", "data"), found, "documents that the variant is not judged on")
+            check.problem(("calibration", "data"), found, "documents on which the variant is not judged")
 
 
 def _check_rules(

@@ -1,4 +1,4 @@
-"""Finding plugins: by file name in a family's folder, or by entry point; imported only when named.
+"""Finds plugins by file name in a family's folder, or by entry point; they are imported only when named.
 
 Families: backends, probes, measures, rules, writers, engines. ``harness/rules/at_most.py`` is the rule ``at_most``; an
 outside package adds one with an entry point in the group ``harness.rules`` whose value is the plugin class. The name
@@ -25,7 +25,7 @@ P = TypeVar("P", bound=Plugin)
 
 
 class UnknownPluginError(HarnessError):
-    """No plugin of that name; carries what is close and what exists."""
+    """No plugin of that name; contains the closest and all known names."""
 
     def __init__(self, base: type[Plugin], name: str) -> None:
         self.known = names(base)
@@ -35,7 +35,7 @@ class UnknownPluginError(HarnessError):
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """The known name most like ``name``, or an empty string when none is close."""
+    """The known name most similar to ``name``, or an empty string if none is close."""
     return next(iter(difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)), "")
 
 

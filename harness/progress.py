@@ -1,4 +1,4 @@
-"""How long work tells how far it is."""
+"""The protocol by which long computations report progress."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from typing import Protocol
 
 
 class Progress(Protocol):
-    """Tells the user how far the work is."""
+    """Reports the progress of the work to the user."""
 
     def step(self, what: str, done: int, of: int) -> None:
-        """``done`` units of ``of`` are ready."""
+        """``done`` of ``of`` units are done."""
         ...

@@ -1,4 +1,4 @@
-"""Run: load the reference once, make its variants, drive the probes, and measure what they left behind.
+"""Run: load the reference once, make its variants, run the probes, and compute measurements from their tables.
 
 Every plan of a group names the same reference and the same suites, so each batch goes through the reference once
 however many variants there are. A variant that cannot be made or observed is reported and leaves the others alone.
@@ -25,9 +25,9 @@ from harness.system.foreign import LONG, Ticking, guard
 
 
 def group_plans(plans: Sequence[Plan]) -> list[list[Plan]]:
-    """Plans that can share one reference pass: same reference, same suites. In order of first appearance.
+    """Group plans that can share one reference pass: same reference, same suites. In order of first appearance.
 
-    Settings of measures may differ, for every variant is measured by its own plan.
+    Settings of measures may differ, because every variant is measured by its own plan.
     """
     groups: dict[str, list[Plan]] = {}
     for plan in plans:
@@ -38,9 +38,9 @@ def group_plans(plans: Sequence[Plan]) -> list[list[Plan]]:
 
 
 def run_group(plans: Sequence[Plan], folders: Sequence[Path], progress: Progress) -> list[Observed | HarnessError]:
-    """Observe and measure every variant of one group of plans (see group_plans); folders are theirs, in order.
+    """Observe and measure every variant of one group of plans (see group_plans); ``folders`` in the same order.
 
-    A variant that fails leaves its HarnessError in its place; a failure of the reference is raised.
+    A variant that fails has its HarnessError as outcome; a failure of the reference is raised.
     """
     seconds: dict[str, float] = {}
     progress = Ticking(progress)
@@ -87,7 +87,7 @@ def _perturbed(
     pairs: Sequence[Pair],
     progress: Progress,
 ) -> dict[str, Perturbed]:
-    """The reference under the conditions of each suite, for all variants whose tokens can be compared."""
+    """Run the reference under the conditions of each suite, for all variants whose tokens can be compared."""
     by_suite: dict[str, Perturbed] = {}
     seconds: dict[str, float] = {}
     for suite in suites:

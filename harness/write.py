@@ -1,4 +1,4 @@
-"""Write: run.json, the outputs made from it, and reading a run back to write or judge it again."""
+"""Write: writes run.json and the outputs made from it, and reads a finished run again."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ _SECRET = re.compile(r"\bhf_[A-Za-z0-9]{16,}")
 
 
 def write_run(run: Run, folder: Path) -> Path:
-    """Write run.json atomically. Raises WriteError, also when the run holds what JSON cannot (NaN, infinity)."""
+    """Write run.json atomically. Raises WriteError, also if the run contains what JSON cannot represent (NaN,
+    infinity)."""
     path = folder / RUN_FILE
     write_atomic(path, encode(run))
     return path
@@ -37,15 +38,17 @@ def write_run(run: Run, folder: Path) -> Path:
 def encode(run: Run) -> bytes:
     """The run as UTF-8 JSON (RFC 8259): two-space indent, sorted keys, shortest exact floats, newline at the end.
 
-    Hub tokens that slipped into a path or a setting are masked. Raises WriteError for NaN or infinity,
-    which only the free-form part ``asked`` could hold: records refuse them.
+    Hub tokens in paths or settings are masked. Raises WriteError for NaN or infinity, which only the free-form part
+    ``asked`` could contain: records refuse them.
     """
     # Not pydantic's own JSON mode: it would write null where NaN stands, and say nothing.
     try:
         text = json.dumps(_masked(run.model_dump()), sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False)
         return (text + "\n").encode()
     except (ValueError, TypeError) as error:
-        raise WriteError(f"{RUN_FILE}: the run {run.name!r} holds a value that JSON cannot: {error}") from error
+        raise WriteError(
+            f"{RUN_FILE}: the run {run.name!r} contains a value that JSON cannot represent: {error}"
+        ) from error
 
 
 def as_written(run: Run) -> Run:
@@ -69,9 +72,9 @@ def _masked(value: Any) -> Any:
 def write_outputs(run: Run, folder: Path, writers: Sequence[Writer], tables: Tables | None = None) -> list[Path]:
     """Let every writer write into ``folder``; returns the files in the order of ``writers``.
 
-    tables: those of the run, by default what lies in ``folder``; tables that are gone or damaged leave the parts that
-    show them empty, with the reason. An old file of the same name is removed first. A writer that fails does not keep
-    the others from writing; then WriteError is raised with every failure.
+    tables: those of the run, by default those in ``folder``; missing or damaged tables leave the parts that show them
+    empty, with the reason. An old file of the same name is removed first. If a writer fails, the others still write;
+    then WriteError is raised with every failure.
     """
     tables = tables if tables is not None else _StoredTables(folder / "tables", run.data_key)
     for writer in writers:
@@ -83,7 +86,7 @@ def write_outputs(run: Run, folder: Path, writers: Sequence[Writer], tables: Tab
             with guard(f"the writer {writer.kind}"):
                 writer.write(run, tables, folder)
             if not (folder / writer.file_name).is_file():
-                raise WriteError(f"it left no file {writer.file_name} in {folder}")
+                raise WriteError(f"it wrote no file {writer.file_name} into {folder}")
             written.append(folder / writer.file_name)
         except HarnessError as error:
             failures.append(f"{writer.kind}: {error}")
@@ -95,10 +98,11 @@ def write_outputs(run: Run, folder: Path, writers: Sequence[Writer], tables: Tab
 
 
 def remove_outputs(folder: Path, writers: Sequence[Writer]) -> list[str]:
-    """Delete run.json and what any writer left in ``folder``, so that nothing stale stands beside a new verdict.
+    """Delete run.json and the files of every writer in ``folder``, so that no old output remains next to a new verdict.
 
-    writers: those asked for now. The files of every other installed writer go, too, because an earlier check may have
-    asked for them; returned is, for each of these that does not load, why. Raises WriteError for a file that stays.
+    writers: those requested now. The files of every other installed writer are deleted, too, because an earlier check
+    may have requested them; returns, for each of these that does not load, the reason. Raises WriteError for a file
+    that cannot be deleted.
     """
     # run.json first: whatever may stay then, no verdict does.
     names, broken = [RUN_FILE, *(writer.file_name for writer in writers)], []
@@ -106,7 +110,7 @@ def remove_outputs(folder: Path, writers: Sequence[Writer]) -> list[str]:
         try:
             names.append(plugins.load(Writer, kind).file_name)
         except Exception as error:  # noqa: BLE001 - importing a plugin that nobody asked for may raise anything
-            broken.append(f"the writer {kind} does not load, so a file that it left earlier stays: {error}")
+            broken.append(f"the writer {kind} does not load, so a file that it wrote earlier remains: {error}")
     for name in dict.fromkeys(names):
         _remove(folder / name)
     try:
@@ -124,7 +128,7 @@ def _remove(path: Path) -> None:
 
 
 def writers_of(run: Run, kinds: Sequence[str]) -> list[Writer]:
-    """The writers of these names, each with the settings under ``outputs`` in the plan of the run, else its defaults.
+    """The writers of these names, each with its settings under ``outputs`` in the run's plan, else its defaults.
 
     Raises UnknownPluginError for an unknown name, and HarnessError for a writer that does not load or needs settings.
     """
@@ -146,7 +150,7 @@ def writers_of(run: Run, kinds: Sequence[str]) -> list[Writer]:
 
 
 class _StoredTables:
-    """The tables of a run, opened when first asked for."""
+    """The tables of a run, opened at first use."""
 
     def __init__(self, folder: Path, data_key: str) -> None:
         self.folder, self.data_key = folder, data_key
@@ -156,19 +160,19 @@ class _StoredTables:
         return Reader(self.folder, self.data_key)
 
     def suites(self) -> tuple[str, ...]:
-        """Names of the suites that left tables. Raises TableError."""
+        """Names of the suites that have tables. Raises TableError."""
         return self._reader.suites()
 
     def read(self, suite: str, table: str, columns: tuple[str, ...] | None = None) -> pd.DataFrame | None:
-        """One table, or None where the run did not make it. Raises TableError."""
+        """One table, or None if the run did not write it. Raises TableError."""
         return self._reader.read(suite, table, columns)
 
 
 def read_run(folder: Path) -> Run:
-    """The run in ``folder`` (or the run.json given itself).
+    """Read the run in ``folder`` (or from the run.json given itself).
 
-    Raises HarnessError naming the file when there is none, when it is damaged (not UTF-8, not JSON, cut
-    off, a key twice, NaN), foreign (not made by this program), or of another schema version.
+    Raises HarnessError naming the file if there is none, or if it is damaged (not UTF-8, not JSON, truncated, duplicate
+    keys, NaN), foreign (not written by this program), or of another schema version.
     """
     path = folder if folder.suffix == ".json" else folder / RUN_FILE
     content = _read_json(path)
@@ -210,7 +214,7 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
         keys = [key for key, _ in pairs]
-        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} stands twice")
+        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} occurs twice")
     return found
 
 
@@ -219,10 +223,10 @@ def _no_constant(name: str) -> None:
 
 
 def _first_problems(error: Exception, most: int = 3) -> str:
-    """Where the content leaves the schema, without the content itself (it may be long or hostile)."""
+    """Where the content violates the schema, without the content itself (it may be long or hostile)."""
     if not isinstance(error, ValidationError):
         return str(error)
     found = error.errors(include_url=False, include_input=False, include_context=False)
     lines = [f"{'.'.join(str(part) for part in item['loc']) or 'run'}: {item['msg']}" for item in found[:most]]
     more = f" (and {len(found) - most} more)" if len(found) > most else ""
-    return "found what no run.json of this program holds: " + "; ".join(lines) + more
+    return "found content that does not fit the schema of run.json: " + "; ".join(lines) + more

@@ -221,7 +221,7 @@ class TestBroken:
         Raises.kind = "raises"  # a plugin is called after its file, or after its entry point by the loader
         verdicts = judge([gate(Raises(metric="*", why="w"), not_worse())], [measured()], [], False)
         assert [v.status for v in verdicts] == ["error", "pass"]
-        assert "the rule raises broke on perplexity.ratio: ZeroDivisionError: division by zero" in verdicts[0].because
+        assert "the rule raises failed on perplexity.ratio: ZeroDivisionError: division by zero" in verdicts[0].because
 
     @pytest.mark.parametrize(
         "decision",

@@ -565,7 +565,7 @@ def test_one_mistake_is_reported_once(desk: Desk) -> None:
     desk.write(gate=change(GATE, "limit: 0.5", "limit: .nan"))
     assert desk.problem().key == "rules[0].limit"
     desk.write(variant=change(VARIANT, "./suite.yaml", "./gone.yaml"))
-    assert "variant.yaml:6: suites[0]: found './gone.yaml', where there is no such file" in str(desk.problem())
+    assert "variant.yaml:6: suites[0]: found './gone.yaml', which does not exist" in str(desk.problem())
     desk.write(suite=change(SUITE, "[a, b]", "[a, {]"))
     assert "broken YAML" in desk.problem().found
 

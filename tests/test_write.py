@@ -138,7 +138,7 @@ def test_writes_every_output_in_order(made: dict[str, Made], tmp_path: Path) -> 
 
 @pytest.mark.parametrize(
     ("writer", "message"),
-    [(Raises, "ZeroDivisionError: inside the plugin"), (Forgets, "it left no file summary.txt")],
+    [(Raises, "ZeroDivisionError: inside the plugin"), (Forgets, "it wrote no file summary.txt")],
 )
 def test_one_writer_that_fails_stops_no_other_and_leaves_no_stale_file(
     made: dict[str, Made], tmp_path: Path, writer: type[Writer], message: str

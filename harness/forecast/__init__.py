@@ -1,1 +1,1 @@
-"""What can be said of a plan before it runs: power, documents needed, cost, and what is wrong with a gate."""
+"""Forecasts for a plan before it runs: power, required sample sizes, cost, and defects of its gates."""

@@ -1,4 +1,4 @@
-"""Where the limits of a rule lie on the axis of the change, before anything is measured."""
+"""Computes the limits of a rule as changes of the metric, before anything is measured."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from harness.rules import Bound, Facts, Number, Rule, bound_of
 Subject = Literal["change", "variant", "number"]
 
 UNKNOWN_REFERENCE = 0.75
-"""Stands for the reference's own value where no run tells it; what rests on it alone is told as unknown."""
+"""Stands for the reference's value if no run tells it; results that depend on it are reported as unknown."""
 
 
 @dataclass(frozen=True)
 class Boundary:
     """What a rule allows of one metric, as changes.
 
-    neutral: the change of a variant that equals the reference. limits: the changes at which the rule stops passing, the
-    one that damage meets first; empty where every change passes. subject: whose interval decides, that of the change
-    or that of the variant's own value; ``number``: none does. reference_passes: whether no change passes. worse: the
-    direction in which the first limit lies, as seen from changes that pass.
+    neutral: the change of a variant that equals the reference. limits: the changes at which the rule stops passing,
+    first the one that degradation meets first; empty if every change passes. subject: whose interval decides, that of
+    the change or that of the variant's own value; ``number``: no interval, the point estimate. reference_passes:
+    whether no change passes. worse: the direction of the first limit, seen from changes that pass.
     """
 
     neutral: float
@@ -33,12 +33,12 @@ class Boundary:
 
     @property
     def limit(self) -> float | None:
-        """The limit that damage meets first; None where every change passes."""
+        """The limit that degradation meets first; None if every change passes."""
         return self.limits[0] if self.limits else None
 
 
 def find_boundary(rule: Rule, metric: Metric, spread: Spread) -> Boundary | None:
-    """The boundary of a rule on a metric; None where nothing passes, or where the rule does not fit the metric."""
+    """The boundary of a rule on a metric; None if nothing passes, or if the rule does not fit the metric."""
     facts = facts_of(metric, spread)
     bound, ties = bound_of(rule, facts), spread.family == "counted"
     if bound.misfit:
@@ -61,7 +61,7 @@ def find_boundary(rule: Rule, metric: Metric, spread: Spread) -> Boundary | None
 
 
 def facts_of(metric: Metric, spread: Spread) -> Facts:
-    """What is known of a metric before the run, with what an earlier run or the assumptions say."""
+    """What is known of a metric before the run, with values from an earlier run or assumptions."""
     has_sides = spread.sides and metric.neutral == 0.0
     numbers: frozenset[Number] = frozenset({"change", "variant", "ratio"} if has_sides else {"change"})
     return Facts.declared(metric, numbers, spread.reference if has_sides else None)
@@ -86,7 +86,7 @@ def _reachable(bound: Bound, facts: Facts, ties: bool) -> list[_Limit]:
 
 
 def _unmet(bound: Bound, facts: Facts, subject: Subject, equal: float, ties: bool) -> Boundary | None:
-    """Of a rule that an unchanged variant does not pass: the limit that it would have to cross; None if none can."""
+    """For a rule that an unchanged variant does not pass: the limit that it would have to cross; None if it cannot."""
     least, most = facts.range(bound.number)
     lower = least if bound.lower is None else bound.lower
     upper = most if bound.upper is None else bound.upper

@@ -1,4 +1,4 @@
-"""Time and memory of a plan: from the clock of an earlier run where there is one, else by rule of thumb."""
+"""Estimates time and memory of a plan: from the times of an earlier run if there is one, else by rule of thumb."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 OPERATIONS_PER_CORE = 1e10
 OPERATIONS_ON_GPU = 5e13
 ITEM_TOKENS = 200
-"""Tokens of one item of a task, prompts and answers together, where no run tells."""
+"""Assumed tokens of one task item, prompts and answers together, if no run tells."""
 LOGITS = 2**23
-"""Logits that the shared pass keeps at a time, about, on each side."""
+"""Approximate number of logits that the shared pass holds at a time, per side."""
 
 
 @dataclass(frozen=True)
 class Amount:
-    """What goes through each model: tokens of documents, items of tasks, calls that are timed."""
+    """The work for each model: tokens of documents, items of tasks, timed calls."""
 
     tokens: int
     items: int
     calls: int
     written: int
-    """Tokens that each side writes."""
+    """Tokens that each side generates."""
     complete: bool
-    """Whether every number is known; else what is unknown counts nothing."""
+    """Whether every number is known; unknown ones count as 0."""
     noise: int = 0
-    """Tokens that the reference alone reads for noise floors."""
+    """Tokens that only the reference processes, for noise floors."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Time in seconds and memory in bytes (None: not known), each with how it was found."""
+    """Time in seconds and memory in bytes (None: not known), each with its basis."""
 
     seconds: float | None
     seconds_by: str
@@ -47,7 +47,7 @@ class Cost:
 
 
 def amount(suites: tuple[SuiteSpec, ...]) -> Amount:
-    """How much there is to compute; documents count as full up to their context."""
+    """The amount of work; documents count as full up to their context."""
     tokens = items = calls = written = noise = 0
     complete = True
     for suite in suites:
@@ -72,12 +72,12 @@ def amount(suites: tuple[SuiteSpec, ...]) -> Amount:
 
 
 def _noise_tokens(conditions: int, documents: int, context: int) -> int:
-    """The reference as it is, and once more under each condition."""
+    """Passes of the reference: once unchanged, and once under each condition."""
     return (conditions + 1) * documents * context
 
 
 def cost(plan: Plan, run: Run | None) -> Cost:
-    """Time and memory of one variant beside its reference."""
+    """Time and memory of one variant together with its reference."""
     reference = model_size(plan.reference.model, plan.reference.revision)
     same = plan.variant.model in ("reference", plan.reference.model)
     variant = reference if same else model_size(plan.variant.model, plan.variant.revision)
@@ -89,7 +89,7 @@ def cost(plan: Plan, run: Run | None) -> Cost:
 def _seconds(plan: Plan, run: Run | None, reference: ModelSize | str) -> tuple[float | None, str]:
     now = amount(plan.suites)
     if run is not None and (known := _by_clock(plan, run, now, reference)) is not None:
-        return known, f"from the clock of the run {run.name}, in proportion to documents, items and parameters"
+        return known, f"from the times of the run {run.name}, scaled by documents, items and parameters"
     if isinstance(reference, str):
         return None, reference
     on_cpu = plan.reference.device == "cpu"
@@ -99,12 +99,12 @@ def _seconds(plan: Plan, run: Run | None, reference: ModelSize | str) -> tuple[f
     operations += 2 * reference.parameters * now.noise
     where = f"{os.cpu_count() or 1} cores at 10" if on_cpu else "a GPU at 50,000"
     unknown = "" if now.complete else "; documents and tasks of unknown size are not counted"
-    said = f"rule of thumb: 4 operations for each parameter and token (both sides), {where} billion a second{unknown}"
+    said = f"rule of thumb: 4 operations per parameter and token (both sides), {where} billion per second{unknown}"
     return operations / speed, said
 
 
 def _by_clock(plan: Plan, run: Run, now: Amount, reference: ModelSize | str) -> float | None:
-    """The stages of an earlier run, each in proportion to what it works on; None where they cannot be compared."""
+    """The stage times of an earlier run, each scaled by its amount of work; None if they are not comparable."""
     then = _of_run(run)
     larger = 1.0
     if not isinstance(reference, str) and run.reference.parameters:
@@ -126,7 +126,7 @@ def _by_clock(plan: Plan, run: Run, now: Amount, reference: ModelSize | str) -> 
 
 
 def _of_run(run: Run) -> Amount:
-    """The amount of a run: documents by the plan that its run.json holds, items by what it measured."""
+    """The amount of work of a run: documents by the plan in its run.json, items by its measurements."""
     tokens = calls = written = noise = 0
     prompts = max((m.n for m in run.measurements if m.name == "generation.exact_match"), default=0)
     counted = max((m.clusters for m in run.measurements if m.name.startswith(("perplexity", "divergence"))), default=0)
@@ -162,5 +162,5 @@ def _memory(plan: Plan, reference: ModelSize | str, variant: ModelSize | str) ->
     floats = variant is reference or bool(plan.variant.compress) or dequantized
     second = variant.parameters * BYTES[own] if floats else variant.stored_bytes
     kept = f"in {own}" if floats else "as its files are"
-    said = f"reference in {dtype}, variant {kept}, {LOGITS / 1e6:.0f} million logits a side; libraries come on top"
+    said = f"reference in {dtype}, variant {kept}, {LOGITS / 1e6:.0f} million logits per side; libraries not included"
     return reference.parameters * BYTES[dtype] + second + 2 * 4 * LOGITS, said

@@ -1,4 +1,4 @@
-"""Every metric that a plan will measure, one by one, with the number of documents behind it."""
+"""Lists every metric that a plan will measure, with the number of documents behind it."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from harness.records import Measurement, Metric, Run, find_metric
 
 @dataclass(frozen=True)
 class Measured:
-    """A metric, the suite that measures it, and how many independent observations (``metric.units``) it will rest on.
+    """A metric, the suite that measures it, and its number of independent observations (``metric.units``).
 
-    documents: None where it is not known before the run, 0 where the metric is counted.
+    documents: None if not known before the run, 0 if the metric is counted.
     """
 
     metric: Metric
@@ -25,16 +25,16 @@ class Measured:
 
 
 def measured(suites: Sequence[SuiteSpec], run: Run | None = None) -> list[Measured]:
-    """Metrics in the order of the suites; names with ``*`` stay where nothing says which names there will be.
+    """Metrics in the order of the suites; names with ``*`` stay if nothing tells the complete names.
 
-    run: an earlier run, which knows the names, units and numbers of documents that files do not tell.
+    run: an earlier run, which knows names, units and numbers of documents that files do not tell.
     """
     known = {found.name: found for found in run.measurements} if run else {}
     return [_informed(each, known) for suite in suites for each in _of_suite(suite, known)]
 
 
 def as_measured(metric: Metric, found: Measurement) -> Metric:
-    """The metric with what only a measurement tells of it: its unit, direction and neutral."""
+    """The metric with properties that only a measurement tells: its unit, direction and neutral value."""
     return metric.model_copy(update={"unit": found.unit, "better": found.better, "neutral": found.neutral})
 
 
@@ -51,7 +51,7 @@ def _of_suite(suite: SuiteSpec, known: dict[str, Measurement]) -> Iterator[Measu
 
 
 def _task_metrics(task: TaskSize, known: dict[str, Measurement]) -> Iterator[Metric]:
-    """The metrics of one task: those its file declares and those that follow, else those that an earlier run saw."""
+    """The metrics of one task: declared by its file and derived ones, else those of an earlier run."""
     seen = [found for name, found in known.items() if name.startswith(f"tasks.{task.name}.")]
     if seen:
         yield from (as_measured(_of_task(task, found.name.split(".", 2)[2]), found) for found in seen)
@@ -79,7 +79,7 @@ def _of_task(task: TaskSize, metric: str) -> Metric:
 
 
 def _informed(each: Measured, known: dict[str, Measurement]) -> Measured:
-    """With the number of documents of the earlier run, where the plan does not tell one."""
+    """Fill in the number of documents from the earlier run, if the plan does not tell it."""
     found = known.get(each.metric.name)
     if each.documents is not None or found is None:
         return each

@@ -1,4 +1,4 @@
-"""How large a model is, by the headers of its weight files: nothing is loaded, and nothing is fetched."""
+"""Reads the size of a model from the headers of its weight files: nothing is loaded or downloaded."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class ModelSize:
 
 
 def model_size(model: str, revision: str | None = None) -> ModelSize | str:
-    """The size of a model on this machine, or why it is not known. model: as in a plan (no ``reference``)."""
+    """The size of a model on this machine, or why it is not known. model: as in a plan (not ``reference``)."""
     if model.endswith(GGUF):
         return _gguf_size(Path(model))
     folder = _folder(model, revision)
@@ -37,7 +37,7 @@ def model_size(model: str, revision: str | None = None) -> ModelSize | str:
         return folder
     files = sorted(path for path in folder.glob("*.safetensors") if not path.name.startswith("consolidated"))
     if not files:
-        return f"{folder} holds no safetensors file"
+        return f"{folder} contains no safetensors file"
     parameters = 0
     for path in files:
         header = _header(path)
@@ -77,10 +77,10 @@ def _header(path: Path) -> dict[str, Any] | str:
         with path.open("rb") as file:
             (length,) = struct.unpack("<Q", file.read(8))
             if length > LONGEST_HEADER:
-                return f"{path} is no safetensors file: its header would be {length} bytes long"
+                return f"{path} is not a safetensors file: its header would be {length} bytes long"
             content = json.loads(file.read(length))
         if not all("shape" in entry for name, entry in content.items() if name != "__metadata__"):
-            return f"{path} is no safetensors file: a tensor has no shape"
+            return f"{path} is not a safetensors file: a tensor has no shape"
     except (OSError, ValueError, struct.error, AttributeError, TypeError) as error:
         return f"{path} cannot be read as safetensors: {error}"
     return dict(content)

@@ -1,4 +1,4 @@
-"""What each rule of a plan needs to decide, and whether the plan gives it, before anything is measured."""
+"""Power analysis: the sample size that each rule of a plan needs, and whether the plan provides it."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from harness.statistics.power import (
 
 @dataclass(frozen=True)
 class Need:
-    """One rule on one metric: the sample it needs for the power TARGET, the one it has, and what follows.
+    """One rule on one metric: the sample size it needs for the power TARGET, the planned one, and the outlook.
 
-    closest: the smallest distance from "no damage" to a limit that the sample it has can decide. detail: what the rule
-    itself says, where it does not fit the metric.
+    closest: the smallest distance from "no degradation" to a limit that the planned sample can decide. detail: the
+    rule's own explanation, if it does not fit the metric.
     """
 
     gate: str
@@ -74,7 +74,7 @@ class Need:
 
     @property
     def basis(self) -> str:
-        """What the numbers rest on, in words; empty where there are none."""
+        """The basis of the numbers, in words; empty if there is none."""
         if (
             (self.power is None and self.cause is not Cause.UNKNOWN_SIZE)
             or self.spread is None
@@ -89,7 +89,7 @@ class Need:
 def needs(gates: Iterable[GateSpec], metrics: Sequence[Measured], run: Earlier | None = None) -> list[Need]:
     """One need for each rule and each metric that it matches, in the order of the gates.
 
-    run: an earlier run of the like; where it has a number, its variance is used, else what the metric declares.
+    run: an earlier comparable run; its variances are used if available, else those that the metric declares.
     """
     return [
         _need(gate.name, spec, each, run)
@@ -117,7 +117,7 @@ def _need(gate: str, spec: RuleSpec, each: Measured, run: Earlier | None) -> Nee
 
 
 def _without_power(found: Boundary, spread: Spread) -> Cause | None:
-    """Why the size of the sample does not matter, or cannot be told; None where a power can be computed."""
+    """Why the sample size does not matter, or cannot be determined; None if a power can be computed."""
     if found.subject == "number" and spread.family != "counted":
         return Cause.POINT
     if spread.family == "counted":
@@ -134,7 +134,7 @@ def _without_power(found: Boundary, spread: Spread) -> Cause | None:
 
 
 def _planned(draft: Need, found: Boundary, spread: Spread) -> Need:
-    """The need with its numbers, by the power of the interval that the rule will look at."""
+    """The need with its numbers, by the power of the interval that the rule uses."""
     reach = _reach(found, spread)
     if reach <= 0:
         return replace(draft, cause=Cause.REFERENCE_FAILS, power=0.0)
@@ -156,7 +156,7 @@ def _planned(draft: Need, found: Boundary, spread: Spread) -> Need:
 
 
 def _reach(found: Boundary, spread: Spread) -> float:
-    """How far the nearest limit is from "no damage", in the units in which the interval is symmetric."""
+    """Distance of the nearest limit from "no degradation", in the units in which the interval is symmetric."""
     return min(_reach_of(limit, found, spread) for limit in found.limits)
 
 
@@ -169,7 +169,8 @@ def _reach_of(limit: float, found: Boundary, spread: Spread) -> float:
 
 
 def _power(found: Boundary, spread: Spread, reach: float, documents: int) -> float:
-    """Power for a variant without damage; for metrics that are 0 without damage, for half of what is allowed."""
+    """Power for a variant without degradation; for metrics that are 0 without degradation, for half of what is
+    allowed."""
     if found.subject == "variant":
         return mean_power(reach, spread.own or 0.0, documents)
     if spread.family == "paired":
@@ -182,7 +183,7 @@ def _power(found: Boundary, spread: Spread, reach: float, documents: int) -> flo
 
 
 def _can_pass(found: Boundary, spread: Spread, reach: float, documents: int) -> bool:
-    """Whether the best that can be found, no change at all, would pass."""
+    """Whether the best possible result, no change at all, would pass."""
     if found.subject == "change" and spread.family == "paired":
         return paired_power(min(reach, 0.999), 0.0, documents) > 0
     if found.subject == "change" and spread.family == "share":

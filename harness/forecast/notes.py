@@ -1,4 +1,4 @@
-"""What is said of a plan before anything runs: what is wrong with its gates, by an earlier run where there is one."""
+"""Notes before a check starts: defects of the plan's gates, using an earlier run if there is one."""
 
 from __future__ import annotations
 
@@ -15,19 +15,20 @@ from harness.write import read_run
 
 
 def findings_of(plan: Plan, evidence: Evidence, needed: bool = True) -> list[Finding]:
-    """What is wrong with the gates of a plan, each thing once; a gate of warnings beside one that blocks is not."""
+    """Defects of the gates of a plan, without duplicates; a gate with only warnings is accepted if another one
+    blocks."""
     found = [finding for gate in plan.gates for finding in lint(gate, evidence, needed)]
     return [each for each in dict.fromkeys(found) if each.key != "rules"]
 
 
 def notes_before(plan: Plan, folder: Path) -> list[str]:
-    """What a check says about the gates of its plan before it starts; an earlier run in ``folder`` gives variances."""
+    """Notes about the gates of a plan before a check starts; an earlier run in ``folder`` provides variances."""
     run = earlier_run(folder, None)
     return [str(finding) for finding in findings_of(plan, of_plan(plan, run, folder))]
 
 
 def earlier_run(folder: Path, terminal: Terminal | None) -> Run | None:
-    """The finished run in a folder; None where there is none, or (with a note) where it cannot be read."""
+    """The finished run in a folder; None if there is none, or (with a note) if it cannot be read."""
     if not (folder / "run.json").is_file():
         return None
     try:

@@ -1,4 +1,4 @@
-"""What ``harness plan`` prints: the resolved plan, the power of its rules, and what it will cost, in plain lines."""
+"""Renders the output of ``harness plan``: the resolved plan, the power of its rules, and its cost."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def _models(plan: Plan) -> Iterator[str]:
     computed = variant.dtype or reference.dtype if variant.engine.logits_dtype is None else variant.engine.kind
     yield f"  variant      {what}, {computed}, {steps}"
     if variant.adapter:
-        place = "merged before the steps" if variant.merge else "beside the weights"
+        place = "merged before the steps" if variant.merge else "attached, not merged"
         yield f"  adapter      {variant.adapter}, {place}"
     yield f"  artifact     {_artifact(plan)}"
     if plan.target:
@@ -67,7 +67,7 @@ def _models(plan: Plan) -> Iterator[str]:
 
 
 def _artifact(plan: Plan) -> str:
-    """What is done about the artifact that would be shipped."""
+    """How the artifact is obtained and checked."""
     asked = [suite.name for suite in plan.suites if any(probe.runs == "artifact" for probe in suite.probes)]
     if not asked:
         return "not checked: no suite has the measure artifact"
@@ -121,7 +121,7 @@ def _looks(suite: SuiteSpec, gates: Sequence[GateSpec]) -> Iterator[str]:
     yield f"    interim    looks after {after} documents in random order (seed {spec.seed}), {how} intervals"
     rules = [each.rule for gate in select_waiting_rules(gates, suite) for each in gate.rules]
     waiting = ", ".join(dict.fromkeys(rule.metric for rule in rules))
-    yield f"    stops      {f'when {waiting} are decided' if waiting else 'at max: no rule waits for its documents'}"
+    yield f"    stops      {f'when {waiting} are decided' if waiting else 'at max: no rule extends the sample'}"
 
 
 def _need(console: Console, need: Need) -> None:

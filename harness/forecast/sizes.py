@@ -1,4 +1,4 @@
-"""How much there is to measure, as far as files tell it without a model: documents, and the items of tasks."""
+"""Counts documents and task items of a plan, as far as files tell without a model."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class TaskSize:
 
 
 def document_count(spec: DocumentsSpec | None) -> int | None:
-    """Independent documents (or windows) of a suite; None where only the data would tell."""
+    """Independent documents (or windows) of a suite; None if only the data would tell."""
     if spec is None:
         return 0
     if spec.packed or isinstance(spec.data, HubData):

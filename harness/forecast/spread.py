@@ -1,4 +1,4 @@
-"""How much a metric varies from document to document: from an earlier run, else from declared assumptions."""
+"""The between-document spread of a metric: from an earlier run, else from declared assumptions."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from harness.statistics.interval import t_quantile, z_quantile
 
 
 class Earlier(Protocol):
-    """As much of an earlier run as is used here."""
+    """The part of an earlier run that is used here."""
 
     @property
     def name(self) -> str:
-        """What it is called."""
+        """Name of the run."""
         ...
 
     @property
     def measurements(self) -> Sequence[Measurement]:
-        """What it found, with the intervals of a size that was fixed beforehand."""
+        """Its measurements, with the intervals of a fixed sample size."""
         ...
 
 
 @dataclass(frozen=True)
 class Spread:
-    """What the interval of a metric will rest on.
+    """The spread on which the interval of a metric will be based.
 
-    family and size: as ``Metric`` has them. sides: whether it has a value on each side. own: standard deviation of the
-    variant's own value, where known. reference: the reference's value, where known.
+    family and size: as in ``Metric``. sides: whether the metric has a value on each side. own: standard deviation of
+    the variant's own value, if known. reference: the reference's value, if known.
     """
 
     family: SpreadFamily
@@ -57,12 +57,12 @@ class Spread:
 
 
 def assumed(metric: Metric) -> Spread:
-    """What the metric declares of itself."""
+    """The spread that the metric declares."""
     return Spread(metric.spread, metric.spread_size, metric.sides)
 
 
 def observed(run: Earlier, metric: Metric) -> Spread | None:
-    """What an earlier run says about the metric; None where it has no number. Of several labels the widest counts."""
+    """The spread from an earlier run; None if it has no number. Of several labels the widest counts."""
     found = [_observed(run, m, metric) for m in run.measurements if m.name == metric.name and m.change is not None]
     return max(found, key=lambda spread: spread.size, default=None)
 
@@ -103,7 +103,8 @@ def _deviation(measurement: Measurement, low: float | None, high: float | None) 
 
 
 def _discordance(measurements: Sequence[Measurement], accuracy: Measurement) -> float:
-    """Share of items that only one side gets right, half an item added, so that none seen is not none at all."""
+    """Share of discordant items (only one side right), with half an item added, so that none observed does not mean
+    none."""
     stem, _, metric = accuracy.name.rpartition(".")
     each_way = [
         found.change

@@ -47,7 +47,8 @@ class Source:
 def resolve(spec: ModelSpec) -> Source:
     """The folder that ``spec.model`` names; hub files are downloaded (or taken from the cache) here.
 
-    Raises ModelError, before anything is computed, for a missing path, an unreachable hub, an unknown or gated repository, an unknown revision, and remote code without a pinned commit.
+    Raises ModelError, before anything is computed, for a missing path, an unreachable hub, an unknown or gated
+    repository, an unknown revision, and remote code without a pinned commit.
     """
     local = MODEL_DIR if spec.model == POCKET else Path(spec.model).expanduser()
     if spec.model == POCKET or local.exists():

@@ -1,1 +1,1 @@
-"""Reading variant, suite and gate files into records; ``harness/plan.py`` puts the parts together."""
+"""Reads variant, suite and gate files into records; ``harness/plan.py`` combines them into a plan."""

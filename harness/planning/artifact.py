@@ -1,4 +1,4 @@
-"""The key ``variant.artifact``: whether it fits the variant, the measures and the gates."""
+"""Checks the key ``variant.artifact`` against the variant, the measures and the gates."""
 
 from __future__ import annotations
 
@@ -22,27 +22,29 @@ def check_artifact(
     suites: Sequence[Suite | None],
     gates: Sequence[Gate | None],
 ) -> None:
-    """Add a problem where ``artifact`` has no effect or leaves out what a gate requires. value: the raw variant."""
+    """Add a problem if ``artifact`` has no effect or omits what a gate requires. value: the raw variant."""
     if variant is None or not isinstance(value, Mapping):
         return
     known = [suite for suite in suites if suite]
     measured = _artifact_metrics(known)
     if "artifact" in value and not variant.made_here:
-        found = f"{variant.artifact}, and nothing is made here: the files that are loaded are what would be shipped"
+        found = f"{variant.artifact}, but the variant is not changed: the files that are loaded are the artifact"
         check.problem(PATH, found, "no such key without steps")
     elif value.get("artifact") == "save" and not measured and all(s and s.complete for s in suites):
-        found = "save, and no suite measures what becomes of it"
+        found = "save, but no suite measures the artifact"
         check.problem(PATH, found, "a suite with the measure artifact", "add artifact to the measures of a suite")
     elif variant.artifact == "none" and variant.made_here:
         for gate in gates:
             if gate and (patterns := _blocking(gate, measured)):
                 found = f"none, and the gate {gate.name} has blocking rules on {', '.join(patterns)}"
-                hint = "nothing may ship that was never read back; for a simulation take a gate without these rules"
+                hint = (
+                    "no variant may be released without being reloaded; for a simulation use a gate without these rules"
+                )
                 check.problem(PATH, found, "save", hint)
 
 
 def _artifact_metrics(suites: Sequence[Suite]) -> list[str]:
-    """Names of the metrics that are measured of the artifact."""
+    """Names of the metrics that are measured on the artifact."""
     return [
         metric.name
         for suite in suites

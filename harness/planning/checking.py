@@ -1,4 +1,4 @@
-"""From plain YAML data to records: each mistake becomes a Problem with its line, and the checking goes on."""
+"""Converts plain YAML data to records: each mistake becomes a Problem with its line, and checking continues."""
 
 from __future__ import annotations
 
@@ -49,9 +49,9 @@ _WANTED = {
 
 
 class Checker:
-    """Makes records from the content of one file and adds what is wrong to ``problems``.
+    """Makes records from the content of one file and adds mistakes to ``problems``.
 
-    folder: where the file lies, to which its paths are relative.
+    folder: the folder of the file, to which its paths are relative.
     """
 
     def __init__(self, source: YamlFile, folder: Path, problems: list[Problem]) -> None:
@@ -70,7 +70,7 @@ class Checker:
         return f"{self.source.file}:{self.source.line(path)}"
 
     def problem(self, path: KeyPath, found: str, expected: str, hint: str = "") -> None:
-        """Note one mistake, unless one was noted for the same value (a number that is not finite, say)."""
+        """Add one mistake, unless the same value already has one (a number that is not finite, for example)."""
         line, key = self.source.line(path), format_path(path)
         if self.full or (line, key) in self._noted:
             return
@@ -113,7 +113,7 @@ class Checker:
     def plugin(self, base: type[P], value: Any, path: KeyPath) -> P | None:
         """The plugin that ``{role: name, **settings}`` describes, or None and its problems.
 
-        base: the base class of its family, whose role (``backend``, say) is the key that names it.
+        base: the base class of its family, whose role (``backend``, for example) is the key of the name.
         """
         role = base.role()
         if self.full:
@@ -142,7 +142,7 @@ class Checker:
             return value
         absolute = os.path.abspath(self.folder / value)
         if not os.path.exists(absolute):
-            self.problem(path, f"{value!r}: nothing there ({absolute})", "a path that exists")
+            self.problem(path, f"{value!r}: not found ({absolute})", "a path that exists")
         return absolute
 
     def _missing_name(self, base: type[Plugin], value: Mapping[str, Any], path: KeyPath) -> None:
@@ -202,7 +202,7 @@ class Checker:
 
 
 def _place(value: Any, detail: ErrorDetails) -> KeyPath:
-    """Where in ``value`` an error is; pydantic's location also names members of unions, which are no keys."""
+    """Path in ``value`` of an error; pydantic's location also names members of unions, which are not keys."""
     place: KeyPath = ()
     last = len(detail["loc"]) - 1
     for position, part in enumerate(detail["loc"]):

@@ -1,6 +1,6 @@
-"""The keys of ``variant`` that say what is opened and what computes it: GGUF files, engines, tokenizers, adapters.
+"""Checks the keys of ``variant`` about its checkpoint: GGUF file, engine, tokenizer, adapter.
 
-Checked is whether files exist; their content is checked when they are loaded.
+Only the existence of files is checked here; their content is verified when they are loaded.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from harness.records.plan import GGUF
 from harness.system.yaml_values import KeyPath, describe
 
 DISTRIBUTION = "lm-shipcheck"
-"""The name under which pip knows this project."""
+"""pip's name of this project."""
 _PEFT = "pip install peft"
 _READ: Mapping[CheckpointKind, str] = {
     "reference": "the reference",
@@ -31,14 +31,14 @@ ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 
 
 def join_file(check: Checker, value: Mapping[str, Any], path: KeyPath, model: str, kind: str) -> dict[str, Any]:
-    """The entry with ``file`` joined to its folder; of a model on the hub it stays by itself. Notes problems."""
+    """The entry with ``file`` joined to its folder; for a model on the hub it stays separate. Notes problems."""
     entry, name = dict(value) | {"model": model}, value.get("file")
     if name is None:
         return entry
     place, expected = (*path, "file"), f"the name of a {GGUF} file in the folder or repository that model names"
     if kind not in ("folder", "hub"):
         what = "a GGUF file itself" if kind == "gguf" else f"{model!r}"
-        check.problem(place, f"{describe(name)}, and model is {what}", "no file, or a folder as model")
+        check.problem(place, f"{describe(name)}, but model is {what}", "no file, or a folder as model")
     elif not isinstance(name, str) or not name.endswith(GGUF) or ".." in Path(name).parts:
         check.problem(place, describe(name), expected)
     elif kind == "folder":
@@ -63,14 +63,14 @@ def join_adapter(check: Checker, value: Mapping[str, Any], path: KeyPath) -> Map
     elif lacking := [each for each in ADAPTER_FILES if not (folder / each).is_file()]:
         check.problem(place, f"{name!r}, which has no {' and no '.join(lacking)} ({folder})", expected)
     elif find_spec("peft") is None:
-        check.problem(place, "an adapter, and peft is not installed", "the library that computes it", _PEFT)
+        check.problem(place, "an adapter, but peft is not installed", "the library that computes it", _PEFT)
     return {**value, "adapter": str(folder)}
 
 
 def check_checkpoint(
     check: Checker, given: Any, variant: VariantSpec, steps: Sequence[Backend], reference: ModelSpec | None
 ) -> None:
-    """Note every combination of these keys that makes no sense. given: the entry as it was written."""
+    """Note every contradictory combination of these keys. given: the entry as written."""
     written = given if isinstance(given, Mapping) else {}
     if variant.is_gguf:
         _check_library(check, ("variant", "model"), "gguf", "a GGUF file", "gguf")
@@ -78,16 +78,16 @@ def check_checkpoint(
             check.problem(("variant", "trust_remote_code"), "true", "false: a GGUF file brings no code")
     _check_engine(check, written, variant, steps, reference)
     if variant.tokenizer == "reference" and variant.model == "reference":
-        found = "reference, and the variant is made from the reference"
-        check.problem(("variant", "tokenizer"), found, "no such key: it has that tokenizer anyway")
+        found = "reference, but the variant is made from the reference"
+        check.problem(("variant", "tokenizer"), found, "no such key: the variant has that tokenizer anyway")
     if variant.adapter is None and "merge" in written:
         check.problem(("variant", "merge"), f"{describe(written['merge'])} and no adapter", "an adapter to merge")
     if variant.adapter is not None and variant.is_gguf:
         found = f"an adapter on the GGUF file {Path(variant.model).name}"
-        hint = "put it on the checkpoint that it was trained on; llama.cpp takes adapters in a format of its own"
+        hint = "apply it to the checkpoint that it was trained on; llama.cpp has its own adapter format"
         check.problem(("variant", "adapter"), found, "a model in the format of transformers", hint)
     elif variant.adapter is not None and "weights" not in variant.engine.serves:
-        found = f"an adapter, and engine is {variant.engine.kind}, which gives no access to weights"
+        found = f"an adapter, but engine is {variant.engine.kind}, which gives no access to weights"
         check.problem(("variant", "adapter"), found, "no adapter", "leave engine out")
 
 
@@ -98,20 +98,23 @@ def _check_engine(
     steps: Sequence[Backend],
     reference: ModelSpec | None,
 ) -> None:
-    """Whether the engine can open the checkpoint, do what is asked, and be compared with the reference."""
+    """Check that the engine can open the checkpoint, supports what is requested, and is comparable with the
+    reference."""
     engine, path = variant.engine, ("variant", "engine")
     if variant.checkpoint_kind not in engine.reads:
         read = " or ".join(_READ[kind] for kind in engine.reads)
-        check.problem(path, f"{engine.kind} with {variant.model}", f"{read}, all that it reads, as model")
+        check.problem(path, f"{engine.kind} with {variant.model}", f"{read} as model, which is all that it reads")
         return
     for library in engine.requires:
         _check_library(check, path, library, engine.kind, engine.extra, engine.install_note)
     if steps and "weights" not in engine.serves:
-        found = f"{steps[0].kind}, and engine is {engine.kind}, which gives no access to weights and modules"
-        check.problem(("variant", "compress"), found, "no steps", "leave engine out: transformers computes then")
+        found = f"{steps[0].kind}, but engine is {engine.kind}, which gives no access to weights and modules"
+        check.problem(
+            ("variant", "compress"), found, "no steps", "leave engine out, so that transformers computes the variant"
+        )
     if reference and engine.devices and reference.device.partition(":")[0] not in engine.devices:
         found = (
-            f"{engine.kind}, which computes on {' or '.join(engine.devices)}, beside a reference on {reference.device}"
+            f"{engine.kind}, which runs on {' or '.join(engine.devices)}, but the reference is on {reference.device}"
         )
         check.problem(path, found, f"reference.device: {engine.devices[0]}")
     if engine.logits_dtype is None:
@@ -120,7 +123,7 @@ def _check_engine(
         found = f"{describe(written['dtype'])} with engine {engine.kind}, which computes in the formats of the file"
         check.problem(("variant", "dtype"), found, "no dtype")
     if reference and reference.dtype != engine.logits_dtype:
-        found = f"{reference.dtype} beside engine {engine.kind}, whose logits are {engine.logits_dtype}"
+        found = f"{reference.dtype} with engine {engine.kind}, whose logits are {engine.logits_dtype}"
         expected = f"{engine.logits_dtype}, or precision would count as damage"
         check.problem(("reference", "dtype"), found, expected)
 
@@ -128,5 +131,5 @@ def _check_engine(
 def _check_library(check: Checker, path: KeyPath, module: str, what: str, extra: str, note: str = "") -> None:
     if find_spec(module) is None:
         command = f'pip install "{DISTRIBUTION}[{extra}]"' if extra else f"pip install {module}"
-        found = f"{what}, and the library {module} is not installed"
+        found = f"{what}, but the library {module} is not installed"
         check.problem(path, found, "the library that reads it", f"{command}, {note}" if note else command)

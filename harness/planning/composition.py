@@ -1,8 +1,8 @@
-"""Whether the steps of ``variant.compress`` make sense together, judged by what each declares to quantize.
+"""Checks the order and combination of the steps of ``variant.compress``, by what each declares to quantize.
 
-A step that quantizes nothing prepares: it moves values between weights and activations, exactly in full precision,
-and so must come before anything is quantized. What only the model shows (patterns that match the same module) is
-refused at run time.
+A step that quantizes nothing is a preparation: it moves values between weights and activations, exactly, in full
+precision, and so must come before anything is quantized. Conflicts that only the model shows (patterns that match the
+same module) are refused at run time.
 """
 
 from __future__ import annotations
@@ -29,14 +29,15 @@ def check_composition(check: Checker, steps: Mapping[int, Backend]) -> None:
                 found = f"{step.kind}, which quantizes {_WHAT[what]} that {_name(earlier)} quantizes"
                 check.problem(path, found, f"steps that quantize {_WHAT[what]} once", _remedy(what, step))
         if not step.puts_on_grid and (before := next((o for o in done if set(o[1].puts_on_grid) & _GRIDS), None)):
-            found = f"{step.kind}, which works in full precision, behind {_name(before)} which put values on a grid"
-            expected = "steps that prepare before steps that quantize"
-            check.problem(path, found, expected, f"move {step.kind} in front of step {before[0] + 1}")
+            found = f"{step.kind}, which works in full precision, after {_name(before)} which quantizes"
+            expected = "preparation steps before steps that quantize"
+            check.problem(path, found, expected, f"move {step.kind} before step {before[0] + 1}")
         done.append((index, step))
 
 
 def remarks(steps: Sequence[Backend], calibration: bool) -> tuple[Note, ...]:
-    """Notes on what is allowed and probably not intended. calibration: whether calibration documents are named."""
+    """Notes on combinations that are allowed but probably not intended. calibration: whether calibration documents are
+    named."""
     return tuple(Note(topic="steps", text=text, level="warn") for text in _texts(steps, calibration))
 
 
@@ -46,16 +47,16 @@ def _texts(steps: Sequence[Backend], calibration: bool) -> list[str]:
         later = {what for other in steps[index + 1 :] for what in other.puts_on_grid}
         if not step.puts_on_grid and "activations" not in later:
             texts.append(
-                f"{step.kind} quantizes nothing itself, and no later step quantizes activations, which it would "
-                "prepare; alone it only makes weights harder to round"
+                f"{step.kind} quantizes nothing itself, and no later step quantizes activations, for which it "
+                "prepares; alone it only makes weights harder to round"
             )
         if step.puts_on_grid == ("activations",) and step.calibrates and "weights" in later:
             texts.append(
-                f"{step.kind} finds the ranges of activations before a later step changes the weights that make "
+                f"{step.kind} calibrates activation ranges before a later step changes the weights that produce "
                 "them; quantize the weights first"
             )
     if calibration and not any(step.calibrates for step in steps):
-        texts.append("calibration documents are named, and no step looks at them")
+        texts.append("calibration documents are named, but no step uses them")
     return texts
 
 
@@ -76,4 +77,4 @@ def _name(step: tuple[int, Backend]) -> str:
 def _remedy(what: str, step: Backend) -> str:
     if what == "cache" or "only" not in type(step).model_fields:
         return "remove one of the steps"
-    return "remove one of the steps, or give one of them its own modules with only: and skip those in the other"
+    return "remove one of the steps, or give one of them separate modules with only: and skip those in the other"

@@ -1,4 +1,4 @@
-"""Gate files: reading them, and checking that each rule has a measured metric that it can judge."""
+"""Reads gate files, and checks that each rule has a measured metric that it can judge."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Gate:
 
     @property
     def only_warns(self) -> bool:
-        """Whether all its rules are advisory, so that the gate can stop nothing."""
+        """Whether all its rules are advisory, so that the gate cannot block anything."""
         return all(rule.level == "warn" for rule in self.rules.values())
 
     def spec(self) -> GateSpec:
@@ -79,7 +79,7 @@ def _sequential(check: Checker, value: Any) -> Sequential | None:
 def check_extending(gates: Sequence[Gate], growing: Sequence[str], measured: Sequence[Metric]) -> None:
     """Note rules that extend a sample that no suite can extend, and gates with different ``sequential`` methods.
 
-    growing: the metrics of suites whose documents have ``min``. measured: those of all suites.
+    growing: the metrics of suites with sequential sampling (``min``). measured: the metrics of all suites.
     """
     for gate in gates:
         for index, rule in gate.rules.items():
@@ -87,7 +87,7 @@ def check_extending(gates: Sequence[Gate], growing: Sequence[str], measured: Seq
                 continue
             if not any(could_match(rule.metric, metric.name) for metric in measured):
                 continue  # check_metrics reports that nothing measures it
-            found = f"extend, but no suite can draw more documents for {rule.metric}"
+            found = f"extend, but no suite can measure more documents for {rule.metric}"
             expected = "a suite that measures it by token or layer, with documents: {min: …, max: …}"
             hint = "give the suite for example min: 40 and max: 400, or write on_inconclusive: block"
             gate.check.problem(("rules", index, "on_inconclusive"), found, expected, hint)
@@ -101,11 +101,11 @@ def check_extending(gates: Sequence[Gate], growing: Sequence[str], measured: Seq
 
 
 def check_metrics(gate: Gate, metrics: Sequence[Metric], all_known: bool) -> None:
-    """Note every rule whose metric cannot be among ``metrics``.
+    """Note every rule whose metric is not among ``metrics``.
 
-    all_known: whether ``metrics`` is everything that will be measured. If some measures could not be read,
-    only names close to one that any measure can yield are noted: nothing is reported that may be right.
-    A rule that cannot judge its metric (a margin of 200 % on a share) is noted too.
+    all_known: whether ``metrics`` is everything that will be measured. If some measures could not be read, only names
+    close to one that some measure can yield are noted, so that nothing correct is reported. A rule that cannot judge
+    its metric (a margin of 200 % on a share) is noted too.
     """
     measured = [metric.name for metric in metrics]
     possible = measured if all_known else [*measured, *(name for name, _ in _list_metrics())]
@@ -139,7 +139,7 @@ def _explain_misfit(rule: Rule, metric: Metric) -> str:
 
 
 def _suggest_metric(rule: Rule, measured: Sequence[str]) -> str:
-    """What to write or add where a rule names a metric that no suite measures."""
+    """What to write or add if a rule names a metric that no suite measures."""
     for name, kind in _list_metrics():
         if could_match(rule.metric, name):
             return f"the measure {kind} provides it; add {kind} to a suite"
@@ -149,7 +149,7 @@ def _suggest_metric(rule: Rule, measured: Sequence[str]) -> str:
 
 
 def _list_metrics() -> list[tuple[str, str]]:
-    """(metric, measure) for every measure there is; ``<measure>.*`` for one that needs settings."""
+    """(metric, measure) for every installed measure; ``<measure>.*`` for one that needs settings."""
     found: list[tuple[str, str]] = []
     for kind in plugins.names(Measure):
         try:

@@ -1,4 +1,4 @@
-"""Finds what names in YAML files stand for: bundled suites and gates, files, models, documents.
+"""Resolves names in YAML files: bundled suites and gates, files, models, documents.
 
 Paths are relative to the file that names them. Environment variables, ``~`` and patterns are not expanded.
 """
@@ -19,24 +19,24 @@ from harness.system.resources import POCKET_SPLITS, bundled_file, bundled_names
 from harness.system.yaml_values import KeyPath, describe
 
 SLUG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-"""A name that is safe as the name of a folder on every system."""
+"""Pattern of a name that is safe as a folder name on every system."""
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _DATA = f"{', '.join(POCKET_SPLITS)}, a path ending in .jsonl or .txt, or {{hub: owner/name, split: …}}"
 
 
 def is_slug(name: str) -> bool:
-    """Whether ``name`` can be the name of a folder and stays inside the one it is put in."""
+    """Whether ``name`` is a safe folder name that stays inside its parent folder."""
     return SLUG.fullmatch(name) is not None and ".." not in name
 
 
 def is_path(name: str) -> bool:
-    """Whether the name of a suite or gate is a path; any other name means a shipped one."""
+    """Whether the name of a suite or gate is a path; any other name means a bundled one."""
     return "/" in name or "\\" in name or name.endswith((".yaml", ".yml"))
 
 
 def find_file(kind: Literal["suites", "gates"], name: str, base: Path) -> tuple[Path, str]:
-    """The file of a suite or gate, and the name it has in messages. A shipped file is never shadowed."""
+    """The file of a suite or gate, and its name in messages. A local file never shadows a bundled one."""
     if is_path(name):
         path = base / name
         return path, str(path)
@@ -44,10 +44,10 @@ def find_file(kind: Literal["suites", "gates"], name: str, base: Path) -> tuple[
 
 
 def explain_unknown_name(kind: Literal["suites", "gates"], name: str, base: Path) -> tuple[str, str, str] | None:
-    """(found, expected, hint) if ``name`` is neither a path to something nor a shipped name; else None."""
+    """(found, expected, hint) if ``name`` is neither the path of a file nor a bundled name; else None."""
     known = bundled_names(kind)
     if is_path(name) and "\0" not in name and not (base / name).exists():
-        return f"{name!r}, where there is no such file", "a .yaml file, relative to the file that names it", ""
+        return f"{name!r}, which does not exist", "a .yaml file, relative to the file that names it", ""
     if is_path(name) or name in known:
         return None
     beside = next((p for p in (f"{kind}/{name}.yaml", f"{name}.yaml") if os.path.isfile(base / p)), "")
@@ -57,13 +57,13 @@ def explain_unknown_name(kind: Literal["suites", "gates"], name: str, base: Path
 
 
 def check_file_name(check: Checker, path: Path) -> None:
-    """Suites and gates are called after their files, and folders after them."""
+    """Check a file name: suites, gates and their folders are named after their files."""
     if not is_slug(path.stem):
         check.problem((), f"the file name {path.name!r}", "letters, digits, '.', '-' and '_' only")
 
 
 def check_description(check: Checker, content: Mapping[str, Any]) -> None:
-    """A description, where there is one, is a line of text."""
+    """Check the description: if present, it must be a line of text."""
     if not isinstance(content.get("description", ""), str):
         check.problem(("description",), describe(content["description"]), "text")
 

@@ -1,4 +1,4 @@
-"""The entries ``reference`` and ``variant`` of a variant file: which models, and what is done to them."""
+"""Reads the entries ``reference`` and ``variant`` of a variant file."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _DEVICE = re.compile(r"cpu|mps|(cuda|xpu)(:\d{1,3})?")
 
 
 def read_reference(check: Checker, value: Any) -> ModelSpec | None:
-    """The reference; None and problems where something is wrong."""
+    """The reference; None and problems if something is wrong."""
     path: KeyPath = ("reference",)
     value = _resolve_model(check, value, path, ("pocket",))
     spec = check.record(ModelSpec, value, path)
@@ -49,7 +49,7 @@ def read_steps(check: Checker, variant: Any) -> dict[int, Backend]:
 def read_variant(
     check: Checker, value: Any, steps: Iterable[Backend], reference: ModelSpec | None
 ) -> VariantSpec | None:
-    """The variant with its steps (see `read_steps`); None and problems where something else is wrong."""
+    """The variant with its steps (see `read_steps`); None and problems if something else is wrong."""
     path: KeyPath = ("variant",)
     given, made = value, tuple(steps)
     value = _resolve_model(check, value, path, ("reference", "pocket"))
@@ -65,7 +65,7 @@ def read_variant(
 
 
 def _read_engine(check: Checker, value: Mapping[str, Any], path: KeyPath) -> dict[str, Any]:
-    """The entry with its engine made: from a name, or from a mapping with settings. Notes problems."""
+    """The entry with its engine constructed: from a name, or from a mapping with settings. Notes problems."""
     entry, place = dict(value), (*path, "engine")
     written = entry.pop("engine", None)
     if written is None:
@@ -78,7 +78,7 @@ def _read_engine(check: Checker, value: Mapping[str, Any], path: KeyPath) -> dic
 
 
 def _resolve_model(check: Checker, value: Any, path: KeyPath, reserved: tuple[str, ...]) -> Any:
-    """The entry with its model resolved, after checking what only makes sense for some kinds of model."""
+    """The entry with its model resolved, after checking keys that only apply to some kinds of model."""
     if not isinstance(value, Mapping):
         return value
     given = value.get("model", reserved[0] if reserved[0] == "reference" else None)
@@ -89,7 +89,7 @@ def _resolve_model(check: Checker, value: Any, path: KeyPath, reserved: tuple[st
     if kind != "hub" and revision is not None:
         check.problem((*path, "revision"), describe(revision), f"no revision: {given!r} is not on the hub")
     if kind == "reserved" and trusted:
-        check.problem((*path, "trust_remote_code"), "true", f"false: {given!r} brings no code of its own")
+        check.problem((*path, "trust_remote_code"), "true", f"false: {given!r} contains no code")
     if kind == "hub" and trusted and not (isinstance(revision, str) and _COMMIT.fullmatch(revision)):
         expected = "the commit (40 hex digits) whose code is trusted"
         check.problem((*path, "revision"), describe(revision), expected)

@@ -1,4 +1,4 @@
-"""Rules with ``above_noise``: whether the suites will measure the noise floor that they need."""
+"""Checks that the suites measure the noise floors that rules with ``above_noise`` need."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ REMEDY = f"add noise_floor: [{', '.join(CONDITIONS)}] to the suite, or remove ab
 
 
 def explain_missing_floor(suite: Suite | SuiteSpec, measure: Measure, metric: Metric) -> str:
-    """Why no run of a suite will know the noise floor of a metric, and what to do; empty if it will."""
+    """Why no run of a suite will measure the noise floor of a metric, and what to do; empty if it will."""
     if metric.name in measure.own_floors:
         return ""
     if not any(probe.kind == measure.table and probe.runs == "shared_pass" for probe in suite.probes):
         return f"the measure {measure.kind} has no noise floor; remove above_noise, or judge a metric by token or layer"
     if metric.infinite_neutral:
-        return f"{metric.name} is infinite where both sides are equal; use above_noise on layers.relative_error"
+        return f"{metric.name} is infinite if both sides are equal; use above_noise on layers.relative_error"
     return REMEDY if suite.noise_floor is None else ""
 
 

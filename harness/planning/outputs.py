@@ -1,4 +1,4 @@
-"""The key ``outputs`` of a variant file: the writers that make files from the finished run."""
+"""Reads the key ``outputs`` of a variant file: the writers that make files from the finished run."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ DEFAULT = ("report_html",)
 
 
 def read_outputs(check: Checker, value: Any) -> tuple[Writer, ...]:
-    """The writers that ``outputs`` names, ``report_html`` without the key. Notes problems.
+    """The writers that ``outputs`` names, by default ``report_html``. Notes problems.
 
-    An entry is a name, or ``{writer: name, setting: …}``. No two may leave a file of the same name.
+    An entry is a name, or ``{writer: name, setting: …}``. No two may write files of the same name.
     """
     entries = DEFAULT if value is None else check.entries(value, ("outputs",), "names of writers")
     writers: dict[str, Writer] = {}

@@ -1,4 +1,4 @@
-"""The plan of one variant file, resolved and typed, with its suites and gates."""
+"""The records of a plan: one variant file with its suites and gates, resolved and typed."""
 
 from __future__ import annotations
 
@@ -21,13 +21,12 @@ from harness.writers import Writer
 class VariantSpec(Record):
     """The compressed side: a checkpoint (``model``) or the reference itself, then backend steps in order.
 
-    file: the GGUF file to take from a folder or a repository of the hub. engine: what computes (see
-    ``harness/engines``). tokenizer: the checkpoint's own, or the
-    reference's where the vocabulary is the same. adapter: the folder of a PEFT adapter; with ``merge`` it becomes part
-    of the weights before the steps, else it is computed beside them on top of what the steps made (QLoRA).
-    artifact: whether a variant that is made here is written as it would be released (``runs/<name>/artifact``), read
-    back in a fresh process and compared with the model in memory, where a suite has the measure ``artifact``. A
-    checkpoint without steps is the artifact already, so nothing is written.
+    file: the GGUF file in a folder or hub repository. engine: what computes the logits (see ``harness/engines``).
+    tokenizer: the checkpoint's own, or the reference's if the vocabulary is the same. adapter: the folder of a PEFT
+    adapter; with ``merge`` it is merged into the weights before the steps, otherwise it stays attached to the
+    compressed weights (QLoRA). artifact: whether a variant that is made in the run is saved as it would be released
+    (``runs/<name>/artifact``), reloaded in a fresh process and compared with the model in memory, if a suite has the
+    measure ``artifact``. A checkpoint without steps is its own artifact, so nothing is written.
     """
 
     model: str = Field(default="reference", min_length=1)
@@ -49,7 +48,7 @@ class VariantSpec(Record):
 
     @property
     def checkpoint_kind(self) -> CheckpointKind:
-        """What an engine has to read."""
+        """The kind of checkpoint that the engine must read."""
         return "gguf" if self.is_gguf else "reference" if self.model == "reference" else "folder"
 
     @property
@@ -70,14 +69,14 @@ class SuiteSpec(Record):
 
 
 class RuleSpec(Record):
-    """One rule of a gate and where it is written (``file:line``)."""
+    """One rule of a gate and its position (``file:line``)."""
 
     rule: SerializeAsAny[Rule]
     where: str
 
 
 class GateSpec(Record):
-    """A named gate: its rules in file order. sequential: as its file has it, None where it takes the default."""
+    """A named gate: its rules in file order. sequential: as in its file, None for the default."""
 
     name: str
     source: str
@@ -93,9 +92,9 @@ class Plan(Record):
     reference: ModelSpec
     variant: VariantSpec
     target: str | None = None
-    """The hardware that the variant is meant for, by its name in the table of kernels."""
+    """Target hardware of the variant, by its name in the table of kernels."""
     calibration: CalibrationSpec | None = None
     suites: tuple[SuiteSpec, ...] = Field(min_length=1)
     gates: tuple[GateSpec, ...] = Field(min_length=1)
     outputs: tuple[SerializeAsAny[Writer], ...] = ()
-    """What writes a file from the finished run, beside run.json, which is always written."""
+    """The writers of files from the finished run, in addition to run.json, which is always written."""

@@ -1,4 +1,4 @@
-"""Suite files: what is measured, on which documents, and the probes that this needs."""
+"""Reads suite files: the measures, their documents, and the probes that they need."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ NOISE_FLOOR = "noise_floor"
 """A key of suite files."""
 CONDITIONS: tuple[str, ...] = get_args(Condition)
 NO_EFFECT = ("seed", "text_field", "split_on")
-"""Settings that only some sources of documents use."""
+"""Settings that only some sources of documents support."""
 
 
 @dataclass(frozen=True)
 class Suite:
-    """A suite file as far as it is free of mistakes.
+    """The valid part of a suite file.
 
     measures: by their position in the file. complete: whether none is missing, so that every metric is known.
     """
@@ -52,13 +52,13 @@ class Suite:
 
     @property
     def growing(self) -> list[str]:
-        """The metrics for which it can draw more documents."""
+        """The metrics for which the suite can measure more documents."""
         if self.documents is None or self.documents.min is None:
             return []
         return [name for measure in self.measures.values() for name in measure.metrics_by_document()]
 
     def aimed(self, target: str | None) -> Suite:
-        """The suite as it is for a variant that is meant for ``target``."""
+        """The suite for a variant with this ``target``."""
         return replace(self, measures={index: each.aimed(target) for index, each in self.measures.items()})
 
     def spec(self) -> SuiteSpec:
@@ -112,13 +112,13 @@ def read_documents_spec(check: Checker, cls: type[D], value: Any, key: str) -> D
     for setting in NO_EFFECT:
         drawn = setting == "seed" and isinstance(spec, DocumentsSpec) and spec.min is not None
         if getattr(spec, setting) != cls.model_fields[setting].default and setting not in _used(data) and not drawn:
-            found = f"a {setting} for {source_name(data)}, which has no use for it"
+            found = f"a {setting} for {source_name(data)}, which does not use it"
             check.problem((key, setting), found, "no such key here")
     return spec
 
 
 def _check_growing(check: Checker, documents: DocumentsSpec, measures: Iterable[Measure]) -> None:
-    """Note what keeps documents from being drawn until the rules are decided (``min``)."""
+    """Note what prevents sequential sampling (``min``)."""
     path: KeyPath = ("documents", "min")
     if documents.max is None:
         hint = f"write for example max: {10 * cast(int, documents.min)}"
@@ -127,14 +127,14 @@ def _check_growing(check: Checker, documents: DocumentsSpec, measures: Iterable[
         check.problem(path, f"min {documents.min} above max {documents.max}", "at most as many as max")
     if documents.packed:
         hint = "write packed: false, or leave out min"
-        check.problem(path, "min with packed: true", "documents that are drawn one by one, not joined", hint)
+        check.problem(path, "min with packed: true", "documents that are sampled individually, not joined", hint)
     if not any(measure.metrics_by_document() for measure in measures):
         hint = "leave out min, or add one of divergence, perplexity, calibration, logits, layer_error"
-        check.problem(path, "min, and no measure that looks at documents one by one", "such a measure", hint)
+        check.problem(path, "min, but no measure of single documents", "such a measure", hint)
 
 
 def source_name(data: str | HubData) -> str:
-    """A short name of where documents come from."""
+    """A short name of the source of documents."""
     return data.hub if isinstance(data, HubData) else os.path.basename(data)
 
 
@@ -163,7 +163,7 @@ def _measures(check: Checker, given: Sequence[Any]) -> dict[int, Measure]:
 
 
 def _probes(check: Checker, measures: Mapping[int, Measure]) -> dict[str, Probe]:
-    """The probe behind each table, by table, with the settings that all measures of that table ask for."""
+    """The probe behind each table, by table, with the merged settings of all measures of that table."""
     settings: dict[str, dict[str, Any]] = {}
     asked_by: dict[tuple[str, str], int] = {}
     askers: dict[str, int] = {}
@@ -177,7 +177,7 @@ def _probes(check: Checker, measures: Mapping[int, Measure]) -> dict[str, Probe]
                     ("measures", index),
                     f"{measure.kind} with {key} {value!r}",
                     f"{key} {wanted[key]!r}, as the measure {measures[other].kind} has it",
-                    f"measures that read the table {measure.table} share what fills it",
+                    f"measures that read the table {measure.table} share one probe",
                 )
     probes = {table: _probe(check, table, settings[table], index) for table, index in askers.items()}
     return {table: probe for table, probe in probes.items() if probe is not None}
@@ -188,7 +188,7 @@ def _probe(check: Checker, table: str, settings: Mapping[str, Any], index: int) 
     try:
         cls = plugins.load(Probe, table)
     except (HarnessError, ImportError) as error:
-        found = f"a measure of the table {table}, which no probe fills ({error})"
+        found = f"a measure of the table {table}, which no probe writes ({error})"
         check.problem(path, found, "the table of a probe")
         return None
     return check.record(cls, settings, path)
@@ -198,7 +198,7 @@ def _need_no_documents(check: Checker, measures: Mapping[int, Measure], probes: 
     filled_by = [(measure.kind, probes.get(measure.table)) for measure in measures.values()]
     reading = [kind for kind, probe in filled_by if probe is not None and probe.reads_documents]
     if reading:
-        expected = f"documents, which {', '.join(reading)} look{'s' if len(reading) == 1 else ''} at"
+        expected = f"documents, which {', '.join(reading)} need{'s' if len(reading) == 1 else ''}"
         hint = "add for example documents: {data: pocket-heldout, max: 200}"
         check.problem((), "no documents", expected, hint)
 
@@ -217,7 +217,7 @@ def _noise_floor_of(check: Checker, value: Any, probes: Mapping[str, Probe]) -> 
             check.problem((*path, index), f"{entry} again", "each condition once")
     if not any(probe.runs == "shared_pass" for probe in probes.values()):
         expected = "a measure of documents that both models read, such as divergence"
-        check.problem((NOISE_FLOOR,), "a noise floor, and nothing that it could be measured of", expected)
+        check.problem((NOISE_FLOOR,), "a noise floor, but no measure that it applies to", expected)
     good = {entry for entry in entries if isinstance(entry, str) and entry in CONDITIONS}
     if not good or len(good) < len(entries):
         return None

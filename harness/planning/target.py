@@ -1,4 +1,4 @@
-"""The entry ``target`` of a variant file: the hardware that the model is meant for, and formats that lack a kernel."""
+"""Reads the entry ``target`` of a variant file, and warns about formats without a kernel on that hardware."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from harness.system.yaml_values import describe
 
 
 def read_target(check: Checker, value: Any) -> str | None:
-    """The name of a target; None and a problem for anything else, None where nothing is given."""
+    """The name of a target; None and a problem for anything else, None if nothing is given."""
     if value is None or (isinstance(value, str) and value in target_names()):
         return value
     close = nearest(value, target_names()) if isinstance(value, str) else ""
@@ -27,10 +27,10 @@ def read_target(check: Checker, value: Any) -> str | None:
 
 
 def target_notes(plan: Plan) -> list[Note]:
-    """A warning for every format of weights in the declared steps that no kernel on the target can take.
+    """A warning for every weight format in the declared steps that no kernel on the target supports.
 
-    Only settings are read, so that this is known before a model is loaded. What steps do to the same modules together,
-    and what formats a checkpoint has, is known when the variant has been made.
+    Only settings are used, so that the warning comes before a model is loaded. The combined effect of steps on the same
+    modules, and the formats of a checkpoint, are known only when the variant has been made.
     """
     if plan.target is None:
         return []
@@ -45,7 +45,7 @@ def target_notes(plan: Plan) -> list[Note]:
 
 
 def _uses(step: Backend) -> Iterator[Use]:
-    """The formats of weights that the settings of a step name, those of its overrides included."""
+    """The weight formats that the settings of a step name, overrides included."""
     if isinstance(step, WeightBackend):
         for settings in step.variations():
             yield Use.of(settings.number_format())

@@ -1,4 +1,4 @@
-"""The resolved plan in run.json: free-form data, so nothing about its shape is taken for granted."""
+"""Renders the resolved plan in run.json, which is free-form data of unknown shape."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from harness.report.display import clean
 
 
 def outline(asked: dict[str, Any], most: int = 400) -> list[str]:
-    """The plan as lines of YAML, keys sorted as in run.json; beyond ``most`` they are counted."""
+    """The plan as lines of YAML, keys sorted as in run.json; lines beyond ``most`` are only counted."""
     lines = yaml.safe_dump(_short(asked), sort_keys=True, allow_unicode=True, width=100).splitlines()
     hidden = len(lines) - most
     return lines if hidden <= 0 else [*lines[:most], f"… {hidden} more lines in run.json"]
 
 
 def _short(value: Any, most: int = 200) -> Any:
-    """The plan with very long lists and texts cut, so that making lines of it takes no time."""
+    """The plan with very long lists and texts cut, so that rendering it takes little time."""
     if isinstance(value, str):
         return clean(value)
     if isinstance(value, dict):
@@ -30,7 +30,7 @@ def _short(value: Any, most: int = 200) -> Any:
 
 
 def rules_by_place(asked: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Settings of every rule of the plan by where it is written (``file:line``)."""
+    """Settings of every rule of the plan by its position (``file:line``)."""
     found: dict[str, dict[str, Any]] = {}
     for gate in _dicts(asked.get("gates")):
         for entry in _dicts(gate.get("rules")):
@@ -53,7 +53,7 @@ def _step(step: dict[str, Any]) -> str:
 
 
 def _said(value: Any) -> str:
-    """A setting as a person writes it."""
+    """A setting as text."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     return ", ".join(str(item) for item in value) if isinstance(value, list | tuple) else str(value)

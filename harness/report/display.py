@@ -101,7 +101,7 @@ def size(value: float | None) -> str:
 def beside(values: Sequence[float], digits: int = 4) -> list[str]:
     """All values with as many digits as needed to distinguish those that differ.
 
-    0.9451 beside a limit of 0.95 stays 0.9451; values that are equal to the last bit read the same.
+    0.9451 with a limit of 0.95 stays 0.9451; values that are equal to the last bit read the same.
     """
     for more in range(digits, 18):
         if len({float(f"{value:.{more - 1}e}") for value in values}) == len(set(values)):
@@ -110,7 +110,7 @@ def beside(values: Sequence[float], digits: int = 4) -> list[str]:
 
 
 def shortened(texts: Sequence[str]) -> list[str]:
-    """The texts with their long decimal numbers shortened jointly, so that different numbers still read differently."""
+    """The texts with their long decimal numbers shortened jointly, so that different numbers still differ."""
     found = [match for text in texts for match in _NUMBERS.findall(text)]
     short = dict(zip(found, beside([float(match) for match in found], 5), strict=True))
 

@@ -1,4 +1,4 @@
-"""The effect on a metric as a multiple of its noise floor, in words."""
+"""States the change of a metric as a multiple of its noise floor."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ CONDITIONS = {
     "attention": "another attention kernel",
     "rounding": "weights moved by one unit in the last place",
 }
-"""How the reference was run against itself, in words; other conditions describe themselves."""
+"""The conditions of noise floors in words; other conditions are shown by name."""
 
 
 def multiple(measurement: Measurement) -> str:
-    """The effect as a multiple of the noise floor; empty where the floor or the effect is unknown."""
+    """The effect as a multiple of the noise floor; empty if the floor or the effect is unknown."""
     floor, effect = measurement.floor, measurement.effect
     if floor is None or effect is None:
         return ""
@@ -26,7 +26,7 @@ def multiple(measurement: Measurement) -> str:
 
 
 def described(measurement: Measurement) -> str:
-    """The multiple with the floor itself and the condition that gave it."""
+    """The multiple, with the floor itself and the condition that gave it."""
     floor, said = measurement.floor, multiple(measurement)
     if floor is None or not said:
         return said

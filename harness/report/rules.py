@@ -1,4 +1,4 @@
-"""Every verdict with the number that its rule compared, and the limits on the same axis."""
+"""Prepares verdicts for the report: the number that each rule compared, and its limits on the same axis."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ class _Compared:
 
 @dataclass(frozen=True)
 class Judged:
-    """One verdict with its texts shortened; compared is None where no number met a limit.
+    """One verdict with its texts shortened; compared is None if no number was compared with a limit.
 
-    title: the metric in words. noise: the effect as a multiple of the noise floor, short and in full; empty where no
-    floor is known.
+    title: the metric in words. noise: the effect as a multiple of the noise floor, short and in full; empty if no floor
+    is known.
     """
 
     title: str
@@ -45,7 +45,7 @@ class Judged:
 
     @property
     def numbers(self) -> str:
-        """The number and its limit, as "1.093, limit 1.02"; empty where none was compared."""
+        """The number and its limit, as "1.093, limit 1.02"; empty if none was compared."""
         if self.compared is None:
             return ""
         value, *limits = display.beside([self.compared.number.value, *self.compared.bound.limits], 5)
@@ -53,12 +53,12 @@ class Judged:
 
     @property
     def line(self) -> str:
-        """What was found, with its interval, the limit if there is one, and the noise: for one line of text."""
+        """The number found, with its interval, the limit if there is one, and the noise: for one line of text."""
         return ", ".join(filter(None, (self.found, self.numbers.partition(", ")[2], self.noise[0])))
 
     @property
     def chart(self) -> Markup:
-        """The interval against the limit; empty where there is nothing to draw."""
+        """The interval against the limit; empty if there is nothing to draw."""
         if self.compared is None:
             return Markup()
         number, bound, status = self.compared.number, self.compared.bound, self.verdict.status
@@ -115,6 +115,6 @@ def _compared(name: str, m: Measurement, settings: dict[str, Any]) -> _Compared 
 
 
 def _rest(because: str, expected: str, found: str) -> str:
-    """The reason without what already stands beside it as expected and found."""
+    """The reason without the parts already shown as expected and found."""
     parts = [part for part in because.split("; ") if part != f"expected: {expected}" and found not in part]
     return "; ".join(parts) or because

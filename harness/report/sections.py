@@ -1,4 +1,4 @@
-"""Sections of the report: the shipped templates, and those that outside packages add.
+"""Sections of the report: the bundled templates, and those that outside packages add.
 
 A shipped section is a template in ``reports/sections``: ``65_energy.html`` has the anchor ``energy`` and stands between
 those numbered 60 and 70. An outside package adds one with an entry point in the group ``harness.sections`` whose

@@ -1,4 +1,4 @@
-"""Sequential sampling: how many documents a suite needed until its rules were decided."""
+"""States for each suite with sequential sampling how many documents it needed until its rules were decided."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def describe_stops(run: Run) -> list[str]:
 def _sentence(stop: Stop) -> str:
     most, seen = display.number(stop.looks[-1]), display.number(stop.documents)
     if not stop.watched:
-        return f"Suite {stop.suite}: all {most} documents were measured, because no rule waits for them."
+        return f"Suite {stop.suite}: all {most} documents were measured, because no rule extends the sample."
     if stop.undecided:
         count = len(stop.undecided)
         rules = f"{stop.undecided[0]}{f' and {count - 1} more' if count > 1 else ''}"

@@ -20,7 +20,7 @@ def reason(run: Run) -> str:
     blocking = [item for item in judged if item.verdict.level == "block"]
     found = [item for item in blocking if item.verdict.status == run.verdict]
     if not blocking:
-        return "No blocking rule was judged, so nothing shows that this variant may ship."
+        return "No blocking rule was judged, so nothing shows that this variant may be released."
     if run.verdict == "pass":
         return _summarize_pass(judged, len(blocking))
     if not found:

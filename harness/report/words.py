@@ -1,4 +1,4 @@
-"""Sentences: what the verdict means, what broke a rule, what the variant is."""
+"""Words for statuses, verdicts, metrics and formats in the report and the terminal."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ _ORDER = ("fail", "error", "inconclusive", "skipped", "pass")
 
 
 def metric(run: Run, name: str) -> str:
-    """A metric in words, as its measure declares it; a name that nothing declares stands for itself."""
+    """The title of a metric, as its measure declares it; an undeclared name is shown unchanged."""
     return run.metric(name).title or name
 
 
 def title(run: Run, name: str) -> str:
-    """A metric in words to stand over a paragraph; names keep their own letters."""
+    """The title of a metric with a capital letter; names are unchanged."""
     words = run.metric(name).title
     return words[:1].upper() + words[1:] or name
 
@@ -49,15 +49,13 @@ def summarized(run: Run, summary: Summary) -> list[str]:
 
 
 def labelled(name: str, labels: dict[str, str]) -> str:
-    """A metric with the labels that tell it from others of the same name."""
+    """A metric with the labels that distinguish it from others of the same name."""
     inside = ", ".join(f"{key}={value}" for key, value in sorted(labels.items()))
     return f"{name}{{{inside}}}" if inside else name
 
 
 def worst_first(verdicts: Iterable[Verdict]) -> list[Verdict]:
-    """Blocking rules before advisory ones, within them what needs attention first, else in the order of the
-    file.
-    """
+    """Blocking rules before advisory ones; within them, those that need attention first, then in file order."""
     return sorted(verdicts, key=lambda verdict: (verdict.level != "block", _ORDER.index(verdict.status)))
 
 

@@ -1,1 +1,1 @@
-"""The parts of a run: pairs are made, observed and measured."""
+"""The parts of a run: make the variants, observe them next to the reference, and measure."""

@@ -1,4 +1,4 @@
-"""The artifact of each variant, the files that would be released: observed last, as writing may change a model."""
+"""Observes the artifact of each variant (the files that would be released), last, because saving may change a model."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ if TYPE_CHECKING:
     import pandas as pd
 
 ADAPTER = "adapter"
-"""Folder in the artifact of an adapter that is computed beside the weights."""
+"""Folder inside the artifact for an unmerged adapter."""
 FOLDER = "artifact"
-"""Name of the folder beside run.json, of the table about it, and of the stage."""
+"""Name of the folder next to run.json, of the table about it, and of the stage."""
 
 
 def observe_artifacts(documents: Documents, reference: LoadedModel, pairs: Sequence[Pair], progress: Progress) -> None:
-    """Let the probes of the artifact observe every pair, one after another.
+    """Let the artifact probes observe every pair, one after another.
 
-    A pair that fails keeps its error: what one library or a full disk refuses takes nothing from the others.
+    A pair that fails keeps its error: a failing library or a full disk does not affect the other variants.
     """
     for pair in pairs:
         try:
@@ -68,7 +68,7 @@ def _observe_artifact(pair: Pair, documents: Documents, reference: LoadedModel, 
 
 
 def artifact_of(table: pd.DataFrame) -> Artifact | None:
-    """The files that the table ``artifact`` lists; None where it lists none."""
+    """The files that the table ``artifact`` lists; None if it lists none."""
     rows = table[table["part"] == "file"]
     columns = zip(rows["name"], rows["count"], rows["text"], strict=True)
     files = tuple(ArtifactFile(name=str(name), bytes=int(size), sha256=str(sha256)) for name, size, sha256 in columns)
@@ -77,7 +77,7 @@ def artifact_of(table: pd.DataFrame) -> Artifact | None:
 
 
 def _source(pair: Pair, observed: bool) -> ArtifactSource:
-    """Where the artifact of a pair comes from. observed: whether a probe asks for it; else nothing is written."""
+    """Where the artifact of a pair comes from. observed: whether a probe needs it; otherwise nothing is written."""
     plan, variant = pair.observed.plan, pair.variant
     folder = pair.store.folder.with_name(FOLDER)
     kind: Literal["save", "checkpoint", "none"] = "save" if plan.variant.made_here else "checkpoint"
@@ -98,14 +98,14 @@ def _source(pair: Pair, observed: bool) -> ArtifactSource:
 
 
 def _has_adapter_beside(plan: Plan) -> bool:
-    """Whether the variant is computed with an adapter beside its weights."""
+    """Whether the variant has an unmerged adapter."""
     return plan.variant.adapter is not None and not plan.variant.merge
 
 
 def _writer(plan: Plan, variant: LoadedModel) -> Callable[[Path], None]:
-    """Writes the variant into an empty folder, in the way of the last step that has one of its own.
+    """Save the variant into an empty folder, with the ``save`` of the last step that has one.
 
-    An adapter beside the weights is written beside them, in a folder of its own: no step knew of it.
+    An unmerged adapter is saved into a separate folder, because the steps do not know it.
     """
     steps = plan.variant.compress
     own = next((step for step in reversed(steps) if type(step).save is not Backend.save), None)
@@ -125,7 +125,7 @@ def _writer(plan: Plan, variant: LoadedModel) -> Callable[[Path], None]:
 
 
 def _discard_stale(folder: Path) -> None:
-    """What an earlier run saved must not stand beside a verdict on something else."""
+    """Delete what an earlier run saved, so that it cannot be mistaken for the artifact of this verdict."""
     try:
         discard_artifact(folder)
     except OSError as error:
@@ -133,12 +133,12 @@ def _discard_stale(folder: Path) -> None:
 
 
 def _documents(pair: Pair, suite: SuiteSpec, documents: Documents) -> Sequence[EncodedDocument]:
-    """Those of the suite, encoded by the variant's own tokenizer where its token ids differ."""
+    """The suite's documents, encoded by the variant's own tokenizer if its token ids differ."""
     return encode_for_variant(suite, pair.variant) if suite.name in pair.token_mismatches else documents[suite.name]
 
 
 def _notes(variant: LoadedModel, table: pd.DataFrame) -> Iterator[Note]:
-    """Why an artifact was refused, how it differs from the model in memory, and where its size misleads."""
+    """Notes: why an artifact was refused, how it differs from the model in memory, and where its size is misleading."""
     refused = " ".join(table.loc[table["part"] == "refused", "text"])
     for text in table.loc[table["part"].isin(["refused", "live_refused"]), "text"]:
         yield Note(topic=FOLDER, text=f"{variant.name}: {text}", level="warn")
@@ -147,7 +147,7 @@ def _notes(variant: LoadedModel, table: pd.DataFrame) -> Iterator[Note]:
         yield Note(topic=FOLDER, text=f"{variant.name}: {text}", level="warn")
     causes = "; ".join(_unsaved(variant))
     if (differs := _differing(table, "reloaded")) is not None:
-        unknown = "no step is known to leave anything out, so something is rounded once more on the way, or lost"
+        unknown = "no step is known to be lost when saving, so something was rounded once more, or lost"
         text = f"the artifact differs from the model in memory ({differs}): {causes or unknown}"
         yield Note(topic=FOLDER, text=f"{variant.name}: {text}", level="warn")
     elif refused and causes:
@@ -156,7 +156,7 @@ def _notes(variant: LoadedModel, table: pd.DataFrame) -> Iterator[Note]:
 
 
 def _differing(table: pd.DataFrame, part: str) -> str | None:
-    """How far the tokens and modules of a part are from the model in memory, in words; None where they are the same."""
+    """Difference of the tokens and modules of a part from the model in memory, in words; None if they are the same."""
     tokens, modules = table[table["part"] == part], table[table["part"] == f"{part}_module"]
     other = modules[~(modules["error"] <= modules["allowed"])]
     moved = tokens[~((tokens["kl"] == 0.0) & (tokens["max_abs_diff"] == 0.0))]
@@ -168,22 +168,22 @@ def _differing(table: pd.DataFrame, part: str) -> str | None:
 
 
 def _unsaved(variant: LoadedModel) -> Iterator[str]:
-    """What is simulated while the model runs and cannot be stored in files of weights."""
+    """What is simulated in memory and cannot be stored in weight files."""
     if rounding := sum(m.activations is not None and m.kernel == "simulated" for m in variant.identity.modules):
-        yield f"inputs of {rounding} modules are rounded in memory, and activations are not in the artifact"
+        yield f"inputs of {rounding} modules are rounded in memory, but activation quantization is not in the artifact"
     if variant.identity.cache and variant.identity.cache.kernel == "simulated":
-        yield "keys and values are rounded in memory, and the KV cache is not in the artifact"
+        yield "keys and values are rounded in memory, but KV cache quantization is not in the artifact"
 
 
 def _size_notes(variant: LoadedModel, table: pd.DataFrame) -> Iterator[Note]:
-    """Simulated weights that are saved as floats: the size on disk is not that of the format.
+    """A note if simulated weights are saved as floats: the size on disk is not that of the format.
 
-    Libraries that compute with floats may save codes all the same; headers and configurations are no tenth.
+    Libraries that compute with floats may still save codes; headers and configurations are less than a tenth.
     """
     files = table[(table["part"] == "file") & table["name"].str.endswith(".safetensors")]
     modules = variant.identity.modules
     stated, on_disk = sum(module.stored_bytes for module in modules), int(files["count"].sum())
     simulated = any(module.kernel == "simulated" and module.backend for module in modules)
     if simulated and on_disk > 1.1 * stated and (table["part"] != "checkpoint").all():
-        text = f"held as floats; on disk {on_disk:,} bytes, not the {stated:,} that the format would take"
+        text = f"held as floats; on disk {on_disk:,} bytes, not the {stated:,} of the packed format"
         yield Note(topic=FOLDER, text=f"{variant.name}: {text}")

@@ -1,4 +1,4 @@
-"""The calibration documents of a variant, and the ranges of the inputs of its linear layers on them."""
+"""Reads the calibration documents of a variant, and records the input ranges of its linear layers on them."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
 
 def read_calibration(spec: CalibrationSpec, reference: LoadedModel) -> CalibrationDocuments:
-    """The documents that ``spec`` names, as the reference's tokenizer encodes them.
+    """Read the documents that ``spec`` names, encoded by the reference's tokenizer.
 
-    Raises DataError as ``documents.read_documents`` and ``documents.encode`` do, with the key that is meant.
+    Raises DataError as ``documents.read_documents`` and ``documents.encode`` do, naming the key.
     """
     form = DocumentsSpec(data=spec.data, context=spec.tokens, bos=spec.bos)
     weight = cast(Tensor, reference.model.get_input_embeddings().weight)
@@ -42,7 +42,7 @@ def read_calibration(spec: CalibrationSpec, reference: LoadedModel) -> Calibrati
 
 
 def with_calibration(variant: LoadedModel, data: CalibrationDocuments, ranges: bool) -> LoadedModel:
-    """The variant with the documents that it was fitted to. ranges: whether to run them for the ranges of inputs."""
+    """The variant with its calibration documents. ranges: whether to run them to record the ranges of inputs."""
     by_module = input_ranges(variant, data.ids) if ranges else {}
     identity = variant.identity.model_copy(update={"calibration": data.record})
     fitted = Calibrated(data, by_module, count_expert_tokens(variant.model, data.ids))
@@ -53,8 +53,8 @@ def with_calibration(variant: LoadedModel, data: CalibrationDocuments, ranges: b
 def input_ranges(loaded: LoadedModel, documents: list[Tensor]) -> dict[str, tuple[float, float]]:
     """Smallest and largest input of every linear layer but the head, and of stacked experts, over all documents.
 
-    One pass. Inputs are taken before the layer itself rounds them. A layer that no document reaches (an expert, say) is
-    left out. NaN makes both ends NaN, and then nothing lies inside.
+    One pass. Inputs are recorded before the layer itself rounds them. A layer that no document reaches (an expert, for
+    example) is excluded. NaN makes both ends NaN, and then no value lies inside.
     """
     ends: dict[str, Tensor] = {}
 
@@ -80,7 +80,7 @@ def _unreached_notes(tokens: Mapping[str, tuple[int, ...]]) -> list[Note]:
         return []
     total, every = sum(map(len, unreached.values())), sum(map(len, tokens.values()))
     listed = "; ".join(f"{path}: {', '.join(numbers)}" for path, numbers in unreached.items() if numbers)
-    text = f"{total} of {every} experts were given no token of the calibration documents: {listed}"
+    text = f"{total} of {every} experts received no token of the calibration documents: {listed}"
     return [Note(topic="experts", text=text, level="warn")]
 
 
@@ -94,7 +94,7 @@ def _source(spec: CalibrationSpec) -> str:
 def _notes(spec: CalibrationSpec, encoded: list[EncodedDocument], kept: int) -> list[Note]:
     texts = []
     if len(encoded) < spec.documents:
-        texts.append(f"{spec.documents} documents were asked for, there are {len(encoded)}")
+        texts.append(f"{spec.documents} documents were requested, {len(encoded)} are available")
     if kept < len(encoded):
         texts.append(f"{len(encoded) - kept} of {len(encoded)} documents have fewer than 2 tokens and were left out")
     return [Note(topic="calibration", text=f"{text} in {_source(spec)}", level="warn") for text in texts]

@@ -1,12 +1,12 @@
-"""Drawing no more documents than the rules need: after each planned look, which of them are not decided yet.
+"""Sequential sampling: after each interim look, continue only while some rule is undecided.
 
     documents in random order ─▶ batches up to a look ─▶ rows ─▶ intervals of that look ─▶ judge ─┬▶ all decided: stop
                                             ▲                                                     │
                                             └───────────────────────── undecided: to the next look ┘
 
-What makes it safe is not here: every interval is one that holds at all looks together (harness/sampling/looks.py), so a
-measurement may be judged by anybody, at any time, in the ordinary way. Nothing is kept but the rows: a run that was
-killed measures them again and stops where it would have.
+The error is controlled elsewhere: every interval holds at all looks simultaneously (harness/sampling/looks.py), so a
+measurement may be judged at any look in the ordinary way. Only the rows are stored: a run that was killed measures them
+again and stops at the same look.
 """
 
 from __future__ import annotations
@@ -31,14 +31,15 @@ from harness.statistics import planned_looks
 
 @dataclass(frozen=True)
 class _Sample:
-    """Measurements and a name, as much of an earlier run as planning asks for."""
+    """Measurements and a name, as much of an earlier run as planning needs."""
 
     name: str
     measurements: Sequence[Measurement]
 
 
 class Extending:
-    """The looks of one suite at several variants, each by its own rules (see harness.lockstep.recording.Looks)."""
+    """The interim looks of one suite for several variants, each with its own rules (see
+    harness.lockstep.recording.Looks)."""
 
     def __init__(
         self,
@@ -54,16 +55,17 @@ class Extending:
 
     @property
     def sizes(self) -> Sequence[int]:
-        """After how many of the documents with something to score."""
+        """The numbers of scorable documents at which looks take place."""
         return self._sizes
 
     def goes_on(self, variant: int, look: int) -> bool:
-        """Whether a rule of the variant is undecided at this look. Where none is watched, all documents are wanted."""
+        """Whether a rule of the variant is undecided at this look. If no rule extends the sample, all documents are
+        used."""
         watch = self._watches[variant]
         return not watch.gates or bool(watch.undecided(look))
 
     def conclude(self) -> None:
-        """Tell every pair at which look it stopped, once the pass has ended."""
+        """Record for every pair the look at which it stopped, once the pass has ended."""
         for variant, watch in enumerate(self._watches):
             last = len(self._sizes) - 1
             look = next((number for number in range(last) if not self.goes_on(variant, number)), last)
@@ -73,7 +75,7 @@ class Extending:
 
 @dataclass
 class _Watch:
-    """The rules of one variant that wait for the documents of a suite."""
+    """The rules of one variant that extend the sample of a suite."""
 
     pair: Pair
     suite: SuiteSpec
@@ -89,12 +91,12 @@ class _Watch:
         self.noise = floors(self.perturbed, self._measures()) if self.perturbed else {}
 
     def look(self, number: int) -> Look:
-        """Look ``number``, as the gates want its intervals."""
+        """Look ``number``, with the interval method of the gates."""
         named = [gate.sequential for gate in self.pair.observed.plan.gates if gate.sequential]
         return Look(self.sizes, number, self.tokens, named[0] if named else DEFAULT)
 
     def undecided(self, number: int) -> list[Verdict]:
-        """What the watched rules say at a look and is no decision: an error may be a part that was not drawn yet."""
+        """The verdicts at a look that are not decisions: an error may be a slice without documents yet."""
         if number not in self.known:
             found = self._found(self.look(number))
             measurements = [entry for entry in found if isinstance(entry, Measurement)]
@@ -107,7 +109,7 @@ class _Watch:
         return self.known[number]
 
     def stop(self, number: int) -> Stop:
-        """The record of a stop at this look."""
+        """The record of stopping at this look."""
         rules = [spec.rule for gate in self.gates for spec in gate.rules]
         undecided = self.undecided(number) if self.gates else []
         return Stop(
@@ -132,7 +134,7 @@ class _Watch:
         ]
 
     def _elsewhere(self) -> int:
-        """How many blocking comparisons are made on other numbers, with which failures must hold together."""
+        """Number of blocking comparisons on metrics of other suites, which count for the Holm correction."""
         plan: Plan = self.pair.observed.plan
         here = {name for measure in self.suite.measures for name in measure.metrics_by_document()}
         rules = [spec.rule for gate in plan.gates for spec in gate.rules]
@@ -145,7 +147,8 @@ class _Watch:
         return sum(could_match(rule.metric, name) for rule in blocking for name in others)
 
     def _fixed(self, look: Look) -> int | None:
-        """The documents that a fixed size needs for all watched rules, by what the documents drawn say of variances."""
+        """The fixed sample size at which every extending rule would have enough power, by the variances of the
+        documents so far."""
         metrics: list[Measured] = []
         found: list[Measurement | Skipped] = []
         for measure in self._measures():
@@ -158,5 +161,5 @@ class _Watch:
 
 
 def _own(pair: Pair, suite: SuiteSpec) -> SuiteSpec:
-    """The suite as the plan of the pair has it: measures may have other settings for each variant."""
+    """The suite as in the pair's plan: measures may have different settings for each variant."""
     return next(each for each in pair.observed.plan.suites if each.name == suite.name)

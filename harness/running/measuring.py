@@ -1,4 +1,4 @@
-"""From the tables of a pair to its measurements. No model is touched here."""
+"""Computes the measurements of a pair from its tables. No model is used here."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from harness.system.foreign import guard
 
 
 def measure(pair: Pair, suites: Sequence[SuiteSpec], perturbed: Mapping[str, Perturbed] | None = None) -> None:
-    """Turn tables into measurements. A measure that raises is a failure of the run, and the others still count.
+    """Compute the measurements. A measure that raises is a failure of the run; the others still count.
 
-    perturbed: by suite, what the reference left when it was computed otherwise.
+    perturbed: by suite, the reference's tables under the conditions of the noise floor.
     """
     with timed(pair.observed.seconds, "measure"):
         for suite in suites:
@@ -54,7 +54,7 @@ def _relabelled(suite: SuiteSpec, part: Slice) -> Slice:
 
 
 def read_apart(suite: SuiteSpec) -> tuple[str, ...]:
-    """The tables that are read instead of those of tokens where the sides have other token ids."""
+    """The measures that replace token-based ones if the sides have different token ids."""
     found = [measure.apart() for measure in suite.measures if _compares_tokens(suite, measure)]
     return tuple(dict.fromkeys(instead.table for instead in found if instead is not None))
 
@@ -64,7 +64,8 @@ def _compares_tokens(suite: SuiteSpec, measure: Measure) -> bool:
 
 
 def _floored(part: Slice, noise: Mapping[Key, NoiseFloor]) -> Slice:
-    """A part with the floors of the whole: they were found on about as few documents."""
+    """A measurement of a slice with the noise floor of the whole suite, which was measured on about as few
+    documents."""
     found = with_floors(part.measurements, noise)
     return part.model_copy(update={"measurements": tuple(m for m in found if isinstance(m, Measurement))})
 
@@ -72,7 +73,7 @@ def _floored(part: Slice, noise: Mapping[Key, NoiseFloor]) -> Slice:
 def measure_parts(
     pair: Pair, suite: SuiteSpec, gates: Sequence[GateSpec], look: Look | None, noise: Mapping[Key, NoiseFloor]
 ) -> list[Slice]:
-    """The parts of the documents that rules of the gates name."""
+    """The slices of the documents that rules of the gates name."""
     wanted = slice_patterns(gates)
     documents = pair.store.read(suite.name, "documents") if wanted else None
     if documents is None:
@@ -97,10 +98,10 @@ def run_measure(
     look: Look | None = None,
     ordinary: bool = False,
 ) -> Sequence[Measurement | Skipped]:
-    """What a measure says; a measure that raises leaves its reason among ``failures``, and its metrics are Skipped.
+    """The results of a measure; one that raises leaves its reason in ``failures``, and its metrics are Skipped.
 
-    look: of a suite that draws its documents one by one, the look whose documents and intervals are wanted. ordinary:
-    its documents, but the intervals of a size that was fixed beforehand.
+    look: the interim look, for a suite with sequential sampling: only its documents are used, with its intervals.
+    ordinary: use its documents, but the intervals of a fixed sample size.
     """
     reason = pair.token_mismatches.get(suite.name, "") if _compares_tokens(suite, measure) else ""
     instead = measure.apart() if reason else measure
@@ -127,7 +128,7 @@ def run_measure(
 
 
 def _unpaired(pair: Pair, suite: SuiteSpec) -> str:
-    """Which modules could not be compared, as a reason for what is missing; empty where all could."""
+    """Which modules could not be compared, as a reason for missing metrics; empty if all could."""
     found = pair.store.read(suite.name, "unpaired")
     if found is None or found.empty:
         return ""

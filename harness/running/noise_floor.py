@@ -1,7 +1,7 @@
-"""The noise floor of a suite: the reference observed under other conditions, and what every metric makes of that.
+"""The noise floor of a suite: the reference compared with itself under other conditions, metric by metric.
 
-It depends on the reference and the documents alone, so it is computed once for all variants of a group and kept in
-memory: its tables are small, and a run that is resumed computes the same again.
+It depends only on the reference and the documents, so it is computed once for all variants of a group and kept in
+memory: its tables are small, and a resumed run recomputes the same.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Key = tuple[str, tuple[tuple[str, str], ...]]
-"""A metric and its labels; no labels where it is the only one of its name."""
+"""A metric and its labels; no labels if it is the only one of its name."""
 
 
 @dataclass
 class MemoryTables:
-    """Tables in memory, for a pass that nothing needs to outlive (see harness.lockstep.recording.Sink)."""
+    """Tables in memory, for a pass whose rows need not be stored (see harness.lockstep.recording.Sink)."""
 
     units: set[str] = field(default_factory=set)
     frames: dict[str, list[pd.DataFrame]] = field(default_factory=dict)
@@ -46,7 +46,7 @@ class MemoryTables:
         frames: Mapping[str, pd.DataFrame],
         snapshots: Mapping[str, pd.DataFrame] | None = None,
     ) -> None:
-        """Keep the rows of one unit."""
+        """Store the rows of one unit."""
         self.units.add(unit)
         for table, frame in frames.items():
             self.frames.setdefault(table, []).append(frame)
@@ -64,9 +64,9 @@ class MemoryTables:
 
 @dataclass(frozen=True)
 class Perturbed:
-    """What the reference left under every condition of a suite, and what to tell the reader about it.
+    """The reference's tables under every condition of a suite, and notes for the reader.
 
-    tables: empty where a condition could not be had: a floor that leaves one out may be too low.
+    tables: empty if one condition failed: a floor without it might be too low.
     """
 
     documents: int
@@ -77,7 +77,7 @@ class Perturbed:
 def observe_perturbed(
     suite: SuiteSpec, documents: Sequence[EncodedDocument], reference: LoadedModel, progress: Progress
 ) -> Perturbed | None:
-    """Run the reference beside itself under the conditions of a suite; None where it names none."""
+    """Compare the reference with itself under the conditions of a suite; None if it names none."""
     spec = suite.noise_floor
     probes = [probe for probe in suite.probes if probe.runs == "shared_pass" and not probe.whole_batches]
     if spec is None or not probes:
@@ -96,7 +96,7 @@ def observe_perturbed(
     runs, scored = len(sample) * (len(tables) + 1), sum(1 for document in documents if document.tokens)
     text = (
         f"suite {suite.name}: the reference against itself on {len(sample)} documents under {', '.join(tables)}; that "
-        f"takes {runs} passes of a document, beside the {2 * scored} that compare one variant with the reference"
+        f"takes {runs} document passes, in addition to the {2 * scored} that compare one variant with the reference"
     )
     return Perturbed(len(sample), tables, Note(topic="noise floor", text=text))
 
@@ -104,7 +104,7 @@ def observe_perturbed(
 def floors(perturbed: Perturbed, measures: Sequence[Measure]) -> dict[Key, NoiseFloor]:
     """The largest |change − neutral| of every metric over the conditions.
 
-    A metric that some condition leaves without a finite change has no floor. Nor has one whose neutral is infinite.
+    A metric without a finite change under some condition has no floor, nor has one whose neutral value is infinite.
     """
     found: dict[Key, list[tuple[float, str]]] = {}
     for condition, tables in perturbed.tables.items():
@@ -122,7 +122,7 @@ def floors(perturbed: Perturbed, measures: Sequence[Measure]) -> dict[Key, Noise
 
 
 def with_floors(found: Sequence[Measurement | Skipped], known: Mapping[Key, NoiseFloor]) -> list[Measurement | Skipped]:
-    """Measurements with their floors, where these are known; one that a measure found itself stays."""
+    """Measurements with their floors, if known; a floor that a measure determined itself is kept."""
     names = Counter(entry.name for entry in found if isinstance(entry, Measurement))
 
     def floored(entry: Measurement | Skipped) -> Measurement | Skipped:
@@ -135,7 +135,7 @@ def with_floors(found: Sequence[Measurement | Skipped], known: Mapping[Key, Nois
 
 
 def _measured(measure: Measure, tables: MemoryTables) -> list[Measurement]:
-    """What a measure finds; nothing where it raises or has no rows: its metrics then have no floor."""
+    """The results of a measure; empty if it raises or has no rows: its metrics then have no floor."""
     table = tables.read(measure.table, measure.columns)
     if table is None or table.empty:
         return []
@@ -148,5 +148,6 @@ def _measured(measure: Measure, tables: MemoryTables) -> list[Measurement]:
 
 
 def _key(entry: Measurement, names: Counter[str]) -> Key:
-    """Labels tell modules apart; where there is one measurement of a name, they only say where it was found."""
+    """Key of a measurement. Labels distinguish modules; if a name has one measurement, they only say where it was
+    found."""
     return entry.name, tuple(sorted(entry.labels.items())) if names[entry.name] > 1 else ()

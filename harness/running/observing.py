@@ -1,4 +1,4 @@
-"""Every probe of every suite but those of the artifact, over all pairs of a group."""
+"""Runs every probe of every suite, except those of the artifact, over all pairs of a group."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ def observe(
     progress: Progress,
     perturbed: Mapping[str, Perturbed] | None = None,
 ) -> None:
-    """Drive every probe of every suite. A pair that fails keeps its error.
+    """Run every probe of every suite. A pair that fails keeps its error.
 
-    Several variants are observed together. If that fails, each is observed alone, so that one bad variant
-    takes nothing from the others: what was committed before is not computed again.
+    Several variants are observed together. If that fails, each is observed alone, so that one failing variant does not
+    affect the others: committed rows are not computed again.
     """
     if not pairs:
         return
@@ -88,7 +88,7 @@ def _run_shared_pass(
     perturbed: Perturbed | None,
     seconds: dict[str, float],
 ) -> None:
-    """The one pass of all probes of a suite that take part in it, over pairs whose token ids are the same."""
+    """Run the shared pass of all its probes of a suite, over pairs with the same token ids."""
     probes = [probe for probe in suite.probes if probe.runs == "shared_pass"]
     if not probes or not pairs:
         return

@@ -1,4 +1,4 @@
-"""A variant beside the reference while a run lasts: made, described, and identified by the key of its data."""
+"""The pair of a variant and the reference during a run: made, described, and identified by its data key."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ from harness.tables.store import Store
 Documents = dict[str, Sequence[EncodedDocument]]
 """Encoded documents by suite name."""
 Calibrations = dict[str, CalibrationDocuments]
-"""Calibration documents that were read already, by their specification."""
+"""Calibration documents that were already read, by their specification."""
 OTHER_IDS = "the documents have other token ids under the variant's tokenizer"
 ALTERNATIVES = (
     "tokens cannot be compared; bits per byte, tasks, generated texts and latency can be: take a suite and a gate made "
     "of those, such as suite student and gate student"
 )
-"""What can be compared where tokenizers or vocabularies differ."""
+"""What can still be compared if tokenizers or vocabularies differ."""
 
 
 @dataclass
 class Observed:
-    """What is known about one variant after its run: everything that run.json needs except the verdicts."""
+    """The record of one variant after its run: everything that run.json needs except the verdicts."""
 
     plan: Plan
     reference: Identity
@@ -53,11 +53,12 @@ class Observed:
     skipped: list[Skipped] = field(default_factory=list)
     slices: list[Slice] = field(default_factory=list)
     stops: dict[str, Stop] = field(default_factory=dict)
-    """By suite, of those that stop when their rules are decided."""
+    """By suite with sequential sampling: where it stopped."""
     notes: list[Note] = field(default_factory=list)
     artifact: Artifact | None = None
     messages: list[str] = field(default_factory=list)
-    """What happened to the tables of an earlier, unfinished run: for the terminal, since it changes no number."""
+    """What happened to the tables of an earlier, unfinished run: shown in the terminal only, because it changes no
+    number."""
     failures: list[str] = field(default_factory=list)
     """Measures that raised: the run cannot be judged, whatever the rules say."""
     seconds: dict[str, float] = field(default_factory=dict)
@@ -65,23 +66,23 @@ class Observed:
 
 @dataclass
 class Pair:
-    """One variant beside the reference while the run lasts, and its outcome: what was observed, or the error."""
+    """One variant with the reference during the run, and its outcome: the observations, or the error."""
 
     variant: LoadedModel
     store: Store
     observed: Observed
     token_mismatches: Mapping[str, str]
-    """Suites whose tokens cannot be compared, with the reason: other token ids, or other vocabularies."""
+    """Suites whose tokens cannot be compared, with the reason: different token ids, or different vocabularies."""
     unsupported: Mapping[str, str] = field(default_factory=dict)
-    """Kinds of probes that need what a step of the variant does not support, with the reason."""
+    """Kinds of probes that need what the engine or a step of the variant does not support, with the reason."""
     looks: dict[str, Look] = field(default_factory=dict)
-    """By suite, of those that stop when their rules are decided: the look at which it did."""
+    """By suite with sequential sampling: the look at which it stopped."""
     error: HarnessError | None = None
     """Why the variant could not be observed; nothing is measured then."""
 
 
 def suite_texts(suite: SuiteSpec) -> Sequence[RawDocument]:
-    """The documents of a suite as texts, in the order in which they are drawn; none where it has none."""
+    """The documents of a suite as texts, in sampling order; empty if it has none."""
     spec = suite.documents
     if spec is None:
         return ()
@@ -96,7 +97,7 @@ def encode_suite(suite: SuiteSpec, model: LoadedModel) -> Sequence[EncodedDocume
 
 
 def encode_for_variant(suite: SuiteSpec, model: LoadedModel) -> Sequence[EncodedDocument]:
-    """The documents in the tokens of a variant whose token ids differ: with BOS if it has one, cut at its positions."""
+    """The documents encoded for a variant whose token ids differ: with BOS if it has one, cut at its context."""
     spec, positions = suite.documents, model.language_model.positions
     if spec is None:
         return ()
@@ -113,7 +114,7 @@ def _encoded(suite: SuiteSpec, model: LoadedModel) -> Sequence[EncodedDocument]:
 
 
 def _check_positions(suite: SuiteSpec, encoded: Sequence[EncodedDocument], model: LoadedModel) -> None:
-    """Raise DataError for documents beyond the positions that the model was made for: it fails there, or guesses."""
+    """Raise DataError for documents longer than the model's positions: it would fail, or extrapolate."""
     positions = model.language_model.positions
     longest = max((len(document.ids) for document in encoded if not document.skipped), default=0)
     if positions is not None and longest > positions:
@@ -124,7 +125,7 @@ def _check_positions(suite: SuiteSpec, encoded: Sequence[EncodedDocument], model
 
 
 def calibration_of(plan: Plan, reference: LoadedModel, known: Calibrations) -> CalibrationDocuments | None:
-    """The calibration documents, encoded once for all variants that name the same; None where no step is calibrated.
+    """The calibration documents, encoded once for all variants that name the same; None if no step needs them.
 
     Raises DataError.
     """
@@ -181,7 +182,7 @@ def make_pair(
 
 
 def _unsupported(plan: Plan) -> dict[str, str]:
-    """The kinds of the probes of a plan that need what the engine or some step does not support, with the reason."""
+    """The kinds of a plan's probes that need what the engine or some step does not support, with the reason."""
     made_by = [("backend", step) for step in plan.variant.compress] + [("engine", plan.variant.engine)]
     return {
         probe.kind: f"the {role} {plugin.kind} gives no access to {SERVED[need]}"
@@ -216,7 +217,7 @@ def _reads_texts(suite: SuiteSpec, mismatches: Mapping[str, str]) -> bool:
 def data_key(
     plan: Plan, reference: Identity, variant: Identity, environment: Environment, documents: dict[str, str]
 ) -> str:
-    """Hash of everything the tables depend on: both models, the inputs, the probes, and what computes them."""
+    """Hash of everything that the tables depend on: both models, the inputs, the probes, and the libraries."""
     content: dict[str, object] = {
         "reference": reference.model_dump(mode="json", exclude={"source", "name"}),
         "variant": variant.model_dump(mode="json", exclude={"source", "name"}),
@@ -239,7 +240,8 @@ def data_key(
 
 
 def _stopping(plan: Plan) -> list[object]:
-    """What decides how many documents are drawn. Not the reasons that rules give, nor where they are written."""
+    """The part of the gates that decides how many documents are measured. Excludes the rules' reasons and file
+    positions."""
     rules = [
         [gate.sequential, [{"rule": spec.rule.kind, **spec.rule.settings(), "why": ""} for spec in gate.rules]]
         for gate in plan.gates
@@ -254,7 +256,7 @@ def _document_notes(suites: Sequence[SuiteSpec], documents: Documents) -> list[N
         counts = {
             "cut at the context": sum(document.cut for document in encoded),
             "skipped (nothing to score)": sum(bool(document.skipped) for document in encoded),
-            "repeat the text of another": count_duplicates(encoded),
+            "duplicate another document": count_duplicates(encoded),
         }
         for what, count in counts.items():
             if count:
@@ -264,7 +266,7 @@ def _document_notes(suites: Sequence[SuiteSpec], documents: Documents) -> list[N
 
 
 def _contamination_notes(fitted_to: CalibrationDocuments, documents: Documents) -> list[Note]:
-    """A warning for every suite that judges on texts that the variant was fitted to."""
+    """A warning for every suite that judges on texts of the calibration documents."""
     notes = []
     for name, encoded in documents.items():
         scored = [document for document in encoded if not document.skipped]
@@ -280,7 +282,7 @@ def _contamination_notes(fitted_to: CalibrationDocuments, documents: Documents) 
 
 
 def _libraries_of(variant: VariantSpec, identity: Identity) -> list[str]:
-    """Import names of the libraries that read or compute a checkpoint, whose versions may move a number."""
+    """Import names of the libraries that read or compute a checkpoint, whose versions may change results."""
     libraries = {LIBRARIES[module.backend][0] for module in identity.modules if module.backend in LIBRARIES}
     libraries |= {"gguf"} if variant.is_gguf else set()
     libraries |= {"peft"} if variant.adapter else set()

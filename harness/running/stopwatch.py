@@ -1,4 +1,4 @@
-"""Wall-clock time by stage."""
+"""Measures wall-clock time by stage."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
-    """Add the seconds that the block takes to those of ``stage``."""
+    """Add the duration of the block in seconds to ``stage``."""
     start = time.perf_counter()
     yield
     seconds[stage] = seconds.get(stage, 0.0) + time.perf_counter() - start

@@ -1,7 +1,7 @@
-"""Making a variant: a checkpoint or a copy of the reference, its adapter, and every backend step in order.
+"""Makes a variant: opens a checkpoint or copies the reference, applies its adapter and every backend step in order.
 
 reference ─▶ copy ─┐
-checkpoint ────────┴▶ merged adapter ─▶ backend steps ─▶ adapter beside them ─▶ LoadedModel
+checkpoint ────────┴▶ merged adapter ─▶ backend steps ─▶ attached adapter ─▶ LoadedModel
 """
 
 from __future__ import annotations
@@ -31,10 +31,11 @@ from harness.system.foreign import LONG, guard
 
 
 def make_variant(plan: Plan, reference: LoadedModel, calibration: Sequence[Tensor]) -> LoadedModel:
-    """The variant of ``plan``: its own checkpoint or a copy of ``reference``, with its adapter and every step applied.
+    """Make the variant of ``plan``: its own checkpoint or a copy of ``reference``, with its adapter and every step
+    applied.
 
-    calibration: token ids, one 1-D int64 tensor a document. The reference stays byte for byte as it is.
-    Raises ModelError as ``load`` does, and BackendError naming the step that failed.
+    calibration: token ids, one 1-D int64 tensor per document. The reference stays unchanged, byte for byte. Raises
+    ModelError as ``load`` does, and BackendError naming the step that failed.
     """
     made, variant = _open_start(plan, reference), plan.variant
     if variant.adapter and variant.merge:
@@ -47,7 +48,7 @@ def make_variant(plan: Plan, reference: LoadedModel, calibration: Sequence[Tenso
 
 
 def _apply_steps(plan: Plan, start: LoadedModel, reference: LoadedModel, calibration: Sequence[Tensor]) -> LoadedModel:
-    """``start`` with every step applied."""
+    """Apply every step to ``start``."""
     _check_tokenizer(plan, start, reference)
     model = start.model
     described = {module.module: module for module in start.identity.modules if module.backend}
@@ -84,13 +85,13 @@ def _apply_steps(plan: Plan, start: LoadedModel, reference: LoadedModel, calibra
 
 
 def _describe_rounding(model: nn.Module, stated: ModuleFormat, inputs: NumberFormat) -> dict[str, object]:
-    """Fields of a module whose input is rounded: real only where the kernel of a backend does it."""
+    """Fields of a module whose input is rounded: real only if a backend's kernel does it."""
     real = stated.backend and stated.kernel == "real" and not input_roundings(model.get_submodule(stated.module))
     return {"activations": inputs, "kernel": "real" if real else "simulated"}
 
 
 def _open_start(plan: Plan, reference: LoadedModel) -> LoadedModel:
-    """What the first backend step gets: a deep copy of the reference, or the variant's own checkpoint by its engine."""
+    """The input of the first backend step: a deep copy of the reference, or the variant's own checkpoint."""
     variant = plan.variant
     if variant.model == "reference":
         identity = reference.identity.model_copy(update={"name": plan.name})
@@ -111,12 +112,13 @@ def _open_start(plan: Plan, reference: LoadedModel) -> LoadedModel:
 
 
 def _check_tokenizer(plan: Plan, start: LoadedModel, reference: LoadedModel) -> None:
-    """Raise BackendError where calibration documents would be read with the ids of another tokenizer."""
+    """Raise BackendError if calibration documents would be encoded with another tokenizer's ids."""
     needing = [step.kind for step in plan.variant.compress if step.calibrates]
     if needing and start.identity.tokenizer_sha256 != reference.identity.tokenizer_sha256:
         raise BackendError(
-            f"{needing[0]}: calibration documents are encoded as the reference does it, and {plan.variant.model} has "
-            "another tokenizer; give both sides the same tokenizer files, or take a step that needs no calibration"
+            f"{needing[0]}: calibration documents are encoded by the reference's tokenizer, and "
+            f"{plan.variant.model} has another tokenizer; give both sides the same tokenizer files, or choose a step "
+            "that needs no calibration"
         )
 
 
@@ -141,7 +143,7 @@ def _check_not_quantized_twice(
     activations: Mapping[str, NumberFormat],
     cache: CacheFormat | None,
 ) -> None:
-    """Raise BackendError where a step quantized what an earlier one had quantized: it would have neither format."""
+    """Raise BackendError if a step quantized what an earlier step had quantized: it would have neither format."""
     twice = [m.module for m in done.modules if m.module in described] or [
         name for name in done.activations if name in activations
     ]
@@ -163,6 +165,6 @@ def _find_weight_problems(name: str, model: PreTrainedModel, described: dict[str
         text = f"{name}: in {len(ragged)} modules the last group is shorter ({example})"
         notes.append(Note(topic="ragged groups", text=text))
     if names := find_non_finite(model):
-        text = f"{name}: {len(names)} tensors hold NaN or infinity after compression, {names[0]} first"
+        text = f"{name}: {len(names)} tensors contain NaN or infinity after compression, first {names[0]}"
         notes.append(Note(topic="non-finite weights", text=text, level="warn"))
     return tuple(notes)

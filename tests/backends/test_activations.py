@@ -211,8 +211,8 @@ def test_only_static_ranges_need_calibration(tmp_path: Path) -> None:
         return ""
 
     step = {"backend": "activations", "bits": 8, "granularity": "tensor"}
-    assert "activations and no calibration" not in problems(step)
-    assert "activations and no calibration" in problems(step | {"dynamic": False})
+    assert "activations, but no calibration" not in problems(step)
+    assert "activations, but no calibration" in problems(step | {"dynamic": False})
 
 
 def plan_of(folder: Path, *steps: Backend) -> Plan:

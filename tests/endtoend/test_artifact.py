@@ -193,13 +193,13 @@ def test_rounding_of_activations_is_not_in_the_files_and_that_is_said(tmp_path: 
     assert run(tmp_path, variant(tmp_path, "w8a4", steps)) == 1
     content = read(tmp_path, "w8a4")
     assert verdicts(content)["kl_max"][0] == "fail"
-    assert "activations are not in the artifact" in notes(content)
+    assert "activation quantization is not in the artifact" in notes(content)
 
 
 @pytest.mark.slow
 def test_a_simulated_cache_is_not_in_the_files(tmp_path: Path) -> None:
     assert run(tmp_path, variant(tmp_path, "kv2", "{backend: kv_cache, bits: 2}")) == 1
-    assert "the KV cache is not in the artifact" in notes(read(tmp_path, "kv2"))
+    assert "KV cache quantization is not in the artifact" in notes(read(tmp_path, "kv2"))
 
 
 @pytest.mark.slow

@@ -52,7 +52,7 @@ def test_what_a_variant_was_fitted_to_is_recorded_and_compared(tmp_path: Path) -
     worst = next(each for each in content["measurements"] if each["name"] == "calibration_data.outside_range_worst")
     assert 0 < worst["change"] < 0.5
     notes = [note["text"] for note in content["notes"] if note["topic"] == "calibration"]
-    assert any("3 documents were asked for, there are 2" in note for note in notes)
+    assert any("3 documents were requested, 2 are available" in note for note in notes)
     assert any(note.startswith("1 of 8 documents of suite suite share 13 tokens in a row") for note in notes)
     linear = [module for module in content["variant"]["modules"] if module["backend"]]
     assert len(linear) == 28

@@ -125,7 +125,7 @@ def test_a_note_and_the_source_say_what_was_put_on(reference: LoadedModel, adapt
     assert variant.identity.source.endswith(f"model + {adapter}")
     text = next(note.text for note in variant.notes if note.topic == "adapter")
     assert text.startswith("tiny-w4: LORA adapter adapter (r 4, alpha 8, 12 tensors, ")
-    assert text.endswith("beside the weights")
+    assert text.endswith("attached")
     assert {path.path.name for path in variant.files} >= {"adapter_model.safetensors", "adapter_config.json"}
 
 

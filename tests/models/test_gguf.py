@@ -176,7 +176,7 @@ def test_loading_says_nothing_on_the_terminal(tmp_path: Path, capfd: pytest.Capt
 def test_a_tensor_that_transformers_leaves_out_is_refused(tmp_path: Path) -> None:
     extra = {"rope_freqs.weight": np.ones(8, np.float32)}
     path = write_gguf(tiny_llama(**SIZES), tmp_path / "q.gguf", extra=extra)
-    with pytest.raises(ModelError, match=r"leaves out 1 of its tensors \(rope_freqs\.weight\).*engine: llama_cpp"):
+    with pytest.raises(ModelError, match=r"ignores 1 of its tensors \(rope_freqs\.weight\).*engine: llama_cpp"):
         load(ModelSpec(model=str(path)), "x")
 
 

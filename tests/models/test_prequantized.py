@@ -226,7 +226,7 @@ def test_a_missing_library_is_named_with_what_installs_it(
 def test_methods_that_transformers_only_applies_say_what_to_do(method: str, tmp_path: Path) -> None:
     folder = save(tiny_llama(), tmp_path / "model")
     change_config(folder, quantization_config={"quant_method": method})
-    with pytest.raises(ModelError, match=rf"cannot read saved checkpoints; .*backend: {method}"):
+    with pytest.raises(ModelError, match=rf"whose saved checkpoints transformers cannot read; .*backend: {method}"):
         load(ModelSpec(model=str(folder)), "x")
 
 

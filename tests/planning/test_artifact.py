@@ -67,7 +67,7 @@ def test_none_is_fine_for_gates_that_do_not_ask(tmp_path: Path) -> None:
         ({"artifact": "none", "metric": '"*.kl_max"'}, ("blocking rules on *.kl_max",)),
         (
             {"artifact": "save", "measures": "divergence", "metric": "divergence.kl_max"},
-            ("no suite measures what becomes of it", "add artifact to the measures"),
+            ("no suite measures the artifact", "add artifact to the measures"),
         ),
         ({"artifact": "always"}, ("'always'", "'save' or 'none'")),
         ({"variant": "{model: reference, artifact: save}"}, ("nothing is made here", "no such key without steps")),
@@ -86,7 +86,7 @@ def test_a_suite_without_documents_cannot_measure_it(tmp_path: Path) -> None:
     path = write(tmp_path, measures="artifact")
     (tmp_path / "suite.yaml").write_text("measures: [artifact]\n")
     (tmp_path / "gate.yaml").write_text(GATE % ("artifact.kl_max", ""))
-    with pytest.raises(PlanError, match="no documents, expected documents, which artifact looks at"):
+    with pytest.raises(PlanError, match="no documents, expected documents, which artifact needs"):
         plan(path)
 
 

@@ -121,7 +121,7 @@ WRONG: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     (
         {"model": "q4.gguf", "engine": "llama_cpp", "compress": STEP},
         {},
-        "variant.compress: found round_to_nearest, and engine is llama_cpp, which gives no access to weights",
+        "variant.compress: found round_to_nearest, but engine is llama_cpp, which gives no access to weights",
     ),
     (
         {"model": "q4.gguf", "engine": "llama_cpp", "dtype": "bfloat16"},
@@ -131,14 +131,14 @@ WRONG: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     (
         {"model": "q4.gguf", "engine": "llama_cpp"},
         {"dtype": "bfloat16"},
-        "reference.dtype: found bfloat16 beside engine llama_cpp, whose logits are float32, expected float32",
+        "reference.dtype: found bfloat16 with engine llama_cpp, whose logits are float32, expected float32",
     ),
     (
         {"model": "q4.gguf", "engine": "llama_cpp"},
         {"device": "cuda"},
-        "variant.engine: found llama_cpp, which computes on cpu, beside a reference on cuda",
+        "variant.engine: found llama_cpp, which runs on cpu, but the reference is on cuda",
     ),
-    ({"tokenizer": "reference"}, {}, "variant.tokenizer: found reference, and the variant is made from the reference"),
+    ({"tokenizer": "reference"}, {}, "variant.tokenizer: found reference, but the variant is made from the reference"),
     ({"merge": True}, {}, "variant.merge: found true (a truth value) and no adapter, expected an adapter to merge"),
     (
         {"model": "q4.gguf", "adapter": "adapter"},
@@ -197,7 +197,7 @@ def test_the_preview_shows_and_counts_them(folder: Path, capsys: pytest.CaptureF
     assert "q8.gguf: 0.0" in capsys.readouterr().out
     write(folder, {"adapter": "adapter"})
     assert preview_plan(folder / "variant.yaml", None, folder / "runs") == 0
-    assert f"adapter      {folder / 'adapter'}, beside the weights" in capsys.readouterr().out
+    assert f"adapter      {folder / 'adapter'}, attached, not merged" in capsys.readouterr().out
 
 
 def test_a_file_that_cannot_be_read_costs_nothing_known(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

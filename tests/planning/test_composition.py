@@ -104,9 +104,9 @@ def test_steps_that_make_sense_together(tmp_path: Path, steps: tuple[Backend, ..
         ((Inputs(), Inputs(static=True)), 4, ("the activations once",)),
         ((Cache(), Weights(), Cache()), 5, ("the KV cache that step 1, cache,",)),
         ((Cache(only=("a",)), Cache(only=("b",))), 4, ("the KV cache once",)),
-        ((Weights(), Smooth()), 4, ("full precision", "step 1, weights,", "move smooth in front of step 1")),
+        ((Weights(), Smooth()), 4, ("full precision", "step 1, weights,", "move smooth before step 1")),
         ((HEAD, Smooth()), 4, ("prepare before",)),
-        ((Cache(), Inputs(), Smooth()), 5, ("move smooth in front of step 2",)),
+        ((Cache(), Inputs(), Smooth()), 5, ("move smooth before step 2",)),
     ],
 )
 def test_steps_that_do_not(tmp_path: Path, steps: tuple[Backend, ...], line: int, fragments: tuple[str, ...]) -> None:
@@ -130,7 +130,7 @@ def test_two_reasons_for_one_step_are_one_problem(tmp_path: Path) -> None:
         ((Inputs(static=True), Weights()), True, "before a later step changes the weights"),
         ((Inputs(), Weights()), False, ""),
         ((Weights(), Inputs(static=True)), True, ""),
-        ((Weights(),), True, "no step looks at them"),
+        ((Weights(),), True, "no step uses them"),
         ((), False, ""),
     ],
 )

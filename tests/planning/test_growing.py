@@ -69,7 +69,7 @@ def test_a_suite_without_anything_to_look_at_is_refused(tmp_path: Path) -> None:
     gate = "rules:\n  - {rule: at_most, metric: memory.weight_bytes, limit: 1.0e+9, why: w}\n"
     documents = "documents: {data: pocket-heldout, min: 40, max: 400}\nmeasures: [memory, outliers]\n"
     (problem,) = refused(write(tmp_path, documents, gate))
-    assert "no measure that looks at documents one by one" in problem
+    assert "no measure of single documents" in problem
 
 
 def test_a_seed_for_a_file_has_a_use_where_documents_are_drawn(tmp_path: Path) -> None:
@@ -79,7 +79,7 @@ def test_a_seed_for_a_file_has_a_use_where_documents_are_drawn(tmp_path: Path) -
     assert documents is not None
     assert documents.seed == 3
     (problem,) = refused(write(tmp_path, drawn.replace("min: 20, ", ""), GATE.replace("extend", "block")))
-    assert "a seed for texts.txt, which has no use for it" in problem
+    assert "a seed for texts.txt, which does not use it" in problem
 
 
 @pytest.mark.parametrize("metric", ["perplexity.ratio", "memory.weight_bytes"])
@@ -89,7 +89,7 @@ def test_extend_needs_a_suite_that_can_grow(tmp_path: Path, metric: str) -> None
     block = "  - {rule: not_worse, metric: perplexity.ratio, margin: 0.02, why: w}\n"
     (problem,) = refused(write(tmp_path, suite, f"rules:\n  - {rule}\n{block}"))
     assert problem.startswith("gate.yaml:2")
-    assert f"no suite can draw more documents for {metric}" in problem
+    assert f"no suite can measure more documents for {metric}" in problem
     assert "min: 40 and max: 400" in problem
     assert "on_inconclusive: block" in problem
 
@@ -134,7 +134,7 @@ def test_a_suite_that_nothing_waits_for_is_shown_as_that(tmp_path: Path, monkeyp
     gate = "sequential: betting\nrules:\n  - {rule: at_most, metric: memory.weight_bytes, limit: 1.0e+9, why: w}\n"
     out = shown(monkeypatch, write(tmp_path, gate=gate))
     assert "betting intervals" in out
-    assert "stops      at max: no rule waits for its documents" in out
+    assert "stops      at max: no rule extends the sample" in out
 
 
 def test_a_suite_of_a_fixed_size_shows_no_looks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

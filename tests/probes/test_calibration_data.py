@@ -167,7 +167,7 @@ def test_without_bos_where_the_tokenizer_has_none(tmp_path: Path) -> None:
 def test_fewer_documents_than_asked_for_is_a_warning(tmp_path: Path) -> None:
     (note,) = read_calibration(write(tmp_path, "abc", "abcd"), loaded()).notes
     assert (note.level, note.topic) == ("warn", "calibration")
-    assert note.text.startswith("4 documents were asked for, there are 2 in ")
+    assert note.text.startswith("4 documents were requested, 2 are available in ")
 
 
 def test_nothing_to_read_is_an_error_that_says_where(tmp_path: Path) -> None:

@@ -34,7 +34,10 @@ def stop(**fields: Any) -> Stop:
     [
         ({"fixed": 210}, f"{DECIDED}; a fixed sample size with 80 % power would have been 210 documents."),
         ({}, f"{DECIDED}; no fixed sample size is known to reach 80 % power."),
-        ({"watched": (), "documents": 400}, "Suite core: all 400 documents were measured, because no rule waits"),
+        (
+            {"watched": (), "documents": 400},
+            "Suite core: all 400 documents were measured, because no rule extends the sample",
+        ),
         (
             {"documents": 400, "undecided": ("a b", "c d", "e f"), "fixed": 900},
             "Suite core: undecided after all 400 documents: a b and 2 more; a fixed sample size with 80 % power would",

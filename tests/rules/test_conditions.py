@@ -75,7 +75,7 @@ class TestInconclusive:
         shown = verdict(not_worse(on_inconclusive="warn"), straddling)
         assert (blocked.status, blocked.level) == ("inconclusive", "block")
         assert (shown.status, shown.level) == ("inconclusive", "warn")
-        assert shown.because.endswith("on_inconclusive: warn, so this is only shown")
+        assert shown.because.endswith("advisory, because of on_inconclusive: warn")
 
     @pytest.mark.parametrize(
         "found",

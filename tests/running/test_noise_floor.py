@@ -197,7 +197,7 @@ def test_every_metric_of_a_pass_probe_gets_a_floor_with_the_worst_condition() ->
     together = perturbed(model, *ALL)
     assert together.documents == 6
     assert set(together.tables) == set(ALL)
-    assert "takes 36 passes of a document, beside the 16" in together.note.text
+    assert "takes 36 document passes, in addition to the 16" in together.note.text
     found = floors(together, MEASURES)
     names = {name for name, _ in found}
     produced = {metric.name for measure in MEASURES for metric in measure.produces()}

@@ -154,7 +154,7 @@ def test_a_measure_that_knows_nothing_of_looks_loses_its_intervals() -> None:
     mean, count, skipped = Foreign().measure_at(pd.DataFrame(), look.intervals())
     assert isinstance(mean, Measurement)
     assert (mean.change, mean.low, mean.high) == (0.5, None, None)
-    assert "documents were drawn until the rules were decided" in mean.method
+    assert "the suite stopped by sequential sampling" in mean.method
     (verdict,) = judge([gate(AtMost(metric="foreign.mean", limit=1.0, why="w"))], [mean], [], False)
     assert verdict.status == "inconclusive"
     assert isinstance(count, Measurement)
@@ -201,7 +201,7 @@ def test_parts_are_those_of_all_documents_at_every_look() -> None:
 
 
 def test_a_failure_must_hold_among_comparisons_that_are_made_elsewhere() -> None:
-    """p = 0.02 alone; with one more comparison chance does as much."""
+    """p = 0.02 alone; with one more comparison the failure is not significant (Holm)."""
     found = Measurement(
         name="perplexity.ratio", unit="ratio", better="lower", neutral=1.0, change=1.1, low=1.051, high=1.149, n=900,
         clusters=300, basis="sampled", method="m",

@@ -1,1 +1,1 @@
-"""What is wrong with a gate before it judges anything: rules that never pass, never fail, or cannot tell."""
+"""Checks gates before they judge anything: rules that can never pass, can never fail, or lack power."""

@@ -1,4 +1,4 @@
-"""Limits that even a model passes which knows nothing: one that guesses, or predicts all tokens equally likely."""
+"""Finds limits that even a trivial model passes: one that guesses, or predicts a uniform distribution."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from harness.forecast.needs import Need
 
 
 def guess_passes(need: Need, evidence: Evidence) -> str:
-    """Why a model that knows nothing passes the rule, in words; empty if it does not, or that is not known."""
+    """Why a trivial model passes the rule, in words; empty if it does not, or if that is not known."""
     found, level = need.boundary, need.measured.metric.chance
     if found is None or found.limit is None or not level:
         return ""

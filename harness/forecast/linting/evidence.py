@@ -1,4 +1,4 @@
-"""What a gate is checked against: the metrics that will be measured, an earlier run, the vocabulary, task choices."""
+"""The evidence for checking a gate: the metrics to be measured, an earlier run, the vocabulary, task choices."""
 
 from __future__ import annotations
 
@@ -19,11 +19,10 @@ from harness.tables.store import Reader
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a gate is checked against.
+    """The evidence against which a gate is checked.
 
-    metrics: everything that will be measured, or all that can be where no suite is known (``sized`` is then false).
-    suites: those that are known.
-    chance: for each task, the score of guessing; only where the number of choices is known.
+    metrics: everything that will be measured, or can be if no suite is known (``sized`` is then false). suites: those
+    that are known. chance: for each task, the score of guessing; only if the number of choices is known.
     """
 
     metrics: Sequence[Measured]
@@ -37,7 +36,7 @@ class Evidence:
 
 
 def of_plan(plan: Plan, run: Run | None = None, folder: Path | None = None) -> Evidence:
-    """For a variant file, with an earlier run of the like, if there is one, and the folder that it is in."""
+    """For a variant file, with an earlier comparable run, if there is one, and its folder."""
     chance = _chance_of_suites(plan.suites) | (_chance_of_run(run, folder) if run and folder else {})
     vocabulary = _vocabulary(plan.reference.model, plan.reference.revision)
     same = f"{plan.source}: the variant is the reference, with no step" if _is_reference(plan) else ""
@@ -46,7 +45,8 @@ def of_plan(plan: Plan, run: Run | None = None, folder: Path | None = None) -> E
 
 
 def of_suites(suites: Sequence[SuiteSpec], run: Run | None = None, folder: Path | None = None) -> Evidence:
-    """For suites without a variant; without any for what an earlier run measured, else for every metric there is."""
+    """For suites without a variant; without suites for the metrics of an earlier run, else for every installed
+    metric."""
     chance = _chance_of_suites(suites) | (_chance_of_run(run, folder) if run and folder else {})
     vocabulary, same, dtype = None, "", None
     if run is not None:
@@ -71,7 +71,7 @@ def _is_reference(plan: Plan) -> bool:
 
 
 def _place(model: str) -> str:
-    """A folder by what it is, whatever path leads there; any other name as it stands."""
+    """The absolute path of a folder; any other name unchanged."""
     return os.path.realpath(model) if os.path.isdir(model) else model
 
 
@@ -93,7 +93,7 @@ def _chance_of_suites(suites: Sequence[SuiteSpec]) -> dict[str, float]:
 
 
 def _chance_of_run(run: Run, folder: Path) -> dict[str, float]:
-    """By the number of choices of every item. Empty where the run came without its tables."""
+    """Score of guessing, from the number of choices of every item. Empty if the run has no tables."""
     place = (folder.parent if folder.suffix == ".json" else folder) / "tables"
     columns = ("task", "output_type", "reference_loglikelihoods")
     try:

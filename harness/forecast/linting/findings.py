@@ -1,4 +1,4 @@
-"""One thing that is wrong with a gate, and how it is said."""
+"""The record of one defect of a gate, and its rendering as text."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LIMITS = ("margin", "limit", "share")
 
 @dataclass(frozen=True)
 class Finding:
-    """An error is a rule (or gate) that cannot do its work, a warning one that does it badly.
+    """One defect of a gate. An error is a rule (or gate) that cannot work, a warning one that works poorly.
 
     where: ``file:line``; key: the key in that file, as ``rules[2].margin``.
     """
@@ -32,7 +32,7 @@ class Finding:
 
 
 def key_of(index: int, spec: RuleSpec, field: str = "") -> str:
-    """The key of a rule in its gate file, or of its field; ``limit`` stands for the field that holds the limit."""
+    """The key of a rule in its gate file, or of its field; ``limit`` means the field that holds the limit."""
     fields = type(spec.rule).model_fields
     if field == "limit":
         field = next((name for name in LIMITS if name in fields and getattr(spec.rule, name) is not None), "")
@@ -40,7 +40,7 @@ def key_of(index: int, spec: RuleSpec, field: str = "") -> str:
 
 
 def weight(spec: RuleSpec) -> Severity:
-    """How much it matters that a rule cannot do its work: by its level."""
+    """Severity of a rule that cannot work: by its level."""
     return "error" if spec.rule.level == "block" else "warning"
 
 

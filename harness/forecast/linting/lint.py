@@ -1,4 +1,4 @@
-"""Checks of a gate against its own text, the metrics that will be measured, and an earlier run."""
+"""Checks a gate against its own text, the metrics to be measured, and an earlier run."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from harness.records.patterns import could_match
 from harness.statistics import clopper_pearson
 
 FEW = 3
-"""With fewer wrong (or right) answers than this, a task has no room left in that direction: the rule of three."""
+"""With fewer wrong (or right) answers than this, a task is saturated in that direction: the rule of three."""
 
 
 def lint(gate: GateSpec, evidence: Evidence, needed: bool = True) -> list[Finding]:
-    """Everything that is wrong with a gate, in the order of its file; the gate as a whole comes first.
+    """All defects of a gate, in file order; those of the gate as a whole come first.
 
     needed: also report rules that cannot pass or are underpowered (``harness plan`` shows those itself).
     """
@@ -42,7 +42,7 @@ def lint(gate: GateSpec, evidence: Evidence, needed: bool = True) -> list[Findin
 def _gate(gate: GateSpec, evidence: Evidence) -> Iterator[Finding]:
     if all(spec.rule.level == "warn" for spec in gate.rules):
         what = f"none of the {len(gate.rules)} rules of the gate {gate.name} blocks"
-        why = "a gate of warnings alone lets every variant pass"
+        why = "a gate with only warnings lets every variant pass"
         yield Finding("error", gate.source, "rules", what, why, "give at least one rule level: block")
     if evidence.self_reference:
         why = "every change is zero by construction, so the gate shows nothing"
@@ -64,7 +64,7 @@ def _unknown(index: int, spec: RuleSpec, evidence: Evidence) -> Iterator[Finding
 
 
 def _never(index: int, spec: RuleSpec, own: Sequence[Need]) -> Iterator[Finding]:
-    """Rules that cannot pass, whatever the variant is like."""
+    """Rules that can never pass, whatever the variant."""
     for need, more in _grouped([need for need in own if need.outlook == "never"]):
         why = "it can never pass" + (f" ({need.basis})" if need.basis else "")
         what = f"{_named(need, more)}: {need.said}"
@@ -73,7 +73,7 @@ def _never(index: int, spec: RuleSpec, own: Sequence[Need]) -> Iterator[Finding]
 
 
 def _limits_nothing(index: int, spec: RuleSpec, own: Sequence[Need], evidence: Evidence) -> Iterator[Finding]:
-    """Rules that every variant passes, or even a model that knows nothing."""
+    """Rules that every variant passes, or even a trivial model."""
     endless = [need for need in own if need.boundary is not None and need.boundary.limit is None]
     for need, more in _grouped(endless):
         what = f"{_named(need, more)}: every possible value passes"
@@ -87,7 +87,7 @@ def _limits_nothing(index: int, spec: RuleSpec, own: Sequence[Need], evidence: E
 
 
 def _weak(index: int, spec: RuleSpec, own: Sequence[Need]) -> Iterator[Finding]:
-    """Limits tighter than what the number of documents can detect."""
+    """Limits tighter than the number of documents can detect."""
     for need, more in _grouped([need for need in own if need.outlook == "weak"]):
         what = f"{_named(need, more)}: {need.said}"
         why = f"with too few {need.units} the verdict is likely to be inconclusive; {need.basis}"
@@ -103,36 +103,36 @@ def _remedy(need: Need) -> str:
 
 
 def _tasks(gate: GateSpec, evidence: Evidence) -> Iterator[Finding]:
-    """Tasks on which damage cannot show: the reference solves all items, none, or no more than guessing would."""
+    """Tasks on which degradation cannot show: the reference solves all items, none, or no more than by guessing."""
     for found in evidence.run.measurements if evidence.run else ():
         rule = next((spec for spec in gate.rules if could_match(spec.rule.metric, found.name)), None)
         if rule is None or found.unit != "share" or found.reference is None or not _is_score(evidence, found.name):
             continue
         if why := _no_room(found, found.reference, evidence):
             what = f"{found.name}: the reference scores {found.reference:.4g} on {found.n} items"
-            do = "use harder items, or a task that the reference solves in part"
+            do = "use harder items, or a task that the reference solves partly"
             yield Finding("warning", rule.where, key_of(gate.rules.index(rule), rule, "metric"), what, why, do)
 
 
 def _is_score(evidence: Evidence, name: str) -> bool:
-    """Whether the metric is the score of a task, which guessing reaches too."""
+    """Whether the metric is a task score, which guessing reaches too."""
     return any(each.metric.name == name and each.metric.chance == "guess" for each in evidence.metrics)
 
 
 def _no_room(found: Measurement, score: float, evidence: Evidence) -> str:
     if (1 - score) * found.n < FEW:
-        return "the task is saturated: the reference solves it, so small damage does not show"
+        return "the task is saturated: the reference solves it, so a small degradation does not show"
     if score * found.n < FEW:
-        return "the reference solves next to nothing, so there is nothing to lose"
+        return "the reference solves almost nothing, so no degradation can show"
     chance = evidence.chance.get(found.name.split(".")[1])
     around = clopper_pearson(score * found.clusters, found.clusters) if found.clusters else None
     if chance and around and around.low <= chance:
-        return f"that is within noise of guessing ({chance:.3g}), so there is nothing to lose"
+        return f"that is within noise of guessing ({chance:.3g}), so no degradation can show"
     return ""
 
 
 def _grouped(found: Sequence[Need]) -> Iterator[tuple[Need, int]]:
-    """The need that is farthest from being met, and how many more there are: one finding a rule, not one a task."""
+    """The need that is farthest from being met, and how many more there are: one finding per rule, not per task."""
     if found:
         yield max(found, key=lambda need: (need.needed or 0) / max(need.documents or 1, 1)), len(found) - 1
 

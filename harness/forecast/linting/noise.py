@@ -1,4 +1,4 @@
-"""Limits within the noise floor: how far a metric moves when the reference is measured against itself."""
+"""Finds limits within the noise floor: the change of a metric when the reference is measured against itself."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from harness.records.patterns import could_match
 
 RESOLUTION = {"float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}
 LOGIT = 64.0
-"""Size of a logit whose last bit counts as the floor of rounding, where no run measured one."""
+"""Assumed magnitude of a logit whose last bit is the rounding floor, if no run measured one."""
 
 
 def within_noise(index: int, spec: RuleSpec, own: Sequence[Need], evidence: Evidence) -> Iterator[Finding]:
-    """Rules with above_noise whose noise floor nothing measures, and limits that are not clear of the floor."""
+    """Rules with above_noise whose noise floor is not measured, and limits that are not clear of the floor."""
     for need in own:
         if do := _lacking(need, evidence):
             what = f"{need.metric}: above_noise without a measured noise floor"
@@ -33,7 +33,10 @@ def _against(index: int, spec: RuleSpec, need: Need, evidence: Evidence) -> Iter
     if floor is None or floor.value == 0 or found is None or found.limit is None:
         return
     room = abs(found.limit - found.neutral)
-    key, moves = key_of(index, spec, "limit"), f"{floor.condition} moves it by {floor.value:.3g} without any damage"
+    key, moves = (
+        key_of(index, spec, "limit"),
+        f"{floor.condition} changes it by {floor.value:.3g} without any degradation",
+    )
     if 0 < room <= floor.value:
         what = f"{need.metric}: the limit allows a change of {room:.3g}, which is within the noise floor"
         yield Finding("warning", spec.where, key, what, moves, f"allow several times {floor.value:.3g}")
@@ -45,7 +48,7 @@ def _against(index: int, spec: RuleSpec, need: Need, evidence: Evidence) -> Iter
 
 
 def _floor(need: Need, evidence: Evidence) -> NoiseFloor | None:
-    """The largest floor of the metric in the run, whatever its labels; of a maximum of logits also its rounding."""
+    """The largest floor of the metric in the run, over all labels; for a maximum of logits also its rounding."""
     measured = evidence.run.measurements if evidence.run else ()
     known = [m.floor for m in measured if m.name == need.metric and m.floor is not None]
     if not known and need.metric == "logits.max_abs_diff" and evidence.dtype in RESOLUTION:
@@ -56,7 +59,7 @@ def _floor(need: Need, evidence: Evidence) -> NoiseFloor | None:
 
 
 def _lacking(need: Need, evidence: Evidence) -> str:
-    """What to do where a rule asks for a floor that no suite or run measures; empty if all is well."""
+    """What to do if a rule needs a floor that no suite or run measures; empty if it is measured."""
     if need.rule.above_noise is None:
         return ""
     if evidence.suites:

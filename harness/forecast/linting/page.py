@@ -1,4 +1,4 @@
-"""What ``harness lint`` prints: plain lines, one finding after the other."""
+"""Renders the output of ``harness lint``: plain lines, one finding after the other."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Slices that no run will ever have: of metrics that are not by document, or by labels that no document has."""
+"""Finds slices that no run can have: of metrics that are not by document, or by labels that no document has."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from harness.system.resources import POCKET_SPLITS
 
 
 def unreachable(index: int, spec: RuleSpec, evidence: Evidence) -> Iterator[Finding]:
-    """What is wrong with the slices that a rule names: it is then an error in every run."""
+    """Defects of the slices that a rule names: the rule is then an error in every run."""
     rule = spec.rule
     if rule.slices is None:
         return
@@ -66,7 +66,7 @@ def _matching(suite: SuiteSpec, pattern: str) -> bool:
 
 
 def _values(spec: DocumentsSpec | None, label: str) -> set[str] | None:
-    """The values of a label among the documents; empty where none has any, None where only the run will tell."""
+    """The values of a label among the documents; empty if none has it, None if only the run will tell."""
     if spec is None or isinstance(spec.data, HubData):
         return None
     if spec.packed:
@@ -78,7 +78,7 @@ def _values(spec: DocumentsSpec | None, label: str) -> set[str] | None:
 
 
 def _in_file(path: Path, label: str, most: int | None) -> set[str] | None:
-    """None where the file cannot be read: the run will say why."""
+    """The records of the file; None if it cannot be read: the run will report why."""
     try:
         with path.open(encoding="utf-8") as stream:
             rows = [json.loads(line) for _, line in zip(range(most or 10**9), filter(str.strip, stream), strict=False)]

@@ -1,1 +1,1 @@
-"""SVG: tags, scales, charts."""
+"""Draws the report's charts as SVG: tags, scales, charts."""

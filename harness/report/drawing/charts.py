@@ -99,9 +99,7 @@ def bar(value: float, scale: Scale, tone: str, hint: str) -> Markup:
 
 
 def axis(scale: Scale, words: Words = display.number, about: int = 4, height: int = 20) -> Markup:
-    """The tick labels that belong to the rows above or below; decoration for the eye, hidden from readers
-    aloud.
-    """
+    """The tick labels of the rows above or below; decorative, hidden from screen readers."""
     content = [text(scale(tick), 13, words(tick)) for tick in scale.ticks(about)]
     return tag("svg", *content, class_="chart", width="100%", height=height, aria_hidden="true")
 
@@ -113,7 +111,7 @@ def histogram(
     words: Words = display.number,
     tone: str = "variant",
 ) -> Markup:
-    """How many fall between each pair of edges. marks: values to point out, with a short label each."""
+    """Number of values between each pair of edges. marks: values to point out, with a short label each."""
     top, bottom, height = 34, 170, 192
     most = max(bins.counts, default=0) or 1
     total = sum(bins.counts) or 1
@@ -166,7 +164,7 @@ def depth(line: Sequence[float], dots: Sequence[Dot], labels: Sequence[str], tit
 def reliability(
     sides: Sequence[tuple[str, Sequence[tuple[float, float, int]]]], title: str, description: str
 ) -> Markup:
-    """Accuracy (up) by confidence (across) for each side: on the diagonal, confidence means what it says.
+    """Reliability diagram: accuracy (up) by confidence (across) for each side; perfect calibration is the diagonal.
 
     sides: (tone, [(mean confidence, accuracy, count) of each bin]).
     """
@@ -198,7 +196,7 @@ def _whisker(start: float, end: float, y: float, tone: str) -> Markup:
 def _with_y_axis(
     height: int, labels: Sequence[tuple[float, str]], content: Sequence[Markup], title: str, description: str
 ) -> Markup:
-    """The labels of the vertical axis keep a column of their own, so that the drawing may take any width."""
+    """Give the labels of the vertical axis a separate column, so that the drawing may take any width."""
     marks = [tag("text", words, x="100%", y=y + 4, class_="tick", text_anchor="end") for y, words in labels]
     scale = tag("svg", *marks, class_="chart ruler", width="48", height=height, aria_hidden="true")
     return tag("div", scale, drawing(height, title, description, *content), class_="plot")

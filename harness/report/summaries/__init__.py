@@ -1,1 +1,1 @@
-"""What the sections of the report show: small pure summaries of a run and its tables. Templates use them by name."""
+"""Summaries for the sections of the report: pure functions of a run and its tables, which templates call by name."""

@@ -6,15 +6,15 @@ from harness.records import Measurement, Note, Run
 
 _LEADS = {
     "saved": (
-        "The variant was saved to the folder artifact beside this file and reloaded in a fresh process. The table "
+        "The variant was saved to the folder artifact next to this file and reloaded in a fresh process. The table "
         "compares the reloaded model with the model in memory."
     ),
-    "checkpoint": "The variant was loaded from these files and not changed, so what was measured is the artifact.",
+    "checkpoint": "The variant was loaded from these files and not changed, so the measured model is the artifact.",
 }
 
 
 def describe(run: Run) -> str:
-    """What the files are; empty where there are none."""
+    """The origin of the files; empty if there are none."""
     return _LEADS[run.artifact.kind] if run.artifact else ""
 
 
@@ -24,10 +24,10 @@ def select_measurements(run: Run) -> list[Measurement]:
 
 
 def collect_reasons(run: Run) -> list[str]:
-    """Why some of it could not be measured, each reason once."""
+    """Why some metrics could not be measured, each reason once."""
     return list(dict.fromkeys(s.reason for s in run.skipped if s.measure.startswith("artifact")))
 
 
 def select_notes(run: Run) -> list[Note]:
-    """What a reader must know beside the numbers."""
+    """Notes for the reader about the artifact."""
     return [note for note in run.notes if note.topic == "artifact"]

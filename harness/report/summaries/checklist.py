@@ -1,4 +1,4 @@
-"""The deployment checklist: what was compressed and how, from the finished model and from measurements alone."""
+"""The deployment checklist: what was compressed and how, from the finished model and its measurements."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ _REASONS = {
     "embedding": "embeddings are looked up, not multiplied",
     "norm": "norms are small and sensitive",
     "head": "the output head was skipped",
-    "linear": "linear layers that no step chose",
+    "linear": "linear layers that no step selected",
     "other": "other tensors",
 }
 
 
 @dataclass(frozen=True)
 class Answer:
-    """One line of the checklist. known: where the answer comes from."""
+    """One line of the checklist. known: the source of the answer."""
 
     question: str
     found: tuple[str, ...]
@@ -29,7 +29,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Group:
-    """All modules whose weights and inputs are treated alike."""
+    """All modules whose weights and inputs are quantized alike."""
 
     words: str
     details: tuple[str, ...]
@@ -107,14 +107,14 @@ def _ranges(module: ModuleFormat) -> tuple[str, ...]:
 def _weights(modules: Sequence[ModuleFormat]) -> Answer:
     chosen = [module for module in modules if module.compressed]
     if not chosen:
-        return Answer("Weights", ("not quantized",), "no module holds a compressed format")
+        return Answer("Weights", ("not quantized",), "no module has a compressed format")
     total = sum(module.parameters for module in modules)
     share = sum(module.parameters for module in chosen) / total if total else None
     formats = Counter(", ".join((words.stored_as(module), *_ranges(module))) for module in chosen)
     found = [f"{count} modules {name}" for name, count in formats.most_common(6)]
     found.append(f"{display.percent(share, 3)} of all parameters")
     inspected = sum(module.distinct_values is not None for module in chosen)
-    known = "as the step stated; distinct values were not counted"
+    known = "as declared by the step; distinct values were not counted"
     if inspected:
         known = f"the values of {inspected} of {len(chosen)} modules were inspected and lie on the declared grid"
     return Answer("Weights", tuple(found), known)
@@ -123,14 +123,14 @@ def _weights(modules: Sequence[ModuleFormat]) -> Answer:
 def _activations(modules: Sequence[ModuleFormat]) -> Answer:
     kinds = Counter(str(module.activations) for module in modules if module.activations)
     found = tuple(f"inputs of {count} modules {name}" for name, count in kinds.most_common(6))
-    return Answer("Activations", found or ("not quantized",), "what the modules of the finished model do")
+    return Answer("Activations", found or ("not quantized",), "hooks and kernels of the finished model")
 
 
 def _cache(run: Run) -> Answer:
     cache = run.variant.cache
     if cache is None:
-        return Answer("KV cache", ("not quantized",), "what the finished model keeps")
-    found = [f"keys {cache.keys}, values {cache.values}", f"{display.number(cache.bits_per_value, 3)} bits a value"]
+        return Answer("KV cache", ("not quantized",), "the cache of the finished model")
+    found = [f"keys {cache.keys}, values {cache.values}", f"{display.number(cache.bits_per_value, 3)} bits per value"]
     if cache.residual:
         found.append(f"the newest {cache.residual} tokens in full precision")
     if cache.skipped_layers:
@@ -141,7 +141,7 @@ def _cache(run: Run) -> Answer:
 def _calibration(run: Run) -> Answer:
     data = run.variant.calibration
     if data is None:
-        return Answer("Calibration data", ("none",), "no step looked at documents")
+        return Answer("Calibration data", ("none",), "no step used calibration documents")
     found = [
         f"{data.source}: {display.number(data.documents)} documents, {display.number(data.tokens)} tokens",
         f"sha256 of the tokens {display.short_hash(data.sha256)}",
@@ -154,7 +154,7 @@ def _calibration(run: Run) -> Answer:
     if worst := words.find(run, "calibration_data.outside_range_worst"):
         share, module = display.quantity(worst.change, worst.unit), worst.labels.get("module", "")
         found.append(f"inputs outside the calibrated range: up to {share}, in {module}")
-    return Answer("Calibration data", tuple(found), "compared with the documents that were judged")
+    return Answer("Calibration data", tuple(found), "compared with the evaluation documents")
 
 
 def _left_out(modules: Sequence[ModuleFormat]) -> Answer:
@@ -180,9 +180,9 @@ def _kernel(modules: Sequence[ModuleFormat], run: Run) -> Answer:
         return Answer("Kernel", (what,), "memory is counted by format; speed says nothing about the format")
     packed = [module for module in modules if module.compressed]
     if packed and all(module.gemm_kind == "floats" for module in packed):
-        what = "real, weight-only: the stored format is dequantized in the kernel, and floats are multiplied"
-        return Answer("Kernel", (what,), "one call of every module was watched")
-    return Answer("Kernel", ("real: the product reads the stored format",), "the modules of the finished model")
+        what = "real, weight-only: the kernel dequantizes the stored format and multiplies floats"
+        return Answer("Kernel", (what,), "one call of every module was observed")
+    return Answer("Kernel", ("real: the GEMM reads the stored format",), "the modules of the finished model")
 
 
 def _stored(modules: Sequence[ModuleFormat]) -> Answer:
@@ -201,7 +201,7 @@ def _latency(run: Run) -> Answer:
     found = tuple(_numbers(run, names))
     if not found:
         return Answer("Latency", ("not measured",), "")
-    return Answer("Latency", found, f"not counted: {reason}" if reason else "measured beside the reference")
+    return Answer("Latency", found, f"not counted: {reason}" if reason else "measured together with the reference")
 
 
 def _numbers(run: Run, names: Sequence[str]) -> Iterator[str]:

@@ -16,11 +16,11 @@ _NAMED = 12
 
 @dataclass(frozen=True)
 class Mixture:
-    """The experts of one layer of the variant.
+    """The experts of one MoE layer of the variant.
 
-    fewest, most: smallest and largest number of tokens of an expert, None where unknown. agreement: share of routings
-    that the reference makes, too. fewest_calibration: None without calibration. unreached, unused: experts
-    without a calibration token, and without one of these documents.
+    fewest, most: smallest and largest number of tokens of an expert, None if unknown. agreement: share of routings that
+    the reference makes, too. fewest_calibration: None without calibration. unreached, unused: experts without a
+    calibration token, and without an evaluation token.
     """
 
     module: str
@@ -44,9 +44,9 @@ class Mixture:
 
 
 def read_mixtures(suite: SuiteTables) -> list[Mixture]:
-    """Every mixture of the variant: those with most uncalibrated experts first, then in order.
+    """Every MoE layer of the variant: those with most uncalibrated experts first, then in order.
 
-    Nothing for dense models, and without the table.
+    Empty for dense models, and without the table.
     """
     frame = suite.read("experts", _COLUMNS)
     if frame is None:

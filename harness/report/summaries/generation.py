@@ -19,14 +19,14 @@ COLUMNS = (
     "diverged", "first", "first_character", "similarity",
 )  # fmt: skip
 BEFORE, AFTER, PROMPT = 90, 260, 160
-"""Characters that are shown before and after the first difference, and of a prompt."""
+"""Number of characters shown before and after the first difference, and of a prompt."""
 MOST_BINS = 32
 _WORD = re.compile(r"\s*\S*")
 
 
 @dataclass(frozen=True)
 class Side:
-    """What one side wrote from the first difference on: the word in which it is, the rest, and how it ends."""
+    """The text of one side around the first difference: the word that contains it, the rest, and how it ends."""
 
     word: str
     rest: str
@@ -35,7 +35,8 @@ class Side:
 
 @dataclass(frozen=True)
 class Pairing:
-    """Both texts after one prompt. common: the end of their common part. place: where they first differ, in words."""
+    """Both texts after one prompt. common: the end of their common prefix. place: position of the first difference, in
+    words."""
 
     id: str
     kind: str
@@ -49,7 +50,7 @@ class Pairing:
 
 @dataclass(frozen=True)
 class Texts:
-    """All prompts of a suite: how many, after how many both sides write the same, and the pairs that differ most."""
+    """All prompts of a suite: their number, the number of identical continuations, and the pairs that differ most."""
 
     total: int
     equal: int
@@ -60,7 +61,7 @@ class Texts:
 
 
 def read_texts(suite: SuiteTables, most: int) -> Texts | None:
-    """The table ``generations``, the pairs that differ most first; None where there is none."""
+    """The table ``generations``, the pairs that differ most first; None if there is none."""
     frame = suite.read("generations", COLUMNS)
     if frame is None:
         return None
@@ -79,7 +80,7 @@ def read_texts(suite: SuiteTables, most: int) -> Texts | None:
 
 
 def _bins(places: np.ndarray) -> Bins:
-    """Counts by position, one bin a position where they are few."""
+    """Counts by position, one bin per position if there are few."""
     width = -(-(int(places.max()) + 1) // MOST_BINS)
     edges = np.arange(0, int(places.max()) + width + 1, width)
     counts, _ = np.histogram(places, bins=edges)
@@ -117,7 +118,7 @@ def _tail(text: str, most: int) -> str:
 
 
 def _lines(text: str) -> str:
-    """Line breaks as a sign, since they are part of what was written and would not be seen."""
+    """Show line breaks as a sign, because they are part of the text and would be invisible."""
     return text.replace("\n", " ⏎ ")
 
 

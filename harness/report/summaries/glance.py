@@ -1,4 +1,4 @@
-"""The few numbers that a reader wants first."""
+"""The key figures at the top of the report."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from harness.report.summaries import cost
 
 @dataclass(frozen=True)
 class Figure:
-    """One large number with what it is and a line of detail."""
+    """One large number with its title and a line of detail."""
 
     label: str
     value: str
@@ -20,7 +20,7 @@ class Figure:
 
 
 def figures(run: Run) -> list[Figure]:
-    """Size, perplexity, what else summarizes quality, and the task that lost most, as far as they were measured."""
+    """Size, perplexity, other quality summaries, and the task with the largest loss, if they were measured."""
     found = [_size(run), _perplexity(run) or _bits(run), *_quality(run), _task(run)]
     return [figure for figure in found if figure is not None]
 
@@ -35,7 +35,7 @@ def _size(run: Run) -> Figure | None:
     bits = words.bits_per_weight(run.variant.modules)
     if ratio is None:
         return None
-    detail = f"{display.number(bits, 3)} bits a weight, all counted" if bits is not None else "stored weights"
+    detail = f"{display.number(bits, 3)} bits per weight, everything included" if bits is not None else "stored weights"
     if ratio < 1:
         return Figure("Larger by", f"{display.number(1 / ratio, 3)}×", detail)
     return Figure("Smaller by", "nothing" if ratio == 1 else f"{display.number(ratio, 3)}×", detail)
@@ -52,22 +52,22 @@ def _perplexity(run: Run) -> Figure | None:
 
 
 def _bits(run: Run) -> Figure | None:
-    """What can be said of predictions where the sides have other tokens."""
+    """Bits per byte, for sides with different tokens."""
     bits = _finite(run, "perplexity.bits_per_byte")
     if bits is None or bits.change is None:
         return None
-    return Figure("Bits a byte", display.signed(bits.change, 3), beside_words(bits.reference, bits.variant))
+    return Figure("Bits per byte", display.signed(bits.change, 3), beside_words(bits.reference, bits.variant))
 
 
 def beside_words(reference: float | None, variant: float | None) -> str:
-    """Both sides with enough digits to tell them apart, or nothing."""
+    """Both sides with enough digits to distinguish them, or nothing."""
     if reference is None or variant is None:
         return ""
     return " → ".join(display.beside([reference, variant]))
 
 
 def _quality(run: Run) -> Iterator[Figure]:
-    """The other metrics that declare themselves a summary of quality."""
+    """The other metrics that are declared as a summary of quality."""
     for name in words.summarized(run, "quality"):
         m = _finite(run, name)
         if name != "perplexity.ratio" and m is not None and m.change is not None:
@@ -87,7 +87,7 @@ def _task(run: Run) -> Figure | None:
 
 
 def _compares_shares(m: Measurement) -> bool:
-    """Whether this is the main score of a task: both sides shares, higher better, judged as a difference."""
+    """Whether this is the main score of a task: a share on both sides, higher is better, judged as a difference."""
     sides = (m.reference, m.variant)
     return (
         m.name.startswith("tasks.")

@@ -9,7 +9,7 @@ from harness.records import Measurement, Run
 
 @dataclass(frozen=True)
 class Family:
-    """The measurements whose names begin alike; hidden counts the rows that are not listed."""
+    """The measurements of one family; hidden counts the rows that are not listed."""
 
     name: str
     title: str
@@ -23,7 +23,7 @@ class Family:
 
 
 def families(run: Run, most_of_a_name: int = 24, most: int = 160) -> list[Family]:
-    """One group a family in the order of measurement, with at most so many rows of one name and of one family."""
+    """One group per family in the order of measurement, with a limited number of rows per name and per family."""
     groups: dict[str, list[Measurement]] = {}
     for measurement in run.measurements:
         groups.setdefault(measurement.name.partition(".")[0], []).append(measurement)

@@ -1,4 +1,4 @@
-"""Output errors of modules through the depth of the model."""
+"""Output errors of modules across the depth of the model."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def read_weight_errors(suite: SuiteTables) -> dict[str, float]:
 
 
 def _sums(frame: pd.DataFrame) -> pd.DataFrame:
-    """One row a module, in order of execution; a sum with NaN or infinity in it stays so."""
+    """One row per module, in order of execution; a sum with NaN or infinity in it stays so."""
     grouped = frame.groupby("module", sort=False)
     sums = grouped[list(_COLUMNS[4:])].sum(skipna=False)
     sums["kind"], sums["depth"] = grouped["kind"].first(), grouped["depth"].first()
@@ -158,18 +158,14 @@ def block_of(module: str) -> int | None:
 
 
 def role_of(module: str) -> str:
-    """What the module is within its block, with further numbers (experts) left open:
-    "mlp.experts.*.down_proj".
-    """
+    """The role of the module within its block, with further numbers (experts) replaced: "mlp.experts.*.down_proj"."""
     block = _NUMBER.search(module)
     after = module[block.end() + 1 :] if block and block.end() < len(module) else module
     return _NUMBER.sub(".*", after)
 
 
 def make_heat_map(modules: Sequence[Module]) -> HeatMap | None:
-    """The largest error of every role in every block; more blocks than fit are taken together in equal
-    ranges.
-    """
+    """The largest error of every role in every block; if there are too many blocks, equal ranges are merged."""
     placed = [module for module in modules if module.block is not None]
     if not placed:
         return None

@@ -12,7 +12,7 @@ from harness.report.words import stored_as
 
 @dataclass(frozen=True)
 class Format:
-    """All modules that are stored the same way."""
+    """All modules stored in the same format."""
 
     words: str
     backend: str
@@ -24,7 +24,7 @@ class Format:
 
     @property
     def bits(self) -> float | None:
-        """Stored bits a weight, scales and zero points included."""
+        """Stored bits per weight, scales and zero points included."""
         return 8 * self.stored_bytes / self.parameters if self.parameters else None
 
 

@@ -21,9 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Kind:
-    """One kind of document. ratio = exp(mean NLL change), with its interval where there are two documents or
-    more.
-    """
+    """One kind of document. ratio = exp(mean NLL change), with its interval if there are at least two documents."""
 
     name: str
     documents: int
@@ -38,7 +36,7 @@ class Kind:
 
 
 def group_by_kind(found: Tokens, most: int) -> list[Kind]:
-    """One row a kind of document, at most so many, the one whose perplexity grew most first."""
+    """One row per kind of document, a limited number, the one whose perplexity grew most first."""
     columns = ["reference_nll", "variant_nll", "bytes", "change"]
     frame = found.frame.assign(change=found.frame["variant_nll"] - found.frame["reference_nll"])
     wide = frame[["kind", "document", *columns]].astype(dict.fromkeys(columns, "float64"))

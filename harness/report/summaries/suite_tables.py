@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SuiteTables:
-    """One suite of the run. unread: for each table that could not be read, why; the report shows it."""
+    """One suite of the run. unread: for each table that could not be read, the reason, which the report shows."""
 
     name: str
     source: Tables
@@ -24,9 +24,9 @@ class SuiteTables:
     _frames: dict[tuple[str, tuple[str, ...]], pd.DataFrame | None] = field(default_factory=dict)
 
     def read(self, table: str, columns: tuple[str, ...]) -> pd.DataFrame | None:
-        """The columns of a table, or None when it is absent, empty or damaged.
+        """The columns of a table, or None if it is absent, empty or damaged.
 
-        A damaged table costs the report a chart, not the report: the verdict is already given.
+        A damaged table costs the report a chart, not the report: the verdict already exists.
         """
         if (table, columns) not in self._frames:
             self._frames[table, columns] = self._read(table, columns)
@@ -42,7 +42,7 @@ class SuiteTables:
 
 
 def open_suites(source: Tables) -> tuple[list[SuiteTables], str]:
-    """All suites that left tables, and why there are none where that is so."""
+    """All suites that wrote tables; if there are none, the reason."""
     try:
         return [SuiteTables(name, source) for name in source.suites()], ""
     except HarnessError as error:

@@ -1,4 +1,4 @@
-"""Bits per byte by kind of document, where the two sides have different tokenizers."""
+"""Bits per byte by kind of document, for sides with different tokenizers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ COLUMNS = ("document", "bytes", "reference_nll", "variant_nll", "skipped")
 
 @dataclass(frozen=True)
 class Kind:
-    """One kind of document; change in bits per byte, with its interval where there are two documents or more."""
+    """One kind of document; change in bits per byte, with its interval if there are at least two documents."""
 
     name: str
     documents: int
@@ -31,7 +31,7 @@ class Kind:
 
 
 def group_by_kind(suite: SuiteTables, most: int) -> list[Kind]:
-    """One row a kind, the largest increase first; empty where no text was scored on both sides."""
+    """One row per kind, the largest increase first; empty if no text was scored on both sides."""
     frame, documents = suite.read("texts", COLUMNS), suite.read("documents", ("document", "kind"))
     if frame is None or documents is None:
         return []

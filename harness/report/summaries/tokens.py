@@ -24,7 +24,7 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class Group:
-    """Some tokens together: those of one document or one kind of document. kl in nats/token."""
+    """A group of tokens: those of one document or one kind of document. kl in nats/token."""
 
     name: str
     kind: str
@@ -83,17 +83,17 @@ def read_tokens(suite: SuiteTables) -> Tokens | None:
 
 
 def group_by_kind(found: Tokens, most: int) -> list[Group]:
-    """One group a kind of document, at most so many, the largest mean KL first."""
+    """One group per kind of document, a limited number, the largest mean KL first."""
     return _groups(found.frame, "kind", most)
 
 
 def count_kinds(found: Tokens) -> int:
-    """How many kinds of document there are."""
+    """The number of kinds of document."""
     return int(found.frame["kind"].nunique())
 
 
 def group_by_document(found: Tokens, most: int) -> list[Group]:
-    """The documents with the largest mean KL, at most so many."""
+    """The documents with the largest mean KL, a limited number."""
     return _groups(found.frame, "document", most)
 
 
@@ -197,9 +197,8 @@ def compute_reliability(found: Tokens, side: str, bins: int = 10) -> list[tuple[
 
 
 def compute_agreement(found: Tokens) -> list[tuple[str, int, float]]:
-    """Where both sides name the same most likely token, by how sure the reference was: (range, tokens,
-    share).
-    """
+    """Share of tokens where both sides predict the same token, by the reference's confidence: (range, tokens,
+    share)."""
     confidence = get_column(found, "reference_top1_p")
     same = (found.frame["reference_top1"] == found.frame["variant_top1"]).to_numpy()
     rows = []
