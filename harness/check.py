@@ -125,7 +125,7 @@ def _conclude(plan: Plan, result: Observed | HarnessError, started: datetime, fo
         return EXIT_ERROR
     for message in [*result.messages, *(n.text for n in result.notes if n.topic == "hardware" and n.level == "warn")]:
         terminal.note(message)
-    run, written, failure = _publish(_judged(result, started), folder, plan.outputs)
+    run, written, failure = _publish(_judge_variant(result, started), folder, plan.outputs)
     code = exit_code_of(run)
     terminal.verdict(run, written)
     if failure:
@@ -164,7 +164,7 @@ def _without_outputs(run: Run, failure: str) -> Run:
     return run.model_copy(update={"verdicts": verdicts, "verdict": verdict, "exit_code": code})
 
 
-def _judged(observed: Observed, started: datetime) -> Run:
+def _judge_variant(observed: Observed, started: datetime) -> Run:
     identical = observed.reference.same_as(observed.variant)
     verdicts = judge(observed.plan.gates, observed.measurements, observed.skipped, identical, observed.slices)
     verdicts += tuple(

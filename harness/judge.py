@@ -68,7 +68,7 @@ def judge(
         for spec in gate.rules
         for case in _everywhere(gate.name, spec, measurements, skipped, slices, identical)
     ]
-    return tuple(_verdict(case) for case in _together(cases, elsewhere))
+    return tuple(_verdict(case) for case in _correct_family(cases, elsewhere))
 
 
 def rejudge(run: Run, gates: Sequence[GateSpec]) -> Run:
@@ -111,7 +111,8 @@ def _everywhere(
         metric = _rule(spec).metric
         known = ", ".join(dict.fromkeys(part.value for part in of_label)) or "none at all"
         because = (
-            f"{metric} was not measured on any slice {named}; slices measured by {label}: {known} (slices are measured in "
+            f"{metric} was not measured on any slice {named}; slices measured by {label}: {known} ("
+            "slices are measured in "
             "a run whose own gates name them, of metrics by token or layer, where the documents say their "
             f"{label})"
         )
@@ -188,7 +189,7 @@ def _sound(decision: object) -> Decision:
     return decision
 
 
-def _together(cases: list[_Case], elsewhere: int) -> list[_Case]:
+def _correct_family(cases: list[_Case], elsewhere: int) -> list[_Case]:
     """Failures that do not survive the Holm correction among their family become inconclusive."""
     families: dict[str, list[int]] = {}
     for index, case in enumerate(cases):

@@ -127,18 +127,18 @@ def resolved(plan: Plan) -> dict[str, Any]:
     """The plan as plain data for run.json: every default written out, every plugin with its name."""
     record = plan.model_dump(mode="json")
     engine = plan.variant.engine
-    record["variant"]["engine"] = _named("engine", engine) if engine.settings() else engine.kind
-    record["variant"]["compress"] = [_named("backend", step) for step in plan.variant.compress]
+    record["variant"]["engine"] = _describe_plugin("engine", engine) if engine.settings() else engine.kind
+    record["variant"]["compress"] = [_describe_plugin("backend", step) for step in plan.variant.compress]
     for suite, out in zip(plan.suites, record["suites"], strict=True):
-        out["measures"] = [_named("measure", measure) for measure in suite.measures]
-        out["probes"] = [_named("probe", probe) for probe in suite.probes]
+        out["measures"] = [_describe_plugin("measure", measure) for measure in suite.measures]
+        out["probes"] = [_describe_plugin("probe", probe) for probe in suite.probes]
     for gate, out in zip(plan.gates, record["gates"], strict=True):
-        out["rules"] = [_named("rule", each.rule) | {"where": each.where} for each in gate.rules]
-    record["outputs"] = [_named("writer", writer) for writer in plan.outputs]
+        out["rules"] = [_describe_plugin("rule", each.rule) | {"where": each.where} for each in gate.rules]
+    record["outputs"] = [_describe_plugin("writer", writer) for writer in plan.outputs]
     return record
 
 
-def _named(role: str, plugin: Plugin) -> dict[str, Any]:
+def _describe_plugin(role: str, plugin: Plugin) -> dict[str, Any]:
     return {role: plugin.kind, **plugin.settings()}
 
 

@@ -46,7 +46,7 @@ def base_of(family: str) -> type[Plugin]:
 
 
 @cache
-def _built_in(family: str) -> frozenset[str]:
+def _list_built_in(family: str) -> frozenset[str]:
     package = importlib.import_module(f"harness.{family}")
     return frozenset(m.name for m in pkgutil.iter_modules(package.__path__) if not m.name.startswith("_"))
 
@@ -55,7 +55,7 @@ def _built_in(family: str) -> frozenset[str]:
 def _outside(family: str) -> dict[str, EntryPoint]:
     points: dict[str, EntryPoint] = {}
     for point in entry_points(group=f"harness.{family}"):
-        if point.name in _built_in(family) or point.name in points:
+        if point.name in _list_built_in(family) or point.name in points:
             raise HarnessError(f"{point.value}: the {family.removesuffix('s')} name {point.name!r} is already taken")
         points[point.name] = point
     return points
@@ -63,7 +63,7 @@ def _outside(family: str) -> dict[str, EntryPoint]:
 
 def names(base: type[Plugin]) -> tuple[str, ...]:
     """All plugin names of a family, given by its base class, sorted; only the family's package is imported."""
-    return tuple(sorted(_built_in(base.family) | _outside(base.family).keys()))
+    return tuple(sorted(_list_built_in(base.family) | _outside(base.family).keys()))
 
 
 def load(base: type[P], name: str) -> type[P]:
@@ -73,7 +73,7 @@ def load(base: type[P], name: str) -> type[P]:
     or does not hold exactly one plugin class, or when the class is not a subclass of ``base``, has no docstring (which
     is what users read), or lacks a method or class attribute that the family requires.
     """
-    if name in _built_in(base.family):
+    if name in _list_built_in(base.family):
         plugin = _class_in(f"harness.{base.family}.{name}", base_of(base.family))
     elif name in _outside(base.family):
         with contain(f"importing the {base.role()} {name!r}"):

@@ -62,7 +62,7 @@ def run_group(plans: Sequence[Plan], folders: Sequence[Path], progress: Progress
     try:
         # Before anything else: a rule that asks for it is decided, and documents no longer drawn, only with its floor.
         with guard("the noise floor"):
-            perturbed = _perturbed(plans[0].suites, documents, reference, pairs, progress)
+            perturbed = _observe_perturbed(plans[0].suites, documents, reference, pairs, progress)
         observe(plans[0].suites, documents, reference, pairs, progress, perturbed)
         with guard("the artifacts", patience=LONG):
             observe_artifacts(documents, reference, [pair for pair in pairs if pair.error is None], progress)
@@ -80,7 +80,7 @@ def run_group(plans: Sequence[Plan], folders: Sequence[Path], progress: Progress
     return [outcome.error or outcome.observed if isinstance(outcome, Pair) else outcome for outcome in outcomes]
 
 
-def _perturbed(
+def _observe_perturbed(
     suites: Sequence[SuiteSpec],
     documents: Documents,
     reference: LoadedModel,

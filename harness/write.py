@@ -43,7 +43,7 @@ def encode(run: Run) -> bytes:
     """
     # Not pydantic's own JSON mode: it would write null where NaN stands, and say nothing.
     try:
-        text = json.dumps(_masked(run.model_dump()), sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False)
+        text = json.dumps(_mask(run.model_dump()), sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False)
         return (text + "\n").encode()
     except (ValueError, TypeError) as error:
         raise WriteError(
@@ -59,13 +59,13 @@ def as_written(run: Run) -> Run:
         raise WriteError(f"{RUN_FILE}: the run {run.name!r} cannot be read back: {_first_problems(error)}") from error
 
 
-def _masked(value: Any) -> Any:
+def _mask(value: Any) -> Any:
     if isinstance(value, str):
         return _SECRET.sub("hf_***", value)
     if isinstance(value, dict):
-        return {_masked(key): _masked(item) for key, item in value.items()}
+        return {_mask(key): _mask(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_masked(item) for item in value]
+        return [_mask(item) for item in value]
     return value
 
 

@@ -84,7 +84,7 @@ class Activations(LinearBackend):
         from harness.modules.activations import round_inputs
 
         chosen, form = self.chosen(model), self.input_format()
-        limits = {} if self.dynamic else self._calibrated(model, chosen, form, calibration)
+        limits = {} if self.dynamic else self._calibrate(model, chosen, form, calibration)
         for name, module in chosen:
             round_inputs(module, form, limits.get(name), module.weight.device)
         return Compressed(model, activations=dict.fromkeys((name for name, _ in chosen), self.number_format()))
@@ -105,7 +105,7 @@ class Activations(LinearBackend):
 
         return format_of(self.number_format())
 
-    def _calibrated(
+    def _calibrate(
         self, model: PreTrainedModel, chosen: Sequence[tuple[str, Linear]], form: Format, calibration: Sequence[Tensor]
     ) -> dict[str, Limits]:
         """Compute the range of every input over all documents, in one pass that stores no inputs."""

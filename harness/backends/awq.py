@@ -86,7 +86,7 @@ class Awq(WeightBackend):
         work.round_pending()
         described = merge_stacks(work.formats[name] for name in chosen)
         untie_head(model, chosen)
-        notes = [self._note(work.scalings, len(chosen)), *self._unreached(work.unreached)]
+        notes = [self._note(work.scalings, len(chosen)), *self._note_unreached(work.unreached)]
         return Compressed(model, described, notes=tuple(notes))
 
     def clips(self, name: str) -> bool:
@@ -127,7 +127,7 @@ class Awq(WeightBackend):
         )
         return Note(topic="scaling", text=text)
 
-    def _unreached(self, names: Sequence[str]) -> Iterator[Note]:
+    def _note_unreached(self, names: Sequence[str]) -> Iterator[Note]:
         from harness.modules.experts import format_names
 
         if names:

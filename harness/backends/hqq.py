@@ -50,9 +50,9 @@ class Hqq(LibraryBackend):
         calibration: Sequence[Tensor],
     ) -> PreTrainedModel:
         """Replace each layer by a module of the library, in the dtype of its weight."""
-        return self.replace_each(model, names, self._made)
+        return self.replace_each(model, names, self._quantize)
 
-    def _made(self, old: Any) -> Any:
+    def _quantize(self, old: Any) -> Any:
         from hqq.core.quantize import BaseQuantizeConfig, HQQLinear
 
         config = BaseQuantizeConfig(nbits=self.bits, group_size=self.group_size, axis=1)

@@ -88,7 +88,7 @@ class KvCache(Backend):
         if unknown := sorted(set(self.skip_layers) - known):
             raise BackendError(f"kv_cache: skip_layers has {unknown[0]}, but layers with a cache are {sorted(known)}")
         install_cache(calls, self.settings_of)
-        return Compressed(model, cache=self._described(calls), notes=(self._note(),))
+        return Compressed(model, cache=self._describe(calls), notes=(self._note(),))
 
     def settings_of(self, call: AttentionCall) -> CacheSettings:
         """The cache format of a module's layer."""
@@ -114,7 +114,7 @@ class KvCache(Backend):
         along: dict[Scales, Literal["tokens", "channels"] | None] = {"channel": "tokens", "token": "channels"}
         return CachePart(grid, along.get(scales), self.group_size, self.residual, flush)
 
-    def _described(self, calls: Sequence[AttentionCall]) -> CacheFormat:
+    def _describe(self, calls: Sequence[AttentionCall]) -> CacheFormat:
         """The format; bits are those in the limit of a long text, where the newest tokens do not matter."""
         stored, total = 0.0, 0
         for call in calls:

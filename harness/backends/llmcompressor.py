@@ -132,7 +132,7 @@ class LlmCompressor(SimulatingBackend):
         documents = [{"input_ids": ids[None], "attention_mask": ids[None].new_ones(1, len(ids))} for ids in calibration]
         loader: Any = DataLoader(documents, batch_size=None) if documents else None  # type: ignore[arg-type]
         recipe = self.recipe or self._modifiers(model, names)
-        with create_session(), _folder_of(model), _unpinned(), _warnings() as warnings:
+        with create_session(), _folder_of(model), _disable_pinning(), _warnings() as warnings:
             oneshot(model=model, tokenizer=tokenizer, recipe=recipe, dataset=loader, shuffle_calibration_samples=False)
         _clear(model)
         found = {name: done for name, module in model.named_modules() if (done := _settle(module))}
@@ -292,7 +292,7 @@ def _folder_of(model: PreTrainedModel) -> Iterator[None]:
 
 
 @contextmanager
-def _unpinned() -> Iterator[None]:
+def _disable_pinning() -> Iterator[None]:
     """AWQ pins its cache in memory for an accelerator; disable that if there is no accelerator and torch refuses."""
     import torch
     from llmcompressor.pipelines.cache import IntermediatesCache

@@ -97,14 +97,14 @@ class Quanto(LibraryBackend):
         import torch
         from optimum.quanto import Calibration
 
-        model = self.replace_each(model, names, self._replaced)
+        model = self.replace_each(model, names, self._replace)
         if self.activations:
             with torch.no_grad(), Calibration(momentum=0.9, streamline=False):
                 for ids in calibration:
                     model(input_ids=ids[None].to(model.device), use_cache=False)
         return self.replace_each(model, names, _frozen)
 
-    def _replaced(self, old: Any) -> Any:
+    def _replace(self, old: Any) -> Any:
         from optimum.quanto import qtypes
         from optimum.quanto.nn import quantize_module
 

@@ -30,7 +30,7 @@ def measured(suites: Sequence[SuiteSpec], run: Run | None = None) -> list[Measur
     run: an earlier run, which knows names, units and numbers of documents that files do not tell.
     """
     known = {found.name: found for found in run.measurements} if run else {}
-    return [_informed(each, known) for suite in suites for each in _of_suite(suite, known)]
+    return [_fill_in_documents(each, known) for suite in suites for each in _of_suite(suite, known)]
 
 
 def as_measured(metric: Metric, found: Measurement) -> Metric:
@@ -78,7 +78,7 @@ def _of_task(task: TaskSize, metric: str) -> Metric:
     return found or Metric(name=f"tasks.{task.name}.{metric}", unit="score", better="neither")
 
 
-def _informed(each: Measured, known: dict[str, Measurement]) -> Measured:
+def _fill_in_documents(each: Measured, known: dict[str, Measurement]) -> Measured:
     """Fill in the number of documents from the earlier run, if the plan does not tell it."""
     found = known.get(each.metric.name)
     if each.documents is not None or found is None:

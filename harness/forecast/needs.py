@@ -113,7 +113,7 @@ def _need(gate: str, spec: RuleSpec, each: Measured, run: Earlier | None) -> Nee
         detail = bound_of(spec.rule, facts_of(each.metric, spread)).misfit
         return replace(draft, cause=Cause.MISFIT if detail else Cause.IMPOSSIBLE, detail=detail)
     cause = _without_power(found, spread)
-    return _planned(draft, found, spread) if cause is None else replace(draft, cause=cause)
+    return _compute_power(draft, found, spread) if cause is None else replace(draft, cause=cause)
 
 
 def _without_power(found: Boundary, spread: Spread) -> Cause | None:
@@ -133,7 +133,7 @@ def _without_power(found: Boundary, spread: Spread) -> Cause | None:
     return Cause.UNKNOWN_VARIANCE if spread.family == "unknown" else None
 
 
-def _planned(draft: Need, found: Boundary, spread: Spread) -> Need:
+def _compute_power(draft: Need, found: Boundary, spread: Spread) -> Need:
     """The need with its numbers, by the power of the interval that the rule uses."""
     reach = _reach(found, spread)
     if reach <= 0:

@@ -80,7 +80,7 @@ def _artifact(plan: Plan) -> str:
 
 def _steps(plan: Plan) -> Iterator[str]:
     for index, step in enumerate(plan.variant.compress, 1):
-        yield f"  step {index}       {_named(step)}"
+        yield f"  step {index}       {_describe_plugin(step)}"
     if plan.calibration is None:
         yield "  calibration  none"
     else:
@@ -143,7 +143,7 @@ def _limit(need: Need) -> str:
     return f" {', '.join(limits)}" if limits else ""
 
 
-def _named(plugin: Plugin) -> str:
+def _describe_plugin(plugin: Plugin) -> str:
     settings = {name: value for name, value in plugin.settings().items() if value not in (None, [], {})}
     return plugin.kind + "".join(f", {name} {value}" for name, value in settings.items())
 

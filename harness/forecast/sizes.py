@@ -66,20 +66,20 @@ def tasks_of(suites: Sequence[SuiteSpec]) -> list[TaskSize]:
 
 
 def _task(name: str, limit: int | None, files: TaskFiles) -> TaskSize:
-    content = _declared(name, files)
+    content = _read_declaration(name, files)
     if content is None:
         items, choices, metrics = STANDARD.get(name, (None, None, ()))
-        return TaskSize(name, _limited(items, limit), choices, metrics)
+        return TaskSize(name, _apply_limit(items, limit), choices, metrics)
     arguments = content.get("dataset_kwargs")
     given = arguments.get("items") if isinstance(arguments, dict) else None
     choices = None if content.get("output_type") == "multiple_choice" else 0
     listed = content.get("metric_list")
     named = [entry.get("metric") for entry in listed if isinstance(entry, dict)] if isinstance(listed, list) else []
     metrics = tuple(RENAMED.get(metric, metric) for metric in named if isinstance(metric, str))
-    return TaskSize(name, _limited(given if isinstance(given, int) else None, limit), choices, metrics)
+    return TaskSize(name, _apply_limit(given if isinstance(given, int) else None, limit), choices, metrics)
 
 
-def _declared(name: str, files: TaskFiles) -> dict[str, Any] | None:
+def _read_declaration(name: str, files: TaskFiles) -> dict[str, Any] | None:
     try:
         path = files.where(name)
     except DataError:
@@ -87,5 +87,5 @@ def _declared(name: str, files: TaskFiles) -> dict[str, Any] | None:
     return content_of(path) if path else None
 
 
-def _limited(items: int | None, limit: int | None) -> int | None:
+def _apply_limit(items: int | None, limit: int | None) -> int | None:
     return limit if items is None else min(items, limit or items)

@@ -63,11 +63,11 @@ def assumed(metric: Metric) -> Spread:
 
 def observed(run: Earlier, metric: Metric) -> Spread | None:
     """The spread from an earlier run; None if it has no number. Of several labels the widest counts."""
-    found = [_observed(run, m, metric) for m in run.measurements if m.name == metric.name and m.change is not None]
+    found = [_derive_spread(run, m, metric) for m in run.measurements if m.name == metric.name and m.change is not None]
     return max(found, key=lambda spread: spread.size, default=None)
 
 
-def _observed(run: Earlier, measurement: Measurement, metric: Metric) -> Spread:
+def _derive_spread(run: Earlier, measurement: Measurement, metric: Metric) -> Spread:
     sides = measurement.variant is not None and measurement.reference is not None
     source = f"as in the run {run.name}"
     family = metric.spread

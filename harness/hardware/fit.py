@@ -133,11 +133,11 @@ def notes(target: str, identity: Identity) -> list[Note]:
 def sentences(found: Fit) -> list[str]:
     """One sentence per format without a kernel or without known details."""
     lines = [
-        f"{found.target}: {use} has no kernel ({_which(names)}): {why_missing(found.target, use)}"
+        f"{found.target}: {use} has no kernel ({_count_modules(names)}): {why_missing(found.target, use)}"
         for use, names in islice(found.missing.items(), _MOST)
     ]
     lines += [
-        f"{found.target}: {_which(names)} are prequantized ({use.weights.name}) in a format whose details are unknown"
+        f"{found.target}: {_count_modules(names)} are prequantized ({use.weights.name}) in a format whose details are unknown"
         for use, names in islice(found.unknown.items(), _MOST)
     ]
     hidden = len(found.missing) + len(found.unknown) - len(lines)
@@ -190,7 +190,7 @@ def _gain(found: Fit) -> str:
     return f"products with {share} of the compressed weights are computed in low precision"
 
 
-def _which(modules: list[str]) -> str:
+def _count_modules(modules: list[str]) -> str:
     return modules[0] if len(modules) == 1 else f"{len(modules)} modules, {modules[0]} first"
 
 

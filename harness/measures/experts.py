@@ -80,24 +80,24 @@ class Experts(Measure):
         missing = next((f"{part['module'].iloc[0]} of the {side}" for side, part in unknown.items() if len(part)), "")
         reason = f"it could not be determined which tokens are routed to the experts of {missing}"
         return [
-            _unreached(variant),
-            _skip(UNCALIBRATED, reason) if missing else _uncalibrated(variant),
-            _skip(UNUSED, reason) if missing else _unused(sides),
+            _measure_unreached(variant),
+            _skip(UNCALIBRATED, reason) if missing else _measure_uncalibrated(variant),
+            _skip(UNUSED, reason) if missing else _measure_unused(sides),
             *([_skip(AGREEMENT, reason), _skip(WORST, reason)] if missing else _agreement(variant)),
         ]
 
 
-def _unreached(variant: pd.DataFrame) -> Measurement | Skipped:
+def _measure_unreached(variant: pd.DataFrame) -> Measurement | Skipped:
     if (variant["calibration"] < 0).any():
         return _skip(UNREACHED, _not_fitted(variant))
     left = variant[variant["calibration"] == 0]
     fewest = variant["calibration"].min()
     what = f"exact count of {len(variant)} experts; the one with fewest was given {fewest} calibration tokens"
-    labels = {"experts": _listed(left)} if len(left) else {}
+    labels = {"experts": _list_experts(left)} if len(left) else {}
     return _exact(UNREACHED, what, variant, float(len(left)), labels)
 
 
-def _uncalibrated(variant: pd.DataFrame) -> Measurement | Skipped:
+def _measure_uncalibrated(variant: pd.DataFrame) -> Measurement | Skipped:
     if (variant["calibration"] < 0).any():
         return _skip(UNCALIBRATED, _not_fitted(variant))
     total = int(variant["tokens"].sum())
@@ -110,7 +110,7 @@ def _uncalibrated(variant: pd.DataFrame) -> Measurement | Skipped:
     return sampled(UNCALIBRATED, what, Count(total, 0), change=gone / total)
 
 
-def _unused(sides: dict[str, pd.DataFrame]) -> Measurement:
+def _measure_unused(sides: dict[str, pd.DataFrame]) -> Measurement:
     left = {side: part[part["tokens"] == 0] for side, part in sides.items()}
     reference, variant = float(len(left["reference"])), float(len(left["variant"]))
     change = variant - reference
@@ -121,7 +121,7 @@ def _unused(sides: dict[str, pd.DataFrame]) -> Measurement:
         reference=reference,
         variant=variant,
         change=change,
-        labels={"experts": _listed(left["variant"])} if variant else {},
+        labels={"experts": _list_experts(left["variant"])} if variant else {},
     )
 
 
@@ -153,7 +153,7 @@ def _exact(metric: Metric, what: str, variant: pd.DataFrame, value: float, label
     return counted(metric, what, Count(tokens, 0), change=value, labels=labels)
 
 
-def _listed(rows: pd.DataFrame) -> str:
+def _list_experts(rows: pd.DataFrame) -> str:
     """Experts by mixture: "model.layers.0.mlp.experts: 3, 5"."""
     some = rows.iloc[:NAMED]
     parts = [f"{module}: {', '.join(map(str, part['expert']))}" for module, part in some.groupby("module", sort=False)]

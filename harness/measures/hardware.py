@@ -65,7 +65,7 @@ class Hardware(Measure):
 
     @field_validator("target")
     @classmethod
-    def _known(cls, value: str | None) -> str | None:
+    def _check_target(cls, value: str | None) -> str | None:
         if value is not None and value not in target_names():
             close = nearest(value, target_names())
             hint = f" (did you mean {close}?)" if close else ""

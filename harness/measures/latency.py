@@ -144,7 +144,7 @@ class Latency(Measure):
                 found.append(noise.model_copy(update={"not_judged": FLOOR_REASON}))
         if not table["simulated"].any():
             return found
-        return [_marked(one) if isinstance(one, Measurement) else one for one in found]
+        return [_mark_not_judged(one) if isinstance(one, Measurement) else one for one in found]
 
 
 def block_interval(blocks: int, statistic: Sequence[Floats], confidence: float = 0.95) -> tuple[float, float] | None:
@@ -242,6 +242,6 @@ def _interval(ends: tuple[float, float] | None, value: float) -> Interval | None
     return ends and Interval(min(ends[0], value), max(ends[1], value), "circular block bootstrap")
 
 
-def _marked(measurement: Measurement) -> Measurement:
+def _mark_not_judged(measurement: Measurement) -> Measurement:
     labels = measurement.labels | {"kernel": "simulated"}
     return measurement.model_copy(update={"labels": labels, "not_judged": measurement.not_judged or SIMULATED})

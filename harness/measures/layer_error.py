@@ -204,7 +204,7 @@ def _judgeable(module: _Module, intervals: Intervals) -> list[Measurement | Skip
         ]
     if not module.reference.any():
         reason = f"the reference output of {module.name} is zero everywhere, so no relative error is defined"
-        return [_skipped(metric, module, reason) for metric in (RELATIVE, SQNR, COSINE)]
+        return [_skip(metric, module, reason) for metric in (RELATIVE, SQNR, COSINE)]
     what = "ratio of sums over documents"
     if module.same:
         what = f"exact: all {module.count.observations} output values are the same on both sides"
@@ -215,7 +215,7 @@ def _judgeable(module: _Module, intervals: Intervals) -> list[Measurement | Skip
     ]
     if not module.variant.any():
         reason = f"the variant's output of {module.name} is zero everywhere, so the cosine is undefined"
-        return [*found, _skipped(COSINE, module, reason)]
+        return [*found, _skip(COSINE, module, reason)]
     return [*found, _measurement(COSINE, what, module, *module.cosine(intervals))]
 
 
@@ -237,9 +237,7 @@ def _worst(modules: Sequence[_Module], intervals: Intervals) -> Measurement | Sk
                 return not_finite(WORST, module.broken, what, module.count, module.labels)
     for module in modules:
         if not module.reference.any() and not module.same:
-            return _skipped(
-                WORST, module, f"the reference output of {module.name} is zero everywhere, the variant's not"
-            )
+            return _skip(WORST, module, f"the reference output of {module.name} is zero everywhere, the variant's not")
     values = [(*module.relative_error(intervals), module) for module in modules]
     strict = [module.relative_error(intervals.among(len(modules)))[1] for module in modules]
     value, interval, worst = max(values, key=lambda entry: entry[0])
@@ -253,5 +251,5 @@ def _worst(modules: Sequence[_Module], intervals: Intervals) -> Measurement | Sk
     return sampled(WORST, "largest relative error", worst.count, change=value, interval=around, labels=worst.labels)
 
 
-def _skipped(metric: Metric, module: _Module, reason: str) -> Skipped:
+def _skip(metric: Metric, module: _Module, reason: str) -> Skipped:
     return Skipped(measure=metric.name, reason=reason, labels=module.labels)

@@ -82,7 +82,7 @@ def load_gguf_tokenizer(
             f"{found.path}: transformers cannot construct its tokenizer: {type(error).__name__}: {error}; "
             "write tokenizer: reference if it is the reference's"
         ) from error
-    return own, tuple(_mended(own, found, name))
+    return own, tuple(_repair_tokenizer(own, found, name))
 
 
 @contextmanager
@@ -170,7 +170,7 @@ def _formats(model: PreTrainedModel, found: GgufFile, places: Mapping[str, str],
     }
 
 
-def _mended(tokenizer: PreTrainedTokenizerBase, found: GgufFile, name: str) -> Iterator[Note]:
+def _repair_tokenizer(tokenizer: PreTrainedTokenizerBase, found: GgufFile, name: str) -> Iterator[Note]:
     """Set the file's BOS and EOS in the tokenizer, and whether BOS is added; a note for each setting that transformers
     changes."""
     for what in ("bos", "eos"):

@@ -57,7 +57,7 @@ def quantization_method(folder: Path, config: Mapping[str, Any]) -> str:
     if not isinstance(found, dict):
         raise ModelError(f"{path}: quantization_config is {found!r}, expected an object")
     method = _method(found)
-    known = _known()
+    known = _list_methods()
     if method not in known:
         raise ModelError(
             f"{path}: quantization_config.quant_method is {method!r}, which transformers does not know: it "
@@ -71,7 +71,7 @@ def quantization_method(folder: Path, config: Mapping[str, Any]) -> str:
         )
     if method in LIBRARIES and not unpacked_here(method):
         module, package = LIBRARIES[method]
-        if not _installed(module):
+        if not _is_installed(module):
             quoted = f'"{package}"' if "[" in package else package
             raise MissingDependencyError(
                 module.replace("_", "-"), f"{folder} (quantized with {method})", f"pip install {quoted}"
@@ -81,7 +81,7 @@ def quantization_method(folder: Path, config: Mapping[str, Any]) -> str:
 
 def unpacked_here(method: str) -> bool:
     """Whether ``packed_integers`` unpacks the files of a method, because its library is not installed."""
-    return method in METHODS and not _installed(LIBRARIES[method][0])
+    return method in METHODS and not _is_installed(LIBRARIES[method][0])
 
 
 def _method(found: Mapping[str, Any]) -> str:
@@ -91,13 +91,13 @@ def _method(found: Mapping[str, Any]) -> str:
     return str(found.get("quant_method"))
 
 
-def _known() -> set[str]:
+def _list_methods() -> set[str]:
     from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING
 
     return {name.removesuffix("_4bit").removesuffix("_8bit") for name in AUTO_QUANTIZER_MAPPING}
 
 
-def _installed(module: str) -> bool:
+def _is_installed(module: str) -> bool:
     try:
         return find_spec(module) is not None
     except ModuleNotFoundError:  # The parent package is missing.

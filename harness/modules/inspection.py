@@ -53,10 +53,10 @@ def own_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
             yield from _plain(name, tensor)
     for name, value in vars(module).items():
         if not name.startswith("_") and isinstance(value, dict):
-            yield from _held(f"{name}.", value)
+            yield from _iterate_tensors(f"{name}.", value)
     if logical_weights(module) is not None:
         named = {key: value for key, value in vars(module).items() if not key.startswith("_") and key not in _TABLES}
-        yield from _held("", named)
+        yield from _iterate_tensors("", named)
     if isinstance(vars(module).get("_packed_params"), torch.ScriptObject):
         yield from _unpack(module)
 
@@ -256,10 +256,10 @@ def _plain(name: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
             yield from _plain(f"{name}.{key}", getattr(tensor, key))
         return
     yield name, tensor.detach()
-    yield from _held(f"{name}.", vars(tensor))
+    yield from _iterate_tensors(f"{name}.", vars(tensor))
 
 
-def _held(prefix: str, values: Mapping[str, object]) -> Iterator[tuple[str, Tensor]]:
+def _iterate_tensors(prefix: str, values: Mapping[str, object]) -> Iterator[tuple[str, Tensor]]:
     """Tensors among the values and, for quantization states, one object deeper at a time."""
     for key in sorted(values, key=str):
         value = values[key]
@@ -267,7 +267,7 @@ def _held(prefix: str, values: Mapping[str, object]) -> Iterator[tuple[str, Tens
             yield f"{prefix}{key}", value.detach()
         elif (named := _STATES.get(type(value).__name__)) is not None:
             held = vars(value)
-            yield from _held(f"{prefix}{key}.", {name: held.get(name) for name in named} if named else held)
+            yield from _iterate_tensors(f"{prefix}{key}.", {name: held.get(name) for name in named} if named else held)
 
 
 def _unpack(module: nn.Module) -> Iterator[tuple[str, Tensor]]:

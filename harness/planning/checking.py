@@ -186,7 +186,7 @@ class Checker:
                 meaning = f" ({field.description})" if field and field.description else ""
                 self.problem(full, "nothing", f"the key {place[-1]}{meaning}")
             else:
-                expected = " or ".join(dict.fromkeys(_wanted(detail) for detail in group))
+                expected = " or ".join(dict.fromkeys(_describe_expected(detail) for detail in group))
                 self.problem(full, describe(first["input"]), expected, _hint(first))
 
     def _unknown_key(self, path: KeyPath, key: str, known: Sequence[str]) -> None:
@@ -215,7 +215,7 @@ def _place(value: Any, detail: ErrorDetails) -> KeyPath:
     return place
 
 
-def _wanted(detail: ErrorDetails) -> str:
+def _describe_expected(detail: ErrorDetails) -> str:
     if pattern := _WANTED.get(detail["type"]):
         return pattern.format(**detail.get("ctx", {}))
     message = detail["msg"].removeprefix("Value error, ").removeprefix("Input should be ")

@@ -87,7 +87,7 @@ def find_model(
         return str(local), "folder"
     close = nearest(value, reserved) if "/" not in value else ""
     if close or not _HUB_ID.fullmatch(value) or ".." in value:
-        hint = f"did you mean {close}?" if close else _unexpanded(value)
+        hint = f"did you mean {close}?" if close else _hint_expansion(value)
         expected = f"{', '.join(reserved)}, a folder that exists, or a hub id (owner/name)"
         check.problem(path, repr(value), expected, hint)
     return value, "hub"
@@ -105,7 +105,7 @@ def find_data(check: Checker, value: Any, path: KeyPath) -> str | HubData | None
     if not value.endswith((".jsonl", ".txt")):
         close = nearest(value, POCKET_SPLITS)
         hub = f"for a dataset on the hub write {{hub: {value}, split: …}}" if _HUB_ID.fullmatch(value) else ""
-        hint = f"did you mean {close}?" if close else hub if "/" in value else _unexpanded(value)
+        hint = f"did you mean {close}?" if close else hub if "/" in value else _hint_expansion(value)
         check.problem(path, repr(value), _DATA, hint)
         return None
     local = Path(os.path.abspath(check.folder / value))
@@ -117,7 +117,7 @@ def find_data(check: Checker, value: Any, path: KeyPath) -> str | HubData | None
 
 def _near(missing: Path) -> str:
     if "$" in str(missing) or "~" in str(missing):
-        return _unexpanded(str(missing))
+        return _hint_expansion(str(missing))
     try:
         close = nearest(missing.name, [entry.name for entry in missing.parent.iterdir()])
     except OSError:
@@ -125,5 +125,5 @@ def _near(missing: Path) -> str:
     return f"did you mean {close}?" if close else ""
 
 
-def _unexpanded(value: str) -> str:
+def _hint_expansion(value: str) -> str:
     return "environment variables and ~ are not expanded" if "$" in value or "~" in value else ""

@@ -111,7 +111,11 @@ def read_documents_spec(check: Checker, cls: type[D], value: Any, key: str) -> D
         return None
     for setting in NO_EFFECT:
         drawn = setting == "seed" and isinstance(spec, DocumentsSpec) and spec.min is not None
-        if getattr(spec, setting) != cls.model_fields[setting].default and setting not in _used(data) and not drawn:
+        if (
+            getattr(spec, setting) != cls.model_fields[setting].default
+            and setting not in _list_settings(data)
+            and not drawn
+        ):
             found = f"a {setting} for {source_name(data)}, which does not use it"
             check.problem((key, setting), found, "no such key here")
     return spec
@@ -138,7 +142,7 @@ def source_name(data: str | HubData) -> str:
     return data.hub if isinstance(data, HubData) else os.path.basename(data)
 
 
-def _used(data: str | HubData) -> tuple[str, ...]:
+def _list_settings(data: str | HubData) -> tuple[str, ...]:
     if isinstance(data, HubData) or data.endswith(".jsonl"):
         return ("text_field",)
     return ("seed",) if data in POCKET_SPLITS else ("split_on",)

@@ -73,7 +73,7 @@ class Writer:
         watch = NonFiniteWatch()
         written_BN = self._generate(ids_BT, mask_BT, padding, watch)[:, width:]
         broken = torch.zeros(len(prompts)) if watch.rows is None else watch.rows
-        return [self._written(row, not bad) for row, bad in zip(written_BN.tolist(), broken.tolist(), strict=True)]
+        return [self._cut_at_end(row, not bad) for row, bad in zip(written_BN.tolist(), broken.tolist(), strict=True)]
 
     def _generate(self, ids_BT: Tensor, mask_BT: Tensor, padding: int, watch: NonFiniteWatch) -> Tensor:
         make: Any = GenerationConfig
@@ -102,7 +102,7 @@ class Writer:
             raise ModelError(f"generations: {self.name} could not generate: {type(error).__name__}: {text}") from error
         return found.cpu()
 
-    def _written(self, ids: list[int], finite: bool) -> Written:
+    def _cut_at_end(self, ids: list[int], finite: bool) -> Written:
         """Ids up to and including the end-of-text token; what follows it is padding."""
         end = next((index for index, token in enumerate(ids) if token in self._stops), None)
         kept = ids if end is None else ids[: end + 1]

@@ -63,10 +63,10 @@ def _rows(
         for stamp in variant.files:
             yield {"part": "file", "name": stamp.path.name, "count": stamp.stat[0], "text": stamp.sha256}
     else:
-        yield from _saved(variant, source, documents, progress)
+        yield from _save(variant, source, documents, progress)
 
 
-def _saved(
+def _save(
     variant: LoadedModel, source: ArtifactSource, documents: Sequence[EncodedDocument], progress: Progress
 ) -> Iterator[Row]:
     import torch
@@ -92,7 +92,7 @@ def _saved(
     except (ModelError, DifferentShapesError) as error:
         yield {"part": "live_refused", "text": f"saving left the model in memory unusable: {error}"}
     try:
-        found, others = _reloaded(variant, source, inputs, progress)
+        found, others = _reload(variant, source, inputs, progress)
         compared = list(token_rows("reloaded", inputs, before, found))
     except (ReloadError, DifferentShapesError) as error:
         # Its place is no part of the reason: the same run elsewhere gives the same bytes.
@@ -113,7 +113,7 @@ def _outputs(variant: LoadedModel, inputs: Sequence[tuple[int, Tensor]], what: s
         raise ModelError(f"{what}: {variant.name} could not be called: {error}") from error
 
 
-def _reloaded(
+def _reload(
     variant: LoadedModel, source: ArtifactSource, inputs: Sequence[tuple[int, Tensor]], progress: Progress
 ) -> tuple[Outputs, list[Row]]:
     """Outputs of the model loaded by a fresh process, and rows about its hashes and its tokenizer."""

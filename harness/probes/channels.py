@@ -55,7 +55,7 @@ class _ChannelRecorder(Recorder):
         self._labels = [self._label(variant) for variant in range(context.variants)]
 
     def inputs(self, side: int) -> Mapping[str, Tap]:
-        return {site.module: partial(self._add, side, site.module) for site in self._watched(side)}
+        return {site.module: partial(self._add, side, site.module) for site in self._select_sites(side)}
 
     def start(self, batch: Batch) -> None:
         self._batch = batch
@@ -65,10 +65,10 @@ class _ChannelRecorder(Recorder):
     def totals(self, variant: int) -> pd.DataFrame:
         import torch
 
-        sums = [self._of_batch(side, site) for side in (REFERENCE, variant) for site in self._watched(variant)]
+        sums = [self._of_batch(side, site) for side in (REFERENCE, variant) for site in self._select_sites(variant)]
         nothing = torch.zeros(len(COLUMNS), 0, dtype=torch.float64)  # All there is where no module has a partner.
         batch, earlier = torch.cat([nothing, *sums], dim=1), self._totals[variant]
-        total = batch if earlier is None else _added(earlier, batch)
+        total = batch if earlier is None else _add_sums(earlier, batch)
         self._totals[variant] = total
         columns = {name: total[row].numpy() for row, name in enumerate(COLUMNS)}
         counts = {name: columns[name].astype("int64") for name in ("over_threshold", "tokens")}
@@ -80,7 +80,7 @@ class _ChannelRecorder(Recorder):
 
         self._totals[variant] = torch.from_numpy(np.stack([totals[name].to_numpy(np.float64) for name in COLUMNS]))
 
-    def _watched(self, side: int) -> list[InputSite]:
+    def _select_sites(self, side: int) -> list[InputSite]:
         missing: Mapping[str, str] = {} if side == REFERENCE else self._unpaired[side]
         return [site for site in self._sites if site.module not in missing]
 
@@ -94,7 +94,7 @@ class _ChannelRecorder(Recorder):
         sums = [row.double() for row in self._kernel(input_NH, valid_N, self._threshold)]
         moments = torch.stack([*sums, torch.full_like(sums[0], sum(self._batch.lengths))])
         earlier = self._found.get((side, module))
-        self._found[side, module] = moments if earlier is None else _added(earlier, moments)
+        self._found[side, module] = moments if earlier is None else _add_sums(earlier, moments)
 
     def _of_batch(self, side: int, site: InputSite) -> Tensor:
         """The sums of the batch; zero if the module was not called."""
@@ -108,7 +108,7 @@ class _ChannelRecorder(Recorder):
         import numpy as np
         import pandas as pd
 
-        sides = [(name, site) for name in ("reference", "variant") for site in self._watched(variant)]
+        sides = [(name, site) for name in ("reference", "variant") for site in self._select_sites(variant)]
         widths = np.array([site.width for _, site in sides], dtype=np.int64)
         labels = {
             "side": np.repeat(np.array([name for name, _ in sides], dtype=object), widths),
@@ -119,7 +119,7 @@ class _ChannelRecorder(Recorder):
         return pd.DataFrame(labels).astype({"side": "str", "module": "str"})
 
 
-def _added(left: Tensor, right: Tensor) -> Tensor:
+def _add_sums(left: Tensor, right: Tensor) -> Tensor:
     """Add sums; the first row holds maxima. NaN stays NaN."""
     import torch
 

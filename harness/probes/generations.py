@@ -119,9 +119,9 @@ class Generations(Probe):
             progress.step("generations", number, len(batches))
             waiting = [index for index, sink in enumerate(sinks) if not sink.done(_unit(number))]
             if waiting:
-                wanted = _written(writers[0], batch)
+                wanted = _write_texts(writers[0], batch)
                 for index in waiting:
-                    found = _written(writers[index + 1], batch)
+                    found = _write_texts(writers[index + 1], batch)
                     rows = _frame(batch, wanted, found, same[index], embedding)
                     sinks[index].commit(_unit(number), {"generations": rows})
         progress.step("generations", len(batches), len(batches))
@@ -166,7 +166,7 @@ def _same_tokens(reference: LoadedModel, variant: LoadedModel) -> bool:
     return bool(reference.tokenizer.get_vocab() == variant.tokenizer.get_vocab())
 
 
-def _written(writer: Writer, batch: Sequence[Prompt]) -> list[Written]:
+def _write_texts(writer: Writer, batch: Sequence[Prompt]) -> list[Written]:
     return writer.write([writer.ids(prompt.text) for prompt in batch])
 
 

@@ -48,9 +48,9 @@ class _LayerRecorder(Recorder):
     def outputs(self, side: int) -> Mapping[str, Tap]:
         if side == REFERENCE:
             return {site.module: partial(self._keep, site) for site in self._sites if site.same_as is None}
-        return {site.module: partial(self._compare, side, site.module) for site in self._watched(side)}
+        return {site.module: partial(self._compare, side, site.module) for site in self._select_sites(side)}
 
-    def _watched(self, variant: int) -> list[OutputSite]:
+    def _select_sites(self, variant: int) -> list[OutputSite]:
         missing = self._unpaired[variant]
         return [site for site in self._sites if site.same_as is None and site.module not in missing]
 

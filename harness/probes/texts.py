@@ -114,7 +114,7 @@ def _sum(nlls: Nlls, stretch: Stretch) -> float:
     return float(nlls[stretch.ids.tobytes()][stretch.first - 1 :].sum())
 
 
-def _skipped(row: _Row) -> str:
+def _explain_skip(row: _Row) -> str:
     found, (one, two), _ = row
     lossy = [side for side, reading in (("reference", one), ("variant", two)) if reading.lossy]
     if lossy:
@@ -128,7 +128,7 @@ def _frame(documents: Sequence[RawDocument], rows: Sequence[_Row], first: int) -
 
     found = []
     for index, (raw, row) in enumerate(zip(documents, rows, strict=True), start=first):
-        size, reason, lossy = len(raw.text.encode()), _skipped(row), any(reading.lossy for reading in row[1])
+        size, reason, lossy = len(raw.text.encode()), _explain_skip(row), any(reading.lossy for reading in row[1])
         for number, window in enumerate(row[0] or [None]):
             stretches = window.sides if window else ()
             scored = [len(stretch.ids) - stretch.first for stretch in stretches] or [0, 0]
@@ -151,7 +151,7 @@ def _documents(documents: Sequence[RawDocument], rows: Sequence[_Row], first: in
         scored = sum(len(window.sides[0].ids) - window.sides[0].first for window in row[0])
         cut = bool(row[0]) and row[0][-1].end < len(raw.text)
         total = len(row[1][0].ids)
-        found.append((index, raw.id, raw.kind, scored, total, cut, _skipped(row), raw.language))
+        found.append((index, raw.id, raw.kind, scored, total, cut, _explain_skip(row), raw.language))
     columns = ["document", "id", "kind", "tokens", "total_tokens", "cut", "skipped", "language"]
     frame = pd.DataFrame(found, columns=columns)
     return frame.astype({"document": "int32", "tokens": "int64", "total_tokens": "int64", "cut": "bool"})

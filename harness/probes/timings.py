@@ -58,7 +58,7 @@ class Timings(Probe):
             self._check_room(loaded)
         ids = self._prompt(models)
         calls = [_Call(loaded, ids, self.new_tokens, _keeps_logits(models)) for loaded in models]
-        with _undisturbed():
+        with _pause_garbage_collection():
             for _ in range(self.warmup):
                 for call in calls:
                     call.seconds()
@@ -139,11 +139,11 @@ class _Call:
 
         try:
             with torch.no_grad():
-                return self._timed()
+                return self._time_call()
         except RuntimeError as error:  # out of memory is one, too
             raise ModelError(f"timings: {self._name} could not be called: {error}") from error
 
-    def _timed(self) -> dict[str, float]:
+    def _time_call(self) -> dict[str, float]:
         wait = _waiter(self._ids.device)
         wait()
         start = time.perf_counter()
@@ -179,7 +179,7 @@ def _waiter(device: Any) -> Any:
 
 
 @contextmanager
-def _undisturbed() -> Iterator[None]:
+def _pause_garbage_collection() -> Iterator[None]:
     """Disable garbage collection while the clock runs."""
     enabled = gc.isenabled()
     gc.collect()

@@ -48,11 +48,13 @@ def describe_steps(asked: dict[str, Any]) -> list[str]:
 def _step(step: dict[str, Any]) -> str:
     name = str(step.get("backend", step.get("kind", "step")))
     others = {key: value for key, value in step.items() if key not in {"backend", "kind"}}
-    settings = [f"{key} {_said(value)}" for key, value in sorted(others.items()) if value not in (None, [], "")]
+    settings = [
+        f"{key} {_format_setting(value)}" for key, value in sorted(others.items()) if value not in (None, [], "")
+    ]
     return f"{name} ({', '.join(settings)})" if settings else name
 
 
-def _said(value: Any) -> str:
+def _format_setting(value: Any) -> str:
     """A setting as text."""
     if isinstance(value, bool):
         return "yes" if value else "no"

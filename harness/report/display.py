@@ -59,11 +59,11 @@ def number(value: float | None, digits: int = 4) -> str:
     if value == 0:
         return "0"
     if float(value).is_integer() and abs(value) < 1e9:
-        return _grouped(f"{value:.0f}")
+        return _group_digits(f"{value:.0f}")
     exponent = int(f"{value:.{digits - 1}e}".partition("e")[2])
     if -5 < exponent < 9:
-        return _grouped(_trimmed(f"{value:.{max(0, digits - 1 - exponent)}f}", value))
-    mantissa = _trimmed(f"{value:.{digits - 1}e}", value).partition("e")[0].replace("-", _MINUS)
+        return _group_digits(_trim_zeros(f"{value:.{max(0, digits - 1 - exponent)}f}", value))
+    mantissa = _trim_zeros(f"{value:.{digits - 1}e}", value).partition("e")[0].replace("-", _MINUS)
     power = f"10{str(exponent).translate(_SUPERSCRIPT)}"
     return power if mantissa == "1" else f"{mantissa}×{power}"
 
@@ -138,7 +138,7 @@ def short_hash(value: str) -> str:
     return value[:12]
 
 
-def _grouped(text: str) -> str:
+def _group_digits(text: str) -> str:
     sign, digits = (_MINUS, text[1:]) if text.startswith("-") else ("", text)
     whole, point, fraction = digits.partition(".")
     if len(whole) > 4:
@@ -146,7 +146,7 @@ def _grouped(text: str) -> str:
     return f"{sign}{whole}{point}{fraction}"
 
 
-def _trimmed(text: str, value: float) -> str:
+def _trim_zeros(text: str, value: float) -> str:
     """``text`` without trailing zeros of its fraction, if the rest still equals ``value`` up to rounding noise."""
     digits, e, exponent = text.partition("e")
     short = digits.rstrip("0").rstrip(".") if "." in digits else digits

@@ -74,7 +74,7 @@ def judged(run: Run) -> list[Judged]:
     for part in run.slices:
         measured |= {words.labelled(m.name, m.labels | part.name): m for m in part.measurements}
     return [
-        _judged(
+        _prepare(
             words.metric(run, verdict.metric),
             verdict,
             measured.get(words.labelled(verdict.metric, verdict.labels)),
@@ -84,18 +84,18 @@ def judged(run: Run) -> list[Judged]:
     ]
 
 
-def _judged(title: str, verdict: Verdict, measurement: Measurement | None, settings: dict[str, Any]) -> Judged:
+def _prepare(title: str, verdict: Verdict, measurement: Measurement | None, settings: dict[str, Any]) -> Judged:
     expected, found, because = display.shortened([verdict.expected, verdict.found, verdict.because])
     compared = None
     decided = verdict.status in {"pass", "fail", "inconclusive"}
     if decided and measurement is not None and measurement.non_finite is None:
-        compared = _compared(verdict.rule, measurement, settings)
+        compared = _find_comparison(verdict.rule, measurement, settings)
     rest = _rest(because, expected, found)
     above = (noise.multiple(measurement), noise.described(measurement)) if measurement is not None else ("", "")
     return Judged(title, verdict, expected, found, rest, compared, above)
 
 
-def _compared(name: str, m: Measurement, settings: dict[str, Any]) -> _Compared | None:
+def _find_comparison(name: str, m: Measurement, settings: dict[str, Any]) -> _Compared | None:
     """What the rule compared with which limits; None for a rule that is not installed here, or has changed."""
     try:
         given = {key: value for key, value in settings.items() if key not in ("rule", "where")}

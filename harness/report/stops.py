@@ -22,10 +22,10 @@ def _sentence(stop: Stop) -> str:
     else:
         look = f"interim look {stop.looks.index(stop.documents) + 1} of {len(stop.looks)}"
         outcome = f"every rule was decided after {seen} of at most {most} documents ({look})"
-    return f"Suite {stop.suite}: {outcome}; {_fixed_size(stop)}."
+    return f"Suite {stop.suite}: {outcome}; {_state_fixed_size(stop)}."
 
 
-def _fixed_size(stop: Stop) -> str:
+def _state_fixed_size(stop: Stop) -> str:
     if stop.fixed is None:
         return "no fixed sample size is known to reach 80 % power"
     return f"a fixed sample size with 80 % power would have been {display.number(stop.fixed)} documents"

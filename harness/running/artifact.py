@@ -145,7 +145,7 @@ def _notes(variant: LoadedModel, table: pd.DataFrame) -> Iterator[Note]:
     if (changed := _differing(table, "live")) is not None:
         text = f"saving changed the model in memory ({changed}); everything else was measured before"
         yield Note(topic=FOLDER, text=f"{variant.name}: {text}", level="warn")
-    causes = "; ".join(_unsaved(variant))
+    causes = "; ".join(_explain_unsaved(variant))
     if (differs := _differing(table, "reloaded")) is not None:
         unknown = "no step is known to be lost when saving, so something was rounded once more, or lost"
         text = f"the artifact differs from the model in memory ({differs}): {causes or unknown}"
@@ -167,7 +167,7 @@ def _differing(table: pd.DataFrame, part: str) -> str | None:
     return f"{len(other)} of {len(modules)} modules{first}; logits of {len(moved)} of {len(tokens)} tokens{largest}"
 
 
-def _unsaved(variant: LoadedModel) -> Iterator[str]:
+def _explain_unsaved(variant: LoadedModel) -> Iterator[str]:
     """What is simulated in memory and cannot be stored in weight files."""
     if rounding := sum(m.activations is not None and m.kernel == "simulated" for m in variant.identity.modules):
         yield f"inputs of {rounding} modules are rounded in memory, but activation quantization is not in the artifact"

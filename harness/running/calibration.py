@@ -46,7 +46,7 @@ def with_calibration(variant: LoadedModel, data: CalibrationDocuments, ranges: b
     by_module = input_ranges(variant, data.ids) if ranges else {}
     identity = variant.identity.model_copy(update={"calibration": data.record})
     fitted = Calibrated(data, by_module, count_expert_tokens(variant.model, data.ids))
-    notes = (*variant.notes, *data.notes, *_unreached_notes(fitted.tokens))
+    notes = (*variant.notes, *data.notes, *_note_unreached(fitted.tokens))
     return replace(variant, identity=identity, calibration=fitted, notes=notes)
 
 
@@ -73,7 +73,7 @@ def input_ranges(loaded: LoadedModel, documents: list[Tensor]) -> dict[str, tupl
     return {name: (-low, high) for name, (low, high) in ((name, end.tolist()) for name, end in ends.items())}
 
 
-def _unreached_notes(tokens: Mapping[str, tuple[int, ...]]) -> list[Note]:
+def _note_unreached(tokens: Mapping[str, tuple[int, ...]]) -> list[Note]:
     """A warning that names the experts to which no calibration token was routed."""
     unreached = {path: [str(e) for e, count in enumerate(counts) if not count] for path, counts in tokens.items()}
     if not any(unreached.values()):

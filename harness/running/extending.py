@@ -98,7 +98,7 @@ class _Watch:
     def undecided(self, number: int) -> list[Verdict]:
         """The verdicts at a look that are not decisions: an error may be a slice without documents yet."""
         if number not in self.known:
-            found = self._found(self.look(number))
+            found = self._measure_at(self.look(number))
             measurements = [entry for entry in found if isinstance(entry, Measurement)]
             skipped = [entry for entry in found if isinstance(entry, Skipped)]
             observed = self.pair.observed
@@ -118,10 +118,10 @@ class _Watch:
             documents=self.sizes[number],
             watched=tuple(dict.fromkeys(f"{rule.kind} {rule.metric}" for rule in rules)),
             undecided=tuple(dict.fromkeys(f"{verdict.rule} {verdict.metric}" for verdict in undecided)),
-            fixed=self._fixed(self.look(number)),
+            fixed=self._fixed_sample_size(self.look(number)),
         )
 
-    def _found(self, look: Look) -> list[Measurement | Skipped]:
+    def _measure_at(self, look: Look) -> list[Measurement | Skipped]:
         by_measure = [run_measure(self.pair, self.suite, measure, [], look) for measure in self._measures()]
         return with_floors([entry for found in by_measure for entry in found], self.noise)
 
@@ -146,7 +146,7 @@ class _Watch:
         ]
         return sum(could_match(rule.metric, name) for rule in blocking for name in others)
 
-    def _fixed(self, look: Look) -> int | None:
+    def _fixed_sample_size(self, look: Look) -> int | None:
         """The fixed sample size at which every extending rule would have enough power, by the variances of the
         documents so far."""
         metrics: list[Measured] = []

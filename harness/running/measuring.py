@@ -35,7 +35,7 @@ def measure(pair: Pair, suites: Sequence[SuiteSpec], perturbed: Mapping[str, Per
                 pair.observed.skipped += [m for m in found if isinstance(m, Skipped)]
             slices = measure_parts(pair, suite, pair.observed.plan.gates, pair.looks.get(suite.name), noise)
             if len(suites) > 1:
-                slices = [_relabelled(suite, part) for part in slices]
+                slices = [_relabel(suite, part) for part in slices]
             pair.observed.slices += slices
 
 
@@ -46,7 +46,7 @@ def _of_suite(suite: SuiteSpec, found: M) -> M:
     return found.model_copy(update={"labels": found.labels | {"suite": suite.name}})
 
 
-def _relabelled(suite: SuiteSpec, part: Slice) -> Slice:
+def _relabel(suite: SuiteSpec, part: Slice) -> Slice:
     measurements = tuple(_of_suite(suite, m) for m in part.measurements)
     return part.model_copy(
         update={"measurements": measurements, "skipped": tuple(_of_suite(suite, s) for s in part.skipped)}
@@ -63,7 +63,7 @@ def _compares_tokens(suite: SuiteSpec, measure: Measure) -> bool:
     return any(probe.compares_tokens and probe.kind == measure.table for probe in suite.probes)
 
 
-def _floored(part: Slice, noise: Mapping[Key, NoiseFloor]) -> Slice:
+def _add_floors(part: Slice, noise: Mapping[Key, NoiseFloor]) -> Slice:
     """A measurement of a slice with the noise floor of the whole suite, which was measured on about as few
     documents."""
     found = with_floors(part.measurements, noise)
@@ -87,7 +87,7 @@ def measure_parts(
     parts = measure_slices(
         suite.name, documents, measures, lambda m: pair.store.read(suite.name, m.table, m.columns), wanted, look
     )
-    return [_floored(part, noise) for part in parts]
+    return [_add_floors(part, noise) for part in parts]
 
 
 def run_measure(
@@ -115,7 +115,10 @@ def run_measure(
     if look is not None and table is not None and instead.by_document:
         table = look.rows(table)
     if table is None or table.empty:
-        return [*lost, *_all_skipped(instead, f"the probe {instead.table} left no rows{_unpaired(pair, suite)}")]
+        return [
+            *lost,
+            *_all_skipped(instead, f"the probe {instead.table} left no rows{_explain_unpaired(pair, suite)}"),
+        ]
     own = any(probe.reads == "nothing" and probe.kind == instead.table for probe in suite.probes)
     try:
         intervals = None if look is None or own or ordinary else look.intervals()
@@ -127,7 +130,7 @@ def run_measure(
         return _all_skipped(measure, reason)
 
 
-def _unpaired(pair: Pair, suite: SuiteSpec) -> str:
+def _explain_unpaired(pair: Pair, suite: SuiteSpec) -> str:
     """Which modules could not be compared, as a reason for missing metrics; empty if all could."""
     found = pair.store.read(suite.name, "unpaired")
     if found is None or found.empty:

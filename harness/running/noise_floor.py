@@ -108,7 +108,7 @@ def floors(perturbed: Perturbed, measures: Sequence[Measure]) -> dict[Key, Noise
     """
     found: dict[Key, list[tuple[float, str]]] = {}
     for condition, tables in perturbed.tables.items():
-        entries = [entry for measure in measures for entry in _measured(measure, tables)]
+        entries = [entry for measure in measures for entry in _measure(measure, tables)]
         names = Counter(entry.name for entry in entries)
         for entry in entries:
             if entry.effect is not None:
@@ -125,16 +125,16 @@ def with_floors(found: Sequence[Measurement | Skipped], known: Mapping[Key, Nois
     """Measurements with their floors, if known; a floor that a measure determined itself is kept."""
     names = Counter(entry.name for entry in found if isinstance(entry, Measurement))
 
-    def floored(entry: Measurement | Skipped) -> Measurement | Skipped:
+    def add_floor(entry: Measurement | Skipped) -> Measurement | Skipped:
         if not isinstance(entry, Measurement) or entry.floor is not None:
             return entry
         floor = known.get(_key(entry, names))
         return entry if floor is None else entry.model_copy(update={"floor": floor})
 
-    return [floored(entry) for entry in found] if known else list(found)
+    return [add_floor(entry) for entry in found] if known else list(found)
 
 
-def _measured(measure: Measure, tables: MemoryTables) -> list[Measurement]:
+def _measure(measure: Measure, tables: MemoryTables) -> list[Measurement]:
     """The results of a measure; empty if it raises or has no rows: its metrics then have no floor."""
     table = tables.read(measure.table, measure.columns)
     if table is None or table.empty:

@@ -91,7 +91,7 @@ def suite_texts(suite: SuiteSpec) -> Sequence[RawDocument]:
 
 
 def encode_suite(suite: SuiteSpec, model: LoadedModel) -> Sequence[EncodedDocument]:
-    encoded = _encoded(suite, model)
+    encoded = _encode(suite, model)
     _check_positions(suite, encoded, model)
     return encoded
 
@@ -107,7 +107,7 @@ def encode_for_variant(suite: SuiteSpec, model: LoadedModel) -> Sequence[Encoded
     return encode(suite_texts(suite), model.tokenizer, adapted, model.language_model.token_ids)
 
 
-def _encoded(suite: SuiteSpec, model: LoadedModel) -> Sequence[EncodedDocument]:
+def _encode(suite: SuiteSpec, model: LoadedModel) -> Sequence[EncodedDocument]:
     if suite.documents is None:
         return ()
     return encode(suite_texts(suite), model.tokenizer, suite.documents, model.language_model.token_ids)
@@ -178,10 +178,10 @@ def make_pair(
     observed.notes += [
         Note(topic="tokenizer", text=f"suite {name}: {reason}", level="warn") for name, reason in mismatches.items()
     ]
-    return Pair(variant, store, observed, mismatches, _unsupported(plan))
+    return Pair(variant, store, observed, mismatches, _find_unsupported(plan))
 
 
-def _unsupported(plan: Plan) -> dict[str, str]:
+def _find_unsupported(plan: Plan) -> dict[str, str]:
     """The kinds of a plan's probes that need what the engine or some step does not support, with the reason."""
     made_by = [("backend", step) for step in plan.variant.compress] + [("engine", plan.variant.engine)]
     return {
@@ -201,7 +201,7 @@ def _token_mismatch(suite: SuiteSpec, reference: LoadedModel, variant: LoadedMod
         return ""
     if variant.identity.tokenizer_sha256 != reference.identity.tokenizer_sha256:
         without_bos = spec.bos and not isinstance(variant.tokenizer.bos_token_id, int)
-        if without_bos or documents_sha256(_encoded(suite, variant)) != expected:
+        if without_bos or documents_sha256(_encode(suite, variant)) != expected:
             return f"{OTHER_IDS}, so {ALTERNATIVES}"
     reason = explain_mismatch(reference, variant)
     return f"{reason}; so {ALTERNATIVES}" if reason else ""

@@ -93,7 +93,7 @@ def measure_slices(
             for measure in serving:
                 table = tables[measure.kind]
                 if table is not None and seen:
-                    found += _measured(measure, table[table["document"].isin(seen)], patterns, intervals)
+                    found += _measure_slice(measure, table[table["document"].isin(seen)], patterns, intervals)
                 else:
                     found += _not_drawn(measure, patterns)
             if found:
@@ -124,7 +124,7 @@ def _not_drawn(measure: Measure, patterns: Sequence[str]) -> list[Measurement | 
     return [Skipped(measure=name, reason=reason) for name in names if any(could_match(p, name) for p in patterns)]
 
 
-def _measured(
+def _measure_slice(
     measure: Measure, rows: pd.DataFrame, patterns: Sequence[str], intervals: Intervals | None
 ) -> list[Measurement | Skipped]:
     """The requested metrics of one measure on one slice. A measure that raises leaves a Skipped: its rules are

@@ -100,7 +100,7 @@ class SettingsCases(Declared):
         step = self.step()
         if not step.calibrates:
             pytest.skip("it needs no documents")
-        with pytest.raises(PlanError, match=f"{self.backend} and no calibration"):
+        with pytest.raises(PlanError, match=f"{self.backend}, but no calibration"):
             make_plan(self.variant_file(tmp_path, self.ladder[0], calibration=False))
         with pytest.raises(BackendError, match="needs calibration documents"):
             trials.as_variant(step, self.model(), ())

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from transformers import PreTrainedModel
 
 from harness.backends.gptq import Gptq
-from harness.backends.llmcompressor import LlmCompressor, _unpinned, _warnings
+from harness.backends.llmcompressor import LlmCompressor, _disable_pinning, _warnings
 from harness.backends.round_to_nearest import RoundToNearest
 from harness.errors import BackendError
 from harness.models.identity import weights_sha256
@@ -56,7 +56,7 @@ def by_hand(tmp_path: Path, recipe: Any) -> PreTrainedModel:
     model.config._name_or_path = str(tmp_path)
     ids = [each.tolist() for each in DOCUMENTS]
     data = Dataset.from_dict({"input_ids": ids, "attention_mask": [[1] * len(each) for each in ids]})
-    with _unpinned():
+    with _disable_pinning():
         oneshot(
             model=model,
             tokenizer=tiny_tokenizer(),

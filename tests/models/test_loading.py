@@ -399,7 +399,7 @@ def test_a_quantization_that_transformers_would_ignore_is_refused(folder: Path) 
 def test_a_quantized_checkpoint_whose_library_is_missing_says_how_to_install_it(
     config: dict[str, object], library: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("harness.models.prequantized._installed", lambda _: False)
+    monkeypatch.setattr("harness.models.prequantized._is_installed", lambda _: False)
     change_config(folder, quantization_config=config)
     with pytest.raises(MissingDependencyError, match=f"needs the library {library}.*pip install "):
         load(spec(folder), "variant")

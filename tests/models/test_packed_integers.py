@@ -128,8 +128,8 @@ def without_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever is installed, GPTQModel is not."""
     from harness.models import prequantized
 
-    real = prequantized._installed
-    monkeypatch.setattr(prequantized, "_installed", lambda module: module != "gptqmodel" and real(module))
+    real = prequantized._is_installed
+    monkeypatch.setattr(prequantized, "_is_installed", lambda module: module != "gptqmodel" and real(module))
 
 
 def opened(folder: Path, **fields: Any) -> LoadedModel:

@@ -215,7 +215,7 @@ def test_a_library_that_computes_in_one_dtype_alone_says_which(case: str, folder
 def test_a_missing_library_is_named_with_what_installs_it(
     method: str, install: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("harness.models.prequantized._installed", lambda _: False)
+    monkeypatch.setattr("harness.models.prequantized._is_installed", lambda _: False)
     folder = save(tiny_llama(), tmp_path / "model")
     change_config(folder, quantization_config={"quant_method": method})
     with pytest.raises(MissingDependencyError, match=f"quantized with {method}.*pip install {install}"):

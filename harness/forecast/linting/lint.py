@@ -65,9 +65,9 @@ def _unknown(index: int, spec: RuleSpec, evidence: Evidence) -> Iterator[Finding
 
 def _never(index: int, spec: RuleSpec, own: Sequence[Need]) -> Iterator[Finding]:
     """Rules that can never pass, whatever the variant."""
-    for need, more in _grouped([need for need in own if need.outlook == "never"]):
+    for need, more in _group([need for need in own if need.outlook == "never"]):
         why = "it can never pass" + (f" ({need.basis})" if need.basis else "")
-        what = f"{_named(need, more)}: {need.said}"
+        what = f"{_name(need, more)}: {need.said}"
         key = key_of(index, spec, need.cause.value.field)
         yield Finding(weight(spec), spec.where, key, what, why, _remedy(need))
 
@@ -75,12 +75,12 @@ def _never(index: int, spec: RuleSpec, own: Sequence[Need]) -> Iterator[Finding]
 def _limits_nothing(index: int, spec: RuleSpec, own: Sequence[Need], evidence: Evidence) -> Iterator[Finding]:
     """Rules that every variant passes, or even a trivial model."""
     endless = [need for need in own if need.boundary is not None and need.boundary.limit is None]
-    for need, more in _grouped(endless):
-        what = f"{_named(need, more)}: every possible value passes"
+    for need, more in _group(endless):
+        what = f"{_name(need, more)}: every possible value passes"
         do = "set a limit that a damaged model can exceed"
         yield Finding(weight(spec), spec.where, key_of(index, spec, "limit"), what, "the rule cannot fail", do)
-    for need, more in _grouped([need for need in own if guess_passes(need, evidence)]):
-        what = f"{_named(need, more)}: the limit is looser than chance"
+    for need, more in _group([need for need in own if guess_passes(need, evidence)]):
+        what = f"{_name(need, more)}: the limit is looser than chance"
         why = guess_passes(need, evidence)
         do = "set the limit well on the safe side of chance"
         yield Finding(weight(spec), spec.where, key_of(index, spec, "limit"), what, why, do)
@@ -88,8 +88,8 @@ def _limits_nothing(index: int, spec: RuleSpec, own: Sequence[Need], evidence: E
 
 def _weak(index: int, spec: RuleSpec, own: Sequence[Need]) -> Iterator[Finding]:
     """Limits tighter than the number of documents can detect."""
-    for need, more in _grouped([need for need in own if need.outlook == "weak"]):
-        what = f"{_named(need, more)}: {need.said}"
+    for need, more in _group([need for need in own if need.outlook == "weak"]):
+        what = f"{_name(need, more)}: {need.said}"
         why = f"with too few {need.units} the verdict is likely to be inconclusive; {need.basis}"
         yield Finding("warning", spec.where, key_of(index, spec, "limit"), what, why, _remedy(need))
 
@@ -131,11 +131,11 @@ def _no_room(found: Measurement, score: float, evidence: Evidence) -> str:
     return ""
 
 
-def _grouped(found: Sequence[Need]) -> Iterator[tuple[Need, int]]:
+def _group(found: Sequence[Need]) -> Iterator[tuple[Need, int]]:
     """The need that is farthest from being met, and how many more there are: one finding per rule, not per task."""
     if found:
         yield max(found, key=lambda need: (need.needed or 0) / max(need.documents or 1, 1)), len(found) - 1
 
 
-def _named(need: Need, more: int) -> str:
+def _name(need: Need, more: int) -> str:
     return need.metric + (f" (and {more} more)" if more else "")

@@ -40,7 +40,7 @@ def unreachable(index: int, spec: RuleSpec, evidence: Evidence) -> Iterator[Find
     what = f"slices by {label}, which no document of {names} has"
     do = f"give the documents a {label}, or slice by length"
     if values:
-        what = f"slices {rule.slices}, and the documents of {names} have {label} {_listed(values)}"
+        what = f"slices {rule.slices}, and the documents of {names} have {label} {_join(values)}"
         do = f"write {label}= and one of these, or {label} alone for all"
     yield Finding(weight(spec), spec.where, key, what, why, do)
 
@@ -89,6 +89,6 @@ def _in_file(path: Path, label: str, most: int | None) -> set[str] | None:
     return values | ({UNLABELLED} if values and len([v for v in given if v in values]) < len(rows) else set())
 
 
-def _listed(values: set[str]) -> str:
+def _join(values: set[str]) -> str:
     shown = sorted(values)[:5]
     return ", ".join(shown) + (f" and {len(values) - 5} more" if len(values) > 5 else "")

@@ -51,9 +51,9 @@ def answers(run: Run) -> list[Answer]:
         _activations(modules),
         _cache(run),
         _calibration(run),
-        _left_out(modules),
+        _answer_excluded(modules),
         _kernel(modules, run),
-        _stored(modules),
+        _answer_storage(modules),
         Answer(
             "Quality",
             tuple(_numbers(run, words.summarized(run, "quality"))) or ("not measured",),
@@ -157,7 +157,7 @@ def _calibration(run: Run) -> Answer:
     return Answer("Calibration data", tuple(found), "compared with the evaluation documents")
 
 
-def _left_out(modules: Sequence[ModuleFormat]) -> Answer:
+def _answer_excluded(modules: Sequence[ModuleFormat]) -> Answer:
     left = [module for module in modules if not module.compressed]
     found = []
     for role, reason in _REASONS.items():
@@ -185,7 +185,7 @@ def _kernel(modules: Sequence[ModuleFormat], run: Run) -> Answer:
     return Answer("Kernel", ("real: the GEMM reads the stored format",), "the modules of the finished model")
 
 
-def _stored(modules: Sequence[ModuleFormat]) -> Answer:
+def _answer_storage(modules: Sequence[ModuleFormat]) -> Answer:
     sizes: dict[str, int] = {}
     for module in modules:
         sizes[module.format.name] = sizes.get(module.format.name, 0) + module.stored_bytes
@@ -209,10 +209,10 @@ def _numbers(run: Run, names: Sequence[str]) -> Iterator[str]:
     for name in names:
         m = words.find(run, name)
         if m is not None and m.non_finite is None:
-            yield f"{words.metric(run, name)} {_said(run, m)}"
+            yield f"{words.metric(run, name)} {_format_measurement(run, m)}"
 
 
-def _said(run: Run, m: Measurement) -> str:
+def _format_measurement(run: Run, m: Measurement) -> str:
     if m.reference is not None and m.variant is not None and run.metric(m.name).summary == "speed":
         return f"{display.quantity(m.variant, m.unit)}, reference {display.quantity(m.reference, m.unit)}"
     return display.quantity(m.change if m.change is not None else m.variant, m.unit)

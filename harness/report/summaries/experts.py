@@ -35,12 +35,12 @@ class Mixture:
     @property
     def unreached_words(self) -> str:
         """The indices of experts without calibration tokens; of many, the first."""
-        return _listed(self.unreached)
+        return _list_experts(self.unreached)
 
     @property
     def unused_words(self) -> str:
         """The indices of experts without tokens; of many, the first."""
-        return _listed(self.unused)
+        return _list_experts(self.unused)
 
 
 def read_mixtures(suite: SuiteTables) -> list[Mixture]:
@@ -76,6 +76,6 @@ def _numbers(rows: pd.DataFrame, chosen: pd.Series[bool]) -> tuple[int, ...]:
     return tuple(int(expert) for expert in rows["expert"][chosen])
 
 
-def _listed(experts: tuple[int, ...]) -> str:
+def _list_experts(experts: tuple[int, ...]) -> str:
     more = f" and {len(experts) - _NAMED} more" if len(experts) > _NAMED else ""
     return ", ".join(map(str, experts[:_NAMED])) + more
