@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING
 from harness.errors import HarnessError, WriteError
 from harness.forecast.notes import notes_before
 from harness.judge import OWN_GATE, judge, overall
-from harness.measures import declared_metrics
-from harness.plan import check_together, make_plan, name_of, resolved
+from harness.measures import collect_metrics
+from harness.plan import check_together, make_plan, name_of, resolve_plan
 from harness.planning.specs import Plan
 from harness.planning.target import target_notes
 from harness.records import Clock, Run, Verdict
@@ -177,7 +177,7 @@ def _judge_variant(observed: Observed, started: datetime) -> Run:
         data_key=observed.data_key,
         verdict=verdict,
         exit_code=exit_code,
-        asked=resolved(observed.plan),
+        asked=resolve_plan(observed.plan),
         reference=observed.reference,
         variant=observed.variant,
         environment=observed.environment,
@@ -186,7 +186,7 @@ def _judge_variant(observed: Observed, started: datetime) -> Run:
             finished=finished.isoformat(timespec="seconds"),
             seconds=observed.seconds,
         ),
-        metrics=declared_metrics(measure for suite in observed.plan.suites for measure in suite.measures),
+        metrics=collect_metrics(measure for suite in observed.plan.suites for measure in suite.measures),
         measurements=tuple(observed.measurements),
         skipped=tuple(observed.skipped),
         slices=tuple(observed.slices),

@@ -47,7 +47,7 @@ def make_plan(path: Path) -> Plan:
     target = read_target(check, content.get("target"))
     calibration = _calibration(check, content.get("calibration"))
     read = [read_suite(each, folder, problems) for each in _names(check, "suites", content, folder)]
-    suites = [suite and suite.aimed(target) for suite in read]
+    suites = [suite and suite.with_target(target) for suite in read]
     gates = [read_gate(each, folder, problems) for each in _names(check, "gates", content, folder)]
     outputs = read_outputs(check, content.get("outputs"))
     _check_backends(check, steps, content.get("calibration") is not None)
@@ -123,7 +123,7 @@ def check_together(plans: Sequence[Plan]) -> Sequence[Plan]:
     return plans
 
 
-def resolved(plan: Plan) -> dict[str, Any]:
+def resolve_plan(plan: Plan) -> dict[str, Any]:
     """The plan as plain data for run.json: every default written out, every plugin with its name."""
     record = plan.model_dump(mode="json")
     engine = plan.variant.engine

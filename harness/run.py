@@ -20,7 +20,7 @@ from harness.running.measuring import measure
 from harness.running.noise_floor import Perturbed, observe_perturbed
 from harness.running.observing import observe
 from harness.running.pairs import Calibrations, Documents, Observed, Pair, encode_suite, make_pair
-from harness.running.stopwatch import timed
+from harness.running.stopwatch import measure_time
 from harness.system.foreign import LONG, Ticking, guard
 
 
@@ -44,7 +44,7 @@ def run_group(plans: Sequence[Plan], folders: Sequence[Path], progress: Progress
     """
     seconds: dict[str, float] = {}
     progress = Ticking(progress)
-    with timed(seconds, "load reference"):
+    with measure_time(seconds, "load reference"):
         with guard("loading the reference", patience=LONG):
             reference = load(plans[0].reference, Path(plans[0].reference.model).name)
         documents = {suite.name: encode_suite(suite, reference) for suite in plans[0].suites}
@@ -91,7 +91,7 @@ def _observe_perturbed(
     by_suite: dict[str, Perturbed] = {}
     seconds: dict[str, float] = {}
     for suite in suites:
-        with timed(seconds, "noise floor"):
+        with measure_time(seconds, "noise floor"):
             same_tokens = [pair for pair in pairs if suite.name not in pair.token_mismatches]
             perturbed = observe_perturbed(suite, documents[suite.name], reference, progress) if same_tokens else None
         if perturbed is not None:

@@ -21,7 +21,7 @@ from rich.text import Text
 
 from harness.records import Run, Verdict
 from harness.report import display, stops, verdict, words
-from harness.report.rules import Judged, judged
+from harness.report.rules import Judged, prepare_verdicts
 from harness.system.streams import EnduringStream
 
 EVERY_SECONDS = 5.0
@@ -80,7 +80,7 @@ class Terminal:
         """One line a rule, the verdict with its reason, and where the outputs are."""
         self._end_live()
         self._print(Text(""))
-        items = judged(run)
+        items = prepare_verdicts(run)
         passed = [item for item in items if item.verdict.status == "pass"]
         hidden = {id(item) for item in passed[_MOST_PASSED:]}
         for item in items:
@@ -134,7 +134,7 @@ def _rule_line(item: Judged) -> Text:
     """Status, metric, value with its interval, limit; and the reason if the rule does not pass."""
     found: Verdict = item.verdict
     status = words.STATUSES[found.status]
-    name = harmless(words.labelled(found.metric, found.labels) or found.rule)
+    name = harmless(words.add_labels(found.metric, found.labels) or found.rule)
     advisory = " (advisory)" if found.level == "warn" else ""
     line = Text.assemble(
         (f"  {status.mark} {status.word:<9} ", _COLOURS[found.status]),

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from harness import plugins
 from harness.errors import HarnessError, WriteError
-from harness.measures import installed_metrics
+from harness.measures import load_metrics
 from harness.records import SCHEMA_VERSION, Run, schema_1
 from harness.system.files import sync_folder, write_atomic
 from harness.system.foreign import guard
@@ -180,7 +180,7 @@ def read_run(folder: Path) -> Run:
         raise HarnessError(f"{path}: found no schema_version, expected the run.json of a finished run")
     version = content["schema_version"]
     if type(version) is int and version == 1:
-        declared = [metric.model_dump(mode="json") for metric in installed_metrics()]
+        declared = [metric.model_dump(mode="json") for metric in load_metrics()]
         content = schema_1.upgrade(content) | {"metrics": declared}
     elif type(version) is not int or version != SCHEMA_VERSION:
         raise HarnessError(

@@ -22,7 +22,7 @@ from harness.backends import Backend, Compressed
 from harness.errors import PlanError, Problem
 from harness.lockstep.recording import PassContext, Recorder
 from harness.measures import Measure
-from harness.plan import check_together, load_gate, load_suite, make_plan, resolved
+from harness.plan import check_together, load_gate, load_suite, make_plan, resolve_plan
 from harness.planning.specs import Plan
 from harness.probes import Context, Probe
 from harness.records import HubData, Measurement, Metric, Plugin, Skipped
@@ -260,9 +260,9 @@ def test_a_plan_holds_everything_that_was_asked(desk: Desk) -> None:
 
 
 def test_the_asked_record_is_json_and_the_same_every_time(desk: Desk) -> None:
-    record = resolved(desk.plan())
+    record = resolve_plan(desk.plan())
     assert json.loads(json.dumps(record, allow_nan=False)) == record
-    assert json.dumps(record) == json.dumps(resolved(desk.plan()))
+    assert json.dumps(record) == json.dumps(resolve_plan(desk.plan()))
     step = {"backend": "toy_rounding", "bits": 4, "mode": "group", "skip": [], "size": None}
     assert record["variant"]["compress"] == [step]
     assert record["suites"][0]["measures"][2] == {
@@ -287,7 +287,7 @@ def test_the_record_is_the_same_in_another_process(tmp_path: Path) -> None:
     )
     environment = os.environ | {"PYTHONHASHSEED": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
     other = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=True).stdout
-    assert other.decode() == json.dumps(resolved(make_plan(path))) + "\n"
+    assert other.decode() == json.dumps(resolve_plan(make_plan(path))) + "\n"
 
 
 def test_paths_are_relative_to_the_file_that_names_them(desk: Desk) -> None:
@@ -709,7 +709,7 @@ def test_any_text_makes_a_plan_or_a_plan_error(desk: Desk, variant: str, suite: 
         (desk.folder / f"{name}.yaml").write_bytes(text.encode("utf-8", "surrogatepass"))
     problems: tuple[Problem, ...] = ()
     try:
-        json.dumps(resolved(desk.plan()), allow_nan=False)
+        json.dumps(resolve_plan(desk.plan()), allow_nan=False)
     except PlanError as error:
         problems = error.problems
         assert problems

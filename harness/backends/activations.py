@@ -83,7 +83,7 @@ class Activations(LinearBackend):
         """Make every linear layer that is not skipped round its inputs; raises BackendError naming the module."""
         from harness.modules.activations import round_inputs
 
-        chosen, form = self.chosen(model), self.input_format()
+        chosen, form = self.select_layers(model), self.input_format()
         limits = {} if self.dynamic else self._calibrate(model, chosen, form, calibration)
         for name, module in chosen:
             round_inputs(module, form, limits.get(name), module.weight.device)

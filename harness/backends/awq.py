@@ -71,7 +71,7 @@ class Awq(WeightBackend):
         from harness.modules.decoder_layers import observe_inputs, walk_blocks
         from harness.transforms.folding import find_foldings
 
-        chosen = dict(self.chosen(model))
+        chosen = dict(self.select_layers(model))
         for name, module in chosen.items():
             self._check(name, module)
         foldings = find_foldings(model, calibration).accepted if self.scale_grid else ()
@@ -198,7 +198,7 @@ class _Work:
         step = self._step
         for name, limits in self._pending.items():
             module = self._chosen[name]
-            if not self._replacing.shared(module):
+            if not self._replacing.replace_if_shared(module):
                 self._replacing.replace(module, step.round(name, weight_of(module), limits))
             described = step.describe(name, module)
             if name in self._clipped:

@@ -67,7 +67,7 @@ class DenseAndSparse(LinearBackend):
         from harness.transforms.sensitivity import fisher_diagonal
         from harness.transforms.single_changes import group_by_weight
 
-        chosen = self.chosen(model)
+        chosen = self.select_layers(model)
         for name, module in matrices(model):  # A weight that is not finite spoils the gradients of all others.
             with naming(self, name):
                 check_tensor(weight_of(module))
@@ -80,7 +80,7 @@ class DenseAndSparse(LinearBackend):
             with naming(self, first):
                 found = decompose(weight_of(unit.modules[0]), fisher[first], bits, self.outliers, self.sensitive)
             for name, module in zip(unit.names, unit.modules, strict=True):
-                if not replacing.shared(module):
+                if not replacing.replace_if_shared(module):
                     replacing.replace(module, found.values)
                 described[name] = self._describe(name, module, bits, found.sparse)
         untie_head(model, described)

@@ -68,7 +68,7 @@ class Gptq(WeightBackend):
         """Replace the weight of every linear layer that is not skipped; raises BackendError naming the module."""
         from harness.modules.decoder_layers import observe_inputs, walk_blocks
 
-        work = _Work(self, dict(self.chosen(model)))
+        work = _Work(self, dict(self.select_layers(model)))
         for block in walk_blocks(model, calibration):
             inside = [name for name, _ in block.linears() if name in work.chosen]
             work.quantize(inside, block.observe)
@@ -129,7 +129,7 @@ class _Work:
 
         module, settings = self.chosen[name], self.settings.for_module(name)
         form, index_bits = settings.weight_format(), 0
-        if not self._replacing.shared(module):
+        if not self._replacing.replace_if_shared(module):
             weight_OI = weight_of(module)
             nearest = settings.round_weight(weight_OI)
             values_OI = nearest.values

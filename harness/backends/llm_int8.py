@@ -45,7 +45,7 @@ class LLMInt8(LinearBackend):
         from harness.numerics.llm_int8 import weight_codes
         from harness.transforms.mixed_int8 import MixedInt8Linear
 
-        chosen = self.chosen(model)
+        chosen = self.select_layers(model)
         names = [name for name, _ in chosen]
         untie_head(model, names)
         quantized: dict[int, tuple[Tensor, Tensor]] = {}

@@ -91,7 +91,7 @@ class MixedPrecision(LinearBackend):
             merge_stacks,
         )
 
-        every = merge_stacks(group_by_weight(self.chosen(model)))
+        every = merge_stacks(group_by_weight(self.select_layers(model)))
         sizes_UC = [self._sizes(unit) for unit in every]
         measure = measure_divergences if self.sensitivity == "kl" else measure_output_errors
         costs_UC = measure(model, every, [self._change(bits) for bits in self.bits], calibration).tolist()

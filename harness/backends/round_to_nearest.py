@@ -31,9 +31,9 @@ class RoundToNearest(WeightBackend):
         from harness.modules.linears import weight_of
 
         replacing, described = Replacing(), list[ModuleFormat]()
-        for name, module in self.chosen(model):
+        for name, module in self.select_layers(model):
             settings = self.for_module(name)
-            if not replacing.shared(module):
+            if not replacing.replace_if_shared(module):
                 with naming(self, name):
                     replacing.replace(module, settings.round_weight(weight_of(module)).values)
             described.append(self.describe(name, module))

@@ -24,7 +24,7 @@ class Measured:
     documents: int | None
 
 
-def measured(suites: Sequence[SuiteSpec], run: Run | None = None) -> list[Measured]:
+def list_measured(suites: Sequence[SuiteSpec], run: Run | None = None) -> list[Measured]:
     """Metrics in the order of the suites; names with ``*`` stay if nothing tells the complete names.
 
     run: an earlier run, which knows names, units and numbers of documents that files do not tell.

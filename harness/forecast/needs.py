@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from harness.forecast.boundary import Boundary, facts_of, find_boundary
 from harness.forecast.causes import Cause, Outlook
 from harness.forecast.measured import Measured
-from harness.forecast.spread import Earlier, Spread, assumed, observed
+from harness.forecast.spread import Earlier, Spread, assume_spread, read_spread
 from harness.planning.specs import GateSpec, RuleSpec
 from harness.records.patterns import could_match
 from harness.rules import Rule, bound_of
@@ -101,7 +101,7 @@ def needs(gates: Iterable[GateSpec], metrics: Sequence[Measured], run: Earlier |
 
 
 def _need(gate: str, spec: RuleSpec, each: Measured, run: Earlier | None) -> Need:
-    spread = (observed(run, each.metric) if run else None) or assumed(each.metric)
+    spread = (read_spread(run, each.metric) if run else None) or assume_spread(each.metric)
     if "*" in each.metric.name:
         return Need(gate, spec, each, Cause.UNKNOWN_NAMES, spread=spread)
     found = find_boundary(spec.rule, each.metric, spread)

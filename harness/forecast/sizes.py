@@ -81,7 +81,7 @@ def _task(name: str, limit: int | None, files: TaskFiles) -> TaskSize:
 
 def _read_declaration(name: str, files: TaskFiles) -> dict[str, Any] | None:
     try:
-        path = files.where(name)
+        path = files.find(name)
     except DataError:
         return None
     return content_of(path) if path else None

@@ -56,12 +56,12 @@ class Spread:
         return f"{said}, {self.source}"
 
 
-def assumed(metric: Metric) -> Spread:
+def assume_spread(metric: Metric) -> Spread:
     """The spread that the metric declares."""
     return Spread(metric.spread, metric.spread_size, metric.sides)
 
 
-def observed(run: Earlier, metric: Metric) -> Spread | None:
+def read_spread(run: Earlier, metric: Metric) -> Spread | None:
     """The spread from an earlier run; None if it has no number. Of several labels the widest counts."""
     found = [_derive_spread(run, m, metric) for m in run.measurements if m.name == metric.name and m.change is not None]
     return max(found, key=lambda spread: spread.size, default=None)
@@ -82,7 +82,7 @@ def _derive_spread(run: Earlier, measurement: Measurement, metric: Metric) -> Sp
     if low == high:
         if measurement.basis == "counted":
             return spread("counted")
-        return replace(assumed(metric), sides=sides, reference=measurement.reference, own=own)
+        return replace(assume_spread(metric), sides=sides, reference=measurement.reference, own=own)
     if family == "share" and measurement.unit == "share":
         return spread("share")
     if family == "paired" and measurement.unit == "share":

@@ -87,7 +87,7 @@ def list_compressed(modules: Iterable[ModuleFormat]) -> list[tuple[str, int, Use
     ]
 
 
-def why_missing(target: str, use: Use) -> str:
+def explain_missing(target: str, use: Use) -> str:
     """Why there is no kernel: the kernels that exist for the same weight format, or that there are none."""
     name = use.weights.name
     near = [kernel for kernel in _kernels(target) if name in kernel.weights.formats]
@@ -107,7 +107,7 @@ def cache_kernel(target: str, cache: CacheFormat) -> CacheKernel | None:
     return None
 
 
-def why_no_cache_kernel(target: str, cache: CacheFormat) -> str:
+def explain_no_cache_kernel(target: str, cache: CacheFormat) -> str:
     """The KV cache formats that have a kernel instead."""
     there = [
         f"{kernel.name}: {_join(kernel.formats)} without scales"
@@ -126,18 +126,18 @@ def notes(target: str, identity: Identity) -> list[Note]:
         text = f"all {found.modules} compressed modules have a kernel ({which}); {_gain(found)}"
         said.append(Note(topic="hardware", text=f"{target}: {text}"))
     if identity.cache and not cache_kernel(target, identity.cache):
-        said.append(_note(why_no_cache_kernel(target, identity.cache)))
+        said.append(_note(explain_no_cache_kernel(target, identity.cache)))
     return said
 
 
 def sentences(found: Fit) -> list[str]:
     """One sentence per format without a kernel or without known details."""
     lines = [
-        f"{found.target}: {use} has no kernel ({_count_modules(names)}): {why_missing(found.target, use)}"
+        f"{found.target}: {use} has no kernel ({_count_modules(names)}): {explain_missing(found.target, use)}"
         for use, names in islice(found.missing.items(), _MOST)
     ]
     lines += [
-        f"{found.target}: {_count_modules(names)} are prequantized ({use.weights.name}) in a format whose details are unknown"
+        f"{found.target}: {_count_modules(names)} are prequantized as {use.weights.name}, whose details are unknown"
         for use, names in islice(found.unknown.items(), _MOST)
     ]
     hidden = len(found.missing) + len(found.unknown) - len(lines)

@@ -55,12 +55,12 @@ class Measure(Plugin):
         other."""
         return {}
 
-    def aimed(self, target: str | None) -> Measure:
+    def with_target(self, target: str | None) -> Measure:
         """This measure for a variant whose file names ``target`` (see ``harness.hardware``); by default the measure
         itself."""
         return self
 
-    def apart(self) -> Measure | None:
+    def get_substitute(self) -> Measure | None:
         """The measure to use instead if the two sides have different token ids; None: nothing.
 
         Called on measures whose probe compares tokens. The table of the returned measure is written by the probe of
@@ -151,7 +151,7 @@ def name_skipped(measure: Measure, found: Sequence[Measurement | Skipped]) -> li
     return named
 
 
-def declared_metrics(measures: Iterable[Measure]) -> tuple[Metric, ...]:
+def collect_metrics(measures: Iterable[Measure]) -> tuple[Metric, ...]:
     """Every metric that the measures declare, each name once: first those known from settings, then patterns."""
     found: dict[str, Metric] = {}
     for measure in measures:
@@ -162,7 +162,7 @@ def declared_metrics(measures: Iterable[Measure]) -> tuple[Metric, ...]:
     return tuple(found.values())
 
 
-def installed_measures() -> list[tuple[type[Measure] | None, tuple[Metric, ...]]]:
+def load_measures() -> list[tuple[type[Measure] | None, tuple[Metric, ...]]]:
     """Every installed measure with its metrics; None, and ``<measure>.*``, for one that does not load or derives its
     metrics from settings."""
     found: list[tuple[type[Measure] | None, tuple[Metric, ...]]] = []
@@ -175,9 +175,9 @@ def installed_measures() -> list[tuple[type[Measure] | None, tuple[Metric, ...]]
     return found
 
 
-def installed_metrics() -> list[Metric]:
+def load_metrics() -> list[Metric]:
     """Every metric of every installed measure."""
-    return [metric for _, metrics in installed_measures() for metric in metrics]
+    return [metric for _, metrics in load_measures() for metric in metrics]
 
 
 BASE = Measure

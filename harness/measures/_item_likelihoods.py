@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from harness.measures._items import Cell, Floats, Found
-from harness.measures._shared import ECE_REASON, not_finite, sampled
+from harness.measures._shared import ECE_REASON, make_sampled, not_finite
 from harness.statistics import (
     Interval,
     bounded_mean_interval,
@@ -33,8 +33,8 @@ def confidence(cell: Cell) -> Found:
     right = {"reference": cell.reference, "variant": cell.variant}
     ece = {side: calibration_error(sure[side], right[side], ECE_BINS) for side in sure}
     softmax = "softmax over the plain log-likelihoods of the choices, not normalised by length"
-    shown = sampled(
-        cell.derived("ece"),
+    shown = make_sampled(
+        cell.derive_metric("ece"),
         f"{softmax}; {ECE_BINS} bins of equal width; no interval, as ECE is biased",
         cell.count,
         reference=ece["reference"],
@@ -45,8 +45,8 @@ def confidence(cell: Cell) -> Found:
     yield shown.model_copy(update={"not_judged": ECE_REASON})
     brier = {side: brier_scores(sure[side], right[side]) for side in sure}
     shift = brier["variant"] - brier["reference"]
-    yield sampled(
-        cell.derived("brier"),
+    yield make_sampled(
+        cell.derive_metric("brier"),
         f"{softmax}; mean of the paired difference",
         cell.count,
         reference=mean(brier["reference"]),
@@ -71,7 +71,7 @@ def bits_per_byte(cell: Cell) -> Found:
     """Σ −log₂ p / Σ bytes over documents, and its paired difference."""
     weight = cell.rows["weight"].to_numpy(dtype=np.float64)
     reference, variant = (nll / math.log(2) for nll in _nlls(cell))
-    yield sampled(
+    yield make_sampled(
         cell.main(),
         f"ratio of sums over documents; {cell.conditions}",
         cell.count,
@@ -94,7 +94,7 @@ def perplexity(cell: Cell) -> Found:
         for metric in (cell.main(), cell.ratio()):
             yield not_finite(metric, side, f"the perplexity of the {side} is too large for a number", cell.count)
         return
-    yield sampled(
+    yield make_sampled(
         cell.main(),
         f"exp of the ratio of sums over documents; {cell.conditions}",
         cell.count,
@@ -103,7 +103,7 @@ def perplexity(cell: Cell) -> Found:
         change=on_variant - on_reference,
         variant_interval=_exp_interval(ratio_of_sums_interval(variant, weight, cell.clusters)),
     )
-    yield sampled(
+    yield make_sampled(
         cell.ratio(),
         f"exp of the ratio of sums over documents of the paired difference; {cell.conditions}",
         cell.count,

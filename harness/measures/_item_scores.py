@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from harness.measures._items import Cell, Found
-from harness.measures._shared import sampled
+from harness.measures._shared import make_sampled
 from harness.records import Skipped
 from harness.statistics import (
     Interval,
@@ -36,7 +36,7 @@ def scores(cell: Cell) -> Found:
         interval = mean_interval(cell.variant - cell.reference, cell.clusters)
         alone = mean_interval(cell.variant, cell.clusters)
         what = f"mean of the paired difference; {cell.conditions}"
-    yield sampled(
+    yield make_sampled(
         cell.main(),
         what,
         cell.count,
@@ -75,7 +75,7 @@ def effective(cell: Cell, successes: float) -> tuple[float, float]:
 def recovery(cell: Cell) -> Found:
     """Σ variant / Σ reference. For 0/1 scores each end is the more extreme of the t interval and of Tango's interval
     divided by the reference's share, because a t interval is too narrow if few items differ."""
-    metric, total = cell.derived("recovery"), math.fsum(cell.reference.tolist())
+    metric, total = cell.derive_metric("recovery"), math.fsum(cell.reference.tolist())
     if not total > 0:
         reason = f"the reference scores {mean(cell.reference)}, so a ratio to it is undefined"
         yield Skipped(measure=metric.name, reason=reason, labels=cell.label())
@@ -85,7 +85,7 @@ def recovery(cell: Cell) -> Found:
         share = mean(cell.reference)
         ends = (min(interval.low, 1 + tango.low / share), max(interval.high, 1 + tango.high / share))
         interval = Interval(*ends, "the wider of ratio of sums by cluster t, and Tango score")
-    yield sampled(
+    yield make_sampled(
         metric,
         f"sum of scores, variant / reference; {cell.conditions}",
         cell.count,
@@ -107,8 +107,8 @@ def flips(cell: Cell) -> Found:
         ("flips_to_right", ~was & becomes),
     ):
         share = mean(flipped.astype(np.float64))
-        yield sampled(
-            cell.derived(name),
+        yield make_sampled(
+            cell.derive_metric(name),
             f"{int(flipped.sum())} of {len(flipped)} items; {cell.conditions}",
             cell.count,
             change=share,

@@ -204,7 +204,7 @@ class Cell:
         better = "lower" if self.kind in ("bits", "perplexity") else self.better
         return Metric(name=f"tasks.{self.task}.{self.metric}", unit=units[self.kind], better=better)
 
-    def derived(self, name: str) -> Metric:
+    def derive_metric(self, name: str) -> Metric:
         """The metric ``tasks.<task>.<name>``, derived from this one."""
         better = self.better if name == "recovery" else DERIVED[name].better
         return DERIVED[name].model_copy(update={"name": f"tasks.{self.task}.{name}", "better": better})

@@ -47,7 +47,7 @@ class Count:
     clusters: int
 
 
-def sampled(
+def make_sampled(
     metric: Metric,
     what: str,
     count: Count,
@@ -77,7 +77,7 @@ def sampled(
     )
 
 
-def counted(
+def make_counted(
     metric: Metric,
     what: str,
     count: Count,

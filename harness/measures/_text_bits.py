@@ -10,7 +10,7 @@ import numpy as np
 
 from harness.errors import MeasureError
 from harness.measures import Measure
-from harness.measures._shared import ROUNDING, Count, not_finite, require, sampled
+from harness.measures._shared import ROUNDING, Count, make_sampled, not_finite, require
 from harness.records import Measurement, Metric, Skipped
 from harness.statistics import ratio_of_sums, ratio_of_sums_interval
 
@@ -87,7 +87,7 @@ def _bits(scored: pd.DataFrame, what: str) -> Measurement:
         if (bits[side] < -ROUNDING * scored[f"{side}_tokens"].to_numpy()).any():
             raise MeasureError(f"{side}_nll is {bits[side].min() * math.log(2)} in a text, expected at least 0 nats")
     change = bits["variant"] - bits["reference"]
-    return sampled(
+    return make_sampled(
         BITS,
         what,
         count,

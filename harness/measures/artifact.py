@@ -9,7 +9,16 @@ import numpy as np
 
 from harness.errors import MeasureError
 from harness.measures import Measure
-from harness.measures._shared import ROUNDING, UNSEEN_CHANGE, Count, counted, not_finite, require, sampled, within
+from harness.measures._shared import (
+    ROUNDING,
+    UNSEEN_CHANGE,
+    Count,
+    make_counted,
+    make_sampled,
+    not_finite,
+    require,
+    within,
+)
 from harness.records import Measurement, Metric, Skipped
 from harness.statistics import Interval, mean, mean_interval
 
@@ -130,9 +139,9 @@ def _tokens(table: pd.DataFrame) -> list[Measurement | Skipped]:
     value, around = mean(kl), mean_interval(kl, documents, skewed=True, largest=UNSEEN_CHANGE)
     interval = around and Interval(max(around.low, min(0.0, value)), around.high, around.method)
     return [
-        sampled(KL_MEAN, "mean over tokens", count, change=value, interval=interval),
-        sampled(KL_MAX, "maximum over tokens; a maximum has no interval", count, change=float(kl.max())),
-        sampled(LOGITS, "maximum over tokens; a maximum has no interval", count, change=largest),
+        make_sampled(KL_MEAN, "mean over tokens", count, change=value, interval=interval),
+        make_sampled(KL_MAX, "maximum over tokens; a maximum has no interval", count, change=float(kl.max())),
+        make_sampled(LOGITS, "maximum over tokens; a maximum has no interval", count, change=largest),
     ]
 
 
@@ -182,7 +191,7 @@ def _live(table: pd.DataFrame) -> Measurement | Skipped:
         nothing = Skipped(measure=LIVE.name, reason="nothing was saved, so the model in memory was not compared again")
         return nothing if rows.empty else broken[0]
     count = Count(len(rows), int(rows["document"].nunique()))
-    return sampled(LIVE, "maximum over tokens; a maximum has no interval", count, change=float(rows["kl"].max()))
+    return make_sampled(LIVE, "maximum over tokens; a maximum has no interval", count, change=float(rows["kl"].max()))
 
 
 def _sizes(table: pd.DataFrame) -> list[Measurement | Skipped]:
@@ -196,10 +205,10 @@ def _sizes(table: pd.DataFrame) -> list[Measurement | Skipped]:
     count = Count(len(files), 0)
     bits = 8 * int(weights["count"].sum()) / int(parameters.iloc[0])
     return [
-        counted(BYTES, f"exact: {len(files)} files", count, variant=float(files["count"].sum())),
-        counted(BITS, f"exact: {len(weights)} weight files, headers included", count, variant=bits),
+        make_counted(BYTES, f"exact: {len(files)} files", count, variant=float(files["count"].sum())),
+        make_counted(BITS, f"exact: {len(weights)} weight files, headers included", count, variant=bits),
     ]
 
 
 def _exact(metric: Metric, value: float, what: str, count: int, clusters: int = 0) -> Measurement:
-    return counted(metric, what, Count(count, clusters), change=value)
+    return make_counted(metric, what, Count(count, clusters), change=value)

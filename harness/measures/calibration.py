@@ -9,7 +9,7 @@ import numpy as np
 from pydantic import Field
 
 from harness.measures import Sampled
-from harness.measures._shared import ECE_REASON, TOKEN_SIDES, UNSEEN_SHARE, count_tokens, sampled, unusable_tokens
+from harness.measures._shared import ECE_REASON, TOKEN_SIDES, UNSEEN_SHARE, count_tokens, make_sampled, unusable_tokens
 from harness.records import Measurement, Metric, Skipped
 from harness.statistics import Intervals, brier_scores, calibration_error, mean
 
@@ -93,13 +93,13 @@ class Calibration(Sampled):
             on = {side: calibration_error(sure[side], right[side], self.bins, kind == "mass") for side in sure}
             what = f"{self.bins} bins of equal {kind}; no interval, as ECE is biased"
             change = on["variant"] - on["reference"]
-            ece = sampled(metric, what, count, reference=on["reference"], variant=on["variant"], change=change)
+            ece = make_sampled(metric, what, count, reference=on["reference"], variant=on["variant"], change=change)
             found.append(ece.model_copy(update={"not_judged": ECE_REASON}))
         shift = intervals.calibration_shift(
             (sure["reference"], right["reference"]), (sure["variant"], right["variant"]), documents, self.bins
         )
         found.append(
-            sampled(
+            make_sampled(
                 SQUARED,
                 f"{self.bins} bins of equal mass, products of different documents only",
                 count,
@@ -112,7 +112,7 @@ class Calibration(Sampled):
         brier = {side: brier_scores(sure[side], right[side]) for side in sure}
         worse = brier["variant"] - brier["reference"]
         found.append(
-            sampled(
+            make_sampled(
                 BRIER,
                 "mean over tokens of the paired difference",
                 count,
@@ -128,5 +128,5 @@ class Calibration(Sampled):
             "mean over tokens of the paired difference",
             intervals.bounded_mean(gap, documents, -2.0, 2.0, UNSEEN_SHARE),
         )
-        found.append(sampled(GAP, what, count, change=mean(gap), interval=interval))
+        found.append(make_sampled(GAP, what, count, change=mean(gap), interval=interval))
         return found

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from harness.errors import MeasureError
 from harness.measures import Sampled
-from harness.measures._shared import Count, require, sampled
+from harness.measures._shared import Count, make_sampled, require
 from harness.records import Measurement, Metric, Skipped
 from harness.statistics import Interval, Intervals, ratio_of_sums
 
@@ -102,7 +102,7 @@ def _overlap(rows: pd.DataFrame, intervals: Intervals) -> Measurement | Skipped:
     seen = rows["count"].to_numpy() > 0
     what = f"{seen.sum()} of {len(seen)} documents share 13 tokens in a row or are the same"
     interval = intervals.proportion(seen, rows["document"].to_numpy())
-    return sampled(OVERLAP, what, Count(len(seen), len(seen)), change=float(seen.mean()), interval=interval)
+    return make_sampled(OVERLAP, what, Count(len(seen), len(seen)), change=float(seen.mean()), interval=interval)
 
 
 def _divergences(calibration: pd.DataFrame, evaluation: pd.DataFrame) -> list[Measurement | Skipped]:
@@ -115,11 +115,13 @@ def _divergences(calibration: pd.DataFrame, evaluation: pd.DataFrame) -> list[Me
     count = Count(int(evaluation["count"].sum()), len(documents))
     found = jensen_shannon(_totals(calibration, size), _totals(evaluation, size))
     what = f"{int(calibration['count'].sum())} calibration tokens and {count.observations} of these; no interval"
-    between = sampled(DIVERGENCE, what, count, change=found)
+    between = make_sampled(DIVERGENCE, what, count, change=found)
     if len(documents) < 2:
         return [between, Skipped(measure=FLOOR.name, reason="one document has no halves")]
     floor = float(np.mean([_between_halves(evaluation, documents, size, seed) for seed in range(HALVINGS)]))
-    halves = sampled(FLOOR, f"mean of {HALVINGS} random halvings of the documents; no interval", count, change=floor)
+    halves = make_sampled(
+        FLOOR, f"mean of {HALVINGS} random halvings of the documents; no interval", count, change=floor
+    )
     return [between, halves]
 
 
@@ -155,4 +157,4 @@ def _module(name: str, rows: pd.DataFrame, intervals: Intervals) -> Measurement:
         interval = Interval(max(0.0, found.low), min(1.0, found.high), found.method)
     what = "share of inputs" if interval else "share of inputs; no interval"
     count = Count(int(total.sum()), len(rows))
-    return sampled(OUTSIDE, what, count, change=share, interval=interval, labels={"module": name})
+    return make_sampled(OUTSIDE, what, count, change=share, interval=interval, labels={"module": name})

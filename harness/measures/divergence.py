@@ -16,7 +16,7 @@ from harness.measures._shared import (
     UNSEEN_CHANGE,
     UNSEEN_SHARE,
     count_tokens,
-    sampled,
+    make_sampled,
     unusable_tokens,
     within,
 )
@@ -157,7 +157,7 @@ class Divergence(Sampled):
         found |= _agreement(table, documents, intervals) | _probabilities(table, documents, intervals)
         count = count_tokens(table)
         return [
-            sampled(metric, what, count, change=change, interval=interval)
+            make_sampled(metric, what, count, change=change, interval=interval)
             for metric in METRICS
             for what, change, interval in [found[metric.name]]
         ]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 from harness.measures import Measure
-from harness.measures._shared import Count, counted, require, sampled
+from harness.measures._shared import Count, make_counted, make_sampled, require
 from harness.records import Measurement, Metric, Skipped
 
 if TYPE_CHECKING:
@@ -107,14 +107,14 @@ def _measure_uncalibrated(variant: pd.DataFrame) -> Measurement | Skipped:
     if not (variant["calibration"] == 0).any():
         return _exact(UNCALIBRATED, "exact: calibration reached every expert", variant, 0.0, {})
     what = f"{gone} of {total} routings; no interval"
-    return sampled(UNCALIBRATED, what, Count(total, 0), change=gone / total)
+    return make_sampled(UNCALIBRATED, what, Count(total, 0), change=gone / total)
 
 
 def _measure_unused(sides: dict[str, pd.DataFrame]) -> Measurement:
     left = {side: part[part["tokens"] == 0] for side, part in sides.items()}
     reference, variant = float(len(left["reference"])), float(len(left["variant"]))
     change = variant - reference
-    return counted(
+    return make_counted(
         UNUSED,
         f"exact count of {len(sides['variant'])} experts",
         Count(int(sides["variant"]["tokens"].sum()), 0),
@@ -143,14 +143,14 @@ def _agreement(variant: pd.DataFrame) -> list[Measurement | Skipped]:
     whole = f"{agreeing} of {total} routings; no interval"
     least = f"smallest of {len(shares)} mixtures; no interval"
     return [
-        sampled(AGREEMENT, whole, Count(total, 0), change=agreeing / total),
-        sampled(WORST, least, Count(total, 0), change=float(shares.min()), labels={"module": worst}),
+        make_sampled(AGREEMENT, whole, Count(total, 0), change=agreeing / total),
+        make_sampled(WORST, least, Count(total, 0), change=float(shares.min()), labels={"module": worst}),
     ]
 
 
 def _exact(metric: Metric, what: str, variant: pd.DataFrame, value: float, labels: dict[str, str]) -> Measurement:
     tokens = int(variant["tokens"].clip(lower=0).sum())
-    return counted(metric, what, Count(tokens, 0), change=value, labels=labels)
+    return make_counted(metric, what, Count(tokens, 0), change=value, labels=labels)
 
 
 def _list_experts(rows: pd.DataFrame) -> str:

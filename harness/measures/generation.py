@@ -12,7 +12,7 @@ from pydantic import Field
 from harness.data.documents import documents_in
 from harness.errors import MeasureError
 from harness.measures import Measure
-from harness.measures._shared import Count, not_finite, require, sampled
+from harness.measures._shared import Count, make_sampled, not_finite, require
 from harness.records import Measurement, Metric, Skipped
 from harness.statistics import (
     bounded_mean_interval,
@@ -199,14 +199,14 @@ class Generation(Measure):
         clusters = table["prompt"].to_numpy()
         what = f"{int(events.sum())} of {len(table)} texts diverge within {self.new_tokens} tokens"
         return [
-            sampled(
+            make_sampled(
                 first,
                 f"restricted mean, {what}",
                 count,
                 change=restricted_mean(times, events, self.new_tokens),
                 interval=restricted_mean_interval(times, events, clusters, self.new_tokens),
             ),
-            sampled(median, what, count, change=float(median_time(times, events, self.new_tokens))),
+            make_sampled(median, what, count, change=float(median_time(times, events, self.new_tokens))),
         ]
 
 
@@ -216,7 +216,7 @@ def _shares(table: pd.DataFrame, count: Count) -> list[Measurement]:
     for metric, those in ((EXACT, ~parted), (DIVERGED, parted)):
         share = mean(those.astype(np.float64))
         what = f"{int(those.sum())} of {len(those)} prompts"
-        found.append(sampled(metric, what, count, change=share, interval=proportion_interval(those, clusters)))
+        found.append(make_sampled(metric, what, count, change=share, interval=proportion_interval(those, clusters)))
     return found
 
 
@@ -232,4 +232,4 @@ def _measure_similarity(table: pd.DataFrame, count: Count, metric: Metric) -> Me
         raise MeasureError(f"generations: {metric.name} is {values.min()} to {values.max()}, expected {least} to 1")
     values = np.clip(values, least, 1.0)
     interval = bounded_mean_interval(values, table["prompt"].to_numpy(), least, 1.0)
-    return sampled(metric, "mean over prompts", count, change=mean(values), interval=interval)
+    return make_sampled(metric, "mean over prompts", count, change=mean(values), interval=interval)

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import field_validator
 
-from harness.hardware.fit import Fit, Use, cache_kernel, fit, needs_kernel, sentences, why_no_cache_kernel
+from harness.hardware.fit import Fit, Use, cache_kernel, explain_no_cache_kernel, fit, needs_kernel, sentences
 from harness.hardware.profiles import target_names
 from harness.measures import Measure
-from harness.measures._shared import Count, counted, require
+from harness.measures._shared import Count, make_counted, require
 from harness.plugins import nearest
 from harness.records import CacheFormat, Measurement, Metric, NumberFormat, Skipped
 
@@ -72,7 +72,7 @@ class Hardware(Measure):
             raise ValueError(f"one of {', '.join(target_names())}{hint}")
         return value
 
-    def aimed(self, target: str | None) -> Measure:
+    def with_target(self, target: str | None) -> Measure:
         """This measure with the variant's target, unless it has its own."""
         return self if target is None or self.target is not None else self.model_copy(update={"target": target})
 
@@ -133,10 +133,10 @@ def _cache(target: str, rows: pd.DataFrame) -> Measurement | Skipped:
     kept = CacheFormat.model_validate_json(row["cache"])
     kernel = cache_kernel(target, kept)
     if kernel is None:
-        return _share(CACHE, 0.0, 1, labels | {"without": str(kept)}, why_no_cache_kernel(target, kept))
+        return _share(CACHE, 0.0, 1, labels | {"without": str(kept)}, explain_no_cache_kernel(target, kept))
     return _share(CACHE, 1.0, 1, labels, kernel.name)
 
 
 def _share(metric: Metric, share: float, count: int, labels: dict[str, str], how: str) -> Measurement:
     what = f"exact, from the table of kernels: {how}"
-    return counted(metric, what, Count(count, 0), variant=share, change=share, labels=labels)
+    return make_counted(metric, what, Count(count, 0), variant=share, change=share, labels=labels)

@@ -13,7 +13,7 @@ from pydantic import Field
 
 from harness.errors import MeasureError
 from harness.measures import Measure
-from harness.measures._shared import Count, require, sampled
+from harness.measures._shared import Count, make_sampled, require
 from harness.records import Measurement, Metric, NoiseFloor, Skipped
 from harness.statistics import Interval
 from harness.statistics.interval import t_quantile, z_quantile
@@ -203,7 +203,7 @@ def _speed(metric: Metric, phase: str, blocks: Blocks, tokens: int) -> Measureme
     on_reference, on_variant = speed(blocks.first), speed(blocks.second)
     count = len(on_reference)
     reference, variant = float(np.median(on_reference)), float(np.median(on_variant))
-    return sampled(
+    return make_sampled(
         metric,
         "median over blocks A B B A of the mean of two calls",
         Count(4 * count, count),
@@ -227,7 +227,7 @@ def _ratio(metric: Metric, phase: str, blocks: Blocks, floor: Blocks | None) -> 
         what += f"; reference against itself: half-width {(high - low) / 2:.4g}"
         reach = max(abs(low - 1), abs(high - 1))
         noise = NoiseFloor(value=reach, condition="timing the reference against itself", documents=len(floor.first))
-    found = sampled(
+    found = make_sampled(
         metric,
         what,
         Count(2 * len(logs), len(logs)),

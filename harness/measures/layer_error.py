@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.measures import Sampled
-from harness.measures._shared import Count, counted, not_finite, require, sampled
+from harness.measures._shared import Count, make_counted, make_sampled, not_finite, require
 from harness.records import Measurement, Metric, Skipped
 from harness.statistics import Interval, Intervals, ratio_of_sums
 
@@ -222,8 +222,8 @@ def _judgeable(module: _Module, intervals: Intervals) -> list[Measurement | Skip
 def _measurement(metric: Metric, what: str, module: _Module, value: float, interval: Interval | None) -> Measurement:
     """Counted if outputs never differ; with a single document that is not certain, so it then has no interval."""
     if module.same and interval is not None:
-        return counted(metric, what, module.count, change=value, labels=module.labels)
-    return sampled(metric, what, module.count, change=value, interval=interval, labels=module.labels)
+        return make_counted(metric, what, module.count, change=value, labels=module.labels)
+    return make_sampled(metric, what, module.count, change=value, interval=interval, labels=module.labels)
 
 
 def _worst(modules: Sequence[_Module], intervals: Intervals) -> Measurement | Skipped:
@@ -248,7 +248,9 @@ def _worst(modules: Sequence[_Module], intervals: Intervals) -> Measurement | Sk
     highs = [entry.high for _, entry, _ in values if entry]
     known = len(lows) == len(modules) == len(highs)
     around = Interval(max(lows), max(highs), f"largest of {len(modules)} modules, Bonferroni") if known else None
-    return sampled(WORST, "largest relative error", worst.count, change=value, interval=around, labels=worst.labels)
+    return make_sampled(
+        WORST, "largest relative error", worst.count, change=value, interval=around, labels=worst.labels
+    )
 
 
 def _skip(metric: Metric, module: _Module, reason: str) -> Skipped:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from harness.measures import Sampled
-from harness.measures._shared import TOKEN_SIDES, count_tokens, sampled, unusable_tokens, within
+from harness.measures._shared import TOKEN_SIDES, count_tokens, make_sampled, unusable_tokens, within
 from harness.records import Measurement, Metric, Skipped
 from harness.statistics import Intervals, mean
 
@@ -53,8 +53,8 @@ class Logits(Sampled):
         average = table["mean_abs_diff"].to_numpy(dtype=np.float64)
         largest = float(table["max_abs_diff"].max())
         return [
-            sampled(MAXIMUM, "maximum over tokens; a maximum has no interval", count, change=largest),
-            sampled(
+            make_sampled(MAXIMUM, "maximum over tokens; a maximum has no interval", count, change=largest),
+            make_sampled(
                 MEAN,
                 "mean over tokens",
                 count,

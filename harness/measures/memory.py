@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from harness.measures import Measure
-from harness.measures._shared import Count, counted, require, sampled
+from harness.measures._shared import Count, make_counted, make_sampled, require
 from harness.records import Measurement, Metric, Skipped
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def _compare(metric: Metric, on: dict[str, float], missing: str, exact: bool) ->
     reference, variant = on["reference"], on["variant"]
     change = variant - reference
     if not exact:
-        return sampled(
+        return make_sampled(
             metric,
             "one measured peak; no interval",
             Count(1, 0),
@@ -109,4 +109,4 @@ def _compare(metric: Metric, on: dict[str, float], missing: str, exact: bool) ->
             variant=variant,
             change=change,
         )
-    return counted(metric, "exact count", Count(1, 0), reference=reference, variant=variant, change=change)
+    return make_counted(metric, "exact count", Count(1, 0), reference=reference, variant=variant, change=change)

@@ -9,7 +9,7 @@ import numpy as np
 from pydantic import Field
 
 from harness.measures import Measure
-from harness.measures._shared import Count, not_finite, require, sampled
+from harness.measures._shared import Count, make_sampled, not_finite, require
 from harness.records import Measurement, Metric, Skipped
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ class Outliers(Measure):
         shares = f"{self.layer_share:.0%} of layers and {self.position_share:.0%} of positions"
         what = f"|x| >= {self.threshold:g} in {shares}"
         change = on["variant"] - on["reference"]
-        return sampled(
+        return make_sampled(
             CHANNELS,
             f"{what}; no interval",
             count,
@@ -162,7 +162,9 @@ def _compare(
             return _skip(metric, labels, f"{labels['module']} on the {side}: {otherwise}")
     change = on["variant"] - on["reference"]
     what = "over all positions; no interval"
-    return sampled(metric, what, count, reference=on["reference"], variant=on["variant"], change=change, labels=labels)
+    return make_sampled(
+        metric, what, count, reference=on["reference"], variant=on["variant"], change=change, labels=labels
+    )
 
 
 def _finite(rows: pd.DataFrame) -> bool:

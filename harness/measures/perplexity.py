@@ -15,8 +15,8 @@ from harness.measures._shared import (
     UNSEEN_CHANGE,
     Count,
     count_tokens,
+    make_sampled,
     not_finite,
-    sampled,
     unusable_tokens,
 )
 from harness.measures._text_bits import BITS, TextBits
@@ -70,7 +70,7 @@ class Perplexity(Sampled):
     by_document: ClassVar[bool] = True
     columns: ClassVar[tuple[str, ...] | None] = (*TOKEN_SIDES, "bytes")
 
-    def apart(self) -> Measure:
+    def get_substitute(self) -> Measure:
         """Bits per byte, each side with its own tokens."""
         return TextBits()
 
@@ -85,7 +85,7 @@ class Perplexity(Sampled):
         delta = variant - reference
         return [
             *_perplexities(reference, variant, documents, count, intervals),
-            sampled(
+            make_sampled(
                 DELTA,
                 "mean over tokens of the paired difference",
                 count,
@@ -114,7 +114,7 @@ def _perplexities(
     influence = change + on_variant * (variant - mean(variant)) - on_reference * (reference - mean(reference))
     same = bool((delta == 0).all())
     return [
-        sampled(
+        make_sampled(
             VALUE,
             "exp of the mean over tokens",
             count,
@@ -124,7 +124,7 @@ def _perplexities(
             interval=_around(change, intervals.mean(np.zeros_like(delta) if same else influence, documents)),
             variant_interval=_exp_interval(intervals.mean(variant, documents)),
         ),
-        sampled(
+        make_sampled(
             RATIO,
             "exp of the mean over tokens of the paired difference",
             count,
@@ -142,7 +142,7 @@ def _bits_per_byte(
         return Skipped(measure=BITS.name, reason=reason)
     bits_reference, bits_variant = reference / math.log(2), variant / math.log(2)
     change = bits_variant - bits_reference
-    return sampled(
+    return make_sampled(
         BITS,
         "ratio of sums over tokens",
         count,

@@ -122,4 +122,4 @@ def _not_finite(cell: Cell, side: Literal["reference", "variant"], scores: Float
         yield not_finite(cell.ratio(), side, what, cell.count)
     names = {"binary": ("recovery", "flips", "flips_to_wrong", "flips_to_right"), "graded": ("recovery",)}
     for name in (*names.get(cell.kind, ()), *(("ece", "brier") if cell.has_confidence else ())):
-        yield not_finite(cell.derived(name), side, what, cell.count, cell.label())
+        yield not_finite(cell.derive_metric(name), side, what, cell.count, cell.label())

@@ -7,7 +7,7 @@ from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from harness.measures import Measure
-from harness.measures._shared import Count, counted, require, sampled
+from harness.measures._shared import Count, make_counted, make_sampled, require
 from harness.records import Measurement, Metric, Skipped
 
 if TYPE_CHECKING:
@@ -71,5 +71,5 @@ def _module(row: dict[Hashable, Any]) -> Measurement | Skipped:
     what = "exact: all inputs were compared" if whole else f"{share:.1%} of the inputs were compared, no interval"
     if row["error_note"]:
         what = f"{what}; {row['error_note']}"
-    made = counted if whole else sampled
+    made = make_counted if whole else make_sampled
     return made(RELATIVE, what, Count(int(row["parameters"]), 0), change=error, labels=labels)

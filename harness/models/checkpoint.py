@@ -18,7 +18,7 @@ from transformers import (
 from harness.errors import ModelError
 from harness.models.fingerprints import fingerprint_folder
 from harness.models.packed_integers import Contents, unpack_folder
-from harness.models.prequantized import quantization_method, unpacked_here
+from harness.models.prequantized import is_unpacked_here, quantization_method
 from harness.models.sanity import check_loading
 from harness.models.sources import Source
 from harness.models.stored_formats import formats_in_files
@@ -43,7 +43,7 @@ def open_folder(
     if not quantization:
         check_no_hidden_codes(source.folder, weights)
     own = tokenizer or _load_tokenizer(source.folder, spec)
-    if unpacked_here(quantization):
+    if is_unpacked_here(quantization):
         contents = _unpack(source.folder, spec)
         notes = (*contents.notes(name), *_dtype_notes(spec, name, weights))
         formats = {layer: unpacked.format for layer, unpacked in contents.layers.items()}

@@ -69,7 +69,7 @@ def quantization_method(folder: Path, config: Mapping[str, Any]) -> str:
             f"{path}: quantization_config.quant_method is {method!r}, whose saved checkpoints transformers cannot "
             f"read; {NOT_READ[method]}"
         )
-    if method in LIBRARIES and not unpacked_here(method):
+    if method in LIBRARIES and not is_unpacked_here(method):
         module, package = LIBRARIES[method]
         if not _is_installed(module):
             quoted = f'"{package}"' if "[" in package else package
@@ -79,7 +79,7 @@ def quantization_method(folder: Path, config: Mapping[str, Any]) -> str:
     return method
 
 
-def unpacked_here(method: str) -> bool:
+def is_unpacked_here(method: str) -> bool:
     """Whether ``packed_integers`` unpacks the files of a method, because its library is not installed."""
     return method in METHODS and not _is_installed(LIBRARIES[method][0])
 

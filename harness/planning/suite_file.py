@@ -57,9 +57,9 @@ class Suite:
             return []
         return [name for measure in self.measures.values() for name in measure.metrics_by_document()]
 
-    def aimed(self, target: str | None) -> Suite:
+    def with_target(self, target: str | None) -> Suite:
         """The suite for a variant with this ``target``."""
-        return replace(self, measures={index: each.aimed(target) for index, each in self.measures.items()})
+        return replace(self, measures={index: each.with_target(target) for index, each in self.measures.items()})
 
     def spec(self) -> SuiteSpec:
         """The record, for a file without mistakes."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from harness.backends import Backend
 from harness.backends._common.weights import WeightBackend
-from harness.hardware.fit import Use, kernels_for, why_missing
+from harness.hardware.fit import Use, explain_missing, kernels_for
 from harness.hardware.profiles import target_names
 from harness.planning.checking import Checker
 from harness.planning.specs import Plan
@@ -39,7 +39,7 @@ def target_notes(plan: Plan) -> list[Note]:
     notes = []
     for use, kind in dict.fromkeys((use, step.kind) for step in steps for use in _uses(step)):
         if not kernels_for(plan.target, use, any_inputs=inputs_too):
-            text = f"{plan.target}: {use} (step {kind}) has no kernel: {why_missing(plan.target, use)}"
+            text = f"{plan.target}: {use} (step {kind}) has no kernel: {explain_missing(plan.target, use)}"
             notes.append(Note(topic="hardware", text=text, level="warn"))
     return notes
 

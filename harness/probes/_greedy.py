@@ -48,12 +48,12 @@ def plain_decoding(model: Any) -> Iterator[None]:
     own = model.generation_config
     plain: Any = GenerationConfig  # untyped
     ids = {name: getattr(own, name, None) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
-    with replaced(model, "generation_config", plain(**ids)):
+    with replace_attribute(model, "generation_config", plain(**ids)):
         yield
 
 
 @contextmanager
-def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
+def replace_attribute(owner: Any, name: str, value: Any) -> Iterator[None]:
     """Temporarily replace an attribute of ``owner``."""
     own = name in vars(owner)
     before = getattr(owner, name)

@@ -28,8 +28,8 @@ from lm_eval.defaults import DEFAULT_OTHER_SEED, DEFAULT_RANDOM_SEED
 from lm_eval.models import huggingface
 
 from harness.errors import DataError
-from harness.probes._greedy import NonFiniteWatch, plain_decoding, processors, replaced
-from harness.probes._task_files import beside
+from harness.probes._greedy import NonFiniteWatch, plain_decoding, processors, replace_attribute
+from harness.probes._task_files import resolve_data_paths
 from harness.system.foreign import guard
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class Scorer(huggingface.HFLM):  # type: ignore[misc]
         self._batch: list[str] = []
         self._rolling = False
         model = loaded.language_model.for_transformers()
-        with replaced(model, "tie_weights", lambda *_, **__: None):
+        with replace_attribute(model, "tie_weights", lambda *_, **__: None):
             # HFLM ties weights again, which would put the embedding back in place of a compressed lm_head.
             super().__init__(
                 pretrained=model,
@@ -203,9 +203,11 @@ def quiet() -> Iterator[None]:
     bars = datasets.is_progress_bar_enabled()
     with ExitStack() as stack:
         for module in (lm_eval.api.task, lm_eval.api.model, huggingface):
-            stack.enter_context(replaced(module, "tqdm", lambda *args, **kw: silent(*args, **kw | {"disable": True})))
-        stack.enter_context(replaced(lm_eval.evaluator, "get_git_commit_hash", lambda: None))
-        stack.enter_context(replaced(lm_eval.evaluator, "add_env_info", lambda storage: None))
+            stack.enter_context(
+                replace_attribute(module, "tqdm", lambda *args, **kw: silent(*args, **kw | {"disable": True}))
+            )
+        stack.enter_context(replace_attribute(lm_eval.evaluator, "get_git_commit_hash", lambda: None))
+        stack.enter_context(replace_attribute(lm_eval.evaluator, "add_env_info", lambda storage: None))
         for logger in map(logging.getLogger, _LOGGERS):
             stack.callback(logger.setLevel, logger.level)
             logger.setLevel(logging.ERROR)
@@ -228,8 +230,8 @@ def fresh_local_data(cache: Path, folder: Path | None) -> Iterator[None]:
             settings["cache_dir"] = str(cache)
             for key in ("data_files", "data_dir"):
                 if folder is not None and settings.get(key) is not None:
-                    settings[key] = beside(settings[key], folder)
+                    settings[key] = resolve_data_paths(settings[key], folder)
         return load(path, *args, **settings)
 
-    with replaced(datasets, "load_dataset", load_dataset):
+    with replace_attribute(datasets, "load_dataset", load_dataset):
         yield

@@ -33,7 +33,7 @@ class TaskFiles:
     declared: dict[str, list[Path]] = field(default_factory=dict)
     unreadable: dict[Path, str] = field(default_factory=dict)
 
-    def where(self, name: str) -> Path | None:
+    def find(self, name: str) -> Path | None:
         """The one file that declares ``name``; None if no file does. Raises DataError if several do."""
         found = self.declared.get(name, [])
         if len(found) > 1:
@@ -82,14 +82,14 @@ def files_sha256(folders: Sequence[Path]) -> str:
     return digest.hexdigest()
 
 
-def beside(value: Any, folder: Path) -> Any:
+def resolve_data_paths(value: Any, folder: Path) -> Any:
     """``data_files`` or ``data_dir`` of a task; relative paths that exist in ``folder`` become absolute."""
     if isinstance(value, str):
         there = folder / value
         return str(there) if not Path(value).is_absolute() and glob.glob(str(there)) else value
     if isinstance(value, dict):
-        return {key: beside(one, folder) for key, one in value.items()}
-    return [beside(one, folder) for one in value] if isinstance(value, (list, tuple)) else value
+        return {key: resolve_data_paths(one, folder) for key, one in value.items()}
+    return [resolve_data_paths(one, folder) for one in value] if isinstance(value, (list, tuple)) else value
 
 
 def content_of(path: Path) -> dict[str, Any]:
@@ -106,7 +106,7 @@ def _data_files(path: Path) -> Iterator[Path]:
     except (yaml.YAMLError, UnicodeDecodeError, ValueError):
         return
     if isinstance(arguments, dict):
-        for text in _strings(beside(arguments.get("data_files"), path.parent)):
+        for text in _strings(resolve_data_paths(arguments.get("data_files"), path.parent)):
             yield from (Path(found) for found in sorted(glob.glob(text)) if Path(found).is_file())
 
 

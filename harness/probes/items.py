@@ -151,7 +151,7 @@ class _Library:
         """The task objects of ``name`` (a group has several), in order. Raises DataError."""
         from harness.probes._scorer import fresh_local_data, own_random_states, quiet
 
-        path = self._files.where(name)
+        path = self._files.find(name)
         if not self._complete and self._leads_outside(name):
             self._add_standard_tasks()
         if name not in self.manager.task_index:

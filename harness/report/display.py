@@ -98,7 +98,7 @@ def size(value: float | None) -> str:
     return f"{number(value)}{_THIN}B"
 
 
-def beside(values: Sequence[float], digits: int = 4) -> list[str]:
+def format_together(values: Sequence[float], digits: int = 4) -> list[str]:
     """All values with as many digits as needed to distinguish those that differ.
 
     0.9451 with a limit of 0.95 stays 0.9451; values that are equal to the last bit read the same.
@@ -109,10 +109,10 @@ def beside(values: Sequence[float], digits: int = 4) -> list[str]:
     return [repr(value) for value in values]
 
 
-def shortened(texts: Sequence[str]) -> list[str]:
+def shorten_together(texts: Sequence[str]) -> list[str]:
     """The texts with their long decimal numbers shortened jointly, so that different numbers still differ."""
     found = [match for text in texts for match in _NUMBERS.findall(text)]
-    short = dict(zip(found, beside([float(match) for match in found], 5), strict=True))
+    short = dict(zip(found, format_together([float(match) for match in found], 5), strict=True))
 
     def shorten(match: re.Match[str]) -> str:
         return short[match[0]] if "." in match[0] else match[0]

@@ -25,7 +25,7 @@ def multiple(measurement: Measurement) -> str:
     return f"{number(effect / floor.value, 3)} × the noise floor"
 
 
-def described(measurement: Measurement) -> str:
+def describe(measurement: Measurement) -> str:
     """The multiple, with the floor itself and the condition that gave it."""
     floor, said = measurement.floor, multiple(measurement)
     if floor is None or not said:

@@ -48,7 +48,7 @@ class Judged:
         """The number and its limit, as "1.093, limit 1.02"; empty if none was compared."""
         if self.compared is None:
             return ""
-        value, *limits = display.beside([self.compared.number.value, *self.compared.bound.limits], 5)
+        value, *limits = display.format_together([self.compared.number.value, *self.compared.bound.limits], 5)
         return f"{value}, limit{'s' * (len(limits) > 1)} {' and '.join(limits)}"
 
     @property
@@ -67,17 +67,17 @@ class Judged:
         return charts.limits(number.value, interval, (bound.lower, bound.upper), self.compared.neutral, status, title)
 
 
-def judged(run: Run) -> list[Judged]:
+def prepare_verdicts(run: Run) -> list[Judged]:
     """All verdicts, those that need attention first."""
     asked = rules_by_place(run.asked)
-    measured = {words.labelled(m.name, m.labels): m for m in run.measurements}
+    measured = {words.add_labels(m.name, m.labels): m for m in run.measurements}
     for part in run.slices:
-        measured |= {words.labelled(m.name, m.labels | part.name): m for m in part.measurements}
+        measured |= {words.add_labels(m.name, m.labels | part.name): m for m in part.measurements}
     return [
         _prepare(
             words.metric(run, verdict.metric),
             verdict,
-            measured.get(words.labelled(verdict.metric, verdict.labels)),
+            measured.get(words.add_labels(verdict.metric, verdict.labels)),
             asked.get(verdict.where, {}),
         )
         for verdict in words.worst_first(run.verdicts)
@@ -85,13 +85,13 @@ def judged(run: Run) -> list[Judged]:
 
 
 def _prepare(title: str, verdict: Verdict, measurement: Measurement | None, settings: dict[str, Any]) -> Judged:
-    expected, found, because = display.shortened([verdict.expected, verdict.found, verdict.because])
+    expected, found, because = display.shorten_together([verdict.expected, verdict.found, verdict.because])
     compared = None
     decided = verdict.status in {"pass", "fail", "inconclusive"}
     if decided and measurement is not None and measurement.non_finite is None:
         compared = _find_comparison(verdict.rule, measurement, settings)
     rest = _rest(because, expected, found)
-    above = (noise.multiple(measurement), noise.described(measurement)) if measurement is not None else ("", "")
+    above = (noise.multiple(measurement), noise.describe(measurement)) if measurement is not None else ("", "")
     return Judged(title, verdict, expected, found, rest, compared, above)
 
 

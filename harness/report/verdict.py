@@ -16,7 +16,7 @@ def headline(run: Run) -> str:
 
 def reason(run: Run) -> str:
     """The blocking rules that decided the verdict, with the number and the limit of each."""
-    judged = rules.judged(run)
+    judged = rules.prepare_verdicts(run)
     blocking = [item for item in judged if item.verdict.level == "block"]
     found = [item for item in blocking if item.verdict.status == run.verdict]
     if not blocking:

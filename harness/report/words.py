@@ -42,13 +42,13 @@ def title(run: Run, name: str) -> str:
     return words[:1].upper() + words[1:] or name
 
 
-def summarized(run: Run, summary: Summary) -> list[str]:
+def list_summaries(run: Run, summary: Summary) -> list[str]:
     """Names of the measured metrics that declare this summary, in the order of measurement."""
     names = dict.fromkeys(m.name for m in run.measurements)
     return [name for name in names if run.metric(name).summary == summary]
 
 
-def labelled(name: str, labels: dict[str, str]) -> str:
+def add_labels(name: str, labels: dict[str, str]) -> str:
     """A metric with the labels that distinguish it from others of the same name."""
     inside = ", ".join(f"{key}={value}" for key, value in sorted(labels.items()))
     return f"{name}{{{inside}}}" if inside else name
@@ -64,11 +64,11 @@ def formats(modules: Iterable[ModuleFormat]) -> list[str]:
     parameters: dict[str, int] = {}
     for module in modules:
         if module.compressed:
-            parameters[stored_as(module)] = parameters.get(stored_as(module), 0) + module.parameters
+            parameters[describe_format(module)] = parameters.get(describe_format(module), 0) + module.parameters
     return sorted(parameters, key=lambda words: (-parameters[words], words))
 
 
-def stored_as(module: ModuleFormat) -> str:
+def describe_format(module: ModuleFormat) -> str:
     """The format of one module in words."""
     form = module.format
     unit = {"none": "", "group": f"group {form.group_size}"}.get(form.granularity, f"per {form.granularity}")

@@ -19,7 +19,7 @@ from harness.probes import ArtifactSource, Context
 from harness.progress import Progress
 from harness.records import Artifact, ArtifactFile, Note
 from harness.running.pairs import Documents, Pair, encode_for_variant
-from harness.running.stopwatch import timed
+from harness.running.stopwatch import measure_time
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,7 +37,7 @@ def observe_artifacts(documents: Documents, reference: LoadedModel, pairs: Seque
     """
     for pair in pairs:
         try:
-            with timed(pair.observed.seconds, FOLDER):
+            with measure_time(pair.observed.seconds, FOLDER):
                 _observe_artifact(pair, documents, reference, progress)
         except HarnessError as error:
             pair.error = error

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from harness.data.encoding import EncodedDocument
-from harness.forecast.measured import Measured, measured
+from harness.forecast.measured import Measured, list_measured
 from harness.forecast.needs import needs
 from harness.judge import judge
 from harness.measures import Measure
@@ -141,7 +141,7 @@ class _Watch:
         blocking = [rule for rule in rules if rule.level == "block" and rule.decide == "interval"]
         others = [
             each.metric.name
-            for each in measured(plan.suites)
+            for each in list_measured(plan.suites)
             if each.documents != 0 and not (each.suite == self.suite.name and each.metric.name in here)
         ]
         return sum(could_match(rule.metric, name) for rule in blocking for name in others)

@@ -10,7 +10,7 @@ from harness.planning.specs import GateSpec, SuiteSpec
 from harness.records import Measurement, NoiseFloor, Skipped, Slice
 from harness.running.noise_floor import Key, Perturbed, floors, with_floors
 from harness.running.pairs import Pair
-from harness.running.stopwatch import timed
+from harness.running.stopwatch import measure_time
 from harness.sampling.looks import Look
 from harness.sampling.slices import measure_slices, slice_patterns
 from harness.system.foreign import guard
@@ -21,7 +21,7 @@ def measure(pair: Pair, suites: Sequence[SuiteSpec], perturbed: Mapping[str, Per
 
     perturbed: by suite, the reference's tables under the conditions of the noise floor.
     """
-    with timed(pair.observed.seconds, "measure"):
+    with measure_time(pair.observed.seconds, "measure"):
         for suite in suites:
             measures = suite.measures
             otherwise = (perturbed or {}).get(suite.name) if suite.name not in pair.token_mismatches else None
@@ -55,7 +55,7 @@ def _relabel(suite: SuiteSpec, part: Slice) -> Slice:
 
 def read_apart(suite: SuiteSpec) -> tuple[str, ...]:
     """The measures that replace token-based ones if the sides have different token ids."""
-    found = [measure.apart() for measure in suite.measures if _compares_tokens(suite, measure)]
+    found = [measure.get_substitute() for measure in suite.measures if _compares_tokens(suite, measure)]
     return tuple(dict.fromkeys(instead.table for instead in found if instead is not None))
 
 
@@ -80,7 +80,7 @@ def measure_parts(
         return []
     asked = suite.measures
     served = [
-        each.apart() if suite.name in pair.token_mismatches and _compares_tokens(suite, each) else each
+        each.get_substitute() if suite.name in pair.token_mismatches and _compares_tokens(suite, each) else each
         for each in asked
     ]
     measures = [measure for measure in served if measure is not None]
@@ -104,7 +104,7 @@ def run_measure(
     ordinary: use its documents, but the intervals of a fixed sample size.
     """
     reason = pair.token_mismatches.get(suite.name, "") if _compares_tokens(suite, measure) else ""
-    instead = measure.apart() if reason else measure
+    instead = measure.get_substitute() if reason else measure
     if instead is None:
         return _all_skipped(measure, reason)
     if instead.table in pair.unsupported:

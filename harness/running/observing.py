@@ -16,7 +16,7 @@ from harness.running.extending import Extending
 from harness.running.measuring import read_apart
 from harness.running.noise_floor import Perturbed
 from harness.running.pairs import Documents, Pair, suite_texts
-from harness.running.stopwatch import timed
+from harness.running.stopwatch import measure_time
 from harness.system.foreign import guard
 
 
@@ -72,7 +72,7 @@ def _observe_suite(
             texts=texts if probe.reads == "texts" else (),
             spec=suite.documents,
         )
-        with timed(seconds, probe.kind), guard(f"the probe {probe.kind}"):
+        with measure_time(seconds, probe.kind), guard(f"the probe {probe.kind}"):
             probe.observe(context)
     for pair in pairs:
         for stage, value in seconds.items():
@@ -95,7 +95,7 @@ def _run_shared_pass(
     growing = suite.documents is not None and suite.documents.min is not None
     looks = Extending(suite, documents, pairs, perturbed) if growing else None
     variants, sinks = [pair.variant for pair in pairs], [pair.store.sink(suite.name) for pair in pairs]
-    with timed(seconds, "shared pass"), guard(f"the shared pass of suite {suite.name}"):
+    with measure_time(seconds, "shared pass"), guard(f"the shared pass of suite {suite.name}"):
         report = shared_pass(reference, variants, documents, probes, sinks, progress, looks=looks)
     if looks is not None:
         looks.conclude()

@@ -22,7 +22,7 @@ from harness.planning.specs import Plan, SuiteSpec, VariantSpec
 from harness.records import Artifact, Environment, Identity, Measurement, Note, Skipped, Slice, Stop
 from harness.records.plan import SERVED
 from harness.running.calibration import read_calibration, with_calibration
-from harness.running.stopwatch import timed
+from harness.running.stopwatch import measure_time
 from harness.running.variant import make_variant
 from harness.sampling.looks import Look
 from harness.system.environment import describe_environment
@@ -146,7 +146,7 @@ def make_pair(
     calibrations: Calibrations,
     seconds: dict[str, float],
 ) -> Pair:
-    with timed(seconds, "make variant"):
+    with measure_time(seconds, "make variant"):
         fitted_to = calibration_of(plan, reference, calibrations)
         variant = make_variant(plan, reference, fitted_to.ids if fitted_to else ())
         if fitted_to:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
+def measure_time(seconds: dict[str, float], stage: str) -> Iterator[None]:
     """Add the duration of the block in seconds to ``stage``."""
     start = time.perf_counter()
     yield

@@ -68,7 +68,7 @@ def encode_junit(run: Run) -> bytes:
 
 
 def _case(verdict: Verdict) -> _Case:
-    name = " ".join(filter(None, (verdict.rule, words.labelled(verdict.metric, verdict.labels))))
+    name = " ".join(filter(None, (verdict.rule, words.add_labels(verdict.metric, verdict.labels))))
     lines = [f"expected: {verdict.expected}", f"found: {verdict.found}", verdict.because, verdict.why, verdict.where]
     text = "\n".join(clean(line, 2000) for line in lines if line)
     if verdict.level == "warn":

@@ -27,7 +27,7 @@ from harness.tables.access import Tables
 from harness.writers import Writer
 
 _FILTERS = (
-    display.beside, display.number, display.percent, display.points, display.quantity, display.short_hash,
+    display.format_together, display.number, display.percent, display.points, display.quantity, display.short_hash,
     display.signed, display.size,
 )  # fmt: skip
 

@@ -15,10 +15,10 @@ from scipy.stats import binom, t
 from statsmodels.stats.power import TTestPower
 
 from harness.forecast.boundary import find_boundary
-from harness.forecast.measured import Measured, measured
+from harness.forecast.measured import Measured, list_measured
 from harness.forecast.needs import Need, needs
-from harness.forecast.spread import Spread, assumed, observed
-from harness.measures import installed_metrics
+from harness.forecast.spread import Spread, assume_spread, read_spread
+from harness.measures import load_metrics
 from harness.plan import load_gate, load_suite
 from harness.planning.specs import GateSpec, RuleSpec
 from harness.records import Measurement, Metric, Run, find_metric
@@ -32,7 +32,7 @@ from tests.helpers.made_run import make_run
 
 
 def shipped(name: str, **fields: str) -> Metric:
-    found = find_metric(name, installed_metrics())
+    found = find_metric(name, load_metrics())
     assert found is not None
     return found.model_copy(update=fields)
 
@@ -78,7 +78,7 @@ def run_with(*measurements: Measurement) -> Run:
     ],
 )
 def test_the_limit_of_a_rule_is_planned_as_a_change(rule: Rule, metric: Metric, limit: float, subject: str) -> None:
-    found = find_boundary(rule, metric, assumed(metric))
+    found = find_boundary(rule, metric, assume_spread(metric))
     assert found is not None
     assert found.limit == pytest.approx(limit, rel=1e-7, abs=1e-9)
     assert (found.subject, found.reference_passes) == (subject, True)
@@ -103,7 +103,7 @@ class Broken(Rule):
 @pytest.mark.parametrize(("how", "words"), [("broken", "ZeroDivisionError"), ("missing", "returned None")])
 def test_a_rule_without_a_bound_never_passes_and_says_why(how: Literal["broken", "missing"], words: str) -> None:
     rule = Broken(metric="*", why="w", bound_is=how)
-    assert find_boundary(rule, RATIO, assumed(RATIO)) is None
+    assert find_boundary(rule, RATIO, assume_spread(RATIO)) is None
     planned = need(rule, RATIO, 200)
     assert (planned.outlook, words in planned.said) == ("never", True), planned.said
 
@@ -135,7 +135,7 @@ class Between(Rule):
 def test_both_limits_of_a_rule_are_planned(
     metric: Metric, low: float, high: float, limits: tuple[float, ...], passes: bool
 ) -> None:
-    found = find_boundary(Between(metric="*", why="w", low=low, high=high), metric, assumed(metric))
+    found = find_boundary(Between(metric="*", why="w", low=low, high=high), metric, assume_spread(metric))
     assert found is not None
     assert (found.limits, found.reference_passes) == (limits, passes)
 
@@ -143,7 +143,7 @@ def test_both_limits_of_a_rule_are_planned(
 @pytest.mark.parametrize(("metric", "low", "high"), [(RATIO, 1.5, 0.5), (RATIO, -2.0, -1.0), (ACCURACY, 1.0, 3.0)])
 def test_limits_that_no_number_can_meet_have_no_boundary(metric: Metric, low: float, high: float) -> None:
     rule = Between(metric="*", why="w", low=low, high=high)
-    assert find_boundary(rule, metric, assumed(metric)) is None
+    assert find_boundary(rule, metric, assume_spread(metric)) is None
     assert need(rule, metric, 200).outlook == "never"
 
 
@@ -182,7 +182,7 @@ def test_the_deviation_between_documents_is_read_back_from_an_interval() -> None
             method="cluster t",
         )
     )
-    spread = observed(run, RATIO)
+    spread = read_spread(run, RATIO)
     assert spread is not None
     assert spread.family == "log"
     assert spread.size == pytest.approx(per_document.std(ddof=1), rel=1e-9)
@@ -229,23 +229,23 @@ def accuracy(gained: int, lost: int, items: int, score: float = 0.7) -> list[Mea
 
 
 def test_discordance_is_read_from_flips_each_way_and_is_never_none_at_all() -> None:
-    spread = observed(run_with(*accuracy(6, 14, 400)), ACCURACY)
+    spread = read_spread(run_with(*accuracy(6, 14, 400)), ACCURACY)
     assert spread is not None
     assert spread.family == "paired"
     assert spread.size == pytest.approx(20.5 / 401)
-    none = observed(run_with(*accuracy(0, 0, 400)), ACCURACY)
+    none = read_spread(run_with(*accuracy(0, 0, 400)), ACCURACY)
     assert none is not None
     assert 0 < none.size < 0.002
 
 
 def test_discordance_without_flips_is_read_from_the_interval() -> None:
-    spread = observed(run_with(*accuracy(20, 20, 800)[:1]), ACCURACY)
+    spread = read_spread(run_with(*accuracy(20, 20, 800)[:1]), ACCURACY)
     assert spread is not None
     assert spread.size == pytest.approx(0.05, rel=0.1)
 
 
 def test_a_metric_that_a_run_does_not_have_leaves_nothing() -> None:
-    assert observed(run_with(*accuracy(0, 0, 400)), RATIO) is None
+    assert read_spread(run_with(*accuracy(0, 0, 400)), RATIO) is None
 
 
 @pytest.mark.parametrize(
@@ -293,7 +293,7 @@ def test_with_a_run_a_limit_on_the_variant_itself_is_planned() -> None:
 
 def test_every_rule_of_every_shipped_gate_is_planned_on_its_suite() -> None:
     for name, suite in (("ship", "core"), ("strict", "core"), ("smoke", "smoke"), ("student", "student")):
-        metrics = measured([load_suite(suite, Path())])
+        metrics = list_measured([load_suite(suite, Path())])
         spec = load_gate(name, Path())
         found = needs([spec], metrics)
         assert {id(each.spec) for each in found} == {id(rule) for rule in spec.rules}
@@ -329,8 +329,8 @@ def test_the_items_needed_for_a_share_are_those_of_the_binomial_distribution() -
 
 
 def test_limits_on_the_change_and_on_shares_of_the_reference_are_planned_too() -> None:
-    change = find_boundary(AtLeast(metric="*", why="w", limit=-0.04, of="change"), ACCURACY, assumed(ACCURACY))
-    share = find_boundary(AtLeast(metric="*", why="w", limit=0.9, of="reference"), ACCURACY, assumed(ACCURACY))
+    change = find_boundary(AtLeast(metric="*", why="w", limit=-0.04, of="change"), ACCURACY, assume_spread(ACCURACY))
+    share = find_boundary(AtLeast(metric="*", why="w", limit=0.9, of="reference"), ACCURACY, assume_spread(ACCURACY))
     assert change is not None
     assert share is not None
     assert change.limit == pytest.approx(-0.04)
@@ -340,7 +340,7 @@ def test_limits_on_the_change_and_on_shares_of_the_reference_are_planned_too() -
 
 def test_a_run_tells_the_number_of_documents_that_files_do_not() -> None:
     suite = load_suite("standard", Path())
-    assert {each.documents for each in measured([suite]) if each.metric.name == "perplexity.ratio"} == {None}
+    assert {each.documents for each in list_measured([suite]) if each.metric.name == "perplexity.ratio"} == {None}
     clusters = next(m.clusters for m in made().measurements if m.name == "perplexity.ratio")
-    told = {each.documents for each in measured([suite], made()) if each.metric.name == "perplexity.ratio"}
+    told = {each.documents for each in list_measured([suite], made()) if each.metric.name == "perplexity.ratio"}
     assert told == {clusters}

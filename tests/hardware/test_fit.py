@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.hardware.fit import Use, cache_kernel, fit, kernels_for, list_compressed, notes, why_missing
+from harness.hardware.fit import Use, cache_kernel, explain_missing, fit, kernels_for, list_compressed, notes
 from harness.hardware.profiles import profiles, target_names
 from harness.records import CacheFormat, Identity, ModuleFormat
 from tests.helpers.number_formats import INT8_INPUTS, inputs, named
@@ -222,7 +222,7 @@ def test_caches() -> None:
 
 
 def test_a_reason_names_the_first_kernels_and_counts_the_rest() -> None:
-    reason = why_missing("cuda-8.9", use("int8", "group", 48, True))
+    reason = explain_missing("cuda-8.9", use("int8", "group", 48, True))
     first = [kernel.name for kernel in profiles().kernels if kernel.name.startswith(("Marlin (", "INT8 W8A8", "LLM"))]
     assert all(f"{name} takes symmetric int8 per" in reason for name in first)
     assert reason.endswith("; and 1 more"), "Q8_0 of llama.cpp"

@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from harness.measures import installed_metrics
+from harness.measures import load_metrics
 from harness.records import (
     Artifact,
     ArtifactFile,
@@ -69,7 +69,7 @@ def make_run(verdict: str = "pass", documents: int = 200, length: int = 150, lay
             finished="2026-11-22T08:03:12+00:00",
             seconds={"load reference": 0.9, "make variant": 1.25, "shared pass": 61.5, "items": 118.0},
         ),
-        metrics=tuple(installed_metrics()),
+        metrics=tuple(load_metrics()),
         measurements=tuple(measurements),
         skipped=(Skipped(measure="memory.peak_bytes", reason="peak memory is read on CUDA devices only"),),
         verdicts=verdicts,

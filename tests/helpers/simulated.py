@@ -16,7 +16,7 @@ from scipy import stats
 
 from harness.measures._item_scores import flips, recovery, scores
 from harness.measures._items import Cell
-from harness.measures._shared import Count, sampled
+from harness.measures._shared import Count, make_sampled
 from harness.measures.calibration import BRIER, SQUARED
 from harness.measures.divergence import METRICS
 from harness.measures.latency import RATIO as LATENCY
@@ -65,7 +65,7 @@ def nll(document: Callable[[Generator, int], np.ndarray]) -> Callable[[Generator
         delta = 0.02 + document(generator, n)[labels] + 0.2 * generator.normal(size=len(labels))
         found = mean_interval(delta, labels)
         around = found and Interval(math.exp(found.low), math.exp(found.high), found.method)
-        return sampled(RATIO, "m", Count(len(labels), n), change=math.exp(mean(delta)), interval=around)
+        return make_sampled(RATIO, "m", Count(len(labels), n), change=math.exp(mean(delta)), interval=around)
 
     return draw
 
@@ -83,7 +83,7 @@ def kl(generator: Generator, n: int) -> tuple[np.ndarray, np.ndarray]:
 def kl_mean(generator: Generator, n: int) -> Measurement:
     values, labels = kl(generator, n)
     metric, count = DIVERGENCE["divergence.kl_mean"], Count(len(labels), n)
-    return sampled(metric, "m", count, change=mean(values), interval=mean_interval(values, labels, skewed=True))
+    return make_sampled(metric, "m", count, change=mean(values), interval=mean_interval(values, labels, skewed=True))
 
 
 def kl_quantile(probability: float) -> Callable[[Generator, int], Measurement]:
@@ -91,7 +91,7 @@ def kl_quantile(probability: float) -> Callable[[Generator, int], Measurement]:
         values, labels = kl(generator, n)
         metric, count = DIVERGENCE["divergence.kl_p99"], Count(len(labels), n)
         (value,), (around,) = quantiles(values, [probability]), quantile_intervals(values, labels, [probability])
-        return sampled(metric, "m", count, change=value, interval=around)
+        return make_sampled(metric, "m", count, change=value, interval=around)
 
     return draw
 
@@ -101,7 +101,7 @@ def agreement(generator: Generator, n: int) -> Measurement:
     labels = tokens(generator, n)
     same = generator.random(len(labels)) < generator.beta(19, 1, n)[labels]
     metric, count = DIVERGENCE["divergence.top1_agreement"], Count(len(labels), n)
-    return sampled(metric, "m", count, change=mean(same), interval=proportion_interval(same, labels))
+    return make_sampled(metric, "m", count, change=mean(same), interval=proportion_interval(same, labels))
 
 
 def cell(generator: Generator, lost: float, gained: float, n: int, copies: int = 1) -> Cell:
@@ -169,13 +169,13 @@ def brier(generator: Generator, n: int) -> Measurement:
     (p, right), (q, after), labels = confident(generator, n)
     shift = (q - after) ** 2 - (p - right) ** 2
     around = bounded_mean_interval(shift, labels, -1.0, 1.0)
-    return sampled(BRIER, "m", Count(len(labels), n), change=mean(shift), interval=around)
+    return make_sampled(BRIER, "m", Count(len(labels), n), change=mean(shift), interval=around)
 
 
 def squared_error(generator: Generator, n: int) -> Measurement:
     reference, variant, labels = confident(generator, n)
     found = calibration_shift(reference, variant, labels)
-    return sampled(SQUARED, "m", Count(len(labels), n), change=found.change, interval=found.interval)
+    return make_sampled(SQUARED, "m", Count(len(labels), n), change=found.change, interval=found.interval)
 
 
 def latency(generator: Generator, n: int) -> Measurement:

@@ -15,7 +15,7 @@ from functools import cache
 
 import numpy as np
 
-from harness.measures._shared import Count, sampled
+from harness.measures._shared import Count, make_sampled
 from harness.measures.calibration import BRIER
 from harness.measures.divergence import METRICS
 from harness.measures.perplexity import RATIO
@@ -64,7 +64,7 @@ class Stream:
         """What a run would say about these tokens."""
         count = Count(len(values), len(np.unique(labels)))
         around = self.interval(intervals, values, labels)
-        return sampled(self.metric, "m", count, change=self.value(values), interval=around)
+        return make_sampled(self.metric, "m", count, change=self.value(values), interval=around)
 
 
 def _per_document(labels: np.ndarray, own: Callable[[int], np.ndarray]) -> np.ndarray:

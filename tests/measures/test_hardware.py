@@ -117,9 +117,9 @@ def test_caches() -> None:
 
 
 def test_the_target_of_the_variant_counts_unless_the_suite_names_one() -> None:
-    assert Hardware().aimed("arm") == Hardware(target="arm")
-    assert Hardware(target="apple").aimed("arm") == Hardware(target="apple")
-    assert Hardware().aimed(None) == Hardware()
+    assert Hardware().with_target("arm") == Hardware(target="arm")
+    assert Hardware(target="apple").with_target("arm") == Hardware(target="apple")
+    assert Hardware().with_target(None) == Hardware()
     assert Hardware().obstacle()
     assert not Hardware(target="arm").obstacle()
     with pytest.raises(ValidationError, match=r"did you mean cuda-9\.0"):

@@ -64,7 +64,7 @@ def test_pairing_beats_the_difference_of_two_intervals() -> None:
 
 
 def test_it_is_what_perplexity_gives_instead_and_under_the_same_name() -> None:
-    instead = Perplexity().apart()
+    instead = Perplexity().get_substitute()
     assert isinstance(instead, TextBits)
     assert {metric.name for metric in instead.produces()} <= {metric.name for metric in Perplexity().produces()}
     assert instead.kind == "perplexity"

@@ -8,7 +8,7 @@ import pytest
 
 from harness.errors import PlanError
 from harness.judge import rejudge
-from harness.plan import load_gate, make_plan, resolved
+from harness.plan import load_gate, make_plan, resolve_plan
 from harness.planning.specs import Plan
 from tests.helpers.made_run import make_run
 
@@ -47,7 +47,7 @@ def test_what_is_made_is_saved_where_a_suite_measures_it(artifact: str, tmp_path
     assert made.variant.artifact == "save"
     assert made.variant.made_here
     assert [probe.kind for probe in made.suites[0].probes] == ["artifact", "tokens"]
-    assert resolved(made)["variant"]["artifact"] == "save"
+    assert resolve_plan(made)["variant"]["artifact"] == "save"
 
 
 def test_a_suite_that_does_not_measure_it_needs_nothing(tmp_path: Path) -> None:

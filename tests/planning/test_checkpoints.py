@@ -12,7 +12,7 @@ import yaml
 from harness.commands.preview import preview_plan
 from harness.errors import PlanError
 from harness.forecast.cost import cost
-from harness.plan import make_plan, resolved
+from harness.plan import make_plan, resolve_plan
 from harness.planning import checkpoints
 from harness.planning.specs import Plan
 
@@ -77,7 +77,7 @@ def test_files_become_absolute_and_are_recorded(folder: Path) -> None:
     assert direct.variant.model == str(folder / "q4.gguf")
     inside = planned(folder, {"model": "./model", "file": "q8.gguf", "tokenizer": "reference"})
     assert (inside.variant.model, inside.variant.file) == (str(folder / "model" / "q8.gguf"), None)
-    assert resolved(inside)["variant"]["tokenizer"] == "reference"
+    assert resolve_plan(inside)["variant"]["tokenizer"] == "reference"
     hub = planned(folder, {"model": "owner/name-GGUF", "file": "x.Q4_K_M.gguf"})
     assert (hub.variant.model, hub.variant.file) == ("owner/name-GGUF", "x.Q4_K_M.gguf")
     adapted = planned(folder, {"adapter": "adapter", "merge": True})

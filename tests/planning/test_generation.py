@@ -8,7 +8,7 @@ import pytest
 
 from harness.errors import PlanError
 from harness.forecast.cost import amount
-from harness.forecast.measured import measured
+from harness.forecast.measured import list_measured
 from harness.measures.generation import Generation
 from harness.plan import load_suite
 from harness.planning.specs import SuiteSpec
@@ -25,13 +25,13 @@ def test_prompts_are_documents_or_lines_of_a_file(tmp_path: Path) -> None:
     assert Generation(max=7).sample_size(30) == 7
     assert Generation().sample_size(None) is None
     of_documents = suite(tmp_path, documents, "{measure: generation, max: 20}")
-    found = {each.metric.name: (each.documents, each.metric.units) for each in measured([of_documents])}
+    found = {each.metric.name: (each.documents, each.metric.units) for each in list_measured([of_documents])}
     assert found["generation.exact_match"] == (20, "prompts")
     assert amount((of_documents,)).written == 20 * (32 + 64)
     (tmp_path / "asked.jsonl").write_text('{"prompt": "a"}\n{"prompt": "b"}\n')
     of_file = suite(tmp_path, "", "{measure: generation, prompts: asked.jsonl}")
     assert of_file.documents is None
-    assert {each.documents for each in measured([of_file])} == {2}
+    assert {each.documents for each in list_measured([of_file])} == {2}
     (probe,) = of_file.probes
     assert probe.settings()["prompts"] == str(tmp_path / "asked.jsonl")
 

@@ -10,7 +10,7 @@ import pytest
 
 from harness import cli
 from harness.errors import PlanError
-from harness.plan import make_plan, resolved
+from harness.plan import make_plan, resolve_plan
 
 VARIANT = "name: growing\nreference: {model: pocket}\nvariant:\n  compress: [{backend: round_to_nearest, bits: 4}]\n"
 SUITE = "documents: {data: pocket-heldout, min: 40, max: 400, seed: 7}\nmeasures: [perplexity, divergence, memory]\n"
@@ -40,7 +40,7 @@ def test_the_plan_records_looks_and_seed(tmp_path: Path) -> None:
     assert spec is not None
     assert (spec.min, spec.max, spec.seed) == (40, 400, 7)
     assert plan.gates[0].sequential == "betting"
-    asked = resolved(plan)
+    asked = resolve_plan(plan)
     assert asked["suites"][0]["documents"]["seed"] == 7
     assert asked["gates"][0]["sequential"] == "betting"
     assert asked["gates"][0]["rules"][0]["on_inconclusive"] == "extend"

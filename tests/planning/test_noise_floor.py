@@ -8,7 +8,7 @@ import pytest
 
 from harness.errors import PlanError, Problem
 from harness.forecast.cost import amount
-from harness.plan import load_suite, make_plan, resolved
+from harness.plan import load_suite, make_plan, resolve_plan
 from harness.planning.specs import Plan
 from harness.records import Condition, NoiseFloorSpec
 
@@ -37,7 +37,7 @@ def problems(folder: Path, suite: str = "", rule: str = "") -> list[Problem]:
 def test_a_list_of_conditions_takes_the_usual_number_of_documents(tmp_path: Path) -> None:
     made = plan(tmp_path, f"noise_floor: [{', '.join(ALL)}]\n")
     assert made.suites[0].noise_floor == NoiseFloorSpec(conditions=ALL, documents=16)
-    assert resolved(made)["suites"][0]["noise_floor"] == {"conditions": list(ALL), "documents": 16}
+    assert resolve_plan(made)["suites"][0]["noise_floor"] == {"conditions": list(ALL), "documents": 16}
     assert plan(tmp_path).suites[0].noise_floor is None
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from harness import plugins
 from harness.errors import PlanError
-from harness.plan import make_plan, resolved
+from harness.plan import make_plan, resolve_plan
 from harness.records import Run
 from harness.tables.access import Tables
 from harness.writers import Writer
@@ -38,7 +38,7 @@ def outside(monkeypatch: pytest.MonkeyPatch) -> None:
 def asked(folder: Path, outputs: str) -> list[dict[str, object]]:
     """``outputs`` in the record of the plan of a variant file with this line."""
     (folder / "v.yaml").write_text(VARIANT + outputs)
-    record: list[dict[str, object]] = resolved(make_plan(folder / "v.yaml"))["outputs"]
+    record: list[dict[str, object]] = resolve_plan(make_plan(folder / "v.yaml"))["outputs"]
     return record
 
 

@@ -14,7 +14,7 @@ from harness.commands.catalogue import print_catalogue
 from harness.errors import PlanError
 from harness.hardware.profiles import target_names
 from harness.measures.hardware import Hardware
-from harness.plan import make_plan, resolved
+from harness.plan import make_plan, resolve_plan
 from harness.planning.specs import Plan
 from harness.planning.target import target_notes
 
@@ -43,11 +43,11 @@ def plan(folder: Path, step: str = "bits: 4", target: str | None = None, gates: 
 def test_the_target_reaches_the_plan_the_measure_and_run_json(tmp_path: Path) -> None:
     made = plan(tmp_path, target="cuda-9.0")
     assert made.target == "cuda-9.0"
-    assert resolved(made)["target"] == "cuda-9.0"
+    assert resolve_plan(made)["target"] == "cuda-9.0"
     (measure,) = [each for each in made.suites[0].measures if isinstance(each, Hardware)]
     assert measure.target == "cuda-9.0"
     assert plan(tmp_path).target is None
-    assert resolved(plan(tmp_path))["target"] is None
+    assert resolve_plan(plan(tmp_path))["target"] is None
 
 
 def test_a_target_of_the_suite_wins(tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ def test_a_shown_number_is_right_to_its_digits(value: float, digits: int) -> Non
 
 @given(st.lists(FINITE, min_size=1, max_size=5))
 def test_numbers_beside_each_other_differ_where_they_differ(values: list[float]) -> None:
-    shown = display.beside(values)
+    shown = display.format_together(values)
     for one, text in zip(values, shown, strict=True):
         for other, beside in zip(values, shown, strict=True):
             assert (text == beside) == (one == other or text == beside == "0")
@@ -54,14 +54,14 @@ def test_numbers_beside_each_other_differ_where_they_differ(values: list[float])
 
 @given(FINITE, FINITE)
 def test_order_survives_being_shown(one: float, other: float) -> None:
-    left, right = (value_of(text) for text in display.beside([one, other]))
+    left, right = (value_of(text) for text in display.format_together([one, other]))
     assert (left < right) == (one < other)
 
 
 def test_a_value_never_reads_as_its_limit() -> None:
-    assert display.beside([0.9451, 0.95]) == ["0.9451", "0.95"]
-    assert display.beside([0.94999999, 0.95]) == ["0.94999999", "0.95"]
-    assert display.shortened(["found 0.9499999999 here", "at least 0.95"]) == [
+    assert display.format_together([0.9451, 0.95]) == ["0.9451", "0.95"]
+    assert display.format_together([0.94999999, 0.95]) == ["0.94999999", "0.95"]
+    assert display.shorten_together(["found 0.9499999999 here", "at least 0.95"]) == [
         "found 0.9499999999 here",
         "at least 0.95",
     ]
@@ -69,7 +69,9 @@ def test_a_value_never_reads_as_its_limit() -> None:
 
 def test_only_decimals_are_shortened_in_sentences() -> None:
     text = "32 of 1024 tokens, torch 2.13.0, model-1.5b, 0.123456789 and -2.50, id 123456789"
-    assert display.shortened([text]) == ["32 of 1024 tokens, torch 2.13.0, model-1.5b, 0.12346 and −2.5, id 123456789"]
+    assert display.shorten_together([text]) == [
+        "32 of 1024 tokens, torch 2.13.0, model-1.5b, 0.12346 and −2.5, id 123456789"
+    ]
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 
 from harness.records import Measurement, NoiseFloor
 from harness.report import display, rules
-from harness.report.noise import described, multiple
+from harness.report.noise import describe, multiple
 from harness.system import resources
 from harness.writers.report_html import render
 from tests.helpers.made_run import make_run
@@ -40,7 +40,7 @@ def test_an_effect_is_a_multiple_of_its_noise_floor(floor: float | None, change:
     )
     assert multiple(found) == said
     where = " of 0.25 (weights moved by one unit in the last place, 16 documents)"
-    assert described(found) == said + where * said.endswith("noise floor")
+    assert describe(found) == said + where * said.endswith("noise floor")
 
 
 def test_a_floor_that_is_no_condition_describes_itself() -> None:
@@ -50,7 +50,7 @@ def test_a_floor_that_is_no_condition_describes_itself() -> None:
         basis="sampled", method="m",
         floor=noise,
     )  # fmt: skip
-    assert described(found).endswith("× the noise floor of 0.25 (timing the reference against itself)")
+    assert describe(found).endswith("× the noise floor of 0.25 (timing the reference against itself)")
 
 
 def test_rules_and_measurements_show_the_multiple_in_report_and_terminal() -> None:
@@ -60,7 +60,7 @@ def test_rules_and_measurements_show_the_multiple_in_report_and_terminal() -> No
         m.model_copy(update={"floor": noise}) if m.name == "divergence.kl_mean" else m for m in made.run.measurements
     )
     run = made.run.model_copy(update={"measurements": measurements})
-    (item,) = [each for each in rules.judged(run) if each.verdict.metric == "divergence.kl_mean"]
+    (item,) = [each for each in rules.prepare_verdicts(run) if each.verdict.metric == "divergence.kl_mean"]
     effect = number(next(m.effect for m in measurements if m.name == "divergence.kl_mean"))
     said = f"{display.number(effect / 0.001, 3)} × the noise floor"
     assert item.line.endswith(f", {said}")

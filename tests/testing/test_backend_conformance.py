@@ -236,8 +236,8 @@ class Silencing(RoundToNearest):
 class Lenient(RoundToNearest):
     """Forgives patterns that match nothing."""
 
-    def chosen(self, model: PreTrainedModel) -> list[Any]:
-        return RoundToNearest(bits=8).chosen(model)
+    def select_layers(self, model: PreTrainedModel) -> list[Any]:
+        return RoundToNearest(bits=8).select_layers(model)
 
 
 class Patching(RoundToNearest):

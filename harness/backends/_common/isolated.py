@@ -93,7 +93,7 @@ class IsolatedBackend(LibraryBackend):
         if problem := self.lacks():
             raise BackendError(f"{self.kind}: {problem}")
         names = []
-        for name, module in self.chosen(model):
+        for name, module in self.select_layers(model):
             self._check(name, module)
             names.append(name)
         give_own_head(model, names)
@@ -149,7 +149,7 @@ class IsolatedBackend(LibraryBackend):
         if odd := sorted(found.keys() ^ set(names)):
             what = "are missing from the worker's checkpoint, or were not requested"
             raise BackendError(f"{self.kind}: {odd[0]} and {len(odd) - 1} more {what}")
-        replacing, chosen = Replacing(), dict(self.chosen(model))
+        replacing, chosen = Replacing(), dict(self.select_layers(model))
         for name in names:
             if not bool(found[name].weight.isfinite().all()):
                 raise BackendError(f"{self.kind}: {name}: the worker returned a weight with NaN or infinity")

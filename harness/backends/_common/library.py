@@ -81,7 +81,7 @@ class LibraryBackend(LinearBackend):
         """
         from harness.modules.linears import weight_of
 
-        chosen, names = self.chosen(model), list[str]()
+        chosen, names = self.select_layers(model), list[str]()
         wanted, sizes, before = dict[str, NumberFormat](), dict[str, tuple[int, int]](), dict[str, object]()
         for name, module in chosen:
             self._check(name, module)

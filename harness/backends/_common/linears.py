@@ -27,7 +27,7 @@ class LinearBackend(Backend):
     """Names or glob patterns of linear layers to leave in full precision; ``lm_head`` is the output head, whatever its
     name."""
 
-    def chosen(self, model: PreTrainedModel) -> list[tuple[str, Linear]]:
+    def select_layers(self, model: PreTrainedModel) -> list[tuple[str, Linear]]:
         """Name and module of every linear layer to quantize, in the order of ``named_modules``, experts' matrices last.
 
         Raises BackendError for patterns that match nothing, and if no layer remains.

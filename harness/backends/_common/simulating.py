@@ -78,7 +78,7 @@ class SimulatingBackend(LibraryBackend):
         Raises BackendError naming the module that the library does not support or left unchanged.
         """
         names = []
-        for name, module in self.chosen(model):
+        for name, module in self.select_layers(model):
             self._check(name, module)
             names.append(name)
         give_own_head(model, names)

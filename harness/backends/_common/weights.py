@@ -182,7 +182,7 @@ class Replacing:
     def __init__(self) -> None:
         self._done: dict[int, tuple[Tensor, Parameter]] = {}
 
-    def shared(self, module: Linear) -> bool:
+    def replace_if_shared(self, module: Linear) -> bool:
         """Whether the weight of ``module`` was already replaced in another layer; if so, replace it here too."""
         done = self._done.get(id(module.weight))
         if done is not None:

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from harness.errors import TableError
-from harness.forecast.measured import Measured, as_measured, measured
+from harness.forecast.measured import Measured, as_measured, list_measured
 from harness.forecast.model_size import model_size
 from harness.forecast.sizes import tasks_of
-from harness.measures import installed_metrics
+from harness.measures import load_metrics
 from harness.planning.specs import Plan, SuiteSpec
 from harness.records import Run
 from harness.tables.store import Reader
@@ -41,7 +41,7 @@ def of_plan(plan: Plan, run: Run | None = None, folder: Path | None = None) -> E
     vocabulary = _vocabulary(plan.reference.model, plan.reference.revision)
     same = f"{plan.source}: the variant is the reference, with no step" if _is_reference(plan) else ""
     dtype = plan.reference.dtype
-    return Evidence(measured(plan.suites, run), True, run, vocabulary, chance, same, dtype, plan.suites)
+    return Evidence(list_measured(plan.suites, run), True, run, vocabulary, chance, same, dtype, plan.suites)
 
 
 def of_suites(suites: Sequence[SuiteSpec], run: Run | None = None, folder: Path | None = None) -> Evidence:
@@ -54,11 +54,11 @@ def of_suites(suites: Sequence[SuiteSpec], run: Run | None = None, folder: Path 
         vocabulary, dtype = _vocabulary(str(asked.get("model")), asked.get("revision")), run.reference.dtype
         same = f"the run {run.name}: both sides were the same bytes" if run.reference.same_as(run.variant) else ""
     if suites:
-        metrics = measured(suites, run)
+        metrics = list_measured(suites, run)
     elif run is not None:
         metrics = _of_run(run)
     else:
-        metrics = [Measured(metric, "", None) for metric in installed_metrics()]
+        metrics = [Measured(metric, "", None) for metric in load_metrics()]
     return Evidence(metrics, bool(suites or run), run, vocabulary, chance, same, dtype, suites)
 
 

@@ -10,7 +10,7 @@ from harness.forecast.linting.findings import Finding, key_of, weight
 from harness.forecast.linting.noise import within_noise
 from harness.forecast.linting.slices import unreachable
 from harness.forecast.needs import Need, needs
-from harness.measures import installed_metrics
+from harness.measures import load_metrics
 from harness.planning.specs import GateSpec, RuleSpec
 from harness.plugins import nearest
 from harness.records import Measurement
@@ -56,7 +56,7 @@ def _unknown(index: int, spec: RuleSpec, evidence: Evidence) -> Iterator[Finding
         return
     by = "no suite of the plan" if evidence.sized else "no installed measure"
     close = nearest(pattern, [name for name in names if not name.endswith("*")])
-    elsewhere = any(could_match(pattern, metric.name) for metric in installed_metrics())
+    elsewhere = any(could_match(pattern, metric.name) for metric in load_metrics())
     do = "add the measure that yields it to a suite" if elsewhere else "write the name of a measured metric"
     do = f"did you mean {close}?" if close else do
     why = "a rule whose metric is not measured is an error in every run"

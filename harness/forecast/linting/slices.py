@@ -9,7 +9,7 @@ from pathlib import Path
 from harness.data.documents import read_documents
 from harness.forecast.linting.evidence import Evidence
 from harness.forecast.linting.findings import Finding, key_of, weight
-from harness.measures import installed_measures
+from harness.measures import load_measures
 from harness.planning.specs import RuleSpec, SuiteSpec
 from harness.records import DocumentsSpec, HubData
 from harness.records.patterns import could_match, matches
@@ -50,7 +50,7 @@ def _only_whole(pattern: str, evidence: Evidence) -> bool:
     planned = [(measure, measure.produces()) for suite in evidence.suites for measure in suite.measures]
     behind = [
         measure
-        for measure, metrics in planned or installed_measures()
+        for measure, metrics in planned or load_measures()
         if any(could_match(pattern, metric.name) for metric in metrics)
     ]
     return bool(behind) and not any(measure is None or measure.by_document for measure in behind)

@@ -47,7 +47,7 @@ def limits(
     low, high = interval or (value, value)
     edges = [bound for bound in bounds if bound is not None]
     scale = covering([value, low, high, *edges, *((neutral[0],) if neutral else ())], pad=0.14)
-    shown, shown_low, shown_high, *shown_edges = display.beside([value, low, high, *edges], 5)
+    shown, shown_low, shown_high, *shown_edges = display.format_together([value, low, high, *edges], 5)
     place = scale(value)
     start, end = (0.0 if lower is None else scale(lower)), (1.0 if upper is None else scale(upper))
     content = [block(start, end, 18, 26, "good"), level(31, "axis"), *_neutral(neutral, scale, place)]

@@ -62,7 +62,7 @@ def draw_ratios(row: Inputs, scale: Scale) -> Markup:
     """Both sides of one module."""
     if row.reference is None or row.variant is None:
         return Markup()
-    sides = display.beside([row.reference, row.variant], 3)
+    sides = display.format_together([row.reference, row.variant], 3)
     hint = f"{row.module}: reference {sides[0]}, variant {sides[1]}"
     return charts.pair(row.reference, row.variant, scale, hint)
 

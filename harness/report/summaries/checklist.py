@@ -56,7 +56,7 @@ def answers(run: Run) -> list[Answer]:
         _answer_storage(modules),
         Answer(
             "Quality",
-            tuple(_numbers(run, words.summarized(run, "quality"))) or ("not measured",),
+            tuple(_numbers(run, words.list_summaries(run, "quality"))) or ("not measured",),
             "measured on the same documents",
         ),
         _latency(run),
@@ -68,7 +68,7 @@ def groups(modules: Sequence[ModuleFormat]) -> list[Group]:
     alike: dict[tuple[str, tuple[str, ...]], list[ModuleFormat]] = {}
     for module in modules:
         if module.compressed or module.activations:
-            alike.setdefault((words.stored_as(module), _details(module)), []).append(module)
+            alike.setdefault((words.describe_format(module), _details(module)), []).append(module)
     found = [_group(name, details, members) for (name, details), members in alike.items()]
     return sorted(found, key=lambda group: (-group.parameters, group.words, group.details))
 
@@ -110,7 +110,7 @@ def _weights(modules: Sequence[ModuleFormat]) -> Answer:
         return Answer("Weights", ("not quantized",), "no module has a compressed format")
     total = sum(module.parameters for module in modules)
     share = sum(module.parameters for module in chosen) / total if total else None
-    formats = Counter(", ".join((words.stored_as(module), *_ranges(module))) for module in chosen)
+    formats = Counter(", ".join((words.describe_format(module), *_ranges(module))) for module in chosen)
     found = [f"{count} modules {name}" for name, count in formats.most_common(6)]
     found.append(f"{display.percent(share, 3)} of all parameters")
     inspected = sum(module.distinct_values is not None for module in chosen)
@@ -196,7 +196,7 @@ def _answer_storage(modules: Sequence[ModuleFormat]) -> Answer:
 
 
 def _latency(run: Run) -> Answer:
-    names = words.summarized(run, "speed")
+    names = words.list_summaries(run, "speed")
     reason = next((m.not_judged for m in run.measurements if m.name in names and m.not_judged), "")
     found = tuple(_numbers(run, names))
     if not found:

@@ -47,7 +47,7 @@ def _perplexity(run: Run) -> Figure | None:
         return None
     change = ratio.change - 1
     shown = f"×{display.number(ratio.change, 4)}" if change > 1 else f"{display.signed(change * 100, 3)}\u202f%"
-    sides = beside_words(value.reference, value.variant) if value is not None else ""
+    sides = format_sides(value.reference, value.variant) if value is not None else ""
     return Figure("Perplexity", shown, sides or _between(ratio))
 
 
@@ -56,19 +56,19 @@ def _bits(run: Run) -> Figure | None:
     bits = _finite(run, "perplexity.bits_per_byte")
     if bits is None or bits.change is None:
         return None
-    return Figure("Bits per byte", display.signed(bits.change, 3), beside_words(bits.reference, bits.variant))
+    return Figure("Bits per byte", display.signed(bits.change, 3), format_sides(bits.reference, bits.variant))
 
 
-def beside_words(reference: float | None, variant: float | None) -> str:
+def format_sides(reference: float | None, variant: float | None) -> str:
     """Both sides with enough digits to distinguish them, or nothing."""
     if reference is None or variant is None:
         return ""
-    return " → ".join(display.beside([reference, variant]))
+    return " → ".join(display.format_together([reference, variant]))
 
 
 def _quality(run: Run) -> Iterator[Figure]:
     """The other metrics that are declared as a summary of quality."""
-    for name in words.summarized(run, "quality"):
+    for name in words.list_summaries(run, "quality"):
         m = _finite(run, name)
         if name != "perplexity.ratio" and m is not None and m.change is not None:
             value = display.quantity(m.change, m.unit, 3)
@@ -99,4 +99,4 @@ def _compares_shares(m: Measurement) -> bool:
 
 
 def _between(m: Measurement) -> str:
-    return "" if m.low is None or m.high is None else " … ".join(display.beside([m.low, m.high]))
+    return "" if m.low is None or m.high is None else " … ".join(display.format_together([m.low, m.high]))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from harness.records import ModuleFormat
 from harness.report.summaries.layers import role_of
-from harness.report.words import stored_as
+from harness.report.words import describe_format
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ def formats(modules: Iterable[ModuleFormat]) -> list[Format]:
     """Groups of modules of one format and backend: compressed ones first, then by parameters."""
     groups: dict[tuple[str, str], list[ModuleFormat]] = {}
     for module in modules:
-        groups.setdefault((stored_as(module), module.backend), []).append(module)
+        groups.setdefault((describe_format(module), module.backend), []).append(module)
     found = [_format(words, backend, group) for (words, backend), group in groups.items()]
     return sorted(found, key=lambda group: (not group.compressed, -group.parameters, group.words, group.backend))
 

@@ -69,9 +69,9 @@ def misread(change: Callable[[Codes], Codes]) -> Fault:
 def round_model(model: PreTrainedModel, step: RoundToNearest, faults: Mapping[str, Fault] | None = None) -> Compressed:
     """Round the model as configured in ``step``, then misread the modules named in ``faults``."""
     replacing, described = Replacing(), []
-    for name, module in step.chosen(model):
+    for name, module in step.select_layers(model):
         form = step.for_module(name).weight_format()
-        if not replacing.shared(module):
+        if not replacing.replace_if_shared(module):
             weight_OI, fault = weight_of(module), (faults or {}).get(name)
             replacing.replace(module, fault(weight_OI, form) if fault else quantize(weight_OI, form).values)
         described.append(step.describe(name, module))

@@ -54,7 +54,7 @@ def _cached(model: PreTrainedModel, times: float) -> Compressed:
     part = FP8.settings_of(calls[0])
     settings = CacheSettings(_misread(part.keys, times), _misread(part.values, times))
     install_cache(calls, lambda _: settings)
-    return Compressed(model, cache=FP8._described(calls))
+    return Compressed(model, cache=FP8._describe(calls))
 
 
 def _misread(part: CachePart | None, times: float) -> CachePart | None:

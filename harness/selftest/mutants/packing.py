@@ -33,7 +33,7 @@ def int4(model: PreTrainedModel) -> Compressed:
 def group_scales_swapped(model: PreTrainedModel) -> Compressed:
     """Neighbouring groups of a channel have swapped scales: scales stored in another order than codes."""
     swap = misread(lambda codes: replace(codes, scale=_swapped(codes.scale)))
-    return round_model(model, INT8, {name: swap for name, _ in INT8.chosen(model)})
+    return round_model(model, INT8, {name: swap for name, _ in INT8.select_layers(model)})
 
 
 @mutant(control="int4")

@@ -15,7 +15,7 @@ from harness.forecast.linting.lint import lint
 from harness.forecast.measured import Measured
 from harness.forecast.needs import needs
 from harness.forecast.notes import findings_of
-from harness.measures import installed_metrics
+from harness.measures import load_metrics
 from harness.plan import load_gate, load_suite, make_plan
 from harness.planning.specs import Plan
 from harness.records import Measurement, Metric, NoiseFloor, Run
@@ -102,7 +102,7 @@ def test_a_metric_of_a_measure_that_the_suite_lacks_says_so(tmp_path: Path) -> N
 
 
 def test_every_metric_there_is_may_be_named(tmp_path: Path) -> None:
-    names = [metric.name for metric in installed_metrics()]
+    names = [metric.name for metric in load_metrics()]
     assert {"perplexity.ratio", "latency.ratio", "tasks.*.*"} <= set(names)
     rule = '  - {rule: at_least, metric: "tasks.x.accuracy", limit: 0.5, why: w}'
     assert findings(tmp_path, rule, of_suites([])) == []
