@@ -445,7 +445,7 @@ MISTAKES = [
     (S, "max: 20", "maximum: 20", 1, "documents.maximum", ("did you mean max?",)),
     (S, "max: 20", "bos: on", 1, "documents.bos", ("'on' (text)",)),
     (S, "max: 20", "context: 1", 1, "documents.context", ("at least 2",)),
-    (S, "max: 20", "text_field: x", 1, "documents.text_field", ("no use for it",)),
+    (S, "max: 20", "text_field: x", 1, "documents.text_field", ("does not use it",)),
     (S, "data: pocket-heldout, ", "", 1, "documents.data", ("found nothing",)),
     (S, "data: pocket-heldout", "data: pocket-held-out", 1, "documents.data",
      ("did you mean pocket-heldout",)),
@@ -467,11 +467,11 @@ MISTAKES = [
     (S, "quizzes: [a, b]", "quizzes: []", 2, "measures[2].quizzes", ("at least 1",)),
     (S, "{measure: toy_quizzes, quizzes: [a, b]}", "toy_quizzes", 2, "measures[2].quizzes",
      ("which quizzes",)),
-    (S, "[a, b]", "[a, b], include: [gone]", 2, "measures[2].include[0]", ("nothing there",)),
+    (S, "[a, b]", "[a, b], include: [gone]", 2, "measures[2].include[0]", ("not found",)),
     (S, "toy_farness", "{measure: toy_farness, width: 7}", 2, "measures[1]",
      ("width 7", "width 2", "toy_nearness")),
     (S, "toy_nearness,", "{measure: toy_nearness, width: 0},", 2, "measures[0].width", ("at least 1",)),
-    (S, "toy_nearness,", "toy_nearness, toy_homeless,", 2, "measures[1]", ("no probe fills",)),
+    (S, "toy_nearness,", "toy_nearness, toy_homeless,", 2, "measures[1]", ("no probe writes",)),
     # gates
     (G, "limit: 0.5", "limit: .nan", 2, "rules[0].limit", (".nan", "finite")),
     (G, "limit: 0.5", "limit: .inf", 2, "rules[0].limit", ("finite",)),
@@ -565,7 +565,7 @@ def test_one_mistake_is_reported_once(desk: Desk) -> None:
     desk.write(gate=change(GATE, "limit: 0.5", "limit: .nan"))
     assert desk.problem().key == "rules[0].limit"
     desk.write(variant=change(VARIANT, "./suite.yaml", "./gone.yaml"))
-    assert "variant.yaml:6: suites[0]: found './gone.yaml', which does not exist" in str(desk.problem())
+    assert "variant.yaml:6: suites[0]: found './gone.yaml': no such file" in str(desk.problem())
     desk.write(suite=change(SUITE, "[a, b]", "[a, {]"))
     assert "broken YAML" in desk.problem().found
 

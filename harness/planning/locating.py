@@ -47,7 +47,7 @@ def explain_unknown_name(kind: Literal["suites", "gates"], name: str, base: Path
     """(found, expected, hint) if ``name`` is neither the path of a file nor a bundled name; else None."""
     known = bundled_names(kind)
     if is_path(name) and "\0" not in name and not (base / name).exists():
-        return f"{name!r}, which does not exist", "a .yaml file, relative to the file that names it", ""
+        return f"{name!r}: no such file", "a .yaml file, relative to the file that names it", ""
     if is_path(name) or name in known:
         return None
     beside = next((p for p in (f"{kind}/{name}.yaml", f"{name}.yaml") if os.path.isfile(base / p)), "")

@@ -91,8 +91,8 @@ WRONG: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     ({"model": "./model", "file": "q9.gguf"}, {}, "variant.file: found 'q9.gguf': no such file"),
     ({"model": "./model", "file": "../q4.gguf"}, {}, "variant.file: found '../q4.gguf' (text), expected the name"),
     ({"model": "owner/name", "file": "x.bin"}, {}, "variant.file: found 'x.bin' (text), expected the name"),
-    ({"model": "q4.gguf", "file": "x.gguf"}, {}, "variant.file: found 'x.gguf' (text), and model is a GGUF file"),
-    ({"file": "x.gguf"}, {}, "variant.file: found 'x.gguf' (text), and model is 'reference'"),
+    ({"model": "q4.gguf", "file": "x.gguf"}, {}, "variant.file: found 'x.gguf' (text), but model is a GGUF file"),
+    ({"file": "x.gguf"}, {}, "variant.file: found 'x.gguf' (text), but model is 'reference'"),
     ({"model": "q4.gguf", "revision": "main"}, {}, "variant.revision: found 'main' (text), expected no revision"),
     (
         {"model": "q4.gguf", "trust_remote_code": True},
@@ -203,4 +203,4 @@ def test_the_preview_shows_and_counts_them(folder: Path, capsys: pytest.CaptureF
 def test_a_file_that_cannot_be_read_costs_nothing_known(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write(folder, {"model": "q4.gguf"})
     assert preview_plan(folder / "variant.yaml", None, folder / "runs") == 0
-    assert "damaged or truncated" in capsys.readouterr().out
+    assert "damaged, truncated" in capsys.readouterr().out

@@ -105,7 +105,7 @@ def test_steps_that_make_sense_together(tmp_path: Path, steps: tuple[Backend, ..
         ((Cache(), Weights(), Cache()), 5, ("the KV cache that step 1, cache,",)),
         ((Cache(only=("a",)), Cache(only=("b",))), 4, ("the KV cache once",)),
         ((Weights(), Smooth()), 4, ("full precision", "step 1, weights,", "move smooth before step 1")),
-        ((HEAD, Smooth()), 4, ("prepare before",)),
+        ((HEAD, Smooth()), 4, ("preparation steps before",)),
         ((Cache(), Inputs(), Smooth()), 5, ("move smooth before step 2",)),
     ],
 )

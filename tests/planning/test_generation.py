@@ -39,5 +39,5 @@ def test_prompts_are_documents_or_lines_of_a_file(tmp_path: Path) -> None:
 def test_without_documents_prompts_must_come_from_a_file_that_is_there(tmp_path: Path) -> None:
     with pytest.raises(PlanError, match="no documents, expected documents, which generation needs"):
         suite(tmp_path, "", "generation")
-    with pytest.raises(PlanError, match="nothing there"):
+    with pytest.raises(PlanError, match="not found"):
         suite(tmp_path, "", "{measure: generation, prompts: gone.jsonl}")

@@ -80,7 +80,7 @@ def test_a_pattern_chooses_slices_and_must_find_one() -> None:
     assert (verdict.labels, verdict.status) == ({"slice": "kind=facts"}, "pass")
     (verdict,) = judge([gate(rule("kind=summs"))], whole(tokens), [], False, slices)
     assert verdict.status == "error"
-    assert "not measured on any slice kind=summs; measured by kind: facts, sums" in verdict.because
+    assert "not measured on any slice kind=summs; slices measured by kind: facts, sums" in verdict.because
 
 
 @pytest.mark.parametrize(

@@ -245,7 +245,7 @@ def test_a_limit_within_what_timing_the_reference_twice_gives_is_a_warning(tmp_p
     evidence = of_suites([], run_with(timed))
     rule = "  - {{rule: at_most, metric: latency.ratio, limit: {}, why: w}}"
     (found,) = findings(tmp_path, rule.format(1.05), evidence)
-    assert "timing the reference against itself moves it by 0.07" in found.why
+    assert "timing the reference against itself changes it by 0.07" in found.why
     assert findings(tmp_path, rule.format(1.1), evidence) == []
 
 
@@ -275,7 +275,7 @@ def test_limits_are_held_against_the_noise_floor_of_a_run(tmp_path: Path, limit:
     found = [each for each in findings(tmp_path, rule, evidence) if "noise" in each.what or "fails below" in each.what]
     assert len(found) == bool(words)
     assert all(words in each.what and each.key == "rules[0].limit" for each in found)
-    assert all("rounding moves it by 0.001" in each.why for each in found)
+    assert all("rounding changes it by 0.001" in each.why for each in found)
 
 
 def test_an_exact_zero_floor_bounds_nothing(tmp_path: Path) -> None:
@@ -370,7 +370,7 @@ def test_slices_by_token_or_layer_are_fine(tmp_path: Path, metric: str) -> None:
         (1.0, "saturated"),
         (0.99, "saturated"),
         (0.98, ""),
-        (0.0, "next to nothing"),
+        (0.0, "almost nothing"),
         (0.3, "within noise of guessing"),
         (0.35, ""),
     ],
