@@ -49,7 +49,7 @@ def init(file: Path, reference: str, variant: str) -> int:
 @app.command()
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FILE...")
 @click.option(
-    "--out", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="Where run folders go."
+    "--out", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="Folder of the run folders."
 )
 def check(files: tuple[Path, ...], out: Path) -> int:
     """Measure variants, judge them by their gates, write a report for each.
@@ -66,12 +66,14 @@ def check(files: tuple[Path, ...], out: Path) -> int:
 
 @app.command()
 @click.argument("file", type=click.Path(path_type=Path), default=Path("variant.yaml"))
-@click.option("--run", type=click.Path(path_type=Path), help="An earlier run whose variance and clock are used.")
 @click.option(
-    "--out", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="Where run folders are."
+    "--run", type=click.Path(path_type=Path), help="Folder of an earlier run, which provides variances and times."
+)
+@click.option(
+    "--out", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="Folder of the run folders."
 )
 def plan(file: Path, run: Path | None, out: Path) -> int:
-    """Show what FILE (default: variant.yaml) asks for, what its rules need, and the cost. Loads no model.
+    """Show the plan of FILE (default: variant.yaml), the power of its rules, and the cost. Loads no model.
 
     Exit codes: 0, or 2 for a mistake in a file.
     """
@@ -82,11 +84,13 @@ def plan(file: Path, run: Path | None, out: Path) -> int:
 
 @app.command()
 @click.argument("gate")
-@click.option("--suite", "suites", multiple=True, help="What is measured: a shipped suite, or a suite file.")
-@click.option("--variant", type=click.Path(path_type=Path), help="What is measured: the suites of a variant file.")
-@click.option("--run", type=click.Path(path_type=Path), help="An earlier run, for variances and scores.")
+@click.option("--suite", "suites", multiple=True, help="Suite to check against: a bundled name, or a suite file.")
+@click.option("--variant", type=click.Path(path_type=Path), help="Check against the suites of this variant file.")
+@click.option(
+    "--run", type=click.Path(path_type=Path), help="Folder of an earlier run, which provides variances and scores."
+)
 def lint(gate: str, suites: tuple[str, ...], variant: Path | None, run: Path | None) -> int:
-    """Say what is wrong with GATE: rules that never pass, never fail, or cannot tell. Loads no model.
+    """Check GATE for rules that can never pass, can never fail, or lack power. Loads no model.
 
     Exit codes: 0 no errors (there may be warnings), 2 errors, or a mistake in a file.
     """
@@ -99,7 +103,7 @@ def lint(gate: str, suites: tuple[str, ...], variant: Path | None, run: Path | N
 
 @app.command()
 @RUN
-@click.option("--gate", "gates", multiple=True, required=True, help="Name of a shipped gate, or a gate file.")
+@click.option("--gate", "gates", multiple=True, required=True, help="Gate: a bundled name, or a gate file.")
 def judge(run: Path, gates: tuple[str, ...]) -> int:
     """Judge the finished run in folder RUN by other gates. Loads no model, changes no file."""
     from harness.judge import rejudge
@@ -132,13 +136,15 @@ def report(run: Path, kinds: tuple[str, ...]) -> int:
 
 
 @app.command()
-@click.option("--gate", default="ship", show_default=True, help="Name of a shipped gate, or a gate file.")
-@click.option("--suite", default="selftest", show_default=True, help="Name of a shipped suite, or a suite file.")
-@click.option("--model", default="pocket", show_default=True, help="The good model: a folder or hub id.")
-@click.option("--only", multiple=True, metavar="NAME", help="Try this variation alone; may be given several times.")
-@click.option("--out", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="Where runs go.")
+@click.option("--gate", default="ship", show_default=True, help="Gate: a bundled name, or a gate file.")
+@click.option("--suite", default="selftest", show_default=True, help="Suite: a bundled name, or a suite file.")
+@click.option("--model", default="pocket", show_default=True, help="Undamaged reference model: a folder or hub id.")
+@click.option("--only", multiple=True, metavar="NAME", help="Try only this variation; may be given several times.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="Folder of the run folders."
+)
 def selftest(gate: str, suite: str, model: str, only: tuple[str, ...], out: Path) -> int:
-    """Show how sharp a gate is: known-bad variants must fail, harmless changes must pass.
+    """Test a gate: known-bad variants must fail, harmless changes must pass.
 
     \b
     Exit codes: 0 at least 95 % of the known-bad variants were killed and no

@@ -281,8 +281,8 @@ def test_the_record_is_the_same_in_another_process(tmp_path: Path) -> None:
     path = tmp_path / "v.yaml"
     path.write_text("name: n\nreference: {model: pocket}\nvariant: {}\nsuites: [smoke]\ngates: [smoke]\n")
     code = (
-        "import json, pathlib, sys; from harness.plan import make_plan, resolved\n"
-        f"print(json.dumps(resolved(make_plan(pathlib.Path({str(path)!r})))))\n"
+        "import json, pathlib, sys; from harness.plan import make_plan, resolve_plan\n"
+        f"print(json.dumps(resolve_plan(make_plan(pathlib.Path({str(path)!r})))))\n"
         "assert not {'torch', 'transformers', 'datasets', 'lm_eval'} & set(sys.modules)"
     )
     environment = os.environ | {"PYTHONHASHSEED": "1", "PYTHONPATH": str(Path(__file__).parents[1])}

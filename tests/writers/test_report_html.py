@@ -544,7 +544,7 @@ def test_the_checklist_is_read_off_the_finished_model(made: dict[str, Made], pag
     ]  # fmt: skip
     assert found["Weights"].startswith("28 modules int4, group 32, simulated, ranges by min max ")
     assert found["Activations"] == "inputs of 12 modules int8 per token, dynamic"
-    assert found["KV cache"].startswith("keys int4 per channel, values int4 per token 4.5 bits a value the newest 32")
+    assert found["KV cache"].startswith("keys int4 per channel, values int4 per token 4.5 bits per value the newest 32")
     assert "pocket-calibration: 64 documents, 8192 tokens" in found["Calibration data"]
     assert "0.012" in found["Calibration data"]
     assert "model.layers.1.mlp.down_proj" in found["Calibration data"]
