@@ -34,7 +34,7 @@ BY_DESCRIPTOR = ("write", "pwrite", "fsync", "ftruncate")
 ERRORS = {"EIO": errno.EIO, "ENOSPC": errno.ENOSPC, "EACCES": errno.EACCES, "killed": None}
 
 
-class KilledError(BaseException):
+class KilledError(KeyboardInterrupt):
     """The process is dead: nothing it does reaches the disk any more."""
 
 
