@@ -293,7 +293,7 @@ def test_layouts_for_one_kernel_name_the_library(tmp_path: Path, said: dict[str,
         ({"quant_method": "gptq", "desc_act": True}, Layout("gptq", True, 1, by_activation=True)),
         (
             {"quant_method": "gptq", "desc_act": True, "static_groups": True},
-            Layout("gptq", True, 1, by_activation=True),
+            Layout("gptq", True, 1),
         ),
         ({"quant_method": "awq", "version": "GEMM", "zero_point": True}, Layout("awq", False)),
         ({"quant_method": "awq", "zero_point": False}, Layout("awq", True)),
