@@ -16,7 +16,7 @@ import click
 
 from harness import __version__
 from harness.errors import HarnessError, PlanError
-from harness.system.foreign import EndedBySignal
+from harness.system.foreign import EndedBySignal, refuse_silent_exits
 from harness.system.streams import endure
 
 RUN = click.argument("run", type=click.Path(path_type=Path), metavar="RUN")
@@ -174,6 +174,7 @@ def main() -> None:
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), _on_signal)
+    refuse_silent_exits()
     out, _ = endure()
     code = _run(sys.argv[1:])
     out.flush()
