@@ -33,9 +33,9 @@ _COLOURS = {
     "error": "magenta",
     "skipped": "bright_black",
 }
-# GitHub takes "::set-output …" at the start of a line, and "##[…]" anywhere, as a command. Terminals wrap lines, so
-# no position in a line is safe.
-_COMMANDS = re.compile(r"::(?=\S)|##(?=\[)")
+# GitHub takes "::set-output …" at the start of a line, and "##[…]" anywhere, as a command, Azure "##vso[…]".
+# Terminals wrap lines, so no position in a line is safe.
+_COMMANDS = re.compile(r"::(?=\S)|##(?=\w*\[)")
 _MOST_PASSED = 20
 
 
@@ -148,6 +148,11 @@ def _rule_line(item: Judged) -> Text:
 def harmless(text: str, most: int = 300) -> str:
     """``text`` on one line without control characters, secrets, and commands to a CI runner."""
     return _COMMANDS.sub(lambda found: f"{found[0][0]} {found[0][1:]}", display.clean(text, most))
+
+
+def harmless_lines(text: str) -> str:
+    """``text`` with every line made harmless."""
+    return "\n".join(harmless(line, 2000) for line in text.splitlines())
 
 
 def relative(path: Path) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from harness import cli
 from harness.terminal import EVERY_SECONDS, Terminal, harmless, relative, standard_console
 from tests.helpers.made_run import make_run
 
@@ -111,6 +112,23 @@ def test_an_error_keeps_its_lines() -> None:
     terminal, out, _ = plain()
     terminal.error("first\nsecond ::error::third")
     assert out.getvalue() == "error first\n      second : :error: :third\n"
+
+
+def test_commands_to_azure_are_no_commands() -> None:
+    assert harmless("x ##vso[task.complete result=Succeeded;]done") == "x # #vso[task.complete result=Succeeded;]done"
+
+
+def test_a_plan_error_gives_no_commands_to_a_ci_runner_and_no_home_paths(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "variant.yaml"
+    path.write_text('"##vso[task.complete]": 1\n"::error::x": 2\nsuites: ["/home/ann/secret.yaml"]\n')
+    assert cli._run(["check", str(path)]) == 2
+    told = capsys.readouterr().err
+    assert "# #vso[task.complete]" in told
+    assert ": :error: :x" in told
+    assert not [part for part in ("##vso", "::error", "/home/ann") if part in told]
+    assert len(told.splitlines()) > 3
 
 
 def test_harmless_leaves_ordinary_names_alone() -> None:

@@ -44,11 +44,16 @@ _WITHIN_WORD = (0, 4, 1, 5, 2, 6, 3, 7)
 
 @dataclass(frozen=True)
 class Layout:
-    """How a folder packs codes. less: what was subtracted from each zero point before it was stored."""
+    """How a folder packs codes.
+
+    less: what was subtracted from each zero point before it was stored. by_activation: inputs were quantized in the
+    order of their activations (``desc_act``), so that only ``g_idx`` says which group an input belongs to.
+    """
 
     method: str
     symmetric: bool
     less: int = 0
+    by_activation: bool = False
 
 
 @dataclass(frozen=True)
@@ -144,7 +149,8 @@ def layout_of(folder: Path) -> Layout:
         raise MissingDependencyError("gptqmodel", f"{folder} ({method} in the layout {layout})", INSTALL)
     if method == "awq":
         return Layout(method, symmetric=not said.get("zero_point", True))
-    return Layout(method, symmetric=bool(said.get("sym", True)), less=int(layout == "gptq"))
+    by_activation = bool(said.get("desc_act")) and not said.get("static_groups")
+    return Layout(method, bool(said.get("sym", True)), int(layout == "gptq"), by_activation)
 
 
 def unpack_layer(
@@ -172,6 +178,11 @@ def unpack_layer(
     if layout.less:
         wrapped = int((zeros_GO == 2**bits - 1).sum())
         zeros_GO = _one_more(zeros, bits, outputs)
+    if layout.by_activation and groups > 1 and "g_idx" not in parts:
+        raise ModelError(
+            f"{name}: config.json says desc_act: true, so that only g_idx says which of {groups} groups an input "
+            "belongs to, and the file has no g_idx; export the model again, or write desc_act: false if that is true"
+        )
     size = -(-inputs // groups)
     group_I = parts["g_idx"].long() if "g_idx" in parts else torch.arange(inputs) // size
     if group_I.shape != (inputs,) or not 0 <= int(group_I.min()) <= int(group_I.max()) < groups:

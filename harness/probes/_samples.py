@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from numbers import Real
 from typing import Any, Literal, NamedTuple
 
@@ -162,6 +163,16 @@ def _check_complete(name: str, samples: Sequence[Mapping[str, Any]], requested: 
             f"task {name}: not every document was scored under the same metrics "
             f"(found the sets {sorted(metrics)}); every document needs a score under every metric"
         )
+
+
+def check_labels(task: Any, limit: int | None) -> None:
+    """Raise DataError for a label of the first ``limit`` documents that is missing or outside the choices.
+
+    Asked before a model is: lm-eval breaks on some of these without saying why.
+    """
+    for number, document in enumerate(islice(task.eval_docs, limit)):
+        sample = {"doc": document, "doc_id": number, "target": task.doc_to_target(document)}
+        _check_label(task.config.task, task, sample)
 
 
 def _check_label(name: str, task: Any, sample: Mapping[str, Any]) -> None:

@@ -24,6 +24,11 @@ if TYPE_CHECKING:
     from harness.tables.access import Sink
 
 Positive = Annotated[int, Field(gt=0)]
+_CAUSES: dict[type[Exception], str] = {
+    IndexError: "the label of the first document lies outside its choices, or no document is left to score",
+    StopIteration: "a data file is empty; a task needs at least one document",
+}
+"""What it means when lm-eval raises these without a message of use."""
 
 
 class Items(Probe):
@@ -101,13 +106,14 @@ class Items(Probe):
             progress.step(what, number, sides)
 
     def _side(self, task: Any, manager: Any, scorer: Scorer) -> Side:
-        from harness.probes._samples import read_side
+        from harness.probes._samples import check_labels, read_side
         from harness.probes._scorer import evaluate
 
         name = task.config.task
         hint = f"check the task file or, if memory ran out, set batch_size lower than {self.batch_size}"
         what = f"task {name} could not be run on {scorer.name}"
         with _as_data_error(what, hint), guard(f"task {name} on {scorer.name}"):
+            check_labels(task, self.limit)
             results = evaluate(scorer, task, manager, self.limit, self.fewshot)
         shots = results["n-shot"][name]
         if self.fewshot is not None and shots != self.fewshot:
@@ -200,4 +206,5 @@ def _as_data_error(what: str, hint: str) -> Iterator[None]:
         raise
     except Exception as error:
         text = " ".join(str(error).split()) or "no message"
+        hint = _CAUSES.get(type(error), hint)
         raise DataError(f"{what}: {type(error).__name__}: {text}; {hint}") from error

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 _SECRETS = (
     (re.compile(r"\bhf_[A-Za-z0-9]{16,}"), "hf_***"),
-    (re.compile(r"(?<![\w.])/(?:home|Users)/[^/\s:]+"), "~"),
+    (re.compile(r"(?<![\w.])(?:/(?:home|Users)/[^/\s:]+|/root(?![\w.-]))"), "~"),
 )
 # Cc, Cf, Cs, Co, Cn: control and format characters (ANSI escapes, text direction overrides, zero width),
 # surrogates, private use, unassigned. Zl, Zp: line and paragraph separators.

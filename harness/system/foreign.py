@@ -25,6 +25,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import NoReturn
 
 from harness.errors import ForeignCodeError, HarnessError
 from harness.progress import Progress
@@ -79,6 +80,18 @@ def contain(what: str) -> Iterator[None]:
             f"{what} raised {type(error).__name__}{f' ({said})' if said else ''}, expected a result or an ordinary "
             "exception; code that a run calls must not end the process: repair or remove it"
         ) from error
+
+
+def refuse_silent_exits() -> None:
+    """Make ``os._exit`` of this process an ordinary SystemExit, which ``contain`` meets; forks keep the real one."""
+    real, owner = os._exit, os.getpid()
+
+    def exit_unless_watched(status: int) -> NoReturn:
+        if os.getpid() == owner:
+            raise SystemExit(status)
+        real(status)
+
+    os._exit = exit_unless_watched
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from harness.probes.weights import Weights
 from harness.rules.at_most import AtMost
 from harness.system.foreign import LIMIT_VARIABLE
 from harness.writers.junit import Junit
+from tests.helpers.outside_package import outside_package
 
 VARIANT = """\
 name: odd
@@ -96,7 +97,7 @@ def test_ending_the_process_is_an_error_that_names_the_code(
     assert type(error).__name__ in told
     assert "defect of the harness" not in told
     written = tmp_path / "runs" / "odd" / "run.json"
-    assert not written.exists() or json.loads(written.read_text())["exit_code"] != 0 or named == "the writer junit"
+    assert not written.exists() or json.loads(written.read_text())["exit_code"] != 0
 
 
 def test_nothing_that_ends_the_command_itself_gives_0(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,3 +132,33 @@ def test_a_function_of_a_task_file_neither_ends_nor_hangs_the_run(
     output = " ".join("".join(capfd.readouterr()).split())
     assert "odd_task" in output
     assert told in output
+
+
+EXITING = '''\
+import atexit
+import os
+
+from harness.measures import Measure
+from harness.records import Metric
+
+
+class Exiting(Measure):
+    """Ends the process as if all were well, now or when the interpreter ends."""
+
+    table = "tokens"
+    metrics = (Metric(name="exiting.value", unit="1", better="lower", description="never measured"),)
+    columns = ("document", "reference_nll")
+
+    def measure(self, table):
+        atexit.register(os._exit, 0)
+        os._exit(0)
+'''
+
+
+def test_not_even_an_exit_past_python_gives_0(tmp_path: Path) -> None:
+    package = outside_package(tmp_path, "measures", "exiting", "exiting:Exiting", exiting=EXITING)
+    write(package.work, SUITE.replace("perplexity", "exiting"))
+    done = package.harness("check", "odd.yaml")
+    told = done.stdout + done.stderr
+    assert "the measure exiting raised SystemExit (0)" in told
+    assert done.returncode == 2

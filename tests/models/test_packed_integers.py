@@ -97,6 +97,14 @@ def test_awq_is_read_as_it_is_meant() -> None:
     assert found.wrapped == 0
 
 
+def test_an_order_by_activation_without_its_index_is_refused() -> None:
+    parts = {name: part for name, part in gptq(4, 1)[0].items() if name != "g_idx"}
+    module = nn.Linear(INPUTS, OUTPUTS)
+    unpack_layer("model.x", module, parts, Layout("gptq", True, 1))
+    with pytest.raises(ModelError, match=r"model\.x: .*desc_act: true.*no g_idx"):
+        unpack_layer("model.x", module, parts, Layout("gptq", True, 1, by_activation=True))
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -282,6 +290,11 @@ def test_layouts_for_one_kernel_name_the_library(tmp_path: Path, said: dict[str,
         ({"quant_method": "gptq"}, Layout("gptq", True, 1)),
         ({"quant_method": "gptq", "checkpoint_format": "gptq_v2", "sym": False}, Layout("gptq", False, 0)),
         ({"quant_method": "gptq", "format": "gptq"}, Layout("gptq", True, 1)),
+        ({"quant_method": "gptq", "desc_act": True}, Layout("gptq", True, 1, by_activation=True)),
+        (
+            {"quant_method": "gptq", "desc_act": True, "static_groups": True},
+            Layout("gptq", True, 1),
+        ),
         ({"quant_method": "awq", "version": "GEMM", "zero_point": True}, Layout("awq", False)),
         ({"quant_method": "awq", "zero_point": False}, Layout("awq", True)),
     ],

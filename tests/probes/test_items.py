@@ -463,13 +463,27 @@ def test_the_same_document_twice_is_two_items_with_one_hash(tmp_path: Path, refe
     assert accuracy.doc_hash.nunique() == 2
 
 
-@pytest.mark.parametrize("label", [4, -1, "purple", ""])
+@pytest.mark.parametrize("label", [4, -1, -5, "purple", "", None, 2.0])
 def test_a_label_out_of_the_choices_is_an_error(
     tmp_path: Path, reference: Loaded, variant: Loaded, label: object
 ) -> None:
     docs = [{**doc, "label": label} for doc in CHOICE_DOCS]
     write_task(tmp_path, "colours", CHOICE, docs)
-    with pytest.raises(DataError, match=r"task colours.*(label|could not be loaded)"):
+    with pytest.raises(DataError, match=r"task colours.*label"):
+        run(tmp_path, "colours", reference, variant)
+
+
+def test_an_empty_data_set_is_named(tmp_path: Path, reference: Loaded, variant: Loaded) -> None:
+    write_task(tmp_path, "colours", CHOICE, [])
+    with pytest.raises(DataError, match=r"task colours could not be loaded: .*a data file is empty"):
+        run(tmp_path, "colours", reference, variant)
+
+
+def test_a_split_of_which_no_document_is_left_is_named(tmp_path: Path, reference: Loaded, variant: Loaded) -> None:
+    path = write_task(tmp_path, "colours", CHOICE, CHOICE_DOCS)
+    (tmp_path / "none.py").write_text("def none(rows):\n    return rows.select([])\n")
+    path.write_text(path.read_text() + "process_docs: !function none.none\n")
+    with pytest.raises(DataError, match=r"task colours could not be loaded: .*no document is left"):
         run(tmp_path, "colours", reference, variant)
 
 

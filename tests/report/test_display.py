@@ -122,6 +122,10 @@ def test_a_secret_does_not_survive_being_cut(offset: int) -> None:
     assert "Secret0" not in text
 
 
+def test_the_home_of_root_is_masked() -> None:
+    assert display.clean("/root/models, /root: and /srv/root/x, /rooted") == "~/models, ~: and /srv/root/x, /rooted"
+
+
 def test_home_folders_are_masked() -> None:
     assert (
         display.clean("/home/ann/models and /Users/bob/x, not /srv/home/carl") == "~/models and ~/x, not /srv/home/carl"
