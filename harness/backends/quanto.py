@@ -32,8 +32,7 @@ FORMATS: Mapping[str, NumberFormat] = {
 
 
 class Quanto(LibraryBackend):
-    """Quantizes with the library optimum-quanto: weights of 8, 4 or 2 bits or FP8, and optionally inputs with a
-    calibrated range.
+    """Quantizes with the library optimum-quanto: weights of 8, 4 or 2 bits or FP8, optionally calibrated inputs.
 
     8-bit weights have a symmetric scale per output channel. 4 and 2 bits have an offset that is not an integer code, so
     that 0 is not always represented, and groups: the largest of 128, 96, 64 and 32 that divides the inputs if these are

@@ -33,8 +33,7 @@ TILES = (32, 64, 128, 256)
 
 
 class Torchao(LibraryBackend):
-    """Quantizes with the library torchao: INT8, FP8 and integers of 2 to 7 bits, weight-only or with dynamic INT8
-    inputs.
+    """Quantizes with the library torchao: INT8, FP8, integers of 2 to 7 bits, optionally with dynamic INT8 inputs.
 
     Weights become tensor subclasses of torchao that dispatch to its kernels. Integers below 8 bits (``intx``) are
     stored one per byte, for export to other runtimes: such modules count as simulated. ``int4_weight_only`` packs two

@@ -189,14 +189,14 @@ def test_a_chat_template_is_used_where_it_is_asked_for_and_there_is_one(referenc
 
 def test_a_prompt_without_room_is_refused_before_anything_is_written(reference: Loaded) -> None:
     short = Loaded("short", make_model(320, 1, max_position_embeddings=16), byte_tokenizer(320))
-    with pytest.raises(DataError, match=r"has 19 tokens with what is written, short has room for 16"):
+    with pytest.raises(DataError, match=r"has 19 tokens including the generated ones, short has 16 positions"):
         rows(reference, short)
 
 
 def test_a_model_that_cannot_write_is_named(reference: Loaded) -> None:
     broken = Loaded("broken", make_model(320, 4), reference.tokenizer)
     broken.model.model.layers[0].forward = None
-    with pytest.raises(ModelError, match="generations: broken could not write: TypeError"):
+    with pytest.raises(ModelError, match="generations: broken could not generate: TypeError"):
         rows(reference, broken)
 
 

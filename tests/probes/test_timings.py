@@ -216,7 +216,7 @@ def test_a_model_without_cache_has_no_decode_times(calls: Any) -> None:
 
 
 def test_a_prompt_without_room_is_an_error_before_any_call(calls: Any) -> None:
-    with pytest.raises(DataError, match=r"is 18, but reference has room for 16 tokens"):
+    with pytest.raises(DataError, match=r"is 18, but reference has only 16 positions"):
         observe(Timings(prompt_tokens=12, new_tokens=5), calls, "one")
     assert calls == []
 
