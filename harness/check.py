@@ -28,7 +28,7 @@ from harness.system.environment import prepare_threads
 from harness.system.foreign import contain
 from harness.system.held_folder import hold
 from harness.terminal import Terminal
-from harness.write import as_written, read_run, remove_outputs, write_outputs, write_run
+from harness.write import StoredTables, as_written, read_run, remove_outputs, write_outputs, write_run
 from harness.writers import RUN_FILE, Writer
 
 if TYPE_CHECKING:
@@ -139,8 +139,11 @@ def _publish(run: Run, folder: Path, writers: Sequence[Writer]) -> tuple[Run, li
     try:
         # Outputs are made from what run.json will hold, so that making them again gives the same bytes.
         run = as_written(run)
+        tables = StoredTables(folder / "tables", run.data_key)
         try:
-            written = write_outputs(run, folder, writers)
+            written = write_outputs(run, folder, writers, tables)
+            if tables.problem:  # an output does without, and says so; but these were written a moment ago
+                raise WriteError(f"not every output shows all of its tables: {tables.problem}")
         except WriteError as error:
             failure, written = str(error), []
             run = as_written(_without_outputs(run, failure))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from harness import plugins
-from harness.errors import HarnessError, WriteError
+from harness.errors import HarnessError, TableError, WriteError
 from harness.measures import load_metrics
 from harness.records import SCHEMA_VERSION, Run, schema_1
 from harness.system.files import sync_folder, write_atomic
@@ -76,7 +77,7 @@ def write_outputs(run: Run, folder: Path, writers: Sequence[Writer], tables: Tab
     empty, with the reason. An old file of the same name is removed first. If a writer fails, the others still write;
     then WriteError is raised with every failure.
     """
-    tables = tables if tables is not None else _StoredTables(folder / "tables", run.data_key)
+    tables = tables if tables is not None else StoredTables(folder / "tables", run.data_key)
     for writer in writers:
         _remove(folder / writer.file_name)
     written: list[Path] = []
@@ -149,11 +150,12 @@ def writers_of(run: Run, kinds: Sequence[str]) -> list[Writer]:
     return writers
 
 
-class _StoredTables:
-    """The tables of a run, opened at first use."""
+class StoredTables:
+    """The tables of a run, opened at first use. problem: why one of them could not be read; empty so far."""
 
     def __init__(self, folder: Path, data_key: str) -> None:
         self.folder, self.data_key = folder, data_key
+        self.problem = ""
 
     @cached_property
     def _reader(self) -> Reader:
@@ -161,11 +163,21 @@ class _StoredTables:
 
     def suites(self) -> tuple[str, ...]:
         """Names of the suites that have tables. Raises TableError."""
-        return self._reader.suites()
+        with self._noted():
+            return self._reader.suites()
 
     def read(self, suite: str, table: str, columns: tuple[str, ...] | None = None) -> pd.DataFrame | None:
         """One table, or None if the run did not write it. Raises TableError."""
-        return self._reader.read(suite, table, columns)
+        with self._noted():
+            return self._reader.read(suite, table, columns)
+
+    @contextmanager
+    def _noted(self) -> Iterator[None]:
+        try:
+            yield
+        except TableError as error:
+            self.problem = self.problem or str(error)
+            raise
 
 
 def read_run(folder: Path) -> Run:

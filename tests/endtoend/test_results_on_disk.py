@@ -14,7 +14,7 @@ from rich.console import Console
 
 import harness.check
 from harness.check import MARKER, check
-from harness.errors import HarnessError, PlanError, WriteError
+from harness.errors import HarnessError, PlanError, TableError, WriteError
 from harness.system import files
 from harness.system.held_folder import hold
 from harness.terminal import Terminal
@@ -113,6 +113,20 @@ def test_an_output_that_cannot_be_written_leaves_an_error_everywhere(
     monkeypatch.undo()
     assert run(desk, tmp_path, "a")[0] == 0
     assert verdict(tmp_path) == ("pass", 0)
+
+
+def test_tables_that_cannot_be_read_any_more_make_the_run_an_error(
+    desk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def damaged(*_: object) -> None:
+        raise TableError("journal.jsonl: Input/output error")
+
+    monkeypatch.setattr("harness.write.Reader", damaged)
+    code, said = run(desk, tmp_path, "a")
+    assert code == 2
+    assert verdict(tmp_path) == ("error", 2)
+    assert "May ship" not in said
+    assert "not every output shows all of its tables: journal.jsonl: Input/output error" in said
 
 
 @pytest.mark.parametrize("step", ["write_run", "read_run", "as_written"])
