@@ -14,7 +14,7 @@ import pkgutil
 from collections.abc import Iterable
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from harness.errors import HarnessError
 from harness.records.base import Plugin
@@ -76,8 +76,7 @@ def load(base: type[P], name: str) -> type[P]:
     if name in _list_built_in(base.family):
         plugin = _class_in(f"harness.{base.family}.{name}", base_of(base.family))
     elif name in _outside(base.family):
-        with contain(f"importing the {base.role()} {name!r}"):
-            plugin = _outside(base.family)[name].load()
+        plugin = _import(base, name)
     else:
         raise UnknownPluginError(base, name)
     if not (inspect.isclass(plugin) and issubclass(plugin, base)):
@@ -93,6 +92,17 @@ def load(base: type[P], name: str) -> type[P]:
         raise HarnessError(f"{base.role()} {name!r}: {plugin.__module__}.{plugin.__qualname__}: {fault}")
     plugin.kind = name
     return plugin
+
+
+def _import(base: type[P], name: str) -> type[P]:
+    what = f"the {base.role()} {name!r}"
+    try:
+        with contain(f"importing {what}"):
+            return cast("type[P]", _outside(base.family)[name].load())
+    except HarnessError:
+        raise
+    except Exception as error:  # The code of a package may raise anything.
+        raise HarnessError(f"{what} cannot be imported: {type(error).__name__}: {error}") from error
 
 
 @cache

@@ -162,3 +162,18 @@ def test_not_even_an_exit_past_python_gives_0(tmp_path: Path) -> None:
     told = done.stdout + done.stderr
     assert "the measure exiting raised SystemExit (0)" in told
     assert done.returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("source", "told"),
+    [("raise SystemExit(0)\n", "raised SystemExit"), ("spam\n", "cannot be imported: NameError")],
+    ids=["exit", "broken"],
+)
+def test_a_package_that_does_not_import_is_named_with_file_and_line(source: str, told: str, tmp_path: Path) -> None:
+    package = outside_package(tmp_path, "measures", "exiting", "exiting:Exiting", exiting=source)
+    write(package.work, SUITE.replace("perplexity", "exiting"))
+    done = package.harness("check", "odd.yaml")
+    assert done.returncode == 2
+    assert "suite.yaml:2" in done.stderr
+    assert told in done.stderr
+    assert "defect of the harness" not in done.stderr
