@@ -74,7 +74,7 @@ def test_a_gguf_file_is_judged_and_labelled(folder: Path) -> None:
     assert found["divergence.kl_mean"]["change"] > 1e-4
     assert found["memory.bits_per_weight"]["variant"] < 5
     assert "layers.worst" in found
-    assert "computed from dequantized weights" in report
+    assert "runs on dequantized weights" in report
     assert "Q4_0, group 32, simulated" in report
     assert "gguf" in content["environment"]["packages"]
 

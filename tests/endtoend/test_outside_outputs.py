@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from harness.check import MARKER
 from tests.helpers.outside_package import OutsidePackage, outside_package
 
 WRITER = '''\
@@ -72,7 +73,7 @@ def write_files(package: OutsidePackage, outputs: str = "") -> None:
 
 
 def files(package: OutsidePackage) -> set[str]:
-    return {path.name for path in (package.work / "runs" / "small").iterdir() if path.is_file()}
+    return {path.name for path in (package.work / "runs" / "small").iterdir() if path.is_file() and path.name != MARKER}
 
 
 @pytest.fixture(scope="module")

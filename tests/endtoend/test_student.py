@@ -110,4 +110,4 @@ def test_the_report_shows_texts_side_by_side(checked: tuple[Path, int, str]) -> 
     section = report.partition('<section id="generation"')[2].partition("</section>")[0]
     assert section.count('<article class="pairing">') == 6
     assert "<mark>" in section
-    assert "Bits a byte" in report
+    assert "Bits per byte" in report
