@@ -6,9 +6,7 @@ import os
 from dataclasses import dataclass
 
 from harness.forecast.model_size import ModelSize, model_size
-from harness.forecast.sizes import document_count, task_sizes
-from harness.measures.generation import Generation
-from harness.measures.tasks import Tasks
+from harness.forecast.sizes import document_count
 from harness.planning.specs import Plan, SuiteSpec
 from harness.records import Run
 
@@ -58,16 +56,9 @@ def amount(suites: tuple[SuiteSpec, ...]) -> Amount:
             noise += _noise_tokens(len(suite.noise_floor.conditions), sampled, suite.documents.context)
         tokens += (count or 0) * (suite.documents.context if suite.documents else 0)
         for measure in suite.measures:
-            if isinstance(measure, Tasks):
-                sizes = [task.items for task in task_sizes(measure)]
-                complete &= None not in sizes
-                items += sum(size or 0 for size in sizes)
-            elif isinstance(measure, Generation):
-                prompts = measure.sample_size(count)
-                complete &= prompts is not None
-                written += (prompts or 0) * (measure.prompt_tokens + measure.new_tokens)
-            elif measure.table == "timings":
-                calls += measure.sample_size(count) or 0
+            work = measure.work(count)
+            complete &= work.complete
+            items, calls, written = items + work.items, calls + work.calls, written + work.written
     return Amount(tokens, items, calls, written, complete, noise)
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from harness.forecast.sizes import TaskSize, document_count, task_sizes
+from harness.data.task_sizes import TaskSize
+from harness.forecast.sizes import document_count
 from harness.measures._items import BITS_PER_BYTE, PERPLEXITIES, TASK_METRICS
-from harness.measures.tasks import Tasks
 from harness.planning.specs import SuiteSpec
 from harness.records import Measurement, Metric, Run, find_metric
 
@@ -41,13 +41,12 @@ def as_measured(metric: Metric, found: Measurement) -> Metric:
 def _of_suite(suite: SuiteSpec, known: dict[str, Measurement]) -> Iterator[Measured]:
     documents = document_count(suite.documents)
     for measure in suite.measures:
-        if isinstance(measure, Tasks):
-            for task in task_sizes(measure):
-                for metric in _task_metrics(task, known):
-                    yield Measured(metric, suite.name, task.items)
-        else:
-            for metric in measure.produces():
-                yield Measured(metric, suite.name, measure.sample_size(documents))
+        tasks = measure.task_sizes()
+        for task in tasks:
+            yield from (Measured(metric, suite.name, task.items) for metric in _task_metrics(task, known))
+        if not tasks:
+            size = measure.sample_size(documents)
+            yield from (Measured(metric, suite.name, size) for metric in measure.produces())
 
 
 def _task_metrics(task: TaskSize, known: dict[str, Measurement]) -> Iterator[Metric]:

@@ -10,8 +10,7 @@ from rich.text import Text
 from harness.forecast.cost import Cost
 from harness.forecast.model_size import ModelSize, model_size
 from harness.forecast.needs import Need
-from harness.forecast.sizes import document_count, task_sizes
-from harness.measures.tasks import Tasks
+from harness.forecast.sizes import document_count
 from harness.planning.specs import GateSpec, Plan, SuiteSpec
 from harness.records import HubData, Plugin, Run
 from harness.rules import Rule
@@ -104,8 +103,8 @@ def _suites(suites: Sequence[SuiteSpec], gates: Sequence[GateSpec]) -> Iterator[
             floor = suite.noise_floor
             yield f"    noise      floor on {floor.documents} documents under {', '.join(floor.conditions)}"
         for measure in suite.measures:
-            if isinstance(measure, Tasks):
-                sizes = [f"{task.name} {'?' if task.items is None else task.items}" for task in task_sizes(measure)]
+            if tasks := measure.task_sizes():
+                sizes = (f"{task.name} {'?' if task.items is None else task.items}" for task in tasks)
                 yield f"    items      {', '.join(sizes)}"
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from harness import plugins
@@ -18,7 +19,21 @@ from harness.records.patterns import could_match
 if TYPE_CHECKING:
     import pandas as pd
 
+    from harness.data.task_sizes import TaskSize
     from harness.statistics import Intervals
+
+
+@dataclass(frozen=True)
+class Work:
+    """Items of tasks, timed calls, and tokens (prompts included) of generations, of one model.
+
+    complete: whether every number is known; unknown ones count as 0.
+    """
+
+    items: int = 0
+    calls: int = 0
+    written: int = 0
+    complete: bool = True
 
 
 class Measure(Plugin):
@@ -74,6 +89,15 @@ class Measure(Plugin):
         The plan refuses blocking rules on such a measure before a model is loaded.
         """
         return ""
+
+    def task_sizes(self) -> tuple[TaskSize, ...]:
+        """The tasks whose items it measures, as far as files tell their sizes; none for most measures."""
+        return ()
+
+    def work(self, documents: int | None) -> Work:
+        """What each model has to do for it beside reading the documents, in a suite of so many of them."""
+        sizes = [task.items for task in self.task_sizes()]
+        return Work(items=sum(size or 0 for size in sizes), complete=None not in sizes)
 
     def sample_size(self, documents: int | None) -> int | None:
         """How many independent observations (``Metric.units``) the metrics rest on, in a suite of ``documents``

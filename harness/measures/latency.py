@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from harness.errors import MeasureError
-from harness.measures import Measure
+from harness.measures import Measure, Work
 from harness.measures._shared import Count, make_sampled, require
 from harness.records import Measurement, Metric, NoiseFloor, Skipped
 from harness.statistics import Interval
@@ -118,6 +118,10 @@ class Latency(Measure):
     def sample_size(self, documents: int | None) -> int | None:
         """One observation per block A B B A."""
         return self.repeats
+
+    def work(self, documents: int | None) -> Work:
+        """One call a block in the count of calls, by which an earlier run's clock is scaled."""
+        return Work(calls=self.repeats)
 
     def probe_settings(self) -> dict[str, Any]:
         """All settings: the probe takes the times, the measure only compares them."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
+from harness.data.task_sizes import TaskSize, task_sizes
 from harness.errors import MeasureError
 from harness.measures import Measure
 from harness.measures._item_likelihoods import bits_per_byte, confidence, perplexity
@@ -67,6 +68,10 @@ class Tasks(Measure):
     def probe_settings(self) -> dict[str, Any]:
         """All settings: the probe runs the tasks, the measure only computes metrics."""
         return {name: getattr(self, name) for name in type(self).model_fields}
+
+    def task_sizes(self) -> tuple[TaskSize, ...]:
+        """Every task that it names, in order."""
+        return task_sizes(self.tasks, self.include, self.limit)
 
     def produces(self) -> tuple[Metric, ...]:
         """The derived metrics of every task, and the metrics that the task files declare."""

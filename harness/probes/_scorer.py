@@ -27,9 +27,9 @@ import torch
 from lm_eval.defaults import DEFAULT_OTHER_SEED, DEFAULT_RANDOM_SEED
 from lm_eval.models import huggingface
 
+from harness.data.task_files import resolve_data_paths
 from harness.errors import DataError
 from harness.probes._greedy import NonFiniteWatch, plain_decoding, processors, replace_attribute
-from harness.probes._task_files import resolve_data_paths
 from harness.system.foreign import guard
 
 if TYPE_CHECKING:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
+from harness.data.task_files import TaskFiles, files_sha256, read_task_files
 from harness.errors import DataError, HarnessError
 from harness.probes import Context, Probe
-from harness.probes._task_files import TaskFiles, files_sha256, read_task_files
 from harness.system.foreign import guard
 from harness.system.resources import folder as shipped_folder
 

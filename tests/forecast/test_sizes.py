@@ -12,7 +12,7 @@ from safetensors.numpy import save_file
 
 from harness.forecast.cost import amount, cost
 from harness.forecast.model_size import ModelSize, model_size
-from harness.forecast.sizes import document_count, task_sizes
+from harness.forecast.sizes import document_count
 from harness.measures.tasks import Tasks
 from harness.plan import make_plan
 from harness.pocket import MODEL_DIR
@@ -78,13 +78,13 @@ def test_items_of_shipped_own_and_standard_tasks(tmp_path: Path) -> None:
         "metric_list: [{metric: acc}, {metric: acc_norm}]\n"
     )
     names = ("pocket_sums", "pocket_prose", "own", "gsm8k", "nobody_knows")
-    found = {size.name: size for size in task_sizes(Tasks(tasks=names, include=(str(tmp_path),)))}
+    found = {size.name: size for size in Tasks(tasks=names, include=(str(tmp_path),)).task_sizes()}
     assert (found["pocket_sums"].items, found["pocket_sums"].metrics) == (300, ("exact_match",))
     assert found["pocket_prose"].metrics == ("word_perplexity", "byte_perplexity", "bits_per_byte")
     assert (found["own"].items, found["own"].choices, found["own"].metrics) == (None, None, ("accuracy", "acc_norm"))
     assert found["gsm8k"].items == 1319
     assert (found["nobody_knows"].items, found["nobody_knows"].metrics) == (None, ())
-    assert [size.items for size in task_sizes(Tasks(tasks=names, limit=40))] == [40, 40, 40, 40, 40]
+    assert [size.items for size in Tasks(tasks=names, limit=40).task_sizes()] == [40, 40, 40, 40, 40]
 
 
 def test_an_earlier_clock_is_scaled_stage_by_stage() -> None:

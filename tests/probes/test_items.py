@@ -645,7 +645,7 @@ def test_data_beside_the_task_file_and_elsewhere(tmp_path: Path, reference: Load
 def test_a_standard_name_is_looked_up_among_lm_evals_own_only_when_needed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from harness.probes._task_files import read_task_files
+    from harness.data.task_files import read_task_files
     from harness.probes.items import _Library
 
     asked: list[str] = []

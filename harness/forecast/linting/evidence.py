@@ -10,7 +10,6 @@ from pathlib import Path
 from harness.errors import TableError
 from harness.forecast.measured import Measured, as_measured, list_measured
 from harness.forecast.model_size import model_size
-from harness.forecast.sizes import tasks_of
 from harness.measures import load_metrics
 from harness.planning.specs import Plan, SuiteSpec
 from harness.records import Run
@@ -88,8 +87,9 @@ def _vocabulary(model: str, revision: str | None) -> int | None:
 
 
 def _chance_of_suites(suites: Sequence[SuiteSpec]) -> dict[str, float]:
-    tasks = [task for task in tasks_of(suites) if task.choices is not None]
-    return {task.name: 1 / task.choices if task.choices else 0.0 for task in tasks}
+    tasks = [task for suite in suites for measure in suite.measures for task in measure.task_sizes()]
+    known = {task.name: task.choices for task in tasks if task.choices is not None}
+    return {name: 1 / choices if choices else 0.0 for name, choices in known.items()}
 
 
 def _chance_of_run(run: Run, folder: Path) -> dict[str, float]:
