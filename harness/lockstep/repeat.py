@@ -22,8 +22,8 @@ class Repeat:
 
     def __str__(self) -> str:
         return (
-            f"two runs of the same batch through the reference differ by a mean KL of {self.kl_mean:.2g} nats a token "
-            f"and by at most {self.max_abs_diff:.2g} in a logit ({self.tokens} tokens)"
+            f"two runs of the same batch through the reference differ by a mean KL of {self.kl_mean:.2g} nats per "
+            f"token and by at most {self.max_abs_diff:.2g} in a logit ({self.tokens} tokens)"
         )
 
 

@@ -91,7 +91,7 @@ def _check_codebooks(weight_OI: Tensor, declared: ModuleFormat) -> int:
     """Distinct values in a row: at most 2^bits from its codebook plus the number of sparse values."""
     bits, counts_O = declared.format.bits or 0, _count_each(weight_OI)
     others = int((counts_O - 2**bits).clamp(min=0).sum())
-    # What is stored beside codes takes at least 16 bits a value, so that no more sparse values than this can be meant.
+    # What is stored beside codes takes at least 16 bits per value: no more sparse values than this can be meant.
     sparse = (declared.bits_per_weight - bits) * weight_OI.numel() / 16 if declared.format.sparse else 0
     if others > sparse:
         what = f"{int(counts_O.max())} distinct values, and all rows together {others} more than their codebooks allow"
