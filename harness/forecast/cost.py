@@ -58,7 +58,7 @@ def amount(suites: tuple[SuiteSpec, ...]) -> Amount:
         for measure in suite.measures:
             work = measure.work(count)
             complete &= work.complete
-            items, calls, written = items + work.items, calls + work.calls, written + work.written
+            items, calls, written = items + work.items, calls + work.calls, written + work.generated
     return Amount(tokens, items, calls, written, complete, noise)
 
 

@@ -25,14 +25,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Work:
-    """Items of tasks, timed calls, and tokens (prompts included) of generations, of one model.
+    """Work of one model in addition to the shared pass.
 
-    complete: whether every number is known; unknown ones count as 0.
+    items: of tasks. calls: timing blocks. generated: tokens of generations, prompts included. complete: whether every
+    number is known; unknown ones count as 0.
     """
 
     items: int = 0
     calls: int = 0
-    written: int = 0
+    generated: int = 0
     complete: bool = True
 
 
@@ -91,11 +92,11 @@ class Measure(Plugin):
         return ""
 
     def task_sizes(self) -> tuple[TaskSize, ...]:
-        """The tasks whose items it measures, as far as files tell their sizes; none for most measures."""
+        """The tasks that the measure scores, with their sizes as far as files tell; empty if it scores none."""
         return ()
 
     def work(self, documents: int | None) -> Work:
-        """What each model has to do for it beside reading the documents, in a suite of so many of them."""
+        """The work of each model for this measure, in a suite of ``documents`` documents; feeds the time forecast."""
         sizes = [task.items for task in self.task_sizes()]
         return Work(items=sum(size or 0 for size in sizes), complete=None not in sizes)
 

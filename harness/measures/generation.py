@@ -160,7 +160,7 @@ class Generation(Measure):
     def work(self, documents: int | None) -> Work:
         """Prompts and the tokens generated after them."""
         prompts = self.sample_size(documents)
-        return Work(written=(prompts or 0) * (self.prompt_tokens + self.new_tokens), complete=prompts is not None)
+        return Work(generated=(prompts or 0) * (self.prompt_tokens + self.new_tokens), complete=prompts is not None)
 
     def produces(self) -> tuple[Metric, ...]:
         """Shares, positions and similarity; embedding similarity only if an embedding model is named."""

@@ -120,7 +120,7 @@ class Latency(Measure):
         return self.repeats
 
     def work(self, documents: int | None) -> Work:
-        """One call a block in the count of calls, by which an earlier run's clock is scaled."""
+        """Timing blocks, by which the time of an earlier run is scaled."""
         return Work(calls=self.repeats)
 
     def probe_settings(self) -> dict[str, Any]:

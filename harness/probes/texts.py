@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 UNIT_DOCUMENTS = 32
 """Number of documents committed together."""
 LOSSY = "tokenizer does not give the text back"
-"""Part of the reason of documents that must not be scored; the measure searches for it."""
+"""Part of the reason of documents that must not be scored, for readers; measures go by the column ``lossy``."""
 Nlls = dict[bytes, "np.ndarray"]
 
 
