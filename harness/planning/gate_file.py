@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast, get_args
 
-from harness import plugins
-from harness.errors import HarnessError, Problem
-from harness.measures import Measure
+from harness.errors import Problem
+from harness.measures import Measure, load_measures, load_metrics
 from harness.planning.checking import Checker
 from harness.planning.locating import check_description, check_file_name, find_file
 from harness.planning.specs import GateSpec, RuleSpec
@@ -108,7 +107,7 @@ def check_metrics(gate: Gate, metrics: Sequence[Metric], all_known: bool) -> Non
     its metric (a margin of 200 % on a share) is noted too.
     """
     measured = [metric.name for metric in metrics]
-    possible = measured if all_known else [*measured, *(name for name, _ in _list_metrics())]
+    possible = measured if all_known else [*measured, *(metric.name for metric in load_metrics())]
     for index, rule in gate.rules.items():
         path: KeyPath = ("rules", index)
         known = any(could_match(rule.metric, name) for name in possible)
@@ -140,22 +139,10 @@ def _explain_misfit(rule: Rule, metric: Metric) -> str:
 
 def _suggest_metric(rule: Rule, measured: Sequence[str]) -> str:
     """What to write or add if a rule names a metric that no suite measures."""
-    for name, kind in _list_metrics():
-        if could_match(rule.metric, name):
+    for measure, metrics in load_measures():
+        if any(could_match(rule.metric, metric.name) for metric in metrics):
+            kind = metrics[0].name.removesuffix(".*") if measure is None else measure.kind
             return f"the measure {kind} provides it; add {kind} to a suite"
     if close := nearest(rule.metric, measured):
         return f"did you mean {close}?"
     return f"the suites measure {', '.join(measured) or 'no metrics at all'}"
-
-
-def _list_metrics() -> list[tuple[str, str]]:
-    """(metric, measure) for every installed measure; ``<measure>.*`` for one that needs settings."""
-    found: list[tuple[str, str]] = []
-    for kind in plugins.names(Measure):
-        try:
-            measure = plugins.load(Measure, kind)()
-        except (ValueError, HarnessError, ImportError):
-            found.append((f"{kind}.*", kind))
-        else:
-            found += [(metric.name, kind) for metric in measure.produces()]
-    return found
