@@ -28,7 +28,7 @@ FALSE_ALARMS = 0.025
 """Family-wise error rate of blocking rules, if every true value lies at its limit: one side of 95 %."""
 
 OWN_GATE = "harness"
-"""Gate name of verdicts that belong to no gate file: measures that failed."""
+"""Gate name of verdicts that belong to no gate file: measures that failed, outputs that could not be written."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def judge(
 
 
 def rejudge(run: Run, gates: Sequence[GateSpec]) -> Run:
-    """The run judged by other gates. Verdicts on failed measures stay: no gate can override them."""
+    """The run judged by other gates. Verdicts of the harness itself stay: no gate can override them."""
     broken = tuple(verdict for verdict in run.verdicts if verdict.gate == OWN_GATE)
     verdicts = judge(gates, run.measurements, run.skipped, run.reference.same_as(run.variant), run.slices)
     verdicts += broken
@@ -111,10 +111,8 @@ def _everywhere(
         metric = _rule(spec).metric
         known = ", ".join(dict.fromkeys(part.value for part in of_label)) or "none at all"
         because = (
-            f"{metric} was not measured on any slice {named}; slices measured by {label}: {known} ("
-            "slices are measured in "
-            "a run whose own gates name them, of metrics by token or layer, where the documents say their "
-            f"{label})"
+            f"{metric} was not measured on any slice {named}; slices measured by {label}: {known} (a run measures the "
+            f"slices that its own gates name, for metrics per token or layer, if the documents have a {label})"
         )
         cases = [_Case(gate, spec, metric, {}, _error("nothing", because))]
     return cases

@@ -13,7 +13,7 @@ Remedy = Literal["", "documents", "point"]
 
 
 @dataclass(frozen=True)
-class Kind:
+class Effect:
     """What follows from a cause.
 
     outlook: ``decides`` the sample has the power TARGET; ``weak`` it has less; ``never`` the rule cannot pass, whatever
@@ -31,34 +31,36 @@ class Kind:
 class Cause(Enum):
     """Why a rule can or cannot decide."""
 
-    POWERED = Kind("decides", "n = {documents} {units}; {target} power needs n = {needed}")
-    UNDERPOWERED = Kind("weak", "power {power:.0f} % at n = {documents} {units}; {target} power needs n = {needed}")
-    TOO_FEW = Kind(
+    POWERED = Effect("decides", "n = {documents} {units}; {target} power needs n = {needed}")
+    UNDERPOWERED = Effect("weak", "power {power:.0f} % at n = {documents} {units}; {target} power needs n = {needed}")
+    TOO_FEW = Effect(
         "never", "cannot pass at n = {documents} {units}, even without any change; {target} power needs n = {needed}"
     )
-    NO_SAMPLE = Kind("never", "no interval at n = {documents} {units}", "metric")
-    MIN_DOCUMENTS = Kind(
+    NO_SAMPLE = Effect("never", "no interval at n = {documents} {units}", "metric")
+    MIN_DOCUMENTS = Effect(
         "never", "min_documents {needed} is more than the n = {documents} {units} of the plan", "min_documents"
     )
-    MISFIT = Kind("never", "{detail}")
-    IMPOSSIBLE = Kind("never", "no value of {metric} passes this rule")
-    UNCHANGED_FAILS = Kind("never", "not even an unchanged variant passes")
-    REFERENCE_FAILS = Kind("never", "the reference itself does not meet the limit")
-    NO_INTERVAL = Kind(
+    MISFIT = Effect("never", "{detail}")
+    IMPOSSIBLE = Effect("never", "no value of {metric} passes this rule")
+    UNCHANGED_FAILS = Effect("never", "not even an unchanged variant passes")
+    REFERENCE_FAILS = Effect("never", "the reference itself does not meet the limit")
+    NO_INTERVAL = Effect(
         "never", "{metric} has no interval, so a rule that decides by interval never passes", "metric", "point"
     )
-    MAYBE_NO_INTERVAL = Kind(
+    MAYBE_NO_INTERVAL = Effect(
         "unknown",
         "{metric} has no interval as far as is known; a rule that decides by interval then never passes; write "
         "decide: point",
     )
-    POINT = Kind("free", "compares the point estimate alone (decide: point), whatever n is")
-    COUNTED = Kind("free", "counted, not sampled: no n is needed")
-    NO_LIMIT = Kind("unknown", "no limit: every value passes")
-    UNKNOWN_NAMES = Kind("unknown", "the metrics of the task are known only when it runs; name an earlier run")
-    UNKNOWN_VALUE = Kind("unknown", "rests on the variant's own value, which only an earlier run can tell")
-    UNKNOWN_VARIANCE = Kind("unknown", "the variance of {metric} is unknown; an earlier run can tell it")
-    UNKNOWN_SIZE = Kind("unknown", "{target} power needs n = {needed} {units}; the plan's n is known only when it runs")
+    POINT = Effect("free", "compares the point estimate alone (decide: point), whatever n is")
+    COUNTED = Effect("free", "counted, not sampled: no n is needed")
+    NO_LIMIT = Effect("unknown", "no limit: every value passes")
+    UNKNOWN_NAMES = Effect("unknown", "the metrics of the task are known only when it runs; name an earlier run")
+    UNKNOWN_VALUE = Effect("unknown", "rests on the variant's own value, which only an earlier run can tell")
+    UNKNOWN_VARIANCE = Effect("unknown", "the variance of {metric} is unknown; an earlier run can tell it")
+    UNKNOWN_SIZE = Effect(
+        "unknown", "{target} power needs n = {needed} {units}; the plan's n is known only when it runs"
+    )
 
     @property
     def outlook(self) -> Outlook:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 REFERENCE = -1
 """The side of the reference; variants are the sides 0, 1, …"""
 
-Kind = Literal["block", "attention", "mlp", "experts", "linear"]
+ModuleKind = Literal["block", "attention", "mlp", "experts", "linear"]
 Tap = Callable[["Tensor"], None]
 """Called with the input or output of one module as [B*T, width], padding included."""
 CallTap = Callable[[tuple[Any, ...], Mapping[str, Any]], None]
@@ -43,7 +43,7 @@ class OutputSite:
     """
 
     module: str
-    kind: Kind
+    kind: ModuleKind
     depth: int
     width: int
     volatile: bool = False

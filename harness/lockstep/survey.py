@@ -15,12 +15,12 @@ from torch import Tensor, nn
 
 from harness.lockstep.decoder import Decoder
 from harness.lockstep.hooks import first_input, first_tensor
-from harness.lockstep.recording import InputSite, Kind, Layout, OutputSite
+from harness.lockstep.recording import InputSite, Layout, ModuleKind, OutputSite
 from harness.modules.experts import find_experts, stacked_parameters
 
 _EXPERT = re.compile(r"(^|\.)experts\.\d+(\.|$)")
 _ROUTED = "an expert sees only the tokens routed to it"
-_READING: tuple[Kind, ...] = ("linear", "experts")
+_READING: tuple[ModuleKind, ...] = ("linear", "experts")
 """Kinds of modules whose inputs are observed."""
 
 
@@ -28,7 +28,7 @@ _READING: tuple[Kind, ...] = ("linear", "experts")
 class _Call:
     """One module in the survey: its input (of linear layers and stacked experts), its output, and fingerprints."""
 
-    kind: Kind
+    kind: ModuleKind
     depth: int
     calls: int
     source: Tensor | None
@@ -67,7 +67,7 @@ def survey(reference: Decoder, variants: Sequence[Decoder], ids_1T: Tensor, voca
     )
 
 
-def candidates(model: Any) -> dict[str, Kind]:
+def candidates(model: Any) -> dict[str, ModuleKind]:
     """Name and kind of every module worth watching, in the order of ``named_modules``, without the head.
 
     None for a model whose engine gives no access to modules.
@@ -75,7 +75,7 @@ def candidates(model: Any) -> dict[str, Kind]:
     if model is None:
         return {}
     head = model.get_output_embeddings()
-    found: dict[str, Kind] = {}
+    found: dict[str, ModuleKind] = {}
     blocks = _block_numbers(model)
     for name, module in model.named_modules():
         parent = name.rpartition(".")[0]
@@ -101,7 +101,7 @@ def is_linear(module: nn.Module) -> bool:
     )
 
 
-def _kind_of_part(name: str, cls: str) -> Kind | None:
+def _kind_of_part(name: str, cls: str) -> ModuleKind | None:
     words = f"{name} {cls}".lower()
     if "norm" in words:
         return None
@@ -136,7 +136,7 @@ def _has(model: nn.Module | None, name: str) -> bool:
     return True
 
 
-def _trace(decoder: Decoder, kinds: Mapping[str, Kind], ids_1T: Tensor) -> dict[str, _Call]:
+def _trace(decoder: Decoder, kinds: Mapping[str, ModuleKind], ids_1T: Tensor) -> dict[str, _Call]:
     """Run the model once and record input and output of every named module."""
     if not kinds:
         return {}
@@ -209,7 +209,7 @@ def _widths(call: _Call) -> tuple[int, int]:
 def _outputs(
     usable: Mapping[str, _Call],
     traces: Sequence[Mapping[str, _Call]],
-    kinds: Mapping[str, Kind],
+    kinds: Mapping[str, ModuleKind],
     unpaired: Sequence[Mapping[str, str]],
 ) -> Iterator[OutputSite]:
     earlier: dict[object, list[str]] = {}
@@ -232,7 +232,9 @@ def _is_same_tensor(trace: Mapping[str, _Call], first: str, second: str) -> bool
     return a.gave == b.gave and a.calls == b.calls == 1 and _memory_layout(a.output) == _memory_layout(b.output)
 
 
-def _inputs(usable: Mapping[str, _Call], kinds: Mapping[str, Kind], blocks: Mapping[str, int]) -> Iterator[InputSite]:
+def _inputs(
+    usable: Mapping[str, _Call], kinds: Mapping[str, ModuleKind], blocks: Mapping[str, int]
+) -> Iterator[InputSite]:
     """Distinct inputs of linear layers and expert stacks: q, k and v projections read one tensor, and the first of them
     represents all."""
     seen: set[object] = set()

@@ -43,7 +43,7 @@ _WITHIN_WORD = (0, 4, 1, 5, 2, 6, 3, 7)
 
 
 @dataclass(frozen=True)
-class Layout:
+class PackedLayout:
     """How a folder packs codes.
 
     less: what was subtracted from each zero point before it was stored. by_activation: inputs were quantized in the
@@ -134,7 +134,7 @@ def unpack_folder(folder: Path, model: nn.Module) -> Contents:
     return Contents(model, layers, others)
 
 
-def layout_of(folder: Path) -> Layout:
+def layout_of(folder: Path) -> PackedLayout:
     """How the codes of a folder are packed, by its config.json.
 
     Raises MissingDependencyError for a kernel-specific layout that only its library reads.
@@ -148,13 +148,13 @@ def layout_of(folder: Path) -> Layout:
     if layout not in _LAYOUTS[method]:
         raise MissingDependencyError("gptqmodel", f"{folder} ({method} in the layout {layout})", INSTALL)
     if method == "awq":
-        return Layout(method, symmetric=not said.get("zero_point", True))
+        return PackedLayout(method, symmetric=not said.get("zero_point", True))
     by_activation = bool(said.get("desc_act")) and not said.get("static_groups")
-    return Layout(method, bool(said.get("sym", True)), int(layout == "gptq"), by_activation)
+    return PackedLayout(method, bool(said.get("sym", True)), int(layout == "gptq"), by_activation)
 
 
 def unpack_layer(
-    name: str, module: nn.Module, parts: Mapping[str, Tensor], layout: Layout, bias: Tensor | None = None
+    name: str, module: nn.Module, parts: Mapping[str, Tensor], layout: PackedLayout, bias: Tensor | None = None
 ) -> Unpacked:
     """Dequantize the weight of one layer. module: the layer, of which only sizes are used.
 
@@ -214,7 +214,7 @@ def unpack_layer(
 
 
 def _bits_and_groups(
-    name: str, parts: Mapping[str, Tensor], layout: Layout, outputs: int, inputs: int
+    name: str, parts: Mapping[str, Tensor], layout: PackedLayout, outputs: int, inputs: int
 ) -> tuple[int, int]:
     """Bits per code and number of groups, by the sizes of the tensors. Raises ModelError where they contradict."""
     words, zeros, scales_GO = parts["qweight"], parts["qzeros"], parts["scales"]

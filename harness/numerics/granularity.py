@@ -9,7 +9,7 @@ from typing import Literal
 from torch import Tensor
 from torch.nn import functional
 
-Kind = Literal["tensor", "channel", "group", "token", "block"]
+BlockKind = Literal["tensor", "channel", "group", "token", "block"]
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Blocks:
     block    squares of ``size`` × ``size`` of a matrix; the last of a row or column may be smaller
     """
 
-    kind: Kind = "tensor"
+    kind: BlockKind = "tensor"
     size: int | None = None
     axis: int = 0
 

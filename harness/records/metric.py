@@ -28,16 +28,17 @@ class Metric(Record):
     without error), so that no distance from it means anything. units: what the independent observations behind it are.
     sides: whether it has a value on each side, too.
 
-    spread and spread_size: how it varies between documents, as long as no run tells; they feed the power analysis of
-    ``harness plan``. ``mean`` a standard deviation, ``log`` that of the logarithm, ``relative`` that as a multiple of
-    the damage, ``paired`` the share of items that only one side gets right, ``share`` a binomial share, ``counted``
+    spread and spread_size: its assumed variation between documents, from which ``harness plan`` computes power without
+    an earlier run. ``mean`` a standard deviation, ``log`` that of the logarithm, ``relative`` that as a multiple of the
+    degradation, ``paired`` the share of items that only one side gets right, ``share`` a binomial share, ``counted``
     none, ``none`` no interval, ``unknown`` nothing is assumed. Sizes were seen on 4-bit variants of small and large
     models, and rounded up, so that the documents needed come out too many rather than too few.
 
-    chance: its value for a model that knows nothing, so that ``harness lint`` can tell a limit that such a model
-    passes. With V the size of the vocabulary: ``ln_v`` nats, ``ln_v_over_perplexity`` ln(V / perplexity of the
-    reference), ``v_over_perplexity`` the same without ln, ``one_in_v`` 1/V, ``guess`` the score of guessing among the
-    choices of a task, ``guess_flips`` and ``guess_losses`` the answers that guessing changes or loses; empty: unknown.
+    chance: its value for a trivial model (uniform over the vocabulary, or guessing among choices), by which ``harness
+    lint`` names limits that such a model passes. With V the size of the vocabulary: ``ln_v`` nats,
+    ``ln_v_over_perplexity`` ln(V / perplexity of the reference), ``v_over_perplexity`` the same without ln,
+    ``one_in_v`` 1/V, ``guess`` the score of guessing among the choices of a task, ``guess_flips`` and
+    ``guess_losses`` the answers that guessing changes or loses; empty: unknown.
     summary: the answer of the report's checklist that lists it; ``quality`` is shown at a glance as well.
     """
 

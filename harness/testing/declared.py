@@ -14,7 +14,7 @@ from harness.records import Served
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from harness.testing.trials import Kind, Trial
+    from harness.testing.trials import ModelKind, Trial
 
 Settings = Mapping[str, Any]
 
@@ -65,7 +65,7 @@ class Declared:
         """The backend with the given settings, else the finest."""
         return self.plugin()(**(self.ladder[0] if settings is None else settings))
 
-    def model(self, kind: Kind = "llama", dtype: str = "float32") -> PreTrainedModel:
+    def model(self, kind: ModelKind = "llama", dtype: str = "float32") -> PreTrainedModel:
         """A model to compress; the case is skipped if something that the backend needs is missing."""
         import torch
 
@@ -77,7 +77,7 @@ class Declared:
             pytest.skip(lack)
         return trials.make_model(kind, self.config, getattr(torch, dtype), self.device)
 
-    def trial(self, settings: Settings | None = None, kind: Kind = "llama", dtype: str = "float32") -> Trial:
+    def trial(self, settings: Settings | None = None, kind: ModelKind = "llama", dtype: str = "float32") -> Trial:
         """A model compressed with these settings; cached, so cases must not change it."""
         from harness.testing import trials
 

@@ -25,7 +25,7 @@ from harness.records import ModelSpec, ModuleFormat
 from harness.running.variant import make_variant
 from harness.testing.models import lively, random_documents, tiny_gpt2, tiny_llama, tiny_tokenizer
 
-Kind = Literal["llama", "tied", "gpt2"]
+ModelKind = Literal["llama", "tied", "gpt2"]
 SPREAD = 0.15
 """Standard deviation of random weights that makes attention and predictions as sharp as in trained models."""
 TEXTS = 6
@@ -44,7 +44,7 @@ class Trial:
         return self.done.model
 
 
-def make_model(kind: Kind, config: Mapping[str, Any], dtype: torch.dtype, device: str) -> PreTrainedModel:
+def make_model(kind: ModelKind, config: Mapping[str, Any], dtype: torch.dtype, device: str) -> PreTrainedModel:
     """A model that is ready to be measured. config: changes to that of the two Llama models."""
     with torch.random.fork_rng(devices=[]):
         if kind == "gpt2":

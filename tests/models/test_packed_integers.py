@@ -15,7 +15,7 @@ from transformers.pytorch_utils import Conv1D
 from harness.errors import MissingDependencyError, ModelError
 from harness.models.loaded import LoadedModel
 from harness.models.loading import load
-from harness.models.packed_integers import Layout, layout_of, unpack_layer
+from harness.models.packed_integers import PackedLayout, layout_of, unpack_layer
 from harness.records import ModelSpec
 from tests.helpers import quantized_checkpoints as made
 from tests.helpers.tiny_models import save, tiny_gpt2, tiny_llama
@@ -75,7 +75,7 @@ def gptq(bits: int, less: int) -> tuple[dict[str, Tensor], Tensor]:
 @pytest.mark.parametrize("less", [0, 1])
 def test_gptq_is_read_as_it_is_meant(bits: int, less: int) -> None:
     parts, wanted = gptq(bits, less)
-    found = unpack_layer("x", nn.Linear(INPUTS, OUTPUTS), parts, Layout("gptq", False, less))
+    found = unpack_layer("x", nn.Linear(INPUTS, OUTPUTS), parts, PackedLayout("gptq", False, less))
     assert found.weight.equal(wanted)
     stated = found.format
     assert (stated.format.name, stated.format.granularity, stated.format.group_size) == (f"int{bits}", "group", SIZE)
@@ -92,7 +92,7 @@ def test_awq_is_read_as_it_is_meant() -> None:
         return torch.tensor([words(row, 4) for row in mixed], dtype=torch.int32)
 
     parts = {"qweight": packed(codes), "qzeros": packed(zeros), "scales": scales}
-    found = unpack_layer("x", nn.Linear(INPUTS, OUTPUTS), parts, Layout("awq", False))
+    found = unpack_layer("x", nn.Linear(INPUTS, OUTPUTS), parts, PackedLayout("awq", False))
     assert found.weight.equal(meant(codes, zeros, scales, torch.arange(INPUTS) // SIZE))
     assert found.wrapped == 0
 
@@ -100,9 +100,9 @@ def test_awq_is_read_as_it_is_meant() -> None:
 def test_an_order_by_activation_without_its_index_is_refused() -> None:
     parts = {name: part for name, part in gptq(4, 1)[0].items() if name != "g_idx"}
     module = nn.Linear(INPUTS, OUTPUTS)
-    unpack_layer("model.x", module, parts, Layout("gptq", True, 1))
+    unpack_layer("model.x", module, parts, PackedLayout("gptq", True, 1))
     with pytest.raises(ModelError, match=r"model\.x: .*desc_act: true.*no g_idx"):
-        unpack_layer("model.x", module, parts, Layout("gptq", True, 1, by_activation=True))
+        unpack_layer("model.x", module, parts, PackedLayout("gptq", True, 1, by_activation=True))
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,7 @@ def test_parts_that_do_not_fit_are_refused(change: dict[str, Tensor | None], sai
     parts = gptq(4, 1)[0] | change
     given = {name: part for name, part in parts.items() if part is not None}
     with pytest.raises(ModelError, match=rf"model\.x: .*{said}"):
-        unpack_layer("model.x", nn.Linear(INPUTS, OUTPUTS), given, Layout("gptq", True, 1))
+        unpack_layer("model.x", nn.Linear(INPUTS, OUTPUTS), given, PackedLayout("gptq", True, 1))
 
 
 @pytest.fixture(scope="module")
@@ -287,18 +287,18 @@ def test_layouts_for_one_kernel_name_the_library(tmp_path: Path, said: dict[str,
 @pytest.mark.parametrize(
     ("said", "layout"),
     [
-        ({"quant_method": "gptq"}, Layout("gptq", True, 1)),
-        ({"quant_method": "gptq", "checkpoint_format": "gptq_v2", "sym": False}, Layout("gptq", False, 0)),
-        ({"quant_method": "gptq", "format": "gptq"}, Layout("gptq", True, 1)),
-        ({"quant_method": "gptq", "desc_act": True}, Layout("gptq", True, 1, by_activation=True)),
+        ({"quant_method": "gptq"}, PackedLayout("gptq", True, 1)),
+        ({"quant_method": "gptq", "checkpoint_format": "gptq_v2", "sym": False}, PackedLayout("gptq", False, 0)),
+        ({"quant_method": "gptq", "format": "gptq"}, PackedLayout("gptq", True, 1)),
+        ({"quant_method": "gptq", "desc_act": True}, PackedLayout("gptq", True, 1, by_activation=True)),
         (
             {"quant_method": "gptq", "desc_act": True, "static_groups": True},
-            Layout("gptq", True, 1),
+            PackedLayout("gptq", True, 1),
         ),
-        ({"quant_method": "awq", "version": "GEMM", "zero_point": True}, Layout("awq", False)),
-        ({"quant_method": "awq", "zero_point": False}, Layout("awq", True)),
+        ({"quant_method": "awq", "version": "GEMM", "zero_point": True}, PackedLayout("awq", False)),
+        ({"quant_method": "awq", "zero_point": False}, PackedLayout("awq", True)),
     ],
 )
-def test_layouts_are_read_from_the_configuration(tmp_path: Path, said: dict[str, Any], layout: Layout) -> None:
+def test_layouts_are_read_from_the_configuration(tmp_path: Path, said: dict[str, Any], layout: PackedLayout) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"quantization_config": said}))
     assert layout_of(tmp_path) == layout

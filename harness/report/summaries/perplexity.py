@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Kind:
+class DocumentKind:
     """One kind of document. ratio = exp(mean NLL change), with its interval if there are at least two documents."""
 
     name: str
@@ -35,7 +35,7 @@ class Kind:
     variant_bits: float | None
 
 
-def group_by_kind(found: Tokens, most: int) -> list[Kind]:
+def group_by_kind(found: Tokens, most: int) -> list[DocumentKind]:
     """One row per kind of document, a limited number, the one whose perplexity grew most first."""
     columns = ["reference_nll", "variant_nll", "bytes", "change"]
     frame = found.frame.assign(change=found.frame["variant_nll"] - found.frame["reference_nll"])
@@ -49,12 +49,12 @@ def group_by_kind(found: Tokens, most: int) -> list[Kind]:
     return [_kind(str(name), sums.loc[[name]]) for name in growth.index[:most]]
 
 
-def make_scale(kinds: Sequence[Kind]) -> Scale:
+def make_scale(kinds: Sequence[DocumentKind]) -> Scale:
     """One scale for the ratios of all kinds, with 1 (no change) on it."""
     return covering([1.0, *(end for kind in kinds for end in (kind.low, kind.ratio, kind.high) if end is not None)])
 
 
-def draw_ratio(kind: Kind, scale: Scale) -> Markup:
+def draw_ratio(kind: DocumentKind, scale: Scale) -> Markup:
     """The ratio of one kind with its interval."""
     hint = f"{kind.name}: ratio {display.number(kind.ratio, 5)}"
     if kind.low is not None and kind.high is not None:
@@ -63,7 +63,7 @@ def draw_ratio(kind: Kind, scale: Scale) -> Markup:
     return charts.interval(kind.ratio, kind.low, kind.high, scale, 1.0, tone, hint)
 
 
-def _kind(name: str, rows: pd.DataFrame) -> Kind:
+def _kind(name: str, rows: pd.DataFrame) -> DocumentKind:
     tokens = int(rows["n"].sum())
     reference, variant, change, size = (
         float(rows[c].sum(skipna=False)) for c in ("reference_nll", "variant_nll", "change", "bytes")
@@ -73,7 +73,7 @@ def _kind(name: str, rows: pd.DataFrame) -> Kind:
     if interval is not None and interval.low == interval.high:
         interval = None  # no spread between documents is no evidence about others
     per_byte = 1 / (size * math.log(2)) if size > 0 else None
-    return Kind(
+    return DocumentKind(
         name=name,
         documents=len(rows),
         tokens=tokens,
