@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
     from harness.modules.decoder_layers import Block
     from harness.modules.linears import Linear
+    from harness.modules.transforms.folding import Folding
     from harness.numerics.awq import Scaling
     from harness.numerics.ranges import Limits
-    from harness.transforms.folding import Folding
 
     Chosen = dict[str, Linear]
 
@@ -69,7 +69,7 @@ class Awq(WeightBackend):
 
     def _compress(self, model: PreTrainedModel, calibration: Sequence[Tensor]) -> Compressed:
         from harness.modules.decoder_layers import observe_inputs, walk_blocks
-        from harness.transforms.folding import find_foldings
+        from harness.modules.transforms.folding import find_foldings
 
         chosen = dict(self.select_layers(model))
         for name, module in chosen.items():
@@ -158,7 +158,7 @@ class _Work:
 
     def scale(self, block: Block, foldings: Sequence[Folding]) -> None:
         """Search and fold the scale of every group of layers in the block that share their inputs."""
-        from harness.transforms.folding import fold
+        from harness.modules.transforms.folding import fold
 
         # Those into linear layers first: they change rows of layers that the others then round.
         for folding in reversed(foldings):
@@ -263,7 +263,7 @@ def _search(step: Awq, block: Block, folding: Folding, chosen: Chosen) -> Scalin
 def _module_error(block: Block, names: Sequence[str]) -> Callable[[Sequence[Tensor]], float]:
     """Squared output error of the innermost module that contains all the named layers, with the given weights in
     them."""
-    from harness.transforms.replay import Replay
+    from harness.modules.transforms.replay import Replay
 
     readers = [cast("Linear", block.module.get_submodule(name)) for name in names]
     replay = Replay(block, _smallest_module(block, names))

@@ -62,10 +62,10 @@ class DenseAndSparse(LinearBackend):
         """Replace the weight of every linear layer that is not skipped; raises BackendError naming the
         module."""
         from harness.modules.linears import matrices, weight_of
+        from harness.modules.transforms.sensitivity import fisher_diagonal
+        from harness.modules.transforms.single_changes import group_by_weight
         from harness.numerics.decomposition import decompose
         from harness.numerics.formats import check_tensor
-        from harness.transforms.sensitivity import fisher_diagonal
-        from harness.transforms.single_changes import group_by_weight
 
         chosen = self.select_layers(model)
         for name, module in matrices(model):  # A weight that is not finite spoils the gradients of all others.

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from harness.modules.linears import Linear
+    from harness.modules.transforms.shared_inputs import Observe
     from harness.numerics.formats import Format, Quantized
     from harness.numerics.gptq import Hessian, PreparedHessian
-    from harness.transforms.shared_inputs import Observe
 
 
 MOST_NAMED = 64
@@ -94,7 +94,7 @@ class _Work:
 
     def quantize(self, names: Sequence[str], observe: Observe) -> None:
         """Quantize layers that data passes together, stage by stage."""
-        from harness.transforms.shared_inputs import SharedHessians, order_by_input
+        from harness.modules.transforms.shared_inputs import SharedHessians, order_by_input
 
         if not names:
             return

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from harness.modules.transforms.cached_attention import AttentionCall, CacheSettings
     from harness.numerics.kv_cache import CachePart
-    from harness.transforms.cached_attention import AttentionCall, CacheSettings
 
 Scales = Literal["channel", "token", "unscaled"]
 
@@ -81,7 +81,7 @@ class KvCache(Backend):
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, calibration: Sequence[Tensor]
     ) -> Compressed:
         """Make every attention module read a simulated cache; raises BackendError if the model does not allow it."""
-        from harness.transforms.simulated_cache import install_cache, trace_attention
+        from harness.modules.transforms.simulated_cache import install_cache, trace_attention
 
         calls = trace_attention(model)
         known = {call.layer for call in calls if call.layer is not None}
@@ -92,7 +92,7 @@ class KvCache(Backend):
 
     def settings_of(self, call: AttentionCall) -> CacheSettings:
         """The cache format of a module's layer."""
-        from harness.transforms.cached_attention import CacheSettings
+        from harness.modules.transforms.cached_attention import CacheSettings
 
         if call.layer in self.skip_layers:
             return CacheSettings(None, None)

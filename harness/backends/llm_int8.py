@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from harness.transforms.mixed_int8 import MixedInt8Linear
+    from harness.modules.transforms.mixed_int8 import MixedInt8Linear
 
 
 INT8 = named_formats()["int"]
@@ -42,8 +42,8 @@ class LLMInt8(LinearBackend):
     ) -> Compressed:
         """Replace every linear layer that is not skipped; raises BackendError naming the module."""
         from harness.modules.linears import weight_of
+        from harness.modules.transforms.mixed_int8 import MixedInt8Linear
         from harness.numerics.llm_int8 import weight_codes
-        from harness.transforms.mixed_int8 import MixedInt8Linear
 
         chosen = self.select_layers(model)
         names = [name for name, _ in chosen]

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from harness.modules.transforms.single_changes import Change, Unit
     from harness.numerics.allocation import Allocation
-    from harness.transforms.single_changes import Change, Unit
 
 
 class MixedPrecision(LinearBackend):
@@ -84,7 +84,7 @@ class MixedPrecision(LinearBackend):
         Raises BackendError for weights that cannot be rounded, and for a target that cannot be met.
         """
         from harness.modules.experts import stack_name
-        from harness.transforms.single_changes import (
+        from harness.modules.transforms.single_changes import (
             group_by_weight,
             measure_divergences,
             measure_output_errors,

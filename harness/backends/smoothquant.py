@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from harness.modules.linears import Linear
-    from harness.transforms.folding import Folding
+    from harness.modules.transforms.folding import Folding
 
 SMALLEST = 1e-5
 """Lower bound of the scales, as in the authors' implementation; smaller ones would only add noise."""
@@ -47,8 +47,8 @@ class SmoothQuant(Backend):
         """Fold the scales in place; raises BackendError if nothing can be folded or numbers are not finite."""
         from harness.modules.decoder_layers import observe_inputs
         from harness.modules.linears import linears, weight_of
+        from harness.modules.transforms.folding import find_foldings, fold
         from harness.numerics.formats import check_tensor
-        from harness.transforms.folding import find_foldings, fold
 
         for name, module in linears(model):
             with naming(self, name):

@@ -8,7 +8,7 @@ from rich.text import Text
 
 from harness.backends import Backend
 from harness.engines import Engine
-from harness.hardware.profiles import profiles
+from harness.numerics.hardware.profiles import profiles
 from harness.numerics.named_formats import named_formats
 from harness.plan import is_installed
 from harness.planning.checkpoints import DISTRIBUTION

@@ -72,8 +72,8 @@ class Measure(Plugin):
         return {}
 
     def with_target(self, target: str | None) -> Measure:
-        """This measure for a variant whose file names ``target`` (see ``harness.hardware``); by default the measure
-        itself."""
+        """This measure for a variant whose file names ``target`` (see ``harness.numerics.hardware``); by default the
+        measure itself."""
         return self
 
     def get_substitute(self) -> Measure | None:

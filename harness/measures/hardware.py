@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import field_validator
 
-from harness.hardware.fit import Fit, Use, cache_kernel, explain_no_cache_kernel, fit, needs_kernel, sentences
-from harness.hardware.profiles import target_names
 from harness.measures import Measure
 from harness.measures._shared import Count, make_counted, require
+from harness.numerics.hardware.fit import Fit, Use, cache_kernel, explain_no_cache_kernel, fit, needs_kernel, sentences
+from harness.numerics.hardware.profiles import target_names
 from harness.plugins import nearest
 from harness.records import CacheFormat, Measurement, Metric, NumberFormat, Skipped
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from harness.backends import Backend
 from harness.backends._common.weights import WeightBackend
-from harness.hardware.fit import Use, explain_missing, kernels_for
-from harness.hardware.profiles import target_names
+from harness.numerics.hardware.fit import Use, explain_missing, kernels_for
+from harness.numerics.hardware.profiles import target_names
 from harness.planning.checking import Checker
 from harness.planning.specs import Plan
 from harness.plugins import nearest

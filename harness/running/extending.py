@@ -4,7 +4,7 @@
                                             ▲                                                     │
                                             └───────────────────────── undecided: to the next look ┘
 
-The error is controlled elsewhere: every interval holds at all looks simultaneously (harness/sampling/looks.py), so a
+The error is controlled elsewhere: every interval holds at all looks simultaneously (harness/planning/looks.py), so a
 measurement may be judged at any look in the ordinary way. Only the rows are stored: a run that was killed measures them
 again and stops at the same look.
 """
@@ -19,13 +19,13 @@ from harness.forecast.measured import Measured, list_measured
 from harness.forecast.needs import needs
 from harness.judge import judge
 from harness.measures import Measure
+from harness.planning.looks import DEFAULT, Look, select_waiting_rules
 from harness.planning.specs import GateSpec, Plan, SuiteSpec
 from harness.records import Measurement, NoiseFloor, Skipped, Stop, Verdict
 from harness.records.patterns import could_match
 from harness.running.measuring import measure_parts, run_measure
 from harness.running.noise_floor import Key, Perturbed, floors, with_floors
 from harness.running.pairs import Pair
-from harness.sampling.looks import DEFAULT, Look, select_waiting_rules
 from harness.statistics import planned_looks
 
 

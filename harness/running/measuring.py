@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
 from harness.measures import Measure, name_skipped
+from harness.planning.looks import Look
+from harness.planning.slices import measure_slices, slice_patterns
 from harness.planning.specs import GateSpec, SuiteSpec
 from harness.records import Measurement, NoiseFloor, Skipped, Slice
 from harness.running.noise_floor import Key, Perturbed, floors, with_floors
 from harness.running.pairs import Pair
 from harness.running.stopwatch import measure_time
-from harness.sampling.looks import Look
-from harness.sampling.slices import measure_slices, slice_patterns
 from harness.system.foreign import guard
 
 

@@ -13,18 +13,18 @@ from harness.data.contamination import WINDOW
 from harness.data.documents import RawDocument, read_documents, shuffle_documents, texts_sha256
 from harness.data.encoding import EncodedDocument, count_duplicates, documents_sha256, encode
 from harness.errors import DataError, HarnessError
-from harness.hardware import fit as hardware
 from harness.models.loaded import LoadedModel
 from harness.models.prequantized import LIBRARIES
 from harness.models.vocabulary import explain_mismatch
+from harness.numerics.hardware import fit as hardware
 from harness.planning.composition import remarks
+from harness.planning.looks import Look
 from harness.planning.specs import Plan, SuiteSpec, VariantSpec
 from harness.records import Artifact, Environment, Identity, Measurement, Note, Skipped, Slice, Stop
 from harness.records.plan import SERVED
 from harness.running.calibration import read_calibration, with_calibration
 from harness.running.stopwatch import measure_time
 from harness.running.variant import make_variant
-from harness.sampling.looks import Look
 from harness.system.environment import describe_environment
 from harness.tables.store import Store
 

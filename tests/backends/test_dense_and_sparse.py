@@ -19,8 +19,8 @@ from harness.backends.dense_and_sparse import BitsOverride, DenseAndSparse
 from harness.backends.round_to_nearest import RoundToNearest
 from harness.errors import BackendError
 from harness.modules.linears import linears, weight_of
+from harness.modules.transforms.sensitivity import fisher_diagonal
 from harness.numerics.decomposition import decompose
-from harness.transforms.sensitivity import fisher_diagonal
 from tests.helpers.tiny_models import tiny_gpt2, tiny_llama, tiny_tokenizer
 
 torch.set_num_threads(1)

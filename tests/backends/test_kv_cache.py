@@ -44,12 +44,12 @@ from harness.lockstep.decoder import Decoder, same_logits
 from harness.measures.memory import Memory
 from harness.models.language_model import TransformersModel
 from harness.models.loading import load
+from harness.modules.transforms.cached_attention import NAME, SETTINGS
 from harness.planning.specs import GateSpec, Plan, RuleSpec, SuiteSpec, VariantSpec
 from harness.pocket import MODEL_DIR
 from harness.records import CacheFormat, ModelSpec, NumberFormat
 from harness.rules.at_most import AtMost
 from harness.running.variant import make_variant
-from harness.transforms.cached_attention import NAME, SETTINGS
 from tests.helpers.tiny_models import VOCABULARY, save, tiny_gpt2, tiny_llama, tiny_tokenizer
 
 T, PADDING = 26, 7

@@ -18,9 +18,9 @@ from harness.backends.llm_int8 import LLMInt8
 from harness.backends.round_to_nearest import RoundToNearest
 from harness.data.documents import read_documents
 from harness.errors import BackendError
+from harness.modules.transforms.mixed_int8 import MixedInt8Linear
 from harness.numerics.llm_int8 import EXACT_INPUTS, exact_product, mixed_product, weight_codes
 from harness.pocket import MODEL_DIR
-from harness.transforms.mixed_int8 import MixedInt8Linear
 from tests.helpers.tiny_models import tiny_gpt2, tiny_llama, tiny_tokenizer
 
 THRESHOLD = 6.0

@@ -15,12 +15,12 @@ from harness.forecast.needs import needs
 from harness.judge import judge
 from harness.planning.checking import Checker
 from harness.planning.gate_file import Gate, check_metrics
+from harness.planning.slices import slice_patterns
 from harness.planning.specs import GateSpec, RuleSpec
 from harness.records import Measurement, Metric, Skipped
 from harness.records.metric import find_metric
 from harness.records.patterns import covered, matches
 from harness.rules.at_most import AtMost
-from harness.sampling.slices import slice_patterns
 from harness.system.yaml_file import YamlFile
 
 names = st.text("ab.[]!-?\\", min_size=1, max_size=6)

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from harness.hardware.profiles import target_names
 from harness.judge import judge, overall
 from harness.measures.hardware import Hardware
+from harness.numerics.hardware.profiles import target_names
 from harness.planning.specs import GateSpec, RuleSpec
 from harness.records import CacheFormat, Measurement, Skipped
 from harness.rules.at_least import AtLeast

@@ -32,16 +32,16 @@ from harness.modules.experts import (
 from harness.modules.grid_check import check_grids
 from harness.modules.inspection import module_formats
 from harness.modules.linears import linears, matrices, replace_weight, weight_of
-from harness.testing.models import random_documents, tiny_tokenizer
-from harness.testing.trials import as_variant
-from harness.transforms.sensitivity import fisher_diagonal
-from harness.transforms.single_changes import (
+from harness.modules.transforms.sensitivity import fisher_diagonal
+from harness.modules.transforms.single_changes import (
     apply_change,
     group_by_weight,
     measure_divergences,
     measure_output_errors,
     merge_stacks,
 )
+from harness.testing.models import random_documents, tiny_tokenizer
+from harness.testing.trials import as_variant
 from tests.helpers.tiny_models import EXPERTS, family
 
 torch.set_num_threads(1)

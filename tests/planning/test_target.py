@@ -12,8 +12,8 @@ from harness.backends._common.weights import Granularity
 from harness.backends.round_to_nearest import RoundToNearest
 from harness.commands.catalogue import print_catalogue
 from harness.errors import PlanError
-from harness.hardware.profiles import target_names
 from harness.measures.hardware import Hardware
+from harness.numerics.hardware.profiles import target_names
 from harness.plan import make_plan, resolve_plan
 from harness.planning.specs import Plan
 from harness.planning.target import target_notes

@@ -10,10 +10,10 @@ from transformers import PreTrainedModel
 from harness.backends import Compressed
 from harness.backends.kv_cache import KvCache
 from harness.errors import BackendError
+from harness.modules.transforms.cached_attention import CacheSettings
+from harness.modules.transforms.simulated_cache import install_cache, trace_attention
 from harness.numerics.kv_cache import CachePart
 from harness.selftest.mutants import NotApplicable, harmless, mutant
-from harness.transforms.cached_attention import CacheSettings
-from harness.transforms.simulated_cache import install_cache, trace_attention
 
 FP8 = KvCache(format="fp8_e4m3", keys="token", values="token", group_size=None, residual=0)
 

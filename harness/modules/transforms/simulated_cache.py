@@ -18,7 +18,7 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer, Li
 from transformers.masking_utils import eager_mask
 
 from harness.errors import BackendError
-from harness.transforms.cached_attention import (
+from harness.modules.transforms.cached_attention import (
     NAME,
     SETTINGS,
     TEXT,

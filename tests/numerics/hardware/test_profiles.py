@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from harness.hardware.profiles import CacheKernel, Kernel, profiles, target_names
+from harness.numerics.hardware.profiles import CacheKernel, Kernel, profiles, target_names
 from harness.numerics.named_formats import INTEGER_BITS, named_formats
 
 KNOWN = {f"int{bits}" for bits in INTEGER_BITS} | named_formats().keys() - {"int"}

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.hardware.fit import Use, cache_kernel, explain_missing, fit, kernels_for, list_compressed, notes
-from harness.hardware.profiles import profiles, target_names
+from harness.numerics.hardware.fit import Use, cache_kernel, explain_missing, fit, kernels_for, list_compressed, notes
+from harness.numerics.hardware.profiles import profiles, target_names
 from harness.records import CacheFormat, Identity, ModuleFormat
 from tests.helpers.number_formats import INT8_INPUTS, inputs, named
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from harness.modules.linears import linears, replace_weight, weight_of
-from harness.transforms.single_changes import group_by_weight, measure_divergences, measure_output_errors
+from harness.modules.transforms.single_changes import group_by_weight, measure_divergences, measure_output_errors
 from tests.helpers.tiny_models import tiny_gpt2, tiny_llama
 
 torch.set_num_threads(1)

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from harness.measures import Measure, name_skipped
+from harness.planning.looks import Look
 from harness.planning.specs import GateSpec
 from harness.records import Measurement, Skipped, Slice
 from harness.records.patterns import could_match
 from harness.rules import Rule
-from harness.sampling.looks import Look
 from harness.system.foreign import guard
 
 if TYPE_CHECKING:

@@ -27,7 +27,7 @@ from transformers import PreTrainedModel
 
 from harness.modules.decoder_layers import walk_blocks
 from harness.modules.linears import Linear, weight_of
-from harness.transforms.replay import Replay
+from harness.modules.transforms.replay import Replay
 
 TOKENS = 32
 """Length of the document on which foldings are tested."""

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from harness.errors import BackendError
+from harness.modules.transforms import cached_attention as subject
+from harness.modules.transforms.cached_attention import SETTINGS, CacheSettings, cached_attention
 from harness.numerics.grids import FP8_E4M3, integer
 from harness.numerics.kv_cache import CachePart
-from harness.transforms import cached_attention as subject
-from harness.transforms.cached_attention import SETTINGS, CacheSettings, cached_attention
 
 B, H, G, S, D = 2, 4, 2, 13, 5
 STARTS = (0, 3)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from harness.modules.decoder_layers import Tap
-from harness.transforms.shared_inputs import SharedHessians, order_by_input
+from harness.modules.transforms.shared_inputs import SharedHessians, order_by_input
 
 
 def hessian(*pieces: Tensor) -> Tensor:

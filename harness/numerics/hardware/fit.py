@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 
-from harness.hardware.profiles import CacheKernel, Kernel, profiles
+from harness.numerics.hardware.profiles import CacheKernel, Kernel, profiles
 from harness.records import CacheFormat, Identity, ModuleFormat, Note, NumberFormat
 
 _MOST = 3

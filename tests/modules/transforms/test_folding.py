@@ -25,7 +25,7 @@ from transformers import (
 )
 
 from harness.modules.linears import linears, weight_of
-from harness.transforms.folding import Folding, find_foldings, fold
+from harness.modules.transforms.folding import Folding, find_foldings, fold
 from tests.helpers.tiny_models import tiny_gpt2, tiny_llama
 
 SIZES: dict[str, Any] = {

@@ -12,11 +12,11 @@ import pytest
 from harness.judge import judge, overall
 from harness.measures.memory import Memory
 from harness.measures.perplexity import Perplexity
+from harness.planning.slices import measure_slices, slice_patterns, split_documents
 from harness.planning.specs import GateSpec, RuleSpec
 from harness.records import Measurement, Skipped, Slice
 from harness.rules import Rule
 from harness.rules.not_worse import NotWorse
-from harness.sampling.slices import measure_slices, slice_patterns, split_documents
 from tests.helpers.results import measurements, number
 
 KINDS = ("facts", "sums")

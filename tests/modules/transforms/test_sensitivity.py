@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from harness.modules.linears import linears, weight_of
-from harness.transforms.sensitivity import fisher_diagonal
+from harness.modules.transforms.sensitivity import fisher_diagonal
 from tests.helpers.tiny_models import tiny_gpt2, tiny_llama
 
 torch.set_num_threads(1)

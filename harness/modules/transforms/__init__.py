@@ -1,0 +1,1 @@
+"""Rewrites and analyses of the modules of a model, shared by backends and mutants."""

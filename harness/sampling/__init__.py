@@ -1,1 +1,0 @@
-"""Sequential sampling with interim looks, and slices of the documents."""

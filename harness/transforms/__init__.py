@@ -1,1 +1,0 @@
-"""Rewrites and analyses of a model shared by backends and mutants."""
