@@ -202,7 +202,7 @@ def _run(arguments: list[str]) -> int:
         _say("ended by a signal; what was measured is kept, and the same command resumes")
         return 128 + ended.number
     except BaseException as error:  # noqa: BLE001 - the last line of defence: whatever ends the work, it is not with 0
-        _say(_harmless(_explain(error)))
+        _say(_defuse(_explain(error)))
         return 2
 
 
@@ -221,13 +221,13 @@ def _explain(error: BaseException) -> str:
     return f"this is a defect of the harness, not of your input:\n{''.join(traceback.format_exception(error))}"
 
 
-def _harmless(text: str) -> str:
+def _defuse(text: str) -> str:
     """Text that no terminal and no CI runner takes for a command, without home folders."""
     try:
-        from harness.terminal import harmless_lines
+        from harness.terminal import defuse_lines
     except (ImportError, OSError, MemoryError):  # where files or memory have run out, nothing more can be imported
         return text.replace("::", ": :").replace("##", "# #")
-    return harmless_lines(text)
+    return defuse_lines(text)
 
 
 def _say(text: str) -> None:

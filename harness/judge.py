@@ -66,7 +66,7 @@ def judge(
         case
         for gate in gates
         for spec in gate.rules
-        for case in _everywhere(gate.name, spec, measurements, skipped, slices, identical)
+        for case in _list_cases(gate.name, spec, measurements, skipped, slices, identical)
     ]
     return tuple(_verdict(case) for case in _correct_family(cases, elsewhere))
 
@@ -89,7 +89,7 @@ def overall(verdicts: Iterable[Verdict]) -> tuple[Overall, Literal[0, 1, 2, 3]]:
     return worst, EXIT_CODES[worst]
 
 
-def _everywhere(
+def _list_cases(
     gate: str,
     spec: RuleSpec,
     measurements: Sequence[Measurement],
@@ -167,13 +167,15 @@ def _decide(rule: Rule, measurement: Measurement, identical: bool) -> Decision:
         return _error("nothing", f"{measurement.name} has no observations")
     try:
         with guard(f"the rule {_name(rule)}"):
-            return _sound(apply_conditions(rule, measurement, _sound(rule.judge(measurement, identical))))
+            return _check_decision(
+                apply_conditions(rule, measurement, _check_decision(rule.judge(measurement, identical)))
+            )
     except Exception as error:  # noqa: BLE001 - a rule that breaks must not hide what the others say
         because = f"the rule {_name(rule)} failed on {measurement.name}: {type(error).__name__}: {error}"
         return _error("a defect of the rule", because)
 
 
-def _sound(decision: object) -> Decision:
+def _check_decision(decision: object) -> Decision:
     """The decision of a rule, if it is valid. Raises TypeError or ValueError saying what is wrong."""
     if not isinstance(decision, Decision):
         raise TypeError(f"found {decision!r}, expected a Decision")

@@ -52,7 +52,7 @@ def encode(run: Run) -> bytes:
         ) from error
 
 
-def as_written(run: Run) -> Run:
+def read_back(run: Run) -> Run:
     """The run as it will be read back once it is written. Raises WriteError where run.json could not hold it."""
     try:
         return Run.model_validate_json(encode(run))
@@ -163,16 +163,16 @@ class StoredTables:
 
     def suites(self) -> tuple[str, ...]:
         """Names of the suites that have tables. Raises TableError."""
-        with self._noted():
+        with self._keep_problem():
             return self._reader.suites()
 
     def read(self, suite: str, table: str, columns: tuple[str, ...] | None = None) -> pd.DataFrame | None:
         """One table, or None if the run did not write it. Raises TableError."""
-        with self._noted():
+        with self._keep_problem():
             return self._reader.read(suite, table, columns)
 
     @contextmanager
-    def _noted(self) -> Iterator[None]:
+    def _keep_problem(self) -> Iterator[None]:
         try:
             yield
         except TableError as error:
@@ -209,7 +209,7 @@ def read_run(folder: Path) -> Run:
 def _read_json(path: Path) -> Any:
     try:
         text = path.read_bytes().decode("utf-8")
-        return json.loads(text, object_pairs_hook=_unique_keys, parse_constant=_no_constant)
+        return json.loads(text, object_pairs_hook=_unique_keys, parse_constant=_refuse_constant)
     except FileNotFoundError as error:
         raise HarnessError(f"{path}: not found; expected the folder of a finished run") from error
     except OSError as error:
@@ -230,7 +230,7 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _no_constant(name: str) -> None:
+def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
 
 

@@ -70,7 +70,7 @@ class LlmCompressor(SimulatingBackend):
     """Only with gptq: damping added to the diagonal of the Hessian, as a fraction of its mean; default 0.01."""
 
     @model_validator(mode="after")
-    def _consistent(self) -> LlmCompressor:
+    def _check_settings(self) -> LlmCompressor:
         if self.recipe is not None:
             fields = {name: field.default for name, field in type(self).model_fields.items() if name != "recipe"}
             if more := sorted(name for name, default in fields.items() if getattr(self, name) != default):

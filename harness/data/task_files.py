@@ -41,7 +41,7 @@ class TaskFiles:
             raise DataError(f"task {name} is declared in {places}: rename one, so that it is clear which one is meant")
         return found[0] if found else None
 
-    def unknown(self, name: str, others: Sequence[str]) -> DataError:
+    def explain_unknown(self, name: str, others: Sequence[str]) -> DataError:
         """The error for an unknown name, with close matches and the files that could not be read."""
         close = nearest(name, [*self.declared, *others])
         text = f"no task is called {name!r}" + (f"; did you mean {close}?" if close else "")

@@ -79,7 +79,7 @@ def cost(plan: Plan, run: Run | None) -> Cost:
 
 def _seconds(plan: Plan, run: Run | None, reference: ModelSize | str) -> tuple[float | None, str]:
     now = amount(plan.suites)
-    if run is not None and (known := _by_clock(plan, run, now, reference)) is not None:
+    if run is not None and (known := _scale_earlier_times(plan, run, now, reference)) is not None:
         return known, f"from the times of the run {run.name}, scaled by documents, items and parameters"
     if isinstance(reference, str):
         return None, reference
@@ -94,9 +94,9 @@ def _seconds(plan: Plan, run: Run | None, reference: ModelSize | str) -> tuple[f
     return operations / speed, said
 
 
-def _by_clock(plan: Plan, run: Run, now: Amount, reference: ModelSize | str) -> float | None:
+def _scale_earlier_times(plan: Plan, run: Run, now: Amount, reference: ModelSize | str) -> float | None:
     """The stage times of an earlier run, each scaled by its amount of work; None if they are not comparable."""
-    then = _of_run(run)
+    then = _count_work_of_run(run)
     larger = 1.0
     if not isinstance(reference, str) and run.reference.parameters:
         larger = reference.parameters / run.reference.parameters
@@ -116,7 +116,7 @@ def _by_clock(plan: Plan, run: Run, now: Amount, reference: ModelSize | str) -> 
     return None if any(work and stage not in run.clock.seconds for stage, work in stages.items()) else total
 
 
-def _of_run(run: Run) -> Amount:
+def _count_work_of_run(run: Run) -> Amount:
     """The amount of work of a run: documents by the plan in its run.json, items by its measurements."""
     tokens = calls = written = noise = 0
     prompts = max((m.n for m in run.measurements if m.name == "generation.exact_match"), default=0)

@@ -112,11 +112,11 @@ def _need(gate: str, spec: RuleSpec, each: Measured, run: Earlier | None) -> Nee
     if found is None:
         detail = bound_of(spec.rule, facts_of(each.metric, spread)).misfit
         return replace(draft, cause=Cause.MISFIT if detail else Cause.IMPOSSIBLE, detail=detail)
-    cause = _without_power(found, spread)
+    cause = _find_power_obstacle(found, spread)
     return _compute_power(draft, found, spread) if cause is None else replace(draft, cause=cause)
 
 
-def _without_power(found: Boundary, spread: Spread) -> Cause | None:
+def _find_power_obstacle(found: Boundary, spread: Spread) -> Cause | None:
     """Why the sample size does not matter, or cannot be determined; None if a power can be computed."""
     if found.subject == "number" and spread.family != "counted":
         return Cause.POINT

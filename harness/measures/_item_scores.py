@@ -29,7 +29,7 @@ def scores(cell: Cell) -> Found:
         lost = int(((cell.variant == 0) & (cell.reference == 1)).sum())
         change, interval = (gained - lost) / len(cell.rows), paired_shares(cell)
         trials = effective(cell, float(cell.variant.sum()))
-        alone = _around(wilson_interval(*trials), mean(cell.variant))
+        alone = _extend_interval(wilson_interval(*trials), mean(cell.variant))
         what = f"{gained} items gained, {lost} lost{_mcnemar(cell, gained, lost)}; {cell.conditions}"
     else:
         change = mean(cell.variant - cell.reference)
@@ -57,7 +57,7 @@ def paired_shares(cell: Cell) -> Interval | None:
     variant, reference = cell.variant[first], cell.reference[first]
     gained = int(((variant == 1) & (reference == 0)).sum())
     lost = int(((variant == 0) & (reference == 1)).sum())
-    return _around(tango_interval(gained, lost, len(variant)), mean(cell.variant - cell.reference))
+    return _extend_interval(tango_interval(gained, lost, len(variant)), mean(cell.variant - cell.reference))
 
 
 def _mcnemar(cell: Cell, gained: int, lost: int) -> str:
@@ -90,7 +90,7 @@ def recovery(cell: Cell) -> Found:
         f"sum of scores, variant / reference; {cell.conditions}",
         cell.count,
         change=ratio_of_sums(cell.variant, cell.reference),
-        interval=_around(interval, ratio_of_sums(cell.variant, cell.reference)),
+        interval=_extend_interval(interval, ratio_of_sums(cell.variant, cell.reference)),
         labels=cell.label(),
     )
 
@@ -112,11 +112,11 @@ def flips(cell: Cell) -> Found:
             f"{int(flipped.sum())} of {len(flipped)} items; {cell.conditions}",
             cell.count,
             change=share,
-            interval=_around(clopper_pearson(*effective(cell, float(flipped.sum()))), share),
+            interval=_extend_interval(clopper_pearson(*effective(cell, float(flipped.sum()))), share),
             labels=cell.label(),
         )
 
 
-def _around(interval: Interval | None, value: float) -> Interval | None:
+def _extend_interval(interval: Interval | None, value: float) -> Interval | None:
     """The interval, extended to contain the value itself despite rounding or repeated documents."""
     return interval and Interval(min(interval.low, value), max(interval.high, value), interval.method)

@@ -92,7 +92,7 @@ class LayerError(Sampled):
         if table.empty:
             return [Skipped(measure=metric.name, reason="no module was observed") for metric in self.metrics]
         modules = [_module(part) for _, part in table.groupby(["depth", "module"], sort=True)]
-        found = [entry for module in modules for entry in _judgeable(module, intervals)]
+        found = [entry for module in modules for entry in _measure_module(module, intervals)]
         return [
             *found,
             _worst([module for module in modules if module.labels["kind"] in ("block", "linear")], intervals),
@@ -112,7 +112,7 @@ class _Module:
     count: Count
 
     @property
-    def broken(self) -> Side | None:
+    def broken_side(self) -> Side | None:
         """The side that produced NaN or infinity."""
         if not np.isfinite(self.reference).all():
             return "reference"
@@ -132,14 +132,14 @@ class _Module:
     def relative_error(self, intervals: Intervals) -> tuple[float, Interval | None]:
         """‖y − ŷ‖ / ‖y‖ over all documents, with its interval. Raises ValueError when ‖y‖ is 0."""
         if self.same:
-            return 0.0, self.exactly(0.0)
+            return 0.0, self.exact_interval(0.0)
         value, around = self._root(intervals)
         return value, around and Interval(around.low, around.high, f"root of: {around.method}")
 
     def sqnr(self, intervals: Intervals) -> tuple[float, Interval | None]:
         """10 log10(Σ y² / Σ (y − ŷ)²) with its interval; NO_ERROR_DB stands for infinity."""
         if self.same:
-            return NO_ERROR_DB, self.exactly(NO_ERROR_DB)
+            return NO_ERROR_DB, self.exact_interval(NO_ERROR_DB)
         value, around = self._root(intervals)
         return _decibel(value), around and Interval(_decibel(around.high), _decibel(around.low), around.method)
 
@@ -158,7 +158,7 @@ class _Module:
         Raises ValueError when either norm is 0.
         """
         if self.same:
-            return 1.0, self.exactly(1.0)
+            return 1.0, self.exact_interval(1.0)
         a, b = math.fsum(self.reference.tolist()), math.fsum(self.variant.tolist())
         value = min(math.fsum(self.dot.tolist()) / (math.sqrt(a) * math.sqrt(b)), 1.0)
         weight = self.reference / a
@@ -169,7 +169,7 @@ class _Module:
         low, high = max(min(found.low, value), -1.0), min(max(found.high, value), 1.0)
         return value, Interval(low, high, f"linearised; {found.method}")
 
-    def exactly(self, value: float) -> Interval | None:
+    def exact_interval(self, value: float) -> Interval | None:
         """A metric that is exact because outputs never differ; a single document is not enough to conclude that."""
         return Interval(value, value, "") if self.count.clusters > 1 else None
 
@@ -195,12 +195,13 @@ def _decibel(relative_error: float) -> float:
     return min(-20 * math.log10(relative_error), NO_ERROR_DB) if relative_error > 0 else NO_ERROR_DB
 
 
-def _judgeable(module: _Module, intervals: Intervals) -> list[Measurement | Skipped]:
+def _measure_module(module: _Module, intervals: Intervals) -> list[Measurement | Skipped]:
     """The three metrics of one module, or why they cannot be computed."""
-    if module.broken:
-        what = f"NaN or infinity in the output on the {module.broken}'s side"
+    if module.broken_side:
+        what = f"NaN or infinity in the output on the {module.broken_side}'s side"
         return [
-            not_finite(metric, module.broken, what, module.count, module.labels) for metric in (RELATIVE, SQNR, COSINE)
+            not_finite(metric, module.broken_side, what, module.count, module.labels)
+            for metric in (RELATIVE, SQNR, COSINE)
         ]
     if not module.reference.any():
         reason = f"the reference output of {module.name} is zero everywhere, so no relative error is defined"
@@ -232,9 +233,9 @@ def _worst(modules: Sequence[_Module], intervals: Intervals) -> Measurement | Sk
         return Skipped(measure=WORST.name, reason="no decoder block and no linear layer was observed")
     for side in ("reference", "variant"):
         for module in modules:
-            if module.broken == side:
+            if module.broken_side == side:
                 what = f"NaN or infinity in the output of {module.name} on the {side}'s side"
-                return not_finite(WORST, module.broken, what, module.count, module.labels)
+                return not_finite(WORST, module.broken_side, what, module.count, module.labels)
     for module in modules:
         if not module.reference.any() and not module.same:
             return _skip(WORST, module, f"the reference output of {module.name} is zero everywhere, the variant's not")

@@ -116,7 +116,7 @@ def _load_tokenizer(folder: Path, spec: ModelSpec) -> PreTrainedTokenizerBase:
 
 
 def _dtype_notes(spec: ModelSpec, name: str, weights: Weights) -> tuple[Note, ...]:
-    stored = weights.floating()
+    stored = weights.floating_dtypes()
     if not stored or stored == (spec.dtype,):
         return ()
     text = f"{name}: stored as {', '.join(stored)}, converted to {spec.dtype} as declared"

@@ -26,7 +26,7 @@ class Weights:
     dtypes: Mapping[str, str]
     largest: int = 0
 
-    def floating(self) -> tuple[str, ...]:
+    def floating_dtypes(self) -> tuple[str, ...]:
         """The floating-point dtypes that occur, sorted, by torch's names."""
         names = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
         return tuple(sorted({names[dtype] for dtype in self.dtypes.values() if dtype in names}))
@@ -51,7 +51,7 @@ def weight_files(folder: Path, config: Mapping[str, Any]) -> list[Path]:
     names = [declared] if isinstance(declared, str) else ["model.safetensors", INDEX]
     first = next((folder / name for name in names if _is_weights_name(name) and (folder / name).is_file()), None)
     if first is None:
-        raise ModelError(_no_weights(folder, declared))
+        raise ModelError(_explain_no_weights(folder, declared))
     if first.suffix == ".safetensors":
         return [first]
     shards = read_json(first).get("weight_map")
@@ -104,7 +104,7 @@ def _is_weights_name(name: str) -> bool:
     return Path(name).name == name and name.endswith((".safetensors", ".safetensors.index.json"))
 
 
-def _no_weights(folder: Path, declared: object) -> str:
+def _explain_no_weights(folder: Path, declared: object) -> str:
     if isinstance(declared, str):
         return f"{folder}: config.json names the weight file {declared!r}, which is not a safetensors file in it"
     pickles = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLES)

@@ -100,7 +100,11 @@ def _error(pairs: list[tuple[Tensor, Tensor]], compared: float, caveat: str) -> 
         return WeightError(None, compared, "the weight of the reference is zero everywhere")
     if not (lost < float("inf")):
         return WeightError(None, compared, "the weight holds NaN or infinity")
-    if lost and sum(_unexplained(before, after) for before, after in pairs) < RESCALED * _left_share(pairs) * lost:
+    if (
+        lost
+        and sum(_unexplained_error(before, after) for before, after in pairs)
+        < RESCALED * _unexplained_share(pairs) * lost
+    ):
         note = (
             "rows or columns were rescaled (a scale was folded into or out of other modules), so the weights cannot be "
             "compared; compare outputs instead (layers.relative_error)"
@@ -109,13 +113,13 @@ def _error(pairs: list[tuple[Tensor, Tensor]], compared: float, caveat: str) -> 
     return WeightError(float((lost / size) ** 0.5), compared, caveat)
 
 
-def _left_share(pairs: list[tuple[Tensor, Tensor]]) -> float:
+def _unexplained_share(pairs: list[tuple[Tensor, Tensor]]) -> float:
     """The share of the error left after fitting the best row and column factors, relative to independent errors."""
     rows, columns = pairs[0][0].shape
     return (rows - 1) * (columns - 1) / (rows * columns)
 
 
-def _unexplained(before_OI: Tensor, after_OI: Tensor) -> float:
+def _unexplained_error(before_OI: Tensor, after_OI: Tensor) -> float:
     """The squared error left after scaling columns, then rows, of ``after`` to fit ``before`` best."""
     fitted = after_OI
     for axis in (0, 1, 0):

@@ -71,12 +71,12 @@ def select_waiting_rules(gates: Sequence[GateSpec], suite: SuiteSpec) -> list[Ga
     names = [name for measure in suite.measures for name in measure.metrics_by_document()]
     kept = []
     for gate in gates:
-        rules = tuple(spec for spec in gate.rules if _waits(spec.rule, names))
+        rules = tuple(spec for spec in gate.rules if _waits_for_all(spec.rule, names))
         if rules:
             kept.append(gate.model_copy(update={"rules": rules}))
     return kept
 
 
-def _waits(rule: Rule, names: Sequence[str]) -> bool:
+def _waits_for_all(rule: Rule, names: Sequence[str]) -> bool:
     wants = rule.decide == "interval" and (rule.level == "block" or rule.on_inconclusive == "extend")
     return wants and any(could_match(rule.metric, name) for name in names)

@@ -56,7 +56,7 @@ def split_documents(documents: pd.DataFrame, label: str) -> list[Part]:
     """The slices of the table ``documents`` (scored ones only) by ``label``, in the order of their first document."""
     scored = documents[documents["tokens"] > 0]
     if label == "length":
-        return _by_length(scored["document"].to_numpy(), scored["tokens"].to_numpy())
+        return _split_by_length(scored["document"].to_numpy(), scored["tokens"].to_numpy())
     if label not in scored.columns:
         return []
     if not (scored[label] != "").any():
@@ -85,7 +85,9 @@ def measure_slices(
     measures = [measure for measure in measures if measure.by_document]
     tables = {measure.kind: read(measure) for measure in measures if _serves(measure, wanted)}
     for label, patterns in wanted.items():
-        serving = [measure for measure in measures if _any(measure, patterns) and tables[measure.kind] is not None]
+        serving = [
+            measure for measure in measures if _measures_any(measure, patterns) and tables[measure.kind] is not None
+        ]
         for part in split_documents(documents, label):
             seen = part.documents if look is None else part.documents & look.drawn
             intervals = look.intervals(part.documents) if look else None
@@ -95,7 +97,7 @@ def measure_slices(
                 if table is not None and seen:
                     found += _measure_slice(measure, table[table["document"].isin(seen)], patterns, intervals)
                 else:
-                    found += _not_drawn(measure, patterns)
+                    found += _skip_undrawn(measure, patterns)
             if found:
                 slices.append(
                     Slice(
@@ -111,14 +113,14 @@ def measure_slices(
 
 
 def _serves(measure: Measure, wanted: dict[str, tuple[str, ...]]) -> bool:
-    return any(_any(measure, patterns) for patterns in wanted.values())
+    return any(_measures_any(measure, patterns) for patterns in wanted.values())
 
 
-def _any(measure: Measure, patterns: Sequence[str]) -> bool:
+def _measures_any(measure: Measure, patterns: Sequence[str]) -> bool:
     return any(could_match(pattern, metric.name) for metric in measure.produces() for pattern in patterns)
 
 
-def _not_drawn(measure: Measure, patterns: Sequence[str]) -> list[Measurement | Skipped]:
+def _skip_undrawn(measure: Measure, patterns: Sequence[str]) -> list[Measurement | Skipped]:
     names = [metric.name for metric in measure.produces()]
     reason = "no document of this slice was measured"
     return [Skipped(measure=name, reason=reason) for name in names if any(could_match(p, name) for p in patterns)]
@@ -139,7 +141,7 @@ def _measure_slice(
     return [entry for name, entry in named if any(could_match(pattern, name) for pattern in patterns)]
 
 
-def _by_length(documents: np.ndarray, tokens: np.ndarray) -> list[Part]:
+def _split_by_length(documents: np.ndarray, tokens: np.ndarray) -> list[Part]:
     """Thirds from short to long, named by their number of scored tokens; fewer if there are few distinct lengths."""
     if not len(tokens):
         return []

@@ -51,7 +51,7 @@ class Suite:
         return [metric for measure in self.measures.values() for metric in measure.produces()]
 
     @property
-    def growing(self) -> list[str]:
+    def sequential_metrics(self) -> list[str]:
         """The metrics for which the suite can measure more documents."""
         if self.documents is None or self.documents.min is None:
             return []

@@ -80,7 +80,7 @@ class Scorer(huggingface.HFLM):  # type: ignore[misc]
             raise DataError(f"{self.name}: bos: false has no effect, the tokenizer puts BOS before every prompt")
         return found
 
-    def fresh(self) -> None:
+    def forget_prompts(self) -> None:
         """Forget the prompts of the previous task."""
         self.cut, self.non_finite, self.longest = set(), set(), 0
 
@@ -162,10 +162,10 @@ def evaluate(scorer: Scorer, task: Any, manager: Any, limit: int | None, fewshot
 
     Seeds are the same for each call; the caller's random states are restored afterwards.
     """
-    scorer.fresh()
+    scorer.forget_prompts()
     # Aggregates are not used, and some overflow on a broken model instead of saying so.
     task.aggregation = functools.partial(defaultdict, lambda: len)
-    with own_random_states(), quiet():
+    with isolate_random_states(), silence():
         results: dict[str, Any] = lm_eval.simple_evaluate(
             model=scorer,
             tasks=[task],
@@ -179,7 +179,7 @@ def evaluate(scorer: Scorer, task: Any, manager: Any, limit: int | None, fewshot
 
 
 @contextmanager
-def own_random_states() -> Iterator[None]:
+def isolate_random_states() -> Iterator[None]:
     """Seed Python, numpy and torch as lm-eval does, and restore their global states afterwards."""
     python, legacy, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()
     devices = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
@@ -197,7 +197,7 @@ def own_random_states() -> Iterator[None]:
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
+def silence() -> Iterator[None]:
     """Disable progress bars, library warnings, calls of git, and lm-eval's survey of the machine."""
     silent = functools.partial(huggingface.tqdm, disable=True)
     bars = datasets.is_progress_bar_enabled()
@@ -218,7 +218,7 @@ def quiet() -> Iterator[None]:
 
 
 @contextmanager
-def fresh_local_data(cache: Path, folder: Path | None) -> Iterator[None]:
+def reload_local_data(cache: Path, folder: Path | None) -> Iterator[None]:
     """Read local data files fresh into ``cache``; hub data sets keep the user's cache.
 
     folder: where the task file is; relative data files that exist there are resolved against it.

@@ -88,7 +88,7 @@ class Generations(Probe):
         """Commit one unit per batch of prompts. Raises DataError for unusable prompts."""
         from harness.models.vocabulary import group_by_vocabulary
 
-        prompts = self._from_file() if self.prompts else self._beginnings(context.reference, context.texts)
+        prompts = self._read_file() if self.prompts else self._take_beginnings(context.reference, context.texts)
         batches = [prompts[at : at + self.batch_size] for at in range(0, len(prompts), self.batch_size)]
         for vocabulary, indices in group_by_vocabulary(context.reference, context.variants).items():
             models = [context.reference, *(context.variants[index] for index in indices)]
@@ -126,7 +126,7 @@ class Generations(Probe):
                     sinks[index].commit(_unit(number), {"generations": rows})
         progress.step("generations", len(batches), len(batches))
 
-    def _from_file(self) -> list[Prompt]:
+    def _read_file(self) -> list[Prompt]:
         """Read the prompts file. Raises DataError for a file that cannot be read, or a prompt without text."""
         found = read_documents(str(self.prompts), self.max, self.prompt_field)
         prompts = [Prompt(-1, document.id, document.kind, document.text) for document in found]
@@ -134,7 +134,7 @@ class Generations(Probe):
             raise DataError(f"{self.prompts}: the prompt {empty[0]} has no text; remove it or write one")
         return prompts
 
-    def _beginnings(self, reference: LoadedModel, documents: Sequence[RawDocument]) -> list[Prompt]:
+    def _take_beginnings(self, reference: LoadedModel, documents: Sequence[RawDocument]) -> list[Prompt]:
         """The first tokens of each document in the reference's tokenization, as text; documents without text are
         skipped."""
         spoken = [(index, document) for index, document in enumerate(documents) if document.text.strip()][: self.max]

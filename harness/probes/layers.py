@@ -66,7 +66,7 @@ class _LayerRecorder(Recorder):
         reference_NH = self._kept[module][len(errors)]
         errors.append(torch.stack(self._kernel(reference_NH, output_NH.to(reference_NH.device))))
 
-    def forwarded(self) -> None:
+    def release_inputs(self) -> None:
         self._kept.clear()
 
     def rows(self, variant: int) -> Mapping[str, pd.DataFrame]:

@@ -47,12 +47,12 @@ class Weights(Probe):
             if sink.done(UNIT):
                 continue
             if rows is None:
-                rows = self._side("reference", reference)
-            both = pd.concat([rows, self._side("variant", variant)], ignore_index=True)
-            sink.commit(UNIT, {"weights": _with_errors(both, reference, variant)})
+                rows = self._inspect_side("reference", reference)
+            both = pd.concat([rows, self._inspect_side("variant", variant)], ignore_index=True)
+            sink.commit(UNIT, {"weights": _add_errors(both, reference, variant)})
         context.progress.step("weights", total, total)
 
-    def _side(self, side: str, loaded: LoadedModel) -> pd.DataFrame:
+    def _inspect_side(self, side: str, loaded: LoadedModel) -> pd.DataFrame:
         import pandas as pd
 
         rows = [_module_row(side, module) for module in loaded.identity.modules]
@@ -92,7 +92,7 @@ class Weights(Probe):
         return _device_bytes(loaded) + added
 
 
-def _with_errors(rows: pd.DataFrame, reference: LoadedModel, variant: LoadedModel) -> pd.DataFrame:
+def _add_errors(rows: pd.DataFrame, reference: LoadedModel, variant: LoadedModel) -> pd.DataFrame:
     """The rows with the relative error of the weights of the variant's linear layers."""
     from harness.modules.weight_errors import WeightError, weight_errors
 

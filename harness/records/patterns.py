@@ -27,7 +27,7 @@ def matches(pattern: str, name: str) -> bool:
     return True
 
 
-def covered(pattern: str, name: str) -> list[str]:
+def match_stars(pattern: str, name: str) -> list[str]:
     """What each ``*`` of ``pattern`` stands for in a name that it covers; as little as possible, from the left."""
     first, *rest = pattern.split("*")
     found, at = [], len(first)

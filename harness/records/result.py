@@ -75,7 +75,7 @@ class Measurement(Record):
         return None if self.change is None or self.infinite_neutral else abs(self.change - self.neutral)
 
     @model_validator(mode="after")
-    def _consistent(self) -> Measurement:
+    def _check_fields(self) -> Measurement:
         if self.non_finite is None and self.change is None and self.variant is None:
             raise ValueError(f"{self.name}: a finite measurement needs a change or a variant value")
         for low, value, high in (

@@ -19,7 +19,7 @@ def upgrade(content: dict[str, Any]) -> dict[str, Any]:
     for record in _records(content, "measurements"):
         _measurement(record)
     for record in _records(content, "skipped"):
-        _skipped(record)
+        _upgrade_skipped(record)
     for side in ("reference", "variant"):
         if isinstance(content.get(side), dict):
             upgrade_identity(content[side])
@@ -33,7 +33,7 @@ def _measurement(record: dict[str, Any]) -> None:
         record["infinite_neutral"] = True
 
 
-def _skipped(record: dict[str, Any]) -> None:
+def _upgrade_skipped(record: dict[str, Any]) -> None:
     """Schema 1 named a measure that was skipped whole by its own name, schema 2 by what its metrics are called."""
     name = record.get("measure")
     if isinstance(name, str) and "." not in name:

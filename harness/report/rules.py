@@ -102,7 +102,7 @@ def _find_comparison(name: str, m: Measurement, settings: dict[str, Any]) -> _Co
         rule = load(Rule, name).model_validate_json(json.dumps(given))
     except (HarnessError, ImportError, AttributeError, ValidationError):
         return None
-    facts = Facts.measured(m)
+    facts = Facts.from_measurement(m)
     bound = bound_of(rule, facts)
     if bound.misfit:
         return None

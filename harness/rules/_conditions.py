@@ -68,7 +68,7 @@ def _refuse_implausible_gain(rule: Rule, measurement: Measurement, decision: Dec
     limit = rule.implausible_gain
     if limit is None or decision.status == "fail":
         return decision
-    if why := explain_misfit(rule, Facts.measured(measurement)):
+    if why := explain_misfit(rule, Facts.from_measurement(measurement)):
         return mistake(measurement, decision.expected, why)
     gain = _least_gain(rule, measurement)
     if gain <= limit:
@@ -113,7 +113,7 @@ def _explain_noise(rule: Rule, measurement: Measurement) -> str:
 
 def _floor_as_margin(rule: Rule, measurement: Measurement, floor: NoiseFloor) -> float:
     """What one noise floor takes from the margin, in units of the number that the rule compares."""
-    is_ratio = bound_of(rule, Facts.measured(measurement)).number == "ratio"
+    is_ratio = bound_of(rule, Facts.from_measurement(measurement)).number == "ratio"
     return floor.value / measurement.reference if is_ratio and measurement.reference else floor.value
 
 

@@ -121,7 +121,7 @@ def floors(perturbed: Perturbed, measures: Sequence[Measure]) -> dict[Key, Noise
     }
 
 
-def with_floors(found: Sequence[Measurement | Skipped], known: Mapping[Key, NoiseFloor]) -> list[Measurement | Skipped]:
+def add_floors(found: Sequence[Measurement | Skipped], known: Mapping[Key, NoiseFloor]) -> list[Measurement | Skipped]:
     """Measurements with their floors, if known; a floor that a measure determined itself is kept."""
     names = Counter(entry.name for entry in found if isinstance(entry, Measurement))
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from harness.statistics.calibration import checked
+from harness.statistics.calibration import check_outcomes
 from harness.statistics.interval import Floats, Interval, t_quantile
 
 
@@ -53,14 +53,14 @@ def calibration_shift(
     """
     if bins < 1:
         raise ValueError(f"calibration shift: found {bins} bins, expected at least 1")
-    sides = [checked(*reference), checked(*variant)]
+    sides = [check_outcomes(*reference), check_outcomes(*variant)]
     labels = np.asarray(clusters)
     if not len(labels) == len(sides[0][0]) == len(sides[1][0]):
         raise ValueError(
             f"calibration shift: found {len(sides[0][0])} and {len(sides[1][0])} observations, {len(labels)} labels"
         )
     before, after = _sums(sides[0], sides[1], labels, bins)
-    values = _debiased(before), _debiased(after)
+    values = _debias(before), _debias(after)
     change = values[1] - values[0]
     return CalibrationShift(values[0], values[1], change, _jackknife(before, after, change, confidence))
 
@@ -85,7 +85,7 @@ def _sums(
     return before, after
 
 
-def _debiased(side: _Side) -> float:
+def _debias(side: _Side) -> float:
     """The squared calibration error from products of different clusters; 0 where there is one cluster."""
     count = len(side.gaps)
     if count < 2:
@@ -102,7 +102,7 @@ def _total(products: Floats, sizes: Floats) -> Floats:
     return found
 
 
-def _without_one(side: _Side) -> Floats:
+def _leave_one_out(side: _Side) -> Floats:
     """The debiased error without each cluster in turn."""
     gaps = side.gaps.sum(axis=0) - side.gaps
     squares = (side.gaps**2).sum(axis=0) - side.gaps**2
@@ -116,7 +116,7 @@ def _jackknife(before: _Side, after: _Side, change: float, confidence: float) ->
         return None
     if (before.gaps == after.gaps).all() and (before.sizes == after.sizes).all():
         return Interval(change, change, f"no interval: none of {count} clusters differs between both sides")
-    without = _without_one(after) - _without_one(before)
+    without = _leave_one_out(after) - _leave_one_out(before)
     error = math.sqrt((count - 1) / count * math.fsum(((without - without.mean()) ** 2).tolist()))
     if not error > 0:
         return Interval(change, change, f"no interval: the {count} clusters show no spread")

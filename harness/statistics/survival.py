@@ -24,7 +24,7 @@ def survival(times: ArrayLike, events: ArrayLike, horizon: int) -> Floats:
     Beyond the last time at which anything was watched the curve stays where it is. Raises ValueError for lengths that
     differ, and for times outside 0 … horizon.
     """
-    times, events = _checked(times, events, horizon)
+    times, events = _check_times(times, events, horizon)
     harmed, watched = _counts(times, events, horizon)
     return _curve(harmed, watched)
 
@@ -43,7 +43,7 @@ def restricted_mean_interval(
     Where nothing happened to anybody, the Clopper-Pearson bound on the share of those to whom it may happen, at once.
     None for fewer than two clusters.
     """
-    times, events = _checked(times, events, horizon)
+    times, events = _check_times(times, events, horizon)
     if not events.any():
         return bounded_mean_interval(np.full(len(times), float(horizon)), clusters, 0.0, float(horizon), confidence)
     value = restricted_mean(times, events, horizon)
@@ -89,7 +89,7 @@ def _curve(harmed: Floats, watched: Floats) -> Floats:
     return np.concatenate(([1.0], np.cumprod(kept)))
 
 
-def _checked(times: ArrayLike, events: ArrayLike, horizon: int) -> tuple[NDArray[np.int64], Booleans]:
+def _check_times(times: ArrayLike, events: ArrayLike, horizon: int) -> tuple[NDArray[np.int64], Booleans]:
     found, happened = np.asarray(times, dtype=np.int64), np.asarray(events, dtype=np.bool_)
     if found.shape != happened.shape or found.ndim != 1 or not len(found):
         raise ValueError(f"survival: found {found.shape} times and {happened.shape} events, expected one of each")

@@ -97,12 +97,12 @@ def refuse_silent_exits() -> None:
 @contextmanager
 def guard(what: str, patience: int = 1) -> Iterator[None]:
     """``contain``, and a time limit. patience: how many limits this unit may take without a sign of life."""
-    with contain(what), _watched(what, patience):
+    with contain(what), _watch_for(what, patience):
         yield
 
 
 @contextmanager
-def _watched(what: str, patience: int) -> Iterator[None]:
+def _watch_for(what: str, patience: int) -> Iterator[None]:
     if _SIGNAL is None or threading.current_thread() is not threading.main_thread() or _watchdog.foreign_process:
         yield
         return

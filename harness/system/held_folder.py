@@ -59,16 +59,16 @@ def _open_lock(folder: Path, lock: str, inside: int) -> int:
         descriptor = os.open(lock, flags, 0o644, dir_fd=inside)
     except OSError as error:
         if error.errno in {errno.ELOOP, errno.EISDIR}:
-            raise _not_a_lock(folder / lock) from error
+            raise _foreign_file_error(folder / lock) from error
         raise
     found = os.fstat(descriptor)
     if stat.S_ISREG(found.st_mode) and found.st_nlink == 1 and _HOLDER.fullmatch(os.pread(descriptor, 64, 0)):
         return descriptor
     os.close(descriptor)
-    raise _not_a_lock(folder / lock)
+    raise _foreign_file_error(folder / lock)
 
 
-def _not_a_lock(path: Path) -> WriteError:
+def _foreign_file_error(path: Path) -> WriteError:
     return WriteError(f"{path}: found something that this program did not write, expected its lock file; remove it")
 
 

@@ -89,7 +89,7 @@ def _add_suite(root: ElementTree.Element, run: Run, index: int, gate: str, cases
         name=clean(gate) or "gate",
         package=clean(run.name),
         id=str(index),
-        timestamp=_started(run),
+        timestamp=_start_time(run),
         hostname="localhost",
         tests=str(len(cases)),
         failures=str(counts["failure"]),
@@ -115,7 +115,7 @@ def _add_suite(root: ElementTree.Element, run: Run, index: int, gate: str, cases
         ElementTree.SubElement(suite, stream)
 
 
-def _started(run: Run) -> str:
+def _start_time(run: Run) -> str:
     """When the run began, in UTC and without a zone, as the schema asks."""
     try:
         started = datetime.fromisoformat(run.clock.started)

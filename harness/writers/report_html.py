@@ -28,7 +28,7 @@ from harness.writers import Writer
 
 _FILTERS = (
     display.format_together, display.number, display.percent, display.points, display.quantity, display.short_hash,
-    display.signed, display.size,
+    display.format_signed, display.size,
 )  # fmt: skip
 
 
@@ -120,7 +120,7 @@ def _environment(templates: Path) -> Environment:
         loader=FileSystemLoader(templates),
         autoescape=True,
         undefined=StrictUndefined,
-        finalize=_harmless,
+        finalize=_defuse,
         trim_blocks=True,
         lstrip_blocks=True,
     )
@@ -129,5 +129,5 @@ def _environment(templates: Path) -> Environment:
     return environment
 
 
-def _harmless(value: object) -> object:
+def _defuse(value: object) -> object:
     return display.clean(value) if isinstance(value, str) and not isinstance(value, Markup) else value

@@ -129,7 +129,7 @@ def test_tables_that_cannot_be_read_any_more_make_the_run_an_error(
     assert "not every output shows all of its tables: journal.jsonl: Input/output error" in said
 
 
-@pytest.mark.parametrize("step", ["write_run", "read_run", "as_written"])
+@pytest.mark.parametrize("step", ["write_run", "read_run", "read_back"])
 def test_a_run_file_that_cannot_be_written_or_read_back_leaves_no_result(
     desk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:

@@ -36,7 +36,7 @@ class Unit:
         return tuple({id(module.weight): weight_of(module) for module in self.modules}.values())
 
     @property
-    def called(self) -> tuple[nn.Module, ...]:
+    def callers(self) -> tuple[nn.Module, ...]:
         """The modules whose forward uses the unit."""
         owners = [module.owner if isinstance(module, ExpertMatrix) else module for module in self.modules]
         return tuple({id(module): module for module in owners}.values())
@@ -150,15 +150,15 @@ class _Document:
         """Number of blocks that had finished when each unit was first called; None if it never was."""
         with ExitStack() as hooks:
             for block in stack:
-                hooks.callback(block.register_forward_hook(self._finished).remove)
+                hooks.callback(block.register_forward_hook(self._store_output).remove)
             for index, unit in enumerate(units):
-                for module in unit.called:
-                    hooks.callback(module.register_forward_pre_hook(partial(self._called, index)).remove)
+                for module in unit.callers:
+                    hooks.callback(module.register_forward_pre_hook(partial(self._store_first_call, index)).remove)
             self._reference_TV = self._log_probabilities()
 
     def divergence(self, done: int) -> float:
         """Σ over tokens of KL(unchanged ‖ current model), which differs only after the first ``done`` blocks."""
-        with self._replaying(done):
+        with self._replay_outputs(done):
             now_TV = self._log_probabilities()
         p_TV = self._reference_TV.exp()
         # Tokens with zero probability in the unchanged model contribute 0, although their logarithm is −infinity.
@@ -166,7 +166,7 @@ class _Document:
 
     def can_start_behind(self, done: int) -> bool:
         """Whether replaying the outputs of ``done`` blocks suffices: some models pass on more than those."""
-        with self._replaying(done):
+        with self._replay_outputs(done):
             try:
                 return torch.equal(self._log_probabilities(), self._reference_TV)
             except Exception:  # noqa: BLE001 - missing state may raise anything; a pass from the start needs none.
@@ -177,13 +177,13 @@ class _Document:
         return logits_TV.double().log_softmax(-1)
 
     @contextmanager
-    def _replaying(self, done: int) -> Iterator[None]:
+    def _replay_outputs(self, done: int) -> Iterator[None]:
         """Let the first ``done`` blocks return their recorded outputs without computing anything."""
         blocks = list(self._stack)[:done]
         before = [vars(block).get("forward") for block in blocks]
         try:
             for block, output in zip(blocks, self._outputs, strict=False):
-                vars(block)["forward"] = partial(_recorded, output)
+                vars(block)["forward"] = partial(_return_recorded, output)
             yield
         finally:
             for block, forward in zip(blocks, before, strict=True):
@@ -192,13 +192,13 @@ class _Document:
                 else:
                     vars(block)["forward"] = forward
 
-    def _finished(self, _block: nn.Module, _arguments: Any, output: Any) -> None:
+    def _store_output(self, _block: nn.Module, _arguments: Any, output: Any) -> None:
         self._outputs.append(output)
 
-    def _called(self, index: int, _module: nn.Module, _arguments: Any) -> None:
+    def _store_first_call(self, index: int, _module: nn.Module, _arguments: Any) -> None:
         if self.blocks_before[index] is None:
             self.blocks_before[index] = len(self._outputs)
 
 
-def _recorded(output: Any, *_arguments: Any, **_named: Any) -> Any:
+def _return_recorded(output: Any, *_arguments: Any, **_named: Any) -> Any:
     return output

@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from harness.report import display
 from harness.report.drawing import charts
-from harness.report.drawing.scales import Scale, covering
+from harness.report.drawing.scales import Scale, fit_scale
 from harness.report.summaries.suite_tables import SuiteTables
 
 
@@ -37,8 +37,8 @@ def read_channels(suite: SuiteTables, most: int) -> tuple[list[Inputs], int] | N
     rows = [
         Inputs(
             module=str(row["module"]),
-            reference=_finite(ratio.get((row["module"], "reference"))),
-            variant=_finite(ratio.get((row["module"], "variant"))),
+            reference=_keep_finite(ratio.get((row["module"], "reference"))),
+            variant=_keep_finite(ratio.get((row["module"], "variant"))),
             channel=int(row["channel"]),
             largest=float(row["max_abs"]),
         )
@@ -55,7 +55,7 @@ def make_scale(rows: Sequence[Inputs]) -> Scale:
         return Scale(0.0, 1.0)
     if max(values) / min(values) > 10:
         return Scale(min(values) / 1.15, max(values) * 1.15, log=True)
-    return covering(values, zero=True)
+    return fit_scale(values, zero=True)
 
 
 def draw_ratios(row: Inputs, scale: Scale) -> Markup:
@@ -67,5 +67,5 @@ def draw_ratios(row: Inputs, scale: Scale) -> Markup:
     return charts.pair(row.reference, row.variant, scale, hint)
 
 
-def _finite(value: float | None) -> float | None:
+def _keep_finite(value: float | None) -> float | None:
     return float(value) if value is not None and isfinite(value) else None

@@ -98,14 +98,14 @@ def _pairing(row: Mapping[Hashable, Any], tokens: bool) -> Pairing:
         kind=str(row["kind"]),
         prompt=_tail(_lines(str(row["prompt"])), PROMPT),
         common=_tail(_lines(reference[:at]), BEFORE),
-        reference=_side(reference[at:], bool(row["reference_ended"])),
-        variant=_side(str(row["variant_text"])[at:], bool(row["variant_ended"])),
+        reference=_split_side(reference[at:], bool(row["reference_ended"])),
+        variant=_split_side(str(row["variant_text"])[at:], bool(row["variant_ended"])),
         place=place,
         similarity=float(row["similarity"]),
     )
 
 
-def _side(text: str, ended: bool) -> Side:
+def _split_side(text: str, ended: bool) -> Side:
     found = _WORD.match(text)
     word = found[0] if found else ""
     rest = text[len(word) :]

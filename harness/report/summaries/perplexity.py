@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from harness.report import display
 from harness.report.drawing import charts
-from harness.report.drawing.scales import Scale, covering
+from harness.report.drawing.scales import Scale, fit_scale
 from harness.report.summaries.tokens import Tokens
 from harness.statistics import ratio_of_sums_interval
 
@@ -51,7 +51,7 @@ def group_by_kind(found: Tokens, most: int) -> list[DocumentKind]:
 
 def make_scale(kinds: Sequence[DocumentKind]) -> Scale:
     """One scale for the ratios of all kinds, with 1 (no change) on it."""
-    return covering([1.0, *(end for kind in kinds for end in (kind.low, kind.ratio, kind.high) if end is not None)])
+    return fit_scale([1.0, *(end for kind in kinds for end in (kind.low, kind.ratio, kind.high) if end is not None)])
 
 
 def draw_ratio(kind: DocumentKind, scale: Scale) -> Markup:

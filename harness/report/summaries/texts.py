@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from harness.report import display
 from harness.report.drawing import charts
-from harness.report.drawing.scales import Scale, covering
+from harness.report.drawing.scales import Scale, fit_scale
 from harness.report.summaries.suite_tables import SuiteTables
 from harness.statistics import ratio_of_sums_interval
 
@@ -63,13 +63,13 @@ def group_by_kind(suite: SuiteTables, most: int) -> list[DocumentKind]:
 
 def make_scale(kinds: Sequence[DocumentKind]) -> Scale:
     """One scale for the changes of all kinds, with no change on it."""
-    return covering([0.0, *(end for kind in kinds for end in (kind.low, kind.change, kind.high) if end is not None)])
+    return fit_scale([0.0, *(end for kind in kinds for end in (kind.low, kind.change, kind.high) if end is not None)])
 
 
 def draw_change(kind: DocumentKind, scale: Scale) -> Markup:
     """The change of one kind with its interval."""
-    hint = f"{kind.name}: {display.signed(kind.change)}"
+    hint = f"{kind.name}: {display.format_signed(kind.change)}"
     if kind.low is not None and kind.high is not None:
-        hint += f", interval {display.signed(kind.low)} to {display.signed(kind.high)}"
+        hint += f", interval {display.format_signed(kind.low)} to {display.format_signed(kind.high)}"
     tone = "worse" if (kind.low or 0) > 0 else "better" if kind.high is not None and kind.high < 0 else "variant"
     return charts.interval(kind.change, kind.low, kind.high, scale, 0.0, tone, hint)
