@@ -19,7 +19,7 @@ from harness.records import SCHEMA_VERSION, Run, schema_1
 from harness.system.files import sync_folder, write_atomic
 from harness.system.foreign import guard
 from harness.tables.access import Tables
-from harness.tables.store import Reader
+from harness.tables.store import StoreReader
 from harness.writers import RUN_FILE, Writer
 
 if TYPE_CHECKING:
@@ -158,8 +158,8 @@ class StoredTables:
         self.problem = ""
 
     @cached_property
-    def _reader(self) -> Reader:
-        return Reader(self.folder, self.data_key)
+    def _reader(self) -> StoreReader:
+        return StoreReader(self.folder, self.data_key)
 
     def suites(self) -> tuple[str, ...]:
         """Names of the suites that have tables. Raises TableError."""

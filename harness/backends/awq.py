@@ -76,7 +76,7 @@ class Awq(WeightBackend):
             self._check(name, module)
         foldings = find_foldings(model, calibration).accepted if self.scale_grid else ()
         stride = max(1, sum(map(len, calibration)) // self.clip_tokens)
-        work = _Work(self, chosen, stride)
+        work = _CompressionState(self, chosen, stride)
         for block in walk_blocks(model, calibration):
             work.round_pending()  # The block before has passed on its outputs by now.
             work.scale(block, [each for each in foldings if each.readers[0].startswith(f"{block.name}.")])
@@ -143,7 +143,7 @@ class Awq(WeightBackend):
             yield from self.no_clip
 
 
-class _Work:
+class _CompressionState:
     """The state of one compression: scales and limits that are decided but not applied yet, and statistics for the
     notes."""
 
@@ -175,7 +175,7 @@ class _Work:
 
         step = self._step
         wanted = [name for name in names if name in self._chosen]
-        samples = {name: _Sample(self._stride) for name in wanted if step.clips(name)}
+        samples = {name: _RowSampler(self._stride) for name in wanted if step.clips(name)}
         if samples:
             observe({name: sample.take for name, sample in samples.items()})
         for name in wanted:
@@ -208,7 +208,7 @@ class _Work:
         self._pending.clear()
 
 
-class _Sample:
+class _RowSampler:
     """Samples every n-th row of all inputs of a module."""
 
     def __init__(self, stride: int) -> None:
@@ -243,7 +243,7 @@ def _search(step: Awq, block: Block, folding: Folding, chosen: Chosen) -> Scalin
     readers = [cast("Linear", block.module.get_submodule(name)) for name in inside.readers]
     weights = [weight_of(reader).clone() for reader in readers]
     forms = [step.for_module(name).weight_format() for name in folding.readers]
-    inputs = _Inputs(products=len(readers) == 1)
+    inputs = _InputStatistics(products=len(readers) == 1)
     block.observe({folding.readers[0]: inputs.take})
     mean_I = folding.pool_shared(inputs.total / inputs.seen, "mean")
     relative = folding.pool_shared(relative_size(weights, forms), "mean") if step.duo_scaling else None
@@ -279,7 +279,7 @@ def _module_error(block: Block, names: Sequence[str]) -> Callable[[Sequence[Tens
     return error
 
 
-class _Inputs:
+class _InputStatistics:
     """Sum of absolute inputs per channel over all calibration tokens, and with ``products`` XᵀX."""
 
     def __init__(self, products: bool) -> None:

@@ -68,7 +68,7 @@ class Gptq(WeightBackend):
         """Replace the weight of every linear layer that is not skipped; raises BackendError naming the module."""
         from harness.modules.decoder_layers import observe_inputs, walk_blocks
 
-        work = _Work(self, dict(self.select_layers(model)))
+        work = _CompressionState(self, dict(self.select_layers(model)))
         for block in walk_blocks(model, calibration):
             inside = [name for name, _ in block.linears() if name in work.chosen]
             work.quantize(inside, block.observe)
@@ -79,7 +79,7 @@ class Gptq(WeightBackend):
         return Compressed(model, described, notes=tuple(work.notes()))
 
 
-class _Work:
+class _CompressionState:
     """Per-layer results and notes of one run."""
 
     def __init__(self, settings: Gptq, chosen: dict[str, Linear]) -> None:

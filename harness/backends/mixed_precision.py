@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from harness.modules.transforms.single_changes import Change, Unit
+    from harness.modules.transforms.single_changes import Change, ChangedWeight
     from harness.numerics.allocation import Allocation
 
 
@@ -125,7 +125,7 @@ class MixedPrecision(LinearBackend):
 
         return change
 
-    def _sizes(self, unit: Unit) -> list[int]:
+    def _sizes(self, unit: ChangedWeight) -> list[int]:
         """Stored bits of a unit for every candidate bit width."""
         from harness.numerics.formats import check_tensor, stored_bits
 

@@ -67,21 +67,21 @@ def facts_of(metric: Metric, spread: Spread) -> Facts:
     return Facts.from_metric(metric, numbers, spread.reference if has_sides else None)
 
 
-class _Limit(NamedTuple):
+class _LimitOnChange(NamedTuple):
     """A limit as a change; direction: 1 for an upper limit, −1 for a lower one."""
 
     change: float
     direction: float
 
 
-def _reachable_limits(bound: Bound, facts: Facts, ties: bool) -> list[_Limit]:
+def _reachable_limits(bound: Bound, facts: Facts, ties: bool) -> list[_LimitOnChange]:
     """The limits that the metric can cross at all, the upper one first."""
     least, most = facts.range(bound.number)
     limits = []
     if bound.upper is not None and (bound.upper < most or (bound.upper == most and not ties)):
-        limits.append(_Limit(_convert_to_change(bound.upper, bound.number, facts), 1.0))
+        limits.append(_LimitOnChange(_convert_to_change(bound.upper, bound.number, facts), 1.0))
     if bound.lower is not None and (bound.lower > least or (bound.lower == least and not ties)):
-        limits.append(_Limit(_convert_to_change(bound.lower, bound.number, facts), -1.0))
+        limits.append(_LimitOnChange(_convert_to_change(bound.lower, bound.number, facts), -1.0))
     return limits
 
 

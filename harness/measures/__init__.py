@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Work:
+class ExtraWork:
     """Work of one model in addition to the shared pass.
 
     items: of tasks. calls: timing blocks. generated: tokens of generations, prompts included. complete: whether every
@@ -95,10 +95,10 @@ class Measure(Plugin):
         """The tasks that the measure scores, with their sizes as far as files tell; empty if it scores none."""
         return ()
 
-    def work(self, documents: int | None) -> Work:
+    def work(self, documents: int | None) -> ExtraWork:
         """The work of each model for this measure, in a suite of ``documents`` documents; feeds the time forecast."""
         sizes = [task.items for task in self.task_sizes()]
-        return Work(items=sum(size or 0 for size in sizes), complete=None not in sizes)
+        return ExtraWork(items=sum(size or 0 for size in sizes), complete=None not in sizes)
 
     def sample_size(self, documents: int | None) -> int | None:
         """How many independent observations (``Metric.units``) the metrics rest on, in a suite of ``documents``

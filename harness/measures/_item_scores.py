@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from harness.measures._items import Cell, Found
+from harness.measures._items import Found, TaskScores
 from harness.measures._shared import make_sampled
 from harness.records import Skipped
 from harness.statistics import (
@@ -22,7 +22,7 @@ from harness.statistics import (
 )
 
 
-def scores(cell: Cell) -> Found:
+def scores(cell: TaskScores) -> Found:
     """Mean score on both sides and the mean paired difference."""
     if cell.kind == "binary":
         gained = int(((cell.variant == 1) & (cell.reference == 0)).sum())
@@ -48,7 +48,7 @@ def scores(cell: Cell) -> Found:
     )
 
 
-def paired_shares(cell: Cell) -> Interval | None:
+def paired_shares(cell: TaskScores) -> Interval | None:
     """Tango's interval of the difference of two paired proportions, variant − reference.
 
     Of items from the same document only the first counts: the others are not independent evidence.
@@ -60,19 +60,19 @@ def paired_shares(cell: Cell) -> Interval | None:
     return _extend_interval(tango_interval(gained, lost, len(variant)), mean(cell.variant - cell.reference))
 
 
-def _mcnemar(cell: Cell, gained: int, lost: int) -> str:
+def _mcnemar(cell: TaskScores, gained: int, lost: int) -> str:
     """The exact McNemar test of equally many gained and lost items, for information; empty if items share documents."""
     alone = cell.count.clusters == cell.count.observations
     return f" (exact McNemar p = {mcnemar_p(lost, gained):.3g})" if alone else ""
 
 
-def effective(cell: Cell, successes: float) -> tuple[float, float]:
+def effective(cell: TaskScores, successes: float) -> tuple[float, float]:
     """Successes and trials if items of the same document count once together."""
     share = cell.count.clusters / cell.count.observations
     return successes * share, float(cell.count.clusters)
 
 
-def recovery(cell: Cell) -> Found:
+def recovery(cell: TaskScores) -> Found:
     """Σ variant / Σ reference. For 0/1 scores each end is the more extreme of the t interval and of Tango's interval
     divided by the reference's share, because a t interval is too narrow if few items differ."""
     metric, total = cell.derive_metric("recovery"), math.fsum(cell.reference.tolist())
@@ -95,7 +95,7 @@ def recovery(cell: Cell) -> Found:
     )
 
 
-def flips(cell: Cell) -> Found:
+def flips(cell: TaskScores) -> Found:
     """Share of items whose answer or score changes, in total and in each direction (1 is right unless less is
     better)."""
     answers = cell.rows["reference_answer"].to_numpy() != cell.rows["variant_answer"].to_numpy()

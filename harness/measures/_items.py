@@ -137,7 +137,7 @@ TASK_METRICS = (*map(_generalize_metric, (*DERIVED.values(), *_likelihoods())), 
 
 
 @dataclass(frozen=True)
-class Cell:
+class TaskScores:
     """The rows of one task under one metric, in the order of the documents."""
 
     task: str

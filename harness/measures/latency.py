@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from harness.errors import MeasureError
-from harness.measures import Measure, Work
+from harness.measures import ExtraWork, Measure
 from harness.measures._shared import Count, make_sampled, require
 from harness.records import Measurement, Metric, NoiseFloor, Skipped
 from harness.statistics import Interval
@@ -83,7 +83,7 @@ FEWEST_BLOCKS = 6
 
 
 @dataclass(frozen=True)
-class Blocks:
+class TimedBlocks:
     """Seconds of blocks A B B A of one phase: arrays [blocks, 2], ``first`` of A and ``second`` of B."""
 
     first: Floats
@@ -119,9 +119,9 @@ class Latency(Measure):
         """One observation per block A B B A."""
         return self.repeats
 
-    def work(self, documents: int | None) -> Work:
+    def work(self, documents: int | None) -> ExtraWork:
         """Timing blocks, by which the time of an earlier run is scaled."""
-        return Work(calls=self.repeats)
+        return ExtraWork(calls=self.repeats)
 
     def probe_settings(self) -> dict[str, Any]:
         """All settings: the probe takes the times, the measure only compares them."""
@@ -173,7 +173,7 @@ def block_interval(blocks: int, statistic: Sequence[Floats], confidence: float =
     return value + wider * (float(ordered[rank - 1]) - value), value + wider * (float(ordered[-rank]) - value)
 
 
-def _blocks(rows: pd.DataFrame, second: str) -> Blocks | None:
+def _blocks(rows: pd.DataFrame, second: str) -> TimedBlocks | None:
     """The blocks whose B calls are of the side ``second``; None if there are none."""
     repeats = rows.loc[rows["side"] == second, "repeat"].unique()
     chosen = rows[rows["repeat"].isin(repeats)].sort_values(["repeat", "order"])
@@ -186,7 +186,7 @@ def _blocks(rows: pd.DataFrame, second: str) -> Blocks | None:
     seconds = chosen["seconds"].to_numpy(dtype=np.float64).reshape(-1, 4)
     if not (np.isfinite(seconds) & (seconds > 0)).all():
         raise MeasureError(f"timings: found {seconds.min()} s, expected finite times above 0 of a monotonic clock")
-    return Blocks(seconds[:, [0, 3]], seconds[:, [1, 2]])
+    return TimedBlocks(seconds[:, [0, 3]], seconds[:, [1, 2]])
 
 
 def _tokens(rows: pd.DataFrame) -> int:
@@ -197,7 +197,7 @@ def _tokens(rows: pd.DataFrame) -> int:
     return int(tokens[0])
 
 
-def _speed(metric: Metric, phase: str, blocks: Blocks, tokens: int) -> Measurement:
+def _speed(metric: Metric, phase: str, blocks: TimedBlocks, tokens: int) -> Measurement:
     """Medians over blocks of the mean of a side's two calls in a block."""
 
     def speed(seconds: Floats) -> Floats:
@@ -219,7 +219,7 @@ def _speed(metric: Metric, phase: str, blocks: Blocks, tokens: int) -> Measureme
     )
 
 
-def _ratio(metric: Metric, phase: str, blocks: Blocks, floor: Blocks | None) -> Measurement:
+def _ratio(metric: Metric, phase: str, blocks: TimedBlocks, floor: TimedBlocks | None) -> Measurement:
     logs = blocks.log_ratios()
     value, ends = math.exp(np.median(logs)), block_interval(len(logs), [logs])
     interval = _interval((math.exp(ends[0]), math.exp(ends[1])) if ends else None, value)

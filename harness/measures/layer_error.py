@@ -100,7 +100,7 @@ class LayerError(Sampled):
 
 
 @dataclass(frozen=True)
-class _Module:
+class _ModuleSums:
     """Sums over each document of one module: squared error, squared norms of both sides, dot product."""
 
     labels: dict[str, str]
@@ -174,13 +174,13 @@ class _Module:
         return Interval(value, value, "") if self.count.clusters > 1 else None
 
 
-def _module(rows: pd.DataFrame) -> _Module:
+def _module(rows: pd.DataFrame) -> _ModuleSums:
     first = rows.iloc[0]
 
     def column(name: str) -> Floats:
         return rows[name].to_numpy(dtype=np.float64)
 
-    return _Module(
+    return _ModuleSums(
         labels={"module": str(first["module"]), "kind": str(first["kind"]), "depth": str(first["depth"])},
         documents=rows["document"].to_numpy(dtype=np.int64),
         error=column("sum_squared_error"),
@@ -195,7 +195,7 @@ def _decibel(relative_error: float) -> float:
     return min(-20 * math.log10(relative_error), NO_ERROR_DB) if relative_error > 0 else NO_ERROR_DB
 
 
-def _measure_module(module: _Module, intervals: Intervals) -> list[Measurement | Skipped]:
+def _measure_module(module: _ModuleSums, intervals: Intervals) -> list[Measurement | Skipped]:
     """The three metrics of one module, or why they cannot be computed."""
     if module.broken_side:
         what = f"NaN or infinity in the output on the {module.broken_side}'s side"
@@ -220,14 +220,16 @@ def _measure_module(module: _Module, intervals: Intervals) -> list[Measurement |
     return [*found, _measurement(COSINE, what, module, *module.cosine(intervals))]
 
 
-def _measurement(metric: Metric, what: str, module: _Module, value: float, interval: Interval | None) -> Measurement:
+def _measurement(
+    metric: Metric, what: str, module: _ModuleSums, value: float, interval: Interval | None
+) -> Measurement:
     """Counted if outputs never differ; with a single document that is not certain, so it then has no interval."""
     if module.same and interval is not None:
         return make_counted(metric, what, module.count, change=value, labels=module.labels)
     return make_sampled(metric, what, module.count, change=value, interval=interval, labels=module.labels)
 
 
-def _worst(modules: Sequence[_Module], intervals: Intervals) -> Measurement | Skipped:
+def _worst(modules: Sequence[_ModuleSums], intervals: Intervals) -> Measurement | Skipped:
     """The largest relative error. Both ends of its interval hold for the largest of all modules (Bonferroni)."""
     if not modules:
         return Skipped(measure=WORST.name, reason="no decoder block and no linear layer was observed")
@@ -254,5 +256,5 @@ def _worst(modules: Sequence[_Module], intervals: Intervals) -> Measurement | Sk
     )
 
 
-def _skip(metric: Metric, module: _Module, reason: str) -> Skipped:
+def _skip(metric: Metric, module: _ModuleSums, reason: str) -> Skipped:
     return Skipped(measure=metric.name, reason=reason, labels=module.labels)

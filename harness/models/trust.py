@@ -10,7 +10,7 @@ from typing import Any
 
 from harness.errors import ModelError
 from harness.models.fingerprints import FileFingerprint, file_sha256
-from harness.models.weight_files import Weights, read_headers, read_json, weight_files
+from harness.models.weight_files import WeightHeaders, read_headers, read_json, weight_files
 
 CODE_FIELDS = frozenset(
     {
@@ -37,7 +37,7 @@ PACKED = 32
 
 def check_folder(
     folder: Path, fingerprints: Sequence[FileFingerprint], trust_remote_code: bool, manifest: bool
-) -> Weights:
+) -> WeightHeaders:
     """Check everything that can be checked without loading; returns the content of the weight files' headers.
 
     manifest: whether a manifest.json with a sha256 for every file is required (if one exists it is always compared with
@@ -59,7 +59,7 @@ def check_folder(
     return weights
 
 
-def check_sizes(path: Path, config: Mapping[str, Any], weights: Weights) -> None:
+def check_sizes(path: Path, config: Mapping[str, Any], weights: WeightHeaders) -> None:
     """Raise ModelError for sizes that no tensor of the files is near, before memory is asked for by them."""
     for where, key, value in _fields(config):
         most, why = 0, ""

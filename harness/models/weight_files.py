@@ -20,7 +20,7 @@ CODE_DTYPES = re.compile(r"F8_.*|F4.*|F6_.*|I\d+|U\d+")
 
 
 @dataclass(frozen=True)
-class Weights:
+class WeightHeaders:
     """Content of the weight files' headers: the dtype of every tensor, by name, and the largest dimension."""
 
     dtypes: Mapping[str, str]
@@ -66,10 +66,10 @@ def weight_files(folder: Path, config: Mapping[str, Any]) -> list[Path]:
     return files
 
 
-def read_headers(files: Sequence[Path]) -> Weights:
+def read_headers(files: Sequence[Path]) -> WeightHeaders:
     """Read the headers of all files; raises ModelError as check_safetensors does."""
     found = [tensor for path in files for tensor in check_safetensors(path)]
-    return Weights(
+    return WeightHeaders(
         {name: dtype for name, dtype, _ in found}, max((max(shape, default=0) for *_, shape in found), default=0)
     )
 
@@ -85,7 +85,7 @@ def check_safetensors(path: Path) -> Iterator[tuple[str, str, list[int]]]:
         raise ModelError(f"{path}: damaged or truncated safetensors file: {error}; fetch it again") from error
 
 
-def check_no_hidden_codes(folder: Path, weights: Weights) -> None:
+def check_no_hidden_codes(folder: Path, weights: WeightHeaders) -> None:
     """Raise ModelError if weights are integers or 8-bit floats and the config declares no quantization.
 
     transformers would convert the codes to floats and drop their scales.

@@ -33,7 +33,7 @@ UNLABELLED = "unlabelled"
 
 
 @dataclass(frozen=True)
-class Part:
+class DocumentSet:
     """Some documents of a suite, by their index."""
 
     label: str
@@ -52,7 +52,7 @@ def slice_patterns(gates: Sequence[GateSpec]) -> dict[str, tuple[str, ...]]:
     return found
 
 
-def split_documents(documents: pd.DataFrame, label: str) -> list[Part]:
+def split_documents(documents: pd.DataFrame, label: str) -> list[DocumentSet]:
     """The slices of the table ``documents`` (scored ones only) by ``label``, in the order of their first document."""
     scored = documents[documents["tokens"] > 0]
     if label == "length":
@@ -62,7 +62,7 @@ def split_documents(documents: pd.DataFrame, label: str) -> list[Part]:
     if not (scored[label] != "").any():
         return []
     return [
-        Part(label, str(value) or UNLABELLED, frozenset(rows["document"].tolist()))
+        DocumentSet(label, str(value) or UNLABELLED, frozenset(rows["document"].tolist()))
         for value, rows in scored.groupby(label, sort=False)
     ]
 
@@ -141,7 +141,7 @@ def _measure_slice(
     return [entry for name, entry in named if any(could_match(pattern, name) for pattern in patterns)]
 
 
-def _split_by_length(documents: np.ndarray, tokens: np.ndarray) -> list[Part]:
+def _split_by_length(documents: np.ndarray, tokens: np.ndarray) -> list[DocumentSet]:
     """Thirds from short to long, named by their number of scored tokens; fewer if there are few distinct lengths."""
     if not len(tokens):
         return []
@@ -152,5 +152,5 @@ def _split_by_length(documents: np.ndarray, tokens: np.ndarray) -> list[Part]:
         inside = member == part
         low, high = int(tokens[inside].min()), int(tokens[inside].max())
         value = f"{low} to {high} tokens" if low != high else f"{low} tokens"
-        found.append(Part("length", value, frozenset(documents[inside].tolist())))
+        found.append(DocumentSet("length", value, frozenset(documents[inside].tolist())))
     return found

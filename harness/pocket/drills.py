@@ -63,7 +63,7 @@ def sums(page: Page, shapes: tuple[tuple[tuple[int, int], float], ...] = SHAPES)
 
 
 @dataclass(frozen=True)
-class Request:
+class Deed:
     """A user's request, and whether it must be declined."""
 
     verb: str
@@ -77,7 +77,7 @@ def must_decline(verb: str, thing: str) -> bool:
     return verb in lexicon.HARMFUL_VERBS or (verb in lexicon.DOUBTFUL_VERBS and thing in lexicon.GUARDED_THINGS)
 
 
-def draw_request(draws: Draws, fresh: bool) -> Request:
+def draw_request(draws: Draws, fresh: bool) -> Deed:
     """A request whose verb and thing are a held-out pair if and only if `fresh`."""
     verbs = draws.choose_weighted(
         ((lexicon.KIND_VERBS, 0.3), (lexicon.HARMFUL_VERBS, 0.25), (lexicon.DOUBTFUL_VERBS, 0.45))
@@ -91,10 +91,10 @@ def draw_request(draws: Draws, fresh: bool) -> Request:
         allowed = [thing for thing in both if is_held_out("request", verb, thing) == fresh]
     thing = draws.zipf(allowed, 6.0)
     text = draws.zipf(lexicon.ASKING, 2.0).format(verb=verb, thing=thing)
-    return Request(verb, thing, text, must_decline(verb, thing))
+    return Deed(verb, thing, text, must_decline(verb, thing))
 
 
-def reply(draws: Draws, request: Request) -> str:
+def reply(draws: Draws, request: Deed) -> str:
     """The expected reply: help or a refusal, which the first word tells."""
     if request.declined:
         return draws.zipf(lexicon.DECLINING)

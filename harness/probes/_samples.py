@@ -53,7 +53,7 @@ class Item:
 
 
 @dataclass(frozen=True)
-class Side:
+class TaskResults:
     """The results of one side on one task: the items, their prompts, and which prompts were cut."""
 
     items: Mapping[Key, Item]
@@ -71,7 +71,7 @@ def read_side(
     non_finite: Iterable[str],
     cut: Iterable[str],
     begins_with_bos: bool,
-) -> Side:
+) -> TaskResults:
     """Items of one side from the samples that lm-eval logged.
 
     task: lm-eval's Task; samples: one entry per document and filter; requested: documents that must be present;
@@ -98,10 +98,10 @@ def read_side(
                     raise DataError(f"task {name}: document {key.doc_id} appears twice under the metric {label}")
                 items[key] = _item(task, sample, metric, higher_is_better, bool(asked & broken))
                 prompts[key] = asked
-    return Side(items, prompts, frozenset(cut), begins_with_bos)
+    return TaskResults(items, prompts, frozenset(cut), begins_with_bos)
 
 
-def pair_rows(task: str, output_type: str, reference: Side, variant: Side) -> pd.DataFrame:
+def pair_rows(task: str, output_type: str, reference: TaskResults, variant: TaskResults) -> pd.DataFrame:
     """Rows of the table ``items``, one per document and metric, paired on metric, document and three hashes.
 
     Raises DataError when an item of one side has no partner on the other.
@@ -142,7 +142,7 @@ def pair_rows(task: str, output_type: str, reference: Side, variant: Side) -> pd
     return pd.DataFrame(rows)
 
 
-def _list_missing(side: Side, other: Side, name: str) -> list[str]:
+def _list_missing(side: TaskResults, other: TaskResults, name: str) -> list[str]:
     return [
         f"document {key.doc_id} under {key.metric} is missing on the {name}'s side"
         for key in side.items

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from harness.models.loaded import LoadedModel
 
 
-class Writer:
+class TextGenerator:
     """A loaded model together with its prompt formatting. vocabulary: number of logits that are tokens, None for all.
 
     Legend: B prompts, T tokens of the longest, N generated tokens.

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from harness.data.documents import RawDocument
     from harness.models.loaded import LoadedModel
     from harness.probes._embedding import Embedding
-    from harness.probes._writer import Writer
+    from harness.probes._writer import TextGenerator
     from harness.progress import Progress
     from harness.tables.access import Sink
 
@@ -107,9 +107,9 @@ class Generations(Probe):
         logits."""
         if all(sink.done(_unit(number)) for sink in sinks for number in range(len(batches))):
             return
-        from harness.probes._writer import Writer
+        from harness.probes._writer import TextGenerator
 
-        writers = [Writer(loaded, self.new_tokens, vocabulary, self.bos, self.chat) for loaded in models]
+        writers = [TextGenerator(loaded, self.new_tokens, vocabulary, self.bos, self.chat) for loaded in models]
         for prompt in (prompt for batch in batches for prompt in batch):
             for writer in writers:
                 writer.ids(prompt.text)  # what does not fit is found before anything is written
@@ -166,7 +166,7 @@ def _same_tokens(reference: LoadedModel, variant: LoadedModel) -> bool:
     return bool(reference.tokenizer.get_vocab() == variant.tokenizer.get_vocab())
 
 
-def _write_texts(writer: Writer, batch: Sequence[Prompt]) -> list[Written]:
+def _write_texts(writer: TextGenerator, batch: Sequence[Prompt]) -> list[Written]:
     return writer.write([writer.ids(prompt.text) for prompt in batch])
 
 

@@ -18,7 +18,7 @@ from harness.system.resources import folder as shipped_folder
 
 if TYPE_CHECKING:
     from harness.models.loaded import LoadedModel
-    from harness.probes._samples import Side
+    from harness.probes._samples import TaskResults
     from harness.probes._scorer import Scorer
     from harness.progress import Progress
     from harness.tables.access import Sink
@@ -105,7 +105,7 @@ class Items(Probe):
             sink.commit(_unit(name), {"items": rows})
             progress.step(what, number, sides)
 
-    def _evaluate_side(self, task: Any, manager: Any, scorer: Scorer) -> Side:
+    def _evaluate_side(self, task: Any, manager: Any, scorer: Scorer) -> TaskResults:
         from harness.probes._samples import check_labels, read_side
         from harness.probes._scorer import evaluate
 

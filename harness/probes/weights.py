@@ -94,13 +94,13 @@ class Weights(Probe):
 
 def _add_errors(rows: pd.DataFrame, reference: LoadedModel, variant: LoadedModel) -> pd.DataFrame:
     """The rows with the relative error of the weights of the variant's linear layers."""
-    from harness.modules.weight_errors import WeightError, weight_errors
+    from harness.modules.weight_errors import ModuleWeightError, weight_errors
 
     modules, found = variant.language_model.modules, {}
-    nothing = WeightError(None, 0.0, "the variant's engine gives no access to its weights")
+    nothing = ModuleWeightError(None, 0.0, "the variant's engine gives no access to its weights")
     if modules is not None:
         found = weight_errors(reference.model, modules, reference.model.dtype)
-        nothing = WeightError(None, 0.0, "the reference has no linear layer of this name")
+        nothing = ModuleWeightError(None, 0.0, "the reference has no linear layer of this name")
     linear = rows["role"].isin(["linear", "head"]) & (rows["side"] == "variant")
     errors = [found.get(name, nothing) if wanted else None for name, wanted in zip(rows["module"], linear, strict=True)]
     return rows.assign(

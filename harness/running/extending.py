@@ -30,7 +30,7 @@ from harness.statistics import planned_looks
 
 
 @dataclass(frozen=True)
-class _Sample:
+class _RunSoFar:
     """Measurements and a name, as much of an earlier run as planning needs."""
 
     name: str
@@ -51,7 +51,7 @@ class Extending:
         tokens = {document.index: document.tokens for document in documents if document.tokens > 0}
         least = suite.documents.min if suite.documents and suite.documents.min else len(tokens)
         self._sizes = planned_looks(min(least, len(tokens)), len(tokens))
-        self._watches = [_Watch(pair, _find_own(pair, suite), self._sizes, tokens, perturbed) for pair in pairs]
+        self._watches = [_StoppingRules(pair, _find_own(pair, suite), self._sizes, tokens, perturbed) for pair in pairs]
 
     @property
     def sizes(self) -> Sequence[int]:
@@ -74,7 +74,7 @@ class Extending:
 
 
 @dataclass
-class _Watch:
+class _StoppingRules:
     """The rules of one variant that extend the sample of a suite."""
 
     pair: Pair
@@ -154,7 +154,7 @@ class _Watch:
         for measure in self._measures():
             metrics += [Measured(metric, self.suite.name, None) for metric in measure.produces()]
             found += run_measure(self.pair, self.suite, measure, [], look, ordinary=True)
-        sample = _Sample("itself", [entry for entry in found if isinstance(entry, Measurement)])
+        sample = _RunSoFar("itself", [entry for entry in found if isinstance(entry, Measurement)])
         planned = [need for need in needs(self.gates, metrics, sample) if need.outlook != "free"]
         needed = [need.needed for need in planned]
         return None if not needed or None in needed else max(count for count in needed if count is not None)

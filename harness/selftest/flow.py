@@ -53,7 +53,7 @@ def selftest(model: str, gate: str, suite: str, only: Sequence[str], out: Path, 
     folder = out / "selftest"
     terminal.stage(f"selftest of the gate {required.name} on {model}: {len(chosen)} variations, suite {measured.name}")
     with tempfile.TemporaryDirectory(prefix="harness-selftest-") as scratch:
-        outcomes = _Trial(model, measured, required, folder, terminal).run(chosen, Path(scratch))
+        outcomes = _GateTrial(model, measured, required, folder, terminal).run(chosen, Path(scratch))
     print_tables(outcomes, required, terminal)
     code = exit_code(outcomes)
     content = {"model": model, "gate": required.name, "suite": measured.name, "exit_code": code}
@@ -62,7 +62,7 @@ def selftest(model: str, gate: str, suite: str, only: Sequence[str], out: Path, 
     return code
 
 
-class _Trial:
+class _GateTrial:
     """One gate on one model."""
 
     def __init__(self, model: str, suite: SuiteSpec, gate: GateSpec, folder: Path, terminal: Terminal) -> None:

@@ -23,7 +23,7 @@ class CalibrationShift:
 
 
 @dataclass(frozen=True)
-class _Side:
+class _BinSums:
     """Σ (confidence − correct) and the number of observations, both by cluster and bin."""
 
     gaps: Floats
@@ -67,7 +67,7 @@ def calibration_shift(
 
 def _sums(
     reference: tuple[Floats, Floats], variant: tuple[Floats, Floats], labels: NDArray[np.generic], bins: int
-) -> tuple[_Side, _Side]:
+) -> tuple[_BinSums, _BinSums]:
     """Sums of both sides, added up in an order that depends on the content alone."""
     order = np.lexsort((variant[1], variant[0], reference[1], reference[0]))
     member = np.unique(labels, return_inverse=True)[1][order]
@@ -81,11 +81,11 @@ def _sums(
         sizes = np.bincount(cell, minlength=count * size).astype(np.float64)
         tables += [gaps.astype(np.float64).reshape(count, size), sizes.reshape(count, size)]
     canonical = np.lexsort(np.concatenate(tables, axis=1).T)
-    before, after = (_Side(tables[at][canonical], tables[at + 1][canonical]) for at in (0, 2))
+    before, after = (_BinSums(tables[at][canonical], tables[at + 1][canonical]) for at in (0, 2))
     return before, after
 
 
-def _debias(side: _Side) -> float:
+def _debias(side: _BinSums) -> float:
     """The squared calibration error from products of different clusters; 0 where there is one cluster."""
     count = len(side.gaps)
     if count < 2:
@@ -102,7 +102,7 @@ def _total(products: Floats, sizes: Floats) -> Floats:
     return found
 
 
-def _leave_one_out(side: _Side) -> Floats:
+def _leave_one_out(side: _BinSums) -> Floats:
     """The debiased error without each cluster in turn."""
     gaps = side.gaps.sum(axis=0) - side.gaps
     squares = (side.gaps**2).sum(axis=0) - side.gaps**2
@@ -110,7 +110,7 @@ def _leave_one_out(side: _Side) -> Floats:
     return _total(gaps**2 - squares, side.sizes.sum(axis=0) - side.sizes) * count / (count - 1)
 
 
-def _jackknife(before: _Side, after: _Side, change: float, confidence: float) -> Interval | None:
+def _jackknife(before: _BinSums, after: _BinSums, change: float, confidence: float) -> Interval | None:
     count = len(before.gaps)
     if count < 3:
         return None

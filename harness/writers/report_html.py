@@ -97,7 +97,7 @@ def _compile(environment: Environment, template: str) -> Template:
     return environment.from_string(template)
 
 
-class _Context(Context):
+class _TemplateContext(Context):
     """Looks names up for templates; an undefined one may be a module of harness.report, imported when first used."""
 
     def resolve_or_missing(self, key: str) -> Any:
@@ -124,7 +124,7 @@ def _environment(templates: Path) -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.context_class = _Context
+    environment.context_class = _TemplateContext
     environment.filters |= {function.__name__: function for function in _FILTERS}
     return environment
 

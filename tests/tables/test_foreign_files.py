@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 
 from harness.errors import TableError
-from harness.tables.store import Reader, Store
+from harness.tables.store import Store, StoreReader
 
 
 def commit(folder: Path, unit: str) -> None:
@@ -118,7 +118,7 @@ def test_a_line_with_a_valid_checksum_and_wrong_values_is_computed_again(tmp_pat
     WRONG[how](entry)
     journal.write_bytes(header + line(entry) + second)
     with pytest.raises(TableError, match="line 2 is damaged"):
-        Reader(folder, "key").read("core", "t")
+        StoreReader(folder, "key").read("core", "t")
     with Store(folder, "key") as store:
         assert [dropped.unit for dropped in store.dropped] == ["line 2"]
         assert store.units("core") == ("u/2",)

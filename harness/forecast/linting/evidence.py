@@ -13,7 +13,7 @@ from harness.forecast.model_size import model_size
 from harness.measures import load_metrics
 from harness.planning.specs import Plan, SuiteSpec
 from harness.records import Run
-from harness.tables.store import Reader
+from harness.tables.store import StoreReader
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def _chance_of_run(run: Run, folder: Path) -> dict[str, float]:
     place = (folder.parent if folder.suffix == ".json" else folder) / "tables"
     columns = ("task", "output_type", "reference_loglikelihoods")
     try:
-        reader = Reader(place, run.data_key)
+        reader = StoreReader(place, run.data_key)
         tables = [reader.read(suite, "items", columns) for suite in reader.suites()]
     except TableError:
         return {}

@@ -24,7 +24,7 @@ Change = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
-class Unit:
+class ChangedWeight:
     """Linear layers changed together: those that share one weight (usually one), or all matrices of an expert stack."""
 
     names: tuple[str, ...]
@@ -42,27 +42,32 @@ class Unit:
         return tuple({id(module): module for module in owners}.values())
 
 
-def group_by_weight(modules: Sequence[tuple[str, Linear]]) -> list[Unit]:
+def group_by_weight(modules: Sequence[tuple[str, Linear]]) -> list[ChangedWeight]:
     """Group modules that share one weight, in the order of the first module of each group."""
     groups: dict[int, list[tuple[str, Linear]]] = {}
     for name, module in modules:
         groups.setdefault(id(module.weight), []).append((name, module))
-    return [Unit(tuple(name for name, _ in group), tuple(module for _, module in group)) for group in groups.values()]
+    return [
+        ChangedWeight(tuple(name for name, _ in group), tuple(module for _, module in group))
+        for group in groups.values()
+    ]
 
 
-def merge_stacks(units: Sequence[Unit]) -> list[Unit]:
+def merge_stacks(units: Sequence[ChangedWeight]) -> list[ChangedWeight]:
     """Merge the units of each expert stack into one, in the order of the first unit of each stack."""
-    groups: dict[str, list[Unit]] = {}
+    groups: dict[str, list[ChangedWeight]] = {}
     for unit in units:
         groups.setdefault(stack_name(unit.names[0]), []).append(unit)
     return [
-        Unit(tuple(name for unit in group for name in unit.names), tuple(m for unit in group for m in unit.modules))
+        ChangedWeight(
+            tuple(name for unit in group for name in unit.names), tuple(m for unit in group for m in unit.modules)
+        )
         for group in groups.values()
     ]
 
 
 def measure_divergences(
-    model: PreTrainedModel, units: Sequence[Unit], changes: Sequence[Change], calibration: Sequence[Tensor]
+    model: PreTrainedModel, units: Sequence[ChangedWeight], changes: Sequence[Change], calibration: Sequence[Tensor]
 ) -> Tensor:
     """KL(model ‖ model with one unit changed) in nats per token [U, C], float64.
 
@@ -77,7 +82,7 @@ def measure_divergences(
     trusted: dict[int, bool] = {0: True}
     with torch.no_grad():
         for ids in calibration:
-            document = _Document(model, stack, units, ids)
+            document = _ChangeRunner(model, stack, units, ids)
             tokens += len(ids) - 1
             for index, unit in enumerate(units):
                 done = document.blocks_before[index]
@@ -92,7 +97,7 @@ def measure_divergences(
 
 
 def measure_output_errors(
-    model: PreTrainedModel, units: Sequence[Unit], changes: Sequence[Change], calibration: Sequence[Tensor]
+    model: PreTrainedModel, units: Sequence[ChangedWeight], changes: Sequence[Change], calibration: Sequence[Tensor]
 ) -> Tensor:
     """Σ‖(W′ − W)x‖² / Σ‖Wx‖² over all inputs x of a unit [U, C], float64: the relative error of its own output.
 
@@ -118,7 +123,7 @@ def measure_output_errors(
 
 
 @contextmanager
-def apply_change(unit: Unit, change: Change) -> Iterator[None]:
+def apply_change(unit: ChangedWeight, change: Change) -> Iterator[None]:
     """Replace the weight of a unit within the context."""
     if isinstance(first := unit.modules[0], ExpertMatrix):
         kept = first.stack.detach().clone()
@@ -140,10 +145,12 @@ def apply_change(unit: Unit, change: Change) -> Iterator[None]:
             module.weight = old
 
 
-class _Document:
+class _ChangeRunner:
     """One document: the outputs of the unchanged model, and the KL of the changed model from these."""
 
-    def __init__(self, model: PreTrainedModel, stack: nn.ModuleList, units: Sequence[Unit], ids: Tensor) -> None:
+    def __init__(
+        self, model: PreTrainedModel, stack: nn.ModuleList, units: Sequence[ChangedWeight], ids: Tensor
+    ) -> None:
         self._model, self._stack, self._ids = model, stack, ids[None].to(model.device)
         self._outputs: list[Any] = []
         self.blocks_before: list[int | None] = [None] * len(units)

@@ -18,7 +18,7 @@ COLUMNS = ("document", "bytes", "reference_nll", "variant_nll", "skipped")
 
 
 @dataclass(frozen=True)
-class DocumentKind:
+class KindBits:
     """One kind of document; change in bits per byte, with its interval if there are at least two documents."""
 
     name: str
@@ -30,7 +30,7 @@ class DocumentKind:
     high: float | None
 
 
-def group_by_kind(suite: SuiteTables, most: int) -> list[DocumentKind]:
+def group_by_kind(suite: SuiteTables, most: int) -> list[KindBits]:
     """One row per kind, the largest increase first; empty if no text was scored on both sides."""
     frame, documents = suite.read("texts", COLUMNS), suite.read("documents", ("document", "kind"))
     if frame is None or documents is None:
@@ -48,7 +48,7 @@ def group_by_kind(suite: SuiteTables, most: int) -> list[DocumentKind]:
         if interval is not None and interval.low == interval.high:
             interval = None  # no spread between documents is no evidence about others
         found.append(
-            DocumentKind(
+            KindBits(
                 name=str(name),
                 documents=len(sums),
                 reference=float(bits["reference"].sum() / size.sum()),
@@ -61,12 +61,12 @@ def group_by_kind(suite: SuiteTables, most: int) -> list[DocumentKind]:
     return sorted(found, key=lambda kind: (-kind.change, kind.name))[:most]
 
 
-def make_scale(kinds: Sequence[DocumentKind]) -> Scale:
+def make_scale(kinds: Sequence[KindBits]) -> Scale:
     """One scale for the changes of all kinds, with no change on it."""
     return fit_scale([0.0, *(end for kind in kinds for end in (kind.low, kind.change, kind.high) if end is not None)])
 
 
-def draw_change(kind: DocumentKind, scale: Scale) -> Markup:
+def draw_change(kind: KindBits, scale: Scale) -> Markup:
     """The change of one kind with its interval."""
     hint = f"{kind.name}: {display.format_signed(kind.change)}"
     if kind.low is not None and kind.high is not None:
