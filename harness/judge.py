@@ -13,7 +13,7 @@ from typing import Literal
 
 from harness.planning.specs import GateSpec, RuleSpec
 from harness.plugins import nearest
-from harness.records import Level, Measurement, Run, Skipped, Slice, Verdict
+from harness.records import Measurement, Run, Skipped, Slice, Verdict
 from harness.records.patterns import could_match, matches
 from harness.rules import Decision, Rule
 from harness.rules._conditions import apply_conditions
@@ -181,8 +181,10 @@ def _check_decision(decision: object) -> Decision:
         raise TypeError(f"found {decision!r}, expected a Decision")
     if decision.status not in EXIT_CODES:
         raise ValueError(f"found the status {decision.status!r}, expected one of {', '.join(EXIT_CODES)}")
-    if not all(isinstance(text, str) for text in (decision.expected, decision.found, decision.because)):
-        raise TypeError(f"found {decision!r}, expected a Decision with texts in expected, found and because")
+    if not all(
+        isinstance(text, str) for text in (decision.expected, decision.found, decision.because, decision.reason)
+    ):
+        raise TypeError(f"found {decision!r}, expected a Decision with texts in expected, found, because and reason")
     for number in (decision.margin, decision.p_value):
         if number is not None and not math.isfinite(number):
             raise ValueError(f"found {number} in the decision, expected a finite number or none")
@@ -204,31 +206,29 @@ def _correct_family(cases: list[_Case], elsewhere: int) -> list[_Case]:
         for index, holds in zip(members, held, strict=False):
             decision = cases[index].decision
             if decision.status == "fail" and not holds:
-                because = (
-                    f"{decision.because}; on its own it would fail, but not among {len(members)} {what} "
+                undecided = decision.withhold(
+                    f"on its own it would fail, but not among {len(members)} {what} "
                     f"(p = {decision.p_value:.3g}, Holm correction)"
                 )
-                # Without its p-value it is no interval that merely reaches over the limit: it stays blocking.
-                undecided = replace(decision, status="inconclusive", because=because, p_value=None)
                 together[index] = replace(cases[index], decision=undecided)
     return together
 
 
-def _level(rule: Rule, decision: Decision) -> tuple[Level, str]:
-    """The level of a verdict, and an addition to its reason.
+def _is_excused(rule: Rule, decision: Decision) -> bool:
+    """Whether ``on_inconclusive: warn`` makes a blocking rule advisory.
 
-    ``on_inconclusive: warn`` excuses only an interval that contains the limit: not too few documents, a missing
-    interval, or a failure that only the Holm correction made inconclusive.
+    It excuses only an interval that contains the limit: not too few documents, a missing interval, or a failure that
+    only the Holm correction made inconclusive.
     """
-    excused = decision.status == "inconclusive" and decision.p_value is not None
-    if excused and rule.level == "block" and rule.on_inconclusive == "warn":
-        return "warn", "; advisory, because of on_inconclusive: warn"
-    return rule.level, ""
+    crosses = decision.status == "inconclusive" and decision.p_value is not None
+    return crosses and rule.level == "block" and rule.on_inconclusive == "warn"
 
 
 def _verdict(case: _Case) -> Verdict:
     rule, decision = _rule(case.spec), case.decision
-    level, added = _level(rule, decision)
+    level = rule.level
+    if _is_excused(rule, decision):
+        level, decision = "warn", decision.withhold("advisory, because of on_inconclusive: warn")
     return Verdict(
         gate=case.gate,
         rule=_name(rule),
@@ -238,7 +238,8 @@ def _verdict(case: _Case) -> Verdict:
         expected=decision.expected,
         found=decision.found,
         margin=decision.margin,
-        because=decision.because + added,
+        because=decision.because,
+        reason=decision.reason,
         level=level,
         where=case.spec.where,
         why=rule.why,

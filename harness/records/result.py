@@ -146,6 +146,8 @@ class Verdict(Record):
     margin: float | None = None
     """Distance from the bound that decides to the limit, in units of the metric: positive is on the safe side."""
     because: str
+    reason: str = ""
+    """``because`` without what ``expected`` and ``found`` say; empty if it repeats neither."""
     level: Level
     where: str
     why: str = ""

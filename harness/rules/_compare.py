@@ -31,6 +31,13 @@ class Decision:
     because: str
     p_value: float | None = None
     """One-sided p-value of "beyond the limit" where an interval decided; None where nothing was sampled."""
+    reason: str = ""
+    """``because`` without the number and the limit, for a page that shows these; empty if it names neither."""
+
+    def withhold(self, why: str, status: Status = "inconclusive") -> Decision:
+        """The decision with a further reason. Without its p-value ``on_inconclusive: warn`` does not excuse it."""
+        reason = f"{self.reason}; {why}" if self.reason else ""
+        return replace(self, status=status, because=f"{self.because}; {why}", p_value=None, reason=reason)
 
 
 @dataclass(frozen=True)
@@ -132,7 +139,7 @@ def _decision(
     if interval and not number.exact:
         found += f", {number.confidence * 100:g} % interval [{', '.join(interval)}]"
     because = f"{number.subject} is {found}; expected: {expected}; {reason}"
-    return Decision(status, expected, found, margin, because, p_value)
+    return Decision(status, expected, found, margin, because, p_value, reason)
 
 
 def mistake(measurement: Measurement, expected: str, because: str) -> Decision:

@@ -4,9 +4,9 @@
     folder/<suite>/7.<table>.parquet    the rows of one unit
     folder/lock                         held (flock) by the one process that writes
 
-``Store`` writes and reads; ``Reader`` opens the tables of a finished run, takes no lock and changes nothing. Rows are
-read in the order of their units' names ("pass/9" before "pass/10"), so a resumed store reads exactly like one that was
-never interrupted.
+``Store`` writes and reads; ``StoreReader`` opens the tables of a finished run, takes no lock and changes nothing. Rows
+are read in the order of their units' names ("pass/9" before "pass/10"), so a resumed store reads exactly like one that
+was never interrupted.
 """
 
 from __future__ import annotations
