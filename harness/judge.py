@@ -162,7 +162,7 @@ def _decide(rule: Rule, measurement: Measurement, identical: bool) -> Decision:
         because = f"{measurement.name}: {measurement.method}"
         return Decision("fail", "a finite number", "non-finite", None, because)
     if measurement.not_judged:
-        return _error("not to be judged", f"{measurement.name}: {measurement.not_judged}")
+        return _error("a number that must not be judged", f"{measurement.name}: {measurement.not_judged}")
     if measurement.n == 0:
         return _error("nothing", f"{measurement.name} has no observations")
     try:

@@ -88,9 +88,9 @@ def _seconds(plan: Plan, run: Run | None, reference: ModelSize | str) -> tuple[f
     # Two operations for each parameter and token, on both sides.
     operations = 2 * 2 * reference.parameters * (now.tokens + ITEM_TOKENS * now.items + now.written)
     operations += 2 * reference.parameters * now.noise
-    where = f"{os.cpu_count() or 1} cores at 10" if on_cpu else "a GPU at 50,000"
+    where = f"{os.cpu_count() or 1} cores at 10 GFLOP/s each" if on_cpu else "a GPU at 50 TFLOP/s"
     unknown = "" if now.complete else "; documents and tasks of unknown size are not counted"
-    said = f"rule of thumb: 4 operations per parameter and token (both sides), {where} billion per second{unknown}"
+    said = f"rule of thumb: 4 FLOP per parameter and token (2 per side), {where}{unknown}"
     return operations / speed, said
 
 
@@ -152,6 +152,6 @@ def _memory(plan: Plan, reference: ModelSize | str, variant: ModelSize | str) ->
     dequantized = plan.variant.is_gguf and plan.variant.engine.logits_dtype is None
     floats = variant is reference or bool(plan.variant.compress) or dequantized
     second = variant.parameters * BYTES[own] if floats else variant.stored_bytes
-    kept = f"in {own}" if floats else "as its files are"
+    kept = f"in {own}" if floats else "as stored in its files"
     said = f"reference in {dtype}, variant {kept}, {LOGITS / 1e6:.0f} million logits per side; libraries not included"
     return reference.parameters * BYTES[dtype] + second + 2 * 4 * LOGITS, said

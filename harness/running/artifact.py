@@ -143,11 +143,11 @@ def _notes(variant: LoadedModel, table: pd.DataFrame) -> Iterator[Note]:
     for text in table.loc[table["part"].isin(["refused", "live_refused"]), "text"]:
         yield Note(topic=FOLDER, text=f"{variant.name}: {text}", level="warn")
     if (changed := _describe_difference(table, "live")) is not None:
-        text = f"saving changed the model in memory ({changed}); everything else was measured before"
+        text = f"saving changed the model in memory ({changed}); all other numbers were measured before"
         yield Note(topic=FOLDER, text=f"{variant.name}: {text}", level="warn")
     causes = "; ".join(_explain_unsaved(variant))
     if (differs := _describe_difference(table, "reloaded")) is not None:
-        unknown = "no step is known to be lost when saving, so something was rounded once more, or lost"
+        unknown = "no step is known to be lost when saving, so values were rounded once more, or lost"
         text = f"the artifact differs from the model in memory ({differs}): {causes or unknown}"
         yield Note(topic=FOLDER, text=f"{variant.name}: {text}", level="warn")
     elif refused and causes:

@@ -34,7 +34,7 @@ Calibrations = dict[str, CalibrationDocuments]
 """Calibration documents that were already read, by their specification."""
 OTHER_IDS = "the documents have other token ids under the variant's tokenizer"
 ALTERNATIVES = (
-    "tokens cannot be compared; bits per byte, tasks, generated texts and latency can be: take a suite and a gate made "
+    "tokens cannot be compared; bits per byte, tasks, generated texts and latency can be: use a suite and a gate made "
     "of those, such as suite student and gate student"
 )
 """What can still be compared if tokenizers or vocabularies differ."""

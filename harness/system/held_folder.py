@@ -47,7 +47,7 @@ def _check_own(folder: Path, names: Sequence[str], marks: Sequence[str]) -> None
     """Raise WriteError where the folder contains something and none of its own marks."""
     if names and not any(os.path.lexists(folder / mark) for mark in marks):
         raise WriteError(
-            f"{folder}: found {sorted(names)[0]!r} and nothing that this program left there, expected a new or empty "
+            f"{folder}: found {sorted(names)[0]!r} and nothing written by this program, expected a new or empty "
             "folder; move its content away or choose another folder"
         )
 

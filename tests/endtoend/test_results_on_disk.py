@@ -196,6 +196,6 @@ def test_a_run_folder_that_is_a_link_or_somebody_elses_is_left_alone(desk: Path,
     with pytest.raises(WriteError, match="linked/a: found a link"):
         run(desk, tmp_path / "linked", "a")
     elsewhere.rename(tmp_path / "a")
-    with pytest.raises(WriteError, match=r"a: found 'report\.html' and nothing that this program left"):
+    with pytest.raises(WriteError, match=r"a: found 'report\.html' and nothing written by this program"):
         run(desk, tmp_path, "a")
     assert [(path.name, path.read_text()) for path in (tmp_path / "a").iterdir()] == [("report.html", "mine")]

@@ -48,7 +48,7 @@ def test_a_foreign_folder_of_the_name_of_the_tables_is_refused(tmp_path: Path) -
     (tmp_path / "tables" / "core").mkdir(parents=True)
     precious = tmp_path / "tables" / "core" / "1.t.parquet"
     precious.write_text("years of work")
-    with pytest.raises(TableError, match="tables: found 'core' and nothing that this program left there"):
+    with pytest.raises(TableError, match="tables: found 'core' and nothing written by this program"):
         Store(tmp_path / "tables", "key")
     assert precious.read_text() == "years of work"
 
