@@ -223,11 +223,11 @@ def _read_json(path: Path) -> Any:
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
+    content = dict(pairs)
+    if len(content) != len(pairs):
         keys = [key for key, _ in pairs]
         raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} occurs twice")
-    return found
+    return content
 
 
 def _refuse_constant(name: str) -> None:
@@ -238,7 +238,7 @@ def _first_problems(error: Exception, most: int = 3) -> str:
     """Where the content violates the schema, without the content itself (it may be long or hostile)."""
     if not isinstance(error, ValidationError):
         return str(error)
-    found = error.errors(include_url=False, include_input=False, include_context=False)
-    lines = [f"{'.'.join(str(part) for part in item['loc']) or 'run'}: {item['msg']}" for item in found[:most]]
-    more = f" (and {len(found) - most} more)" if len(found) > most else ""
+    problems = error.errors(include_url=False, include_input=False, include_context=False)
+    lines = [f"{'.'.join(str(part) for part in item['loc']) or 'run'}: {item['msg']}" for item in problems[:most]]
+    more = f" (and {len(problems) - most} more)" if len(problems) > most else ""
     return "found content that does not fit the schema of run.json: " + "; ".join(lines) + more

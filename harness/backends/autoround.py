@@ -111,10 +111,10 @@ class Autoround(SimulatingBackend):
             gc.unfreeze()
             quiet.setLevel(level)
         modules = {name: made.get_submodule(name) for name in names}
-        found = {name: self._describe_module(module) for name, module in modules.items() if hasattr(module, "scale")}
+        formats = {name: self._describe_module(module) for name, module in modules.items() if hasattr(module, "scale")}
         _clear(made, kept, dtypes)
         note = f"{self.kind}: {len(documents)} of {len(calibration)} documents, cut at {length} tokens"
-        return Result(made, found, notes=(Note(topic="calibration", text=note),) if calibration else ())
+        return Result(made, formats, notes=(Note(topic="calibration", text=note),) if calibration else ())
 
     def _describe_module(self, module: nn.Module) -> Simulated:
         granularity: Literal["group", "channel"] = "group" if self.group_size else "channel"

@@ -78,11 +78,11 @@ class DenseAndSparse(LinearBackend):
             first = unit.names[0]
             bits = self._bits_of(first)
             with name_module_in_errors(self, first):
-                found = decompose(weight_of(unit.modules[0]), fisher[first], bits, self.outliers, self.sensitive)
+                parts = decompose(weight_of(unit.modules[0]), fisher[first], bits, self.outliers, self.sensitive)
             for name, module in zip(unit.names, unit.modules, strict=True):
                 if not replacing.replace_if_shared(module):
-                    replacing.replace(module, found.values)
-                described[name] = self._describe(name, module, bits, found.sparse)
+                    replacing.replace(module, parts.values)
+                described[name] = self._describe(name, module, bits, parts.sparse)
         untie_head(model, described)
         return Compressed(model, merge_stacks(described[name] for name, _ in chosen), notes=_notes(flat))
 

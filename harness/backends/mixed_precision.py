@@ -96,16 +96,16 @@ class MixedPrecision(LinearBackend):
         measure = measure_divergences if self.sensitivity == "kl" else measure_output_errors
         costs_UC = measure(model, every, [self._change(bits) for bits in self.bits], calibration).tolist()
         weights = sum(weight.numel() for unit in every for weight in unit.weights)
-        found = self._allocate(costs_UC, sizes_UC, weights)
+        allocation = self._allocate(costs_UC, sizes_UC, weights)
         chosen = {
             stack_name(name): self.bits[option]
-            for unit, option in zip(every, found.options, strict=True)
+            for unit, option in zip(every, allocation.options, strict=True)
             for name in unit.names
         }
         recipe = self._recipe(chosen)
         done = recipe.compress(model, tokenizer, ())
         modules = tuple(module.model_copy(update={"backend": self.kind}) for module in done.modules)
-        return Compressed(done.model, modules, notes=(self._summary(chosen, found, weights), _recipe_note(recipe)))
+        return Compressed(done.model, modules, notes=(self._summary(chosen, allocation, weights), _recipe_note(recipe)))
 
     def _rounding_step(self, bits: int, overrides: Sequence[dict[str, Any]] = ()) -> RoundToNearest:
         """The step that rounds every chosen layer to the given bits."""
@@ -143,11 +143,11 @@ class MixedPrecision(LinearBackend):
         wanted = self.target_bits_per_weight
         largest = sum(map(max, sizes)) if wanted is None else int(wanted * weights)
         if self.max_sensitivity is None:
-            found = minimize_cost(costs_UC, sizes_UC, largest)
+            choice = minimize_cost(costs_UC, sizes_UC, largest)
         else:
-            found = minimize_size(costs_UC, sizes_UC, self.max_sensitivity)
-        if found is not None and found.size <= largest:
-            return found
+            choice = minimize_size(costs_UC, sizes_UC, self.max_sensitivity)
+        if choice is not None and choice.size <= largest:
+            return choice
         least = sum(map(min, sizes)) / weights
         reached = [f"with bits {list(self.bits)} the layers take at least {least:.4g} bits per weight, scales included"]
         if best := minimize_cost(costs_UC, sizes_UC, largest):

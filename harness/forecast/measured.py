@@ -79,7 +79,7 @@ def _task_metric(task: TaskSize, metric: str) -> Metric:
 
 def _fill_in_documents(each: Measured, known: dict[str, Measurement]) -> Measured:
     """Fill in the number of documents from the earlier run, if the plan does not tell it."""
-    found = known.get(each.metric.name)
-    if each.documents is not None or found is None:
+    measurement = known.get(each.metric.name)
+    if each.documents is not None or measurement is None:
         return each
-    return replace(each, documents=found.clusters)
+    return replace(each, documents=measurement.clusters)

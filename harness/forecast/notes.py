@@ -17,8 +17,8 @@ from harness.write import read_run
 def findings_of(plan: Plan, evidence: Evidence, needed: bool = True) -> list[Finding]:
     """Defects of the gates of a plan, without duplicates; a gate with only warnings is accepted if another one
     blocks."""
-    found = [finding for gate in plan.gates for finding in lint(gate, evidence, needed)]
-    return [each for each in dict.fromkeys(found) if each.key != "rules"]
+    findings = [finding for gate in plan.gates for finding in lint(gate, evidence, needed)]
+    return [each for each in dict.fromkeys(findings) if each.key != "rules"]
 
 
 def notes_before(plan: Plan, folder: Path) -> list[str]:

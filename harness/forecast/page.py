@@ -83,8 +83,8 @@ def _steps(plan: Plan) -> Iterator[str]:
     if plan.calibration is None:
         yield "  calibration  none"
     else:
-        found = plan.calibration
-        yield f"  calibration  {_data(found.data)}: {found.documents} documents of up to {found.tokens} tokens"
+        data = plan.calibration
+        yield f"  calibration  {_data(data.data)}: {data.documents} documents of up to {data.tokens} tokens"
 
 
 def _suites(suites: Sequence[SuiteSpec], gates: Sequence[GateSpec]) -> Iterator[str]:

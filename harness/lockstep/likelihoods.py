@@ -33,11 +33,11 @@ def compute_nlls(decoder: Decoder, documents: Sequence[NDArray[np.int64]]) -> li
         EncodedDocument(index, str(index), "", ids, nothing, len(ids), False, "") for index, ids in enumerate(documents)
     ]
     tokens = CPU_TOKENS if decoder.device.type == "cpu" else GPU_TOKENS
-    found: dict[int, Floats] = {}
+    likelihoods: dict[int, Floats] = {}
     with torch.no_grad():
         for batch in plan_batches(encoded, tokens):
-            found |= _compute_batch(decoder, batch)
-    return [found[index] for index in range(len(documents))]
+            likelihoods |= _compute_batch(decoder, batch)
+    return [likelihoods[index] for index in range(len(documents))]
 
 
 def prepare_decoder(name: str, model: LanguageModel, ids: NDArray[np.int64]) -> Decoder:
@@ -78,5 +78,5 @@ def _run(decoder: Decoder, batch: Batch) -> Floats:
         states_ND, targets_N = states_ND[rows:], targets_N[rows:]
         # Float64 needs twice the memory of the values in the shared pass.
         rows = max(16, CHUNK_VALUES // 2 // logits_NV.shape[-1])
-    found: Floats = torch.cat(parts).numpy()
-    return found
+    likelihoods: Floats = torch.cat(parts).numpy()
+    return likelihoods

@@ -75,22 +75,22 @@ def candidates(model: Any) -> dict[str, ModuleKind]:
     if model is None:
         return {}
     head = model.get_output_embeddings()
-    found: dict[str, ModuleKind] = {}
+    kinds: dict[str, ModuleKind] = {}
     blocks = _block_numbers(model)
     for name, module in model.named_modules():
         parent = name.rpartition(".")[0]
-        inside_linear = any(found.get(outer) == "linear" for outer in _parents(name))
+        inside_linear = any(kinds.get(outer) == "linear" for outer in _parents(name))
         if module is head or inside_linear:
             continue
         if name in blocks:
-            found[name] = "block"
+            kinds[name] = "block"
         elif is_linear(module):
-            found[name] = "linear"
+            kinds[name] = "linear"
         elif stacked_parameters(module):
-            found[name] = "experts"
+            kinds[name] = "experts"
         elif parent in blocks and (kind := _kind_of_part(name.rpartition(".")[2], type(module).__name__)) is not None:
-            found[name] = kind
-    return found
+            kinds[name] = kind
+    return kinds
 
 
 def is_linear(module: nn.Module) -> bool:

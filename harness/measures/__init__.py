@@ -127,8 +127,8 @@ class Measure(Plugin):
         A measure that does not support other intervals reports none, because an ordinary interval is valid only for a
         number of documents that was fixed in advance.
         """
-        found = self.measure(table)
-        return found if intervals is None else [_without_interval(entry) for entry in found]
+        results = self.measure(table)
+        return results if intervals is None else [_without_interval(entry) for entry in results]
 
 
 class Sampled(Measure):
@@ -178,13 +178,13 @@ def name_skipped(measure: Measure, found: Sequence[Measurement | Skipped]) -> li
 
 def collect_metrics(measures: Iterable[Measure]) -> tuple[Metric, ...]:
     """Every metric that the measures declare, each name once: first those known from settings, then patterns."""
-    found: dict[str, Metric] = {}
+    metrics: dict[str, Metric] = {}
     for measure in measures:
         produced = measure.produces()
         named = (metric for metric in produced if "*" not in metric.name)
         for metric in (*named, *measure.metrics, *produced):
-            found.setdefault(metric.name, metric)
-    return tuple(found.values())
+            metrics.setdefault(metric.name, metric)
+    return tuple(metrics.values())
 
 
 def load_measures() -> list[tuple[type[Measure] | None, tuple[Metric, ...]]]:

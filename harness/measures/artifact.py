@@ -120,10 +120,10 @@ class Artifact(Measure):
             zero = [_count_exactly(metric, 0.0, LOADED, max(files, 1)) for metric in (*READ_BACK, LIVE)]
             return [*zero, *_sizes(table)]
         if refused := [str(text) for text in table.loc[table["part"] == "refused", "text"]]:
-            found: list[Measurement | Skipped] = [Skipped(measure=m.name, reason=refused[0]) for m in READ_BACK]
+            results: list[Measurement | Skipped] = [Skipped(measure=m.name, reason=refused[0]) for m in READ_BACK]
         else:
-            found = [*_tokens(table), _modules(table), _texts(table)]
-        return [*found, _measure_live(table), *_sizes(table)]
+            results = [*_tokens(table), _modules(table), _texts(table)]
+        return [*results, _measure_live(table), *_sizes(table)]
 
 
 def _tokens(table: pd.DataFrame) -> list[Measurement | Skipped]:

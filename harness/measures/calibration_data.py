@@ -113,9 +113,9 @@ def _divergences(calibration: pd.DataFrame, evaluation: pd.DataFrame) -> list[Me
     size = 1 + int(max(calibration["token"].max(), evaluation["token"].max()))
     documents = np.unique(evaluation["document"].to_numpy())
     count = Count(int(evaluation["count"].sum()), len(documents))
-    found = jensen_shannon(_totals(calibration, size), _totals(evaluation, size))
+    distance = jensen_shannon(_totals(calibration, size), _totals(evaluation, size))
     what = f"{int(calibration['count'].sum())} calibration tokens and {count.observations} of these; no interval"
-    between = make_sampled(DIVERGENCE, what, count, change=found)
+    between = make_sampled(DIVERGENCE, what, count, change=distance)
     if len(documents) < 2:
         return [between, Skipped(measure=FLOOR.name, reason="one document has no halves")]
     floor = float(np.mean([_distance_between_halves(evaluation, documents, size, seed) for seed in range(HALVINGS)]))

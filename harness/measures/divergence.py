@@ -153,13 +153,13 @@ class Divergence(Sampled):
         check_range(table, "reverse_kl", -ROUNDING, np.inf)
         check_range(table, "total_variation", -ROUNDING, 1 + ROUNDING)
         documents = table["document"].to_numpy()
-        found = _kl(table, documents, intervals)
-        found |= _agreement(table, documents, intervals) | _probabilities(table, documents, intervals)
+        results = _kl(table, documents, intervals)
+        results |= _agreement(table, documents, intervals) | _probabilities(table, documents, intervals)
         count = count_tokens(table)
         return [
             make_sampled(metric, what, count, change=change, interval=interval)
             for metric in METRICS
-            for what, change, interval in [found[metric.name]]
+            for what, change, interval in [results[metric.name]]
         ]
 
 

@@ -91,8 +91,8 @@ class TimedBlocks:
 
     def log_ratios(self) -> Floats:
         """ln(B/A) of each block: the log of the geometric mean of its two ratios, in which a steady drift cancels."""
-        found: Floats = (np.log(self.second) - np.log(self.first)).mean(axis=1)
-        return found
+        log_ratios: Floats = (np.log(self.second) - np.log(self.first)).mean(axis=1)
+        return log_ratios
 
 
 class Latency(Measure):
@@ -133,22 +133,22 @@ class Latency(Measure):
         Raises MeasureError for incomplete blocks and for times that are not positive.
         """
         require(table, COLUMNS, "timings")
-        found: list[Measurement | Skipped] = []
+        results: list[Measurement | Skipped] = []
         for phase, speed in SPEEDS.items():
             rows = table[table["phase"] == phase]
             pairs, floor = _blocks(rows, "variant"), _blocks(rows, "floor")
             if pairs is None:
                 reason = NOT_TIMED.get(phase, f"the phase {phase} was not timed")
-                found.append(Skipped(measure=speed.name, reason=reason))
-                found.append(Skipped(measure=RATIO.name, reason=reason, labels={"phase": phase}))
+                results.append(Skipped(measure=speed.name, reason=reason))
+                results.append(Skipped(measure=RATIO.name, reason=reason, labels={"phase": phase}))
                 continue
-            found += [_speed(speed, phase, pairs, _tokens(rows)), _ratio(RATIO, phase, pairs, floor)]
+            results += [_speed(speed, phase, pairs, _tokens(rows)), _ratio(RATIO, phase, pairs, floor)]
             if floor is not None:
                 noise = _ratio(FLOOR, phase, floor, None)
-                found.append(noise.model_copy(update={"not_judged": FLOOR_REASON}))
+                results.append(noise.model_copy(update={"not_judged": FLOOR_REASON}))
         if not table["simulated"].any():
-            return found
-        return [_mark_not_judged(one) if isinstance(one, Measurement) else one for one in found]
+            return results
+        return [_mark_not_judged(one) if isinstance(one, Measurement) else one for one in results]
 
 
 def block_interval(blocks: int, statistic: Sequence[Floats], confidence: float = 0.95) -> tuple[float, float] | None:
@@ -201,8 +201,8 @@ def _speed(metric: Metric, phase: str, blocks: TimedBlocks, tokens: int) -> Meas
     """Medians over blocks of the mean of a side's two calls in a block."""
 
     def speed(seconds: Floats) -> Floats:
-        found: Floats = (1000 * seconds if phase == "first_token" else tokens / seconds).mean(axis=1)
-        return found
+        speeds: Floats = (1000 * seconds if phase == "first_token" else tokens / seconds).mean(axis=1)
+        return speeds
 
     on_reference, on_variant = speed(blocks.first), speed(blocks.second)
     count = len(on_reference)
@@ -231,7 +231,7 @@ def _ratio(metric: Metric, phase: str, blocks: TimedBlocks, floor: TimedBlocks |
         what += f"; reference against itself: half-width {(high - low) / 2:.4g}"
         reach = max(abs(low - 1), abs(high - 1))
         noise = NoiseFloor(value=reach, condition="timing the reference against itself", documents=len(floor.first))
-    found = make_sampled(
+    measurement = make_sampled(
         metric,
         what,
         Count(2 * len(logs), len(logs)),
@@ -239,7 +239,7 @@ def _ratio(metric: Metric, phase: str, blocks: TimedBlocks, floor: TimedBlocks |
         interval=interval,
         labels={"phase": phase},
     )
-    return found.model_copy(update={"floor": noise})
+    return measurement.model_copy(update={"floor": noise})
 
 
 def _interval(ends: tuple[float, float] | None, value: float) -> Interval | None:

@@ -92,9 +92,9 @@ class LayerError(Sampled):
         if table.empty:
             return [Skipped(measure=metric.name, reason="no module was observed") for metric in self.metrics]
         modules = [_module(part) for _, part in table.groupby(["depth", "module"], sort=True)]
-        found = [entry for module in modules for entry in _measure_module(module, intervals)]
+        results = [entry for module in modules for entry in _measure_module(module, intervals)]
         return [
-            *found,
+            *results,
             _worst([module for module in modules if module.labels["kind"] in ("block", "linear")], intervals),
         ]
 
@@ -163,11 +163,11 @@ class _ModuleSums:
         value = min(math.fsum(self.dot.tolist()) / (math.sqrt(a) * math.sqrt(b)), 1.0)
         weight = self.reference / a
         influence = self.dot / (math.sqrt(a) * math.sqrt(b)) - value / 2 * (weight + self.variant / b)
-        found = intervals.ratio_of_sums(influence + value * weight, weight, self.documents)
-        if found is None or found.low == found.high:
-            return value, found and Interval(value, value, found.method)
-        low, high = max(min(found.low, value), -1.0), min(max(found.high, value), 1.0)
-        return value, Interval(low, high, f"linearised; {found.method}")
+        interval = intervals.ratio_of_sums(influence + value * weight, weight, self.documents)
+        if interval is None or interval.low == interval.high:
+            return value, interval and Interval(value, value, interval.method)
+        low, high = max(min(interval.low, value), -1.0), min(max(interval.high, value), 1.0)
+        return value, Interval(low, high, f"linearised; {interval.method}")
 
     def exact_interval(self, value: float) -> Interval | None:
         """A metric that is exact because outputs never differ; a single document is not enough to conclude that."""
@@ -210,14 +210,14 @@ def _measure_module(module: _ModuleSums, intervals: Intervals) -> list[Measureme
     if module.same:
         what = f"exact: all {module.count.observations} output values are the same on both sides"
     infinite = f"; {NO_ERROR_DB:.0f} dB stands for infinity" if module.same else ""
-    found: list[Measurement | Skipped] = [
+    results: list[Measurement | Skipped] = [
         _measurement(RELATIVE, what, module, *module.relative_error(intervals)),
         _measurement(SQNR, what + infinite, module, *module.sqnr(intervals)),
     ]
     if not module.variant.any():
         reason = f"the variant's output of {module.name} is zero everywhere, so the cosine is undefined"
-        return [*found, _skip(COSINE, module, reason)]
-    return [*found, _measurement(COSINE, what, module, *module.cosine(intervals))]
+        return [*results, _skip(COSINE, module, reason)]
+    return [*results, _measurement(COSINE, what, module, *module.cosine(intervals))]
 
 
 def _measurement(

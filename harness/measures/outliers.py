@@ -89,10 +89,10 @@ class Outliers(Measure):
         require(table, COLUMNS, "channels")
         if table.empty:
             return [Skipped(measure=metric.name, reason="no channel was observed") for metric in self.metrics]
-        found = [self._channels(table)]
+        results = [self._channels(table)]
         for module, rows in table.groupby("module", sort=False):
-            found += _module(str(module), rows)
-        return found
+            results += _module(str(module), rows)
+        return results
 
     def _channels(self, table: pd.DataFrame) -> Measurement | Skipped:
         inside = table[table["layer"] >= 0]

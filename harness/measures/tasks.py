@@ -92,12 +92,12 @@ class Tasks(Measure):
                 f"task {row['task']}: document {row['doc_id']} is {row['metric']} twice in the items table, "
                 "expected each item once"
             )
-        found: list[Measurement | Skipped] = []
+        results: list[Measurement | Skipped] = []
         ordered = table.sort_values("doc_id", kind="stable")
         for task, metric in table[["task", "metric"]].drop_duplicates().itertuples(index=False):
             rows = ordered[(ordered["task"] == task) & (ordered["metric"] == metric)]
-            found += _measure_cell(TaskScores(str(task), str(metric), rows))
-        return found
+            results += _measure_cell(TaskScores(str(task), str(metric), rows))
+        return results
 
 
 def _measure_cell(cell: TaskScores) -> Found:

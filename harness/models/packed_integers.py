@@ -92,14 +92,14 @@ class Contents:
             f"{name}: its packed weights ({methods}) are dequantized to floats: quality and bytes are "
             f"those of the files, speed is that of floats; {INSTALL} brings kernels"
         )
-        found = [Note(topic="packed weights", text=text)]
+        notes = [Note(topic="packed weights", text=text)]
         if wrapped := sum(layer.wrapped for layer in self.layers.values()):
             text = (
                 f"{name}: {wrapped} zero points of its files, of the first version of GPTQ, are stored as all ones; "
                 "programs read those and their neighbours differently, and here they are read as GPTQModel does"
             )
-            found.append(Note(topic="zero points", text=text, level="warn"))
-        return tuple(found)
+            notes.append(Note(topic="zero points", text=text, level="warn"))
+        return tuple(notes)
 
 
 def unpack_folder(folder: Path, model: nn.Module) -> Contents:

@@ -90,15 +90,15 @@ def check_manifest(folder: Path, fingerprints: Sequence[FileFingerprint], requir
         if required:
             raise ModelError(f"{path}: lists no file with its sha256; install again")
         return
-    found = {file.path.name: file.sha256 for file in fingerprints if file.path.name != MANIFEST}
-    others = {name: folder / name for name in listed.keys() - found.keys() if Path(name).name == name}
-    found |= {name: file_sha256(path) for name, path in others.items() if path.is_file()}
-    problems = [f"{name} is missing" for name in sorted(listed.keys() - found.keys())]
-    problems += [f"{name} is not listed" for name in sorted(found.keys() - listed.keys())]
+    hashes = {file.path.name: file.sha256 for file in fingerprints if file.path.name != MANIFEST}
+    others = {name: folder / name for name in listed.keys() - hashes.keys() if Path(name).name == name}
+    hashes |= {name: file_sha256(path) for name, path in others.items() if path.is_file()}
+    problems = [f"{name} is missing" for name in sorted(listed.keys() - hashes.keys())]
+    problems += [f"{name} is not listed" for name in sorted(hashes.keys() - listed.keys())]
     problems += [
-        f"{name} has sha256 {found[name][:12]}…, expected {listed[name][:12]}…"
-        for name in sorted(listed.keys() & found.keys())
-        if found[name] != listed[name]
+        f"{name} has sha256 {hashes[name][:12]}…, expected {listed[name][:12]}…"
+        for name in sorted(listed.keys() & hashes.keys())
+        if hashes[name] != listed[name]
     ]
     if problems:
         raise ModelError(f"{path}: the files are not the ones listed: {'; '.join(problems)}; restore them")
@@ -125,9 +125,9 @@ def _hashes(manifest: Mapping[str, Any]) -> dict[str, str]:
     entries = manifest.get("files", manifest)
     if not isinstance(entries, dict):
         return {}
-    found = {name: value.get("sha256") if isinstance(value, dict) else value for name, value in entries.items()}
+    hashes = {name: value.get("sha256") if isinstance(value, dict) else value for name, value in entries.items()}
     return {
-        name: value for name, value in found.items() if isinstance(value, str) and re.fullmatch(r"[0-9a-f]{64}", value)
+        name: value for name, value in hashes.items() if isinstance(value, str) and re.fullmatch(r"[0-9a-f]{64}", value)
     }
 
 

@@ -68,9 +68,9 @@ def weight_files(folder: Path, config: Mapping[str, Any]) -> list[Path]:
 
 def read_headers(files: Sequence[Path]) -> WeightHeaders:
     """Read the headers of all files; raises ModelError as check_safetensors does."""
-    found = [tensor for path in files for tensor in check_safetensors(path)]
+    tensors = [tensor for path in files for tensor in check_safetensors(path)]
     return WeightHeaders(
-        {name: dtype for name, dtype, _ in found}, max((max(shape, default=0) for *_, shape in found), default=0)
+        {name: dtype for name, dtype, _ in tensors}, max((max(shape, default=0) for *_, shape in tensors), default=0)
     )
 
 

@@ -135,8 +135,8 @@ def _weights(model: nn.Module, name: str) -> list[Tensor]:
     stack = stacked_tensor(model, name)
     if stack is not None:
         return list(stack)
-    found = _weight(model.get_submodule(name))
-    return [] if found is None else [found]
+    weight = _weight(model.get_submodule(name))
+    return [] if weight is None else [weight]
 
 
 def _weight(module: nn.Module) -> Tensor | None:

@@ -58,9 +58,9 @@ class Look:
             return None
         if self.method == "group_sequential":
             return GroupSequential.at(seen, counts[-1])
-        found = Betting.at(seen, counts[-1])
+        intervals = Betting.at(seen, counts[-1])
         largest = max(count for document, count in self.tokens.items() if document in chosen)
-        return Betting(found.confidence, found.together, found.look, largest)
+        return Betting(intervals.confidence, intervals.together, intervals.look, largest)
 
 
 def select_waiting_rules(gates: Sequence[GateSpec], suite: SuiteSpec) -> list[GateSpec]:

@@ -43,13 +43,13 @@ class DocumentSet:
 
 def slice_patterns(gates: Sequence[GateSpec]) -> dict[str, tuple[str, ...]]:
     """The labels by which rules slice, and the metric patterns of each."""
-    found: dict[str, tuple[str, ...]] = {}
+    values: dict[str, tuple[str, ...]] = {}
     for gate in gates:
         for spec in gate.rules:
             if isinstance(spec.rule, Rule) and spec.rule.slices is not None:
                 label = spec.rule.slices.partition("=")[0]
-                found[label] = (*found.get(label, ()), spec.rule.metric)
-    return found
+                values[label] = (*values.get(label, ()), spec.rule.metric)
+    return values
 
 
 def split_documents(documents: pd.DataFrame, label: str) -> list[DocumentSet]:
@@ -91,22 +91,22 @@ def measure_slices(
         for part in split_documents(documents, label):
             seen = part.documents if look is None else part.documents & look.drawn
             intervals = look.intervals(part.documents) if look else None
-            found: list[Measurement | Skipped] = []
+            results: list[Measurement | Skipped] = []
             for measure in serving:
                 table = tables[measure.kind]
                 if table is not None and seen:
-                    found += _measure_slice(measure, table[table["document"].isin(seen)], patterns, intervals)
+                    results += _measure_slice(measure, table[table["document"].isin(seen)], patterns, intervals)
                 else:
-                    found += _skip_undrawn(measure, patterns)
-            if found:
+                    results += _skip_undrawn(measure, patterns)
+            if results:
                 slices.append(
                     Slice(
                         suite=suite,
                         label=label,
                         value=part.value,
                         documents=len(seen),
-                        measurements=tuple(m for m in found if isinstance(m, Measurement)),
-                        skipped=tuple(s for s in found if isinstance(s, Skipped)),
+                        measurements=tuple(m for m in results if isinstance(m, Measurement)),
+                        skipped=tuple(s for s in results if isinstance(s, Skipped)),
                     )
                 )
     return slices
@@ -133,11 +133,11 @@ def _measure_slice(
     errors."""
     try:
         with guard(f"the measure {measure.kind}"):
-            found = name_skipped(measure, measure.measure_at(rows, intervals))
+            results = name_skipped(measure, measure.measure_at(rows, intervals))
     except Exception as error:  # noqa: BLE001 - as for the whole: a plugin may raise anything, and costs its verdicts
         reason = f"measure {measure.kind} failed: {type(error).__name__}: {error}"
-        found = [Skipped(measure=metric.name, reason=reason) for metric in measure.produces()]
-    named = ((entry.name if isinstance(entry, Measurement) else entry.measure, entry) for entry in found)
+        results = [Skipped(measure=metric.name, reason=reason) for metric in measure.produces()]
+    named = ((entry.name if isinstance(entry, Measurement) else entry.measure, entry) for entry in results)
     return [entry for name, entry in named if any(could_match(pattern, name) for pattern in patterns)]
 
 

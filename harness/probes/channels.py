@@ -100,8 +100,8 @@ class _ChannelRecorder(Recorder):
         """The sums of the batch; zero if the module was not called."""
         import torch
 
-        found = self._found.get((side, site.module))
-        return torch.zeros(len(COLUMNS), site.width, dtype=torch.float64) if found is None else found.cpu()
+        sums = self._found.get((side, site.module))
+        return torch.zeros(len(COLUMNS), site.width, dtype=torch.float64) if sums is None else sums.cpu()
 
     def _label(self, variant: int) -> pd.DataFrame:
         """The columns that identify the channel of a row."""

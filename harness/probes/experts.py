@@ -155,8 +155,8 @@ class _ExpertRecorder(Recorder):
         """Counts [2, E] of the batch; zero for a layer that was not called."""
         import torch
 
-        found = self._found.get((side, mixture.module))
-        return torch.zeros(2, mixture.count, dtype=torch.int64) if found is None else found
+        counts = self._found.get((side, mixture.module))
+        return torch.zeros(2, mixture.count, dtype=torch.int64) if counts is None else counts
 
     def _rows(self, variant: int) -> Iterator[tuple[int, Mixture]]:
         for side in (REFERENCE, variant):

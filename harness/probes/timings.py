@@ -153,16 +153,16 @@ class _TimedCall:
         token = output.logits[:, -1].argmax(dim=-1, keepdim=True)
         token.tolist()  # the user has the token only when the processor has it
         first = time.perf_counter()
-        found = {"prefill": read - start, "first_token": first - start}
+        seconds = {"prefill": read - start, "first_token": first - start}
         cache = getattr(output, "past_key_values", None)
         if cache is None:
-            return found
+            return seconds
         for _ in range(self._new_tokens):
             output = self._model(input_ids=token, past_key_values=cache, use_cache=True)
             cache, token = output.past_key_values, output.logits[:, -1].argmax(dim=-1, keepdim=True)
         token.tolist()
         wait()
-        return found | {"decode": time.perf_counter() - first}
+        return seconds | {"decode": time.perf_counter() - first}
 
 
 def _keeps_logits(models: Sequence[LoadedModel]) -> bool:

@@ -324,8 +324,8 @@ class Run(Record):
 
     def metric(self, name: str) -> Metric:
         """What is known of a metric; of one that nothing declares, only what its first measurement tells."""
-        found = find_metric(name, self.metrics)
-        if found is None:
+        metric = find_metric(name, self.metrics)
+        if metric is None:
             m = next((each for each in self.measurements if each.name == name), None)
-            found = Metric(name=name, unit=m.unit if m else "", better=m.better if m else "neither")
-        return found
+            metric = Metric(name=name, unit=m.unit if m else "", better=m.better if m else "neither")
+        return metric

@@ -44,6 +44,6 @@ def _records(content: dict[str, Any], key: str) -> Iterator[dict[str, Any]]:
     """The records of a kind, of the run and of its slices, as far as they are records at all."""
     slices = content.get("slices")
     for part in (content, *(slices if isinstance(slices, list) else ())):
-        found = part.get(key) if isinstance(part, dict) else None
-        records = found if isinstance(found, list) else ()
+        entries = part.get(key) if isinstance(part, dict) else None
+        records = entries if isinstance(entries, list) else ()
         yield from (record for record in records if isinstance(record, dict))

@@ -111,8 +111,8 @@ def format_together(values: Sequence[float], digits: int = 4) -> list[str]:
 
 def shorten_together(texts: Sequence[str]) -> list[str]:
     """The texts with their long decimal numbers shortened jointly, so that different numbers still differ."""
-    found = [match for text in texts for match in _NUMBERS.findall(text)]
-    short = dict(zip(found, format_together([float(match) for match in found], 5), strict=True))
+    numbers = [match for text in texts for match in _NUMBERS.findall(text)]
+    short = dict(zip(numbers, format_together([float(match) for match in numbers], 5), strict=True))
 
     def shorten(match: re.Match[str]) -> str:
         return short[match[0]] if "." in match[0] else match[0]

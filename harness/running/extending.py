@@ -98,9 +98,9 @@ class _StoppingRules:
     def list_undecided(self, number: int) -> list[Verdict]:
         """The verdicts at a look that are not decisions: an error may be a slice without documents yet."""
         if number not in self.known:
-            found = self._measure_at(self.look(number))
-            measurements = [entry for entry in found if isinstance(entry, Measurement)]
-            skipped = [entry for entry in found if isinstance(entry, Skipped)]
+            results = self._measure_at(self.look(number))
+            measurements = [entry for entry in results if isinstance(entry, Measurement)]
+            skipped = [entry for entry in results if isinstance(entry, Skipped)]
             observed = self.pair.observed
             identical = observed.reference.same_as(observed.variant)
             parts = measure_parts(self.pair, self.suite, self.gates, self.look(number), self.noise)
@@ -150,11 +150,11 @@ class _StoppingRules:
         """The fixed sample size at which every extending rule would have enough power, by the variances of the
         documents so far."""
         metrics: list[Measured] = []
-        found: list[Measurement | Skipped] = []
+        results: list[Measurement | Skipped] = []
         for measure in self._measures():
             metrics += [Measured(metric, self.suite.name, None) for metric in measure.produces()]
-            found += run_measure(self.pair, self.suite, measure, [], look, ordinary=True)
-        sample = _RunSoFar("itself", [entry for entry in found if isinstance(entry, Measurement)])
+            results += run_measure(self.pair, self.suite, measure, [], look, ordinary=True)
+        sample = _RunSoFar("itself", [entry for entry in results if isinstance(entry, Measurement)])
         planned = [need for need in needs(self.gates, metrics, sample) if need.outlook != "free"]
         needed = [need.needed for need in planned]
         return None if not needed or None in needed else max(count for count in needed if count is not None)

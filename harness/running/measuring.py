@@ -28,11 +28,11 @@ def measure(pair: Pair, suites: Sequence[SuiteSpec], perturbed: Mapping[str, Per
             noise = floors(otherwise, measures) if otherwise else {}
             for measure in measures:
                 raw = run_measure(pair, suite, measure, pair.observed.failures, pair.looks.get(suite.name))
-                found: Sequence[Measurement | Skipped] = add_floors(raw, noise)
+                results: Sequence[Measurement | Skipped] = add_floors(raw, noise)
                 if len(suites) > 1:
-                    found = [_label_suite(suite, m) for m in found]
-                pair.observed.measurements += [m for m in found if isinstance(m, Measurement)]
-                pair.observed.skipped += [m for m in found if isinstance(m, Skipped)]
+                    results = [_label_suite(suite, m) for m in results]
+                pair.observed.measurements += [m for m in results if isinstance(m, Measurement)]
+                pair.observed.skipped += [m for m in results if isinstance(m, Skipped)]
             slices = measure_parts(pair, suite, pair.observed.plan.gates, pair.looks.get(suite.name), noise)
             if len(suites) > 1:
                 slices = [_relabel(suite, part) for part in slices]
@@ -55,8 +55,8 @@ def _relabel(suite: SuiteSpec, part: Slice) -> Slice:
 
 def read_apart(suite: SuiteSpec) -> tuple[str, ...]:
     """The measures that replace token-based ones if the sides have different token ids."""
-    found = [measure.get_substitute() for measure in suite.measures if _compares_tokens(suite, measure)]
-    return tuple(dict.fromkeys(instead.table for instead in found if instead is not None))
+    substitutes = [measure.get_substitute() for measure in suite.measures if _compares_tokens(suite, measure)]
+    return tuple(dict.fromkeys(instead.table for instead in substitutes if instead is not None))
 
 
 def _compares_tokens(suite: SuiteSpec, measure: Measure) -> bool:
@@ -66,8 +66,8 @@ def _compares_tokens(suite: SuiteSpec, measure: Measure) -> bool:
 def _add_floors(part: Slice, noise: Mapping[Key, NoiseFloor]) -> Slice:
     """A measurement of a slice with the noise floor of the whole suite, which was measured on about as few
     documents."""
-    found = add_floors(part.measurements, noise)
-    return part.model_copy(update={"measurements": tuple(m for m in found if isinstance(m, Measurement))})
+    results = add_floors(part.measurements, noise)
+    return part.model_copy(update={"measurements": tuple(m for m in results if isinstance(m, Measurement))})
 
 
 def measure_parts(
@@ -132,11 +132,11 @@ def run_measure(
 
 def _explain_unpaired(pair: Pair, suite: SuiteSpec) -> str:
     """Which modules could not be compared, as a reason for missing metrics; empty if all could."""
-    found = pair.store.read(suite.name, "unpaired")
-    if found is None or found.empty:
+    unpaired = pair.store.read(suite.name, "unpaired")
+    if unpaired is None or unpaired.empty:
         return ""
-    first = found.iloc[0]
-    return f" ({len(found)} modules could not be compared, {first['module']} first: {first['reason']})"
+    first = unpaired.iloc[0]
+    return f" ({len(unpaired)} modules could not be compared, {first['module']} first: {first['reason']})"
 
 
 def _skip_all(measure: Measure, reason: str) -> list[Skipped]:

@@ -45,10 +45,10 @@ def proportion_interval(
     if size is None:
         return None
     share = mean(array)
-    found = clopper_pearson(share * size, size, confidence)
-    if found is None:
+    interval = clopper_pearson(share * size, size, confidence)
+    if interval is None:
         return None
-    low, high = min(found.low, share), max(found.high, share)
+    low, high = min(interval.low, share), max(interval.high, share)
     return Interval(low, high, f"Korn-Graubard (Clopper-Pearson at the effective sample size {size:.1f})")
 
 
@@ -73,8 +73,8 @@ def bounded_mean_interval(
         raise ValueError(f"values: found {array.min()} to {array.max()}, expected {least} to {most}")
     if len(array) and are_equal(array):
         return _interval_of_equals(array, clusters, least, most, largest, confidence)
-    found = mean_interval(array, clusters, confidence)
-    return found and Interval(max(found.low, least), min(found.high, most), found.method)
+    interval = mean_interval(array, clusters, confidence)
+    return interval and Interval(max(interval.low, least), min(interval.high, most), interval.method)
 
 
 def _interval_of_equals(

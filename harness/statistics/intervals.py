@@ -56,8 +56,8 @@ class Intervals:
         self, values: ArrayLike, clusters: ArrayLike, probabilities: Sequence[float]
     ) -> tuple[Interval | None, ...]:
         """See ``quantile_intervals``."""
-        found = quantile_intervals(values, clusters, probabilities, self.confidence)
-        return tuple(self.add_method(interval) for interval in found)
+        quantiles = quantile_intervals(values, clusters, probabilities, self.confidence)
+        return tuple(self.add_method(interval) for interval in quantiles)
 
     def calibration_shift(
         self,
@@ -67,5 +67,5 @@ class Intervals:
         bins: int = 15,
     ) -> CalibrationShift:
         """See ``calibration_shift``."""
-        found = calibration_shift(reference, variant, clusters, bins, self.confidence)
-        return replace(found, interval=self.add_method(found.interval))
+        shift = calibration_shift(reference, variant, clusters, bins, self.confidence)
+        return replace(shift, interval=self.add_method(shift.interval))

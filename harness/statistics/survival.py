@@ -47,11 +47,11 @@ def restricted_mean_interval(
     if not events.any():
         return bounded_mean_interval(np.full(len(times), float(horizon)), clusters, 0.0, float(horizon), confidence)
     value = restricted_mean(times, events, horizon)
-    found = mean_interval(_pseudo_values(times, events, horizon, value), clusters, confidence)
-    if found is None:
+    interval = mean_interval(_pseudo_values(times, events, horizon, value), clusters, confidence)
+    if interval is None:
         return None
-    low, high = max(min(found.low, value), 0.0), min(max(found.high, value), float(horizon))
-    return Interval(low, high, f"pseudo-values of the restricted mean; {found.method}")
+    low, high = max(min(interval.low, value), 0.0), min(max(interval.high, value), float(horizon))
+    return Interval(low, high, f"pseudo-values of the restricted mean; {interval.method}")
 
 
 def median_time(times: ArrayLike, events: ArrayLike, horizon: int) -> int:
@@ -65,15 +65,15 @@ def _pseudo_values(times: NDArray[np.int64], events: Booleans, horizon: int, val
     """n θ − (n − 1) θ without the one, for each."""
     count = len(times)
     harmed, watched = _counts(times, events, horizon)
-    found = np.empty(count)
+    values = np.empty(count)
     for index, (time, event) in enumerate(zip(times.tolist(), events.tolist(), strict=True)):
         less_harmed, less_watched = harmed.copy(), watched.copy()
         less_watched[: time + event] -= 1
         if event and time < horizon:
             less_harmed[time] -= 1
         without = math.fsum(_curve(less_harmed, less_watched)[1:].tolist())
-        found[index] = count * value - (count - 1) * without
-    return found
+        values[index] = count * value - (count - 1) * without
+    return values
 
 
 def _counts(times: NDArray[np.int64], events: Booleans, horizon: int) -> tuple[Floats, Floats]:

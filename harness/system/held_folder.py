@@ -61,8 +61,8 @@ def _open_lock(folder: Path, lock: str, inside: int) -> int:
         if error.errno in {errno.ELOOP, errno.EISDIR}:
             raise _foreign_file_error(folder / lock) from error
         raise
-    found = os.fstat(descriptor)
-    if stat.S_ISREG(found.st_mode) and found.st_nlink == 1 and _HOLDER.fullmatch(os.pread(descriptor, 64, 0)):
+    state = os.fstat(descriptor)
+    if stat.S_ISREG(state.st_mode) and state.st_nlink == 1 and _HOLDER.fullmatch(os.pread(descriptor, 64, 0)):
         return descriptor
     os.close(descriptor)
     raise _foreign_file_error(folder / lock)

@@ -56,5 +56,5 @@ def _reference(evidence: Evidence, name: str) -> float | None:
 
 
 def _reference_of_task(evidence: Evidence, task: str) -> float:
-    found = [_reference(evidence, f"tasks.{task}.{metric}") for metric in ("accuracy", "exact_match")]
-    return next((score for score in found if score is not None), 1.0)
+    scores = [_reference(evidence, f"tasks.{task}.{metric}") for metric in ("accuracy", "exact_match")]
+    return next((score for score in scores if score is not None), 1.0)

@@ -75,9 +75,9 @@ def _place(model: str) -> str:
 
 
 def _read_measured(run: Run) -> list[Measured]:
-    found = {m.name: m for m in run.measurements}
-    listed = [Measured(complete_metric(run.metric(m.name), m), "", m.clusters) for m in found.values()]
-    skipped = [Measured(run.metric(s.measure), "", None) for s in run.skipped if s.measure not in found]
+    measurements = {m.name: m for m in run.measurements}
+    listed = [Measured(complete_metric(run.metric(m.name), m), "", m.clusters) for m in measurements.values()]
+    skipped = [Measured(run.metric(s.measure), "", None) for s in run.skipped if s.measure not in measurements]
     return listed + skipped
 
 

@@ -26,17 +26,17 @@ def lint(gate: GateSpec, evidence: Evidence, needed: bool = True) -> list[Findin
 
     needed: also report rules that cannot pass or are underpowered (``harness plan`` shows those itself).
     """
-    found = list(_gate(gate, evidence))
+    findings = list(_gate(gate, evidence))
     planned = needs([gate], evidence.metrics, evidence.run) if evidence.metrics else []
     for index, spec in enumerate(gate.rules):
-        found += _find_unknown(index, spec, evidence)
+        findings += _find_unknown(index, spec, evidence)
         own = [need for need in planned if need.spec is spec]
-        found += _find_impossible(index, spec, own) if needed else ()
-        found += _limits_nothing(index, spec, own, evidence)
-        found += find_unreachable(index, spec, evidence)
-        found += find_within_noise(index, spec, own, evidence)
-        found += _find_weak(index, spec, own) if needed else ()
-    return [*found, *_tasks(gate, evidence)]
+        findings += _find_impossible(index, spec, own) if needed else ()
+        findings += _limits_nothing(index, spec, own, evidence)
+        findings += find_unreachable(index, spec, evidence)
+        findings += find_within_noise(index, spec, own, evidence)
+        findings += _find_weak(index, spec, own) if needed else ()
+    return [*findings, *_tasks(gate, evidence)]
 
 
 def _gate(gate: GateSpec, evidence: Evidence) -> Iterator[Finding]:

@@ -71,5 +71,5 @@ def _explain_missing_floor(need: Need, evidence: Evidence) -> str:
             if could_match(need.metric, metric.name)
         ]
         return next(filter(None, reasons), "")
-    found = [m for m in evidence.run.measurements if m.name == need.metric] if evidence.run else []
-    return REMEDY if found and all(m.floor is None for m in found) else ""
+    measurements = [m for m in evidence.run.measurements if m.name == need.metric] if evidence.run else []
+    return REMEDY if measurements and all(m.floor is None for m in measurements) else ""

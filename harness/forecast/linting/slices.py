@@ -72,8 +72,8 @@ def _values(spec: DocumentsSpec | None, label: str) -> set[str] | None:
     if spec.packed:
         return {"packed"} if label == "kind" else set()
     if spec.data in POCKET_SPLITS:
-        found = read_documents(spec.data, spec.max, seed=spec.seed)
-        return {document.kind for document in found} if label == "kind" else set()
+        documents = read_documents(spec.data, spec.max, seed=spec.seed)
+        return {document.kind for document in documents} if label == "kind" else set()
     return _read_labels(Path(spec.data), label, spec.max) if spec.data.endswith(".jsonl") else set()
 
 

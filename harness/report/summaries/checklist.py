@@ -111,38 +111,38 @@ def _weights(modules: Sequence[ModuleFormat]) -> ChecklistLine:
     total = sum(module.parameters for module in modules)
     share = sum(module.parameters for module in chosen) / total if total else None
     formats = Counter(", ".join((words.describe_format(module), *_ranges(module))) for module in chosen)
-    found = [f"{count} modules {name}" for name, count in formats.most_common(6)]
-    found.append(f"{display.percent(share, 3)} of all parameters")
+    kept = [f"{count} modules {name}" for name, count in formats.most_common(6)]
+    kept.append(f"{display.percent(share, 3)} of all parameters")
     inspected = sum(module.distinct_values is not None for module in chosen)
     known = "as declared by the step; distinct values were not counted"
     if inspected:
         known = f"the values of {inspected} of {len(chosen)} modules were inspected and lie on the declared grid"
-    return ChecklistLine("Weights", tuple(found), known)
+    return ChecklistLine("Weights", tuple(kept), known)
 
 
 def _activations(modules: Sequence[ModuleFormat]) -> ChecklistLine:
     kinds = Counter(str(module.activations) for module in modules if module.activations)
-    found = tuple(f"inputs of {count} modules {name}" for name, count in kinds.most_common(6))
-    return ChecklistLine("Activations", found or ("not quantized",), "hooks and kernels of the finished model")
+    inputs = tuple(f"inputs of {count} modules {name}" for name, count in kinds.most_common(6))
+    return ChecklistLine("Activations", inputs or ("not quantized",), "hooks and kernels of the finished model")
 
 
 def _cache(run: Run) -> ChecklistLine:
     cache = run.variant.cache
     if cache is None:
         return ChecklistLine("KV cache", ("not quantized",), "the cache of the finished model")
-    found = [f"keys {cache.keys}, values {cache.values}", f"{display.number(cache.bits_per_value, 3)} bits per value"]
+    details = [f"keys {cache.keys}, values {cache.values}", f"{display.number(cache.bits_per_value, 3)} bits per value"]
     if cache.residual:
-        found.append(f"the newest {cache.residual} tokens in full precision")
+        details.append(f"the newest {cache.residual} tokens in full precision")
     if cache.skipped_layers:
-        found.append(f"layers {', '.join(map(str, cache.skipped_layers))} in full precision")
-    return ChecklistLine("KV cache", tuple(found), f"{cache.kernel} kernel, by {cache.backend}")
+        details.append(f"layers {', '.join(map(str, cache.skipped_layers))} in full precision")
+    return ChecklistLine("KV cache", tuple(details), f"{cache.kernel} kernel, by {cache.backend}")
 
 
 def _calibration(run: Run) -> ChecklistLine:
     data = run.variant.calibration
     if data is None:
         return ChecklistLine("Calibration data", ("none",), "no step used calibration documents")
-    found = [
+    details = [
         f"{data.source}: {display.number(data.documents)} documents, {display.number(data.tokens)} tokens",
         f"sha256 of the tokens {display.short_hash(data.sha256)}",
         *_numbers(run, ("calibration_data.overlap",)),
@@ -150,23 +150,23 @@ def _calibration(run: Run) -> ChecklistLine:
     divergence, floor = (words.find(run, f"calibration_data.token_divergence{end}") for end in ("", "_floor"))
     if divergence and divergence.change is not None:
         beside = f" (halves of the documents: {display.number(floor.change)})" if floor else ""
-        found.append(f"divergence of tokens {display.quantity(divergence.change, divergence.unit)}{beside}")
+        details.append(f"divergence of tokens {display.quantity(divergence.change, divergence.unit)}{beside}")
     if worst := words.find(run, "calibration_data.outside_range_worst"):
         share, module = display.quantity(worst.change, worst.unit), worst.labels.get("module", "")
-        found.append(f"inputs outside the calibrated range: up to {share}, in {module}")
-    return ChecklistLine("Calibration data", tuple(found), "compared with the evaluation documents")
+        details.append(f"inputs outside the calibrated range: up to {share}, in {module}")
+    return ChecklistLine("Calibration data", tuple(details), "compared with the evaluation documents")
 
 
 def _answer_excluded(modules: Sequence[ModuleFormat]) -> ChecklistLine:
     left = [module for module in modules if not module.compressed]
-    found = []
+    lines = []
     for role, reason in _REASONS.items():
         members = [module for module in left if module.role == role]
         if members:
             stored = sum(module.stored_bytes for module in members)
             size = display.size(stored) if stored else "stored with another module"
-            found.append(f"{len(members)} × {members[0].format.name}, {size}: {reason} ({members[0].module})")
-    return ChecklistLine("Left out", tuple(found) or ("nothing",), "every module of the finished model")
+            lines.append(f"{len(members)} × {members[0].format.name}, {size}: {reason} ({members[0].module})")
+    return ChecklistLine("Left out", tuple(lines) or ("nothing",), "every module of the finished model")
 
 
 def _kernel(modules: Sequence[ModuleFormat], run: Run) -> ChecklistLine:
@@ -200,11 +200,11 @@ def _answer_storage(modules: Sequence[ModuleFormat]) -> ChecklistLine:
 def _latency(run: Run) -> ChecklistLine:
     names = words.list_summaries(run, "speed")
     reason = next((m.not_judged for m in run.measurements if m.name in names and m.not_judged), "")
-    found = tuple(_numbers(run, names))
-    if not found:
+    numbers = tuple(_numbers(run, names))
+    if not numbers:
         return ChecklistLine("Latency", ("not measured",), "")
     return ChecklistLine(
-        "Latency", found, f"not counted: {reason}" if reason else "measured together with the reference"
+        "Latency", numbers, f"not counted: {reason}" if reason else "measured together with the reference"
     )
 
 

@@ -106,8 +106,8 @@ def _pairing(row: Mapping[Hashable, Any], tokens: bool) -> Pairing:
 
 
 def _split_side(text: str, ended: bool) -> Excerpt:
-    found = _WORD.match(text)
-    word = found[0] if found else ""
+    match = _WORD.match(text)
+    word = match[0] if match else ""
     rest = text[len(word) :]
     shown = _lines(rest[:AFTER]) + (" …" if len(rest) > AFTER else "")
     return Excerpt(_lines(word[:AFTER]), shown, "ends here" if ended else "")

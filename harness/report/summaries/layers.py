@@ -153,8 +153,8 @@ def _module(row: dict[Hashable, Any]) -> ModuleError:
 
 def block_of(module: str) -> int | None:
     """The number of the decoder block a module belongs to: the first number in its path."""
-    found = _NUMBER.search(module)
-    return int(found[1]) if found else None
+    number = _NUMBER.search(module)
+    return int(number[1]) if number else None
 
 
 def role_of(module: str) -> str:

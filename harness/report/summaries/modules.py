@@ -33,8 +33,8 @@ def formats(modules: Iterable[ModuleFormat]) -> list[FormatRow]:
     groups: dict[tuple[str, str], list[ModuleFormat]] = {}
     for module in modules:
         groups.setdefault((describe_format(module), module.backend), []).append(module)
-    found = [_format(words, backend, group) for (words, backend), group in groups.items()]
-    return sorted(found, key=lambda group: (not group.compressed, -group.parameters, group.words, group.backend))
+    rows = [_format(words, backend, group) for (words, backend), group in groups.items()]
+    return sorted(rows, key=lambda group: (not group.compressed, -group.parameters, group.words, group.backend))
 
 
 def _format(words: str, backend: str, group: list[ModuleFormat]) -> FormatRow:

@@ -38,7 +38,7 @@ def group_by_kind(suite: SuiteTables, most: int) -> list[KindBits]:
     scored = frame[frame["skipped"] == ""].merge(documents, on="document", how="left", validate="many_to_one")
     numbers = ["bytes", "reference_nll", "variant_nll"]
     finite = scored[scored[numbers].notna().all(axis=1)]
-    found = []
+    kinds = []
     for name, rows in finite.groupby("kind", sort=True):
         sums = rows.groupby("document")[numbers].sum()
         size = sums["bytes"].to_numpy(dtype="float64")
@@ -47,7 +47,7 @@ def group_by_kind(suite: SuiteTables, most: int) -> list[KindBits]:
         interval = ratio_of_sums_interval(change, size, sums.index.to_numpy())
         if interval is not None and interval.low == interval.high:
             interval = None  # no spread between documents is no evidence about others
-        found.append(
+        kinds.append(
             KindBits(
                 name=str(name),
                 documents=len(sums),
@@ -58,7 +58,7 @@ def group_by_kind(suite: SuiteTables, most: int) -> list[KindBits]:
                 high=None if interval is None else interval.high,
             )
         )
-    return sorted(found, key=lambda kind: (-kind.change, kind.name))[:most]
+    return sorted(kinds, key=lambda kind: (-kind.change, kind.name))[:most]
 
 
 def make_scale(kinds: Sequence[KindBits]) -> Scale:

@@ -184,10 +184,10 @@ def compute_quantiles(values: Floats, at: Sequence[float]) -> list[float]:
     return [float(value) for value in np.quantile(values, at)]
 
 
-def compute_reliability(found: SuiteTokens, side: str, bins: int = 10) -> list[tuple[float, float, int]]:
+def compute_reliability(tokens: SuiteTokens, side: str, bins: int = 10) -> list[tuple[float, float, int]]:
     """(mean confidence, accuracy, count) of equal-width bins of one side's top-1 probability."""
-    confidence = get_column(found, f"{side}_top1_p")
-    right = (found.frame[f"{side}_top1"] == found.frame["target"]).to_numpy()
+    confidence = get_column(tokens, f"{side}_top1_p")
+    right = (tokens.frame[f"{side}_top1"] == tokens.frame["target"]).to_numpy()
     index = np.minimum((confidence * bins).astype(int), bins - 1)
     counts = np.bincount(index, minlength=bins)
     sums, hits = (np.bincount(index, weights=w, minlength=bins) for w in (confidence, right.astype(float)))
