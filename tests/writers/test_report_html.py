@@ -19,8 +19,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from harness.errors import FailureClass
-from harness.errors import TableError, WriteError
+from harness.errors import FailureClass, TableError, WriteError
 from harness.records import Basis, Measurement, ModuleFormat, Note, Run, Skipped, Verdict
 from harness.records.metric import ChanceLevel, SpreadFamily, Summary
 from harness.system import resources
