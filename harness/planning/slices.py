@@ -43,13 +43,13 @@ class DocumentSet:
 
 def slice_patterns(gates: Sequence[GateSpec]) -> dict[str, tuple[str, ...]]:
     """The labels by which rules slice, and the metric patterns of each."""
-    values: dict[str, tuple[str, ...]] = {}
+    patterns: dict[str, tuple[str, ...]] = {}
     for gate in gates:
         for spec in gate.rules:
             if isinstance(spec.rule, Rule) and spec.rule.slices is not None:
                 label = spec.rule.slices.partition("=")[0]
-                values[label] = (*values.get(label, ()), spec.rule.metric)
-    return values
+                patterns[label] = (*patterns.get(label, ()), spec.rule.metric)
+    return patterns
 
 
 def split_documents(documents: pd.DataFrame, label: str) -> list[DocumentSet]:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from harness.errors import FailureClass
 from harness.records import Measurement
 from harness.records.units import unit_of
 from harness.rules._bound import Bound
@@ -31,6 +32,8 @@ class Decision:
     because: str
     p_value: float | None = None
     """One-sided p-value of "beyond the limit" where an interval decided; None where nothing was sampled."""
+    failure: FailureClass | None = None
+    """What kind of thing keeps the rule from passing, where that is not the concern of the metric."""
     reason: str = ""
     """``because`` without the number and the limit, for a page that shows these; empty if it names neither."""
 
@@ -139,10 +142,11 @@ def _decision(
     if interval and not number.exact:
         found += f", {number.confidence * 100:g} % interval [{', '.join(interval)}]"
     because = f"{number.subject} is {found}; expected: {expected}; {reason}"
-    return Decision(status, expected, found, margin, because, p_value, reason)
+    return Decision(status, expected, found, margin, because, p_value, reason=reason)
 
 
 def mistake(measurement: Measurement, expected: str, because: str) -> Decision:
     """An error: the rule does not fit the metric."""
     value = measurement.change if measurement.change is not None else measurement.variant
-    return Decision("error", expected, "nothing compared" if value is None else show(value)[0], None, because)
+    found = "nothing compared" if value is None else show(value)[0]
+    return Decision("error", expected, found, None, because, failure="usage")
