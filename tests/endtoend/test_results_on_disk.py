@@ -121,7 +121,7 @@ def test_tables_that_cannot_be_read_any_more_make_the_run_an_error(
     def damaged(*_: object) -> None:
         raise TableError("journal.jsonl: Input/output error")
 
-    monkeypatch.setattr("harness.write.Reader", damaged)
+    monkeypatch.setattr("harness.write.StoreReader", damaged)
     code, said = run(desk, tmp_path, "a")
     assert code == 2
     assert verdict(tmp_path) == ("error", 2)
