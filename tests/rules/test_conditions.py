@@ -247,6 +247,81 @@ class TestAboveNoise:
         assert _explain_misfit(not_worse(above_noise=3), metric) == ""
 
 
+class TestBoundaries:
+    """At the very number that a condition names, on both sides of it, and what a missing part makes of it."""
+
+    def test_a_gain_of_exactly_what_is_implausible_is_plausible(self) -> None:
+        rule = not_worse(0.05, implausible_gain=0.125)
+        for low, status in ((0.125, "pass"), (0.1250001, "error")):
+            assert verdict(rule, accuracy(0.25, low=low, high=0.5)).status == status
+        for high, status in ((0.875, "pass"), (0.8749999, "error")):
+            assert verdict(rule, ratio(0.75, low=0.5, high=high)).status == status
+
+    def test_the_nearer_end_of_the_interval_decides_and_a_missing_end_leaves_the_estimate(self) -> None:
+        rule = not_worse(0.05, implausible_gain=0.125)
+        for half_open in ({"low": None, "high": None}, {"low": None}, {"high": None}):
+            plausible = accuracy(0.125).model_copy(update=half_open)
+            assert verdict(rule, plausible).status == "inconclusive"
+            assert verdict(rule, plausible.model_copy(update={"change": 0.126})).status == "error"
+        point = not_worse(0.05, implausible_gain=0.125, decide="point")
+        assert verdict(point, accuracy(0.13, low=0.0, high=0.5)).status == "error"
+
+    def test_an_implausible_gain_has_no_margin_and_names_both_numbers(self) -> None:
+        judged = verdict(not_worse(0.05, implausible_gain=0.125), accuracy(0.5, low=0.25, high=0.75))
+        assert (judged.status, judged.margin) == ("error", None)
+        assert "is at least 0.25, and more than 0.125 is implausible (implausible_gain)" in judged.because
+
+    def test_an_error_stays_what_it_is(self) -> None:
+        found = ratio(1.0, unit="share", better="higher")
+        judged = verdict(AtMost(metric="*", why="w", limit=0.5, min_documents=99, above_noise=3), found)
+        assert judged.status == "error"
+        assert "better if higher" in judged.because
+        assert "min_documents" not in judged.because
+
+    @pytest.mark.parametrize(("gain", "unit", "words"), [(1.0, "share", "write 0.05 for 5 %"), (1.0, "nats", "")])
+    def test_a_gain_of_all_is_never_reached_by_a_share(self, gain: float, unit: str, words: str) -> None:
+        judged = verdict(not_worse(0.05, implausible_gain=gain), accuracy(0.0).model_copy(update={"unit": unit}))
+        assert words in judged.because
+        assert judged.status == ("error" if words else "pass")
+
+    def test_an_effect_of_exactly_so_many_floors_counts(self) -> None:
+        """The effect is 0.25; twice a floor of 0.125 it is, twice a slightly larger one it is not."""
+        for floor, status in ((0.125, "fail"), (0.1250001, "inconclusive")):
+            judged = verdict(not_worse(above_noise=2), floored(accuracy(-0.25), floor))
+            assert judged.status == status
+        assert "the effect is 2 × the noise floor of 0.125 (rounding), and less than 2 × may be noise" in judged.because
+
+    def test_a_pass_leaves_more_than_one_floor(self) -> None:
+        """The interval ends at −0.25, the limit is −0.5."""
+        found = accuracy(0.0, low=-0.25, high=0.25)
+        for floor, status in ((0.2499999, "pass"), (0.25, "inconclusive")):
+            assert verdict(not_worse(0.5, above_noise=2), floored(found, floor)).status == status
+
+    def test_a_floor_of_nothing_takes_nothing_from_a_counted_number_at_its_limit(self) -> None:
+        counted = ratio(0.5, 0.0, name="memory.ratio", basis="counted", variant=None)
+        rule = AtMost(metric="*", why="w", limit=0.5, above_noise=2)
+        assert verdict(rule, floored(counted, 0.0)).status == "pass"
+        assert verdict(rule, floored(counted, 0.001)).status == "inconclusive"
+
+    def test_a_floor_takes_its_share_of_the_reference_only_from_a_share(self) -> None:
+        """variant and reference are 4 and 8; a floor of 0.5 is 0.0625 of the share, and 0.5 of the value."""
+        found = floored(
+            ratio(-4.0, 0.0, low=-4.01, high=-3.99, name="a.value", unit="nats", neutral=0.0, reference=8.0,
+                  variant=4.0, variant_low=3.99, variant_high=4.01), 0.5,
+        )  # fmt: skip
+        for limit, status in ((0.57, "pass"), (0.56, "inconclusive")):
+            assert (
+                verdict(AtMost(metric="*", why="w", limit=limit, of="reference", above_noise=2), found).status == status
+            )
+        for limit, status in ((4.52, "pass"), (4.5, "inconclusive")):
+            assert verdict(AtMost(metric="*", why="w", limit=limit, above_noise=2), found).status == status
+
+    def test_the_least_number_of_documents_is_enough(self) -> None:
+        for clusters, status in ((30, "pass"), (29, "inconclusive")):
+            assert verdict(not_worse(min_documents=30), ratio(clusters=clusters)).status == status
+        assert verdict(not_worse(min_documents=2), ratio(clusters=2)).status == "pass"
+
+
 GOODNESS = {"error": 0, "fail": 0, "inconclusive": 1, "pass": 2}
 
 
