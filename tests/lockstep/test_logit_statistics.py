@@ -104,3 +104,31 @@ def test_half_precision_logits_are_taken_as_the_numbers_they_are() -> None:
     targets = torch.arange(6)
     found = pd.DataFrame({k: v.numpy() for k, v in logit_statistics(reference, variant, targets).items()})
     agree(found, expected(reference.double(), variant.double(), targets))
+
+
+def test_the_position_of_a_maximum_may_be_any_of_many() -> None:
+    reference, variant = torch.zeros(2, 70_000), torch.zeros(2, 70_000)
+    reference[0, 69_999] = variant[1, 40_000] = 1.0
+    found = logit_statistics(reference, variant, torch.tensor([0, 69_999]))
+    assert found["reference_top1"].tolist() == [69_999, 0]
+    assert found["variant_top1"].tolist() == [0, 40_000]
+
+
+def test_a_vocabulary_larger_than_a_piece_is_taken_row_by_row() -> None:
+    reference = torch.zeros(3, 2**17 + 1)
+    found = logit_statistics(reference, reference + 1, torch.zeros(3, dtype=torch.int64))
+    for name, wanted in (("mean_abs_diff", 1.0), ("max_abs_diff", 1.0), ("reference_nll", np.log(2**17 + 1))):
+        np.testing.assert_allclose(found[name], [wanted] * 3, rtol=1e-6)
+
+
+def test_each_row_has_its_own_numbers_whatever_the_pieces() -> None:
+    """As many rows as entries, so that a sum over the other dimension would have the same shape."""
+    torch.manual_seed(1)
+    reference, variant = torch.randn(30, 30) * 3, torch.randn(30, 30) * 3
+    targets = torch.arange(30)
+    found = pd.DataFrame({k: v.numpy() for k, v in logit_statistics(reference, variant, targets).items()})
+    agree(found, expected(reference.double(), variant.double(), targets))
+    for row in (0, 17, 29):
+        alone = logit_statistics(reference[row, None], variant[row, None], targets[row, None])
+        for name, values in alone.items():
+            assert values.item() == pytest.approx(found[name][row], rel=1e-6, abs=1e-9)
