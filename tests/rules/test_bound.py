@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import sys
 from typing import Any
 
 import numpy as np
@@ -12,7 +14,7 @@ from scipy.stats import norm
 
 from harness.plugins import load, names
 from harness.records import Measurement, Metric
-from harness.rules import Bound, Decision, Facts, Rule, bound_of
+from harness.rules import Bound, Decision, Facts, Number, Rule, bound_of
 from harness.rules._compare import compare
 from harness.rules.at_least import AtLeast
 from harness.rules.at_most import AtMost
@@ -24,6 +26,10 @@ KL = Metric(name="divergence.kl_mean", unit="nats/token", better="lower")
 RATIO = Metric(name="perplexity.ratio", unit="ratio", better="lower", neutral=1.0)
 ACCURACY = Metric(name="tasks.a.accuracy", unit="share", better="higher")
 SQNR = Metric(name="layers.sqnr_db", unit="dB", better="higher", neutral=6315.6, infinite_neutral=True)
+COSINE = Metric(name="layers.cosine", unit="cosine", better="higher")
+AGREEMENT = Metric(name="divergence.top1_agreement", unit="share", better="higher", neutral=1.0)
+NUMBER_NAMES: tuple[Number, ...] = ("change", "variant", "ratio")
+TINY = sys.float_info.min
 GAP = Metric(name="calibration.gap", unit="probability", better="neither")
 
 
@@ -86,6 +92,61 @@ def test_a_bound_has_a_limit_or_a_reason_and_finite_numbers() -> None:
         Bound("anything")
     with pytest.raises(ValueError, match="expected finite numbers"):
         Bound("below infinity", upper=float("inf"))
+
+
+@pytest.mark.parametrize(
+    ("metric", "number", "wanted"),
+    [
+        (ACCURACY, "change", (-1.0, 1.0)), (ACCURACY, "variant", (0.0, 1.0)), (ACCURACY, "ratio", (TINY, math.inf)),
+        (COSINE, "change", (-2.0, 2.0)), (COSINE, "variant", (-1.0, 1.0)),
+        (AGREEMENT, "change", (0.0, 1.0)), (AGREEMENT, "variant", (0.0, 1.0)),
+        (KL, "change", (-math.inf, math.inf)), (RATIO, "change", (TINY, math.inf)),
+    ],
+)  # fmt: skip
+def test_the_range_of_a_number_is_that_of_its_unit_and_of_a_difference_of_two_values(
+    metric: Metric, number: Number, wanted: tuple[float, float]
+) -> None:
+    assert Facts.from_metric(metric).range(number) == wanted
+
+
+def test_a_difference_of_values_that_have_a_least_and_no_most_has_no_bounds() -> None:
+    """Of a ratio with the neutral change 0: nothing bounds the difference but the unit."""
+    assert Facts("m", "ratio", "lower", 0.0).range("change") == (TINY, math.inf)
+
+
+def test_equal_is_what_a_variant_without_change_has() -> None:
+    facts = Facts.from_metric(RATIO, reference=3.0)
+    assert [facts.equal(number) for number in NUMBER_NAMES] == [1.0, 3.0, 1.0]
+    assert Facts.from_metric(ACCURACY).equal("variant") is None
+
+
+def test_facts_of_a_measurement_say_which_numbers_it_has() -> None:
+    assert Facts.from_measurement(measured("accuracy")).numbers == {"change", "variant", "ratio"}
+    assert Facts.from_measurement(measured("ratio")).numbers == {"change"}
+    for missing, left in (("change", {"variant"}), ("variant", {"change"}), ("reference", {"change", "variant"})):
+        found = measured("accuracy").model_copy(update={missing: None})
+        assert Facts.from_measurement(found).numbers == left
+    assert Facts.from_metric(SQNR).infinite_neutral
+    assert not Facts("m", "dB", "higher", 0.0).infinite_neutral
+
+
+@pytest.mark.parametrize(
+    ("value", "inside", "tied"),
+    [(0.9, False, False), (1.0, False, True), (1.5, True, True), (2.0, False, True), (2.1, False, False)],
+)
+def test_a_bound_contains_what_is_within_it_and_ties_where_they_count(value: float, inside: bool, tied: bool) -> None:
+    both, lower, upper = Bound("", lower=1.0, upper=2.0), Bound("", lower=1.0), Bound("", upper=2.0)
+    assert (both.contains(value), both.contains(value, ties=True)) == (inside, tied)
+    assert (lower.contains(value), lower.contains(value, ties=True)) == (value > 1, value >= 1)
+    assert (upper.contains(value), upper.contains(value, ties=True)) == (value < 2, value <= 2)
+
+
+def test_a_misfit_needs_no_limit_and_a_limit_is_finite_whatever_the_misfit() -> None:
+    assert Bound("", misfit="no").limits == ()
+    assert Bound("", lower=0.0, upper=2.0).limits == (0.0, 2.0)
+    for ends in ({"lower": math.nan}, {"upper": -math.inf}, {"lower": 1.0, "upper": math.inf}):
+        with pytest.raises(ValueError, match="expected finite numbers"):
+            Bound("", misfit="no", **ends)  # type: ignore[arg-type]
 
 
 class Between(Rule):

@@ -176,3 +176,42 @@ def test_every_kind_of_interval_is_wider_while_there_are_looks_to_come() -> None
         assert wide.low < narrow.low
         assert narrow.high < wide.high
         assert "group-sequential, look 1 at 60 of at most 400" in wide.method
+
+
+@pytest.mark.parametrize(
+    ("least", "most", "looks"),
+    [
+        (64, 125, (64, 80, 100, 125)),  # growth of exactly LEAST_GROWTH, three times
+        (64, 124, (64, 89, 124)),
+        (20, 25, (20, 25)),
+        (20, 24, (20, 24)),
+        (1, 1, (1,)),
+        (1, 2, (1, 1, 2)),
+        (100, 10_000, (100, 152, 231, 351, 534, 811, 1233, 1874, 2848, 4329, 6579, 10_000)),
+    ],
+)
+def test_looks_grow_by_the_same_factor_as_often_as_is_allowed(least: int, most: int, looks: tuple[int, ...]) -> None:
+    assert planned_looks(least, most) == tuple(sorted(set(looks)))
+
+
+@pytest.mark.parametrize(("least", "most"), [(0, 5), (-1, 5), (6, 5)])
+def test_looks_at_nothing_are_refused(least: int, most: int) -> None:
+    with pytest.raises(ValueError, match=f"found {least} to {most} documents, expected 1 <= least <= most"):
+        planned_looks(least, most)
+
+
+def test_what_is_spent_grows_with_the_power_of_the_share() -> None:
+    assert [spend(share) for share in (0.0, 0.25, 0.64, 1.0)] == [0.0, 0.125, pytest.approx(0.512), 1.0]
+
+
+def test_a_first_look_at_everything_may_be_the_whole_and_nothing_more() -> None:
+    assert look_bounds([0.5, 1.0], 0.5, lambda share: share)[0] == pytest.approx(ndtri(0.75), abs=1e-9)
+    assert look_bounds([1e-9], 0.025, lambda share: 1.0) == pytest.approx([ndtri(0.975)], abs=1e-9)
+
+
+def test_the_confidence_of_a_look_is_that_of_its_bound_on_both_sides() -> None:
+    at = GroupSequential.at([40, 100], 400, together=0.9)
+    bound = look_bounds([0.1, 0.25], 0.05)[1]
+    assert at.confidence == pytest.approx(1 - 2 * stats.norm.sf(bound), rel=1e-12)
+    assert at.together == 0.9
+    assert at.look == "look 2 at 100 of at most 400 documents, all looks together 90 %"

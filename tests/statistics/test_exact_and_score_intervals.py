@@ -1,4 +1,4 @@
-"""Intervals of proportions at the edges of their range, and beside definitions written down again."""
+"""Exact and score intervals of proportions at the edges of their range, and beside definitions written down again."""
 
 from __future__ import annotations
 
