@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-slow bench methods matrix clean
+.PHONY: demo test test-slow bench methods matrix mutants clean
 
 demo: .venv/installed
 	@mkdir -p runs
@@ -30,6 +30,10 @@ methods: .venv/installed-for-tests
 
 matrix: .venv/installed-for-tests
 	OMP_NUM_THREADS=1 $(BIN)/python tests/bench/matrix.py --out .github/MATRIX.md
+
+mutants: .venv/installed-for-tests
+	$(BIN)/pip install --quiet --editable '.[mutation]'
+	$(BIN)/python tests/bench/mutants.py
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv

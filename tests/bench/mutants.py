@@ -5,8 +5,8 @@
     python tests/bench/mutants.py --files judge rules/      what the names contain
     python tests/bench/mutants.py --sample 0                every mutant, several hours
 
-One mutant is one change by an operator of Cosmic Ray: a comparison, a sign, a constant, a condition. No file is written:
-a child process imports the mutated module in place of the file and runs the tests that TARGETS names, the quick ones
+One mutant is one change by an operator of Cosmic Ray: a comparison, a sign, a constant, a condition. The file stays as
+it is: a child process imports the mutated text in its place and runs the tests that TARGETS names, the quick ones
 first. Which mutants are drawn depends on the seed and on the text of each line alone, so an edit elsewhere hardly
 changes the sample.
 
@@ -36,8 +36,8 @@ for name in ("OMP_NUM_THREADS", "HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"):  # Bef
 from tests.bench.mutation import Mutant, list_mutants, read_equivalents  # noqa: E402
 
 RULES = (
-    "rules/test_compare.py rules/test_numbers.py rules/test_bound.py rules/test_conditions.py rules/test_at_most_at_least.py rules/test_not_worse.py "
-    "rules/test_retains.py rules/test_basis.py test_judge.py"
+    "rules/test_compare.py rules/test_numbers.py rules/test_bound.py rules/test_conditions.py "
+    "rules/test_at_most_at_least.py rules/test_not_worse.py rules/test_retains.py rules/test_basis.py test_judge.py"
 )
 TOKENS = "measures/test_token_measures.py"
 STATISTICS = "statistics/test_statistics.py"
@@ -94,6 +94,7 @@ def run_tests(file: str, source: str, limit: float) -> Outcome:
         started = time.monotonic()
         child = os.fork()
         if child == 0:
+            os.setsid()
             _test_and_exit(file, source, output.fileno())
         status = None
         while status is None:
@@ -113,7 +114,6 @@ def _test_and_exit(file: str, source: str, output: int) -> None:
     """Never returns: what stands above it on the stack belongs to the parent."""
     code = 3
     try:
-        os.setsid()
         os.dup2(output, 1)
         os.dup2(output, 2)
         import pytest
@@ -179,11 +179,8 @@ def describe(mutant: Mutant) -> str:
 
 def report(mutant: Mutant, outcome: Outcome) -> None:
     word = {0: "survived", -1: "hung"}.get(outcome.code, "killed")
-    print(
-        f"{word} {mutant.file}:{mutant.number} ({outcome.seconds:.0f} s)\n  - {mutant.line}\n  + {mutant.change.becomes}"
-    )
     failed = [line for line in outcome.said.splitlines() if line.startswith(("FAILED", "ERROR"))]
-    print(*(f"  {line[:160]}" for line in failed[:1]), sep="\n", flush=True)
+    print(f"{word} after {outcome.seconds:.0f} s: {describe(mutant)}", *failed[:1], sep="\n  ", flush=True)
 
 
 def main(names: Collection[str], count: int, seed: int) -> int:

@@ -26,6 +26,7 @@ KL = Metric(name="divergence.kl_mean", unit="nats/token", better="lower")
 RATIO = Metric(name="perplexity.ratio", unit="ratio", better="lower", neutral=1.0)
 ACCURACY = Metric(name="tasks.a.accuracy", unit="share", better="higher")
 SQNR = Metric(name="layers.sqnr_db", unit="dB", better="higher", neutral=6315.6, infinite_neutral=True)
+NEUTRAL_ONE = Metric(name="m", unit="nats", better="lower", neutral=1.0)
 COSINE = Metric(name="layers.cosine", unit="cosine", better="higher")
 AGREEMENT = Metric(name="divergence.top1_agreement", unit="share", better="higher", neutral=1.0)
 NUMBER_NAMES: tuple[Number, ...] = ("change", "variant", "ratio")
@@ -68,6 +69,91 @@ def test_a_rule_says_its_number_and_its_limits(
 )
 def test_a_metric_that_a_rule_cannot_judge_is_a_misfit(rule: Rule, metric: Metric, words: str) -> None:
     assert words in rule.bound(Facts.from_metric(metric)).misfit
+
+
+@pytest.mark.parametrize(
+    ("rule", "metric", "words"),
+    [
+        (AtLeast(limit=0.0, of="reference", metric="*", why="w"), ACCURACY, "no share of the reference"),
+        (AtLeast(limit=0.01, of="reference", metric="*", why="w"), ACCURACY, ""),
+        (AtLeast(limit=1.5, of="reference", metric="*", why="w"), ACCURACY, ""),
+        (AtLeast(limit=0.0, metric="*", why="w"), ACCURACY, ""),
+        (AtLeast(limit=1.0, metric="*", why="w"), ACCURACY, ""),
+        (AtLeast(limit=1.01, metric="*", why="w"), ACCURACY, "is never above 1, so the limit 1.01 cannot be met"),
+        (AtLeast(limit=1.5, of="change", metric="*", why="w"), ACCURACY, "cannot be met"),
+        (AtMost(limit=0.0, of="reference", metric="*", why="w"), GAP, "no share of the reference"),
+        (AtMost(limit=0.01, of="reference", metric="*", why="w"), GAP, ""),
+        (AtMost(limit=1.5, of="reference", metric="*", why="w"), GAP, ""),
+        (AtMost(limit=0.99, metric="*", why="w"), GAP, ""),
+        (AtMost(limit=1.0, metric="*", why="w"), GAP, "is never above 1, so the limit 1 excludes nothing"),
+        (NotWorse(margin=0.99, metric="*", why="w"), RATIO, ""),
+        (NotWorse(margin=1.0, metric="*", why="w"), RATIO, "the margin 1 means 100 %; write 0.01 if 1 % is meant"),
+        (NotWorse(margin=1.0, metric="*", why="w"), ACCURACY, "the margin 1 means 100 %; write 0.01 if 1 % is meant"),
+        (NotWorse(margin=1.0, metric="*", why="w"), KL, ""),
+        (
+            NotWorse(margin=3.0, metric="*", why="w"),
+            Metric(name="m", unit="nats", better="lower", neutral=1.0),
+            "300 %",
+        ),
+    ],
+)
+def test_the_misfit_begins_at_the_very_number_that_makes_no_sense(rule: Rule, metric: Metric, words: str) -> None:
+    misfit = rule.bound(Facts.from_metric(metric)).misfit
+    assert words in misfit
+    assert bool(misfit) == bool(words)
+
+
+@pytest.mark.parametrize(("reference", "fits"), [(None, True), (1e-9, True), (0.0, False), (-1.0, False), (0.5, True)])
+def test_a_reference_of_nothing_has_no_share(reference: float | None, fits: bool) -> None:
+    for rule in (
+        Retains(share=0.9, metric="*", why="w"), AtLeast(limit=0.9, of="reference", metric="*", why="w"),
+    ):  # fmt: skip
+        assert (rule.bound(Facts.from_metric(ACCURACY, reference=reference)).misfit == "") is fits
+    own = AtLeast(limit=0.9, metric="*", why="w").bound(Facts.from_metric(ACCURACY, reference=reference))
+    assert own.misfit == "", "the variant's own value needs none"
+
+
+@pytest.mark.parametrize(
+    ("rule", "numbers", "number", "words"),
+    [
+        (AtMost(limit=0.5, metric="*", why="w"), {"change"}, "change", ""),
+        (AtMost(limit=0.5, metric="*", why="w"), {"variant"}, "variant", ""),
+        (AtMost(limit=0.5, metric="*", why="w"), set(), "change", "no comparison with the reference"),
+        (AtMost(limit=0.5, of="change", metric="*", why="w"), {"variant"}, "change", "no comparison"),
+        (AtMost(limit=0.5, of="reference", metric="*", why="w"), {"change"}, "ratio", "no value on each"),
+        (NotWorse(margin=0.1, metric="*", why="w"), {"variant"}, "change", "no comparison with the reference"),
+    ],
+)
+def test_a_number_that_a_metric_lacks_is_a_misfit(rule: Rule, numbers: set[Any], number: str, words: str) -> None:
+    bound = rule.bound(Facts.from_metric(KL, frozenset(numbers)))
+    assert bound.number == number
+    assert words in bound.misfit
+    assert bool(bound.misfit) == bool(words)
+
+
+def test_a_ratio_that_has_no_change_is_taken_of_its_sides() -> None:
+    bound = AtMost(limit=1.05, of="reference", metric="*", why="w").bound(
+        Facts.from_metric(RATIO, frozenset({"variant", "ratio"}))
+    )
+    assert (bound.number, bound.misfit) == ("ratio", "")
+
+
+@pytest.mark.parametrize(
+    ("rule", "metric", "expected"),
+    [
+        (NotWorse(margin=0.25, metric="*", why="w"), RATIO, "degradation < 0.25 from 1 (allowed: up to 1.25)"),
+        (NotWorse(margin=0.25, metric="*", why="w"), ACCURACY, "degradation < 0.25 from 0 (allowed: down to -0.25)"),
+        (NotWorse(margin=0.25, metric="*", why="w"), GAP, "degradation < 0.25"),
+        (Retains(share=0.5, metric="*", why="w"), ACCURACY, "variant / reference > 0.5"),
+        (Retains(share=0.5, metric="*", why="w"), RATIO, "variant / reference < 1/0.5 = 2"),
+        (Retains(share=0.5, metric="*", why="w"), GAP, "at least 0.5 of the reference"),
+        (AtMost(limit=0.25, metric="*", why="w"), KL, "at most 0.25"),
+        (AtMost(limit=0.25, of="change", metric="*", why="w"), KL, "a change of at most 0.25"),
+        (AtLeast(limit=0.25, of="reference", metric="*", why="w"), ACCURACY, "at least 0.25 of the reference"),
+    ],
+)
+def test_what_is_expected_is_said_in_the_numbers_of_the_rule(rule: Rule, metric: Metric, expected: str) -> None:
+    assert rule.bound(Facts.from_metric(metric)).expected == expected
 
 
 def test_a_share_of_the_reference_needs_a_value_on_each_side_and_a_positive_one() -> None:
