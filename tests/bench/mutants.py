@@ -39,7 +39,7 @@ RULES = (
     "rules/test_compare.py rules/test_numbers.py rules/test_bound.py rules/test_conditions.py "
     "rules/test_at_most_at_least.py rules/test_not_worse.py rules/test_retains.py rules/test_basis.py test_judge.py"
 )
-TOKENS = "measures/test_token_measures.py"
+TOKENS = "measures/test_declared_spreads.py measures/test_token_measures.py"
 STATISTICS = "statistics/test_statistics.py"
 TARGETS = {
     "judge.py": "test_judge_decisions.py test_judge.py test_failure_class.py",
@@ -59,8 +59,8 @@ TARGETS = {
     "statistics/calibration.py": "statistics/test_calibration.py",
     "statistics/group_sequential.py": "statistics/test_group_sequential.py",
     "statistics/interval.py": f"statistics/test_interval.py {STATISTICS}",
-    "statistics/intervals.py": f"{STATISTICS} {TOKENS}",
-    "statistics/means.py": f"{STATISTICS} {TOKENS}",
+    "statistics/intervals.py": f"statistics/test_means.py {STATISTICS}",
+    "statistics/means.py": f"statistics/test_means.py {STATISTICS}",
     "statistics/multiplicity.py": "statistics/test_multiplicity.py",
     "statistics/proportions.py": f"statistics/test_exact_and_score_intervals.py {STATISTICS}",
     "statistics/quantiles.py": f"statistics/test_quantiles.py {STATISTICS}",

@@ -113,13 +113,13 @@ def _read(path: Path) -> str:
 
 
 def _spans_that_decide_nothing(source: str) -> Iterator[tuple[tuple[int, int], tuple[int, int]]]:
-    """Where annotations, decorators of records (``frozen=True``) and imports for types begin and end."""
+    """Where annotations, decorators (``frozen=True``, the size of a cache) and imports for types begin and end."""
     for node in ast.walk(ast.parse(source)):
         nodes: list[ast.expr | ast.stmt | None] = []
         if isinstance(node, ast.AnnAssign | ast.arg):
             nodes = [node.annotation]
         elif isinstance(node, ast.FunctionDef):
-            nodes = [node.returns]
+            nodes = [node.returns, *node.decorator_list]
         elif isinstance(node, ast.ClassDef):
             nodes = [*node.decorator_list]
         elif isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":

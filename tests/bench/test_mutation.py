@@ -1,4 +1,4 @@
-"""The mutants of what decides: the list of equivalent ones is no older than the code, and a mutant is what is tested."""
+"""Mutants of what decides: the list of equivalent ones is no older than the code, and a mutant is what is tested."""
 
 from __future__ import annotations
 

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import statsmodels.api as sm
+from pydantic import ValidationError
 from sklearn.metrics import brier_score_loss
 
 from harness.measures.calibration import Calibration
@@ -88,3 +89,23 @@ def test_rules_may_rest_on_the_debiased_error_and_not_on_the_plain_one() -> None
     assert found["calibration.squared_error"].not_judged == ""
     for name in ("calibration.ece", "calibration.ece_equal_mass"):
         assert "judge calibration.squared_error" in found[name].not_judged
+
+
+def test_intervals_of_two_documents_end_where_the_numbers_do() -> None:
+    """A t interval of one degree of freedom leaves every range; a Brier score changes by at most 1, a gap by 2."""
+    table = observe(documents=2, tokens=20).table
+    even = table["document"] == table["document"].min()
+    table["reference_top1_p"], table["variant_top1_p"] = 0.99, np.where(even, 0.98, 0.01)
+    found = by_name(Calibration().measure(table))
+    brier, gap = found["calibration.brier"], found["calibration.gap"]
+    assert (brier.low, brier.high) == (-1.0, 1.0)
+    assert (brier.variant_low, brier.variant_high) == (0.0, 1.0)
+    assert (gap.low, gap.high) == (-2.0, 2.0)
+
+
+def test_fifteen_bins_unless_told_otherwise() -> None:
+    assert Calibration().bins == 15
+    assert [Calibration(bins=bins).bins for bins in (1, 1000)] == [1, 1000]
+    for bins in (0, 1001):
+        with pytest.raises(ValidationError):
+            Calibration(bins=bins)

@@ -185,3 +185,14 @@ def test_a_divergence_of_rounding_alone_keeps_its_interval_around_it() -> None:
 
 def test_the_tail_is_named_by_its_share() -> None:
     assert PERCENTILES == {"divergence.kl_p50": 0.5, "divergence.kl_p99": 0.99, "divergence.kl_p999": 0.999}
+
+
+def test_intervals_of_two_documents_end_where_the_numbers_do() -> None:
+    table = observe(documents=2, tokens=20).table
+    even = table["document"] == table["document"].min()
+    table["reference_nll"], table["variant_nll"] = 0.7, np.where(even, 0.7, 6.0)
+    table["total_variation"] = np.where(even, 0.1, 0.9)
+    found = by_name(Divergence().measure(table))
+    for name, ends_of in (("delta_p_mean", (-1.0, 1.0)), ("delta_p_rms", (0.0, 1.0)), ("total_variation", (0.0, 1.0))):
+        entry = found[f"divergence.{name}"]
+        assert (entry.low, entry.high) == ends_of

@@ -5,6 +5,7 @@ import pytest
 
 from harness.errors import MeasureError
 from harness.measures.logits import Logits
+from harness.statistics import Intervals
 from tests.helpers.observed import observe
 from tests.helpers.results import by_name, number
 
@@ -29,4 +30,24 @@ def test_a_negative_absolute_difference_is_an_error() -> None:
     table = observe().table
     table.loc[0, "max_abs_diff"] = -1.0
     with pytest.raises(MeasureError, match="max_abs_diff"):
+        Logits().measure(table)
+
+
+def test_the_mean_minds_that_few_documents_may_have_the_large_differences() -> None:
+    seen = observe(documents=30, tokens=20)
+    found = by_name(Logits().measure(seen.table))["logits.mean_abs_diff"]
+    values, documents = seen.table["mean_abs_diff"].to_numpy(), seen.table["document"].to_numpy()
+    wanted = Intervals().mean(values, documents, skewed=True)
+    assert wanted is not None
+    assert (found.low, found.high) == (wanted.low, wanted.high)
+    assert "Hall's transformation" in found.method
+
+
+@pytest.mark.parametrize("column", ["max_abs_diff", "mean_abs_diff"])
+def test_no_difference_is_none_and_less_is_an_error(column: str) -> None:
+    table = observe().table
+    table.loc[0, column] = 0.0
+    Logits().measure(table)
+    table.loc[0, column] = -1e-12
+    with pytest.raises(MeasureError, match=column):
         Logits().measure(table)

@@ -7,8 +7,9 @@ import pandas as pd
 import pytest
 import statsmodels.api as sm
 
+from harness.measures._text_bits import BITS
 from harness.measures.perplexity import Perplexity
-from harness.records import Skipped
+from harness.records import Measurement, Skipped
 from tests.helpers.observed import observe
 from tests.helpers.results import by_name, ends, measurement, number, with_skipped
 
@@ -20,6 +21,22 @@ def clustered_t(values: np.ndarray, document: np.ndarray, weights: np.ndarray | 
         cov_type="cluster", cov_kwds={"groups": document}, use_t=True
     )
     return np.asarray(fit.conf_int()[0])
+
+
+@pytest.mark.parametrize(
+    ("spans", "measured"),
+    [
+        ([0.0, 3.0], True), ([0.0, 0.0], False), ([-1.0, 3.0], False), ([np.nan, 3.0], False), ([np.inf, 3.0], False),
+        ([1.0, 2.0], True),
+    ],
+)  # fmt: skip
+def test_bytes_of_tokens_are_none_or_some_and_never_unknown(spans: list[float], measured: bool) -> None:
+    """A token may cover no byte (BOS, half a character); a tokenizer that reports none has no bits per byte."""
+    table = observe().table
+    table["bytes"] = np.resize(spans, len(table))
+    found = Perplexity().measure(table)
+    names = {entry.name for entry in found if isinstance(entry, Measurement)}
+    assert (BITS.name in names) is measured
 
 
 def test_values_and_intervals_match_statsmodels() -> None:

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 from scipy import optimize, stats
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.proportion import proportion_confint
@@ -386,3 +387,11 @@ def test_order_does_not_matter_and_sides_mirror(scores: list[tuple[bool, bool]],
     assert one.change == -other.change  # type: ignore[operator]
     assert one.low == pytest.approx(-other.high, abs=1e-12)
     assert measurement(found["flips_to_wrong"]).change == measurement(mirrored["flips_to_right"]).change
+
+
+@pytest.mark.parametrize("fields", [{"limit": 0}, {"batch_size": 0}, {"fewshot": -1}, {"limit": -1}])
+def test_counts_of_nothing_are_refused(fields: dict[str, int]) -> None:
+    with pytest.raises(ValidationError):
+        Tasks(tasks=("quiz",), **fields)  # type: ignore[arg-type]
+    least = {name: value + 1 for name, value in fields.items() if value == 0} or {"fewshot": 0}
+    Tasks(tasks=("quiz",), **least)  # type: ignore[arg-type]

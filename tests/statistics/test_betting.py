@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -157,3 +158,27 @@ def test_the_stakes_after_every_document_are_those_of_the_interval() -> None:
     found = interval([[1.0], [0.0], [0.0], [0.0]] * 20, 0.0, 1.0)
     at_end = _log_stakes(np.array([20.0]), np.array([80]), found.high)
     assert at_end[0] == pytest.approx(math.log(40), abs=1e-9)
+
+
+def test_stakes_are_halved_from_just_below_all() -> None:
+    assert len(STAKES) == 7
+    assert STAKES[0] == 0.98
+    assert all(larger == 2 * smaller for larger, smaller in pairwise(STAKES))
+
+
+@pytest.mark.parametrize("largest", [2, 3])
+def test_the_largest_document_may_be_as_large_as_declared(largest: int) -> None:
+    found = betting_interval([0.0, 1.0, 0.0], [0, 0, 1], 0.0, 1.0, largest)
+    assert found is not None
+    assert found.method == f"betting on 2 clusters of at most {largest} values"
+    with pytest.raises(ValueError, match="found a cluster of 2 values, expected at most 1"):
+        betting_interval([0.0, 1.0, 0.0], [0, 0, 1], 0.0, 1.0, 1)
+    assert betting_interval([0.25, 0.75], [0, 1], 0.25, 0.75) is not None, "values at both ends of the range"
+
+
+def test_a_range_away_from_zero_is_a_shift_and_a_scale() -> None:
+    rng = np.random.default_rng(8)
+    unit = [[float(value)] for value in rng.beta(2, 5, 40)]
+    moved = [[3 + 4 * value[0]] for value in unit]
+    found, other = interval(unit, 0.0, 1.0), interval(moved, 3.0, 7.0)
+    assert (other.low, other.high) == pytest.approx((3 + 4 * found.low, 3 + 4 * found.high), abs=1e-9)
