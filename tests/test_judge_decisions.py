@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -143,7 +143,7 @@ class TestExcuses:
         assert found.because == ("b; advisory, because of on_inconclusive: warn" if level == "warn" else "b")
 
     @pytest.mark.parametrize("waits", ["block", "extend"])
-    def test_nothing_is_excused_unless_asked(self, waits: str) -> None:
+    def test_nothing_is_excused_unless_asked(self, waits: Literal["block", "extend"]) -> None:
         decision = Decision("inconclusive", "e", "f", None, "b", 0.3)
         (found,) = verdicts(Fixed(metric="m", why="w", on_inconclusive=waits, decision=decision))
         assert (found.level, found.because) == ("block", "b")

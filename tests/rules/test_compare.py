@@ -13,7 +13,14 @@ from harness.rules._compare import compare
 
 
 def measured(value: float, low: float | None, high: float | None, **fields: Any) -> Measurement:
-    given = {"unit": "nats", "better": "neither", "n": 90, "clusters": 9, "basis": "sampled", "method": "mean"}
+    given: dict[str, Any] = {
+        "unit": "nats",
+        "better": "neither",
+        "n": 90,
+        "clusters": 9,
+        "basis": "sampled",
+        "method": "mean",
+    }
     return Measurement(name="m", change=value, low=low, high=high, **(given | fields))
 
 

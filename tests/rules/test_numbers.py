@@ -127,7 +127,7 @@ def test_what_is_missing_is_said(missing: str) -> None:
         "reference": {"ratio": "m has no value on each side"},
     }
     for kind in ("change", "variant", "ratio"):
-        answer = number_of(found, kind, 1.0)  # type: ignore[arg-type]
+        answer = number_of(found, kind, 1.0)
         assert (answer if isinstance(answer, str) else None) == words[missing].get(kind)
 
 

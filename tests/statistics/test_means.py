@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from itertools import pairwise
+from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pytest
 from scipy import optimize, stats
 
-from harness.statistics import GroupSequential, Intervals, mean_interval, ratio_of_sums_interval
+from harness.statistics import GroupSequential, Interval, Intervals, mean_interval, ratio_of_sums_interval
 from harness.statistics.means import _invert_skew
 from tests.helpers.results import interval
 
@@ -48,7 +49,7 @@ def test_both_ends_are_the_farther_of_t_and_hall(documents: int, confidence: flo
     lean = stats.skew(values) / math.sqrt(documents)
 
     def transformed(at: float) -> float:
-        return at + lean * at**2 / 3 + lean**2 * at**3 / 27 + lean / 6
+        return float(at + lean * at**2 / 3 + lean**2 * at**3 / 27 + lean / 6)
 
     root = optimize.brentq(lambda at: transformed(at) + t, -50, 50)
     assert found.high == pytest.approx(values.mean() - root * error, rel=1e-9)
@@ -113,9 +114,10 @@ def test_every_kind_is_of_95_percent_unless_told_otherwise_and_several_share_the
     assert Intervals().confidence == GroupSequential().together == 0.95
     assert [Intervals().among(count).confidence for count in (1, 2, 5)] == pytest.approx([0.95, 0.975, 0.99])
     values, labels = skewed(50)
-    for estimate in (
-        lambda *c: mean_interval(values, labels, *c), lambda *c: ratio_of_sums_interval(values, values + 1, labels, *c),
-    ):  # fmt: skip
-        assert estimate() == estimate(0.95)
-        widths = [interval(estimate(confidence)).high - interval(estimate(confidence)).low for confidence in (0.5, 0.9)]
-        assert all(narrow < wide for narrow, wide in pairwise(widths))
+    estimates: tuple[Callable[..., Interval | None], ...] = (
+        partial(mean_interval, values, labels), partial(ratio_of_sums_interval, values, values + 1, labels),
+    )  # fmt: skip
+    for estimate in estimates:
+        assert estimate() == estimate(confidence=0.95)
+        narrow, wide = (interval(estimate(confidence=confidence)) for confidence in (0.5, 0.9))
+        assert wide.low < narrow.low < narrow.high < wide.high

@@ -114,7 +114,8 @@ def test_only_names_that_the_store_gives_are_part_files(name: object, whether: b
 @pytest.mark.parametrize("field", ["table", "file", "rows", "bytes", "sha256", "snapshot"])
 def test_each_value_of_a_part_has_its_type(tmp_path: Path, field: str) -> None:
     (unit,) = entries(tmp_path, 1)
-    odd: Any = replace(unit.parts[0], **{field: 1.5})
+    wrong: dict[str, Any] = {field: 1.5}
+    odd = replace(unit.parts[0], **wrong)
     journal.rewrite(tmp_path, "key", (replace(unit, parts=(*unit.parts, odd)), unit))
     assert journal.read(tmp_path).lines == (DamagedLine(2, torn=False), unit)
 
