@@ -109,13 +109,13 @@ def check_code_fields(path: Path) -> None:
     for where, key, value in _fields(read_json(path)):
         if key in CODE_FIELDS and value not in (None, False, {}, []):
             raise ModelError(
-                f"{path}: {where}: {_short(value)} makes loading run code that is not part of transformers; "
+                f"{path}: {where}: {short(value)} makes loading run code that is not part of transformers; "
                 "if you trust it, set trust_remote_code: true (for a model on the hub with the commit as "
                 "revision)"
             )
         if key.endswith("_implementation") and any(not BUILT_IN.fullmatch(text) for text in _strings(value)):
             raise ModelError(
-                f"{path}: {where}: {_short(value)} is a custom kernel; remove the field and choose "
+                f"{path}: {where}: {short(value)} is a custom kernel; remove the field and choose "
                 "attention: in the YAML, or set trust_remote_code: true if you trust it"
             )
 
@@ -150,6 +150,7 @@ def _strings(value: Any) -> list[str]:
     return [each for each in (value.values() if isinstance(value, dict) else [value]) if isinstance(each, str)]
 
 
-def _short(value: Any) -> str:
+def short(value: Any) -> str:
+    """A value as JSON, in at most 80 characters."""
     text = json.dumps(value)
     return text if len(text) <= 80 else text[:77] + "…"

@@ -15,6 +15,7 @@ from harness.data.encoding import EncodedDocument, count_duplicates, documents_s
 from harness.errors import DataError, HarnessError
 from harness.models.loaded import LoadedModel
 from harness.models.prequantized import LIBRARIES
+from harness.models.verification.tokenizer_file import verify_texts
 from harness.models.vocabulary import explain_mismatch
 from harness.numerics.hardware import fit as hardware
 from harness.planning.composition import remarks
@@ -91,6 +92,8 @@ def suite_texts(suite: SuiteSpec) -> Sequence[RawDocument]:
 
 
 def encode_suite(suite: SuiteSpec, model: LoadedModel) -> Sequence[EncodedDocument]:
+    """The documents as token ids. Raises DataError, and ModelError if the tokenizer is not that of its file."""
+    verify_texts(model.tokenizer, [document.text for document in suite_texts(suite)])
     encoded = _encode(suite, model)
     _check_positions(suite, encoded, model)
     return encoded
@@ -152,6 +155,9 @@ def make_pair(
         if fitted_to:
             ranges = any(probe.calibration_ranges for suite in plan.suites for probe in suite.probes)
             variant = with_calibration(variant, fitted_to, ranges)
+    if variant.tokenizer is not reference.tokenizer:
+        for suite in plan.suites:
+            verify_texts(variant.tokenizer, [document.text for document in suite_texts(suite)])
     hashes = {name: documents_sha256(encoded) for name, encoded in documents.items()}
     reasons = {suite.name: _token_mismatch(suite, reference, variant, hashes[suite.name]) for suite in plan.suites}
     mismatches = {name: reason for name, reason in reasons.items() if reason}
