@@ -40,6 +40,8 @@ MARKER = ".lm-shipcheck"
 MARK_OF_OLD = "tables/journal.jsonl"
 """By which a run folder of an earlier version is known."""
 WORST_FIRST = (2, 1, 3, 0)
+BROKEN = "numbers of a run with a failed part cannot be trusted"
+WEAK = "a variant of a model that predicts nothing loses nothing, however damaged it is"
 
 
 def check(files: Sequence[Path], out: Path, terminal: Terminal) -> int:
@@ -173,6 +175,10 @@ def _judge_variant(observed: Observed, started: datetime) -> Run:
     verdicts += tuple(
         _own_error("every measure runs", "every measure of the suite computes", text) for text in observed.failures
     )
+    verdicts += tuple(
+        _own_error("the reference predicts the texts", "a lower NLL than uniform and unigram models", text, WEAK)
+        for text in observed.weak_references
+    )
     verdict, exit_code = overall(verdicts)
     finished = datetime.now(UTC)
     return Run(
@@ -200,7 +206,7 @@ def _judge_variant(observed: Observed, started: datetime) -> Run:
     )
 
 
-def _own_error(rule: str, expected: str, found: str) -> Verdict:
+def _own_error(rule: str, expected: str, found: str, why: str = BROKEN) -> Verdict:
     """A rule of the harness itself that does not hold: the run cannot be judged, whatever its other rules say."""
     return Verdict(
         gate=OWN_GATE,
@@ -212,5 +218,5 @@ def _own_error(rule: str, expected: str, found: str) -> Verdict:
         because=found,
         level="block",
         where="",
-        why="numbers of a run with a failed part cannot be trusted",
+        why=why,
     )

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from harness.data.documents import RawDocument
 from harness.errors import DataError, HarnessError
-from harness.records import DocumentsSpec
+from harness.records import Bos, DocumentsSpec
 from harness.system.foreign import guard
 
 if TYPE_CHECKING:
@@ -86,8 +86,20 @@ def count_duplicates(encoded: Iterable[EncodedDocument]) -> int:
     return len(seen) - len(set(seen))
 
 
-def _bos_ids(tokenizer: PreTrainedTokenizerBase, bos: bool) -> tuple[int, ...]:
-    if not bos:
+def puts_bos(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether a tokenizer has a BOS token and itself puts it before a text."""
+    token = tokenizer.bos_token_id
+    return isinstance(token, int) and list(tokenizer("word", verbose=False)["input_ids"])[:1] == [token]
+
+
+def follow_bos(bos: Bos, tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether texts begin with BOS, as far as there is one; ``auto`` is false for a tokenizer that does not put its
+    own."""
+    return tokenizer.bos_token_id is None or puts_bos(tokenizer) if bos == "auto" else bos
+
+
+def _bos_ids(tokenizer: PreTrainedTokenizerBase, bos: Bos) -> tuple[int, ...]:
+    if not (puts_bos(tokenizer) if bos == "auto" else bos):
         return ()
     token = tokenizer.bos_token_id
     if not isinstance(token, int):

@@ -4,6 +4,7 @@ from harness.records.base import Plugin, Record
 from harness.records.formats import FLOATS, NumberFormat
 from harness.records.metric import Metric, find_metric
 from harness.records.plan import (
+    Bos,
     CalibrationSpec,
     Condition,
     DocumentsSpec,
@@ -42,6 +43,7 @@ __all__ = [
     "Artifact",
     "ArtifactFile",
     "Basis",
+    "Bos",
     "CacheFormat",
     "CalibrationData",
     "CalibrationSpec",

@@ -9,9 +9,10 @@ from harness.measures import Measure, name_skipped
 from harness.planning.looks import Look
 from harness.planning.slices import measure_slices, slice_patterns
 from harness.planning.specs import GateSpec, SuiteSpec
-from harness.records import Measurement, NoiseFloor, Skipped, Slice
+from harness.records import Measurement, NoiseFloor, Note, Skipped, Slice
 from harness.running.noise_floor import Key, Perturbed, floors, with_floors
 from harness.running.pairs import Pair
+from harness.running.reference_check import COLUMNS, explain_weakness
 from harness.running.stopwatch import measure_time
 from harness.system.foreign import guard
 
@@ -23,6 +24,7 @@ def measure(pair: Pair, suites: Sequence[SuiteSpec], perturbed: Mapping[str, Per
     """
     with measure_time(pair.observed.seconds, "measure"):
         for suite in suites:
+            _check_reference(pair, suite)
             measures = suite.measures
             otherwise = (perturbed or {}).get(suite.name) if suite.name not in pair.token_mismatches else None
             noise = floors(otherwise, measures) if otherwise else {}
@@ -37,6 +39,25 @@ def measure(pair: Pair, suites: Sequence[SuiteSpec], perturbed: Mapping[str, Per
             if len(suites) > 1:
                 slices = [_relabel(suite, part) for part in slices]
             pair.observed.slices += slices
+
+
+def _check_reference(pair: Pair, suite: SuiteSpec) -> None:
+    """Note whether the reference predicts the texts of a suite, if its tokens were observed."""
+    if suite.name in pair.token_mismatches or all(probe.kind != "tokens" for probe in suite.probes):
+        return
+    tokens = pair.store.read(suite.name, "tokens", COLUMNS)
+    found = explain_weakness(tokens, pair.vocabulary) if tokens is not None else ""
+    if not found:
+        return
+    reason, text = pair.observed.plan.weak_reference, f"suite {suite.name}: {found}"
+    if reason:
+        text = f"{text}; that is meant, says the variant file: {reason}"
+        pair.observed.notes.append(Note(topic="weak reference", text=text, level="warn"))
+    else:
+        pair.observed.weak_references.append(
+            f"{text}; measure with a reference that was trained on such texts, or say in the variant file why that is "
+            "meant (weak_reference: the reason)"
+        )
 
 
 M = TypeVar("M", Measurement, Skipped, Measurement | Skipped)

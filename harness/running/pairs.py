@@ -62,6 +62,8 @@ class Observed:
     number."""
     failures: list[str] = field(default_factory=list)
     """Measures that raised: the run cannot be judged, whatever the rules say."""
+    weak_references: list[str] = field(default_factory=list)
+    """Suites whose texts the reference does not predict: nothing can be judged by them."""
     seconds: dict[str, float] = field(default_factory=dict)
 
 
@@ -72,6 +74,8 @@ class Pair:
     variant: LoadedModel
     store: Store
     observed: Observed
+    vocabulary: int
+    """Number of logits of the reference."""
     token_mismatches: Mapping[str, str]
     """Suites whose tokens cannot be compared, with the reason: different token ids, or different vocabularies."""
     unsupported: Mapping[str, str] = field(default_factory=dict)
@@ -184,7 +188,7 @@ def make_pair(
     observed.notes += [
         Note(topic="tokenizer", text=f"suite {name}: {reason}", level="warn") for name, reason in mismatches.items()
     ]
-    return Pair(variant, store, observed, mismatches, _find_unsupported(plan))
+    return Pair(variant, store, observed, reference.language_model.vocabulary, mismatches, _find_unsupported(plan))
 
 
 def _find_unsupported(plan: Plan) -> dict[str, str]:
