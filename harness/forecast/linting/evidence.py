@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from harness.engines.transformers import Transformers
 from harness.errors import TableError
 from harness.forecast.measured import Measured, as_measured, list_measured
 from harness.forecast.model_size import model_size
@@ -66,7 +67,8 @@ def _is_reference(plan: Plan) -> bool:
     same_files = variant.model == "reference" or (
         _place(variant.model) == _place(reference.model) and variant.revision in (None, reference.revision)
     )
-    return same_files and not variant.compress and variant.dtype in (None, reference.dtype)
+    unchanged = not variant.compress and variant.adapter is None and variant.engine.kind == Transformers.kind
+    return same_files and unchanged and variant.dtype in (None, reference.dtype)
 
 
 def _place(model: str) -> str:
