@@ -27,6 +27,9 @@ EXIT_CODES: dict[Overall, Literal[0, 1, 2, 3]] = {"error": 2, "fail": 1, "inconc
 FALSE_ALARMS = 0.025
 """Family-wise error rate of blocking rules, if every true value lies at its limit: one side of 95 %."""
 
+LARGEST = 1e300
+"""Numbers beyond it overflow where they are compared."""
+
 OWN_GATE = "harness"
 """Gate name of verdicts that belong to no gate file: measures that failed, outputs that could not be written."""
 
@@ -182,8 +185,8 @@ def _contradiction(m: Measurement) -> str:
     """
     ends = (m.low, m.high, m.variant_low, m.variant_high)
     for number in (m.neutral, m.reference, m.variant, m.change, *ends):
-        if number is not None and not math.isfinite(number):
-            return f"found the number {number}, expected finite numbers, or non_finite with the side"
+        if number is not None and not abs(number) <= LARGEST:
+            return f"found the number {number}, expected numbers of at most {LARGEST:g}, or non_finite with the side"
     if m.basis == "counted" and not {m.low, m.high} <= {None, m.change}:
         return f"counted, yet with the interval [{m.low}, {m.high}] around {m.change}; what is counted has none"
     if m.basis == "counted" and not {m.variant_low, m.variant_high} <= {None, m.variant}:
