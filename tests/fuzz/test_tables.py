@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.errors import HarnessError, TableError
-from harness.tables.store import Reader, Store
+from harness.tables.store import Store, StoreReader
 from tests.fuzz.budget import attempt, budget
 from tests.fuzz.edits import Edit, byte_edits, edit_bytes, edit_tree, kept, tree_edits
 
@@ -71,7 +71,7 @@ def work(tmp_path: Path) -> Path:
 
 
 def content_of(finished: Path) -> Content:
-    reader = Reader(finished, KEY)
+    reader = StoreReader(finished, KEY)
     return {name: reader.read("core", name) for name in ("tokens", "sums")}
 
 
@@ -87,7 +87,7 @@ def check(finished: Path, work: Path, changed: Mapping[str, bytes], believed: bo
         assert isinstance(found, TableError)
         assert str(work) in str(found)
     elif not believed:
-        assert same(found, expected) or len(Reader(work, KEY).units("core")) < len(UNITS), "damaged rows were read"
+        assert same(found, expected) or len(StoreReader(work, KEY).units("core")) < len(UNITS), "damaged rows were read"
     resumed = attempt(lambda: resume(work))
     assert believed or (not isinstance(resumed, HarnessError) and same(resumed, expected))
     assert (work.parent / "precious.parquet").read_text() == "years of work"

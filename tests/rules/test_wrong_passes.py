@@ -84,7 +84,7 @@ def worlds(kind: str) -> list[World]:
 
 
 def fits(world: World) -> bool:
-    return not bound_of(world.rule, Facts.measured(world.good)).misfit
+    return not bound_of(world.rule, Facts.from_measurement(world.good)).misfit
 
 
 def signs(better: Better) -> int:
