@@ -53,7 +53,9 @@ def _gguf_size(path: Path) -> ModelSize | str:
         content = read_gguf(path)
     except HarnessError as error:
         return str(error)
-    vocabulary = next((tensor.shape[0] for tensor in content.tensors if tensor.name == "token_embd.weight"), None)
+    vocabulary = next(
+        (tensor.shape[0] for tensor in content.tensors if tensor.name == "token_embd.weight" and tensor.shape), None
+    )
     parameters = sum(tensor.values for tensor in content.tensors)
     return ModelSize(path.parent, parameters, path.stat().st_size, vocabulary)
 

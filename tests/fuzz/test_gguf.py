@@ -178,14 +178,14 @@ def test_kept_edits(edits: list[Edit], made: bytes, path: Path, undisturbed: Loa
 
 
 @given(draw=st.data())
-@budget(150)
+@budget(60)
 def test_any_metadata(made: bytes, path: Path, draw: st.DataObject) -> None:
     tree, tensors = split(made)
     check(join(edit_tree(tree, draw.draw(tree_edits(tree))), tensors), path)
 
 
 @given(draw=st.data())
-@budget(150)
+@budget(60)
 def test_any_bytes(made: bytes, path: Path, draw: st.DataObject) -> None:
     header = len(made) - len(split(made)[1])
     check(edit_bytes(made, draw.draw(byte_edits(made, draw.draw(st.sampled_from([24, header, len(made)]))))), path)

@@ -119,14 +119,14 @@ def test_kept_edits_of_the_journal(edits: list[Edit], finished: Path, work: Path
 
 
 @given(draw=st.data())
-@budget(150)
+@budget(60)
 def test_any_journal(finished: Path, work: Path, draw: st.DataObject) -> None:
     data = (finished / JOURNAL).read_bytes()
     check(finished, work, {JOURNAL: edit_bytes(data, draw.draw(byte_edits(data)))})
 
 
 @given(draw=st.data())
-@budget(150)
+@budget(60)
 def test_any_rows(finished: Path, work: Path, draw: st.DataObject) -> None:
     parts = sorted(path.relative_to(finished).as_posix() for path in finished.glob("core/*.parquet"))
     name = draw.draw(st.sampled_from(parts))
@@ -135,7 +135,7 @@ def test_any_rows(finished: Path, work: Path, draw: st.DataObject) -> None:
 
 
 @given(draw=st.data())
-@budget(150)
+@budget(60)
 def test_any_values_under_valid_checksums(finished: Path, work: Path, draw: st.DataObject) -> None:
     entries = lines_of(finished)
     check(finished, work, {JOURNAL: encode(edit_tree(entries, draw.draw(tree_edits(entries))))}, believed=True)

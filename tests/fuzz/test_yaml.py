@@ -112,6 +112,6 @@ def test_kept_files(case: Path, plan: Callable[[str, bytes], None]) -> None:
 
 @every_file
 @given(draw=st.data())
-@budget(60)
+@budget(40)
 def test_any_file(name: str, plan: Callable[[str, bytes], None], draw: st.DataObject) -> None:
     plan(name, draw.draw(disturbed(name)))
