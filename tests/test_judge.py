@@ -12,11 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.judge import OWN_GATE, judge, overall, rejudge
+from harness.judge import OWN_GATE, judge, rejudge
 from harness.measures.layer_error import LayerError
 from harness.measures.perplexity import Perplexity
 from harness.planning.specs import GateSpec, RuleSpec
 from harness.records import Clock, Environment, Identity, Measurement, Run, Skipped, Verdict
+from harness.records.conclusion import overall
 from harness.rules import Bound, Decision, Facts, Rule
 from harness.rules.at_least import AtLeast
 from harness.rules.at_most import AtMost
@@ -76,6 +77,7 @@ class TestOneRule:
                 "perplexity.ratio is 1.01, 95 % interval [1.008, 1.012]; "
                 "expected: degradation < 0.02 from 1 (allowed: up to 1.02); the whole interval is within the limit"
             ),
+            reason="the whole interval is within the limit",
             level="block",
             where="ship.yaml:2",
             why="a reader notices",

@@ -23,12 +23,12 @@ from harness.models.sanity import check_loading
 from harness.models.sources import Source
 from harness.models.stored_formats import formats_in_files
 from harness.models.transformers_output import silence_transformers
-from harness.models.trust import check_folder
+from harness.models.trust import check_folder, check_token_ids
 from harness.models.unchecked import UncheckedModel
 from harness.models.verification.architecture import Architecture, choose_attention, find_architecture
 from harness.models.verification.config_keys import note_undeclared_keys
 from harness.models.verification.tokenizer_file import verify_tokenizer
-from harness.models.weight_files import Weights, check_no_hidden_codes, read_json
+from harness.models.weight_files import WeightHeaders, check_no_hidden_codes, read_json
 from harness.records import ModelSpec, Note
 from harness.system.foreign import LONG, guard
 
@@ -50,7 +50,7 @@ def open_folder(
     attention, notes = choose_attention(architecture, name, spec)
     spec = spec.model_copy(update={"attention": attention})
     notes += note_undeclared_keys(name, config, architecture.config, architecture.model_class)
-    own = tokenizer or _load_tokenizer(source.folder, spec)
+    own = tokenizer or _load_tokenizer(source.folder, spec, weights)
     if tokenizer is None:
         notes += verify_tokenizer(name, own)
     if is_unpacked_here(quantization):
@@ -122,7 +122,8 @@ def _load_model(folder: Path, spec: ModelSpec, loader: Any = AutoModelForCausalL
     return cast(PreTrainedModel, model)
 
 
-def _load_tokenizer(folder: Path, spec: ModelSpec) -> PreTrainedTokenizerBase:
+def _load_tokenizer(folder: Path, spec: ModelSpec, weights: WeightHeaders) -> PreTrainedTokenizerBase:
+    check_token_ids(folder, weights)
     try:
         with silence_transformers(), guard(f"{spec.model}: loading its tokenizer"):
             tokenizer = AutoTokenizer.from_pretrained(
@@ -136,8 +137,8 @@ def _load_tokenizer(folder: Path, spec: ModelSpec) -> PreTrainedTokenizerBase:
     return cast(PreTrainedTokenizerBase, tokenizer)
 
 
-def _dtype_notes(spec: ModelSpec, name: str, weights: Weights) -> tuple[Note, ...]:
-    stored = weights.floating()
+def _dtype_notes(spec: ModelSpec, name: str, weights: WeightHeaders) -> tuple[Note, ...]:
+    stored = weights.floating_dtypes()
     if not stored or stored == (spec.dtype,):
         return ()
     text = f"{name}: stored as {', '.join(stored)}, converted to {spec.dtype} as declared"

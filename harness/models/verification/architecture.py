@@ -20,7 +20,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from harness.errors import ModelError
 from harness.models.transformers_output import silence_transformers
-from harness.models.trust import short
+from harness.models.trust import shorten
 from harness.models.verification.sources import module_source
 from harness.records import ModelSpec, Note
 from harness.system.foreign import guard
@@ -86,7 +86,7 @@ def find_objections(architecture: Architecture, implementation: str) -> Iterator
     config = architecture.config.get_text_config()
     for field, keyword in OPTIONS.items():
         if _is_set(config, field) and not _honours(made, implementation, keyword):
-            yield f"{implementation} ignores {field} {short(getattr(config, field))} of config.json"
+            yield f"{implementation} ignores {field} {shorten(getattr(config, field))} of config.json"
 
 
 def _is_set(config: PreTrainedConfig, field: str) -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 
 from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel
 
-from harness.models.trust import short
+from harness.models.trust import shorten
 from harness.models.verification.sources import module_source
 from harness.records import Note
 
@@ -37,7 +37,7 @@ def note_undeclared_keys(
     found = dict(_undeclared(content, config, made, ""))
     if not found:
         return ()
-    keys = ", ".join(f"{key}: {short(value)}" for key, value in found.items())
+    keys = ", ".join(f"{key}: {shorten(value)}" for key, value in found.items())
     text = (
         f"{name}: config.json has {keys}, which {type(config).__name__} does not declare and {made.__name__} does not "
         "read: what this asks for is not computed"
