@@ -27,7 +27,7 @@ WORST = Metric(
     better="lower",
     description="largest relative error of the weight of a linear layer",
 )
-COLUMNS = ("side", "module", "role", "parameters", "relative_error", "compared", "error_note")
+COLUMNS = ("module", "paired", "parameters", "relative_error", "compared", "error_note")
 
 
 class WeightError(Measure):
@@ -49,7 +49,7 @@ class WeightError(Measure):
     def measure(self, table: pd.DataFrame) -> Sequence[Measurement | Skipped]:
         """Compute all metrics, in the order of the modules."""
         require(table, COLUMNS, "weights")
-        rows = table[(table["side"] == "variant") & table["role"].isin(["linear", "head"])]
+        rows = table[table["paired"]]
         if rows.empty:
             return [Skipped(measure=metric.name, reason="no linear layer was listed") for metric in self.metrics]
         found = [_module(row) for row in rows.to_dict("records")]

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from harness.errors import ModelError
 from harness.modules.effective_weights import effective_weight, has_plain_weight
 from harness.modules.experts import stacked_tensor, stacks
+from harness.modules.layer_pairs import SAME_NAMES, LayerPairs
 from harness.modules.linears import linears
 
 RESCALED = 0.25
@@ -32,20 +33,27 @@ class WeightError:
     note: str = ""
 
 
-def weight_errors(reference: nn.Module, variant: nn.Module, dtype: torch.dtype) -> dict[str, WeightError]:
+def weight_errors(
+    reference: nn.Module, variant: nn.Module, dtype: torch.dtype, pairs: LayerPairs = SAME_NAMES
+) -> dict[str, WeightError]:
     """The error of every linear layer and every stack of experts of ``reference``, by name.
 
-    dtype: dtype of the models. Modules that cannot be compared carry the reason.
+    dtype: dtype of the models. pairs: the counterparts of modules. Modules that cannot be compared carry the reason.
     """
     errors = {}
     with torch.no_grad():
         for name, module in linears(reference):
+            if (other := pairs.find_in_variant(name)) is None:
+                errors[name] = WeightError(None, note=pairs.reason)
+                continue
             try:
-                errors[name] = _layer_error(module, variant, name, dtype)
+                errors[name] = _layer_error(module, variant, other, dtype)
             except ModelError as error:
                 errors[name] = WeightError(None, note=str(error))
         for name, _, _ in stacks(reference):
-            errors[name] = _stack_error(reference, variant, name)
+            other = pairs.find_in_variant(name)
+            missing = WeightError(None, note=pairs.reason)
+            errors[name] = missing if other is None else _stack_error(reference, variant, name, other)
     return errors
 
 
@@ -79,9 +87,9 @@ def _is_same(module: nn.Module, other: nn.Module) -> bool:
     return torch.equal(left, right.to(left.device))
 
 
-def _stack_error(reference: nn.Module, variant: nn.Module, name: str) -> WeightError:
+def _stack_error(reference: nn.Module, variant: nn.Module, name: str, other: str) -> WeightError:
     """The error over all matrices of a stack."""
-    before, after = (stacked_tensor(model, name) for model in (reference, variant))
+    before, after = stacked_tensor(reference, name), stacked_tensor(variant, other)
     if after is None or before is None or before.shape != after.shape:
         return WeightError(None, note="the variant has no stack of experts of this name and shape")
     if type(after) not in (Tensor, nn.Parameter):

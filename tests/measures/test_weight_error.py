@@ -9,17 +9,17 @@ import pandas as pd
 from harness.measures.weight_error import WeightError
 from harness.records import Measurement, Skipped
 
-COLUMNS = ["side", "module", "role", "parameters", "relative_error", "compared", "error_note"]
+COLUMNS = ["side", "module", "paired", "parameters", "relative_error", "compared", "error_note"]
 
 
-def table(*rows: tuple[str, str, str, int, float, float, str]) -> pd.DataFrame:
-    reference = ("reference", "a", "linear", 10, nan, 0.0, "")
-    norm = ("variant", "norm", "norm", 4, nan, 0.0, "")
+def table(*rows: tuple[str, str, bool, int, float, float, str]) -> pd.DataFrame:
+    reference = ("reference", "a", False, 10, nan, 0.0, "")
+    norm = ("variant", "norm", False, 4, nan, 0.0, "")
     return pd.DataFrame([reference, norm, *rows], columns=COLUMNS)
 
 
 def test_every_linear_layer_and_the_worst_have_their_error() -> None:
-    rows = (("variant", "a", "linear", 10, 0.125, 1.0, ""), ("variant", "b", "head", 20, 0.5, 1.0, ""))
+    rows = (("variant", "a", True, 10, 0.125, 1.0, ""), ("variant", "b", True, 20, 0.5, 1.0, ""))
     first, second, worst = WeightError().measure(table(*rows))
     assert isinstance(first, Measurement)
     assert (first.change, first.low, first.high, first.labels, first.n) == (0.125, 0.125, 0.125, {"module": "a"}, 10)
@@ -29,14 +29,14 @@ def test_every_linear_layer_and_the_worst_have_their_error() -> None:
 
 
 def test_a_sample_of_inputs_is_not_exact() -> None:
-    (found, _) = WeightError().measure(table(("variant", "a", "linear", 10, 0.1, 0.25, "it rounds its inputs")))
+    (found, _) = WeightError().measure(table(("variant", "a", True, 10, 0.1, 0.25, "it rounds its inputs")))
     assert isinstance(found, Measurement)
     assert (found.low, found.high) == (None, None)
     assert found.method == "25.0% of the inputs were compared, no interval; it rounds its inputs"
 
 
 def test_what_cannot_be_compared_is_named_and_spoils_the_worst() -> None:
-    rows = (("variant", "a", "linear", 10, 0.1, 1.0, ""), ("variant", "b", "linear", 20, nan, 1.0, "was rescaled"))
+    rows = (("variant", "a", True, 10, 0.1, 1.0, ""), ("variant", "b", True, 20, nan, 1.0, "was rescaled"))
     first, second, worst = WeightError().measure(table(*rows))
     assert isinstance(first, Measurement)
     assert isinstance(second, Skipped)
