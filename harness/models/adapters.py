@@ -36,6 +36,7 @@ from harness.models.weight_files import read_json
 from harness.modules.file_dtypes import FileTensor, keep_file_dtypes, state_file_dtypes
 from harness.modules.inspection import format_of_dtype, module_formats, stored_bytes
 from harness.modules.kernels import inspect_kernels
+from harness.modules.linears import linears
 from harness.records import ModuleFormat, Note
 
 if TYPE_CHECKING:
@@ -65,7 +66,9 @@ def merge_adapter(base: LoadedModel, folder: Path) -> LoadedModel:
     text = f"{_words(base.name, folder, config, stored)}, merged into the weights"
     if method:
         text += f", which are quantized ({method}) and were rounded again"
-    return _rebuild(base, model, modules, folder, config, stored, text)
+    changed = frozenset(name for name, _ in linears(model) if any(f".{name}." in f".{key}" for key in stored))
+    merged = _rebuild(base, model, modules, folder, config, stored, text)
+    return replace(merged, retrained=changed)
 
 
 def attach_adapter(base: LoadedModel, folder: Path) -> LoadedModel:

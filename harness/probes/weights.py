@@ -101,7 +101,8 @@ def _with_errors(rows: pd.DataFrame, reference: LoadedModel, variant: LoadedMode
     nothing = WeightError(None, 0.0, "the variant's engine gives no access to its weights")
     if modules is not None:
         pairs = pair_layers(reference.model, modules, variant.layers)
-        found = weight_errors(reference.model, modules, reference.model.dtype, pairs)
+        formats = {each.module: each.format for each in variant.identity.modules if each.compressed}
+        found = weight_errors(reference.model, modules, reference.model.dtype, pairs, formats)
         nothing = WeightError(None, 0.0, "the reference has no linear layer of this name")
     linear = rows["role"].isin(["linear", "head"])
     own = set(rows["module"][linear & (rows["side"] == "variant")])
@@ -118,12 +119,28 @@ def _with_errors(rows: pd.DataFrame, reference: LoadedModel, variant: LoadedMode
             # No row of the variant tells what the reference alone has.
             error = None if partner is None and pairs.declared else found[name]
         errors.append(error)
+    stated = {each.module for each in variant.identity.modules if each.compressed}
     return rows.assign(
+        compressed=(rows["side"] == "variant") & rows["module"].isin(stated) & linear,
         paired=[error is not None for error in errors],
         relative_error=[math.nan if e is None or e.relative_error is None else e.relative_error for e in errors],
+        rounding_error=[math.nan if e is None or e.rounding_error is None else e.rounding_error for e in errors],
+        explained_error=[math.nan if e is None or e.explained is None else e.explained for e in errors],
+        retrained=[name in variant.retrained for name in rows["module"]],
         compared=[0.0 if e is None else e.compared for e in errors],
         error_note=["" if e is None else e.note for e in errors],
-    ).astype({"paired": "bool", "relative_error": "float64", "compared": "float64", "error_note": "str"})
+    ).astype(
+        {
+            "compressed": "bool",
+            "paired": "bool",
+            "relative_error": "float64",
+            "compared": "float64",
+            "error_note": "str",
+            "rounding_error": "float64",
+            "explained_error": "float64",
+            "retrained": "bool",
+        }
+    )
 
 
 def _module_row(side: str, module: ModuleFormat) -> dict[str, Any]:

@@ -101,7 +101,7 @@ def test_damage_beside_padding_is_the_damage_without_it(reference: Loaded, tmp_p
 def extra_mass(side: Loaded, document: EncodedDocument, kept: int) -> torch.Tensor:
     """Probability of the ids from ``kept`` on at every scored position, in float64."""
     with torch.inference_mode():
-        logits = side.model(torch.from_numpy(document.ids)[None]).logits[0, :-1].double()
+        logits: torch.Tensor = side.model(torch.from_numpy(document.ids)[None]).logits[0, :-1].double()
     return logits.softmax(-1)[:, kept:].sum(-1)
 
 

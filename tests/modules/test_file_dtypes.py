@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -26,7 +27,8 @@ def module(name: str, values: int, dtype: str = "float32", **fields: object) -> 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 @pytest.mark.parametrize("computed", ["float32", "bfloat16"])
 def test_a_loaded_model_counts_the_bytes_of_its_files(dtype: torch.dtype, computed: str, tmp_path: Path) -> None:
-    folder = save(tiny_llama().to(dtype), tmp_path / "model")
+    model: Any = tiny_llama()
+    folder = save(model.to(dtype), tmp_path / "model")
     tensors = load_file(folder / "model.safetensors")
     wanted = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
     found = load(ModelSpec.model_validate({"model": str(folder), "dtype": computed}), "m").identity.modules
