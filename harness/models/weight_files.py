@@ -26,7 +26,7 @@ FLOAT_NAMES: Mapping[str, str] = {"F64": "float64", "F32": "float32", "F16": "fl
 
 
 @dataclass(frozen=True)
-class Weights:
+class WeightHeaders:
     """Content of the weight files' headers: the dtype of every tensor, by name, and the largest dimension.
 
     tensors: dtype, by torch's name for floats, and bytes of every tensor.
@@ -36,7 +36,7 @@ class Weights:
     largest: int = 0
     tensors: Mapping[str, FileTensor] = field(default_factory=dict)
 
-    def floating(self) -> tuple[str, ...]:
+    def floating_dtypes(self) -> tuple[str, ...]:
         """The floating-point dtypes that occur, sorted, by torch's names."""
         return tuple(sorted({FLOAT_NAMES[dtype] for dtype in self.dtypes.values() if dtype in FLOAT_NAMES}))
 
@@ -60,7 +60,7 @@ def weight_files(folder: Path, config: Mapping[str, Any]) -> list[Path]:
     names = [declared] if isinstance(declared, str) else ["model.safetensors", INDEX]
     first = next((folder / name for name in names if _is_weights_name(name) and (folder / name).is_file()), None)
     if first is None:
-        raise ModelError(_no_weights(folder, declared))
+        raise ModelError(_explain_no_weights(folder, declared))
     if first.suffix == ".safetensors":
         return [first]
     shards = read_json(first).get("weight_map")
@@ -75,10 +75,10 @@ def weight_files(folder: Path, config: Mapping[str, Any]) -> list[Path]:
     return files
 
 
-def read_headers(files: Sequence[Path]) -> Weights:
+def read_headers(files: Sequence[Path]) -> WeightHeaders:
     """Read the headers of all files; raises ModelError as check_safetensors does."""
     found = [tensor for path in files for tensor in check_safetensors(path)]
-    return Weights(
+    return WeightHeaders(
         {name: dtype for name, dtype, _ in found},
         max((max(shape, default=0) for *_, shape in found), default=0),
         {name: FileTensor(FLOAT_NAMES.get(dtype, dtype), stored_size(dtype, shape)) for name, dtype, shape in found},
@@ -102,7 +102,7 @@ def check_safetensors(path: Path) -> Iterator[tuple[str, str, list[int]]]:
         raise ModelError(f"{path}: damaged or truncated safetensors file: {error}; fetch it again") from error
 
 
-def check_no_hidden_codes(folder: Path, weights: Weights) -> None:
+def check_no_hidden_codes(folder: Path, weights: WeightHeaders) -> None:
     """Raise ModelError if weights are integers or 8-bit floats and the config declares no quantization.
 
     transformers would convert the codes to floats and drop their scales.
@@ -121,7 +121,7 @@ def _is_weights_name(name: str) -> bool:
     return Path(name).name == name and name.endswith((".safetensors", ".safetensors.index.json"))
 
 
-def _no_weights(folder: Path, declared: object) -> str:
+def _explain_no_weights(folder: Path, declared: object) -> str:
     if isinstance(declared, str):
         return f"{folder}: config.json names the weight file {declared!r}, which is not a safetensors file in it"
     pickles = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLES)

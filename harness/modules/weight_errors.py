@@ -39,7 +39,7 @@ Pairs = list[tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
-class WeightError:
+class ModuleWeightError:
     """‖Ŵ − W‖ / ‖W‖ of one module over the compared share of its inputs; None, with the reason in note, if unknown.
 
     rounding_error: the same after undoing the factors that other modules undo, None if unknown. explained: the error of
@@ -69,19 +69,19 @@ def weight_errors(
     dtype: torch.dtype,
     pairs: LayerPairs = SAME_NAMES,
     formats: Mapping[str, NumberFormat] | None = None,
-) -> dict[str, WeightError]:
+) -> dict[str, ModuleWeightError]:
     """The error of every linear layer and every stack of experts of ``reference``, by name.
 
     dtype: dtype of the models. pairs: the counterparts of modules. formats: those that the variant declares, by its
     names. Modules that cannot be compared carry the reason.
     """
-    errors: dict[str, WeightError] = {}
+    errors: dict[str, ModuleWeightError] = {}
     factors: dict[str, Factors] = {}
     names = [*(name for name, _ in linears(reference)), *(name for name, _, _ in stacks(reference))]
     with torch.no_grad():
         for name in names:
             read = _read(reference, variant, name, pairs, dtype)
-            if isinstance(read, WeightError):
+            if isinstance(read, ModuleWeightError):
                 errors[name] = read
                 continue
             errors[name] = _error(read)
@@ -99,11 +99,11 @@ def weight_errors(
 
 def _read(
     reference: nn.Module, variant: nn.Module, name: str, pairs: LayerPairs, dtype: torch.dtype
-) -> _Weights | WeightError:
+) -> _Weights | ModuleWeightError:
     """The weights of a module, or the reason why they cannot be compared."""
     other = pairs.find_in_variant(name)
     if other is None:
-        return WeightError(None, note=pairs.reason)
+        return ModuleWeightError(None, note=pairs.reason)
     try:
         module = reference.get_submodule(name)
     except AttributeError:
@@ -111,27 +111,27 @@ def _read(
     try:
         return _read_layer(module, variant, other, dtype)
     except ModelError as error:
-        return WeightError(None, note=str(error))
+        return ModuleWeightError(None, note=str(error))
 
 
-def _read_layer(module: nn.Module, variant: nn.Module, name: str, dtype: torch.dtype) -> _Weights | WeightError:
+def _read_layer(module: nn.Module, variant: nn.Module, name: str, dtype: torch.dtype) -> _Weights | ModuleWeightError:
     try:
         other = variant.get_submodule(name)
     except AttributeError:
-        return WeightError(None, note="the variant has no module of this name")
+        return ModuleWeightError(None, note="the variant has no module of this name")
     if has_plain_weight(module) and has_plain_weight(other) and _is_same(module, other):
-        return WeightError(0.0, rounding_error=0.0)
+        return ModuleWeightError(0.0, rounding_error=0.0)
     after = effective_weight(other, dtype)
     before = effective_weight(module, dtype)
     if before.total != after.total or before.weight.shape[0] != after.weight.shape[0]:
         sizes = f"{before.weight.shape[0]} × {before.total}, in the variant {after.weight.shape[0]} × {after.total}"
-        return WeightError(None, note=f"the weight is {sizes}")
+        return ModuleWeightError(None, note=f"the weight is {sizes}")
     if before.held:
         before_On = before.weight[:, after.inputs.to(before.weight.device)]
     elif len(before.inputs) == len(after.inputs):
         before_On = before.weight
     else:
-        return WeightError(None, note="different inputs of the two sides were probed")
+        return ModuleWeightError(None, note="different inputs of the two sides were probed")
     compared = len(after.inputs) / after.total
     return _Weights([(before_On, after.weight.to(before_On.device))], compared, after.caveat)
 
@@ -144,34 +144,34 @@ def _is_same(module: nn.Module, other: nn.Module) -> bool:
     return torch.equal(left, right.to(left.device))
 
 
-def _read_stack(reference: nn.Module, variant: nn.Module, name: str, other: str) -> _Weights | WeightError:
+def _read_stack(reference: nn.Module, variant: nn.Module, name: str, other: str) -> _Weights | ModuleWeightError:
     """All matrices of a stack."""
     before, after = stacked_tensor(reference, name), stacked_tensor(variant, other)
     if after is None or before is None or before.shape != after.shape:
-        return WeightError(None, note="the variant has no stack of experts of this name and shape")
+        return ModuleWeightError(None, note="the variant has no stack of experts of this name and shape")
     if type(after) not in (Tensor, nn.Parameter):
         plain = getattr(after, "dequantize", None)
         if plain is None:
-            return WeightError(None, note=f"the stack is a {type(after).__name__}, whose values cannot be read")
+            return ModuleWeightError(None, note=f"the stack is a {type(after).__name__}, whose values cannot be read")
         after = plain()
     return _Weights([(b.float(), a.float().to(b.device)) for b, a in zip(before, after, strict=True)])
 
 
-def _error(weights: _Weights) -> WeightError:
+def _error(weights: _Weights) -> ModuleWeightError:
     """The error over all pairs of weights."""
     lost, size = _sums(weights.pairs)
     if not size:
-        return WeightError(None, weights.compared, "the weight of the reference is zero everywhere")
+        return ModuleWeightError(None, weights.compared, "the weight of the reference is zero everywhere")
     if not (lost < float("inf")):
-        return WeightError(None, weights.compared, "the weight holds NaN or infinity")
+        return ModuleWeightError(None, weights.compared, "the weight holds NaN or infinity")
     left = sum(_square(fit_factors(b, a).apply(a) - b) for b, a in weights.pairs) if lost else 0.0
     if lost and left < RESCALED * _left_share(weights.pairs) * lost:
-        return WeightError(None, weights.compared, UNDONE, rounding_error=(left / size) ** 0.5)
+        return ModuleWeightError(None, weights.compared, UNDONE, rounding_error=(left / size) ** 0.5)
     found = (lost / size) ** 0.5
-    return WeightError(found, weights.compared, weights.caveat, rounding_error=found)
+    return ModuleWeightError(found, weights.compared, weights.caveat, rounding_error=found)
 
 
-def _undo(found: WeightError, weights: _Weights, undone: Factors | None) -> WeightError:
+def _undo(found: ModuleWeightError, weights: _Weights, undone: Factors | None) -> ModuleWeightError:
     """The error of a rescaled weight, given the factors that other modules undo; None: they undo nothing."""
     pairs = weights.pairs
     if undone is not None:

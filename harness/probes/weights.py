@@ -47,12 +47,12 @@ class Weights(Probe):
             if sink.done(UNIT):
                 continue
             if rows is None:
-                rows = self._side("reference", reference)
-            both = pd.concat([rows, self._side("variant", variant)], ignore_index=True)
-            sink.commit(UNIT, {"weights": _with_errors(both, reference, variant)})
+                rows = self._inspect_side("reference", reference)
+            both = pd.concat([rows, self._inspect_side("variant", variant)], ignore_index=True)
+            sink.commit(UNIT, {"weights": _add_errors(both, reference, variant)})
         context.progress.step("weights", total, total)
 
-    def _side(self, side: str, loaded: LoadedModel) -> pd.DataFrame:
+    def _inspect_side(self, side: str, loaded: LoadedModel) -> pd.DataFrame:
         import pandas as pd
 
         rows = [_module_row(side, module) for module in loaded.identity.modules]
@@ -92,26 +92,26 @@ class Weights(Probe):
         return _device_bytes(loaded) + added
 
 
-def _with_errors(rows: pd.DataFrame, reference: LoadedModel, variant: LoadedModel) -> pd.DataFrame:
+def _add_errors(rows: pd.DataFrame, reference: LoadedModel, variant: LoadedModel) -> pd.DataFrame:
     """The rows with the relative error of the weights of the variant's linear layers."""
     from harness.modules.layer_pairs import SAME_NAMES, list_parents, pair_layers
-    from harness.modules.weight_errors import WeightError, weight_errors
+    from harness.modules.weight_errors import ModuleWeightError, weight_errors
 
-    modules, found, pairs = variant.language_model.modules, dict[str, WeightError](), SAME_NAMES
-    nothing = WeightError(None, 0.0, "the variant's engine gives no access to its weights")
+    modules, found, pairs = variant.language_model.modules, dict[str, ModuleWeightError](), SAME_NAMES
+    nothing = ModuleWeightError(None, 0.0, "the variant's engine gives no access to its weights")
     if modules is not None:
         pairs = pair_layers(reference.model, modules, variant.layers)
         formats = {each.module: each.format for each in variant.identity.modules if each.compressed}
         found = weight_errors(reference.model, modules, reference.model.dtype, pairs, formats)
-        nothing = WeightError(None, 0.0, "the reference has no linear layer of this name")
+        nothing = ModuleWeightError(None, 0.0, "the reference has no linear layer of this name")
     linear = rows["role"].isin(["linear", "head"])
     own = set(rows["module"][linear & (rows["side"] == "variant")])
-    errors: list[WeightError | None] = []
+    errors: list[ModuleWeightError | None] = []
     for side, name, wanted in zip(rows["side"], rows["module"], linear, strict=True):
         error = None
         if wanted and side == "variant":
             partner = pairs.find_in_reference(name)
-            lone = None if pairs.declared else WeightError(None, 0.0, pairs.reason)
+            lone = None if pairs.declared else ModuleWeightError(None, 0.0, pairs.reason)
             # A part of what is one linear layer in the reference (an adapter's, say) counts with the whole.
             inside = partner is not None and any(outer in found for outer in list_parents(partner))
             error = lone if partner is None else None if inside else found.get(partner, nothing)
