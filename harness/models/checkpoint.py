@@ -47,10 +47,12 @@ def open_folder(
         contents = _unpack(source.folder, spec)
         notes = (*contents.notes(name), *_dtype_notes(spec, name, weights))
         formats = {layer: unpacked.format for layer, unpacked in contents.layers.items()}
-        return UncheckedModel(_load_unpacked(source.folder, spec, contents), own, fingerprints, formats, notes=notes)
+        unpacked_model = _load_unpacked(source.folder, spec, contents)
+        return UncheckedModel(unpacked_model, own, fingerprints, formats, notes=notes, tensors=weights.tensors)
     model = _load_model(source.folder, spec)
     formats = formats_in_files(model, source.folder, quantization)
-    return UncheckedModel(model, own, fingerprints, formats, quantization, _dtype_notes(spec, name, weights))
+    notes = _dtype_notes(spec, name, weights)
+    return UncheckedModel(model, own, fingerprints, formats, quantization, notes, weights.tensors)
 
 
 def _unpack(folder: Path, spec: ModelSpec) -> Contents:
