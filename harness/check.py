@@ -123,7 +123,7 @@ def _conclude(plan: Plan, result: Observed | HarnessError, started: datetime, fo
     if isinstance(result, HarnessError):
         terminal.error(f"{plan.name}: {result}")
         return EXIT_ERROR
-    for message in [*result.messages, *(n.text for n in result.notes if n.topic == "hardware" and n.level == "warn")]:
+    for message in result.messages:
         terminal.note(message)
     run, written, failure = _publish(_judge_variant(result, started), folder, plan.outputs)
     code = exit_code_of(run)

@@ -42,7 +42,7 @@ def init(file: Path, reference: str, variant: str) -> int:
     from harness.commands.starter import write_starter
 
     write_starter(file, reference, variant)
-    click.echo(f"wrote {file}; next: harness check {file}")
+    click.echo(_harmless(f"wrote {file}; next: harness check {file}"))
     return 0
 
 
@@ -131,7 +131,7 @@ def report(run: Path, kinds: tuple[str, ...]) -> int:
 
     finished = read_run(run)
     for path in write_outputs(finished, run, writers_of(finished, kinds)):
-        click.echo(f"wrote {path}")
+        click.echo(_harmless(f"wrote {path}"))
     return 0
 
 

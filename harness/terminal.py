@@ -77,8 +77,11 @@ class Terminal:
             self._print(Text(f"      {harmless(line, 2000)}"))
 
     def verdict(self, run: Run, outputs: Sequence[Path] = ()) -> None:
-        """One line a rule, the verdict with its reason, and where the outputs are."""
+        """Warnings of the run, one line a rule, the verdict with its reason, and where the outputs are."""
         self._end_live()
+        warnings = [note for note in run.notes if note.level == "warn"]
+        for warning in warnings:
+            self._print(Text.assemble(("warning ", "bold yellow"), harmless(f"{warning.topic}: {warning.text}", 2000)))
         self._print(Text(""))
         items = prepare_verdicts(run)
         passed = [item for item in items if item.verdict.status == "pass"]
@@ -90,7 +93,8 @@ class Terminal:
             self._print(Text(f"  … and {len(hidden)} more rules that pass", style="bright_black"))
         status = words.STATUSES[run.verdict]
         headline = f"{status.mark} {verdict.headline(run)}"
-        self._print(Text.assemble((headline, f"bold {_COLOURS[run.verdict]}"), f"  {harmless(run.name)}"))
+        count = f"  ({len(warnings)} warning{'s' * (len(warnings) > 1)})" if warnings else ""
+        self._print(Text.assemble((headline, f"bold {_COLOURS[run.verdict]}"), f"  {harmless(run.name)}{count}"))
         self._print(Text(f"  {harmless(verdict.reason(run), 2000)}"))
         for sentence in stops.describe_stops(run):
             self._print(Text(f"  {harmless(sentence, 2000)}"))

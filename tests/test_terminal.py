@@ -12,6 +12,7 @@ import pytest
 from rich.console import Console
 
 from harness import cli
+from harness.records import Note
 from harness.terminal import EVERY_SECONDS, Terminal, harmless, relative, standard_console
 from tests.helpers.made_run import make_run
 
@@ -78,6 +79,21 @@ def test_the_verdict_names_every_rule_and_the_report(verdict: str, wanted: list[
         "report: runs/x/junit.xml",
     ]:
         assert text in out.getvalue()
+
+
+@pytest.mark.parametrize(("count", "beside"), [(0, "pocket-w4-g32\n"), (1, "  (1 warning)\n"), (3, "  (3 warnings)\n")])
+def test_warnings_of_the_run_are_shown_and_counted_beside_the_verdict(count: int, beside: str) -> None:
+    terminal, out, _ = plain()
+    notes = (
+        Note(topic="documents", text="2 were cut"),
+        *(Note(topic="odd", text=f"look at this {n} hf_" + "a" * 30, level="warn") for n in range(count)),
+    )
+    terminal.verdict(make_run("pass", documents=200).run.model_copy(update={"notes": notes}))
+    said = out.getvalue()
+    shown = [line for line in said.splitlines() if line.startswith("warning ")]
+    assert shown == [f"warning odd: look at this {n} hf_***" for n in range(count)]
+    assert f"May ship  pocket-w4-g32{beside.removeprefix('pocket-w4-g32')}" in said
+    assert "2 were cut" not in said
 
 
 def test_without_a_report_none_is_named() -> None:
