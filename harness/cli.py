@@ -212,13 +212,25 @@ def _explain(error: BaseException) -> str:
         return f"{error}\n{len(error.problems)} mistake{'s' * (len(error.problems) > 1)} found; nothing was run"
     if isinstance(error, HarnessError):
         return f"error: {error}"
-    if isinstance(error, MemoryError):
+    if any(isinstance(each, MemoryError) for each in _chain(error)):
         return "error: out of memory; what was measured is kept, and the same command resumes"
+    if isinstance(error, ImportError) and not (error.name or "").startswith("harness"):
+        found = [str(each) for each in _chain(error) if isinstance(each, ImportError)]
+        return f"error: a library cannot be loaded: {found[-1]}; install it again, or give the process more memory"
     if isinstance(error, OSError):
         return f"error: {error.filename or 'the system'}: {error.strerror or error}"
     if isinstance(error, SystemExit):
         return f"error: a plugin or a library ended the process with {error.code!r}; nothing that it did counts"
     return f"this is a defect of the harness, not of your input:\n{''.join(traceback.format_exception(error))}"
+
+
+def _chain(error: BaseException) -> list[BaseException]:
+    """An error and what it came from, the origin last."""
+    found: list[BaseException] = []
+    while error not in found:
+        found.append(error)
+        error = error.__cause__ or error.__context__ or error
+    return found
 
 
 def _harmless(text: str) -> str:
