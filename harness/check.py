@@ -23,7 +23,7 @@ from harness.measures import collect_metrics
 from harness.plan import check_together, make_plan, name_of, resolve_plan
 from harness.planning.specs import Plan
 from harness.planning.target import target_notes
-from harness.records import Clock, Run, Verdict
+from harness.records import Clock, Run, Status, Verdict
 from harness.system.environment import prepare_threads
 from harness.system.foreign import contain
 from harness.system.held_folder import hold
@@ -159,7 +159,7 @@ def _publish(run: Run, folder: Path, writers: Sequence[Writer]) -> tuple[Run, li
 
 def _without_outputs(run: Run, failure: str) -> Run:
     """The run, of which something could not be written: it cannot pass. A failure that was found stays one."""
-    failed = _own_error("every output is written", "all outputs that the variant file asks for", failure)
+    failed = _own_verdict("error", "every output is written", "all outputs that the variant file asks for", failure)
     if run.verdict == "fail":
         failed = failed.model_copy(update={"level": "warn"})
     verdicts = (*run.verdicts, failed)
@@ -171,7 +171,12 @@ def _judge_variant(observed: Observed, started: datetime) -> Run:
     identical = observed.reference.same_as(observed.variant)
     verdicts = judge(observed.plan.gates, observed.measurements, observed.skipped, identical, observed.slices)
     verdicts += tuple(
-        _own_error("every measure runs", "every measure of the suite computes", text) for text in observed.failures
+        _own_verdict("error", "every measure runs", "every measure of the suite computes", text)
+        for text in observed.failures
+    )
+    verdicts += tuple(
+        _own_verdict("inconclusive", "the reference repeats itself", "two runs of one batch are equal", text)
+        for text in observed.doubts
     )
     verdict, exit_code = overall(verdicts)
     finished = datetime.now(UTC)
@@ -200,13 +205,13 @@ def _judge_variant(observed: Observed, started: datetime) -> Run:
     )
 
 
-def _own_error(rule: str, expected: str, found: str) -> Verdict:
-    """A rule of the harness itself that does not hold: the run cannot be judged, whatever its other rules say."""
+def _own_verdict(status: Status, rule: str, expected: str, found: str) -> Verdict:
+    """A rule of the harness itself that does not hold: the run cannot pass, whatever its other rules say."""
     return Verdict(
         gate=OWN_GATE,
         rule=rule,
         metric="",
-        status="error",
+        status=status,
         expected=expected,
         found=found,
         because=found,

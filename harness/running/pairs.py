@@ -62,6 +62,8 @@ class Observed:
     number."""
     failures: list[str] = field(default_factory=list)
     """Measures that raised: the run cannot be judged, whatever the rules say."""
+    doubts: list[str] = field(default_factory=list)
+    """Why nothing can be decided although every rule could be judged: the reference contradicts itself."""
     seconds: dict[str, float] = field(default_factory=dict)
 
 
