@@ -15,7 +15,7 @@ from types import FrameType
 import click
 
 from harness import __version__
-from harness.errors import HarnessError, PlanError
+from harness.errors import FailureClass, HarnessError, PlanError
 from harness.system.foreign import EndedBySignal, refuse_silent_exits
 from harness.system.streams import endure
 
@@ -42,7 +42,7 @@ def init(file: Path, reference: str, variant: str) -> int:
     from harness.commands.starter import write_starter
 
     write_starter(file, reference, variant)
-    click.echo(_harmless(f"wrote {file}; next: harness check {file}"))
+    click.echo(_defuse(f"wrote {file}; next: harness check {file}"))
     return 0
 
 
@@ -131,7 +131,7 @@ def report(run: Path, kinds: tuple[str, ...]) -> int:
 
     finished = read_run(run)
     for path in write_outputs(finished, run, writers_of(finished, kinds)):
-        click.echo(_harmless(f"wrote {path}"))
+        click.echo(_defuse(f"wrote {path}"))
     return 0
 
 
@@ -202,7 +202,7 @@ def _run(arguments: list[str]) -> int:
         _say("ended by a signal; what was measured is kept, and the same command resumes")
         return 128 + ended.number
     except BaseException as error:  # noqa: BLE001 - the last line of defence: whatever ends the work, it is not with 0
-        _say(_harmless(_explain(error)))
+        _say(_defuse(f"{_explain(error)}\nclass of failure: {_classify(error)}"))
         return 2
 
 
@@ -233,13 +233,21 @@ def _chain(error: BaseException) -> list[BaseException]:
     return found
 
 
-def _harmless(text: str) -> str:
+def _classify(error: BaseException) -> FailureClass:
+    """The class of an error, for programs."""
+    if isinstance(error, HarnessError):
+        return error.failure
+    short = isinstance(error, OSError) or any(isinstance(each, MemoryError) for each in _chain(error))
+    return "resources" if short else "usage"
+
+
+def _defuse(text: str) -> str:
     """Text that no terminal and no CI runner takes for a command, without home folders."""
     try:
-        from harness.terminal import harmless_lines
+        from harness.terminal import defuse_lines
     except (ImportError, OSError, MemoryError):  # where files or memory have run out, nothing more can be imported
         return text.replace("::", ": :").replace("##", "# #")
-    return harmless_lines(text)
+    return defuse_lines(text)
 
 
 def _say(text: str) -> None:

@@ -12,8 +12,7 @@ import pytest
 from rich.console import Console
 
 from harness import cli
-from harness.records import Note
-from harness.terminal import EVERY_SECONDS, Terminal, harmless, relative, standard_console
+from harness.terminal import EVERY_SECONDS, Terminal, defuse, shorten_path, standard_console
 from tests.helpers.made_run import make_run
 
 
@@ -81,21 +80,6 @@ def test_the_verdict_names_every_rule_and_the_report(verdict: str, wanted: list[
         assert text in out.getvalue()
 
 
-@pytest.mark.parametrize(("count", "beside"), [(0, "pocket-w4-g32\n"), (1, "  (1 warning)\n"), (3, "  (3 warnings)\n")])
-def test_warnings_of_the_run_are_shown_and_counted_beside_the_verdict(count: int, beside: str) -> None:
-    terminal, out, _ = plain()
-    notes = (
-        Note(topic="documents", text="2 were cut"),
-        *(Note(topic="odd", text=f"look at this {n} hf_" + "a" * 30, level="warn") for n in range(count)),
-    )
-    terminal.verdict(make_run("pass", documents=200).run.model_copy(update={"notes": notes}))
-    said = out.getvalue()
-    shown = [line for line in said.splitlines() if line.startswith("warning ")]
-    assert shown == [f"warning odd: look at this {n} hf_***" for n in range(count)]
-    assert f"May ship  pocket-w4-g32{beside.removeprefix('pocket-w4-g32')}" in said
-    assert "2 were cut" not in said
-
-
 def test_without_a_report_none_is_named() -> None:
     terminal, out, _ = plain()
     terminal.verdict(make_run("pass", documents=200).run)
@@ -113,7 +97,7 @@ def test_hostile_names_do_nothing_to_terminals_or_ci() -> None:
     terminal.stage(HOSTILE)
     terminal.step(HOSTILE, 1, 1)
     terminal.note(HOSTILE)
-    terminal.error(HOSTILE)
+    terminal.error(HOSTILE, "usage")
     terminal.verdict(run.model_copy(update={"name": HOSTILE, "verdicts": tuple(verdicts)}), [Path(HOSTILE)])
     text = out.getvalue()
     assert not set(text) & {"\x1b", "\x07", "\r", "\u202e"}
@@ -126,12 +110,12 @@ def test_hostile_names_do_nothing_to_terminals_or_ci() -> None:
 
 def test_an_error_keeps_its_lines() -> None:
     terminal, out, _ = plain()
-    terminal.error("first\nsecond ::error::third")
-    assert out.getvalue() == "error first\n      second : :error: :third\n"
+    terminal.error("first\nsecond ::error::third", "numerics")
+    assert out.getvalue() == "error first\n      second : :error: :third\n      class of failure: numerics\n"
 
 
 def test_commands_to_azure_are_no_commands() -> None:
-    assert harmless("x ##vso[task.complete result=Succeeded;]done") == "x # #vso[task.complete result=Succeeded;]done"
+    assert defuse("x ##vso[task.complete result=Succeeded;]done") == "x # #vso[task.complete result=Succeeded;]done"
 
 
 def test_a_plan_error_gives_no_commands_to_a_ci_runner_and_no_home_paths(
@@ -149,13 +133,13 @@ def test_a_plan_error_gives_no_commands_to_a_ci_runner_and_no_home_paths(
 
 def test_harmless_leaves_ordinary_names_alone() -> None:
     for name in ("pocket-w4-g32", "tasks.pocket_facts.accuracy", "größe ∞ 模型", "a: b :: c"):
-        assert harmless(name) == name
+        assert defuse(name) == name
 
 
 def test_paths_are_shown_from_the_current_folder(tmp_path: Path) -> None:
-    assert relative(Path("runs/x")) == "runs/x"
-    assert relative(Path.cwd() / "runs") == "runs"
-    assert relative(tmp_path) == str(tmp_path)
+    assert shorten_path(Path("runs/x")) == "runs/x"
+    assert shorten_path(Path.cwd() / "runs") == "runs"
+    assert shorten_path(tmp_path) == str(tmp_path)
 
 
 SCRIPT = """

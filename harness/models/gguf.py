@@ -38,14 +38,14 @@ def open_gguf(spec: ModelSpec, name: str, path: Path, tokenizer: PreTrainedToken
     Raises ModelError for a file that is damaged, of an architecture that transformers cannot read, or from which
     transformers would construct a different model, and MissingDependencyError without the library gguf.
     """
-    found, fingerprint = read_gguf(path), fingerprint_file(path)
+    content, fingerprint = read_gguf(path), fingerprint_file(path)
     with link_in_own_folder(path) as folder:
         model = _model(folder, spec, path)
-        own, notes = load_gguf_tokenizer(found, name, tokenizer, folder)
-    places = _places(model, found)
-    _check_complete(model, found, places)
+        own, notes = load_gguf_tokenizer(content, name, tokenizer, folder)
+    places = _places(model, content)
+    _check_complete(model, content, places)
     text = (
-        f"{name}: {path.name} ({', '.join(found.types)}) runs on dequantized weights: quality and bytes are "
+        f"{name}: {path.name} ({', '.join(content.types)}) runs on dequantized weights: quality and bytes are "
         f"those of the file, speed is that of {spec.dtype}; the result does not clear the kernels of llama.cpp, which "
         "round inputs and may repack the weights (seen with Q4_0: KL 0.003 dequantized, 0.199 with repacking kernels): "
         "check with engine: llama_cpp on the kind of machine that will run it"
@@ -54,7 +54,7 @@ def open_gguf(spec: ModelSpec, name: str, path: Path, tokenizer: PreTrainedToken
         model,
         own,
         (fingerprint,),
-        formats=_formats(model, found, places, spec.dtype),
+        formats=_formats(model, content, places, spec.dtype),
         notes=(Note(topic="gguf", text=text, level="warn"), *notes),
     )
 

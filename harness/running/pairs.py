@@ -238,11 +238,11 @@ def data_key(
         "environment": environment.model_dump(mode="json"),
     }
     if any(suite.documents and suite.documents.min for suite in plan.suites):
-        content["stopping"] = _stopping(plan)
+        content["stopping"] = _list_stopping_rules(plan)
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def _stopping(plan: Plan) -> list[object]:
+def _list_stopping_rules(plan: Plan) -> list[object]:
     """The part of the gates that decides how many documents are measured. Excludes the rules' reasons and file
     positions."""
     rules = [
