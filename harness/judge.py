@@ -7,23 +7,19 @@ error or a failure of the rule that requires it, never a pass.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple
 
 from harness.errors import FailureClass
 from harness.planning.specs import GateSpec, RuleSpec
 from harness.plugins import nearest
 from harness.records import Measurement, Metric, Run, Skipped, Slice, Verdict, find_metric
+from harness.records.conclusion import EXIT_CODES, conclusion
 from harness.records.patterns import could_match, matches
 from harness.rules import Decision, Rule
 from harness.rules._conditions import apply_conditions
 from harness.statistics import holm
 from harness.system.foreign import guard
-
-Overall = Literal["pass", "fail", "inconclusive", "error"]
-EXIT_CODES: dict[Overall, Literal[0, 1, 2, 3]] = {"error": 2, "fail": 1, "inconclusive": 3, "pass": 0}
-"""Worst first."""
 
 FALSE_ALARMS = 0.025
 """Family-wise error rate of blocking rules, if every true value lies at its limit: one side of 95 %."""
@@ -44,14 +40,6 @@ class _Case:
     metric: str
     labels: dict[str, str]
     decision: Decision
-
-
-class Conclusion(NamedTuple):
-    """What the verdicts of a run come to. failure: None for a pass."""
-
-    verdict: Overall
-    exit_code: Literal[0, 1, 2, 3]
-    failure: FailureClass | None
 
 
 def judge(
@@ -90,22 +78,6 @@ def rejudge(run: Run, gates: Sequence[GateSpec]) -> Run:
     identical = run.reference.same_as(run.variant)
     verdicts = judge(gates, run.measurements, run.skipped, identical, run.slices, metrics=run.metrics)
     return conclude(run, verdicts + broken)
-
-
-def overall(verdicts: Iterable[Verdict]) -> tuple[Overall, Literal[0, 1, 2, 3]]:
-    """The worst blocking status and its exit code. A run without judged rules, or with an error, is an error."""
-    return conclusion(verdicts)[:2]
-
-
-def conclusion(verdicts: Iterable[Verdict]) -> Conclusion:
-    """The worst blocking status, its exit code, and the class of failure of the first rule that has it."""
-    blocking = [verdict for verdict in verdicts if verdict.level == "block"]
-    statuses = {verdict.status for verdict in blocking}
-    if not statuses or not statuses <= EXIT_CODES.keys():
-        return Conclusion("error", EXIT_CODES["error"], "usage")
-    worst = next(status for status in EXIT_CODES if status in statuses)
-    failure = next(verdict.failure for verdict in blocking if verdict.status == worst)
-    return Conclusion(worst, EXIT_CODES[worst], failure)
 
 
 def conclude(run: Run, verdicts: tuple[Verdict, ...]) -> Run:
