@@ -23,7 +23,7 @@ from harness.measures import collect_metrics
 from harness.plan import check_together, make_plan, name_of, resolve_plan
 from harness.planning.specs import Plan
 from harness.planning.target import target_notes
-from harness.records import Clock, Failure, Run, Verdict
+from harness.records import Clock, Failure, Run, Status, Verdict
 from harness.records.conclusion import conclusion, overall
 from harness.system.environment import prepare_threads
 from harness.system.foreign import contain
@@ -170,7 +170,9 @@ def _publish(run: Run, folder: Path, writers: Sequence[Writer]) -> tuple[Run, li
 
 def _withhold_pass(run: Run, failure: str) -> Run:
     """The run, of which something could not be written: it cannot pass. A failure that was found stays one."""
-    failed = _own_error("every output is written", "all outputs that the variant file asks for", failure, "resources")
+    failed = _own_verdict(
+        "error", "every output is written", "all outputs that the variant file asks for", failure, "resources"
+    )
     if run.verdict == "fail":
         failed = failed.model_copy(update={"level": "warn"})
     return conclude(run, (*run.verdicts, failed))
@@ -183,8 +185,14 @@ def _judge_variant(observed: Observed, started: datetime) -> Run:
         observed.plan.gates, observed.measurements, observed.skipped, identical, observed.slices, metrics=metrics
     )
     verdicts += tuple(
-        _own_error("every measure runs", "every measure of the suite computes", text, "accounting")
+        _own_verdict("error", "every measure runs", "every measure of the suite computes", text, "accounting")
         for text in observed.failures
+    )
+    verdicts += tuple(
+        _own_verdict(
+            "inconclusive", "the reference repeats itself", "two runs of one batch are equal", text, "numerics"
+        )
+        for text in observed.doubts
     )
     concluded = conclusion(verdicts)
     finished = datetime.now(UTC)
@@ -213,13 +221,13 @@ def _judge_variant(observed: Observed, started: datetime) -> Run:
     )
 
 
-def _own_error(rule: str, expected: str, found: str, failure: FailureClass) -> Verdict:
-    """A rule of the harness itself that does not hold: the run cannot be judged, whatever its other rules say."""
+def _own_verdict(status: Status, rule: str, expected: str, found: str, failure: FailureClass) -> Verdict:
+    """A rule of the harness itself that does not hold: the run cannot pass, whatever its other rules say."""
     return Verdict(
         gate=OWN_GATE,
         rule=rule,
         metric="",
-        status="error",
+        status=status,
         expected=expected,
         found=found,
         because=found,
