@@ -57,12 +57,14 @@ def open_folder(
         contents = _unpack(source.folder, spec)
         notes = (*contents.notes(name), *_dtype_notes(spec, name, weights), *notes)
         formats = {layer: unpacked.format for layer, unpacked in contents.layers.items()}
-        model = _load_unpacked(source.folder, spec, contents)
-        return UncheckedModel(model, own, fingerprints, attention, formats, notes=notes)
+        unpacked_model = _load_unpacked(source.folder, spec, contents)
+        return UncheckedModel(
+            unpacked_model, own, fingerprints, attention, formats, notes=notes, tensors=weights.tensors
+        )
     model = _load_model(source.folder, spec)
     formats = formats_in_files(model, source.folder, quantization)
     notes = (*_dtype_notes(spec, name, weights), *notes)
-    return UncheckedModel(model, own, fingerprints, attention, formats, quantization, notes)
+    return UncheckedModel(model, own, fingerprints, attention, formats, quantization, notes, weights.tensors)
 
 
 def _find_architecture(folder: Path, spec: ModelSpec) -> Architecture:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from harness.models.fingerprints import FileFingerprint
+from harness.modules.file_dtypes import FileTensor
 from harness.records import ModuleFormat, Note
 
 
@@ -17,6 +18,7 @@ class UncheckedModel:
 
     formats: stored format by module, if memory does not show it; they take precedence over inspection. quantization:
     the ``quant_method`` of a prequantized checkpoint, else empty. attention: the implementation that it computes with.
+    tensors: those of the files by name, where formats do not tell them already.
     """
 
     model: PreTrainedModel
@@ -26,3 +28,4 @@ class UncheckedModel:
     formats: Mapping[str, ModuleFormat] = field(default_factory=dict)
     quantization: str = ""
     notes: tuple[Note, ...] = ()
+    tensors: Mapping[str, FileTensor] = field(default_factory=dict)
