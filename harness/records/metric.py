@@ -30,8 +30,9 @@ class Metric(Record):
 
     spread and spread_size: how it varies between documents, as long as no run tells; they feed the power analysis of
     ``harness plan``. ``mean`` a standard deviation, ``log`` that of the logarithm, ``relative`` that as a multiple of
-    the damage, ``paired`` the share of items that only one side gets right, ``share`` a binomial share, ``counted``
-    none, ``none`` no interval, ``unknown`` nothing is assumed. Sizes were seen on 4-bit variants of small and large
+    the damage, ``paired`` the share of items that only one side gets right, ``share`` a binomial share (size: the share
+    that is expected; 0 for half of what is allowed), ``counted`` none, ``none`` no interval, ``unknown`` nothing is
+    assumed. Sizes were seen on 4-bit variants of small and large
     models, and rounded up, so that the documents needed come out too many rather than too few.
 
     chance: its value for a model that knows nothing, so that ``harness lint`` can tell a limit that such a model

@@ -11,6 +11,7 @@ from harness.records import Measurement, NoiseFloor, Skipped, Slice
 from harness.running.noise_floor import Key, Perturbed, floors, with_floors
 from harness.running.pairs import Pair
 from harness.running.stopwatch import measure_time
+from harness.sampling.clusters import label_clusters, name_documents
 from harness.sampling.looks import Look
 from harness.sampling.slices import measure_slices, slice_patterns
 from harness.system.foreign import guard
@@ -114,6 +115,9 @@ def run_measure(
     table = pair.store.read(suite.name, instead.table, instead.columns)
     if look is not None and table is not None and instead.by_document:
         table = look.rows(table)
+    documents = pair.store.read(suite.name, "documents") if instead.by_document else None
+    if table is not None and instead.by_document:
+        table = label_clusters(table, documents)
     if table is None or table.empty:
         return [
             *lost,
@@ -123,7 +127,8 @@ def run_measure(
     try:
         intervals = None if look is None or own or ordinary else look.intervals()
         with guard(f"the measure {measure.kind}"):
-            return [*lost, *name_skipped(instead, instead.measure_at(table, intervals))]
+            measured = name_skipped(instead, instead.measure_at(table, intervals))
+        return [*lost, *name_documents(measured, documents)]
     except Exception as error:  # noqa: BLE001 - a plugin may raise anything; it must cost the verdict, not the run
         reason = f"measure {measure.kind} failed: {type(error).__name__}: {error}"
         failures.append(reason)

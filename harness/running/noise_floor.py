@@ -20,6 +20,7 @@ from harness.models.loaded import LoadedModel
 from harness.planning.specs import SuiteSpec
 from harness.progress import Progress
 from harness.records import Measurement, NoiseFloor, Note, Skipped
+from harness.sampling.clusters import label_clusters
 from harness.system.foreign import guard
 
 if TYPE_CHECKING:
@@ -139,6 +140,8 @@ def _measure(measure: Measure, tables: MemoryTables) -> list[Measurement]:
     table = tables.read(measure.table, measure.columns)
     if table is None or table.empty:
         return []
+    if measure.by_document:
+        table = label_clusters(table, tables.read("documents"))
     try:
         with guard(f"the measure {measure.kind}"):
             found = measure.measure(table)
