@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from harness.measures import Measure, name_skipped
+from harness.planning.clusters import label_clusters, name_documents
 from harness.planning.looks import Look
 from harness.planning.specs import GateSpec
 from harness.records import Measurement, Skipped, Slice
@@ -93,7 +94,8 @@ def measure_slices(
             for measure in serving:
                 table = tables[measure.kind]
                 if table is not None and seen:
-                    found += _measure_slice(measure, table[table["document"].isin(seen)], patterns, intervals)
+                    rows = label_clusters(table[table["document"].isin(seen)], documents)
+                    found += name_documents(_measure_slice(measure, rows, patterns, intervals), documents)
                 else:
                     found += _not_drawn(measure, patterns)
             if found:

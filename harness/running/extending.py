@@ -19,7 +19,7 @@ from harness.forecast.measured import Measured, list_measured
 from harness.forecast.needs import needs
 from harness.judge import judge
 from harness.measures import Measure
-from harness.planning.looks import DEFAULT, Look, select_waiting_rules
+from harness.planning.looks import DEFAULT, Look, drop_repeated_looks, select_waiting_rules
 from harness.planning.specs import GateSpec, Plan, SuiteSpec
 from harness.records import Measurement, NoiseFloor, Skipped, Stop, Verdict
 from harness.records.patterns import could_match
@@ -50,8 +50,9 @@ class Extending:
     ) -> None:
         tokens = {document.index: document.tokens for document in documents if document.tokens > 0}
         least = suite.documents.min if suite.documents and suite.documents.min else len(tokens)
-        self._sizes = planned_looks(min(least, len(tokens)), len(tokens))
-        self._watches = [_Watch(pair, _own(pair, suite), self._sizes, tokens, perturbed) for pair in pairs]
+        clusters = {document.index: document.cluster for document in documents if document.duplicate_of is not None}
+        self._sizes = drop_repeated_looks(planned_looks(min(least, len(tokens)), len(tokens)), tokens, clusters)
+        self._watches = [_Watch(pair, _own(pair, suite), self._sizes, tokens, clusters, perturbed) for pair in pairs]
 
     @property
     def sizes(self) -> Sequence[int]:
@@ -81,6 +82,7 @@ class _Watch:
     suite: SuiteSpec
     sizes: tuple[int, ...]
     tokens: Mapping[int, int]
+    clusters: Mapping[int, int]
     perturbed: Perturbed | None
     gates: list[GateSpec] = field(init=False)
     noise: Mapping[Key, NoiseFloor] = field(init=False)
@@ -93,7 +95,7 @@ class _Watch:
     def look(self, number: int) -> Look:
         """Look ``number``, with the interval method of the gates."""
         named = [gate.sequential for gate in self.pair.observed.plan.gates if gate.sequential]
-        return Look(self.sizes, number, self.tokens, named[0] if named else DEFAULT)
+        return Look(self.sizes, number, self.tokens, named[0] if named else DEFAULT, self.clusters)
 
     def undecided(self, number: int) -> list[Verdict]:
         """The verdicts at a look that are not decisions: an error may be a slice without documents yet."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from harness.data.calibration import CalibrationDocuments
 from harness.data.contamination import WINDOW
 from harness.data.documents import RawDocument, read_documents, shuffle_documents, texts_sha256
-from harness.data.encoding import EncodedDocument, count_duplicates, documents_sha256, encode
+from harness.data.encoding import EncodedDocument, count_duplicates, count_similar, documents_sha256, encode
 from harness.errors import DataError, HarnessError
 from harness.models.loaded import LoadedModel
 from harness.models.prequantized import LIBRARIES
@@ -256,7 +256,8 @@ def _document_notes(suites: Sequence[SuiteSpec], documents: Documents) -> list[N
         counts = {
             "cut at the context": sum(document.cut for document in encoded),
             "skipped (nothing to score)": sum(bool(document.skipped) for document in encoded),
-            "duplicate another document": count_duplicates(encoded),
+            "duplicate another document, and count as one cluster with it": count_duplicates(encoded),
+            f"share half of their runs of {WINDOW} tokens with earlier documents": count_similar(encoded),
         }
         for what, count in counts.items():
             if count:

@@ -60,8 +60,10 @@ class Progress:
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models")
     save(tiny_llama(), folder / "reference")
-    letters = "abcdefghijklmnopqrstuvwxyz "
-    lines = [json.dumps({"text": (letters * 2)[at % 27 : at % 27 + 8 + at % 9], "id": f"d{at}"}) for at in range(MOST)]
+    letters = "abcdefghijklmnopqrstuvwxyz" * 2
+    # All different, also without white space: copies would be one cluster, and no further look.
+    texts = [letters[at % 26 : at % 26 + 8 + at % 4 + at // 26 * 4] for at in range(MOST)]
+    lines = [json.dumps({"text": text, "id": f"d{at}"}) for at, text in enumerate(texts)]
     (folder / "texts.jsonl").write_text("\n".join(lines), encoding="utf-8")
     return folder
 
