@@ -1,6 +1,6 @@
 """Duplicate documents: copies add no evidence, so all copies of a text count as one cluster.
 
-Near duplicates (most of their runs of tokens stand in earlier documents) are counted and reported, not merged.
+Near duplicates (most of their runs of tokens stand in earlier documents) are reported by name, not merged.
 """
 
 from __future__ import annotations
@@ -58,19 +58,23 @@ def find_copied_windows(sources: NDArray[np.int64], context: int) -> list[int]:
     return first
 
 
-def count_near_duplicates(documents: Sequence[NDArray[np.int64]]) -> int:
-    """Number of documents of which at least ``NEAR_SHARE`` of all runs of ``WINDOW`` tokens stand in earlier ones.
+def find_near_duplicates(documents: Sequence[NDArray[np.int64]]) -> list[tuple[int, int]]:
+    """The documents of which at least ``NEAR_SHARE`` of all runs of ``WINDOW`` tokens stand in earlier ones, each with
+    the earlier one that holds most of them (the first of several).
 
     documents: token ids without BOS, one entry for each distinct text. Runs are compared by a 64-bit hash.
     """
     hashes = [_window_hashes(ids) for ids in documents]
     sizes = np.array([len(each) for each in hashes], dtype=np.int64)
     if not sizes.sum():
-        return 0
+        return []
     owner = np.repeat(np.arange(len(hashes)), sizes)
     _, first, member = np.unique(np.concatenate(hashes), return_index=True, return_inverse=True)
-    shared = np.bincount(owner, weights=owner[first][member] < owner, minlength=len(hashes))
-    return int(((sizes > 0) & (shared >= NEAR_SHARE * sizes)).sum())
+    holders = owner[first][member]
+    shared = np.bincount(owner, weights=holders < owner, minlength=len(hashes))
+    near = np.flatnonzero((sizes > 0) & (shared >= NEAR_SHARE * sizes)).tolist()
+    starts = np.concatenate(([0], sizes.cumsum()))
+    return [(at, int(np.bincount(holders[starts[at] : starts[at + 1]], minlength=at)[:at].argmax())) for at in near]
 
 
 def _window_hashes(ids: NDArray[np.int64]) -> NDArray[np.uint64]:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.data.documents import RawDocument
-from harness.data.duplicates import count_near_duplicates, find_copied_windows, find_first_copies, normalize_space
+from harness.data.duplicates import find_copied_windows, find_first_copies, find_near_duplicates, normalize_space
 from harness.errors import DataError, HarnessError
 from harness.records import DocumentsSpec
 from harness.system.foreign import guard
@@ -102,10 +102,12 @@ def count_duplicates(encoded: Iterable[EncodedDocument]) -> int:
     return sum(document.duplicate_of is not None and not document.skipped for document in encoded)
 
 
-def count_similar(encoded: Iterable[EncodedDocument]) -> int:
-    """Number of scored documents that repeat long stretches of earlier ones (see ``count_near_duplicates``)."""
-    distinct = (document for document in encoded if document.duplicate_of is None and not document.skipped)
-    return count_near_duplicates([document.ids[1:] for document in distinct])
+def name_similar(encoded: Iterable[EncodedDocument]) -> list[tuple[str, str]]:
+    """The ids of scored documents that repeat long stretches of earlier ones, with that of the earlier document (see
+    ``find_near_duplicates``)."""
+    distinct = [document for document in encoded if document.duplicate_of is None and not document.skipped]
+    pairs = find_near_duplicates([document.ids[1:] for document in distinct])
+    return [(distinct[later].id, distinct[earlier].id) for later, earlier in pairs]
 
 
 def _bos_ids(tokenizer: PreTrainedTokenizerBase, bos: bool) -> tuple[int, ...]:

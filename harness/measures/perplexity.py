@@ -119,17 +119,16 @@ class Perplexity(Sampled):
 
 
 def _broken(delta: Floats, documents: Floats, above: float, intervals: Intervals) -> Measurement:
-    """The share of broken documents with its exact interval; the label names the document that loses most."""
+    """The share of broken documents with its exact interval; the label names the document that loses most, if any."""
     labels, member = np.unique(documents, return_inverse=True)
     tokens = np.bincount(member)
     parts = np.split(delta[np.argsort(member, kind="stable")], tokens.cumsum()[:-1])
     loss = np.array([math.fsum(part) for part in parts]) / tokens
     broken, worst = loss > above, int(loss.argmax())
     interval = intervals.share_of_clusters(broken)
-    what = (
-        f"{broken.sum()} of {len(loss)} documents lose more than {above:g} nats/token; the worst changes by "
-        f"{loss[worst]:.3g} nats/token"
-    )
+    what = f"{broken.sum()} of {len(loss)} documents lose more than {above:g} nats/token"
+    if loss[worst] > 0:
+        what += f"; the worst loses {loss[worst]:.3g} nats/token"
     if interval:
         what += f"; so many documents cannot exclude a share of {100 * interval.high:.2g} %"
     return make_sampled(
@@ -138,7 +137,7 @@ def _broken(delta: Floats, documents: Floats, above: float, intervals: Intervals
         Count(len(delta), len(loss)),
         change=float(broken.mean()),
         interval=interval,
-        labels={"worst_document": str(labels[worst])},
+        labels={"worst_document": str(labels[worst])} if loss[worst] > 0 else {},
     )
 
 

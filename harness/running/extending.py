@@ -1,8 +1,11 @@
-"""Sequential sampling: after each interim look, continue only while some rule is undecided.
+"""Sequential sampling: after each interim look, continue only while the verdict is open.
 
-    documents in random order ─▶ batches up to a look ─▶ rows ─▶ intervals of that look ─▶ judge ─┬▶ all decided: stop
+    documents in random order ─▶ batches up to a look ─▶ rows ─▶ intervals of that look ─▶ judge ─┬▶ decided: stop
                                             ▲                                                     │
                                             └───────────────────────── undecided: to the next look ┘
+
+It is decided when every rule is, or when a blocking rule has failed: no further document can then make the variant
+pass, and a rule that needs many documents (a rare event) would only keep a broken variant running.
 
 The error is controlled elsewhere: every interval holds at all looks simultaneously (harness/planning/looks.py), so a
 measurement may be judged at any look in the ordinary way. Only the rows are stored: a run that was killed measures them
@@ -17,7 +20,7 @@ from dataclasses import dataclass, field
 from harness.data.encoding import EncodedDocument
 from harness.forecast.measured import Measured, list_measured
 from harness.forecast.needs import needs
-from harness.judge import judge
+from harness.judge import judge, overall
 from harness.measures import Measure
 from harness.planning.looks import DEFAULT, Look, drop_repeated_looks, select_waiting_rules
 from harness.planning.specs import GateSpec, Plan, SuiteSpec
@@ -60,10 +63,10 @@ class Extending:
         return self._sizes
 
     def goes_on(self, variant: int, look: int) -> bool:
-        """Whether a rule of the variant is undecided at this look. If no rule extends the sample, all documents are
+        """Whether the verdict on the variant is open at this look. If no rule extends the sample, all documents are
         used."""
         watch = self._watches[variant]
-        return not watch.gates or bool(watch.undecided(look))
+        return not watch.gates or (bool(watch.undecided(look)) and not watch.has_failed(look))
 
     def conclude(self) -> None:
         """Record for every pair the look at which it stopped, once the pass has ended."""
@@ -99,6 +102,13 @@ class _Watch:
 
     def undecided(self, number: int) -> list[Verdict]:
         """The verdicts at a look that are not decisions: an error may be a slice without documents yet."""
+        return [verdict for verdict in self._judge(number) if verdict.status not in ("pass", "fail")]
+
+    def has_failed(self, number: int) -> bool:
+        """Whether a blocking rule has failed at a look; not where an error, which weighs more, may still vanish."""
+        return overall(self._judge(number))[0] == "fail"
+
+    def _judge(self, number: int) -> list[Verdict]:
         if number not in self.known:
             found = self._measure_at(self.look(number))
             measurements = [entry for entry in found if isinstance(entry, Measurement)]
@@ -106,8 +116,7 @@ class _Watch:
             observed = self.pair.observed
             identical = observed.reference.same_as(observed.variant)
             parts = measure_parts(self.pair, self.suite, self.gates, self.look(number), self.noise)
-            verdicts = judge(self.gates, measurements, skipped, identical, parts, self._elsewhere())
-            self.known[number] = [verdict for verdict in verdicts if verdict.status not in ("pass", "fail")]
+            self.known[number] = list(judge(self.gates, measurements, skipped, identical, parts, self._elsewhere()))
         return self.known[number]
 
     def stop(self, number: int) -> Stop:

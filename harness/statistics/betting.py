@@ -9,7 +9,7 @@ Ramdas 2023, Estimating means of bounded random variables by betting).
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -96,11 +96,6 @@ class Betting(GroupSequential):
     def proportion(self, successes: ArrayLike, clusters: ArrayLike, largest: float = 1.0) -> Interval | None:
         """A share, as a mean of values in [0, 1]; what is declared of unseen documents is not needed."""
         return self.bounded_mean(successes, clusters, 0.0, 1.0)
-
-    def share_of_clusters(self, successes: ArrayLike) -> Interval | None:
-        """A share of clusters: each is one value, however many tokens it has."""
-        values = np.asarray(successes, dtype=np.float64)
-        return replace(self, largest=1).bounded_mean(values, np.arange(len(values)), 0.0, 1.0)
 
     def bounded_mean(
         self, values: ArrayLike, clusters: ArrayLike, least: float, most: float, largest: float = math.inf

@@ -77,7 +77,7 @@ def page(outcomes: Sequence[Outcome], command: str) -> Iterator[str]:
     yield (
         "*Too narrow alone*: damage that sits in few documents cannot be seen in a sample that has none of them. "
         "There a run passes only if the rule on broken documents passes as well, as in the gate ship: fewer than 72 "
-        "documents never do."
+        "documents (83 where several looks are taken) never do."
     )
     yield ""
     yield f"Made by `{command}`."

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from harness.data.duplicates import count_near_duplicates, find_copied_windows, find_first_copies, normalize_space
+from harness.data.duplicates import find_copied_windows, find_first_copies, find_near_duplicates, normalize_space
 
 
 def test_white_space_makes_no_other_text() -> None:
@@ -29,13 +29,21 @@ def test_a_window_belongs_to_the_one_that_holds_most_of_its_text() -> None:
     assert find_copied_windows(half, 4) == [0, 1, 0], "half of a window is not most of it"
 
 
-@pytest.mark.parametrize(("shared", "count"), [(0, 0), (40, 0), (62, 1), (100, 1)])
-def test_near_duplicates_share_half_of_their_runs_of_tokens_with_earlier_ones(shared: int, count: int) -> None:
+@pytest.mark.parametrize(("shared", "near"), [(0, []), (40, []), (62, [(2, 1)]), (100, [(2, 1)])])
+def test_near_duplicates_share_half_of_their_runs_of_tokens_with_earlier_ones(
+    shared: int, near: list[tuple[int, int]]
+) -> None:
     first = np.arange(100)
     second = np.concatenate((first[:shared], np.arange(500, 600 - shared)))
-    assert count_near_duplicates([first, second, np.arange(1000, 1100)]) == count
+    assert find_near_duplicates([np.arange(1000, 1100), first, second]) == near
 
 
 def test_short_documents_have_no_runs() -> None:
-    assert count_near_duplicates([np.arange(5), np.arange(5)]) == 0
-    assert count_near_duplicates([]) == 0
+    assert find_near_duplicates([np.arange(5), np.arange(5)]) == []
+    assert find_near_duplicates([]) == []
+
+
+def test_a_near_duplicate_is_named_with_the_document_that_holds_most_of_it() -> None:
+    first, second = np.arange(100), np.arange(200, 300)
+    both = np.concatenate((first[:40], second[:60]))
+    assert find_near_duplicates([first, second, both, second]) == [(2, 1), (3, 1)]

@@ -149,6 +149,29 @@ def test_an_undecided_rule_takes_all_documents_and_says_so(models: Path, tmp_pat
     assert measured(observed)["divergence.kl_mean[]"].clusters == MOST
 
 
+def test_a_blocking_rule_that_failed_ends_it_though_another_is_undecided(models: Path, tmp_path: Path) -> None:
+    """No further document can make the variant pass; a warning that fails leaves that open."""
+    failing = CLEAR.model_copy(update={"limit": 1e-9})
+    (observed,) = run([make_plan(models, "failed", failing, NEVER)], tmp_path)
+    stop = observed.stops["suite"]
+    assert (stop.documents, stop.undecided) == (20, ("at_most divergence.kl_max",))
+    warning = failing.model_copy(update={"level": "warn", "on_inconclusive": "extend"})
+    (observed,) = run([make_plan(models, "warned", warning, NEVER)], tmp_path)
+    assert observed.stops["suite"].documents == MOST
+
+
+def test_broken_documents_are_decided_though_hardly_more_could_be_drawn_than_they_need(
+    models: Path, tmp_path: Path
+) -> None:
+    rule = AtMost(metric="perplexity.broken_documents", limit=0.05, why="as in the gate ship")
+    (observed,) = run([make_plan(models, "whole", rule, bits=8)], tmp_path)
+    stop = observed.stops["suite"]
+    assert stop.documents == next(size for size in SIZES if size >= 83) < MOST
+    (share,) = [m for m in observed.measurements if m.name == "perplexity.broken_documents"]
+    assert (share.clusters, "valid at any look" in share.method) == (stop.documents, True)
+    assert share.labels["worst_document"] in rows(tmp_path, "whole", "documents")["id"].tolist()
+
+
 def test_where_no_rule_waits_all_documents_are_drawn(models: Path, tmp_path: Path) -> None:
     point = CLEAR.model_copy(update={"decide": "point"})
     (observed,) = run([make_plan(models, "point", point)], tmp_path)
