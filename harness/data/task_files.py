@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import glob
 import hashlib
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,13 +36,13 @@ class TaskFiles:
 
     def find(self, name: str) -> Path | None:
         """The one file that declares ``name``; None if no file does. Raises DataError if several do."""
-        found = self.declared.get(name, [])
-        if len(found) > 1:
-            places = " and ".join(map(str, found))
+        paths = self.declared.get(name, [])
+        if len(paths) > 1:
+            places = " and ".join(map(str, paths))
             raise DataError(f"task {name} is declared in {places}: rename one, so that it is clear which one is meant")
-        return found[0] if found else None
+        return paths[0] if paths else None
 
-    def unknown(self, name: str, others: Sequence[str]) -> DataError:
+    def explain_unknown(self, name: str, others: Sequence[str]) -> DataError:
         """The error for an unknown name, with close matches and the files that could not be read."""
         close = nearest(name, [*self.declared, *others])
         text = f"no task is called {name!r}" + (f"; did you mean {close}?" if close else "")
@@ -55,7 +56,7 @@ def read_task_files(folders: Sequence[Path]) -> TaskFiles:
     """Index the ``*.yaml`` files under ``folders``. Raises DataError for a folder that does not exist."""
     files = TaskFiles(tuple(folders))
     for folder in folders:
-        if not folder.is_dir():
+        if not os.path.isdir(folder):
             raise DataError(f"include: found {folder}, expected a folder with lm-eval task files (*.yaml)")
         for path in sorted(folder.rglob("*.yaml")):
             try:

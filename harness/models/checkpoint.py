@@ -23,9 +23,9 @@ from harness.models.sanity import check_loading
 from harness.models.sources import Source
 from harness.models.stored_formats import formats_in_files
 from harness.models.transformers_output import silence_transformers
-from harness.models.trust import check_folder
+from harness.models.trust import check_folder, check_token_ids
 from harness.models.unchecked import UncheckedModel
-from harness.models.weight_files import Weights, check_no_hidden_codes, read_json
+from harness.models.weight_files import WeightHeaders, check_no_hidden_codes, read_json
 from harness.records import ModelSpec, Note
 from harness.system.foreign import LONG, guard
 
@@ -42,7 +42,7 @@ def open_folder(
     quantization = quantization_method(source.folder, read_json(source.folder / "config.json"))
     if not quantization:
         check_no_hidden_codes(source.folder, weights)
-    own = tokenizer or _load_tokenizer(source.folder, spec)
+    own = tokenizer or _load_tokenizer(source.folder, spec, weights)
     if is_unpacked_here(quantization):
         contents = _unpack(source.folder, spec)
         notes = (*contents.notes(name), *_dtype_notes(spec, name, weights))
@@ -101,7 +101,8 @@ def _load_model(folder: Path, spec: ModelSpec, loader: Any = AutoModelForCausalL
     return cast(PreTrainedModel, model)
 
 
-def _load_tokenizer(folder: Path, spec: ModelSpec) -> PreTrainedTokenizerBase:
+def _load_tokenizer(folder: Path, spec: ModelSpec, weights: WeightHeaders) -> PreTrainedTokenizerBase:
+    check_token_ids(folder, weights)
     try:
         with silence_transformers(), guard(f"{spec.model}: loading its tokenizer"):
             tokenizer = AutoTokenizer.from_pretrained(
@@ -115,8 +116,8 @@ def _load_tokenizer(folder: Path, spec: ModelSpec) -> PreTrainedTokenizerBase:
     return cast(PreTrainedTokenizerBase, tokenizer)
 
 
-def _dtype_notes(spec: ModelSpec, name: str, weights: Weights) -> tuple[Note, ...]:
-    stored = weights.floating()
+def _dtype_notes(spec: ModelSpec, name: str, weights: WeightHeaders) -> tuple[Note, ...]:
+    stored = weights.floating_dtypes()
     if not stored or stored == (spec.dtype,):
         return ()
     text = f"{name}: stored as {', '.join(stored)}, converted to {spec.dtype} as declared"

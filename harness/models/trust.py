@@ -10,7 +10,7 @@ from typing import Any
 
 from harness.errors import ModelError
 from harness.models.fingerprints import FileFingerprint, file_sha256
-from harness.models.weight_files import Weights, read_headers, read_json, weight_files
+from harness.models.weight_files import WeightHeaders, read_headers, read_json, weight_files
 
 CODE_FIELDS = frozenset(
     {
@@ -37,7 +37,7 @@ PACKED = 32
 
 def check_folder(
     folder: Path, fingerprints: Sequence[FileFingerprint], trust_remote_code: bool, manifest: bool
-) -> Weights:
+) -> WeightHeaders:
     """Check everything that can be checked without loading; returns the content of the weight files' headers.
 
     manifest: whether a manifest.json with a sha256 for every file is required (if one exists it is always compared with
@@ -59,7 +59,7 @@ def check_folder(
     return weights
 
 
-def check_sizes(path: Path, config: Mapping[str, Any], weights: Weights) -> None:
+def check_sizes(path: Path, config: Mapping[str, Any], weights: WeightHeaders) -> None:
     """Raise ModelError for sizes that no tensor of the files is near, before memory is asked for by them."""
     for where, key, value in _fields(config):
         most, why = 0, ""
@@ -72,6 +72,29 @@ def check_sizes(path: Path, config: Mapping[str, Any], weights: Weights) -> None
                 f"{path}: {where}: found {value}, but {why}, so the config belongs to another model or is damaged; "
                 "restore the file"
             )
+
+
+def check_token_ids(folder: Path, weights: WeightHeaders) -> None:
+    """Raise ModelError for a token whose id no tensor of the files is near: tokenizers count up to the highest one."""
+    most = PACKED * weights.largest
+    for path in (folder / "tokenizer.json", folder / "vocab.json"):
+        for token, found in _token_ids(read_json(path)) if path.is_file() else ():
+            if isinstance(found, int) and not 0 <= found <= most:
+                raise ModelError(
+                    f"{path}: the token {_shorten(token)} has the id {found}, but the largest dimension in the weight "
+                    f"files is {weights.largest}, so the tokenizer belongs to another model or is damaged; restore "
+                    "the file"
+                )
+
+
+def _token_ids(content: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Tokens and ids of a tokenizer.json, or of the mapping in a vocab.json."""
+    model, added = content.get("model", {"vocab": content}), content.get("added_tokens")
+    vocabulary = model.get("vocab") if isinstance(model, dict) else None
+    yield from vocabulary.items() if isinstance(vocabulary, dict) else ()
+    for entry in added if isinstance(added, list) else ():
+        if isinstance(entry, dict):
+            yield str(entry.get("content")), entry.get("id")
 
 
 def check_manifest(folder: Path, fingerprints: Sequence[FileFingerprint], required: bool) -> None:
@@ -90,15 +113,15 @@ def check_manifest(folder: Path, fingerprints: Sequence[FileFingerprint], requir
         if required:
             raise ModelError(f"{path}: lists no file with its sha256; install again")
         return
-    found = {file.path.name: file.sha256 for file in fingerprints if file.path.name != MANIFEST}
-    others = {name: folder / name for name in listed.keys() - found.keys() if Path(name).name == name}
-    found |= {name: file_sha256(path) for name, path in others.items() if path.is_file()}
-    problems = [f"{name} is missing" for name in sorted(listed.keys() - found.keys())]
-    problems += [f"{name} is not listed" for name in sorted(found.keys() - listed.keys())]
+    hashes = {file.path.name: file.sha256 for file in fingerprints if file.path.name != MANIFEST}
+    others = {name: folder / name for name in listed.keys() - hashes.keys() if Path(name).name == name}
+    hashes |= {name: file_sha256(path) for name, path in others.items() if path.is_file()}
+    problems = [f"{name} is missing" for name in sorted(listed.keys() - hashes.keys())]
+    problems += [f"{name} is not listed" for name in sorted(hashes.keys() - listed.keys())]
     problems += [
-        f"{name} has sha256 {found[name][:12]}…, expected {listed[name][:12]}…"
-        for name in sorted(listed.keys() & found.keys())
-        if found[name] != listed[name]
+        f"{name} has sha256 {hashes[name][:12]}…, expected {listed[name][:12]}…"
+        for name in sorted(listed.keys() & hashes.keys())
+        if hashes[name] != listed[name]
     ]
     if problems:
         raise ModelError(f"{path}: the files are not the ones listed: {'; '.join(problems)}; restore them")
@@ -109,13 +132,13 @@ def check_code_fields(path: Path) -> None:
     for where, key, value in _fields(read_json(path)):
         if key in CODE_FIELDS and value not in (None, False, {}, []):
             raise ModelError(
-                f"{path}: {where}: {_short(value)} makes loading run code that is not part of transformers; "
+                f"{path}: {where}: {_shorten(value)} makes loading run code that is not part of transformers; "
                 "if you trust it, set trust_remote_code: true (for a model on the hub with the commit as "
                 "revision)"
             )
         if key.endswith("_implementation") and any(not BUILT_IN.fullmatch(text) for text in _strings(value)):
             raise ModelError(
-                f"{path}: {where}: {_short(value)} is a custom kernel; remove the field and choose "
+                f"{path}: {where}: {_shorten(value)} is a custom kernel; remove the field and choose "
                 "attention: in the YAML, or set trust_remote_code: true if you trust it"
             )
 
@@ -125,9 +148,9 @@ def _hashes(manifest: Mapping[str, Any]) -> dict[str, str]:
     entries = manifest.get("files", manifest)
     if not isinstance(entries, dict):
         return {}
-    found = {name: value.get("sha256") if isinstance(value, dict) else value for name, value in entries.items()}
+    hashes = {name: value.get("sha256") if isinstance(value, dict) else value for name, value in entries.items()}
     return {
-        name: value for name, value in found.items() if isinstance(value, str) and re.fullmatch(r"[0-9a-f]{64}", value)
+        name: value for name, value in hashes.items() if isinstance(value, str) and re.fullmatch(r"[0-9a-f]{64}", value)
     }
 
 
@@ -150,6 +173,6 @@ def _strings(value: Any) -> list[str]:
     return [each for each in (value.values() if isinstance(value, dict) else [value]) if isinstance(each, str)]
 
 
-def _short(value: Any) -> str:
+def _shorten(value: Any) -> str:
     text = json.dumps(value)
     return text if len(text) <= 80 else text[:77] + "…"
