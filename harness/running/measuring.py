@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
 from harness.measures import Measure, hold_to_declared, skip_uncompared
+from harness.planning.clusters import label_clusters, name_documents
 from harness.planning.looks import Look
 from harness.planning.slices import measure_slices, slice_patterns
 from harness.planning.specs import GateSpec, SuiteSpec
@@ -146,6 +147,9 @@ def run_measure(
     table = pair.store.read(suite.name, instead.table, instead.columns)
     if look is not None and table is not None and instead.by_document:
         table = look.rows(table)
+    documents = pair.store.read(suite.name, "documents") if instead.by_document else None
+    if table is not None and instead.by_document:
+        table = label_clusters(table, documents)
     if table is None or table.empty:
         return [
             *lost,
@@ -156,7 +160,8 @@ def run_measure(
         intervals = None if look is None or own or ordinary else look.intervals()
         with guard(f"the measure {measure.kind}"):
             found = hold_to_declared(instead, instead.measure_at(table, intervals))
-            return [*lost, *skip_uncompared(instead, found, read_uncompared(pair.store, suite.name))]
+        measured = name_documents(found, documents)
+        return [*lost, *skip_uncompared(instead, measured, read_uncompared(pair.store, suite.name))]
     except Exception as error:  # noqa: BLE001 - a plugin may raise anything; it must cost the verdict, not the run
         reason = f"measure {measure.kind} failed: {type(error).__name__}: {error}"
         failures.append(reason)

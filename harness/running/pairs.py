@@ -11,7 +11,7 @@ from pathlib import Path
 from harness.data.calibration import CalibrationDocuments
 from harness.data.contamination import WINDOW
 from harness.data.documents import RawDocument, read_documents, shuffle_documents, texts_sha256
-from harness.data.encoding import EncodedDocument, count_duplicates, documents_sha256, encode
+from harness.data.encoding import EncodedDocument, count_duplicates, documents_sha256, encode, name_similar
 from harness.errors import DataError, HarnessError
 from harness.models.loaded import LoadedModel
 from harness.models.prequantized import LIBRARIES
@@ -271,12 +271,21 @@ def _document_notes(suites: Sequence[SuiteSpec], documents: Documents) -> list[N
         counts = {
             "cut at the context": sum(document.cut for document in encoded),
             "skipped (nothing to score)": sum(bool(document.skipped) for document in encoded),
-            "duplicate another document": count_duplicates(encoded),
+            "duplicate another document, and count as one cluster with it": count_duplicates(encoded),
         }
         for what, count in counts.items():
             if count:
                 text = f"{count} of {len(encoded)} documents of suite {suite.name} {what}"
                 notes.append(Note(topic="documents", text=text))
+        if near := name_similar(encoded):
+            named = ", ".join(f"{later} (of {earlier})" for later, earlier in near[:3]) + (
+                " …" if len(near) > 3 else ""
+            )
+            text = (
+                f"{len(near)} of {len(encoded)} documents of suite {suite.name} share at least half of their runs of "
+                f"{WINDOW} tokens with earlier documents, yet count as clusters of their own: {named}"
+            )
+            notes.append(Note(topic="documents", text=text))
     return notes
 
 
