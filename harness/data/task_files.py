@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import glob
 import hashlib
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -55,12 +56,12 @@ def read_task_files(folders: Sequence[Path]) -> TaskFiles:
     """Index the ``*.yaml`` files under ``folders``. Raises DataError for a folder that does not exist."""
     files = TaskFiles(tuple(folders))
     for folder in folders:
-        if not folder.is_dir():
+        if not os.path.isdir(folder):
             raise DataError(f"include: found {folder}, expected a folder with lm-eval task files (*.yaml)")
         for path in sorted(folder.rglob("*.yaml")):
             try:
                 content = content_of(path)
-            except (yaml.YAMLError, UnicodeDecodeError, ValueError) as error:
+            except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError) as error:
                 files.unreadable[path] = " ".join(str(error).split())
                 continue
             for key in ("group", "task"):
@@ -103,7 +104,7 @@ def content_of(path: Path) -> dict[str, Any]:
 def _data_files(path: Path) -> Iterator[Path]:
     try:
         arguments = content_of(path).get("dataset_kwargs")
-    except (yaml.YAMLError, UnicodeDecodeError, ValueError):
+    except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError):
         return
     if isinstance(arguments, dict):
         for text in _strings(resolve_data_paths(arguments.get("data_files"), path.parent)):

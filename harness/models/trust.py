@@ -74,6 +74,29 @@ def check_sizes(path: Path, config: Mapping[str, Any], weights: WeightHeaders) -
             )
 
 
+def check_token_ids(folder: Path, weights: WeightHeaders) -> None:
+    """Raise ModelError for a token whose id no tensor of the files is near: tokenizers count up to the highest one."""
+    most = PACKED * weights.largest
+    for path in (folder / "tokenizer.json", folder / "vocab.json"):
+        for token, found in _token_ids(read_json(path)) if path.is_file() else ():
+            if isinstance(found, int) and not 0 <= found <= most:
+                raise ModelError(
+                    f"{path}: the token {shorten(token)} has the id {found}, but the largest dimension in the weight "
+                    f"files is {weights.largest}, so the tokenizer belongs to another model or is damaged; restore "
+                    "the file"
+                )
+
+
+def _token_ids(content: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Tokens and ids of a tokenizer.json, or of the mapping in a vocab.json."""
+    model, added = content.get("model", {"vocab": content}), content.get("added_tokens")
+    vocabulary = model.get("vocab") if isinstance(model, dict) else None
+    yield from vocabulary.items() if isinstance(vocabulary, dict) else ()
+    for entry in added if isinstance(added, list) else ():
+        if isinstance(entry, dict):
+            yield str(entry.get("content")), entry.get("id")
+
+
 def check_manifest(folder: Path, fingerprints: Sequence[FileFingerprint], required: bool) -> None:
     """Compare every file with ``manifest.json``: ``{"files": {name: sha256}}``, or the inner object alone.
 
@@ -109,13 +132,13 @@ def check_code_fields(path: Path) -> None:
     for where, key, value in _fields(read_json(path)):
         if key in CODE_FIELDS and value not in (None, False, {}, []):
             raise ModelError(
-                f"{path}: {where}: {_shorten(value)} makes loading run code that is not part of transformers; "
+                f"{path}: {where}: {shorten(value)} makes loading run code that is not part of transformers; "
                 "if you trust it, set trust_remote_code: true (for a model on the hub with the commit as "
                 "revision)"
             )
         if key.endswith("_implementation") and any(not BUILT_IN.fullmatch(text) for text in _strings(value)):
             raise ModelError(
-                f"{path}: {where}: {_shorten(value)} is a custom kernel; remove the field and choose "
+                f"{path}: {where}: {shorten(value)} is a custom kernel; remove the field and choose "
                 "attention: in the YAML, or set trust_remote_code: true if you trust it"
             )
 
@@ -150,6 +173,7 @@ def _strings(value: Any) -> list[str]:
     return [each for each in (value.values() if isinstance(value, dict) else [value]) if isinstance(each, str)]
 
 
-def _shorten(value: Any) -> str:
+def shorten(value: Any) -> str:
+    """A value as JSON, in at most 80 characters."""
     text = json.dumps(value)
     return text if len(text) <= 80 else text[:77] + "…"

@@ -13,9 +13,11 @@ from pydantic import Field
 
 from harness.data.aligned_windows import readings
 from harness.data.documents import read_documents
+from harness.data.encoding import follow_bos
 from harness.errors import DataError
 from harness.probes import Context, Probe
 from harness.probes._compare import PARTIAL, Written, common_reach, first_difference, similarity
+from harness.records import Bos
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,8 +26,6 @@ if TYPE_CHECKING:
     from harness.models.loaded import LoadedModel
     from harness.probes._embedding import Embedding
     from harness.probes._writer import TextGenerator
-    from harness.progress import Progress
-    from harness.tables.access import Sink
 
 Positive = Annotated[int, Field(gt=0)]
 WHOLE = ("document", "reference_tokens", "variant_tokens", "first", "reach", "first_character", "characters")
@@ -64,7 +64,9 @@ class Generations(Probe):
     new_tokens: Positive = Field(default=64, description="maximum number of generated tokens per prompt")
     max: Positive = Field(default=100, description="maximum number of prompts, the first ones")
     chat: bool = Field(default=False, description="wrap prompts in the tokenizer's chat template, as the user's turn")
-    bos: bool = Field(default=True, description="prompts begin with BOS if the tokenizer has one")
+    bos: Bos = Field(
+        default=True, description="prompts begin with BOS if the tokenizer has one; auto: if the reference's puts it"
+    )
     batch_size: Positive = Field(default=16, description="batch size: prompts per batch, on both sides")
     embedding: str | None = Field(
         default=None, description="folder of a sentence-embedding model for embedding_similarity; default: none"
@@ -86,30 +88,16 @@ class Generations(Probe):
 
     def observe(self, context: Context) -> None:
         """Commit one unit per batch of prompts. Raises DataError for unusable prompts."""
-        from harness.models.vocabulary import group_by_vocabulary
-
         prompts = self._read_file() if self.prompts else self._take_beginnings(context.reference, context.texts)
         batches = [prompts[at : at + self.batch_size] for at in range(0, len(prompts), self.batch_size)]
-        for vocabulary, indices in group_by_vocabulary(context.reference, context.variants).items():
-            models = [context.reference, *(context.variants[index] for index in indices)]
-            sinks = [context.sinks[index] for index in indices]
-            self._observe_group(models, vocabulary, batches, sinks, context.progress)
-
-    def _observe_group(
-        self,
-        models: Sequence[LoadedModel],
-        vocabulary: int | None,
-        batches: Sequence[Sequence[Prompt]],
-        sinks: Sequence[Sink],
-        progress: Progress,
-    ) -> None:
-        """Generate all batches with the reference first, then with variants that have the same number of valid
-        logits."""
+        sinks, progress = context.sinks, context.progress
         if all(sink.done(_unit(number)) for sink in sinks for number in range(len(batches))):
             return
         from harness.probes._writer import TextGenerator
 
-        writers = [TextGenerator(loaded, self.new_tokens, vocabulary, self.bos, self.chat) for loaded in models]
+        models = [context.reference, *context.variants]
+        bos = follow_bos(self.bos, context.reference.tokenizer)
+        writers = [TextGenerator(loaded, self.new_tokens, bos, self.chat) for loaded in models]
         for prompt in (prompt for batch in batches for prompt in batch):
             for writer in writers:
                 writer.ids(prompt.text)  # what does not fit is found before anything is written
