@@ -21,7 +21,7 @@ def not_worse(metric: str = "m", **fields: Any) -> NotWorse:
 def measured(name: str = "m", change: float = 1.01, half: float = 0.002, **fields: Any) -> Measurement:
     return Measurement(
         name=name, unit="ratio", better="lower", neutral=1.0, change=change, low=change - half, high=change + half,
-        n=5000, basis="sampled", method="mean", **{"clusters": 50, **fields},
+        n=5000, method="mean", **{"basis": "sampled", "clusters": 50, **fields},
     )  # fmt: skip
 
 
@@ -152,6 +152,32 @@ class TestExcuses:
         decision = Decision("inconclusive", "e", "f", None, "b", 0.3)
         (found,) = verdicts(Fixed(metric="m", why="w", level="warn", on_inconclusive="warn", decision=decision))
         assert (found.level, found.because) == ("warn", "b")
+
+
+class TestContradictions:
+    @pytest.mark.parametrize("field", ["neutral", "reference", "variant", "change", "low", "high", "variant_high"])
+    @pytest.mark.parametrize(("number", "wrong"), [(1e300, False), (1.01e300, True), (-1.01e300, True)])
+    def test_a_number_beyond_the_largest_is_an_error_wherever_it_stands(
+        self, field: str, number: float, wrong: bool
+    ) -> None:
+        found = measured().model_copy(update={field: number})
+        because = verdicts(not_worse(), found=(found,))[0].because
+        assert ("expected numbers of at most 1e+300" in because) is wrong
+
+    @pytest.mark.parametrize(
+        ("fields", "wrong"),
+        [
+            ({"low": 0.5, "high": 0.5}, False), ({"low": None, "high": None}, False), ({"low": 0.4, "high": 0.5}, True),
+            ({"low": 0.5, "high": 0.6}, True), ({"variant": 3.0, "variant_low": 3.0, "variant_high": 3.0}, False),
+            ({"variant": 3.0, "variant_low": 2.0, "variant_high": 3.0}, True),
+            ({"variant": 3.0, "variant_low": 3.0, "variant_high": 4.0}, True),
+        ],
+    )  # fmt: skip
+    def test_what_was_counted_has_no_interval_of_some_width(self, fields: dict[str, Any], wrong: bool) -> None:
+        exact = measured(change=0.5, half=0.0, basis="counted").model_copy(update=fields)
+        sampled = exact.model_copy(update={"basis": "sampled"})
+        assert ("counted, yet with the interval" in verdicts(not_worse(), found=(exact,))[0].because) is wrong
+        assert "counted, yet" not in verdicts(not_worse(), found=(sampled,))[0].because
 
 
 class TestChecks:

@@ -27,6 +27,26 @@ def clustered_t(values: np.ndarray, document: np.ndarray, weights: np.ndarray | 
 
 
 @pytest.mark.parametrize(
+    ("losses", "share", "worst"),
+    [
+        ((0.25, 0.25, 0.0), 0.0, "0"), ((0.25, 0.2501, 0.3), 2 / 3, "2"), ((-1.0, 0.0, -0.5), 0.0, None),
+        ((0.0, 1.0, 0.0), 1 / 3, "1"), ((-1.0, 0.001, -0.5), 0.0, "1"),
+    ],
+)  # fmt: skip
+def test_a_document_is_broken_beyond_the_very_loss_and_the_worst_is_named_only_if_it_loses(
+    losses: tuple[float, ...], share: float, worst: str | None
+) -> None:
+    table = observe(documents=3, tokens=8).table
+    table["document"] = np.arange(len(table)) * 3 // len(table)
+    table["reference_nll"] = 1.0
+    table["variant_nll"] = 1.0 + np.array(losses)[table["document"]]
+    found = by_name(Perplexity().measure(table))["perplexity.broken_documents"]
+    assert found.change == share
+    assert found.labels.get("worst_document") == worst
+    assert ("the worst loses" in found.method) is (worst is not None)
+
+
+@pytest.mark.parametrize(
     ("spans", "measured"),
     [
         ([0.0, 3.0], True), ([0.0, 0.0], False), ([-1.0, 3.0], False), ([np.nan, 3.0], False), ([np.inf, 3.0], False),

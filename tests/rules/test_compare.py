@@ -112,6 +112,14 @@ def test_an_interval_without_width_decides_nothing() -> None:
     assert decision.reason == "an interval of width zero is no evidence about other documents (mean)"
 
 
+@pytest.mark.parametrize(("clusters", "status"), [(0, "inconclusive"), (1, "inconclusive"), (2, "pass"), (3, "pass")])
+def test_one_document_is_no_sample_that_could_pass(clusters: int, status: str) -> None:
+    decision = compare(measured(1.0, 0.5, 1.5, clusters=clusters), UPPER, "interval", False)
+    assert (decision.status, decision.margin) == (status, 0.5)
+    assert (decision.p_value is None) == (status == "inconclusive")
+    assert compare(measured(3.0, 2.5, 3.5, clusters=clusters), UPPER, "interval", False).status == "fail"
+
+
 def test_two_limits_are_named_and_the_p_value_is_that_of_beyond_either() -> None:
     between = Bound("between", lower=0.0, upper=2.0)
     decision = compare(measured(1.5, 1.25, 1.75), between, "interval", False)

@@ -108,6 +108,19 @@ def test_a_side_without_meaning_has_no_ratio(fields: dict[str, float], words: st
     assert found.startswith(words)
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"reference": 1e-10, "variant": 1e300, "variant_high": 1e300},
+        {"reference": 1e-10, "high": 1e300},
+        {"reference": 1e-10, "low": -1e300},
+    ],
+)
+def test_a_ratio_too_large_to_be_a_number_is_none(fields: dict[str, float]) -> None:
+    found = number_of(both().model_copy(update=fields), "ratio", 1.0)
+    assert found == "m of the reference is 1e-10, so variant / reference is too large to be compared"
+
+
 def test_a_small_reference_and_a_variant_of_zero_have_a_ratio() -> None:
     small = both(reference=0.5, variant=1.5, variant_low=1.0, variant_high=2.5)
     assert number(number_of(small, "ratio", 1.0)).value == 3.0
