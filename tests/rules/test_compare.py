@@ -120,6 +120,14 @@ def test_one_document_is_no_sample_that_could_pass(clusters: int, status: str) -
     assert compare(measured(3.0, 2.5, 3.5, clusters=clusters), UPPER, "interval", False).status == "fail"
 
 
+@pytest.mark.parametrize("high", [2.0, 2.5])
+def test_of_one_document_only_a_pass_is_taken_back(high: float) -> None:
+    decision = compare(measured(1.0, 0.5, high, clusters=1), UPPER, "interval", False)
+    assert decision.status == "inconclusive"
+    assert decision.p_value is not None
+    assert "no sample" not in decision.reason
+
+
 def test_two_limits_are_named_and_the_p_value_is_that_of_beyond_either() -> None:
     between = Bound("between", lower=0.0, upper=2.0)
     decision = compare(measured(1.5, 1.25, 1.75), between, "interval", False)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
+import zlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -83,6 +85,23 @@ def test_only_a_last_line_is_torn_and_lines_are_counted_from_one(tmp_path: Path,
     assert journal.read(tmp_path) == JournalContent("key", tuple(wanted))
     reason = "the process stopped while writing this line" if which == 4 else "the line is damaged"
     assert unusable(tmp_path) == [(which - 2, f"line {which}", reason)]
+
+
+def test_a_line_of_the_same_content_in_other_bytes_is_damaged(tmp_path: Path) -> None:
+    """Keys in another order, spaces, letters beyond ASCII as they are: each with the checksum of its own bytes."""
+    (unit,) = entries(tmp_path, 1)
+    journal.rewrite(tmp_path, "key", (replace(unit, unit="ü"),))
+    path = tmp_path / journal.NAME
+    header, line = path.read_bytes().splitlines(keepends=True)
+    value = json.loads(line)["entry"]
+    sound: dict[str, Any] = {"sort_keys": True, "ensure_ascii": True, "separators": (",", ":")}
+    others: tuple[dict[str, Any], ...] = (
+        {"sort_keys": False}, {"ensure_ascii": False}, {"separators": (", ", ": ")},
+    )  # fmt: skip
+    for style, damaged in (({}, False), *((other, True) for other in others)):
+        body = json.dumps(dict(reversed(value.items())), **(sound | style))
+        path.write_bytes(header + f'{{"crc":"{zlib.crc32(body.encode()):08x}","entry":{body}}}\n'.encode())
+        assert isinstance(journal.read(tmp_path).lines[0], DamagedLine) is damaged, style
 
 
 def test_a_last_line_without_its_end_is_torn(tmp_path: Path) -> None:
