@@ -62,7 +62,7 @@ TARGETS = {
     "statistics/intervals.py": f"statistics/test_means.py {STATISTICS}",
     "statistics/means.py": f"statistics/test_means.py {STATISTICS}",
     "statistics/multiplicity.py": "statistics/test_multiplicity.py",
-    "statistics/proportions.py": f"statistics/test_exact_and_score_intervals.py {STATISTICS}",
+    "statistics/proportions.py": "statistics/test_exact_and_score_intervals.py statistics/test_proportions.py",
     "statistics/quantiles.py": f"statistics/test_quantiles.py {STATISTICS}",
     "measures/_item_scores.py": "measures/test_tasks.py",
     "measures/calibration.py": f"measures/test_calibration.py {TOKENS}",

@@ -79,3 +79,12 @@ def test_looks_take_it_for_shares_of_clusters_whatever_was_planned(method: type[
         )
         assert "valid at any look" in found.method
     assert method.at([1], 4).share_of_clusters([False]) is None
+
+
+def test_with_one_failure_the_upper_end_reaches_the_end_of_the_range_at_some_number() -> None:
+    """From there on no share below it is excluded; up to there each end is below 1."""
+    highs = [interval(binomial_confidence_sequence(n - 1, n)).high for n in range(2, 400)]
+    ends = [high == 1.0 for high in highs]
+    assert ends == sorted(ends)
+    assert ends[0] is False
+    assert ends[-1] is True
