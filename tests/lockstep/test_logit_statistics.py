@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from harness.lockstep.kernels import EAGER
-from harness.lockstep.logit_statistics import logit_statistics, logit_sums
+from harness.lockstep.logit_statistics import extra_statistics, logit_statistics, logit_sums
 from tests.helpers.logit_reference import agree, expected
 
 
@@ -132,3 +132,33 @@ def test_each_row_has_its_own_numbers_whatever_the_pieces() -> None:
         alone = logit_statistics(reference[row, None], variant[row, None], targets[row, None])
         for name, values in alone.items():
             assert values.item() == pytest.approx(found[name][row], rel=1e-6, abs=1e-9)
+
+
+@pytest.mark.parametrize("extra_ids", [1, 3, 5])
+def test_ids_of_one_side_alone_have_their_share_and_may_be_the_top(extra_ids: int) -> None:
+    """Beside a softmax over all ids; rows 1 and 4 have their largest logit among the extra ones, row 2 a tie."""
+    torch.manual_seed(2)
+    common, extra = torch.randn(5, 5), torch.randn(5, extra_ids)
+    extra[1, -1] = extra[4, 0] = 9.0
+    common[2, 3] = extra[2, 0] = 8.0
+    targets = torch.tensor([4, 0, 1, 2, 3])
+    found = logit_statistics(common, common, targets)
+    mass, top = extra_statistics(extra, common, targets, found["reference_nll"], found["reference_top1"])
+    every = torch.cat([common, extra], dim=1).double()
+    torch.testing.assert_close(mass, every.softmax(-1)[:, 5:].sum(-1), rtol=1e-6, atol=1e-9)
+    assert top.tolist() == every.argmax(-1).tolist()
+    assert top[2] == 3, "the common id wins a tie"
+    assert top.dtype == torch.int32
+
+
+def test_without_extra_ids_nothing_lies_outside_and_a_row_without_a_top_stays_so() -> None:
+    common, targets = rows_of([[1.0, 2.0], [float("nan"), 0.0]]), torch.tensor([0, 1])
+    found = logit_statistics(common, common, targets)
+    nll, top1 = found["reference_nll"], found["reference_top1"]
+    mass, top = extra_statistics(torch.empty(2, 0), common, targets, nll, top1)
+    assert mass.tolist() == [0.0, 0.0]
+    assert top.tolist() == [1, -1]
+    mass, top = extra_statistics(rows_of([[0.0], [50.0]]), common, targets, nll, top1)
+    assert mass[0].item() == pytest.approx(1 / (1 + np.e + np.e**2))
+    assert mass.isnan().tolist() == [False, True]
+    assert top.tolist() == [1, -1]
