@@ -138,14 +138,14 @@ def test_each_row_has_its_own_numbers_whatever_the_pieces() -> None:
 def test_ids_of_one_side_alone_have_their_share_and_may_be_the_top(extra_ids: int) -> None:
     """Beside a softmax over all ids; rows 1 and 4 have their largest logit among the extra ones, row 2 a tie."""
     torch.manual_seed(2)
-    common, extra = torch.randn(5, 5), torch.randn(5, extra_ids)
+    common, extra = torch.randn(5, 6), torch.randn(5, extra_ids)
     extra[1, -1] = extra[4, 0] = 9.0
     common[2, 3] = extra[2, 0] = 8.0
     targets = torch.tensor([4, 0, 1, 2, 3])
     found = logit_statistics(common, common, targets)
     mass, top = extra_statistics(extra, common, targets, found["reference_nll"], found["reference_top1"])
     every = torch.cat([common, extra], dim=1).double()
-    torch.testing.assert_close(mass, every.softmax(-1)[:, 5:].sum(-1), rtol=1e-6, atol=1e-9)
+    torch.testing.assert_close(mass, every.softmax(-1)[:, 6:].sum(-1), rtol=1e-6, atol=1e-9)
     assert top.tolist() == every.argmax(-1).tolist()
     assert top[2] == 3, "the common id wins a tie"
     assert top.dtype == torch.int32
