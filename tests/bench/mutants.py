@@ -59,7 +59,7 @@ TARGETS = {
     "statistics/calibration.py": "statistics/test_calibration.py",
     "statistics/group_sequential.py": "statistics/test_group_sequential.py",
     "statistics/interval.py": f"statistics/test_interval.py {STATISTICS}",
-    "statistics/intervals.py": f"statistics/test_means.py {STATISTICS}",
+    "statistics/intervals.py": "statistics/test_means.py statistics/test_group_sequential.py",
     "statistics/means.py": f"statistics/test_means.py {STATISTICS}",
     "statistics/multiplicity.py": "statistics/test_multiplicity.py",
     "statistics/proportions.py": "statistics/test_exact_and_score_intervals.py statistics/test_proportions.py",

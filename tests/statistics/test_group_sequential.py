@@ -216,3 +216,17 @@ def test_the_confidence_of_a_look_is_that_of_its_bound_on_both_sides() -> None:
     assert at.confidence == pytest.approx(1 - 2 * stats.norm.sf(bound), rel=1e-12)
     assert at.together == 0.9
     assert at.look == "look 2 at 100 of at most 400 documents, all looks together 90 %"
+
+
+def test_all_looks_together_are_as_sure_as_one_interval_unless_told_otherwise() -> None:
+    assert GroupSequential().together == Intervals().confidence == 0.95
+
+
+@pytest.mark.parametrize("intervals", [Intervals(), GroupSequential.at([40], 400)])
+def test_two_clusters_have_a_share_and_one_has_none(intervals: Intervals) -> None:
+    assert intervals.share_of_clusters([]) is None
+    assert intervals.share_of_clusters([True]) is None
+    for successes in ([True, False], [False, False]):
+        found = intervals.share_of_clusters(successes)
+        assert found is not None
+        assert found.low <= sum(successes) / 2 <= found.high
