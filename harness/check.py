@@ -173,6 +173,7 @@ def _judge_variant(observed: Observed, started: datetime) -> Run:
     verdicts += tuple(
         _own_error("every measure runs", "every measure of the suite computes", text) for text in observed.failures
     )
+    verdicts += tuple(_own_failure("every weight is finite", "finite numbers", text) for text in observed.refusals)
     verdict, exit_code = overall(verdicts)
     finished = datetime.now(UTC)
     return Run(
@@ -198,6 +199,12 @@ def _judge_variant(observed: Observed, started: datetime) -> Run:
         notes=tuple(observed.notes),
         artifact=observed.artifact,
     )
+
+
+def _own_failure(rule: str, expected: str, found: str) -> Verdict:
+    """A rule of the harness itself that the variant does not meet, whatever its gates ask."""
+    why = "a weight that no document reached is reached by some user's text"
+    return _own_error(rule, expected, found).model_copy(update={"status": "fail", "why": why})
 
 
 def _own_error(rule: str, expected: str, found: str) -> Verdict:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,7 +27,14 @@ from harness.models.stored_formats import formats_in_files
 from harness.models.transformers_output import silence_transformers
 from harness.models.trust import check_folder
 from harness.models.unchecked import UncheckedModel
-from harness.models.weight_files import Weights, check_no_hidden_codes, read_json
+from harness.models.weight_files import (
+    Weights,
+    check_no_hidden_codes,
+    locate_config,
+    read_json,
+    read_unread,
+    weight_files,
+)
 from harness.records import ModelSpec, Note
 from harness.system.foreign import LONG, guard
 
@@ -39,18 +48,48 @@ def open_folder(
     """
     fingerprints = fingerprint_folder(source.folder)
     weights = check_folder(source.folder, fingerprints, spec.trust_remote_code, manifest=source.is_pocket)
-    quantization = quantization_method(source.folder, read_json(source.folder / "config.json"))
+    config = read_json(source.folder / "config.json")
+    quantization = quantization_method(source.folder, config)
     if not quantization:
         check_no_hidden_codes(source.folder, weights)
     own = tokenizer or _load_tokenizer(source.folder, spec)
+    declared = locate_config(config)[0] or {}
+    notes = _dtype_notes(spec, name, weights)
     if is_unpacked_here(quantization):
         contents = _unpack(source.folder, spec)
-        notes = (*contents.notes(name), *_dtype_notes(spec, name, weights))
+        notes = (*contents.notes(name), *notes)
         formats = {layer: unpacked.format for layer, unpacked in contents.layers.items()}
-        return UncheckedModel(_load_unpacked(source.folder, spec, contents), own, fingerprints, formats, notes=notes)
-    model = _load_model(source.folder, spec)
-    formats = formats_in_files(model, source.folder, quantization)
-    return UncheckedModel(model, own, fingerprints, formats, quantization, _dtype_notes(spec, name, weights))
+        quantization = ""
+        model, scales = _load_unpacked(source.folder, spec, contents)
+    else:
+        model, scales = _load_model(source.folder, spec)
+        formats = formats_in_files(model, source.folder, quantization)
+    unread = read_unread(weight_files(source.folder, config), [*scales, *_left_in_files(model, weights)])
+    notes = (*notes, *_scale_notes(name, scales))
+    return UncheckedModel(model, own, fingerprints, formats, quantization, notes, declared, unread)
+
+
+def _left_in_files(model: PreTrainedModel, weights: Weights) -> list[str]:
+    """Names of tensors in the files that the class says it does not read, such as heads for further tokens."""
+    patterns: Any = model._keys_to_ignore_on_load_unexpected or ()
+    known = {name for name, _ in model.named_parameters()} | {name for name, _ in model.named_buffers()}
+    return [
+        name
+        for name in weights.dtypes
+        if name not in known and any(re.search(pattern, name) for pattern in patterns)
+    ]
+
+
+def _scale_notes(name: str, scales: Sequence[str]) -> tuple[Note, ...]:
+    if not scales:
+        return ()
+    text = (
+        f"{name}: its files hold {len(scales)} scales of an 8-bit KV cache ({scales[0]} first), but config.json has no "
+        "kv_cache_scheme, so transformers does not apply them and the cache was measured in full precision; a server "
+        "that turns an 8-bit cache on applies them. To measure such a cache, declare kv_cache_scheme in config.json or "
+        "add the step kv_cache; to ship without one, remove the scales from the files"
+    )
+    return (Note(topic="KV cache scales", text=text, level="warn"),)
 
 
 def _unpack(folder: Path, spec: ModelSpec) -> Contents:
@@ -60,7 +99,8 @@ def _unpack(folder: Path, spec: ModelSpec) -> Contents:
     try:
         with silence_transformers(), torch.device("meta"), guard(f"{spec.model}: making its modules"):
             config = AutoConfig.from_pretrained(folder, local_files_only=True, **code)
-            del config.quantization_config
+            for part in (config, config.get_text_config(decoder=True)):
+                vars(part).pop("quantization_config", None)
             model = loader.from_config(config, **code)
     except Exception as error:  # As in _load_model.
         raise ModelError(
@@ -69,17 +109,22 @@ def _unpack(folder: Path, spec: ModelSpec) -> Contents:
     return unpack_folder(folder, model)
 
 
-def _load_unpacked(folder: Path, spec: ModelSpec, contents: Contents) -> PreTrainedModel:
+def _load_unpacked(folder: Path, spec: ModelSpec, contents: Contents) -> tuple[PreTrainedModel, list[str]]:
     config = cast(PreTrainedModel, contents.model).config
     state = contents.state(getattr(torch, spec.dtype))
-    model = _load_model(folder, spec, type(contents.model), config=config, state_dict=state)
+    model, scales = _load_model(folder, spec, type(contents.model), config=config, state_dict=state)
     if (folder / "generation_config.json").is_file():
         model.generation_config = GenerationConfig.from_pretrained(folder, local_files_only=True)
-    return model
+    return model, scales
 
 
-def _load_model(folder: Path, spec: ModelSpec, loader: Any = AutoModelForCausalLM, **instead: Any) -> PreTrainedModel:
-    """Call a transformers loader on a folder, or on what is given ``instead`` of its files."""
+def _load_model(
+    folder: Path, spec: ModelSpec, loader: Any = AutoModelForCausalLM, **instead: Any
+) -> tuple[PreTrainedModel, list[str]]:
+    """Call a transformers loader on a folder, or on what is given ``instead`` of its files.
+
+    Returns the model, and the names of scales of a KV cache that it does not use.
+    """
     try:
         with silence_transformers(), guard(f"{spec.model}: loading it", patience=LONG):
             model, info = loader.from_pretrained(
@@ -97,8 +142,7 @@ def _load_model(folder: Path, spec: ModelSpec, loader: Any = AutoModelForCausalL
             )
     except Exception as error:  # The loader raises nearly anything for a folder that does not fit.
         raise ModelError(f"{spec.model}: transformers cannot load it: {type(error).__name__}: {error}") from error
-    check_loading(folder, info)
-    return cast(PreTrainedModel, model)
+    return cast(PreTrainedModel, model), check_loading(folder, info)
 
 
 def _load_tokenizer(folder: Path, spec: ModelSpec) -> PreTrainedTokenizerBase:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from harness.models.fingerprints import FileFingerprint
+from harness.models.weight_files import UnreadTensor
 from harness.records import ModuleFormat, Note
 
 
@@ -16,7 +18,8 @@ class UncheckedModel:
     """A model of transformers with its tokenizer and the fingerprints of its files.
 
     formats: stored format by module, if memory does not show it; they take precedence over inspection. quantization:
-    the ``quant_method`` of a prequantized checkpoint, else empty.
+    the ``quant_method`` of a prequantized checkpoint, else empty. declared: its whole quantization config. unread:
+    tensors of the files that the class leaves there.
     """
 
     model: PreTrainedModel
@@ -25,3 +28,5 @@ class UncheckedModel:
     formats: Mapping[str, ModuleFormat] = field(default_factory=dict)
     quantization: str = ""
     notes: tuple[Note, ...] = ()
+    declared: Mapping[str, Any] = field(default_factory=dict)
+    unread: tuple[UnreadTensor, ...] = ()
