@@ -1,1 +1,1 @@
-"""What no document exercises and what files say of themselves: untouched parameters, NaN anywhere, layers left plain."""
+"""What no document exercises, and what files hold beside what they state: NaN anywhere, layers left plain."""

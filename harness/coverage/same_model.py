@@ -18,8 +18,8 @@ def note_same_model(reference: LoadedModel, variant: LoadedModel) -> Iterator[No
     if files:
         shown = ", ".join(files[:_MOST]) + (f" and {len(files) - _MOST} more" if len(files) > _MOST else "")
         text = (
-            "reference and variant compute the same: weights, configuration and tokenizer are equal as loaded, so every "
-            f"change is zero by construction; their folders are not the same: {shown}"
+            "reference and variant compute the same: weights, configuration and tokenizer are equal as loaded, so "
+            f"every change is zero by construction; their folders are not the same: {shown}"
         )
     else:
         text = "reference and variant are the same bytes: every change is zero by construction"

@@ -21,13 +21,14 @@ from harness.errors import ModelError
 from harness.models.fingerprints import fingerprint_folder
 from harness.models.packed_integers import Contents, unpack_folder
 from harness.models.prequantized import is_unpacked_here, quantization_method
-from harness.models.sanity import check_loading
+from harness.models.sanity import CACHE_SCALES, check_loading
 from harness.models.sources import Source
 from harness.models.stored_formats import formats_in_files
 from harness.models.transformers_output import silence_transformers
 from harness.models.trust import check_folder
 from harness.models.unchecked import UncheckedModel
 from harness.models.weight_files import (
+    UnreadTensor,
     Weights,
     check_no_hidden_codes,
     locate_config,
@@ -60,27 +61,29 @@ def open_folder(
         notes = (*contents.notes(name), *notes)
         formats = {layer: unpacked.format for layer, unpacked in contents.layers.items()}
         quantization = ""
-        model, scales = _load_unpacked(source.folder, spec, contents)
+        model = _load_unpacked(source.folder, spec, contents)
     else:
-        model, scales = _load_model(source.folder, spec)
+        model = _load_model(source.folder, spec)
         formats = formats_in_files(model, source.folder, quantization)
-    unread = read_unread(weight_files(source.folder, config), [*scales, *_left_in_files(model, weights)])
-    notes = (*notes, *_scale_notes(name, scales))
+    unread = read_unread(weight_files(source.folder, config), _left_in_files(model, weights))
+    notes = (*notes, *_scale_notes(name, unread))
     return UncheckedModel(model, own, fingerprints, formats, quantization, notes, declared, unread)
 
 
 def _left_in_files(model: PreTrainedModel, weights: Weights) -> list[str]:
-    """Names of tensors in the files that the class says it does not read, such as heads for further tokens."""
-    patterns: Any = model._keys_to_ignore_on_load_unexpected or ()
+    """Names of tensors in the files that the class says it does not read, such as heads for further tokens.
+
+    So are scales of a KV cache, if its attention has no place for them.
+    """
+    patterns: Any = (*(model._keys_to_ignore_on_load_unexpected or ()), CACHE_SCALES)
     known = {name for name, _ in model.named_parameters()} | {name for name, _ in model.named_buffers()}
     return [
-        name
-        for name in weights.dtypes
-        if name not in known and any(re.search(pattern, name) for pattern in patterns)
+        name for name in weights.dtypes if name not in known and any(re.search(pattern, name) for pattern in patterns)
     ]
 
 
-def _scale_notes(name: str, scales: Sequence[str]) -> tuple[Note, ...]:
+def _scale_notes(name: str, unread: Sequence[UnreadTensor]) -> tuple[Note, ...]:
+    scales = [each.name for each in unread if CACHE_SCALES.fullmatch(each.name)]
     if not scales:
         return ()
     text = (
@@ -109,22 +112,17 @@ def _unpack(folder: Path, spec: ModelSpec) -> Contents:
     return unpack_folder(folder, model)
 
 
-def _load_unpacked(folder: Path, spec: ModelSpec, contents: Contents) -> tuple[PreTrainedModel, list[str]]:
+def _load_unpacked(folder: Path, spec: ModelSpec, contents: Contents) -> PreTrainedModel:
     config = cast(PreTrainedModel, contents.model).config
     state = contents.state(getattr(torch, spec.dtype))
-    model, scales = _load_model(folder, spec, type(contents.model), config=config, state_dict=state)
+    model = _load_model(folder, spec, type(contents.model), config=config, state_dict=state)
     if (folder / "generation_config.json").is_file():
         model.generation_config = GenerationConfig.from_pretrained(folder, local_files_only=True)
-    return model, scales
+    return model
 
 
-def _load_model(
-    folder: Path, spec: ModelSpec, loader: Any = AutoModelForCausalLM, **instead: Any
-) -> tuple[PreTrainedModel, list[str]]:
-    """Call a transformers loader on a folder, or on what is given ``instead`` of its files.
-
-    Returns the model, and the names of scales of a KV cache that it does not use.
-    """
+def _load_model(folder: Path, spec: ModelSpec, loader: Any = AutoModelForCausalLM, **instead: Any) -> PreTrainedModel:
+    """Call a transformers loader on a folder, or on what is given ``instead`` of its files."""
     try:
         with silence_transformers(), guard(f"{spec.model}: loading it", patience=LONG):
             model, info = loader.from_pretrained(
@@ -142,7 +140,8 @@ def _load_model(
             )
     except Exception as error:  # The loader raises nearly anything for a folder that does not fit.
         raise ModelError(f"{spec.model}: transformers cannot load it: {type(error).__name__}: {error}") from error
-    return cast(PreTrainedModel, model), check_loading(folder, info)
+    check_loading(folder, info)
+    return cast(PreTrainedModel, model)
 
 
 def _load_tokenizer(folder: Path, spec: ModelSpec) -> PreTrainedTokenizerBase:

@@ -24,7 +24,7 @@ from harness.models.language_model import TransformersModel
 from harness.models.loaded import LoadedModel, freeze
 from harness.models.sanity import check_not_blank, check_ready
 from harness.models.sources import Source, resolve
-from harness.models.stored_formats import formats_in_use
+from harness.models.stored_formats import cache_format, formats_in_use
 from harness.modules.inspection import module_formats
 from harness.modules.kernels import inspect_kernels, note_skipped_experts, note_unpacked
 from harness.modules.non_finite import find_non_finite, note_non_finite
@@ -54,6 +54,8 @@ def load(spec: ModelSpec, name: str, tokenizer: PreTrainedTokenizerBase | None =
     modules = inspect_kernels(model, stated)
     notes = (*notes, *note_unpacked(stated, modules), *note_skipped_experts(name, modules, model))
     identity = identify(name, model, opened.tokenizer, spec.model, source.revision, spec.dtype, spec.device, modules)
+    if (cache := cache_format(model, opened.declared, opened.quantization)) is not None:
+        identity = identity.model_copy(update={"cache": cache})
     return LoadedModel(
         name,
         TransformersModel(model),

@@ -17,28 +17,25 @@ from harness.modules.inspection import logical_weights, named_tensors
 from harness.modules.linears import Linear, linears
 from harness.records import ModelSpec
 
-
-_CACHE_SCALES = re.compile(r".*\.(k_scale|v_scale|kv_scale|[kv]_proj\.output_scale|[kv]_zero_point)")
+CACHE_SCALES = re.compile(r".*\.(k_scale|v_scale|kv_scale|[kv]_proj\.output_scale|[kv]_zero_point)")
 """Scales of an 8-bit KV cache beside the weights of a layer, as compressed-tensors, ModelOpt and vLLM name them."""
 
 
-def check_loading(folder: Path, info: Mapping[str, Any]) -> list[str]:
+def check_loading(folder: Path, info: Mapping[str, Any]) -> None:
     """Raise ModelError if tensors were missing, unexpected or of another shape; the message names them.
 
     A head tied to the embedding counts as present if the embedding is (transformers omits it from the report). Scales
-    of a KV cache that the model does not use are no weights; their names are returned.
+    of a KV cache are no weights: a model that does not use them computes the same without.
     """
-    scales = sorted(name for name in info["unexpected_keys"] if _CACHE_SCALES.fullmatch(name))
     found = {
         "missing (they would be random numbers)": sorted(info["missing_keys"]),
-        "unexpected": sorted(set(info["unexpected_keys"]).difference(scales)),
+        "unexpected": sorted(name for name in info["unexpected_keys"] if not CACHE_SCALES.fullmatch(name)),
         "of another shape": sorted(map(str, info["mismatched_keys"])),
         "failed": sorted(map(str, info["error_msgs"])),
     }
     problems = [f"{what}: {_first(names)}" for what, names in found.items() if names]
     if problems:
         raise ModelError(f"{folder}: the weight files do not fit config.json: tensors {'; '.join(problems)}")
-    return scales
 
 
 def check_ready(model: PreTrainedModel, spec: ModelSpec, quantization: str) -> None:

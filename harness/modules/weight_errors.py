@@ -41,7 +41,7 @@ def weight_errors(reference: nn.Module, variant: nn.Module, dtype: torch.dtype) 
     with torch.no_grad():
         for name, module in linears(reference):
             try:
-                errors[name] = _layer_error(module, variant, name, dtype)
+                errors[name] = layer_error(module, variant, name, dtype)
             except ModelError as error:
                 errors[name] = WeightError(None, note=str(error))
         for name, _, _ in stacks(reference):
@@ -49,7 +49,8 @@ def weight_errors(reference: nn.Module, variant: nn.Module, dtype: torch.dtype) 
     return errors
 
 
-def _layer_error(module: nn.Module, variant: nn.Module, name: str, dtype: torch.dtype) -> WeightError:
+def layer_error(module: nn.Module, variant: nn.Module, name: str, dtype: torch.dtype) -> WeightError:
+    """The error of one linear layer, of the name that it has in ``variant``. Raises ModelError if it cannot be run."""
     try:
         other = variant.get_submodule(name)
     except AttributeError:
