@@ -22,7 +22,7 @@ from harness.lockstep.arrangement import Arrange
 from harness.lockstep.batches import Batch, plan_stages
 from harness.lockstep.decoder import VERIFIED_TOKENS, Decoder
 from harness.lockstep.hooks import ActiveSide, attached
-from harness.lockstep.idle import find_idle
+from harness.lockstep.idle import Watch
 from harness.lockstep.kernels import Choice, Kernels, choose_kernels
 from harness.lockstep.pass_report import SETUP, PassReport, read_report, write_report
 from harness.lockstep.recording import REFERENCE, Idle, Looks, PassContext, Recorder, Recording, collect_taps
@@ -244,7 +244,12 @@ def _prepare(
     """Survey the models, choose kernels, start the probes, and commit the report before the first batch."""
     _check_ids(sides, documents)
     first_ids = torch.from_numpy(batches[0].documents[0].ids[:VERIFIED_TOKENS])[None]
-    logits = [side.prepare(first_ids.to(side.device)) for side in sides]
+    # Conditions of a noise floor run the same modules, so only the ordinary pass is watched.
+    watches = [Watch(side.modules if repeating else None) for side in sides]
+    logits = []
+    for side, watch in zip(sides, watches, strict=True):
+        with watch.watching():
+            logits.append(side.prepare(first_ids.to(side.device)))
     dtype = _check_logits(logits, sides)
     kept = tuple(_count_compared(logits, sides, loaded, index) for index in range(1, len(sides)))
     vocabulary = max(found.shape[-1] for found in logits)
@@ -254,8 +259,7 @@ def _prepare(
     scored = sum(length - 1 for batch in batches for length in batch.lengths)
     kernels = choose_kernels(wanted, scored, vocabulary, dtype, sides[0].device)
     layout = survey(sides[0], sides[1:], first_ids, vocabulary)
-    if repeating:  # Conditions of a noise floor run the same modules.
-        layout = replace(layout, idle=tuple(find_idle(side, first_ids) for side in sides))
+    layout = replace(layout, idle=tuple(watch.idle() for watch in watches))
     fitted = tuple(variant.calibration for variant in loaded[1:])
     context = PassContext(layout, len(sides) - 1, kernels, fitted, tuple(loaded))
     recorders = [probe.begin(context) for probe in probes]
@@ -283,8 +287,6 @@ def _prepare(
 
 def _untouched_notes(loaded: Sequence[LoadedModel], idle: Sequence[Idle]) -> list[list[Note]]:
     """Of every variant: what no text runs of it."""
-    if not idle:
-        return [[] for _ in loaded[1:]]
     return [
         list(note_untouched(loaded[0], variant, [idle[0].modules, own.modules]))
         for variant, own in zip(loaded[1:], idle[1:], strict=True)

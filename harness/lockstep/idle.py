@@ -6,8 +6,8 @@ Some classes read the weight of a module that they never call, so calls alone do
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from functools import cached_property, partial
 from typing import Any
 
@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from harness.lockstep.decoder import Decoder
 from harness.lockstep.recording import Idle
 from harness.modules.inspection import own_tensors
 
@@ -62,46 +61,55 @@ class _Read(TorchDispatchMode):
         return merged
 
 
-def find_idle(decoder: Decoder, ids_1T: Tensor) -> Idle:
-    """Run the model once on token ids [1, T] and tell what took no part; nothing of a model without modules."""
-    model = decoder.modules
-    if model is None:
-        return Idle()
-    called: set[str] = set()
-    given: dict[str, Tensor] = {}
+class Watch:
+    """What the forward passes of one model read, all parts of it included. model: None for one without modules."""
 
-    def note(name: str, _module: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
-        called.add(name)
-        numbers = first_ids(arguments, named)
-        if numbers is not None and name in embeddings:
-            given[name] = numbers.flatten()
+    def __init__(self, model: nn.Module | None) -> None:
+        self._model = model
+        self._called: set[str] = set()
+        self._given: dict[str, list[Tensor]] = {}
+        self._read = _Read()
 
-    embeddings = {name: module for name, module in model.named_modules() if isinstance(module, nn.Embedding)}
-    with ExitStack() as stack, torch.no_grad():
-        for name, module in model.named_modules():
-            stack.callback(module.register_forward_pre_hook(partial(note, name), with_kwargs=True).remove)
-        read = stack.enter_context(_Read())
-        decoder.language_model.logits(ids_1T.to(decoder.device))
-    idle = [
-        name
-        for name, module in model.named_modules()
-        if name not in called and (own := [tensor for _, tensor in own_tensors(module)])
-        if not any(read.reads(tensor) or tensor.data_ptr() in read.lookups for tensor in own)
-    ]
-    tables = [name for name, module in embeddings.items() if _reads_rows(module, given.get(name), read)]
-    return Idle(tuple(idle), tuple(tables))
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Watch the passes within the context."""
+        with ExitStack() as stack:
+            for name, module in [] if self._model is None else list(self._model.named_modules()):
+                stack.callback(module.register_forward_pre_hook(partial(self._note, name), with_kwargs=True).remove)
+            if self._model is not None:
+                stack.enter_context(self._read)
+            yield
+
+    def idle(self) -> Idle:
+        """What no pass ran; nothing where there was none."""
+        if self._model is None or not self._called:
+            return Idle()
+        modules = dict(self._model.named_modules())
+        idle = [
+            name
+            for name, module in modules.items()
+            if name not in self._called and (own := [tensor for _, tensor in own_tensors(module)])
+            if not any(self._read.reads(tensor) or tensor.data_ptr() in self._read.lookups for tensor in own)
+        ]
+        tables = [name for name, each in modules.items() if isinstance(each, nn.Embedding) and self._by_row(name, each)]
+        return Idle(tuple(idle), tuple(tables))
+
+    def _note(self, name: str, module: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
+        self._called.add(name)
+        if isinstance(module, nn.Embedding) and (ids := first_ids(arguments, named)) is not None:
+            self._given.setdefault(name, []).append(ids.flatten())
+
+    def _by_row(self, name: str, table: nn.Embedding) -> bool:
+        """Whether a table was read by lookups of the rows that it was called with, and in no other way."""
+        given, found = self._given.get(name, []), self._read.lookups.get(table.weight.data_ptr(), [])
+        same = len(given) == len(found) > 0 and all(map(torch.equal, given, found))
+        return same and not self._read.reads(table.weight)
 
 
 def first_ids(arguments: tuple[Any, ...], named: Mapping[str, Any]) -> Tensor | None:
     """The first tensor of integers that a module is called with."""
     tensors = [each for each in (*arguments, *named.values()) if isinstance(each, Tensor)]
     return next((each for each in tensors if not each.is_floating_point()), None)
-
-
-def _reads_rows(module: nn.Embedding, given: Tensor | None, read: _Read) -> bool:
-    """Whether a table was read by one lookup of the rows that it was called with, and in no other way."""
-    found = read.lookups.get(module.weight.data_ptr(), [])
-    return given is not None and len(found) == 1 and torch.equal(found[0], given) and not read.reads(module.weight)
 
 
 def _extent(tensor: Tensor) -> tuple[int, int]:

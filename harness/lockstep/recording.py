@@ -84,7 +84,7 @@ class Layout:
     experts: tuple[tuple[Experts, ...], ...] = ()
     """The mixtures of experts of the reference, then those of every variant."""
     idle: tuple[Idle, ...] = ()
-    """What a text does not run of the reference, then of every variant; empty where nobody looked."""
+    """What a text does not run of the reference, then of every variant; nothing where nobody looked."""
 
 
 @dataclass(frozen=True)

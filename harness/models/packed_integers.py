@@ -57,7 +57,7 @@ class PackedLayout:
     symmetric: bool
     less: int = 0
     by_activation: bool = False
-    declared: Mapping[str, Any] = field(default_factory=dict)
+    declared: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
 
 @dataclass(frozen=True)
