@@ -13,6 +13,9 @@ anything is measured. Global seeds and thread counts stay unchanged.
 
 from __future__ import annotations
 
+import hashlib
+import json
+
 import torch
 from transformers import PreTrainedTokenizerBase
 
@@ -25,6 +28,7 @@ from harness.models.loaded import LoadedModel, freeze
 from harness.models.sanity import check_not_blank, check_ready
 from harness.models.sources import Source, resolve
 from harness.models.stored_formats import cache_format, formats_in_use
+from harness.models.unchecked import UncheckedModel
 from harness.modules.inspection import module_formats
 from harness.modules.kernels import inspect_kernels, note_skipped_experts, note_unpacked
 from harness.modules.non_finite import find_non_finite, note_non_finite
@@ -54,8 +58,8 @@ def load(spec: ModelSpec, name: str, tokenizer: PreTrainedTokenizerBase | None =
     modules = inspect_kernels(model, stated)
     notes = (*notes, *note_unpacked(stated, modules), *note_skipped_experts(name, modules, model))
     identity = identify(name, model, opened.tokenizer, spec.model, source.revision, spec.dtype, spec.device, modules)
-    if (cache := cache_format(model, opened.declared, opened.quantization)) is not None:
-        identity = identity.model_copy(update={"cache": cache})
+    cache = cache_format(model, opened.declared, opened.quantization)
+    identity = identity.model_copy(update={"cache": cache, "beside_sha256": _hash_beside(opened)})
     return LoadedModel(
         name,
         TransformersModel(model),
@@ -67,6 +71,14 @@ def load(spec: ModelSpec, name: str, tokenizer: PreTrainedTokenizerBase | None =
         non_finite=non_finite,
         unread=opened.unread,
     )
+
+
+def _hash_beside(opened: UncheckedModel) -> str:
+    """Hash of the unread tensors and the quantization config; empty if the files hold neither."""
+    if not opened.unread and not opened.declared:
+        return ""
+    content = [[[each.name, each.sha256] for each in opened.unread], opened.declared]
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def _check_device(spec: ModelSpec) -> None:

@@ -80,7 +80,8 @@ def _apply_steps(plan: Plan, start: LoadedModel, reference: LoadedModel, calibra
     modules = inspect_kernels(model, stated)
     notes += [*note_unpacked(stated, modules), *note_skipped_experts(plan.name, modules, model)]
     identity = identify(plan.name, model, start.tokenizer, old.source, old.revision, old.dtype, old.device, modules)
-    identity = identity.model_copy(update={"parameters": old.parameters, "cache": cache})
+    kept = {"parameters": old.parameters, "beside_sha256": old.beside_sha256}
+    identity = identity.model_copy(update=kept | {"cache": cache})
     non_finite = find_non_finite(model)
     notes += [*_note_ragged_groups(plan.name, model, described), *note_non_finite(plan.name, non_finite)]
     compressed = start.with_modules(plan.name, model)

@@ -37,7 +37,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     [
         ("layers.2.", "21 of 28 linear layers", "block 2"),
         ("up_proj", "24 of 28 linear layers", "up_proj, blocks 0–3"),
-        ("", "1 of 28 linear layers", "mlp.down_proj, blocks 0–3"),
+        ("", "1 of 28 linear layers", "self_attn.q_proj, blocks 1–3"),
     ],
 )
 def test_layers_that_were_forgotten_fail(part: str, said: str, named: str, here: Path) -> None:
@@ -95,7 +95,7 @@ def test_zero_points_that_symmetric_kernels_never_read_are_a_warning(here: Path)
     copy_pocket(here / "ref")
     pack_gptq(copy_pocket(here / "var"))
     key = "model.layers.0.mlp.up_proj.qzeros"
-    change_tensors(here / "var", lambda held: held[key].fill_(0x76777777) and None)
+    change_tensors(here / "var", lambda held: held.update({key: torch.full_like(held[key], 0x76777777)}))
     (text,) = check_folders(here).notes("quantization config")
     assert "1 of 28 layers hold other zero points, model.layers.0.mlp.up_proj first" in text
 

@@ -116,7 +116,8 @@ def check_folders(base: Path, variant: str = "{model: ./var}", reference: str = 
     rules = [spec.rule.model_dump(mode="json") | {"rule": spec.rule.kind} for spec in load_gate("ship", base).rules]
     about = [rule for rule in rules if rule["metric"].startswith("coverage.")]
     about.append({"rule": "at_most", "metric": "divergence.kl_mean", "limit": 0.5, "why": "close", "decide": "point"})
-    (base / "gate.yaml").write_text(json.dumps({"description": "of ship", "rules": about}))
+    # A line for each rule: where it stands is what tells it from others.
+    (base / "gate.yaml").write_text(json.dumps({"description": "of ship", "rules": about}, indent=1))
     (base / "suite.yaml").write_text(SUITE)
     models = f"name: v\nreference: {reference}\nvariant: {variant}\n"
     (base / "v.yaml").write_text(f"{models}suites: [./suite.yaml]\ngates: [./gate.yaml]\n")
