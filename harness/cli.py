@@ -15,7 +15,7 @@ from types import FrameType
 import click
 
 from harness import __version__
-from harness.errors import HarnessError, PlanError
+from harness.errors import FailureClass, HarnessError, PlanError
 from harness.system.foreign import EndedBySignal, refuse_silent_exits
 from harness.system.streams import endure
 
@@ -202,7 +202,7 @@ def _run(arguments: list[str]) -> int:
         _say("ended by a signal; what was measured is kept, and the same command resumes")
         return 128 + ended.number
     except BaseException as error:  # noqa: BLE001 - the last line of defence: whatever ends the work, it is not with 0
-        _say(_harmless(_explain(error)))
+        _say(_harmless(f"{_explain(error)}\nclass of failure: {_classify(error)}"))
         return 2
 
 
@@ -219,6 +219,13 @@ def _explain(error: BaseException) -> str:
     if isinstance(error, SystemExit):
         return f"error: a plugin or a library ended the process with {error.code!r}; nothing that it did counts"
     return f"this is a defect of the harness, not of your input:\n{''.join(traceback.format_exception(error))}"
+
+
+def _classify(error: BaseException) -> FailureClass:
+    """The class of an error, for programs."""
+    if isinstance(error, HarnessError):
+        return error.failure
+    return "resources" if isinstance(error, MemoryError | OSError) else "usage"
 
 
 def _harmless(text: str) -> str:

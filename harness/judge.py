@@ -9,11 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, NamedTuple
 
+from harness.errors import FailureClass
 from harness.planning.specs import GateSpec, RuleSpec
 from harness.plugins import nearest
-from harness.records import Level, Measurement, Run, Skipped, Slice, Verdict
+from harness.records import Level, Measurement, Metric, Run, Skipped, Slice, Verdict, find_metric
 from harness.records.patterns import could_match, matches
 from harness.rules import Decision, Rule
 from harness.rules._conditions import apply_conditions
@@ -42,6 +43,14 @@ class _Case:
     decision: Decision
 
 
+class Conclusion(NamedTuple):
+    """What the verdicts of a run come to. failure: None for a pass."""
+
+    verdict: Overall
+    exit_code: Literal[0, 1, 2, 3]
+    failure: FailureClass | None
+
+
 def judge(
     gates: Sequence[GateSpec],
     measurements: Sequence[Measurement],
@@ -49,6 +58,7 @@ def judge(
     identical: bool,
     slices: Sequence[Slice] = (),
     elsewhere: int = 0,
+    metrics: Sequence[Metric] = (),
 ) -> tuple[Verdict, ...]:
     """One verdict for each rule and each measurement that its pattern matches, in the order of the gate files.
 
@@ -60,7 +70,7 @@ def judge(
     Blocking failures that rest on intervals are corrected for multiple comparisons (Holm, at FALSE_ALARMS); a failure
     that does not survive the correction is inconclusive. The same holds among the slices of an advisory rule. Passes
     need no correction: all of them must pass. elsewhere: how many further blocking comparisons there will be, so that a
-    failure here still holds among all of them.
+    failure here still holds among all of them. metrics: what is declared of the metrics, for the class of a failure.
     """
     cases = [
         case
@@ -68,25 +78,36 @@ def judge(
         for spec in gate.rules
         for case in _everywhere(gate.name, spec, measurements, skipped, slices, identical)
     ]
-    return tuple(_verdict(case) for case in _correct_family(cases, elsewhere))
+    return tuple(_verdict(case, metrics) for case in _correct_family(cases, elsewhere))
 
 
 def rejudge(run: Run, gates: Sequence[GateSpec]) -> Run:
     """The run judged by other gates. Verdicts of the harness itself stay: no gate can override them."""
     broken = tuple(verdict for verdict in run.verdicts if verdict.gate == OWN_GATE)
-    verdicts = judge(gates, run.measurements, run.skipped, run.reference.same_as(run.variant), run.slices)
-    verdicts += broken
-    verdict, exit_code = overall(verdicts)
-    return run.model_copy(update={"verdicts": verdicts, "verdict": verdict, "exit_code": exit_code})
+    identical = run.reference.same_as(run.variant)
+    verdicts = judge(gates, run.measurements, run.skipped, identical, run.slices, metrics=run.metrics)
+    return conclude(run, verdicts + broken)
 
 
 def overall(verdicts: Iterable[Verdict]) -> tuple[Overall, Literal[0, 1, 2, 3]]:
     """The worst blocking status and its exit code. A run without judged rules, or with an error, is an error."""
-    blocking = [verdict.status for verdict in verdicts if verdict.level == "block"]
-    if not blocking or not set(blocking) <= EXIT_CODES.keys():
-        return "error", EXIT_CODES["error"]
-    worst = next(status for status in EXIT_CODES if status in blocking)
-    return worst, EXIT_CODES[worst]
+    return conclusion(verdicts)[:2]
+
+
+def conclusion(verdicts: Iterable[Verdict]) -> Conclusion:
+    """The worst blocking status, its exit code, and the class of failure of the first rule that has it."""
+    blocking = [verdict for verdict in verdicts if verdict.level == "block"]
+    statuses = {verdict.status for verdict in blocking}
+    if not statuses or not statuses <= EXIT_CODES.keys():
+        return Conclusion("error", EXIT_CODES["error"], "usage")
+    worst = next(status for status in EXIT_CODES if status in statuses)
+    failure = next(verdict.failure for verdict in blocking if verdict.status == worst)
+    return Conclusion(worst, EXIT_CODES[worst], failure)
+
+
+def conclude(run: Run, verdicts: tuple[Verdict, ...]) -> Run:
+    """The run with these verdicts, and with what they come to."""
+    return run.model_copy(update={"verdicts": verdicts, **conclusion(verdicts)._asdict()})
 
 
 def _everywhere(
@@ -114,7 +135,7 @@ def _everywhere(
             f"{metric} was not measured on any slice {named}; slices measured by {label}: {known} (a run measures the "
             f"slices that its own gates name, for metrics per token or layer, if the documents have a {label})"
         )
-        cases = [_Case(gate, spec, metric, {}, _error("nothing", because))]
+        cases = [_Case(gate, spec, metric, {}, _error("nothing", because, "usage"))]
     return cases
 
 
@@ -143,7 +164,7 @@ def _cases(
         close = nearest(pattern, dict.fromkeys(measurement.name for measurement in measurements))
         hint = f"; did you mean {close}?" if close else ""
         because = f"no measured metric is called {pattern}{hint}"
-        cases = [_Case(gate, spec, pattern, {}, _error("nothing", because))]
+        cases = [_Case(gate, spec, pattern, {}, _error("nothing", because, "usage"))]
     return cases
 
 
@@ -155,12 +176,11 @@ def _rule(spec: RuleSpec) -> Rule:
 
 def _decide(rule: Rule, measurement: Measurement, identical: bool) -> Decision:
     if measurement.non_finite == "reference":
-        return _error(
-            "non-finite", f"{measurement.name}: {measurement.method}; without a reference value it cannot be judged"
-        )
+        because = f"{measurement.name}: {measurement.method}; without a reference value it cannot be judged"
+        return _error("non-finite", because, "numerics")
     if measurement.non_finite == "variant":
         because = f"{measurement.name}: {measurement.method}"
-        return Decision("fail", "a finite number", "non-finite", None, because)
+        return Decision("fail", "a finite number", "non-finite", None, because, failure="numerics")
     if measurement.not_judged:
         return _error("not to be judged", f"{measurement.name}: {measurement.not_judged}")
     if measurement.n == 0:
@@ -170,7 +190,7 @@ def _decide(rule: Rule, measurement: Measurement, identical: bool) -> Decision:
             return _sound(apply_conditions(rule, measurement, _sound(rule.judge(measurement, identical))))
     except Exception as error:  # noqa: BLE001 - a rule that breaks must not hide what the others say
         because = f"the rule {_name(rule)} failed on {measurement.name}: {type(error).__name__}: {error}"
-        return _error("a defect of the rule", because)
+        return _error("a defect of the rule", because, "usage")
 
 
 def _sound(decision: object) -> Decision:
@@ -224,7 +244,7 @@ def _level(rule: Rule, decision: Decision) -> tuple[Level, str]:
     return rule.level, ""
 
 
-def _verdict(case: _Case) -> Verdict:
+def _verdict(case: _Case, metrics: Sequence[Metric]) -> Verdict:
     rule, decision = _rule(case.spec), case.decision
     level, added = _level(rule, decision)
     return Verdict(
@@ -240,11 +260,19 @@ def _verdict(case: _Case) -> Verdict:
         level=level,
         where=case.spec.where,
         why=rule.why,
+        failure=None if decision.status == "pass" else decision.failure or _concern(case.metric, metrics),
     )
 
 
-def _error(found: str, because: str) -> Decision:
-    return Decision("error", "a measured metric", found, None, because)
+def _concern(name: str, metrics: Sequence[Metric]) -> FailureClass:
+    """The class of failure that the metric declares. A measure that was skipped whole stands as the pattern NAME.*"""
+    if (metric := find_metric(name, metrics)) is not None:
+        return metric.concern
+    return next((metric.concern for metric in metrics if could_match(name, metric.name)), "quality")
+
+
+def _error(found: str, because: str, failure: FailureClass | None = None) -> Decision:
+    return Decision("error", "a measured metric", found, None, because, failure=failure)
 
 
 def _name(rule: Rule) -> str:

@@ -19,6 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 from rich.text import Text
 
+from harness.errors import FailureClass
 from harness.records import Run, Verdict
 from harness.report import display, stops, verdict, words
 from harness.report.rules import Judged, prepare_verdicts
@@ -37,6 +38,7 @@ _COLOURS = {
 # Terminals wrap lines, so no position in a line is safe.
 _COMMANDS = re.compile(r"::(?=\S)|##(?=\w*\[)")
 _MOST_PASSED = 20
+_MOST_WARNINGS = 20
 
 
 class Terminal:
@@ -68,13 +70,16 @@ class Terminal:
         """Print information that changes no verdict."""
         self._print(Text.assemble(("note ", "cyan"), harmless(text, 2000)))
 
-    def error(self, text: str) -> None:
-        """Print an error that prevents a variant from being run or judged, one output line per line of the message."""
+    def error(self, text: str, failure: FailureClass | None = None) -> None:
+        """Print an error that prevents a variant from being run or judged, one output line per line of the message,
+        and its class where no verdict says it."""
         self._end_live()
         first, *rest = text.splitlines() or [""]
         self._print(Text.assemble(("error ", "bold red"), harmless(first, 2000)))
         for line in rest:
             self._print(Text(f"      {harmless(line, 2000)}"))
+        if failure:
+            self._print(Text(f"      {words.name_failure(failure)}"))
 
     def verdict(self, run: Run, outputs: Sequence[Path] = ()) -> None:
         """One line a rule, the verdict with its reason, and where the outputs are."""
@@ -92,10 +97,21 @@ class Terminal:
         headline = f"{status.mark} {verdict.headline(run)}"
         self._print(Text.assemble((headline, f"bold {_COLOURS[run.verdict]}"), f"  {harmless(run.name)}"))
         self._print(Text(f"  {harmless(verdict.reason(run), 2000)}"))
+        if run.failure:
+            self._print(Text(f"  {words.name_failure(run.failure)}"))
+        self._print_warnings(run)
         for sentence in stops.describe_stops(run):
             self._print(Text(f"  {harmless(sentence, 2000)}"))
         for path in outputs:
             self._print(Text(f"  report: {harmless(relative(path), 2000)}"))
+
+    def _print_warnings(self, run: Run) -> None:
+        """The warnings that a verdict must not be read without, with their number."""
+        for note in run.warning_notes[:_MOST_WARNINGS]:
+            text = f"{harmless(note.topic)}: {harmless(note.text, 2000)}"
+            self._print(Text.assemble(("  warning ", _COLOURS["inconclusive"]), text))
+        if run.warning_notes:
+            self._print(Text(f"  {words.count_warnings(run)}"))
 
     def show(self, table: Table) -> None:
         """Print a table whose cells are already sanitized."""

@@ -15,7 +15,8 @@ from pydantic import ValidationError
 from harness import plugins
 from harness.errors import HarnessError, TableError, WriteError
 from harness.measures import load_metrics
-from harness.records import SCHEMA_VERSION, Run, schema_1
+from harness.records import FAILURE_FILE, SCHEMA_VERSION, Failure, Run, schema_1
+from harness.report.display import clean
 from harness.system.files import sync_folder, write_atomic
 from harness.system.foreign import guard
 from harness.tables.access import Tables
@@ -33,6 +34,16 @@ def write_run(run: Run, folder: Path) -> Path:
     infinity)."""
     path = folder / RUN_FILE
     write_atomic(path, encode(run))
+    return path
+
+
+def write_failure(failure: Failure, folder: Path) -> Path:
+    """Write failure.json atomically. Raises WriteError."""
+    path = folder / FAILURE_FILE
+    message = "\n".join(clean(line, 2000) for line in failure.message.splitlines())
+    shown = failure.model_copy(update={"name": clean(failure.name), "message": message})
+    text = json.dumps(shown.model_dump(), sort_keys=True, indent=2, ensure_ascii=False)
+    write_atomic(path, f"{text}\n".encode())
     return path
 
 
@@ -106,7 +117,7 @@ def remove_outputs(folder: Path, writers: Sequence[Writer]) -> list[str]:
     that cannot be deleted.
     """
     # run.json first: whatever may stay then, no verdict does.
-    names, broken = [RUN_FILE, *(writer.file_name for writer in writers)], []
+    names, broken = [RUN_FILE, FAILURE_FILE, *(writer.file_name for writer in writers)], []
     for kind in plugins.names(Writer):
         try:
             names.append(plugins.load(Writer, kind).file_name)

@@ -97,7 +97,7 @@ def test_hostile_names_do_nothing_to_terminals_or_ci() -> None:
     terminal.stage(HOSTILE)
     terminal.step(HOSTILE, 1, 1)
     terminal.note(HOSTILE)
-    terminal.error(HOSTILE)
+    terminal.error(HOSTILE, "usage")
     terminal.verdict(run.model_copy(update={"name": HOSTILE, "verdicts": tuple(verdicts)}), [Path(HOSTILE)])
     text = out.getvalue()
     assert not set(text) & {"\x1b", "\x07", "\r", "\u202e"}
@@ -110,8 +110,8 @@ def test_hostile_names_do_nothing_to_terminals_or_ci() -> None:
 
 def test_an_error_keeps_its_lines() -> None:
     terminal, out, _ = plain()
-    terminal.error("first\nsecond ::error::third")
-    assert out.getvalue() == "error first\n      second : :error: :third\n"
+    terminal.error("first\nsecond ::error::third", "numerics")
+    assert out.getvalue() == "error first\n      second : :error: :third\n      class of failure: numerics\n"
 
 
 def test_commands_to_azure_are_no_commands() -> None:

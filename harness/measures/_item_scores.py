@@ -15,9 +15,9 @@ from harness.statistics import (
     mcnemar_p,
     mean,
     mean_interval,
+    paired_share_interval,
     ratio_of_sums,
     ratio_of_sums_interval,
-    tango_interval,
     wilson_interval,
 )
 
@@ -27,7 +27,7 @@ def scores(cell: Cell) -> Found:
     if cell.kind == "binary":
         gained = int(((cell.variant == 1) & (cell.reference == 0)).sum())
         lost = int(((cell.variant == 0) & (cell.reference == 1)).sum())
-        change, interval = (gained - lost) / len(cell.rows), paired_shares(cell)
+        change, interval = (gained - lost) / len(cell.rows), _paired_shares(cell)
         trials = effective(cell, float(cell.variant.sum()))
         alone = _around(wilson_interval(*trials), mean(cell.variant))
         what = f"{gained} items gained, {lost} lost{_mcnemar(cell, gained, lost)}; {cell.conditions}"
@@ -48,16 +48,9 @@ def scores(cell: Cell) -> Found:
     )
 
 
-def paired_shares(cell: Cell) -> Interval | None:
-    """Tango's interval of the difference of two paired proportions, variant − reference.
-
-    Of items from the same document only the first counts: the others are not independent evidence.
-    """
-    first = ~cell.rows["doc_hash"].duplicated().to_numpy()
-    variant, reference = cell.variant[first], cell.reference[first]
-    gained = int(((variant == 1) & (reference == 0)).sum())
-    lost = int(((variant == 0) & (reference == 1)).sum())
-    return _around(tango_interval(gained, lost, len(variant)), mean(cell.variant - cell.reference))
+def _paired_shares(cell: Cell) -> Interval | None:
+    """Tango's interval of variant − reference. The share of items from the same document counts once."""
+    return paired_share_interval(cell.reference == 1, cell.variant == 1, cell.rows["doc_hash"].to_numpy())
 
 
 def _mcnemar(cell: Cell, gained: int, lost: int) -> str:
@@ -81,7 +74,7 @@ def recovery(cell: Cell) -> Found:
         yield Skipped(measure=metric.name, reason=reason, labels=cell.label())
         return
     interval = ratio_of_sums_interval(cell.variant, cell.reference, cell.clusters)
-    if cell.kind == "binary" and interval is not None and (tango := paired_shares(cell)) is not None:
+    if cell.kind == "binary" and interval is not None and (tango := _paired_shares(cell)) is not None:
         share = mean(cell.reference)
         ends = (min(interval.low, 1 + tango.low / share), max(interval.high, 1 + tango.high / share))
         interval = Interval(*ends, "the wider of ratio of sums by cluster t, and Tango score")
@@ -118,5 +111,4 @@ def flips(cell: Cell) -> Found:
 
 
 def _around(interval: Interval | None, value: float) -> Interval | None:
-    """The interval, extended to contain the value itself despite rounding or repeated documents."""
-    return interval and Interval(min(interval.low, value), max(interval.high, value), interval.method)
+    return interval and interval.around(value)

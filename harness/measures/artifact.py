@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 KL_MEAN = Metric(
     name="artifact.kl_mean",
+    concern="accounting",
     title="mean KL, in memory vs. artifact",
     unit="nats/token",
     better="lower",
@@ -36,6 +37,7 @@ KL_MEAN = Metric(
 )
 KL_MAX = Metric(
     name="artifact.kl_max",
+    concern="accounting",
     title="largest KL, in memory vs. artifact",
     unit="nats/token",
     better="lower",
@@ -44,6 +46,7 @@ KL_MAX = Metric(
 )
 LOGITS = Metric(
     name="artifact.logits_max_abs_diff",
+    concern="accounting",
     title="largest logit difference of the artifact",
     unit="logits",
     better="lower",
@@ -52,6 +55,7 @@ LOGITS = Metric(
 )
 MODULES = Metric(
     name="artifact.modules_changed",
+    concern="accounting",
     title="modules that the artifact changes",
     unit="share",
     better="lower",
@@ -60,6 +64,7 @@ MODULES = Metric(
 )
 TEXTS = Metric(
     name="artifact.texts_changed",
+    concern="accounting",
     title="texts that the artifact encodes differently",
     unit="share",
     better="lower",
@@ -68,6 +73,7 @@ TEXTS = Metric(
 )
 LIVE = Metric(
     name="artifact.live_kl_max",
+    concern="accounting",
     title="largest KL caused by saving, in memory",
     unit="nats/token",
     better="lower",
@@ -76,6 +82,7 @@ LIVE = Metric(
 )
 BYTES = Metric(
     name="artifact.bytes",
+    concern="resources",
     title="bytes on disk",
     unit="bytes",
     better="lower",
@@ -84,6 +91,7 @@ BYTES = Metric(
 )
 BITS = Metric(
     name="artifact.bits_per_weight",
+    concern="resources",
     title="bits on disk per weight",
     unit="bits/weight",
     better="lower",

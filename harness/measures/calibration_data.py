@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 OVERLAP = Metric(
     name="calibration_data.overlap",
+    concern="comparability",
     title="documents shared with calibration",
     unit="share",
     better="lower",
@@ -26,6 +27,7 @@ OVERLAP = Metric(
 )
 DIVERGENCE = Metric(
     name="calibration_data.token_divergence",
+    concern="comparability",
     title="divergence of tokens from calibration",
     unit="nats",
     better="lower",
@@ -33,6 +35,7 @@ DIVERGENCE = Metric(
 )
 FLOOR = Metric(
     name="calibration_data.token_divergence_floor",
+    concern="comparability",
     title="divergence of tokens between halves",
     unit="nats",
     better="neither",
@@ -40,6 +43,7 @@ FLOOR = Metric(
 )
 OUTSIDE = Metric(
     name="calibration_data.outside_range",
+    concern="comparability",
     title="inputs outside the calibrated range",
     unit="share",
     better="lower",
@@ -47,6 +51,7 @@ OUTSIDE = Metric(
 )
 WORST = Metric(
     name="calibration_data.outside_range_worst",
+    concern="comparability",
     title="most inputs outside the calibrated range",
     unit="share",
     better="lower",

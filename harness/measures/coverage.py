@@ -23,6 +23,7 @@ PARAMETERS = Metric(
     description="share of the parameters that no document touched: towers, experts, rows of embeddings, unread tensors",
     sides=True,
     spread="counted",
+    concern="quantization_coverage",
 )
 BYTES = Metric(
     name="coverage.untouched_bytes",
@@ -32,6 +33,7 @@ BYTES = Metric(
     description="share of the stored bytes that no document touched",
     sides=True,
     spread="counted",
+    concern="quantization_coverage",
 )
 CHANGED = Metric(
     name="coverage.untouched_changed",
@@ -43,6 +45,7 @@ CHANGED = Metric(
         "rounding to 16 bits, and that no compression explains"
     ),
     spread="counted",
+    concern="comparability",
 )
 COMPRESSED = Metric(
     name="coverage.untouched_compressed",
@@ -51,6 +54,7 @@ COMPRESSED = Metric(
     better="lower",
     description="share of the variant's parameters that were compressed and that no document touched",
     spread="counted",
+    concern="quantization_coverage",
 )
 DAMAGED = Metric(
     name="coverage.untouched_damaged",
@@ -62,6 +66,7 @@ DAMAGED = Metric(
         "above 0.9: they say next to nothing of the reference's"
     ),
     spread="counted",
+    concern="numerics",
 )
 MISSING = Metric(
     name="coverage.missing",
@@ -70,6 +75,7 @@ MISSING = Metric(
     better="lower",
     description="share of the reference's parameters, of those that no text runs, that the variant does not have",
     spread="counted",
+    concern="comparability",
 )
 NON_FINITE = Metric(
     name="coverage.non_finite",
@@ -78,6 +84,7 @@ NON_FINITE = Metric(
     better="lower",
     description="tensors of the variant, its unread ones included, with NaN or infinity that the reference lacks there",
     spread="counted",
+    concern="numerics",
 )
 UNQUANTIZED = Metric(
     name="coverage.unquantized",
@@ -89,6 +96,7 @@ UNQUANTIZED = Metric(
         "plain floats"
     ),
     spread="counted",
+    concern="quantization_coverage",
 )
 COLUMNS = (
     "side",

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 UNREACHED = Metric(
     name="experts.unreached",
+    concern="quantization_coverage",
     title="experts without calibration tokens",
     unit="experts",
     better="lower",
@@ -21,6 +22,7 @@ UNREACHED = Metric(
 )
 UNCALIBRATED = Metric(
     name="experts.uncalibrated_share",
+    concern="quantization_coverage",
     title="routings to experts without calibration",
     unit="share",
     better="lower",
@@ -28,6 +30,7 @@ UNCALIBRATED = Metric(
 )
 UNUSED = Metric(
     name="experts.unused",
+    concern="quantization_coverage",
     title="experts without tokens",
     unit="experts",
     better="lower",

@@ -27,6 +27,7 @@ Positive = Annotated[int, Field(gt=0)]
 SPEEDS = {
     "prefill": Metric(
         name="latency.prefill_tokens_per_second",
+        concern="resources",
         units="timing blocks",
         title="prefill speed",
         unit="tokens/second",
@@ -36,6 +37,7 @@ SPEEDS = {
     ),
     "decode": Metric(
         name="latency.decode_tokens_per_second",
+        concern="resources",
         units="timing blocks",
         title="decode speed",
         unit="tokens/second",
@@ -45,6 +47,7 @@ SPEEDS = {
     ),
     "first_token": Metric(
         name="latency.time_to_first_token_ms",
+        concern="resources",
         units="timing blocks",
         title="time to first token",
         unit="milliseconds",
@@ -54,6 +57,7 @@ SPEEDS = {
 }
 RATIO = Metric(
     name="latency.ratio",
+    concern="resources",
     units="timing blocks",
     title="time, variant over reference",
     unit="ratio",
@@ -65,6 +69,7 @@ RATIO = Metric(
 )
 FLOOR = Metric(
     name="latency.floor",
+    concern="resources",
     units="timing blocks",
     title="time, reference over itself",
     unit="ratio",

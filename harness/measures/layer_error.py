@@ -28,6 +28,7 @@ measured error reaches."""
 
 RELATIVE = Metric(
     name="layers.relative_error",
+    concern="numerics",
     title="relative error",
     unit="ratio",
     better="lower",
@@ -36,6 +37,7 @@ RELATIVE = Metric(
 )
 SQNR = Metric(
     name="layers.sqnr_db",
+    concern="numerics",
     title="SQNR",
     unit="dB",
     better="higher",
@@ -46,6 +48,7 @@ SQNR = Metric(
 )
 COSINE = Metric(
     name="layers.cosine",
+    concern="numerics",
     title="cosine",
     unit="cosine",
     better="higher",
@@ -55,6 +58,7 @@ COSINE = Metric(
 )
 WORST = Metric(
     name="layers.worst",
+    concern="numerics",
     title="largest layer error",
     unit="ratio",
     better="lower",

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 CHANNELS = Metric(
     name="outliers.channels",
+    concern="numerics",
     title="outlier channels",
     unit="channels",
     better="lower",
@@ -28,6 +29,7 @@ CHANNELS = Metric(
 )
 MAX_TO_MEDIAN = Metric(
     name="outliers.max_to_median",
+    concern="numerics",
     title="channel maximum over median",
     unit="max/median",
     better="lower",
@@ -37,6 +39,7 @@ MAX_TO_MEDIAN = Metric(
 )
 KURTOSIS = Metric(
     name="outliers.kurtosis",
+    concern="numerics",
     title="kurtosis",
     unit="kurtosis",
     better="lower",

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 RELATIVE = Metric(
     name="weights.relative_error",
+    concern="numerics",
     title="relative error of a weight",
     unit="ratio",
     better="lower",
@@ -22,6 +23,7 @@ RELATIVE = Metric(
 )
 WORST = Metric(
     name="weights.worst",
+    concern="numerics",
     title="largest weight error",
     unit="ratio",
     better="lower",

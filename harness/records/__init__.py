@@ -1,6 +1,8 @@
-"""Frozen, closed records: what is asked (plan) and what is found (result). They import nothing of the harness."""
+"""Frozen, closed records: what is asked (plan) and what is found (result). They import nothing of
+the harness but its errors."""
 
 from harness.records.base import Plugin, Record
+from harness.records.failure import FAILURE_FILE, Failure
 from harness.records.formats import FLOATS, NumberFormat
 from harness.records.metric import Metric, find_metric
 from harness.records.plan import (
@@ -37,6 +39,7 @@ from harness.records.result import (
 )
 
 __all__ = [
+    "FAILURE_FILE",
     "FLOATS",
     "SCHEMA_VERSION",
     "Artifact",
@@ -49,6 +52,7 @@ __all__ = [
     "Condition",
     "DocumentsSpec",
     "Environment",
+    "Failure",
     "HubData",
     "Identity",
     "Level",

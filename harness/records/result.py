@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from harness.errors import FailureClass
 from harness.records.base import Record
 from harness.records.formats import NumberFormat
 from harness.records.metric import Better, Metric, find_metric
@@ -149,6 +150,8 @@ class Verdict(Record):
     level: Level
     where: str
     why: str = ""
+    failure: FailureClass | None = None
+    """What kind of thing keeps the rule from passing; None where it passes."""
 
 
 class ModuleFormat(Record):
@@ -307,6 +310,8 @@ class Run(Record):
     """Hash of everything the tables depend on; tables with another key are never used."""
     verdict: Literal["pass", "fail", "inconclusive", "error"]
     exit_code: Literal[0, 1, 2, 3]
+    failure: FailureClass | None = None
+    """The class of failure of the blocking rule that decided the verdict; None for a pass."""
     asked: dict[str, Any]
     reference: Identity
     variant: Identity
@@ -320,8 +325,15 @@ class Run(Record):
     stops: tuple[Stop, ...] = ()
     verdicts: tuple[Verdict, ...]
     notes: tuple[Note, ...] = ()
+    warnings: Annotated[int, Field(ge=0)] = 0
+    """How many of the notes are warnings: what a verdict must not be read without."""
     artifact: Artifact | None = None
     """What would be shipped, where a suite measured it."""
+
+    @property
+    def warning_notes(self) -> tuple[Note, ...]:
+        """The notes of level warn, in their order."""
+        return tuple(note for note in self.notes if note.level == "warn")
 
     def metric(self, name: str) -> Metric:
         """What is known of a metric; of one that nothing declares, only what its first measurement tells."""

@@ -23,7 +23,8 @@ def upgrade(content: dict[str, Any]) -> dict[str, Any]:
     for side in ("reference", "variant"):
         if isinstance(content.get(side), dict):
             upgrade_identity(content[side])
-    return content | {"schema_version": 2}
+    warnings = sum(note.get("level") == "warn" for note in _of(content, "notes"))
+    return content | {"schema_version": 2, "warnings": warnings}
 
 
 def _measurement(record: dict[str, Any]) -> None:
@@ -42,8 +43,11 @@ def _skipped(record: dict[str, Any]) -> None:
 
 def _records(content: dict[str, Any], key: str) -> Iterator[dict[str, Any]]:
     """The records of a kind, of the run and of its slices, as far as they are records at all."""
-    slices = content.get("slices")
-    for part in (content, *(slices if isinstance(slices, list) else ())):
-        found = part.get(key) if isinstance(part, dict) else None
-        records = found if isinstance(found, list) else ()
-        yield from (record for record in records if isinstance(record, dict))
+    for part in (content, *_of(content, "slices")):
+        yield from _of(part, key)
+
+
+def _of(part: dict[str, Any], key: str) -> list[dict[str, Any]]:
+    """The records that a part holds under a key, as far as they are records at all."""
+    records = part.get(key)
+    return [record for record in records if isinstance(record, dict)] if isinstance(records, list) else []

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from harness.errors import FailureClass
 from harness.records import Measurement
 from harness.records.units import unit_of
 from harness.rules._bound import Bound
@@ -31,6 +32,8 @@ class Decision:
     because: str
     p_value: float | None = None
     """One-sided p-value of "beyond the limit" where an interval decided; None where nothing was sampled."""
+    failure: FailureClass | None = None
+    """What kind of thing keeps the rule from passing, where that is not the concern of the metric."""
 
 
 @dataclass(frozen=True)
@@ -138,4 +141,5 @@ def _decision(
 def mistake(measurement: Measurement, expected: str, because: str) -> Decision:
     """An error: the rule does not fit the metric."""
     value = measurement.change if measurement.change is not None else measurement.variant
-    return Decision("error", expected, "nothing compared" if value is None else show(value)[0], None, because)
+    found = "nothing compared" if value is None else show(value)[0]
+    return Decision("error", expected, found, None, because, failure="usage")

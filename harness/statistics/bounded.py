@@ -22,7 +22,7 @@ from harness.statistics.interval import (
     without_spread,
 )
 from harness.statistics.means import mean_interval
-from harness.statistics.proportions import clopper_pearson
+from harness.statistics.proportions import clopper_pearson, tango_interval
 
 
 def proportion_interval(
@@ -50,6 +50,23 @@ def proportion_interval(
         return None
     low, high = min(found.low, share), max(found.high, share)
     return Interval(low, high, f"Korn-Graubard (Clopper-Pearson at the effective sample size {size:.1f})")
+
+
+def paired_share_interval(
+    first: ArrayLike, second: ArrayLike, clusters: ArrayLike, confidence: float = 0.95
+) -> Interval | None:
+    """Interval of the difference second − first of two paired shares (booleans of the same shape); see Tango.
+
+    Of pairs with the same label in ``clusters`` only the first counts: the others are no independent evidence. The
+    interval is widened to contain the difference over all pairs. None without pairs.
+    """
+    one, two = np.asarray(first, dtype=bool), np.asarray(second, dtype=bool)
+    if not len(one):
+        return None
+    alone = np.unique(np.asarray(clusters), return_index=True)[1]
+    gained, lost = int((two & ~one)[alone].sum()), int((one & ~two)[alone].sum())
+    interval = tango_interval(gained, lost, len(alone), confidence)
+    return interval and interval.around(mean(two.astype(np.float64) - one.astype(np.float64)))
 
 
 def bounded_mean_interval(

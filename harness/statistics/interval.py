@@ -20,6 +20,10 @@ class Interval:
     high: float
     method: str
 
+    def around(self, value: float) -> Interval:
+        """The interval, extended to contain ``value`` itself despite rounding or repeated documents."""
+        return Interval(min(self.low, value), max(self.high, value), self.method)
+
 
 @dataclass(frozen=True)
 class ClusterSums:

@@ -97,8 +97,15 @@ def _add_suite(root: ElementTree.Element, run: Run, index: int, gate: str, cases
         skipped=str(counts["skipped"]),
         time=f"{sum(run.clock.seconds.values()):.3f}",
     )
+    facts = {
+        "verdict": run.verdict,
+        "failure": run.failure or "",
+        "warnings": str(run.warnings),
+        "harness": run.environment.harness,
+        "data_key": run.data_key,
+    }
     properties = ElementTree.SubElement(suite, "properties")
-    for key, value in (("verdict", run.verdict), ("harness", run.environment.harness), ("data_key", run.data_key)):
+    for key, value in facts.items():
         ElementTree.SubElement(properties, "property", name=key, value=clean(value))
     names: Counter[str] = Counter()
     for case in cases:

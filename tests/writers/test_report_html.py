@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from harness.errors import TableError, WriteError
+from harness.errors import FailureClass, TableError, WriteError
 from harness.records import Basis, Measurement, ModuleFormat, Note, Run, Skipped, Verdict
 from harness.records.metric import ChanceLevel, SpreadFamily, Summary
 from harness.system import resources
@@ -193,6 +193,7 @@ LITERALS = {
     *(*get_args(Basis), *get_args(SpreadFamily), *get_args(ChanceLevel), *get_args(Summary)),
     *("reference", "variant", "real", "simulated", "none", "tensor", "channel", "group", "block", "token"),
     *("int", "float", "codebook", "e8m0", "e4m3", "double"),
+    *get_args(FailureClass),
 }
 
 
