@@ -37,7 +37,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     [
         ("layers.2.", "21 of 28 linear layers", "block 2"),
         ("up_proj", "24 of 28 linear layers", "up_proj, blocks 0–3"),
-        ("", "1 of 28 linear layers", "self_attn.q_proj, blocks 1–3"),
+        ("", "1 of 28 linear layers", "self_attn.k_proj, blocks 0–3"),
     ],
 )
 def test_layers_that_were_forgotten_fail(part: str, said: str, named: str, here: Path) -> None:
