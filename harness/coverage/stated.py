@@ -9,7 +9,7 @@ others quantize the linear layers of the decoder blocks. Routers stay plain in a
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
@@ -59,7 +59,9 @@ def compare_with_config(loaded: LoadedModel) -> Stated | None:
     said = loaded.quantization
     if not said or loaded.language_model.modules is None:
         return None
-    meant = [module for module in loaded.identity.modules if _is_meant(loaded, module)]
+    stacked = {name for name, _, _ in stacks(loaded.model)}
+    blocks = _find_blocks(loaded)
+    meant = [module for module in loaded.identity.modules if _is_meant(loaded, module, stacked, blocks)]
     return Stated(
         tuple(module for module in meant if module.compressed),
         tuple(module for module in meant if not module.compressed),
@@ -114,21 +116,21 @@ def describe_layers(names: Sequence[str]) -> str:
     return "; ".join(texts[:_MOST]) + rest
 
 
-def _is_meant(loaded: LoadedModel, module: ModuleFormat) -> bool:
-    """Whether the config says that a layer is quantized."""
+def _is_meant(loaded: LoadedModel, module: ModuleFormat, stacked: Set[str], blocks: str | None) -> bool:
+    """Whether the config says that a layer is quantized. stacked: names of stacks; blocks: of the decoder blocks."""
     said, name = loaded.quantization, module.module
     if module.role != "linear" or _stays_plain(said, name):
         return False
     if module.compressed:
         return True
-    is_stack = any(name == stack for stack, _, _ in stacks(loaded.model))
     if said.get("quant_method") == "mxfp4":
-        return is_stack
+        return name in stacked
     if said.get("quant_method") == "compressed-tensors":
         groups = (said.get("config_groups") or {}).values()
         targets = [target for group in groups if isinstance(group, dict) for target in group.get("targets") or ()]
         return module.type in targets or any(_names(target, name) for target in targets)
-    return _is_in_block(loaded, name) and (is_stack or not _is_router(loaded, name))
+    in_block = blocks is not None and name.startswith(f"{blocks}.")
+    return in_block and (name in stacked or not _is_router(loaded, name))
 
 
 def _stays_plain(said: Mapping[str, Any], name: str) -> bool:
@@ -164,12 +166,12 @@ def _as_list(parts: Any) -> list[str]:
     return [parts] if isinstance(parts, str) else list(parts)
 
 
-def _is_in_block(loaded: LoadedModel, name: str) -> bool:
+def _find_blocks(loaded: LoadedModel) -> str | None:
+    """Name of the list of decoder blocks; None if there is none."""
     try:
-        blocks, _ = decoder_blocks(loaded.model)
+        return decoder_blocks(loaded.model)[0]
     except BackendError:
-        return False
-    return name.startswith(f"{blocks}.")
+        return None
 
 
 def _is_router(loaded: LoadedModel, name: str) -> bool:

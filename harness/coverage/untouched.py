@@ -21,6 +21,13 @@ def note_untouched(reference: LoadedModel, variant: LoadedModel, idle: Sequence[
     idle: modules that no text runs, of the reference and of the variant. Experts are left out: other documents may
     reach them (see the measure ``coverage``).
     """
+    if variant.language_model.modules is None:
+        text = (
+            f"{variant.name}: its engine keeps its weights to itself, so nothing shows NaN, damage or missing parts where "
+            "no document reaches"
+        )
+        yield Note(topic="untouched", text=text, level="warn")
+        return
     before, after = (_parts(side, names) for side, names in zip((reference, variant), idle, strict=True))
     if after:
         yield _note_share(variant, after, [part for part in after if bool(compare_part(part, reference, variant)[0])])

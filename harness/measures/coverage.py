@@ -140,12 +140,8 @@ class Coverage(Measure):
         return 0
 
     def measure(self, table: pd.DataFrame) -> Sequence[Measurement | Skipped]:
-        """Compute all metrics; those of a side whose engine hides its weights are Skipped."""
+        """Compute all metrics."""
         require(table, COLUMNS, "coverage")
-        if (table["kind"] == "hidden").any():
-            side = str(table.loc[table["kind"] == "hidden", "side"].iloc[0])
-            reason = f"the {side}'s engine gives no access to modules and weights"
-            return [Skipped(measure=metric.name, reason=reason) for metric in self.metrics]
         totals = {str(row["side"]): row for row in table[table["kind"] == "total"].to_dict("records")}
         parts = [_Part.read(row) for row in table[table["kind"].isin(_PARTS)].to_dict("records")]
         before = [part for part in parts if part.side == "reference"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -40,9 +41,10 @@ class Coverage(Probe):
     ``module``, ``experts``, ``rows``, ``unread``; see ``harness.coverage.parts``). units: how many experts or rows it
     has; seen, changed, damaged: one bit for each, in hexadecimal: whether a document touched it, whether it differs
     from the reference's, and whether it says nothing of it. missing: the other side has no such part. Rows of other
-    kinds: ``total`` with the parameters and bytes of a side; ``hidden`` for a side whose engine gives no access;
-    ``non_finite`` for every tensor of the variant with NaN or infinity that the reference does not have there;
-    ``stated`` for every layer that a quantization config speaks of, with whether it is ``compressed``.
+    kinds: ``total`` with the parameters and bytes of a side; ``non_finite`` for every tensor of the variant with NaN or
+    infinity that the reference does not have there; ``stated`` for every layer that a quantization config speaks of,
+    with whether it is ``compressed``. Of a variant whose engine keeps its weights to itself, what documents touch is
+    taken from the reference, all of it counts as compressed, and nothing else is known.
     """
 
     runs = "shared_pass"
@@ -96,7 +98,7 @@ class _CoverageRecorder(Recorder):
         if variant not in self._frames:
             self._frames[variant] = _frame(self._rows(variant))
         frame = self._frames[variant]
-        sides = {"reference": REFERENCE, "variant": variant}
+        sides = {"reference": REFERENCE, "variant": REFERENCE if self._is_hidden(variant) else variant}
         bits = [
             _bits(seen.get((sides[side], name)), units)
             for side, name, units in zip(frame["side"], frame["name"], frame["units"], strict=True)
@@ -150,6 +152,10 @@ class _CoverageRecorder(Recorder):
             earlier = self._found.get((side, part.name))
             self._found[side, part.name] = units if earlier is None else earlier | units
 
+    def _is_hidden(self, variant: int) -> bool:
+        """Whether the engine of a variant keeps its weights to itself."""
+        return self._models[variant + 1].language_model.modules is None
+
     def _rows(self, variant: int) -> list[tuple[Any, ...]]:
         """All columns but ``seen`` of the rows about one pair."""
         from harness.coverage.finite import compare_finite
@@ -158,8 +164,12 @@ class _CoverageRecorder(Recorder):
 
         reference, other = self._models[0], self._models[variant + 1]
         before, after = list(self._parts[0].values()), list(self._parts[variant + 1].values())
+        if self._is_hidden(variant):
+            rows = [_total(side, reference) for side in ("reference", "variant")]
+            rows += [_row("reference", part, False, "", "") for part in before]
+            return rows + [_row("variant", replace(part, compressed=True), False, "", "") for part in before]
         both = find_counterparts(before, other)
-        rows = [*_total("reference", reference), *_total("variant", other)]
+        rows = [_total("reference", reference), _total("variant", other)]
         rows += [_row("reference", part, part.name not in both, "", "") for part in before]
         for part in after:
             changed, damaged = compare_part(part, reference, other)
@@ -178,11 +188,10 @@ def _row(side: str, part: Part, missing: bool, changed: str, damaged: str) -> tu
     return side, part.name, *own, missing, changed, damaged
 
 
-def _total(side: str, loaded: LoadedModel) -> list[tuple[Any, ...]]:
+def _total(side: str, loaded: LoadedModel) -> tuple[Any, ...]:
     from harness.coverage.untouched import total
 
-    kind = "hidden" if loaded.language_model.modules is None else "total"
-    return [(side, "", kind, 0, *total(loaded), False, False, "", "")]
+    return side, "", "total", 0, *total(loaded), False, False, "", ""
 
 
 def _frame(rows: Sequence[tuple[Any, ...]]) -> pd.DataFrame:

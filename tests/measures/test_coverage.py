@@ -10,7 +10,7 @@ import pytest
 
 from harness.measures.coverage import COLUMNS, Coverage
 from harness.records import Measurement, Skipped
-from tests.helpers.results import measurement, skipped, with_skipped
+from tests.helpers.results import measurement, with_skipped
 
 EMPTY: dict[str, Any] = {
     "name": "", "units": 0, "parameters": 0, "bytes": 0, "compressed": False, "missing": False,
@@ -22,9 +22,8 @@ def bits(*values: int) -> str:
     return np.packbits(np.array(values, dtype=bool)).tobytes().hex()
 
 
-def table(*rows: dict[str, Any], hidden: str = "") -> pd.DataFrame:
-    sides = ("reference", "variant")
-    totals = [{"side": s, "kind": "hidden" if s == hidden else "total", "parameters": 100, "bytes": 200} for s in sides]
+def table(*rows: dict[str, Any]) -> pd.DataFrame:
+    totals = [{"side": s, "kind": "total", "parameters": 100, "bytes": 200} for s in ("reference", "variant")]
     return pd.DataFrame([EMPTY | row for row in (*totals, *rows)], columns=list(COLUMNS))
 
 
@@ -84,8 +83,3 @@ def test_tensors_that_are_not_finite_are_counted_and_named() -> None:
     rows = [{"side": "variant", "kind": "non_finite", "name": f"experts.up, expert {n}"} for n in range(2)]
     bad = measurement(found(table(*rows))["coverage.non_finite"])
     assert (bad.change, bad.method) == (2.0, "experts.up, expert 0, experts.up, expert 1")
-
-
-def test_an_engine_without_access_is_the_reason_for_what_is_not_known() -> None:
-    for entry in found(table(hidden="variant")).values():
-        assert skipped(entry).reason == "the variant's engine gives no access to modules and weights"

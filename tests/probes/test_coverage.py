@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
+from harness.lockstep.driver import shared_pass
+from harness.measures.coverage import Coverage as Measured
+from harness.models.language_model import LogitsModel
 from harness.modules.experts import count_expert_tokens
 from harness.probes.coverage import Coverage
-from tests.helpers.pass_pairs import make_documents, observe
+from harness.records import Measurement
+from harness.tables.store import Store
+from tests.helpers.pass_pairs import Loaded, Silent, make_documents, observe
 from tests.helpers.tiny_models import EXPERTS, family
 
 LENGTHS = (9, 23, 2, 14)
@@ -89,3 +96,39 @@ def test_a_resumed_pass_leaves_the_same_table(tmp_path: Path) -> None:
         observe(tmp_path / "cut", reference, [variant], documents, [Coverage()], progress=Stopping(2))
     _, (again,) = observe(tmp_path / "cut", reference, [variant], documents, [Coverage()])
     pd.testing.assert_frame_equal(whole["coverage"], again["coverage"])
+
+
+class Text:
+    """A model whose weights stay inside an engine."""
+
+    positions, end_tokens = None, ()
+
+    def __init__(self, model: Any) -> None:
+        self.model, self.vocabulary = model, model.config.vocab_size
+
+    def text_logits(self, ids: Sequence[int], last: int) -> torch.Tensor:
+        logits: torch.Tensor = self.model(torch.tensor([list(ids)])).logits[0, -last:]
+        return logits
+
+
+def test_of_an_engine_only_what_documents_touch_is_known(tmp_path: Path) -> None:
+    model, documents = family("llama"), make_documents(LENGTHS)
+    engine: Any = SimpleNamespace(
+        name="engine",
+        language_model=LogitsModel(Text(model)),
+        calibration=None,
+        unread=(),
+        non_finite=(),
+        tokenizer=None,
+    )
+    store, reference = Store(tmp_path / "store", "key"), cast(Any, Loaded("reference", model))
+    report = shared_pass(reference, [engine], documents, [Coverage()], [store.sink("s")], Silent())
+    table = store.read("s", "coverage")
+    store.close()
+    assert table is not None
+    assert any("its engine keeps its weights to itself" in note.text for note in report.variant_notes[0])
+    found = {entry.name: entry for entry in Measured().measure(table) if isinstance(entry, Measurement)}
+    untouched = found["coverage.untouched_parameters"]
+    assert 0 < (untouched.variant or 0) == untouched.reference
+    assert found["coverage.untouched_compressed"].change == pytest.approx(untouched.reference)
+    assert found["coverage.untouched_changed"].change == 0
