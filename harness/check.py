@@ -28,7 +28,7 @@ from harness.system.environment import prepare_threads
 from harness.system.foreign import contain
 from harness.system.held_folder import hold
 from harness.terminal import Terminal
-from harness.write import StoredTables, as_written, read_run, remove_outputs, write_failure, write_outputs, write_run
+from harness.write import StoredTables, read_back, read_run, remove_outputs, write_failure, write_outputs, write_run
 from harness.writers import RUN_FILE, Writer
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def check(files: Sequence[Path], out: Path, terminal: Terminal) -> int:
         raise
     with ExitStack() as held:
         for plan in plans:
-            held.enter_context(_held(out / plan.name))
+            held.enter_context(_hold_run_folder(out / plan.name))
         return _check(plans, {plan.name: out / plan.name for plan in plans}, terminal)
 
 
@@ -96,7 +96,7 @@ def exit_code_of(run: Run) -> int:
 
 
 @contextmanager
-def _held(folder: Path) -> Iterator[None]:
+def _hold_run_folder(folder: Path) -> Iterator[None]:
     """Hold a run folder against other processes; its tables stay, to be resumed. Raises WriteError."""
     lock = hold(folder, MARKER, (MARK_OF_OLD,))
     try:
@@ -110,7 +110,7 @@ def _withdraw(folder: Path, terminal: Terminal) -> None:
     if not os.path.lexists(folder / RUN_FILE):
         return
     try:
-        with _held(folder):
+        with _hold_run_folder(folder):
             remove_outputs(folder, ())
     except HarnessError as error:
         terminal.error(f"the result of an earlier check stays: {error}", error.failure)
@@ -148,7 +148,7 @@ def _publish(run: Run, folder: Path, writers: Sequence[Writer]) -> tuple[Run, li
     failure = ""
     try:
         # Outputs are made from what run.json will hold, so that making them again gives the same bytes.
-        run = as_written(run)
+        run = read_back(run)
         tables = StoredTables(folder / "tables", run.data_key)
         try:
             written = write_outputs(run, folder, writers, tables)
@@ -156,7 +156,7 @@ def _publish(run: Run, folder: Path, writers: Sequence[Writer]) -> tuple[Run, li
                 raise WriteError(f"not every output shows all of its tables: {tables.problem}")
         except WriteError as error:
             failure, written = str(error), []
-            run = as_written(_without_outputs(run, failure))
+            run = read_back(_withhold_pass(run, failure))
             with suppress(WriteError):  # so that no output says that the run passed
                 write_outputs(run, folder, writers)
         write_run(run, folder)
@@ -164,10 +164,10 @@ def _publish(run: Run, folder: Path, writers: Sequence[Writer]) -> tuple[Run, li
     except HarnessError as error:
         with suppress(WriteError):
             remove_outputs(folder, writers)
-        return _without_outputs(run, str(error)), [], str(error)
+        return _withhold_pass(run, str(error)), [], str(error)
 
 
-def _without_outputs(run: Run, failure: str) -> Run:
+def _withhold_pass(run: Run, failure: str) -> Run:
     """The run, of which something could not be written: it cannot pass. A failure that was found stays one."""
     failed = _own_error("every output is written", "all outputs that the variant file asks for", failure, "resources")
     if run.verdict == "fail":

@@ -202,7 +202,7 @@ def _run(arguments: list[str]) -> int:
         _say("ended by a signal; what was measured is kept, and the same command resumes")
         return 128 + ended.number
     except BaseException as error:  # noqa: BLE001 - the last line of defence: whatever ends the work, it is not with 0
-        _say(_harmless(f"{_explain(error)}\nclass of failure: {_classify(error)}"))
+        _say(_defuse(f"{_explain(error)}\nclass of failure: {_classify(error)}"))
         return 2
 
 
@@ -228,13 +228,13 @@ def _classify(error: BaseException) -> FailureClass:
     return "resources" if isinstance(error, MemoryError | OSError) else "usage"
 
 
-def _harmless(text: str) -> str:
+def _defuse(text: str) -> str:
     """Text that no terminal and no CI runner takes for a command, without home folders."""
     try:
-        from harness.terminal import harmless_lines
+        from harness.terminal import defuse_lines
     except (ImportError, OSError, MemoryError):  # where files or memory have run out, nothing more can be imported
         return text.replace("::", ": :").replace("##", "# #")
-    return harmless_lines(text)
+    return defuse_lines(text)
 
 
 def _say(text: str) -> None:

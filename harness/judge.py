@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 from harness.errors import FailureClass
 from harness.planning.specs import GateSpec, RuleSpec
 from harness.plugins import nearest
-from harness.records import Level, Measurement, Metric, Run, Skipped, Slice, Verdict, find_metric
+from harness.records import Measurement, Metric, Run, Skipped, Slice, Verdict, find_metric
 from harness.records.patterns import could_match, matches
 from harness.rules import Decision, Rule
 from harness.rules._conditions import apply_conditions
@@ -76,7 +76,7 @@ def judge(
         case
         for gate in gates
         for spec in gate.rules
-        for case in _everywhere(gate.name, spec, measurements, skipped, slices, identical)
+        for case in _list_cases(gate.name, spec, measurements, skipped, slices, identical)
     ]
     return tuple(_verdict(case, metrics) for case in _correct_family(cases, elsewhere))
 
@@ -110,7 +110,7 @@ def conclude(run: Run, verdicts: tuple[Verdict, ...]) -> Run:
     return run.model_copy(update={"verdicts": verdicts, **conclusion(verdicts)._asdict()})
 
 
-def _everywhere(
+def _list_cases(
     gate: str,
     spec: RuleSpec,
     measurements: Sequence[Measurement],
@@ -182,25 +182,29 @@ def _decide(rule: Rule, measurement: Measurement, identical: bool) -> Decision:
         because = f"{measurement.name}: {measurement.method}"
         return Decision("fail", "a finite number", "non-finite", None, because, failure="numerics")
     if measurement.not_judged:
-        return _error("not to be judged", f"{measurement.name}: {measurement.not_judged}")
+        return _error("a number that must not be judged", f"{measurement.name}: {measurement.not_judged}")
     if measurement.n == 0:
         return _error("nothing", f"{measurement.name} has no observations")
     try:
         with guard(f"the rule {_name(rule)}"):
-            return _sound(apply_conditions(rule, measurement, _sound(rule.judge(measurement, identical))))
+            return _check_decision(
+                apply_conditions(rule, measurement, _check_decision(rule.judge(measurement, identical)))
+            )
     except Exception as error:  # noqa: BLE001 - a rule that breaks must not hide what the others say
         because = f"the rule {_name(rule)} failed on {measurement.name}: {type(error).__name__}: {error}"
         return _error("a defect of the rule", because, "usage")
 
 
-def _sound(decision: object) -> Decision:
+def _check_decision(decision: object) -> Decision:
     """The decision of a rule, if it is valid. Raises TypeError or ValueError saying what is wrong."""
     if not isinstance(decision, Decision):
         raise TypeError(f"found {decision!r}, expected a Decision")
     if decision.status not in EXIT_CODES:
         raise ValueError(f"found the status {decision.status!r}, expected one of {', '.join(EXIT_CODES)}")
-    if not all(isinstance(text, str) for text in (decision.expected, decision.found, decision.because)):
-        raise TypeError(f"found {decision!r}, expected a Decision with texts in expected, found and because")
+    if not all(
+        isinstance(text, str) for text in (decision.expected, decision.found, decision.because, decision.reason)
+    ):
+        raise TypeError(f"found {decision!r}, expected a Decision with texts in expected, found, because and reason")
     for number in (decision.margin, decision.p_value):
         if number is not None and not math.isfinite(number):
             raise ValueError(f"found {number} in the decision, expected a finite number or none")
@@ -222,31 +226,29 @@ def _correct_family(cases: list[_Case], elsewhere: int) -> list[_Case]:
         for index, holds in zip(members, held, strict=False):
             decision = cases[index].decision
             if decision.status == "fail" and not holds:
-                because = (
-                    f"{decision.because}; on its own it would fail, but not among {len(members)} {what} "
+                undecided = decision.withhold(
+                    f"on its own it would fail, but not among {len(members)} {what} "
                     f"(p = {decision.p_value:.3g}, Holm correction)"
                 )
-                # Without its p-value it is no interval that merely reaches over the limit: it stays blocking.
-                undecided = replace(decision, status="inconclusive", because=because, p_value=None)
                 together[index] = replace(cases[index], decision=undecided)
     return together
 
 
-def _level(rule: Rule, decision: Decision) -> tuple[Level, str]:
-    """The level of a verdict, and an addition to its reason.
+def _is_excused(rule: Rule, decision: Decision) -> bool:
+    """Whether ``on_inconclusive: warn`` makes a blocking rule advisory.
 
-    ``on_inconclusive: warn`` excuses only an interval that contains the limit: not too few documents, a missing
-    interval, or a failure that only the Holm correction made inconclusive.
+    It excuses only an interval that contains the limit: not too few documents, a missing interval, or a failure that
+    only the Holm correction made inconclusive.
     """
-    excused = decision.status == "inconclusive" and decision.p_value is not None
-    if excused and rule.level == "block" and rule.on_inconclusive == "warn":
-        return "warn", "; advisory, because of on_inconclusive: warn"
-    return rule.level, ""
+    crosses = decision.status == "inconclusive" and decision.p_value is not None
+    return crosses and rule.level == "block" and rule.on_inconclusive == "warn"
 
 
 def _verdict(case: _Case, metrics: Sequence[Metric]) -> Verdict:
     rule, decision = _rule(case.spec), case.decision
-    level, added = _level(rule, decision)
+    level = rule.level
+    if _is_excused(rule, decision):
+        level, decision = "warn", decision.withhold("advisory, because of on_inconclusive: warn")
     return Verdict(
         gate=case.gate,
         rule=_name(rule),
@@ -256,7 +258,8 @@ def _verdict(case: _Case, metrics: Sequence[Metric]) -> Verdict:
         expected=decision.expected,
         found=decision.found,
         margin=decision.margin,
-        because=decision.because + added,
+        because=decision.because,
+        reason=decision.reason,
         level=level,
         where=case.spec.where,
         why=rule.why,

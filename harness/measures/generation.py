@@ -11,7 +11,7 @@ from pydantic import Field
 
 from harness.data.documents import documents_in
 from harness.errors import MeasureError
-from harness.measures import Measure, Work
+from harness.measures import ExtraWork, Measure
 from harness.measures._shared import Count, make_sampled, not_finite, require
 from harness.records import Measurement, Metric, Skipped
 from harness.statistics import (
@@ -205,10 +205,12 @@ class Generation(Measure):
         there = documents if self.prompts is None else documents_in(Path(self.prompts), "\n\n")
         return None if there is None else min(there, self.max)
 
-    def work(self, documents: int | None) -> Work:
+    def work(self, documents: int | None) -> ExtraWork:
         """Prompts and the tokens generated after them."""
         prompts = self.sample_size(documents)
-        return Work(generated=(prompts or 0) * (self.prompt_tokens + self.new_tokens), complete=prompts is not None)
+        return ExtraWork(
+            generated=(prompts or 0) * (self.prompt_tokens + self.new_tokens), complete=prompts is not None
+        )
 
     def produces(self) -> tuple[Metric, ...]:
         """Shares, lengths, positions, similarity; embedding similarity only if an embedding model is named."""

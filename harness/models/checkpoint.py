@@ -29,7 +29,7 @@ from harness.models.trust import check_folder
 from harness.models.unchecked import UncheckedModel
 from harness.models.weight_files import (
     UnreadTensor,
-    Weights,
+    WeightHeaders,
     check_no_hidden_codes,
     locate_config,
     read_json,
@@ -70,7 +70,7 @@ def open_folder(
     return UncheckedModel(model, own, fingerprints, formats, quantization, notes, declared, unread)
 
 
-def _left_in_files(model: PreTrainedModel, weights: Weights) -> list[str]:
+def _left_in_files(model: PreTrainedModel, weights: WeightHeaders) -> list[str]:
     """Names of tensors in the files that the class says it does not read, such as heads for further tokens.
 
     So are scales of a KV cache, if its attention has no place for them.
@@ -158,8 +158,8 @@ def _load_tokenizer(folder: Path, spec: ModelSpec) -> PreTrainedTokenizerBase:
     return cast(PreTrainedTokenizerBase, tokenizer)
 
 
-def _dtype_notes(spec: ModelSpec, name: str, weights: Weights) -> tuple[Note, ...]:
-    stored = weights.floating()
+def _dtype_notes(spec: ModelSpec, name: str, weights: WeightHeaders) -> tuple[Note, ...]:
+    stored = weights.floating_dtypes()
     if not stored or stored == (spec.dtype,):
         return ()
     text = f"{name}: stored as {', '.join(stored)}, converted to {spec.dtype} as declared"

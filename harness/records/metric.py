@@ -10,7 +10,7 @@ from pydantic import Field
 
 from harness.errors import FailureClass
 from harness.records.base import Record
-from harness.records.patterns import covered, matches
+from harness.records.patterns import match_stars, matches
 
 Better = Literal["lower", "higher", "neither"]
 SpreadFamily = Literal["mean", "log", "relative", "paired", "share", "counted", "none", "unknown"]
@@ -66,5 +66,5 @@ def find_metric(name: str, declared: Iterable[Metric]) -> Metric | None:
     if found is None or "*" not in found.name:
         return found
     pieces = found.title.split("*")
-    words = zip_longest(pieces, covered(found.name, name)[: len(pieces) - 1], fillvalue="")
+    words = zip_longest(pieces, match_stars(found.name, name)[: len(pieces) - 1], fillvalue="")
     return found.model_copy(update={"name": name, "title": "".join(map("".join, words))})

@@ -76,7 +76,7 @@ class Measurement(Record):
         return None if self.change is None or self.infinite_neutral else abs(self.change - self.neutral)
 
     @model_validator(mode="after")
-    def _consistent(self) -> Measurement:
+    def _check_fields(self) -> Measurement:
         if self.non_finite is None and self.change is None and self.variant is None:
             raise ValueError(f"{self.name}: a finite measurement needs a change or a variant value")
         for low, value, high in (
@@ -147,6 +147,8 @@ class Verdict(Record):
     margin: float | None = None
     """Distance from the bound that decides to the limit, in units of the metric: positive is on the safe side."""
     because: str
+    reason: str = ""
+    """``because`` without what ``expected`` and ``found`` say; empty if it repeats neither."""
     level: Level
     where: str
     why: str = ""
@@ -337,8 +339,8 @@ class Run(Record):
 
     def metric(self, name: str) -> Metric:
         """What is known of a metric; of one that nothing declares, only what its first measurement tells."""
-        found = find_metric(name, self.metrics)
-        if found is None:
+        metric = find_metric(name, self.metrics)
+        if metric is None:
             m = next((each for each in self.measurements if each.name == name), None)
-            found = Metric(name=name, unit=m.unit if m else "", better=m.better if m else "neither")
-        return found
+            metric = Metric(name=name, unit=m.unit if m else "", better=m.better if m else "neither")
+        return metric

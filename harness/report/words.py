@@ -91,7 +91,7 @@ def describe_format(module: ModuleFormat) -> str:
 
 def points_of(value: float) -> str:
     """A difference of fractions in percentage points, without the unit: for axes that name it."""
-    return display.signed(value * 100, 3)
+    return display.format_signed(value * 100, 3)
 
 
 def bits_per_weight(modules: Sequence[ModuleFormat]) -> float | None:

@@ -34,7 +34,7 @@ STEPS = {
     "quanto": "weights: int8",
     "hqq": "bits: 4, group_size: 32",
     "llmcompressor": "scheme: W8A16",
-    "modelopt": "scheme: INT8_DEFAULT",
+    "modelopt": "scheme: int8_weights",
 }
 FIT = "calibration: {data: pocket-train, documents: 4, tokens: 64}\n"
 

@@ -116,6 +116,7 @@ def test_of_an_engine_only_what_documents_touch_is_known(tmp_path: Path) -> None
     engine: Any = SimpleNamespace(
         name="engine",
         language_model=LogitsModel(Text(model)),
+        identity=SimpleNamespace(modules=()),
         calibration=None,
         unread=(),
         non_finite=(),
