@@ -20,6 +20,7 @@ from tests.helpers.checked_folders import (
     copy_pocket,
     pack_gptq,
     save,
+    with_tower,
 )
 
 SCHEME = {"num_bits": 8, "type": "float", "strategy": "tensor", "dynamic": False, "symmetric": True}
@@ -120,16 +121,6 @@ def test_a_reference_in_full_precision_is_no_quantized_one(here: Path) -> None:
     assert text == "reference and variant are the same bytes: every change is zero by construction"
 
 
-def wrapper() -> Any:
-    text = SIZES | {"head_dim": 16, "layer_types": ["sliding_attention", "full_attention"]}
-    seen = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
-    ids = {"mm_tokens_per_image": 4, "boi_token_index": 2, "eoi_token_index": 3, "image_token_index": 4}
-    config = transformers.Gemma3Config(
-        text_config=text, vision_config=seen | {"image_size": 28, "patch_size": 14}, **ids
-    )
-    return transformers.Gemma3ForConditionalGeneration(config)
-
-
 def to_block_fp8(held: dict[str, Tensor]) -> None:
     for name in [name for name in held if "language_model" in name and "_proj.weight" in name]:
         rows, inputs = held[name].shape
@@ -141,7 +132,7 @@ def to_block_fp8(held: dict[str, Tensor]) -> None:
 
 @pytest.mark.parametrize("nested", [True, False])
 def test_a_quantization_config_inside_a_wrapper_is_read(nested: bool, here: Path) -> None:
-    save(wrapper(), here / "ref")
+    save(with_tower(), here / "ref")
     shutil.copytree(here / "ref", here / "var")
     change_tensors(here / "var", to_block_fp8)
     said = {"quant_method": "fp8", "fmt": "e4m3", "activation_scheme": "dynamic", "weight_block_size": [16, 16]}
@@ -157,7 +148,7 @@ def test_a_quantization_config_inside_a_wrapper_is_read(nested: bool, here: Path
 
 
 def test_an_unknown_method_inside_a_wrapper_is_refused_where_it_stands(here: Path) -> None:
-    save(wrapper(), here / "ref")
+    save(with_tower(), here / "ref")
     shutil.copytree(here / "ref", here / "var")
     text = json.loads((here / "var" / "config.json").read_text())["text_config"]
     change_config(here / "var", text_config=text | {"quantization_config": {"quant_method": "magic"}})
@@ -168,8 +159,8 @@ def test_an_unknown_method_inside_a_wrapper_is_refused_where_it_stands(here: Pat
 
 def test_stacked_experts_in_mxfp4_are_counted_as_in_the_files(here: Path) -> None:
     sizes = SIZES | {"intermediate_size": 64, "head_dim": 16, "sliding_window": 128}
-    rope = {"rope_type": "default", "rope_theta": 10000.0}
-    routed = {"num_local_experts": 4, "num_experts_per_tok": 2, "rope_parameters": rope}
+    rope: dict[str, Any] = {"rope_type": "default", "rope_theta": 10000.0}
+    routed: dict[str, Any] = {"num_local_experts": 4, "num_experts_per_tok": 2, "rope_parameters": rope}
     model: Any = transformers.GptOssForCausalLM(transformers.GptOssConfig(**sizes, **routed))
     grid = torch.tensor([0, 0.5, 1, 1.5, 2, 3, 4, 6, 0, -0.5, -1, -1.5, -2, -3, -4, -6])
     packed = {}

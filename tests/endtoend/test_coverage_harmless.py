@@ -98,8 +98,7 @@ def test_no_backend_is_stopped_for_what_no_document_touches(kind: str, here: Pat
     step = load(Backend, kind)
     if missing := [name for name in step.requires if find_spec(name) is None]:
         pytest.skip(f"needs {missing[0]}")
-    fit = FIT if step.calibrates else ""
-    found = check_folders(here, f"{{compress: [{{backend: {kind}, {STEPS[kind]}}}], artifact: none}}", more=fit)
+    found = check_folders(here, f"{{compress: [{{backend: {kind}, {STEPS[kind]}}}], artifact: none}}", more=FIT)
     failed = [name for name in found.failed() if name.startswith("coverage.") or name == "every weight is finite"]
     assert found.run, found.output
     assert failed == []

@@ -11,7 +11,7 @@ import torch
 import transformers
 from torch import Tensor
 
-from tests.helpers.checked_folders import SIZES, change_tensors, check_folders, copy_pocket, save
+from tests.helpers.checked_folders import SIZES, change_tensors, check_folders, copy_pocket, save, with_tower
 
 DOWN = "model.layers.0.mlp.experts.down_proj"
 HEAD = ("mtp.fc.weight", "mtp.layers.0.mlp.up_proj.weight")
@@ -27,7 +27,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def mixtral() -> Any:
     """Routes every token to one of the first two of four experts."""
-    routed = {"num_local_experts": 4, "num_experts_per_tok": 1}
+    routed: dict[str, Any] = {"num_local_experts": 4, "num_experts_per_tok": 1}
     model: Any = transformers.MixtralForCausalLM(transformers.MixtralConfig(**SIZES, **routed)).eval()
     for layer in model.model.layers:
         gate = layer.mlp.gate.weight.data
@@ -35,21 +35,11 @@ def mixtral() -> Any:
     return model
 
 
-def with_tower() -> Any:
-    seen = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
-    text = SIZES | {"head_dim": 16, "layer_types": ["sliding_attention", "full_attention"]}
-    ids = {"mm_tokens_per_image": 4, "boi_token_index": 2, "eoi_token_index": 3, "image_token_index": 4}
-    config = transformers.Gemma3Config(
-        text_config=text, vision_config=seen | {"image_size": 28, "patch_size": 14}, **ids
-    )
-    return transformers.Gemma3ForConditionalGeneration(config)
-
-
 def with_unread_head(folder: Path) -> None:
     """A model whose class leaves the head for a further token in the files."""
     linear = {f"linear_{name}": 2 for name in ("num_key_heads", "num_value_heads")}
     linear |= {f"linear_{name}": 16 for name in ("key_head_dim", "value_head_dim")}
-    text = SIZES | {"head_dim": 16, "layer_types": ["linear_attention", "full_attention"]} | linear
+    text: dict[str, Any] = SIZES | {"head_dim": 16, "layer_types": ["linear_attention", "full_attention"]} | linear
     model = transformers.Qwen3_5ForCausalLM(transformers.Qwen3_5TextConfig(**text))
     chance = torch.Generator().manual_seed(1)
     head = {HEAD[0]: torch.randn(64, 128, generator=chance), HEAD[1]: torch.randn(128, 64, generator=chance)}

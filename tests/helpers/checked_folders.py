@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from rich.console import Console
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -72,6 +73,18 @@ def save(model: Any, folder: Path) -> Path:
     return folder
 
 
+def with_tower() -> Any:
+    """A model that has a vision tower beside its language model."""
+    seen = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+    ids: dict[str, Any] = {"mm_tokens_per_image": 4, "boi_token_index": 2, "eoi_token_index": 3, "image_token_index": 4}
+    config = transformers.Gemma3Config(
+        text_config=SIZES | {"head_dim": 16, "layer_types": ["sliding_attention", "full_attention"]},
+        vision_config=seen | {"image_size": 28, "patch_size": 14},
+        **ids,
+    )
+    return transformers.Gemma3ForConditionalGeneration(config)
+
+
 def copy_pocket(folder: Path) -> Path:
     """Write the embedded model without its list of hashes."""
     return Path(shutil.copytree(MODEL_DIR, folder, ignore=shutil.ignore_patterns("manifest.json", "*.md", "training*")))
@@ -100,7 +113,7 @@ def pack_gptq(folder: Path, chosen: Callable[[str], bool] = lambda _: True, grou
             blocks = weight_OI.view(outputs, inputs // group, group)
             scales = (blocks.abs().amax(2) / 7).half()
             codes = (blocks / scales.float()[..., None]).round().clamp(-8, 7).add(8).long().view(outputs, inputs).T
-            words = sum(codes[place::8] << 4 * place for place in range(8))
+            words = torch.stack([codes[place::8] << 4 * place for place in range(8)]).sum(0)
             held[f"{name}.qweight"] = torch.where(words >= 2**31, words - 2**32, words).int()
             held[f"{name}.qzeros"] = torch.full((inputs // group, outputs // 8), 0x77777777, dtype=torch.int32)
             held[f"{name}.scales"] = scales.T
