@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 from pathlib import Path
@@ -10,8 +11,11 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from rich.console import Console
 from torch import Tensor
 
+from harness.selftest.flow import selftest
+from harness.terminal import Terminal
 from tests.helpers.checked_folders import (
     SIZES,
     change_config,
@@ -21,6 +25,7 @@ from tests.helpers.checked_folders import (
     pack_gptq,
     save,
     with_tower,
+    write_rules,
 )
 
 SCHEME = {"num_bits": 8, "type": "float", "strategy": "tensor", "dynamic": False, "symmetric": True}
@@ -234,3 +239,20 @@ def test_a_declared_cache_format_is_in_the_record(here: Path) -> None:
     assert (cache["keys"]["element"], cache["keys"]["granularity"]) == ("fp8_e4m3", "tensor")
     assert cache["bits_per_value"] == 8
     assert found.change("divergence.kl_mean") > 0
+
+
+def test_the_rules_of_ship_kill_the_mutants_that_no_document_shows(here: Path) -> None:
+    write_rules(here)
+    names = ("unread_row_not_finite", "block_left_unquantized", "bits_misstated", "shards_saved_again")
+    code = selftest(
+        "pocket", "./gate.yaml", "./suite.yaml", names, here / "runs", Terminal(Console(file=io.StringIO()))
+    )
+    content = json.loads((here / "runs" / "selftest" / "gate.json").read_text())
+    assert code == 0, content
+    found = {each["name"]: (each["result"], {by["metric"] for by in each["by"]}) for each in content["outcomes"]}
+    assert found == {
+        "shards_saved_again": ("passed", set()),
+        "unread_row_not_finite": ("killed", {"coverage.non_finite", "coverage.untouched_changed"}),
+        "block_left_unquantized": ("killed", {"coverage.unquantized"}),
+        "bits_misstated": ("killed", {""}),
+    }

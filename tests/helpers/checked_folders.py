@@ -124,16 +124,21 @@ def pack_gptq(folder: Path, chosen: Callable[[str], bool] = lambda _: True, grou
     change_config(folder, quantization_config=config | said)
 
 
-def check_folders(
-    base: Path, variant: str = "{model: ./var}", reference: str = "{model: ./ref}", more: str = ""
-) -> Checked:
-    """Check ``base/var`` against ``base/ref``. more: further lines of the variant file."""
+def write_rules(base: Path) -> None:
+    """Write the rules of ``ship`` about coverage, and one on the divergence, with the suite that they need."""
     rules = [spec.rule.model_dump(mode="json") | {"rule": spec.rule.kind} for spec in load_gate("ship", base).rules]
     about = [rule for rule in rules if rule["metric"].startswith("coverage.")]
     about.append({"rule": "at_most", "metric": "divergence.kl_mean", "limit": 0.5, "why": "close", "decide": "point"})
     # A line for each rule: where it stands is what tells it from others.
     (base / "gate.yaml").write_text(json.dumps({"description": "of ship", "rules": about}, indent=1))
     (base / "suite.yaml").write_text(SUITE)
+
+
+def check_folders(
+    base: Path, variant: str = "{model: ./var}", reference: str = "{model: ./ref}", more: str = ""
+) -> Checked:
+    """Check ``base/var`` against ``base/ref``. more: further lines of the variant file."""
+    write_rules(base)
     models = f"name: v\nreference: {reference}\nvariant: {variant}\n{more}"
     (base / "v.yaml").write_text(f"{models}suites: [./suite.yaml]\ngates: [./gate.yaml]\n")
     log = io.StringIO()
