@@ -16,14 +16,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.errors import FailureClass, HarnessError, WriteError
+from harness.errors import HarnessError, WriteError
 from harness.forecast.notes import notes_before
-from harness.judge import OWN_GATE, conclude, conclusion, judge, overall
+from harness.judge import conclude, conclusion, judge, overall, own_error, refuse
 from harness.measures import collect_metrics
 from harness.plan import check_together, make_plan, name_of, resolve_plan
 from harness.planning.specs import Plan
 from harness.planning.target import target_notes
-from harness.records import Clock, Failure, Run, Verdict
+from harness.records import Clock, Failure, Run
 from harness.system.environment import prepare_threads
 from harness.system.foreign import contain
 from harness.system.held_folder import hold
@@ -169,7 +169,7 @@ def _publish(run: Run, folder: Path, writers: Sequence[Writer]) -> tuple[Run, li
 
 def _withhold_pass(run: Run, failure: str) -> Run:
     """The run, of which something could not be written: it cannot pass. A failure that was found stays one."""
-    failed = _own_error("every output is written", "all outputs that the variant file asks for", failure, "resources")
+    failed = own_error("every output is written", "all outputs that the variant file asks for", failure, "resources")
     if run.verdict == "fail":
         failed = failed.model_copy(update={"level": "warn"})
     return conclude(run, (*run.verdicts, failed))
@@ -182,10 +182,10 @@ def _judge_variant(observed: Observed, started: datetime) -> Run:
         observed.plan.gates, observed.measurements, observed.skipped, identical, observed.slices, metrics=metrics
     )
     verdicts += tuple(
-        _own_error("every measure runs", "every measure of the suite computes", text, "accounting")
+        own_error("every measure runs", "every measure of the suite computes", text, "accounting")
         for text in observed.failures
     )
-    verdicts += tuple(_own_failure("every weight is finite", "finite numbers", text) for text in observed.refusals)
+    verdicts += refuse(observed.refusals)
     concluded = conclusion(verdicts)
     finished = datetime.now(UTC)
     return Run(
@@ -210,27 +210,4 @@ def _judge_variant(observed: Observed, started: datetime) -> Run:
         notes=tuple(observed.notes),
         warnings=sum(note.level == "warn" for note in observed.notes),
         artifact=observed.artifact,
-    )
-
-
-def _own_failure(rule: str, expected: str, found: str) -> Verdict:
-    """A rule of the harness itself that the variant does not meet, whatever its gates ask."""
-    why = "a weight that no document reached is reached by some user's text"
-    return _own_error(rule, expected, found, "numerics").model_copy(update={"status": "fail", "why": why})
-
-
-def _own_error(rule: str, expected: str, found: str, failure: FailureClass) -> Verdict:
-    """A rule of the harness itself that does not hold: the run cannot be judged, whatever its other rules say."""
-    return Verdict(
-        gate=OWN_GATE,
-        rule=rule,
-        metric="",
-        status="error",
-        expected=expected,
-        found=found,
-        because=found,
-        level="block",
-        where="",
-        why="numbers of a run with a failed part cannot be trusted",
-        failure=failure,
     )

@@ -105,6 +105,33 @@ def conclusion(verdicts: Iterable[Verdict]) -> Conclusion:
     return Conclusion(worst, EXIT_CODES[worst], failure)
 
 
+def refuse(reasons: Iterable[str]) -> tuple[Verdict, ...]:
+    """A failure of the rule that every weight is finite, for each reason: a rule of the harness, under every gate."""
+    why = "a weight that no document reached is reached by some user's text"
+    failed: dict[str, str] = {"status": "fail", "why": why}
+    return tuple(
+        own_error("every weight is finite", "finite numbers", reason, "numerics").model_copy(update=failed)
+        for reason in reasons
+    )
+
+
+def own_error(rule: str, expected: str, found: str, failure: FailureClass) -> Verdict:
+    """A rule of the harness itself that does not hold: the run cannot be judged, whatever its other rules say."""
+    return Verdict(
+        gate=OWN_GATE,
+        rule=rule,
+        metric="",
+        status="error",
+        expected=expected,
+        found=found,
+        because=found,
+        level="block",
+        where="",
+        why="numbers of a run with a failed part cannot be trusted",
+        failure=failure,
+    )
+
+
 def conclude(run: Run, verdicts: tuple[Verdict, ...]) -> Run:
     """The run with these verdicts, and with what they come to."""
     return run.model_copy(update={"verdicts": verdicts, **conclusion(verdicts)._asdict()})

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.errors import HarnessError, PlanError, Problem
-from harness.judge import judge, overall
+from harness.judge import judge, overall, refuse
 from harness.planning.gate_file import Gate, check_metrics, read_gate
 from harness.planning.locating import explain_unknown_name
 from harness.planning.specs import GateSpec, Plan, SuiteSpec, VariantSpec
@@ -125,7 +125,8 @@ class _GateTrial:
         if observed.failures:
             raise MutantError(f"{observed.plan.name}: {observed.failures[0]}")
         identical = observed.reference.same_as(observed.variant)
-        return judge((self.gate,), observed.measurements, observed.skipped, identical, observed.slices)
+        verdicts = judge((self.gate,), observed.measurements, observed.skipped, identical, observed.slices)
+        return verdicts + refuse(observed.refusals)
 
     def _check_unchanged(self, found: Observed | HarnessError, verdicts: Sequence[Verdict]) -> None:
         if isinstance(found, HarnessError):
