@@ -28,6 +28,9 @@ EXIT_CODES: dict[Overall, Literal[0, 1, 2, 3]] = {"error": 2, "fail": 1, "inconc
 FALSE_ALARMS = 0.025
 """Family-wise error rate of blocking rules, if every true value lies at its limit: one side of 95 %."""
 
+LARGEST = 1e300
+"""Numbers beyond it overflow where they are compared."""
+
 OWN_GATE = "harness"
 """Gate name of verdicts that belong to no gate file: measures that failed, outputs that could not be written."""
 
@@ -212,6 +215,8 @@ def _decide(rule: Rule, measurement: Measurement, identical: bool) -> Decision:
         return _error("a number that must not be judged", f"{measurement.name}: {measurement.not_judged}")
     if measurement.n == 0:
         return _error("nothing", f"{measurement.name} has no observations")
+    if contradiction := _contradiction(measurement):
+        return _error("a contradiction", f"{measurement.name}: {contradiction}; repair the measure that gave it")
     try:
         with guard(f"the rule {_name(rule)}"):
             return _check_decision(
@@ -220,6 +225,22 @@ def _decide(rule: Rule, measurement: Measurement, identical: bool) -> Decision:
     except Exception as error:  # noqa: BLE001 - a rule that breaks must not hide what the others say
         because = f"the rule {_name(rule)} failed on {measurement.name}: {type(error).__name__}: {error}"
         return _error("a defect of the rule", because, "usage")
+
+
+def _contradiction(m: Measurement) -> str:
+    """What a measurement says that no measurement can; empty if nothing.
+
+    A record refuses numbers that are not finite when it is made, but not in a copy.
+    """
+    ends = (m.low, m.high, m.variant_low, m.variant_high)
+    for number in (m.neutral, m.reference, m.variant, m.change, *ends):
+        if number is not None and not abs(number) <= LARGEST:
+            return f"found the number {number}, expected numbers of at most {LARGEST:g}, or non_finite with the side"
+    if m.basis == "counted" and not {m.low, m.high} <= {None, m.change}:
+        return f"counted, yet with the interval [{m.low}, {m.high}] around {m.change}; what is counted has none"
+    if m.basis == "counted" and not {m.variant_low, m.variant_high} <= {None, m.variant}:
+        return f"counted, yet with the interval [{m.variant_low}, {m.variant_high}] around {m.variant}"
+    return ""
 
 
 def _check_decision(decision: object) -> Decision:

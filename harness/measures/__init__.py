@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from harness import plugins
-from harness.errors import HarnessError
+from harness.errors import HarnessError, MeasureError
 from harness.records import Measurement, Metric, Plugin, Skipped
+from harness.records.metric import find_metric
 from harness.records.patterns import could_match
 
 if TYPE_CHECKING:
@@ -159,7 +160,27 @@ def _without_interval(entry: Measurement | Skipped) -> Measurement | Skipped:
     return entry.model_copy(update={**ends, "method": f"{entry.method}; {why}"})
 
 
-def name_skipped(measure: Measure, found: Sequence[Measurement | Skipped]) -> list[Measurement | Skipped]:
+def hold_to_declared(measure: Measure, found: Sequence[Measurement | Skipped]) -> list[Measurement | Skipped]:
+    """The results of a measure under the names that it declares.
+
+    Raises MeasureError for a measurement whose better direction, or whose value for equal sides, is not the declared
+    one: a margin would lie on the wrong side.
+    """
+    declared = collect_metrics([measure])
+    for entry in found:
+        metric = find_metric(entry.name, declared) if isinstance(entry, Measurement) else None
+        if isinstance(entry, Measurement) and metric is not None:
+            told, known = _direction(entry), _direction(metric)
+            if told != known and metric.better != "neither":
+                raise MeasureError(f"{entry.name}: found {told}, expected {known}, as the measure declares it")
+    return _name_skipped(measure, found)
+
+
+def _direction(entry: Measurement | Metric) -> str:
+    return f"better: {entry.better}, neutral: {'infinity' if entry.infinite_neutral else entry.neutral}"
+
+
+def _name_skipped(measure: Measure, found: Sequence[Measurement | Skipped]) -> list[Measurement | Skipped]:
     """Replace a Skipped under an undeclared name by one for every declared metric that was not measured.
 
     Otherwise a rule could pass because its metric is missing under another name.

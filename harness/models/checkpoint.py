@@ -25,7 +25,7 @@ from harness.models.sanity import CACHE_SCALES, check_loading
 from harness.models.sources import Source
 from harness.models.stored_formats import formats_in_files
 from harness.models.transformers_output import silence_transformers
-from harness.models.trust import check_folder
+from harness.models.trust import check_folder, check_token_ids
 from harness.models.unchecked import UncheckedModel
 from harness.models.weight_files import (
     UnreadTensor,
@@ -53,7 +53,7 @@ def open_folder(
     quantization = quantization_method(source.folder, config)
     if not quantization:
         check_no_hidden_codes(source.folder, weights)
-    own = tokenizer or _load_tokenizer(source.folder, spec)
+    own = tokenizer or _load_tokenizer(source.folder, spec, weights)
     declared = locate_config(config)[0] or {}
     notes = _dtype_notes(spec, name, weights)
     if is_unpacked_here(quantization):
@@ -144,7 +144,8 @@ def _load_model(folder: Path, spec: ModelSpec, loader: Any = AutoModelForCausalL
     return cast(PreTrainedModel, model)
 
 
-def _load_tokenizer(folder: Path, spec: ModelSpec) -> PreTrainedTokenizerBase:
+def _load_tokenizer(folder: Path, spec: ModelSpec, weights: WeightHeaders) -> PreTrainedTokenizerBase:
+    check_token_ids(folder, weights)
     try:
         with silence_transformers(), guard(f"{spec.model}: loading its tokenizer"):
             tokenizer = AutoTokenizer.from_pretrained(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from harness.measures import Measure, name_skipped
+from harness.measures import Measure, hold_to_declared
 from harness.planning.looks import Look
 from harness.planning.specs import GateSpec
 from harness.records import Measurement, Skipped, Slice
@@ -133,7 +133,7 @@ def _measure_slice(
     errors."""
     try:
         with guard(f"the measure {measure.kind}"):
-            results = name_skipped(measure, measure.measure_at(rows, intervals))
+            results = hold_to_declared(measure, measure.measure_at(rows, intervals))
     except Exception as error:  # noqa: BLE001 - as for the whole: a plugin may raise anything, and costs its verdicts
         reason = f"measure {measure.kind} failed: {type(error).__name__}: {error}"
         results = [Skipped(measure=metric.name, reason=reason) for metric in measure.produces()]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
-from harness.measures import Measure, name_skipped
+from harness.measures import Measure, hold_to_declared
 from harness.planning.looks import Look
 from harness.planning.slices import measure_slices, slice_patterns
 from harness.planning.specs import GateSpec, SuiteSpec
@@ -123,7 +123,7 @@ def run_measure(
     try:
         intervals = None if look is None or own or ordinary else look.intervals()
         with guard(f"the measure {measure.kind}"):
-            return [*lost, *name_skipped(instead, instead.measure_at(table, intervals))]
+            return [*lost, *hold_to_declared(instead, instead.measure_at(table, intervals))]
     except Exception as error:  # noqa: BLE001 - a plugin may raise anything; it must cost the verdict, not the run
         reason = f"measure {measure.kind} failed: {type(error).__name__}: {error}"
         failures.append(reason)
