@@ -18,12 +18,13 @@ from typing import TYPE_CHECKING
 
 from harness.errors import HarnessError, WriteError
 from harness.forecast.notes import notes_before
-from harness.judge import conclude, conclusion, judge, overall, own_error, refuse
+from harness.judge import conclude, judge, own_verdict, refuse
 from harness.measures import collect_metrics
 from harness.plan import check_together, make_plan, name_of, resolve_plan
 from harness.planning.specs import Plan
 from harness.planning.target import target_notes
 from harness.records import Clock, Failure, Run
+from harness.records.conclusion import conclusion, overall
 from harness.system.environment import prepare_threads
 from harness.system.foreign import contain
 from harness.system.held_folder import hold
@@ -169,7 +170,9 @@ def _publish(run: Run, folder: Path, writers: Sequence[Writer]) -> tuple[Run, li
 
 def _withhold_pass(run: Run, failure: str) -> Run:
     """The run, of which something could not be written: it cannot pass. A failure that was found stays one."""
-    failed = own_error("every output is written", "all outputs that the variant file asks for", failure, "resources")
+    failed = own_verdict(
+        "error", "every output is written", "all outputs that the variant file asks for", failure, "resources"
+    )
     if run.verdict == "fail":
         failed = failed.model_copy(update={"level": "warn"})
     return conclude(run, (*run.verdicts, failed))
@@ -182,8 +185,12 @@ def _judge_variant(observed: Observed, started: datetime) -> Run:
         observed.plan.gates, observed.measurements, observed.skipped, identical, observed.slices, metrics=metrics
     )
     verdicts += tuple(
-        own_error("every measure runs", "every measure of the suite computes", text, "accounting")
+        own_verdict("error", "every measure runs", "every measure of the suite computes", text, "accounting")
         for text in observed.failures
+    )
+    verdicts += tuple(
+        own_verdict("inconclusive", "the reference repeats itself", "two runs of one batch are equal", text, "numerics")
+        for text in observed.doubts
     )
     verdicts += refuse(observed.refusals)
     concluded = conclusion(verdicts)

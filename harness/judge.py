@@ -9,21 +9,17 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple
 
 from harness.errors import FailureClass
 from harness.planning.specs import GateSpec, RuleSpec
 from harness.plugins import nearest
-from harness.records import Measurement, Metric, Run, Skipped, Slice, Verdict, find_metric
+from harness.records import Measurement, Metric, Run, Skipped, Slice, Status, Verdict, find_metric
+from harness.records.conclusion import EXIT_CODES, conclusion
 from harness.records.patterns import could_match, matches
 from harness.rules import Decision, Rule
 from harness.rules._conditions import apply_conditions
 from harness.statistics import holm
 from harness.system.foreign import guard
-
-Overall = Literal["pass", "fail", "inconclusive", "error"]
-EXIT_CODES: dict[Overall, Literal[0, 1, 2, 3]] = {"error": 2, "fail": 1, "inconclusive": 3, "pass": 0}
-"""Worst first."""
 
 FALSE_ALARMS = 0.025
 """Family-wise error rate of blocking rules, if every true value lies at its limit: one side of 95 %."""
@@ -44,14 +40,6 @@ class _Case:
     metric: str
     labels: dict[str, str]
     decision: Decision
-
-
-class Conclusion(NamedTuple):
-    """What the verdicts of a run come to. failure: None for a pass."""
-
-    verdict: Overall
-    exit_code: Literal[0, 1, 2, 3]
-    failure: FailureClass | None
 
 
 def judge(
@@ -92,39 +80,20 @@ def rejudge(run: Run, gates: Sequence[GateSpec]) -> Run:
     return conclude(run, verdicts + broken)
 
 
-def overall(verdicts: Iterable[Verdict]) -> tuple[Overall, Literal[0, 1, 2, 3]]:
-    """The worst blocking status and its exit code. A run without judged rules, or with an error, is an error."""
-    return conclusion(verdicts)[:2]
-
-
-def conclusion(verdicts: Iterable[Verdict]) -> Conclusion:
-    """The worst blocking status, its exit code, and the class of failure of the first rule that has it."""
-    blocking = [verdict for verdict in verdicts if verdict.level == "block"]
-    statuses = {verdict.status for verdict in blocking}
-    if not statuses or not statuses <= EXIT_CODES.keys():
-        return Conclusion("error", EXIT_CODES["error"], "usage")
-    worst = next(status for status in EXIT_CODES if status in statuses)
-    failure = next(verdict.failure for verdict in blocking if verdict.status == worst)
-    return Conclusion(worst, EXIT_CODES[worst], failure)
-
-
 def refuse(reasons: Iterable[str]) -> tuple[Verdict, ...]:
     """A failure of the rule that every weight is finite, for each reason: a rule of the harness, under every gate."""
+    failed = (own_verdict("fail", "every weight is finite", "finite numbers", each, "numerics") for each in reasons)
     why = "a weight that no document reached is reached by some user's text"
-    failed: dict[str, str] = {"status": "fail", "why": why}
-    return tuple(
-        own_error("every weight is finite", "finite numbers", reason, "numerics").model_copy(update=failed)
-        for reason in reasons
-    )
+    return tuple(verdict.model_copy(update={"why": why}) for verdict in failed)
 
 
-def own_error(rule: str, expected: str, found: str, failure: FailureClass) -> Verdict:
-    """A rule of the harness itself that does not hold: the run cannot be judged, whatever its other rules say."""
+def own_verdict(status: Status, rule: str, expected: str, found: str, failure: FailureClass) -> Verdict:
+    """A rule of the harness itself that does not hold: the run cannot pass, whatever its other rules say."""
     return Verdict(
         gate=OWN_GATE,
         rule=rule,
         metric="",
-        status="error",
+        status=status,
         expected=expected,
         found=found,
         because=found,

@@ -23,9 +23,9 @@ from harness.errors import ModelError
 from harness.models.loaded import LoadedModel
 from harness.models.sanity import CACHE_SCALES
 from harness.models.weight_files import UnreadTensor, read_tensor
+from harness.modules.effective_weights import effective_weight
 from harness.modules.experts import stacked_tensor, stacks
 from harness.modules.inspection import own_tensors
-from harness.modules.weight_errors import layer_error
 from harness.records import ModuleFormat
 
 Kind = Literal["module", "experts", "rows", "unread"]
@@ -171,10 +171,15 @@ def _is_damaged_layer(part: Part, reference: LoadedModel, variant: LoadedModel) 
     if not isinstance(module, nn.Linear):
         return False
     try:
-        error = layer_error(module, variant.model, part.name, reference.model.dtype).relative_error
+        other = variant.model.get_submodule(part.name)
+        before, after = (effective_weight(each, reference.model.dtype) for each in (module, other))
     except ModelError:
         return False
-    return error is not None and error > DAMAGED
+    if not before.held or before.total != after.total or len(before.weight) != len(after.weight):
+        return False
+    held = before.weight[:, after.inputs.to(before.weight.device)].float()
+    error = (after.weight.to(held.device).float() - held).square().sum()
+    return bool(error > DAMAGED**2 * held.square().sum())
 
 
 def _is_plain(tensor: Tensor) -> bool:

@@ -7,7 +7,7 @@ described in ``harness/probes``.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -53,6 +53,10 @@ class Measure(Plugin):
     by_document: ClassVar[bool] = False
     """Whether the table has rows per document and can be restricted to any subset of documents. Required for rules on
     slices and for sequential sampling."""
+    over_modules: ClassVar[tuple[str, ...]] = ()
+    """Metrics with one value over all modules that both models have: Skipped if some could not be compared."""
+    per_module: ClassVar[tuple[str, ...]] = ()
+    """Metrics with one value for each such module: if some could not be compared, one Skipped says so beside them."""
     own_floors: ClassVar[tuple[str, ...]] = ()
     """Metrics whose noise floor the measure determines itself; those of a pass probe get theirs from the suite's
     noise_floor."""
@@ -94,6 +98,10 @@ class Measure(Plugin):
 
     def task_sizes(self) -> tuple[TaskSize, ...]:
         """The tasks that the measure scores, with their sizes as far as files tell; empty if it scores none."""
+        return ()
+
+    def code_folders(self) -> tuple[str, ...]:
+        """Folders with Python code of the user that a run of this measure executes; the plan says so."""
         return ()
 
     def work(self, documents: int | None) -> ExtraWork:
@@ -195,6 +203,27 @@ def _name_skipped(measure: Measure, found: Sequence[Measurement | Skipped]) -> l
             lost = (metric.name for metric in measure.produces() if metric.name not in have)
             named += [entry.model_copy(update={"measure": name}) for name in lost]
     return named
+
+
+def skip_uncompared(
+    measure: Measure, found: Sequence[Measurement | Skipped], uncompared: Mapping[str, str]
+) -> list[Measurement | Skipped]:
+    """The results of a measure where some modules could not be compared.
+
+    uncompared: their names with the reasons. A rule about all modules must not pass on those that could be paired.
+    """
+    if not uncompared:
+        return list(found)
+    module, reason = next(iter(uncompared.items()))
+    more = f", and {len(uncompared) - 1} more" if len(uncompared) > 1 else ""
+    reason = f"{module}{more} could not be compared: {reason}"
+    kept = [entry for entry in found if not (isinstance(entry, Measurement) and entry.name in measure.over_modules)]
+    lost = (*measure.per_module, *(name for name in measure.over_modules if not _is_skipped(name, found)))
+    return [*kept, *(Skipped(measure=name, reason=reason, labels={"module": module}) for name in lost)]
+
+
+def _is_skipped(name: str, found: Sequence[Measurement | Skipped]) -> bool:
+    return any(isinstance(entry, Skipped) and entry.measure == name for entry in found)
 
 
 def collect_metrics(measures: Iterable[Measure]) -> tuple[Metric, ...]:

@@ -73,6 +73,10 @@ class Tasks(Measure):
         """Every task that it names, in order."""
         return task_sizes(self.tasks, self.include, self.limit)
 
+    def code_folders(self) -> tuple[str, ...]:
+        """The folders of custom tasks: lm-eval imports the functions that their files name with ``!function``."""
+        return self.include
+
     def produces(self) -> tuple[Metric, ...]:
         """The derived metrics of every task, and the metrics that the task files declare."""
         names = (f"tasks.{task}.{name}" for task in self.tasks for name in DERIVED)

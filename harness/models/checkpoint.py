@@ -67,7 +67,7 @@ def open_folder(
         formats = formats_in_files(model, source.folder, quantization)
     unread = read_unread(weight_files(source.folder, config), _left_in_files(model, weights))
     notes = (*notes, *_scale_notes(name, unread))
-    return UncheckedModel(model, own, fingerprints, formats, quantization, notes, declared, unread)
+    return UncheckedModel(model, own, fingerprints, formats, quantization, notes, declared, unread, weights.tensors)
 
 
 def _left_in_files(model: PreTrainedModel, weights: WeightHeaders) -> list[str]:

@@ -46,14 +46,16 @@ def open_gguf(spec: ModelSpec, name: str, path: Path, tokenizer: PreTrainedToken
     _check_complete(model, content, places)
     text = (
         f"{name}: {path.name} ({', '.join(content.types)}) runs on dequantized weights: quality and bytes are "
-        f"those of the file, speed is that of {spec.dtype}; engine: llama_cpp computes with its own kernels"
+        f"those of the file, speed is that of {spec.dtype}; the result does not clear the kernels of llama.cpp, which "
+        "round inputs and may repack the weights (seen with Q4_0: KL 0.003 dequantized, 0.199 with repacking kernels): "
+        "check with engine: llama_cpp on the kind of machine that will run it"
     )
     return UncheckedModel(
         model,
         own,
         (fingerprint,),
         formats=_formats(model, content, places, spec.dtype),
-        notes=(Note(topic="gguf", text=text), *notes),
+        notes=(Note(topic="gguf", text=text, level="warn"), *notes),
     )
 
 

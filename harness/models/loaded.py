@@ -39,6 +39,10 @@ class LoadedModel:
     """Its tensors that hold NaN or infinity."""
     unread: tuple[UnreadTensor, ...] = ()
     """Tensors of its files that its class leaves there."""
+    retrained: frozenset[str] = frozenset()
+    """Modules whose weights an adapter changed before any step."""
+    layers: tuple[int | None, ...] | None = None
+    """Of every decoder layer of a variant: the layer of the reference that it stands for (see VariantSpec)."""
 
     @property
     def model(self) -> PreTrainedModel:

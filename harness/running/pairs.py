@@ -37,8 +37,9 @@ Calibrations = dict[str, CalibrationDocuments]
 """Calibration documents that were already read, by their specification."""
 OTHER_IDS = "the documents have other token ids under the variant's tokenizer"
 ALTERNATIVES = (
-    "tokens cannot be compared; bits per byte, tasks, generated texts and latency can be: use a suite and a gate made "
-    "of those, such as suite student and gate student"
+    "tokens cannot be compared; where both sides should have one tokenizer, the variant's tokenizer files are damaged: "
+    "repair them. For a variant that is meant to have a tokenizer of its own, bits per byte, tasks, generated texts "
+    "and latency can be compared: take a suite and a gate made of those, such as suite student and gate student"
 )
 """What can still be compared if tokenizers or vocabularies differ."""
 
@@ -66,6 +67,8 @@ class Observed:
     """Why the variant fails, whatever the rules say."""
     failures: list[str] = field(default_factory=list)
     """Measures that raised: the run cannot be judged, whatever the rules say."""
+    doubts: list[str] = field(default_factory=list)
+    """Why nothing can be decided although every rule could be judged: the reference contradicts itself."""
     seconds: dict[str, float] = field(default_factory=dict)
 
 
@@ -242,6 +245,8 @@ def data_key(
         },
         "environment": environment.model_dump(mode="json"),
     }
+    if plan.variant.layers is not None:
+        content["layers"] = plan.variant.layers
     if any(suite.documents and suite.documents.min for suite in plan.suites):
         content["stopping"] = _list_stopping_rules(plan)
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

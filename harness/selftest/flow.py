@@ -14,18 +14,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.errors import HarnessError, PlanError, Problem
-from harness.judge import judge, overall, refuse
+from harness.judge import judge, refuse
 from harness.planning.gate_file import Gate, check_metrics, read_gate
 from harness.planning.locating import explain_unknown_name
 from harness.planning.specs import GateSpec, Plan, SuiteSpec, VariantSpec
 from harness.planning.suite_file import Suite, read_suite
 from harness.records import ModelSpec, Verdict
+from harness.records.conclusion import overall
 from harness.selftest.mutant import Mutant, MutantError
 from harness.selftest.mutants import NotApplicable, Variation, library
 from harness.selftest.outcomes import Outcome, assess, exit_code, record_omission, record_refusal
 from harness.selftest.table import print_tables
 from harness.system.environment import prepare_threads
 from harness.system.files import write_atomic
+from harness.system.masking import mask
 from harness.terminal import Terminal
 
 if TYPE_CHECKING:
@@ -58,7 +60,7 @@ def selftest(model: str, gate: str, suite: str, only: Sequence[str], out: Path, 
     code = exit_code(outcomes)
     content = {"model": model, "gate": required.name, "suite": measured.name, "exit_code": code}
     text = json.dumps(content | {"outcomes": [asdict(each) for each in outcomes]}, indent=1, ensure_ascii=False)
-    write_atomic(folder / f"{required.name}.json", text.encode())
+    write_atomic(folder / f"{required.name}.json", mask(text).encode())
     return code
 
 

@@ -21,6 +21,7 @@ from harness.lockstep.decoder import Decoder
 from harness.lockstep.survey import survey
 from harness.models.loaded import LoadedModel
 from harness.models.loading import load
+from harness.modules.layer_pairs import SAME_NAMES
 from harness.planning.specs import VariantSpec
 from harness.probes import Context
 from harness.probes.timings import Timings
@@ -139,6 +140,16 @@ def test_the_identity_is_that_of_the_file_with_real_kernels(reference: LoadedMod
 
 
 @pytest.mark.usefixtures("stand_in")
+def test_the_note_names_the_kernels_in_use(reference: LoadedModel, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (note,) = [note for note in variant_of(reference, file).notes if note.topic == "gguf"]
+    assert "its own kernels (CPU : SSE3, FMA, REPACK), which round" in note.text
+    assert "the result holds for these kernels" in note.text
+    monkeypatch.delattr(sys.modules["llama_cpp"], "llama_print_system_info")
+    (note,) = [note for note in variant_of(reference, file).notes if note.topic == "gguf"]
+    assert "(this version of the library does not say which)" in note.text
+
+
+@pytest.mark.usefixtures("stand_in")
 def test_the_shared_pass_pairs_no_module_and_says_why(reference: LoadedModel, file: Path) -> None:
     variant = variant_of(reference, file)
     with pytest.raises(ModelError, match="its engine gives no access to modules and weights"):
@@ -147,7 +158,7 @@ def test_the_shared_pass_pairs_no_module_and_says_why(reference: LoadedModel, fi
     with torch.inference_mode():
         for side in sides:
             side.prepare(IDS)
-        layout = survey(sides[0], sides[1:], IDS, 96)
+        layout = survey(sides[0], sides[1:], IDS, 96, [SAME_NAMES])
     assert sides[1].whole
     assert layout.unpaired[0]["model.layers.0"] == "only the reference runs it"
     assert set(layout.unpaired[0]) >= {site.module for site in layout.outputs}

@@ -118,6 +118,7 @@ def test_of_an_engine_only_what_documents_touch_is_known(tmp_path: Path) -> None
         language_model=LogitsModel(Text(model)),
         identity=SimpleNamespace(modules=()),
         calibration=None,
+        layers=None,
         unread=(),
         non_finite=(),
         tokenizer=None,

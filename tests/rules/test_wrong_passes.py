@@ -15,11 +15,12 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from harness.judge import judge, overall
+from harness.judge import judge
 from harness.measures import load_metrics
 from harness.planning.specs import GateSpec, RuleSpec
 from harness.plugins import names
 from harness.records import Measurement, Metric, NoiseFloor, Skipped, Slice
+from harness.records.conclusion import overall
 from harness.records.metric import Better
 from harness.rules import Facts, Rule, bound_of
 from harness.rules.at_least import AtLeast

@@ -50,7 +50,8 @@ def gather_for_suites(suites: Sequence[SuiteSpec], run: Run | None = None, folde
     vocabulary, same, dtype = None, "", None
     if run is not None:
         asked = run.asked.get("reference", {})
-        vocabulary, dtype = _vocabulary(str(asked.get("model")), asked.get("revision")), run.reference.dtype
+        model = os.path.expanduser(str(asked.get("model")))  # run.json holds no home folder
+        vocabulary, dtype = _vocabulary(model, asked.get("revision")), run.reference.dtype
         same = f"the run {run.name}: both sides were the same bytes" if run.reference.same_as(run.variant) else ""
     if suites:
         metrics = list_measured(suites, run)
