@@ -233,6 +233,9 @@ class Identity(Record):
     weights_sha256: str
     config_sha256: str
     tokenizer_sha256: str
+    beside_sha256: str = ""
+    """Of what its files hold beside the model as loaded: tensors that its class leaves there, and the quantization
+    config; empty if there is neither."""
     modules: tuple[ModuleFormat, ...] = ()
     cache: CacheFormat | None = None
     calibration: CalibrationData | None = None
