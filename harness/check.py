@@ -197,6 +197,7 @@ def _judge_variant(observed: Observed, started: datetime) -> Run:
         verdicts=verdicts,
         notes=tuple(observed.notes),
         artifact=observed.artifact,
+        comparison=observed.comparison,
     )
 
 

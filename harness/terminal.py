@@ -20,7 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from harness.records import Run, Verdict
-from harness.report import display, stops, verdict, words
+from harness.report import comparability, display, stops, verdict, words
 from harness.report.rules import Judged, prepare_verdicts
 from harness.system.streams import EnduringStream
 
@@ -92,6 +92,8 @@ class Terminal:
         headline = f"{status.mark} {verdict.headline(run)}"
         self._print(Text.assemble((headline, f"bold {_COLOURS[run.verdict]}"), f"  {harmless(run.name)}"))
         self._print(Text(f"  {harmless(verdict.reason(run), 2000)}"))
+        if run.comparison is not None:
+            self._print(Text(f"  {harmless(comparability.verdict_line(run.comparison), 2000)}"))
         for sentence in stops.describe_stops(run):
             self._print(Text(f"  {harmless(sentence, 2000)}"))
         for path in outputs:

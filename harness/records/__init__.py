@@ -1,6 +1,7 @@
 """Frozen, closed records: what is asked (plan) and what is found (result). They import nothing of the harness."""
 
 from harness.records.base import Plugin, Record
+from harness.records.comparison import Comparison, Difference, Omission
 from harness.records.formats import FLOATS, NumberFormat
 from harness.records.metric import Metric, find_metric
 from harness.records.plan import (
@@ -46,7 +47,9 @@ __all__ = [
     "CalibrationData",
     "CalibrationSpec",
     "Clock",
+    "Comparison",
     "Condition",
+    "Difference",
     "DocumentsSpec",
     "Environment",
     "HubData",
@@ -60,6 +63,7 @@ __all__ = [
     "NoiseFloorSpec",
     "Note",
     "NumberFormat",
+    "Omission",
     "Plugin",
     "Record",
     "Run",

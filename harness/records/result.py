@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from harness.records.base import Record
+from harness.records.comparison import Comparison
 from harness.records.formats import NumberFormat
 from harness.records.metric import Better, Metric, find_metric
 
@@ -319,6 +320,8 @@ class Run(Record):
     notes: tuple[Note, ...] = ()
     artifact: Artifact | None = None
     """What would be shipped, where a suite measured it."""
+    comparison: Comparison | None = None
+    """What users of both sides load beside weights, and how it differs."""
 
     def metric(self, name: str) -> Metric:
         """What is known of a metric; of one that nothing declares, only what its first measurement tells."""

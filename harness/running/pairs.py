@@ -20,7 +20,7 @@ from harness.numerics.hardware import fit as hardware
 from harness.planning.composition import remarks
 from harness.planning.looks import Look
 from harness.planning.specs import Plan, SuiteSpec, VariantSpec
-from harness.records import Artifact, Environment, Identity, Measurement, Note, Skipped, Slice, Stop
+from harness.records import Artifact, Comparison, Environment, Identity, Measurement, Note, Skipped, Slice, Stop
 from harness.records.plan import SERVED
 from harness.running.calibration import read_calibration, with_calibration
 from harness.running.stopwatch import measure_time
@@ -56,6 +56,7 @@ class Observed:
     """By suite with sequential sampling: where it stopped."""
     notes: list[Note] = field(default_factory=list)
     artifact: Artifact | None = None
+    comparison: Comparison | None = None
     messages: list[str] = field(default_factory=list)
     """What happened to the tables of an earlier, unfinished run: shown in the terminal only, because it changes no
     number."""
@@ -172,9 +173,6 @@ def make_pair(
         observed.notes += _contamination_notes(fitted_to, documents)
     if plan.target is not None:
         observed.notes += hardware.notes(plan.target, variant.identity)
-    if reference.identity.same_as(variant.identity):
-        text = "reference and variant are the same bytes: every change is zero by construction"
-        observed.notes.append(Note(topic="same model", text=text, level="warn"))
     observed.notes += [
         Note(topic="tokenizer", text=f"suite {name}: {reason}", level="warn") for name, reason in mismatches.items()
     ]
