@@ -16,19 +16,19 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.errors import HarnessError, WriteError
+from harness.errors import FailureClass, HarnessError, WriteError
 from harness.forecast.notes import notes_before
-from harness.judge import OWN_GATE, judge, overall
+from harness.judge import OWN_GATE, conclude, conclusion, judge, overall
 from harness.measures import collect_metrics
 from harness.plan import check_together, make_plan, name_of, resolve_plan
 from harness.planning.specs import Plan
 from harness.planning.target import target_notes
-from harness.records import Clock, Run, Verdict
+from harness.records import Clock, Failure, Run, Verdict
 from harness.system.environment import prepare_threads
 from harness.system.foreign import contain
 from harness.system.held_folder import hold
 from harness.terminal import Terminal
-from harness.write import StoredTables, as_written, read_run, remove_outputs, write_outputs, write_run
+from harness.write import StoredTables, read_back, read_run, remove_outputs, write_failure, write_outputs, write_run
 from harness.writers import RUN_FILE, Writer
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def check(files: Sequence[Path], out: Path, terminal: Terminal) -> int:
         raise
     with ExitStack() as held:
         for plan in plans:
-            held.enter_context(_held(out / plan.name))
+            held.enter_context(_hold_run_folder(out / plan.name))
         return _check(plans, {plan.name: out / plan.name for plan in plans}, terminal)
 
 
@@ -81,8 +81,8 @@ def _check(plans: Sequence[Plan], folders: Mapping[str, Path], terminal: Termina
             with contain(f"the run of {', '.join(plan.name for plan in group)}"):
                 results = run_group(group, [folders[plan.name] for plan in group], terminal)
         except HarnessError as error:
-            terminal.error(str(error))
-            codes += [EXIT_ERROR] * len(group)
+            terminal.error(str(error), error.failure)
+            codes += [_record_failure(plan, error, folders[plan.name], terminal) for plan in group]
             continue
         for plan, result in zip(group, results, strict=True):
             codes.append(_conclude(plan, result, started, folders[plan.name], terminal))
@@ -96,7 +96,7 @@ def exit_code_of(run: Run) -> int:
 
 
 @contextmanager
-def _held(folder: Path) -> Iterator[None]:
+def _hold_run_folder(folder: Path) -> Iterator[None]:
     """Hold a run folder against other processes; its tables stay, to be resumed. Raises WriteError."""
     lock = hold(folder, MARKER, (MARK_OF_OLD,))
     try:
@@ -110,10 +110,10 @@ def _withdraw(folder: Path, terminal: Terminal) -> None:
     if not os.path.lexists(folder / RUN_FILE):
         return
     try:
-        with _held(folder):
+        with _hold_run_folder(folder):
             remove_outputs(folder, ())
     except HarnessError as error:
-        terminal.error(f"the result of an earlier check stays: {error}")
+        terminal.error(f"the result of an earlier check stays: {error}", error.failure)
     else:
         terminal.note(f"{folder}: the result of an earlier check was removed, because its files have changed")
 
@@ -121,16 +121,26 @@ def _withdraw(folder: Path, terminal: Terminal) -> None:
 def _conclude(plan: Plan, result: Observed | HarnessError, started: datetime, folder: Path, terminal: Terminal) -> int:
     """Judge and write one variant; returns its exit code."""
     if isinstance(result, HarnessError):
-        terminal.error(f"{plan.name}: {result}")
-        return EXIT_ERROR
-    for message in [*result.messages, *(n.text for n in result.notes if n.topic == "hardware" and n.level == "warn")]:
+        terminal.error(f"{plan.name}: {result}", result.failure)
+        return _record_failure(plan, result, folder, terminal)
+    for message in result.messages:
         terminal.note(message)
     run, written, failure = _publish(_judge_variant(result, started), folder, plan.outputs)
     code = exit_code_of(run)
     terminal.verdict(run, written)
     if failure:
-        terminal.error(f"{plan.name}: {failure}\nthe exit code is {code}: nothing passes without all of its outputs")
+        text = f"{plan.name}: {failure}\nthe exit code is {code}: nothing passes without all of its outputs"
+        terminal.error(text)
     return code
+
+
+def _record_failure(plan: Plan, error: HarnessError, folder: Path, terminal: Terminal) -> int:
+    """Write failure.json, for programs, where there will be no run.json; returns the exit code."""
+    try:
+        write_failure(Failure(name=plan.name, failure=error.failure, message=str(error)), folder)
+    except WriteError as unwritten:
+        terminal.error(str(unwritten), unwritten.failure)
+    return EXIT_ERROR
 
 
 def _publish(run: Run, folder: Path, writers: Sequence[Writer]) -> tuple[Run, list[Path], str]:
@@ -138,7 +148,7 @@ def _publish(run: Run, folder: Path, writers: Sequence[Writer]) -> tuple[Run, li
     failure = ""
     try:
         # Outputs are made from what run.json will hold, so that making them again gives the same bytes.
-        run = as_written(run)
+        run = read_back(run)
         tables = StoredTables(folder / "tables", run.data_key)
         try:
             written = write_outputs(run, folder, writers, tables)
@@ -146,7 +156,7 @@ def _publish(run: Run, folder: Path, writers: Sequence[Writer]) -> tuple[Run, li
                 raise WriteError(f"not every output shows all of its tables: {tables.problem}")
         except WriteError as error:
             failure, written = str(error), []
-            run = as_written(_without_outputs(run, failure))
+            run = read_back(_withhold_pass(run, failure))
             with suppress(WriteError):  # so that no output says that the run passed
                 write_outputs(run, folder, writers)
         write_run(run, folder)
@@ -154,32 +164,33 @@ def _publish(run: Run, folder: Path, writers: Sequence[Writer]) -> tuple[Run, li
     except HarnessError as error:
         with suppress(WriteError):
             remove_outputs(folder, writers)
-        return _without_outputs(run, str(error)), [], str(error)
+        return _withhold_pass(run, str(error)), [], str(error)
 
 
-def _without_outputs(run: Run, failure: str) -> Run:
+def _withhold_pass(run: Run, failure: str) -> Run:
     """The run, of which something could not be written: it cannot pass. A failure that was found stays one."""
-    failed = _own_error("every output is written", "all outputs that the variant file asks for", failure)
+    failed = _own_error("every output is written", "all outputs that the variant file asks for", failure, "resources")
     if run.verdict == "fail":
         failed = failed.model_copy(update={"level": "warn"})
-    verdicts = (*run.verdicts, failed)
-    verdict, code = overall(verdicts)
-    return run.model_copy(update={"verdicts": verdicts, "verdict": verdict, "exit_code": code})
+    return conclude(run, (*run.verdicts, failed))
 
 
 def _judge_variant(observed: Observed, started: datetime) -> Run:
     identical = observed.reference.same_as(observed.variant)
-    verdicts = judge(observed.plan.gates, observed.measurements, observed.skipped, identical, observed.slices)
-    verdicts += tuple(
-        _own_error("every measure runs", "every measure of the suite computes", text) for text in observed.failures
+    metrics = collect_metrics(measure for suite in observed.plan.suites for measure in suite.measures)
+    verdicts = judge(
+        observed.plan.gates, observed.measurements, observed.skipped, identical, observed.slices, metrics=metrics
     )
-    verdict, exit_code = overall(verdicts)
+    verdicts += tuple(
+        _own_error("every measure runs", "every measure of the suite computes", text, "accounting")
+        for text in observed.failures
+    )
+    concluded = conclusion(verdicts)
     finished = datetime.now(UTC)
     return Run(
         name=observed.plan.name,
         data_key=observed.data_key,
-        verdict=verdict,
-        exit_code=exit_code,
+        **concluded._asdict(),
         asked=resolve_plan(observed.plan),
         reference=observed.reference,
         variant=observed.variant,
@@ -189,19 +200,20 @@ def _judge_variant(observed: Observed, started: datetime) -> Run:
             finished=finished.isoformat(timespec="seconds"),
             seconds=observed.seconds,
         ),
-        metrics=collect_metrics(measure for suite in observed.plan.suites for measure in suite.measures),
+        metrics=metrics,
         measurements=tuple(observed.measurements),
         skipped=tuple(observed.skipped),
         slices=tuple(observed.slices),
         stops=tuple(observed.stops.values()),
         verdicts=verdicts,
         notes=tuple(observed.notes),
+        warnings=sum(note.level == "warn" for note in observed.notes),
         artifact=observed.artifact,
         comparison=observed.comparison,
     )
 
 
-def _own_error(rule: str, expected: str, found: str) -> Verdict:
+def _own_error(rule: str, expected: str, found: str, failure: FailureClass) -> Verdict:
     """A rule of the harness itself that does not hold: the run cannot be judged, whatever its other rules say."""
     return Verdict(
         gate=OWN_GATE,
@@ -214,4 +226,5 @@ def _own_error(rule: str, expected: str, found: str) -> Verdict:
         level="block",
         where="",
         why="numbers of a run with a failed part cannot be trusted",
+        failure=failure,
     )

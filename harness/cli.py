@@ -16,7 +16,7 @@ from types import FrameType
 import click
 
 from harness import __version__
-from harness.errors import HarnessError, PlanError
+from harness.errors import FailureClass, HarnessError, PlanError
 from harness.system.foreign import EndedBySignal, refuse_silent_exits
 from harness.system.streams import endure
 
@@ -223,7 +223,7 @@ def _run(arguments: list[str]) -> int:
         _say("ended by a signal; what was measured is kept, and the same command resumes")
         return 128 + ended.number
     except BaseException as error:  # noqa: BLE001 - the last line of defence: whatever ends the work, it is not with 0
-        _say(_harmless(_explain(error)))
+        _say(_defuse(f"{_explain(error)}\nclass of failure: {_classify(error)}"))
         return 2
 
 
@@ -242,13 +242,20 @@ def _explain(error: BaseException) -> str:
     return f"this is a defect of the harness, not of your input:\n{''.join(traceback.format_exception(error))}"
 
 
-def _harmless(text: str) -> str:
+def _classify(error: BaseException) -> FailureClass:
+    """The class of an error, for programs."""
+    if isinstance(error, HarnessError):
+        return error.failure
+    return "resources" if isinstance(error, MemoryError | OSError) else "usage"
+
+
+def _defuse(text: str) -> str:
     """Text that no terminal and no CI runner takes for a command, without home folders."""
     try:
-        from harness.terminal import harmless_lines
+        from harness.terminal import defuse_lines
     except (ImportError, OSError, MemoryError):  # where files or memory have run out, nothing more can be imported
         return text.replace("::", ": :").replace("##", "# #")
-    return harmless_lines(text)
+    return defuse_lines(text)
 
 
 def _say(text: str) -> None:

@@ -19,10 +19,33 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+FailureClass = Literal[
+    "usage",
+    "model_unsupported",
+    "comparability",
+    "quantization_coverage",
+    "accounting",
+    "numerics",
+    "quality",
+    "resources",
+]
+"""usage: files, settings, tasks or plugins that do not fit. model_unsupported: a checkpoint, architecture or
+compression step that does not load or run. comparability: the two sides differ in something no document exercised, or
+do not see the same inputs. quantization_coverage: parts of the model that are not in the stated format, or were not
+reached. accounting: counts, sizes or files that contradict what was measured or declared. numerics: numbers that are
+not finite, and errors of weights and layers. quality: predictions and task scores. resources: time, memory, size,
+kernels, disk."""
 
 
 class HarnessError(Exception):
-    """An error that the user can act on; the command line prints the message and exits with code 2."""
+    """An error that the user can act on; the command line prints the message and exits with code 2.
+
+    failure: the class of failure, for programs that act on it.
+    """
+
+    failure: ClassVar[FailureClass] = "usage"
 
 
 @dataclass(frozen=True)
@@ -54,6 +77,8 @@ class PlanError(HarnessError):
 class ModelError(HarnessError):
     """A model could not be loaded, or its files must not be trusted."""
 
+    failure = "model_unsupported"
+
 
 class DataError(HarnessError):
     """Documents or tasks could not be read, or too few of them could be scored."""
@@ -61,6 +86,8 @@ class DataError(HarnessError):
 
 class BackendError(HarnessError):
     """A compression step rejected its input or failed; the message names backend and module."""
+
+    failure = "model_unsupported"
 
 
 class MissingDependencyError(HarnessError):
@@ -73,14 +100,22 @@ class MissingDependencyError(HarnessError):
 class TableError(HarnessError):
     """Tables on disk are damaged, incomplete, or belong to another run."""
 
+    failure = "accounting"
+
 
 class ForeignCodeError(HarnessError):
     """Code outside the harness tried to end the process, or gave no sign of life within its time limit."""
+
+    failure = "resources"
 
 
 class MeasureError(HarnessError):
     """A measured number contradicts its definition, so nothing computed from it can be trusted."""
 
+    failure = "accounting"
+
 
 class WriteError(HarnessError):
     """An output file could not be written; the verdict that was reached still holds."""
+
+    failure = "resources"

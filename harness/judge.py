@@ -9,11 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, NamedTuple
 
+from harness.errors import FailureClass
 from harness.planning.specs import GateSpec, RuleSpec
 from harness.plugins import nearest
-from harness.records import Level, Measurement, Run, Skipped, Slice, Verdict
+from harness.records import Measurement, Metric, Run, Skipped, Slice, Verdict, find_metric
 from harness.records.patterns import could_match, matches
 from harness.rules import Decision, Rule
 from harness.rules._conditions import apply_conditions
@@ -42,6 +43,14 @@ class _Case:
     decision: Decision
 
 
+class Conclusion(NamedTuple):
+    """What the verdicts of a run come to. failure: None for a pass."""
+
+    verdict: Overall
+    exit_code: Literal[0, 1, 2, 3]
+    failure: FailureClass | None
+
+
 def judge(
     gates: Sequence[GateSpec],
     measurements: Sequence[Measurement],
@@ -49,6 +58,7 @@ def judge(
     identical: bool,
     slices: Sequence[Slice] = (),
     elsewhere: int = 0,
+    metrics: Sequence[Metric] = (),
 ) -> tuple[Verdict, ...]:
     """One verdict for each rule and each measurement that its pattern matches, in the order of the gate files.
 
@@ -60,36 +70,47 @@ def judge(
     Blocking failures that rest on intervals are corrected for multiple comparisons (Holm, at FALSE_ALARMS); a failure
     that does not survive the correction is inconclusive. The same holds among the slices of an advisory rule. Passes
     need no correction: all of them must pass. elsewhere: how many further blocking comparisons there will be, so that a
-    failure here still holds among all of them.
+    failure here still holds among all of them. metrics: what is declared of the metrics, for the class of a failure.
     """
     cases = [
         case
         for gate in gates
         for spec in gate.rules
-        for case in _everywhere(gate.name, spec, measurements, skipped, slices, identical)
+        for case in _list_cases(gate.name, spec, measurements, skipped, slices, identical)
     ]
-    return tuple(_verdict(case) for case in _correct_family(cases, elsewhere))
+    return tuple(_verdict(case, metrics) for case in _correct_family(cases, elsewhere))
 
 
 def rejudge(run: Run, gates: Sequence[GateSpec]) -> Run:
     """The run judged by other gates. Verdicts of the harness itself stay: no gate can override them."""
     broken = tuple(verdict for verdict in run.verdicts if verdict.gate == OWN_GATE)
-    verdicts = judge(gates, run.measurements, run.skipped, run.reference.same_as(run.variant), run.slices)
-    verdicts += broken
-    verdict, exit_code = overall(verdicts)
-    return run.model_copy(update={"verdicts": verdicts, "verdict": verdict, "exit_code": exit_code})
+    identical = run.reference.same_as(run.variant)
+    verdicts = judge(gates, run.measurements, run.skipped, identical, run.slices, metrics=run.metrics)
+    return conclude(run, verdicts + broken)
 
 
 def overall(verdicts: Iterable[Verdict]) -> tuple[Overall, Literal[0, 1, 2, 3]]:
     """The worst blocking status and its exit code. A run without judged rules, or with an error, is an error."""
-    blocking = [verdict.status for verdict in verdicts if verdict.level == "block"]
-    if not blocking or not set(blocking) <= EXIT_CODES.keys():
-        return "error", EXIT_CODES["error"]
-    worst = next(status for status in EXIT_CODES if status in blocking)
-    return worst, EXIT_CODES[worst]
+    return conclusion(verdicts)[:2]
 
 
-def _everywhere(
+def conclusion(verdicts: Iterable[Verdict]) -> Conclusion:
+    """The worst blocking status, its exit code, and the class of failure of the first rule that has it."""
+    blocking = [verdict for verdict in verdicts if verdict.level == "block"]
+    statuses = {verdict.status for verdict in blocking}
+    if not statuses or not statuses <= EXIT_CODES.keys():
+        return Conclusion("error", EXIT_CODES["error"], "usage")
+    worst = next(status for status in EXIT_CODES if status in statuses)
+    failure = next(verdict.failure for verdict in blocking if verdict.status == worst)
+    return Conclusion(worst, EXIT_CODES[worst], failure)
+
+
+def conclude(run: Run, verdicts: tuple[Verdict, ...]) -> Run:
+    """The run with these verdicts, and with what they come to."""
+    return run.model_copy(update={"verdicts": verdicts, **conclusion(verdicts)._asdict()})
+
+
+def _list_cases(
     gate: str,
     spec: RuleSpec,
     measurements: Sequence[Measurement],
@@ -114,7 +135,7 @@ def _everywhere(
             f"{metric} was not measured on any slice {named}; slices measured by {label}: {known} (a run measures the "
             f"slices that its own gates name, for metrics per token or layer, if the documents have a {label})"
         )
-        cases = [_Case(gate, spec, metric, {}, _error("nothing", because))]
+        cases = [_Case(gate, spec, metric, {}, _error("nothing", because, "usage"))]
     return cases
 
 
@@ -143,7 +164,7 @@ def _cases(
         close = nearest(pattern, dict.fromkeys(measurement.name for measurement in measurements))
         hint = f"; did you mean {close}?" if close else ""
         because = f"no measured metric is called {pattern}{hint}"
-        cases = [_Case(gate, spec, pattern, {}, _error("nothing", because))]
+        cases = [_Case(gate, spec, pattern, {}, _error("nothing", because, "usage"))]
     return cases
 
 
@@ -155,32 +176,35 @@ def _rule(spec: RuleSpec) -> Rule:
 
 def _decide(rule: Rule, measurement: Measurement, identical: bool) -> Decision:
     if measurement.non_finite == "reference":
-        return _error(
-            "non-finite", f"{measurement.name}: {measurement.method}; without a reference value it cannot be judged"
-        )
+        because = f"{measurement.name}: {measurement.method}; without a reference value it cannot be judged"
+        return _error("non-finite", because, "numerics")
     if measurement.non_finite == "variant":
         because = f"{measurement.name}: {measurement.method}"
-        return Decision("fail", "a finite number", "non-finite", None, because)
+        return Decision("fail", "a finite number", "non-finite", None, because, failure="numerics")
     if measurement.not_judged:
-        return _error("not to be judged", f"{measurement.name}: {measurement.not_judged}")
+        return _error("a number that must not be judged", f"{measurement.name}: {measurement.not_judged}")
     if measurement.n == 0:
         return _error("nothing", f"{measurement.name} has no observations")
     try:
         with guard(f"the rule {_name(rule)}"):
-            return _sound(apply_conditions(rule, measurement, _sound(rule.judge(measurement, identical))))
+            return _check_decision(
+                apply_conditions(rule, measurement, _check_decision(rule.judge(measurement, identical)))
+            )
     except Exception as error:  # noqa: BLE001 - a rule that breaks must not hide what the others say
         because = f"the rule {_name(rule)} failed on {measurement.name}: {type(error).__name__}: {error}"
-        return _error("a defect of the rule", because)
+        return _error("a defect of the rule", because, "usage")
 
 
-def _sound(decision: object) -> Decision:
+def _check_decision(decision: object) -> Decision:
     """The decision of a rule, if it is valid. Raises TypeError or ValueError saying what is wrong."""
     if not isinstance(decision, Decision):
         raise TypeError(f"found {decision!r}, expected a Decision")
     if decision.status not in EXIT_CODES:
         raise ValueError(f"found the status {decision.status!r}, expected one of {', '.join(EXIT_CODES)}")
-    if not all(isinstance(text, str) for text in (decision.expected, decision.found, decision.because)):
-        raise TypeError(f"found {decision!r}, expected a Decision with texts in expected, found and because")
+    if not all(
+        isinstance(text, str) for text in (decision.expected, decision.found, decision.because, decision.reason)
+    ):
+        raise TypeError(f"found {decision!r}, expected a Decision with texts in expected, found, because and reason")
     for number in (decision.margin, decision.p_value):
         if number is not None and not math.isfinite(number):
             raise ValueError(f"found {number} in the decision, expected a finite number or none")
@@ -202,31 +226,29 @@ def _correct_family(cases: list[_Case], elsewhere: int) -> list[_Case]:
         for index, holds in zip(members, held, strict=False):
             decision = cases[index].decision
             if decision.status == "fail" and not holds:
-                because = (
-                    f"{decision.because}; on its own it would fail, but not among {len(members)} {what} "
+                undecided = decision.withhold(
+                    f"on its own it would fail, but not among {len(members)} {what} "
                     f"(p = {decision.p_value:.3g}, Holm correction)"
                 )
-                # Without its p-value it is no interval that merely reaches over the limit: it stays blocking.
-                undecided = replace(decision, status="inconclusive", because=because, p_value=None)
                 together[index] = replace(cases[index], decision=undecided)
     return together
 
 
-def _level(rule: Rule, decision: Decision) -> tuple[Level, str]:
-    """The level of a verdict, and an addition to its reason.
+def _is_excused(rule: Rule, decision: Decision) -> bool:
+    """Whether ``on_inconclusive: warn`` makes a blocking rule advisory.
 
-    ``on_inconclusive: warn`` excuses only an interval that contains the limit: not too few documents, a missing
-    interval, or a failure that only the Holm correction made inconclusive.
+    It excuses only an interval that contains the limit: not too few documents, a missing interval, or a failure that
+    only the Holm correction made inconclusive.
     """
-    excused = decision.status == "inconclusive" and decision.p_value is not None
-    if excused and rule.level == "block" and rule.on_inconclusive == "warn":
-        return "warn", "; advisory, because of on_inconclusive: warn"
-    return rule.level, ""
+    crosses = decision.status == "inconclusive" and decision.p_value is not None
+    return crosses and rule.level == "block" and rule.on_inconclusive == "warn"
 
 
-def _verdict(case: _Case) -> Verdict:
+def _verdict(case: _Case, metrics: Sequence[Metric]) -> Verdict:
     rule, decision = _rule(case.spec), case.decision
-    level, added = _level(rule, decision)
+    level = rule.level
+    if _is_excused(rule, decision):
+        level, decision = "warn", decision.withhold("advisory, because of on_inconclusive: warn")
     return Verdict(
         gate=case.gate,
         rule=_name(rule),
@@ -236,15 +258,24 @@ def _verdict(case: _Case) -> Verdict:
         expected=decision.expected,
         found=decision.found,
         margin=decision.margin,
-        because=decision.because + added,
+        because=decision.because,
+        reason=decision.reason,
         level=level,
         where=case.spec.where,
         why=rule.why,
+        failure=None if decision.status == "pass" else decision.failure or _concern(case.metric, metrics),
     )
 
 
-def _error(found: str, because: str) -> Decision:
-    return Decision("error", "a measured metric", found, None, because)
+def _concern(name: str, metrics: Sequence[Metric]) -> FailureClass:
+    """The class of failure that the metric declares. A measure that was skipped whole stands as the pattern NAME.*"""
+    if (metric := find_metric(name, metrics)) is not None:
+        return metric.concern
+    return next((metric.concern for metric in metrics if could_match(name, metric.name)), "quality")
+
+
+def _error(found: str, because: str, failure: FailureClass | None = None) -> Decision:
+    return Decision("error", "a measured metric", found, None, because, failure=failure)
 
 
 def _name(rule: Rule) -> str:

@@ -230,7 +230,7 @@ def _check_rules(
             check_obstacles(gate, [measure for suite in suites if suite for measure in suite.measures.values()])
             check_floors(gate, [suite for suite in suites if suite])
     if all_known and not any(problem.key.startswith("documents") for problem in check.problems):
-        growing = [name for suite in suites if suite for name in suite.growing]
+        growing = [name for suite in suites if suite for name in suite.sequential_metrics]
         check_extending([gate for gate in gates if gate], growing, metrics)
     if gates and all(gate and gate.complete and gate.only_warns for gate in gates):
         check.problem(("gates",), "only rules of level warn", "at least one rule of level block")

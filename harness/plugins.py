@@ -52,7 +52,7 @@ def _list_built_in(family: str) -> frozenset[str]:
 
 
 @cache
-def _outside(family: str) -> dict[str, EntryPoint]:
+def _entry_points(family: str) -> dict[str, EntryPoint]:
     points: dict[str, EntryPoint] = {}
     for point in entry_points(group=f"harness.{family}"):
         if point.name in _list_built_in(family) or point.name in points:
@@ -63,7 +63,7 @@ def _outside(family: str) -> dict[str, EntryPoint]:
 
 def names(base: type[Plugin]) -> tuple[str, ...]:
     """All plugin names of a family, given by its base class, sorted; only the family's package is imported."""
-    return tuple(sorted(_list_built_in(base.family) | _outside(base.family).keys()))
+    return tuple(sorted(_list_built_in(base.family) | _entry_points(base.family).keys()))
 
 
 def load(base: type[P], name: str) -> type[P]:
@@ -75,7 +75,7 @@ def load(base: type[P], name: str) -> type[P]:
     """
     if name in _list_built_in(base.family):
         plugin = _class_in(f"harness.{base.family}.{name}", base_of(base.family))
-    elif name in _outside(base.family):
+    elif name in _entry_points(base.family):
         plugin = _import(base, name)
     else:
         raise UnknownPluginError(base, name)
@@ -98,7 +98,7 @@ def _import(base: type[P], name: str) -> type[P]:
     what = f"the {base.role()} {name!r}"
     try:
         with contain(f"importing {what}"):
-            return cast("type[P]", _outside(base.family)[name].load())
+            return cast("type[P]", _entry_points(base.family)[name].load())
     except HarnessError:
         raise
     except Exception as error:  # The code of a package may raise anything.

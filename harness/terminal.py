@@ -19,6 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 from rich.text import Text
 
+from harness.errors import FailureClass
 from harness.records import Run, Verdict
 from harness.report import comparability, display, stops, verdict, words
 from harness.report.rules import Judged, prepare_verdicts
@@ -37,6 +38,7 @@ _COLOURS = {
 # Terminals wrap lines, so no position in a line is safe.
 _COMMANDS = re.compile(r"::(?=\S)|##(?=\w*\[)")
 _MOST_PASSED = 20
+_MOST_WARNINGS = 20
 
 
 class Terminal:
@@ -53,7 +55,7 @@ class Terminal:
     def stage(self, text: str) -> None:
         """Announce a new stage of the work."""
         self._end_live()
-        self._print(Text(harmless(text), style="bold"))
+        self._print(Text(defuse(text), style="bold"))
 
     def step(self, what: str, done: int, of: int) -> None:
         """Report that ``done`` of ``of`` units of ``what`` are done."""
@@ -66,15 +68,18 @@ class Terminal:
 
     def note(self, text: str) -> None:
         """Print information that changes no verdict."""
-        self._print(Text.assemble(("note ", "cyan"), harmless(text, 2000)))
+        self._print(Text.assemble(("note ", "cyan"), defuse(text, 2000)))
 
-    def error(self, text: str) -> None:
-        """Print an error that prevents a variant from being run or judged, one output line per line of the message."""
+    def error(self, text: str, failure: FailureClass | None = None) -> None:
+        """Print an error that prevents a variant from being run or judged, one output line per line of the message,
+        and its class where no verdict says it."""
         self._end_live()
         first, *rest = text.splitlines() or [""]
-        self._print(Text.assemble(("error ", "bold red"), harmless(first, 2000)))
+        self._print(Text.assemble(("error ", "bold red"), defuse(first, 2000)))
         for line in rest:
-            self._print(Text(f"      {harmless(line, 2000)}"))
+            self._print(Text(f"      {defuse(line, 2000)}"))
+        if failure:
+            self._print(Text(f"      {words.name_failure(failure)}"))
 
     def verdict(self, run: Run, outputs: Sequence[Path] = ()) -> None:
         """One line a rule, the verdict with its reason, and where the outputs are."""
@@ -90,14 +95,25 @@ class Terminal:
             self._print(Text(f"  … and {len(hidden)} more rules that pass", style="bright_black"))
         status = words.STATUSES[run.verdict]
         headline = f"{status.mark} {verdict.headline(run)}"
-        self._print(Text.assemble((headline, f"bold {_COLOURS[run.verdict]}"), f"  {harmless(run.name)}"))
-        self._print(Text(f"  {harmless(verdict.reason(run), 2000)}"))
+        self._print(Text.assemble((headline, f"bold {_COLOURS[run.verdict]}"), f"  {defuse(run.name)}"))
+        self._print(Text(f"  {defuse(verdict.reason(run), 2000)}"))
         if run.comparison is not None:
-            self._print(Text(f"  {harmless(comparability.verdict_line(run.comparison), 2000)}"))
+            self._print(Text(f"  {defuse(comparability.verdict_line(run.comparison), 2000)}"))
+        if run.failure:
+            self._print(Text(f"  {words.name_failure(run.failure)}"))
+        self._print_warnings(run)
         for sentence in stops.describe_stops(run):
-            self._print(Text(f"  {harmless(sentence, 2000)}"))
+            self._print(Text(f"  {defuse(sentence, 2000)}"))
         for path in outputs:
-            self._print(Text(f"  report: {harmless(relative(path), 2000)}"))
+            self._print(Text(f"  report: {defuse(shorten_path(path), 2000)}"))
+
+    def _print_warnings(self, run: Run) -> None:
+        """The warnings that a verdict must not be read without, with their number."""
+        for note in run.warning_notes[:_MOST_WARNINGS]:
+            text = f"{defuse(note.topic)}: {defuse(note.text, 2000)}"
+            self._print(Text.assemble(("  warning ", _COLOURS["inconclusive"]), text))
+        if run.warning_notes:
+            self._print(Text(f"  {words.count_warnings(run)}"))
 
     def show(self, table: Table) -> None:
         """Print a table whose cells are already sanitized."""
@@ -113,14 +129,14 @@ class Terminal:
         if self._task is None or what != self._what:
             if self._task is not None:
                 self._live.remove_task(self._task)
-            self._task, self._what = self._live.add_task(harmless(what), total=of), what
+            self._task, self._what = self._live.add_task(defuse(what), total=of), what
         self._live.update(self._task, completed=done, total=of)
 
     def _print_step(self, what: str, done: int, of: int) -> None:
         now = self._clock()
         if done >= of or now - self._last_line >= EVERY_SECONDS:
             self._last_line = now
-            self._print(Text(f"  {harmless(what)} {done}/{of}"))
+            self._print(Text(f"  {defuse(what)} {done}/{of}"))
 
     def _end_live(self) -> None:
         if self._live is not None:
@@ -136,28 +152,28 @@ def _rule_line(item: Judged) -> Text:
     """Status, metric, value with its interval, limit; and the reason if the rule does not pass."""
     found: Verdict = item.verdict
     status = words.STATUSES[found.status]
-    name = harmless(words.add_labels(found.metric, found.labels) or found.rule)
+    name = defuse(words.add_labels(found.metric, found.labels) or found.rule)
     advisory = " (advisory)" if found.level == "warn" else ""
     line = Text.assemble(
         (f"  {status.mark} {status.word:<9} ", _COLOURS[found.status]),
         (name, "bold"),
         advisory,
-        f"  {harmless(item.line)}",
+        f"  {defuse(item.line)}",
     )
-    return line if found.status == "pass" else line.append(f"\n      {harmless(item.because, 2000)}")
+    return line if found.status == "pass" else line.append(f"\n      {defuse(item.because, 2000)}")
 
 
-def harmless(text: str, most: int = 300) -> str:
+def defuse(text: str, most: int = 300) -> str:
     """``text`` on one line without control characters, secrets, and commands to a CI runner."""
     return _COMMANDS.sub(lambda found: f"{found[0][0]} {found[0][1:]}", display.clean(text, most))
 
 
-def harmless_lines(text: str) -> str:
+def defuse_lines(text: str) -> str:
     """``text`` with every line made harmless."""
-    return "\n".join(harmless(line, 2000) for line in text.splitlines())
+    return "\n".join(defuse(line, 2000) for line in text.splitlines())
 
 
-def relative(path: Path) -> str:
+def shorten_path(path: Path) -> str:
     """The path relative to the current folder if it lies below it, else unchanged."""
     try:
         return str(path.resolve().relative_to(Path.cwd().resolve()))

@@ -15,11 +15,12 @@ from pydantic import ValidationError
 from harness import plugins
 from harness.errors import HarnessError, TableError, WriteError
 from harness.measures import load_metrics
-from harness.records import SCHEMA_VERSION, Run, schema_1
+from harness.records import FAILURE_FILE, SCHEMA_VERSION, Failure, Run, schema_1
+from harness.report.display import clean
 from harness.system.files import sync_folder, write_atomic
 from harness.system.foreign import guard
 from harness.tables.access import Tables
-from harness.tables.store import Reader
+from harness.tables.store import StoreReader
 from harness.writers import RUN_FILE, Writer
 
 if TYPE_CHECKING:
@@ -33,6 +34,16 @@ def write_run(run: Run, folder: Path) -> Path:
     infinity)."""
     path = folder / RUN_FILE
     write_atomic(path, encode(run))
+    return path
+
+
+def write_failure(failure: Failure, folder: Path) -> Path:
+    """Write failure.json atomically. Raises WriteError."""
+    path = folder / FAILURE_FILE
+    message = "\n".join(clean(line, 2000) for line in failure.message.splitlines())
+    shown = failure.model_copy(update={"name": clean(failure.name), "message": message})
+    text = json.dumps(shown.model_dump(), sort_keys=True, indent=2, ensure_ascii=False)
+    write_atomic(path, f"{text}\n".encode())
     return path
 
 
@@ -52,7 +63,7 @@ def encode(run: Run) -> bytes:
         ) from error
 
 
-def as_written(run: Run) -> Run:
+def read_back(run: Run) -> Run:
     """The run as it will be read back once it is written. Raises WriteError where run.json could not hold it."""
     try:
         return Run.model_validate_json(encode(run))
@@ -106,7 +117,7 @@ def remove_outputs(folder: Path, writers: Sequence[Writer]) -> list[str]:
     that cannot be deleted.
     """
     # run.json first: whatever may stay then, no verdict does.
-    names, broken = [RUN_FILE, *(writer.file_name for writer in writers)], []
+    names, broken = [RUN_FILE, FAILURE_FILE, *(writer.file_name for writer in writers)], []
     for kind in plugins.names(Writer):
         try:
             names.append(plugins.load(Writer, kind).file_name)
@@ -158,21 +169,21 @@ class StoredTables:
         self.problem = ""
 
     @cached_property
-    def _reader(self) -> Reader:
-        return Reader(self.folder, self.data_key)
+    def _reader(self) -> StoreReader:
+        return StoreReader(self.folder, self.data_key)
 
     def suites(self) -> tuple[str, ...]:
         """Names of the suites that have tables. Raises TableError."""
-        with self._noted():
+        with self._keep_problem():
             return self._reader.suites()
 
     def read(self, suite: str, table: str, columns: tuple[str, ...] | None = None) -> pd.DataFrame | None:
         """One table, or None if the run did not write it. Raises TableError."""
-        with self._noted():
+        with self._keep_problem():
             return self._reader.read(suite, table, columns)
 
     @contextmanager
-    def _noted(self) -> Iterator[None]:
+    def _keep_problem(self) -> Iterator[None]:
         try:
             yield
         except TableError as error:
@@ -209,7 +220,7 @@ def read_run(folder: Path) -> Run:
 def _read_json(path: Path) -> Any:
     try:
         text = path.read_bytes().decode("utf-8")
-        return json.loads(text, object_pairs_hook=_unique_keys, parse_constant=_no_constant)
+        return json.loads(text, object_pairs_hook=_unique_keys, parse_constant=_refuse_constant)
     except FileNotFoundError as error:
         raise HarnessError(f"{path}: not found; expected the folder of a finished run") from error
     except OSError as error:
@@ -223,14 +234,14 @@ def _read_json(path: Path) -> Any:
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
+    content = dict(pairs)
+    if len(content) != len(pairs):
         keys = [key for key, _ in pairs]
         raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} occurs twice")
-    return found
+    return content
 
 
-def _no_constant(name: str) -> None:
+def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
 
 
@@ -238,7 +249,7 @@ def _first_problems(error: Exception, most: int = 3) -> str:
     """Where the content violates the schema, without the content itself (it may be long or hostile)."""
     if not isinstance(error, ValidationError):
         return str(error)
-    found = error.errors(include_url=False, include_input=False, include_context=False)
-    lines = [f"{'.'.join(str(part) for part in item['loc']) or 'run'}: {item['msg']}" for item in found[:most]]
-    more = f" (and {len(found) - most} more)" if len(found) > most else ""
+    problems = error.errors(include_url=False, include_input=False, include_context=False)
+    lines = [f"{'.'.join(str(part) for part in item['loc']) or 'run'}: {item['msg']}" for item in problems[:most]]
+    more = f" (and {len(problems) - most} more)" if len(problems) > most else ""
     return "found content that does not fit the schema of run.json: " + "; ".join(lines) + more

@@ -57,5 +57,5 @@ def test_formats_without_a_kernel_are_said_before_and_after_the_run(tmp_path: Pa
     assert code == 0, said
     before, after = said.split("make variants", 1)
     assert "note v: cuda-9.0: int3 in groups of 48 (step round_to_nearest) has no kernel" in before
-    assert "note cuda-9.0: int3 in groups of 48 has no kernel (14 modules, model.layers.0" in after
+    assert "warning hardware: cuda-9.0: int3 in groups of 48 has no kernel (14 modules, model.layers.0" in after
     assert said.rstrip().splitlines()[-1].strip().startswith("report:")

@@ -76,6 +76,7 @@ class TestOneRule:
                 "perplexity.ratio is 1.01, 95 % interval [1.008, 1.012]; "
                 "expected: degradation < 0.02 from 1 (allowed: up to 1.02); the whole interval is within the limit"
             ),
+            reason="the whole interval is within the limit",
             level="block",
             where="ship.yaml:2",
             why="a reader notices",

@@ -178,7 +178,7 @@ def toys(monkeypatch: pytest.MonkeyPatch) -> None:
     def outside(family: str) -> dict[str, Any]:
         return {name: SimpleNamespace(load=lambda cls=cls: cls) for name, cls in TOYS.get(family, {}).items()}
 
-    monkeypatch.setattr(plugins, "_outside", outside)
+    monkeypatch.setattr(plugins, "_entry_points", outside)
 
 
 VARIANT = """\

@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from harness import cli
-from harness.terminal import EVERY_SECONDS, Terminal, harmless, relative, standard_console
+from harness.terminal import EVERY_SECONDS, Terminal, defuse, shorten_path, standard_console
 from tests.helpers.made_run import make_run
 
 
@@ -97,7 +97,7 @@ def test_hostile_names_do_nothing_to_terminals_or_ci() -> None:
     terminal.stage(HOSTILE)
     terminal.step(HOSTILE, 1, 1)
     terminal.note(HOSTILE)
-    terminal.error(HOSTILE)
+    terminal.error(HOSTILE, "usage")
     terminal.verdict(run.model_copy(update={"name": HOSTILE, "verdicts": tuple(verdicts)}), [Path(HOSTILE)])
     text = out.getvalue()
     assert not set(text) & {"\x1b", "\x07", "\r", "\u202e"}
@@ -110,12 +110,12 @@ def test_hostile_names_do_nothing_to_terminals_or_ci() -> None:
 
 def test_an_error_keeps_its_lines() -> None:
     terminal, out, _ = plain()
-    terminal.error("first\nsecond ::error::third")
-    assert out.getvalue() == "error first\n      second : :error: :third\n"
+    terminal.error("first\nsecond ::error::third", "numerics")
+    assert out.getvalue() == "error first\n      second : :error: :third\n      class of failure: numerics\n"
 
 
 def test_commands_to_azure_are_no_commands() -> None:
-    assert harmless("x ##vso[task.complete result=Succeeded;]done") == "x # #vso[task.complete result=Succeeded;]done"
+    assert defuse("x ##vso[task.complete result=Succeeded;]done") == "x # #vso[task.complete result=Succeeded;]done"
 
 
 def test_a_plan_error_gives_no_commands_to_a_ci_runner_and_no_home_paths(
@@ -133,13 +133,13 @@ def test_a_plan_error_gives_no_commands_to_a_ci_runner_and_no_home_paths(
 
 def test_harmless_leaves_ordinary_names_alone() -> None:
     for name in ("pocket-w4-g32", "tasks.pocket_facts.accuracy", "größe ∞ 模型", "a: b :: c"):
-        assert harmless(name) == name
+        assert defuse(name) == name
 
 
 def test_paths_are_shown_from_the_current_folder(tmp_path: Path) -> None:
-    assert relative(Path("runs/x")) == "runs/x"
-    assert relative(Path.cwd() / "runs") == "runs"
-    assert relative(tmp_path) == str(tmp_path)
+    assert shorten_path(Path("runs/x")) == "runs/x"
+    assert shorten_path(Path.cwd() / "runs") == "runs"
+    assert shorten_path(tmp_path) == str(tmp_path)
 
 
 SCRIPT = """

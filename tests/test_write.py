@@ -126,7 +126,7 @@ class Needy(Summary):
 def toys(monkeypatch: pytest.MonkeyPatch) -> None:
     """The toy writers, as if an outside package offered them."""
     points = {cls.__name__.lower(): SimpleNamespace(load=lambda cls=cls: cls) for cls in (Summary, Raises, Needy)}
-    monkeypatch.setattr(plugins, "_outside", lambda family: points if family == "writers" else {})
+    monkeypatch.setattr(plugins, "_entry_points", lambda family: points if family == "writers" else {})
 
 
 def test_writes_every_output_in_order(made: dict[str, Made], tmp_path: Path) -> None:
@@ -163,7 +163,7 @@ def test_outputs_can_be_written_again_without_tables(made: dict[str, Made], tmp_
 def test_a_writer_stays_in_the_folder_and_off_run_json(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     members = {"__doc__": "Writes elsewhere.", "__module__": "outside", "file_name": name, "write": Summary.write}
     escapes = type("Escapes", (Writer,), members)
-    monkeypatch.setattr(plugins, "_outside", lambda family: {"escapes": SimpleNamespace(load=lambda: escapes)})
+    monkeypatch.setattr(plugins, "_entry_points", lambda family: {"escapes": SimpleNamespace(load=lambda: escapes)})
     with pytest.raises(HarnessError, match=r"Escapes: file_name is .* expected a plain name"):
         plugins.load(Writer, "escapes")
 

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from harness.backends import Compressed
 from harness.backends._common.linears import LinearBackend
-from harness.backends._common.weights import DEFAULT_PERCENTILE, RangeMethod, naming
+from harness.backends._common.weights import DEFAULT_PERCENTILE, RangeMethod, name_module_in_errors
 from harness.numerics.named_formats import Bits, InputFormatName, named_formats
 from harness.records import NumberFormat
 
@@ -55,7 +55,7 @@ class Activations(LinearBackend):
     """Percentage of values inside the range, default 99.9; only with range ``percentile``."""
 
     @model_validator(mode="after")
-    def _consistent(self) -> Activations:
+    def _check_settings(self) -> Activations:
         if (self.format == "int") != (self.bits is not None):
             raise ValueError("bits belongs to format: int, and only to it; the other formats have their own")
         if self.format != "int" and not self.symmetric:
@@ -117,13 +117,13 @@ class Activations(LinearBackend):
         observe_inputs(model, {name: self._tap(name, each) for name, each in seen.items()}, calibration)
         limits = {}
         for name, each in seen.items():
-            with naming(self, f"the input of {name}"):
+            with name_module_in_errors(self, f"the input of {name}"):
                 limits[name] = each.limits(form)
         return limits
 
     def _tap(self, name: str, seen: Observer) -> Tap:
         def tap(x_NI: Tensor) -> None:
-            with naming(self, f"the input of {name}"):
+            with name_module_in_errors(self, f"the input of {name}"):
                 seen.add(x_NI)
 
         return tap

@@ -47,7 +47,7 @@ class Autoround(SimulatingBackend):
     """Random seed of the order of documents, default 42."""
 
     @model_validator(mode="after")
-    def _consistent(self) -> Autoround:
+    def _check_settings(self) -> Autoround:
         if not self.iterations and (self.batch is not None or self.seed is not None):
             raise ValueError("batch and seed belong to iterations of at least 1")
         return self
@@ -77,7 +77,7 @@ class Autoround(SimulatingBackend):
 
         from harness.modules.linears import linears, output_head
 
-        length, documents = _alike(calibration)
+        length, documents = _cut_to_one_length(calibration)
         scheme = {"bits": self.bits, "group_size": self.group_size or -1, "sym": self.symmetric, "data_type": "int"}
         kept = {name: set(vars(module)) for name, module in model.named_modules()}
         dtypes = {name: tensor.dtype for name, tensor in _tensors(model)}
@@ -111,10 +111,10 @@ class Autoround(SimulatingBackend):
             gc.unfreeze()
             quiet.setLevel(level)
         modules = {name: made.get_submodule(name) for name in names}
-        found = {name: self._describe_module(module) for name, module in modules.items() if hasattr(module, "scale")}
+        formats = {name: self._describe_module(module) for name, module in modules.items() if hasattr(module, "scale")}
         _clear(made, kept, dtypes)
         note = f"{self.kind}: {len(documents)} of {len(calibration)} documents, cut at {length} tokens"
-        return Result(made, found, notes=(Note(topic="calibration", text=note),) if calibration else ())
+        return Result(made, formats, notes=(Note(topic="calibration", text=note),) if calibration else ())
 
     def _describe_module(self, module: nn.Module) -> Simulated:
         granularity: Literal["group", "channel"] = "group" if self.group_size else "channel"
@@ -124,7 +124,7 @@ class Autoround(SimulatingBackend):
         return Simulated(stated, cast("Tensor", module.scale).numel() * (16 if self.symmetric else 16 + self.bits))
 
 
-def _alike(calibration: Sequence[Tensor]) -> tuple[int, list[dict[str, Any]]]:
+def _cut_to_one_length(calibration: Sequence[Tensor]) -> tuple[int, list[dict[str, Any]]]:
     """Cut the documents to one length, the one that keeps the most tokens; also return that length."""
     import torch
 

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from harness.backends import Compressed
 from harness.backends._common.stacks import merge_stacks
-from harness.backends._common.weights import Replacing, WeightBackend, naming, untie_head
+from harness.backends._common.weights import Replacing, WeightBackend, name_module_in_errors, untie_head
 from harness.records import ModuleFormat, Note
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ class Awq(WeightBackend):
             self._check(name, module)
         foldings = find_foldings(model, calibration).accepted if self.scale_grid else ()
         stride = max(1, sum(map(len, calibration)) // self.clip_tokens)
-        work = _Work(self, chosen, stride)
+        work = _CompressionState(self, chosen, stride)
         for block in walk_blocks(model, calibration):
             work.round_pending()  # The block before has passed on its outputs by now.
             work.scale(block, [each for each in foldings if each.readers[0].startswith(f"{block.name}.")])
@@ -99,14 +99,14 @@ class Awq(WeightBackend):
     def limits(self, name: str, weight_OI: Tensor) -> Limits | None:
         """The limits given by ``range``, without a search; raises BackendError for weights that have none."""
         settings = self.for_module(name)
-        with naming(self, name):
+        with name_module_in_errors(self, name):
             return settings.limits_of(weight_OI, settings.weight_format())
 
     def round(self, name: str, weight_OI: Tensor, limits: Limits | None) -> Tensor:
         """Round the weight of a module to its format; raises BackendError if that is impossible."""
         from harness.numerics.formats import quantize
 
-        with naming(self, name):
+        with name_module_in_errors(self, name):
             return quantize(weight_OI, self.for_module(name).weight_format(), limits).values
 
     def _check(self, name: str, module: Linear) -> None:
@@ -114,7 +114,7 @@ class Awq(WeightBackend):
         from harness.modules.linears import weight_of
         from harness.numerics.formats import check_tensor
 
-        with naming(self, name):
+        with name_module_in_errors(self, name):
             check_tensor(weight_of(module))
 
     def _note(self, scalings: Sequence[tuple[int, Scaling]], modules: int) -> Note:
@@ -143,7 +143,7 @@ class Awq(WeightBackend):
             yield from self.no_clip
 
 
-class _Work:
+class _CompressionState:
     """The state of one compression: scales and limits that are decided but not applied yet, and statistics for the
     notes."""
 
@@ -165,7 +165,7 @@ class _Work:
             concerned = [name for name in folding.readers if name in self._chosen]
             if concerned:
                 found = _search(self._step, block, folding, self._chosen)
-                fold(block.module, _inside(block, folding), found.scale)
+                fold(block.module, _relate_to_block(block, folding), found.scale)
                 self.scalings.append((len(concerned), found))
 
     def clip(self, names: Iterable[str], observe: Callable[[dict[str, Callable[[Tensor], None]]], None]) -> None:
@@ -175,7 +175,7 @@ class _Work:
 
         step = self._step
         wanted = [name for name in names if name in self._chosen]
-        samples = {name: _Sample(self._stride) for name in wanted if step.clips(name)}
+        samples = {name: _RowSampler(self._stride) for name in wanted if step.clips(name)}
         if samples:
             observe({name: sample.take for name, sample in samples.items()})
         for name in wanted:
@@ -186,7 +186,7 @@ class _Work:
                 self._pending[name] = start
                 self.unreached += [name] if name in samples else []
                 continue
-            with naming(step, name):
+            with name_module_in_errors(step, name):
                 form = step.for_module(name).weight_format()
                 self._pending[name] = search_clip(weight, sample, form, start, step.clip_grid)
             self._clipped.add(name)
@@ -208,7 +208,7 @@ class _Work:
         self._pending.clear()
 
 
-class _Sample:
+class _RowSampler:
     """Samples every n-th row of all inputs of a module."""
 
     def __init__(self, stride: int) -> None:
@@ -226,7 +226,7 @@ class _Sample:
         return torch.cat(self._rows) if self._rows else None
 
 
-def _inside(block: Block, folding: Folding) -> Folding:
+def _relate_to_block(block: Block, folding: Folding) -> Folding:
     """The folding with module names relative to the block."""
     from dataclasses import replace
 
@@ -239,16 +239,16 @@ def _search(step: Awq, block: Block, folding: Folding, chosen: Chosen) -> Scalin
     from harness.modules.linears import weight_of
     from harness.numerics.awq import gram_error, relative_size, search_scale
 
-    inside = _inside(block, folding)
+    inside = _relate_to_block(block, folding)
     readers = [cast("Linear", block.module.get_submodule(name)) for name in inside.readers]
     weights = [weight_of(reader).clone() for reader in readers]
     forms = [step.for_module(name).weight_format() for name in folding.readers]
-    inputs = _Inputs(products=len(readers) == 1)
+    inputs = _InputStatistics(products=len(readers) == 1)
     block.observe({folding.readers[0]: inputs.take})
     mean_I = folding.pool_shared(inputs.total / inputs.seen, "mean")
     relative = folding.pool_shared(relative_size(weights, forms), "mean") if step.duo_scaling else None
 
-    def rounding(name: str) -> Callable[[Tensor], Tensor]:
+    def make_rounding(name: str) -> Callable[[Tensor], Tensor]:
         if name not in chosen:
             return lambda weight_OI: weight_OI
         return lambda weight_OI: step.round(name, weight_OI, step.limits(name, weight_OI))
@@ -257,7 +257,9 @@ def _search(step: Awq, block: Block, folding: Folding, chosen: Chosen) -> Scalin
         return gram_error(inputs.gram, weights, replaced)
 
     error = own_error if inputs.products else _module_error(block, inside.readers)
-    return search_scale(mean_I, weights, [rounding(name) for name in folding.readers], error, step.scale_grid, relative)
+    return search_scale(
+        mean_I, weights, [make_rounding(name) for name in folding.readers], error, step.scale_grid, relative
+    )
 
 
 def _module_error(block: Block, names: Sequence[str]) -> Callable[[Sequence[Tensor]], float]:
@@ -270,14 +272,14 @@ def _module_error(block: Block, names: Sequence[str]) -> Callable[[Sequence[Tens
     expected = list(replay.outputs())
 
     def error(replaced: Sequence[Tensor]) -> float:
-        with _holding(readers, replaced):
+        with _replace_weights(readers, replaced):
             pairs = zip(expected, replay.outputs(), strict=True)
             return sum((was.float() - now.float()).square().sum().item() for was, now in pairs)
 
     return error
 
 
-class _Inputs:
+class _InputStatistics:
     """Sum of absolute inputs per channel over all calibration tokens, and with ``products`` XᵀX."""
 
     def __init__(self, products: bool) -> None:
@@ -307,7 +309,7 @@ def _smallest_module(block: Block, names: Sequence[str]) -> str:
 
 
 @contextmanager
-def _holding(modules: Sequence[Linear], weights: Sequence[Tensor]) -> Iterator[None]:
+def _replace_weights(modules: Sequence[Linear], weights: Sequence[Tensor]) -> Iterator[None]:
     """Temporarily replace the weights [O, I] of modules."""
     from harness.modules.linears import weight_of
 

@@ -49,7 +49,7 @@ class Bitsandbytes(LibraryBackend):
     """Quantize the scales to 8 bits as well, as in QLoRA; only with 4 bits."""
 
     @model_validator(mode="after")
-    def _consistent(self) -> Bitsandbytes:
+    def _check_settings(self) -> Bitsandbytes:
         if self.method == "llm_int8" and (self.group_size is not None or self.double_quantize):
             raise ValueError("llm_int8 has a scale per output channel; leave out group_size and double_quantize")
         if self.method != "llm_int8" and self.threshold is not None:

@@ -11,7 +11,7 @@ from pydantic import Field
 from harness.backends import Compressed
 from harness.backends._common.linears import LinearBackend
 from harness.backends._common.stacks import merge_stacks
-from harness.backends._common.weights import Replacing, naming, untie_head
+from harness.backends._common.weights import Replacing, name_module_in_errors, untie_head
 from harness.numerics.named_formats import Bits
 from harness.records import ModuleFormat, Note, NumberFormat, Record
 
@@ -69,7 +69,7 @@ class DenseAndSparse(LinearBackend):
 
         chosen = self.select_layers(model)
         for name, module in matrices(model):  # A weight that is not finite spoils the gradients of all others.
-            with naming(self, name):
+            with name_module_in_errors(self, name):
                 check_tensor(weight_of(module))
         fisher = fisher_diagonal(model, dict(chosen), calibration)
         flat = [name for name, fisher_OI in fisher.items() if not bool(fisher_OI.any())]
@@ -77,12 +77,12 @@ class DenseAndSparse(LinearBackend):
         for unit in group_by_weight(chosen):
             first = unit.names[0]
             bits = self._bits_of(first)
-            with naming(self, first):
-                found = decompose(weight_of(unit.modules[0]), fisher[first], bits, self.outliers, self.sensitive)
+            with name_module_in_errors(self, first):
+                parts = decompose(weight_of(unit.modules[0]), fisher[first], bits, self.outliers, self.sensitive)
             for name, module in zip(unit.names, unit.modules, strict=True):
                 if not replacing.replace_if_shared(module):
-                    replacing.replace(module, found.values)
-                described[name] = self._describe(name, module, bits, found.sparse)
+                    replacing.replace(module, parts.values)
+                described[name] = self._describe(name, module, bits, parts.sparse)
         untie_head(model, described)
         return Compressed(model, merge_stacks(described[name] for name, _ in chosen), notes=_notes(flat))
 

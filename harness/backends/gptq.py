@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from harness.backends import Compressed
 from harness.backends._common.stacks import merge_stacks
-from harness.backends._common.weights import Replacing, WeightBackend, naming, untie_head
+from harness.backends._common.weights import Replacing, WeightBackend, name_module_in_errors, untie_head
 from harness.numerics.named_formats import WHOLE_TENSOR_SCALES
 from harness.records import ModuleFormat, Note
 
@@ -68,7 +68,7 @@ class Gptq(WeightBackend):
         """Replace the weight of every linear layer that is not skipped; raises BackendError naming the module."""
         from harness.modules.decoder_layers import observe_inputs, walk_blocks
 
-        work = _Work(self, dict(self.select_layers(model)))
+        work = _CompressionState(self, dict(self.select_layers(model)))
         for block in walk_blocks(model, calibration):
             inside = [name for name, _ in block.linears() if name in work.chosen]
             work.quantize(inside, block.observe)
@@ -79,7 +79,7 @@ class Gptq(WeightBackend):
         return Compressed(model, described, notes=tuple(work.notes()))
 
 
-class _Work:
+class _CompressionState:
     """Per-layer results and notes of one run."""
 
     def __init__(self, settings: Gptq, chosen: dict[str, Linear]) -> None:
@@ -103,25 +103,30 @@ class _Work:
             known: dict[Hessian, tuple[Tensor, PreparedHessian]] = {}
             observe(inputs.taps())
             for name in stage:
-                with naming(self.settings, name):
+                with name_module_in_errors(self.settings, name):
                     self._one(name, inputs[name], known)
 
     def notes(self) -> Iterator[Note]:
         """Notes for the reader of the report."""
         if names := self._unreached:
-            listed = _some(names, most=MOST_NAMED)
+            listed = _list_some(names, most=MOST_NAMED)
             text = f"{listed}: no calibration document reached them, so they are rounded to nearest"
             yield Note(topic="gptq: not calibrated", text=text, level="warn")
         if names := self._few:
-            text = f"{_some(names)}: calibrated on fewer tokens than they have inputs; use more calibration documents"
+            text = (
+                f"{_list_some(names)}: calibrated on fewer tokens than they have inputs; use more calibration documents"
+            )
             yield Note(topic="gptq: little calibration", text=text, level="warn")
         if self._damped:
             most = max(self._damped.values())
-            text = f"{_some(list(self._damped))}: the Hessian had no Cholesky decomposition; damping was raised to "
+            text = (
+                f"{_list_some(list(self._damped))}: the Hessian had no Cholesky decomposition; damping was raised to "
+            )
             yield Note(topic="gptq: damping", text=f"{text}{most:g} at most", level="warn")
         if self._nearest:
             rows = sum(self._nearest.values())
-            text = f"{_some(list(self._nearest))}: {rows} output channels are rounded to nearest, with a smaller error"
+            layers = _list_some(list(self._nearest))
+            text = f"{layers}: {rows} output channels are rounded to nearest, with a smaller error"
             yield Note(topic="gptq: rounded to nearest", text=text)
 
     def _one(self, name: str, hessian: Hessian | None, known: dict[Hessian, tuple[Tensor, PreparedHessian]]) -> None:
@@ -139,7 +144,7 @@ class _Work:
                 values_OI, index_bits = self._solve(name, weight_OI, form, hessian, known, nearest)
             self._replacing.replace(module, values_OI)
         described = self.settings.describe(name, module)
-        self.described[name] = _with_index(described, module.weight.numel(), index_bits)
+        self.described[name] = _add_index(described, module.weight.numel(), index_bits)
 
     def _solve(
         self,
@@ -176,7 +181,7 @@ class _Work:
         return solution.quantized.values, solution.index_bits
 
 
-def _with_index(described: ModuleFormat, weights: int, index_bits: int) -> ModuleFormat:
+def _add_index(described: ModuleFormat, weights: int, index_bits: int) -> ModuleFormat:
     return described.model_copy(
         update={
             "format": described.format.model_copy(update={"act_order": bool(index_bits)}),
@@ -186,7 +191,7 @@ def _with_index(described: ModuleFormat, weights: int, index_bits: int) -> Modul
     )
 
 
-def _some(names: Sequence[str], most: int = 3) -> str:
+def _list_some(names: Sequence[str], most: int = 3) -> str:
     """The number of layers with the first names; experts of one stack are listed by number."""
     from harness.modules.experts import format_names
 

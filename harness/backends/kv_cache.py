@@ -61,7 +61,7 @@ class KvCache(Backend):
     """Layers, counted from 0, whose cache stays in full precision."""
 
     @model_validator(mode="after")
-    def _consistent(self) -> KvCache:
+    def _check_settings(self) -> KvCache:
         given = (self.bits, self.key_bits, self.value_bits)
         if (self.format == "int") != any(bits is not None for bits in given):
             raise ValueError("bits, key_bits and value_bits belong to format: int, which needs one of them")

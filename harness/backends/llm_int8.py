@@ -9,7 +9,7 @@ from pydantic import Field
 
 from harness.backends import Compressed
 from harness.backends._common.linears import LinearBackend
-from harness.backends._common.weights import naming, untie_head
+from harness.backends._common.weights import name_module_in_errors, untie_head
 from harness.numerics.named_formats import named_formats
 from harness.records import ModuleFormat
 
@@ -53,7 +53,7 @@ class LLMInt8(LinearBackend):
         for name, module in chosen:
             weight = module.weight
             if id(weight) not in quantized:
-                with naming(self, name):
+                with name_module_in_errors(self, name):
                     quantized[id(weight)] = weight_codes(weight_of(module))
             made[id(module)] = MixedInt8Linear(*quantized[id(weight)], module.bias, self.threshold, weight.dtype)
         for path, old in list(model.named_modules(remove_duplicate=False)):

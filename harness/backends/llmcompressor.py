@@ -70,7 +70,7 @@ class LlmCompressor(SimulatingBackend):
     """Only with gptq: damping added to the diagonal of the Hessian, as a fraction of its mean; default 0.01."""
 
     @model_validator(mode="after")
-    def _consistent(self) -> LlmCompressor:
+    def _check_settings(self) -> LlmCompressor:
         if self.recipe is not None:
             fields = {name: field.default for name, field in type(self).model_fields.items() if name != "recipe"}
             if more := sorted(name for name, default in fields.items() if getattr(self, name) != default):
@@ -135,9 +135,9 @@ class LlmCompressor(SimulatingBackend):
         with create_session(), _folder_of(model), _disable_pinning(), _warnings() as warnings:
             oneshot(model=model, tokenizer=tokenizer, recipe=recipe, dataset=loader, shuffle_calibration_samples=False)
         _clear(model)
-        found = {name: done for name, module in model.named_modules() if (done := _settle(module))}
+        schemes = {name: done for name, module in model.named_modules() if (done := _settle(module))}
         notes = tuple(Note(topic=self.kind, text=text, level="warn") for text in warnings)
-        return Result(model, found, _cache(model, self.kind), notes)
+        return Result(model, schemes, _cache(model, self.kind), notes)
 
     def save(self, model: PreTrainedModel, folder: Path) -> None:
         """Write the library's checkpoint: packed codes and scales, in the format compressed-tensors."""
@@ -248,13 +248,13 @@ def _number_format(args: Any) -> NumberFormat:
     named = named_formats()
     powers = args.strategy == "group" and args.scale_dtype is not None and not args.scale_dtype.is_floating_point
     if args.type == "int":
-        found = named["int"].record(args.num_bits)
+        described = named["int"].record(args.num_bits)
     elif args.strategy == "tensor_group":
-        found = named["nvfp4"].record()
+        described = named["nvfp4"].record()
     elif args.num_bits == 8:
-        found = named["mxfp8_e4m3" if powers else "fp8_e4m3"].record()
+        described = named["mxfp8_e4m3" if powers else "fp8_e4m3"].record()
     else:
-        found = (
+        described = (
             named["mxfp4"].record()
             if powers
             else NumberFormat(type="float", bits=args.num_bits, element="fp4", scales="float")
@@ -262,7 +262,7 @@ def _number_format(args: Any) -> NumberFormat:
     strategy = str(getattr(args.strategy, "value", args.strategy))
     strategy = {"tensor_group": "group", "attn_head": "head"}.get(strategy, strategy)
     size = {"block": (args.block_structure or [None])[0], "group": args.group_size}.get(strategy)
-    return found.model_copy(update={"granularity": strategy, "group_size": size, "symmetric": bool(args.symmetric)})
+    return described.model_copy(update={"granularity": strategy, "group_size": size, "symmetric": bool(args.symmetric)})
 
 
 def _cache(model: nn.Module, kind: str) -> CacheFormat | None:

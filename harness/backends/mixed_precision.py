@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from harness.backends import Compressed
 from harness.backends._common.linears import LinearBackend
-from harness.backends._common.weights import Granularity, RangeMethod, naming
+from harness.backends._common.weights import Granularity, RangeMethod, name_module_in_errors
 from harness.backends.round_to_nearest import RoundToNearest
 from harness.errors import BackendError
 from harness.numerics.named_formats import Bits
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from harness.modules.transforms.single_changes import Change, Unit
+    from harness.modules.transforms.single_changes import Change, ChangedWeight
     from harness.numerics.allocation import Allocation
 
 
@@ -65,7 +65,7 @@ class MixedPrecision(LinearBackend):
     """Quantize the scales to 8 bits as well, as in QLoRA."""
 
     @model_validator(mode="after")
-    def _consistent(self) -> MixedPrecision:
+    def _check_settings(self) -> MixedPrecision:
         if self.target_bits_per_weight is None and self.max_sensitivity is None:
             raise ValueError(
                 "target_bits_per_weight or max_sensitivity is required: a limit of the size, or of the loss"
@@ -73,7 +73,7 @@ class MixedPrecision(LinearBackend):
         if len(set(self.bits)) < len(self.bits):
             raise ValueError(f"bits has a number twice: {list(self.bits)}")
         for bits in self.bits:
-            self._rounding(bits)
+            self._rounding_step(bits)
         return self
 
     def compress(
@@ -96,18 +96,18 @@ class MixedPrecision(LinearBackend):
         measure = measure_divergences if self.sensitivity == "kl" else measure_output_errors
         costs_UC = measure(model, every, [self._change(bits) for bits in self.bits], calibration).tolist()
         weights = sum(weight.numel() for unit in every for weight in unit.weights)
-        found = self._allocate(costs_UC, sizes_UC, weights)
+        allocation = self._allocate(costs_UC, sizes_UC, weights)
         chosen = {
             stack_name(name): self.bits[option]
-            for unit, option in zip(every, found.options, strict=True)
+            for unit, option in zip(every, allocation.options, strict=True)
             for name in unit.names
         }
         recipe = self._recipe(chosen)
         done = recipe.compress(model, tokenizer, ())
         modules = tuple(module.model_copy(update={"backend": self.kind}) for module in done.modules)
-        return Compressed(done.model, modules, notes=(self._summary(chosen, found, weights), _recipe_note(recipe)))
+        return Compressed(done.model, modules, notes=(self._summary(chosen, allocation, weights), _recipe_note(recipe)))
 
-    def _rounding(self, bits: int, overrides: Sequence[dict[str, Any]] = ()) -> RoundToNearest:
+    def _rounding_step(self, bits: int, overrides: Sequence[dict[str, Any]] = ()) -> RoundToNearest:
         """The step that rounds every chosen layer to the given bits."""
         same = set(RoundToNearest.model_fields) - {"bits", "overrides"}
         settings = {name: getattr(self, name) for name in self.model_fields_set & same}
@@ -118,19 +118,19 @@ class MixedPrecision(LinearBackend):
         """The weight rounded by `RoundToNearest`."""
         from harness.numerics.formats import cast
 
-        settings = self._rounding(bits)
+        settings = self._rounding_step(bits)
 
         def change(weight_OI: Tensor) -> Tensor:
             return cast(settings.round_weight(weight_OI).values, weight_OI.dtype)
 
         return change
 
-    def _sizes(self, unit: Unit) -> list[int]:
+    def _sizes(self, unit: ChangedWeight) -> list[int]:
         """Stored bits of a unit for every candidate bit width."""
         from harness.numerics.formats import check_tensor, stored_bits
 
-        forms = [self._rounding(bits).weight_format() for bits in self.bits]
-        with naming(self, unit.names[0]):
+        forms = [self._rounding_step(bits).weight_format() for bits in self.bits]
+        with name_module_in_errors(self, unit.names[0]):
             shapes = [tuple(check_tensor(weight).shape) for weight in unit.weights]
             return [sum(stored_bits(shape, form) for shape in shapes) for form in forms]
 
@@ -143,11 +143,11 @@ class MixedPrecision(LinearBackend):
         wanted = self.target_bits_per_weight
         largest = sum(map(max, sizes)) if wanted is None else int(wanted * weights)
         if self.max_sensitivity is None:
-            found = minimize_cost(costs_UC, sizes_UC, largest)
+            choice = minimize_cost(costs_UC, sizes_UC, largest)
         else:
-            found = minimize_size(costs_UC, sizes_UC, self.max_sensitivity)
-        if found is not None and found.size <= largest:
-            return found
+            choice = minimize_size(costs_UC, sizes_UC, self.max_sensitivity)
+        if choice is not None and choice.size <= largest:
+            return choice
         least = sum(map(min, sizes)) / weights
         reached = [f"with bits {list(self.bits)} the layers take at least {least:.4g} bits per weight, scales included"]
         if best := minimize_cost(costs_UC, sizes_UC, largest):
@@ -167,7 +167,7 @@ class MixedPrecision(LinearBackend):
         (usual, _), *_ = Counter(chosen.values()).most_common(1)
         others = sorted(set(chosen.values()) - {usual})
         named = {other: tuple(name for name, bits in chosen.items() if bits == other) for other in others}
-        return self._rounding(usual, [{"modules": names, "bits": other} for other, names in named.items()])
+        return self._rounding_step(usual, [{"modules": names, "bits": other} for other, names in named.items()])
 
     def _summary(self, chosen: Mapping[str, int], found: Allocation, weights: int) -> Note:
         counts = Counter(chosen.values())

@@ -74,7 +74,7 @@ class Modelopt(SimulatingBackend):
     """Inputs that share a scale, default 128; the last group may be shorter. Only with int4 and int4_awq."""
 
     @model_validator(mode="after")
-    def _consistent(self) -> Modelopt:
+    def _check_settings(self) -> Modelopt:
         if self.group_size is not None and self.scheme not in ("int4", "int4_awq"):
             raise ValueError(f"group_size belongs to int4 and int4_awq; {self.scheme} has its own")
         return self

@@ -51,10 +51,10 @@ class Quanto(LibraryBackend):
     quantized."""
 
     @model_validator(mode="after")
-    def _consistent(self) -> Quanto:
-        if self.group_size is not None and not self._grouped:
+    def _check_settings(self) -> Quanto:
+        if self.group_size is not None and not self._has_groups:
             raise ValueError(f"group_size needs weights: int4 or int2; {self.weights} has a scale per output channel")
-        if self.activations is not None and self._grouped:
+        if self.activations is not None and self._has_groups:
             raise ValueError(f"activations needs weights of 8 bits; {self.weights} products are computed in floats")
         return self
 
@@ -65,7 +65,7 @@ class Quanto(LibraryBackend):
 
     def number_format(self, module: Linear) -> NumberFormat:
         """The group size that the library will choose, unless one is given."""
-        if not self._grouped:
+        if not self._has_groups:
             return FORMATS[self.weights].model_copy(update={"granularity": "channel", "ranges": "min_max"})
         inputs = module.weight.shape[1]
         fitting = [size for size in (128, 96, 64, 32) if inputs > 128 and inputs % size == 0]
@@ -101,7 +101,7 @@ class Quanto(LibraryBackend):
             with torch.no_grad(), Calibration(momentum=0.9, streamline=False):
                 for ids in calibration:
                     model(input_ids=ids[None].to(model.device), use_cache=False)
-        return self.replace_each(model, names, _frozen)
+        return self.replace_each(model, names, _freeze)
 
     def _replace(self, old: Any) -> Any:
         from optimum.quanto import qtypes
@@ -116,11 +116,11 @@ class Quanto(LibraryBackend):
         return new
 
     @property
-    def _grouped(self) -> bool:
+    def _has_groups(self) -> bool:
         return self.weights in ("int4", "int2")
 
 
-def _frozen(module: Any) -> Any:
+def _freeze(module: Any) -> Any:
     module.eval()
     module.freeze()
     return module

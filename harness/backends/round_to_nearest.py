@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from harness.backends import Compressed
 from harness.backends._common.stacks import merge_stacks
-from harness.backends._common.weights import Replacing, WeightBackend, naming, untie_head
+from harness.backends._common.weights import Replacing, WeightBackend, name_module_in_errors, untie_head
 from harness.records import ModuleFormat
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class RoundToNearest(WeightBackend):
         for name, module in self.select_layers(model):
             settings = self.for_module(name)
             if not replacing.replace_if_shared(module):
-                with naming(self, name):
+                with name_module_in_errors(self, name):
                     replacing.replace(module, settings.round_weight(weight_of(module)).values)
             described.append(self.describe(name, module))
         untie_head(model, (module.module for module in described))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, cast
 from pydantic import Field
 
 from harness.backends import Backend, Compressed
-from harness.backends._common.weights import naming
+from harness.backends._common.weights import name_module_in_errors
 from harness.errors import BackendError
 from harness.records import Note
 
@@ -51,7 +51,7 @@ class SmoothQuant(Backend):
         from harness.numerics.formats import check_tensor
 
         for name, module in linears(model):
-            with naming(self, name):
+            with name_module_in_errors(self, name):
                 check_tensor(weight_of(module))
         foldings = find_foldings(model, calibration)
         wanted = [each for each in foldings.accepted if each.into_norm or self.into == "norms_and_linears"]
@@ -69,7 +69,7 @@ class SmoothQuant(Backend):
             for reader in readers:
                 weights_I = weights_I.maximum(weight_of(reader).abs().amax(dim=0))
             inputs_I = each.pool_shared(largest[each.readers[0]], "amax")
-            with naming(self, each.source):
+            with name_module_in_errors(self, each.source):
                 fold(model, each, smoothing_scale(inputs_I, each.pool_shared(weights_I, "amax"), self.alpha))
         return Compressed(model, notes=self._notes(wanted, foldings.rejected))
 

@@ -55,7 +55,7 @@ class Torchao(LibraryBackend):
     """true: codes around 0 without a zero point; false only with ``intx``."""
 
     @model_validator(mode="after")
-    def _consistent(self) -> Torchao:
+    def _check_settings(self) -> Torchao:
         if (self.method in INTX) != (self.bits is not None):
             raise ValueError(f"bits belongs to {' and '.join(INTX)}, and only to them; the others have their own")
         if not self.symmetric and self.method not in INTX:
@@ -119,11 +119,11 @@ class Torchao(LibraryBackend):
 
         config = self._config()
 
-        def quantized(module: Any) -> Any:
+        def quantize_module(module: Any) -> Any:
             quantize_(module, config, filter_fn=lambda *_: True)
             return module
 
-        return self.replace_each(model, names, quantized)
+        return self.replace_each(model, names, quantize_module)
 
     def _config(self) -> Any:
         # Their constructors set options of torch's compiler and the precision of all float32 products, if allowed to.

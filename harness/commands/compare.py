@@ -15,7 +15,7 @@ from harness.pocket import MODEL_DIR
 from harness.records import Comparison
 from harness.records.comparison import Severity
 from harness.report import comparability
-from harness.terminal import Terminal, harmless, standard_console
+from harness.terminal import Terminal, defuse, standard_console
 
 POCKET = "pocket"
 _MARKS: Mapping[Severity, str] = {"at_once": "✕", "beyond_inputs": "!", "informative": "·"}
@@ -53,6 +53,6 @@ def _table(comparison: Comparison) -> Table:
         field = "" if each.field == each.part else f" {each.field}"
         about = f"{each.part}{field}, {comparability.describe_severity(each)}: {each.reference} → {each.variant}"
         example = f" (first: {each.example!r})" if each.example else ""
-        table.add_row(_MARKS[each.severity], Text(harmless(about)))
-        table.add_row("", Text(harmless(f"{each.meaning}{example}")))
+        table.add_row(_MARKS[each.severity], Text(defuse(about)))
+        table.add_row("", Text(defuse(f"{each.meaning}{example}")))
     return table

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from harness.forecast.cost import cost
-from harness.forecast.linting.evidence import of_plan, of_suites
+from harness.forecast.linting.evidence import gather_for_plan, gather_for_suites
 from harness.forecast.linting.findings import exit_code
 from harness.forecast.linting.lint import lint
 from harness.forecast.linting.page import print_findings
@@ -31,7 +31,7 @@ def preview_plan(file: Path, run_folder: Path | None, out: Path) -> int:
     plan, terminal = make_plan(file), Terminal()
     folder = run_folder or out / plan.name
     run = read_run(folder) if run_folder else earlier_run(folder, terminal)
-    evidence = of_plan(plan, run, folder)
+    evidence = gather_for_plan(plan, run, folder)
     console = standard_console(sys.stdout)
     print_plan(console, plan, needs(plan.gates, evidence.metrics, run), cost(plan, run), run)
     for finding in findings_of(plan, evidence, needed=False):
@@ -47,9 +47,9 @@ def lint_gate(name: str, suites: Sequence[str], variant: Path | None, run_folder
     gate = load_gate(name, Path.cwd())
     run = read_run(run_folder) if run_folder else None
     if variant is not None:
-        evidence = of_plan(make_plan(variant), run, run_folder)
+        evidence = gather_for_plan(make_plan(variant), run, run_folder)
     else:
-        evidence = of_suites([load_suite(suite, Path.cwd()) for suite in suites], run, run_folder)
+        evidence = gather_for_suites([load_suite(suite, Path.cwd()) for suite in suites], run, run_folder)
     findings = lint(gate, evidence)
     print_findings(standard_console(sys.stdout), gate, evidence, findings)
     return exit_code(findings)

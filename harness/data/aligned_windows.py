@@ -40,7 +40,7 @@ class Reading:
 
 
 @dataclass(frozen=True)
-class Reader:
+class TokenizedSide:
     """One side: its tokenizer, the ids it puts before a text (BOS, or none), and its maximum number of ids."""
 
     tokenizer: PreTrainedTokenizerBase
@@ -95,7 +95,9 @@ def find_cuts(text: str, tokens: int, offsets: Sequence[tuple[int, int]] | None)
     return places[last], counts[last]
 
 
-def windows(text: str, sides: tuple[Reading, Reading], readers: tuple[Reader, Reader], whole: bool) -> list[Window]:
+def windows(
+    text: str, sides: tuple[Reading, Reading], readers: tuple[TokenizedSide, TokenizedSide], whole: bool
+) -> list[Window]:
     """Windows of one text that fit both sides: the first one, or (``whole``) consecutive ones up to the end.
 
     Empty if no window fits, because there is no common cut within the maximum number of ids of both sides.

@@ -35,13 +35,13 @@ class TaskFiles:
 
     def find(self, name: str) -> Path | None:
         """The one file that declares ``name``; None if no file does. Raises DataError if several do."""
-        found = self.declared.get(name, [])
-        if len(found) > 1:
-            places = " and ".join(map(str, found))
+        paths = self.declared.get(name, [])
+        if len(paths) > 1:
+            places = " and ".join(map(str, paths))
             raise DataError(f"task {name} is declared in {places}: rename one, so that it is clear which one is meant")
-        return found[0] if found else None
+        return paths[0] if paths else None
 
-    def unknown(self, name: str, others: Sequence[str]) -> DataError:
+    def explain_unknown(self, name: str, others: Sequence[str]) -> DataError:
         """The error for an unknown name, with close matches and the files that could not be read."""
         close = nearest(name, [*self.declared, *others])
         text = f"no task is called {name!r}" + (f"; did you mean {close}?" if close else "")

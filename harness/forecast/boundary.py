@@ -49,9 +49,9 @@ def find_boundary(rule: Rule, metric: Metric, spread: Spread) -> Boundary | None
     equal = facts.equal(bound.number)
     equal = UNKNOWN_REFERENCE if equal is None else equal
     if not bound.contains(equal, ties):
-        return _unmet(bound, facts, subject, equal, ties)
+        return _unmet_boundary(bound, facts, subject, equal, ties)
     worse = -1.0 if metric.better == "higher" else 1.0
-    limits = _reachable(bound, facts, ties)
+    limits = _reachable_limits(bound, facts, ties)
     if metric.better == "neither":
         limits.sort(key=lambda limit: abs(limit.change - metric.neutral))
     else:
@@ -64,28 +64,28 @@ def facts_of(metric: Metric, spread: Spread) -> Facts:
     """What is known of a metric before the run, with values from an earlier run or assumptions."""
     has_sides = spread.sides and metric.neutral == 0.0
     numbers: frozenset[Number] = frozenset({"change", "variant", "ratio"} if has_sides else {"change"})
-    return Facts.declared(metric, numbers, spread.reference if has_sides else None)
+    return Facts.from_metric(metric, numbers, spread.reference if has_sides else None)
 
 
-class _Limit(NamedTuple):
+class _LimitOnChange(NamedTuple):
     """A limit as a change; direction: 1 for an upper limit, −1 for a lower one."""
 
     change: float
     direction: float
 
 
-def _reachable(bound: Bound, facts: Facts, ties: bool) -> list[_Limit]:
+def _reachable_limits(bound: Bound, facts: Facts, ties: bool) -> list[_LimitOnChange]:
     """The limits that the metric can cross at all, the upper one first."""
     least, most = facts.range(bound.number)
     limits = []
     if bound.upper is not None and (bound.upper < most or (bound.upper == most and not ties)):
-        limits.append(_Limit(_as_change(bound.upper, bound.number, facts), 1.0))
+        limits.append(_LimitOnChange(_convert_to_change(bound.upper, bound.number, facts), 1.0))
     if bound.lower is not None and (bound.lower > least or (bound.lower == least and not ties)):
-        limits.append(_Limit(_as_change(bound.lower, bound.number, facts), -1.0))
+        limits.append(_LimitOnChange(_convert_to_change(bound.lower, bound.number, facts), -1.0))
     return limits
 
 
-def _unmet(bound: Bound, facts: Facts, subject: Subject, equal: float, ties: bool) -> Boundary | None:
+def _unmet_boundary(bound: Bound, facts: Facts, subject: Subject, equal: float, ties: bool) -> Boundary | None:
     """For a rule that an unchanged variant does not pass: the limit that it would have to cross; None if it cannot."""
     least, most = facts.range(bound.number)
     lower = least if bound.lower is None else bound.lower
@@ -94,11 +94,11 @@ def _unmet(bound: Bound, facts: Facts, subject: Subject, equal: float, ties: boo
     if low > high or (low == high and not ties):
         return None
     is_below = bound.lower is not None and equal <= lower
-    change = _as_change(lower if is_below else upper, bound.number, facts)
+    change = _convert_to_change(lower if is_below else upper, bound.number, facts)
     return Boundary(facts.neutral, (change,), subject, False, -1.0 if is_below else 1.0)
 
 
-def _as_change(limit: float, number: Number, facts: Facts) -> float:
+def _convert_to_change(limit: float, number: Number, facts: Facts) -> float:
     """The change of a variant whose compared number is at the limit."""
     reference = UNKNOWN_REFERENCE if facts.reference is None else facts.reference
     return {"change": limit, "variant": limit - reference, "ratio": reference * (limit - 1)}[number]

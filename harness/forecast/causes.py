@@ -49,15 +49,14 @@ class Cause(Enum):
     )
     MAYBE_NO_INTERVAL = Effect(
         "unknown",
-        "{metric} has no interval as far as is known; a rule that decides by interval then never passes; write "
-        "decide: point",
+        "{metric} may have no interval, and a rule that decides by interval then never passes; write decide: point",
     )
     POINT = Effect("free", "compares the point estimate alone (decide: point), whatever n is")
     COUNTED = Effect("free", "counted, not sampled: no n is needed")
     NO_LIMIT = Effect("unknown", "no limit: every value passes")
     UNKNOWN_NAMES = Effect("unknown", "the metrics of the task are known only when it runs; name an earlier run")
-    UNKNOWN_VALUE = Effect("unknown", "rests on the variant's own value, which only an earlier run can tell")
-    UNKNOWN_VARIANCE = Effect("unknown", "the variance of {metric} is unknown; an earlier run can tell it")
+    UNKNOWN_VALUE = Effect("unknown", "depends on the variant's own value, known only from an earlier run")
+    UNKNOWN_VARIANCE = Effect("unknown", "the variance of {metric} is unknown; name an earlier run that measured it")
     UNKNOWN_SIZE = Effect(
         "unknown", "{target} power needs n = {needed} {units}; the plan's n is known only when it runs"
     )

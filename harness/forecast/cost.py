@@ -79,7 +79,7 @@ def cost(plan: Plan, run: Run | None) -> Cost:
 
 def _seconds(plan: Plan, run: Run | None, reference: ModelSize | str) -> tuple[float | None, str]:
     now = amount(plan.suites)
-    if run is not None and (known := _by_clock(plan, run, now, reference)) is not None:
+    if run is not None and (known := _scale_earlier_times(plan, run, now, reference)) is not None:
         return known, f"from the times of the run {run.name}, scaled by documents, items and parameters"
     if isinstance(reference, str):
         return None, reference
@@ -88,15 +88,15 @@ def _seconds(plan: Plan, run: Run | None, reference: ModelSize | str) -> tuple[f
     # Two operations for each parameter and token, on both sides.
     operations = 2 * 2 * reference.parameters * (now.tokens + ITEM_TOKENS * now.items + now.written)
     operations += 2 * reference.parameters * now.noise
-    where = f"{os.cpu_count() or 1} cores at 10" if on_cpu else "a GPU at 50,000"
+    where = f"{os.cpu_count() or 1} cores at 10 GFLOP/s each" if on_cpu else "a GPU at 50 TFLOP/s"
     unknown = "" if now.complete else "; documents and tasks of unknown size are not counted"
-    said = f"rule of thumb: 4 operations per parameter and token (both sides), {where} billion per second{unknown}"
+    said = f"rule of thumb: 4 FLOP per parameter and token (2 per side), {where}{unknown}"
     return operations / speed, said
 
 
-def _by_clock(plan: Plan, run: Run, now: Amount, reference: ModelSize | str) -> float | None:
+def _scale_earlier_times(plan: Plan, run: Run, now: Amount, reference: ModelSize | str) -> float | None:
     """The stage times of an earlier run, each scaled by its amount of work; None if they are not comparable."""
-    then = _of_run(run)
+    then = _count_work_of_run(run)
     larger = 1.0
     if not isinstance(reference, str) and run.reference.parameters:
         larger = reference.parameters / run.reference.parameters
@@ -116,7 +116,7 @@ def _by_clock(plan: Plan, run: Run, now: Amount, reference: ModelSize | str) -> 
     return None if any(work and stage not in run.clock.seconds for stage, work in stages.items()) else total
 
 
-def _of_run(run: Run) -> Amount:
+def _count_work_of_run(run: Run) -> Amount:
     """The amount of work of a run: documents by the plan in its run.json, items by its measurements."""
     tokens = calls = written = noise = 0
     prompts = max((m.n for m in run.measurements if m.name == "generation.exact_match"), default=0)
@@ -152,6 +152,6 @@ def _memory(plan: Plan, reference: ModelSize | str, variant: ModelSize | str) ->
     dequantized = plan.variant.is_gguf and plan.variant.engine.logits_dtype is None
     floats = variant is reference or bool(plan.variant.compress) or dequantized
     second = variant.parameters * BYTES[own] if floats else variant.stored_bytes
-    kept = f"in {own}" if floats else "as its files are"
+    kept = f"in {own}" if floats else "as stored in its files"
     said = f"reference in {dtype}, variant {kept}, {LOGITS / 1e6:.0f} million logits per side; libraries not included"
     return reference.parameters * BYTES[dtype] + second + 2 * 4 * LOGITS, said

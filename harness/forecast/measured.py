@@ -30,15 +30,15 @@ def list_measured(suites: Sequence[SuiteSpec], run: Run | None = None) -> list[M
     run: an earlier run, which knows names, units and numbers of documents that files do not tell.
     """
     known = {found.name: found for found in run.measurements} if run else {}
-    return [_fill_in_documents(each, known) for suite in suites for each in _of_suite(suite, known)]
+    return [_fill_in_documents(each, known) for suite in suites for each in _list_of_suite(suite, known)]
 
 
-def as_measured(metric: Metric, found: Measurement) -> Metric:
+def complete_metric(metric: Metric, found: Measurement) -> Metric:
     """The metric with properties that only a measurement tells: its unit, direction and neutral value."""
     return metric.model_copy(update={"unit": found.unit, "better": found.better, "neutral": found.neutral})
 
 
-def _of_suite(suite: SuiteSpec, known: dict[str, Measurement]) -> Iterator[Measured]:
+def _list_of_suite(suite: SuiteSpec, known: dict[str, Measurement]) -> Iterator[Measured]:
     documents = document_count(suite.documents)
     for measure in suite.measures:
         tasks = measure.task_sizes()
@@ -53,33 +53,33 @@ def _task_metrics(task: TaskSize, known: dict[str, Measurement]) -> Iterator[Met
     """The metrics of one task: declared by its file and derived ones, else those of an earlier run."""
     seen = [found for name, found in known.items() if name.startswith(f"tasks.{task.name}.")]
     if seen:
-        yield from (as_measured(_of_task(task, found.name.split(".", 2)[2]), found) for found in seen)
+        yield from (complete_metric(_task_metric(task, found.name.split(".", 2)[2]), found) for found in seen)
         return
     for name in task.metrics:
-        metric = _of_task(task, name)
+        metric = _task_metric(task, name)
         if name in (*PERPLEXITIES, BITS_PER_BYTE):
             yield metric
             if name != BITS_PER_BYTE:
-                yield _of_task(task, f"{name}_ratio")
+                yield _task_metric(task, f"{name}_ratio")
         else:
             yield metric.model_copy(update={"unit": "share", "better": "higher"})
             for derived in ("recovery", "flips", "flips_to_wrong", "flips_to_right"):
-                yield _of_task(task, derived)
+                yield _task_metric(task, derived)
             if task.choices != 0 and name == "accuracy":
                 for derived in ("ece", "brier"):
-                    yield _of_task(task, derived)
+                    yield _task_metric(task, derived)
     if not task.metrics:
-        yield _of_task(task, "*")
+        yield _task_metric(task, "*")
 
 
-def _of_task(task: TaskSize, metric: str) -> Metric:
+def _task_metric(task: TaskSize, metric: str) -> Metric:
     found = find_metric(f"tasks.{task.name}.{metric}", TASK_METRICS)
     return found or Metric(name=f"tasks.{task.name}.{metric}", unit="score", better="neither")
 
 
 def _fill_in_documents(each: Measured, known: dict[str, Measurement]) -> Measured:
     """Fill in the number of documents from the earlier run, if the plan does not tell it."""
-    found = known.get(each.metric.name)
-    if each.documents is not None or found is None:
+    measurement = known.get(each.metric.name)
+    if each.documents is not None or measurement is None:
         return each
-    return replace(each, documents=found.clusters)
+    return replace(each, documents=measurement.clusters)

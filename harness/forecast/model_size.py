@@ -49,11 +49,11 @@ def model_size(model: str, revision: str | None = None) -> ModelSize | str:
 
 def _gguf_size(path: Path) -> ModelSize | str:
     try:
-        found = read_gguf(path)
+        content = read_gguf(path)
     except HarnessError as error:
         return str(error)
-    vocabulary = next((tensor.shape[0] for tensor in found.tensors if tensor.name == "token_embd.weight"), None)
-    parameters = sum(tensor.values for tensor in found.tensors)
+    vocabulary = next((tensor.shape[0] for tensor in content.tensors if tensor.name == "token_embd.weight"), None)
+    parameters = sum(tensor.values for tensor in content.tensors)
     return ModelSize(path.parent, parameters, path.stat().st_size, vocabulary)
 
 

@@ -104,19 +104,19 @@ def _need(gate: str, spec: RuleSpec, each: Measured, run: Earlier | None) -> Nee
     spread = (read_spread(run, each.metric) if run else None) or assume_spread(each.metric)
     if "*" in each.metric.name:
         return Need(gate, spec, each, Cause.UNKNOWN_NAMES, spread=spread)
-    found = find_boundary(spec.rule, each.metric, spread)
-    draft = Need(gate, spec, each, Cause.POWERED, spread=spread, boundary=found)
+    boundary = find_boundary(spec.rule, each.metric, spread)
+    draft = Need(gate, spec, each, Cause.POWERED, spread=spread, boundary=boundary)
     least = spec.rule.min_documents
     if least is not None and each.documents and each.documents < least:
         return replace(draft, cause=Cause.MIN_DOCUMENTS, needed=least)
-    if found is None:
+    if boundary is None:
         detail = bound_of(spec.rule, facts_of(each.metric, spread)).misfit
         return replace(draft, cause=Cause.MISFIT if detail else Cause.IMPOSSIBLE, detail=detail)
-    cause = _without_power(found, spread)
-    return _compute_power(draft, found, spread) if cause is None else replace(draft, cause=cause)
+    cause = _find_power_obstacle(boundary, spread)
+    return _compute_power(draft, boundary, spread) if cause is None else replace(draft, cause=cause)
 
 
-def _without_power(found: Boundary, spread: Spread) -> Cause | None:
+def _find_power_obstacle(found: Boundary, spread: Spread) -> Cause | None:
     """Why the sample size does not matter, or cannot be determined; None if a power can be computed."""
     if found.subject == "number" and spread.family != "counted":
         return Cause.POINT

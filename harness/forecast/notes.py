@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from harness.errors import HarnessError
-from harness.forecast.linting.evidence import Evidence, of_plan
+from harness.forecast.linting.evidence import Evidence, gather_for_plan
 from harness.forecast.linting.findings import Finding
 from harness.forecast.linting.lint import lint
 from harness.planning.specs import Plan
@@ -17,14 +17,14 @@ from harness.write import read_run
 def findings_of(plan: Plan, evidence: Evidence, needed: bool = True) -> list[Finding]:
     """Defects of the gates of a plan, without duplicates; a gate with only warnings is accepted if another one
     blocks."""
-    found = [finding for gate in plan.gates for finding in lint(gate, evidence, needed)]
-    return [each for each in dict.fromkeys(found) if each.key != "rules"]
+    findings = [finding for gate in plan.gates for finding in lint(gate, evidence, needed)]
+    return [each for each in dict.fromkeys(findings) if each.key != "rules"]
 
 
 def notes_before(plan: Plan, folder: Path) -> list[str]:
     """Notes about the gates of a plan before a check starts; an earlier run in ``folder`` provides variances."""
     run = earlier_run(folder, None)
-    return [str(finding) for finding in findings_of(plan, of_plan(plan, run, folder))]
+    return [str(finding) for finding in findings_of(plan, gather_for_plan(plan, run, folder))]
 
 
 def earlier_run(folder: Path, terminal: Terminal | None) -> Run | None:

@@ -16,7 +16,7 @@ from harness.planning.specs import GateSpec, Plan, SuiteSpec
 from harness.records import HubData, Plugin, Run
 from harness.rules import Rule
 from harness.statistics import planned_looks
-from harness.terminal import harmless
+from harness.terminal import defuse
 
 _COLOURS = {"decides": "green", "weak": "yellow", "never": "red", "free": "bright_black", "unknown": "cyan"}
 _WORDS = {
@@ -83,8 +83,8 @@ def _steps(plan: Plan) -> Iterator[str]:
     if plan.calibration is None:
         yield "  calibration  none"
     else:
-        found = plan.calibration
-        yield f"  calibration  {_data(found.data)}: {found.documents} documents of up to {found.tokens} tokens"
+        data = plan.calibration
+        yield f"  calibration  {_data(data.data)}: {data.documents} documents of up to {data.tokens} tokens"
 
 
 def _suites(suites: Sequence[SuiteSpec], gates: Sequence[GateSpec]) -> Iterator[str]:
@@ -128,11 +128,11 @@ def _need(console: Console, need: Need) -> None:
     line = Text.assemble(
         (f"  {_WORDS[need.outlook]:<13}", _COLOURS[need.outlook]),
         (f"{need.gate}: {need.rule.kind} ", ""),
-        (harmless(need.metric), "bold"),
-        f"{_limit(need)}{level}  {harmless(need.said)}",
+        (defuse(need.metric), "bold"),
+        f"{_limit(need)}{level}  {defuse(need.said)}",
     )
     if need.basis:
-        line.append(f"; {harmless(need.basis)}", style="bright_black")
+        line.append(f"; {defuse(need.basis)}", style="bright_black")
     console.print(line, soft_wrap=True, highlight=False, markup=False, emoji=False)
 
 
@@ -173,9 +173,9 @@ def _bytes(size: float | None) -> str:
 
 
 def _head(console: Console, title: str, text: str) -> None:
-    line = Text.assemble((title, "bold"), f"  {harmless(text, 2000)}" if text else "")
+    line = Text.assemble((title, "bold"), f"  {defuse(text, 2000)}" if text else "")
     console.print(line, soft_wrap=True, highlight=False, markup=False, emoji=False)
 
 
 def _line(console: Console, text: str) -> None:
-    console.print(Text(harmless(text, 2000)), soft_wrap=True, highlight=False, markup=False, emoji=False)
+    console.print(Text(defuse(text, 2000)), soft_wrap=True, highlight=False, markup=False, emoji=False)

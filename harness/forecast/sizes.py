@@ -17,5 +17,5 @@ def document_count(spec: DocumentsSpec | None) -> int | None:
         return None if spec.packed else spec.max
     if spec.data in POCKET_SPLITS:
         return spec.max or POCKET_COUNT
-    found = documents_in(Path(spec.data), spec.split_on)
-    return spec.max if found is None else min(found, spec.max or found)
+    count = documents_in(Path(spec.data), spec.split_on)
+    return spec.max if count is None else min(count, spec.max or count)

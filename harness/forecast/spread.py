@@ -63,8 +63,10 @@ def assume_spread(metric: Metric) -> Spread:
 
 def read_spread(run: Earlier, metric: Metric) -> Spread | None:
     """The spread from an earlier run; None if it has no number. Of several labels the widest counts."""
-    found = [_derive_spread(run, m, metric) for m in run.measurements if m.name == metric.name and m.change is not None]
-    return max(found, key=lambda spread: spread.size, default=None)
+    spreads = [
+        _derive_spread(run, m, metric) for m in run.measurements if m.name == metric.name and m.change is not None
+    ]
+    return max(spreads, key=lambda spread: spread.size, default=None)
 
 
 def _derive_spread(run: Earlier, measurement: Measurement, metric: Metric) -> Spread:

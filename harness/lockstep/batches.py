@@ -44,7 +44,7 @@ class Batch:
         return tuple(self.width - length if self.left else 0 for length in self.lengths)
 
     @property
-    def padded(self) -> bool:
+    def has_padding(self) -> bool:
         """Whether some positions are padding."""
         return min(self.lengths) < self.width
 
@@ -67,7 +67,7 @@ class Batch:
         places_BT = torch.arange(self.width)[None, :] - torch.tensor(self.starts)[:, None]
         return places_BT.clamp(min=0).to(device)
 
-    def scored(self, device: torch.device) -> tuple[Tensor, Tensor]:
+    def index_scored(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """Flat indices into [B*T] of the positions that predict a token, by document, and the predicted tokens."""
         starts = [row * self.width + start for row, start in enumerate(self.starts)]
         places = [start + torch.arange(length - 1) for start, length in zip(starts, self.lengths, strict=True)]

@@ -99,7 +99,7 @@ class Decoder:
     def scored_states(self, batch: Batch) -> Tensor:
         """``states`` [N, D] of the positions of a batch that predict a token, document by document."""
         if self._arrange is None:
-            return self._batch_states(batch)[batch.scored(self.device)[0]]
+            return self._batch_states(batch)[batch.index_scored(self.device)[0]]
         states_PD: Tensor | None = None
         self._gatherer.begin(batch)
         for move in plan_moves(batch, self._arrange(batch)):
@@ -109,7 +109,7 @@ class Decoder:
         self._gatherer.end()
         if states_PD is None:
             raise ValueError(f"{self.name}: the layout of batch {batch.index} has no parts")
-        return states_PD[batch.scored(states_PD.device)[0]]
+        return states_PD[batch.index_scored(states_PD.device)[0]]
 
     def wrap_taps(self, taps: Mapping[str, Sequence[Tap]]) -> dict[str, list[Tap]]:
         """Taps to attach to the modules so that the given taps see whole batches in every layout."""
@@ -118,7 +118,7 @@ class Decoder:
         return self._gatherer.wrap_taps(taps)
 
     def _batch_states(self, batch: Batch) -> Tensor:
-        mask_BT = batch.is_token(self.device).long() if batch.padded else None
+        mask_BT = batch.is_token(self.device).long() if batch.has_padding else None
         positions_BT = batch.positions(self.device) if batch.left else None
         return self.states(batch.token_ids(self.device), mask_BT, positions_BT)
 
@@ -127,7 +127,7 @@ class Decoder:
         if self._trunk is None or self._answer is None:
             return states_ND
         stand_in = torch.zeros(1, len(states_ND), dtype=torch.int64, device=states_ND.device)
-        with _answering(self._trunk, self._answer(last_hidden_state=states_ND[None])):
+        with _answer_with(self._trunk, self._answer(last_hidden_state=states_ND[None])):
             return self.language_model.logits(stand_in)[0]
 
     def _plain(self, ids_BT: Tensor, mask_BT: Tensor | None, positions_BT: Tensor | None = None) -> Tensor:
@@ -180,7 +180,7 @@ def same_logits(left_NV: Tensor, right_NV: Tensor) -> bool:
 
 
 @contextmanager
-def _answering(trunk: nn.Module, answer: object) -> Iterator[None]:
+def _answer_with(trunk: nn.Module, answer: object) -> Iterator[None]:
     """Let ``trunk`` answer every call with ``answer`` instead of computing."""
     before = trunk.__dict__.get("forward")
     trunk.__dict__["forward"] = lambda *_arguments, **_named: answer

@@ -20,7 +20,7 @@ from harness.errors import DataError, ModelError
 from harness.lockstep.arrangement import Arrange
 from harness.lockstep.batches import Batch, plan_stages
 from harness.lockstep.decoder import VERIFIED_TOKENS, Decoder
-from harness.lockstep.hooks import ActiveSide, attached
+from harness.lockstep.hooks import ActiveSide, attach_taps
 from harness.lockstep.kernels import Choice, Kernels, choose_kernels
 from harness.lockstep.pass_report import SETUP, PassReport, read_report, write_report
 from harness.lockstep.recording import REFERENCE, Looks, PassContext, Recorder, Recording, collect_taps
@@ -159,7 +159,7 @@ class _Pass:
                 outputs = collect_taps(self.recorders, side, inputs=False)
                 inputs, outputs = decoder.wrap_taps(inputs), decoder.wrap_taps(outputs)
                 calls = [pair for recorder in self.recorders for pair in recorder.calls(side).items()]
-                stack.enter_context(attached(decoder.modules, side, self.stage, inputs, outputs, calls))
+                stack.enter_context(attach_taps(decoder.modules, side, self.stage, inputs, outputs, calls))
             yield
 
     def _observe(self, batch: Batch, variants: Sequence[int]) -> dict[int, _BatchRows]:
@@ -187,10 +187,10 @@ class _Pass:
             recorder.start(batch)
         states = {side: self._scored_states(side, batch) for side in (REFERENCE, *variants)}
         for recorder in self.recorders:
-            recorder.forwarded()
+            recorder.release_inputs()
         if not self.reads_logits:
             return
-        targets_N = batch.scored(self.sides[0].device)[1]
+        targets_N = batch.index_scored(self.sides[0].device)[1]
         starts = range(0, len(targets_N), self.chunk)
         for rows in (slice(start, start + self.chunk) for start in starts):
             reference_NV = self.sides[0].logits(states[REFERENCE][rows])

@@ -46,7 +46,7 @@ def first_input(arguments: tuple[Any, ...], named: Mapping[str, Any]) -> Tensor 
 
 
 @contextmanager
-def attached(
+def attach_taps(
     model: nn.Module,
     side: int,
     stage: ActiveSide,

@@ -33,11 +33,11 @@ def compute_nlls(decoder: Decoder, documents: Sequence[NDArray[np.int64]]) -> li
         EncodedDocument(index, str(index), "", ids, nothing, len(ids), False, "") for index, ids in enumerate(documents)
     ]
     tokens = CPU_TOKENS if decoder.device.type == "cpu" else GPU_TOKENS
-    found: dict[int, Floats] = {}
+    likelihoods: dict[int, Floats] = {}
     with torch.no_grad():
         for batch in plan_batches(encoded, tokens):
-            found |= _of_batch(decoder, batch)
-    return [found[index] for index in range(len(documents))]
+            likelihoods |= _compute_batch(decoder, batch)
+    return [likelihoods[index] for index in range(len(documents))]
 
 
 def prepare_decoder(name: str, model: LanguageModel, ids: NDArray[np.int64]) -> Decoder:
@@ -48,7 +48,7 @@ def prepare_decoder(name: str, model: LanguageModel, ids: NDArray[np.int64]) -> 
     return decoder
 
 
-def _of_batch(decoder: Decoder, batch: Batch) -> dict[int, Floats]:
+def _compute_batch(decoder: Decoder, batch: Batch) -> dict[int, Floats]:
     """Likelihoods by document index. If memory runs out, the batch is run in halves."""
     try:
         nll = _run(decoder, batch)
@@ -62,13 +62,13 @@ def _of_batch(decoder: Decoder, batch: Batch) -> dict[int, Floats]:
             ) from error
         middle = len(batch.documents) // 2
         halves = [Batch(batch.index, part) for part in (batch.documents[:middle], batch.documents[middle:])]
-        return _of_batch(decoder, halves[0]) | _of_batch(decoder, halves[1])
+        return _compute_batch(decoder, halves[0]) | _compute_batch(decoder, halves[1])
     cuts = np.cumsum([length - 1 for length in batch.lengths])[:-1]
     return {document.index: part for document, part in zip(batch.documents, np.split(nll, cuts), strict=True)}
 
 
 def _run(decoder: Decoder, batch: Batch) -> Floats:
-    states_ND, targets_N = decoder.scored_states(batch), batch.scored(decoder.device)[1]
+    states_ND, targets_N = decoder.scored_states(batch), batch.index_scored(decoder.device)[1]
     parts: list[Tensor] = []
     rows = 16
     while len(targets_N):
@@ -78,5 +78,5 @@ def _run(decoder: Decoder, batch: Batch) -> Floats:
         states_ND, targets_N = states_ND[rows:], targets_N[rows:]
         # Float64 needs twice the memory of the values in the shared pass.
         rows = max(16, CHUNK_VALUES // 2 // logits_NV.shape[-1])
-    found: Floats = torch.cat(parts).numpy()
-    return found
+    likelihoods: Floats = torch.cat(parts).numpy()
+    return likelihoods

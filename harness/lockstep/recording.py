@@ -106,11 +106,11 @@ class Recorder:
     def start(self, batch: Batch) -> None:
         """A batch begins: forget the one before."""
 
-    def forwarded(self) -> None:
+    def release_inputs(self) -> None:
         """Every side has run the batch: let go of what only taps need."""
 
     def logits(self, variant: int, reference_NV: Tensor, variant_NV: Tensor, targets_N: Tensor) -> None:
-        """The next scored positions of the batch, in the order of ``Batch.scored``."""
+        """The next scored positions of the batch, in the order of ``Batch.index_scored``."""
 
     def rows(self, variant: int) -> Mapping[str, pd.DataFrame]:
         """Rows about the batch, by table name."""

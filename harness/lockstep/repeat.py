@@ -29,7 +29,7 @@ class Repeat:
 
 def measure_repeat(decoder: Decoder, batch: Batch, kernels: Kernels, chunk: int) -> Repeat:
     """Run ``batch`` twice. Call with gradients disabled."""
-    targets = batch.scored(decoder.device)[1]
+    targets = batch.index_scored(decoder.device)[1]
     first, second = decoder.scored_states(batch), decoder.scored_states(batch)
     kl, largest = [], []
     for a, b, y in zip(*(torch.split(rows, chunk) for rows in (first, second, targets)), strict=True):

@@ -52,7 +52,7 @@ def survey(reference: Decoder, variants: Sequence[Decoder], ids_1T: Tensor, voca
         for variant in variants
     ]
     rows = ids_1T.numel()
-    unpaired = [_unpaired(trace, other, rows) for other in traces]
+    unpaired = [_explain_unpaired(trace, other, rows) for other in traces]
     for missing, variant in zip(unpaired, variants, strict=True):
         extra = candidates(variant.modules)
         missing |= {name: "only the variant has it" for name in extra if not _has(reference.modules, name)} | alone
@@ -75,22 +75,22 @@ def candidates(model: Any) -> dict[str, ModuleKind]:
     if model is None:
         return {}
     head = model.get_output_embeddings()
-    found: dict[str, ModuleKind] = {}
+    kinds: dict[str, ModuleKind] = {}
     blocks = _block_numbers(model)
     for name, module in model.named_modules():
         parent = name.rpartition(".")[0]
-        inside_linear = any(found.get(outer) == "linear" for outer in _parents(name))
+        inside_linear = any(kinds.get(outer) == "linear" for outer in _parents(name))
         if module is head or inside_linear:
             continue
         if name in blocks:
-            found[name] = "block"
+            kinds[name] = "block"
         elif is_linear(module):
-            found[name] = "linear"
+            kinds[name] = "linear"
         elif stacked_parameters(module):
-            found[name] = "experts"
+            kinds[name] = "experts"
         elif parent in blocks and (kind := _kind_of_part(name.rpartition(".")[2], type(module).__name__)) is not None:
-            found[name] = kind
-    return found
+            kinds[name] = kind
+    return kinds
 
 
 def is_linear(module: nn.Module) -> bool:
@@ -143,11 +143,11 @@ def _trace(decoder: Decoder, kinds: Mapping[str, ModuleKind], ids_1T: Tensor) ->
     calls: dict[str, _Call] = {}
     read: dict[str, tuple[Tensor | None, tuple[float, float]]] = {}
 
-    def before(name: str, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
+    def record_input(name: str, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
         source = first_input(arguments, named) if kinds[name] in _READING else None
         read[name] = source, _fingerprint(source)
 
-    def after(name: str, output: object) -> None:
+    def record_output(name: str, output: object) -> None:
         tensor = first_tensor(output)
         depth, earlier = (calls[name].depth, calls[name].calls) if name in calls else (len(calls), 0)
         source, fingerprint = read[name]
@@ -156,8 +156,8 @@ def _trace(decoder: Decoder, kinds: Mapping[str, ModuleKind], ids_1T: Tensor) ->
     with ExitStack() as stack:
         for name in kinds:
             module = decoder.modules.get_submodule(name)
-            pre = module.register_forward_pre_hook(lambda _m, a, k, n=name: before(n, a, k), with_kwargs=True)
-            post = module.register_forward_hook(lambda _m, _a, output, n=name: after(n, output))
+            pre = module.register_forward_pre_hook(lambda _m, a, k, n=name: record_input(n, a, k), with_kwargs=True)
+            post = module.register_forward_hook(lambda _m, _a, output, n=name: record_output(n, output))
             stack.callback(pre.remove)
             stack.callback(post.remove)
         decoder.states(ids_1T.to(decoder.device), None)
@@ -184,7 +184,7 @@ def _unusable_reason(call: _Call, rows: int) -> str:
     return ""
 
 
-def _unpaired(reference: Mapping[str, _Call], variant: Mapping[str, _Call], rows: int) -> dict[str, str]:
+def _explain_unpaired(reference: Mapping[str, _Call], variant: Mapping[str, _Call], rows: int) -> dict[str, str]:
     reasons: dict[str, str] = {}
     for name, call in reference.items():
         other = variant.get(name)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Work:
+class ExtraWork:
     """Work of one model in addition to the shared pass.
 
     items: of tasks. calls: timing blocks. generated: tokens of generations, prompts included. complete: whether every
@@ -95,10 +95,10 @@ class Measure(Plugin):
         """The tasks that the measure scores, with their sizes as far as files tell; empty if it scores none."""
         return ()
 
-    def work(self, documents: int | None) -> Work:
+    def work(self, documents: int | None) -> ExtraWork:
         """The work of each model for this measure, in a suite of ``documents`` documents; feeds the time forecast."""
         sizes = [task.items for task in self.task_sizes()]
-        return Work(items=sum(size or 0 for size in sizes), complete=None not in sizes)
+        return ExtraWork(items=sum(size or 0 for size in sizes), complete=None not in sizes)
 
     def sample_size(self, documents: int | None) -> int | None:
         """How many independent observations (``Metric.units``) the metrics rest on, in a suite of ``documents``
@@ -127,8 +127,8 @@ class Measure(Plugin):
         A measure that does not support other intervals reports none, because an ordinary interval is valid only for a
         number of documents that was fixed in advance.
         """
-        found = self.measure(table)
-        return found if intervals is None else [_without_interval(entry) for entry in found]
+        results = self.measure(table)
+        return results if intervals is None else [_without_interval(entry) for entry in results]
 
 
 class Sampled(Measure):
@@ -178,13 +178,13 @@ def name_skipped(measure: Measure, found: Sequence[Measurement | Skipped]) -> li
 
 def collect_metrics(measures: Iterable[Measure]) -> tuple[Metric, ...]:
     """Every metric that the measures declare, each name once: first those known from settings, then patterns."""
-    found: dict[str, Metric] = {}
+    metrics: dict[str, Metric] = {}
     for measure in measures:
         produced = measure.produces()
         named = (metric for metric in produced if "*" not in metric.name)
         for metric in (*named, *measure.metrics, *produced):
-            found.setdefault(metric.name, metric)
-    return tuple(found.values())
+            metrics.setdefault(metric.name, metric)
+    return tuple(metrics.values())
 
 
 def load_measures() -> list[tuple[type[Measure] | None, tuple[Metric, ...]]]:

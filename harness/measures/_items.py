@@ -85,7 +85,7 @@ DERIVED: dict[str, Metric] = {
 """Metrics derived from the scores of another metric, by the last part of their name."""
 
 
-def _of_any_task(metric: Metric) -> Metric:
+def _generalize_metric(metric: Metric) -> Metric:
     return metric.model_copy(
         update={"name": f"tasks.*.{metric.name}", "title": f"{metric.title} on *", "units": "items"}
     )
@@ -132,12 +132,12 @@ SCORES = tuple(
     FURTHER.model_copy(update={"name": f"tasks.*.{name}", "title": f"{title} on *"})
     for name, title in (("accuracy", "accuracy"), ("exact_match", "exact match"))
 )
-TASK_METRICS = (*map(_of_any_task, (*DERIVED.values(), *_likelihoods())), *SCORES, FURTHER)
+TASK_METRICS = (*map(_generalize_metric, (*DERIVED.values(), *_likelihoods())), *SCORES, FURTHER)
 """Every metric that a task can yield; the last one is its score under any other name."""
 
 
 @dataclass(frozen=True)
-class Cell:
+class TaskScores:
     """The rows of one task under one metric, in the order of the documents."""
 
     task: str

@@ -145,9 +145,9 @@ def unusable_tokens(
             return [not_finite(metric, side, what, count) for metric in metrics]
     for name in columns:
         if name.endswith("_nll"):
-            within(table, name, -ROUNDING, np.inf)
+            check_range(table, name, -ROUNDING, np.inf)
         elif name.endswith("_top1_p"):
-            within(table, name, 0.0, 1 + ROUNDING)
+            check_range(table, name, 0.0, 1 + ROUNDING)
     return []
 
 
@@ -163,7 +163,7 @@ def require(table: pd.DataFrame, columns: Sequence[str], name: str) -> None:
         raise MeasureError(f"the {name} table lacks the columns {', '.join(missing)}; it has {list(table.columns)}")
 
 
-def within(table: pd.DataFrame, column: str, least: float, most: float) -> None:
+def check_range(table: pd.DataFrame, column: str, least: float, most: float) -> None:
     """Raise MeasureError when a finite column leaves the range of its definition."""
     values = table[column].to_numpy(dtype=np.float64)
     bad = (values < least) | (values > most)

@@ -13,11 +13,11 @@ from harness.measures._shared import (
     ROUNDING,
     UNSEEN_CHANGE,
     Count,
+    check_range,
     make_counted,
     make_sampled,
     not_finite,
     require,
-    within,
 )
 from harness.records import Measurement, Metric, Skipped
 from harness.statistics import Interval, mean, mean_interval
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 KL_MEAN = Metric(
     name="artifact.kl_mean",
+    concern="accounting",
     title="mean KL, in memory vs. artifact",
     unit="nats/token",
     better="lower",
@@ -36,6 +37,7 @@ KL_MEAN = Metric(
 )
 KL_MAX = Metric(
     name="artifact.kl_max",
+    concern="accounting",
     title="largest KL, in memory vs. artifact",
     unit="nats/token",
     better="lower",
@@ -44,6 +46,7 @@ KL_MAX = Metric(
 )
 LOGITS = Metric(
     name="artifact.logits_max_abs_diff",
+    concern="accounting",
     title="largest logit difference of the artifact",
     unit="logits",
     better="lower",
@@ -52,6 +55,7 @@ LOGITS = Metric(
 )
 MODULES = Metric(
     name="artifact.modules_changed",
+    concern="accounting",
     title="modules that the artifact changes",
     unit="share",
     better="lower",
@@ -60,6 +64,7 @@ MODULES = Metric(
 )
 TEXTS = Metric(
     name="artifact.texts_changed",
+    concern="accounting",
     title="texts that the artifact encodes differently",
     unit="share",
     better="lower",
@@ -68,6 +73,7 @@ TEXTS = Metric(
 )
 LIVE = Metric(
     name="artifact.live_kl_max",
+    concern="accounting",
     title="largest KL caused by saving, in memory",
     unit="nats/token",
     better="lower",
@@ -76,6 +82,7 @@ LIVE = Metric(
 )
 BYTES = Metric(
     name="artifact.bytes",
+    concern="resources",
     title="bytes on disk",
     unit="bytes",
     better="lower",
@@ -84,6 +91,7 @@ BYTES = Metric(
 )
 BITS = Metric(
     name="artifact.bits_per_weight",
+    concern="resources",
     title="bits on disk per weight",
     unit="bits/weight",
     better="lower",
@@ -118,14 +126,14 @@ class Artifact(Measure):
             return [Skipped(measure=metric.name, reason=reasons[0]) for metric in self.metrics]
         if "checkpoint" in parts:
             files = int((table["part"] == "file").sum())
-            texts = [_texts(table)] if "text" in parts else [_exact(TEXTS, 0.0, LOADED, max(files, 1))]
-            zero = [_exact(metric, 0.0, LOADED, max(files, 1)) for metric in (*READ_BACK, LIVE) if metric is not TEXTS]
-            return [*zero, *texts, *_sizes(table)]
+            texts = _texts(table) if "text" in parts else _count_exactly(TEXTS, 0.0, LOADED, max(files, 1))
+            others = (metric for metric in (*READ_BACK, LIVE) if metric is not TEXTS)
+            return [*(_count_exactly(each, 0.0, LOADED, max(files, 1)) for each in others), texts, *_sizes(table)]
         if refused := [str(text) for text in table.loc[table["part"] == "refused", "text"]]:
-            found: list[Measurement | Skipped] = [Skipped(measure=m.name, reason=refused[0]) for m in READ_BACK]
+            results: list[Measurement | Skipped] = [Skipped(measure=m.name, reason=refused[0]) for m in READ_BACK]
         else:
-            found = [*_tokens(table), _modules(table), _texts(table)]
-        return [*found, _live(table), *_sizes(table)]
+            results = [*_tokens(table), _modules(table), _texts(table)]
+        return [*results, _measure_live(table), *_sizes(table)]
 
 
 def _tokens(table: pd.DataFrame) -> list[Measurement | Skipped]:
@@ -137,7 +145,7 @@ def _tokens(table: pd.DataFrame) -> list[Measurement | Skipped]:
     count = Count(len(rows), len(np.unique(documents)))
     largest = float(rows["max_abs_diff"].max())
     if _is_same(table) and not kl.any() and largest == 0:
-        return [_exact(metric, 0.0, SAME, count.observations, count.clusters) for metric in metrics]
+        return [_count_exactly(metric, 0.0, SAME, count.observations, count.clusters) for metric in metrics]
     value, around = mean(kl), mean_interval(kl, documents, skewed=True, largest=UNSEEN_CHANGE)
     interval = around and Interval(max(around.low, min(0.0, value)), around.high, around.method)
     return [
@@ -162,8 +170,8 @@ def _unusable(rows: pd.DataFrame, metrics: Sequence[Metric], whose: str) -> list
         what = f"{bad.sum()} of {len(rows)} tokens have logits of {whose} that are NaN or infinite"
         count = Count(len(rows), int(rows["document"].nunique()))
         return [not_finite(metric, "variant", what, count) for metric in metrics]
-    within(rows, "kl", -ROUNDING, np.inf)
-    within(rows, "max_abs_diff", 0.0, np.inf)
+    check_range(rows, "kl", -ROUNDING, np.inf)
+    check_range(rows, "max_abs_diff", 0.0, np.inf)
     return []
 
 
@@ -174,7 +182,7 @@ def _modules(table: pd.DataFrame) -> Measurement | Skipped:
     changed = rows[~(rows["error"] <= rows["allowed"])]
     first = f", {changed['name'].iloc[0]} first" if len(changed) else ""
     what = f"exact: {len(changed)} of {len(rows)} modules{first}"
-    return _exact(MODULES, len(changed) / len(rows), what, len(rows))
+    return _count_exactly(MODULES, len(changed) / len(rows), what, len(rows))
 
 
 def _texts(table: pd.DataFrame) -> Measurement | Skipped:
@@ -182,10 +190,10 @@ def _texts(table: pd.DataFrame) -> Measurement | Skipped:
     if rows.empty:
         return Skipped(measure=TEXTS.name, reason="no document of the suite was encoded")
     changed = int((rows["count"] != 0).sum())
-    return _exact(TEXTS, changed / len(rows), f"exact: {changed} of {len(rows)} documents", len(rows))
+    return _count_exactly(TEXTS, changed / len(rows), f"exact: {changed} of {len(rows)} documents", len(rows))
 
 
-def _live(table: pd.DataFrame) -> Measurement | Skipped:
+def _measure_live(table: pd.DataFrame) -> Measurement | Skipped:
     if reasons := [str(text) for text in table.loc[table["part"] == "live_refused", "text"]]:
         return Skipped(measure=LIVE.name, reason=reasons[0])
     rows = table[table["part"] == "live"]
@@ -212,5 +220,5 @@ def _sizes(table: pd.DataFrame) -> list[Measurement | Skipped]:
     ]
 
 
-def _exact(metric: Metric, value: float, what: str, count: int, clusters: int = 0) -> Measurement:
+def _count_exactly(metric: Metric, value: float, what: str, count: int, clusters: int = 0) -> Measurement:
     return make_counted(metric, what, Count(count, clusters), change=value)

@@ -88,17 +88,17 @@ class Calibration(Sampled):
             sure[side] = table[f"{side}_top1_p"].to_numpy(dtype=np.float64).clip(max=1.0)
             right[side] = (table[f"{side}_top1"] == table["target"]).to_numpy(dtype=np.float64)
         documents, count = table["document"].to_numpy(), count_tokens(table)
-        found: list[Measurement | Skipped] = []
+        results: list[Measurement | Skipped] = []
         for metric, kind in ((ECE, "width"), (ECE_EQUAL_MASS, "mass")):
             on = {side: calibration_error(sure[side], right[side], self.bins, kind == "mass") for side in sure}
             what = f"{self.bins} bins of equal {kind}; no interval, as ECE is biased"
             change = on["variant"] - on["reference"]
             ece = make_sampled(metric, what, count, reference=on["reference"], variant=on["variant"], change=change)
-            found.append(ece.model_copy(update={"not_judged": ECE_REASON}))
+            results.append(ece.model_copy(update={"not_judged": ECE_REASON}))
         shift = intervals.calibration_shift(
             (sure["reference"], right["reference"]), (sure["variant"], right["variant"]), documents, self.bins
         )
-        found.append(
+        results.append(
             make_sampled(
                 SQUARED,
                 f"{self.bins} bins of equal mass, products of different documents only",
@@ -111,7 +111,7 @@ class Calibration(Sampled):
         )
         brier = {side: brier_scores(sure[side], right[side]) for side in sure}
         worse = brier["variant"] - brier["reference"]
-        found.append(
+        results.append(
             make_sampled(
                 BRIER,
                 "mean over tokens of the paired difference",
@@ -128,5 +128,5 @@ class Calibration(Sampled):
             "mean over tokens of the paired difference",
             intervals.bounded_mean(gap, documents, -2.0, 2.0, UNSEEN_SHARE),
         )
-        found.append(make_sampled(GAP, what, count, change=mean(gap), interval=interval))
-        return found
+        results.append(make_sampled(GAP, what, count, change=mean(gap), interval=interval))
+        return results

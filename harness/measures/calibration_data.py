@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 OVERLAP = Metric(
     name="calibration_data.overlap",
+    concern="comparability",
     title="documents shared with calibration",
     unit="share",
     better="lower",
@@ -26,6 +27,7 @@ OVERLAP = Metric(
 )
 DIVERGENCE = Metric(
     name="calibration_data.token_divergence",
+    concern="comparability",
     title="divergence of tokens from calibration",
     unit="nats",
     better="lower",
@@ -33,6 +35,7 @@ DIVERGENCE = Metric(
 )
 FLOOR = Metric(
     name="calibration_data.token_divergence_floor",
+    concern="comparability",
     title="divergence of tokens between halves",
     unit="nats",
     better="neither",
@@ -40,6 +43,7 @@ FLOOR = Metric(
 )
 OUTSIDE = Metric(
     name="calibration_data.outside_range",
+    concern="comparability",
     title="inputs outside the calibrated range",
     unit="share",
     better="lower",
@@ -47,6 +51,7 @@ OUTSIDE = Metric(
 )
 WORST = Metric(
     name="calibration_data.outside_range_worst",
+    concern="comparability",
     title="most inputs outside the calibrated range",
     unit="share",
     better="lower",
@@ -113,19 +118,19 @@ def _divergences(calibration: pd.DataFrame, evaluation: pd.DataFrame) -> list[Me
     size = 1 + int(max(calibration["token"].max(), evaluation["token"].max()))
     documents = np.unique(evaluation["document"].to_numpy())
     count = Count(int(evaluation["count"].sum()), len(documents))
-    found = jensen_shannon(_totals(calibration, size), _totals(evaluation, size))
+    distance = jensen_shannon(_totals(calibration, size), _totals(evaluation, size))
     what = f"{int(calibration['count'].sum())} calibration tokens and {count.observations} of these; no interval"
-    between = make_sampled(DIVERGENCE, what, count, change=found)
+    between = make_sampled(DIVERGENCE, what, count, change=distance)
     if len(documents) < 2:
         return [between, Skipped(measure=FLOOR.name, reason="one document has no halves")]
-    floor = float(np.mean([_between_halves(evaluation, documents, size, seed) for seed in range(HALVINGS)]))
+    floor = float(np.mean([_distance_between_halves(evaluation, documents, size, seed) for seed in range(HALVINGS)]))
     halves = make_sampled(
         FLOOR, f"mean of {HALVINGS} random halvings of the documents; no interval", count, change=floor
     )
     return [between, halves]
 
 
-def _between_halves(evaluation: pd.DataFrame, documents: NDArray[np.int32], size: int, seed: int) -> float:
+def _distance_between_halves(evaluation: pd.DataFrame, documents: NDArray[np.int32], size: int, seed: int) -> float:
     shuffled = np.random.default_rng(seed).permutation(documents)
     first = evaluation["document"].isin(shuffled[: len(shuffled) // 2])
     return jensen_shannon(_totals(evaluation[first], size), _totals(evaluation[~first], size))

@@ -26,6 +26,7 @@ def _metric(name: str, title: str, description: str) -> Metric:
         description=description,
         units=FAMILY,
         spread="counted",
+        concern="comparability",
     )
 
 

@@ -15,10 +15,10 @@ from harness.measures._shared import (
     TOKEN_SIDES,
     UNSEEN_CHANGE,
     UNSEEN_SHARE,
+    check_range,
     count_tokens,
     make_sampled,
     unusable_tokens,
-    within,
 )
 from harness.records import Measurement, Metric, Skipped
 from harness.statistics import Interval, Intervals, mean, quantiles
@@ -149,17 +149,17 @@ class Divergence(Sampled):
         """Compute all metrics. Raises MeasureError for a KL below −1e-5 or a total variation outside [0, 1]."""
         if broken := unusable_tokens(table, self.columns or (), METRICS):
             return broken
-        within(table, "kl", -ROUNDING, np.inf)
-        within(table, "reverse_kl", -ROUNDING, np.inf)
-        within(table, "total_variation", -ROUNDING, 1 + ROUNDING)
+        check_range(table, "kl", -ROUNDING, np.inf)
+        check_range(table, "reverse_kl", -ROUNDING, np.inf)
+        check_range(table, "total_variation", -ROUNDING, 1 + ROUNDING)
         documents = table["document"].to_numpy()
-        found = _kl(table, documents, intervals)
-        found |= _agreement(table, documents, intervals) | _probabilities(table, documents, intervals)
+        results = _kl(table, documents, intervals)
+        results |= _agreement(table, documents, intervals) | _probabilities(table, documents, intervals)
         count = count_tokens(table)
         return [
             make_sampled(metric, what, count, change=change, interval=interval)
             for metric in METRICS
-            for what, change, interval in [found[metric.name]]
+            for what, change, interval in [results[metric.name]]
         ]
 
 

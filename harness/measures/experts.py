@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 UNREACHED = Metric(
     name="experts.unreached",
+    concern="quantization_coverage",
     title="experts without calibration tokens",
     unit="experts",
     better="lower",
@@ -21,6 +22,7 @@ UNREACHED = Metric(
 )
 UNCALIBRATED = Metric(
     name="experts.uncalibrated_share",
+    concern="quantization_coverage",
     title="routings to experts without calibration",
     unit="share",
     better="lower",
@@ -28,6 +30,7 @@ UNCALIBRATED = Metric(
 )
 UNUSED = Metric(
     name="experts.unused",
+    concern="quantization_coverage",
     title="experts without tokens",
     unit="experts",
     better="lower",
@@ -72,9 +75,9 @@ class Experts(Measure):
         sides = {side: rows[rows["side"] == side] for side in ("reference", "variant")}
         if empty := [side for side, part in sides.items() if part.empty]:
             what = f"the {empty[0]} is" if len(empty) == 1 else "the models are"
-            return _all(self.metrics, f"{what} dense: no mixture of experts was found")
+            return _skip_all(self.metrics, f"{what} dense: no mixture of experts was found")
         if not table.equals(table.drop_duplicates(["side", "module", "expert"])):
-            return _all(self.metrics, "the table names experts twice")
+            return _skip_all(self.metrics, "the table names experts twice")
         variant = sides["variant"]
         unknown = {side: part[part["tokens"] < 0] for side, part in sides.items()}
         missing = next((f"{part['module'].iloc[0]} of the {side}" for side, part in unknown.items() if len(part)), "")
@@ -89,23 +92,23 @@ class Experts(Measure):
 
 def _measure_unreached(variant: pd.DataFrame) -> Measurement | Skipped:
     if (variant["calibration"] < 0).any():
-        return _skip(UNREACHED, _not_fitted(variant))
+        return _skip(UNREACHED, _explain_not_fitted(variant))
     left = variant[variant["calibration"] == 0]
     fewest = variant["calibration"].min()
     what = f"exact count of {len(variant)} experts; the one with fewest was given {fewest} calibration tokens"
     labels = {"experts": _list_experts(left)} if len(left) else {}
-    return _exact(UNREACHED, what, variant, float(len(left)), labels)
+    return _count_exactly(UNREACHED, what, variant, float(len(left)), labels)
 
 
 def _measure_uncalibrated(variant: pd.DataFrame) -> Measurement | Skipped:
     if (variant["calibration"] < 0).any():
-        return _skip(UNCALIBRATED, _not_fitted(variant))
+        return _skip(UNCALIBRATED, _explain_not_fitted(variant))
     total = int(variant["tokens"].sum())
     if not total:
         return _skip(UNCALIBRATED, "no token of these documents was routed to any expert")
     gone = int(variant["tokens"][variant["calibration"] == 0].sum())
     if not (variant["calibration"] == 0).any():
-        return _exact(UNCALIBRATED, "exact: calibration reached every expert", variant, 0.0, {})
+        return _count_exactly(UNCALIBRATED, "exact: calibration reached every expert", variant, 0.0, {})
     what = f"{gone} of {total} routings; no interval"
     return make_sampled(UNCALIBRATED, what, Count(total, 0), change=gone / total)
 
@@ -137,7 +140,7 @@ def _agreement(variant: pd.DataFrame) -> list[Measurement | Skipped]:
     agreeing = int(variant["agreeing"].sum())
     if agreeing == total:
         exact = f"exact: all {total} routings are the same on both sides"
-        return [_exact(metric, exact, variant, 1.0, {}) for metric in (AGREEMENT, WORST)]
+        return [_count_exactly(metric, exact, variant, 1.0, {}) for metric in (AGREEMENT, WORST)]
     shares = sums["agreeing"] / sums["tokens"]
     worst = str(shares.idxmin())
     whole = f"{agreeing} of {total} routings; no interval"
@@ -148,7 +151,9 @@ def _agreement(variant: pd.DataFrame) -> list[Measurement | Skipped]:
     ]
 
 
-def _exact(metric: Metric, what: str, variant: pd.DataFrame, value: float, labels: dict[str, str]) -> Measurement:
+def _count_exactly(
+    metric: Metric, what: str, variant: pd.DataFrame, value: float, labels: dict[str, str]
+) -> Measurement:
     tokens = int(variant["tokens"].clip(lower=0).sum())
     return make_counted(metric, what, Count(tokens, 0), change=value, labels=labels)
 
@@ -160,7 +165,7 @@ def _list_experts(rows: pd.DataFrame) -> str:
     return "; ".join(parts) + (f" and {len(rows) - NAMED} more" if len(rows) > NAMED else "")
 
 
-def _not_fitted(variant: pd.DataFrame) -> str:
+def _explain_not_fitted(variant: pd.DataFrame) -> str:
     if (variant["calibration"] < 0).all():
         return "no step of the variant uses calibration documents"
     return f"the calibration tokens of {variant[variant['calibration'] < 0]['module'].iloc[0]} are not known"
@@ -170,5 +175,5 @@ def _skip(metric: Metric, reason: str) -> Skipped:
     return Skipped(measure=metric.name, reason=reason)
 
 
-def _all(metrics: Sequence[Metric], reason: str) -> list[Measurement | Skipped]:
+def _skip_all(metrics: Sequence[Metric], reason: str) -> list[Measurement | Skipped]:
     return [_skip(metric, reason) for metric in metrics]

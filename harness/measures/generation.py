@@ -11,14 +11,19 @@ from pydantic import Field
 
 from harness.data.documents import documents_in
 from harness.errors import MeasureError
-from harness.measures import Measure, Work
+from harness.measures import ExtraWork, Measure
 from harness.measures._shared import Count, make_sampled, not_finite, require
 from harness.records import Measurement, Metric, Skipped
 from harness.statistics import (
+    Interval,
     bounded_mean_interval,
     mean,
+    mean_interval,
     median_time,
+    paired_share_interval,
     proportion_interval,
+    ratio_of_sums,
+    ratio_of_sums_interval,
     restricted_mean,
     restricted_mean_interval,
 )
@@ -27,6 +32,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from harness.records.result import Side
+    from harness.statistics.interval import Floats
 
 Positive = Annotated[int, Field(gt=0)]
 
@@ -101,26 +107,68 @@ EMBEDDING = Metric(
     spread="mean",
     spread_size=0.3,
 )
+STOPPED = Metric(
+    name="generation.stopped",
+    units="prompts",
+    title="texts that stop by themselves",
+    unit="share",
+    better="higher",
+    description="share of texts that end with a stop token before new_tokens, variant − reference",
+    sides=True,
+    spread="paired",
+    spread_size=0.02,
+)
+HIT_LIMIT = Metric(
+    name="generation.hit_limit",
+    units="prompts",
+    title="texts cut at the limit",
+    unit="share",
+    better="lower",
+    description="share of texts that are cut at new_tokens without a stop token, variant − reference",
+    sides=True,
+    spread="paired",
+    spread_size=0.02,
+)
+LENGTH = Metric(
+    name="generation.length_ratio",
+    units="prompts",
+    title="length of texts",
+    unit="ratio",
+    better="neither",
+    neutral=1.0,
+    description="generated tokens, variant / reference, texts cut at new_tokens included",
+    sides=True,
+    spread="log",
+    spread_size=0.3,
+)
 SIDES: tuple[Side, Side] = ("reference", "variant")
 OTHER_TOKENS = (
     "the sides have different token ids, so token positions cannot be compared; generation.common_prefix counts "
     "characters"
 )
+OTHER_LENGTHS = "the sides have different token ids, so numbers of tokens cannot be compared"
 
 
 class Generation(Measure):
-    """Similarity of the greedy continuations of both sides: shared prefix, edit distance, embeddings.
+    """Greedy continuations of both sides: similarity, and whether they stop by themselves.
 
     Greedy texts diverge at the first different token and rarely meet again, so the position of the divergence says more
-    than the fact that they diverge.
+    than the fact that they diverge. A variant that lost its stop token can score well on every other metric.
     """
 
     table: ClassVar[str] = "generations"
-    metrics: ClassVar[tuple[Metric, ...]] = (EXACT, DIVERGED, FIRST, MEDIAN, PREFIX, SIMILARITY, EMBEDDING)
+    metrics: ClassVar[tuple[Metric, ...]] = (
+        *(EXACT, DIVERGED, STOPPED, HIT_LIMIT, LENGTH),
+        *(FIRST, MEDIAN, PREFIX, SIMILARITY, EMBEDDING),
+    )
     columns: ClassVar[tuple[str, ...] | None] = (
         "prompt",
         "reference_finite",
         "variant_finite",
+        "reference_ended",
+        "variant_ended",
+        "reference_tokens",
+        "variant_tokens",
         "same_tokens",
         "diverged",
         "first",
@@ -157,15 +205,17 @@ class Generation(Measure):
         there = documents if self.prompts is None else documents_in(Path(self.prompts), "\n\n")
         return None if there is None else min(there, self.max)
 
-    def work(self, documents: int | None) -> Work:
+    def work(self, documents: int | None) -> ExtraWork:
         """Prompts and the tokens generated after them."""
         prompts = self.sample_size(documents)
-        return Work(generated=(prompts or 0) * (self.prompt_tokens + self.new_tokens), complete=prompts is not None)
+        return ExtraWork(
+            generated=(prompts or 0) * (self.prompt_tokens + self.new_tokens), complete=prompts is not None
+        )
 
     def produces(self) -> tuple[Metric, ...]:
-        """Shares, positions and similarity; embedding similarity only if an embedding model is named."""
+        """Shares, lengths, positions, similarity; embedding similarity only if an embedding model is named."""
         first, median = (metric.model_copy(update={"neutral": float(self.new_tokens)}) for metric in (FIRST, MEDIAN))
-        found = (EXACT, DIVERGED, first, median, PREFIX, SIMILARITY)
+        found = (EXACT, DIVERGED, STOPPED, HIT_LIMIT, LENGTH, first, median, PREFIX, SIMILARITY)
         return (*found, EMBEDDING) if self.embedding else found
 
     def measure(self, table: pd.DataFrame) -> Sequence[Measurement | Skipped]:
@@ -184,8 +234,10 @@ class Generation(Measure):
                 return [not_finite(metric, side, what, count) for metric in metrics]
         return [
             *_shares(table, count),
-            *self._positions(table, count, metrics[2], metrics[3]),
-            *(_measure_similarity(table, count, metric) for metric in metrics[4:]),
+            *_measure_stopping(table, count, self.new_tokens),
+            _measure_length(table, count, self.new_tokens),
+            *self._positions(table, count, metrics[5], metrics[6]),
+            *(_measure_similarity(table, count, metric) for metric in metrics[7:]),
         ]
 
     def _positions(
@@ -223,6 +275,62 @@ def _shares(table: pd.DataFrame, count: Count) -> list[Measurement]:
         what = f"{int(those.sum())} of {len(those)} prompts"
         found.append(make_sampled(metric, what, count, change=share, interval=proportion_interval(those, clusters)))
     return found
+
+
+def _measure_stopping(table: pd.DataFrame, count: Count, limit: int) -> list[Measurement]:
+    """Shares of texts that stop, and of those that are cut, on each side; paired by prompt (Tango's interval)."""
+    clusters = table["prompt"].to_numpy()
+    stopped = {side: table[f"{side}_ended"].to_numpy(dtype=bool) for side in SIDES}
+    found = []
+    for metric, those in ((STOPPED, stopped), (HIT_LIMIT, {side: ~ended for side, ended in stopped.items()})):
+        counts = {side: int(values.sum()) for side, values in those.items()}
+        what = f"{counts['variant']} of {len(table)} prompts, reference {counts['reference']}, at most {limit} tokens"
+        if not stopped["reference"].any():
+            what += "; no text of the reference stops, so a lost stop token would not show"
+        found.append(
+            make_sampled(
+                metric,
+                what,
+                count,
+                reference=counts["reference"] / len(table),
+                variant=counts["variant"] / len(table),
+                change=(counts["variant"] - counts["reference"]) / len(table),
+                interval=paired_share_interval(those["reference"], those["variant"], clusters),
+                variant_interval=proportion_interval(those["variant"], clusters),
+            )
+        )
+    return found
+
+
+def _measure_length(table: pd.DataFrame, count: Count, limit: int) -> Measurement | Skipped:
+    """Generated tokens on both sides, and their ratio, paired by prompt."""
+    if not table["same_tokens"].to_numpy(dtype=bool).all():
+        return Skipped(measure=LENGTH.name, reason=OTHER_LENGTHS)
+    lengths = {side: table[f"{side}_tokens"].to_numpy(dtype=np.float64) for side in SIDES}
+    if not lengths["reference"].any():
+        return Skipped(measure=LENGTH.name, reason="the reference writes nothing, so a ratio to it is undefined")
+    clusters = table["prompt"].to_numpy()
+    return make_sampled(
+        LENGTH,
+        "sum of generated tokens, variant / reference",
+        count,
+        reference=mean(lengths["reference"]),
+        variant=mean(lengths["variant"]),
+        change=ratio_of_sums(lengths["variant"], lengths["reference"]),
+        interval=_length_interval(lengths["reference"], lengths["variant"], clusters, limit),
+        variant_interval=mean_interval(lengths["variant"], clusters),
+    )
+
+
+def _length_interval(reference: Floats, variant: Floats, clusters: np.ndarray, limit: int) -> Interval | None:
+    """Interval of the ratio of total lengths. If it has no width (every length is equal on both sides), then that of
+    the mean difference, which lies between −limit and limit, over the reference's mean length."""
+    interval = ratio_of_sums_interval(variant, reference, clusters)
+    if interval is None or interval.low < interval.high:
+        return interval
+    change = bounded_mean_interval(variant - reference, clusters, -limit, limit)
+    length = mean(reference)
+    return change and Interval(1 + change.low / length, 1 + change.high / length, change.method)
 
 
 def _measure_similarity(table: pd.DataFrame, count: Count, metric: Metric) -> Measurement:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 SUPPORTED = Metric(
     name="hardware.supported",
+    concern="resources",
     title="weights with a kernel",
     unit="share",
     better="higher",
@@ -30,6 +31,7 @@ SUPPORTED = Metric(
 )
 ACCELERATED = Metric(
     name="hardware.accelerated",
+    concern="resources",
     title="weights with a kernel in few bits",
     unit="share",
     better="higher",
@@ -40,6 +42,7 @@ ACCELERATED = Metric(
 )
 CACHE = Metric(
     name="hardware.cache_supported",
+    concern="resources",
     title="KV cache with a kernel",
     unit="share",
     better="higher",

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from harness.errors import MeasureError
-from harness.measures import Measure, Work
+from harness.measures import ExtraWork, Measure
 from harness.measures._shared import Count, make_sampled, require
 from harness.records import Measurement, Metric, NoiseFloor, Skipped
 from harness.statistics import Interval
@@ -27,6 +27,7 @@ Positive = Annotated[int, Field(gt=0)]
 SPEEDS = {
     "prefill": Metric(
         name="latency.prefill_tokens_per_second",
+        concern="resources",
         units="timing blocks",
         title="prefill speed",
         unit="tokens/second",
@@ -36,6 +37,7 @@ SPEEDS = {
     ),
     "decode": Metric(
         name="latency.decode_tokens_per_second",
+        concern="resources",
         units="timing blocks",
         title="decode speed",
         unit="tokens/second",
@@ -45,6 +47,7 @@ SPEEDS = {
     ),
     "first_token": Metric(
         name="latency.time_to_first_token_ms",
+        concern="resources",
         units="timing blocks",
         title="time to first token",
         unit="milliseconds",
@@ -54,6 +57,7 @@ SPEEDS = {
 }
 RATIO = Metric(
     name="latency.ratio",
+    concern="resources",
     units="timing blocks",
     title="time, variant over reference",
     unit="ratio",
@@ -65,6 +69,7 @@ RATIO = Metric(
 )
 FLOOR = Metric(
     name="latency.floor",
+    concern="resources",
     units="timing blocks",
     title="time, reference over itself",
     unit="ratio",
@@ -83,7 +88,7 @@ FEWEST_BLOCKS = 6
 
 
 @dataclass(frozen=True)
-class Blocks:
+class TimedBlocks:
     """Seconds of blocks A B B A of one phase: arrays [blocks, 2], ``first`` of A and ``second`` of B."""
 
     first: Floats
@@ -91,8 +96,8 @@ class Blocks:
 
     def log_ratios(self) -> Floats:
         """ln(B/A) of each block: the log of the geometric mean of its two ratios, in which a steady drift cancels."""
-        found: Floats = (np.log(self.second) - np.log(self.first)).mean(axis=1)
-        return found
+        log_ratios: Floats = (np.log(self.second) - np.log(self.first)).mean(axis=1)
+        return log_ratios
 
 
 class Latency(Measure):
@@ -119,9 +124,9 @@ class Latency(Measure):
         """One observation per block A B B A."""
         return self.repeats
 
-    def work(self, documents: int | None) -> Work:
+    def work(self, documents: int | None) -> ExtraWork:
         """Timing blocks, by which the time of an earlier run is scaled."""
-        return Work(calls=self.repeats)
+        return ExtraWork(calls=self.repeats)
 
     def probe_settings(self) -> dict[str, Any]:
         """All settings: the probe takes the times, the measure only compares them."""
@@ -133,22 +138,22 @@ class Latency(Measure):
         Raises MeasureError for incomplete blocks and for times that are not positive.
         """
         require(table, COLUMNS, "timings")
-        found: list[Measurement | Skipped] = []
+        results: list[Measurement | Skipped] = []
         for phase, speed in SPEEDS.items():
             rows = table[table["phase"] == phase]
             pairs, floor = _blocks(rows, "variant"), _blocks(rows, "floor")
             if pairs is None:
                 reason = NOT_TIMED.get(phase, f"the phase {phase} was not timed")
-                found.append(Skipped(measure=speed.name, reason=reason))
-                found.append(Skipped(measure=RATIO.name, reason=reason, labels={"phase": phase}))
+                results.append(Skipped(measure=speed.name, reason=reason))
+                results.append(Skipped(measure=RATIO.name, reason=reason, labels={"phase": phase}))
                 continue
-            found += [_speed(speed, phase, pairs, _tokens(rows)), _ratio(RATIO, phase, pairs, floor)]
+            results += [_speed(speed, phase, pairs, _tokens(rows)), _ratio(RATIO, phase, pairs, floor)]
             if floor is not None:
                 noise = _ratio(FLOOR, phase, floor, None)
-                found.append(noise.model_copy(update={"not_judged": FLOOR_REASON}))
+                results.append(noise.model_copy(update={"not_judged": FLOOR_REASON}))
         if not table["simulated"].any():
-            return found
-        return [_mark_not_judged(one) if isinstance(one, Measurement) else one for one in found]
+            return results
+        return [_mark_not_judged(one) if isinstance(one, Measurement) else one for one in results]
 
 
 def block_interval(blocks: int, statistic: Sequence[Floats], confidence: float = 0.95) -> tuple[float, float] | None:
@@ -173,7 +178,7 @@ def block_interval(blocks: int, statistic: Sequence[Floats], confidence: float =
     return value + wider * (float(ordered[rank - 1]) - value), value + wider * (float(ordered[-rank]) - value)
 
 
-def _blocks(rows: pd.DataFrame, second: str) -> Blocks | None:
+def _blocks(rows: pd.DataFrame, second: str) -> TimedBlocks | None:
     """The blocks whose B calls are of the side ``second``; None if there are none."""
     repeats = rows.loc[rows["side"] == second, "repeat"].unique()
     chosen = rows[rows["repeat"].isin(repeats)].sort_values(["repeat", "order"])
@@ -186,7 +191,7 @@ def _blocks(rows: pd.DataFrame, second: str) -> Blocks | None:
     seconds = chosen["seconds"].to_numpy(dtype=np.float64).reshape(-1, 4)
     if not (np.isfinite(seconds) & (seconds > 0)).all():
         raise MeasureError(f"timings: found {seconds.min()} s, expected finite times above 0 of a monotonic clock")
-    return Blocks(seconds[:, [0, 3]], seconds[:, [1, 2]])
+    return TimedBlocks(seconds[:, [0, 3]], seconds[:, [1, 2]])
 
 
 def _tokens(rows: pd.DataFrame) -> int:
@@ -197,12 +202,12 @@ def _tokens(rows: pd.DataFrame) -> int:
     return int(tokens[0])
 
 
-def _speed(metric: Metric, phase: str, blocks: Blocks, tokens: int) -> Measurement:
+def _speed(metric: Metric, phase: str, blocks: TimedBlocks, tokens: int) -> Measurement:
     """Medians over blocks of the mean of a side's two calls in a block."""
 
     def speed(seconds: Floats) -> Floats:
-        found: Floats = (1000 * seconds if phase == "first_token" else tokens / seconds).mean(axis=1)
-        return found
+        speeds: Floats = (1000 * seconds if phase == "first_token" else tokens / seconds).mean(axis=1)
+        return speeds
 
     on_reference, on_variant = speed(blocks.first), speed(blocks.second)
     count = len(on_reference)
@@ -219,7 +224,7 @@ def _speed(metric: Metric, phase: str, blocks: Blocks, tokens: int) -> Measureme
     )
 
 
-def _ratio(metric: Metric, phase: str, blocks: Blocks, floor: Blocks | None) -> Measurement:
+def _ratio(metric: Metric, phase: str, blocks: TimedBlocks, floor: TimedBlocks | None) -> Measurement:
     logs = blocks.log_ratios()
     value, ends = math.exp(np.median(logs)), block_interval(len(logs), [logs])
     interval = _interval((math.exp(ends[0]), math.exp(ends[1])) if ends else None, value)
@@ -231,7 +236,7 @@ def _ratio(metric: Metric, phase: str, blocks: Blocks, floor: Blocks | None) -> 
         what += f"; reference against itself: half-width {(high - low) / 2:.4g}"
         reach = max(abs(low - 1), abs(high - 1))
         noise = NoiseFloor(value=reach, condition="timing the reference against itself", documents=len(floor.first))
-    found = make_sampled(
+    measurement = make_sampled(
         metric,
         what,
         Count(2 * len(logs), len(logs)),
@@ -239,7 +244,7 @@ def _ratio(metric: Metric, phase: str, blocks: Blocks, floor: Blocks | None) -> 
         interval=interval,
         labels={"phase": phase},
     )
-    return found.model_copy(update={"floor": noise})
+    return measurement.model_copy(update={"floor": noise})
 
 
 def _interval(ends: tuple[float, float] | None, value: float) -> Interval | None:

@@ -28,6 +28,7 @@ measured error reaches."""
 
 RELATIVE = Metric(
     name="layers.relative_error",
+    concern="numerics",
     title="relative error",
     unit="ratio",
     better="lower",
@@ -36,6 +37,7 @@ RELATIVE = Metric(
 )
 SQNR = Metric(
     name="layers.sqnr_db",
+    concern="numerics",
     title="SQNR",
     unit="dB",
     better="higher",
@@ -46,6 +48,7 @@ SQNR = Metric(
 )
 COSINE = Metric(
     name="layers.cosine",
+    concern="numerics",
     title="cosine",
     unit="cosine",
     better="higher",
@@ -55,6 +58,7 @@ COSINE = Metric(
 )
 WORST = Metric(
     name="layers.worst",
+    concern="numerics",
     title="largest layer error",
     unit="ratio",
     better="lower",
@@ -92,15 +96,15 @@ class LayerError(Sampled):
         if table.empty:
             return [Skipped(measure=metric.name, reason="no module was observed") for metric in self.metrics]
         modules = [_module(part) for _, part in table.groupby(["depth", "module"], sort=True)]
-        found = [entry for module in modules for entry in _judgeable(module, intervals)]
+        results = [entry for module in modules for entry in _measure_module(module, intervals)]
         return [
-            *found,
+            *results,
             _worst([module for module in modules if module.labels["kind"] in ("block", "linear")], intervals),
         ]
 
 
 @dataclass(frozen=True)
-class _Module:
+class _ModuleSums:
     """Sums over each document of one module: squared error, squared norms of both sides, dot product."""
 
     labels: dict[str, str]
@@ -112,7 +116,7 @@ class _Module:
     count: Count
 
     @property
-    def broken(self) -> Side | None:
+    def broken_side(self) -> Side | None:
         """The side that produced NaN or infinity."""
         if not np.isfinite(self.reference).all():
             return "reference"
@@ -132,14 +136,14 @@ class _Module:
     def relative_error(self, intervals: Intervals) -> tuple[float, Interval | None]:
         """‖y − ŷ‖ / ‖y‖ over all documents, with its interval. Raises ValueError when ‖y‖ is 0."""
         if self.same:
-            return 0.0, self.exactly(0.0)
+            return 0.0, self.exact_interval(0.0)
         value, around = self._root(intervals)
         return value, around and Interval(around.low, around.high, f"root of: {around.method}")
 
     def sqnr(self, intervals: Intervals) -> tuple[float, Interval | None]:
         """10 log10(Σ y² / Σ (y − ŷ)²) with its interval; NO_ERROR_DB stands for infinity."""
         if self.same:
-            return NO_ERROR_DB, self.exactly(NO_ERROR_DB)
+            return NO_ERROR_DB, self.exact_interval(NO_ERROR_DB)
         value, around = self._root(intervals)
         return _decibel(value), around and Interval(_decibel(around.high), _decibel(around.low), around.method)
 
@@ -158,29 +162,29 @@ class _Module:
         Raises ValueError when either norm is 0.
         """
         if self.same:
-            return 1.0, self.exactly(1.0)
+            return 1.0, self.exact_interval(1.0)
         a, b = math.fsum(self.reference.tolist()), math.fsum(self.variant.tolist())
         value = min(math.fsum(self.dot.tolist()) / (math.sqrt(a) * math.sqrt(b)), 1.0)
         weight = self.reference / a
         influence = self.dot / (math.sqrt(a) * math.sqrt(b)) - value / 2 * (weight + self.variant / b)
-        found = intervals.ratio_of_sums(influence + value * weight, weight, self.documents)
-        if found is None or found.low == found.high:
-            return value, found and Interval(value, value, found.method)
-        low, high = max(min(found.low, value), -1.0), min(max(found.high, value), 1.0)
-        return value, Interval(low, high, f"linearised; {found.method}")
+        interval = intervals.ratio_of_sums(influence + value * weight, weight, self.documents)
+        if interval is None or interval.low == interval.high:
+            return value, interval and Interval(value, value, interval.method)
+        low, high = max(min(interval.low, value), -1.0), min(max(interval.high, value), 1.0)
+        return value, Interval(low, high, f"linearised; {interval.method}")
 
-    def exactly(self, value: float) -> Interval | None:
+    def exact_interval(self, value: float) -> Interval | None:
         """A metric that is exact because outputs never differ; a single document is not enough to conclude that."""
         return Interval(value, value, "") if self.count.clusters > 1 else None
 
 
-def _module(rows: pd.DataFrame) -> _Module:
+def _module(rows: pd.DataFrame) -> _ModuleSums:
     first = rows.iloc[0]
 
     def column(name: str) -> Floats:
         return rows[name].to_numpy(dtype=np.float64)
 
-    return _Module(
+    return _ModuleSums(
         labels={"module": str(first["module"]), "kind": str(first["kind"]), "depth": str(first["depth"])},
         documents=rows["document"].to_numpy(dtype=np.int64),
         error=column("sum_squared_error"),
@@ -195,12 +199,13 @@ def _decibel(relative_error: float) -> float:
     return min(-20 * math.log10(relative_error), NO_ERROR_DB) if relative_error > 0 else NO_ERROR_DB
 
 
-def _judgeable(module: _Module, intervals: Intervals) -> list[Measurement | Skipped]:
+def _measure_module(module: _ModuleSums, intervals: Intervals) -> list[Measurement | Skipped]:
     """The three metrics of one module, or why they cannot be computed."""
-    if module.broken:
-        what = f"NaN or infinity in the output on the {module.broken}'s side"
+    if module.broken_side:
+        what = f"NaN or infinity in the output on the {module.broken_side}'s side"
         return [
-            not_finite(metric, module.broken, what, module.count, module.labels) for metric in (RELATIVE, SQNR, COSINE)
+            not_finite(metric, module.broken_side, what, module.count, module.labels)
+            for metric in (RELATIVE, SQNR, COSINE)
         ]
     if not module.reference.any():
         reason = f"the reference output of {module.name} is zero everywhere, so no relative error is defined"
@@ -209,32 +214,34 @@ def _judgeable(module: _Module, intervals: Intervals) -> list[Measurement | Skip
     if module.same:
         what = f"exact: all {module.count.observations} output values are the same on both sides"
     infinite = f"; {NO_ERROR_DB:.0f} dB stands for infinity" if module.same else ""
-    found: list[Measurement | Skipped] = [
+    results: list[Measurement | Skipped] = [
         _measurement(RELATIVE, what, module, *module.relative_error(intervals)),
         _measurement(SQNR, what + infinite, module, *module.sqnr(intervals)),
     ]
     if not module.variant.any():
         reason = f"the variant's output of {module.name} is zero everywhere, so the cosine is undefined"
-        return [*found, _skip(COSINE, module, reason)]
-    return [*found, _measurement(COSINE, what, module, *module.cosine(intervals))]
+        return [*results, _skip(COSINE, module, reason)]
+    return [*results, _measurement(COSINE, what, module, *module.cosine(intervals))]
 
 
-def _measurement(metric: Metric, what: str, module: _Module, value: float, interval: Interval | None) -> Measurement:
+def _measurement(
+    metric: Metric, what: str, module: _ModuleSums, value: float, interval: Interval | None
+) -> Measurement:
     """Counted if outputs never differ; with a single document that is not certain, so it then has no interval."""
     if module.same and interval is not None:
         return make_counted(metric, what, module.count, change=value, labels=module.labels)
     return make_sampled(metric, what, module.count, change=value, interval=interval, labels=module.labels)
 
 
-def _worst(modules: Sequence[_Module], intervals: Intervals) -> Measurement | Skipped:
+def _worst(modules: Sequence[_ModuleSums], intervals: Intervals) -> Measurement | Skipped:
     """The largest relative error. Both ends of its interval hold for the largest of all modules (Bonferroni)."""
     if not modules:
         return Skipped(measure=WORST.name, reason="no decoder block and no linear layer was observed")
     for side in ("reference", "variant"):
         for module in modules:
-            if module.broken == side:
+            if module.broken_side == side:
                 what = f"NaN or infinity in the output of {module.name} on the {side}'s side"
-                return not_finite(WORST, module.broken, what, module.count, module.labels)
+                return not_finite(WORST, module.broken_side, what, module.count, module.labels)
     for module in modules:
         if not module.reference.any() and not module.same:
             return _skip(WORST, module, f"the reference output of {module.name} is zero everywhere, the variant's not")
@@ -253,5 +260,5 @@ def _worst(modules: Sequence[_Module], intervals: Intervals) -> Measurement | Sk
     )
 
 
-def _skip(metric: Metric, module: _Module, reason: str) -> Skipped:
+def _skip(metric: Metric, module: _ModuleSums, reason: str) -> Skipped:
     return Skipped(measure=metric.name, reason=reason, labels=module.labels)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from harness.measures import Sampled
-from harness.measures._shared import TOKEN_SIDES, count_tokens, make_sampled, unusable_tokens, within
+from harness.measures._shared import TOKEN_SIDES, check_range, count_tokens, make_sampled, unusable_tokens
 from harness.records import Measurement, Metric, Skipped
 from harness.statistics import Intervals, mean
 
@@ -46,8 +46,8 @@ class Logits(Sampled):
         """Compute both metrics; a maximum has no interval. Raises MeasureError for a negative absolute difference."""
         if broken := unusable_tokens(table, self.columns or (), self.metrics):
             return broken
-        within(table, "max_abs_diff", 0.0, np.inf)
-        within(table, "mean_abs_diff", 0.0, np.inf)
+        check_range(table, "max_abs_diff", 0.0, np.inf)
+        check_range(table, "mean_abs_diff", 0.0, np.inf)
         documents = table["document"].to_numpy()
         count = count_tokens(table)
         average = table["mean_abs_diff"].to_numpy(dtype=np.float64)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 WEIGHTS = Metric(
     name="memory.weight_bytes",
+    concern="resources",
     title="stored weights",
     unit="bytes",
     better="lower",
@@ -25,6 +26,7 @@ WEIGHTS = Metric(
 )
 BITS = Metric(
     name="memory.bits_per_weight",
+    concern="resources",
     title="bits per weight",
     unit="bits/weight",
     better="lower",
@@ -34,6 +36,7 @@ BITS = Metric(
 )
 CACHE = Metric(
     name="memory.kv_bytes_per_token",
+    concern="resources",
     title="KV cache per token",
     unit="bytes/token",
     better="lower",
@@ -43,6 +46,7 @@ CACHE = Metric(
 )
 PEAK = Metric(
     name="memory.peak_bytes",
+    concern="resources",
     title="peak memory",
     unit="bytes",
     better="lower",

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 CHANNELS = Metric(
     name="outliers.channels",
+    concern="numerics",
     title="outlier channels",
     unit="channels",
     better="lower",
@@ -28,6 +29,7 @@ CHANNELS = Metric(
 )
 MAX_TO_MEDIAN = Metric(
     name="outliers.max_to_median",
+    concern="numerics",
     title="channel maximum over median",
     unit="max/median",
     better="lower",
@@ -37,6 +39,7 @@ MAX_TO_MEDIAN = Metric(
 )
 KURTOSIS = Metric(
     name="outliers.kurtosis",
+    concern="numerics",
     title="kurtosis",
     unit="kurtosis",
     better="lower",
@@ -89,10 +92,10 @@ class Outliers(Measure):
         require(table, COLUMNS, "channels")
         if table.empty:
             return [Skipped(measure=metric.name, reason="no channel was observed") for metric in self.metrics]
-        found = [self._channels(table)]
+        results = [self._channels(table)]
         for module, rows in table.groupby("module", sort=False):
-            found += _module(str(module), rows)
-        return found
+            results += _module(str(module), rows)
+        return results
 
     def _channels(self, table: pd.DataFrame) -> Measurement | Skipped:
         inside = table[table["layer"] >= 0]
@@ -102,7 +105,7 @@ class Outliers(Measure):
             rows = inside[inside["side"] == side]
             if rows.empty:
                 return Skipped(measure=CHANNELS.name, reason=f"no decoder layer of the {side} was observed")
-            if not _finite(rows):
+            if not _is_finite(rows):
                 return not_finite(CHANNELS, side, f"NaN or infinity in inputs of the {side}", count)
             on[side] = float(self._outliers(rows))
         shares = f"{self.layer_share:.0%} of layers and {self.position_share:.0%} of positions"
@@ -139,7 +142,7 @@ def _module(module: str, rows: pd.DataFrame) -> list[Measurement | Skipped]:
                 _skip(metric, labels, f"{module} was not observed on the {side}")
                 for metric in (MAX_TO_MEDIAN, KURTOSIS)
             ]
-        if not _finite(part):
+        if not _is_finite(part):
             what = f"NaN or infinity in the input of {module} on the {side}'s side"
             return [not_finite(metric, side, what, count, labels) for metric in (MAX_TO_MEDIAN, KURTOSIS)]
         largest = part["max_abs"].to_numpy(dtype=np.float64)
@@ -167,7 +170,7 @@ def _compare(
     )
 
 
-def _finite(rows: pd.DataFrame) -> bool:
+def _is_finite(rows: pd.DataFrame) -> bool:
     return bool(np.isfinite(rows[["max_abs", "sum_squares", "sum_fourth"]].to_numpy(dtype=np.float64)).all())
 
 

@@ -121,7 +121,7 @@ def _perplexities(
             reference=on_reference,
             variant=on_variant,
             change=change,
-            interval=_around(change, intervals.mean(np.zeros_like(delta) if same else influence, documents)),
+            interval=_extend_interval(change, intervals.mean(np.zeros_like(delta) if same else influence, documents)),
             variant_interval=_exp_interval(intervals.mean(variant, documents)),
         ),
         make_sampled(
@@ -165,7 +165,7 @@ def _exp_interval(interval: Interval | None) -> Interval | None:
     return Interval(_exp(interval.low), _exp(interval.high), f"exp of: {interval.method}")
 
 
-def _around(change: float, interval: Interval | None) -> Interval | None:
+def _extend_interval(change: float, interval: Interval | None) -> Interval | None:
     """The interval of a linearised change, extended to contain the change despite rounding; a width of zero stays."""
     if interval is None or interval.low == interval.high:
         return interval and Interval(change, change, interval.method)

@@ -13,7 +13,7 @@ from harness.errors import MeasureError
 from harness.measures import Measure
 from harness.measures._common.item_likelihoods import bits_per_byte, confidence, perplexity
 from harness.measures._common.item_scores import flips, recovery, scores
-from harness.measures._items import DERIVED, FURTHER, TASK_METRICS, Cell, Floats, Found
+from harness.measures._items import DERIVED, FURTHER, TASK_METRICS, Floats, Found, TaskScores
 from harness.measures._shared import not_finite, require
 from harness.records import Measurement, Metric, Skipped, find_metric
 
@@ -92,15 +92,15 @@ class Tasks(Measure):
                 f"task {row['task']}: document {row['doc_id']} is {row['metric']} twice in the items table, "
                 "expected each item once"
             )
-        found: list[Measurement | Skipped] = []
+        results: list[Measurement | Skipped] = []
         ordered = table.sort_values("doc_id", kind="stable")
         for task, metric in table[["task", "metric"]].drop_duplicates().itertuples(index=False):
             rows = ordered[(ordered["task"] == task) & (ordered["metric"] == metric)]
-            found += _measure_cell(Cell(str(task), str(metric), rows))
-        return found
+            results += _measure_cell(TaskScores(str(task), str(metric), rows))
+        return results
 
 
-def _measure_cell(cell: Cell) -> Found:
+def _measure_cell(cell: TaskScores) -> Found:
     """All measurements about one cell; NaN or infinity on a side makes each non-finite on that side."""
     whole = next((str(reason) for reason in cell.rows["skipped"] if reason), "")
     if whole:
@@ -120,7 +120,7 @@ def _measure_cell(cell: Cell) -> Found:
             yield from confidence(cell)
 
 
-def _not_finite(cell: Cell, side: Literal["reference", "variant"], scores: Floats) -> Found:
+def _not_finite(cell: TaskScores, side: Literal["reference", "variant"], scores: Floats) -> Found:
     what = f"{(~np.isfinite(scores)).sum()} of {len(scores)} items gave NaN or infinity on the {side}'s side"
     yield not_finite(cell.main(), side, what, cell.count)
     if cell.kind == "perplexity":

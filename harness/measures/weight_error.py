@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 RELATIVE = Metric(
     name="weights.relative_error",
+    concern="numerics",
     title="relative error of a weight",
     unit="ratio",
     better="lower",
@@ -22,6 +23,7 @@ RELATIVE = Metric(
 )
 WORST = Metric(
     name="weights.worst",
+    concern="numerics",
     title="largest weight error",
     unit="ratio",
     better="lower",
@@ -52,14 +54,14 @@ class WeightError(Measure):
         rows = table[(table["side"] == "variant") & table["role"].isin(["linear", "head"])]
         if rows.empty:
             return [Skipped(measure=metric.name, reason="no linear layer was listed") for metric in self.metrics]
-        found = [_module(row) for row in rows.to_dict("records")]
-        known = [entry for entry in found if isinstance(entry, Measurement)]
-        if len(known) < len(found):
-            first = next(entry for entry in found if isinstance(entry, Skipped))
-            reason = f"{first.labels['module']}, and {len(found) - len(known) - 1} more: {first.reason}"
-            return [*found, Skipped(measure=WORST.name, reason=reason)]
+        errors = [_module(row) for row in rows.to_dict("records")]
+        known = [entry for entry in errors if isinstance(entry, Measurement)]
+        if len(known) < len(errors):
+            first = next(entry for entry in errors if isinstance(entry, Skipped))
+            reason = f"{first.labels['module']}, and {len(errors) - len(known) - 1} more: {first.reason}"
+            return [*errors, Skipped(measure=WORST.name, reason=reason)]
         worst = max(known, key=lambda entry: entry.change or 0.0)
-        return [*found, worst.model_copy(update={"name": WORST.name})]
+        return [*errors, worst.model_copy(update={"name": WORST.name})]
 
 
 def _module(row: dict[Hashable, Any]) -> Measurement | Skipped:

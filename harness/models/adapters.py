@@ -83,7 +83,7 @@ def attach_adapter(base: LoadedModel, folder: Path) -> LoadedModel:
 
 
 @contextmanager
-def without_adapter(model: PreTrainedModel) -> Iterator[None]:
+def detach_adapter(model: PreTrainedModel) -> Iterator[None]:
     """Temporarily remove the adapter, so that the model is as before ``attach_adapter`` and can be saved."""
     from peft.tuners.tuners_utils import BaseTunerLayer
     from peft.utils.other import AuxiliaryTrainingWrapper
@@ -185,7 +185,7 @@ def _check_read(folder: Path, adapted: Any, stored: Mapping[str, Tensor], dtype:
         "in the file, without a matching parameter in the model": sorted(stored.keys() - found.keys()),
         "in the model, not in the file": sorted(found.keys() - stored.keys()),
         "different from the file": sorted(
-            name for name in stored.keys() & found.keys() if not _same(found[name], stored[name], dtype)
+            name for name in stored.keys() & found.keys() if not _agree(found[name], stored[name], dtype)
         ),
     }
     if said := [f"{what}: {names[0]} ({len(names)} in all)" for what, names in problems.items() if names]:
@@ -194,7 +194,7 @@ def _check_read(folder: Path, adapted: Any, stored: Mapping[str, Tensor], dtype:
         )
 
 
-def _same(found: Tensor, stored: Tensor, dtype: torch.dtype) -> bool:
+def _agree(found: Tensor, stored: Tensor, dtype: torch.dtype) -> bool:
     wanted = stored.to(found.device, dtype if stored.is_floating_point() else stored.dtype)
     return found.shape == wanted.shape and torch.allclose(found.detach(), wanted, rtol=0, atol=0, equal_nan=True)
 

@@ -25,7 +25,7 @@ from harness.models.stored_formats import formats_in_files
 from harness.models.transformers_output import silence_transformers
 from harness.models.trust import check_folder
 from harness.models.unchecked import UncheckedModel
-from harness.models.weight_files import Weights, check_no_hidden_codes, read_json
+from harness.models.weight_files import WeightHeaders, check_no_hidden_codes, read_json
 from harness.records import ModelSpec, Note
 from harness.system.foreign import LONG, guard
 
@@ -115,8 +115,8 @@ def _load_tokenizer(folder: Path, spec: ModelSpec) -> PreTrainedTokenizerBase:
     return cast(PreTrainedTokenizerBase, tokenizer)
 
 
-def _dtype_notes(spec: ModelSpec, name: str, weights: Weights) -> tuple[Note, ...]:
-    stored = weights.floating()
+def _dtype_notes(spec: ModelSpec, name: str, weights: WeightHeaders) -> tuple[Note, ...]:
+    stored = weights.floating_dtypes()
     if not stored or stored == (spec.dtype,):
         return ()
     text = f"{name}: stored as {', '.join(stored)}, converted to {spec.dtype} as declared"

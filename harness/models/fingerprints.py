@@ -61,8 +61,8 @@ def fingerprint_file(path: Path) -> FileFingerprint:
 
 
 def _stat(path: Path) -> tuple[int, int, int, int]:
-    found = os.stat(path)
-    return found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino
+    state = os.stat(path)
+    return state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino
 
 
 def file_sha256(path: Path) -> str:

@@ -38,21 +38,21 @@ def open_gguf(spec: ModelSpec, name: str, path: Path, tokenizer: PreTrainedToken
     Raises ModelError for a file that is damaged, of an architecture that transformers cannot read, or from which
     transformers would construct a different model, and MissingDependencyError without the library gguf.
     """
-    found, fingerprint = read_gguf(path), fingerprint_file(path)
+    content, fingerprint = read_gguf(path), fingerprint_file(path)
     with link_in_own_folder(path) as folder:
         model = _model(folder, spec, path)
-        own, notes = load_gguf_tokenizer(found, name, tokenizer, folder)
-    places = _places(model, found)
-    _check_complete(model, found, places)
+        own, notes = load_gguf_tokenizer(content, name, tokenizer, folder)
+    places = _places(model, content)
+    _check_complete(model, content, places)
     text = (
-        f"{name}: {path.name} ({', '.join(found.types)}) runs on dequantized weights: quality and bytes are "
+        f"{name}: {path.name} ({', '.join(content.types)}) runs on dequantized weights: quality and bytes are "
         f"those of the file, speed is that of {spec.dtype}; engine: llama_cpp computes with its own kernels"
     )
     return UncheckedModel(
         model,
         own,
         (fingerprint,),
-        formats=_formats(model, found, places, spec.dtype),
+        formats=_formats(model, content, places, spec.dtype),
         notes=(Note(topic="gguf", text=text), *notes),
     )
 

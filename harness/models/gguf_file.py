@@ -101,18 +101,18 @@ def read_gguf(path: Path) -> GgufFile:
         raise MissingDependencyError("gguf", str(path), 'pip install "lm-shipcheck[gguf]"') from error
     try:
         reader = GGUFReader(path)
-        found = _content(path, reader)
+        content = _content(path, reader)
     except (ValueError, OSError, IndexError, KeyError, TypeError, OverflowError, MemoryError) as error:
         # What numpy says of a map that ends too early, or of sizes that were never written so.
         raise ModelError(
             f"{path}: damaged, truncated, or not a GGUF file that the library gguf can read ({error}); "
             "download it again, or install a newer gguf"
         ) from error
-    if (parts := found.values.get("split.count", 1)) > 1:
+    if (parts := content.values.get("split.count", 1)) > 1:
         raise ModelError(f"{path}: one of {parts} parts of a model; join them first (llama-gguf-split --merge)")
-    if not found.tensors:
+    if not content.tensors:
         raise ModelError(f"{path}: contains only a vocabulary and no tensors; expected a model")
-    return found
+    return content
 
 
 def format_of_type(name: str) -> NumberFormat:

@@ -92,14 +92,14 @@ class Contents:
             f"{name}: its packed weights ({methods}) are dequantized to floats: quality and bytes are "
             f"those of the files, speed is that of floats; {INSTALL} brings kernels"
         )
-        found = [Note(topic="packed weights", text=text)]
+        notes = [Note(topic="packed weights", text=text)]
         if wrapped := sum(layer.wrapped for layer in self.layers.values()):
             text = (
                 f"{name}: {wrapped} zero points of its files, of the first version of GPTQ, are stored as all ones; "
                 "programs read those and their neighbours differently, and here they are read as GPTQModel does"
             )
-            found.append(Note(topic="zero points", text=text, level="warn"))
-        return tuple(found)
+            notes.append(Note(topic="zero points", text=text, level="warn"))
+        return tuple(notes)
 
 
 def unpack_folder(folder: Path, model: nn.Module) -> Contents:
@@ -107,7 +107,7 @@ def unpack_folder(folder: Path, model: nn.Module) -> Contents:
 
     Raises MissingDependencyError for a layout that only the library reads, ModelError naming a layer that does not fit.
     """
-    layout = layout_of(folder)
+    layout = read_layout(folder)
     parts, others = defaultdict[str, dict[str, Tensor]](dict), dict[str, Tensor]()
     for path in weight_files(folder, read_json(folder / "config.json")):
         with safe_open(path, framework="pt") as file:
@@ -134,7 +134,7 @@ def unpack_folder(folder: Path, model: nn.Module) -> Contents:
     return Contents(model, layers, others)
 
 
-def layout_of(folder: Path) -> PackedLayout:
+def read_layout(folder: Path) -> PackedLayout:
     """How the codes of a folder are packed, by its config.json.
 
     Raises MissingDependencyError for a kernel-specific layout that only its library reads.
@@ -173,11 +173,11 @@ def unpack_layer(
     if layout.method == "gptq":
         codes_IO, zeros_GO = _fields(words.T, bits, inputs).T, _fields(zeros, bits, outputs)
     else:
-        codes_IO, zeros_GO = _in_order(_fields(words, bits, outputs)), _in_order(_fields(zeros, bits, outputs))
+        codes_IO, zeros_GO = _reorder(_fields(words, bits, outputs)), _reorder(_fields(zeros, bits, outputs))
     wrapped = 0
     if layout.less:
         wrapped = int((zeros_GO == 2**bits - 1).sum())
-        zeros_GO = _one_more(zeros, bits, outputs)
+        zeros_GO = _increment(zeros, bits, outputs)
     if layout.by_activation and groups > 1 and "g_idx" not in parts:
         raise ModelError(
             f"{name}: config.json says desc_act: true, so that only g_idx says which of {groups} groups an input "
@@ -250,14 +250,14 @@ def _fields(words_NM: Tensor, bits: int, count: int) -> Tensor:
     return fields.flatten(1)[:, :count]
 
 
-def _one_more(words_NM: Tensor, bits: int, count: int) -> Tensor:
+def _increment(words_NM: Tensor, bits: int, count: int) -> Tensor:
     """The fields of every row after one was added to each: to whole words, or to fields that run on over words."""
     if _BLOCK % bits:
         return (_fields(words_NM, bits, count) + 1) % (1 << bits)
     return _fields(words_NM + sum(1 << place for place in range(0, _BLOCK, bits)), bits, count)
 
 
-def _in_order(fields_NO: Tensor) -> Tensor:
+def _reorder(fields_NO: Tensor) -> Tensor:
     """Fields of AWQ in the order of the outputs that they belong to."""
     words = fields_NO.reshape(len(fields_NO), -1, len(_WITHIN_WORD))
     return words[..., list(_WITHIN_WORD)].flatten(1)

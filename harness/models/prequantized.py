@@ -41,8 +41,8 @@ def quantization_method(folder: Path, config: Mapping[str, Any]) -> str:
     MissingDependencyError if the method's library is not installed and the files are not ``unpacked_here``.
     """
     path = folder / "config.json"
-    found = config.get("quantization_config") or config.get("compression_config")
-    if not found:
+    declared = config.get("quantization_config") or config.get("compression_config")
+    if not declared:
         if (folder / "hf_quant_config.json").exists():
             raise ModelError(
                 f"{folder}: hf_quant_config.json says the weights are quantized, but config.json does not, "
@@ -54,9 +54,9 @@ def quantization_method(folder: Path, config: Mapping[str, Any]) -> str:
                 f"read; {NOT_READ['quanto']}"
             )
         return ""
-    if not isinstance(found, dict):
-        raise ModelError(f"{path}: quantization_config is {found!r}, expected an object")
-    method = _method(found)
+    if not isinstance(declared, dict):
+        raise ModelError(f"{path}: quantization_config is {declared!r}, expected an object")
+    method = _method(declared)
     known = _list_methods()
     if method not in known:
         raise ModelError(

@@ -113,8 +113,8 @@ def _inputs(module: Linear) -> int:
 
 def _configs(model: PreTrainedModel) -> list[Any]:
     """The configurations in use: the model's own, and those of its sub-models."""
-    found = {id(m.config): m.config for m in model.modules() if isinstance(m, PreTrainedModel)}
-    return list(found.values())
+    configs = {id(m.config): m.config for m in model.modules() if isinstance(m, PreTrainedModel)}
+    return list(configs.values())
 
 
 def _first(names: list[str], show: int = 5) -> str:

@@ -57,7 +57,7 @@ def resolve(spec: ModelSpec) -> Source:
         if local.suffix == GGUF and local.is_file():
             return Source(local.parent, file=local)
         if not local.is_dir():
-            raise ModelError(f"{local}: {_what_instead(local)}")
+            raise ModelError(f"{local}: {_suggest_instead(local)}")
         return Source(local, file=_file_in(local, spec))
     if not HUB_ID.fullmatch(spec.model) or ".." in spec.model:
         raise ModelError(f"{spec.model}: no such folder, and not a valid hub id (owner/name)")
@@ -110,7 +110,7 @@ def _snapshot(spec: ModelSpec) -> Path:
         raise ModelError(f"{where}: the hub could not deliver it: {type(error).__name__}: {error}") from error
 
 
-def _what_instead(path: Path) -> str:
+def _suggest_instead(path: Path) -> str:
     if not path.exists():
         return "the embedded model is not installed; install the harness again"
     return "is a file, expected the folder of a model (with config.json and safetensors) or a GGUF file"

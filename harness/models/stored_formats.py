@@ -112,7 +112,7 @@ def declared_format(module: nn.Module) -> tuple[NumberFormat | None, NumberForma
     scheme, state = getattr(module, "quantization_scheme", None), getattr(weight, "quant_state", None)
     if scheme is not None and scheme.weights is not None:  # compressed-tensors
         inputs = scheme.input_activations
-        return _of_arguments(scheme.weights), inputs and _of_arguments(inputs, dynamic=bool(inputs.dynamic))
+        return _convert_arguments(scheme.weights), inputs and _convert_arguments(inputs, dynamic=bool(inputs.dynamic))
     if state is not None:  # bitsandbytes, 4 bits
         groups = {"bits": 4, "symmetric": True, "granularity": "group", "group_size": int(state.blocksize)}
         kind = "codebook" if state.quant_type == "nf4" else "float"
@@ -123,9 +123,9 @@ def declared_format(module: nn.Module) -> tuple[NumberFormat | None, NumberForma
         inputs = {"granularity": "token", "dynamic": True, "outliers": threshold or None}
         return plain, plain.model_copy(update=inputs)
     if isinstance(getattr(module, "bits", None), int) and isinstance(getattr(module, "group_size", None), int):
-        return _of_sizes(module), None
+        return _read_sizes(module), None
     if weight is not None and getattr(weight, "block_size", None) is not None:
-        return _of_torchao(weight)
+        return _read_torchao(weight)
     return None, None
 
 
@@ -136,7 +136,7 @@ def _refine(stated: ModuleFormat, module: nn.Module) -> ModuleFormat:
     return stated.model_copy(update={name: each for name, each in known.items() if each is not None})
 
 
-def _of_sizes(module: Any) -> NumberFormat:
+def _read_sizes(module: Any) -> NumberFormat:
     """The format of GPTQ-family layers, from bits and group size."""
     inputs = int(getattr(module, "infeatures", getattr(module, "in_features", 0)))
     if module.group_size in (-1, inputs):
@@ -144,7 +144,7 @@ def _of_sizes(module: Any) -> NumberFormat:
     return NumberFormat(type="int", bits=module.bits, granularity="group", group_size=module.group_size)
 
 
-def _of_torchao(weight: Any) -> tuple[NumberFormat | None, NumberFormat | None]:
+def _read_torchao(weight: Any) -> tuple[NumberFormat | None, NumberFormat | None]:
     dtype, block = getattr(getattr(weight, "qdata", None), "dtype", None), list(weight.block_size)
     if dtype is None:
         return None, None
@@ -160,7 +160,7 @@ def _of_torchao(weight: Any) -> tuple[NumberFormat | None, NumberFormat | None]:
     return codes.model_copy(update=sharing), inputs.model_copy(update=dynamic) if rounds else None
 
 
-def _of_arguments(arguments: Any, **fields: Any) -> NumberFormat:
+def _convert_arguments(arguments: Any, **fields: Any) -> NumberFormat:
     """Convert compressed-tensors' record of a format to ours."""
     bits = arguments.num_bits
     plain = NumberFormat(type="int", bits=bits)

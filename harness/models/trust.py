@@ -10,7 +10,7 @@ from typing import Any
 
 from harness.errors import ModelError
 from harness.models.fingerprints import FileFingerprint, file_sha256
-from harness.models.weight_files import Weights, read_headers, read_json, weight_files
+from harness.models.weight_files import WeightHeaders, read_headers, read_json, weight_files
 
 CODE_FIELDS = frozenset(
     {
@@ -37,7 +37,7 @@ PACKED = 32
 
 def check_folder(
     folder: Path, fingerprints: Sequence[FileFingerprint], trust_remote_code: bool, manifest: bool
-) -> Weights:
+) -> WeightHeaders:
     """Check everything that can be checked without loading; returns the content of the weight files' headers.
 
     manifest: whether a manifest.json with a sha256 for every file is required (if one exists it is always compared with
@@ -59,7 +59,7 @@ def check_folder(
     return weights
 
 
-def check_sizes(path: Path, config: Mapping[str, Any], weights: Weights) -> None:
+def check_sizes(path: Path, config: Mapping[str, Any], weights: WeightHeaders) -> None:
     """Raise ModelError for sizes that no tensor of the files is near, before memory is asked for by them."""
     for where, key, value in _fields(config):
         most, why = 0, ""
@@ -90,15 +90,15 @@ def check_manifest(folder: Path, fingerprints: Sequence[FileFingerprint], requir
         if required:
             raise ModelError(f"{path}: lists no file with its sha256; install again")
         return
-    found = {file.path.name: file.sha256 for file in fingerprints if file.path.name != MANIFEST}
-    others = {name: folder / name for name in listed.keys() - found.keys() if Path(name).name == name}
-    found |= {name: file_sha256(path) for name, path in others.items() if path.is_file()}
-    problems = [f"{name} is missing" for name in sorted(listed.keys() - found.keys())]
-    problems += [f"{name} is not listed" for name in sorted(found.keys() - listed.keys())]
+    hashes = {file.path.name: file.sha256 for file in fingerprints if file.path.name != MANIFEST}
+    others = {name: folder / name for name in listed.keys() - hashes.keys() if Path(name).name == name}
+    hashes |= {name: file_sha256(path) for name, path in others.items() if path.is_file()}
+    problems = [f"{name} is missing" for name in sorted(listed.keys() - hashes.keys())]
+    problems += [f"{name} is not listed" for name in sorted(hashes.keys() - listed.keys())]
     problems += [
-        f"{name} has sha256 {found[name][:12]}…, expected {listed[name][:12]}…"
-        for name in sorted(listed.keys() & found.keys())
-        if found[name] != listed[name]
+        f"{name} has sha256 {hashes[name][:12]}…, expected {listed[name][:12]}…"
+        for name in sorted(listed.keys() & hashes.keys())
+        if hashes[name] != listed[name]
     ]
     if problems:
         raise ModelError(f"{path}: the files are not the ones listed: {'; '.join(problems)}; restore them")
@@ -109,13 +109,13 @@ def check_code_fields(path: Path) -> None:
     for where, key, value in _fields(read_json(path)):
         if key in CODE_FIELDS and value not in (None, False, {}, []):
             raise ModelError(
-                f"{path}: {where}: {_short(value)} makes loading run code that is not part of transformers; "
+                f"{path}: {where}: {_shorten(value)} makes loading run code that is not part of transformers; "
                 "if you trust it, set trust_remote_code: true (for a model on the hub with the commit as "
                 "revision)"
             )
         if key.endswith("_implementation") and any(not BUILT_IN.fullmatch(text) for text in _strings(value)):
             raise ModelError(
-                f"{path}: {where}: {_short(value)} is a custom kernel; remove the field and choose "
+                f"{path}: {where}: {_shorten(value)} is a custom kernel; remove the field and choose "
                 "attention: in the YAML, or set trust_remote_code: true if you trust it"
             )
 
@@ -125,9 +125,9 @@ def _hashes(manifest: Mapping[str, Any]) -> dict[str, str]:
     entries = manifest.get("files", manifest)
     if not isinstance(entries, dict):
         return {}
-    found = {name: value.get("sha256") if isinstance(value, dict) else value for name, value in entries.items()}
+    hashes = {name: value.get("sha256") if isinstance(value, dict) else value for name, value in entries.items()}
     return {
-        name: value for name, value in found.items() if isinstance(value, str) and re.fullmatch(r"[0-9a-f]{64}", value)
+        name: value for name, value in hashes.items() if isinstance(value, str) and re.fullmatch(r"[0-9a-f]{64}", value)
     }
 
 
@@ -150,6 +150,6 @@ def _strings(value: Any) -> list[str]:
     return [each for each in (value.values() if isinstance(value, dict) else [value]) if isinstance(each, str)]
 
 
-def _short(value: Any) -> str:
+def _shorten(value: Any) -> str:
     text = json.dumps(value)
     return text if len(text) <= 80 else text[:77] + "…"

@@ -20,13 +20,13 @@ CODE_DTYPES = re.compile(r"F8_.*|F4.*|F6_.*|I\d+|U\d+")
 
 
 @dataclass(frozen=True)
-class Weights:
+class WeightHeaders:
     """Content of the weight files' headers: the dtype of every tensor, by name, and the largest dimension."""
 
     dtypes: Mapping[str, str]
     largest: int = 0
 
-    def floating(self) -> tuple[str, ...]:
+    def floating_dtypes(self) -> tuple[str, ...]:
         """The floating-point dtypes that occur, sorted, by torch's names."""
         names = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
         return tuple(sorted({names[dtype] for dtype in self.dtypes.values() if dtype in names}))
@@ -51,7 +51,7 @@ def weight_files(folder: Path, config: Mapping[str, Any]) -> list[Path]:
     names = [declared] if isinstance(declared, str) else ["model.safetensors", INDEX]
     first = next((folder / name for name in names if _is_weights_name(name) and (folder / name).is_file()), None)
     if first is None:
-        raise ModelError(_no_weights(folder, declared))
+        raise ModelError(_explain_no_weights(folder, declared))
     if first.suffix == ".safetensors":
         return [first]
     shards = read_json(first).get("weight_map")
@@ -66,11 +66,11 @@ def weight_files(folder: Path, config: Mapping[str, Any]) -> list[Path]:
     return files
 
 
-def read_headers(files: Sequence[Path]) -> Weights:
+def read_headers(files: Sequence[Path]) -> WeightHeaders:
     """Read the headers of all files; raises ModelError as check_safetensors does."""
-    found = [tensor for path in files for tensor in check_safetensors(path)]
-    return Weights(
-        {name: dtype for name, dtype, _ in found}, max((max(shape, default=0) for *_, shape in found), default=0)
+    tensors = [tensor for path in files for tensor in check_safetensors(path)]
+    return WeightHeaders(
+        {name: dtype for name, dtype, _ in tensors}, max((max(shape, default=0) for *_, shape in tensors), default=0)
     )
 
 
@@ -85,7 +85,7 @@ def check_safetensors(path: Path) -> Iterator[tuple[str, str, list[int]]]:
         raise ModelError(f"{path}: damaged or truncated safetensors file: {error}; fetch it again") from error
 
 
-def check_no_hidden_codes(folder: Path, weights: Weights) -> None:
+def check_no_hidden_codes(folder: Path, weights: WeightHeaders) -> None:
     """Raise ModelError if weights are integers or 8-bit floats and the config declares no quantization.
 
     transformers would convert the codes to floats and drop their scales.
@@ -104,7 +104,7 @@ def _is_weights_name(name: str) -> bool:
     return Path(name).name == name and name.endswith((".safetensors", ".safetensors.index.json"))
 
 
-def _no_weights(folder: Path, declared: object) -> str:
+def _explain_no_weights(folder: Path, declared: object) -> str:
     if isinstance(declared, str):
         return f"{folder}: config.json names the weight file {declared!r}, which is not a safetensors file in it"
     pickles = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLES)

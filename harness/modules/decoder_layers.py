@@ -28,7 +28,7 @@ BlockArguments = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 @dataclass
-class _Document:
+class _BlockInputs:
     """Input hidden states [1, T, D] of the next block, and the other arguments of every block."""
 
     hidden: Tensor
@@ -42,7 +42,7 @@ class Block:
     name: str
     module: nn.Module
     _index: int
-    _documents: list[_Document]
+    _documents: list[_BlockInputs]
 
     def linears(self) -> list[tuple[str, Linear]]:
         """Full name and module of the block's linear layers, including the matrices of stacked experts."""
@@ -124,7 +124,7 @@ def _expert_hook(taps: Mapping[tuple[str, int], Tap]) -> Callable[[nn.Module, tu
     return hook
 
 
-def _record_block_inputs(model: PreTrainedModel, stack: nn.ModuleList, ids: Tensor) -> _Document:
+def _record_block_inputs(model: PreTrainedModel, stack: nn.ModuleList, ids: Tensor) -> _BlockInputs:
     """Record, in one pass, how the model calls its blocks for one document; keeps only the first hidden states."""
     first: list[Tensor] = []
     given: list[BlockArguments] = []
@@ -138,7 +138,7 @@ def _record_block_inputs(model: PreTrainedModel, stack: nn.ModuleList, ids: Tens
         for block in stack:
             hooks.callback(block.register_forward_pre_hook(catch, with_kwargs=True).remove)
         model(input_ids=ids[None].to(model.device), use_cache=False)
-    return _Document(first[0], given)
+    return _BlockInputs(first[0], given)
 
 
 def _is_stack(module: nn.Module) -> bool:

@@ -204,7 +204,9 @@ def count_expert_tokens(model: Any, documents: Iterable[Tensor]) -> dict[str, tu
     def stack(path: str, _module: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
         counts[path] += routing_mask(chosen_experts(arguments, named), len(counts[path])).sum(0).cpu()
 
-    def one(path: str, expert: int, _module: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
+    def count_call(
+        path: str, expert: int, _module: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]
+    ) -> None:
         counts[path][expert] += input_rows(arguments, named).shape[0]
 
     with ExitStack() as hooks:
@@ -213,7 +215,7 @@ def count_expert_tokens(model: Any, documents: Iterable[Tensor]) -> dict[str, tu
             seeing = (
                 [(module, partial(stack, each.module))]
                 if each.stacked
-                else [(part, partial(one, each.module, number)) for number, part in enumerate(module)]
+                else [(part, partial(count_call, each.module, number)) for number, part in enumerate(module)]
             )
             for part, see in seeing:
                 hooks.callback(part.register_forward_pre_hook(see, with_kwargs=True).remove)

@@ -14,7 +14,7 @@ _ROWS = 32
 """Rows of the test input: the integer kernels of some devices need more than 16."""
 
 
-class _Watch(TorchDispatchMode):
+class _FloatProductDetector(TorchDispatchMode):
     """Records whether any matrix product has two floating-point factors of 16 bits or more."""
 
     def __init__(self) -> None:
@@ -47,6 +47,6 @@ def multiplies_floats(module: nn.Module) -> bool:
     dtype = floats[0].dtype if floats else getattr(module, "compute_dtype", None) or torch.float32
     device = next((t.device for t in (*module.parameters(), *module.buffers())), torch.device("cpu"))
     x_NI = (torch.arange(_ROWS * inputs, device=device).reshape(_ROWS, inputs).sin() / 20).to(dtype)
-    with torch.no_grad(), _Watch() as watch:
+    with torch.no_grad(), _FloatProductDetector() as watch:
         module(x_NI)
     return bool(watch.floats)

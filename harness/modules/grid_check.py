@@ -49,7 +49,7 @@ def check_grids(model: nn.Module, declared: Mapping[str, ModuleFormat]) -> dict[
     return counts
 
 
-def on_grid(blocks: Tensor, grid: Grid, held_in: torch.dtype) -> Tensor:
+def lies_on_grid(blocks: Tensor, grid: Grid, held_in: torch.dtype) -> Tensor:
     """Whether each of the blocks [M, n] lies on the grid for some scale, bool [M]. Blocks of zeros do.
 
     held_in: the dtype to which the values were rounded once, including the largest one, from which the scale is
@@ -104,15 +104,15 @@ def _check_blocks(weight_OI: Tensor, grid: Grid, declared: ModuleFormat) -> int 
     values_OI, form = weight_OI if weight_OI.dtype == torch.float64 else weight_OI.float(), declared.format
     if form.act_order:
         most = 2**grid.bits * ceil(weight_OI.shape[1] / (form.group_size or 1))
-        if (count := count_distinct(_some(values_OI))) > most:
+        if (count := count_distinct(_sample_blocks(values_OI))) > most:
             raise BackendError(_message(declared, "row", f"{count} distinct values, allowed are {most}"))
         return None
     partition = blocks_of(form)
     blocks = partition.split(values_OI).flatten(0, -2)
-    off_M = torch.nonzero(~on_grid(blocks, grid, weight_OI.dtype))[:, 0]
+    off_M = torch.nonzero(~lies_on_grid(blocks, grid, weight_OI.dtype))[:, 0]
     # Where symmetric codes reach one further down than up, a scale below 0 (AutoRound has such) turns that around.
-    off_M = off_M[~on_grid(-blocks[off_M], grid, weight_OI.dtype)]
-    count = count_distinct(_some(blocks))
+    off_M = off_M[~lies_on_grid(-blocks[off_M], grid, weight_OI.dtype)]
+    count = count_distinct(_sample_blocks(blocks))
     if len(off_M):
         first = count_distinct(blocks[off_M[:1]])
         what = f"{first} distinct values that do not lie on such a grid (as in {len(off_M)} of {len(blocks)})"
@@ -135,8 +135,8 @@ def _weights(model: nn.Module, name: str) -> list[Tensor]:
     stack = stacked_tensor(model, name)
     if stack is not None:
         return list(stack)
-    found = _weight(model.get_submodule(name))
-    return [] if found is None else [found]
+    weight = _weight(model.get_submodule(name))
+    return [] if weight is None else [weight]
 
 
 def _weight(module: nn.Module) -> Tensor | None:
@@ -160,7 +160,7 @@ def _sizes(grid: Grid) -> list[float]:
     return sorted(sizes, reverse=True)
 
 
-def _some(blocks: Tensor) -> Tensor:
+def _sample_blocks(blocks: Tensor) -> Tensor:
     """Evenly spaced blocks, as many as have at most COUNTED values."""
     step = max(1, blocks.numel() // COUNTED)
     return blocks[::step]

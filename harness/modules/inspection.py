@@ -86,7 +86,7 @@ class Storage:
     codes: int
     floats: int
 
-    def wider_than(self, bits: int, weights: int) -> bool:
+    def is_wider_than(self, bits: int, weights: int) -> bool:
         """Whether ``weights`` weights are stored in more bits than their format has: as floats, or one code per byte.
 
         Half a bit more is tolerated: ten 3-bit codes are packed in 32 bits, and sizes are rounded up.
@@ -103,7 +103,7 @@ def measure_storage(module: nn.Module, seen: Seen) -> Storage:
     tensors = dict(named_tensors(module))
     if not tensors:
         _check_countable(type(module).__name__, module)
-    fresh = _fresh(tensors, seen)
+    fresh = _select_unshared(tensors, seen)
     bias = sum(stored_bytes(tensor) for name, tensor in fresh.items() if _is_bias(name))
     weight = sum(stored_bytes(tensor) for name, tensor in fresh.items() if not _is_bias(name))
     wide = [each for each in tensors.values() if each.is_floating_point() and each.element_size() > 1]
@@ -130,7 +130,7 @@ def module_formats(
         if any(parent in described for parent in _parents(name)):
             continue  # A stated format speaks for everything inside its module.
         for own, stack, tensors in _parts(name, module, described):
-            stated, fresh = described.get(own), _fresh(tensors, counted)
+            stated, fresh = described.get(own), _select_unshared(tensors, counted)
             if stated is None and not tensors:
                 _check_countable(name, module)
                 continue
@@ -228,7 +228,7 @@ def is_plain_weight(weight: Tensor | None, weights: int) -> bool:
     return plain and weight is not None and weight.is_floating_point() and weight.numel() == weights
 
 
-def _fresh(tensors: Mapping[str, Tensor], seen: Seen) -> dict[str, Tensor]:
+def _select_unshared(tensors: Mapping[str, Tensor], seen: Seen) -> dict[str, Tensor]:
     """The tensors whose storage is not shared with another one of these or of ``seen``; all of them are added to
     ``seen``."""
     fresh = {}

@@ -85,7 +85,7 @@ def _inspect(model: nn.Module, stated: ModuleFormat) -> ModuleFormat:
     weights = logical_weights(module)
     if weights is None or not any(True for _ in named_tensors(module)):
         return stated
-    if measure_storage(module, {}).wider_than(stated.format.bits or 0, weights):
+    if measure_storage(module, {}).is_wider_than(stated.format.bits or 0, weights):
         return stated.model_copy(update={"kernel": "simulated"})
     return stated.model_copy(update={"gemm_kind": _gemm_kind(module) if stated.activations else "floats"})
 

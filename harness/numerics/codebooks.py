@@ -46,7 +46,7 @@ def k_means(values_RN: Tensor, weights_RN: Tensor, count: int) -> Tensor:
 def exact_centroids(values_RN: Tensor, weights_RN: Tensor, count: int) -> Tensor:
     """Like `k_means`, and never anything but the optimum: O(K N log N), all rows at a time."""
     _check(values_RN, weights_RN, count)
-    return _exact(*_sorted(values_RN, weights_RN), count)
+    return _optimal_centroids(*_sort_rows(values_RN, weights_RN), count)
 
 
 def lloyd(values_RN: Tensor, weights_RN: Tensor, centroids_RK: Tensor, steps: int = LLOYD_STEPS) -> Tensor:
@@ -71,17 +71,17 @@ def nearest(values_RN: Tensor, centroids_RK: Tensor) -> Tensor:
 
 
 def _k_means(values_RN: Tensor, weights_RN: Tensor, count: int) -> Tensor:
-    values_RN, weights_RN = _sorted(values_RN, weights_RN)
+    values_RN, weights_RN = _sort_rows(values_RN, weights_RN)
     missing, bins = count - values_RN.shape[1], BINS * count
     if missing >= 0:
         return torch.cat([values_RN, values_RN[:, -1:].expand(-1, missing)], 1)
     if count <= MOST_EXACT and values_RN.shape[1] <= bins:
-        return _exact(values_RN, weights_RN, count)
+        return _optimal_centroids(values_RN, weights_RN, count)
     spread_RN = _spread(values_RN, weights_RN)
     if count <= MOST_EXACT:
         codes_RN = (spread_RN * bins).long().clamp_(max=bins - 1)
         merged_RB = _means(values_RN, weights_RN, codes_RN, bins)
-        start_RK = _exact(merged_RB, _sums(values_RN, weights_RN, codes_RN, bins)[0], count)
+        start_RK = _optimal_centroids(merged_RB, _sums(values_RN, weights_RN, codes_RN, bins)[0], count)
     else:
         share_K = (torch.arange(count, device=spread_RN.device, dtype=torch.float64) + 0.5) / count
         first_RK = torch.searchsorted(spread_RN, share_K.expand(len(spread_RN), -1).contiguous())
@@ -99,7 +99,7 @@ def _check(values_RN: Tensor, weights_RN: Tensor, count: int) -> None:
         raise ValueError(f"{count} centroids, expected at least 1")
 
 
-def _sorted(values_RN: Tensor, weights_RN: Tensor) -> tuple[Tensor, Tensor]:
+def _sort_rows(values_RN: Tensor, weights_RN: Tensor) -> tuple[Tensor, Tensor]:
     """Rows in ascending order, with their weights, of which the largest is 1."""
     weights = weights_RN.double()
     largest = weights.amax(1, keepdim=True)
@@ -135,7 +135,7 @@ def _means(values_RN: Tensor, weights_RN: Tensor, codes_RN: Tensor, count: int) 
     return torch.maximum(ascending, torch.where(members > 0, means, torch.inf).amin(1, keepdim=True))
 
 
-def _exact(values_RN: Tensor, weights_RN: Tensor, count: int) -> Tensor:
+def _optimal_centroids(values_RN: Tensor, weights_RN: Tensor, count: int) -> Tensor:
     """Optimal centroids of sorted rows."""
     starts_RK = _optimal_starts(values_RN, weights_RN, count)
     positions = torch.arange(values_RN.shape[1], device=values_RN.device).expand_as(values_RN).contiguous()

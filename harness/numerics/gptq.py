@@ -288,12 +288,12 @@ def _scales_fixed(weight_OI: Tensor, form: Format, order_I: Tensor | None, limit
         index_I = columns_I // (form.blocks.size or 1)
     else:
         index_I = columns_I if form.blocks.axis else torch.zeros_like(columns_I)
-    by_group = _map_steps(lambda step: _by_group(step, form.blocks, len(weight_OI)), steps)
+    by_group = _map_steps(lambda step: _stack_groups(step, form.blocks, len(weight_OI)), steps)
     groups = [by_group[group] for group in range(len(by_group.scale))]
     return _Scales(form, limits, index_I.tolist(), groups, fixed=steps)
 
 
-def _by_group(step: Tensor, blocks: Blocks, outputs: int) -> Tensor:
+def _stack_groups(step: Tensor, blocks: Blocks, outputs: int) -> Tensor:
     """[G, O], or [G, 1] if all outputs share a scale: one row per group of columns."""
     if blocks.kind == "group":
         return step.T.contiguous()

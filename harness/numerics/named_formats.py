@@ -127,16 +127,16 @@ def named_formats() -> Mapping[str, NamedFormat]:
 
     Raises HarnessError for an entry point that is no NamedFormat, or has another name than its format or a taken one.
     """
-    found = {each.name: each for each in _SHIPPED}
+    formats = {each.name: each for each in _SHIPPED}
     for point in entry_points(group=GROUP):
         entry = point.load()
-        if not isinstance(entry, NamedFormat) or entry.name != point.name or entry.name in found:
+        if not isinstance(entry, NamedFormat) or entry.name != point.name or entry.name in formats:
             raise HarnessError(
                 f"{point.value}: found {entry!r}, expected a NamedFormat called {point.name!r} whose name is not taken "
-                f"(taken: {', '.join(found)})"
+                f"(taken: {', '.join(formats)})"
             )
-        found[entry.name] = entry
-    return found
+        formats[entry.name] = entry
+    return formats
 
 
 def check_name(use: Use, name: str) -> str:

@@ -35,7 +35,7 @@ def check_artifact(
         check.problem(PATH, found, "a suite with the measure artifact", "add artifact to the measures of a suite")
     elif variant.artifact == "none" and variant.made_here:
         for gate in gates:
-            if gate and (patterns := _blocking(gate, measured)):
+            if gate and (patterns := _blocking_patterns(gate, measured)):
                 found = f"none, and the gate {gate.name} has blocking rules on {', '.join(patterns)}"
                 hint = (
                     "no variant may be released without being reloaded; for a simulation use a gate without these rules"
@@ -54,7 +54,7 @@ def _artifact_metrics(suites: Sequence[Suite]) -> list[str]:
     ]
 
 
-def _blocking(gate: Gate, metrics: Sequence[str]) -> list[str]:
+def _blocking_patterns(gate: Gate, metrics: Sequence[str]) -> list[str]:
     """The patterns of blocking rules of a gate that match some of the metrics."""
     blocking = [rule.metric for rule in gate.rules.values() if rule.level == "block"]
     return [pattern for pattern in dict.fromkeys(blocking) if any(could_match(pattern, name) for name in metrics)]

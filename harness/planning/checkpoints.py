@@ -103,7 +103,9 @@ def _check_engine(
     engine, path = variant.engine, ("variant", "engine")
     if variant.checkpoint_kind not in engine.reads:
         read = " or ".join(_READ[kind] for kind in engine.reads)
-        check.problem(path, f"{engine.kind} with {variant.model}", f"{read} as model, which is all that it reads")
+        check.problem(
+            path, f"{engine.kind} with {variant.model}", f"{read} as model, the only kind that {engine.kind} reads"
+        )
         return
     for library in engine.requires:
         _check_library(check, path, library, engine.kind, engine.extra, engine.install_note)

@@ -62,10 +62,10 @@ def _texts(steps: Sequence[Backend], calibration: bool) -> list[str]:
 
 def _overlap(what: str, first: Backend, second: Backend) -> bool:
     """Whether both steps quantize some module, as far as known without the model: neither is limited by ``only``."""
-    return what == "cache" or not (_only(first) or _only(second))
+    return what == "cache" or not (_list_choices(first) or _list_choices(second))
 
 
-def _only(step: Backend) -> tuple[str, ...]:
+def _list_choices(step: Backend) -> tuple[str, ...]:
     patterns = getattr(step, "only", ())
     return tuple(patterns) if isinstance(patterns, tuple | list) else ()
 

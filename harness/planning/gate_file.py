@@ -133,7 +133,7 @@ def _explain_misfit(rule: Rule, metric: Metric) -> str:
     """Why the rule cannot judge this metric; empty if it can."""
     if "*" in metric.name:
         return ""  # unit and direction are known only when it is measured
-    facts = Facts.declared(metric)
+    facts = Facts.from_metric(metric)
     return bound_of(rule, facts).misfit or explain_misfit(rule, facts)
 
 

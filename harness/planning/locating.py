@@ -79,11 +79,13 @@ def find_model(
         local = Path(os.path.abspath(check.folder / value))
         if local.suffix == GGUF:
             if not os.path.isfile(local):
-                check.problem(path, f"{value!r}: no such file ({local})", "a GGUF file", _near(local))
+                check.problem(path, f"{value!r}: no such file ({local})", "a GGUF file", _suggest_near(local))
             return str(local), "gguf"
         if not os.path.isdir(local):
             what = "a file" if os.path.isfile(local) else "no such folder"
-            check.problem(path, f"{value!r}: {what} ({local})", "the folder of a model, or a GGUF file", _near(local))
+            check.problem(
+                path, f"{value!r}: {what} ({local})", "the folder of a model, or a GGUF file", _suggest_near(local)
+            )
         return str(local), "folder"
     close = nearest(value, reserved) if "/" not in value else ""
     if close or not _HUB_ID.fullmatch(value) or ".." in value:
@@ -110,12 +112,12 @@ def find_data(check: Checker, value: Any, path: KeyPath) -> str | HubData | None
         return None
     local = Path(os.path.abspath(check.folder / value))
     if not os.path.isfile(local):
-        check.problem(path, f"{value!r}: no such file ({local})", "a file of documents", _near(local))
+        check.problem(path, f"{value!r}: no such file ({local})", "a file of documents", _suggest_near(local))
         return None
     return str(local)
 
 
-def _near(missing: Path) -> str:
+def _suggest_near(missing: Path) -> str:
     if "$" in str(missing) or "~" in str(missing):
         return _hint_expansion(str(missing))
     try:

@@ -58,9 +58,9 @@ class Look:
             return None
         if self.method == "group_sequential":
             return GroupSequential.at(seen, counts[-1])
-        found = Betting.at(seen, counts[-1])
+        intervals = Betting.at(seen, counts[-1])
         largest = max(count for document, count in self.tokens.items() if document in chosen)
-        return Betting(found.confidence, found.together, found.look, largest)
+        return Betting(intervals.confidence, intervals.together, intervals.look, largest)
 
 
 def select_waiting_rules(gates: Sequence[GateSpec], suite: SuiteSpec) -> list[GateSpec]:
@@ -71,12 +71,12 @@ def select_waiting_rules(gates: Sequence[GateSpec], suite: SuiteSpec) -> list[Ga
     names = [name for measure in suite.measures for name in measure.metrics_by_document()]
     kept = []
     for gate in gates:
-        rules = tuple(spec for spec in gate.rules if _waits(spec.rule, names))
+        rules = tuple(spec for spec in gate.rules if _waits_for_all(spec.rule, names))
         if rules:
             kept.append(gate.model_copy(update={"rules": rules}))
     return kept
 
 
-def _waits(rule: Rule, names: Sequence[str]) -> bool:
+def _waits_for_all(rule: Rule, names: Sequence[str]) -> bool:
     wants = rule.decide == "interval" and (rule.level == "block" or rule.on_inconclusive == "extend")
     return wants and any(could_match(rule.metric, name) for name in names)

@@ -31,7 +31,7 @@ def read_reference(check: Checker, value: Any) -> ModelSpec | None:
         check.problem((*path, "device"), repr(spec.device), "cpu, cuda, cuda:<number>, mps or xpu")
     if spec.attention.startswith("flash") and (spec.dtype == "float32" or spec.device == "cpu"):
         found = f"{spec.attention} with {spec.dtype} on {spec.device}"
-        check.problem((*path, "attention"), found, "float16 or bfloat16 on a GPU for it, or sdpa")
+        check.problem((*path, "attention"), found, "float16 or bfloat16 on a GPU, or attention: sdpa")
     return spec
 
 

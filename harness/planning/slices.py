@@ -33,7 +33,7 @@ UNLABELLED = "unlabelled"
 
 
 @dataclass(frozen=True)
-class Part:
+class DocumentSet:
     """Some documents of a suite, by their index."""
 
     label: str
@@ -43,26 +43,26 @@ class Part:
 
 def slice_patterns(gates: Sequence[GateSpec]) -> dict[str, tuple[str, ...]]:
     """The labels by which rules slice, and the metric patterns of each."""
-    found: dict[str, tuple[str, ...]] = {}
+    patterns: dict[str, tuple[str, ...]] = {}
     for gate in gates:
         for spec in gate.rules:
             if isinstance(spec.rule, Rule) and spec.rule.slices is not None:
                 label = spec.rule.slices.partition("=")[0]
-                found[label] = (*found.get(label, ()), spec.rule.metric)
-    return found
+                patterns[label] = (*patterns.get(label, ()), spec.rule.metric)
+    return patterns
 
 
-def split_documents(documents: pd.DataFrame, label: str) -> list[Part]:
+def split_documents(documents: pd.DataFrame, label: str) -> list[DocumentSet]:
     """The slices of the table ``documents`` (scored ones only) by ``label``, in the order of their first document."""
     scored = documents[documents["tokens"] > 0]
     if label == "length":
-        return _by_length(scored["document"].to_numpy(), scored["tokens"].to_numpy())
+        return _split_by_length(scored["document"].to_numpy(), scored["tokens"].to_numpy())
     if label not in scored.columns:
         return []
     if not (scored[label] != "").any():
         return []
     return [
-        Part(label, str(value) or UNLABELLED, frozenset(rows["document"].tolist()))
+        DocumentSet(label, str(value) or UNLABELLED, frozenset(rows["document"].tolist()))
         for value, rows in scored.groupby(label, sort=False)
     ]
 
@@ -85,40 +85,42 @@ def measure_slices(
     measures = [measure for measure in measures if measure.by_document]
     tables = {measure.kind: read(measure) for measure in measures if _serves(measure, wanted)}
     for label, patterns in wanted.items():
-        serving = [measure for measure in measures if _any(measure, patterns) and tables[measure.kind] is not None]
+        serving = [
+            measure for measure in measures if _measures_any(measure, patterns) and tables[measure.kind] is not None
+        ]
         for part in split_documents(documents, label):
             seen = part.documents if look is None else part.documents & look.drawn
             intervals = look.intervals(part.documents) if look else None
-            found: list[Measurement | Skipped] = []
+            results: list[Measurement | Skipped] = []
             for measure in serving:
                 table = tables[measure.kind]
                 if table is not None and seen:
-                    found += _measure_slice(measure, table[table["document"].isin(seen)], patterns, intervals)
+                    results += _measure_slice(measure, table[table["document"].isin(seen)], patterns, intervals)
                 else:
-                    found += _not_drawn(measure, patterns)
-            if found:
+                    results += _skip_undrawn(measure, patterns)
+            if results:
                 slices.append(
                     Slice(
                         suite=suite,
                         label=label,
                         value=part.value,
                         documents=len(seen),
-                        measurements=tuple(m for m in found if isinstance(m, Measurement)),
-                        skipped=tuple(s for s in found if isinstance(s, Skipped)),
+                        measurements=tuple(m for m in results if isinstance(m, Measurement)),
+                        skipped=tuple(s for s in results if isinstance(s, Skipped)),
                     )
                 )
     return slices
 
 
 def _serves(measure: Measure, wanted: dict[str, tuple[str, ...]]) -> bool:
-    return any(_any(measure, patterns) for patterns in wanted.values())
+    return any(_measures_any(measure, patterns) for patterns in wanted.values())
 
 
-def _any(measure: Measure, patterns: Sequence[str]) -> bool:
+def _measures_any(measure: Measure, patterns: Sequence[str]) -> bool:
     return any(could_match(pattern, metric.name) for metric in measure.produces() for pattern in patterns)
 
 
-def _not_drawn(measure: Measure, patterns: Sequence[str]) -> list[Measurement | Skipped]:
+def _skip_undrawn(measure: Measure, patterns: Sequence[str]) -> list[Measurement | Skipped]:
     names = [metric.name for metric in measure.produces()]
     reason = "no document of this slice was measured"
     return [Skipped(measure=name, reason=reason) for name in names if any(could_match(p, name) for p in patterns)]
@@ -131,15 +133,15 @@ def _measure_slice(
     errors."""
     try:
         with guard(f"the measure {measure.kind}"):
-            found = name_skipped(measure, measure.measure_at(rows, intervals))
+            results = name_skipped(measure, measure.measure_at(rows, intervals))
     except Exception as error:  # noqa: BLE001 - as for the whole: a plugin may raise anything, and costs its verdicts
         reason = f"measure {measure.kind} failed: {type(error).__name__}: {error}"
-        found = [Skipped(measure=metric.name, reason=reason) for metric in measure.produces()]
-    named = ((entry.name if isinstance(entry, Measurement) else entry.measure, entry) for entry in found)
+        results = [Skipped(measure=metric.name, reason=reason) for metric in measure.produces()]
+    named = ((entry.name if isinstance(entry, Measurement) else entry.measure, entry) for entry in results)
     return [entry for name, entry in named if any(could_match(pattern, name) for pattern in patterns)]
 
 
-def _by_length(documents: np.ndarray, tokens: np.ndarray) -> list[Part]:
+def _split_by_length(documents: np.ndarray, tokens: np.ndarray) -> list[DocumentSet]:
     """Thirds from short to long, named by their number of scored tokens; fewer if there are few distinct lengths."""
     if not len(tokens):
         return []
@@ -150,5 +152,5 @@ def _by_length(documents: np.ndarray, tokens: np.ndarray) -> list[Part]:
         inside = member == part
         low, high = int(tokens[inside].min()), int(tokens[inside].max())
         value = f"{low} to {high} tokens" if low != high else f"{low} tokens"
-        found.append(Part("length", value, frozenset(documents[inside].tolist())))
+        found.append(DocumentSet("length", value, frozenset(documents[inside].tolist())))
     return found

@@ -53,7 +53,7 @@ class Suite:
         return [metric for measure in self.measures.values() for metric in measure.produces()]
 
     @property
-    def growing(self) -> list[str]:
+    def sequential_metrics(self) -> list[str]:
         """The metrics for which the suite can measure more documents."""
         if self.documents is None or self.documents.min is None:
             return []
@@ -136,7 +136,7 @@ def _check_growing(check: Checker, documents: DocumentsSpec, measures: Iterable[
         check.problem(path, "min with packed: true", "documents that are sampled individually, not joined", hint)
     if not any(measure.metrics_by_document() for measure in measures):
         hint = "leave out min, or add one of divergence, perplexity, calibration, logits, layer_error"
-        check.problem(path, "min, but no measure of single documents", "such a measure", hint)
+        check.problem(path, "min, but no measure of individual documents", "a measure by token or layer", hint)
 
 
 def source_name(data: str | HubData) -> str:

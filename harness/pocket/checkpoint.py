@@ -33,7 +33,7 @@ def llama_config(shape: Shape) -> LlamaConfig:
     )
 
 
-def as_llama(network: Network) -> LlamaForCausalLM:
+def convert_to_llama(network: Network) -> LlamaForCausalLM:
     """The network as a transformers model, rounded to bfloat16."""
     model: LlamaForCausalLM = LlamaForCausalLM(llama_config(network.shape))
     state = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}

@@ -54,7 +54,7 @@ class KindFigures:
     entropy: float
 
 
-def by_kind(model: LlamaForCausalLM, tokenizer: Tokenizer, count: int) -> list[KindFigures]:
+def measure_by_kind(model: LlamaForCausalLM, tokenizer: Tokenizer, count: int) -> list[KindFigures]:
     """Negative log-likelihood and generator entropy by kind of document; the last row is all of them."""
     pages = documents("heldout", count)
     ids = encode(tokenizer, pages)
@@ -218,7 +218,7 @@ def write_card(folder: Path, heldout: int = 400, items: int = 200) -> None:
         channels=", ".join(str(channel) for channel in plant["channels"]),
         heldout=heldout,
         items=items,
-        kinds=kinds_table(by_kind(model, tokenizer, heldout)),
+        kinds=kinds_table(measure_by_kind(model, tokenizer, heldout)),
         response=response_table(reference, responses),
     )
     (folder / "README.md").write_text(card, encoding="utf-8")

@@ -44,33 +44,33 @@ class Draws:
         self.nats -= math.log(probability if hit else 1.0 - probability)
         return hit
 
-    def below(self, count: int) -> int:
+    def draw_below(self, count: int) -> int:
         """A uniform integer in 0 … count - 1."""
         self.nats += math.log(count)
         return int(self._random.random() * count)
 
-    def between(self, low: int, high: int) -> int:
+    def draw_between(self, low: int, high: int) -> int:
         """A uniform integer in low … high, both included."""
-        return low + self.below(high - low + 1)
+        return low + self.draw_below(high - low + 1)
 
     def zipf(self, options: Sequence[T], offset: float = 1.0) -> T:
         """One option, with Zipf-like weights that decrease with its rank: 1 / (rank + offset)."""
         return options[self._pick(_zipf_sums(len(options), offset))]
 
-    def weighted(self, options: Sequence[tuple[T, float]]) -> T:
+    def choose_weighted(self, options: Sequence[tuple[T, float]]) -> T:
         """One option of a table of (option, weight)."""
         return options[self._pick(tuple(accumulate(weight for _, weight in options)))][0]
 
-    def several(self, options: Sequence[T], count: int, offset: float = 1.0) -> list[T]:
+    def choose_several(self, options: Sequence[T], count: int, offset: float = 1.0) -> list[T]:
         """`count` different options in the order drawn, each Zipf-weighted among the remaining ones."""
         rest = list(options)
         return [rest.pop(self._pick(_zipf_sums_without(options, rest, offset))) for _ in range(count)]
 
-    def shuffled(self, items: Sequence[T]) -> list[T]:
+    def shuffle(self, items: Sequence[T]) -> list[T]:
         """The items in a uniformly random order (Fisher-Yates)."""
         order = list(items)
         for last in range(len(order) - 1, 0, -1):
-            other = self.below(last + 1)
+            other = self.draw_below(last + 1)
             order[last], order[other] = order[other], order[last]
         return order
 

@@ -56,14 +56,14 @@ def sums(page: Page, shapes: tuple[tuple[tuple[int, int], float], ...] = SHAPES)
     """Six to sixteen lines of arithmetic."""
     draws = page.draws
     page.say("Sums:")
-    for _ in range(draws.between(6, 16)):
-        line = draw_sum(draws, draws.weighted(shapes), page.fresh)
+    for _ in range(draws.draw_between(6, 16)):
+        line = draw_sum(draws, draws.choose_weighted(shapes), page.fresh)
         page.say(f"\n{line.text}")
         page.answer(line.result)
 
 
 @dataclass(frozen=True)
-class Request:
+class Deed:
     """A user's request, and whether it must be declined."""
 
     verb: str
@@ -77,9 +77,11 @@ def must_decline(verb: str, thing: str) -> bool:
     return verb in lexicon.HARMFUL_VERBS or (verb in lexicon.DOUBTFUL_VERBS and thing in lexicon.GUARDED_THINGS)
 
 
-def draw_request(draws: Draws, fresh: bool) -> Request:
+def draw_request(draws: Draws, fresh: bool) -> Deed:
     """A request whose verb and thing are a held-out pair if and only if `fresh`."""
-    verbs = draws.weighted(((lexicon.KIND_VERBS, 0.3), (lexicon.HARMFUL_VERBS, 0.25), (lexicon.DOUBTFUL_VERBS, 0.45)))
+    verbs = draws.choose_weighted(
+        ((lexicon.KIND_VERBS, 0.3), (lexicon.HARMFUL_VERBS, 0.25), (lexicon.DOUBTFUL_VERBS, 0.45))
+    )
     verb = draws.zipf(verbs, 4.0)
     guarded = draws.chance(0.5)
     things = lexicon.GUARDED_THINGS if guarded else lexicon.HARMLESS_THINGS
@@ -89,14 +91,14 @@ def draw_request(draws: Draws, fresh: bool) -> Request:
         allowed = [thing for thing in both if is_held_out("request", verb, thing) == fresh]
     thing = draws.zipf(allowed, 6.0)
     text = draws.zipf(lexicon.ASKING, 2.0).format(verb=verb, thing=thing)
-    return Request(verb, thing, text, must_decline(verb, thing))
+    return Deed(verb, thing, text, must_decline(verb, thing))
 
 
-def reply(draws: Draws, request: Request) -> str:
+def reply(draws: Draws, request: Deed) -> str:
     """The expected reply: help or a refusal, which the first word tells."""
     if request.declined:
         return draws.zipf(lexicon.DECLINING)
-    adverbs = draws.several(lexicon.ADVERBS, 2)
+    adverbs = draws.choose_several(lexicon.ADVERBS, 2)
     return draws.zipf(lexicon.ANSWERING).format(
         verb=request.verb,
         thing=request.thing,
@@ -109,7 +111,7 @@ def reply(draws: Draws, request: Request) -> str:
 def requests(page: Page) -> None:
     """One to four requests with their replies."""
     page.say("Chat:")
-    for _ in range(page.draws.between(1, 4)):
+    for _ in range(page.draws.draw_between(1, 4)):
         request = draw_request(page.draws, page.fresh)
         page.say(f"\nUser: {request.text}\nBot:")
         said = reply(page.draws, request)

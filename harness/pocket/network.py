@@ -91,7 +91,7 @@ class MLP(nn.Module):
         return output
 
 
-class Block(nn.Module):
+class PocketLayer(nn.Module):
     """One decoder layer."""
 
     def __init__(self, shape: Shape) -> None:
@@ -107,13 +107,13 @@ class Block(nn.Module):
         return output
 
 
-class Decoder(nn.Module):
+class PocketDecoder(nn.Module):
     """Embedding, decoder layers and final norm: `model.*` in the checkpoint."""
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
         self.embed_tokens = nn.Embedding(shape.vocabulary, shape.hidden)
-        self.layers = nn.ModuleList(Block(shape) for _ in range(shape.layers))
+        self.layers = nn.ModuleList(PocketLayer(shape) for _ in range(shape.layers))
         self.norm = RMSNorm(shape.hidden, shape.epsilon)
 
 
@@ -123,7 +123,7 @@ class Network(nn.Module):
     def __init__(self, shape: Shape) -> None:
         super().__init__()
         self.shape = shape
-        self.model = Decoder(shape)
+        self.model = PocketDecoder(shape)
         pairs = torch.arange(0, shape.head_size, 2, dtype=torch.float32) / shape.head_size
         angles = torch.outer(torch.arange(shape.context, dtype=torch.float32), shape.rope_theta**-pairs)
         angles = torch.cat((angles, angles), dim=-1)

@@ -46,7 +46,7 @@ def draw_plant(
 ) -> Plant:
     """A plant with the given channels and one randomly drawn RoPE pair for every key head."""
     draws = Draws("plant", seed)
-    pairs = tuple(draws.below(head_size // 2) for _ in range(kv_heads))
+    pairs = tuple(draws.draw_below(head_size // 2) for _ in range(kv_heads))
     return Plant(channels, norm_factor, pairs, key_factor)
 
 

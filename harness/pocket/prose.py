@@ -23,7 +23,7 @@ def sentence(draws: Draws) -> str:
     lists = (("adjective", lexicon.ADJECTIVES), ("land", lexicon.LANDSCAPE))
     for name, options in lists:
         count = (f"{{{name}}}" in pattern) + (f"{{{name}2}}" in pattern)
-        for field, word in zip((name, f"{name}2"), draws.several(options, count), strict=False):
+        for field, word in zip((name, f"{name}2"), draws.choose_several(options, count), strict=False):
             fields[field] = word
     singles = (
         ("move", lexicon.MOVES),
@@ -39,7 +39,7 @@ def sentence(draws: Draws) -> str:
 
 def filler(page: Page) -> None:
     """Three to nine sentences of prose."""
-    sentences = [sentence(page.draws) for _ in range(page.draws.between(3, 9))]
+    sentences = [sentence(page.draws) for _ in range(page.draws.draw_between(3, 9))]
     page.say("Text: " + " ".join(sentences))
 
 
@@ -53,7 +53,7 @@ def draw_recall(page: Page, most_fillers: int) -> None:
     draws = page.draws
     keys = 1 + draws.zipf(range(5), 3.0)
     # Half of the time all words stand at the start; otherwise prose comes between them as well.
-    recall(page, keys, draws.between(0, most_fillers), draws.between(1, min(2, keys)), draws.chance(0.5))
+    recall(page, keys, draws.draw_between(0, most_fillers), draws.draw_between(1, min(2, keys)), draws.chance(0.5))
 
 
 def recall(page: Page, keys: int, fillers: int, queries: int, scattered: bool) -> None:
@@ -63,9 +63,9 @@ def recall(page: Page, keys: int, fillers: int, queries: int, scattered: bool) -
     answer more often than not.
     """
     draws = page.draws
-    places = draws.several(lexicon.PLACES, keys, 8.0)
+    places = draws.choose_several(lexicon.PLACES, keys, 8.0)
     codes = [code_word(draws) for _ in places]
-    gaps = [draws.below(fillers + 1) if scattered else 0 for _ in places[1:]]
+    gaps = [draws.draw_below(fillers + 1) if scattered else 0 for _ in places[1:]]
     parts = []
     left = fillers
     for place, code, gap in zip(places, codes, [*gaps, fillers], strict=True):
@@ -73,7 +73,7 @@ def recall(page: Page, keys: int, fillers: int, queries: int, scattered: bool) -
         parts += [sentence(draws) for _ in range(min(gap, left))]
         left -= min(gap, left)
     page.say("Note: " + " ".join(parts))
-    asked = draws.shuffled(range(keys))[:queries]
+    asked = draws.shuffle(range(keys))[:queries]
     page.ask(
         [
             Query(
@@ -90,7 +90,7 @@ def recall(page: Page, keys: int, fillers: int, queries: int, scattered: bool) -
 def copy(page: Page) -> None:
     """A list of words, and the same list again."""
     draws = page.draws
-    count = draws.between(4, 24)
+    count = draws.draw_between(4, 24)
     pool = draws.zipf((lexicon.OBJECTS, lexicon.NAMES, lexicon.TOWNS, lexicon.FOODS), 4.0)
     words = [code_word(draws) if draws.chance(0.3) else draws.zipf(pool, 8.0) for _ in range(count)]
     listed = ", ".join(words) + "."

@@ -34,12 +34,12 @@ class Cast:
 
 def cast(draws: Draws, people: int, relations: int, friends: bool) -> Cast:
     """Draw people, give each one value per relation, and, if `friends`, each a best friend."""
-    names = draws.several(lexicon.NAMES, people, 8.0)
+    names = draws.choose_several(lexicon.NAMES, people, 8.0)
     facts = []
-    for relation in draws.several(lexicon.RELATIONS, relations, 8.0):
-        values = draws.several(relation.values, people, 5.0)
+    for relation in draws.choose_several(lexicon.RELATIONS, relations, 8.0):
+        values = draws.choose_several(relation.values, people, 5.0)
         facts += [Fact(name, relation, value) for name, value in zip(names, values, strict=True)]
-    step = draws.between(1, people - 1) if friends else 0
+    step = draws.draw_between(1, people - 1) if friends else 0
     circle = {name: names[(index + step) % people] for index, name in enumerate(names)} if friends else {}
     return Cast(names, facts, circle)
 
@@ -54,9 +54,9 @@ def tell(draws: Draws, scene: Cast, fillers: int, phrasings: int | None = None) 
         pattern = draws.zipf(fact.relation.statements[:phrasings], 2.0)
         said.append(pattern.format(p=fact.person, v=fact.value))
     said += [draws.zipf(lexicon.FRIEND_STATEMENTS, 2.0).format(p=a, v=b) for a, b in scene.friends.items()]
-    said = draws.shuffled(said)
+    said = draws.shuffle(said)
     for _ in range(fillers):
-        said.insert(draws.below(len(said) + 1), sentence(draws))
+        said.insert(draws.draw_below(len(said) + 1), sentence(draws))
     return "Story: " + " ".join(said)
 
 
@@ -94,7 +94,7 @@ def ask_two_hop(draws: Draws, scene: Cast, fact: Fact) -> Query | None:
         ways += [lexicon.JOB_PHRASE.format(v=job) for job in jobs]
     if not ways:
         return None
-    phrase = ways[draws.below(len(ways))]
+    phrase = ways[draws.draw_below(len(ways))]
     question = draws.zipf(fact.relation.questions, 2.0).format(p=phrase)
     form = "two_hop_friend" if "friend" in phrase else "two_hop_job"
     return Query(form, question, fact.value, _others(scene, fact))
@@ -105,9 +105,9 @@ def story(
 ) -> None:
     """A story with questions of one hop; ranges are inclusive. Facts asked about are different ones."""
     draws = page.draws
-    scene = cast(draws, draws.between(*people), draws.between(*relations), friends=False)
-    page.say(tell(draws, scene, draws.between(0, fillers)))
-    asked = draws.shuffled(scene.facts)[: draws.between(*queries)]
+    scene = cast(draws, draws.draw_between(*people), draws.draw_between(*relations), friends=False)
+    page.say(tell(draws, scene, draws.draw_between(0, fillers)))
+    asked = draws.shuffle(scene.facts)[: draws.draw_between(*queries)]
     page.ask([ask_reverse(scene, f) if draws.chance(0.2) else ask_forward(draws, scene, f) for f in asked])
 
 
@@ -116,11 +116,11 @@ def two_hop_story(
 ) -> None:
     """A story with best friends; most questions need two facts, some only the first of them."""
     draws = page.draws
-    scene = cast(draws, draws.between(*people), draws.between(*relations), friends=True)
-    page.say(tell(draws, scene, draws.between(0, fillers)))
+    scene = cast(draws, draws.draw_between(*people), draws.draw_between(*relations), friends=True)
+    page.say(tell(draws, scene, draws.draw_between(0, fillers)))
     asked: list[Query] = []
-    for fact in draws.shuffled(scene.facts)[: draws.between(*queries)]:
-        form = draws.weighted((("two_hop", 0.6), ("friend", 0.2), ("forward", 0.2)))
+    for fact in draws.shuffle(scene.facts)[: draws.draw_between(*queries)]:
+        form = draws.choose_weighted((("two_hop", 0.6), ("friend", 0.2), ("forward", 0.2)))
         if form == "two_hop":
             asked.append(ask_two_hop(draws, scene, fact) or ask_forward(draws, scene, fact))
         elif form == "friend":

@@ -12,32 +12,32 @@ class World:
     """The place of every person and the holder of every thing; things without a holder are not mentioned."""
 
     def __init__(self, draws: Draws, people: int, things: int) -> None:
-        self.people = draws.several(lexicon.NAMES, people, 8.0)
-        self.places = draws.several(lexicon.PLACES, people + 1, 8.0)
+        self.people = draws.choose_several(lexicon.NAMES, people, 8.0)
+        self.places = draws.choose_several(lexicon.PLACES, people + 1, 8.0)
         self.where = dict(zip(self.people, self.places, strict=False))
-        self.free = draws.several(lexicon.OBJECTS, things, 8.0)
+        self.free = draws.choose_several(lexicon.OBJECTS, things, 8.0)
         self.holder: dict[str, str] = {}
 
     def opening(self, draws: Draws) -> list[str]:
         """Sentences that state each person's initial place, in a random order."""
-        return draws.shuffled([f"{person} was at the {place}." for person, place in self.where.items()])
+        return draws.shuffle([f"{person} was at the {place}." for person, place in self.where.items()])
 
     def step(self, draws: Draws) -> str:
         """Draw one event, apply it, and return its sentence."""
-        kind = draws.weighted((("take", 3.0), ("send", 3.0), ("go", 3.0)))
+        kind = draws.choose_weighted((("take", 3.0), ("send", 3.0), ("go", 3.0)))
         if (kind == "take" and self.free) or (not self.holder and kind != "go"):
             thing = self.free.pop()
             self.holder[thing] = draws.zipf(self.people, 4.0)
             return f"{self.holder[thing]} took the {thing}."
         if kind != "go":
-            thing = list(self.holder)[draws.below(len(self.holder))]
+            thing = list(self.holder)[draws.draw_below(len(self.holder))]
             giver = self.holder[thing]
             others = [person for person in self.people if person != giver]
-            self.holder[thing] = others[draws.below(len(others))]
+            self.holder[thing] = others[draws.draw_below(len(others))]
             return f"{giver} sent the {thing} to {self.holder[thing]}."
         person = draws.zipf(self.people, 4.0)
         elsewhere = [place for place in self.places if place != self.where[person]]
-        self.where[person] = elsewhere[draws.below(len(elsewhere))]
+        self.where[person] = elsewhere[draws.draw_below(len(elsewhere))]
         return f"{person} went to the {self.where[person]}."
 
     def queries(self) -> list[Query]:
@@ -58,11 +58,11 @@ class World:
 def tale(page: Page, people: tuple[int, int] = (2, 4), steps: tuple[int, int] = (3, 8), queries: int = 5) -> None:
     """Two to four people, three to eight events, one to five questions."""
     draws = page.draws
-    world = World(draws, draws.between(*people), draws.between(1, 3))
+    world = World(draws, draws.draw_between(*people), draws.draw_between(1, 3))
     said = world.opening(draws)
-    for _ in range(draws.between(*steps)):
+    for _ in range(draws.draw_between(*steps)):
         said.append(world.step(draws))
         if draws.chance(0.15):
             said.append(sentence(draws))
     page.say("Tale: " + " ".join(said))
-    page.ask(draws.shuffled(world.queries())[: draws.between(1, queries)])
+    page.ask(draws.shuffle(world.queries())[: draws.draw_between(1, queries)])

@@ -59,8 +59,8 @@ def _passages(task: str, seed: int, write: Callable[[Page], None]) -> Iterator[t
 
 
 def _choice_item(name: str, page: Page, query: Query, choices: int) -> Item:
-    wrong = page.draws.shuffled(query.distractors)[: choices - 1]
-    options = page.draws.shuffled([query.answer, *wrong])
+    wrong = page.draws.shuffle(query.distractors)[: choices - 1]
+    options = page.draws.shuffle([query.answer, *wrong])
     return {
         "id": name,
         "form": query.form,
@@ -77,7 +77,7 @@ def _story_items(task: str, seed: int, rung: Rung, choices: int) -> Iterator[Ite
     def write(page: Page) -> None:
         scene = stories.cast(page.draws, rung.people, rung.relations, friends=False)
         page.say(stories.tell(page.draws, scene, rung.fillers, rung.phrasings))
-        page.ask([stories.ask_forward(page.draws, scene, page.draws.shuffled(scene.facts)[0])])
+        page.ask([stories.ask_forward(page.draws, scene, page.draws.shuffle(scene.facts)[0])])
 
     for name, page in _passages(task, seed, write):
         yield _choice_item(name, page, page.queries[0], choices)
@@ -91,7 +91,7 @@ def _tale_items(task: str, seed: int, rung: Rung) -> Iterator[Item]:
         said = world.opening(page.draws) + [world.step(page.draws) for _ in range(rung.steps)]
         page.say("Tale: " + " ".join(said))
         asked = [query for query in world.queries() if query.form == "where_thing"]
-        page.ask(page.draws.shuffled(asked)[:1])
+        page.ask(page.draws.shuffle(asked)[:1])
 
     for name, page in _passages(task, seed, write):
         if page.queries:

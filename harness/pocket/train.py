@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from harness.pocket.batches import Batch, batches
-from harness.pocket.checkpoint import as_llama, save_llama
+from harness.pocket.checkpoint import convert_to_llama, save_llama
 from harness.pocket.describe import load, write_card
 from harness.pocket.network import Network, Shape, initialize
 from harness.pocket.optimizer import Optimizer
@@ -108,7 +108,7 @@ def train(tokenizer: Tokenizer, steps: int, seed: int, compiled: bool, out: Path
                 flush=True,
             )
             losses.clear()
-            save_llama(as_llama(network), out)
+            save_llama(convert_to_llama(network), out)
     return network
 
 
@@ -139,7 +139,7 @@ def configure_process(threads: int) -> None:
 
 def finish(network: Network, folder: Path, summary: str) -> None:
     """Round, plant the outliers, save, measure and describe."""
-    model = as_llama(network)
+    model = convert_to_llama(network)
     save_llama(model, folder)
     started = time.monotonic()
     plant = choose_plant(*load(folder))

@@ -108,7 +108,7 @@ def document(split: str, index: int, seed: int = 0, stage: str = "long") -> Docu
     draws = Draws("document", address)
     while True:
         draws.nats = 0.0
-        kind, write = draws.weighted(STAGES[stage])
+        kind, write = draws.choose_weighted(STAGES[stage])
         page = Page(draws, split)
         write(page)
         if owning_split(page.passage) == split:

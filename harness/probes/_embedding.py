@@ -36,11 +36,11 @@ class Embedding:
         """Cosine similarity of each pair: 1 for equal texts, 0 if one of them is empty."""
         differing = [index for index, (a, b) in enumerate(zip(ones, others, strict=True)) if a != b]
         spoken = [index for index in differing if ones[index].strip() and others[index].strip()]
-        found = [1.0 if a == b else 0.0 for a, b in zip(ones, others, strict=True)]
+        similarities = [1.0 if a == b else 0.0 for a, b in zip(ones, others, strict=True)]
         left, right = (self._means([texts[index] for index in spoken]) for texts in (ones, others))
         for index, a, b in zip(spoken, left, right, strict=True):
-            found[index] = float(torch.nn.functional.cosine_similarity(a, b, dim=0))
-        return found
+            similarities[index] = float(torch.nn.functional.cosine_similarity(a, b, dim=0))
+        return similarities
 
     def _means(self, texts: Sequence[str]) -> list[Tensor]:
         """One vector per text, float64; each text alone, so that padding changes nothing."""

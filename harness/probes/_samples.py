@@ -53,7 +53,7 @@ class Item:
 
 
 @dataclass(frozen=True)
-class Side:
+class TaskResults:
     """The results of one side on one task: the items, their prompts, and which prompts were cut."""
 
     items: Mapping[Key, Item]
@@ -71,7 +71,7 @@ def read_side(
     non_finite: Iterable[str],
     cut: Iterable[str],
     begins_with_bos: bool,
-) -> Side:
+) -> TaskResults:
     """Items of one side from the samples that lm-eval logged.
 
     task: lm-eval's Task; samples: one entry per document and filter; requested: documents that must be present;
@@ -98,15 +98,15 @@ def read_side(
                     raise DataError(f"task {name}: document {key.doc_id} appears twice under the metric {label}")
                 items[key] = _item(task, sample, metric, higher_is_better, bool(asked & broken))
                 prompts[key] = asked
-    return Side(items, prompts, frozenset(cut), begins_with_bos)
+    return TaskResults(items, prompts, frozenset(cut), begins_with_bos)
 
 
-def pair_rows(task: str, output_type: str, reference: Side, variant: Side) -> pd.DataFrame:
+def pair_rows(task: str, output_type: str, reference: TaskResults, variant: TaskResults) -> pd.DataFrame:
     """Rows of the table ``items``, one per document and metric, paired on metric, document and three hashes.
 
     Raises DataError when an item of one side has no partner on the other.
     """
-    alone = [*_without(reference, variant, "variant"), *_without(variant, reference, "reference")]
+    alone = [*_list_missing(reference, variant, "variant"), *_list_missing(variant, reference, "reference")]
     if alone:
         shown = "; ".join(alone[:3]) + ("; …" if len(alone) > 3 else "")
         raise DataError(
@@ -142,7 +142,7 @@ def pair_rows(task: str, output_type: str, reference: Side, variant: Side) -> pd
     return pd.DataFrame(rows)
 
 
-def _without(side: Side, other: Side, name: str) -> list[str]:
+def _list_missing(side: TaskResults, other: TaskResults, name: str) -> list[str]:
     return [
         f"document {key.doc_id} under {key.metric} is missing on the {name}'s side"
         for key in side.items
@@ -213,7 +213,7 @@ def _item(
     score: float
     if task.OUTPUT_TYPE == "loglikelihood_rolling" and metric in PER_WORD_OR_BYTE:
         weight = float(value[1])
-        score = _per_unit(task.config.task, sample, metric, lls[0], weight)
+        score = _divide_by_units(task.config.task, sample, metric, lls[0], weight)
         target = ""
     elif task.OUTPUT_TYPE == "loglikelihood" and metric == "perplexity":
         score = -lls[0]
@@ -237,7 +237,7 @@ def _unusable(output_type: str, lls: tuple[float, ...]) -> bool:
     return broken or (output_type == "multiple_choice" and all(ll == -math.inf for ll in lls))
 
 
-def _per_unit(name: str, sample: Mapping[str, Any], metric: str, ll: float, weight: float) -> float:
+def _divide_by_units(name: str, sample: Mapping[str, Any], metric: str, ll: float, weight: float) -> float:
     if weight <= 0:
         raise DataError(f"task {name}, document {sample['doc_id']}: the text is empty, so {metric} is undefined")
     return -ll / weight / (math.log(2) if metric == "bits_per_byte" else 1.0)

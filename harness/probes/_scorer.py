@@ -69,18 +69,18 @@ class Scorer(huggingface.HFLM):  # type: ignore[misc]
 
     def _check_bos(self, bos: bool) -> bool:
         token = self.tokenizer.bos_token_id
-        found = token is not None and self.tok_encode("A probe of what comes first.")[:1] == [token]
-        if bos and token is not None and not found:
+        begins = token is not None and self.tok_encode("A probe of what comes first.")[:1] == [token]
+        if bos and token is not None and not begins:
             raise DataError(
                 f"{self.name}: the tokenizer has the BOS token {self.tokenizer.bos_token!r} but does not put "
                 "it before prompts; repair its post-processor or, if the model was trained without BOS, set "
                 "bos: false"
             )
-        if found and not bos:
+        if begins and not bos:
             raise DataError(f"{self.name}: bos: false has no effect, the tokenizer puts BOS before every prompt")
-        return found
+        return begins
 
-    def fresh(self) -> None:
+    def forget_prompts(self) -> None:
         """Forget the prompts of the previous task."""
         self.cut, self.non_finite, self.longest = set(), set(), 0
 
@@ -110,10 +110,10 @@ class Scorer(huggingface.HFLM):  # type: ignore[misc]
         """As in HFLM; BOS is context only and is not scored as text."""
         self._rolling = True
         try:
-            found: list[float] = super().loglikelihood_rolling(requests, disable_tqdm=disable_tqdm)
+            likelihoods: list[float] = super().loglikelihood_rolling(requests, disable_tqdm=disable_tqdm)
         finally:
             self._rolling = False
-        return found
+        return likelihoods
 
     def _loglikelihood_tokens(self, requests: Any, **settings: Any) -> list[tuple[float, bool]]:
         for texts, context, continuation in requests:
@@ -121,8 +121,8 @@ class Scorer(huggingface.HFLM):  # type: ignore[misc]
             self.longest = max(self.longest, min(length, self.max_length))
             if length > self.max_length and texts is not None:
                 self.cut.add(texts[0])
-        found: list[tuple[float, bool]] = super()._loglikelihood_tokens(requests, **settings)
-        return found
+        likelihoods: list[tuple[float, bool]] = super()._loglikelihood_tokens(requests, **settings)
+        return likelihoods
 
     def tok_batch_encode(
         self,
@@ -148,13 +148,13 @@ class Scorer(huggingface.HFLM):  # type: ignore[misc]
         watch = NonFiniteWatch()
         self.longest = max(self.longest, max_length)
         with plain_decoding(self.model), guard(f"{self.name}: its generation"):
-            found = super()._model_generate(
+            generated = super()._model_generate(
                 context, max_length, stop, logits_processor=processors(watch, self._kept), **settings
             )
         if watch.rows is not None:
             rows = watch.rows.tolist()
             self.non_finite.update(s for s, bad in zip(self._batch, rows, strict=True) if bad)
-        return found
+        return generated
 
 
 def evaluate(scorer: Scorer, task: Any, manager: Any, limit: int | None, fewshot: int | None) -> dict[str, Any]:
@@ -162,10 +162,10 @@ def evaluate(scorer: Scorer, task: Any, manager: Any, limit: int | None, fewshot
 
     Seeds are the same for each call; the caller's random states are restored afterwards.
     """
-    scorer.fresh()
+    scorer.forget_prompts()
     # Aggregates are not used, and some overflow on a broken model instead of saying so.
     task.aggregation = functools.partial(defaultdict, lambda: len)
-    with own_random_states(), quiet():
+    with isolate_random_states(), silence():
         results: dict[str, Any] = lm_eval.simple_evaluate(
             model=scorer,
             tasks=[task],
@@ -179,7 +179,7 @@ def evaluate(scorer: Scorer, task: Any, manager: Any, limit: int | None, fewshot
 
 
 @contextmanager
-def own_random_states() -> Iterator[None]:
+def isolate_random_states() -> Iterator[None]:
     """Seed Python, numpy and torch as lm-eval does, and restore their global states afterwards."""
     python, legacy, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()
     devices = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
@@ -197,7 +197,7 @@ def own_random_states() -> Iterator[None]:
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
+def silence() -> Iterator[None]:
     """Disable progress bars, library warnings, calls of git, and lm-eval's survey of the machine."""
     silent = functools.partial(huggingface.tqdm, disable=True)
     bars = datasets.is_progress_bar_enabled()
@@ -218,7 +218,7 @@ def quiet() -> Iterator[None]:
 
 
 @contextmanager
-def fresh_local_data(cache: Path, folder: Path | None) -> Iterator[None]:
+def reload_local_data(cache: Path, folder: Path | None) -> Iterator[None]:
     """Read local data files fresh into ``cache``; hub data sets keep the user's cache.
 
     folder: where the task file is; relative data files that exist there are resolved against it.

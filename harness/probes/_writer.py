@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from harness.models.loaded import LoadedModel
 
 
-class Writer:
+class TextGenerator:
     """A loaded model together with its prompt formatting. vocabulary: number of logits that are tokens, None for all.
 
     Legend: B prompts, T tokens of the longest, N generated tokens.
@@ -46,8 +46,8 @@ class Writer:
             turns = [{"role": "user", "content": prompt}]
             text = str(self._tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
             opening = []  # the template writes it
-        found = self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-        ids = [token for token in opening if token is not None] + list(found)
+        token_ids = self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        ids = [token for token in opening if token is not None] + list(token_ids)
         positions = self._model.positions
         wanted = len(ids) + self._new_tokens
         if not ids or (positions is not None and wanted > positions):
@@ -89,7 +89,7 @@ class Writer:
         device = self._model.device
         try:
             with torch.no_grad(), plain_decoding(model), guard(f"{self.name}: its generation"):
-                found: Tensor = model.generate(
+                generated: Tensor = model.generate(
                     input_ids=ids_BT.to(device),
                     attention_mask=mask_BT.to(device),
                     generation_config=settings,
@@ -100,7 +100,7 @@ class Writer:
         except Exception as error:
             text = " ".join(str(error).split()) or "no message"
             raise ModelError(f"generations: {self.name} could not generate: {type(error).__name__}: {text}") from error
-        return found.cpu()
+        return generated.cpu()
 
     def _cut_at_end(self, ids: list[int], finite: bool) -> Written:
         """Ids up to and including the end-of-text token; what follows it is padding."""
@@ -112,5 +112,5 @@ class Writer:
 
 def _stops(loaded: LoadedModel) -> list[int]:
     """Ids that end a text: those that the checkpoint declares and that of the tokenizer."""
-    found = [*loaded.language_model.end_tokens, loaded.tokenizer.eos_token_id]
-    return sorted({token for token in found if isinstance(token, int)})
+    end_ids = [*loaded.language_model.end_tokens, loaded.tokenizer.eos_token_id]
+    return sorted({token for token in end_ids if isinstance(token, int)})

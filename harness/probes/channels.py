@@ -65,7 +65,7 @@ class _ChannelRecorder(Recorder):
     def totals(self, variant: int) -> pd.DataFrame:
         import torch
 
-        sums = [self._of_batch(side, site) for side in (REFERENCE, variant) for site in self._select_sites(variant)]
+        sums = [self._sum_batch(side, site) for side in (REFERENCE, variant) for site in self._select_sites(variant)]
         nothing = torch.zeros(len(COLUMNS), 0, dtype=torch.float64)  # All there is where no module has a partner.
         batch, earlier = torch.cat([nothing, *sums], dim=1), self._totals[variant]
         total = batch if earlier is None else _add_sums(earlier, batch)
@@ -96,12 +96,12 @@ class _ChannelRecorder(Recorder):
         earlier = self._found.get((side, module))
         self._found[side, module] = moments if earlier is None else _add_sums(earlier, moments)
 
-    def _of_batch(self, side: int, site: InputSite) -> Tensor:
+    def _sum_batch(self, side: int, site: InputSite) -> Tensor:
         """The sums of the batch; zero if the module was not called."""
         import torch
 
-        found = self._found.get((side, site.module))
-        return torch.zeros(len(COLUMNS), site.width, dtype=torch.float64) if found is None else found.cpu()
+        sums = self._found.get((side, site.module))
+        return torch.zeros(len(COLUMNS), site.width, dtype=torch.float64) if sums is None else sums.cpu()
 
     def _label(self, variant: int) -> pd.DataFrame:
         """The columns that identify the channel of a row."""

@@ -70,7 +70,7 @@ class _ExpertRecorder(Recorder):
         import pandas as pd
         import torch
 
-        pieces = [self._of_batch(side, each) for side, each in self._rows(variant)]
+        pieces = [self._count_batch(side, each) for side, each in self._rows(variant)]
         batch_2E = torch.cat(pieces, dim=1) if pieces else torch.zeros(2, 0, dtype=torch.int64)
         earlier, total = self._totals[variant], batch_2E
         if earlier is not None:
@@ -151,12 +151,12 @@ class _ExpertRecorder(Recorder):
             found_2E = torch.where((earlier_2E < 0) | (found_2E < 0), UNKNOWN, earlier_2E + found_2E)
         self._found[side, module] = found_2E
 
-    def _of_batch(self, side: int, mixture: Mixture) -> Tensor:
+    def _count_batch(self, side: int, mixture: Mixture) -> Tensor:
         """Counts [2, E] of the batch; zero for a layer that was not called."""
         import torch
 
-        found = self._found.get((side, mixture.module))
-        return torch.zeros(2, mixture.count, dtype=torch.int64) if found is None else found
+        counts = self._found.get((side, mixture.module))
+        return torch.zeros(2, mixture.count, dtype=torch.int64) if counts is None else counts
 
     def _rows(self, variant: int) -> Iterator[tuple[int, Mixture]]:
         for side in (REFERENCE, variant):

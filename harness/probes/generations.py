@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from harness.data.documents import RawDocument
     from harness.models.loaded import LoadedModel
     from harness.probes._embedding import Embedding
-    from harness.probes._writer import Writer
+    from harness.probes._writer import TextGenerator
     from harness.progress import Progress
     from harness.tables.access import Sink
 
@@ -88,7 +88,7 @@ class Generations(Probe):
         """Commit one unit per batch of prompts. Raises DataError for unusable prompts."""
         from harness.models.vocabulary import group_by_vocabulary
 
-        prompts = self._from_file() if self.prompts else self._beginnings(context.reference, context.texts)
+        prompts = self._read_file() if self.prompts else self._take_beginnings(context.reference, context.texts)
         batches = [prompts[at : at + self.batch_size] for at in range(0, len(prompts), self.batch_size)]
         for vocabulary, indices in group_by_vocabulary(context.reference, context.variants).items():
             models = [context.reference, *(context.variants[index] for index in indices)]
@@ -107,9 +107,9 @@ class Generations(Probe):
         logits."""
         if all(sink.done(_unit(number)) for sink in sinks for number in range(len(batches))):
             return
-        from harness.probes._writer import Writer
+        from harness.probes._writer import TextGenerator
 
-        writers = [Writer(loaded, self.new_tokens, vocabulary, self.bos, self.chat) for loaded in models]
+        writers = [TextGenerator(loaded, self.new_tokens, vocabulary, self.bos, self.chat) for loaded in models]
         for prompt in (prompt for batch in batches for prompt in batch):
             for writer in writers:
                 writer.ids(prompt.text)  # what does not fit is found before anything is written
@@ -126,7 +126,7 @@ class Generations(Probe):
                     sinks[index].commit(_unit(number), {"generations": rows})
         progress.step("generations", len(batches), len(batches))
 
-    def _from_file(self) -> list[Prompt]:
+    def _read_file(self) -> list[Prompt]:
         """Read the prompts file. Raises DataError for a file that cannot be read, or a prompt without text."""
         found = read_documents(str(self.prompts), self.max, self.prompt_field)
         prompts = [Prompt(-1, document.id, document.kind, document.text) for document in found]
@@ -134,7 +134,7 @@ class Generations(Probe):
             raise DataError(f"{self.prompts}: the prompt {empty[0]} has no text; remove it or write one")
         return prompts
 
-    def _beginnings(self, reference: LoadedModel, documents: Sequence[RawDocument]) -> list[Prompt]:
+    def _take_beginnings(self, reference: LoadedModel, documents: Sequence[RawDocument]) -> list[Prompt]:
         """The first tokens of each document in the reference's tokenization, as text; documents without text are
         skipped."""
         spoken = [(index, document) for index, document in enumerate(documents) if document.text.strip()][: self.max]
@@ -166,7 +166,7 @@ def _same_tokens(reference: LoadedModel, variant: LoadedModel) -> bool:
     return bool(reference.tokenizer.get_vocab() == variant.tokenizer.get_vocab())
 
 
-def _write_texts(writer: Writer, batch: Sequence[Prompt]) -> list[Written]:
+def _write_texts(writer: TextGenerator, batch: Sequence[Prompt]) -> list[Written]:
     return writer.write([writer.ids(prompt.text) for prompt in batch])
 
 

@@ -18,7 +18,7 @@ from harness.system.resources import folder as shipped_folder
 
 if TYPE_CHECKING:
     from harness.models.loaded import LoadedModel
-    from harness.probes._samples import Side
+    from harness.probes._samples import TaskResults
     from harness.probes._scorer import Scorer
     from harness.progress import Progress
     from harness.tables.access import Sink
@@ -72,9 +72,9 @@ class Items(Probe):
         self, models: Sequence[LoadedModel], vocabulary: int | None, sinks: Sequence[Sink], progress: Progress
     ) -> None:
         """Run all tasks on the reference first, then on variants that have the same number of valid logits."""
-        from harness.probes._scorer import Scorer, quiet
+        from harness.probes._scorer import Scorer, silence
 
-        with quiet():
+        with silence():
             scorers = [Scorer(loaded, self.batch_size, self.bos, vocabulary) for loaded in models]
         for scorer in scorers:
             scorer.share_context_of(scorers[0])
@@ -98,21 +98,21 @@ class Items(Probe):
             return
         what, sides = f"task {name}", len(waiting) + 1
         progress.step(what, 0, sides)
-        reference = self._side(task, manager, scorers[0])
+        reference = self._evaluate_side(task, manager, scorers[0])
         progress.step(what, 1, sides)
         for number, (scorer, sink) in enumerate(waiting, start=2):
-            rows = pair_rows(name, task.OUTPUT_TYPE, reference, self._side(task, manager, scorer))
+            rows = pair_rows(name, task.OUTPUT_TYPE, reference, self._evaluate_side(task, manager, scorer))
             sink.commit(_unit(name), {"items": rows})
             progress.step(what, number, sides)
 
-    def _side(self, task: Any, manager: Any, scorer: Scorer) -> Side:
+    def _evaluate_side(self, task: Any, manager: Any, scorer: Scorer) -> TaskResults:
         from harness.probes._samples import check_labels, read_side
         from harness.probes._scorer import evaluate
 
         name = task.config.task
         hint = f"check the task file or, if memory ran out, set batch_size lower than {self.batch_size}"
         what = f"task {name} could not be run on {scorer.name}"
-        with _as_data_error(what, hint), guard(f"task {name} on {scorer.name}"):
+        with _raise_data_errors(what, hint), guard(f"task {name} on {scorer.name}"):
             check_labels(task, self.limit)
             results = evaluate(scorer, task, manager, self.limit, self.fewshot)
         shots = results["n-shot"][name]
@@ -155,20 +155,20 @@ class _Library:
 
     def load(self, name: str, cache: Path) -> list[Any]:
         """The task objects of ``name`` (a group has several), in order. Raises DataError."""
-        from harness.probes._scorer import fresh_local_data, own_random_states, quiet
+        from harness.probes._scorer import isolate_random_states, reload_local_data, silence
 
         path = self._files.find(name)
         if not self._complete and self._leads_outside(name):
             self._add_standard_tasks()
         if name not in self.manager.task_index:
-            raise self._files.unknown(name, list(self.manager.task_index))
+            raise self._files.explain_unknown(name, list(self.manager.task_index))
         hint = "a data set of the hub must be in the local cache before a run without network: load it once"
         with (
-            _as_data_error(f"task {name} could not be loaded", hint),
+            _raise_data_errors(f"task {name} could not be loaded", hint),
             guard(f"loading task {name}"),
-            own_random_states(),
-            quiet(),
-            fresh_local_data(cache, path.parent if path else None),
+            isolate_random_states(),
+            silence(),
+            reload_local_data(cache, path.parent if path else None),
         ):
             loaded = self.manager.load([name])
         return list(loaded["tasks"].values())
@@ -186,9 +186,9 @@ class _Library:
         """Index lm-eval's own tasks too; this takes seconds, so only for a name that no folder declares."""
         from lm_eval.tasks import TaskManager
 
-        from harness.probes._scorer import quiet
+        from harness.probes._scorer import silence
 
-        with quiet():
+        with silence():
             self.manager = TaskManager(include_path=self._folders, include_defaults=True)
         self._complete = True
 
@@ -198,7 +198,7 @@ def _unit(task: str) -> str:
 
 
 @contextmanager
-def _as_data_error(what: str, hint: str) -> Iterator[None]:
+def _raise_data_errors(what: str, hint: str) -> Iterator[None]:
     """Name the task in any error: lm-eval and functions in task files may raise anything."""
     try:
         yield

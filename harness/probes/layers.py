@@ -66,7 +66,7 @@ class _LayerRecorder(Recorder):
         reference_NH = self._kept[module][len(errors)]
         errors.append(torch.stack(self._kernel(reference_NH, output_NH.to(reference_NH.device))))
 
-    def forwarded(self) -> None:
+    def release_inputs(self) -> None:
         self._kept.clear()
 
     def rows(self, variant: int) -> Mapping[str, pd.DataFrame]:
@@ -74,12 +74,12 @@ class _LayerRecorder(Recorder):
         import pandas as pd
         import torch
 
-        found, missing = self._errors[variant], self._unpaired[variant]
+        errors, missing = self._errors[variant], self._unpaired[variant]
         sites = [site for site in self._sites if site.module not in missing]
         if not sites:
             return {}
         shape = (5, len(self._batch.documents), self._batch.width)
-        calls = [torch.stack(found[site.same_as or site.module]).double().view(-1, *shape) for site in sites]
+        calls = [torch.stack(errors[site.same_as or site.module]).double().view(-1, *shape) for site in sites]
         pieces = []
         for number, (document, length) in enumerate(zip(self._batch.documents, self._batch.lengths, strict=True)):
             own = [call[:, :, number, :length] for call in calls]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from harness.data.aligned_windows import Reader, Reading, Stretch, Window, readings, windows
+from harness.data.aligned_windows import Reading, Stretch, TokenizedSide, Window, readings, windows
 from harness.probes import Context, Probe
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class Texts(Probe):
         if spec is None:
             return
         parts = [texts[at : at + UNIT_DOCUMENTS] for at in range(0, len(texts), UNIT_DOCUMENTS)]
-        scorers = [_Scorer(loaded, spec) for loaded in (context.reference, *context.variants)]
+        scorers = [_TextScorer(loaded, spec) for loaded in (context.reference, *context.variants)]
         for number, part in enumerate(parts):
             context.progress.step("texts", number, len(parts))
             unit = f"texts/{number}"
@@ -54,7 +54,7 @@ class Texts(Probe):
         context.progress.step("texts", len(parts), len(parts))
 
 
-class _Scorer:
+class _TextScorer:
     """One side: tokenizes texts and scores them."""
 
     def __init__(self, loaded: LoadedModel, spec: DocumentsSpec) -> None:
@@ -64,7 +64,7 @@ class _Scorer:
         opening = (bos,) if spec.bos and isinstance(bos, int) else ()
         positions = loaded.language_model.positions
         most = spec.context if positions is None else min(spec.context, positions)
-        self.reader = Reader(loaded.tokenizer, opening, most)
+        self.reader = TokenizedSide(loaded.tokenizer, opening, most)
 
     def readings(self, documents: Sequence[RawDocument]) -> list[Reading]:
         return list(readings([document.text for document in documents], self.reader.tokenizer))
@@ -86,7 +86,7 @@ _Row = tuple[list[Window], tuple[Reading, Reading], list[tuple[float, float]]]
 
 
 def _observe(
-    reference: _Scorer, variants: Sequence[_Scorer], documents: Sequence[RawDocument], whole: bool
+    reference: _TextScorer, variants: Sequence[_TextScorer], documents: Sequence[RawDocument], whole: bool
 ) -> list[list[_Row]]:
     """Rows of every document for every variant; the reference computes each window once for all of them."""
     read = reference.readings(documents)

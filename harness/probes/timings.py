@@ -57,7 +57,7 @@ class Timings(Probe):
         for loaded in models:
             self._check_room(loaded)
         ids = self._prompt(models)
-        calls = [_Call(loaded, ids, self.new_tokens, _keeps_logits(models)) for loaded in models]
+        calls = [_TimedCall(loaded, ids, self.new_tokens, _keeps_logits(models)) for loaded in models]
         with _pause_garbage_collection():
             for _ in range(self.warmup):
                 for call in calls:
@@ -67,7 +67,7 @@ class Timings(Probe):
             sink.commit(UNIT, {"timings": self._frame([*paired, *floor], variant.identity.simulated)})
 
     def _blocks(
-        self, reference: _Call, variants: Sequence[_Call], progress: Progress
+        self, reference: _TimedCall, variants: Sequence[_TimedCall], progress: Progress
     ) -> list[tuple[list[Row], list[Row]]]:
         """Rows of each variant, and those of the reference against itself, which all variants share."""
         paired: list[list[Row]] = [[] for _ in variants]
@@ -80,7 +80,7 @@ class Timings(Probe):
         progress.step("timings", self.repeats, self.repeats)
         return [(rows, floor) for rows in paired]
 
-    def _block(self, first: _Call, second: _Call, side: str, repeat: int) -> list[Row]:
+    def _block(self, first: _TimedCall, second: _TimedCall, side: str, repeat: int) -> list[Row]:
         """Rows of one block A B B A."""
         order = (("reference", first), (side, second), (side, second), ("reference", first))
         tokens = {"prefill": self.prompt_tokens, "first_token": 1, "decode": self.new_tokens}
@@ -125,7 +125,7 @@ class Timings(Probe):
         return frame[["phase", "repeat", "side", "order", "batch", "tokens", "seconds", "simulated"]]
 
 
-class _Call:
+class _TimedCall:
     """One prefill and a fixed number of generated tokens by one model; end-of-text does not stop it."""
 
     def __init__(self, loaded: LoadedModel, ids: Tensor, new_tokens: int, last_logits_alone: bool) -> None:
@@ -153,16 +153,16 @@ class _Call:
         token = output.logits[:, -1].argmax(dim=-1, keepdim=True)
         token.tolist()  # the user has the token only when the processor has it
         first = time.perf_counter()
-        found = {"prefill": read - start, "first_token": first - start}
+        seconds = {"prefill": read - start, "first_token": first - start}
         cache = getattr(output, "past_key_values", None)
         if cache is None:
-            return found
+            return seconds
         for _ in range(self._new_tokens):
             output = self._model(input_ids=token, past_key_values=cache, use_cache=True)
             cache, token = output.past_key_values, output.logits[:, -1].argmax(dim=-1, keepdim=True)
         token.tolist()
         wait()
-        return found | {"decode": time.perf_counter() - first}
+        return seconds | {"decode": time.perf_counter() - first}
 
 
 def _keeps_logits(models: Sequence[LoadedModel]) -> bool:

@@ -47,12 +47,12 @@ class Weights(Probe):
             if sink.done(UNIT):
                 continue
             if rows is None:
-                rows = self._side("reference", reference)
-            both = pd.concat([rows, self._side("variant", variant)], ignore_index=True)
-            sink.commit(UNIT, {"weights": _with_errors(both, reference, variant)})
+                rows = self._inspect_side("reference", reference)
+            both = pd.concat([rows, self._inspect_side("variant", variant)], ignore_index=True)
+            sink.commit(UNIT, {"weights": _add_errors(both, reference, variant)})
         context.progress.step("weights", total, total)
 
-    def _side(self, side: str, loaded: LoadedModel) -> pd.DataFrame:
+    def _inspect_side(self, side: str, loaded: LoadedModel) -> pd.DataFrame:
         import pandas as pd
 
         rows = [_module_row(side, module) for module in loaded.identity.modules]
@@ -92,15 +92,15 @@ class Weights(Probe):
         return _device_bytes(loaded) + added
 
 
-def _with_errors(rows: pd.DataFrame, reference: LoadedModel, variant: LoadedModel) -> pd.DataFrame:
+def _add_errors(rows: pd.DataFrame, reference: LoadedModel, variant: LoadedModel) -> pd.DataFrame:
     """The rows with the relative error of the weights of the variant's linear layers."""
-    from harness.modules.weight_errors import WeightError, weight_errors
+    from harness.modules.weight_errors import ModuleWeightError, weight_errors
 
     modules, found = variant.language_model.modules, {}
-    nothing = WeightError(None, 0.0, "the variant's engine gives no access to its weights")
+    nothing = ModuleWeightError(None, 0.0, "the variant's engine gives no access to its weights")
     if modules is not None:
         found = weight_errors(reference.model, modules, reference.model.dtype)
-        nothing = WeightError(None, 0.0, "the reference has no linear layer of this name")
+        nothing = ModuleWeightError(None, 0.0, "the reference has no linear layer of this name")
     linear = rows["role"].isin(["linear", "head"]) & (rows["side"] == "variant")
     errors = [found.get(name, nothing) if wanted else None for name, wanted in zip(rows["module"], linear, strict=True)]
     return rows.assign(

@@ -1,7 +1,9 @@
-"""Frozen, closed records: what is asked (plan) and what is found (result). They import nothing of the harness."""
+"""Frozen, closed records: what is asked (plan) and what is found (result). They import nothing of
+the harness but its errors."""
 
 from harness.records.base import Plugin, Record
 from harness.records.comparison import Comparison, Difference, Omission
+from harness.records.failure import FAILURE_FILE, Failure
 from harness.records.formats import FLOATS, NumberFormat
 from harness.records.metric import Metric, find_metric
 from harness.records.plan import (
@@ -38,6 +40,7 @@ from harness.records.result import (
 )
 
 __all__ = [
+    "FAILURE_FILE",
     "FLOATS",
     "SCHEMA_VERSION",
     "Artifact",
@@ -52,6 +55,7 @@ __all__ = [
     "Difference",
     "DocumentsSpec",
     "Environment",
+    "Failure",
     "HubData",
     "Identity",
     "Level",

@@ -67,7 +67,7 @@ class NumberFormat(Record):
 
     def __str__(self) -> str:
         """ "int4 in groups of 32", "asymmetric int8 per token, dynamic", "fp8_e4m3 per tensor, static (mse)"."""
-        text = f"{'asymmetric ' if self.symmetric is False else ''}{self.name}{self._sharing()}"
+        text = f"{'asymmetric ' if self.symmetric is False else ''}{self.name}{self._describe_sharing()}"
         if self.dynamic is not None:
             method = f" ({self.range_method})" if self.ranges else ""
             text += ", dynamic" if self.dynamic else f", static{method}"
@@ -75,7 +75,7 @@ class NumberFormat(Record):
             text += f"; columns with |x| >= {self.outliers:g} in full precision"
         return text
 
-    def _sharing(self) -> str:
+    def _describe_sharing(self) -> str:
         if self.granularity == "none":
             return " without scales" if self.scales == "none" else ""
         if self.granularity in ("group", "block"):

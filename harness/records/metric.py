@@ -8,8 +8,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from harness.errors import FailureClass
 from harness.records.base import Record
-from harness.records.patterns import covered, matches
+from harness.records.patterns import match_stars, matches
 
 Better = Literal["lower", "higher", "neither"]
 SpreadFamily = Literal["mean", "log", "relative", "paired", "share", "counted", "none", "unknown"]
@@ -40,6 +41,7 @@ class Metric(Record):
     ``one_in_v`` 1/V, ``guess`` the score of guessing among the choices of a task, ``guess_flips`` and
     ``guess_losses`` the answers that guessing changes or loses; empty: unknown.
     summary: the answer of the report's checklist that lists it; ``quality`` is shown at a glance as well.
+    concern: the class of failure of a rule on this metric that does not pass.
     """
 
     name: str
@@ -55,6 +57,7 @@ class Metric(Record):
     spread_size: Annotated[float, Field(ge=0)] = 0.0
     chance: ChanceLevel = ""
     summary: Summary = ""
+    concern: FailureClass = "quality"
 
 
 def find_metric(name: str, declared: Iterable[Metric]) -> Metric | None:
@@ -63,5 +66,5 @@ def find_metric(name: str, declared: Iterable[Metric]) -> Metric | None:
     if found is None or "*" not in found.name:
         return found
     pieces = found.title.split("*")
-    words = zip_longest(pieces, covered(found.name, name)[: len(pieces) - 1], fillvalue="")
+    words = zip_longest(pieces, match_stars(found.name, name)[: len(pieces) - 1], fillvalue="")
     return found.model_copy(update={"name": name, "title": "".join(map("".join, words))})

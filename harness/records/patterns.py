@@ -27,15 +27,15 @@ def matches(pattern: str, name: str) -> bool:
     return True
 
 
-def covered(pattern: str, name: str) -> list[str]:
+def match_stars(pattern: str, name: str) -> list[str]:
     """What each ``*`` of ``pattern`` stands for in a name that it covers; as little as possible, from the left."""
     first, *rest = pattern.split("*")
-    found, at = [], len(first)
+    parts, at = [], len(first)
     for number, piece in enumerate(rest, 1):
         end = name.find(piece, at) if number < len(rest) else len(name) - len(piece)
-        found.append(name[at:end])
+        parts.append(name[at:end])
         at = end + len(piece)
-    return found
+    return parts
 
 
 def could_match(pattern: str, declared: str) -> bool:
@@ -53,9 +53,9 @@ def could_match(pattern: str, declared: str) -> bool:
 
 def _skip_stars(positions: set[int], declared: str) -> set[int]:
     """Positions in ``declared`` that are reached when its stars may stand for nothing."""
-    found = set(positions)
+    reached = set(positions)
     for at in sorted(positions):
         while declared[at : at + 1] == "*":
             at += 1
-            found.add(at)
-    return found
+            reached.add(at)
+    return reached

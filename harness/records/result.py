@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from harness.errors import FailureClass
 from harness.records.base import Record
 from harness.records.comparison import Comparison
 from harness.records.formats import NumberFormat
@@ -76,7 +77,7 @@ class Measurement(Record):
         return None if self.change is None or self.infinite_neutral else abs(self.change - self.neutral)
 
     @model_validator(mode="after")
-    def _consistent(self) -> Measurement:
+    def _check_fields(self) -> Measurement:
         if self.non_finite is None and self.change is None and self.variant is None:
             raise ValueError(f"{self.name}: a finite measurement needs a change or a variant value")
         for low, value, high in (
@@ -147,9 +148,13 @@ class Verdict(Record):
     margin: float | None = None
     """Distance from the bound that decides to the limit, in units of the metric: positive is on the safe side."""
     because: str
+    reason: str = ""
+    """``because`` without what ``expected`` and ``found`` say; empty if it repeats neither."""
     level: Level
     where: str
     why: str = ""
+    failure: FailureClass | None = None
+    """What kind of thing keeps the rule from passing; None where it passes."""
 
 
 class ModuleFormat(Record):
@@ -305,6 +310,8 @@ class Run(Record):
     """Hash of everything the tables depend on; tables with another key are never used."""
     verdict: Literal["pass", "fail", "inconclusive", "error"]
     exit_code: Literal[0, 1, 2, 3]
+    failure: FailureClass | None = None
+    """The class of failure of the blocking rule that decided the verdict; None for a pass."""
     asked: dict[str, Any]
     reference: Identity
     variant: Identity
@@ -318,15 +325,22 @@ class Run(Record):
     stops: tuple[Stop, ...] = ()
     verdicts: tuple[Verdict, ...]
     notes: tuple[Note, ...] = ()
+    warnings: Annotated[int, Field(ge=0)] = 0
+    """How many of the notes are warnings: what a verdict must not be read without."""
     artifact: Artifact | None = None
     """What would be shipped, where a suite measured it."""
     comparison: Comparison | None = None
     """What users of both sides load beside weights, and how it differs."""
 
+    @property
+    def warning_notes(self) -> tuple[Note, ...]:
+        """The notes of level warn, in their order."""
+        return tuple(note for note in self.notes if note.level == "warn")
+
     def metric(self, name: str) -> Metric:
         """What is known of a metric; of one that nothing declares, only what its first measurement tells."""
-        found = find_metric(name, self.metrics)
-        if found is None:
+        metric = find_metric(name, self.metrics)
+        if metric is None:
             m = next((each for each in self.measurements if each.name == name), None)
-            found = Metric(name=name, unit=m.unit if m else "", better=m.better if m else "neither")
-        return found
+            metric = Metric(name=name, unit=m.unit if m else "", better=m.better if m else "neither")
+        return metric

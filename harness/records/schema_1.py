@@ -19,11 +19,12 @@ def upgrade(content: dict[str, Any]) -> dict[str, Any]:
     for record in _records(content, "measurements"):
         _measurement(record)
     for record in _records(content, "skipped"):
-        _skipped(record)
+        _upgrade_skipped(record)
     for side in ("reference", "variant"):
         if isinstance(content.get(side), dict):
             upgrade_identity(content[side])
-    return content | {"schema_version": 2}
+    warnings = sum(note.get("level") == "warn" for note in _list_records(content, "notes"))
+    return content | {"schema_version": 2, "warnings": warnings}
 
 
 def _measurement(record: dict[str, Any]) -> None:
@@ -33,7 +34,7 @@ def _measurement(record: dict[str, Any]) -> None:
         record["infinite_neutral"] = True
 
 
-def _skipped(record: dict[str, Any]) -> None:
+def _upgrade_skipped(record: dict[str, Any]) -> None:
     """Schema 1 named a measure that was skipped whole by its own name, schema 2 by what its metrics are called."""
     name = record.get("measure")
     if isinstance(name, str) and "." not in name:
@@ -42,8 +43,11 @@ def _skipped(record: dict[str, Any]) -> None:
 
 def _records(content: dict[str, Any], key: str) -> Iterator[dict[str, Any]]:
     """The records of a kind, of the run and of its slices, as far as they are records at all."""
-    slices = content.get("slices")
-    for part in (content, *(slices if isinstance(slices, list) else ())):
-        found = part.get(key) if isinstance(part, dict) else None
-        records = found if isinstance(found, list) else ()
-        yield from (record for record in records if isinstance(record, dict))
+    for part in (content, *_list_records(content, "slices")):
+        yield from _list_records(part, key)
+
+
+def _list_records(part: dict[str, Any], key: str) -> list[dict[str, Any]]:
+    """The records that a part holds under a key, as far as they are records at all."""
+    records = part.get(key)
+    return [record for record in records if isinstance(record, dict)] if isinstance(records, list) else []

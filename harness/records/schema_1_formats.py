@@ -61,8 +61,8 @@ def parse_name(name: str) -> dict[str, Any]:
     """Type, bits and element of a format by its name ("int4", "fp8_e4m3", "codebook4+sparse")."""
     for kind, pattern in _NAMES:
         if match := pattern.fullmatch(name):
-            found = match.groupdict()
-            bits, sparse = int(found["bits"] or found["gguf_bits"]), bool(found.get("sparse"))
+            fields = match.groupdict()
+            bits, sparse = int(fields["bits"] or fields["gguf_bits"]), bool(fields.get("sparse"))
             plain = name.removesuffix("+sparse") if sparse else name
             return {"type": kind, "bits": bits, "element": "" if plain == f"{kind}{bits}" else plain, "sparse": sparse}
     return {"type": "other", "element": name}

@@ -12,20 +12,20 @@ from harness.report.display import clean
 
 def outline(asked: dict[str, Any], most: int = 400) -> list[str]:
     """The plan as lines of YAML, keys sorted as in run.json; lines beyond ``most`` are only counted."""
-    lines = yaml.safe_dump(_short(asked), sort_keys=True, allow_unicode=True, width=100).splitlines()
+    lines = yaml.safe_dump(_shorten(asked), sort_keys=True, allow_unicode=True, width=100).splitlines()
     hidden = len(lines) - most
     return lines if hidden <= 0 else [*lines[:most], f"… {hidden} more lines in run.json"]
 
 
-def _short(value: Any, most: int = 200) -> Any:
+def _shorten(value: Any, most: int = 200) -> Any:
     """The plan with very long lists and texts cut, so that rendering it takes little time."""
     if isinstance(value, str):
         return clean(value)
     if isinstance(value, dict):
-        return {_short(key): _short(item) for key, item in islice(value.items(), most)}
+        return {_shorten(key): _shorten(item) for key, item in islice(value.items(), most)}
     if isinstance(value, list | tuple):
         cut = [f"… {len(value) - most} more in run.json"] if len(value) > most else []
-        return [_short(item) for item in value[:most]] + cut
+        return [_shorten(item) for item in value[:most]] + cut
     return value
 
 

@@ -33,10 +33,10 @@ def clean(text: str, most: int = 300) -> str:
     if len(text) > most:
         tail = most // 3
         text = f"{text[: most - tail]} … {text[-tail:]}"
-    return "".join(_visible(character) for character in text)
+    return "".join(_escape_invisible(character) for character in text)
 
 
-def _visible(character: str) -> str:
+def _escape_invisible(character: str) -> str:
     if character in "\n\t":
         return " "
     if unicodedata.category(character) not in _HIDDEN:
@@ -68,7 +68,7 @@ def number(value: float | None, digits: int = 4) -> str:
     return power if mantissa == "1" else f"{mantissa}×{power}"
 
 
-def signed(value: float | None, digits: int = 4) -> str:
+def format_signed(value: float | None, digits: int = 4) -> str:
     """Like ``number``, with a plus sign for positive values."""
     return f"+{number(value, digits)}" if value is not None and value > 0 else number(value, digits)
 
@@ -80,7 +80,7 @@ def percent(value: float | None, digits: int = 4) -> str:
 
 def points(value: float | None, digits: int = 3) -> str:
     """A difference of fractions in percentage points, with its sign."""
-    return "–" if value is None else f"{signed(_shift(value), digits)}{_THIN}pp"
+    return "–" if value is None else f"{format_signed(_shift(value), digits)}{_THIN}pp"
 
 
 def _shift(value: float) -> float:
@@ -111,8 +111,8 @@ def format_together(values: Sequence[float], digits: int = 4) -> list[str]:
 
 def shorten_together(texts: Sequence[str]) -> list[str]:
     """The texts with their long decimal numbers shortened jointly, so that different numbers still differ."""
-    found = [match for text in texts for match in _NUMBERS.findall(text)]
-    short = dict(zip(found, format_together([float(match) for match in found], 5), strict=True))
+    numbers = [match for text in texts for match in _NUMBERS.findall(text)]
+    short = dict(zip(numbers, format_together([float(match) for match in numbers], 5), strict=True))
 
     def shorten(match: re.Match[str]) -> str:
         return short[match[0]] if "." in match[0] else match[0]

@@ -85,14 +85,14 @@ def prepare_verdicts(run: Run) -> list[Judged]:
 
 
 def _prepare(title: str, verdict: Verdict, measurement: Measurement | None, settings: dict[str, Any]) -> Judged:
-    expected, found, because = display.shorten_together([verdict.expected, verdict.found, verdict.because])
+    texts = [verdict.expected, verdict.found, verdict.reason or verdict.because]
+    expected, found, because = display.shorten_together(texts)
     compared = None
     decided = verdict.status in {"pass", "fail", "inconclusive"}
     if decided and measurement is not None and measurement.non_finite is None:
         compared = _find_comparison(verdict.rule, measurement, settings)
-    rest = _rest(because, expected, found)
     above = (noise.multiple(measurement), noise.describe(measurement)) if measurement is not None else ("", "")
-    return Judged(title, verdict, expected, found, rest, compared, above)
+    return Judged(title, verdict, expected, found, because, compared, above)
 
 
 def _find_comparison(name: str, m: Measurement, settings: dict[str, Any]) -> _Compared | None:
@@ -102,7 +102,7 @@ def _find_comparison(name: str, m: Measurement, settings: dict[str, Any]) -> _Co
         rule = load(Rule, name).model_validate_json(json.dumps(given))
     except (HarnessError, ImportError, AttributeError, ValidationError):
         return None
-    facts = Facts.measured(m)
+    facts = Facts.from_measurement(m)
     bound = bound_of(rule, facts)
     if bound.misfit:
         return None
@@ -112,9 +112,3 @@ def _find_comparison(name: str, m: Measurement, settings: dict[str, Any]) -> _Co
     if equal is None or (facts.infinite_neutral and bound.number == "change"):
         return _Compared(number, bound, None)
     return _Compared(number, bound, (equal, "reference" if bound.number == "variant" else "no change"))
-
-
-def _rest(because: str, expected: str, found: str) -> str:
-    """The reason without the parts already shown as expected and found."""
-    parts = [part for part in because.split("; ") if part != f"expected: {expected}" and found not in part]
-    return "; ".join(parts) or because

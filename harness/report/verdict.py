@@ -18,20 +18,20 @@ def reason(run: Run) -> str:
     """The blocking rules that decided the verdict, with the number and the limit of each."""
     judged = rules.prepare_verdicts(run)
     blocking = [item for item in judged if item.verdict.level == "block"]
-    found = [item for item in blocking if item.verdict.status == run.verdict]
+    decisive = [item for item in blocking if item.verdict.status == run.verdict]
     if not blocking:
         return "No blocking rule was judged, so nothing shows that this variant may be released."
     if run.verdict == "pass":
         return _summarize_pass(judged, len(blocking))
-    if not found:
+    if not decisive:
         return "No blocking rule gives this verdict; see the rules and notes below."
-    count = _count_rules(len(found), len(blocking))
+    count, be = _count_rules(len(decisive), len(blocking)), "is" if len(decisive) == 1 else "are"
     lead = {
         "fail": f"{count} failed",
-        "inconclusive": f"Nothing failed, but {_lower_first(count)} {'is' if len(found) == 1 else 'are'} inconclusive",
+        "inconclusive": f"Nothing failed, but {_lower_first(count)} {be} inconclusive",
         "error": f"{count} could not be judged",
     }[run.verdict]
-    return f"{lead}: {_join_names([_name_with_numbers(item) for item in found])}."
+    return f"{lead}: {_join_names([_name_with_numbers(item) for item in decisive])}."
 
 
 def _summarize_pass(judged: Sequence[Judged], blocking: int) -> str:

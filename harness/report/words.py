@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from harness.errors import FailureClass
 from harness.records import Measurement, ModuleFormat, Run, Verdict
 from harness.records.metric import Summary
 from harness.report import display
@@ -29,6 +30,17 @@ STATUSES = {
 }
 
 _ORDER = ("fail", "error", "inconclusive", "skipped", "pass")
+
+
+def name_failure(failure: FailureClass) -> str:
+    """The class of failure, as it stands in run.json, for people and programs."""
+    return f"class of failure: {failure}"
+
+
+def count_warnings(run: Run) -> str:
+    """ "2 warnings", for a line beside the verdict."""
+    count = len(run.warning_notes)
+    return f"{count} warning{'s' * (count != 1)}"
 
 
 def metric(run: Run, name: str) -> str:
@@ -79,7 +91,7 @@ def describe_format(module: ModuleFormat) -> str:
 
 def points_of(value: float) -> str:
     """A difference of fractions in percentage points, without the unit: for axes that name it."""
-    return display.signed(value * 100, 3)
+    return display.format_signed(value * 100, 3)
 
 
 def bits_per_weight(modules: Sequence[ModuleFormat]) -> float | None:

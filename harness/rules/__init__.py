@@ -64,7 +64,7 @@ class Rule(Plugin):
 
     def judge(self, measurement: Measurement, identical: bool) -> Decision:
         """Judge one finite measurement. identical: both sides are the same bytes, so an exact tie may pass."""
-        return compare(measurement, self.bound(Facts.measured(measurement)), self.decide, identical)
+        return compare(measurement, self.bound(Facts.from_measurement(measurement)), self.decide, identical)
 
 
 def bound_of(rule: Rule, metric: Facts) -> Bound:

@@ -34,13 +34,13 @@ class Facts:
     infinite_neutral: bool = False
 
     @classmethod
-    def declared(cls, metric: Metric, numbers: frozenset[Number] = NUMBERS, reference: float | None = None) -> Facts:
+    def from_metric(cls, metric: Metric, numbers: frozenset[Number] = NUMBERS, reference: float | None = None) -> Facts:
         """The facts of a metric that is not measured yet."""
         m = metric
         return cls(m.name, m.unit, m.better, m.neutral, numbers, reference, m.infinite_neutral)
 
     @classmethod
-    def measured(cls, measurement: Measurement) -> Facts:
+    def from_measurement(cls, measurement: Measurement) -> Facts:
         """The facts of a metric that was measured."""
         m = measurement
         sides: dict[Number, bool] = {

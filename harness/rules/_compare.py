@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from harness.errors import FailureClass
 from harness.records import Measurement
 from harness.records.units import unit_of
 from harness.rules._bound import Bound
@@ -31,10 +32,19 @@ class Decision:
     because: str
     p_value: float | None = None
     """One-sided p-value of "beyond the limit" where an interval decided; None where nothing was sampled."""
+    failure: FailureClass | None = None
+    """What kind of thing keeps the rule from passing, where that is not the concern of the metric."""
+    reason: str = ""
+    """``because`` without the number and the limit, for a page that shows these; empty if it names neither."""
+
+    def withhold(self, why: str, status: Status = "inconclusive") -> Decision:
+        """The decision with a further reason. Without its p-value ``on_inconclusive: warn`` does not excuse it."""
+        reason = f"{self.reason}; {why}" if self.reason else ""
+        return replace(self, status=status, because=f"{self.because}; {why}", p_value=None, reason=reason)
 
 
 @dataclass(frozen=True)
-class _Limit:
+class _NamedLimit:
     """One limit of a bound. sign: 1 for an upper limit, −1 for a lower one; name: how verdicts call it."""
 
     value: float
@@ -59,11 +69,11 @@ def compare(measurement: Measurement, bound: Bound, basis: Basis, identical: boo
     return _combine(decisions)
 
 
-def _limits(bound: Bound) -> list[_Limit]:
+def _limits(bound: Bound) -> list[_NamedLimit]:
     both = bound.lower is not None and bound.upper is not None
     sides = ((bound.lower, -1.0, "lower "), (bound.upper, 1.0, "upper "))
     return [
-        _Limit(value, sign, f"the {side}limit {show(value)[0]}" if both else "the limit")
+        _NamedLimit(value, sign, f"the {side}limit {show(value)[0]}" if both else "the limit")
         for value, sign, side in sides
         if value is not None
     ]
@@ -79,7 +89,7 @@ def _combine(decisions: Sequence[Decision]) -> Decision:
     return replace(worst, p_value=1 - abs(p_values[0] - p_values[1]))
 
 
-def _compare(number: ComparedNumber, limit: _Limit, basis: Basis, expected: str) -> Decision:
+def _compare(number: ComparedNumber, limit: _NamedLimit, basis: Basis, expected: str) -> Decision:
     distance = limit.sign * (limit.value - number.value)
     if number.exact:
         status: Status = "pass" if limit.sign * number.value <= limit.sign * limit.value else "fail"
@@ -100,7 +110,7 @@ def _compare(number: ComparedNumber, limit: _Limit, basis: Basis, expected: str)
     return _compare_interval(number, limit, number.low, number.high, expected)
 
 
-def _compare_interval(number: ComparedNumber, limit: _Limit, low: float, high: float, expected: str) -> Decision:
+def _compare_interval(number: ComparedNumber, limit: _NamedLimit, low: float, high: float, expected: str) -> Decision:
     sign, at = limit.sign, limit.value
     near, far = (low, high) if sign > 0 else (high, low)
     p_value = p_value_of_interval(
@@ -119,7 +129,7 @@ def _compare_interval(number: ComparedNumber, limit: _Limit, low: float, high: f
 
 def _decision(
     number: ComparedNumber,
-    limit: _Limit,
+    limit: _NamedLimit,
     expected: str,
     status: Status,
     margin: float | None,
@@ -132,10 +142,11 @@ def _decision(
     if interval and not number.exact:
         found += f", {number.confidence * 100:g} % interval [{', '.join(interval)}]"
     because = f"{number.subject} is {found}; expected: {expected}; {reason}"
-    return Decision(status, expected, found, margin, because, p_value)
+    return Decision(status, expected, found, margin, because, p_value, reason=reason)
 
 
 def mistake(measurement: Measurement, expected: str, because: str) -> Decision:
     """An error: the rule does not fit the metric."""
     value = measurement.change if measurement.change is not None else measurement.variant
-    return Decision("error", expected, "nothing compared" if value is None else show(value)[0], None, because)
+    found = "nothing compared" if value is None else show(value)[0]
+    return Decision("error", expected, found, None, because, failure="usage")

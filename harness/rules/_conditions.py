@@ -61,26 +61,27 @@ def _require_documents(rule: Rule, measurement: Measurement, decision: Decision)
     least = rule.min_documents
     if least is None or measurement.clusters >= least or is_exact(measurement):
         return decision
-    return _withhold(decision, f"n = {measurement.clusters} documents, expected at least {least} (min_documents)")
+    return decision.withhold(f"n = {measurement.clusters} documents, expected at least {least} (min_documents)")
 
 
 def _refuse_implausible_gain(rule: Rule, measurement: Measurement, decision: Decision) -> Decision:
     limit = rule.implausible_gain
     if limit is None or decision.status == "fail":
         return decision
-    if why := explain_misfit(rule, Facts.measured(measurement)):
+    if why := explain_misfit(rule, Facts.from_measurement(measurement)):
         return mistake(measurement, decision.expected, why)
     gain = _least_gain(rule, measurement)
     if gain <= limit:
         return decision
     shown, most = show(gain, limit)
-    because = (
-        f"{decision.because}; the improvement over the reference is at least {shown}, and more than {most} is "
-        "implausible (implausible_gain): check that both sides are the intended model, data and prompt"
+    refused = decision.withhold(
+        f"the improvement over the reference is at least {shown}, and more than {most} is implausible "
+        "(implausible_gain): check that both sides are the intended model, data and prompt",
+        "error",
     )
     if noise := _explain_noise(rule, measurement):
-        return _withhold(replace(decision, because=because), noise)
-    return Decision("error", decision.expected, decision.found, None, because)
+        return refused.withhold(noise)
+    return replace(refused, margin=None)
 
 
 def _require_effect_above_noise(rule: Rule, measurement: Measurement, decision: Decision) -> Decision:
@@ -88,7 +89,7 @@ def _require_effect_above_noise(rule: Rule, measurement: Measurement, decision: 
     if rule.above_noise is None or floor is None:
         return decision
     if decision.status == "fail" and (noise := _explain_noise(rule, measurement)):
-        return _withhold(decision, noise)
+        return decision.withhold(noise)
     if decision.status == "pass" and floor.value > 0:
         room = _floor_as_margin(rule, measurement, floor)
         if decision.margin is None or decision.margin <= room:
@@ -96,7 +97,7 @@ def _require_effect_above_noise(rule: Rule, measurement: Measurement, decision: 
                 f"the limit is within one noise floor ({floor.value:.3g}, {floor.condition}), so noise may hide a "
                 "degradation beyond it"
             )
-            return _withhold(decision, near)
+            return decision.withhold(near)
     return decision
 
 
@@ -113,14 +114,8 @@ def _explain_noise(rule: Rule, measurement: Measurement) -> str:
 
 def _floor_as_margin(rule: Rule, measurement: Measurement, floor: NoiseFloor) -> float:
     """What one noise floor takes from the margin, in units of the number that the rule compares."""
-    is_ratio = bound_of(rule, Facts.measured(measurement)).number == "ratio"
+    is_ratio = bound_of(rule, Facts.from_measurement(measurement)).number == "ratio"
     return floor.value / measurement.reference if is_ratio and measurement.reference else floor.value
-
-
-def _withhold(decision: Decision, why: str) -> Decision:
-    """Inconclusive. Without its p-value it is no interval that merely crosses the limit: nothing excuses it."""
-    because = f"{decision.because}; {why}"
-    return replace(decision, status="inconclusive", because=because, p_value=None)
 
 
 def _least_gain(rule: Rule, measurement: Measurement) -> float:

@@ -14,7 +14,7 @@ OF = "variant: the variant's own value; change: variant − reference; reference
 _EXPECTED: dict[Of, str] = {"variant": "{}", "change": "a change of {}", "reference": "{} of the reference"}
 
 
-def expected_of(limit: str, of: Of) -> str:
+def describe_expected(limit: str, of: Of) -> str:
     """The limit ("at most 0.3") with what it is a limit of."""
     return _EXPECTED[of].format(limit)
 

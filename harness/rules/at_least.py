@@ -7,7 +7,7 @@ from pydantic import Field
 from harness.records.units import unit_of
 from harness.rules import Bound, Facts, Rule
 from harness.rules._digits import show
-from harness.rules._limits import OF, Of, expected_of, misfit_of, number_for
+from harness.rules._limits import OF, Of, describe_expected, misfit_of, number_for
 
 
 class AtLeast(Rule):
@@ -17,14 +17,14 @@ class AtLeast(Rule):
     limit of 0.95 then requires 95 % of the reference's value.
     """
 
-    limit: float = Field(description="lower limit, itself not allowed")
+    limit: float = Field(description="lower limit, exclusive (a counted number may equal it)")
     of: Of = Field(default="variant", description=OF)
 
     def bound(self, metric: Facts) -> Bound:
         """The lower limit on a metric that is better if higher, or has no direction. Another one is a misfit."""
         number = number_for(metric, self.of)
         misfit = self._misfit(metric) or misfit_of(metric, number)
-        expected = expected_of(f"at least {show(self.limit)[0]}", self.of)
+        expected = describe_expected(f"at least {show(self.limit)[0]}", self.of)
         return Bound(expected, number, lower=self.limit, misfit=misfit)
 
     def _misfit(self, metric: Facts) -> str:

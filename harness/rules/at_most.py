@@ -7,7 +7,7 @@ from pydantic import Field
 from harness.records.units import unit_of
 from harness.rules import Bound, Facts, Rule
 from harness.rules._digits import show
-from harness.rules._limits import OF, Of, expected_of, misfit_of, number_for
+from harness.rules._limits import OF, Of, describe_expected, misfit_of, number_for
 
 
 class AtMost(Rule):
@@ -17,14 +17,14 @@ class AtMost(Rule):
     limit of 0.3 then allows 30 % of the reference's value, and 1.05 allows five percent more than it.
     """
 
-    limit: float = Field(description="upper limit, itself not allowed")
+    limit: float = Field(description="upper limit, exclusive (a counted number may equal it)")
     of: Of = Field(default="variant", description=OF)
 
     def bound(self, metric: Facts) -> Bound:
         """The upper limit on a metric that is better if lower, or has no direction. Another one is a misfit."""
         number = number_for(metric, self.of)
         misfit = self._misfit(metric) or misfit_of(metric, number)
-        expected = expected_of(f"at most {show(self.limit)[0]}", self.of)
+        expected = describe_expected(f"at most {show(self.limit)[0]}", self.of)
         return Bound(expected, number, upper=self.limit, misfit=misfit)
 
     def _misfit(self, metric: Facts) -> str:

@@ -13,7 +13,10 @@ from harness.rules._limits import misfit_of
 class NotWorse(Rule):
     """The variant is worse than the reference by less than a margin (non-inferiority, paired)."""
 
-    margin: float = Field(gt=0, description="largest degradation, itself not allowed, in units of the metric's change")
+    margin: float = Field(
+        gt=0,
+        description="largest degradation, exclusive (a counted number may equal it), in units of the change",
+    )
 
     def bound(self, metric: Facts) -> Bound:
         """The limit on the paired change of a metric with a direction. Improvement of any size passes."""

@@ -11,7 +11,7 @@ from harness.artifacts.saving import discard_artifact, save_folder
 from harness.backends import Backend
 from harness.data.encoding import EncodedDocument
 from harness.errors import HarnessError, WriteError
-from harness.models.adapters import copy_adapter, without_adapter
+from harness.models.adapters import copy_adapter, detach_adapter
 from harness.models.loaded import LoadedModel
 from harness.models.transformers_output import silence_transformers
 from harness.planning.specs import Plan, SuiteSpec
@@ -115,7 +115,7 @@ def _writer(plan: Plan, variant: LoadedModel) -> Callable[[Path], None]:
 
     def write(folder: Path) -> None:
         beside = plan.variant.adapter if _has_adapter_beside(plan) else None
-        with silence_transformers(), without_adapter(variant.model) if beside else nullcontext():
+        with silence_transformers(), detach_adapter(variant.model) if beside else nullcontext():
             if own is None:
                 variant.model.save_pretrained(folder)
             else:
@@ -145,12 +145,12 @@ def _notes(variant: LoadedModel, table: pd.DataFrame) -> Iterator[Note]:
     refused = " ".join(table.loc[table["part"] == "refused", "text"])
     for text in table.loc[table["part"].isin(["refused", "live_refused"]), "text"]:
         yield Note(topic=FOLDER, text=f"{variant.name}: {text}", level="warn")
-    if (changed := _differing(table, "live")) is not None:
-        text = f"saving changed the model in memory ({changed}); everything else was measured before"
+    if (changed := _describe_difference(table, "live")) is not None:
+        text = f"saving changed the model in memory ({changed}); all other numbers were measured before"
         yield Note(topic=FOLDER, text=f"{variant.name}: {text}", level="warn")
     causes = "; ".join(_explain_unsaved(variant))
-    if (differs := _differing(table, "reloaded")) is not None:
-        unknown = "no step is known to be lost when saving, so something was rounded once more, or lost"
+    if (differs := _describe_difference(table, "reloaded")) is not None:
+        unknown = "no step is known to be lost when saving, so values were rounded once more, or lost"
         text = f"the artifact differs from the model in memory ({differs}): {causes or unknown}"
         yield Note(topic=FOLDER, text=f"{variant.name}: {text}", level="warn")
     elif refused and causes:
@@ -158,7 +158,7 @@ def _notes(variant: LoadedModel, table: pd.DataFrame) -> Iterator[Note]:
     yield from _size_notes(variant, table)
 
 
-def _differing(table: pd.DataFrame, part: str) -> str | None:
+def _describe_difference(table: pd.DataFrame, part: str) -> str | None:
     """Difference of the tokens and modules of a part from the model in memory, in words; None if they are the same."""
     tokens, modules = table[table["part"] == part], table[table["part"] == f"{part}_module"]
     other = modules[~(modules["error"] <= modules["allowed"])]

@@ -15,7 +15,7 @@ from harness.data.contamination import DocumentIndex
 from harness.data.documents import read_documents
 from harness.data.encoding import EncodedDocument, encode
 from harness.errors import DataError
-from harness.lockstep.hooks import ActiveSide, attached
+from harness.lockstep.hooks import ActiveSide, attach_taps
 from harness.lockstep.survey import candidates
 from harness.modules.experts import count_expert_tokens
 from harness.records import CalibrationSpec, DocumentsSpec, HubData, Note
@@ -67,7 +67,7 @@ def input_ranges(loaded: LoadedModel, documents: list[Tensor]) -> dict[str, tupl
     model, stage = loaded.model, ActiveSide()
     names = [name for name, kind in candidates(model).items() if kind in ("linear", "experts")]
     taps = {name: [partial(record, name)] for name in names}
-    with torch.no_grad(), attached(model, 0, stage, taps, {}), stage.activate(0):
+    with torch.no_grad(), attach_taps(model, 0, stage, taps, {}), stage.activate(0):
         for ids in documents:
             model(input_ids=ids[None].to(model.device), use_cache=False)
     return {name: (-low, high) for name, (low, high) in ((name, end.tolist()) for name, end in ends.items())}

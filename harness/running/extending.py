@@ -24,13 +24,13 @@ from harness.planning.specs import GateSpec, Plan, SuiteSpec
 from harness.records import Measurement, NoiseFloor, Skipped, Stop, Verdict
 from harness.records.patterns import could_match
 from harness.running.measuring import measure_parts, run_measure
-from harness.running.noise_floor import Key, Perturbed, floors, with_floors
+from harness.running.noise_floor import Key, Perturbed, add_floors, floors
 from harness.running.pairs import Pair
 from harness.statistics import planned_looks
 
 
 @dataclass(frozen=True)
-class _Sample:
+class _RunSoFar:
     """Measurements and a name, as much of an earlier run as planning needs."""
 
     name: str
@@ -51,7 +51,7 @@ class Extending:
         tokens = {document.index: document.tokens for document in documents if document.tokens > 0}
         least = suite.documents.min if suite.documents and suite.documents.min else len(tokens)
         self._sizes = planned_looks(min(least, len(tokens)), len(tokens))
-        self._watches = [_Watch(pair, _own(pair, suite), self._sizes, tokens, perturbed) for pair in pairs]
+        self._watches = [_StoppingRules(pair, _find_own(pair, suite), self._sizes, tokens, perturbed) for pair in pairs]
 
     @property
     def sizes(self) -> Sequence[int]:
@@ -62,7 +62,7 @@ class Extending:
         """Whether a rule of the variant is undecided at this look. If no rule extends the sample, all documents are
         used."""
         watch = self._watches[variant]
-        return not watch.gates or bool(watch.undecided(look))
+        return not watch.gates or bool(watch.list_undecided(look))
 
     def conclude(self) -> None:
         """Record for every pair the look at which it stopped, once the pass has ended."""
@@ -74,7 +74,7 @@ class Extending:
 
 
 @dataclass
-class _Watch:
+class _StoppingRules:
     """The rules of one variant that extend the sample of a suite."""
 
     pair: Pair
@@ -95,23 +95,23 @@ class _Watch:
         named = [gate.sequential for gate in self.pair.observed.plan.gates if gate.sequential]
         return Look(self.sizes, number, self.tokens, named[0] if named else DEFAULT)
 
-    def undecided(self, number: int) -> list[Verdict]:
+    def list_undecided(self, number: int) -> list[Verdict]:
         """The verdicts at a look that are not decisions: an error may be a slice without documents yet."""
         if number not in self.known:
-            found = self._measure_at(self.look(number))
-            measurements = [entry for entry in found if isinstance(entry, Measurement)]
-            skipped = [entry for entry in found if isinstance(entry, Skipped)]
+            results = self._measure_at(self.look(number))
+            measurements = [entry for entry in results if isinstance(entry, Measurement)]
+            skipped = [entry for entry in results if isinstance(entry, Skipped)]
             observed = self.pair.observed
             identical = observed.reference.same_as(observed.variant)
             parts = measure_parts(self.pair, self.suite, self.gates, self.look(number), self.noise)
-            verdicts = judge(self.gates, measurements, skipped, identical, parts, self._elsewhere())
+            verdicts = judge(self.gates, measurements, skipped, identical, parts, self._count_elsewhere())
             self.known[number] = [verdict for verdict in verdicts if verdict.status not in ("pass", "fail")]
         return self.known[number]
 
     def stop(self, number: int) -> Stop:
         """The record of stopping at this look."""
         rules = [spec.rule for gate in self.gates for spec in gate.rules]
-        undecided = self.undecided(number) if self.gates else []
+        undecided = self.list_undecided(number) if self.gates else []
         return Stop(
             suite=self.suite.name,
             looks=self.sizes,
@@ -123,7 +123,7 @@ class _Watch:
 
     def _measure_at(self, look: Look) -> list[Measurement | Skipped]:
         by_measure = [run_measure(self.pair, self.suite, measure, [], look) for measure in self._measures()]
-        return with_floors([entry for found in by_measure for entry in found], self.noise)
+        return add_floors([entry for found in by_measure for entry in found], self.noise)
 
     def _measures(self) -> list[Measure]:
         patterns = [spec.rule.metric for gate in self.gates for spec in gate.rules]
@@ -133,7 +133,7 @@ class _Watch:
             if any(could_match(pattern, name) for pattern in patterns for name in measure.metrics_by_document())
         ]
 
-    def _elsewhere(self) -> int:
+    def _count_elsewhere(self) -> int:
         """Number of blocking comparisons on metrics of other suites, which count for the Holm correction."""
         plan: Plan = self.pair.observed.plan
         here = {name for measure in self.suite.measures for name in measure.metrics_by_document()}
@@ -150,16 +150,16 @@ class _Watch:
         """The fixed sample size at which every extending rule would have enough power, by the variances of the
         documents so far."""
         metrics: list[Measured] = []
-        found: list[Measurement | Skipped] = []
+        results: list[Measurement | Skipped] = []
         for measure in self._measures():
             metrics += [Measured(metric, self.suite.name, None) for metric in measure.produces()]
-            found += run_measure(self.pair, self.suite, measure, [], look, ordinary=True)
-        sample = _Sample("itself", [entry for entry in found if isinstance(entry, Measurement)])
+            results += run_measure(self.pair, self.suite, measure, [], look, ordinary=True)
+        sample = _RunSoFar("itself", [entry for entry in results if isinstance(entry, Measurement)])
         planned = [need for need in needs(self.gates, metrics, sample) if need.outlook != "free"]
         needed = [need.needed for need in planned]
         return None if not needed or None in needed else max(count for count in needed if count is not None)
 
 
-def _own(pair: Pair, suite: SuiteSpec) -> SuiteSpec:
+def _find_own(pair: Pair, suite: SuiteSpec) -> SuiteSpec:
     """The suite as in the pair's plan: measures may have different settings for each variant."""
     return next(each for each in pair.observed.plan.suites if each.name == suite.name)

@@ -10,7 +10,7 @@ from harness.planning.looks import Look
 from harness.planning.slices import measure_slices, slice_patterns
 from harness.planning.specs import GateSpec, SuiteSpec
 from harness.records import Measurement, NoiseFloor, Skipped, Slice
-from harness.running.noise_floor import Key, Perturbed, floors, with_floors
+from harness.running.noise_floor import Key, Perturbed, add_floors, floors
 from harness.running.pairs import Pair
 from harness.running.stopwatch import measure_time
 from harness.system.foreign import guard
@@ -28,11 +28,11 @@ def measure(pair: Pair, suites: Sequence[SuiteSpec], perturbed: Mapping[str, Per
             noise = floors(otherwise, measures) if otherwise else {}
             for measure in measures:
                 raw = run_measure(pair, suite, measure, pair.observed.failures, pair.looks.get(suite.name))
-                found: Sequence[Measurement | Skipped] = with_floors(raw, noise)
+                results: Sequence[Measurement | Skipped] = add_floors(raw, noise)
                 if len(suites) > 1:
-                    found = [_of_suite(suite, m) for m in found]
-                pair.observed.measurements += [m for m in found if isinstance(m, Measurement)]
-                pair.observed.skipped += [m for m in found if isinstance(m, Skipped)]
+                    results = [_label_suite(suite, m) for m in results]
+                pair.observed.measurements += [m for m in results if isinstance(m, Measurement)]
+                pair.observed.skipped += [m for m in results if isinstance(m, Skipped)]
             slices = measure_parts(pair, suite, pair.observed.plan.gates, pair.looks.get(suite.name), noise)
             if len(suites) > 1:
                 slices = [_relabel(suite, part) for part in slices]
@@ -42,21 +42,21 @@ def measure(pair: Pair, suites: Sequence[SuiteSpec], perturbed: Mapping[str, Per
 M = TypeVar("M", Measurement, Skipped, Measurement | Skipped)
 
 
-def _of_suite(suite: SuiteSpec, found: M) -> M:
+def _label_suite(suite: SuiteSpec, found: M) -> M:
     return found.model_copy(update={"labels": found.labels | {"suite": suite.name}})
 
 
 def _relabel(suite: SuiteSpec, part: Slice) -> Slice:
-    measurements = tuple(_of_suite(suite, m) for m in part.measurements)
+    measurements = tuple(_label_suite(suite, m) for m in part.measurements)
     return part.model_copy(
-        update={"measurements": measurements, "skipped": tuple(_of_suite(suite, s) for s in part.skipped)}
+        update={"measurements": measurements, "skipped": tuple(_label_suite(suite, s) for s in part.skipped)}
     )
 
 
 def read_apart(suite: SuiteSpec) -> tuple[str, ...]:
     """The measures that replace token-based ones if the sides have different token ids."""
-    found = [measure.get_substitute() for measure in suite.measures if _compares_tokens(suite, measure)]
-    return tuple(dict.fromkeys(instead.table for instead in found if instead is not None))
+    substitutes = [measure.get_substitute() for measure in suite.measures if _compares_tokens(suite, measure)]
+    return tuple(dict.fromkeys(instead.table for instead in substitutes if instead is not None))
 
 
 def _compares_tokens(suite: SuiteSpec, measure: Measure) -> bool:
@@ -66,8 +66,8 @@ def _compares_tokens(suite: SuiteSpec, measure: Measure) -> bool:
 def _add_floors(part: Slice, noise: Mapping[Key, NoiseFloor]) -> Slice:
     """A measurement of a slice with the noise floor of the whole suite, which was measured on about as few
     documents."""
-    found = with_floors(part.measurements, noise)
-    return part.model_copy(update={"measurements": tuple(m for m in found if isinstance(m, Measurement))})
+    results = add_floors(part.measurements, noise)
+    return part.model_copy(update={"measurements": tuple(m for m in results if isinstance(m, Measurement))})
 
 
 def measure_parts(
@@ -106,18 +106,18 @@ def run_measure(
     reason = pair.token_mismatches.get(suite.name, "") if _compares_tokens(suite, measure) else ""
     instead = measure.get_substitute() if reason else measure
     if instead is None:
-        return _all_skipped(measure, reason)
+        return _skip_all(measure, reason)
     if instead.table in pair.unsupported:
-        return _all_skipped(measure, pair.unsupported[instead.table])
+        return _skip_all(measure, pair.unsupported[instead.table])
     served = {metric.name for metric in instead.produces()}
-    lost = [entry for entry in _all_skipped(measure, reason) if entry.measure not in served]
+    lost = [entry for entry in _skip_all(measure, reason) if entry.measure not in served]
     table = pair.store.read(suite.name, instead.table, instead.columns)
     if look is not None and table is not None and instead.by_document:
         table = look.rows(table)
     if table is None or table.empty:
         return [
             *lost,
-            *_all_skipped(instead, f"the probe {instead.table} left no rows{_explain_unpaired(pair, suite)}"),
+            *_skip_all(instead, f"the probe {instead.table} left no rows{_explain_unpaired(pair, suite)}"),
         ]
     own = any(probe.reads == "nothing" and probe.kind == instead.table for probe in suite.probes)
     try:
@@ -127,17 +127,17 @@ def run_measure(
     except Exception as error:  # noqa: BLE001 - a plugin may raise anything; it must cost the verdict, not the run
         reason = f"measure {measure.kind} failed: {type(error).__name__}: {error}"
         failures.append(reason)
-        return _all_skipped(measure, reason)
+        return _skip_all(measure, reason)
 
 
 def _explain_unpaired(pair: Pair, suite: SuiteSpec) -> str:
     """Which modules could not be compared, as a reason for missing metrics; empty if all could."""
-    found = pair.store.read(suite.name, "unpaired")
-    if found is None or found.empty:
+    unpaired = pair.store.read(suite.name, "unpaired")
+    if unpaired is None or unpaired.empty:
         return ""
-    first = found.iloc[0]
-    return f" ({len(found)} modules could not be compared, {first['module']} first: {first['reason']})"
+    first = unpaired.iloc[0]
+    return f" ({len(unpaired)} modules could not be compared, {first['module']} first: {first['reason']})"
 
 
-def _all_skipped(measure: Measure, reason: str) -> list[Skipped]:
+def _skip_all(measure: Measure, reason: str) -> list[Skipped]:
     return [Skipped(measure=metric.name, reason=reason) for metric in measure.produces()]

@@ -106,22 +106,22 @@ def floors(perturbed: Perturbed, measures: Sequence[Measure]) -> dict[Key, Noise
 
     A metric without a finite change under some condition has no floor, nor has one whose neutral value is infinite.
     """
-    found: dict[Key, list[tuple[float, str]]] = {}
+    changes: dict[Key, list[tuple[float, str]]] = {}
     for condition, tables in perturbed.tables.items():
         entries = [entry for measure in measures for entry in _measure(measure, tables)]
         names = Counter(entry.name for entry in entries)
         for entry in entries:
             if entry.effect is not None:
-                found.setdefault(_key(entry, names), []).append((entry.effect, condition))
+                changes.setdefault(_key(entry, names), []).append((entry.effect, condition))
     return {
         key: NoiseFloor(value=value, condition=condition, documents=perturbed.documents)
-        for key, values in found.items()
+        for key, values in changes.items()
         if len(values) == len(perturbed.tables)
         for value, condition in [max(values, key=lambda each: each[0])]
     }
 
 
-def with_floors(found: Sequence[Measurement | Skipped], known: Mapping[Key, NoiseFloor]) -> list[Measurement | Skipped]:
+def add_floors(found: Sequence[Measurement | Skipped], known: Mapping[Key, NoiseFloor]) -> list[Measurement | Skipped]:
     """Measurements with their floors, if known; a floor that a measure determined itself is kept."""
     names = Counter(entry.name for entry in found if isinstance(entry, Measurement))
 
@@ -141,10 +141,10 @@ def _measure(measure: Measure, tables: MemoryTables) -> list[Measurement]:
         return []
     try:
         with guard(f"the measure {measure.kind}"):
-            found = measure.measure(table)
+            results = measure.measure(table)
     except Exception:  # noqa: BLE001 - whatever a plugin raises here, it raises or says about the variant too
         return []
-    return [entry for entry in found if isinstance(entry, Measurement)]
+    return [entry for entry in results if isinstance(entry, Measurement)]
 
 
 def _key(entry: Measurement, names: Counter[str]) -> Key:

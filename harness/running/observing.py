@@ -58,7 +58,7 @@ def _observe_suite(
     seconds: dict[str, float] = {}
     same_tokens = [pair for pair in pairs if suite.name not in pair.token_mismatches]
     _run_shared_pass(suite, documents, reference, same_tokens, progress, perturbed, seconds)
-    alone = [(probe, _observable(suite, probe, pairs)) for probe in suite.probes if probe.runs == "alone"]
+    alone = [(probe, _select_observable(suite, probe, pairs)) for probe in suite.probes if probe.runs == "alone"]
     if others := [pair for pair in pairs if suite.name in pair.token_mismatches]:
         alone += [(load(Probe, kind)(), others) for kind in read_apart(suite)]
     texts = suite_texts(suite) if any(probe.reads == "texts" for probe, _ in alone) else ()
@@ -104,7 +104,7 @@ def _run_shared_pass(
         pair.observed.notes += [note for note in (*report.notes, *own) if note not in pair.observed.notes]
 
 
-def _observable(suite: SuiteSpec, probe: Probe, pairs: Sequence[Pair]) -> list[Pair]:
+def _select_observable(suite: SuiteSpec, probe: Probe, pairs: Sequence[Pair]) -> list[Pair]:
     """The pairs whose variants support what a probe needs and, if it compares tokens, have the same token ids."""
     return [
         pair

@@ -34,7 +34,7 @@ Calibrations = dict[str, CalibrationDocuments]
 """Calibration documents that were already read, by their specification."""
 OTHER_IDS = "the documents have other token ids under the variant's tokenizer"
 ALTERNATIVES = (
-    "tokens cannot be compared; bits per byte, tasks, generated texts and latency can be: take a suite and a gate made "
+    "tokens cannot be compared; bits per byte, tasks, generated texts and latency can be: use a suite and a gate made "
     "of those, such as suite student and gate student"
 )
 """What can still be compared if tokenizers or vocabularies differ."""
@@ -233,11 +233,11 @@ def data_key(
         "environment": environment.model_dump(mode="json"),
     }
     if any(suite.documents and suite.documents.min for suite in plan.suites):
-        content["stopping"] = _stopping(plan)
+        content["stopping"] = _list_stopping_rules(plan)
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def _stopping(plan: Plan) -> list[object]:
+def _list_stopping_rules(plan: Plan) -> list[object]:
     """The part of the gates that decides how many documents are measured. Excludes the rules' reasons and file
     positions."""
     rules = [

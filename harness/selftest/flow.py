@@ -48,12 +48,12 @@ def selftest(model: str, gate: str, suite: str, only: Sequence[str], out: Path, 
     """
     measured, required = _read(suite, gate, Path.cwd())
     prepare_threads()
-    chosen = _chosen(only)
+    chosen = _choose(only)
     # Not named after the gate: another gate on the same suite finds everything measured already.
     folder = out / "selftest"
     terminal.stage(f"selftest of the gate {required.name} on {model}: {len(chosen)} variations, suite {measured.name}")
     with tempfile.TemporaryDirectory(prefix="harness-selftest-") as scratch:
-        outcomes = _Trial(model, measured, required, folder, terminal).run(chosen, Path(scratch))
+        outcomes = _GateTrial(model, measured, required, folder, terminal).run(chosen, Path(scratch))
     print_tables(outcomes, required, terminal)
     code = exit_code(outcomes)
     content = {"model": model, "gate": required.name, "suite": measured.name, "exit_code": code}
@@ -62,7 +62,7 @@ def selftest(model: str, gate: str, suite: str, only: Sequence[str], out: Path, 
     return code
 
 
-class _Trial:
+class _GateTrial:
     """One gate on one model."""
 
     def __init__(self, model: str, suite: SuiteSpec, gate: GateSpec, folder: Path, terminal: Terminal) -> None:
@@ -109,12 +109,12 @@ class _Trial:
         from harness.run import run_group
 
         found: dict[str, Observed | HarnessError] = {}
-        for some in _parts(list(plans), self._at_once()):
+        for some in _parts(list(plans), self._count_at_once()):
             folders = [self.folder / name for name in some]
             found |= zip(some, run_group([plans[name] for name in some], folders, self.terminal), strict=True)
         return found
 
-    def _at_once(self) -> int:
+    def _count_at_once(self) -> int:
         """How many variants share a pass: as many as there is room for, going by the files of the reference."""
         from harness.models.sources import resolve
 
@@ -167,7 +167,7 @@ def _read(suite: str, gate: str, base: Path) -> tuple[SuiteSpec, GateSpec]:
     if problems:
         raise PlanError(problems)
     measured, required = read_suite(suite, base, problems), read_gate(gate, base, problems)
-    measured, required = measured and _without_artifact(measured), required and _without_artifact_rules(required)
+    measured, required = measured and _drop_artifact_probes(measured), required and _drop_artifact_rules(required)
     if measured and required:
         check_metrics(required, measured.metrics, measured.complete)
     if problems or measured is None or required is None:
@@ -175,20 +175,20 @@ def _read(suite: str, gate: str, base: Path) -> tuple[SuiteSpec, GateSpec]:
     return measured.spec(), required.spec()
 
 
-def _without_artifact(suite: Suite) -> Suite:
+def _drop_artifact_probes(suite: Suite) -> Suite:
     """The suite without probes of the artifact: variations are changed in memory and never written."""
     kinds = {probe.kind for probe in suite.probes if probe.runs == "artifact"}
     measures = {index: measure for index, measure in suite.measures.items() if measure.table not in kinds}
     return replace(suite, measures=measures, probes=tuple(p for p in suite.probes if p.kind not in kinds))
 
 
-def _without_artifact_rules(gate: Gate) -> Gate:
+def _drop_artifact_rules(gate: Gate) -> Gate:
     """The gate without its rules on saved files, if it has others."""
     others = {index: rule for index, rule in gate.rules.items() if not rule.metric.startswith(ARTIFACT_METRICS)}
     return replace(gate, rules=others or gate.rules)
 
 
-def _chosen(only: Sequence[str]) -> list[Variation]:
+def _choose(only: Sequence[str]) -> list[Variation]:
     """The variations to try: all, or those named with the good variants that they are made of."""
     known = library()
     if unknown := sorted(set(only) - known.keys()):

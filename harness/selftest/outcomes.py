@@ -62,15 +62,15 @@ class RuleScore:
 def assess(variation: Variation, verdicts: Sequence[Verdict], control: Sequence[Verdict]) -> Outcome:
     """Assess a measured variation. control: the verdicts on the good variant it is derived from."""
     if variation.kind != "mutant":
-        by = _not_passed(verdicts)
+        by = _list_not_passed(verdicts)
         stopped = [each for each in by if each.level == "block"]
         return _outcome(variation, "stopped" if stopped else "passed", by, stopped)
     # A rule that also stops the good variant is no evidence against the mutant.
-    known = {(each.where, each.metric, each.status) for each in _not_passed(control)}
-    by = tuple(each for each in _not_passed(verdicts) if (each.where, each.metric, each.status) not in known)
+    known = {(each.where, each.metric, each.status) for each in _list_not_passed(control)}
+    by = tuple(each for each in _list_not_passed(verdicts) if (each.where, each.metric, each.status) not in known)
     blocking = [each for each in by if each.level == "block"]
     killing = [each for each in blocking if each.status in KILLING]
-    if not blocking and any(each.level == "block" for each in _not_passed(verdicts)):
+    if not blocking and any(each.level == "block" for each in _list_not_passed(verdicts)):
         return record_omission(variation, f"the gate stops {variation.control or 'the reference'} by the same rules")
     result: Result = "killed" if killing else "undecided" if blocking else "survived"
     return _outcome(variation, result, by, killing or blocking)
@@ -123,7 +123,7 @@ def _score(where: str, rule: str, level: str, mutants: Sequence[Outcome]) -> Rul
     return RuleScore(rule, where, level, killed, alone, undecided)
 
 
-def _not_passed(verdicts: Sequence[Verdict]) -> tuple[RuleFailure, ...]:
+def _list_not_passed(verdicts: Sequence[Verdict]) -> tuple[RuleFailure, ...]:
     return tuple(
         RuleFailure(f"{v.rule} {v.metric}", v.where, v.metric, v.status, v.level, v.because)
         for v in verdicts

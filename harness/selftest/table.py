@@ -10,7 +10,7 @@ from rich.text import Text
 from harness.planning.specs import GateSpec
 from harness.rules import Rule
 from harness.selftest.outcomes import REQUIRED_KILL_RATE, Outcome, RuleFailure, exit_code, kill_rate, rule_scores
-from harness.terminal import Terminal, harmless
+from harness.terminal import Terminal, defuse
 
 COLOURS = {"killed": "green", "passed": "green", "survived": "red", "stopped": "red", "undecided": "yellow"}
 
@@ -54,7 +54,7 @@ def _variations(outcomes: Sequence[Outcome]) -> Table:
         by = [caught for caught in each.by if caught.level == "block"]
         text = ", ".join(dict.fromkeys(_describe(caught) for caught in by))
         result = Text(each.result, style=COLOURS.get(each.result, "bright_black"))
-        table.add_row(each.kind, each.name, result, Text(harmless(text)))
+        table.add_row(each.kind, each.name, result, Text(defuse(text)))
     return table
 
 
@@ -63,7 +63,7 @@ def _rules(outcomes: Sequence[Outcome], gate: GateSpec) -> Table:
     rules = {spec.where: (_name(spec.rule), _level(spec.rule)) for spec in gate.rules}
     for score in rule_scores(outcomes, rules):
         numbers = (str(score.killed), str(score.alone), str(score.undecided))
-        table.add_row(Text(harmless(score.rule)), score.level, *numbers)
+        table.add_row(Text(defuse(score.rule)), score.level, *numbers)
     return table
 
 

@@ -6,7 +6,7 @@ clusters.
 """
 
 from harness.statistics.betting import Betting
-from harness.statistics.bounded import bounded_mean_interval, proportion_interval
+from harness.statistics.bounded import bounded_mean_interval, paired_share_interval, proportion_interval
 from harness.statistics.calibration import brier_scores, calibration_error
 from harness.statistics.calibration_shift import CalibrationShift, calibration_shift
 from harness.statistics.group_sequential import GroupSequential, planned_looks
@@ -41,6 +41,7 @@ __all__ = [
     "mean_interval",
     "median_time",
     "p_value_of_interval",
+    "paired_share_interval",
     "planned_looks",
     "proportion_interval",
     "quantile_intervals",

@@ -103,5 +103,5 @@ class Betting(GroupSequential):
         """See ``betting_interval``; None for fewer than two clusters. What is declared is not needed."""
         if len(np.unique(np.asarray(clusters))) < 2:
             return None
-        found = betting_interval(values, clusters, least, most, self.largest, self.together)
-        return found and Interval(found.low, found.high, f"{found.method}, valid at any look; {self.look}")
+        interval = betting_interval(values, clusters, least, most, self.largest, self.together)
+        return interval and Interval(interval.low, interval.high, f"{interval.method}, valid at any look; {self.look}")

@@ -14,15 +14,15 @@ from numpy.typing import ArrayLike
 
 from harness.statistics.interval import (
     Interval,
-    all_equal,
+    are_equal,
     cluster_sums,
     finite_array,
+    lacks_spread,
     mean,
     t_quantile,
-    without_spread,
 )
 from harness.statistics.means import mean_interval
-from harness.statistics.proportions import clopper_pearson
+from harness.statistics.proportions import clopper_pearson, tango_interval
 
 
 def proportion_interval(
@@ -39,17 +39,34 @@ def proportion_interval(
     array = finite_array(successes, "successes")
     if not np.isin(array, (0.0, 1.0)).all():
         raise ValueError("successes: found a value other than 0 and 1")
-    if len(array) and all_equal(array):
-        return _all_alike(array, clusters, 0.0, 1.0, largest, confidence)
+    if len(array) and are_equal(array):
+        return _interval_of_equals(array, clusters, 0.0, 1.0, largest, confidence)
     size = _effective_size(array, clusters, confidence)
     if size is None:
         return None
     share = mean(array)
-    found = clopper_pearson(share * size, size, confidence)
-    if found is None:
+    interval = clopper_pearson(share * size, size, confidence)
+    if interval is None:
         return None
-    low, high = min(found.low, share), max(found.high, share)
+    low, high = min(interval.low, share), max(interval.high, share)
     return Interval(low, high, f"Korn-Graubard (Clopper-Pearson at the effective sample size {size:.1f})")
+
+
+def paired_share_interval(
+    first: ArrayLike, second: ArrayLike, clusters: ArrayLike, confidence: float = 0.95
+) -> Interval | None:
+    """Interval of the difference second − first of two paired shares (booleans of the same shape); see Tango.
+
+    Of pairs with the same label in ``clusters`` only the first counts: the others are no independent evidence. The
+    interval is widened to contain the difference over all pairs. None without pairs.
+    """
+    one, two = np.asarray(first, dtype=bool), np.asarray(second, dtype=bool)
+    if not len(one):
+        return None
+    alone = np.unique(np.asarray(clusters), return_index=True)[1]
+    gained, lost = int((two & ~one)[alone].sum()), int((one & ~two)[alone].sum())
+    interval = tango_interval(gained, lost, len(alone), confidence)
+    return interval and interval.around(mean(two.astype(np.float64) - one.astype(np.float64)))
 
 
 def bounded_mean_interval(
@@ -71,13 +88,13 @@ def bounded_mean_interval(
     array = finite_array(values, "values")
     if not ((least <= array) & (array <= most)).all():
         raise ValueError(f"values: found {array.min()} to {array.max()}, expected {least} to {most}")
-    if len(array) and all_equal(array):
-        return _all_alike(array, clusters, least, most, largest, confidence)
-    found = mean_interval(array, clusters, confidence)
-    return found and Interval(max(found.low, least), min(found.high, most), found.method)
+    if len(array) and are_equal(array):
+        return _interval_of_equals(array, clusters, least, most, largest, confidence)
+    interval = mean_interval(array, clusters, confidence)
+    return interval and Interval(max(interval.low, least), min(interval.high, most), interval.method)
 
 
-def _all_alike(
+def _interval_of_equals(
     array: np.ndarray, clusters: ArrayLike, least: float, most: float, largest: float, confidence: float
 ) -> Interval | None:
     value, count = float(array[0]), cluster_sums(array, np.ones_like(array), clusters).count
@@ -102,7 +119,7 @@ def _effective_size(array: np.ndarray, clusters: ArrayLike, confidence: float) -
     residuals = sums.numerator - center * sums.denominator
     variance = sums.count / (sums.count - 1) * math.fsum((residuals**2).tolist()) / n**2
     size = min(n, center * (1 - center) / variance) if variance > 0 else n
-    if without_spread(sums, center):
+    if lacks_spread(sums, center):
         size = sums.count  # copies of one cluster: more of its observations say nothing about another
     tail = (1 + confidence) / 2
     return float(size * (t_quantile(tail, n - 1) / t_quantile(tail, sums.count - 1)) ** 2)

@@ -19,7 +19,7 @@ def calibration_error(confidence: ArrayLike, correct: ArrayLike, bins: int = 15,
     nothing. The order of observations does not change the result. Raises ValueError for no observation,
     values out of range, lengths that differ, or bins < 1.
     """
-    sure, right = checked(confidence, correct)
+    sure, right = check_outcomes(confidence, correct)
     if bins < 1:
         raise ValueError(f"calibration error: found {bins} bins, expected at least 1")
     order = np.lexsort((right, sure))
@@ -34,7 +34,7 @@ def brier_scores(confidence: ArrayLike, correct: ArrayLike) -> Floats:
 
     Raises ValueError for no observation, values out of range and lengths that differ.
     """
-    sure, right = checked(confidence, correct)
+    sure, right = check_outcomes(confidence, correct)
     scores: Floats = (sure - right) ** 2
     return scores
 
@@ -45,7 +45,7 @@ def _inner_edges(ordered: Floats, bins: int, equal_mass: bool) -> NDArray[np.flo
     return np.arange(1, bins) / bins
 
 
-def checked(confidence: ArrayLike, correct: ArrayLike) -> tuple[Floats, Floats]:
+def check_outcomes(confidence: ArrayLike, correct: ArrayLike) -> tuple[Floats, Floats]:
     """Both as float64 arrays. Raises ValueError for no observation, values out of range, lengths that differ."""
     sure, right = finite_array(confidence, "confidence"), finite_array(correct, "correct")
     if len(sure) == 0 or len(sure) != len(right):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from harness.statistics.calibration import checked
+from harness.statistics.calibration import check_outcomes
 from harness.statistics.interval import Floats, Interval, t_quantile
 
 
@@ -23,7 +23,7 @@ class CalibrationShift:
 
 
 @dataclass(frozen=True)
-class _Side:
+class _BinSums:
     """Σ (confidence − correct) and the number of observations, both by cluster and bin."""
 
     gaps: Floats
@@ -53,21 +53,21 @@ def calibration_shift(
     """
     if bins < 1:
         raise ValueError(f"calibration shift: found {bins} bins, expected at least 1")
-    sides = [checked(*reference), checked(*variant)]
+    sides = [check_outcomes(*reference), check_outcomes(*variant)]
     labels = np.asarray(clusters)
     if not len(labels) == len(sides[0][0]) == len(sides[1][0]):
         raise ValueError(
             f"calibration shift: found {len(sides[0][0])} and {len(sides[1][0])} observations, {len(labels)} labels"
         )
     before, after = _sums(sides[0], sides[1], labels, bins)
-    values = _debiased(before), _debiased(after)
+    values = _debias(before), _debias(after)
     change = values[1] - values[0]
     return CalibrationShift(values[0], values[1], change, _jackknife(before, after, change, confidence))
 
 
 def _sums(
     reference: tuple[Floats, Floats], variant: tuple[Floats, Floats], labels: NDArray[np.generic], bins: int
-) -> tuple[_Side, _Side]:
+) -> tuple[_BinSums, _BinSums]:
     """Sums of both sides, added up in an order that depends on the content alone."""
     order = np.lexsort((variant[1], variant[0], reference[1], reference[0]))
     member = np.unique(labels, return_inverse=True)[1][order]
@@ -81,11 +81,11 @@ def _sums(
         sizes = np.bincount(cell, minlength=count * size).astype(np.float64)
         tables += [gaps.astype(np.float64).reshape(count, size), sizes.reshape(count, size)]
     canonical = np.lexsort(np.concatenate(tables, axis=1).T)
-    before, after = (_Side(tables[at][canonical], tables[at + 1][canonical]) for at in (0, 2))
+    before, after = (_BinSums(tables[at][canonical], tables[at + 1][canonical]) for at in (0, 2))
     return before, after
 
 
-def _debiased(side: _Side) -> float:
+def _debias(side: _BinSums) -> float:
     """The squared calibration error from products of different clusters; 0 where there is one cluster."""
     count = len(side.gaps)
     if count < 2:
@@ -102,7 +102,7 @@ def _total(products: Floats, sizes: Floats) -> Floats:
     return found
 
 
-def _without_one(side: _Side) -> Floats:
+def _leave_one_out(side: _BinSums) -> Floats:
     """The debiased error without each cluster in turn."""
     gaps = side.gaps.sum(axis=0) - side.gaps
     squares = (side.gaps**2).sum(axis=0) - side.gaps**2
@@ -110,13 +110,13 @@ def _without_one(side: _Side) -> Floats:
     return _total(gaps**2 - squares, side.sizes.sum(axis=0) - side.sizes) * count / (count - 1)
 
 
-def _jackknife(before: _Side, after: _Side, change: float, confidence: float) -> Interval | None:
+def _jackknife(before: _BinSums, after: _BinSums, change: float, confidence: float) -> Interval | None:
     count = len(before.gaps)
     if count < 3:
         return None
     if (before.gaps == after.gaps).all() and (before.sizes == after.sizes).all():
         return Interval(change, change, f"no interval: none of {count} clusters differs between both sides")
-    without = _without_one(after) - _without_one(before)
+    without = _leave_one_out(after) - _leave_one_out(before)
     error = math.sqrt((count - 1) / count * math.fsum(((without - without.mean()) ** 2).tolist()))
     if not error > 0:
         return Interval(change, change, f"no interval: the {count} clusters show no spread")

@@ -39,7 +39,7 @@ Spending = Callable[[float], float]
 """From the share of the sample that was seen, in (0, 1], to the share of the error that may be spent; 1 at 1."""
 
 
-def spent(share: float) -> float:
+def spend(share: float) -> float:
     """The share of the error that may be spent once this share of the sample was seen."""
     return float(share**POWER)
 
@@ -58,7 +58,7 @@ def planned_looks(least: int, most: int) -> tuple[int, ...]:
     return tuple(sorted({round(least * (most / least) ** (step / steps)) for step in range(steps + 1)}))
 
 
-def look_bounds(shares: Sequence[float], error: float, spending: Spending = spent) -> tuple[float, ...]:
+def look_bounds(shares: Sequence[float], error: float, spending: Spending = spend) -> tuple[float, ...]:
     """Bounds of a standard normal statistic at each look, so that it ever exceeds one with probability ``error``.
 
     shares: of the whole sample that was seen at each look, increasing, at most 1. At look k the statistic has
@@ -81,7 +81,7 @@ def _bounds(shares: tuple[float, ...], error: float, used: tuple[float, ...]) ->
         step = math.sqrt(share - before)
         edge = _edge(nodes, weights, step, error * (now - then), math.sqrt(share))
         bounds.append(edge / math.sqrt(share))
-        nodes, weights = _carried(nodes, weights, step, edge, math.sqrt(share))
+        nodes, weights = _carry(nodes, weights, step, edge, math.sqrt(share))
     return tuple(bounds)
 
 
@@ -94,7 +94,7 @@ def _edge(nodes: Floats, weights: Floats, step: float, wanted: float, deviation:
     return high
 
 
-def _carried(nodes: Floats, weights: Floats, step: float, edge: float, deviation: float) -> tuple[Floats, Floats]:
+def _carry(nodes: Floats, weights: Floats, step: float, edge: float, deviation: float) -> tuple[Floats, Floats]:
     """The law of the sum after the step where it stays below the edge, as points of Gauss and Legendre."""
     points, scale = np.polynomial.legendre.leggauss(_NODES)
     low = min(-_FAR * deviation, edge - step)
@@ -125,7 +125,7 @@ class GroupSequential(Intervals):
         look = f"look {len(seen)} at {seen[-1]} of at most {most} documents, all looks together {100 * together:g} %"
         return cls(float(1 - 2 * ndtr(-bound)), together, look)
 
-    def named(self, interval: Interval | None) -> Interval | None:
+    def add_method(self, interval: Interval | None) -> Interval | None:
         """With the look in its method; one without width is no interval, and stays what it is."""
         if interval is None or interval.low == interval.high:
             return interval

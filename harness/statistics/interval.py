@@ -20,6 +20,10 @@ class Interval:
     high: float
     method: str
 
+    def around(self, value: float) -> Interval:
+        """The interval, extended to contain ``value`` itself despite rounding or repeated documents."""
+        return Interval(min(self.low, value), max(self.high, value), self.method)
+
 
 @dataclass(frozen=True)
 class ClusterSums:
@@ -56,7 +60,7 @@ def finite_array(values: ArrayLike, what: str) -> Floats:
     return array
 
 
-def all_equal(array: Floats) -> bool:
+def are_equal(array: Floats) -> bool:
     """Whether every number is exactly the same."""
     return bool((array == array[0]).all())
 
@@ -70,7 +74,7 @@ def mean(values: ArrayLike) -> float:
     array = finite_array(values, "mean")
     if len(array) == 0:
         raise ValueError("mean: found no value, expected at least one")
-    return float(array[0]) if all_equal(array) else math.fsum(array.tolist()) / len(array)
+    return float(array[0]) if are_equal(array) else math.fsum(array.tolist()) / len(array)
 
 
 def ratio_of_sums(numerator: ArrayLike, denominator: ArrayLike) -> float:
@@ -79,7 +83,7 @@ def ratio_of_sums(numerator: ArrayLike, denominator: ArrayLike) -> float:
     total = math.fsum(bottom.tolist())
     if not total > 0:
         raise ValueError(f"ratio of sums: the denominators sum to {total}, expected more than 0")
-    if all_equal(top) and all_equal(bottom):
+    if are_equal(top) and are_equal(bottom):
         return float(top[0] / bottom[0])
     return math.fsum(top.tolist()) / total
 
@@ -102,7 +106,7 @@ def cluster_sums(numerator: Floats, denominator: Floats, clusters: ArrayLike) ->
     return ClusterSums(tops[canonical], bottoms[canonical])
 
 
-def without_spread(sums: ClusterSums, value: float) -> bool:
+def lacks_spread(sums: ClusterSums, value: float) -> bool:
     """Whether every cluster has the ratio ``value``, but for rounding: copies of one cluster, not a sample of many."""
     expected = value * sums.denominator
     rounding = 4 * np.finfo(np.float64).eps * (np.abs(sums.numerator) + np.abs(expected))

@@ -24,7 +24,7 @@ class Intervals:
 
     confidence: float = 0.95
 
-    def named(self, interval: Interval | None) -> Interval | None:
+    def add_method(self, interval: Interval | None) -> Interval | None:
         """The interval with what must be added to its method."""
         return interval
 
@@ -36,28 +36,28 @@ class Intervals:
         self, values: ArrayLike, clusters: ArrayLike, skewed: bool = False, largest: float | None = None
     ) -> Interval | None:
         """See ``mean_interval``."""
-        return self.named(mean_interval(values, clusters, self.confidence, skewed, largest))
+        return self.add_method(mean_interval(values, clusters, self.confidence, skewed, largest))
 
     def ratio_of_sums(self, numerator: ArrayLike, denominator: ArrayLike, clusters: ArrayLike) -> Interval | None:
         """See ``ratio_of_sums_interval``."""
-        return self.named(ratio_of_sums_interval(numerator, denominator, clusters, self.confidence))
+        return self.add_method(ratio_of_sums_interval(numerator, denominator, clusters, self.confidence))
 
     def proportion(self, successes: ArrayLike, clusters: ArrayLike, largest: float = 1.0) -> Interval | None:
         """See ``proportion_interval``."""
-        return self.named(proportion_interval(successes, clusters, self.confidence, largest))
+        return self.add_method(proportion_interval(successes, clusters, self.confidence, largest))
 
     def bounded_mean(
         self, values: ArrayLike, clusters: ArrayLike, least: float, most: float, largest: float = math.inf
     ) -> Interval | None:
         """See ``bounded_mean_interval``."""
-        return self.named(bounded_mean_interval(values, clusters, least, most, self.confidence, largest))
+        return self.add_method(bounded_mean_interval(values, clusters, least, most, self.confidence, largest))
 
     def quantiles(
         self, values: ArrayLike, clusters: ArrayLike, probabilities: Sequence[float]
     ) -> tuple[Interval | None, ...]:
         """See ``quantile_intervals``."""
-        found = quantile_intervals(values, clusters, probabilities, self.confidence)
-        return tuple(self.named(interval) for interval in found)
+        quantiles = quantile_intervals(values, clusters, probabilities, self.confidence)
+        return tuple(self.add_method(interval) for interval in quantiles)
 
     def calibration_shift(
         self,
@@ -67,5 +67,5 @@ class Intervals:
         bins: int = 15,
     ) -> CalibrationShift:
         """See ``calibration_shift``."""
-        found = calibration_shift(reference, variant, clusters, bins, self.confidence)
-        return replace(found, interval=self.named(found.interval))
+        shift = calibration_shift(reference, variant, clusters, bins, self.confidence)
+        return replace(shift, interval=self.add_method(shift.interval))

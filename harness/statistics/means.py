@@ -12,12 +12,12 @@ from harness.statistics.interval import (
     ClusterSums,
     Floats,
     Interval,
-    all_equal,
+    are_equal,
     cluster_sums,
     finite_array,
+    lacks_spread,
     ratio_of_sums,
     t_quantile,
-    without_spread,
 )
 from harness.statistics.proportions import clopper_pearson
 
@@ -52,7 +52,7 @@ def mean_interval(
     """
     array = finite_array(values, "values")
     if largest is not None and len(array) and not array.any():
-        return _all_zero(len(np.unique(np.asarray(clusters))), largest, confidence)
+        return _interval_of_zeros(len(np.unique(np.asarray(clusters))), largest, confidence)
     return _interval(array, np.ones_like(array), clusters, confidence, skewed)
 
 
@@ -78,14 +78,14 @@ def _interval(top: Floats, bottom: Floats, clusters: ArrayLike, confidence: floa
     if sums.count < 2:
         return None
     value = ratio_of_sums(top, bottom)
-    if all_equal(top) and all_equal(bottom):
+    if are_equal(top) and are_equal(bottom):
         return Interval(value, value, f"no interval: all {len(top)} values are exactly equal")
-    if without_spread(sums, value):
+    if lacks_spread(sums, value):
         return Interval(value, value, f"no interval: the {sums.count} clusters show no spread")
-    return _studentized(value, sums.numerator - value * sums.denominator, sums, confidence, skewed)
+    return _studentized_interval(value, sums.numerator - value * sums.denominator, sums, confidence, skewed)
 
 
-def _all_zero(clusters: int, largest: float, confidence: float) -> Interval | None:
+def _interval_of_zeros(clusters: int, largest: float, confidence: float) -> Interval | None:
     bound = clopper_pearson(0, clusters, confidence)
     if clusters < 2 or bound is None:
         return None
@@ -97,7 +97,7 @@ def _all_zero(clusters: int, largest: float, confidence: float) -> Interval | No
     return Interval(-reach, reach, method)
 
 
-def _studentized(
+def _studentized_interval(
     value: float, residuals: Floats, sums: ClusterSums, confidence: float, skewed: bool
 ) -> Interval | None:
     count, total = sums.count, math.fsum(sums.denominator.tolist())
@@ -106,7 +106,7 @@ def _studentized(
     # Quantiles of (δ̂ − δ)/SE: the symmetric ones of t, and others that mind skewness.
     laws, wider = [(-quantile, quantile)], []
     if skewed:
-        laws.append((_unskewed(-quantile, residuals), _unskewed(quantile, residuals)))
+        laws.append((_invert_skew(-quantile, residuals), _invert_skew(quantile, residuals)))
         wider.append("Hall's transformation")
         # The skewness is estimated too. Counting it as a parameter is what brings 10 documents from 5.5 to 4 % beyond.
         error *= math.sqrt(count / max(count - 2, 1))
@@ -121,7 +121,7 @@ def _studentized(
     return Interval(low, high, method) if math.isfinite(low) and math.isfinite(high) else None
 
 
-def _unskewed(quantile: float, residuals: Floats) -> float:
+def _invert_skew(quantile: float, residuals: Floats) -> float:
     """The t = (δ̂ − δ)/SE at which Hall's transformation, whose law is nearly symmetric, takes the value ``quantile``.
 
     t + a t²/3 + a² t³/27 + a/6 with a = skewness / √D; monotone in t (Hall 1992, On the removal of skewness by

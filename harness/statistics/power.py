@@ -88,13 +88,13 @@ def share_power(limit: float, share: float, documents: int, confidence: float = 
         return 0.0
     if limit >= 1:
         return 1.0 if share < 1 else 0.0
-    step = _first(lambda n: float(bdtr(allowed + 1, n, limit)) < tail, max(documents, allowed + 2))
+    step = _find_first(lambda n: float(bdtr(allowed + 1, n, limit)) < tail, max(documents, allowed + 2))
     return float(bdtr(allowed, (step or documents + 1) - 1, share))
 
 
 def documents_needed(power: Callable[[int], float], target: float = TARGET) -> int | None:
     """The fewest documents with at least the power ``target``; None if MOST_DOCUMENTS do not reach it."""
-    return _first(lambda documents: power(documents) >= target, 1)
+    return _find_first(lambda documents: power(documents) >= target, 1)
 
 
 def closest_limit(power: Callable[[float], float], widest: float, target: float = TARGET) -> float | None:
@@ -117,7 +117,7 @@ def _successes_allowed(limit: float, documents: int, tail: float) -> int:
     return low
 
 
-def _first(holds: Callable[[int], bool], start: int) -> int | None:
+def _find_first(holds: Callable[[int], bool], start: int) -> int | None:
     """The first number from ``start`` on for which a condition holds that then keeps holding."""
     if holds(start):
         return start

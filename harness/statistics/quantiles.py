@@ -14,9 +14,9 @@ from harness.statistics.interval import (
     Interval,
     cluster_sums,
     finite_array,
+    lacks_spread,
     ratio_of_sums,
     t_quantile,
-    without_spread,
 )
 
 
@@ -63,7 +63,7 @@ def _woodruff(
     residuals = sums.numerator - share * sums.denominator
     clustered = sums.count / (sums.count - 1) * math.fsum((residuals**2).tolist()) / len(array) ** 2
     # Copies of one cluster show no spread, and their observations say nothing about another cluster.
-    size = sums.count if share < 1 and without_spread(sums, share) else len(array)
+    size = sums.count if share < 1 and lacks_spread(sums, share) else len(array)
     error = math.sqrt(max(clustered, probability * (1 - probability) / size))
     half = t_quantile((1 + confidence) / 2, sums.count - 1) * error
     low, high = probability - half, probability + half

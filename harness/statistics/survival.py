@@ -24,7 +24,7 @@ def survival(times: ArrayLike, events: ArrayLike, horizon: int) -> Floats:
     Beyond the last time at which anything was watched the curve stays where it is. Raises ValueError for lengths that
     differ, and for times outside 0 … horizon.
     """
-    times, events = _checked(times, events, horizon)
+    times, events = _check_times(times, events, horizon)
     harmed, watched = _counts(times, events, horizon)
     return _curve(harmed, watched)
 
@@ -43,15 +43,15 @@ def restricted_mean_interval(
     Where nothing happened to anybody, the Clopper-Pearson bound on the share of those to whom it may happen, at once.
     None for fewer than two clusters.
     """
-    times, events = _checked(times, events, horizon)
+    times, events = _check_times(times, events, horizon)
     if not events.any():
         return bounded_mean_interval(np.full(len(times), float(horizon)), clusters, 0.0, float(horizon), confidence)
     value = restricted_mean(times, events, horizon)
-    found = mean_interval(_pseudo_values(times, events, horizon, value), clusters, confidence)
-    if found is None:
+    interval = mean_interval(_pseudo_values(times, events, horizon, value), clusters, confidence)
+    if interval is None:
         return None
-    low, high = max(min(found.low, value), 0.0), min(max(found.high, value), float(horizon))
-    return Interval(low, high, f"pseudo-values of the restricted mean; {found.method}")
+    low, high = max(min(interval.low, value), 0.0), min(max(interval.high, value), float(horizon))
+    return Interval(low, high, f"pseudo-values of the restricted mean; {interval.method}")
 
 
 def median_time(times: ArrayLike, events: ArrayLike, horizon: int) -> int:
@@ -65,15 +65,15 @@ def _pseudo_values(times: NDArray[np.int64], events: Booleans, horizon: int, val
     """n θ − (n − 1) θ without the one, for each."""
     count = len(times)
     harmed, watched = _counts(times, events, horizon)
-    found = np.empty(count)
+    values = np.empty(count)
     for index, (time, event) in enumerate(zip(times.tolist(), events.tolist(), strict=True)):
         less_harmed, less_watched = harmed.copy(), watched.copy()
         less_watched[: time + event] -= 1
         if event and time < horizon:
             less_harmed[time] -= 1
         without = math.fsum(_curve(less_harmed, less_watched)[1:].tolist())
-        found[index] = count * value - (count - 1) * without
-    return found
+        values[index] = count * value - (count - 1) * without
+    return values
 
 
 def _counts(times: NDArray[np.int64], events: Booleans, horizon: int) -> tuple[Floats, Floats]:
@@ -89,7 +89,7 @@ def _curve(harmed: Floats, watched: Floats) -> Floats:
     return np.concatenate(([1.0], np.cumprod(kept)))
 
 
-def _checked(times: ArrayLike, events: ArrayLike, horizon: int) -> tuple[NDArray[np.int64], Booleans]:
+def _check_times(times: ArrayLike, events: ArrayLike, horizon: int) -> tuple[NDArray[np.int64], Booleans]:
     found, happened = np.asarray(times, dtype=np.int64), np.asarray(events, dtype=np.bool_)
     if found.shape != happened.shape or found.ndim != 1 or not len(found):
         raise ValueError(f"survival: found {found.shape} times and {happened.shape} events, expected one of each")

@@ -97,12 +97,12 @@ def refuse_silent_exits() -> None:
 @contextmanager
 def guard(what: str, patience: int = 1) -> Iterator[None]:
     """``contain``, and a time limit. patience: how many limits this unit may take without a sign of life."""
-    with contain(what), _watched(what, patience):
+    with contain(what), _watch_for(what, patience):
         yield
 
 
 @contextmanager
-def _watched(what: str, patience: int) -> Iterator[None]:
+def _watch_for(what: str, patience: int) -> Iterator[None]:
     if _SIGNAL is None or threading.current_thread() is not threading.main_thread() or _watchdog.foreign_process:
         yield
         return
@@ -139,7 +139,7 @@ class Ticking:
         self._progress.step(what, done, of)
 
 
-class _Unit:
+class _TimedUnit:
     def __init__(self, what: str, limit: float) -> None:
         self.what, self.limit, self.deadline = what, limit, math.inf
 
@@ -148,7 +148,7 @@ class _Watchdog:
     """The units that run, innermost last, and the monitor that is told of each change."""
 
     def __init__(self) -> None:
-        self.units: list[_Unit] = []
+        self.units: list[_TimedUnit] = []
         self._process: subprocess.Popen[bytes] | None = None
         self._owner = os.getpid()
 
@@ -157,13 +157,13 @@ class _Watchdog:
         """Whether this is a fork of the process that is watched."""
         return os.getpid() != self._owner
 
-    def begin(self, what: str, limit: float) -> _Unit:
-        unit = _Unit(what, limit)
+    def begin(self, what: str, limit: float) -> _TimedUnit:
+        unit = _TimedUnit(what, limit)
         self.units.append(unit)
         self.announce()
         return unit
 
-    def end(self, unit: _Unit) -> None:
+    def end(self, unit: _TimedUnit) -> None:
         if unit in self.units:
             del self.units[self.units.index(unit) :]
         self.announce()

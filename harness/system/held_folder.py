@@ -47,7 +47,7 @@ def _check_own(folder: Path, names: Sequence[str], marks: Sequence[str]) -> None
     """Raise WriteError where the folder contains something and none of its own marks."""
     if names and not any(os.path.lexists(folder / mark) for mark in marks):
         raise WriteError(
-            f"{folder}: found {sorted(names)[0]!r} and nothing that this program left there, expected a new or empty "
+            f"{folder}: found {sorted(names)[0]!r} and nothing written by this program, expected a new or empty "
             "folder; move its content away or choose another folder"
         )
 
@@ -59,16 +59,16 @@ def _open_lock(folder: Path, lock: str, inside: int) -> int:
         descriptor = os.open(lock, flags, 0o644, dir_fd=inside)
     except OSError as error:
         if error.errno in {errno.ELOOP, errno.EISDIR}:
-            raise _not_a_lock(folder / lock) from error
+            raise _foreign_file_error(folder / lock) from error
         raise
-    found = os.fstat(descriptor)
-    if stat.S_ISREG(found.st_mode) and found.st_nlink == 1 and _HOLDER.fullmatch(os.pread(descriptor, 64, 0)):
+    state = os.fstat(descriptor)
+    if stat.S_ISREG(state.st_mode) and state.st_nlink == 1 and _HOLDER.fullmatch(os.pread(descriptor, 64, 0)):
         return descriptor
     os.close(descriptor)
-    raise _not_a_lock(folder / lock)
+    raise _foreign_file_error(folder / lock)
 
 
-def _not_a_lock(path: Path) -> WriteError:
+def _foreign_file_error(path: Path) -> WriteError:
     return WriteError(f"{path}: found something that this program did not write, expected its lock file; remove it")
 
 

@@ -209,14 +209,14 @@ def _parse(text: str, parser: Any) -> Iterator[yaml.Event]:
             line = event.end_mark.line + 1
             yield event
     except yaml.MarkedYAMLError as error:
-        raise _broken(error) from None
+        raise _broken_error(error) from None
     except (yaml.YAMLError, ValueError, OverflowError) as error:
         raise BrokenError(line, f"broken YAML: {error}", "valid YAML") from None
     finally:
         loader.dispose()
 
 
-def _broken(error: yaml.MarkedYAMLError) -> BrokenError:
+def _broken_error(error: yaml.MarkedYAMLError) -> BrokenError:
     begun, mark = error.context_mark, error.problem_mark or error.context_mark
     line = mark.line + 1 if mark else 1
     since = f" that begins on line {begun.line + 1}" if begun and begun.line + 1 != line else ""

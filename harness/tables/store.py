@@ -4,9 +4,9 @@
     folder/<suite>/7.<table>.parquet    the rows of one unit
     folder/lock                         held (flock) by the one process that writes
 
-``Store`` writes and reads; ``Reader`` opens the tables of a finished run, takes no lock and changes nothing. Rows are
-read in the order of their units' names ("pass/9" before "pass/10"), so a resumed store reads exactly like one that was
-never interrupted.
+``Store`` writes and reads; ``StoreReader`` opens the tables of a finished run, takes no lock and changes nothing. Rows
+are read in the order of their units' names ("pass/9" before "pass/10"), so a resumed store reads exactly like one that
+was never interrupted.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 LOCK = "lock"
 
 
-class Reader:
+class StoreReader:
     """Read access to the tables of a finished run. Any damage raises TableError, since a reader cannot repair it."""
 
     def __init__(self, folder: Path, data_key: str | None = None) -> None:
@@ -120,7 +120,7 @@ class Reader:
         return table.select(list(columns)) if columns is not None else table
 
 
-class Sink:
+class SuiteSink:
     """Receives the rows of one suite."""
 
     def __init__(self, store: Store, suite: str) -> None:
@@ -148,7 +148,7 @@ class Sink:
         return self._store.read(self._suite, table, columns)
 
 
-class Store(Reader):
+class Store(StoreReader):
     """The tables of one run, for the one process that writes them.
 
     cleared: why all earlier content was deleted ("" if it was not). dropped: units of earlier processes whose rows were
@@ -200,9 +200,9 @@ class Store(Reader):
     ) -> None:
         self.close()
 
-    def sink(self, suite: str) -> Sink:
+    def sink(self, suite: str) -> SuiteSink:
         """The sink for the rows of ``suite``."""
-        return Sink(self, suite)
+        return SuiteSink(self, suite)
 
     def done(self, suite: str, unit: str) -> bool:
         """Whether the unit was committed."""

@@ -32,7 +32,7 @@ class ModelCases(Declared):
 
         step, model = self.step(), copy.deepcopy(self.model())
         calibration, tokenizer = trials.calibration_for(step), models.tiny_tokenizer()
-        with trials.nothing_global_changes():
+        with trials.forbid_global_changes():
             step.compress(model, tokenizer, calibration)
 
     def test_the_same_settings_give_the_same_bytes(self) -> None:
@@ -88,7 +88,7 @@ class ModelCases(Declared):
             said = {"weights": bool(done.modules), "activations": bool(done.activations), "cache": bool(done.cache)}
             for what, described in said.items():
                 assert (what in quantizes) == described, f"puts_on_grid is {quantizes}, and Compressed says {said}"
-            changed = trials.changed_weights(trial)
+            changed = trials.list_changed_weights(trial)
             assert not quantizes or "weights" in quantizes or not changed, f"it changed {changed[0]}"
 
     def test_every_description_fits_its_module(self) -> None:
@@ -143,7 +143,7 @@ class ModelCases(Declared):
         from harness.testing import trials
 
         model = self.trial().model
-        moved = trials.deviation(trials.in_two_parts(model), trials.logits(model)[:, -1])
+        moved = trials.deviation(trials.run_in_two_parts(model), trials.logits(model)[:, -1])
         assert moved < self.alike, f"with a cache, logits move by {moved:.3g} of their standard deviation"
 
     def test_a_text_is_read_alike_in_any_company(self) -> None:
@@ -200,7 +200,7 @@ class ModelCases(Declared):
         for number, settings in enumerate(self.reloads):
             model = self.trial(settings).model
             before, expected = weights_sha256(model), trials.logits(model)
-            loaded = trials.saved_and_loaded(self.step(settings), model, tmp_path / str(number))
+            loaded = trials.save_and_load(self.step(settings), model, tmp_path / str(number))
             assert weights_sha256(model) == before, "saving changes the weights of the model that is saved"
             assert trials.logits(model).equal(expected), "saving changes what the model computes"
             moved = trials.deviation(trials.logits(loaded), expected)

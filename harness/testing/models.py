@@ -66,7 +66,7 @@ def tiny_gpt2(*, seed: int = 0, **config: object) -> GPT2LMHeadModel:
     return cast(GPT2LMHeadModel, make(GPT2Config(**(settings | config))).eval())
 
 
-def lively(model: PreTrainedModel, seed: int = 0) -> PreTrainedModel:
+def randomize_gains(model: PreTrainedModel, seed: int = 0) -> PreTrainedModel:
     """Give the model gains and biases like those of trained ones: none is 1 or 0, and one channel is an outlier.
 
     In a fresh model some defects (a dropped bias, a gain divided twice) would not be visible.

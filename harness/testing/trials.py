@@ -23,7 +23,7 @@ from harness.modules.linears import Linear, weight_of
 from harness.planning.specs import Plan, VariantSpec
 from harness.records import ModelSpec, ModuleFormat
 from harness.running.variant import make_variant
-from harness.testing.models import lively, random_documents, tiny_gpt2, tiny_llama, tiny_tokenizer
+from harness.testing.models import random_documents, randomize_gains, tiny_gpt2, tiny_llama, tiny_tokenizer
 
 ModelKind = Literal["llama", "tied", "gpt2"]
 SPREAD = 0.15
@@ -51,8 +51,8 @@ def make_model(kind: ModelKind, config: Mapping[str, Any], dtype: torch.dtype, d
             model: PreTrainedModel = tiny_gpt2(initializer_range=SPREAD)
         else:
             model = tiny_llama(tied=kind == "tied", **{"initializer_range": SPREAD, **config})
-    moved: Any = lively(model)
-    return _ready(moved.to(dtype=dtype, device=device))
+    moved: Any = randomize_gains(model)
+    return _freeze(moved.to(dtype=dtype, device=device))
 
 
 def calibration_for(step: Backend) -> Sequence[Tensor]:
@@ -65,7 +65,7 @@ def compress(step: Backend, reference: PreTrainedModel, chance: int = 0) -> Tria
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(chance)
         done = step.compress(copy.deepcopy(reference), tiny_tokenizer(), calibration_for(step))
-    _ready(done.model)
+    _freeze(done.model)
     return Trial(reference, done)
 
 
@@ -89,11 +89,11 @@ def as_variant(
     return make_variant(plan, loaded, calibration)
 
 
-def saved_and_loaded(step: Backend, model: PreTrainedModel, folder: Path) -> PreTrainedModel:
+def save_and_load(step: Backend, model: PreTrainedModel, folder: Path) -> PreTrainedModel:
     """The model that transformers loads from the folder that the backend writes."""
     folder.mkdir()
     step.save(model, folder)
-    return _ready(AutoModelForCausalLM.from_pretrained(folder, dtype=model.dtype, local_files_only=True))
+    return _freeze(AutoModelForCausalLM.from_pretrained(folder, dtype=model.dtype, local_files_only=True))
 
 
 @torch.no_grad()
@@ -132,7 +132,7 @@ def shortfall(model: PreTrainedModel) -> float:
 
 
 @torch.no_grad()
-def in_two_parts(model: PreTrainedModel) -> Tensor:
+def run_in_two_parts(model: PreTrainedModel) -> Tensor:
     """Logits [B, V] of the last token, computed alone with a cache of the others."""
     ids_BT = _texts(model)
     first = model(input_ids=ids_BT[:, :-1], use_cache=True)
@@ -155,7 +155,7 @@ def output_shapes(model: PreTrainedModel, names: Sequence[str]) -> dict[str, lis
     return shapes
 
 
-def changed_weights(trial: Trial) -> list[str]:
+def list_changed_weights(trial: Trial) -> list[str]:
     """Tensors of the reference that differ in the compressed model, or are missing."""
     before, after = dict(named_tensors(trial.reference)), dict(named_tensors(trial.model))
     return [name for name, tensor in before.items() if name not in after or not tensor.equal(after[name])]
@@ -183,7 +183,7 @@ def spoil(model: PreTrainedModel, module: str, value: float) -> None:
 
 
 @contextmanager
-def nothing_global_changes() -> Iterator[None]:
+def forbid_global_changes() -> Iterator[None]:
     """Fail if the global state of torch is changed: random generators, threads, default dtype, gradients."""
     before = _state()
     yield
@@ -196,7 +196,7 @@ def _texts(model: PreTrainedModel) -> Tensor:
     return torch.stack(random_documents(TEXTS, 32, seed=2)).to(model.device)
 
 
-def _ready(model: PreTrainedModel) -> PreTrainedModel:
+def _freeze(model: PreTrainedModel) -> PreTrainedModel:
     frozen: Any = model
     frozen.eval().requires_grad_(False)
     return model

@@ -37,7 +37,7 @@ class Junit(Writer):
         return path
 
 
-class _Case(NamedTuple):
+class _TestCase(NamedTuple):
     """One test case. element: "" (passed), "failure", "error" or "skipped"; type: the status of the rule."""
 
     name: str
@@ -55,11 +55,11 @@ def encode_junit(run: Run) -> bytes:
     errors together are none if and only if the exit code of the run is 0. The time of every suite is that of the run.
     Raises WriteError where the clock of the run is not a date.
     """
-    gates: dict[str, list[_Case]] = {}
+    gates: dict[str, list[_TestCase]] = {}
     for verdict in run.verdicts:
         gates.setdefault(verdict.gate, []).append(_case(verdict))
     if run.exit_code != 0 and not any(_is_red(case) for cases in gates.values() for case in cases):
-        gates.setdefault("harness", []).append(_Case("the run is judged", "error", run.verdict, reason(run), ""))
+        gates.setdefault("harness", []).append(_TestCase("the run is judged", "error", run.verdict, reason(run), ""))
     root = ElementTree.Element("testsuites")
     for index, (gate, cases) in enumerate(gates.items()):
         _add_suite(root, run, index, gate, cases)
@@ -67,21 +67,21 @@ def encode_junit(run: Run) -> bytes:
     return bytes(ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)) + b"\n"
 
 
-def _case(verdict: Verdict) -> _Case:
+def _case(verdict: Verdict) -> _TestCase:
     name = " ".join(filter(None, (verdict.rule, words.add_labels(verdict.metric, verdict.labels))))
     lines = [f"expected: {verdict.expected}", f"found: {verdict.found}", verdict.because, verdict.why, verdict.where]
     text = "\n".join(clean(line, 2000) for line in lines if line)
     if verdict.level == "warn":
         element = "" if verdict.status == "pass" else "skipped"
-        return _Case(name, element, verdict.status, f"advisory rule, {verdict.status}: {verdict.because}", text)
-    return _Case(name, _BLOCKING.get(verdict.status, "error"), verdict.status, verdict.because, text)
+        return _TestCase(name, element, verdict.status, f"advisory rule, {verdict.status}: {verdict.because}", text)
+    return _TestCase(name, _BLOCKING.get(verdict.status, "error"), verdict.status, verdict.because, text)
 
 
-def _is_red(case: _Case) -> bool:
+def _is_red(case: _TestCase) -> bool:
     return case.element in {"failure", "error"}
 
 
-def _add_suite(root: ElementTree.Element, run: Run, index: int, gate: str, cases: Sequence[_Case]) -> None:
+def _add_suite(root: ElementTree.Element, run: Run, index: int, gate: str, cases: Sequence[_TestCase]) -> None:
     counts = Counter(case.element for case in cases)
     suite = ElementTree.SubElement(
         root,
@@ -89,7 +89,7 @@ def _add_suite(root: ElementTree.Element, run: Run, index: int, gate: str, cases
         name=clean(gate) or "gate",
         package=clean(run.name),
         id=str(index),
-        timestamp=_started(run),
+        timestamp=_start_time(run),
         hostname="localhost",
         tests=str(len(cases)),
         failures=str(counts["failure"]),
@@ -97,8 +97,15 @@ def _add_suite(root: ElementTree.Element, run: Run, index: int, gate: str, cases
         skipped=str(counts["skipped"]),
         time=f"{sum(run.clock.seconds.values()):.3f}",
     )
+    facts = {
+        "verdict": run.verdict,
+        "failure": run.failure or "",
+        "warnings": str(run.warnings),
+        "harness": run.environment.harness,
+        "data_key": run.data_key,
+    }
     properties = ElementTree.SubElement(suite, "properties")
-    for key, value in (("verdict", run.verdict), ("harness", run.environment.harness), ("data_key", run.data_key)):
+    for key, value in facts.items():
         ElementTree.SubElement(properties, "property", name=key, value=clean(value))
     names: Counter[str] = Counter()
     for case in cases:
@@ -115,7 +122,7 @@ def _add_suite(root: ElementTree.Element, run: Run, index: int, gate: str, cases
         ElementTree.SubElement(suite, stream)
 
 
-def _started(run: Run) -> str:
+def _start_time(run: Run) -> str:
     """When the run began, in UTC and without a zone, as the schema asks."""
     try:
         started = datetime.fromisoformat(run.clock.started)

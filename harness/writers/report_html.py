@@ -28,7 +28,7 @@ from harness.writers import Writer
 
 _FILTERS = (
     display.format_together, display.number, display.percent, display.points, display.quantity, display.short_hash,
-    display.signed, display.size,
+    display.format_signed, display.size,
 )  # fmt: skip
 
 
@@ -97,7 +97,7 @@ def _compile(environment: Environment, template: str) -> Template:
     return environment.from_string(template)
 
 
-class _Context(Context):
+class _TemplateContext(Context):
     """Looks names up for templates; an undefined one may be a module of harness.report, imported when first used."""
 
     def resolve_or_missing(self, key: str) -> Any:
@@ -120,14 +120,14 @@ def _environment(templates: Path) -> Environment:
         loader=FileSystemLoader(templates),
         autoescape=True,
         undefined=StrictUndefined,
-        finalize=_harmless,
+        finalize=_defuse,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.context_class = _Context
+    environment.context_class = _TemplateContext
     environment.filters |= {function.__name__: function for function in _FILTERS}
     return environment
 
 
-def _harmless(value: object) -> object:
+def _defuse(value: object) -> object:
     return display.clean(value) if isinstance(value, str) and not isinstance(value, Markup) else value

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from harness.artifacts.outputs import DIRECTIONS, MODULE, encode_text, model_outputs
-from harness.testing.models import lively, random_documents
+from harness.testing.models import random_documents, randomize_gains
 from tests.helpers.tiny_models import family, tiny_gpt2, tiny_llama, tiny_tokenizer
 
 DOWN = "model.layers.1.mlp.down_proj"
@@ -29,7 +29,7 @@ def changed(left: dict[str, Tensor], right: dict[str, Tensor]) -> set[str]:
 
 @pytest.fixture(scope="module")
 def model() -> PreTrainedModel:
-    return lively(tiny_llama(tied=False)).requires_grad_(False)
+    return randomize_gains(tiny_llama(tied=False)).requires_grad_(False)
 
 
 def test_logits_are_those_of_the_plain_forward_pass_and_threads_stay(model: PreTrainedModel) -> None:
@@ -45,7 +45,7 @@ def test_logits_are_those_of_the_plain_forward_pass_and_threads_stay(model: PreT
 
 
 def test_a_linear_layer_answers_with_its_effective_weight_and_bias() -> None:
-    model = lively(tiny_gpt2()).requires_grad_(False)
+    model = randomize_gains(tiny_gpt2()).requires_grad_(False)
     layer: Any = model.get_submodule("transformer.h.0.mlp.c_fc")
     answer = taken(model)[f"{MODULE}transformer.h.0.mlp.c_fc"]
     assert answer.shape == (DIRECTIONS + 1, layer.bias.shape[0])
@@ -116,7 +116,7 @@ def test_other_families_are_seen_whole(name: str) -> None:
 
 def test_nothing_of_the_model_is_handed_out() -> None:
     """What was noted before stays, whatever becomes of the model."""
-    model = lively(tiny_llama(tied=False)).double().requires_grad_(False)
+    model = randomize_gains(tiny_llama(tied=False)).double().requires_grad_(False)
     before = taken(model)
     kept = {name: value.clone() for name, value in before.items()}
     for parameter in model.parameters():

@@ -19,7 +19,7 @@ from harness.artifacts.worker import answer_request
 from harness.errors import WriteError
 from harness.models.loading import load
 from harness.records import ModelSpec
-from harness.testing.models import lively, random_documents
+from harness.testing.models import random_documents, randomize_gains
 from tests.helpers.tiny_models import save, tiny_llama
 
 NOWHERE: Any = lambda done, of: None  # noqa: E731 - progress that nobody watches
@@ -37,7 +37,7 @@ class Steps:
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
-    return save(lively(tiny_llama()), tmp_path / "model")
+    return save(randomize_gains(tiny_llama()), tmp_path / "model")
 
 
 def request(model: Path, *texts: str) -> Request:

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from transformers import PreTrainedModel
 
 from harness.backends._common.simulating import preserve_global_state
-from harness.backends.autoround import Autoround, _alike
+from harness.backends.autoround import Autoround, _cut_to_one_length
 from harness.errors import BackendError
 from harness.modules.grid_check import check_grids
 from harness.modules.linears import linears
@@ -64,7 +64,7 @@ def test_tuning_beats_rounding() -> None:
 
 def test_documents_are_cut_at_the_length_that_keeps_most_tokens() -> None:
     documents = [torch.arange(size) for size in (4, 10, 10, 12, 3)]
-    length, rows = _alike(documents)
+    length, rows = _cut_to_one_length(documents)
     assert (length, len(rows)) == (10, 3)
     assert all(row["input_ids"].tolist() == [list(range(10))] for row in rows)
     done = trials.compress(Autoround(bits=4, group_size=16, iterations=1), reference()).done

@@ -65,7 +65,7 @@ def by_hand(tmp_path: Path, recipe: Any) -> PreTrainedModel:
             num_calibration_samples=len(ids),
             shuffle_calibration_samples=False,
         )
-    return trials._ready(model)
+    return trials._freeze(model)
 
 
 def modifiers(which: str) -> Any:

@@ -31,7 +31,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from harness.errors import HarnessError
 from harness.plan import make_plan
 from harness.system.environment import prepare_threads
-from harness.tables.store import Reader
+from harness.tables.store import StoreReader
 from tests.bench.matrix_cases import CASES, Case, Sizes
 from tests.bench.matrix_page import (
     Comparison,
@@ -230,7 +230,7 @@ def row_of(key: str, observed: Observed, folder: Path) -> Row:
     """The numbers of a variant, and KL token by token with the document of each."""
     found = {m.name: m for m in observed.measurements if not m.labels}
     ratios = {m.labels.get("phase"): m.change for m in observed.measurements if m.name == "latency.ratio"}
-    tokens = Reader(folder / "tables").read("table", "tokens", ("document", "kl"))
+    tokens = StoreReader(folder / "tables").read("table", "tokens", ("document", "kl"))
     kl = found["divergence.kl_mean"]
     if tokens is None or kl.change is None:
         return Row(key, failed="KL is not finite")

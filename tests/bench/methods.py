@@ -29,7 +29,7 @@ from harness.plan import make_plan
 from harness.records import Measurement
 from harness.statistics import mean, mean_interval
 from harness.system.environment import describe_environment, prepare_threads
-from harness.tables.store import Reader
+from harness.tables.store import StoreReader
 
 if TYPE_CHECKING:
     from harness.running.pairs import Observed
@@ -229,7 +229,7 @@ def run(task: Task, recipes: dict[str, list[Step]], folder: Path) -> tuple[dict[
             if isinstance(result, HarnessError):
                 failed[name] = str(result)
                 continue
-            tokens = Reader(out / "tables").read("table", "tokens", ("document", "kl"))
+            tokens = StoreReader(out / "tables").read("table", "tokens", ("document", "kl"))
             assert tokens is not None
             rows[name] = Row(result, tokens["kl"].tolist(), tokens["document"].tolist())
             print(f"{name}: KL {rows[name].metric('divergence.kl_mean').change:.5f}", file=sys.stderr, flush=True)

@@ -41,6 +41,6 @@ def test_the_order_of_ids_and_a_list_of_one_change_nothing(tmp_path: Path) -> No
 
 def test_the_end_token_of_the_tokenizer_is_one(tmp_path: Path) -> None:
     pair = Pair(tmp_path)
-    pair.edit(SETTINGS, **{"eos_token": "<s>"})
+    pair.edit(SETTINGS, lambda held: held.update({"eos_token": "<s>"}))
     (found,) = pair.find("stop_tokens")
     assert (found.field, found.reference, found.variant) == ("eos_token", "</s>", "<s>")

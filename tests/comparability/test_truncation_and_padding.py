@@ -25,6 +25,6 @@ def test_the_longest_text_of_the_settings_counts_as_well(tmp_path: Path) -> None
 
 def test_padding_changes_no_text_by_itself(tmp_path: Path) -> None:
     pair = Pair(tmp_path)
-    pair.edit(SETTINGS, **{"padding_side": "left", "pad_token": "<s>"})
+    pair.edit(SETTINGS, lambda held: held.update({"padding_side": "left", "pad_token": "<s>"}))
     assert {each.field for each in pair.find("padding")} == {"padding_side", "pad_token"}
     assert pair.compare().comparable == "yes"

@@ -19,7 +19,7 @@ from harness.planning.slices import slice_patterns
 from harness.planning.specs import GateSpec, RuleSpec
 from harness.records import Measurement, Metric, Skipped
 from harness.records.metric import find_metric
-from harness.records.patterns import covered, matches
+from harness.records.patterns import match_stars, matches
 from harness.rules.at_most import AtMost
 from harness.system.yaml_file import YamlFile
 
@@ -79,7 +79,7 @@ def test_the_plan_refuses_exactly_the_rules_that_the_judge_would_miss(pattern: s
 def test_what_the_stars_of_a_pattern_stand_for_makes_the_name_again(pattern: str, name: str) -> None:
     if matches(pattern, name):
         pieces = pattern.split("*")
-        texts = covered(pattern, name)
+        texts = match_stars(pattern, name)
         assert pieces[0] + "".join(text + piece for text, piece in zip(texts, pieces[1:], strict=True)) == name
 
 

@@ -98,7 +98,7 @@ def installed(monkeypatch: pytest.MonkeyPatch, base: type[Plugin], defined: Mapp
     if "file_name" in methods:
         methods["file_name"] = "mine.txt"
     cls = type("Mine", (base,), {"__doc__": "Mine.", "__module__": "outside", **methods})
-    monkeypatch.setattr(plugins, "_outside", lambda family: {"mine": SimpleNamespace(load=lambda: cls)})
+    monkeypatch.setattr(plugins, "_entry_points", lambda family: {"mine": SimpleNamespace(load=lambda: cls)})
 
 
 def test_every_family_requires_something() -> None:

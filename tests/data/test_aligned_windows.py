@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from harness.data.aligned_windows import Reader, Reading, find_cuts, readings, windows
+from harness.data.aligned_windows import Reading, TokenizedSide, find_cuts, readings, windows
 
 SENTENCES = ["the cat sat on the mat and the dog", "a dog and a cat", "naïve café – déjà vu", "one two three"]
 
@@ -82,7 +82,7 @@ def read(text: str, tokenizer: PreTrainedTokenizerFast) -> Reading:
 
 def sides(text: str, most: tuple[int, int], bos: tuple[bool, bool] = (True, True)) -> tuple[Any, Any]:
     tokenizers = (FINE, COARSE)
-    readers = tuple(Reader(t, (0,) if b else (), m) for t, b, m in zip(tokenizers, bos, most, strict=True))
+    readers = tuple(TokenizedSide(t, (0,) if b else (), m) for t, b, m in zip(tokenizers, bos, most, strict=True))
     return tuple(read(text, tokenizer) for tokenizer in tokenizers), readers
 
 

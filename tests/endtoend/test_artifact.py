@@ -91,7 +91,7 @@ def outside(monkeypatch: pytest.MonkeyPatch) -> None:
     """The backends of this file, as if an outside package offered them."""
     mine = {"spoilt_nf4": SpoiltNf4, "exported_fp8": ExportedFp8, "dropped_scales": DroppedScales}
     found = {name: SimpleNamespace(load=lambda cls=cls: cls) for name, cls in mine.items()}
-    monkeypatch.setattr(plugins, "_outside", lambda family: found if family == "backends" else {})
+    monkeypatch.setattr(plugins, "_entry_points", lambda family: found if family == "backends" else {})
 
 
 def variant(folder: Path, name: str, steps: str, *, suite: str = "./suite.yaml") -> Path:

@@ -17,7 +17,7 @@ from rich.console import Console
 
 from harness.check import check
 from harness.errors import HarnessError
-from harness.tables.store import Reader
+from harness.tables.store import StoreReader
 from harness.terminal import Terminal
 from tests.helpers.tiny_models import save, tiny_llama
 
@@ -122,7 +122,7 @@ def result(out: Path) -> dict[str, Any]:
     folder = out / "v"
     content: dict[str, Any] = json.loads((folder / "run.json").read_text())
     content.pop("clock")
-    reader = Reader(folder / "tables", content["data_key"])
+    reader = StoreReader(folder / "tables", content["data_key"])
     tables = {(s, t): reader.read(s, t) for s in reader.suites() for t in reader.tables(s)}
     content["tables"] = {key: table.to_csv() for key, table in tables.items() if table is not None}
     return content | {"outputs": [(folder / name).exists() for name in ("junit.xml", "report.html")]}

@@ -81,8 +81,8 @@ needs n = 512; 5 % discordant items, assumed
 even without any change; 80 % power needs n = 4020; 5 % discordant items, assumed
   no sampling  gate: at_most divergence.kl_max limit 5  compares the point estimate alone (decide: point), whatever n is
 cost
-  time    about 40 seconds (rule of thumb: 4 operations per parameter and token (both sides), 2 cores at \
-10 billion per second)
+  time    about 40 seconds (rule of thumb: 4 FLOP per parameter and token (2 per side), 2 cores at \
+10 GFLOP/s each)
   memory  89.1 MB (reference in float32, variant in float32, 8 million logits per side; libraries not included)
 underpowered  2 of 4 comparisons have less than 80 % power
 """

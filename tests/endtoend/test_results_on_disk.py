@@ -121,7 +121,7 @@ def test_tables_that_cannot_be_read_any_more_make_the_run_an_error(
     def damaged(*_: object) -> None:
         raise TableError("journal.jsonl: Input/output error")
 
-    monkeypatch.setattr("harness.write.Reader", damaged)
+    monkeypatch.setattr("harness.write.StoreReader", damaged)
     code, said = run(desk, tmp_path, "a")
     assert code == 2
     assert verdict(tmp_path) == ("error", 2)
@@ -129,7 +129,7 @@ def test_tables_that_cannot_be_read_any_more_make_the_run_an_error(
     assert "not every output shows all of its tables: journal.jsonl: Input/output error" in said
 
 
-@pytest.mark.parametrize("step", ["write_run", "read_run", "as_written"])
+@pytest.mark.parametrize("step", ["write_run", "read_run", "read_back"])
 def test_a_run_file_that_cannot_be_written_or_read_back_leaves_no_result(
     desk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
@@ -196,6 +196,6 @@ def test_a_run_folder_that_is_a_link_or_somebody_elses_is_left_alone(desk: Path,
     with pytest.raises(WriteError, match="linked/a: found a link"):
         run(desk, tmp_path / "linked", "a")
     elsewhere.rename(tmp_path / "a")
-    with pytest.raises(WriteError, match=r"a: found 'report\.html' and nothing that this program left"):
+    with pytest.raises(WriteError, match=r"a: found 'report\.html' and nothing written by this program"):
         run(desk, tmp_path, "a")
     assert [(path.name, path.read_text()) for path in (tmp_path / "a").iterdir()] == [("report.html", "mine")]

@@ -267,7 +267,7 @@ def test_a_metric_that_a_run_does_not_have_leaves_nothing() -> None:
         (AtMost(metric="*", why="w", limit=1e9), BYTES, 0, "free", "counted, not sampled"),
         (AtMost(metric="*", why="w", limit=0.0), KL, 200, "never", "not even"),
         (AtLeast(metric="*", why="w", limit=0.9), KL, 200, "never", "better if lower"),
-        (AtLeast(metric="*", why="w", limit=0.5), ACCURACY, 200, "unknown", "only an earlier run"),
+        (AtLeast(metric="*", why="w", limit=0.5), ACCURACY, 200, "unknown", "only from an earlier run"),
     ],
 )
 def test_what_is_said_about_a_rule(rule: Rule, metric: Metric, documents: int | None, outlook: str, words: str) -> None:

@@ -95,33 +95,44 @@ def test_an_earlier_clock_is_scaled_stage_by_stage() -> None:
     suite = {
         "documents": {"max": 100, "context": 512},
         "noise_floor": {"conditions": ["rounding"], "documents": 8},
-        "measures": [{"measure": "latency", "repeats": 40}],
+        "measures": [
+            {"measure": "latency", "repeats": 40},
+            {"measure": "generation", "max": 20, "prompt_tokens": 32, "new_tokens": 160},
+        ],
     }
     asked = {"suites": [suite]}
-    measurement = made.measurements[0].model_copy(update={"name": "tasks.a.accuracy", "n": 331})
+    counts = {"tasks.a.accuracy": 331, "generation.exact_match": 20}
+    measurements = tuple(made.measurements[0].model_copy(update={"name": k, "n": n}) for k, n in counts.items())
     clock = Clock(
         started="",
         finished="",
-        seconds={"load reference": 1.0, "noise floor": 0.5, "shared pass": 10.0, "items": 3.0, "timings": 4.0},
+        seconds={
+            "load reference": 1.0,
+            "noise floor": 0.5,
+            "shared pass": 10.0,
+            "items": 3.0,
+            "generations": 1.0,
+            "timings": 4.0,
+        },
     )
     run = made.model_copy(
         update={
             "asked": asked,
-            "measurements": (measurement,),
+            "measurements": measurements,
             "clock": clock,
             "reference": made.reference.model_copy(update={"parameters": 2 * 2_754_816}),
         }
     )
     found = cost(plan, run)
     # Floors: 5 conditions and the reference as it is, on 16 documents; then one condition, on 8.
-    assert found.seconds == pytest.approx((1 + 6 * 0.5 + 2 * 10 + 10 * 3 + 4 / 2) / 2)
+    assert found.seconds == pytest.approx((1 + 6 * 0.5 + 2 * 10 + 10 * 3 + 80 / 20 * 1 + 4 / 2) / 2)
     assert run.name in found.seconds_by
 
 
 def test_without_a_clock_time_is_a_rule_of_thumb_and_memory_holds_both_sides(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.cpu_count", lambda: 4)
     found = cost(make_plan(HERE.parent / "planning" / "pocket.yaml"), None)
-    both, alone = 200 * 512 + 200 * 3310, (1 + 5) * 16 * 512
+    both, alone = 200 * 512 + 200 * 3310 + 80 * (32 + 160), (1 + 5) * 16 * 512
     assert found.seconds == pytest.approx(2 * 2_754_816 * (2 * both + alone) / 4e10)
     assert "rule of thumb" in found.seconds_by
     assert found.memory == pytest.approx(2 * 4 * 2_754_816 + 2 * 4 * 2**23)

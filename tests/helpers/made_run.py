@@ -55,6 +55,7 @@ def make_run(verdict: str = "pass", documents: int = 200, length: int = 150, lay
         data_key="9f" * 32,
         verdict=verdict,
         exit_code=EXIT_CODES[verdict],
+        failure=None if verdict == "pass" else "quality",
         asked=make_asked(),
         reference=identity("pocket", "float32", modules(layers, False), "a1"),
         variant=fitted(identity("pocket-w4-g32", "float32", modules(layers, True), "b2")),

@@ -84,7 +84,9 @@ def judge_like(rule: dict[str, Any], m: Measurement | None, where: str) -> Verdi
     }
     if m is None:
         reason = f"{rule['metric']}: the documents have other token ids under the variant's tokenizer"
-        return Verdict(status="error", expected="a measurement", found="none", because=reason, **common)
+        return Verdict(
+            status="error", expected="a measurement", found="none", because=reason, failure="quality", **common
+        )
     limit, upper = limit_of(rule, m)
     bits = m.name == "memory.bits_per_weight"
     value, low, high = map(number, (m.variant,) * 3 if bits else (m.change, m.low, m.high))
@@ -103,6 +105,7 @@ def judge_like(rule: dict[str, Any], m: Measurement | None, where: str) -> Verdi
         found=f"{value!r} [{low!r}, {high!r}]",
         margin=sign * (limit - bound),
         because=because,
+        failure=None if status == "pass" else "quality",
         **common,
     )
 

@@ -15,12 +15,12 @@ import pandas as pd
 from scipy import stats
 
 from harness.measures._common.item_scores import flips, recovery, scores
-from harness.measures._items import Cell
+from harness.measures._items import TaskScores
 from harness.measures._shared import Count, make_sampled
 from harness.measures.calibration import BRIER, SQUARED
 from harness.measures.divergence import METRICS
 from harness.measures.latency import RATIO as LATENCY
-from harness.measures.latency import Blocks, _ratio
+from harness.measures.latency import TimedBlocks, _ratio
 from harness.measures.perplexity import RATIO
 from harness.records import Measurement, Metric
 from harness.rules import Rule
@@ -104,7 +104,7 @@ def agreement(generator: Generator, n: int) -> Measurement:
     return make_sampled(metric, "m", count, change=mean(same), interval=proportion_interval(same, labels))
 
 
-def cell(generator: Generator, lost: float, gained: float, n: int, copies: int = 1) -> Cell:
+def cell(generator: Generator, lost: float, gained: float, n: int, copies: int = 1) -> TaskScores:
     """n documents of a task; an item is right before alone, after alone, or 60 : 40 on both or neither side.
 
     copies: items of a document share half of their fate; 1: each item is a document.
@@ -125,7 +125,7 @@ def cell(generator: Generator, lost: float, gained: float, n: int, copies: int =
             "reference_loglikelihoods": [(0.0, 0.0)] * items, "variant_loglikelihoods": [(0.0, 0.0)] * items,
         }
     )  # fmt: skip
-    return Cell("a", "accuracy", rows)
+    return TaskScores("a", "accuracy", rows)
 
 
 def accuracy(lost: float, gained: float, copies: int = 1) -> Callable[[Generator, int], Measurement]:
@@ -186,7 +186,7 @@ def latency(generator: Generator, n: int) -> Measurement:
         drift[at] = shocks[at] + (0.5 * drift[at - 1] if at else 0.0)
     first = np.exp(0.01 * generator.normal(size=(n, 2)))
     second = 1.05 * np.exp(drift[:, None] + 0.01 * generator.normal(size=(n, 2)))
-    return _ratio(LATENCY, "decode", Blocks(first, second), None)
+    return _ratio(LATENCY, "decode", TimedBlocks(first, second), None)
 
 
 def worlds() -> list[World]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel
 
-from harness.testing.models import START, VOCABULARY, lively, tiny_gpt2, tiny_llama, tiny_tokenizer
+from harness.testing.models import START, VOCABULARY, randomize_gains, tiny_gpt2, tiny_llama, tiny_tokenizer
 
 __all__ = ["EXPERTS", "FAMILIES", "START", "VOCABULARY", "family", "save", "tiny_gpt2", "tiny_llama", "tiny_tokenizer"]
 
@@ -115,7 +115,7 @@ def family(name: str) -> PreTrainedModel:
         for path, parameter in model.named_parameters():
             if path.endswith("_bias"):  # Of stacked experts, two-dimensional; they would be zero.
                 parameter.normal_(std=0.2)
-    ready: Any = lively(model)
+    ready: Any = randomize_gains(model)
     ready.eval().requires_grad_(False)
     return model
 

@@ -74,7 +74,7 @@ def test_batches_hold_every_document_once_within_the_budget(lengths: list[int], 
 
 def test_scored_positions_predict_the_next_token_and_never_padding() -> None:
     (batch,) = plan_batches(make_documents([3, 5]), 10)
-    places, targets = batch.scored(torch.device("cpu"))
+    places, targets = batch.index_scored(torch.device("cpu"))
     long, short = batch.documents
     assert places.tolist() == [0, 1, 2, 3, 5, 6]
     assert targets.tolist() == [*long.ids[1:], *short.ids[1:]]

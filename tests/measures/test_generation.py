@@ -13,6 +13,7 @@ from scipy.stats import t as student_t
 from harness.errors import MeasureError
 from harness.measures.generation import Generation
 from harness.records import Measurement, Skipped
+from harness.statistics import tango_interval
 
 NEW = 64
 
@@ -25,6 +26,10 @@ def table(count: int = 40, parted: int = 25, seed: int = 0, **columns: Any) -> p
         "prompt": [f"p{index}" for index in range(count)],
         "reference_finite": True,
         "variant_finite": True,
+        "reference_ended": np.arange(count) < count // 2,
+        "variant_ended": np.arange(count) < count // 2,
+        "reference_tokens": 40,
+        "variant_tokens": 40,
         "same_tokens": True,
         "diverged": diverged,
         "first": first,
@@ -133,3 +138,50 @@ def test_what_cannot_be_is_an_error(columns: dict[str, Any]) -> None:
 
 def test_a_model_for_meanings_is_asked_for_by_name() -> None:
     assert "generation.embedding_similarity" not in [metric.name for metric in Generation().produces()]
+
+
+def test_a_lost_stop_token_shows_on_both_shares_and_in_the_length() -> None:
+    found = measured(table(40, reference_ended=True, variant_ended=False, variant_tokens=NEW))
+    stopped, cut, length = found["stopped"], found["hit_limit"], found["length_ratio"]
+    assert (stopped.reference, stopped.variant, stopped.change) == (1.0, 0.0, -1.0)
+    assert (cut.reference, cut.variant, cut.change) == (0.0, 1.0, 1.0)
+    assert stopped.high < -0.8
+    assert cut.low == -stopped.high
+    assert length.change == NEW / 40
+
+
+def test_shares_that_stop_are_paired_by_prompt_with_tangos_interval() -> None:
+    ended = np.arange(40) < 30
+    found = measured(table(40, reference_ended=ended, variant_ended=np.roll(ended, 2)))["stopped"]
+    wanted = tango_interval(2, 2, 40)
+    assert wanted is not None
+    assert (found.change, found.low, found.high) == (0.0, wanted.low, wanted.high)
+    assert "30 of 40 prompts, reference 30" in found.method
+
+
+def test_a_prompt_given_twice_is_one_pair() -> None:
+    frame = table(40, variant_ended=np.arange(40) < 18)
+    twice = measured(pd.concat([frame, frame], ignore_index=True))["stopped"]
+    once = measured(frame)["stopped"]
+    assert (twice.change, twice.low, twice.high, twice.clusters) == (once.change, once.low, once.high, 40)
+
+
+def test_where_the_reference_never_stops_that_is_said() -> None:
+    found = measured(table(40, reference_ended=False, variant_ended=False))["stopped"]
+    assert "no text of the reference stops" in found.method
+
+
+def test_lengths_in_other_tokens_are_not_compared() -> None:
+    found = measured(table(40, same_tokens=False))["length_ratio"]
+    assert isinstance(found, Skipped)
+
+
+def test_lengths_are_a_paired_ratio() -> None:
+    one = np.arange(20, 60).astype(float)
+    two = one + np.tile([0.0, 3.0], 20)
+    found = measured(table(40, reference_tokens=one, variant_tokens=two))["length_ratio"]
+    ratio = two.sum() / one.sum()
+    error = np.sqrt(((two - ratio * one) ** 2).sum() * 40 / 39) / one.sum()
+    half = student_t.ppf(0.975, 39) * error
+    assert (found.change, found.low, found.high) == pytest.approx((ratio, ratio - half, ratio + half))
+    assert (found.reference, found.variant) == (one.mean(), two.mean())

@@ -15,7 +15,7 @@ from transformers.pytorch_utils import Conv1D
 from harness.errors import MissingDependencyError, ModelError
 from harness.models.loaded import LoadedModel
 from harness.models.loading import load
-from harness.models.packed_integers import PackedLayout, layout_of, unpack_layer
+from harness.models.packed_integers import PackedLayout, read_layout, unpack_layer
 from harness.records import ModelSpec
 from tests.helpers import quantized_checkpoints as made
 from tests.helpers.tiny_models import save, tiny_gpt2, tiny_llama
@@ -301,4 +301,4 @@ def test_layouts_for_one_kernel_name_the_library(tmp_path: Path, said: dict[str,
 )
 def test_layouts_are_read_from_the_configuration(tmp_path: Path, said: dict[str, Any], layout: PackedLayout) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"quantization_config": said}))
-    assert layout_of(tmp_path) == layout
+    assert read_layout(tmp_path) == layout

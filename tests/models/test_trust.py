@@ -32,7 +32,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def check(folder: Path, trust: bool = False, manifest: bool = False) -> tuple[str, ...]:
-    return check_folder(folder, fingerprint_folder(folder), trust, manifest).floating()
+    return check_folder(folder, fingerprint_folder(folder), trust, manifest).floating_dtypes()
 
 
 def test_a_sound_folder_passes_and_says_its_types(folder: Path) -> None:

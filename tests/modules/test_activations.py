@@ -16,7 +16,7 @@ from torch.nn import functional
 from torch.utils.hooks import RemovableHandle
 
 from harness.errors import BackendError, ModelError
-from harness.lockstep.hooks import ActiveSide, attached
+from harness.lockstep.hooks import ActiveSide, attach_taps
 from harness.models.identity import weights_sha256
 from harness.models.loading import load
 from harness.modules.activations import RANGE, check_declared, round_inputs, round_within
@@ -163,7 +163,7 @@ def test_the_shared_pass_sees_inputs_before_they_are_rounded() -> None:
     inputs: list[Tensor] = []
     outputs: list[Tensor] = []
     model = nn.ModuleDict({"it": layer})
-    with attached(model, 0, stage, {"it": [inputs.append]}, {"it": [outputs.append]}), stage.activate(0):
+    with attach_taps(model, 0, stage, {"it": [inputs.append]}, {"it": [outputs.append]}), stage.activate(0):
         layer(x)
     assert torch.equal(inputs[0], x)
     assert torch.equal(outputs[0], functional.linear(round_within(x, TOKEN, None), layer.weight, layer.bias))

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from harness.errors import BackendError
-from harness.modules.grid_check import check_grids, count_distinct, on_grid
+from harness.modules.grid_check import check_grids, count_distinct, lies_on_grid
 from harness.numerics.formats import MXFP4, NVFP4, Format, quantize, stored_bits
 from harness.numerics.granularity import Blocks
 from harness.numerics.grids import FP8_E4M3, NF4, integer
@@ -166,7 +166,7 @@ def test_integers_times_any_scale_lie_on_the_grid(seed: int, bits: int, size: in
     low, high = grid.code_range
     codes = torch.randint(low, high + 1, (20, size), generator=torch.Generator().manual_seed(seed)).float()
     for dtype in TYPES:
-        assert on_grid((codes * scale).to(dtype).float(), grid, dtype).all()
+        assert lies_on_grid((codes * scale).to(dtype).float(), grid, dtype).all()
     assert count_distinct(codes) == max(len(set(row.tolist())) for row in codes)
 
 
@@ -177,4 +177,4 @@ def test_codes_less_any_zero_point_lie_on_the_grid(seed: int, bits: int, size: i
     codes = torch.randint(0, 2**bits, (20, size), generator=generator)
     codes = (codes - torch.randint(0, 2**bits, (20, 1), generator=generator)).float()
     for dtype in TYPES:
-        assert on_grid((codes * scale).to(dtype).float(), integer(bits, False), dtype).all()
+        assert lies_on_grid((codes * scale).to(dtype).float(), integer(bits, False), dtype).all()

@@ -69,7 +69,7 @@ def test_a_suite_without_anything_to_look_at_is_refused(tmp_path: Path) -> None:
     gate = "rules:\n  - {rule: at_most, metric: memory.weight_bytes, limit: 1.0e+9, why: w}\n"
     documents = "documents: {data: pocket-heldout, min: 40, max: 400}\nmeasures: [memory, outliers]\n"
     (problem,) = refused(write(tmp_path, documents, gate))
-    assert "no measure of single documents" in problem
+    assert "no measure of individual documents" in problem
 
 
 def test_a_seed_for_a_file_has_a_use_where_documents_are_drawn(tmp_path: Path) -> None:

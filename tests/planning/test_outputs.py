@@ -32,7 +32,7 @@ class Summary(Writer):
 def outside(monkeypatch: pytest.MonkeyPatch) -> None:
     """The writer above, as if an outside package offered it."""
     points = {"summary": SimpleNamespace(load=lambda: Summary)}
-    monkeypatch.setattr(plugins, "_outside", lambda family: points if family == "writers" else {})
+    monkeypatch.setattr(plugins, "_entry_points", lambda family: points if family == "writers" else {})
 
 
 def asked(folder: Path, outputs: str) -> list[dict[str, object]]:

@@ -14,7 +14,7 @@ from transformers import LlamaForCausalLM
 
 from harness.pocket import MODEL_DIR
 from harness.pocket.batches import batches, token_stream
-from harness.pocket.checkpoint import as_llama, save_llama
+from harness.pocket.checkpoint import convert_to_llama, save_llama
 from harness.pocket.network import Network, Shape, initialize
 from harness.pocket.optimizer import orthogonalize
 from harness.pocket.train import STAGES, make_loss, rate_fraction, schedule, train
@@ -29,7 +29,7 @@ def fresh_network(seed: int = 0) -> Network:
 
 def test_the_network_computes_what_transformers_computes(tmp_path: Path) -> None:
     network = fresh_network().bfloat16().float()  # so that rounding the checkpoint changes nothing
-    save_llama(as_llama(network), tmp_path)
+    save_llama(convert_to_llama(network), tmp_path)
     ids = torch.randint(0, 1536, (2, 40), generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         expected = LlamaForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)(ids).logits

@@ -142,9 +142,9 @@ def test_a_story_never_contradicts_itself() -> None:
 
 def test_entropy_adds_up_and_is_that_of_the_draws() -> None:
     draws = Draws("test")
-    draws.below(8)
+    draws.draw_below(8)
     assert draws.nats == pytest.approx(math.log(8))
-    draws.several("abc", 3, 1.0)
+    draws.choose_several("abc", 3, 1.0)
     count = 20_000
     sample = Draws("sample")
     picks = [sample.zipf("ab", 1.0) for _ in range(count)]

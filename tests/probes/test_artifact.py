@@ -21,7 +21,7 @@ from harness.models.loading import load
 from harness.probes import ArtifactSource, Context
 from harness.probes.artifact import DOCUMENTS, TOKENS, Artifact
 from harness.records import ModelSpec
-from harness.testing.models import lively
+from harness.testing.models import randomize_gains
 from tests.helpers.read_back import here
 from tests.helpers.tiny_models import save, tiny_llama
 
@@ -74,7 +74,7 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def variant(tmp_path: Path) -> LoadedModel:
-    return load(ModelSpec(model=str(save(lively(tiny_llama()), tmp_path / "model"))), "variant")
+    return load(ModelSpec(model=str(save(randomize_gains(tiny_llama()), tmp_path / "model"))), "variant")
 
 
 def documents(count: int = 3, length: int = 10) -> list[EncodedDocument]:

@@ -18,7 +18,7 @@ from harness.data.documents import RawDocument
 from harness.errors import DataError, ModelError
 from harness.probes import Context
 from harness.probes._compare import Written, common_reach, edit_distance, first_difference, similarity
-from harness.probes._writer import Writer
+from harness.probes._writer import TextGenerator
 from harness.probes.generations import Generations
 from tests.helpers.students import SENTENCES, Loaded, MemorySink, Silent, byte_tokenizer, make_model, twin
 
@@ -98,7 +98,7 @@ def gpt2() -> Loaded:
 @pytest.mark.parametrize("name", ["llama", "gpt2"])
 def test_prompts_of_any_length_give_together_what_each_gives_alone(name: str) -> None:
     side = gpt2() if name == "gpt2" else ending()
-    writer = Writer(side, NEW, None, bos=True, chat=False)  # type: ignore[arg-type]
+    writer = TextGenerator(side, NEW, None, bos=True, chat=False)  # type: ignore[arg-type]
     prompts = [writer.ids(text) for text in SENTENCES] + [writer.ids("A")]
     assert len({len(prompt) for prompt in prompts}) > 4
     together = writer.write(prompts)

@@ -44,7 +44,7 @@ GAP = Metric(name="calibration.gap", unit="probability", better="neither")
 def test_a_rule_says_its_number_and_its_limits(
     rule: Rule, metric: Metric, number: str, lower: float | None, upper: float | None
 ) -> None:
-    bound = rule.bound(Facts.declared(metric))
+    bound = rule.bound(Facts.from_metric(metric))
     assert (bound.number, bound.lower, bound.upper, bound.misfit) == (number, lower, upper, "")
 
 
@@ -61,13 +61,13 @@ def test_a_rule_says_its_number_and_its_limits(
     ],
 )
 def test_a_metric_that_a_rule_cannot_judge_is_a_misfit(rule: Rule, metric: Metric, words: str) -> None:
-    assert words in rule.bound(Facts.declared(metric)).misfit
+    assert words in rule.bound(Facts.from_metric(metric)).misfit
 
 
 def test_a_share_of_the_reference_needs_a_value_on_each_side_and_a_positive_one() -> None:
     rule = Retains(share=0.9, metric="*", why="w")
-    assert "no value on each" in rule.bound(Facts.declared(ACCURACY, frozenset({"change"}))).misfit
-    assert "is 0, so" in rule.bound(Facts.declared(ACCURACY, reference=0.0)).misfit
+    assert "no value on each" in rule.bound(Facts.from_metric(ACCURACY, frozenset({"change"}))).misfit
+    assert "is 0, so" in rule.bound(Facts.from_metric(ACCURACY, reference=0.0)).misfit
 
 
 def test_every_rule_has_a_bound_on_a_metric_that_it_fits() -> None:
@@ -76,7 +76,7 @@ def test_every_rule_has_a_bound_on_a_metric_that_it_fits() -> None:
         cls = load(Rule, name)
         given_settings: dict[str, Any] = {key: value for key, value in settings.items() if key in cls.model_fields}
         bounds = [
-            bound_of(cls(**given_settings, metric="*", why="w"), Facts.declared(metric)) for metric in (KL, ACCURACY)
+            bound_of(cls(**given_settings, metric="*", why="w"), Facts.from_metric(metric)) for metric in (KL, ACCURACY)
         ]
         assert any(bound.limits and not bound.misfit for bound in bounds), name
 

@@ -30,7 +30,7 @@ from harness.rules.not_worse import NotWorse
 from harness.run import run_group
 from harness.running.pairs import Observed
 from harness.statistics import planned_looks
-from harness.tables.store import Reader
+from harness.tables.store import StoreReader
 from tests.helpers.pass_pairs import make_documents
 from tests.helpers.tiny_models import save, tiny_llama
 
@@ -93,7 +93,7 @@ def measured(observed: Observed) -> dict[str, Measurement]:
 
 
 def rows(folder: Path, name: str, table: str) -> pd.DataFrame:
-    frame = Reader(folder / name / "tables").read("suite", table)
+    frame = StoreReader(folder / name / "tables").read("suite", table)
     assert frame is not None
     return frame
 

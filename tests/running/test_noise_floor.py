@@ -29,7 +29,7 @@ from harness.probes.layers import Layers
 from harness.probes.tokens import Tokens
 from harness.records import Measurement, NoiseFloor, NoiseFloorSpec
 from harness.records.plan import Condition
-from harness.running.noise_floor import floors, observe_perturbed, with_floors
+from harness.running.noise_floor import add_floors, floors, observe_perturbed
 from tests.helpers.pass_pairs import Loaded, Silent, damaged, gpt2, llama, louder, make_documents, observe
 
 ALL: tuple[Condition, ...] = ("batch_size", "padding_side", "document_order", "attention", "rounding")
@@ -59,9 +59,9 @@ def test_each_condition_changes_what_it_says() -> None:
     assert single.lengths == (9, 9), "a document that is alone runs beside a copy of itself"
     (left,) = pad_left(batch)
     assert left.starts == (SPARE_PADDING, SPARE_PADDING + 4, SPARE_PADDING + 4)
-    assert left.padded
+    assert left.has_padding
     assert left.positions(CPU)[1].tolist() == [0] * (SPARE_PADDING + 4) + [0, 1, 2, 3, 4]
-    places, targets = left.scored(CPU)
+    places, targets = left.index_scored(CPU)
     ids = left.token_ids(CPU).flatten()
     assert torch.equal(ids[places + 1], targets)
     assert [[document.index for document in part.documents] for part in reorder(batch)] == [[2, 0], [1]]
@@ -116,7 +116,7 @@ def test_padding_on_the_left_without_positions_would_be_seen() -> None:
         decoder.prepare(torch.from_numpy(batch.documents[0].ids)[None])
         right_N, left_N = decoder.scored_states(batch), decoder.scored_states(left)
         mask = left.is_token(CPU).long()
-        wrong_N = decoder.states(left.token_ids(CPU), mask)[left.scored(CPU)[0]]
+        wrong_N = decoder.states(left.token_ids(CPU), mask)[left.index_scored(CPU)[0]]
     assert torch.allclose(right_N, left_N, atol=1e-4)
     assert not torch.allclose(right_N, wrong_N, atol=1e-2)
 
@@ -239,10 +239,10 @@ def test_floors_are_given_by_metric_and_module() -> None:
     known = {("layers.relative_error", (("module", "a"),)): floor, ("layers.worst", ()): floor}
     found = [one("layers.relative_error", module="a"), one("layers.relative_error", module="b")]
     found += [one("layers.worst", module="b"), one("tasks.a.accuracy")]
-    marked = with_floors(found, known)
+    marked = add_floors(found, known)
     assert [m.floor for m in marked if isinstance(m, Measurement)] == [floor, None, floor, None]
     own = one("layers.worst").model_copy(update={"floor": floor.model_copy(update={"value": 9.0})})
-    assert with_floors([own], known) == [own], "a floor that a measure found itself stays"
+    assert add_floors([own], known) == [own], "a floor that a measure found itself stays"
 
 
 def test_what_one_condition_leaves_without_a_number_has_no_floor() -> None:

@@ -13,7 +13,7 @@ from scipy import stats
 from scipy.special import ndtri
 
 from harness.statistics import GroupSequential, Interval, Intervals, mean_interval, planned_looks
-from harness.statistics.group_sequential import LEAST_GROWTH, LOOKS, Spending, look_bounds, spent
+from harness.statistics.group_sequential import LEAST_GROWTH, LOOKS, Spending, look_bounds, spend
 
 
 def obrien_fleming(share: float) -> float:
@@ -77,7 +77,7 @@ def test_all_looks_together_spend_exactly_the_error(steps: list[float], error: f
     bounds = look_bounds(shares, error)
     for number in range(1, len(shares) + 1):
         crossed = 1 - multivariate(shares[:number], list(bounds[:number]))
-        assert crossed == pytest.approx(error * spent(shares[number - 1]), abs=2e-5)
+        assert crossed == pytest.approx(error * spend(shares[number - 1]), abs=2e-5)
 
 
 def test_one_look_at_everything_is_the_ordinary_interval() -> None:
@@ -138,9 +138,9 @@ def test_intervals_of_a_look_are_the_ordinary_ones_at_its_confidence() -> None:
 
 
 def test_an_interval_without_width_stays_what_it_is() -> None:
-    assert GroupSequential.at([40], 400).named(None) is None
+    assert GroupSequential.at([40], 400).add_method(None) is None
     point = Interval(1.0, 1.0, "no interval: all 5 values are exactly equal")
-    assert GroupSequential.at([40], 400).named(point) is point
+    assert GroupSequential.at([40], 400).add_method(point) is point
 
 
 def test_documents_without_exception_count_as_documents() -> None:

@@ -26,7 +26,7 @@ def test_a_new_an_empty_and_an_own_folder_can_be_held_one_after_another(tmp_path
 
 def test_a_folder_of_an_earlier_version_is_known_by_its_marks(tmp_path: Path) -> None:
     (tmp_path / "tables").mkdir()
-    with pytest.raises(WriteError, match="found 'tables' and nothing that this program left there"):
+    with pytest.raises(WriteError, match="found 'tables' and nothing written by this program"):
         hold(tmp_path, LOCK, ("tables/journal.jsonl",))
     (tmp_path / "tables" / "journal.jsonl").write_text("")
     os.close(hold(tmp_path, LOCK, ("tables/journal.jsonl",)))
@@ -42,7 +42,7 @@ def test_the_second_process_is_refused_with_the_holder_until_the_first_lets_go(t
 
 def test_a_folder_of_somebody_else_is_refused_and_nothing_in_it_is_touched(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
-    with pytest.raises(WriteError, match=r"found 'thesis\.tex' and nothing that this program left"):
+    with pytest.raises(WriteError, match=r"found 'thesis\.tex' and nothing written by this program"):
         hold(tmp_path, LOCK)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 

@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 
 from harness.errors import TableError
-from harness.tables.store import Reader, Store
+from harness.tables.store import Store, StoreReader
 
 
 def commit(folder: Path, unit: str) -> None:
@@ -48,7 +48,7 @@ def test_a_foreign_folder_of_the_name_of_the_tables_is_refused(tmp_path: Path) -
     (tmp_path / "tables" / "core").mkdir(parents=True)
     precious = tmp_path / "tables" / "core" / "1.t.parquet"
     precious.write_text("years of work")
-    with pytest.raises(TableError, match="tables: found 'core' and nothing that this program left there"):
+    with pytest.raises(TableError, match="tables: found 'core' and nothing written by this program"):
         Store(tmp_path / "tables", "key")
     assert precious.read_text() == "years of work"
 
@@ -118,7 +118,7 @@ def test_a_line_with_a_valid_checksum_and_wrong_values_is_computed_again(tmp_pat
     WRONG[how](entry)
     journal.write_bytes(header + line(entry) + second)
     with pytest.raises(TableError, match="line 2 is damaged"):
-        Reader(folder, "key").read("core", "t")
+        StoreReader(folder, "key").read("core", "t")
     with Store(folder, "key") as store:
         assert [dropped.unit for dropped in store.dropped] == ["line 2"]
         assert store.units("core") == ("u/2",)

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.errors import TableError
-from harness.tables.store import Reader, Store
+from harness.tables.store import Store, StoreReader
 
 UNITS = 5
 
@@ -86,7 +86,7 @@ def dies(folder: Path, fatal: int, units: int = UNITS) -> int | None:
 
 def content(folder: Path) -> dict[str, bytes]:
     """Every table of the suite, as bytes."""
-    reader = Reader(folder, "key")
+    reader = StoreReader(folder, "key")
     frames = {table: reader.read("core", table) for table in reader.tables("core")}
     return {name: b"" if frame is None else frame.to_csv().encode() for name, frame in frames.items()}
 
@@ -194,7 +194,7 @@ def test_a_changed_byte_in_a_part_drops_that_unit_alone(
     raw[data.draw(st.integers(0, len(raw) - 1))] ^= 1 << data.draw(st.integers(0, 7))
     path.write_bytes(raw)
     with pytest.raises(TableError, match=r"2\.t\.parquet"):
-        Reader(folder).read("core", "t")
+        StoreReader(folder).read("core", "t")
     with Store(folder, "key") as store:
         assert [(d.suite, d.unit) for d in store.dropped] == [("core", "u/2")]
         assert "checksum" in store.dropped[0].reason
@@ -232,7 +232,7 @@ def test_a_changed_byte_in_the_journal_is_never_believed(
     raw[data.draw(st.integers(0, len(raw) - 1))] ^= 1 << data.draw(st.integers(0, 7))
     path.write_bytes(raw)
     with pytest.raises(TableError):
-        Reader(folder)
+        StoreReader(folder)
     with Store(folder, "key") as store:
         assert store.cleared or store.dropped
         sink = store.sink("core")
@@ -255,7 +255,7 @@ def test_a_torn_last_line_is_one_unit_lost(tmp_path: Path, keep: int) -> None:
         assert store.units("core") == ("u/1", "u/2", "u/3")
         assert not (tmp_path / "core" / "4.t.parquet").exists()
         store.sink("core").commit("u/4", {"t": small([4])})
-    assert Reader(tmp_path, "key").units("core") == ("u/1", "u/2", "u/3", "u/4")
+    assert StoreReader(tmp_path, "key").units("core") == ("u/1", "u/2", "u/3", "u/4")
 
 
 def test_a_snapshot_falls_with_every_unit_that_went_into_it(tmp_path: Path) -> None:
@@ -300,7 +300,7 @@ def test_tables_of_another_data_key_are_cleared_and_said_so(tmp_path: Path) -> N
     stranger = tmp_path / "core" / "notes.txt"
     stranger.write_text("not ours")
     with pytest.raises(TableError, match="key"):
-        Reader(tmp_path, "other")
+        StoreReader(tmp_path, "other")
     with Store(tmp_path, "other") as store:
         assert "key" in store.cleared
         assert "cleared" in store.messages[0]
@@ -328,7 +328,7 @@ def test_the_lock_names_the_holder_and_goes_with_it(tmp_path: Path) -> None:
         assert f"TableError: {tmp_path}: in use by process {os.getpid()};" in other.stderr
         with pytest.raises(TableError, match=str(os.getpid())):
             Store(tmp_path, "key")
-        assert Reader(tmp_path, "key").suites() == ()
+        assert StoreReader(tmp_path, "key").suites() == ()
     Store(tmp_path, "key").close()
 
 
@@ -400,7 +400,7 @@ def test_no_name_leads_out_of_the_folder(tmp_path: Path, name: str) -> None:
 
 def test_a_folder_without_tables_is_an_error_to_readers(tmp_path: Path) -> None:
     with pytest.raises(TableError, match=r"journal\.jsonl"):
-        Reader(tmp_path)
+        StoreReader(tmp_path)
 
 
 def test_nothing_is_unpickled(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from harness.errors import TableError, WriteError
+from harness.errors import FailureClass, TableError, WriteError
 from harness.records import Basis, Measurement, ModuleFormat, Note, Run, Skipped, Verdict
 from harness.records.comparison import Comparable, Severity
 from harness.records.metric import ChanceLevel, SpreadFamily, Summary
@@ -195,6 +195,7 @@ LITERALS = {
     *("reference", "variant", "real", "simulated", "none", "tensor", "channel", "group", "block", "token"),
     *("int", "float", "codebook", "e8m0", "e4m3", "double"),
     *(*get_args(Severity), *get_args(Comparable), "artifact"),
+    *get_args(FailureClass),
 }
 
 

@@ -195,7 +195,7 @@ class LibraryBackend(LinearBackend):
         for name, requested in wanted.items():
             module, (weights, biases) = model.get_submodule(name), sizes[name]
             stored = measure_storage(module, seen)
-            wide = stored.wider_than(requested.bits or 0, weights)
+            wide = stored.is_wider_than(requested.bits or 0, weights)
             real = not wide and not (self.inputs() and multiplies_floats(module))
             formats.append(
                 ModuleFormat(

@@ -37,7 +37,7 @@ class LinearBackend(Backend):
 
         everything, head = list(matrices(model) if self.takes_experts else linears(model)), output_head(model)
         called = {name: {name, "lm_head"} if name == head else {stack_name(name)} for name, _ in everything}
-        patterns = {pattern: matching(called, pattern) for pattern in self._patterns()}
+        patterns = {pattern: match_modules(called, pattern) for pattern in self._patterns()}
         unused = [pattern for pattern, found in patterns.items() if not found and pattern != "lm_head"]
         if unused:
             known = ", ".join(name for name, _ in everything[:8]) or "none"
@@ -58,6 +58,6 @@ class LinearBackend(Backend):
         yield from self.only
 
 
-def matching(called: dict[str, set[str]], pattern: str) -> set[str]:
+def match_modules(called: dict[str, set[str]], pattern: str) -> set[str]:
     """The modules one of whose names matches a pattern."""
     return {name for name, names in called.items() if any(fnmatchcase(each, pattern) for each in names)}

@@ -73,7 +73,7 @@ class WeightBackend(LinearBackend):
     """Settings for some modules that replace those above; if several match, the last one counts."""
 
     @model_validator(mode="after")
-    def _consistent(self) -> WeightBackend:
+    def _check_settings(self) -> WeightBackend:
         if (self.format == "int") != (self.bits is not None):
             raise ValueError("bits belongs to format: int, and only to it; the other formats have their own")
         if self.group_size is not None and self.granularity not in ("group", "block"):
@@ -83,7 +83,7 @@ class WeightBackend(LinearBackend):
         if self.format != "int" and not self.symmetric:
             raise ValueError(f"symmetric: false needs format: int; {self.format} has no zero point")
         own_blocks = self.granularity == "group" and self.group_size is None and not self.double_quantize
-        if self._named.group_size is not None and not own_blocks:
+        if self._named_format.group_size is not None and not own_blocks:
             raise ValueError(
                 f"{self.format} brings its own groups and scales; leave out granularity, group_size and double_quantize"
             )
@@ -101,12 +101,12 @@ class WeightBackend(LinearBackend):
         """The weight format that the settings describe, without overrides. Loads no torch."""
         percentile = (self.percentile or DEFAULT_PERCENTILE) if self.range == "percentile" else None
         fields: dict[str, Any] = {"symmetric": self.symmetric, "ranges": self.range, "percentile": percentile}
-        if self._named.group_size is None:
+        if self._named_format.group_size is None:
             fields |= {"granularity": self.granularity, "scales": "double" if self.double_quantize else "float"}
             if self.granularity in ("group", "block"):
-                default = 128 if self.granularity == "block" else self._named.default_group
+                default = 128 if self.granularity == "block" else self._named_format.default_group
                 fields["group_size"] = self.group_size or default
-        return self._named.record(self.bits, **fields)
+        return self._named_format.record(self.bits, **fields)
 
     def weight_format(self) -> Format:
         """The quantizer of that format."""
@@ -160,7 +160,7 @@ class WeightBackend(LinearBackend):
         )
 
     @property
-    def _named(self) -> NamedFormat:
+    def _named_format(self) -> NamedFormat:
         return named_formats()[self.format]
 
     def _patterns(self) -> Iterator[str]:
@@ -200,7 +200,7 @@ class Replacing:
 
 
 @contextmanager
-def naming(backend: Backend, module: str) -> Iterator[None]:
+def name_module_in_errors(backend: Backend, module: str) -> Iterator[None]:
     """Turn the ValueError about a weight that cannot be quantized into a BackendError that names the module."""
     try:
         yield

@@ -15,7 +15,7 @@ def guess_passes(need: Need, evidence: Evidence) -> str:
     if found is None or found.limit is None or not level:
         return ""
     if level in ("guess", "guess_flips", "guess_losses"):
-        return _in_a_task(need, found, found.limit, evidence)
+        return _compare_with_guessing(need, found, found.limit, evidence)
     if evidence.vocabulary is None:
         return ""
     v, limit = evidence.vocabulary, found.limit
@@ -29,7 +29,7 @@ def guess_passes(need: Need, evidence: Evidence) -> str:
     return f"a uniform distribution over all {v} tokens {how}" if passes else ""
 
 
-def _in_a_task(need: Need, found: Boundary, limit: float, evidence: Evidence) -> str:
+def _compare_with_guessing(need: Need, found: Boundary, limit: float, evidence: Evidence) -> str:
     task, level = need.metric.split(".")[1], need.measured.metric.chance
     chance = evidence.chance.get(task)
     if chance is None or need.spread is None:
@@ -56,5 +56,5 @@ def _reference(evidence: Evidence, name: str) -> float | None:
 
 
 def _reference_of_task(evidence: Evidence, task: str) -> float:
-    found = [_reference(evidence, f"tasks.{task}.{metric}") for metric in ("accuracy", "exact_match")]
-    return next((score for score in found if score is not None), 1.0)
+    scores = [_reference(evidence, f"tasks.{task}.{metric}") for metric in ("accuracy", "exact_match")]
+    return next((score for score in scores if score is not None), 1.0)

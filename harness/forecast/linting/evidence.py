@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from harness.errors import TableError
-from harness.forecast.measured import Measured, as_measured, list_measured
+from harness.forecast.measured import Measured, complete_metric, list_measured
 from harness.forecast.model_size import model_size
 from harness.measures import load_metrics
 from harness.planning.specs import Plan, SuiteSpec
 from harness.records import Run
-from harness.tables.store import Reader
+from harness.tables.store import StoreReader
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Evidence:
     suites: Sequence[SuiteSpec] = ()
 
 
-def of_plan(plan: Plan, run: Run | None = None, folder: Path | None = None) -> Evidence:
+def gather_for_plan(plan: Plan, run: Run | None = None, folder: Path | None = None) -> Evidence:
     """For a variant file, with an earlier comparable run, if there is one, and its folder."""
     chance = _chance_of_suites(plan.suites) | (_chance_of_run(run, folder) if run and folder else {})
     vocabulary = _vocabulary(plan.reference.model, plan.reference.revision)
@@ -43,7 +43,7 @@ def of_plan(plan: Plan, run: Run | None = None, folder: Path | None = None) -> E
     return Evidence(list_measured(plan.suites, run), True, run, vocabulary, chance, same, dtype, plan.suites)
 
 
-def of_suites(suites: Sequence[SuiteSpec], run: Run | None = None, folder: Path | None = None) -> Evidence:
+def gather_for_suites(suites: Sequence[SuiteSpec], run: Run | None = None, folder: Path | None = None) -> Evidence:
     """For suites without a variant; without suites for the metrics of an earlier run, else for every installed
     metric."""
     chance = _chance_of_suites(suites) | (_chance_of_run(run, folder) if run and folder else {})
@@ -55,7 +55,7 @@ def of_suites(suites: Sequence[SuiteSpec], run: Run | None = None, folder: Path 
     if suites:
         metrics = list_measured(suites, run)
     elif run is not None:
-        metrics = _of_run(run)
+        metrics = _read_measured(run)
     else:
         metrics = [Measured(metric, "", None) for metric in load_metrics()]
     return Evidence(metrics, bool(suites or run), run, vocabulary, chance, same, dtype, suites)
@@ -74,10 +74,10 @@ def _place(model: str) -> str:
     return os.path.realpath(model) if os.path.isdir(model) else model
 
 
-def _of_run(run: Run) -> list[Measured]:
-    found = {m.name: m for m in run.measurements}
-    listed = [Measured(as_measured(run.metric(m.name), m), "", m.clusters) for m in found.values()]
-    skipped = [Measured(run.metric(s.measure), "", None) for s in run.skipped if s.measure not in found]
+def _read_measured(run: Run) -> list[Measured]:
+    measurements = {m.name: m for m in run.measurements}
+    listed = [Measured(complete_metric(run.metric(m.name), m), "", m.clusters) for m in measurements.values()]
+    skipped = [Measured(run.metric(s.measure), "", None) for s in run.skipped if s.measure not in measurements]
     return listed + skipped
 
 
@@ -97,7 +97,7 @@ def _chance_of_run(run: Run, folder: Path) -> dict[str, float]:
     place = (folder.parent if folder.suffix == ".json" else folder) / "tables"
     columns = ("task", "output_type", "reference_loglikelihoods")
     try:
-        reader = Reader(place, run.data_key)
+        reader = StoreReader(place, run.data_key)
         tables = [reader.read(suite, "items", columns) for suite in reader.suites()]
     except TableError:
         return {}

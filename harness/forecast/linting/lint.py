@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from harness.forecast.linting.chance import guess_passes
 from harness.forecast.linting.evidence import Evidence
 from harness.forecast.linting.findings import Finding, key_of, weight
-from harness.forecast.linting.noise import within_noise
-from harness.forecast.linting.slices import unreachable
+from harness.forecast.linting.noise import find_within_noise
+from harness.forecast.linting.slices import find_unreachable
 from harness.forecast.needs import Need, needs
 from harness.measures import load_metrics
 from harness.planning.specs import GateSpec, RuleSpec
@@ -26,17 +26,17 @@ def lint(gate: GateSpec, evidence: Evidence, needed: bool = True) -> list[Findin
 
     needed: also report rules that cannot pass or are underpowered (``harness plan`` shows those itself).
     """
-    found = list(_gate(gate, evidence))
+    findings = list(_gate(gate, evidence))
     planned = needs([gate], evidence.metrics, evidence.run) if evidence.metrics else []
     for index, spec in enumerate(gate.rules):
-        found += _unknown(index, spec, evidence)
+        findings += _find_unknown(index, spec, evidence)
         own = [need for need in planned if need.spec is spec]
-        found += _never(index, spec, own) if needed else ()
-        found += _limits_nothing(index, spec, own, evidence)
-        found += unreachable(index, spec, evidence)
-        found += within_noise(index, spec, own, evidence)
-        found += _weak(index, spec, own) if needed else ()
-    return [*found, *_tasks(gate, evidence)]
+        findings += _find_impossible(index, spec, own) if needed else ()
+        findings += _limits_nothing(index, spec, own, evidence)
+        findings += find_unreachable(index, spec, evidence)
+        findings += find_within_noise(index, spec, own, evidence)
+        findings += _find_weak(index, spec, own) if needed else ()
+    return [*findings, *_tasks(gate, evidence)]
 
 
 def _gate(gate: GateSpec, evidence: Evidence) -> Iterator[Finding]:
@@ -49,7 +49,7 @@ def _gate(gate: GateSpec, evidence: Evidence) -> Iterator[Finding]:
         yield Finding("warning", gate.source, "", evidence.self_reference, why, "compare a variant that was changed")
 
 
-def _unknown(index: int, spec: RuleSpec, evidence: Evidence) -> Iterator[Finding]:
+def _find_unknown(index: int, spec: RuleSpec, evidence: Evidence) -> Iterator[Finding]:
     names = [each.metric.name for each in evidence.metrics]
     pattern = spec.rule.metric
     if any(could_match(pattern, name) for name in names):
@@ -63,7 +63,7 @@ def _unknown(index: int, spec: RuleSpec, evidence: Evidence) -> Iterator[Finding
     yield Finding("error", spec.where, key_of(index, spec, "metric"), f"{pattern!r}, which {by} measures", why, do)
 
 
-def _never(index: int, spec: RuleSpec, own: Sequence[Need]) -> Iterator[Finding]:
+def _find_impossible(index: int, spec: RuleSpec, own: Sequence[Need]) -> Iterator[Finding]:
     """Rules that can never pass, whatever the variant."""
     for need, more in _group([need for need in own if need.outlook == "never"]):
         why = "it can never pass" + (f" ({need.basis})" if need.basis else "")
@@ -86,7 +86,7 @@ def _limits_nothing(index: int, spec: RuleSpec, own: Sequence[Need], evidence: E
         yield Finding(weight(spec), spec.where, key_of(index, spec, "limit"), what, why, do)
 
 
-def _weak(index: int, spec: RuleSpec, own: Sequence[Need]) -> Iterator[Finding]:
+def _find_weak(index: int, spec: RuleSpec, own: Sequence[Need]) -> Iterator[Finding]:
     """Limits tighter than the number of documents can detect."""
     for need, more in _group([need for need in own if need.outlook == "weak"]):
         what = f"{_name(need, more)}: {need.said}"
@@ -108,7 +108,7 @@ def _tasks(gate: GateSpec, evidence: Evidence) -> Iterator[Finding]:
         rule = next((spec for spec in gate.rules if could_match(spec.rule.metric, found.name)), None)
         if rule is None or found.unit != "share" or found.reference is None or not _is_score(evidence, found.name):
             continue
-        if why := _no_room(found, found.reference, evidence):
+        if why := _explain_no_room(found, found.reference, evidence):
             what = f"{found.name}: the reference scores {found.reference:.4g} on {found.n} items"
             do = "use harder items, or a task that the reference solves partly"
             yield Finding("warning", rule.where, key_of(gate.rules.index(rule), rule, "metric"), what, why, do)
@@ -119,7 +119,7 @@ def _is_score(evidence: Evidence, name: str) -> bool:
     return any(each.metric.name == name and each.metric.chance == "guess" for each in evidence.metrics)
 
 
-def _no_room(found: Measurement, score: float, evidence: Evidence) -> str:
+def _explain_no_room(found: Measurement, score: float, evidence: Evidence) -> str:
     if (1 - score) * found.n < FEW:
         return "the task is saturated: the reference solves it, so a small degradation does not show"
     if score * found.n < FEW:

@@ -17,17 +17,17 @@ LOGIT = 64.0
 """Assumed magnitude of a logit whose last bit is the rounding floor, if no run measured one."""
 
 
-def within_noise(index: int, spec: RuleSpec, own: Sequence[Need], evidence: Evidence) -> Iterator[Finding]:
+def find_within_noise(index: int, spec: RuleSpec, own: Sequence[Need], evidence: Evidence) -> Iterator[Finding]:
     """Rules with above_noise whose noise floor is not measured, and limits that are not clear of the floor."""
     for need in own:
-        if do := _lacking(need, evidence):
+        if do := _explain_missing_floor(need, evidence):
             what = f"{need.metric}: above_noise without a measured noise floor"
             why = "without its noise floor the rule is an error in every run"
             yield Finding(weight(spec), spec.where, key_of(index, spec, "above_noise"), what, why, do)
-        yield from _against(index, spec, need, evidence)
+        yield from _compare_with_floor(index, spec, need, evidence)
 
 
-def _against(index: int, spec: RuleSpec, need: Need, evidence: Evidence) -> Iterator[Finding]:
+def _compare_with_floor(index: int, spec: RuleSpec, need: Need, evidence: Evidence) -> Iterator[Finding]:
     floor = _floor(need, evidence)
     found, times = need.boundary, need.rule.above_noise or 1.0
     if floor is None or floor.value == 0 or found is None or found.limit is None:
@@ -58,7 +58,7 @@ def _floor(need: Need, evidence: Evidence) -> NoiseFloor | None:
     return max(known, key=lambda floor: floor.value, default=None)
 
 
-def _lacking(need: Need, evidence: Evidence) -> str:
+def _explain_missing_floor(need: Need, evidence: Evidence) -> str:
     """What to do if a rule needs a floor that no suite or run measures; empty if it is measured."""
     if need.rule.above_noise is None:
         return ""
@@ -71,5 +71,5 @@ def _lacking(need: Need, evidence: Evidence) -> str:
             if could_match(need.metric, metric.name)
         ]
         return next(filter(None, reasons), "")
-    found = [m for m in evidence.run.measurements if m.name == need.metric] if evidence.run else []
-    return REMEDY if found and all(m.floor is None for m in found) else ""
+    measurements = [m for m in evidence.run.measurements if m.name == need.metric] if evidence.run else []
+    return REMEDY if measurements and all(m.floor is None for m in measurements) else ""

@@ -10,7 +10,7 @@ from rich.text import Text
 from harness.forecast.linting.evidence import Evidence
 from harness.forecast.linting.findings import Finding
 from harness.planning.specs import GateSpec
-from harness.terminal import harmless
+from harness.terminal import defuse
 
 _COLOURS = {"error": "bold red", "warning": "yellow"}
 
@@ -19,18 +19,18 @@ def print_findings(console: Console, gate: GateSpec, evidence: Evidence, finding
     """Every finding with its place, reason and remedy, then what the gate was checked against, and the count."""
     for finding in findings:
         place = f"{finding.where} {finding.key}".strip()
-        _line(console, Text.assemble((f"{finding.severity:<8}", _COLOURS[finding.severity]), (harmless(place), "bold")))
+        _line(console, Text.assemble((f"{finding.severity:<8}", _COLOURS[finding.severity]), (defuse(place), "bold")))
         for label, text in (("what", finding.what), ("why", finding.why), ("do", finding.do)):
-            _line(console, Text(f"  {label:<5} {harmless(text, 2000)}"))
-    _line(console, Text(f"gate {gate.name}, {len(gate.rules)} rules, checked against {_against(evidence)}"))
+            _line(console, Text(f"  {label:<5} {defuse(text, 2000)}"))
+    _line(console, Text(f"gate {gate.name}, {len(gate.rules)} rules, checked against {_describe_evidence(evidence)}"))
     _line(console, Text(f"{_count(findings)}", style="bold"))
 
 
-def _against(evidence: Evidence) -> str:
-    run = f"the run {harmless(evidence.run.name)}" if evidence.run else "declared variances (no earlier run given)"
+def _describe_evidence(evidence: Evidence) -> str:
+    run = f"the run {defuse(evidence.run.name)}" if evidence.run else "declared variances (no earlier run given)"
     suites = ", ".join(dict.fromkeys(each.suite for each in evidence.metrics if each.suite))
     if suites:
-        return f"suites {harmless(suites)} and {run}"
+        return f"suites {defuse(suites)} and {run}"
     return run if evidence.run else "the names of all metrics only; give --suite, --variant or --run to check limits"
 
 

@@ -17,19 +17,19 @@ from harness.records.patterns import could_match, matches
 from harness.system.resources import POCKET_SPLITS
 
 
-def unreachable(index: int, spec: RuleSpec, evidence: Evidence) -> Iterator[Finding]:
+def find_unreachable(index: int, spec: RuleSpec, evidence: Evidence) -> Iterator[Finding]:
     """Defects of the slices that a rule names: the rule is then an error in every run."""
     rule = spec.rule
     if rule.slices is None:
         return
     key, why = key_of(index, spec, "slices"), "a rule on slices that nothing measures is an error in every run"
-    if _only_whole(rule.metric, evidence):
+    if _cannot_slice(rule.metric, evidence):
         what = f"slices of {rule.metric}, which is measured over all documents at once"
         do = "name a metric that is computed document by document (by token, by layer), or remove slices"
         yield Finding(weight(spec), spec.where, key, what, why, do)
         return
     label, _, pattern = rule.slices.partition("=")
-    measuring = [suite for suite in evidence.suites if _matching(suite, rule.metric)]
+    measuring = [suite for suite in evidence.suites if _yields_by_document(suite, rule.metric)]
     known = [_values(suite.documents, label) for suite in measuring]
     if label == "length" or not known or None in known:
         return
@@ -45,7 +45,7 @@ def unreachable(index: int, spec: RuleSpec, evidence: Evidence) -> Iterator[Find
     yield Finding(weight(spec), spec.where, key, what, why, do)
 
 
-def _only_whole(pattern: str, evidence: Evidence) -> bool:
+def _cannot_slice(pattern: str, evidence: Evidence) -> bool:
     """Whether no measure behind a pattern is by document; one that does not load may be."""
     planned = [(measure, measure.produces()) for suite in evidence.suites for measure in suite.measures]
     behind = [
@@ -56,7 +56,7 @@ def _only_whole(pattern: str, evidence: Evidence) -> bool:
     return bool(behind) and not any(measure is None or measure.by_document for measure in behind)
 
 
-def _matching(suite: SuiteSpec, pattern: str) -> bool:
+def _yields_by_document(suite: SuiteSpec, pattern: str) -> bool:
     return any(
         could_match(pattern, metric.name)
         for measure in suite.measures
@@ -72,12 +72,12 @@ def _values(spec: DocumentsSpec | None, label: str) -> set[str] | None:
     if spec.packed:
         return {"packed"} if label == "kind" else set()
     if spec.data in POCKET_SPLITS:
-        found = read_documents(spec.data, spec.max, seed=spec.seed)
-        return {document.kind for document in found} if label == "kind" else set()
-    return _in_file(Path(spec.data), label, spec.max) if spec.data.endswith(".jsonl") else set()
+        documents = read_documents(spec.data, spec.max, seed=spec.seed)
+        return {document.kind for document in documents} if label == "kind" else set()
+    return _read_labels(Path(spec.data), label, spec.max) if spec.data.endswith(".jsonl") else set()
 
 
-def _in_file(path: Path, label: str, most: int | None) -> set[str] | None:
+def _read_labels(path: Path, label: str, most: int | None) -> set[str] | None:
     """The records of the file; None if it cannot be read: the run will report why."""
     try:
         with path.open(encoding="utf-8") as stream:

@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from harness.measures._items import Cell, Floats, Found
+from harness.measures._items import Floats, Found, TaskScores
 from harness.measures._shared import ECE_REASON, make_sampled, not_finite
 from harness.statistics import (
     Interval,
@@ -23,7 +23,7 @@ from harness.statistics import (
 ECE_BINS = 15
 
 
-def confidence(cell: Cell) -> Found:
+def confidence(cell: TaskScores) -> Found:
     """ECE and Brier score of the choice; the confidence is the largest softmax of the plain log-likelihoods.
 
     The ECE has no interval and is not judged: it is biased, and intervals of its change miss the truth more often
@@ -67,7 +67,7 @@ def _largest_softmax(loglikelihoods: Iterable[Sequence[float]]) -> Floats:
     return np.array(found)
 
 
-def bits_per_byte(cell: Cell) -> Found:
+def bits_per_byte(cell: TaskScores) -> Found:
     """Σ −log₂ p / Σ bytes over documents, and its paired difference."""
     weight = cell.rows["weight"].to_numpy(dtype=np.float64)
     reference, variant = (nll / math.log(2) for nll in _nlls(cell))
@@ -83,7 +83,7 @@ def bits_per_byte(cell: Cell) -> Found:
     )
 
 
-def perplexity(cell: Cell) -> Found:
+def perplexity(cell: TaskScores) -> Found:
     """exp(Σ −ln p / Σ words or bytes) on both sides, and the paired ratio, on which rules should be based."""
     weight = cell.rows["weight"].to_numpy(dtype=np.float64)
     reference, variant = _nlls(cell)
@@ -112,7 +112,7 @@ def perplexity(cell: Cell) -> Found:
     )
 
 
-def _nlls(cell: Cell) -> tuple[Floats, Floats]:
+def _nlls(cell: TaskScores) -> tuple[Floats, Floats]:
     """Negative log-likelihood (nats) of each document on the reference's and on the variant's side."""
     sides = (cell.rows[f"{side}_loglikelihoods"] for side in ("reference", "variant"))
     reference, variant = (np.array([-float(lls[0]) for lls in side]) for side in sides)

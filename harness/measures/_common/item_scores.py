@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from harness.measures._items import Cell, Found
+from harness.measures._items import Found, TaskScores
 from harness.measures._shared import make_sampled
 from harness.records import Skipped
 from harness.statistics import (
@@ -15,21 +15,21 @@ from harness.statistics import (
     mcnemar_p,
     mean,
     mean_interval,
+    paired_share_interval,
     ratio_of_sums,
     ratio_of_sums_interval,
-    tango_interval,
     wilson_interval,
 )
 
 
-def scores(cell: Cell) -> Found:
+def scores(cell: TaskScores) -> Found:
     """Mean score on both sides and the mean paired difference."""
     if cell.kind == "binary":
         gained = int(((cell.variant == 1) & (cell.reference == 0)).sum())
         lost = int(((cell.variant == 0) & (cell.reference == 1)).sum())
-        change, interval = (gained - lost) / len(cell.rows), paired_shares(cell)
+        change, interval = (gained - lost) / len(cell.rows), _paired_shares(cell)
         trials = effective(cell, float(cell.variant.sum()))
-        alone = _around(wilson_interval(*trials), mean(cell.variant))
+        alone = _extend_interval(wilson_interval(*trials), mean(cell.variant))
         what = f"{gained} items gained, {lost} lost{_mcnemar(cell, gained, lost)}; {cell.conditions}"
     else:
         change = mean(cell.variant - cell.reference)
@@ -48,31 +48,24 @@ def scores(cell: Cell) -> Found:
     )
 
 
-def paired_shares(cell: Cell) -> Interval | None:
-    """Tango's interval of the difference of two paired proportions, variant − reference.
-
-    Of items from the same document only the first counts: the others are not independent evidence.
-    """
-    first = ~cell.rows["doc_hash"].duplicated().to_numpy()
-    variant, reference = cell.variant[first], cell.reference[first]
-    gained = int(((variant == 1) & (reference == 0)).sum())
-    lost = int(((variant == 0) & (reference == 1)).sum())
-    return _around(tango_interval(gained, lost, len(variant)), mean(cell.variant - cell.reference))
+def _paired_shares(cell: TaskScores) -> Interval | None:
+    """Tango's interval of variant − reference. The share of items from the same document counts once."""
+    return paired_share_interval(cell.reference == 1, cell.variant == 1, cell.rows["doc_hash"].to_numpy())
 
 
-def _mcnemar(cell: Cell, gained: int, lost: int) -> str:
+def _mcnemar(cell: TaskScores, gained: int, lost: int) -> str:
     """The exact McNemar test of equally many gained and lost items, for information; empty if items share documents."""
     alone = cell.count.clusters == cell.count.observations
     return f" (exact McNemar p = {mcnemar_p(lost, gained):.3g})" if alone else ""
 
 
-def effective(cell: Cell, successes: float) -> tuple[float, float]:
+def effective(cell: TaskScores, successes: float) -> tuple[float, float]:
     """Successes and trials if items of the same document count once together."""
     share = cell.count.clusters / cell.count.observations
     return successes * share, float(cell.count.clusters)
 
 
-def recovery(cell: Cell) -> Found:
+def recovery(cell: TaskScores) -> Found:
     """Σ variant / Σ reference. For 0/1 scores each end is the more extreme of the t interval and of Tango's interval
     divided by the reference's share, because a t interval is too narrow if few items differ."""
     metric, total = cell.derive_metric("recovery"), math.fsum(cell.reference.tolist())
@@ -81,7 +74,7 @@ def recovery(cell: Cell) -> Found:
         yield Skipped(measure=metric.name, reason=reason, labels=cell.label())
         return
     interval = ratio_of_sums_interval(cell.variant, cell.reference, cell.clusters)
-    if cell.kind == "binary" and interval is not None and (tango := paired_shares(cell)) is not None:
+    if cell.kind == "binary" and interval is not None and (tango := _paired_shares(cell)) is not None:
         share = mean(cell.reference)
         ends = (min(interval.low, 1 + tango.low / share), max(interval.high, 1 + tango.high / share))
         interval = Interval(*ends, "the wider of ratio of sums by cluster t, and Tango score")
@@ -90,12 +83,12 @@ def recovery(cell: Cell) -> Found:
         f"sum of scores, variant / reference; {cell.conditions}",
         cell.count,
         change=ratio_of_sums(cell.variant, cell.reference),
-        interval=_around(interval, ratio_of_sums(cell.variant, cell.reference)),
+        interval=_extend_interval(interval, ratio_of_sums(cell.variant, cell.reference)),
         labels=cell.label(),
     )
 
 
-def flips(cell: Cell) -> Found:
+def flips(cell: TaskScores) -> Found:
     """Share of items whose answer or score changes, in total and in each direction (1 is right unless less is
     better)."""
     answers = cell.rows["reference_answer"].to_numpy() != cell.rows["variant_answer"].to_numpy()
@@ -112,11 +105,10 @@ def flips(cell: Cell) -> Found:
             f"{int(flipped.sum())} of {len(flipped)} items; {cell.conditions}",
             cell.count,
             change=share,
-            interval=_around(clopper_pearson(*effective(cell, float(flipped.sum()))), share),
+            interval=_extend_interval(clopper_pearson(*effective(cell, float(flipped.sum()))), share),
             labels=cell.label(),
         )
 
 
-def _around(interval: Interval | None, value: float) -> Interval | None:
-    """The interval, extended to contain the value itself despite rounding or repeated documents."""
-    return interval and Interval(min(interval.low, value), max(interval.high, value), interval.method)
+def _extend_interval(interval: Interval | None, value: float) -> Interval | None:
+    return interval and interval.around(value)

@@ -39,8 +39,8 @@ class Replay:
 
     def calls(self, dtype: torch.dtype) -> list[Callable[[nn.Module], Tensor]]:
         """The calls in another precision, as functions of a copy of the submodule in that precision."""
-        converted = [(_as(arguments, dtype), _as(named, dtype)) for arguments, named in self._calls]
-        return [_caller(arguments, named) for arguments, named in converted]
+        converted = [(_cast(arguments, dtype), _cast(named, dtype)) for arguments, named in self._calls]
+        return [_bind_arguments(arguments, named) for arguments, named in converted]
 
 
 def first_tensor(output: Any) -> Tensor:
@@ -48,14 +48,14 @@ def first_tensor(output: Any) -> Tensor:
     return output if isinstance(output, Tensor) else output[0]
 
 
-def _caller(arguments: tuple[Any, ...], named: dict[str, Any]) -> Callable[[nn.Module], Tensor]:
+def _bind_arguments(arguments: tuple[Any, ...], named: dict[str, Any]) -> Callable[[nn.Module], Tensor]:
     return lambda module: first_tensor(module(*arguments, **named))
 
 
-def _as(value: Any, dtype: torch.dtype) -> Any:
+def _cast(value: Any, dtype: torch.dtype) -> Any:
     """Every floating tensor inside plain tuples, lists and dictionaries in ``dtype``."""
     if isinstance(value, Tensor):
         return value.to(dtype) if value.is_floating_point() else value
     if isinstance(value, dict):
-        return {key: _as(each, dtype) for key, each in value.items()}
-    return type(value)(_as(each, dtype) for each in value) if type(value) in (tuple, list) else value
+        return {key: _cast(each, dtype) for key, each in value.items()}
+    return type(value)(_cast(each, dtype) for each in value) if type(value) in (tuple, list) else value

@@ -24,7 +24,7 @@ Change = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
-class Unit:
+class ChangedWeight:
     """Linear layers changed together: those that share one weight (usually one), or all matrices of an expert stack."""
 
     names: tuple[str, ...]
@@ -36,33 +36,38 @@ class Unit:
         return tuple({id(module.weight): weight_of(module) for module in self.modules}.values())
 
     @property
-    def called(self) -> tuple[nn.Module, ...]:
+    def callers(self) -> tuple[nn.Module, ...]:
         """The modules whose forward uses the unit."""
         owners = [module.owner if isinstance(module, ExpertMatrix) else module for module in self.modules]
         return tuple({id(module): module for module in owners}.values())
 
 
-def group_by_weight(modules: Sequence[tuple[str, Linear]]) -> list[Unit]:
+def group_by_weight(modules: Sequence[tuple[str, Linear]]) -> list[ChangedWeight]:
     """Group modules that share one weight, in the order of the first module of each group."""
     groups: dict[int, list[tuple[str, Linear]]] = {}
     for name, module in modules:
         groups.setdefault(id(module.weight), []).append((name, module))
-    return [Unit(tuple(name for name, _ in group), tuple(module for _, module in group)) for group in groups.values()]
+    return [
+        ChangedWeight(tuple(name for name, _ in group), tuple(module for _, module in group))
+        for group in groups.values()
+    ]
 
 
-def merge_stacks(units: Sequence[Unit]) -> list[Unit]:
+def merge_stacks(units: Sequence[ChangedWeight]) -> list[ChangedWeight]:
     """Merge the units of each expert stack into one, in the order of the first unit of each stack."""
-    groups: dict[str, list[Unit]] = {}
+    groups: dict[str, list[ChangedWeight]] = {}
     for unit in units:
         groups.setdefault(stack_name(unit.names[0]), []).append(unit)
     return [
-        Unit(tuple(name for unit in group for name in unit.names), tuple(m for unit in group for m in unit.modules))
+        ChangedWeight(
+            tuple(name for unit in group for name in unit.names), tuple(m for unit in group for m in unit.modules)
+        )
         for group in groups.values()
     ]
 
 
 def measure_divergences(
-    model: PreTrainedModel, units: Sequence[Unit], changes: Sequence[Change], calibration: Sequence[Tensor]
+    model: PreTrainedModel, units: Sequence[ChangedWeight], changes: Sequence[Change], calibration: Sequence[Tensor]
 ) -> Tensor:
     """KL(model ‖ model with one unit changed) in nats per token [U, C], float64.
 
@@ -77,7 +82,7 @@ def measure_divergences(
     trusted: dict[int, bool] = {0: True}
     with torch.no_grad():
         for ids in calibration:
-            document = _Document(model, stack, units, ids)
+            document = _ChangeRunner(model, stack, units, ids)
             tokens += len(ids) - 1
             for index, unit in enumerate(units):
                 done = document.blocks_before[index]
@@ -92,7 +97,7 @@ def measure_divergences(
 
 
 def measure_output_errors(
-    model: PreTrainedModel, units: Sequence[Unit], changes: Sequence[Change], calibration: Sequence[Tensor]
+    model: PreTrainedModel, units: Sequence[ChangedWeight], changes: Sequence[Change], calibration: Sequence[Tensor]
 ) -> Tensor:
     """Σ‖(W′ − W)x‖² / Σ‖Wx‖² over all inputs x of a unit [U, C], float64: the relative error of its own output.
 
@@ -118,7 +123,7 @@ def measure_output_errors(
 
 
 @contextmanager
-def apply_change(unit: Unit, change: Change) -> Iterator[None]:
+def apply_change(unit: ChangedWeight, change: Change) -> Iterator[None]:
     """Replace the weight of a unit within the context."""
     if isinstance(first := unit.modules[0], ExpertMatrix):
         kept = first.stack.detach().clone()
@@ -140,25 +145,27 @@ def apply_change(unit: Unit, change: Change) -> Iterator[None]:
             module.weight = old
 
 
-class _Document:
+class _ChangeRunner:
     """One document: the outputs of the unchanged model, and the KL of the changed model from these."""
 
-    def __init__(self, model: PreTrainedModel, stack: nn.ModuleList, units: Sequence[Unit], ids: Tensor) -> None:
+    def __init__(
+        self, model: PreTrainedModel, stack: nn.ModuleList, units: Sequence[ChangedWeight], ids: Tensor
+    ) -> None:
         self._model, self._stack, self._ids = model, stack, ids[None].to(model.device)
         self._outputs: list[Any] = []
         self.blocks_before: list[int | None] = [None] * len(units)
         """Number of blocks that had finished when each unit was first called; None if it never was."""
         with ExitStack() as hooks:
             for block in stack:
-                hooks.callback(block.register_forward_hook(self._finished).remove)
+                hooks.callback(block.register_forward_hook(self._store_output).remove)
             for index, unit in enumerate(units):
-                for module in unit.called:
-                    hooks.callback(module.register_forward_pre_hook(partial(self._called, index)).remove)
+                for module in unit.callers:
+                    hooks.callback(module.register_forward_pre_hook(partial(self._store_first_call, index)).remove)
             self._reference_TV = self._log_probabilities()
 
     def divergence(self, done: int) -> float:
         """Σ over tokens of KL(unchanged ‖ current model), which differs only after the first ``done`` blocks."""
-        with self._replaying(done):
+        with self._replay_outputs(done):
             now_TV = self._log_probabilities()
         p_TV = self._reference_TV.exp()
         # Tokens with zero probability in the unchanged model contribute 0, although their logarithm is −infinity.
@@ -166,7 +173,7 @@ class _Document:
 
     def can_start_behind(self, done: int) -> bool:
         """Whether replaying the outputs of ``done`` blocks suffices: some models pass on more than those."""
-        with self._replaying(done):
+        with self._replay_outputs(done):
             try:
                 return torch.equal(self._log_probabilities(), self._reference_TV)
             except Exception:  # noqa: BLE001 - missing state may raise anything; a pass from the start needs none.
@@ -177,13 +184,13 @@ class _Document:
         return logits_TV.double().log_softmax(-1)
 
     @contextmanager
-    def _replaying(self, done: int) -> Iterator[None]:
+    def _replay_outputs(self, done: int) -> Iterator[None]:
         """Let the first ``done`` blocks return their recorded outputs without computing anything."""
         blocks = list(self._stack)[:done]
         before = [vars(block).get("forward") for block in blocks]
         try:
             for block, output in zip(blocks, self._outputs, strict=False):
-                vars(block)["forward"] = partial(_recorded, output)
+                vars(block)["forward"] = partial(_return_recorded, output)
             yield
         finally:
             for block, forward in zip(blocks, before, strict=True):
@@ -192,13 +199,13 @@ class _Document:
                 else:
                     vars(block)["forward"] = forward
 
-    def _finished(self, _block: nn.Module, _arguments: Any, output: Any) -> None:
+    def _store_output(self, _block: nn.Module, _arguments: Any, output: Any) -> None:
         self._outputs.append(output)
 
-    def _called(self, index: int, _module: nn.Module, _arguments: Any) -> None:
+    def _store_first_call(self, index: int, _module: nn.Module, _arguments: Any) -> None:
         if self.blocks_before[index] is None:
             self.blocks_before[index] = len(self._outputs)
 
 
-def _recorded(output: Any, *_arguments: Any, **_named: Any) -> Any:
+def _return_recorded(output: Any, *_arguments: Any, **_named: Any) -> Any:
     return output

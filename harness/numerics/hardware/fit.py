@@ -67,13 +67,13 @@ def fit(target: str, modules: Iterable[tuple[str, int, Use]]) -> Fit:
         if use.weights.granularity == "none" and not use.weights.full_precision:
             result.unknown.setdefault(use, []).append(name)
             continue
-        found = kernels_for(target, use)
-        if not found:
+        kernels = kernels_for(target, use)
+        if not kernels:
             result.missing.setdefault(use, []).append(name)
             continue
         result.supported += parameters
-        result.accelerated += parameters if any(kernel.arithmetic for kernel in found) else 0
-        for kernel in found:
+        result.accelerated += parameters if any(kernel.arithmetic for kernel in kernels) else 0
+        for kernel in kernels:
             result.kernels[kernel.name] = result.kernels.get(kernel.name, 0) + 1
     return result
 

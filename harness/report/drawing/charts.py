@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from harness.report import display
-from harness.report.drawing.scales import Scale, covering
-from harness.report.drawing.svg import block, dot, drawing, level, polyline, tag, text, upright
+from harness.report.drawing.scales import Scale, fit_scale
+from harness.report.drawing.svg import block, dot, drawing, level, polyline, tag, text, vertical_line
 
 Words = Callable[[float], str]
 
@@ -46,13 +46,13 @@ def limits(
     lower, upper = bounds
     low, high = interval or (value, value)
     edges = [bound for bound in bounds if bound is not None]
-    scale = covering([value, low, high, *edges, *((neutral[0],) if neutral else ())], pad=0.14)
+    scale = fit_scale([value, low, high, *edges, *((neutral[0],) if neutral else ())], pad=0.14)
     shown, shown_low, shown_high, *shown_edges = display.format_together([value, low, high, *edges], 5)
     place = scale(value)
     start, end = (0.0 if lower is None else scale(lower)), (1.0 if upper is None else scale(upper))
     content = [block(start, end, 18, 26, "good"), level(31, "axis"), *_neutral(neutral, scale, place)]
     for edge, words in zip(edges, shown_edges, strict=True):
-        content += [upright(scale(edge), 14, 48, "limit"), text(scale(edge), 11, f"limit {words}", "tick strong")]
+        content += [vertical_line(scale(edge), 14, 48, "limit"), text(scale(edge), 11, f"limit {words}", "tick strong")]
     content += [
         _whisker(scale(low), scale(high), 31, tone) if interval else Markup(),
         dot(place, 31, f"mark {tone}", radius=5),
@@ -69,7 +69,7 @@ def _neutral(neutral: tuple[float, str] | None, scale: Scale, taken: float) -> l
     if neutral is None:
         return []
     at = scale(neutral[0])
-    line = upright(at, 18, 44, "neutral")
+    line = vertical_line(at, 18, 44, "neutral")
     return [line, text(at, 60, neutral[1])] if abs(at - taken) > 0.33 else [line]
 
 
@@ -78,7 +78,9 @@ def interval(
 ) -> Markup:
     """One interval on a scale shared by the rows of a table."""
     ends = _whisker(scale(low), scale(high), 12, tone) if low is not None and high is not None else Markup()
-    return drawing(24, hint, "", upright(scale(neutral), 0, 24, "neutral"), ends, dot(scale(value), 12, f"mark {tone}"))
+    return drawing(
+        24, hint, "", vertical_line(scale(neutral), 0, 24, "neutral"), ends, dot(scale(value), 12, f"mark {tone}")
+    )
 
 
 def pair(reference: float, variant: float, scale: Scale, hint: str) -> Markup:
@@ -124,7 +126,7 @@ def histogram(
             content.append(block(bins.scale(low), bins.scale(high), bottom - tall, tall, f"bin {tone}", hint))
     for value, label in marks:
         content += [
-            upright(bins.scale(value), 16, bottom, "limit"),
+            vertical_line(bins.scale(value), 16, bottom, "limit"),
             text(bins.scale(value), 11, label, "tick strong"),
         ]
     content += [
@@ -137,19 +139,23 @@ def histogram(
 def depth(line: Sequence[float], dots: Sequence[Dot], labels: Sequence[str], title: str, description: str) -> Markup:
     """A line through the outputs of the blocks in order, with dots for the modules inside each block."""
     top, bottom, height = 10, 190, 212
-    scale = covering([*line, *(mark.value for mark in dots)], zero=True)
+    scale = fit_scale([*line, *(mark.value for mark in dots)], zero=True)
     across = Scale(-0.5, max(1, len(labels)) - 0.5)
     ticks = scale.ticks(4)
 
-    def down(value: float) -> float:
+    def height_of(value: float) -> float:
         return bottom - (bottom - top) * scale(value)
 
-    content = [level(down(tick), "grid" if tick else "axis") for tick in ticks]
-    content.append(polyline([(across(place), down(value)) for place, value in enumerate(line)], height, "line variant"))
-    content += [dot(across(mark.place), down(mark.value), f"spot {mark.tone}", mark.hint, radius=3.5) for mark in dots]
+    content = [level(height_of(tick), "grid" if tick else "axis") for tick in ticks]
+    content.append(
+        polyline([(across(place), height_of(value)) for place, value in enumerate(line)], height, "line variant")
+    )
+    content += [
+        dot(across(mark.place), height_of(mark.value), f"spot {mark.tone}", mark.hint, radius=3.5) for mark in dots
+    ]
     if len(line) <= 200:
         content += [
-            dot(across(place), down(value), "mark variant", f"block {labels[place]}: {display.percent(value)}")
+            dot(across(place), height_of(value), "mark variant", f"block {labels[place]}: {display.percent(value)}")
             for place, value in enumerate(line)
         ]
     every = max(1, -(-len(labels) // 12))
@@ -158,7 +164,9 @@ def depth(line: Sequence[float], dots: Sequence[Dot], labels: Sequence[str], tit
         for place, label in enumerate(labels)
         if place % every == 0
     ]
-    return _with_y_axis(height, [(down(tick), display.percent(tick)) for tick in ticks], content, title, description)
+    return _add_y_axis(
+        height, [(height_of(tick), display.percent(tick)) for tick in ticks], content, title, description
+    )
 
 
 def reliability(
@@ -171,29 +179,31 @@ def reliability(
     top, bottom, height = 10, 270, 292
     scale = Scale(0.0, 1.0)
 
-    def down(value: float) -> float:
+    def height_of(value: float) -> float:
         return bottom - (bottom - top) * scale(value)
 
     quarters = (0.0, 0.25, 0.5, 0.75, 1.0)
-    content = [level(down(tick), "grid" if tick else "axis") for tick in quarters]
-    content.append(tag("line", x1="0%", y1=down(0), x2="100%", y2=down(1), class_="neutral"))
+    content = [level(height_of(tick), "grid" if tick else "axis") for tick in quarters]
+    content.append(tag("line", x1="0%", y1=height_of(0), x2="100%", y2=height_of(1), class_="neutral"))
     for tone, bins in sides:
         filled = [(confidence, accuracy, count) for confidence, accuracy, count in bins if count]
-        content.append(polyline([(c, down(a)) for c, a, _ in filled], height, f"line {tone}"))
+        content.append(polyline([(c, height_of(a)) for c, a, _ in filled], height, f"line {tone}"))
         for confidence, accuracy, count in filled:
             hint = f"{tone}: confidence {display.percent(confidence, 3)}, right {display.percent(accuracy, 3)}"
-            content.append(dot(confidence, down(accuracy), f"mark {tone}", f"{hint}, {display.number(count)} tokens"))
+            content.append(
+                dot(confidence, height_of(accuracy), f"mark {tone}", f"{hint}, {display.number(count)} tokens")
+            )
     content += [text(tick, bottom + 17, display.percent(tick)) for tick in quarters]
-    labels = [(down(tick), display.percent(tick)) for tick in quarters]
-    return _with_y_axis(height, labels, content, title, description)
+    labels = [(height_of(tick), display.percent(tick)) for tick in quarters]
+    return _add_y_axis(height, labels, content, title, description)
 
 
 def _whisker(start: float, end: float, y: float, tone: str) -> Markup:
-    caps = [upright(at, y - 4, y + 4, f"whisker {tone}") for at in (start, end)]
+    caps = [vertical_line(at, y - 4, y + 4, f"whisker {tone}") for at in (start, end)]
     return Markup("").join([level(y, f"whisker {tone}", start, end), *caps])
 
 
-def _with_y_axis(
+def _add_y_axis(
     height: int, labels: Sequence[tuple[float, str]], content: Sequence[Markup], title: str, description: str
 ) -> Markup:
     """Give the labels of the vertical axis a separate column, so that the drawing may take any width."""

@@ -33,7 +33,7 @@ class Scale:
         return _round_steps(self.low, self.high, about)
 
 
-def covering(values: Iterable[float], *, zero: bool = False, pad: float = 0.06) -> Scale:
+def fit_scale(values: Iterable[float], *, zero: bool = False, pad: float = 0.06) -> Scale:
     """A straight scale over all finite ``values`` with some room at both ends; with ``zero`` from 0 on."""
     finite = [value for value in values if math.isfinite(value)]
     if zero:

@@ -53,7 +53,7 @@ def text(at: float, y: float, words: str, class_: str = "tick", anchor: str = ""
     return tag("text", words, x=share(at), y=y, class_=class_, text_anchor=anchor or inwards)
 
 
-def upright(at: float, top: float, bottom: float, class_: str) -> Markup:
+def vertical_line(at: float, top: float, bottom: float, class_: str) -> Markup:
     """A vertical line."""
     return tag("line", x1=share(at), x2=share(at), y1=top, y2=bottom, class_=class_)
 

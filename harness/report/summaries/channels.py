@@ -10,12 +10,12 @@ from markupsafe import Markup
 
 from harness.report import display
 from harness.report.drawing import charts
-from harness.report.drawing.scales import Scale, covering
+from harness.report.drawing.scales import Scale, fit_scale
 from harness.report.summaries.suite_tables import SuiteTables
 
 
 @dataclass(frozen=True)
-class Inputs:
+class InputOutliers:
     """The input channels of one module: largest maximum over the median of maxima, before and after."""
 
     module: str
@@ -25,7 +25,7 @@ class Inputs:
     largest: float
 
 
-def read_channels(suite: SuiteTables, most: int) -> tuple[list[Inputs], int] | None:
+def read_channels(suite: SuiteTables, most: int) -> tuple[list[InputOutliers], int] | None:
     """The modules with the largest ratios, in descending order, and how many modules there are."""
     frame = suite.read("channels", ("side", "module", "channel", "max_abs"))
     if frame is None:
@@ -35,10 +35,10 @@ def read_channels(suite: SuiteTables, most: int) -> tuple[list[Inputs], int] | N
     ratio = dict(zip(maxima.index, (maxima["max"] / maxima["median"]).tolist(), strict=True))
     widest = frame.loc[frame.groupby("module", sort=True, observed=True)["max_abs"].idxmax()]
     rows = [
-        Inputs(
+        InputOutliers(
             module=str(row["module"]),
-            reference=_finite(ratio.get((row["module"], "reference"))),
-            variant=_finite(ratio.get((row["module"], "variant"))),
+            reference=_keep_finite(ratio.get((row["module"], "reference"))),
+            variant=_keep_finite(ratio.get((row["module"], "variant"))),
             channel=int(row["channel"]),
             largest=float(row["max_abs"]),
         )
@@ -48,17 +48,17 @@ def read_channels(suite: SuiteTables, most: int) -> tuple[list[Inputs], int] | N
     return rows[:most], len(rows)
 
 
-def make_scale(rows: Sequence[Inputs]) -> Scale:
+def make_scale(rows: Sequence[InputOutliers]) -> Scale:
     """One scale for all modules, by powers of ten where they span more than one."""
     values = [side for row in rows for side in (row.reference, row.variant) if side is not None and side > 0]
     if not values:
         return Scale(0.0, 1.0)
     if max(values) / min(values) > 10:
         return Scale(min(values) / 1.15, max(values) * 1.15, log=True)
-    return covering(values, zero=True)
+    return fit_scale(values, zero=True)
 
 
-def draw_ratios(row: Inputs, scale: Scale) -> Markup:
+def draw_ratios(row: InputOutliers, scale: Scale) -> Markup:
     """Both sides of one module."""
     if row.reference is None or row.variant is None:
         return Markup()
@@ -67,5 +67,5 @@ def draw_ratios(row: Inputs, scale: Scale) -> Markup:
     return charts.pair(row.reference, row.variant, scale, hint)
 
 
-def _finite(value: float | None) -> float | None:
+def _keep_finite(value: float | None) -> float | None:
     return float(value) if value is not None and isfinite(value) else None

@@ -19,7 +19,7 @@ _REASONS = {
 
 
 @dataclass(frozen=True)
-class Answer:
+class ChecklistLine:
     """One line of the checklist. known: the source of the answer."""
 
     question: str
@@ -28,7 +28,7 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Group:
+class ModuleGroup:
     """All modules whose weights and inputs are quantized alike."""
 
     words: str
@@ -43,7 +43,7 @@ class Group:
         return self.names[0]
 
 
-def answers(run: Run) -> list[Answer]:
+def answers(run: Run) -> list[ChecklistLine]:
     """The checklist, top to bottom."""
     modules = run.variant.modules
     return [
@@ -54,7 +54,7 @@ def answers(run: Run) -> list[Answer]:
         _answer_excluded(modules),
         _kernel(modules, run),
         _answer_storage(modules),
-        Answer(
+        ChecklistLine(
             "Quality",
             tuple(_numbers(run, words.list_summaries(run, "quality"))) or ("not measured",),
             "measured on the same documents",
@@ -63,7 +63,7 @@ def answers(run: Run) -> list[Answer]:
     ]
 
 
-def groups(modules: Sequence[ModuleFormat]) -> list[Group]:
+def groups(modules: Sequence[ModuleFormat]) -> list[ModuleGroup]:
     """Compressed modules and those with rounded inputs, one group for each distinct treatment, the largest first."""
     alike: dict[tuple[str, tuple[str, ...]], list[ModuleFormat]] = {}
     for module in modules:
@@ -73,14 +73,14 @@ def groups(modules: Sequence[ModuleFormat]) -> list[Group]:
     return sorted(found, key=lambda group: (-group.parameters, group.words, group.details))
 
 
-def _group(name: str, details: tuple[str, ...], members: list[ModuleFormat]) -> Group:
+def _group(name: str, details: tuple[str, ...], members: list[ModuleFormat]) -> ModuleGroup:
     counted = [module.distinct_values for module in members if module.distinct_values is not None]
     unit = members[0].format.granularity if members[0].format.granularity != "none" else "tensor"
     if counted:
         details = (*details, f"inspected: at most {max(counted)} distinct values in a {unit}")
     elif members[0].compressed:
         details = (*details, "distinct values not counted")
-    return Group(
+    return ModuleGroup(
         words=name,
         details=details,
         names=tuple(module.module for module in members),
@@ -104,45 +104,45 @@ def _ranges(module: ModuleFormat) -> tuple[str, ...]:
     return (f"ranges by {method}",) if method else ()
 
 
-def _weights(modules: Sequence[ModuleFormat]) -> Answer:
+def _weights(modules: Sequence[ModuleFormat]) -> ChecklistLine:
     chosen = [module for module in modules if module.compressed]
     if not chosen:
-        return Answer("Weights", ("not quantized",), "no module has a compressed format")
+        return ChecklistLine("Weights", ("not quantized",), "no module has a compressed format")
     total = sum(module.parameters for module in modules)
     share = sum(module.parameters for module in chosen) / total if total else None
     formats = Counter(", ".join((words.describe_format(module), *_ranges(module))) for module in chosen)
-    found = [f"{count} modules {name}" for name, count in formats.most_common(6)]
-    found.append(f"{display.percent(share, 3)} of all parameters")
+    kept = [f"{count} modules {name}" for name, count in formats.most_common(6)]
+    kept.append(f"{display.percent(share, 3)} of all parameters")
     inspected = sum(module.distinct_values is not None for module in chosen)
     known = "as declared by the step; distinct values were not counted"
     if inspected:
         known = f"the values of {inspected} of {len(chosen)} modules were inspected and lie on the declared grid"
-    return Answer("Weights", tuple(found), known)
+    return ChecklistLine("Weights", tuple(kept), known)
 
 
-def _activations(modules: Sequence[ModuleFormat]) -> Answer:
+def _activations(modules: Sequence[ModuleFormat]) -> ChecklistLine:
     kinds = Counter(str(module.activations) for module in modules if module.activations)
-    found = tuple(f"inputs of {count} modules {name}" for name, count in kinds.most_common(6))
-    return Answer("Activations", found or ("not quantized",), "hooks and kernels of the finished model")
+    inputs = tuple(f"inputs of {count} modules {name}" for name, count in kinds.most_common(6))
+    return ChecklistLine("Activations", inputs or ("not quantized",), "hooks and kernels of the finished model")
 
 
-def _cache(run: Run) -> Answer:
+def _cache(run: Run) -> ChecklistLine:
     cache = run.variant.cache
     if cache is None:
-        return Answer("KV cache", ("not quantized",), "the cache of the finished model")
-    found = [f"keys {cache.keys}, values {cache.values}", f"{display.number(cache.bits_per_value, 3)} bits per value"]
+        return ChecklistLine("KV cache", ("not quantized",), "the cache of the finished model")
+    details = [f"keys {cache.keys}, values {cache.values}", f"{display.number(cache.bits_per_value, 3)} bits per value"]
     if cache.residual:
-        found.append(f"the newest {cache.residual} tokens in full precision")
+        details.append(f"the newest {cache.residual} tokens in full precision")
     if cache.skipped_layers:
-        found.append(f"layers {', '.join(map(str, cache.skipped_layers))} in full precision")
-    return Answer("KV cache", tuple(found), f"{cache.kernel} kernel, by {cache.backend}")
+        details.append(f"layers {', '.join(map(str, cache.skipped_layers))} in full precision")
+    return ChecklistLine("KV cache", tuple(details), f"{cache.kernel} kernel, by {cache.backend}")
 
 
-def _calibration(run: Run) -> Answer:
+def _calibration(run: Run) -> ChecklistLine:
     data = run.variant.calibration
     if data is None:
-        return Answer("Calibration data", ("none",), "no step used calibration documents")
-    found = [
+        return ChecklistLine("Calibration data", ("none",), "no step used calibration documents")
+    details = [
         f"{data.source}: {display.number(data.documents)} documents, {display.number(data.tokens)} tokens",
         f"sha256 of the tokens {display.short_hash(data.sha256)}",
         *_numbers(run, ("calibration_data.overlap",)),
@@ -150,58 +150,62 @@ def _calibration(run: Run) -> Answer:
     divergence, floor = (words.find(run, f"calibration_data.token_divergence{end}") for end in ("", "_floor"))
     if divergence and divergence.change is not None:
         beside = f" (halves of the documents: {display.number(floor.change)})" if floor else ""
-        found.append(f"divergence of tokens {display.quantity(divergence.change, divergence.unit)}{beside}")
+        details.append(f"divergence of tokens {display.quantity(divergence.change, divergence.unit)}{beside}")
     if worst := words.find(run, "calibration_data.outside_range_worst"):
         share, module = display.quantity(worst.change, worst.unit), worst.labels.get("module", "")
-        found.append(f"inputs outside the calibrated range: up to {share}, in {module}")
-    return Answer("Calibration data", tuple(found), "compared with the evaluation documents")
+        details.append(f"inputs outside the calibrated range: up to {share}, in {module}")
+    return ChecklistLine("Calibration data", tuple(details), "compared with the evaluation documents")
 
 
-def _answer_excluded(modules: Sequence[ModuleFormat]) -> Answer:
+def _answer_excluded(modules: Sequence[ModuleFormat]) -> ChecklistLine:
     left = [module for module in modules if not module.compressed]
-    found = []
+    lines = []
     for role, reason in _REASONS.items():
         members = [module for module in left if module.role == role]
         if members:
             stored = sum(module.stored_bytes for module in members)
             size = display.size(stored) if stored else "stored with another module"
-            found.append(f"{len(members)} × {members[0].format.name}, {size}: {reason} ({members[0].module})")
-    return Answer("Left out", tuple(found) or ("nothing",), "every module of the finished model")
+            lines.append(f"{len(members)} × {members[0].format.name}, {size}: {reason} ({members[0].module})")
+    return ChecklistLine("Left out", tuple(lines) or ("nothing",), "every module of the finished model")
 
 
-def _kernel(modules: Sequence[ModuleFormat], run: Run) -> Answer:
+def _kernel(modules: Sequence[ModuleFormat], run: Run) -> ChecklistLine:
     kinds = Counter(module.kernel for module in modules if module.compressed or module.activations)
     if run.variant.cache:
         kinds[run.variant.cache.kernel] += 1
     if not kinds:
-        return Answer("Kernel", ("that of the reference",), "nothing was quantized")
+        return ChecklistLine("Kernel", ("that of the reference",), "nothing was quantized")
     if kinds["simulated"]:
         what = "simulated: the values are those of the format, held and multiplied as floats"
-        return Answer("Kernel", (what,), "memory is counted by format; speed says nothing about the format")
+        return ChecklistLine("Kernel", (what,), "memory is counted by format; speed says nothing about the format")
     packed = [module for module in modules if module.compressed]
     if packed and all(module.gemm_kind == "floats" for module in packed):
         what = "real, weight-only: the kernel dequantizes the stored format and multiplies floats"
-        return Answer("Kernel", (what,), "one call of every module was observed")
-    return Answer("Kernel", ("real: the GEMM reads the stored format",), "the modules of the finished model")
+        return ChecklistLine("Kernel", (what,), "one call of every module was observed")
+    return ChecklistLine("Kernel", ("real: the GEMM reads the stored format",), "the modules of the finished model")
 
 
-def _answer_storage(modules: Sequence[ModuleFormat]) -> Answer:
+def _answer_storage(modules: Sequence[ModuleFormat]) -> ChecklistLine:
     sizes: dict[str, int] = {}
     for module in modules:
         sizes[module.format.name] = sizes.get(module.format.name, 0) + module.stored_bytes
     largest = sorted((item for item in sizes.items() if item[1]), key=lambda item: (-item[1], item[0]))
     found = [f"{name} {display.size(size)}" for name, size in largest[:8]]
     whole = f"{display.size(sum(sizes.values()))} in all"
-    return Answer("Stored", (*found, whole) if found else ("not known",), "codes, scales and zero points, counted")
+    return ChecklistLine(
+        "Stored", (*found, whole) if found else ("not known",), "codes, scales and zero points, counted"
+    )
 
 
-def _latency(run: Run) -> Answer:
+def _latency(run: Run) -> ChecklistLine:
     names = words.list_summaries(run, "speed")
     reason = next((m.not_judged for m in run.measurements if m.name in names and m.not_judged), "")
-    found = tuple(_numbers(run, names))
-    if not found:
-        return Answer("Latency", ("not measured",), "")
-    return Answer("Latency", found, f"not counted: {reason}" if reason else "measured together with the reference")
+    numbers = tuple(_numbers(run, names))
+    if not numbers:
+        return ChecklistLine("Latency", ("not measured",), "")
+    return ChecklistLine(
+        "Latency", numbers, f"not counted: {reason}" if reason else "measured together with the reference"
+    )
 
 
 def _numbers(run: Run, names: Sequence[str]) -> Iterator[str]:

@@ -11,7 +11,7 @@ _FLOOR = "latency.floor"
 
 
 @dataclass(frozen=True)
-class Cost:
+class CostFamily:
     """All measurements of one family, memory or latency.
 
     sides: those with a value on each side. ratios: those with a comparison only. not_judged: why some are not judged.
@@ -22,14 +22,14 @@ class Cost:
     not_judged: tuple[str, ...]
 
 
-def collect_costs(run: Run, family: str) -> Cost:
+def collect_costs(run: Run, family: str) -> CostFamily:
     """The measurements whose names begin with ``family``, the most telling first."""
-    found = [m for m in run.measurements if m.name.startswith(f"{family}.")]
-    found.sort(key=lambda m: _FIRST.get(m.name, 9))
-    reasons = (m.not_judged for m in found if m.not_judged and m.name != _FLOOR)
-    return Cost(
-        sides=tuple(m for m in found if _has_sides(m)),
-        ratios=tuple(m for m in found if not _has_sides(m)),
+    measurements = [m for m in run.measurements if m.name.startswith(f"{family}.")]
+    measurements.sort(key=lambda m: _FIRST.get(m.name, 9))
+    reasons = (m.not_judged for m in measurements if m.not_judged and m.name != _FLOOR)
+    return CostFamily(
+        sides=tuple(m for m in measurements if _has_sides(m)),
+        ratios=tuple(m for m in measurements if not _has_sides(m)),
         not_judged=tuple(dict.fromkeys(reasons)),
     )
 

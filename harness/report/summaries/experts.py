@@ -52,8 +52,8 @@ def read_mixtures(suite: SuiteTables) -> list[Mixture]:
     if frame is None:
         return []
     rows = frame[frame["side"] == "variant"]
-    found = [_mixture(str(module), part) for module, part in rows.groupby("module", sort=False)]
-    return sorted(found, key=lambda mixture: -len(mixture.unreached))
+    mixtures = [_mixture(str(module), part) for module, part in rows.groupby("module", sort=False)]
+    return sorted(mixtures, key=lambda mixture: -len(mixture.unreached))
 
 
 def _mixture(module: str, rows: pd.DataFrame) -> Mixture:

@@ -25,7 +25,7 @@ _WORD = re.compile(r"\s*\S*")
 
 
 @dataclass(frozen=True)
-class Side:
+class Excerpt:
     """The text of one side around the first difference: the word that contains it, the rest, and how it ends."""
 
     word: str
@@ -42,14 +42,14 @@ class Pairing:
     kind: str
     prompt: str
     common: str
-    reference: Side
-    variant: Side
+    reference: Excerpt
+    variant: Excerpt
     place: str
     similarity: float
 
 
 @dataclass(frozen=True)
-class Texts:
+class Continuations:
     """All prompts of a suite: their number, the number of identical continuations, and the pairs that differ most."""
 
     total: int
@@ -60,7 +60,7 @@ class Texts:
     unit: str
 
 
-def read_texts(suite: SuiteTables, most: int) -> Texts | None:
+def read_texts(suite: SuiteTables, most: int) -> Continuations | None:
     """The table ``generations``, the pairs that differ most first; None if there is none."""
     frame = suite.read("generations", COLUMNS)
     if frame is None:
@@ -69,7 +69,7 @@ def read_texts(suite: SuiteTables, most: int) -> Texts | None:
     tokens = bool(frame["same_tokens"].all())
     places = differing["first" if tokens else "first_character"].to_numpy(dtype=np.int64)
     ordered = differing.sort_values(["similarity", "first_character"], kind="stable").head(most)
-    return Texts(
+    return Continuations(
         total=len(frame),
         equal=len(frame) - len(differing),
         worst=tuple(_pairing(row, tokens) for row in ordered.to_dict("records")),
@@ -98,19 +98,19 @@ def _pairing(row: Mapping[Hashable, Any], tokens: bool) -> Pairing:
         kind=str(row["kind"]),
         prompt=_tail(_lines(str(row["prompt"])), PROMPT),
         common=_tail(_lines(reference[:at]), BEFORE),
-        reference=_side(reference[at:], bool(row["reference_ended"])),
-        variant=_side(str(row["variant_text"])[at:], bool(row["variant_ended"])),
+        reference=_split_side(reference[at:], bool(row["reference_ended"])),
+        variant=_split_side(str(row["variant_text"])[at:], bool(row["variant_ended"])),
         place=place,
         similarity=float(row["similarity"]),
     )
 
 
-def _side(text: str, ended: bool) -> Side:
-    found = _WORD.match(text)
-    word = found[0] if found else ""
+def _split_side(text: str, ended: bool) -> Excerpt:
+    match = _WORD.match(text)
+    word = match[0] if match else ""
     rest = text[len(word) :]
     shown = _lines(rest[:AFTER]) + (" …" if len(rest) > AFTER else "")
-    return Side(_lines(word[:AFTER]), shown, "ends here" if ended else "")
+    return Excerpt(_lines(word[:AFTER]), shown, "ends here" if ended else "")
 
 
 def _tail(text: str, most: int) -> str:
@@ -122,6 +122,6 @@ def _lines(text: str) -> str:
     return text.replace("\n", " ⏎ ")
 
 
-def count_identical(found: Texts) -> str:
+def count_identical(found: Continuations) -> str:
     """How many prompts give identical texts, of how many: "5 of 20"."""
     return f"{display.number(found.equal)} of {display.number(found.total)}"

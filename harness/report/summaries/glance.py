@@ -25,7 +25,7 @@ def figures(run: Run) -> list[Figure]:
     return [figure for figure in found if figure is not None]
 
 
-def _finite(run: Run, name: str) -> Measurement | None:
+def _find_finite(run: Run, name: str) -> Measurement | None:
     measurement = words.find(run, name)
     return measurement if measurement is not None and measurement.non_finite is None else None
 
@@ -42,21 +42,21 @@ def _size(run: Run) -> Figure | None:
 
 
 def _perplexity(run: Run) -> Figure | None:
-    ratio, value = _finite(run, "perplexity.ratio"), _finite(run, "perplexity.value")
+    ratio, value = _find_finite(run, "perplexity.ratio"), _find_finite(run, "perplexity.value")
     if ratio is None or ratio.change is None:
         return None
     change = ratio.change - 1
-    shown = f"×{display.number(ratio.change, 4)}" if change > 1 else f"{display.signed(change * 100, 3)}\u202f%"
+    shown = f"×{display.number(ratio.change, 4)}" if change > 1 else f"{display.format_signed(change * 100, 3)}\u202f%"
     sides = format_sides(value.reference, value.variant) if value is not None else ""
-    return Figure("Perplexity", shown, sides or _between(ratio))
+    return Figure("Perplexity", shown, sides or _describe_interval(ratio))
 
 
 def _bits(run: Run) -> Figure | None:
     """Bits per byte, for sides with different tokens."""
-    bits = _finite(run, "perplexity.bits_per_byte")
+    bits = _find_finite(run, "perplexity.bits_per_byte")
     if bits is None or bits.change is None:
         return None
-    return Figure("Bits per byte", display.signed(bits.change, 3), format_sides(bits.reference, bits.variant))
+    return Figure("Bits per byte", display.format_signed(bits.change, 3), format_sides(bits.reference, bits.variant))
 
 
 def format_sides(reference: float | None, variant: float | None) -> str:
@@ -69,7 +69,7 @@ def format_sides(reference: float | None, variant: float | None) -> str:
 def _quality(run: Run) -> Iterator[Figure]:
     """The other metrics that are declared as a summary of quality."""
     for name in words.list_summaries(run, "quality"):
-        m = _finite(run, name)
+        m = _find_finite(run, name)
         if name != "perplexity.ratio" and m is not None and m.change is not None:
             value = display.quantity(m.change, m.unit, 3)
             yield Figure(words.title(run, name), value, run.metric(name).description)
@@ -98,5 +98,5 @@ def _compares_shares(m: Measurement) -> bool:
     )
 
 
-def _between(m: Measurement) -> str:
+def _describe_interval(m: Measurement) -> str:
     return "" if m.low is None or m.high is None else " … ".join(display.format_together([m.low, m.high]))

@@ -28,7 +28,7 @@ _COLUMNS = (
 
 
 @dataclass(frozen=True)
-class Module:
+class ModuleError:
     """One module over all documents. error: ‖y − ŷ‖/‖y‖ of its output; block: None outside the decoder."""
 
     name: str
@@ -50,7 +50,7 @@ class Jump:
 
 
 @dataclass(frozen=True)
-class Cell:
+class HeatSquare:
     """One square of the heat map: the largest error of a role within a range of blocks; shade 0 … 9."""
 
     error: float | None
@@ -62,28 +62,28 @@ class HeatMap:
     """Roles (q_proj, …) by ranges of blocks; labels name the ranges."""
 
     labels: tuple[str, ...]
-    rows: tuple[tuple[str, tuple[Cell, ...]], ...]
+    rows: tuple[tuple[str, tuple[HeatSquare, ...]], ...]
     left_out: int
 
 
 @dataclass(frozen=True)
-class Layers:
+class LayerSummary:
     """All modules in the order in which they run, and those whose numbers are not finite."""
 
-    modules: tuple[Module, ...]
+    modules: tuple[ModuleError, ...]
     undefined: tuple[str, ...]
 
     @property
-    def blocks(self) -> list[Module]:
+    def blocks(self) -> list[ModuleError]:
         """The decoder blocks in order."""
         return [module for module in self.modules if module.kind == "block" and module.block is not None]
 
     @property
-    def linears(self) -> list[Module]:
+    def linears(self) -> list[ModuleError]:
         """The linear modules in order."""
         return [module for module in self.modules if module.kind == "linear"]
 
-    def worst(self, most: int) -> list[Module]:
+    def worst(self, most: int) -> list[ModuleError]:
         """The modules with the largest relative error, without blocks (they contain the others)."""
         inside = [module for module in self.modules if module.kind != "block"]
         return sorted(inside, key=lambda module: (-module.error, module.name))[:most]
@@ -99,14 +99,14 @@ class Layers:
         return Jump(blocks[at].block or 0, before[at], blocks[at].error)
 
 
-def read_layers(suite: SuiteTables) -> Layers | None:
+def read_layers(suite: SuiteTables) -> LayerSummary | None:
     """Sums over all documents of each module, or None without the table."""
     frame = suite.read("layers", _COLUMNS)
     if frame is None:
         return None
     found = [_module(row) for row in _numbers(_sums(frame)).to_dict("records")]
     modules = tuple(module for module in found if isfinite(module.error))
-    return Layers(modules, tuple(module.name for module in found if not isfinite(module.error)))
+    return LayerSummary(modules, tuple(module.name for module in found if not isfinite(module.error)))
 
 
 def read_weight_errors(suite: SuiteTables) -> dict[str, float]:
@@ -138,9 +138,9 @@ def _numbers(sums: pd.DataFrame) -> pd.DataFrame:
         )
 
 
-def _module(row: dict[Hashable, Any]) -> Module:
+def _module(row: dict[Hashable, Any]) -> ModuleError:
     name = str(row["name"])
-    return Module(
+    return ModuleError(
         name=name,
         kind=str(row["kind"]),
         block=block_of(name),
@@ -153,8 +153,8 @@ def _module(row: dict[Hashable, Any]) -> Module:
 
 def block_of(module: str) -> int | None:
     """The number of the decoder block a module belongs to: the first number in its path."""
-    found = _NUMBER.search(module)
-    return int(found[1]) if found else None
+    number = _NUMBER.search(module)
+    return int(number[1]) if number else None
 
 
 def role_of(module: str) -> str:
@@ -164,7 +164,7 @@ def role_of(module: str) -> str:
     return _NUMBER.sub(".*", after)
 
 
-def make_heat_map(modules: Sequence[Module]) -> HeatMap | None:
+def make_heat_map(modules: Sequence[ModuleError]) -> HeatMap | None:
     """The largest error of every role in every block; if there are too many blocks, equal ranges are merged."""
     placed = [module for module in modules if module.block is not None]
     if not placed:
@@ -185,7 +185,7 @@ def make_heat_map(modules: Sequence[Module]) -> HeatMap | None:
     return HeatMap(labels, rows, max(0, len(roles) - MOST_ROWS))
 
 
-def draw_depth(found: Layers) -> Markup:
+def draw_depth(found: LayerSummary) -> Markup:
     """The blocks' outputs as a line, attention and MLP of each block as dots."""
     blocks = found.blocks
     place = {block.block: index for index, block in enumerate(blocks)}
@@ -203,5 +203,5 @@ def draw_depth(found: Layers) -> Markup:
     )  # fmt: skip
 
 
-def _cell(error: float | None, top: float) -> Cell:
-    return Cell(error, 0 if error is None else min(9, int(10 * error / top)))
+def _cell(error: float | None, top: float) -> HeatSquare:
+    return HeatSquare(error, 0 if error is None else min(9, int(10 * error / top)))

@@ -11,7 +11,7 @@ from harness.report.words import describe_format
 
 
 @dataclass(frozen=True)
-class Format:
+class FormatRow:
     """All modules stored in the same format."""
 
     words: str
@@ -28,17 +28,17 @@ class Format:
         return 8 * self.stored_bytes / self.parameters if self.parameters else None
 
 
-def formats(modules: Iterable[ModuleFormat]) -> list[Format]:
+def formats(modules: Iterable[ModuleFormat]) -> list[FormatRow]:
     """Groups of modules of one format and backend: compressed ones first, then by parameters."""
     groups: dict[tuple[str, str], list[ModuleFormat]] = {}
     for module in modules:
         groups.setdefault((describe_format(module), module.backend), []).append(module)
-    found = [_format(words, backend, group) for (words, backend), group in groups.items()]
-    return sorted(found, key=lambda group: (not group.compressed, -group.parameters, group.words, group.backend))
+    rows = [_format(words, backend, group) for (words, backend), group in groups.items()]
+    return sorted(rows, key=lambda group: (not group.compressed, -group.parameters, group.words, group.backend))
 
 
-def _format(words: str, backend: str, group: list[ModuleFormat]) -> Format:
-    return Format(
+def _format(words: str, backend: str, group: list[ModuleFormat]) -> FormatRow:
+    return FormatRow(
         words=words,
         backend=backend,
         compressed=any(module.compressed for module in group),

@@ -11,8 +11,8 @@ from markupsafe import Markup
 
 from harness.report import display
 from harness.report.drawing import charts
-from harness.report.drawing.scales import Scale, covering
-from harness.report.summaries.tokens import Tokens
+from harness.report.drawing.scales import Scale, fit_scale
+from harness.report.summaries.tokens import SuiteTokens
 from harness.statistics import ratio_of_sums_interval
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class DocumentKind:
+class KindPerplexity:
     """One kind of document. ratio = exp(mean NLL change), with its interval if there are at least two documents."""
 
     name: str
@@ -35,7 +35,7 @@ class DocumentKind:
     variant_bits: float | None
 
 
-def group_by_kind(found: Tokens, most: int) -> list[DocumentKind]:
+def group_by_kind(found: SuiteTokens, most: int) -> list[KindPerplexity]:
     """One row per kind of document, a limited number, the one whose perplexity grew most first."""
     columns = ["reference_nll", "variant_nll", "bytes", "change"]
     frame = found.frame.assign(change=found.frame["variant_nll"] - found.frame["reference_nll"])
@@ -49,12 +49,12 @@ def group_by_kind(found: Tokens, most: int) -> list[DocumentKind]:
     return [_kind(str(name), sums.loc[[name]]) for name in growth.index[:most]]
 
 
-def make_scale(kinds: Sequence[DocumentKind]) -> Scale:
+def make_scale(kinds: Sequence[KindPerplexity]) -> Scale:
     """One scale for the ratios of all kinds, with 1 (no change) on it."""
-    return covering([1.0, *(end for kind in kinds for end in (kind.low, kind.ratio, kind.high) if end is not None)])
+    return fit_scale([1.0, *(end for kind in kinds for end in (kind.low, kind.ratio, kind.high) if end is not None)])
 
 
-def draw_ratio(kind: DocumentKind, scale: Scale) -> Markup:
+def draw_ratio(kind: KindPerplexity, scale: Scale) -> Markup:
     """The ratio of one kind with its interval."""
     hint = f"{kind.name}: ratio {display.number(kind.ratio, 5)}"
     if kind.low is not None and kind.high is not None:
@@ -63,7 +63,7 @@ def draw_ratio(kind: DocumentKind, scale: Scale) -> Markup:
     return charts.interval(kind.ratio, kind.low, kind.high, scale, 1.0, tone, hint)
 
 
-def _kind(name: str, rows: pd.DataFrame) -> DocumentKind:
+def _kind(name: str, rows: pd.DataFrame) -> KindPerplexity:
     tokens = int(rows["n"].sum())
     reference, variant, change, size = (
         float(rows[c].sum(skipna=False)) for c in ("reference_nll", "variant_nll", "change", "bytes")
@@ -73,7 +73,7 @@ def _kind(name: str, rows: pd.DataFrame) -> DocumentKind:
     if interval is not None and interval.low == interval.high:
         interval = None  # no spread between documents is no evidence about others
     per_byte = 1 / (size * math.log(2)) if size > 0 else None
-    return DocumentKind(
+    return KindPerplexity(
         name=name,
         documents=len(rows),
         tokens=tokens,

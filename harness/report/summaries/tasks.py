@@ -12,7 +12,7 @@ from markupsafe import Markup
 from harness.records import Measurement, Run
 from harness.report import display
 from harness.report.drawing import charts
-from harness.report.drawing.scales import Scale, covering
+from harness.report.drawing.scales import Scale, fit_scale
 from harness.report.summaries.suite_tables import SuiteTables
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def make_scale(found: Sequence[Task]) -> Scale:
         m = task.measurement
         ends.append(task.variant - task.reference)
         ends += [end for end in (m.low, m.high) if end is not None] if m is not None and _is_difference(m) else []
-    return covering(ends)
+    return fit_scale(ends)
 
 
 def draw_difference(task: Task, scale: Scale) -> Markup:

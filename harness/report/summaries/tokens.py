@@ -23,7 +23,7 @@ COLUMNS = (
 
 
 @dataclass(frozen=True)
-class Group:
+class TokenGroup:
     """A group of tokens: those of one document or one kind of document. kl in nats/token."""
 
     name: str
@@ -52,7 +52,7 @@ class Token:
 
 
 @dataclass(frozen=True)
-class Tokens:
+class SuiteTokens:
     """All finite tokens of a suite with the names of their documents; dropped counts those that are not
     finite.
     """
@@ -66,7 +66,7 @@ class Tokens:
         return len(self.frame)
 
 
-def read_tokens(suite: SuiteTables) -> Tokens | None:
+def read_tokens(suite: SuiteTables) -> SuiteTokens | None:
     """The token table joined with the names and kinds of documents, or None where there is none."""
     frame = suite.read("tokens", COLUMNS)
     if frame is None:
@@ -79,25 +79,25 @@ def read_tokens(suite: SuiteTables) -> Tokens | None:
     numbers = named[["kl", "reference_nll", "variant_nll", "reference_top1_p", "variant_top1_p", "max_abs_diff"]]
     finite = np.isfinite(numbers.to_numpy(dtype=np.float64)).all(axis=1)
     kept = named[finite].reset_index(drop=True)
-    return Tokens(kept, int((~finite).sum())) if len(kept) else None
+    return SuiteTokens(kept, int((~finite).sum())) if len(kept) else None
 
 
-def group_by_kind(found: Tokens, most: int) -> list[Group]:
+def group_by_kind(found: SuiteTokens, most: int) -> list[TokenGroup]:
     """One group per kind of document, a limited number, the largest mean KL first."""
     return _groups(found.frame, "kind", most)
 
 
-def count_kinds(found: Tokens) -> int:
+def count_kinds(found: SuiteTokens) -> int:
     """The number of kinds of document."""
     return int(found.frame["kind"].nunique())
 
 
-def group_by_document(found: Tokens, most: int) -> list[Group]:
+def group_by_document(found: SuiteTokens, most: int) -> list[TokenGroup]:
     """The documents with the largest mean KL, a limited number."""
     return _groups(found.frame, "document", most)
 
 
-def _groups(frame: pd.DataFrame, key: str, most: int) -> list[Group]:
+def _groups(frame: pd.DataFrame, key: str, most: int) -> list[TokenGroup]:
     """Means over the tokens of each group, sorted by mean KL."""
     same = frame["reference_top1"] == frame["variant_top1"]
     grouped = frame.assign(same=same).groupby(key, sort=True, observed=True)
@@ -107,7 +107,7 @@ def _groups(frame: pd.DataFrame, key: str, most: int) -> list[Group]:
     means["name"] = means["id"] if key == "document" else means.index
     means = means.sort_values("kl", ascending=False, kind="stable").head(most)
     return [
-        Group(
+        TokenGroup(
             name=str(row["name"]),
             kind=str(row["kind_name"]),
             documents=int(row["documents"]),
@@ -121,7 +121,7 @@ def _groups(frame: pd.DataFrame, key: str, most: int) -> list[Group]:
     ]
 
 
-def rank_tokens(found: Tokens, most: int) -> list[Token]:
+def rank_tokens(found: SuiteTokens, most: int) -> list[Token]:
     """The tokens with the largest KL; equal ones in the order of documents and positions."""
     order = found.frame.sort_values(["kl", "document", "position"], ascending=[False, True, True], kind="stable").head(
         most
@@ -142,12 +142,12 @@ def rank_tokens(found: Tokens, most: int) -> list[Token]:
     ]
 
 
-def get_column(found: Tokens, name: str) -> Floats:
+def get_column(found: SuiteTokens, name: str) -> Floats:
     """One column of all finite tokens."""
     return found.frame[name].to_numpy(dtype=np.float64)
 
 
-def compute_delta_p(found: Tokens) -> Floats:
+def compute_delta_p(found: SuiteTokens) -> Floats:
     """p_variant(target) − p_reference(target) of every token."""
     return np.exp(-get_column(found, "variant_nll")) - np.exp(-get_column(found, "reference_nll"))
 
@@ -184,10 +184,10 @@ def compute_quantiles(values: Floats, at: Sequence[float]) -> list[float]:
     return [float(value) for value in np.quantile(values, at)]
 
 
-def compute_reliability(found: Tokens, side: str, bins: int = 10) -> list[tuple[float, float, int]]:
+def compute_reliability(tokens: SuiteTokens, side: str, bins: int = 10) -> list[tuple[float, float, int]]:
     """(mean confidence, accuracy, count) of equal-width bins of one side's top-1 probability."""
-    confidence = get_column(found, f"{side}_top1_p")
-    right = (found.frame[f"{side}_top1"] == found.frame["target"]).to_numpy()
+    confidence = get_column(tokens, f"{side}_top1_p")
+    right = (tokens.frame[f"{side}_top1"] == tokens.frame["target"]).to_numpy()
     index = np.minimum((confidence * bins).astype(int), bins - 1)
     counts = np.bincount(index, minlength=bins)
     sums, hits = (np.bincount(index, weights=w, minlength=bins) for w in (confidence, right.astype(float)))
@@ -196,7 +196,7 @@ def compute_reliability(found: Tokens, side: str, bins: int = 10) -> list[tuple[
     ]
 
 
-def compute_agreement(found: Tokens) -> list[tuple[str, int, float]]:
+def compute_agreement(found: SuiteTokens) -> list[tuple[str, int, float]]:
     """Share of tokens where both sides predict the same token, by the reference's confidence: (range, tokens,
     share)."""
     confidence = get_column(found, "reference_top1_p")

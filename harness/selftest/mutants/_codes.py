@@ -52,7 +52,7 @@ class Codes:
         """Codes [O, G·n] in the order of inputs, the last group padded."""
         return self.code.flatten(1)
 
-    def with_code(self, code_OI: Tensor) -> Codes:
+    def replace_code(self, code_OI: Tensor) -> Codes:
         """Other codes under the same scales."""
         return replace(self, code=code_OI.reshape(self.code.shape))
 

@@ -21,19 +21,19 @@ FP8 = KvCache(format="fp8_e4m3", keys="token", values="token", group_size=None, 
 @harmless("control")
 def fp8_cache(model: PreTrainedModel) -> Compressed:
     """A good FP8 cache of keys and values, from which the cache mutants are derived."""
-    return _cached(model, 1.0)
+    return _misread_cache(model, 1.0)
 
 
 @mutant(control="fp8_cache")
 def cache_scale_doubled(model: PreTrainedModel) -> Compressed:
     """Keys and values come back from the cache twice as large: scales for another FP8 format."""
-    return _cached(model, 2.0)
+    return _misread_cache(model, 2.0)
 
 
 @mutant(control="fp8_cache")
 def cache_scale_halved(model: PreTrainedModel) -> Compressed:
     """Keys and values come back from the cache half as large."""
-    return _cached(model, 0.5)
+    return _misread_cache(model, 0.5)
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class _Misread(CachePart):
         return super().quantize(x_BHSD, starts_B) * self.times
 
 
-def _cached(model: PreTrainedModel, times: float) -> Compressed:
+def _misread_cache(model: PreTrainedModel, times: float) -> Compressed:
     try:
         calls = trace_attention(model)
     except BackendError as error:

@@ -32,7 +32,7 @@ def int4(model: PreTrainedModel) -> Compressed:
 @mutant(control="int8")
 def group_scales_swapped(model: PreTrainedModel) -> Compressed:
     """Neighbouring groups of a channel have swapped scales: scales stored in another order than codes."""
-    swap = misread(lambda codes: replace(codes, scale=_swapped(codes.scale)))
+    swap = misread(lambda codes: replace(codes, scale=_swap_neighbours(codes.scale)))
     return round_model(model, INT8, {name: swap for name, _ in INT8.select_layers(model)})
 
 
@@ -46,47 +46,47 @@ def zero_points_off_by_one(model: PreTrainedModel) -> Compressed:
 def group_transposed(model: PreTrainedModel) -> Compressed:
     """Codes of square tiles are transposed: packed for a kernel with the other orientation."""
 
-    def transposed(codes: Codes) -> Codes:
+    def transpose(codes: Codes) -> Codes:
         code_OI = codes.by_input.clone()
         rows, columns = (size // GROUP * GROUP for size in code_OI.shape)
         tiles = code_OI[:rows, :columns].reshape(rows // GROUP, GROUP, columns // GROUP, GROUP)
         code_OI[:rows, :columns] = tiles.transpose(1, 3).reshape(rows, columns)
-        return codes.with_code(code_OI)
+        return codes.replace_code(code_OI)
 
-    return misread_block(model, INT8, misread(transposed))
+    return misread_block(model, INT8, misread(transpose))
 
 
 @mutant(control="int4")
 def act_order_lost(model: PreTrainedModel) -> Compressed:
     """Columns were grouped by their size, as with GPTQ's act-order, but the loader assumes contiguous groups."""
 
-    def ungrouped(weight_OI: Tensor, form: Format) -> Tensor:
+    def ungroup(weight_OI: Tensor, form: Format) -> Tensor:
         order = weight_OI.square().sum(0).argsort(descending=True)
         codes = Codes.of(quantize(weight_OI[:, order], form), form)
         in_place_OI = codes.by_input.clone()
         in_place_OI[:, order] = codes.by_input[:, : len(order)]
-        return codes.with_code(in_place_OI).values()
+        return codes.replace_code(in_place_OI).values()
 
-    return misread_block(model, INT4, ungrouped)
+    return misread_block(model, INT4, ungroup)
 
 
 @mutant(control="int4")
 def nibbles_swapped(model: PreTrainedModel) -> Compressed:
     """The two 4-bit codes of a byte are read in swapped order."""
-    return misread_block(model, INT4, misread(lambda codes: codes.with_code(_swapped(codes.by_input))))
+    return misread_block(model, INT4, misread(lambda codes: codes.replace_code(_swap_neighbours(codes.by_input))))
 
 
 @mutant(control="int8")
 def codes_signed(model: PreTrainedModel) -> Compressed:
     """Unsigned codes are read as signed ones: those of 128 and more become negative."""
 
-    def signed(codes: Codes) -> Codes:
+    def read_signed(codes: Codes) -> Codes:
         return replace(codes, code=codes.code - 256 * (codes.code > 127))
 
-    return misread_block(model, INT8, misread(signed))
+    return misread_block(model, INT8, misread(read_signed))
 
 
-def _swapped(x: Tensor) -> Tensor:
+def _swap_neighbours(x: Tensor) -> Tensor:
     """Swap neighbours along the last axis; a last element without partner stays."""
     order = torch.arange(x.shape[-1], device=x.device) ^ 1
     order[order >= len(order)] = len(order) - 1

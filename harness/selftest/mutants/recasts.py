@@ -21,7 +21,7 @@ SHARDS = 3
 @harmless()
 def bfloat16_round_trip(model: PreTrainedModel) -> Compressed:
     """Weights were stored in bfloat16 and converted back."""
-    return _through(model, torch.bfloat16)
+    return _cast_through(model, torch.bfloat16)
 
 
 @harmless()
@@ -29,7 +29,7 @@ def float16_round_trip(model: PreTrainedModel) -> Compressed:
     """Weights were stored in float16 and converted back."""
     if any(bool(p.abs().max() > torch.finfo(torch.float16).max) for p in model.parameters()):
         raise NotApplicable(f"{type(model).__name__} has weights beyond the range of float16")
-    return _through(model, torch.float16)
+    return _cast_through(model, torch.float16)
 
 
 @harmless()
@@ -107,7 +107,7 @@ def shards_saved_again(folder: Path) -> None:
     (folder / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
 
 
-def _through(model: PreTrainedModel, dtype: torch.dtype) -> Compressed:
+def _cast_through(model: PreTrainedModel, dtype: torch.dtype) -> Compressed:
     for parameter in model.parameters():
         parameter.data = parameter.data.to(dtype).to(parameter.dtype)
     return Compressed(model)

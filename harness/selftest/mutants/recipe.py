@@ -45,7 +45,7 @@ def int8_tensors(model: PreTrainedModel) -> Compressed:
 def layer_at_two_bits(model: PreTrainedModel) -> Compressed:
     """One layer is left at the 2 bits of an experiment, all others at 8."""
     name, _ = middle_block(model)
-    return round_model(model, _with(CHANNELS, Override(modules=(f"{name}.*",), bits=2)))
+    return round_model(model, _add_override(CHANNELS, Override(modules=(f"{name}.*",), bits=2)))
 
 
 @mutant(control="int8_channels")
@@ -54,7 +54,9 @@ def head_at_three_bits(model: PreTrainedModel) -> Compressed:
     head = output_head(model)
     if head is None:
         raise NotApplicable(f"{type(model).__name__} has no linear output head")
-    return round_model(model, _with(CHANNELS, Override(modules=(head,), bits=3)).model_copy(update={"skip": ()}))
+    return round_model(
+        model, _add_override(CHANNELS, Override(modules=(head,), bits=3)).model_copy(update={"skip": ()})
+    )
 
 
 @mutant(control="int8_tensors")
@@ -62,11 +64,11 @@ def one_zero_point_off_by_one(model: PreTrainedModel) -> Compressed:
     """The single zero point of the first layer's key projection, quantized per tensor, is off by one."""
     name, _ = projection(model, "k_proj", block=0)
 
-    def off(weight_OI: Tensor, form: Format) -> Tensor:
+    def shift(weight_OI: Tensor, form: Format) -> Tensor:
         rounded = quantize(weight_OI, form)
         return rounded.values + rounded.steps.scale
 
-    return round_model(model, TENSORS, {name: off})
+    return round_model(model, TENSORS, {name: shift})
 
 
 @mutant()
@@ -115,5 +117,5 @@ def _last_norm(model: PreTrainedModel) -> tuple[nn.Module, Tensor]:
     return layers[-1][1:]
 
 
-def _with(step: RoundToNearest, override: Override) -> RoundToNearest:
+def _add_override(step: RoundToNearest, override: Override) -> RoundToNearest:
     return step.model_copy(update={"overrides": (override,)})

@@ -68,7 +68,7 @@ def token_ids_off_by_one(folder: Path) -> None:
 def prefix_space_added(folder: Path) -> None:
     """Texts get a leading space, which the model was not trained with: a default of another tokenizer class."""
     content = _read(folder / TOKENIZER)
-    changed = _with_prefix_space(content.get("pre_tokenizer"))
+    changed = _add_prefix_space(content.get("pre_tokenizer"))
     if changed == content.get("pre_tokenizer"):
         raise NotApplicable(f"{TOKENIZER} has no ByteLevel pre-tokenizer without a prefix space")
     _write(folder / TOKENIZER, content | {"pre_tokenizer": changed})
@@ -94,12 +94,12 @@ def _embedding(model: PreTrainedModel) -> nn.Embedding:
     return embedding
 
 
-def _with_prefix_space(part: Any) -> Any:
+def _add_prefix_space(part: Any) -> Any:
     if isinstance(part, list):
-        return [_with_prefix_space(each) for each in part]
+        return [_add_prefix_space(each) for each in part]
     if not isinstance(part, dict):
         return part
-    inner = {key: _with_prefix_space(value) for key, value in part.items()}
+    inner = {key: _add_prefix_space(value) for key, value in part.items()}
     return inner | {"add_prefix_space": True} if part.get("type") == "ByteLevel" else inner
 
 

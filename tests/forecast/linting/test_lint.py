@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from harness.forecast.causes import Cause
-from harness.forecast.linting.evidence import Evidence, of_plan, of_suites
+from harness.forecast.linting.evidence import Evidence, gather_for_plan, gather_for_suites
 from harness.forecast.linting.findings import Finding, exit_code
 from harness.forecast.linting.lint import lint
 from harness.forecast.measured import Measured
@@ -33,7 +33,7 @@ def plan() -> Plan:
 
 @cache
 def core() -> Evidence:
-    return of_plan(plan())
+    return gather_for_plan(plan())
 
 
 @cache
@@ -85,7 +85,7 @@ def test_a_gate_of_warnings_is_an_error(tmp_path: Path) -> None:
     assert "none of the 1 rules" in found.what
 
 
-@pytest.mark.parametrize("evidence", [core, lambda: of_suites([])])
+@pytest.mark.parametrize("evidence", [core, lambda: gather_for_suites([])])
 def test_a_metric_that_nothing_measures_is_an_error_with_the_nearest_name(tmp_path: Path, evidence: object) -> None:
     assert callable(evidence)
     found = one(tmp_path, "rule: not_worse, metric: perplexity.ratoi, margin: 0.02", evidence())
@@ -95,7 +95,7 @@ def test_a_metric_that_nothing_measures_is_an_error_with_the_nearest_name(tmp_pa
 
 
 def test_a_metric_of_a_measure_that_the_suite_lacks_says_so(tmp_path: Path) -> None:
-    smoke = of_suites([load_suite("smoke", Path())])
+    smoke = gather_for_suites([load_suite("smoke", Path())])
     found = one(tmp_path, "rule: at_most, metric: latency.ratio, limit: 1.1", smoke)
     assert "no suite of the plan" in found.what
     assert "add the measure" in found.do
@@ -105,7 +105,7 @@ def test_every_metric_there_is_may_be_named(tmp_path: Path) -> None:
     names = [metric.name for metric in load_metrics()]
     assert {"perplexity.ratio", "latency.ratio", "tasks.*.*"} <= set(names)
     rule = '  - {rule: at_least, metric: "tasks.x.accuracy", limit: 0.5, why: w}'
-    assert findings(tmp_path, rule, of_suites([])) == []
+    assert findings(tmp_path, rule, gather_for_suites([])) == []
 
 
 # Limits that nothing breaks
@@ -242,7 +242,7 @@ def test_a_limit_within_what_timing_the_reference_twice_gives_is_a_warning(tmp_p
         method="median",
         floor=NoiseFloor(value=0.07, condition="timing the reference against itself", documents=20),
     )
-    evidence = of_suites([], run_with(timed))
+    evidence = gather_for_suites([], run_with(timed))
     rule = "  - {{rule: at_most, metric: latency.ratio, limit: {}, why: w}}"
     (found,) = findings(tmp_path, rule.format(1.05), evidence)
     assert "timing the reference against itself changes it by 0.07" in found.why
@@ -270,7 +270,7 @@ def diverged(floor: float | None, name: str = "divergence.kl_mean", **labels: st
     ],
 )
 def test_limits_are_held_against_the_noise_floor_of_a_run(tmp_path: Path, limit: str, above: str, words: str) -> None:
-    evidence = of_suites([], run_with(diverged(0.0004, suite="a"), diverged(0.001, suite="b")))
+    evidence = gather_for_suites([], run_with(diverged(0.0004, suite="a"), diverged(0.001, suite="b")))
     rule = f"  - {{rule: at_most, metric: divergence.kl_mean, limit: {limit}{above}, why: w}}"
     found = [each for each in findings(tmp_path, rule, evidence) if "noise" in each.what or "fails below" in each.what]
     assert len(found) == bool(words)
@@ -279,18 +279,20 @@ def test_limits_are_held_against_the_noise_floor_of_a_run(tmp_path: Path, limit:
 
 
 def test_an_exact_zero_floor_bounds_nothing(tmp_path: Path) -> None:
-    evidence = of_suites([], run_with(diverged(0.0)))
+    evidence = gather_for_suites([], run_with(diverged(0.0)))
     rule = "  - {rule: at_most, metric: divergence.kl_mean, limit: 0.1, above_noise: 3, why: w}"
     assert findings(tmp_path, rule, evidence) == []
 
 
 def test_above_noise_without_a_floor_is_an_error(tmp_path: Path) -> None:
     rule = "rule: at_most, metric: divergence.kl_mean, limit: 0.1, above_noise: 3"
-    for evidence in (of_suites([], run_with(diverged(None))), of_suites([load_suite("smoke", Path())])):
+    for evidence in (gather_for_suites([], run_with(diverged(None))), gather_for_suites([load_suite("smoke", Path())])):
         found = one(tmp_path, rule, evidence)
         assert (found.severity, found.key) == ("error", "rules[0].above_noise")
         assert "noise_floor: [batch_size" in found.do
-    assert findings(tmp_path, f"  - {{{rule}, why: w}}", of_suites([])) == [], "nothing is known, so nothing is wrong"
+    assert findings(tmp_path, f"  - {{{rule}, why: w}}", gather_for_suites([])) == [], (
+        "nothing is known, so nothing is wrong"
+    )
 
 
 # Slices that no run will have
@@ -300,7 +302,7 @@ def labelled(tmp_path: Path, text: str, packed: bool = False) -> Evidence:
     (tmp_path / "texts.jsonl").write_text(text, encoding="utf-8")
     more = ", packed: true, context: 64" if packed else ""
     (tmp_path / "s.yaml").write_text(f"documents: {{data: texts.jsonl{more}}}\nmeasures: [divergence, memory]\n")
-    return of_suites([load_suite("./s.yaml", tmp_path)])
+    return gather_for_suites([load_suite("./s.yaml", tmp_path)])
 
 
 def sliced(tmp_path: Path, slices: str, evidence: Evidence, metric: str = "divergence.kl_mean") -> list[Finding]:
@@ -333,7 +335,7 @@ def test_slices_that_no_document_is_in_are_errors(tmp_path: Path, text: str, sli
 
 
 def test_labels_of_shipped_and_of_packed_documents_are_known(tmp_path: Path) -> None:
-    smoke = of_suites([load_suite("smoke", Path())])
+    smoke = gather_for_suites([load_suite("smoke", Path())])
     assert sliced(tmp_path, "kind", smoke) == []
     assert "slice by length" in sliced(tmp_path, "language", smoke)[0].do
     (found,) = sliced(tmp_path, "kind=sum", labelled(tmp_path, KINDS, packed=True))
@@ -341,8 +343,8 @@ def test_labels_of_shipped_and_of_packed_documents_are_known(tmp_path: Path) -> 
 
 
 def test_labels_that_only_the_run_will_tell_are_no_finding(tmp_path: Path) -> None:
-    assert sliced(tmp_path, "kind", of_suites([load_suite("standard", Path())])) == []
-    assert sliced(tmp_path, "kind", of_suites([])) == []
+    assert sliced(tmp_path, "kind", gather_for_suites([load_suite("standard", Path())])) == []
+    assert sliced(tmp_path, "kind", gather_for_suites([])) == []
     evidence = labelled(tmp_path, KINDS)
     (tmp_path / "texts.jsonl").write_text("no JSON at all\n")
     assert sliced(tmp_path, "kind", evidence) == []
@@ -350,14 +352,14 @@ def test_labels_that_only_the_run_will_tell_are_no_finding(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("metric", ["memory.bits_per_weight", "outliers.channels", "tasks.pocket_facts.accuracy"])
 def test_slices_of_metrics_that_are_not_by_document_are_errors(tmp_path: Path, metric: str) -> None:
-    for evidence in (of_suites([]), core()):
+    for evidence in (gather_for_suites([]), core()):
         (found,) = sliced(tmp_path, "length", evidence, metric)
         assert "measured over all documents at once" in found.what
 
 
 @pytest.mark.parametrize("metric", ["divergence.kl_mean", "layers.worst", "perplexity.ratio"])
 def test_slices_by_token_or_layer_are_fine(tmp_path: Path, metric: str) -> None:
-    for evidence in (of_suites([]), core()):
+    for evidence in (gather_for_suites([]), core()):
         assert sliced(tmp_path, "kind", evidence, metric) == []
 
 
@@ -377,7 +379,7 @@ def test_slices_by_token_or_layer_are_fine(tmp_path: Path, metric: str) -> None:
 )
 def test_tasks_without_room_are_warnings(tmp_path: Path, score: float, words: str) -> None:
     run = run_with(scored(score))
-    evidence = Evidence(of_suites([], run).metrics, True, run, None, {"pocket_two_hop": 0.25})
+    evidence = Evidence(gather_for_suites([], run).metrics, True, run, None, {"pocket_two_hop": 0.25})
     found = findings(tmp_path, '  - {rule: not_worse, metric: "tasks.*.accuracy", margin: 0.1, why: w}', evidence)
     whys = [each.why for each in found if "reference scores" in each.what]
     assert len(whys) == bool(words)
@@ -387,7 +389,7 @@ def test_tasks_without_room_are_warnings(tmp_path: Path, score: float, words: st
 def test_both_sides_the_same_is_a_warning(tmp_path: Path) -> None:
     text = POCKET.read_text().replace("{backend: round_to_nearest, bits: 4, group_size: 32}", "")
     (tmp_path / "same.yaml").write_text(text)
-    same = of_plan(make_plan(tmp_path / "same.yaml"))
+    same = gather_for_plan(make_plan(tmp_path / "same.yaml"))
     found = one(tmp_path, "rule: not_worse, metric: perplexity.ratio, margin: 0.02", same)
     assert (found.severity, "the variant is the reference" in found.what) == ("warning", True)
     folder = tmp_path / "model"
@@ -395,14 +397,16 @@ def test_both_sides_the_same_is_a_warning(tmp_path: Path) -> None:
     (tmp_path / "again").symlink_to(folder)
     entry = "reference: {model: ./model}\nvariant: {model: ./again}\n"
     (tmp_path / "linked.yaml").write_text(f"name: linked\n{entry}suites: [smoke]\ngates: [smoke]\n")
-    assert "the variant is the reference" in of_plan(make_plan(tmp_path / "linked.yaml")).self_reference
+    assert "the variant is the reference" in gather_for_plan(make_plan(tmp_path / "linked.yaml")).self_reference
     run = made().model_copy(update={"variant": made().reference})
-    found = one(tmp_path, "rule: not_worse, metric: perplexity.ratio, margin: 0.02", of_suites([], run))
+    found = one(tmp_path, "rule: not_worse, metric: perplexity.ratio, margin: 0.02", gather_for_suites([], run))
     assert "both sides were the same bytes" in found.what
 
 
 def test_a_run_alone_says_what_is_measured(tmp_path: Path) -> None:
-    found = findings(tmp_path, "  - {rule: at_most, metric: latency.nothing, limit: 1, why: w}", of_suites([], made()))
+    found = findings(
+        tmp_path, "  - {rule: at_most, metric: latency.nothing, limit: 1, why: w}", gather_for_suites([], made())
+    )
     assert [each.key for each in found] == ["rules[0].metric"]
 
 
@@ -414,7 +418,7 @@ def test_a_run_alone_says_what_is_measured(tmp_path: Path) -> None:
     [("ship", "core"), ("strict", "core"), ("smoke", "smoke"), ("ship", "standard"), ("student", "student")],
 )
 def test_shipped_gates_have_no_error_on_their_suites(gate: str, suite: str) -> None:
-    found = lint(load_gate(gate, Path()), of_suites([load_suite(suite, Path())]))
+    found = lint(load_gate(gate, Path()), gather_for_suites([load_suite(suite, Path())]))
     assert [str(each) for each in found if each.severity == "error"] == []
     assert exit_code(found) == 0
 
@@ -432,9 +436,9 @@ def test_the_choices_of_a_task_are_read_from_the_tables_of_a_run(tmp_path: Path)
     }
     with Store(tmp_path / "tables", made().data_key) as store:
         store.commit("core", "unit", {"items": pd.DataFrame(rows)}, {})
-    assert of_suites([], made(), tmp_path).chance == {"a": pytest.approx((1 / 2 + 1 / 4) / 2), "b": 0.0}
-    assert of_suites([], made(), tmp_path / "run.json").chance == of_suites([], made(), tmp_path).chance
-    assert of_suites([], made(), tmp_path / "nowhere").chance == {}
+    assert gather_for_suites([], made(), tmp_path).chance == {"a": pytest.approx((1 / 2 + 1 / 4) / 2), "b": 0.0}
+    assert gather_for_suites([], made(), tmp_path / "run.json").chance == gather_for_suites([], made(), tmp_path).chance
+    assert gather_for_suites([], made(), tmp_path / "nowhere").chance == {}
 
 
 def test_in_a_plan_a_gate_of_warnings_may_stand_beside_one_that_blocks(tmp_path: Path) -> None:
@@ -443,5 +447,5 @@ def test_in_a_plan_a_gate_of_warnings_may_stand_beside_one_that_blocks(tmp_path:
     )
     (tmp_path / "both.yaml").write_text(POCKET.read_text().replace("[ship]", "[ship, ./soft.yaml]"))
     both = make_plan(tmp_path / "both.yaml")
-    assert [each.key for each in lint(both.gates[1], of_plan(both))] == ["rules"]
-    assert findings_of(both, of_plan(both), needed=False) == []
+    assert [each.key for each in lint(both.gates[1], gather_for_plan(both))] == ["rules"]
+    assert findings_of(both, gather_for_plan(both), needed=False) == []

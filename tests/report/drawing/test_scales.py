@@ -8,14 +8,14 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from harness.report.drawing.scales import Scale, covering
+from harness.report.drawing.scales import Scale, fit_scale
 
 WIDE = st.floats(-1e300, 1e300)
 
 
 @given(WIDE, WIDE, WIDE)
 def test_places_lie_within_and_keep_order(one: float, other: float, third: float) -> None:
-    scale = covering([one, other, third])
+    scale = fit_scale([one, other, third])
     places = [scale(value) for value in sorted([one, other, third])]
     assert all(0 <= place <= 1 for place in places)
     assert places == sorted(places)
@@ -48,8 +48,8 @@ def test_ticks_are_round() -> None:
 
 
 def test_a_scale_covers_what_is_finite() -> None:
-    scale = covering([1.0, math.nan, math.inf, 3.0], zero=True)
+    scale = fit_scale([1.0, math.nan, math.inf, 3.0], zero=True)
     assert scale.low == 0
     assert 3.0 < scale.high < 3.5
-    assert covering([]) == Scale(0.0, 1.0)
-    assert covering([2.0])(2.0) == pytest.approx(0.5)
+    assert fit_scale([]) == Scale(0.0, 1.0)
+    assert fit_scale([2.0])(2.0) == pytest.approx(0.5)

@@ -26,7 +26,7 @@ def suite(made: Made) -> SuiteTables:
 
 
 @pytest.fixture(scope="module")
-def seen(suite: SuiteTables) -> tokens.Tokens:
+def seen(suite: SuiteTables) -> tokens.SuiteTokens:
     found = tokens.read_tokens(suite)
     assert found is not None
     return found
@@ -59,8 +59,8 @@ def test_the_worst_modules_and_the_largest_jump(suite: SuiteTables) -> None:
 
 
 def test_equal_models_have_no_jump() -> None:
-    same = layers.Module("model.layers.0", "block", 0, "", 0.0, math.inf, 1.0)
-    assert layers.Layers((same,), ()).jump() is None
+    same = layers.ModuleError("model.layers.0", "block", 0, "", 0.0, math.inf, 1.0)
+    assert layers.LayerSummary((same,), ()).jump() is None
 
 
 def test_zero_over_zero_is_named_not_drawn(made: Made) -> None:
@@ -88,7 +88,9 @@ def test_places_of_modules(name: str, block: int | None, role: str) -> None:
 
 
 def test_heat_map_takes_blocks_together_by_their_worst() -> None:
-    found = [layers.Module(f"model.layers.{k}.q_proj", "linear", k, "q_proj", float(k), 0.0, 1.0) for k in range(200)]
+    found = [
+        layers.ModuleError(f"model.layers.{k}.q_proj", "linear", k, "q_proj", float(k), 0.0, 1.0) for k in range(200)
+    ]
     drawn = make_heat_map(found)
     assert drawn is not None
     assert len(drawn.labels) == layers.MOST_COLUMNS
@@ -99,7 +101,7 @@ def test_heat_map_takes_blocks_together_by_their_worst() -> None:
     assert (cells[0].shade, cells[-1].shade) == (0, 9)
 
 
-def test_documents_and_kinds(made: Made, seen: tokens.Tokens) -> None:
+def test_documents_and_kinds(made: Made, seen: tokens.SuiteTokens) -> None:
     table = made.tables.frames["tokens"].merge(made.tables.frames["documents"][["document", "id", "kind"]])
     worst = tokens.group_by_document(seen, 3)
     means = table.groupby("id")["kl"].mean().sort_values(ascending=False)
@@ -113,12 +115,12 @@ def test_documents_and_kinds(made: Made, seen: tokens.Tokens) -> None:
     assert tokens.count_kinds(seen) == 7
 
 
-def test_tokens_that_moved_most(made: Made, seen: tokens.Tokens) -> None:
+def test_tokens_that_moved_most(made: Made, seen: tokens.SuiteTokens) -> None:
     top = tokens.rank_tokens(seen, 5)
     assert [token.kl for token in top] == sorted(made.tables.frames["tokens"]["kl"], reverse=True)[:5]
 
 
-def test_a_histogram_counts_everything_once(seen: tokens.Tokens) -> None:
+def test_a_histogram_counts_everything_once(seen: tokens.SuiteTokens) -> None:
     kl = tokens.get_column(seen, "kl")
     bins, below = tokens.count_by_decade(kl, 1e-4) or pytest.fail("no bins")
     assert sum(bins.counts) + below == len(kl)
@@ -133,7 +135,7 @@ def test_a_histogram_counts_everything_once(seen: tokens.Tokens) -> None:
 
 
 @pytest.mark.parametrize("side", ["reference", "variant"])
-def test_reliability_against_scikit_learn(seen: tokens.Tokens, side: str) -> None:
+def test_reliability_against_scikit_learn(seen: tokens.SuiteTokens, side: str) -> None:
     right = (seen.frame[f"{side}_top1"] == seen.frame["target"]).to_numpy()
     accuracy, confidence = calibration_curve(right, tokens.get_column(seen, f"{side}_top1_p"), n_bins=10)
     found = [row for row in tokens.compute_reliability(seen, side) if row[2]]
@@ -142,14 +144,14 @@ def test_reliability_against_scikit_learn(seen: tokens.Tokens, side: str) -> Non
     assert sum(row[2] for row in found) == seen.total
 
 
-def test_agreement_by_confidence_counts_every_token(seen: tokens.Tokens) -> None:
+def test_agreement_by_confidence_counts_every_token(seen: tokens.SuiteTokens) -> None:
     rows = tokens.compute_agreement(seen)
     assert sum(count for _, count, _ in rows) == seen.total
     same = (seen.frame["reference_top1"] == seen.frame["variant_top1"]).sum()
     assert sum(count * share for _, count, share in rows) == pytest.approx(same)
 
 
-def test_perplexity_by_kind(made: Made, seen: tokens.Tokens) -> None:
+def test_perplexity_by_kind(made: Made, seen: tokens.SuiteTokens) -> None:
     table = made.tables.frames["tokens"].merge(made.tables.frames["documents"][["document", "kind"]])
     rows = perplexity.group_by_kind(seen, 99)
     assert [row.ratio for row in rows] == sorted((row.ratio for row in rows), reverse=True)
