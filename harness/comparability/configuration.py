@@ -99,10 +99,10 @@ def _explain(
             return _Kind(meaning, "beyond_inputs")
     leaf, parents = path.rpartition(".")[2], path.split(".")[:-1]
     if leaf in LENGTHS:
-        return _beyond("positions beyond are refused, or extrapolated, on one side only", _ends(sides, path))
+        return _from("positions beyond are refused, or extrapolated, on one side only", _ends(sides, path), sides)
     if leaf in WINDOWS:
         windows = [value for side in sides for value in _values(side, ("sliding_window", "attention_chunk_size"))]
-        return _beyond("attention reaches farther back on one side", min(windows, default=None))
+        return _from("attention reaches farther back on one side", min(windows, default=None), sides)
     if any(name in ROPE for name in (*parents, leaf)) and leaf not in EVERYWHERE:
         return _explain_rope(sides)
     if any(name.startswith(MODALITIES) for name in (*parents, leaf)):
@@ -111,13 +111,15 @@ def _explain(
 
 
 def _explain_rope(sides: tuple[Json, Json]) -> _Kind:
-    """Rotary embeddings: dynamic and long variants differ beyond the length that a model was made for."""
-    types = {_rope_type(side) for side in sides}
-    if types <= {"default", "dynamic"}:
-        lengths = [value for side in sides for value in _values(side, LENGTHS)]
-        return _beyond("rotary embeddings are scaled there, on one side only or otherwise", min(lengths, default=None))
+    """Rotary embeddings: dynamic scaling begins beyond the length that a model was made for, all other at once."""
+    ours, theirs = (_declared_length(side) for side in sides)
+    if {_rope_type(side) for side in sides} <= {"default", "dynamic"}:
+        begins = min((length for length in (ours, theirs) if length is not None), default=None)
+        return _from("rotary embeddings are scaled there, on one side only or otherwise", begins, sides)
     meaning = "rotary embeddings are scaled differently: most where texts are longer than those of a suite"
-    return _Kind(meaning, "beyond_inputs", 1)
+    if ours is not None and theirs is not None and theirs > ours:
+        return _Kind(f"{meaning}; the variant declares a longer context", "beyond_inputs", 1)
+    return _from(meaning, 1, sides)
 
 
 def _rope_type(side: Json) -> str:
@@ -125,8 +127,15 @@ def _rope_type(side: Json) -> str:
     return str(found[0]) if found else "default"
 
 
-def _beyond(meaning: str, position: int | None) -> _Kind:
-    return _Kind(meaning, "beyond_inputs", position)
+def _from(meaning: str, position: int | None, sides: tuple[Json, Json]) -> _Kind:
+    """What matters from a position on: at once, if that lies within the context that the reference declares."""
+    declared = _declared_length(sides[0])
+    within = position is not None and declared is not None and position < declared
+    return _Kind(meaning, "at_once" if within else "beyond_inputs", position)
+
+
+def _declared_length(side: Json) -> int | None:
+    return max(_values(side, LENGTHS), default=None)
 
 
 def _ends(sides: tuple[Json, Json], path: str) -> int | None:

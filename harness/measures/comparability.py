@@ -34,7 +34,9 @@ BY_PART = {
     part.kind: _metric(part.kind, f"differences of {part.title}", f"differences of {part.title} that users could meet")
     for part in load_parts()
 }
-AT_ONCE = _metric("at_once", "differences that change behaviour at once", "differences from the first token on")
+AT_ONCE = _metric(
+    "at_once", "differences that change behaviour at once", "differences within the context that the reference declares"
+)
 BEYOND = _metric(
     "beyond_inputs",
     "differences beyond ordinary inputs",

@@ -18,10 +18,10 @@ class Difference(Record):
     """One difference between what users of the reference and of the variant load.
 
     part: the plugin of ``harness.comparability`` that found it. field: what differs; reference and variant: its value
-    on each side, in words. severity: ``at_once`` changes what users get from the first token on; ``beyond_inputs`` only
-    for inputs that a suite does not ordinarily hold (long contexts, rare characters, images); ``informative`` changes
-    nothing, or is in force for every token, so that the measured numbers include it. from_position: the first position
-    on which it matters, if that is known. example: an input on which both sides differ. count: how many inputs do.
+    on each side, in words. severity: ``at_once`` changes what users get of ordinary inputs within the context that the
+    reference declares; ``beyond_inputs`` only for others (longer contexts, rare characters, images); ``informative``
+    changes nothing, or is in force for every token, so that the measured numbers include it. from_position: the first
+    position on which it matters, if that is known. example: an input on which both sides differ. count: how many do.
     """
 
     part: str

@@ -51,7 +51,7 @@ def worst_first(comparison: Comparison) -> list[Difference]:
 
 def describe_severity(difference: Difference) -> str:
     """When a difference matters: "at once", "from position 512 on"."""
-    if difference.severity == "beyond_inputs" and difference.from_position is not None:
+    if difference.from_position is not None:
         return f"from position {difference.from_position} on"
     return SEVERITIES[difference.severity]
 

@@ -11,31 +11,48 @@ from tests.helpers.folders import Pair, edit
 
 CONFIG = "config.json"
 DYNAMIC = {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 1000.0}
+YARN = DYNAMIC | {"rope_type": "yarn"}
 
 
 @pytest.mark.parametrize(
-    ("ours", "theirs", "field", "position"),
+    ("ours", "theirs", "field", "position", "severity"),
     [
-        ({}, {"rope_parameters": DYNAMIC}, "rope_parameters.rope_type", 512),
-        ({}, {"max_position_embeddings": 131072}, "max_position_embeddings", 512),
+        ({}, {"rope_parameters": DYNAMIC}, "rope_parameters.rope_type", 512, "beyond_inputs"),
+        ({}, {"max_position_embeddings": 131072}, "max_position_embeddings", 512, "beyond_inputs"),
+        ({}, {"max_position_embeddings": 256}, "max_position_embeddings", 256, "at_once"),
         (
             {"model_type": "mistral", "sliding_window": 256},
             {"model_type": "mistral", "sliding_window": None},
             "sliding_window",
             256,
+            "at_once",
         ),
-        ({}, {"rope_parameters": DYNAMIC | {"rope_type": "yarn"}}, "rope_parameters.rope_type", 1),
+        (
+            {"model_type": "mistral", "sliding_window": 512},
+            {"model_type": "mistral", "sliding_window": None},
+            "sliding_window",
+            512,
+            "beyond_inputs",
+        ),
+        ({}, {"rope_parameters": YARN}, "rope_parameters.rope_type", 1, "at_once"),
+        (
+            {},
+            {"rope_parameters": YARN, "max_position_embeddings": 2048},
+            "rope_parameters.rope_type",
+            1,
+            "beyond_inputs",
+        ),
     ],
 )
 def test_what_matters_only_in_long_texts_says_from_where(
-    tmp_path: Path, ours: dict[str, Any], theirs: dict[str, Any], field: str, position: int
+    tmp_path: Path, ours: dict[str, Any], theirs: dict[str, Any], field: str, position: int, severity: str
 ) -> None:
     pair = Pair(tmp_path)
     edit(pair.reference / CONFIG, **ours)
     pair.edit(CONFIG, **theirs)
     (found,) = (each for each in pair.find("configuration") if each.field == field)
-    assert (found.severity, found.from_position) == ("beyond_inputs", position)
-    assert pair.compare().comparable == "partly"
+    assert (found.severity, found.from_position) == (severity, position)
+    assert pair.compare().comparable == ("no" if severity == "at_once" else "partly")
 
 
 def test_a_field_that_the_class_does_not_declare_is_named_as_such(tmp_path: Path) -> None:

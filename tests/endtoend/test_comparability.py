@@ -73,6 +73,10 @@ def lose_decoder(folder: Path) -> None:
     edit(folder / "var" / TOKENIZER, decoder=None)
 
 
+def shorten_context(folder: Path) -> None:
+    edit(folder / "var" / CONFIG, max_position_embeddings=128)
+
+
 def demote_marker(folder: Path) -> None:
     flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
     for side, special in (("ref", True), ("var", False)):
@@ -122,6 +126,7 @@ def suppress_tokens(folder: Path) -> None:
         (suppress_tokens, {"generation_config", "at_once"}, "suppress_tokens: none → [4, 5, 6, 7]"),
         (lose_post_processor, {"common_text", "texts", "at_once", "beyond_inputs"}, "the tokenizer's post-processor"),
         (lose_decoder, {"decoder", "at_once"}, "the tokenizer's decoder"),
+        (shorten_context, {"at_once"}, "config.json from position 128 on (max_position_embeddings: 512 → 128)"),
         (demote_marker, {"at_once"}, "the tokenizer's added tokens"),
     ],
 )
@@ -147,7 +152,7 @@ def scale_rope(folder: Path) -> None:
 
 
 def drop_window(folder: Path) -> None:
-    for side, window in (("ref", 256), ("var", None)):
+    for side, window in (("ref", 512), ("var", None)):
         edit(folder / side / CONFIG, model_type="mistral", architectures=["MistralForCausalLM"], sliding_window=window)
 
 
@@ -172,7 +177,7 @@ def replace_accents(folder: Path) -> None:
     [
         (extend_context, "config.json from position 512 on (max_position_embeddings: 512 → 131072)"),
         (scale_rope, "config.json from position 512 on (rope_parameters.factor: 4.0 → none)"),
-        (drop_window, "config.json from position 256 on (sliding_window: 256 → none)"),
+        (drop_window, "config.json from position 512 on (sliding_window: 512 → none)"),
         (ask_for_scale, "config.json (logit_scale: none → 0.5)"),
         (add_token, "the tokenizer's added tokens"),
         (replace_accents, "the tokenizer's normalizer"),
