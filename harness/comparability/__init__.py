@@ -31,6 +31,8 @@ class Part(Plugin):
 
     title: ClassVar[str]
     """What it is called in sentences, with its article: "the chat template"."""
+    is_effect: ClassVar[bool] = False
+    """Whether it shows what differences of other parts do; causes are told first."""
 
     @abstractmethod
     def compare(self, sides: Sides) -> Iterator[Difference]:
@@ -41,8 +43,8 @@ class Part(Plugin):
 
 
 def load_parts() -> list[type[Part]]:
-    """Every part, in the order of their names."""
-    return [plugins.load(Part, name) for name in plugins.names(Part)]
+    """Every part, in the order of their names, effects last."""
+    return sorted((plugins.load(Part, name) for name in plugins.names(Part)), key=lambda part: part.is_effect)
 
 
 def compare_sides(sides: Sides, basis: Basis = "folders") -> Comparison:
@@ -63,7 +65,7 @@ def compare_sides(sides: Sides, basis: Basis = "folders") -> Comparison:
 
 def assume_same(basis: Basis) -> Comparison:
     """The comparison of a variant whose tokenizer and configuration are the reference's own."""
-    return Comparison.of(basis, True, plugins.names(Part))
+    return Comparison.of(basis, True, [part.kind for part in load_parts()])
 
 
 BASE = Part

@@ -19,6 +19,7 @@ class CommonText(Part):
     """Tokens of everyday text and of chats, as users of each side get them: whatever causes it, this is the effect."""
 
     title: ClassVar[str] = "the tokens of common text"
+    is_effect: ClassVar[bool] = True
 
     def compare(self, sides: Sides) -> Iterator[Difference]:
         """See Part.compare."""

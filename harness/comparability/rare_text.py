@@ -16,6 +16,7 @@ class RareText(Part):
     """Tokens of runs of blanks, accents, emoji, other scripts and markers of chats, as users of each side get them."""
 
     title: ClassVar[str] = "the tokens of rare text"
+    is_effect: ClassVar[bool] = True
 
     def compare(self, sides: Sides) -> Iterator[Difference]:
         """See Part.compare."""

@@ -15,6 +15,7 @@ class Texts(Part):
     """Tokens of the suite's texts as users of each side get them, with the special tokens that are added by default."""
 
     title: ClassVar[str] = "the tokens of the suite's texts"
+    is_effect: ClassVar[bool] = True
 
     def compare(self, sides: Sides) -> Iterator[Difference]:
         """See Part.compare; nothing outside a run."""

@@ -76,6 +76,13 @@ def test_a_variant_made_here_has_nothing_to_compare() -> None:
     assert found.parts == tuple(part.kind for part in load_parts())
 
 
+def test_causes_are_told_before_their_effects(tmp_path: Path) -> None:
+    pair = Pair(tmp_path)
+    pair.edit("tokenizer.json", post_processor=None)
+    told = [each.part for each in pair.compare("a text").differences]
+    assert told == ["post_processor", "common_text", "rare_text", "texts"]
+
+
 def test_older_files_with_special_tokens_of_their_own_are_read(tmp_path: Path) -> None:
     folder = make_folder(tmp_path / "older")
     (folder / "special_tokens_map.json").write_text(
