@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from rich.console import Console
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from harness.check import check
+from harness.plan import load_gate
 from harness.terminal import Terminal
 from tests.helpers.folders import CHATML, SETTINGS, TOKENIZER, edit, make_folder
 
@@ -54,11 +58,11 @@ def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def checked(folder: Path, variant: str = "{model: ./var}", suite: str = SUITE) -> Said:
+def checked(folder: Path, variant: str = "{model: ./var}", suite: str = SUITE, gate: str = "./g.yaml") -> Said:
     rules = "".join(RULE.format(metric, "block") for metric in BLOCKING) + RULE.format("beyond_inputs", "warn")
     (folder / "s.yaml").write_text(suite, encoding="utf-8")
     (folder / "g.yaml").write_text(f"description: g\nrules:\n{LOGITS}{rules}", encoding="utf-8")
-    text = f"name: t\nreference: {{model: ./ref}}\nvariant: {variant}\nsuites: [./s.yaml]\ngates: [./g.yaml]\n"
+    text = f"name: t\nreference: {{model: ./ref}}\nvariant: {variant}\nsuites: [./s.yaml]\ngates: [{gate}]\n"
     (folder / "t.yaml").write_text(text, encoding="utf-8")
     log = io.StringIO()
     code = check([folder / "t.yaml"], folder / "runs", Terminal(Console(file=log, width=300)))
@@ -140,6 +144,7 @@ def test_what_changes_behaviour_at_once_blocks(
     assert found.line.startswith("comparable: no, because of ")
     assert said in found.line
     assert found.run["comparison"]["comparable"] == "no"
+    assert found.run["failure"] == "comparability"
     assert "same bytes" not in found.log + json.dumps(found.run["notes"])
 
 
@@ -208,6 +213,39 @@ def test_other_weights_in_equal_folders_are_not_the_same_bytes(folders: Path) ->
     assert found.line == "comparable: yes, nothing differs that would change what users get"
     assert "the same bytes" not in found.log + json.dumps(found.run["notes"])
     assert "compute the same, weight by weight" in json.dumps(found.run["notes"])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_a_copy_saved_again_in_shards_and_another_dtype_is_comparable(folders: Path, dtype: torch.dtype) -> None:
+    edit(folders / "ref" / GENERATION, temperature=0.7, do_sample=True)
+    (folders / "ref" / "chat_template.jinja").write_text(CHATML, encoding="utf-8")
+    shutil.rmtree(folders / "var")
+    model: Any = AutoModelForCausalLM.from_pretrained(folders / "ref", dtype=dtype)
+    model.save_pretrained(folders / "var", max_shard_size="2MB")
+    AutoTokenizer.from_pretrained(folders / "ref").save_pretrained(folders / "var")
+    assert (folders / "var" / "model.safetensors.index.json").is_file()
+    found = checked(folders)
+    assert found.code == 0
+    assert not found.failed
+    assert found.line.startswith("comparable: yes, nothing differs that would change what users get")
+
+
+def test_a_lost_start_token_does_not_pass_the_gate_smoke(folders: Path) -> None:
+    lose_post_processor(folders)
+    suite = SUITE.replace("[logits]", "[logits, divergence, perplexity]")
+    found = checked(folders, suite=suite, gate="smoke")
+    assert found.code == 1
+    failed = {each["metric"] for each in found.run["verdicts"] if each["status"] == "fail"}
+    assert failed == {"comparability.common_text", "comparability.texts"}
+
+
+@pytest.mark.parametrize("gate", ["ship", "strict"])
+def test_shipped_gates_block_what_changes_at_once_and_warn_of_the_rest(gate: str) -> None:
+    levels = {spec.rule.metric: spec.rule.level for spec in load_gate(gate, Path()).rules}
+    assert {metric for metric, level in levels.items() if metric.startswith("comparability.") and level == "block"} == {
+        f"comparability.{part}" for part in BLOCKING
+    }
+    assert levels["comparability.beyond_inputs"] == "warn"
 
 
 def test_a_variant_made_here_has_the_files_of_the_reference(folders: Path) -> None:
