@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-slow bench methods matrix clean
+.PHONY: demo test test-slow fuzz bench methods matrix clean
 
 demo: .venv/installed
 	@mkdir -p runs
@@ -20,6 +20,11 @@ test: .venv/installed-for-tests
 
 test-slow: .venv/installed-for-tests
 	$(BIN)/pytest -m slow
+
+# Examples of each fuzzer, drawn anew on every run; about an hour on one core.
+FUZZ_EXAMPLES ?= 2000
+fuzz: .venv/installed-for-tests
+	FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) $(BIN)/pytest tests/fuzz
 
 bench: .venv/installed-for-tests
 	$(BIN)/python tests/bench/shared_pass.py

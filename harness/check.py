@@ -18,12 +18,13 @@ from typing import TYPE_CHECKING
 
 from harness.errors import FailureClass, HarnessError, WriteError
 from harness.forecast.notes import notes_before
-from harness.judge import OWN_GATE, conclude, conclusion, judge, overall
+from harness.judge import OWN_GATE, conclude, judge
 from harness.measures import collect_metrics
 from harness.plan import check_together, make_plan, name_of, resolve_plan
 from harness.planning.specs import Plan
 from harness.planning.target import target_notes
 from harness.records import Clock, Failure, Run, Verdict
+from harness.records.conclusion import conclusion, overall
 from harness.system.environment import prepare_threads
 from harness.system.foreign import contain
 from harness.system.held_folder import hold

@@ -7,26 +7,25 @@ error or a failure of the rule that requires it, never a pass.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple
 
 from harness.errors import FailureClass
 from harness.planning.specs import GateSpec, RuleSpec
 from harness.plugins import nearest
 from harness.records import Measurement, Metric, Run, Skipped, Slice, Verdict, find_metric
+from harness.records.conclusion import EXIT_CODES, conclusion
 from harness.records.patterns import could_match, matches
 from harness.rules import Decision, Rule
 from harness.rules._conditions import apply_conditions
 from harness.statistics import holm
 from harness.system.foreign import guard
 
-Overall = Literal["pass", "fail", "inconclusive", "error"]
-EXIT_CODES: dict[Overall, Literal[0, 1, 2, 3]] = {"error": 2, "fail": 1, "inconclusive": 3, "pass": 0}
-"""Worst first."""
-
 FALSE_ALARMS = 0.025
 """Family-wise error rate of blocking rules, if every true value lies at its limit: one side of 95 %."""
+
+LARGEST = 1e300
+"""Numbers beyond it overflow where they are compared."""
 
 OWN_GATE = "harness"
 """Gate name of verdicts that belong to no gate file: measures that failed, outputs that could not be written."""
@@ -41,14 +40,6 @@ class _Case:
     metric: str
     labels: dict[str, str]
     decision: Decision
-
-
-class Conclusion(NamedTuple):
-    """What the verdicts of a run come to. failure: None for a pass."""
-
-    verdict: Overall
-    exit_code: Literal[0, 1, 2, 3]
-    failure: FailureClass | None
 
 
 def judge(
@@ -87,22 +78,6 @@ def rejudge(run: Run, gates: Sequence[GateSpec]) -> Run:
     identical = run.reference.same_as(run.variant)
     verdicts = judge(gates, run.measurements, run.skipped, identical, run.slices, metrics=run.metrics)
     return conclude(run, verdicts + broken)
-
-
-def overall(verdicts: Iterable[Verdict]) -> tuple[Overall, Literal[0, 1, 2, 3]]:
-    """The worst blocking status and its exit code. A run without judged rules, or with an error, is an error."""
-    return conclusion(verdicts)[:2]
-
-
-def conclusion(verdicts: Iterable[Verdict]) -> Conclusion:
-    """The worst blocking status, its exit code, and the class of failure of the first rule that has it."""
-    blocking = [verdict for verdict in verdicts if verdict.level == "block"]
-    statuses = {verdict.status for verdict in blocking}
-    if not statuses or not statuses <= EXIT_CODES.keys():
-        return Conclusion("error", EXIT_CODES["error"], "usage")
-    worst = next(status for status in EXIT_CODES if status in statuses)
-    failure = next(verdict.failure for verdict in blocking if verdict.status == worst)
-    return Conclusion(worst, EXIT_CODES[worst], failure)
 
 
 def conclude(run: Run, verdicts: tuple[Verdict, ...]) -> Run:
@@ -185,6 +160,8 @@ def _decide(rule: Rule, measurement: Measurement, identical: bool) -> Decision:
         return _error("a number that must not be judged", f"{measurement.name}: {measurement.not_judged}")
     if measurement.n == 0:
         return _error("nothing", f"{measurement.name} has no observations")
+    if contradiction := _contradiction(measurement):
+        return _error("a contradiction", f"{measurement.name}: {contradiction}; repair the measure that gave it")
     try:
         with guard(f"the rule {_name(rule)}"):
             return _check_decision(
@@ -193,6 +170,22 @@ def _decide(rule: Rule, measurement: Measurement, identical: bool) -> Decision:
     except Exception as error:  # noqa: BLE001 - a rule that breaks must not hide what the others say
         because = f"the rule {_name(rule)} failed on {measurement.name}: {type(error).__name__}: {error}"
         return _error("a defect of the rule", because, "usage")
+
+
+def _contradiction(m: Measurement) -> str:
+    """What a measurement says that no measurement can; empty if nothing.
+
+    A record refuses numbers that are not finite when it is made, but not in a copy.
+    """
+    ends = (m.low, m.high, m.variant_low, m.variant_high)
+    for number in (m.neutral, m.reference, m.variant, m.change, *ends):
+        if number is not None and not abs(number) <= LARGEST:
+            return f"found the number {number}, expected numbers of at most {LARGEST:g}, or non_finite with the side"
+    if m.basis == "counted" and not {m.low, m.high} <= {None, m.change}:
+        return f"counted, yet with the interval [{m.low}, {m.high}] around {m.change}; what is counted has none"
+    if m.basis == "counted" and not {m.variant_low, m.variant_high} <= {None, m.variant}:
+        return f"counted, yet with the interval [{m.variant_low}, {m.variant_high}] around {m.variant}"
+    return ""
 
 
 def _check_decision(decision: object) -> Decision:

@@ -16,6 +16,7 @@ from harness import plugins
 from harness.errors import HarnessError, TableError, WriteError
 from harness.measures import load_metrics
 from harness.records import FAILURE_FILE, SCHEMA_VERSION, Failure, Run, schema_1
+from harness.records.conclusion import conclusion
 from harness.report.display import clean
 from harness.system.files import sync_folder, write_atomic
 from harness.system.foreign import guard
@@ -212,9 +213,16 @@ def read_run(folder: Path) -> Run:
         )
     try:
         # The JSON mode of strict validation takes lists for tuples, which a Python dict could not give.
-        return Run.model_validate_json(json.dumps(content, allow_nan=False))
+        run = Run.model_validate_json(json.dumps(content, allow_nan=False))
     except (ValidationError, ValueError) as error:
         raise HarnessError(f"{path}: {_first_problems(error)}") from error
+    concluded = conclusion(run.verdicts)
+    if (run.verdict, run.exit_code) != concluded[:2]:
+        raise HarnessError(
+            f"{path}: verdict, exit_code: found {run.verdict!r}, {run.exit_code}, expected {concluded.verdict!r}, "
+            f"{concluded.exit_code} from its verdicts; the file was changed after it was written: run the check again"
+        )
+    return run
 
 
 def _read_json(path: Path) -> Any:

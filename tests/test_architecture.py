@@ -30,7 +30,7 @@ STAGES = frozenset(
     }
 )
 """Modules that stand beside the rooms: the stages of the flow, and what every room needs."""
-NOT_MIRRORED = frozenset({"bench", "contracts", "endtoend", "golden", "helpers"})
+NOT_MIRRORED = frozenset({"bench", "contracts", "endtoend", "fuzz", "golden", "helpers"})
 """Folders of tests that are about no single room."""
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef

@@ -25,10 +25,11 @@ from harness.errors import (
     TableError,
     WriteError,
 )
-from harness.judge import conclusion, judge
+from harness.judge import judge
 from harness.measures import load_metrics
 from harness.planning.specs import GateSpec, RuleSpec
 from harness.records import FAILURE_FILE, Failure, Measurement, Skipped, Verdict
+from harness.records.conclusion import conclusion
 from harness.rules.at_most import AtMost
 from harness.terminal import Terminal
 from harness.write import read_run

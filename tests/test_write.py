@@ -252,3 +252,13 @@ def test_the_file_itself_can_be_named(made: dict[str, Made], tmp_path: Path) -> 
     path = tmp_path / "kept.json"
     path.write_bytes(encode(made["pass"].run))
     assert read_run(path) == made["pass"].run
+
+
+@pytest.mark.parametrize("claim", [{"verdict": "pass"}, {"exit_code": 0}, {"verdict": "pass", "exit_code": 0}])
+def test_a_verdict_that_does_not_follow_from_its_rules_is_refused(
+    made: dict[str, Made], tmp_path: Path, claim: dict[str, Any]
+) -> None:
+    content = json.loads(encode(made["fail"].run)) | claim
+    (tmp_path / "run.json").write_text(json.dumps(content))
+    with pytest.raises(HarnessError, match=r"expected 'fail', 1 from its verdicts"):
+        read_run(tmp_path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -123,7 +124,7 @@ def _read_hub(data: HubData, max: int | None, text_field: str) -> list[RawDocume
     from datasets.exceptions import DatasetsError
 
     name = f"{data.hub} (config {data.config}, split {data.split}, revision {data.revision})"
-    if Path(data.hub).exists():
+    if os.path.exists(data.hub):
         raise DataError(f"hub dataset {data.hub}: the local file or folder {data.hub} would be read instead")
     try:
         rows = load_dataset(data.hub, data.config, split=data.split, revision=data.revision)

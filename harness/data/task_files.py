@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import glob
 import hashlib
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -55,7 +56,7 @@ def read_task_files(folders: Sequence[Path]) -> TaskFiles:
     """Index the ``*.yaml`` files under ``folders``. Raises DataError for a folder that does not exist."""
     files = TaskFiles(tuple(folders))
     for folder in folders:
-        if not folder.is_dir():
+        if not os.path.isdir(folder):
             raise DataError(f"include: found {folder}, expected a folder with lm-eval task files (*.yaml)")
         for path in sorted(folder.rglob("*.yaml")):
             try:

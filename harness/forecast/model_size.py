@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,7 +53,9 @@ def _gguf_size(path: Path) -> ModelSize | str:
         content = read_gguf(path)
     except HarnessError as error:
         return str(error)
-    vocabulary = next((tensor.shape[0] for tensor in content.tensors if tensor.name == "token_embd.weight"), None)
+    vocabulary = next(
+        (tensor.shape[0] for tensor in content.tensors if tensor.name == "token_embd.weight" and tensor.shape), None
+    )
     parameters = sum(tensor.values for tensor in content.tensors)
     return ModelSize(path.parent, parameters, path.stat().st_size, vocabulary)
 
@@ -60,7 +63,7 @@ def _gguf_size(path: Path) -> ModelSize | str:
 def _folder(model: str, revision: str | None) -> Path | str:
     if model == POCKET:
         return MODEL_DIR
-    if Path(model).is_dir():
+    if os.path.isdir(model):
         return Path(model)
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
@@ -79,17 +82,21 @@ def _header(path: Path) -> dict[str, Any] | str:
             if length > LONGEST_HEADER:
                 return f"{path} is not a safetensors file: its header would be {length} bytes long"
             content = json.loads(file.read(length))
-        if not all("shape" in entry for name, entry in content.items() if name != "__metadata__"):
+        if not all(_is_shape(entry.get("shape")) for name, entry in content.items() if name != "__metadata__"):
             return f"{path} is not a safetensors file: a tensor has no shape"
-    except (OSError, ValueError, struct.error, AttributeError, TypeError) as error:
+    except (OSError, ValueError, struct.error, AttributeError, TypeError, RecursionError) as error:
         return f"{path} cannot be read as safetensors: {error}"
     return dict(content)
+
+
+def _is_shape(value: object) -> bool:
+    return isinstance(value, list) and all(type(size) is int and size >= 0 for size in value)
 
 
 def _vocabulary(folder: Path) -> int | None:
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     if not isinstance(config, dict):
         return None

@@ -7,7 +7,7 @@ pass resumes at the batch it was in and produces the same tables as an uninterru
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -23,10 +23,11 @@ from harness.lockstep.decoder import VERIFIED_TOKENS, Decoder
 from harness.lockstep.hooks import ActiveSide, attach_taps
 from harness.lockstep.kernels import Choice, Kernels, choose_kernels
 from harness.lockstep.pass_report import SETUP, PassReport, read_report, write_report
-from harness.lockstep.recording import REFERENCE, Looks, PassContext, Recorder, Recording, collect_taps
+from harness.lockstep.recording import REFERENCE, Looks, PassContext, Recorder, Recording, Tap, collect_taps
 from harness.lockstep.repeat import measure_repeat
 from harness.lockstep.survey import survey
 from harness.models.vocabulary import count_common_logits, explain_width_difference
+from harness.modules.layer_pairs import LayerPairs, pair_layers
 from harness.progress import Progress
 from harness.records import Note
 from harness.system.foreign import guard
@@ -61,7 +62,7 @@ def shared_pass(
     """Run all models on all documents for all probes, and commit the recorded rows batch by batch.
 
     sinks: one per variant. Besides the probes' tables, each gets ``documents``, ``pass`` and ``notes``. If a variant
-    has another number of logits than the reference, logits beyond every id of the tokenizers are left out.
+    has another number of logits than the reference, only ids of both tokenizers are compared.
     arranged: for each variant, its batch layout if it differs from the reference's; such a pass does not measure
     whether the reference repeats itself.
     looks: decides at interim looks which variants need more documents; without it all variants get all documents.
@@ -117,7 +118,8 @@ class _Pass:
     stage: ActiveSide
     chunk: int
     kept: tuple[int | None, ...]
-    """For every variant: number of logits compared, the rest being padding (None: all)."""
+    """For every variant: number of logits compared, the rest being extra ids (None: all)."""
+    pairs: tuple[LayerPairs, ...]
     late_notes: tuple[Note, ...]
     """Notes that hold for this process only."""
 
@@ -157,6 +159,8 @@ class _Pass:
                     continue
                 inputs = collect_taps(self.recorders, side, inputs=True)
                 outputs = collect_taps(self.recorders, side, inputs=False)
+                if side != REFERENCE:
+                    inputs, outputs = (_rename(taps, self.pairs[side]) for taps in (inputs, outputs))
                 inputs, outputs = decoder.wrap_taps(inputs), decoder.wrap_taps(outputs)
                 calls = [pair for recorder in self.recorders for pair in recorder.calls(side).items()]
                 stack.enter_context(attach_taps(decoder.modules, side, self.stage, inputs, outputs, calls))
@@ -199,6 +203,8 @@ class _Pass:
                 kept = self.kept[variant]
                 for recorder in self.recorders:
                     recorder.logits(variant, reference_NV[:, :kept], variant_NV[:, :kept], targets_N[rows])
+                    if kept is not None:
+                        recorder.extra_logits(variant, reference_NV[:, kept:], variant_NV[:, kept:])
 
     def _scored_states(self, side: int, batch: Batch) -> Tensor:
         """Hidden states of the scored positions, with the hooks of the side active."""
@@ -214,6 +220,11 @@ class _Pass:
             if recorder.running:
                 totals[recorder.running] = recorder.totals(variant)
         return rows, totals
+
+
+def _rename(taps: Mapping[str, list[Tap]], pairs: LayerPairs) -> dict[str, list[Tap]]:
+    """Taps by the names that the variant gives to the modules of the reference."""
+    return {other: own for name, own in taps.items() if (other := pairs.find_in_variant(name)) is not None}
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -251,7 +262,9 @@ def _prepare(
     wanted = read_report(earlier).kernel if earlier else choice
     scored = sum(length - 1 for batch in batches for length in batch.lengths)
     kernels = choose_kernels(wanted, scored, vocabulary, dtype, sides[0].device)
-    layout = survey(sides[0], sides[1:], first_ids, vocabulary)
+    both = zip(sides[1:], loaded[1:], strict=True)
+    pairs = tuple(pair_layers(sides[0].modules, side.modules, variant.layers) for side, variant in both)
+    layout = survey(sides[0], sides[1:], first_ids, vocabulary, pairs)
     fitted = tuple(variant.calibration for variant in loaded[1:])
     recorders = [probe.begin(PassContext(layout, len(sides) - 1, kernels, fitted)) for probe in probes]
     if len(earlier) < len(sinks):
@@ -262,16 +275,17 @@ def _prepare(
         report = PassReport(
             notes=tuple(_notes(sides[0], dtype, kernels)),
             variant_notes=tuple(
-                (*_whole_notes(side), *_padding_notes(logits[0], found, count, side.name))
+                (*_whole_notes(side), *_extra_notes(logits[0], found, count, side.name))
                 for side, found, count in zip(sides[1:], logits[1:], kept, strict=True)
             ),
             repeat=repeat,
             unpaired=tuple(dict(missing) if watching else {} for missing in layout.unpaired),
+            expected=layout.expected,
             kernel=kernels.name,
         )
         write_report(report, documents, sinks)
     late = (Note(topic="pass", text=kernels.note, level="warn"),) if earlier and kernels.note else ()
-    return _Pass(sides, recorders, ActiveSide(), chunk, kept, late)
+    return _Pass(sides, recorders, ActiveSide(), chunk, kept, pairs, late)
 
 
 def _notes(reference: Decoder, dtype: torch.dtype, kernels: Kernels) -> Iterator[Note]:
@@ -331,11 +345,11 @@ def _count_compared(
     return kept
 
 
-def _padding_notes(reference_TV: Tensor, variant_TV: Tensor, kept: int | None, name: str) -> Iterator[Note]:
+def _extra_notes(reference_TV: Tensor, variant_TV: Tensor, kept: int | None, name: str) -> Iterator[Note]:
     if kept is not None:
         rows = [logits.shape[-1] - kept for logits in (reference_TV, variant_TV)]
         text = (
-            f"{name}: {kept} logits per token are compared, one per id of the tokenizer; {rows[1]} padding rows of "
-            f"the variant and {rows[0]} of the reference are left out, as a server of the model must do"
+            f"{name}: {kept} logits per token are compared, one per id of both tokenizers; {rows[1]} extra ids of the "
+            f"variant and {rows[0]} of the reference are left out"
         )
         yield Note(topic="vocabulary", text=text)

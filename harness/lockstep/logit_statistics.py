@@ -96,3 +96,22 @@ def logit_statistics(
         "mean_abs_diff": total / reference_NV.shape[-1],
         "total_variation": variation / 2.0,
     }
+
+
+def extra_statistics(
+    extra_NE: Tensor, common_NV: Tensor, targets_N: Tensor, nll_N: Tensor, top1_N: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Probability of one side's ids outside of the common ones, float64 [N], and its top-1 among all ids, int32 [N].
+
+    nll, top1: those over the common ids, as ``logit_statistics`` gives them, from which their log-sum-exp L follows
+    without another pass over V. With M the log-sum-exp of the E extra logits, the probability is e^M / (e^L + e^M). It
+    is NaN where logits are.
+    """
+    if not extra_NE.shape[-1]:
+        return torch.zeros_like(nll_N), top1_N
+    lse_N = nll_N + common_NV.gather(-1, targets_N[:, None])[:, 0].double()
+    mass_N = torch.sigmoid(extra_NE.double().logsumexp(-1) - lse_N)
+    highest_N, place_N = extra_NE.float().max(-1)
+    common_N = common_NV.gather(-1, top1_N.clamp(min=0).long()[:, None])[:, 0].float()
+    top_N = torch.where(highest_N > common_N, common_NV.shape[-1] + place_N, top1_N)
+    return mass_N, torch.where(top1_N < 0, top1_N, top_N).to(torch.int32)

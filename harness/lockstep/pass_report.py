@@ -26,7 +26,8 @@ class PassReport:
     """Metadata of a pass for the report.
 
     notes: about the pass and the reference. variant_notes: about each variant, in order. unpaired: for each variant,
-    the modules that were not compared, with the reason. kernel: eager or compiled. repeat: the reference's first batch
+    the modules that were not compared, with the reason. expected: those of them that say nothing about the variant
+    (see ``Layout``). kernel: eager or compiled. repeat: the reference's first batch
     run twice, None in a pass that does not measure it.
     """
 
@@ -34,21 +35,23 @@ class PassReport:
     variant_notes: tuple[tuple[Note, ...], ...]
     repeat: Repeat | None
     unpaired: tuple[dict[str, str], ...]
+    expected: tuple[frozenset[str], ...]
     kernel: Literal["eager", "compiled"]
 
 
 def write_report(report: PassReport, documents: Sequence[EncodedDocument], sinks: Sequence[Sink]) -> None:
     """Commit the report to every sink that has none."""
-    for sink, own, unpaired in zip(sinks, report.variant_notes, report.unpaired, strict=True):
+    parts = zip(sinks, report.variant_notes, report.unpaired, report.expected, strict=True)
+    for sink, own, unpaired, expected in parts:
         if sink.done(SETUP):
             continue
         notes = [("pass", n.topic, n.text, n.level) for n in (*report.notes, *_repeat_notes(report.repeat))]
-        notes += [("variant", n.topic, n.text, n.level) for n in (*own, *_unpaired_notes(unpaired))]
+        notes += [("variant", n.topic, n.text, n.level) for n in (*own, *_unpaired_notes(unpaired, expected))]
         frames = {
             "documents": document_rows(documents),
             "pass": _pass_rows(report),
             "notes": _strings(notes, ["scope", "topic", "text", "level"]),
-            "unpaired": _strings(list(unpaired.items()), ["module", "reason"]),
+            "unpaired": _unpaired_rows(unpaired, expected),
         }
         sink.commit(SETUP, frames)
 
@@ -63,6 +66,7 @@ def read_report(sinks: Sequence[Sink]) -> PassReport:
         variant_notes=tuple(own for _, own in notes),
         repeat=repeat,
         unpaired=tuple(dict(zip(frame["module"], frame["reason"], strict=True)) for frame in unpaired),
+        expected=tuple(frozenset(frame["module"][frame["expected"]]) for frame in unpaired),
         kernel=kernel,
     )
 
@@ -85,12 +89,19 @@ def _repeat_notes(repeat: Repeat | None) -> list[Note]:
     return notes
 
 
-def _unpaired_notes(unpaired: dict[str, str]) -> list[Note]:
-    if not unpaired:
-        return []
-    module, reason = next(iter(unpaired.items()))
-    text = f"{len(unpaired)} modules could not be compared, the first being {module}: {reason}"
-    return [Note(topic="modules", text=text, level="warn")]
+def _unpaired_notes(unpaired: dict[str, str], expected: frozenset[str]) -> list[Note]:
+    notes = []
+    for which in (unpaired.keys() - expected, expected & unpaired.keys()):
+        if which:
+            module = min(which, key=list(unpaired).index)
+            text = f"{len(which)} modules could not be compared, the first being {module}: {unpaired[module]}"
+            notes.append(Note(topic="modules", text=text, level="warn"))
+    return notes
+
+
+def _unpaired_rows(unpaired: dict[str, str], expected: frozenset[str]) -> pd.DataFrame:
+    frame = _strings(list(unpaired.items()), ["module", "reason"])
+    return frame.assign(expected=[module in expected for module in unpaired]).astype({"expected": "bool"})
 
 
 def _pass_rows(report: PassReport) -> pd.DataFrame:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from harness.lockstep.batches import Batch
     from harness.lockstep.kernels import Kernels
     from harness.modules.experts import Experts
+    from harness.modules.layer_pairs import LayerPairs
 
 REFERENCE = -1
 """The side of the reference; variants are the sides 0, 1, …"""
@@ -69,6 +70,20 @@ class Layout:
     vocabulary: int
     unpaired: tuple[Mapping[str, str], ...] = field(default_factory=tuple)
     """Of every variant: module name to the reason why it cannot be compared."""
+    expected: tuple[frozenset[str], ...] = ()
+    """Of every variant: those of them that say nothing about it. They cannot be observed in either model, or the
+    declared map of layers leaves them out."""
+    pairs: tuple[LayerPairs, ...] = ()
+    """Of every variant: the counterparts of the reference's modules; none: all modules are paired by name."""
+
+    def find_in_variant(self, variant: int, module: str) -> str | None:
+        """A variant's name of a module of the reference, None if it has no counterpart."""
+        return self.pairs[variant].find_in_variant(module) if self.pairs else module
+
+    def find_in_reference(self, side: int, module: str) -> str | None:
+        """The reference's name of a module of one side, None if it has no counterpart."""
+        return module if side == REFERENCE or not self.pairs else self.pairs[side].find_in_reference(module)
+
     experts: tuple[tuple[Experts, ...], ...] = ()
     """The mixtures of experts of the reference, then those of every variant."""
 
@@ -111,6 +126,10 @@ class Recorder:
 
     def logits(self, variant: int, reference_NV: Tensor, variant_NV: Tensor, targets_N: Tensor) -> None:
         """The next scored positions of the batch, in the order of ``Batch.index_scored``."""
+
+    def extra_logits(self, variant: int, reference_NE: Tensor, variant_NE: Tensor) -> None:
+        """The logits of ids that are not compared, at the positions of the last ``logits``; 0 columns on a side without
+        such ids."""
 
     def rows(self, variant: int) -> Mapping[str, pd.DataFrame]:
         """Rows about the batch, by table name."""

@@ -1,6 +1,7 @@
 """Surveys the modules of a pair before the pass: which can be compared, in which order.
 
-One short document goes through every model. Modules are paired by name; unpaired modules are reported with the reason.
+One short document goes through every model. Modules are paired by name, decoder layers by a declared map if there is
+one (see ``harness.modules.layer_pairs``); unpaired modules are reported with the reason.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from harness.lockstep.decoder import Decoder
 from harness.lockstep.hooks import first_input, first_tensor
 from harness.lockstep.recording import InputSite, Layout, ModuleKind, OutputSite
 from harness.modules.experts import find_experts, stacked_parameters
+from harness.modules.layer_pairs import LayerPairs, block_numbers, list_parents
 
 _EXPERT = re.compile(r"(^|\.)experts\.\d+(\.|$)")
 _ROUTED = "an expert sees only the tokens routed to it"
@@ -37,34 +39,73 @@ class _Call:
     gave: tuple[float, float]
 
 
-def survey(reference: Decoder, variants: Sequence[Decoder], ids_1T: Tensor, vocabulary: int) -> Layout:
+def survey(
+    reference: Decoder,
+    variants: Sequence[Decoder],
+    ids_1T: Tensor,
+    vocabulary: int,
+    pairs: Sequence[LayerPairs],
+) -> Layout:
     """Modules of the reference that can be observed, and those without a counterpart in each variant.
 
     Observed are decoder blocks, their attention and MLP, stacks of experts as one module, and every linear layer except
-    the output head and experts that are separate modules, which see only some tokens.
+    the output head and experts that are separate modules, which see only some tokens. pairs: of every variant.
     """
     every = candidates(reference.modules)
     alone = {name: _ROUTED for name in every if _EXPERT.search(name)}
     kinds = {name: kind for name, kind in every.items() if name not in alone}
     trace = _trace(reference, kinds, ids_1T)
-    traces = [
-        _trace(variant, {name: kind for name, kind in kinds.items() if _has(variant.modules, name)}, ids_1T)
-        for variant in variants
-    ]
+    traces = [_trace_variant(variant, kinds, ids_1T, own) for variant, own in zip(variants, pairs, strict=True)]
     rows = ids_1T.numel()
-    unpaired = [_explain_unpaired(trace, other, rows) for other in traces]
-    for missing, variant in zip(unpaired, variants, strict=True):
-        extra = candidates(variant.modules)
-        missing |= {name: "only the variant has it" for name in extra if not _has(reference.modules, name)} | alone
+    found = [
+        _compare(trace, other, rows, own, alone, _list_extra(reference, variant, own))
+        for other, variant, own in zip(traces, variants, pairs, strict=True)
+    ]
+    unpaired = [reasons for reasons, _ in found]
     usable = {name: call for name, call in trace.items() if not _unusable_reason(call, rows)}
-    blocks = _block_numbers(reference.modules)
+    blocks = {} if reference.modules is None else block_numbers(reference.modules)
     return Layout(
         outputs=tuple(_outputs(usable, traces, kinds, unpaired)),
         inputs=tuple(_inputs(usable, kinds, blocks)),
         vocabulary=vocabulary,
         unpaired=tuple(dict(sorted(missing.items())) for missing in unpaired),
+        expected=tuple(expected for _, expected in found),
         experts=tuple(() if side.modules is None else find_experts(side.modules) for side in (reference, *variants)),
+        pairs=tuple(pairs),
     )
+
+
+def _trace_variant(
+    variant: Decoder, kinds: Mapping[str, ModuleKind], ids_1T: Tensor, pairs: LayerPairs
+) -> dict[str, _Call]:
+    """The calls of a variant's modules, under the names of their counterparts in the reference."""
+    names = {name: pairs.find_in_variant(name) for name in kinds}
+    own = {other: name for name, other in names.items() if other is not None and _has(variant.modules, other)}
+    calls = _trace(variant, {other: kinds[name] for other, name in own.items()}, ids_1T)
+    return {own[other]: call for other, call in calls.items()}
+
+
+def _list_extra(reference: Decoder, variant: Decoder, pairs: LayerPairs) -> list[str]:
+    """Modules that only the variant has, except for layers that the map declares to have no counterpart."""
+    names = {name: pairs.find_in_reference(name) for name in candidates(variant.modules)}
+    lone = [name for name, other in names.items() if other is None and not pairs.declared]
+    return lone + [name for name, other in names.items() if other is not None and not _has(reference.modules, other)]
+
+
+def _compare(
+    trace: Mapping[str, _Call],
+    other: Mapping[str, _Call],
+    rows: int,
+    pairs: LayerPairs,
+    alone: Mapping[str, str],
+    extra: Sequence[str],
+) -> tuple[dict[str, str], frozenset[str]]:
+    """Why modules cannot be compared, by name, and those of them that say nothing about the variant."""
+    reasons, expected = _unpaired(trace, other, rows)
+    lone = {name for name in trace if pairs.find_in_variant(name) is None}
+    reasons |= dict.fromkeys(lone, pairs.reason)
+    reasons |= {name: pairs.reason if name in lone else "only the variant has it" for name in extra} | dict(alone)
+    return reasons, frozenset(expected | alone.keys() | (lone if pairs.declared else set()))
 
 
 def candidates(model: Any) -> dict[str, ModuleKind]:
@@ -76,10 +117,10 @@ def candidates(model: Any) -> dict[str, ModuleKind]:
         return {}
     head = model.get_output_embeddings()
     kinds: dict[str, ModuleKind] = {}
-    blocks = _block_numbers(model)
+    blocks = block_numbers(model)
     for name, module in model.named_modules():
         parent = name.rpartition(".")[0]
-        inside_linear = any(kinds.get(outer) == "linear" for outer in _parents(name))
+        inside_linear = any(kinds.get(outer) == "linear" for outer in list_parents(name))
         if module is head or inside_linear:
             continue
         if name in blocks:
@@ -108,22 +149,6 @@ def _kind_of_part(name: str, cls: str) -> ModuleKind | None:
     if "attn" in words or "attention" in words:
         return "attention"
     return "mlp" if any(word in words for word in ("mlp", "ffn", "feed_forward", "feedforward", "moe")) else None
-
-
-def _block_numbers(model: nn.Module) -> dict[str, int]:
-    """Name and index of every decoder block, taken from the longest module list that is in no other list."""
-    lists = {name: module for name, module in model.named_modules() if isinstance(module, nn.ModuleList)}
-    outermost = {name: module for name, module in lists.items() if not any(outer in lists for outer in _parents(name))}
-    if not outermost:
-        return {}
-    name = max(outermost, key=lambda name: len(outermost[name]))
-    return {f"{name}.{index}": index for index in range(len(outermost[name]))}
-
-
-def _parents(name: str) -> Iterator[str]:
-    while "." in name:
-        name = name.rpartition(".")[0]
-        yield name
 
 
 def _has(model: nn.Module | None, name: str) -> bool:
@@ -184,12 +209,17 @@ def _unusable_reason(call: _Call, rows: int) -> str:
     return ""
 
 
-def _explain_unpaired(reference: Mapping[str, _Call], variant: Mapping[str, _Call], rows: int) -> dict[str, str]:
+def _unpaired(
+    reference: Mapping[str, _Call], variant: Mapping[str, _Call], rows: int
+) -> tuple[dict[str, str], set[str]]:
+    """The reason for every module that cannot be compared, and those for which it is the same on both sides."""
     reasons: dict[str, str] = {}
+    alike: set[str] = set()
     for name, call in reference.items():
         other = variant.get(name)
         if reason := _unusable_reason(call, rows):
             reasons[name] = reason
+            alike |= {name} if other is not None and _unusable_reason(other, rows) == reason else set()
         elif other is None:
             reasons[name] = "only the reference runs it"
         elif reason := _unusable_reason(other, rows):
@@ -198,7 +228,7 @@ def _explain_unpaired(reference: Mapping[str, _Call], variant: Mapping[str, _Cal
             reasons[name] = f"widths (in, out) are {_widths(call)} in the reference, {_widths(other)} in the variant"
         elif call.calls != other.calls:
             reasons[name] = f"it runs {call.calls} times in the reference, {other.calls} times in the variant"
-    return reasons
+    return reasons, alike
 
 
 def _widths(call: _Call) -> tuple[int, int]:
@@ -244,7 +274,7 @@ def _inputs(
         if kinds[name] not in _READING or (key in seen and call.calls == 1):
             continue
         seen.add(key)
-        layer = next((blocks[outer] for outer in _parents(name) if outer in blocks), -1)
+        layer = next((blocks[outer] for outer in list_parents(name) if outer in blocks), -1)
         yield InputSite(name, layer, _widths(call)[0])
 
 

@@ -7,13 +7,14 @@ described in ``harness/probes``.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from harness import plugins
-from harness.errors import HarnessError
+from harness.errors import HarnessError, MeasureError
 from harness.records import Measurement, Metric, Plugin, Skipped
+from harness.records.metric import find_metric
 from harness.records.patterns import could_match
 
 if TYPE_CHECKING:
@@ -52,6 +53,10 @@ class Measure(Plugin):
     by_document: ClassVar[bool] = False
     """Whether the table has rows per document and can be restricted to any subset of documents. Required for rules on
     slices and for sequential sampling."""
+    over_modules: ClassVar[tuple[str, ...]] = ()
+    """Metrics with one value over all modules that both models have: Skipped if some could not be compared."""
+    per_module: ClassVar[tuple[str, ...]] = ()
+    """Metrics with one value for each such module: if some could not be compared, one Skipped says so beside them."""
     own_floors: ClassVar[tuple[str, ...]] = ()
     """Metrics whose noise floor the measure determines itself; those of a pass probe get theirs from the suite's
     noise_floor."""
@@ -159,7 +164,27 @@ def _without_interval(entry: Measurement | Skipped) -> Measurement | Skipped:
     return entry.model_copy(update={**ends, "method": f"{entry.method}; {why}"})
 
 
-def name_skipped(measure: Measure, found: Sequence[Measurement | Skipped]) -> list[Measurement | Skipped]:
+def hold_to_declared(measure: Measure, found: Sequence[Measurement | Skipped]) -> list[Measurement | Skipped]:
+    """The results of a measure under the names that it declares.
+
+    Raises MeasureError for a measurement whose better direction, or whose value for equal sides, is not the declared
+    one: a margin would lie on the wrong side.
+    """
+    declared = collect_metrics([measure])
+    for entry in found:
+        metric = find_metric(entry.name, declared) if isinstance(entry, Measurement) else None
+        if isinstance(entry, Measurement) and metric is not None:
+            told, known = _direction(entry), _direction(metric)
+            if told != known and metric.better != "neither":
+                raise MeasureError(f"{entry.name}: found {told}, expected {known}, as the measure declares it")
+    return _name_skipped(measure, found)
+
+
+def _direction(entry: Measurement | Metric) -> str:
+    return f"better: {entry.better}, neutral: {'infinity' if entry.infinite_neutral else entry.neutral}"
+
+
+def _name_skipped(measure: Measure, found: Sequence[Measurement | Skipped]) -> list[Measurement | Skipped]:
     """Replace a Skipped under an undeclared name by one for every declared metric that was not measured.
 
     Otherwise a rule could pass because its metric is missing under another name.
@@ -174,6 +199,27 @@ def name_skipped(measure: Measure, found: Sequence[Measurement | Skipped]) -> li
             lost = (metric.name for metric in measure.produces() if metric.name not in have)
             named += [entry.model_copy(update={"measure": name}) for name in lost]
     return named
+
+
+def skip_uncompared(
+    measure: Measure, found: Sequence[Measurement | Skipped], uncompared: Mapping[str, str]
+) -> list[Measurement | Skipped]:
+    """The results of a measure where some modules could not be compared.
+
+    uncompared: their names with the reasons. A rule about all modules must not pass on those that could be paired.
+    """
+    if not uncompared:
+        return list(found)
+    module, reason = next(iter(uncompared.items()))
+    more = f", and {len(uncompared) - 1} more" if len(uncompared) > 1 else ""
+    reason = f"{module}{more} could not be compared: {reason}"
+    kept = [entry for entry in found if not (isinstance(entry, Measurement) and entry.name in measure.over_modules)]
+    lost = (*measure.per_module, *(name for name in measure.over_modules if not _is_skipped(name, found)))
+    return [*kept, *(Skipped(measure=name, reason=reason, labels={"module": module}) for name in lost)]
+
+
+def _is_skipped(name: str, found: Sequence[Measurement | Skipped]) -> bool:
+    return any(isinstance(entry, Skipped) and entry.measure == name for entry in found)
 
 
 def collect_metrics(measures: Iterable[Measure]) -> tuple[Metric, ...]:

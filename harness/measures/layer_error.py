@@ -87,6 +87,8 @@ class LayerError(Sampled):
     table: ClassVar[str] = "layers"
     metrics: ClassVar[tuple[Metric, ...]] = (RELATIVE, SQNR, COSINE, WORST)
     by_document: ClassVar[bool] = True
+    over_modules: ClassVar[tuple[str, ...]] = (WORST.name,)
+    per_module: ClassVar[tuple[str, ...]] = (RELATIVE.name, SQNR.name, COSINE.name)
     columns: ClassVar[tuple[str, ...] | None] = COLUMNS
 
     def measure_by(self, table: pd.DataFrame, intervals: Intervals) -> Sequence[Measurement | Skipped]:

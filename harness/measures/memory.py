@@ -20,7 +20,7 @@ WEIGHTS = Metric(
     title="stored weights",
     unit="bytes",
     better="lower",
-    description="stored bytes of all weights: codes, scales, zero points",
+    description="stored bytes of all weights: codes, scales, zero points, and plain floats in the dtype of the files",
     sides=True,
     spread="counted",
 )
@@ -113,4 +113,5 @@ def _compare(metric: Metric, on: dict[str, float], missing: str, exact: bool) ->
             variant=variant,
             change=change,
         )
-    return make_counted(metric, "exact count", Count(1, 0), reference=reference, variant=variant, change=change)
+    what = "exact count" if metric is CACHE else "exact count; plain floats in the dtype of the files"
+    return make_counted(metric, what, Count(1, 0), reference=reference, variant=variant, change=change)

@@ -71,6 +71,8 @@ class Outliers(Measure):
 
     table: ClassVar[str] = "channels"
     metrics: ClassVar[tuple[Metric, ...]] = (CHANNELS, MAX_TO_MEDIAN, KURTOSIS)
+    over_modules: ClassVar[tuple[str, ...]] = (CHANNELS.name,)
+    per_module: ClassVar[tuple[str, ...]] = (MAX_TO_MEDIAN.name, KURTOSIS.name)
     columns: ClassVar[tuple[str, ...] | None] = COLUMNS
 
     threshold: Annotated[float, Field(gt=0, description="magnitude |x| from which a value counts as an outlier")] = 6.0

@@ -29,7 +29,26 @@ WORST = Metric(
     better="lower",
     description="largest relative error of the weight of a linear layer",
 )
-COLUMNS = ("side", "module", "role", "parameters", "relative_error", "compared", "error_note")
+OUTLYING = Metric(
+    name="weights.outlying",
+    title="outlying weight error",
+    unit="ratio",
+    better="lower",
+    neutral=1.0,
+    description="largest ratio of a weight's error to what its number format explains, relative to other modules",
+)
+COLUMNS = (
+    "module",
+    "paired",
+    "compressed",
+    "retrained",
+    "parameters",
+    "relative_error",
+    "compared",
+    "error_note",
+    "rounding_error",
+    "explained_error",
+)
 
 
 class WeightError(Measure):
@@ -41,7 +60,7 @@ class WeightError(Measure):
     """
 
     table: ClassVar[str] = "weights"
-    metrics: ClassVar[tuple[Metric, ...]] = (RELATIVE, WORST)
+    metrics: ClassVar[tuple[Metric, ...]] = (RELATIVE, WORST, OUTLYING)
     columns: ClassVar[tuple[str, ...] | None] = COLUMNS
 
     def sample_size(self, documents: int | None) -> int | None:
@@ -51,17 +70,51 @@ class WeightError(Measure):
     def measure(self, table: pd.DataFrame) -> Sequence[Measurement | Skipped]:
         """Compute all metrics, in the order of the modules."""
         require(table, COLUMNS, "weights")
-        rows = table[(table["side"] == "variant") & table["role"].isin(["linear", "head"])]
+        rows = table[table["paired"]]
         if rows.empty:
             return [Skipped(measure=metric.name, reason="no linear layer was listed") for metric in self.metrics]
-        errors = [_module(row) for row in rows.to_dict("records")]
-        known = [entry for entry in errors if isinstance(entry, Measurement)]
-        if len(known) < len(errors):
-            first = next(entry for entry in errors if isinstance(entry, Skipped))
-            reason = f"{first.labels['module']}, and {len(errors) - len(known) - 1} more: {first.reason}"
-            return [*errors, Skipped(measure=WORST.name, reason=reason)]
+        found = [_module(row) for row in rows.to_dict("records")]
+        known = [entry for entry in found if isinstance(entry, Measurement)]
+        if len(known) < len(found):
+            first = next(entry for entry in found if isinstance(entry, Skipped))
+            reason = f"{first.labels['module']}, and {len(found) - len(known) - 1} more: {first.reason}"
+            return [*found, Skipped(measure=WORST.name, reason=reason), _outlying(rows)]
         worst = max(known, key=lambda entry: entry.change or 0.0)
-        return [*errors, worst.model_copy(update={"name": WORST.name})]
+        return [*found, worst.model_copy(update={"name": WORST.name}), _outlying(rows)]
+
+
+def _outlying(rows: pd.DataFrame) -> Measurement | Skipped:
+    """The largest ratio e / q among compressed modules, relative to the median ratio of the others, if that is above 1.
+
+    e: weight error after undoing factors that other modules undo. q: the error of rounding to the nearest value of the
+    declared format. Methods that look at documents, and training, raise all ratios alike; modules that an adapter
+    changed before are compared among themselves.
+    """
+    compressed = rows[rows["compressed"]]
+    if compressed.empty:
+        return make_counted(OUTLYING, "no linear layer is compressed", Count(len(rows), 0), change=1.0)
+    unknown = compressed[~((compressed["rounding_error"] >= 0) & (compressed["explained_error"] > 0))]
+    if len(unknown):
+        first = unknown.iloc[0]
+        why = first["error_note"] or "no rounding to its format is known to compare with"
+        reason = f"{first['module']}, and {len(unknown) - 1} more: {why}"
+        return Skipped(measure=OUTLYING.name, reason=reason)
+    ratios = compressed.assign(ratio=compressed["rounding_error"] / compressed["explained_error"])
+    found = [_relative(part) for _, part in ratios.groupby("retrained")]
+    value, module, own, usual = max(found)
+    what = f"{own:.3g} times what its format explains, where {usual:.3g} is the median of the other modules"
+    return make_counted(OUTLYING, what, Count(len(compressed), 0), change=value, labels={"module": module})
+
+
+def _relative(rows: pd.DataFrame) -> tuple[float, str, float, float]:
+    """The most outlying of some modules: its ratio relative to the others, name, ratio, and the others' median."""
+    found = []
+    for index, row in rows.iterrows():
+        others = rows["ratio"].drop(index)
+        own = float(row["ratio"])
+        usual = float(others.median()) if len(others) else 1.0
+        found.append((own / max(1.0, usual), str(row["module"]), own, usual))
+    return max(found)
 
 
 def _module(row: dict[Hashable, Any]) -> Measurement | Skipped:

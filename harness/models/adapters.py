@@ -33,8 +33,10 @@ from harness.models.stored_formats import formats_in_use
 from harness.models.transformers_output import silence_transformers
 from harness.models.trust import check_code_fields
 from harness.models.weight_files import read_json
+from harness.modules.file_dtypes import FileTensor, keep_file_dtypes, state_file_dtypes
 from harness.modules.inspection import format_of_dtype, module_formats, stored_bytes
 from harness.modules.kernels import inspect_kernels
+from harness.modules.linears import linears
 from harness.records import ModuleFormat, Note
 
 if TYPE_CHECKING:
@@ -59,11 +61,14 @@ def merge_adapter(base: LoadedModel, folder: Path) -> LoadedModel:
         ) from error
     _settle(model)
     method = next((module.backend for module in before.modules if module.backend), "")
-    modules = inspect_kernels(model, module_formats(model, formats_in_use(model, {}, method), method))
+    stated = module_formats(model, formats_in_use(model, {}, method), method)
+    modules = inspect_kernels(model, keep_file_dtypes(stated, before.modules))
     text = f"{_words(base.name, folder, config, stored)}, merged into the weights"
     if method:
         text += f", which are quantized ({method}) and were rounded again"
-    return _rebuild(base, model, modules, folder, config, stored, text)
+    changed = frozenset(name for name, _ in linears(model) if any(f".{name}." in f".{key}" for key in stored))
+    merged = _rebuild(base, model, modules, folder, config, stored, text)
+    return replace(merged, retrained=changed)
 
 
 def attach_adapter(base: LoadedModel, folder: Path) -> LoadedModel:
@@ -77,7 +82,11 @@ def attach_adapter(base: LoadedModel, folder: Path) -> LoadedModel:
     model = cast(PreTrainedModel, adapted.get_base_model())
     _settle(model)
     check_placement(model, base.name, base.identity.device)
-    modules = (*base.identity.modules, *_formats(model, before))
+    files = {
+        name: FileTensor(str(tensor.dtype).removeprefix("torch."), stored_bytes(tensor))
+        for name, tensor in stored.items()
+    }
+    modules = (*base.identity.modules, *state_file_dtypes(_formats(model, before), files))
     text = f"{_words(base.name, folder, config, stored)}, attached"
     return _rebuild(base, model, modules, folder, config, stored, text)
 

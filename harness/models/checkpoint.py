@@ -23,7 +23,7 @@ from harness.models.sanity import check_loading
 from harness.models.sources import Source
 from harness.models.stored_formats import formats_in_files
 from harness.models.transformers_output import silence_transformers
-from harness.models.trust import check_folder
+from harness.models.trust import check_folder, check_token_ids
 from harness.models.unchecked import UncheckedModel
 from harness.models.weight_files import WeightHeaders, check_no_hidden_codes, read_json
 from harness.records import ModelSpec, Note
@@ -42,15 +42,17 @@ def open_folder(
     quantization = quantization_method(source.folder, read_json(source.folder / "config.json"))
     if not quantization:
         check_no_hidden_codes(source.folder, weights)
-    own = tokenizer or _load_tokenizer(source.folder, spec)
+    own = tokenizer or _load_tokenizer(source.folder, spec, weights)
     if is_unpacked_here(quantization):
         contents = _unpack(source.folder, spec)
         notes = (*contents.notes(name), *_dtype_notes(spec, name, weights))
         formats = {layer: unpacked.format for layer, unpacked in contents.layers.items()}
-        return UncheckedModel(_load_unpacked(source.folder, spec, contents), own, fingerprints, formats, notes=notes)
+        unpacked_model = _load_unpacked(source.folder, spec, contents)
+        return UncheckedModel(unpacked_model, own, fingerprints, formats, notes=notes, tensors=weights.tensors)
     model = _load_model(source.folder, spec)
     formats = formats_in_files(model, source.folder, quantization)
-    return UncheckedModel(model, own, fingerprints, formats, quantization, _dtype_notes(spec, name, weights))
+    notes = _dtype_notes(spec, name, weights)
+    return UncheckedModel(model, own, fingerprints, formats, quantization, notes, weights.tensors)
 
 
 def _unpack(folder: Path, spec: ModelSpec) -> Contents:
@@ -101,7 +103,8 @@ def _load_model(folder: Path, spec: ModelSpec, loader: Any = AutoModelForCausalL
     return cast(PreTrainedModel, model)
 
 
-def _load_tokenizer(folder: Path, spec: ModelSpec) -> PreTrainedTokenizerBase:
+def _load_tokenizer(folder: Path, spec: ModelSpec, weights: WeightHeaders) -> PreTrainedTokenizerBase:
+    check_token_ids(folder, weights)
     try:
         with silence_transformers(), guard(f"{spec.model}: loading its tokenizer"):
             tokenizer = AutoTokenizer.from_pretrained(

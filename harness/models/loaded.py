@@ -29,6 +29,10 @@ class LoadedModel:
     notes: tuple[Note, ...] = ()
     calibration: Calibrated | None = None
     """The calibration of a variant, if a step used documents."""
+    retrained: frozenset[str] = frozenset()
+    """Modules whose weights an adapter changed before any step."""
+    layers: tuple[int | None, ...] | None = None
+    """Of every decoder layer of a variant: the layer of the reference that it stands for (see VariantSpec)."""
 
     @property
     def model(self) -> PreTrainedModel:

@@ -25,6 +25,7 @@ from harness.models.loaded import LoadedModel, freeze
 from harness.models.sanity import check_not_blank, check_ready, find_non_finite
 from harness.models.sources import Source, resolve
 from harness.models.stored_formats import formats_in_use
+from harness.modules.file_dtypes import state_file_dtypes
 from harness.modules.inspection import module_formats
 from harness.modules.kernels import inspect_kernels, note_skipped_experts, note_unpacked
 from harness.records import ModelSpec, Note
@@ -48,7 +49,7 @@ def load(spec: ModelSpec, name: str, tokenizer: PreTrainedTokenizerBase | None =
     check_not_blank(model, spec.model)
     notes = (*opened.notes, *_notes(spec, name, source, model))
     formats = formats_in_use(model, opened.formats, opened.quantization)
-    stated = module_formats(model, formats, opened.quantization)
+    stated = state_file_dtypes(module_formats(model, formats, opened.quantization), opened.tensors)
     modules = inspect_kernels(model, stated)
     notes = (*notes, *note_unpacked(stated, modules), *note_skipped_experts(name, modules, model))
     identity = identify(name, model, opened.tokenizer, spec.model, source.revision, spec.dtype, spec.device, modules)

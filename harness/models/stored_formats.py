@@ -8,7 +8,6 @@ whatever the configuration says. Such modules count as simulated, with the bytes
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from harness.errors import ModelError
-from harness.models.weight_files import CODE_DTYPES, read_json, weight_files
+from harness.models.weight_files import CODE_DTYPES, read_json, stored_size, weight_files
 from harness.modules.inspection import format_of_dtype, is_plain_weight, logical_weights, module_formats
 from harness.records import ModuleFormat, NumberFormat
 
@@ -196,8 +195,4 @@ def _headers(path: Path) -> Iterator[tuple[str, str, int]]:
     with safe_open(path, framework="pt") as file:
         for name in file.keys():  # noqa: SIM118 - not a dict
             part = file.get_slice(name)
-            bits = int((re.findall(r"\d+", part.get_dtype()) or ["8"])[0])
-            values = 1
-            for size in part.get_shape():
-                values *= size
-            yield name, part.get_dtype(), -(-values * bits // 8)
+            yield name, part.get_dtype(), stored_size(part.get_dtype(), part.get_shape())

@@ -74,6 +74,29 @@ def check_sizes(path: Path, config: Mapping[str, Any], weights: WeightHeaders) -
             )
 
 
+def check_token_ids(folder: Path, weights: WeightHeaders) -> None:
+    """Raise ModelError for a token whose id no tensor of the files is near: tokenizers count up to the highest one."""
+    most = PACKED * weights.largest
+    for path in (folder / "tokenizer.json", folder / "vocab.json"):
+        for token, found in _token_ids(read_json(path)) if path.is_file() else ():
+            if isinstance(found, int) and not 0 <= found <= most:
+                raise ModelError(
+                    f"{path}: the token {_shorten(token)} has the id {found}, but the largest dimension in the weight "
+                    f"files is {weights.largest}, so the tokenizer belongs to another model or is damaged; restore "
+                    "the file"
+                )
+
+
+def _token_ids(content: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Tokens and ids of a tokenizer.json, or of the mapping in a vocab.json."""
+    model, added = content.get("model", {"vocab": content}), content.get("added_tokens")
+    vocabulary = model.get("vocab") if isinstance(model, dict) else None
+    yield from vocabulary.items() if isinstance(vocabulary, dict) else ()
+    for entry in added if isinstance(added, list) else ():
+        if isinstance(entry, dict):
+            yield str(entry.get("content")), entry.get("id")
+
+
 def check_manifest(folder: Path, fingerprints: Sequence[FileFingerprint], required: bool) -> None:
     """Compare every file with ``manifest.json``: ``{"files": {name: sha256}}``, or the inner object alone.
 

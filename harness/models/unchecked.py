@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from harness.models.fingerprints import FileFingerprint
+from harness.modules.file_dtypes import FileTensor
 from harness.records import ModuleFormat, Note
 
 
@@ -16,7 +17,8 @@ class UncheckedModel:
     """A model of transformers with its tokenizer and the fingerprints of its files.
 
     formats: stored format by module, if memory does not show it; they take precedence over inspection. quantization:
-    the ``quant_method`` of a prequantized checkpoint, else empty.
+    the ``quant_method`` of a prequantized checkpoint, else empty. tensors: those of the files by name, where formats
+    do not tell them already.
     """
 
     model: PreTrainedModel
@@ -25,3 +27,4 @@ class UncheckedModel:
     formats: Mapping[str, ModuleFormat] = field(default_factory=dict)
     quantization: str = ""
     notes: tuple[Note, ...] = ()
+    tensors: Mapping[str, FileTensor] = field(default_factory=dict)

@@ -1,7 +1,7 @@
-"""Vocabulary padding: logits without a token, whose number may differ between two checkpoints of one model.
+"""Extra ids: logits that only one side has, such as vocabulary padding or an added token that no text contains.
 
-Rows of the head beyond the tokenizer's ids are padding with arbitrary values. If two sides differ in the number of
-rows, only the rows of tokens are compared, on both sides.
+If two sides differ in the number of logits, the common ids are compared. That is the whole comparison only if the
+others carry no probability, which the shared pass measures (table ``extra_ids``).
 """
 
 from __future__ import annotations
@@ -21,46 +21,30 @@ def count_token_ids(tokenizer: PreTrainedTokenizerBase) -> int:
 
 
 def count_common_logits(widths: tuple[int, int], tokenizers: Sequence[PreTrainedTokenizerBase]) -> int | None:
-    """Number of logits to compare on both sides: the tokenizers' ids, if one side has more logits than the other.
+    """Number of logits to compare on both sides: the ids of both tokenizers, if one side has more logits.
 
-    None if both have the same number (then all are compared), and if a tokenizer has ids without logits on one side
-    (then nothing can be compared token by token, see ``explain_mismatch``).
+    None if both sides have the same number (then all are compared), and if ids of both tokenizers have no logits on one
+    side (then nothing can be compared token by token, see ``explain_mismatch``).
     """
     if widths[0] == widths[1]:
         return None
-    known = max(count_token_ids(tokenizer) for tokenizer in tokenizers)
-    return known if known <= min(widths) else None
-
-
-def count_common_logits_of(reference: LoadedModel, variant: LoadedModel) -> int | None:
-    """``count_common_logits`` of a pair."""
-    return count_common_logits(_widths(reference, variant), (reference.tokenizer, variant.tokenizer))
+    common = min(count_token_ids(tokenizer) for tokenizer in tokenizers)
+    return common if common <= min(widths) else None
 
 
 def explain_mismatch(reference: LoadedModel, variant: LoadedModel) -> str:
     """Why the logits of a pair cannot be compared token by token; empty if they can."""
-    widths = _widths(reference, variant)
-    if widths[0] == widths[1] or count_common_logits_of(reference, variant) is not None:
+    widths = reference.language_model.vocabulary, variant.language_model.vocabulary
+    tokenizers = reference.tokenizer, variant.tokenizer
+    if widths[0] == widths[1] or count_common_logits(widths, tokenizers) is not None:
         return ""
-    return explain_width_difference(widths, (reference.tokenizer, variant.tokenizer))
+    return explain_width_difference(widths, tokenizers)
 
 
 def explain_width_difference(widths: tuple[int, int], tokenizers: Sequence[PreTrainedTokenizerBase]) -> str:
-    """The reason, in words, for vocabularies that differ by more than padding."""
-    largest = max(count_token_ids(tokenizer) for tokenizer in tokenizers) - 1
+    """The reason, in words, for vocabularies that differ by more than extra ids."""
+    largest = min(count_token_ids(tokenizer) for tokenizer in tokenizers) - 1
     return (
         f"the variant has {widths[1]} logits per token, the reference {widths[0]}, and they differ by more than "
         f"padding: tokens have ids up to {largest}"
     )
-
-
-def group_by_vocabulary(reference: LoadedModel, variants: Sequence[LoadedModel]) -> dict[int | None, list[int]]:
-    """Indices of the variants grouped by ``count_common_logits_of``: a group uses the same logits of the reference."""
-    groups: dict[int | None, list[int]] = {}
-    for index, variant in enumerate(variants):
-        groups.setdefault(count_common_logits_of(reference, variant), []).append(index)
-    return groups
-
-
-def _widths(reference: LoadedModel, variant: LoadedModel) -> tuple[int, int]:
-    return reference.language_model.vocabulary, variant.language_model.vocabulary

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from math import prod
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
 from harness.errors import ModelError
+from harness.modules.file_dtypes import FileTensor
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".h5", ".msgpack")
 INDEX = "model.safetensors.index.json"
@@ -19,17 +21,24 @@ CODE_DTYPES = re.compile(r"F8_.*|F4.*|F6_.*|I\d+|U\d+")
 """safetensors dtypes that contain codes rather than weights, if used for a weight."""
 
 
+FLOAT_NAMES: Mapping[str, str] = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+"""torch's names of the floating dtypes of safetensors."""
+
+
 @dataclass(frozen=True)
 class WeightHeaders:
-    """Content of the weight files' headers: the dtype of every tensor, by name, and the largest dimension."""
+    """Content of the weight files' headers: the dtype of every tensor, by name, and the largest dimension.
+
+    tensors: dtype, by torch's name for floats, and bytes of every tensor.
+    """
 
     dtypes: Mapping[str, str]
     largest: int = 0
+    tensors: Mapping[str, FileTensor] = field(default_factory=dict)
 
     def floating_dtypes(self) -> tuple[str, ...]:
         """The floating-point dtypes that occur, sorted, by torch's names."""
-        names = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
-        return tuple(sorted({names[dtype] for dtype in self.dtypes.values() if dtype in names}))
+        return tuple(sorted({FLOAT_NAMES[dtype] for dtype in self.dtypes.values() if dtype in FLOAT_NAMES}))
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -68,10 +77,18 @@ def weight_files(folder: Path, config: Mapping[str, Any]) -> list[Path]:
 
 def read_headers(files: Sequence[Path]) -> WeightHeaders:
     """Read the headers of all files; raises ModelError as check_safetensors does."""
-    tensors = [tensor for path in files for tensor in check_safetensors(path)]
+    found = [tensor for path in files for tensor in check_safetensors(path)]
     return WeightHeaders(
-        {name: dtype for name, dtype, _ in tensors}, max((max(shape, default=0) for *_, shape in tensors), default=0)
+        {name: dtype for name, dtype, _ in found},
+        max((max(shape, default=0) for *_, shape in found), default=0),
+        {name: FileTensor(FLOAT_NAMES.get(dtype, dtype), stored_size(dtype, shape)) for name, dtype, shape in found},
     )
+
+
+def stored_size(dtype: str, shape: Sequence[int]) -> int:
+    """Bytes of a tensor of a safetensors dtype, whose name begins its number of bits (8 where it has none)."""
+    bits = int((re.findall(r"\d+", dtype) or ["8"])[0])
+    return -(-prod(shape) * bits // 8)
 
 
 def check_safetensors(path: Path) -> Iterator[tuple[str, str, list[int]]]:

@@ -1,14 +1,16 @@
 """Weight error: the distance of a variant's effective weights from those of its reference.
 
 A step may move scales between modules (SmoothQuant, AWQ): weights then differ by row and column factors that other
-modules undo, and the difference is meaningless. This is detected by the error left after fitting the best factors.
+modules undo, and the difference is meaningless. This is detected by the error left after fitting the best factors,
+and by whether another module has the inverse ones (see ``harness.modules.folded_factors``).
 
 Legend: O output channels, I inputs.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -16,46 +18,109 @@ from torch import Tensor, nn
 from harness.errors import ModelError
 from harness.modules.effective_weights import effective_weight, has_plain_weight
 from harness.modules.experts import stacked_tensor, stacks
+from harness.modules.folded_factors import Factors, fit_factors, keep_undone
+from harness.modules.layer_pairs import SAME_NAMES, LayerPairs
 from harness.modules.linears import linears
+from harness.numerics.formats import format_of, quantize
+from harness.records import NumberFormat
 
 RESCALED = 0.25
 """A weight counts as rescaled if at most this share of the squared error remains after rescaling rows and columns,
 relative to the share (O − 1)(I − 1) / OI that rounding errors leave. A weight with one row never counts as rescaled."""
 
 
+UNDONE = (
+    "rows or columns were rescaled (a scale was folded into or out of other modules), so the weights cannot be "
+    "compared; compare outputs instead (layers.relative_error)"
+)
+NOT_UNDONE = "rows or columns differ by factors that no other module undoes"
+Pairs = list[tuple[Tensor, Tensor]]
+"""Weights [O, I] of the reference and the variant: one of a layer, those of all experts of a stack."""
+
+
 @dataclass(frozen=True)
 class ModuleWeightError:
-    """‖Ŵ − W‖ / ‖W‖ of one module over the compared share of its inputs; None, with the reason in note, if unknown."""
+    """‖Ŵ − W‖ / ‖W‖ of one module over the compared share of its inputs; None, with the reason in note, if unknown.
+
+    rounding_error: the same after undoing the factors that other modules undo, None if unknown. explained: the error of
+    rounding the reference's weight to the nearest value of the declared format (of integers of as many bits where its
+    values are not known); None without a format.
+    """
 
     relative_error: float | None
     compared: float = 1.0
     note: str = ""
+    rounding_error: float | None = None
+    explained: float | None = None
 
 
-def weight_errors(reference: nn.Module, variant: nn.Module, dtype: torch.dtype) -> dict[str, ModuleWeightError]:
+@dataclass(frozen=True)
+class _Weights:
+    """The weights of a module on both sides, and what was compared of them."""
+
+    pairs: Pairs
+    compared: float = 1.0
+    caveat: str = ""
+
+
+def weight_errors(
+    reference: nn.Module,
+    variant: nn.Module,
+    dtype: torch.dtype,
+    pairs: LayerPairs = SAME_NAMES,
+    formats: Mapping[str, NumberFormat] | None = None,
+) -> dict[str, ModuleWeightError]:
     """The error of every linear layer and every stack of experts of ``reference``, by name.
 
-    dtype: dtype of the models. Modules that cannot be compared carry the reason.
+    dtype: dtype of the models. pairs: the counterparts of modules. formats: those that the variant declares, by its
+    names. Modules that cannot be compared carry the reason.
     """
-    errors = {}
+    errors: dict[str, ModuleWeightError] = {}
+    factors: dict[str, Factors] = {}
+    names = [*(name for name, _ in linears(reference)), *(name for name, _, _ in stacks(reference))]
     with torch.no_grad():
-        for name, module in linears(reference):
-            try:
-                errors[name] = _layer_error(module, variant, name, dtype)
-            except ModelError as error:
-                errors[name] = ModuleWeightError(None, note=str(error))
-        for name, _, _ in stacks(reference):
-            errors[name] = _stack_error(reference, variant, name)
+        for name in names:
+            read = _read(reference, variant, name, pairs, dtype)
+            if isinstance(read, ModuleWeightError):
+                errors[name] = read
+                continue
+            errors[name] = _error(read)
+            if errors[name].note == UNDONE and len(read.pairs) == 1:
+                factors[name] = fit_factors(*read.pairs[0])
+            if form := (formats or {}).get(pairs.find_in_variant(name) or ""):
+                errors[name] = replace(errors[name], explained=_explain(read.pairs, form))
+        undone = keep_undone(factors, reference, variant, pairs)
+        for name in factors:
+            again = _read(reference, variant, name, pairs, dtype)
+            if isinstance(again, _Weights):
+                errors[name] = _undo(errors[name], again, undone.get(name))
     return errors
 
 
-def _layer_error(module: nn.Module, variant: nn.Module, name: str, dtype: torch.dtype) -> ModuleWeightError:
+def _read(
+    reference: nn.Module, variant: nn.Module, name: str, pairs: LayerPairs, dtype: torch.dtype
+) -> _Weights | ModuleWeightError:
+    """The weights of a module, or the reason why they cannot be compared."""
+    other = pairs.find_in_variant(name)
+    if other is None:
+        return ModuleWeightError(None, note=pairs.reason)
+    try:
+        module = reference.get_submodule(name)
+    except AttributeError:
+        return _read_stack(reference, variant, name, other)
+    try:
+        return _read_layer(module, variant, other, dtype)
+    except ModelError as error:
+        return ModuleWeightError(None, note=str(error))
+
+
+def _read_layer(module: nn.Module, variant: nn.Module, name: str, dtype: torch.dtype) -> _Weights | ModuleWeightError:
     try:
         other = variant.get_submodule(name)
     except AttributeError:
         return ModuleWeightError(None, note="the variant has no module of this name")
     if has_plain_weight(module) and has_plain_weight(other) and _is_same(module, other):
-        return ModuleWeightError(0.0)
+        return ModuleWeightError(0.0, rounding_error=0.0)
     after = effective_weight(other, dtype)
     before = effective_weight(module, dtype)
     if before.total != after.total or before.weight.shape[0] != after.weight.shape[0]:
@@ -68,7 +133,7 @@ def _layer_error(module: nn.Module, variant: nn.Module, name: str, dtype: torch.
     else:
         return ModuleWeightError(None, note="different inputs of the two sides were probed")
     compared = len(after.inputs) / after.total
-    return _error([(before_On, after.weight.to(before_On.device))], compared, after.caveat)
+    return _Weights([(before_On, after.weight.to(before_On.device))], compared, after.caveat)
 
 
 def _is_same(module: nn.Module, other: nn.Module) -> bool:
@@ -79,9 +144,9 @@ def _is_same(module: nn.Module, other: nn.Module) -> bool:
     return torch.equal(left, right.to(left.device))
 
 
-def _stack_error(reference: nn.Module, variant: nn.Module, name: str) -> ModuleWeightError:
-    """The error over all matrices of a stack."""
-    before, after = (stacked_tensor(model, name) for model in (reference, variant))
+def _read_stack(reference: nn.Module, variant: nn.Module, name: str, other: str) -> _Weights | ModuleWeightError:
+    """All matrices of a stack."""
+    before, after = stacked_tensor(reference, name), stacked_tensor(variant, other)
     if after is None or before is None or before.shape != after.shape:
         return ModuleWeightError(None, note="the variant has no stack of experts of this name and shape")
     if type(after) not in (Tensor, nn.Parameter):
@@ -89,43 +154,64 @@ def _stack_error(reference: nn.Module, variant: nn.Module, name: str) -> ModuleW
         if plain is None:
             return ModuleWeightError(None, note=f"the stack is a {type(after).__name__}, whose values cannot be read")
         after = plain()
-    return _error([(b.float(), a.float().to(b.device)) for b, a in zip(before, after, strict=True)], 1.0, "")
+    return _Weights([(b.float(), a.float().to(b.device)) for b, a in zip(before, after, strict=True)])
 
 
-def _error(pairs: list[tuple[Tensor, Tensor]], compared: float, caveat: str) -> ModuleWeightError:
-    """The error over all pairs of weights [O, I]."""
-    lost = sum(_square(after - before) for before, after in pairs)
-    size = sum(_square(before) for before, _ in pairs)
+def _error(weights: _Weights) -> ModuleWeightError:
+    """The error over all pairs of weights."""
+    lost, size = _sums(weights.pairs)
     if not size:
-        return ModuleWeightError(None, compared, "the weight of the reference is zero everywhere")
+        return ModuleWeightError(None, weights.compared, "the weight of the reference is zero everywhere")
     if not (lost < float("inf")):
-        return ModuleWeightError(None, compared, "the weight holds NaN or infinity")
-    if (
-        lost
-        and sum(_unexplained_error(before, after) for before, after in pairs)
-        < RESCALED * _unexplained_share(pairs) * lost
-    ):
-        note = (
-            "rows or columns were rescaled (a scale was folded into or out of other modules), so the weights cannot be "
-            "compared; compare outputs instead (layers.relative_error)"
-        )
-        return ModuleWeightError(None, compared, note)
-    return ModuleWeightError(float((lost / size) ** 0.5), compared, caveat)
+        return ModuleWeightError(None, weights.compared, "the weight holds NaN or infinity")
+    left = sum(_square(fit_factors(b, a).apply(a) - b) for b, a in weights.pairs) if lost else 0.0
+    if lost and left < RESCALED * _left_share(weights.pairs) * lost:
+        return ModuleWeightError(None, weights.compared, UNDONE, rounding_error=(left / size) ** 0.5)
+    found = (lost / size) ** 0.5
+    return ModuleWeightError(found, weights.compared, weights.caveat, rounding_error=found)
 
 
-def _unexplained_share(pairs: list[tuple[Tensor, Tensor]]) -> float:
+def _undo(found: ModuleWeightError, weights: _Weights, undone: Factors | None) -> ModuleWeightError:
+    """The error of a rescaled weight, given the factors that other modules undo; None: they undo nothing."""
+    pairs = weights.pairs
+    if undone is not None:
+        # What undoes factors tells them up to a constant.
+        pairs = [(before, _scale_to(before, undone.apply(after))) for before, after in pairs]
+    lost, size = _sums(pairs)
+    error = (lost / size) ** 0.5
+    if undone is None:
+        return replace(found, relative_error=error, rounding_error=error, note=NOT_UNDONE)
+    return replace(found, rounding_error=error)
+
+
+def _scale_to(before: Tensor, after: Tensor) -> Tensor:
+    return after * ((before * after).sum() / after.square().sum().clamp(min=1e-30))
+
+
+def _explain(pairs: Pairs, form: NumberFormat) -> float | None:
+    """‖Q(W) − W‖ / ‖W‖ for rounding to the nearest value of a format; None if neither it nor integers can be used."""
+    integers = NumberFormat.model_construct(
+        **form.model_dump() | {"type": "int", "element": "", "symmetric": True, "scales": "float"}
+    )
+    for each in (form, integers, integers.model_copy(update={"granularity": "channel", "group_size": None})):
+        try:
+            known = format_of(each)
+            lost, size = _sums([(before, quantize(before, known).values) for before, _ in pairs])
+        except (KeyError, ValueError):
+            continue
+        return (lost / size) ** 0.5 if size else None
+    return None
+
+
+def _left_share(pairs: Pairs) -> float:
     """The share of the error left after fitting the best row and column factors, relative to independent errors."""
     rows, columns = pairs[0][0].shape
     return (rows - 1) * (columns - 1) / (rows * columns)
 
 
-def _unexplained_error(before_OI: Tensor, after_OI: Tensor) -> float:
-    """The squared error left after scaling columns, then rows, of ``after`` to fit ``before`` best."""
-    fitted = after_OI
-    for axis in (0, 1, 0):
-        size = fitted.square().sum(axis, keepdim=True)
-        fitted = fitted * ((before_OI * fitted).sum(axis, keepdim=True) / size.clamp(min=1e-30))
-    return _square(fitted - before_OI)
+def _sums(pairs: Pairs) -> tuple[float, float]:
+    """Squared norms of the differences and of the reference's weights."""
+    return sum(_square(after - before) for before, after in pairs), sum(_square(before) for before, _ in pairs)
 
 
 def _square(values: Tensor) -> float:

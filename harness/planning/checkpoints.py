@@ -43,7 +43,7 @@ def join_file(check: Checker, value: Mapping[str, Any], path: KeyPath, model: st
         check.problem(place, describe(name), expected)
     elif kind == "folder":
         joined = Path(model) / name
-        if not joined.is_file():
+        if not os.path.isfile(joined):
             there = sorted(each.name for each in Path(model).glob(f"*{GGUF}"))
             hint = f"it has {', '.join(there[:5])}" if there else "it has no GGUF files"
             check.problem(place, f"{name!r}: no such file ({joined})", expected, hint)
@@ -58,9 +58,9 @@ def join_adapter(check: Checker, value: Mapping[str, Any], path: KeyPath) -> Map
         return value
     folder = Path(os.path.abspath(check.folder / name))
     place, expected = (*path, "adapter"), f"a folder with {' and '.join(ADAPTER_FILES)}, as peft saves adapters"
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         check.problem(place, f"{name!r}: no such folder ({folder})", expected)
-    elif lacking := [each for each in ADAPTER_FILES if not (folder / each).is_file()]:
+    elif lacking := [each for each in ADAPTER_FILES if not os.path.isfile(folder / each)]:
         check.problem(place, f"{name!r}, which has no {' and no '.join(lacking)} ({folder})", expected)
     elif find_spec("peft") is None:
         check.problem(place, "an adapter, but peft is not installed", "the library that computes it", _PEFT)

@@ -46,7 +46,7 @@ def find_file(kind: Literal["suites", "gates"], name: str, base: Path) -> tuple[
 def explain_unknown_name(kind: Literal["suites", "gates"], name: str, base: Path) -> tuple[str, str, str] | None:
     """(found, expected, hint) if ``name`` is neither the path of a file nor a bundled name; else None."""
     known = bundled_names(kind)
-    if is_path(name) and "\0" not in name and not (base / name).exists():
+    if is_path(name) and "\0" not in name and not os.path.exists(base / name):
         return f"{name!r}: no such file", "a .yaml file, relative to the file that names it", ""
     if is_path(name) or name in known:
         return None

@@ -58,10 +58,24 @@ def read_variant(
     spec = check.record(VariantSpec, value, path)
     if spec:
         check_checkpoint(check, given, spec, made, reference)
+    if spec and spec.layers is not None:
+        _check_layers(check, spec, (*path, "layers"))
     if spec and reference and reference.attention.startswith("flash") and spec.dtype == "float32":
         expected = f"float16 or bfloat16, because the reference's attention is {reference.attention}"
         check.problem((*path, "dtype"), "float32", expected)
     return spec
+
+
+def _check_layers(check: Checker, spec: VariantSpec, path: KeyPath) -> None:
+    """Note problems of a map of layers that show before the models are opened."""
+    named = [layer for layer in spec.layers or () if layer is not None]
+    if spec.model == "reference":
+        check.problem(path, "a map of layers", "none: the variant is the reference and has the same layers")
+    elif twice := next((layer for layer in named if named.count(layer) > 1), None):
+        expected = f"each layer of the reference once, and null where {twice} is named again"
+        check.problem(path, f"layer {twice} named {named.count(twice)} times", expected)
+    elif not named:
+        check.problem(path, "null for every layer", "at least one layer of the reference")
 
 
 def _read_engine(check: Checker, value: Mapping[str, Any], path: KeyPath) -> dict[str, Any]:

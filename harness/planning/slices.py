@@ -7,13 +7,13 @@ to one; if none has, there are no slices.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from harness.measures import Measure, name_skipped
+from harness.measures import Measure, hold_to_declared, skip_uncompared
 from harness.planning.looks import Look
 from harness.planning.specs import GateSpec
 from harness.records import Measurement, Skipped, Slice
@@ -74,12 +74,13 @@ def measure_slices(
     read: Callable[[Measure], pd.DataFrame | None],
     wanted: dict[str, tuple[str, ...]],
     look: Look | None = None,
+    uncompared: Mapping[str, str] | None = None,
 ) -> list[Slice]:
     """Measure every slice by every requested label, with the metrics requested for it.
 
     read: returns the table of a measure. Measures that are not by document are skipped. look: the interim look of a
     suite with sequential sampling. Its slices are those of all available documents, so that they are the same at every
-    look, and a slice without measured documents is reported, not omitted.
+    look, and a slice without measured documents is reported, not omitted. uncompared: as for ``skip_uncompared``.
     """
     slices = []
     measures = [measure for measure in measures if measure.by_document]
@@ -95,7 +96,8 @@ def measure_slices(
             for measure in serving:
                 table = tables[measure.kind]
                 if table is not None and seen:
-                    results += _measure_slice(measure, table[table["document"].isin(seen)], patterns, intervals)
+                    rows = table[table["document"].isin(seen)]
+                    results += _measure_slice(measure, rows, patterns, intervals, uncompared or {})
                 else:
                     results += _skip_undrawn(measure, patterns)
             if results:
@@ -127,13 +129,18 @@ def _skip_undrawn(measure: Measure, patterns: Sequence[str]) -> list[Measurement
 
 
 def _measure_slice(
-    measure: Measure, rows: pd.DataFrame, patterns: Sequence[str], intervals: Intervals | None
+    measure: Measure,
+    rows: pd.DataFrame,
+    patterns: Sequence[str],
+    intervals: Intervals | None,
+    uncompared: Mapping[str, str],
 ) -> list[Measurement | Skipped]:
     """The requested metrics of one measure on one slice. A measure that raises leaves a Skipped: its rules are
     errors."""
     try:
         with guard(f"the measure {measure.kind}"):
-            results = name_skipped(measure, measure.measure_at(rows, intervals))
+            declared = hold_to_declared(measure, measure.measure_at(rows, intervals))
+            results = skip_uncompared(measure, declared, uncompared)
     except Exception as error:  # noqa: BLE001 - as for the whole: a plugin may raise anything, and costs its verdicts
         reason = f"measure {measure.kind} failed: {type(error).__name__}: {error}"
         results = [Skipped(measure=metric.name, reason=reason) for metric in measure.produces()]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, SerializeAsAny
 
@@ -26,7 +26,9 @@ class VariantSpec(Record):
     adapter; with ``merge`` it is merged into the weights before the steps, otherwise it stays attached to the
     compressed weights (QLoRA). artifact: whether a variant that is made in the run is saved as it would be released
     (``runs/<name>/artifact``), reloaded in a fresh process and compared with the model in memory, if a suite has the
-    measure ``artifact``. A checkpoint without steps is its own artifact, so nothing is written.
+    measure ``artifact``. A checkpoint without steps is its own artifact, so nothing is written. layers: for a
+    checkpoint with another number of decoder layers, the layer of the reference that each of its layers stands for;
+    null for one without a counterpart. Reference layers that are not named are not compared.
     """
 
     model: str = Field(default="reference", min_length=1)
@@ -40,6 +42,7 @@ class VariantSpec(Record):
     merge: bool = False
     compress: tuple[SerializeAsAny[Backend], ...] = ()
     artifact: Literal["save", "none"] = "save"
+    layers: tuple[Annotated[int, Field(ge=0)] | None, ...] | None = Field(default=None, min_length=1)
 
     @property
     def is_gguf(self) -> bool:

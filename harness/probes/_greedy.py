@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
+from transformers import GenerationConfig, LogitsProcessor
 
 
 class NonFiniteWatch(LogitsProcessor):
@@ -23,23 +23,6 @@ class NonFiniteWatch(LogitsProcessor):
         bad = (torch.isnan(scores) | torch.isposinf(scores)).any(dim=-1)
         self.rows = bad if self.rows is None else self.rows | bad
         return scores
-
-
-class TokensAlone(LogitsProcessor):
-    """Prevents vocabulary padding from being chosen, whatever its logits."""
-
-    def __init__(self, vocabulary: int) -> None:
-        self._vocabulary = vocabulary
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        padding = torch.arange(scores.shape[-1], device=scores.device) >= self._vocabulary
-        return scores.masked_fill(padding, -torch.inf)
-
-
-def processors(watch: NonFiniteWatch, vocabulary: int | None) -> LogitsProcessorList:
-    """The logits processors. vocabulary: number of logits that are tokens, None for all."""
-    first = [] if vocabulary is None else [TokensAlone(vocabulary)]
-    return LogitsProcessorList([*first, watch])
 
 
 @contextmanager

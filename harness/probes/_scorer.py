@@ -26,10 +26,11 @@ import numpy as np
 import torch
 from lm_eval.defaults import DEFAULT_OTHER_SEED, DEFAULT_RANDOM_SEED
 from lm_eval.models import huggingface
+from transformers import LogitsProcessorList
 
 from harness.data.task_files import resolve_data_paths
 from harness.errors import DataError
-from harness.probes._greedy import NonFiniteWatch, plain_decoding, processors, replace_attribute
+from harness.probes._greedy import NonFiniteWatch, plain_decoding, replace_attribute
 from harness.system.foreign import guard
 
 if TYPE_CHECKING:
@@ -43,12 +44,8 @@ _LOGGERS = ("lm_eval", "transformers", "datasets")
 class Scorer(huggingface.HFLM):  # type: ignore[misc]
     """HFLM on a loaded model; ``cut`` and ``non_finite`` collect prompts of the current task."""
 
-    def __init__(self, loaded: LoadedModel, batch_size: int, bos: bool, vocabulary: int | None = None) -> None:
-        """bos: whether prompts begin with BOS if the tokenizer has one; raises DataError if they do not.
-
-        vocabulary: number of logits that are tokens, the rest being padding that is ignored (None: all are tokens).
-        """
-        self._kept = vocabulary
+    def __init__(self, loaded: LoadedModel, batch_size: int, bos: bool) -> None:
+        """bos: whether prompts begin with BOS if the tokenizer has one; raises DataError if they do not."""
         self.cut: set[str] = set()
         self.non_finite: set[str] = set()
         self.longest = 0
@@ -139,17 +136,17 @@ class Scorer(huggingface.HFLM):  # type: ignore[misc]
         return ids, mask
 
     def _model_call(self, inps: torch.Tensor, **settings: Any) -> torch.Tensor:
-        """As in HFLM, without vocabulary padding."""
+        """As in HFLM."""
         with guard(f"{self.name}: its forward pass"):
             logits: torch.Tensor = super()._model_call(inps, **settings)
-        return logits[..., : self._kept]
+        return logits
 
     def _model_generate(self, context: torch.Tensor, max_length: int, stop: list[str], **settings: Any) -> Any:
         watch = NonFiniteWatch()
         self.longest = max(self.longest, max_length)
         with plain_decoding(self.model), guard(f"{self.name}: its generation"):
             generated = super()._model_generate(
-                context, max_length, stop, logits_processor=processors(watch, self._kept), **settings
+                context, max_length, stop, logits_processor=LogitsProcessorList([watch]), **settings
             )
         if watch.rows is not None:
             rows = watch.rows.tolist()

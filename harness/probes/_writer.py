@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig
+from transformers import GenerationConfig, LogitsProcessorList
 
 from harness.errors import DataError, HarnessError, ModelError
 from harness.probes._compare import Written
-from harness.probes._greedy import NonFiniteWatch, plain_decoding, processors
+from harness.probes._greedy import NonFiniteWatch, plain_decoding
 from harness.system.foreign import guard
 
 if TYPE_CHECKING:
@@ -22,16 +22,16 @@ if TYPE_CHECKING:
 
 
 class TextGenerator:
-    """A loaded model together with its prompt formatting. vocabulary: number of logits that are tokens, None for all.
+    """A loaded model together with its prompt formatting.
 
     Legend: B prompts, T tokens of the longest, N generated tokens.
     """
 
-    def __init__(self, loaded: LoadedModel, new_tokens: int, vocabulary: int | None, bos: bool, chat: bool) -> None:
+    def __init__(self, loaded: LoadedModel, new_tokens: int, bos: bool, chat: bool) -> None:
         """Raises DataError if ``chat`` is set and the tokenizer has no chat template."""
         self.name, self._model, self._tokenizer = loaded.name, loaded.language_model, loaded.tokenizer
         self._driven = loaded.language_model.for_transformers()
-        self._new_tokens, self._vocabulary, self._bos, self._chat = new_tokens, vocabulary, bos, chat
+        self._new_tokens, self._bos, self._chat = new_tokens, bos, chat
         if chat and not self._tokenizer.chat_template:
             raise DataError(
                 f"generations: {self.name}: chat: true, but its tokenizer has no chat template; set chat: false or add "
@@ -93,7 +93,7 @@ class TextGenerator:
                     input_ids=ids_BT.to(device),
                     attention_mask=mask_BT.to(device),
                     generation_config=settings,
-                    logits_processor=processors(watch, self._vocabulary),
+                    logits_processor=LogitsProcessorList([watch]),
                 )
         except HarnessError:
             raise

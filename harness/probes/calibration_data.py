@@ -49,9 +49,14 @@ class _CalibrationRecorder(Recorder):
         fitted = None if side == REFERENCE else self._fitted[side]
         if fitted is None:
             return {}
-        unpaired = self._layout.unpaired[side]
+        unpaired, ranges = self._layout.unpaired[side], fitted.ranges
         names = [site.module for site in self._layout.inputs if site.module not in unpaired]
-        return {name: partial(self._add, side, name, *fitted.ranges[name]) for name in names if name in fitted.ranges}
+        own = {name: self._layout.find_in_variant(side, name) for name in names}
+        return {
+            name: partial(self._add, side, name, *ranges[other])
+            for name, other in own.items()
+            if other is not None and other in ranges
+        }
 
     def start(self, batch: Batch) -> None:
         self._batch = batch

@@ -45,6 +45,7 @@ class _ExpertRecorder(Recorder):
     running = "experts"
 
     def __init__(self, context: PassContext) -> None:
+        self._layout = context.layout
         self._mixtures = context.layout.experts or ((),) * (context.variants + 1)
         self._fitted = context.calibrations or (None,) * context.variants
         self._totals: list[Tensor | None] = [None] * context.variants
@@ -104,7 +105,8 @@ class _ExpertRecorder(Recorder):
             self._add(side, mixture.module, None, None)
             return
         hits_NE = hits_NE & is_token_N[:, None]
-        other_NE = self._chosen.get(mixture.module)
+        partner = self._layout.find_in_reference(side, mixture.module)
+        other_NE = None if partner is None else self._chosen.get(partner)
         if side == REFERENCE:
             self._chosen[mixture.module] = hits_NE
         both = None if side == REFERENCE or other_NE is None or other_NE.shape != hits_NE.shape else hits_NE & other_NE

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from harness.models.loaded import LoadedModel
     from harness.probes._embedding import Embedding
     from harness.probes._writer import TextGenerator
-    from harness.progress import Progress
-    from harness.tables.access import Sink
 
 Positive = Annotated[int, Field(gt=0)]
 WHOLE = ("document", "reference_tokens", "variant_tokens", "first", "reach", "first_character", "characters")
@@ -86,30 +84,15 @@ class Generations(Probe):
 
     def observe(self, context: Context) -> None:
         """Commit one unit per batch of prompts. Raises DataError for unusable prompts."""
-        from harness.models.vocabulary import group_by_vocabulary
-
         prompts = self._read_file() if self.prompts else self._take_beginnings(context.reference, context.texts)
         batches = [prompts[at : at + self.batch_size] for at in range(0, len(prompts), self.batch_size)]
-        for vocabulary, indices in group_by_vocabulary(context.reference, context.variants).items():
-            models = [context.reference, *(context.variants[index] for index in indices)]
-            sinks = [context.sinks[index] for index in indices]
-            self._observe_group(models, vocabulary, batches, sinks, context.progress)
-
-    def _observe_group(
-        self,
-        models: Sequence[LoadedModel],
-        vocabulary: int | None,
-        batches: Sequence[Sequence[Prompt]],
-        sinks: Sequence[Sink],
-        progress: Progress,
-    ) -> None:
-        """Generate all batches with the reference first, then with variants that have the same number of valid
-        logits."""
+        sinks, progress = context.sinks, context.progress
         if all(sink.done(_unit(number)) for sink in sinks for number in range(len(batches))):
             return
         from harness.probes._writer import TextGenerator
 
-        writers = [TextGenerator(loaded, self.new_tokens, vocabulary, self.bos, self.chat) for loaded in models]
+        models = [context.reference, *context.variants]
+        writers = [TextGenerator(loaded, self.new_tokens, self.bos, self.chat) for loaded in models]
         for prompt in (prompt for batch in batches for prompt in batch):
             for writer in writers:
                 writer.ids(prompt.text)  # what does not fit is found before anything is written

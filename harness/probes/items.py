@@ -17,7 +17,6 @@ from harness.system.foreign import guard
 from harness.system.resources import folder as shipped_folder
 
 if TYPE_CHECKING:
-    from harness.models.loaded import LoadedModel
     from harness.probes._samples import TaskResults
     from harness.probes._scorer import Scorer
     from harness.progress import Progress
@@ -62,20 +61,11 @@ class Items(Probe):
         """Commit one unit per task. Raises DataError for tasks that cannot be found, loaded, run or paired."""
         if all(sink.done(_unit(name)) for sink in context.sinks for name in self.tasks):
             return
-        from harness.models.vocabulary import group_by_vocabulary
-
-        for vocabulary, indices in group_by_vocabulary(context.reference, context.variants).items():
-            models = [context.reference, *(context.variants[index] for index in indices)]
-            self._observe_group(models, vocabulary, [context.sinks[index] for index in indices], context.progress)
-
-    def _observe_group(
-        self, models: Sequence[LoadedModel], vocabulary: int | None, sinks: Sequence[Sink], progress: Progress
-    ) -> None:
-        """Run all tasks on the reference first, then on variants that have the same number of valid logits."""
         from harness.probes._scorer import Scorer, silence
 
+        sinks, progress = context.sinks, context.progress
         with silence():
-            scorers = [Scorer(loaded, self.batch_size, self.bos, vocabulary) for loaded in models]
+            scorers = [Scorer(each, self.batch_size, self.bos) for each in (context.reference, *context.variants)]
         for scorer in scorers:
             scorer.share_context_of(scorers[0])
         library = _Library(read_task_files(self._folders()))

@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 class Tokens(Probe):
     """Statistics of both models' predictions at every scored token: likelihoods, top-1, entropy, divergences.
 
-    Writes one row to the table ``tokens`` per id of a document except its first.
+    Writes one row to the table ``tokens`` per id of a document except its first. If the sides have different numbers of
+    logits, the statistics are those of the common ids, except for top-1, which is that of all ids of a side; the table
+    ``extra_ids`` then has one row per document: the probability that each side gives to its other ids, the largest at
+    any token and the mean.
     """
 
     runs = "shared_pass"
@@ -38,11 +41,26 @@ class _TokenRecorder(Recorder):
     def start(self, batch: Batch) -> None:
         self._batch = batch
         self._found: list[list[dict[str, Tensor]]] = [[] for _ in range(self._variants)]
+        self._extra: list[dict[str, list[Tensor]]] = [{} for _ in range(self._variants)]
 
     def logits(self, variant: int, reference_NV: Tensor, variant_NV: Tensor, targets_N: Tensor) -> None:
         from harness.lockstep.logit_statistics import logit_statistics
 
         self._found[variant].append(logit_statistics(reference_NV, variant_NV, targets_N, self._kernel))
+        self._last = reference_NV, variant_NV, targets_N
+
+    def extra_logits(self, variant: int, reference_NE: Tensor, variant_NE: Tensor) -> None:
+        from harness.lockstep.logit_statistics import extra_statistics
+
+        reference_NV, variant_NV, targets_N = self._last
+        statistics = self._found[variant][-1]
+        for side, extra_NE, common_NV in (
+            ("reference", reference_NE, reference_NV),
+            ("variant", variant_NE, variant_NV),
+        ):
+            nll, top1 = statistics[f"{side}_nll"], statistics[f"{side}_top1"]
+            mass, statistics[f"{side}_top1"] = extra_statistics(extra_NE, common_NV, targets_N, nll, top1)
+            self._extra[variant].setdefault(side, []).append(mass)
 
     def rows(self, variant: int) -> Mapping[str, pd.DataFrame]:
         import numpy as np
@@ -60,4 +78,12 @@ class _TokenRecorder(Recorder):
         for name in chunks[0]:
             column = torch.cat([chunk[name] for chunk in chunks])
             columns[name] = (column.float() if column.is_floating_point() else column).cpu().numpy()
-        return {"tokens": pd.DataFrame(columns)}
+        frames = {"tokens": pd.DataFrame(columns)}
+        if extra := self._extra[variant]:
+            ends = np.cumsum(lengths - 1)[:-1]
+            parts = {side: np.split(torch.cat(masses).cpu().numpy(), ends) for side, masses in extra.items()}
+            shares = {f"{side}_largest": [part.max() for part in own] for side, own in parts.items()}
+            shares |= {f"{side}_mean": [part.mean() for part in own] for side, own in parts.items()}
+            index = np.array([document.index for document in documents], dtype=np.int32)
+            frames["extra_ids"] = pd.DataFrame({"document": index} | shares)
+        return frames

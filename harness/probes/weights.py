@@ -94,20 +94,53 @@ class Weights(Probe):
 
 def _add_errors(rows: pd.DataFrame, reference: LoadedModel, variant: LoadedModel) -> pd.DataFrame:
     """The rows with the relative error of the weights of the variant's linear layers."""
+    from harness.modules.layer_pairs import SAME_NAMES, list_parents, pair_layers
     from harness.modules.weight_errors import ModuleWeightError, weight_errors
 
-    modules, found = variant.language_model.modules, {}
+    modules, found, pairs = variant.language_model.modules, dict[str, ModuleWeightError](), SAME_NAMES
     nothing = ModuleWeightError(None, 0.0, "the variant's engine gives no access to its weights")
     if modules is not None:
-        found = weight_errors(reference.model, modules, reference.model.dtype)
+        pairs = pair_layers(reference.model, modules, variant.layers)
+        formats = {each.module: each.format for each in variant.identity.modules if each.compressed}
+        found = weight_errors(reference.model, modules, reference.model.dtype, pairs, formats)
         nothing = ModuleWeightError(None, 0.0, "the reference has no linear layer of this name")
-    linear = rows["role"].isin(["linear", "head"]) & (rows["side"] == "variant")
-    errors = [found.get(name, nothing) if wanted else None for name, wanted in zip(rows["module"], linear, strict=True)]
+    linear = rows["role"].isin(["linear", "head"])
+    own = set(rows["module"][linear & (rows["side"] == "variant")])
+    errors: list[ModuleWeightError | None] = []
+    for side, name, wanted in zip(rows["side"], rows["module"], linear, strict=True):
+        error = None
+        if wanted and side == "variant":
+            partner = pairs.find_in_reference(name)
+            lone = None if pairs.declared else ModuleWeightError(None, 0.0, pairs.reason)
+            # A part of what is one linear layer in the reference (an adapter's, say) counts with the whole.
+            inside = partner is not None and any(outer in found for outer in list_parents(partner))
+            error = lone if partner is None else None if inside else found.get(partner, nothing)
+        elif wanted and name in found and (partner := pairs.find_in_variant(name)) not in own:
+            # No row of the variant tells what the reference alone has.
+            error = None if partner is None and pairs.declared else found[name]
+        errors.append(error)
+    stated = {each.module for each in variant.identity.modules if each.compressed}
     return rows.assign(
+        compressed=(rows["side"] == "variant") & rows["module"].isin(stated) & linear,
+        paired=[error is not None for error in errors],
         relative_error=[math.nan if e is None or e.relative_error is None else e.relative_error for e in errors],
+        rounding_error=[math.nan if e is None or e.rounding_error is None else e.rounding_error for e in errors],
+        explained_error=[math.nan if e is None or e.explained is None else e.explained for e in errors],
+        retrained=[name in variant.retrained for name in rows["module"]],
         compared=[0.0 if e is None else e.compared for e in errors],
         error_note=["" if e is None else e.note for e in errors],
-    ).astype({"relative_error": "float64", "compared": "float64", "error_note": "str"})
+    ).astype(
+        {
+            "compressed": "bool",
+            "paired": "bool",
+            "relative_error": "float64",
+            "compared": "float64",
+            "error_note": "str",
+            "rounding_error": "float64",
+            "explained_error": "float64",
+            "retrained": "bool",
+        }
+    )
 
 
 def _module_row(side: str, module: ModuleFormat) -> dict[str, Any]:

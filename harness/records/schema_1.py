@@ -29,7 +29,8 @@ def upgrade(content: dict[str, Any]) -> dict[str, Any]:
 
 def _measurement(record: dict[str, Any]) -> None:
     """Schema 1 told only in the method whether a number was counted, and in the unit that its neutral is infinite."""
-    record["basis"] = "counted" if str(record.get("method")).startswith("exact") else "sampled"
+    alone = record.get("low") == record.get("high") and record.get("variant_low") == record.get("variant_high")
+    record["basis"] = "counted" if alone and str(record.get("method")).startswith("exact") else "sampled"
     if record.get("unit") == "dB":
         record["infinite_neutral"] = True
 

@@ -18,6 +18,8 @@ from harness.statistics import p_value_of_interval
 Basis = Literal["interval", "point"]
 Status = Literal["pass", "fail", "inconclusive", "error"]
 
+FEWEST = 2
+"""Independent observations (documents, items, timing blocks) without which no interval passes: one shows no spread."""
 _STRICTEST: tuple[Status, ...] = ("error", "fail", "inconclusive", "pass")
 
 
@@ -116,6 +118,9 @@ def _compare_interval(number: ComparedNumber, limit: _NamedLimit, low: float, hi
     p_value = p_value_of_interval(
         sign * (number.value - at), sign * (number.value - near), number.confidence, number.clusters
     )
+    if sign * far < sign * at and number.clusters < FEWEST:
+        reason = f"n = {number.clusters} documents are no sample, whatever their interval ({number.method})"
+        return _decision(number, limit, expected, "inconclusive", sign * (at - far), reason)
     if sign * far < sign * at:
         reason = f"the whole interval is within {limit.name}"
         return _decision(number, limit, expected, "pass", sign * (at - far), reason, p_value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 from harness.records import Measurement
@@ -64,8 +65,11 @@ def _ratio(m: Measurement, change: ComparedNumber, limit: float) -> ComparedNumb
         side, value = ("reference", reference) if reference <= 0 else ("variant", variant)
         return f"{m.name} of the {side} is {show(value)[0]}, so variant / reference has no meaning"
     low, high = _ends(m, reference, variant, limit)
+    value = variant / reference
+    if not all(math.isfinite(number) for number in (value, low or 0.0, high or 0.0)):
+        return f"{m.name} of the reference is {show(reference)[0]}, so variant / reference is too large to be compared"
     subject = f"{m.name}, variant / reference ({show(variant)[0]} / {show(reference)[0]}),"
-    return replace(change, subject=subject, unit="ratio", value=variant / reference, low=low, high=high)
+    return replace(change, subject=subject, unit="ratio", value=value, low=low, high=high)
 
 
 def _ends(m: Measurement, reference: float, variant: float, limit: float) -> tuple[float | None, float | None]:

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
-from harness.measures import Measure, name_skipped
+from harness.measures import Measure, hold_to_declared, skip_uncompared
 from harness.planning.looks import Look
 from harness.planning.slices import measure_slices, slice_patterns
 from harness.planning.specs import GateSpec, SuiteSpec
 from harness.records import Measurement, NoiseFloor, Skipped, Slice
+from harness.running.extra_ids import explain_used
 from harness.running.noise_floor import Key, Perturbed, add_floors, floors
 from harness.running.pairs import Pair
 from harness.running.stopwatch import measure_time
 from harness.system.foreign import guard
+from harness.tables.store import Store
 
 
 def measure(pair: Pair, suites: Sequence[SuiteSpec], perturbed: Mapping[str, Perturbed] | None = None) -> None:
@@ -76,16 +78,23 @@ def measure_parts(
     """The slices of the documents that rules of the gates name."""
     wanted = slice_patterns(gates)
     documents = pair.store.read(suite.name, "documents") if wanted else None
+    asked = [each for each in suite.measures if not explain_used(pair.store, suite.name, each.table)]
     if documents is None:
         return []
-    asked = suite.measures
     served = [
         each.get_substitute() if suite.name in pair.token_mismatches and _compares_tokens(suite, each) else each
         for each in asked
     ]
     measures = [measure for measure in served if measure is not None]
+    uncompared = read_uncompared(pair.store, suite.name)
     parts = measure_slices(
-        suite.name, documents, measures, lambda m: pair.store.read(suite.name, m.table, m.columns), wanted, look
+        suite.name,
+        documents,
+        measures,
+        lambda m: pair.store.read(suite.name, m.table, m.columns),
+        wanted,
+        look,
+        uncompared,
     )
     return [_add_floors(part, noise) for part in parts]
 
@@ -103,6 +112,8 @@ def run_measure(
     look: the interim look, for a suite with sequential sampling: only its documents are used, with its intervals.
     ordinary: use its documents, but the intervals of a fixed sample size.
     """
+    if used := explain_used(pair.store, suite.name, measure.table):
+        return _skip_all(measure, used)
     reason = pair.token_mismatches.get(suite.name, "") if _compares_tokens(suite, measure) else ""
     instead = measure.get_substitute() if reason else measure
     if instead is None:
@@ -123,11 +134,21 @@ def run_measure(
     try:
         intervals = None if look is None or own or ordinary else look.intervals()
         with guard(f"the measure {measure.kind}"):
-            return [*lost, *name_skipped(instead, instead.measure_at(table, intervals))]
+            found = hold_to_declared(instead, instead.measure_at(table, intervals))
+            return [*lost, *skip_uncompared(instead, found, read_uncompared(pair.store, suite.name))]
     except Exception as error:  # noqa: BLE001 - a plugin may raise anything; it must cost the verdict, not the run
         reason = f"measure {measure.kind} failed: {type(error).__name__}: {error}"
         failures.append(reason)
         return _skip_all(measure, reason)
+
+
+def read_uncompared(store: Store, suite: str) -> dict[str, str]:
+    """Modules that a shared pass could not compare although both models should have them, with the reason."""
+    found = store.read(suite, "unpaired")
+    if found is None:
+        return {}
+    rows = found[~found["expected"]]
+    return dict(zip(rows["module"], rows["reason"], strict=True))
 
 
 def _explain_unpaired(pair: Pair, suite: SuiteSpec) -> str:

@@ -13,6 +13,7 @@ from harness.plugins import load
 from harness.probes import Context, Probe
 from harness.progress import Progress
 from harness.running.extending import Extending
+from harness.running.extra_ids import note_extra_mass
 from harness.running.measuring import read_apart
 from harness.running.noise_floor import Perturbed
 from harness.running.pairs import Documents, Pair, suite_texts
@@ -101,7 +102,8 @@ def _run_shared_pass(
         looks.conclude()
     for pair, own in zip(pairs, report.variant_notes, strict=True):
         # Another suite, or the group that was observed before this variant alone, may have said the same.
-        pair.observed.notes += [note for note in (*report.notes, *own) if note not in pair.observed.notes]
+        extra = note_extra_mass(pair.store, suite.name)
+        pair.observed.notes += [note for note in (*report.notes, *own, *extra) if note not in pair.observed.notes]
 
 
 def _select_observable(suite: SuiteSpec, probe: Probe, pairs: Sequence[Pair]) -> list[Pair]:

@@ -232,6 +232,8 @@ def data_key(
         },
         "environment": environment.model_dump(mode="json"),
     }
+    if plan.variant.layers is not None:
+        content["layers"] = plan.variant.layers
     if any(suite.documents and suite.documents.min for suite in plan.suites):
         content["stopping"] = _list_stopping_rules(plan)
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

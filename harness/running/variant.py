@@ -22,6 +22,7 @@ from harness.models.loaded import LoadedModel, freeze
 from harness.models.sanity import check_placement, find_non_finite, find_ragged_groups
 from harness.modules.activations import check_declared, input_roundings
 from harness.modules.experts import stacks
+from harness.modules.file_dtypes import keep_file_dtypes
 from harness.modules.grid_check import check_grids
 from harness.modules.inspection import module_formats
 from harness.modules.kernels import inspect_kernels, note_skipped_experts, note_unpacked
@@ -44,7 +45,7 @@ def make_variant(plan: Plan, reference: LoadedModel, calibration: Sequence[Tenso
         made = _apply_steps(plan, made, reference, calibration)
     if variant.adapter and not variant.merge:
         made = attach_adapter(made, Path(variant.adapter))
-    return made
+    return replace(made, layers=variant.layers)
 
 
 def _apply_steps(plan: Plan, start: LoadedModel, reference: LoadedModel, calibration: Sequence[Tensor]) -> LoadedModel:
@@ -74,7 +75,7 @@ def _apply_steps(plan: Plan, start: LoadedModel, reference: LoadedModel, calibra
         module.model_copy(update=_describe_rounding(model, module, activations[module.module]))
         if module.module in activations
         else module
-        for module in module_formats(model, described)
+        for module in keep_file_dtypes(module_formats(model, described), start.identity.modules)
     )
     modules = inspect_kernels(model, stated)
     notes += [*note_unpacked(stated, modules), *note_skipped_experts(plan.name, modules, model)]

@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.errors import HarnessError, PlanError, Problem
-from harness.judge import judge, overall
+from harness.judge import judge
 from harness.planning.gate_file import Gate, check_metrics, read_gate
 from harness.planning.locating import explain_unknown_name
 from harness.planning.specs import GateSpec, Plan, SuiteSpec, VariantSpec
 from harness.planning.suite_file import Suite, read_suite
 from harness.records import ModelSpec, Verdict
+from harness.records.conclusion import overall
 from harness.selftest.mutant import Mutant, MutantError
 from harness.selftest.mutants import NotApplicable, Variation, library
 from harness.selftest.outcomes import Outcome, assess, exit_code, record_omission, record_refusal

@@ -21,6 +21,7 @@ from harness.lockstep.decoder import Decoder
 from harness.lockstep.survey import survey
 from harness.models.loaded import LoadedModel
 from harness.models.loading import load
+from harness.modules.layer_pairs import SAME_NAMES
 from harness.planning.specs import VariantSpec
 from harness.probes import Context
 from harness.probes.timings import Timings
@@ -147,7 +148,7 @@ def test_the_shared_pass_pairs_no_module_and_says_why(reference: LoadedModel, fi
     with torch.inference_mode():
         for side in sides:
             side.prepare(IDS)
-        layout = survey(sides[0], sides[1:], IDS, 96)
+        layout = survey(sides[0], sides[1:], IDS, 96, [SAME_NAMES])
     assert sides[1].whole
     assert layout.unpaired[0]["model.layers.0"] == "only the reference runs it"
     assert set(layout.unpaired[0]) >= {site.module for site in layout.outputs}

@@ -41,6 +41,7 @@ class Loaded:
     model: Any
     calibration: Any = None
     tokenizer: Any = None
+    layers: tuple[int | None, ...] | None = None
 
     @property
     def language_model(self) -> TransformersModel:
@@ -145,14 +146,21 @@ def observe(
     documents: Sequence[EncodedDocument] | None = None,
     probes: Sequence[Any] = (Tokens(), Layers(), Channels(threshold=1.5)),
     progress: Any = None,
+    layers: Sequence[tuple[int | None, ...]] = (),
     **settings: Any,
 ) -> tuple[PassReport, list[dict[str, pd.DataFrame]]]:
-    """Run the pass, one store a variant (``folder``/0, /1, …); its report, and the tables of each."""
+    """Run the pass, one store a variant (``folder``/0, /1, …); its report, and the tables of each.
+
+    layers: the declared map of every variant.
+    """
     stores = [Store(folder / str(number), "key") for number in range(len(variants))]
     try:
         report = shared_pass(
             loaded("reference", reference),
-            [loaded(f"variant {number}", model) for number, model in enumerate(variants)],
+            [
+                replace(loaded(f"variant {number}", model), layers=layers[number] if layers else None)
+                for number, model in enumerate(variants)
+            ],
             make_documents() if documents is None else documents,
             probes,
             [store.sink("s") for store in stores],

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from harness.data.encoding import EncodedDocument
-from harness.judge import judge, overall
+from harness.judge import judge
 from harness.lockstep.arrangement import Arrange
 from harness.lockstep.batches import Batch
 from harness.lockstep.driver import shared_pass
@@ -22,6 +22,7 @@ from harness.planning.specs import GateSpec, SuiteSpec
 from harness.probes import Context
 from harness.probes.items import Items
 from harness.records import Measurement, ModelSpec, Skipped, Verdict
+from harness.records.conclusion import overall
 from harness.records.patterns import could_match
 from harness.running.noise_floor import MemoryTables
 from harness.running.pairs import encode_suite

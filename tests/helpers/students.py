@@ -33,6 +33,7 @@ class Loaded:
     model: Any
     tokenizer: Any
     calibration: Any = None
+    layers: tuple[int | None, ...] | None = None
 
     @property
     def language_model(self) -> TransformersModel:

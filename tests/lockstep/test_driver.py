@@ -394,10 +394,12 @@ def test_only_what_is_asked_for_is_watched(tmp_path: Path) -> None:
 
 def test_modules_without_a_counterpart_are_said(tmp_path: Path) -> None:
     reference = llama(num_hidden_layers=3)
-    variants = [llama(num_hidden_layers=2, intermediate_size=64), damaged(reference)]
+    narrow = llama(num_hidden_layers=3, intermediate_size=64)
+    narrow.model.layers[2].mlp = torch.nn.Identity()
+    variants = [narrow, damaged(reference)]
     report, (student, full) = observe(tmp_path, reference, variants)
     reasons = report.unpaired[0]
-    assert "only the reference runs it" in reasons["model.layers.2"]
+    assert "only the reference runs it" in reasons["model.layers.2.mlp.up_proj"]
     assert "48" in reasons["model.layers.0.mlp.up_proj"]
     assert "64" in reasons["model.layers.0.mlp.up_proj"]
     assert report.unpaired[1] == {}
@@ -407,6 +409,44 @@ def test_modules_without_a_counterpart_are_said(tmp_path: Path) -> None:
     assert compared.isdisjoint(reasons)
     assert compared | set(reasons) == set(full["layers"]["module"])
     assert set(student["channels"]["module"]).isdisjoint(reasons)
+
+
+def without_layer(model: Any, gone: int) -> Any:
+    """A copy of a model without one of its decoder layers."""
+    pruned = copy.deepcopy(model)
+    del pruned.model.layers[gone]
+    pruned.config.num_hidden_layers -= 1
+    for index, layer in enumerate(pruned.model.layers):
+        layer.self_attn.layer_idx = index
+    return pruned
+
+
+def test_layers_of_a_pruned_model_are_paired_by_the_declared_map_alone(tmp_path: Path) -> None:
+    reference = llama(num_hidden_layers=3)
+    pruned = without_layer(reference, 1)
+    report, (tables,) = observe(tmp_path / "numbers", reference, [pruned])
+    assert set(report.unpaired[0]) >= {"model.layers.0", "model.layers.1.mlp.up_proj", "model.layers.2"}
+    assert all("2 decoder layers, the reference 3" in reason for reason in report.unpaired[0].values())
+    assert report.expected == (frozenset(),)
+    assert "layers" not in tables
+
+    report, (tables,) = observe(tmp_path / "map", reference, [pruned], layers=[(0, 2)])
+    assert set(report.unpaired[0]) == report.expected[0]
+    assert all(name.startswith("model.layers.1") for name in report.unpaired[0])
+    errors = tables["layers"].groupby("module")["sum_squared_error"].sum()
+    assert errors["model.layers.0"] == 0.0, "the layers before the one that is gone compute the same"
+    assert errors["model.layers.2"] > 0.0
+    channels = tables["channels"]
+    assert set(channels["module"][channels["layer"] == 2]) == {
+        name for name in channels["module"] if name.startswith("model.layers.2.")
+    }
+
+
+@pytest.mark.parametrize(("layers", "found"), [((0, 1, 2), "found 3 entries, expected 2"), ((0, 3), "found layer 3")])
+def test_a_map_that_does_not_fit_the_models_is_refused(layers: tuple[int, ...], found: str, tmp_path: Path) -> None:
+    reference = llama(num_hidden_layers=3)
+    with pytest.raises(ModelError, match=f"variant.layers: {found}"):
+        observe(tmp_path, reference, [without_layer(reference, 1)], layers=[layers])
 
 
 class Sparse(torch.nn.Module):

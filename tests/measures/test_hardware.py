@@ -10,11 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from harness.judge import judge, overall
+from harness.judge import judge
 from harness.measures.hardware import Hardware
 from harness.numerics.hardware.profiles import target_names
 from harness.planning.specs import GateSpec, RuleSpec
 from harness.records import CacheFormat, Measurement, Skipped
+from harness.records.conclusion import overall
 from harness.rules.at_least import AtLeast
 from tests.helpers.number_formats import INT8_INPUTS, inputs, named
 from tests.helpers.results import measurement, with_skipped

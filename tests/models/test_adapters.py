@@ -18,6 +18,7 @@ from harness.lockstep.decoder import Decoder
 from harness.lockstep.survey import survey
 from harness.models.loaded import LoadedModel
 from harness.models.loading import load
+from harness.modules.layer_pairs import SAME_NAMES
 from harness.planning.specs import VariantSpec
 from harness.records import ModelSpec
 from harness.running.variant import make_variant
@@ -95,7 +96,7 @@ def test_beside_the_weights_modules_keep_their_names_and_all_are_paired(referenc
     with torch.inference_mode():
         for side in sides:
             side.prepare(IDS)
-        layout = survey(sides[0], sides[1:], IDS, 96)
+        layout = survey(sides[0], sides[1:], IDS, 96, [SAME_NAMES])
     assert layout.unpaired == ({},)
     watched = {site.module for site in layout.outputs}
     assert watched >= {"model.layers.0.self_attn.q_proj", "model.layers.1.mlp.down_proj"}

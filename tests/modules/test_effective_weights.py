@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from math import nan
 from typing import Any
 
 import pytest
@@ -17,7 +18,9 @@ from harness.backends.round_to_nearest import RoundToNearest
 from harness.backends.smoothquant import SmoothQuant
 from harness.errors import ModelError
 from harness.modules.effective_weights import effective_weight, has_plain_weight
+from harness.modules.linears import linears
 from harness.modules.weight_errors import weight_errors
+from harness.records import NumberFormat
 from harness.testing.models import random_documents, tiny_tokenizer
 from tests.helpers.int8_products import may_saturate
 from tests.helpers.tiny_models import family
@@ -181,6 +184,33 @@ def test_folded_scales_are_no_error_of_weights(step: Any) -> None:
 def test_coarse_rounding_is_not_taken_for_a_scale(bits: int) -> None:
     _, _, found = errors("llama", RoundToNearest(bits=bits, granularity="channel"))
     assert all(each.relative_error is not None for each in found.values())
+
+
+def spread_ratios(reference: Any, made: Any) -> dict[str, float]:
+    """How many times the error that 8 bits for each channel explain, by module, after undoing folded factors."""
+    form = NumberFormat(type="int", bits=8, symmetric=True, granularity="channel")
+    names = [name for name, _ in linears(reference) if name != "lm_head"]
+    found = weight_errors(reference, made, torch.float32, formats=dict.fromkeys(names, form))
+    return {name: (found[name].rounding_error or 0.0) / (found[name].explained or nan) for name in names}
+
+
+@pytest.mark.parametrize("folded", [False, True])
+def test_row_scales_in_another_order_are_damage_beside_folded_factors(folded: bool) -> None:
+    reference = family("llama")
+    with torch.no_grad():
+        for _, module in linears(reference):
+            module.weight.mul_(torch.linspace(0.5, 2.0, module.weight.shape[0])[:, None])
+    made = copy.deepcopy(reference)
+    if folded:
+        made = SmoothQuant().compress(made, tiny_tokenizer(), random_documents(4, 16, seed=1)).model
+    made = RoundToNearest(bits=8, granularity="channel").compress(made, tiny_tokenizer(), ()).model
+    assert max(spread_ratios(reference, made).values()) < 2.5
+    damaged: Any = made.get_submodule("model.layers.1.mlp.gate_proj")
+    largest = damaged.weight.abs().amax(1, keepdim=True)
+    damaged.weight.data *= largest.flip(0) / largest
+    ratios = spread_ratios(reference, made)
+    assert max(ratios, key=lambda name: ratios[name]) == "model.layers.1.mlp.gate_proj"
+    assert ratios["model.layers.1.mlp.gate_proj"] > 20
 
 
 def test_a_module_that_is_gone_or_has_another_shape_is_named() -> None:

@@ -9,12 +9,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from harness.judge import judge, overall
+from harness.judge import judge
 from harness.measures.memory import Memory
 from harness.measures.perplexity import Perplexity
 from harness.planning.slices import measure_slices, slice_patterns, split_documents
 from harness.planning.specs import GateSpec, RuleSpec
 from harness.records import Measurement, Skipped, Slice
+from harness.records.conclusion import overall
 from harness.rules import Rule
 from harness.rules.not_worse import NotWorse
 from tests.helpers.results import measurements, number

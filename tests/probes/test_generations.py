@@ -98,7 +98,7 @@ def gpt2() -> Loaded:
 @pytest.mark.parametrize("name", ["llama", "gpt2"])
 def test_prompts_of_any_length_give_together_what_each_gives_alone(name: str) -> None:
     side = gpt2() if name == "gpt2" else ending()
-    writer = TextGenerator(side, NEW, None, bos=True, chat=False)  # type: ignore[arg-type]
+    writer = TextGenerator(side, NEW, bos=True, chat=False)  # type: ignore[arg-type]
     prompts = [writer.ids(text) for text in SENTENCES] + [writer.ids("A")]
     assert len({len(prompt) for prompt in prompts}) > 4
     together = writer.write(prompts)

@@ -27,7 +27,17 @@ from harness.running.variant import make_variant
 from tests.helpers.number_formats import inputs
 from tests.helpers.tiny_models import save, tiny_gpt2, tiny_llama
 
-COLUMNS = ["side", *ModuleFormat.model_fields, "cache", "relative_error", "compared", "error_note"]
+ERRORS = [
+    "compressed",
+    "paired",
+    "relative_error",
+    "rounding_error",
+    "explained_error",
+    "retrained",
+    "compared",
+    "error_note",
+]
+COLUMNS = ["side", *ModuleFormat.model_fields, "cache", *ERRORS]
 
 
 class FrameSink:

@@ -121,6 +121,12 @@ def test_records_of_slices_are_read_too() -> None:
     assert found["skipped"][0]["measure"] == "layers.*"
 
 
+def test_exact_match_with_an_interval_was_sampled() -> None:
+    entry = {"method": "exact match, mean over items", "change": 0.0, "low": -0.01, "high": 0.01}
+    (found,) = schema_1.upgrade({"measurements": [entry]})["measurements"]
+    assert found["basis"] == "sampled"
+
+
 def _without_list(content: dict[str, Any]) -> None:
     content["measurements"] = "many"
 

@@ -9,10 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from harness.judge import judge, overall
+from harness.judge import judge
 from harness.planning.gate_file import _explain_misfit
 from harness.planning.specs import GateSpec, RuleSpec
 from harness.records import Measurement, Metric, NoiseFloor, Verdict
+from harness.records.conclusion import overall
 from harness.rules import Rule
 from harness.rules._limits import Of
 from harness.rules.at_least import AtLeast

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.judge import judge, overall
+from harness.judge import judge
 from harness.measures import Measure
 from harness.measures.calibration import Calibration
 from harness.measures.divergence import Divergence
@@ -20,6 +20,7 @@ from harness.measures.perplexity import Perplexity
 from harness.measures.tasks import Tasks
 from harness.planning.specs import GateSpec, RuleSpec
 from harness.records import Measurement, Skipped
+from harness.records.conclusion import overall
 from harness.rules import Rule
 from harness.rules._compare import Basis
 from harness.rules.at_least import AtLeast

@@ -13,8 +13,8 @@ from xml.etree.ElementTree import Element
 import pytest
 
 from harness.errors import WriteError
-from harness.judge import overall
 from harness.records import Level, Run, Status, Verdict
+from harness.records.conclusion import overall
 from harness.writers.junit import Junit, encode_junit
 from tests.helpers.made_run import Made
 from tests.helpers.made_tables import MadeTables
