@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from harness.errors import FailureClass, HarnessError, WriteError
 from harness.forecast.notes import notes_before
@@ -23,7 +23,7 @@ from harness.measures import collect_metrics
 from harness.plan import check_together, make_plan, name_of, resolve_plan
 from harness.planning.specs import Plan
 from harness.planning.target import target_notes
-from harness.records import Clock, Failure, Run, Verdict
+from harness.records import Clock, Failure, Run, Status, Verdict
 from harness.records.conclusion import conclusion, overall
 from harness.system.environment import prepare_threads
 from harness.system.foreign import contain
@@ -41,6 +41,59 @@ MARKER = ".lm-shipcheck"
 MARK_OF_OLD = "tables/journal.jsonl"
 """By which a run folder of an earlier version is known."""
 WORST_FIRST = (2, 1, 3, 0)
+
+
+class OwnRule(NamedTuple):
+    """A rule of the harness itself: no gate file states it, and none can override it."""
+
+    name: str
+    expected: str
+    failure: FailureClass
+    why: str
+    status: Status = "error"
+
+    def break_with(self, found: str) -> Verdict:
+        """The verdict that the rule does not hold: the run cannot pass, whatever its other rules say."""
+        return Verdict(
+            gate=OWN_GATE,
+            rule=self.name,
+            metric="",
+            status=self.status,
+            expected=self.expected,
+            found=found,
+            because=found,
+            level="block",
+            where="",
+            why=self.why,
+            failure=self.failure,
+        )
+
+
+MEASURES_RUN = OwnRule(
+    "every measure runs",
+    "every measure of the suite computes",
+    "accounting",
+    "numbers of a run with a failed part cannot be trusted",
+)
+OUTPUTS_WRITTEN = OwnRule(
+    "every output is written",
+    "all outputs that the variant file asks for",
+    "resources",
+    "who reads only an output must not find less than the run holds",
+)
+REFERENCE_PREDICTS = OwnRule(
+    "the reference predicts the texts",
+    "a lower NLL than uniform and unigram models",
+    "comparability",
+    "a variant of a model that predicts nothing loses nothing, however damaged it is",
+)
+REPEATS = OwnRule(
+    "the reference repeats itself",
+    "two runs of one batch are equal",
+    "numerics",
+    "where the reference differs from itself, a difference to the variant may be none",
+    "inconclusive",
+)
 
 
 def check(files: Sequence[Path], out: Path, terminal: Terminal) -> int:
@@ -170,7 +223,7 @@ def _publish(run: Run, folder: Path, writers: Sequence[Writer]) -> tuple[Run, li
 
 def _withhold_pass(run: Run, failure: str) -> Run:
     """The run, of which something could not be written: it cannot pass. A failure that was found stays one."""
-    failed = _own_error("every output is written", "all outputs that the variant file asks for", failure, "resources")
+    failed = OUTPUTS_WRITTEN.break_with(failure)
     if run.verdict == "fail":
         failed = failed.model_copy(update={"level": "warn"})
     return conclude(run, (*run.verdicts, failed))
@@ -182,10 +235,12 @@ def _judge_variant(observed: Observed, started: datetime) -> Run:
     verdicts = judge(
         observed.plan.gates, observed.measurements, observed.skipped, identical, observed.slices, metrics=metrics
     )
-    verdicts += tuple(
-        _own_error("every measure runs", "every measure of the suite computes", text, "accounting")
-        for text in observed.failures
+    own = (
+        (MEASURES_RUN, observed.failures),
+        (REFERENCE_PREDICTS, observed.weak_references),
+        (REPEATS, observed.doubts),
     )
+    verdicts += tuple(rule.break_with(text) for rule, texts in own for text in texts)
     concluded = conclusion(verdicts)
     finished = datetime.now(UTC)
     return Run(
@@ -211,21 +266,4 @@ def _judge_variant(observed: Observed, started: datetime) -> Run:
         warnings=sum(note.level == "warn" for note in observed.notes),
         artifact=observed.artifact,
         comparison=observed.comparison,
-    )
-
-
-def _own_error(rule: str, expected: str, found: str, failure: FailureClass) -> Verdict:
-    """A rule of the harness itself that does not hold: the run cannot be judged, whatever its other rules say."""
-    return Verdict(
-        gate=OWN_GATE,
-        rule=rule,
-        metric="",
-        status="error",
-        expected=expected,
-        found=found,
-        because=found,
-        level="block",
-        where="",
-        why="numbers of a run with a failed part cannot be trusted",
-        failure=failure,
     )

@@ -43,7 +43,7 @@ def init(file: Path, reference: str, variant: str) -> int:
     from harness.commands.starter import write_starter
 
     write_starter(file, reference, variant)
-    click.echo(f"wrote {file}; next: harness check {file}")
+    click.echo(_defuse(f"wrote {file}; next: harness check {file}"))
     return 0
 
 
@@ -148,7 +148,7 @@ def report(run: Path, kinds: tuple[str, ...]) -> int:
 
     finished = read_run(run)
     for path in write_outputs(finished, run, writers_of(finished, kinds)):
-        click.echo(f"wrote {path}")
+        click.echo(_defuse(f"wrote {path}"))
     return 0
 
 
@@ -233,8 +233,11 @@ def _explain(error: BaseException) -> str:
         return f"{error}\n{len(error.problems)} mistake{'s' * (len(error.problems) > 1)} found; nothing was run"
     if isinstance(error, HarnessError):
         return f"error: {error}"
-    if isinstance(error, MemoryError):
+    if any(isinstance(each, MemoryError) for each in _chain(error)):
         return "error: out of memory; what was measured is kept, and the same command resumes"
+    if isinstance(error, ImportError) and not (error.name or "").startswith("harness"):
+        found = [str(each) for each in _chain(error) if isinstance(each, ImportError)]
+        return f"error: a library cannot be loaded: {found[-1]}; install it again, or give the process more memory"
     if isinstance(error, OSError):
         return f"error: {error.filename or 'the system'}: {error.strerror or error}"
     if isinstance(error, SystemExit):
@@ -242,11 +245,21 @@ def _explain(error: BaseException) -> str:
     return f"this is a defect of the harness, not of your input:\n{''.join(traceback.format_exception(error))}"
 
 
+def _chain(error: BaseException) -> list[BaseException]:
+    """An error and what it came from, the origin last."""
+    found: list[BaseException] = []
+    while error not in found:
+        found.append(error)
+        error = error.__cause__ or error.__context__ or error
+    return found
+
+
 def _classify(error: BaseException) -> FailureClass:
     """The class of an error, for programs."""
     if isinstance(error, HarnessError):
         return error.failure
-    return "resources" if isinstance(error, MemoryError | OSError) else "usage"
+    short = isinstance(error, OSError) or any(isinstance(each, MemoryError) for each in _chain(error))
+    return "resources" if short else "usage"
 
 
 def _defuse(text: str) -> str:

@@ -25,7 +25,7 @@ from harness.records import CalibrationSpec, Plugin
 from harness.system.yaml_file import read_yaml
 from harness.system.yaml_values import KeyPath, describe
 
-KEYS = ("name", "reference", "variant", "target", "calibration", "suites", "gates", "outputs")
+KEYS = ("name", "reference", "variant", "target", "calibration", "suites", "gates", "weak_reference", "outputs")
 
 
 def make_plan(path: Path) -> Plan:
@@ -49,6 +49,7 @@ def make_plan(path: Path) -> Plan:
     read = [read_suite(each, folder, problems) for each in _names(check, "suites", content, folder)]
     suites = [suite and suite.with_target(target) for suite in read]
     gates = [read_gate(each, folder, problems) for each in _names(check, "gates", content, folder)]
+    weak_reference = _reason(check, content.get("weak_reference", ""))
     outputs = read_outputs(check, content.get("outputs"))
     _check_backends(check, steps, content.get("calibration") is not None)
     check_composition(check, steps)
@@ -66,6 +67,7 @@ def make_plan(path: Path) -> Plan:
         calibration=calibration,
         suites=tuple(suite.spec() for suite in suites if suite),
         gates=tuple(gate.spec() for gate in gates if gate),
+        weak_reference=weak_reference,
         outputs=outputs,
     )
 
@@ -147,6 +149,14 @@ def _name(check: Checker, value: Any) -> str:
         return value
     expected = "a name of at most 100 letters, digits, '.', '-' and '_' that can be the name of a folder"
     check.problem(("name",), describe(value), expected)
+    return ""
+
+
+def _reason(check: Checker, value: Any) -> str:
+    """Why a weak reference is meant; empty if the file does not say."""
+    if isinstance(value, str) and (value.strip() or value == ""):
+        return value.strip()
+    check.problem(("weak_reference",), describe(value), "the reason, as text", 'for example "random weights, a test"')
     return ""
 
 

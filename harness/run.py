@@ -20,6 +20,7 @@ from harness.running.comparing import observe_files
 from harness.running.measuring import measure
 from harness.running.noise_floor import Perturbed, observe_perturbed
 from harness.running.observing import observe
+from harness.running.opening import note_openings, settle_openings
 from harness.running.pairs import Calibrations, Documents, Observed, Pair, encode_suite, make_pair
 from harness.running.stopwatch import measure_time
 from harness.system.foreign import LONG, Ticking, guard
@@ -48,6 +49,7 @@ def run_group(plans: Sequence[Plan], folders: Sequence[Path], progress: Progress
     with measure_time(seconds, "load reference"):
         with guard("loading the reference", patience=LONG):
             reference = load(plans[0].reference, Path(plans[0].reference.model).name)
+        asked, plans = plans, [settle_openings(plan, reference.tokenizer) for plan in plans]
         documents = {suite.name: encode_suite(suite, reference) for suite in plans[0].suites}
     outcomes: list[Pair | HarnessError] = []
     calibrations: Calibrations = {}
@@ -59,6 +61,9 @@ def run_group(plans: Sequence[Plan], folders: Sequence[Path], progress: Progress
         except HarnessError as error:
             outcomes.append(error)
     progress.step("make variants", len(plans), len(plans))
+    for outcome, plan in zip(outcomes, asked, strict=True):
+        if isinstance(outcome, Pair):
+            outcome.observed.notes += note_openings(plan, reference.tokenizer)
     pairs = [outcome for outcome in outcomes if isinstance(outcome, Pair)]
     try:
         observe_files(plans[0].suites, reference, pairs, progress)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -20,14 +19,13 @@ from harness.records.conclusion import conclusion
 from harness.report.display import clean
 from harness.system.files import sync_folder, write_atomic
 from harness.system.foreign import guard
+from harness.system.masking import mask
 from harness.tables.access import Tables
 from harness.tables.store import StoreReader
 from harness.writers import RUN_FILE, Writer
 
 if TYPE_CHECKING:
     import pandas as pd
-
-_SECRET = re.compile(r"\bhf_[A-Za-z0-9]{16,}")
 
 
 def write_run(run: Run, folder: Path) -> Path:
@@ -51,8 +49,8 @@ def write_failure(failure: Failure, folder: Path) -> Path:
 def encode(run: Run) -> bytes:
     """The run as UTF-8 JSON (RFC 8259): two-space indent, sorted keys, shortest exact floats, newline at the end.
 
-    Hub tokens in paths or settings are masked. Raises WriteError for NaN or infinity, which only the free-form part
-    ``asked`` could contain: records refuse them.
+    Hub tokens and home folders in paths or settings are masked. Raises WriteError for NaN or infinity, which only the
+    free-form part ``asked`` could contain: records refuse them.
     """
     # Not pydantic's own JSON mode: it would write null where NaN stands, and say nothing.
     try:
@@ -74,7 +72,7 @@ def read_back(run: Run) -> Run:
 
 def _mask(value: Any) -> Any:
     if isinstance(value, str):
-        return _SECRET.sub("hf_***", value)
+        return mask(value)
     if isinstance(value, dict):
         return {_mask(key): _mask(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

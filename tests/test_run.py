@@ -197,6 +197,11 @@ def test_a_variant_whose_kernels_fail_leaves_the_others_alone(models: Path, monk
 
 def test_vocabularies_that_differ_by_more_than_padding_leave_token_measures_skipped(models: Path) -> None:
     save(tiny_llama(vocab_size=VOCABULARY - 4), models / "own")
+    tokens = models / "own/tokenizer.json"
+    content = json.loads(tokens.read_text(encoding="utf-8"))
+    vocabulary = content["model"]["vocab"]
+    content["model"]["vocab"] = {token: number for token, number in vocabulary.items() if number < VOCABULARY - 4}
+    tokens.write_text(json.dumps(content), encoding="utf-8")
     text = models / "texts.jsonl"
     text.write_text('{"text": "only words"}\n{"text": "and more of them"}\n', encoding="utf-8")
     plan = make_plan("own", models / "reference", model=str(models / "own"))
@@ -210,6 +215,7 @@ def test_vocabularies_that_differ_by_more_than_padding_leave_token_measures_skip
     for name in ("perplexity.ratio", "divergence.kl_mean"):
         assert "the variant has 92 logits per token, the reference 96, and they differ by more" in skipped[name]
         assert "gate student" in skipped[name]
+        assert skipped[name].index("tokenizer files are damaged: repair them") < skipped[name].index("gate student")
     assert "perplexity.bits_per_byte" not in skipped or "give the text back" in skipped["perplexity.bits_per_byte"]
     assert [note.level for note in found.notes if note.topic == "tokenizer"] == ["warn"]
 

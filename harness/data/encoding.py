@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.data.documents import RawDocument
+from harness.data.duplicates import find_copied_windows, find_first_copies, find_near_duplicates, normalize_space
 from harness.errors import DataError, HarnessError
-from harness.records import DocumentsSpec
+from harness.records import Bos, DocumentsSpec
 from harness.system.foreign import guard
 
 if TYPE_CHECKING:
@@ -29,7 +30,8 @@ class EncodedDocument:
 
     ids: int64, including BOS. bytes: float32, UTF-8 bytes of text per id (0 for BOS, NaN if the tokenizer gives no
     offsets). All ids but the first are scored. total_tokens: number of ids before truncation. skipped: the reason why
-    no token of this document can be scored, or "".
+    no token of this document can be scored, or "". duplicate_of: index of the first document with the same text; None
+    for a document that repeats no earlier one.
     """
 
     index: int
@@ -41,6 +43,12 @@ class EncodedDocument:
     cut: bool
     skipped: str
     language: str = ""
+    duplicate_of: int | None = None
+
+    @property
+    def cluster(self) -> int:
+        """Label of the cluster that it belongs to: the index of the first document with the same text."""
+        return self.index if self.duplicate_of is None else self.duplicate_of
 
     @property
     def tokens(self) -> int:
@@ -68,7 +76,16 @@ def encode(
         for index, (document, (ids, sizes)) in enumerate(zip(raw, streams, strict=True))
     ]
     _check_skipped(encoded)
-    return _pack(encoded, streams, spec.context) if spec.packed else encoded
+    contents = [normalize_space(text) for text in texts]
+    if spec.packed:
+        return _pack(encoded, streams, find_first_copies([(content,) for content in contents]), spec.context)
+    # Documents that differ beyond the context alone are copies too: both models read the same ids.
+    first = find_first_copies([(text, each.ids.tobytes()) for text, each in zip(contents, encoded, strict=True)])
+    return [_mark_duplicate(document, earlier) for document, earlier in zip(encoded, first, strict=True)]
+
+
+def _mark_duplicate(document: EncodedDocument, first: int) -> EncodedDocument:
+    return document if first == document.index else replace(document, duplicate_of=first)
 
 
 def documents_sha256(encoded: Iterable[EncodedDocument]) -> str:
@@ -81,13 +98,32 @@ def documents_sha256(encoded: Iterable[EncodedDocument]) -> str:
 
 
 def count_duplicates(encoded: Iterable[EncodedDocument]) -> int:
-    """Number of documents with exactly the ids of an earlier one; they add no evidence."""
-    seen = [document.ids.tobytes() for document in encoded if not document.skipped]
-    return len(seen) - len(set(seen))
+    """Number of scored documents that repeat the text of an earlier one; they add no evidence."""
+    return sum(document.duplicate_of is not None and not document.skipped for document in encoded)
 
 
-def _bos_ids(tokenizer: PreTrainedTokenizerBase, bos: bool) -> tuple[int, ...]:
-    if not bos:
+def name_similar(encoded: Iterable[EncodedDocument]) -> list[tuple[str, str]]:
+    """The ids of scored documents that repeat long stretches of earlier ones, with that of the earlier document (see
+    ``find_near_duplicates``)."""
+    distinct = [document for document in encoded if document.duplicate_of is None and not document.skipped]
+    pairs = find_near_duplicates([document.ids[1:] for document in distinct])
+    return [(distinct[later].id, distinct[earlier].id) for later, earlier in pairs]
+
+
+def puts_bos(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether a tokenizer has a BOS token and itself puts it before a text."""
+    token = tokenizer.bos_token_id
+    return isinstance(token, int) and list(tokenizer("word", verbose=False)["input_ids"])[:1] == [token]
+
+
+def follow_bos(bos: Bos, tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether texts begin with BOS, as far as there is one; ``auto`` is false for a tokenizer that does not put its
+    own."""
+    return tokenizer.bos_token_id is None or puts_bos(tokenizer) if bos == "auto" else bos
+
+
+def _bos_ids(tokenizer: PreTrainedTokenizerBase, bos: Bos) -> tuple[int, ...]:
+    if not (puts_bos(tokenizer) if bos == "auto" else bos):
         return ()
     token = tokenizer.bos_token_id
     if not isinstance(token, int):
@@ -204,15 +240,32 @@ def _check_skipped(encoded: Sequence[EncodedDocument]) -> None:
 def _pack(
     encoded: Sequence[EncodedDocument],
     streams: Sequence[tuple[NDArray[np.int64], NDArray[np.float32]]],
+    first: Sequence[int],
     context: int,
 ) -> list[EncodedDocument]:
-    kept = [stream for document, stream in zip(encoded, streams, strict=True) if not document.skipped]
-    ids = np.concatenate([stream[0] for stream in kept])
-    sizes = np.concatenate([stream[1] for stream in kept])
-    windows = [(ids[at : at + context], sizes[at : at + context]) for at in range(0, len(ids) - 1, context)]
+    kept = [index for index, document in enumerate(encoded) if not document.skipped]
+    ids = np.concatenate([streams[index][0] for index in kept])
+    sizes = np.concatenate([streams[index][1] for index in kept])
+    copied = find_copied_windows(_sources({index: streams[index][0] for index in kept}, first), context)
     packed = [
-        EncodedDocument(index, f"window-{index}", "packed", window, size, len(window), False, "")
-        for index, (window, size) in enumerate(windows)
+        _mark_duplicate(
+            EncodedDocument(
+                index, f"window-{index}", "packed", window, sizes[at : at + context], len(window), False, ""
+            ),
+            copied[index],
+        )
+        for index, at in enumerate(range(0, len(ids) - 1, context))
+        for window in [ids[at : at + context]]
     ]
     left = (document for document in encoded if document.skipped)
     return packed + [replace(document, index=index) for index, document in enumerate(left, len(packed))]
+
+
+def _sources(streams: dict[int, NDArray[np.int64]], first: Sequence[int]) -> NDArray[np.int64]:
+    """For each token of the packed stream, the position of its first copy there (see ``find_copied_windows``)."""
+    starts = dict(zip(streams, np.cumsum([0, *map(len, streams.values())]).tolist(), strict=False))
+    parts = []
+    for index, ids in streams.items():
+        # A copy with other white space has about as many tokens at about the same places.
+        parts.append(starts[first[index]] + np.minimum(np.arange(len(ids)), len(streams[first[index]]) - 1))
+    return np.concatenate(parts)

@@ -61,7 +61,7 @@ def read_task_files(folders: Sequence[Path]) -> TaskFiles:
         for path in sorted(folder.rglob("*.yaml")):
             try:
                 content = content_of(path)
-            except (yaml.YAMLError, UnicodeDecodeError, ValueError) as error:
+            except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError) as error:
                 files.unreadable[path] = " ".join(str(error).split())
                 continue
             for key in ("group", "task"):
@@ -104,7 +104,7 @@ def content_of(path: Path) -> dict[str, Any]:
 def _data_files(path: Path) -> Iterator[Path]:
     try:
         arguments = content_of(path).get("dataset_kwargs")
-    except (yaml.YAMLError, UnicodeDecodeError, ValueError):
+    except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError):
         return
     if isinstance(arguments, dict):
         for text in _strings(resolve_data_paths(arguments.get("data_files"), path.parent)):

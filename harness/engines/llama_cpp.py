@@ -147,8 +147,9 @@ class LlamaCppModel:
 def _kernel_note(name: str, gguf: GgufFile) -> Note:
     text = (
         f"{name}: {gguf.path.name} ({', '.join(gguf.types)}) is computed by llama.cpp {_version()} with its own "
-        "kernels, which round the inputs of quantized layers to 8 bits in blocks, and a KV cache of "
-        "float16; its modules cannot be observed, so layer errors and outliers are not measured"
+        f"kernels ({_kernels()}), which round the inputs of quantized layers to 8 bits in blocks, and a KV cache of "
+        "float16; the result holds for these kernels; its modules cannot be observed, so layer errors and outliers are "
+        "not measured"
     )
     return Note(topic="gguf", text=text)
 
@@ -186,6 +187,16 @@ def _library() -> Any:
         install = 'pip install "lm-shipcheck[llamacpp]" (it is compiled, which takes ten minutes)'
         raise MissingDependencyError("llama-cpp-python", "engine: llama_cpp", install) from error
     return llama_cpp
+
+
+def _kernels() -> str:
+    """What the kernels in use are built for, in llama.cpp's own words: "CPU : AVX2, FMA, REPACK"."""
+    describe = getattr(_library(), "llama_print_system_info", None)
+    if describe is None:
+        return "this version of the library does not say which"
+    said = describe().decode("utf-8", "replace")
+    used = (part.strip().removesuffix("= 1").strip() for part in said.split("|") if not part.strip().endswith("= 0"))
+    return ", ".join(filter(None, used)) or "none that the library names"
 
 
 def _version() -> str:

@@ -176,7 +176,7 @@ def _power(found: Boundary, spread: Spread, reach: float, documents: int) -> flo
     if spread.family == "paired":
         return paired_power(reach, spread.size, documents) if reach < 1 else 1.0
     if spread.family == "share":
-        return share_power(min(reach, 1.0), min(reach, 1.0) / 2, documents)
+        return share_power(min(reach, 1.0), spread.size or min(reach, 1.0) / 2, documents)
     if spread.family == "relative":
         return mean_power(reach / 2, spread.size * reach / 2, documents)
     return mean_power(reach, spread.size, documents)

@@ -106,6 +106,8 @@ def _suites(suites: Sequence[SuiteSpec], gates: Sequence[GateSpec]) -> Iterator[
             if tasks := measure.task_sizes():
                 sizes = (f"{task.name} {'?' if task.items is None else task.items}" for task in tasks)
                 yield f"    items      {', '.join(sizes)}"
+            for folder in measure.code_folders():
+                yield f"    executes   Python code that the files in {folder} name, with your rights"
 
 
 def _looks(suite: SuiteSpec, gates: Sequence[GateSpec]) -> Iterator[str]:

@@ -48,7 +48,7 @@ class Spread:
             "log": f"between-document SD {self.size:.3g} (log scale)",
             "relative": f"between-document SD {self.size:.3g} × a degradation of half the limit",
             "paired": f"{100 * self.size:.3g} % discordant items",
-            "share": "binomial, at a true share of half the limit",
+            "share": f"binomial, at a true share of {f'{100 * self.size:.3g} %' if self.size else 'half the limit'}",
             "counted": "counted, not sampled",
             "none": "no interval",
             "unknown": "variance unknown",
@@ -86,7 +86,7 @@ def _derive_spread(run: Earlier, measurement: Measurement, metric: Metric) -> Sp
             return spread("counted")
         return replace(assume_spread(metric), sides=sides, reference=measurement.reference, own=own)
     if family == "share" and measurement.unit == "share":
-        return spread("share")
+        return spread("share", max(metric.spread_size, change) if metric.spread_size else 0.0)
     if family == "paired" and measurement.unit == "share":
         return spread("paired", _discordance(run.measurements, measurement))
     if (family == "log" or measurement.unit == "ratio") and low > 0:

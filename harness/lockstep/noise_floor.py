@@ -29,6 +29,7 @@ from torch import Tensor
 from harness.data.encoding import EncodedDocument
 from harness.errors import ModelError
 from harness.lockstep.arrangement import Arrange, one_by_one, pad_left, reorder
+from harness.models.verification.architecture import Architecture, find_objections
 
 if TYPE_CHECKING:
     from harness.models.loaded import LoadedModel
@@ -73,9 +74,12 @@ def apply_condition(condition: Condition, reference: LoadedModel) -> tuple[Loade
 def switch_attention(model: Any) -> Any:
     """The model with the same tensors and another attention implementation. Raises ValueError if it has no other."""
     used = model.config._attn_implementation
+    wanted = "sdpa" if used == "eager" else "eager"
+    if objections := list(find_objections(Architecture(model.config, type(model)), wanted)):
+        raise ValueError(objections[0])
     tensors = chain(model.parameters(), model.buffers())
     other = copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
-    other.set_attn_implementation("sdpa" if used == "eager" else "eager")
+    other.set_attn_implementation(wanted)
     if other.config._attn_implementation == used or model.config._attn_implementation != used:
         raise ValueError(f"its attention cannot be switched from {used}")
     return other

@@ -73,10 +73,14 @@ def read_report(sinks: Sequence[Sink]) -> PassReport:
 
 def document_rows(documents: Sequence[EncodedDocument]) -> pd.DataFrame:
     """The table ``documents``: one row per document, including skipped ones."""
-    rows = [(d.index, d.id, d.kind, d.tokens, d.total_tokens, d.cut, d.skipped, d.language) for d in documents]
-    columns = ["document", "id", "kind", "tokens", "total_tokens", "cut", "skipped", "language"]
+    rows = [
+        (d.index, d.id, d.kind, d.tokens, d.total_tokens, d.cut, d.skipped, d.language, d.cluster) for d in documents
+    ]
+    columns = ["document", "id", "kind", "tokens", "total_tokens", "cut", "skipped", "language", "cluster"]
     frame = pd.DataFrame(rows, columns=columns)
-    return frame.astype({"document": "int32", "tokens": "int64", "total_tokens": "int64", "cut": "bool"})
+    return frame.astype(
+        {"document": "int32", "tokens": "int64", "total_tokens": "int64", "cut": "bool", "cluster": "int32"}
+    )
 
 
 def _repeat_notes(repeat: Repeat | None) -> list[Note]:

@@ -100,6 +100,10 @@ class Measure(Plugin):
         """The tasks that the measure scores, with their sizes as far as files tell; empty if it scores none."""
         return ()
 
+    def code_folders(self) -> tuple[str, ...]:
+        """Folders with Python code of the user that a run of this measure executes; the plan says so."""
+        return ()
+
     def work(self, documents: int | None) -> ExtraWork:
         """The work of each model for this measure, in a suite of ``documents`` documents; feeds the time forecast."""
         sizes = [task.items for task in self.task_sizes()]

@@ -94,8 +94,8 @@ def _bits(scored: pd.DataFrame, what: str) -> Measurement:
         reference=ratio_of_sums(bits["reference"], spans),
         variant=ratio_of_sums(bits["variant"], spans),
         change=ratio_of_sums(change, spans),
-        interval=ratio_of_sums_interval(change, spans, documents),
-        variant_interval=ratio_of_sums_interval(bits["variant"], spans, documents),
+        interval=ratio_of_sums_interval(change, spans, documents, skewed=True),
+        variant_interval=ratio_of_sums_interval(bits["variant"], spans, documents, skewed=True),
     )
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from harness.errors import MeasureError
 from harness.measures import Sampled
-from harness.measures._shared import Count, make_sampled, require
+from harness.measures._shared import Count, count_tokens, make_sampled, require
 from harness.records import Measurement, Metric, Skipped
 from harness.statistics import Interval, Intervals, ratio_of_sums
 
@@ -107,7 +107,7 @@ def _overlap(rows: pd.DataFrame, intervals: Intervals) -> Measurement | Skipped:
     seen = rows["count"].to_numpy() > 0
     what = f"{seen.sum()} of {len(seen)} documents share 13 tokens in a row or are the same"
     interval = intervals.proportion(seen, rows["document"].to_numpy())
-    return make_sampled(OVERLAP, what, Count(len(seen), len(seen)), change=float(seen.mean()), interval=interval)
+    return make_sampled(OVERLAP, what, count_tokens(rows), change=float(seen.mean()), interval=interval)
 
 
 def _divergences(calibration: pd.DataFrame, evaluation: pd.DataFrame) -> list[Measurement | Skipped]:
@@ -161,5 +161,5 @@ def _module(name: str, rows: pd.DataFrame, intervals: Intervals) -> Measurement:
     if found is not None and found.low < found.high:
         interval = Interval(max(0.0, found.low), min(1.0, found.high), found.method)
     what = "share of inputs" if interval else "share of inputs; no interval"
-    count = Count(int(total.sum()), len(rows))
+    count = Count(int(total.sum()), count_tokens(rows).clusters)
     return make_sampled(OUTSIDE, what, count, change=share, interval=interval, labels={"module": name})

@@ -214,6 +214,6 @@ def _mean_not_negative(
     values: NDArray[np.float64], documents: NDArray[Any], intervals: Intervals
 ) -> tuple[str, float, Interval | None]:
     """Clip the lower end at 0, the minimum of a divergence, unless rounding made the mean itself negative."""
-    value, found = mean(values), intervals.mean(values, documents, skewed=True, largest=UNSEEN_CHANGE)
+    value, found = mean(values), intervals.mean(values, documents, largest=UNSEEN_CHANGE)
     interval = found and Interval(max(found.low, min(0.0, value)), found.high, found.method)
     return "mean over tokens", value, interval

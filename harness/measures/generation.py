@@ -13,7 +13,7 @@ from harness.data.documents import documents_in
 from harness.errors import MeasureError
 from harness.measures import ExtraWork, Measure
 from harness.measures._shared import Count, make_sampled, not_finite, require
-from harness.records import Measurement, Metric, Skipped
+from harness.records import Bos, Measurement, Metric, Skipped
 from harness.statistics import (
     Interval,
     bounded_mean_interval,
@@ -190,7 +190,9 @@ class Generation(Measure):
     new_tokens: Positive = Field(default=64, description="maximum number of generated tokens per prompt")
     max: Positive = Field(default=100, description="maximum number of prompts, the first ones")
     chat: bool = Field(default=False, description="wrap prompts in the tokenizer's chat template, as the user's turn")
-    bos: bool = Field(default=True, description="prompts begin with BOS if the tokenizer has one")
+    bos: Bos = Field(
+        default=True, description="prompts begin with BOS if the tokenizer has one; auto: if the reference's puts it"
+    )
     batch_size: Positive = Field(default=16, description="batch size: prompts per batch, on both sides")
     embedding: str | None = Field(
         default=None, description="folder of a sentence-embedding model for embedding_similarity; default: none"

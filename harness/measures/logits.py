@@ -59,6 +59,6 @@ class Logits(Sampled):
                 "mean over tokens",
                 count,
                 change=mean(average),
-                interval=intervals.mean(average, documents, skewed=True),
+                interval=intervals.mean(average, documents),
             ),
         ]

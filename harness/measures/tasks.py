@@ -15,7 +15,7 @@ from harness.measures._common.item_likelihoods import bits_per_byte, confidence,
 from harness.measures._common.item_scores import flips, recovery, scores
 from harness.measures._items import DERIVED, FURTHER, TASK_METRICS, Floats, Found, TaskScores
 from harness.measures._shared import not_finite, require
-from harness.records import Measurement, Metric, Skipped, find_metric
+from harness.records import Bos, Measurement, Metric, Skipped, find_metric
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -63,7 +63,9 @@ class Tasks(Measure):
         default=None, description="few-shot examples per prompt; default: as in the task file"
     )
     batch_size: Positive = Field(default=16, description="batch size: prompts per batch, on both sides")
-    bos: bool = Field(default=True, description="prompts begin with BOS if the tokenizer has one")
+    bos: Bos = Field(
+        default=True, description="prompts begin with BOS if the tokenizer has one; auto: if the reference's puts it"
+    )
 
     def probe_settings(self) -> dict[str, Any]:
         """All settings: the probe runs the tasks, the measure only computes metrics."""
@@ -72,6 +74,10 @@ class Tasks(Measure):
     def task_sizes(self) -> tuple[TaskSize, ...]:
         """Every task that it names, in order."""
         return task_sizes(self.tasks, self.include, self.limit)
+
+    def code_folders(self) -> tuple[str, ...]:
+        """The folders of custom tasks: lm-eval imports the functions that their files name with ``!function``."""
+        return self.include
 
     def produces(self) -> tuple[Metric, ...]:
         """The derived metrics of every task, and the metrics that the task files declare."""

@@ -13,6 +13,7 @@ import hashlib
 import json
 import shutil
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Mapping, Set
 from contextlib import contextmanager
 from dataclasses import replace
@@ -51,6 +52,7 @@ def merge_adapter(base: LoadedModel, folder: Path) -> LoadedModel:
     """Add the adapter to the weights of ``base`` in place; raises ModelError as ``attach_adapter`` does."""
     before = base.identity
     adapted, stored, config = _adapt(base, folder)
+    untied = _untie(adapted)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Of rounding, when it is merged into quantized weights: noted below.
@@ -66,6 +68,9 @@ def merge_adapter(base: LoadedModel, folder: Path) -> LoadedModel:
     text = f"{_words(base.name, folder, config, stored)}, merged into the weights"
     if method:
         text += f", which are quantized ({method}) and were rounded again"
+    if untied:
+        model.config.get_text_config().tie_word_embeddings = model.config.tie_word_embeddings = False
+        text += f"; {untied[0]}, which was tied to another module, has a weight of its own now"
     changed = frozenset(name for name, _ in linears(model) if any(f".{name}." in f".{key}" for key in stored))
     merged = _rebuild(base, model, modules, folder, config, stored, text)
     return replace(merged, retrained=changed)
@@ -160,6 +165,26 @@ def _adapt(base: LoadedModel, folder: Path) -> tuple[Any, dict[str, Tensor], dic
     return adapted, stored, config
 
 
+def _untie(adapted: nn.Module) -> list[str]:
+    """Give modules with an adapter a weight of their own where it is shared, so that merging changes no other module.
+
+    Returns their names.
+    """
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    held = [each for module in adapted.modules() for each in module._parameters.values() if each is not None]
+    owners, untied = Counter(map(id, held)), []
+    for name, module in adapted.named_modules():
+        if not isinstance(module, BaseTunerLayer):
+            continue
+        inner = module.get_base_layer()
+        for key, parameter in list(inner._parameters.items()):
+            if parameter is not None and owners[id(parameter)] > 1:
+                setattr(inner, key, nn.Parameter(parameter.detach().clone(), requires_grad=False))
+                untied.append(name.removeprefix("base_model.model."))
+    return untied
+
+
 def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Read configuration and tensors; raises ModelError for files that are missing, damaged, pickles, or would run
     code."""
@@ -188,8 +213,10 @@ def _check_read(folder: Path, adapted: Any, stored: Mapping[str, Tensor], dtype:
     """
     from peft import get_peft_model_state_dict
 
-    held = dict(adapted.named_parameters()) | dict(adapted.named_buffers())
+    held = dict(adapted.named_parameters(remove_duplicate=False)) | dict(adapted.named_buffers())
     found = get_peft_model_state_dict(adapted, state_dict=held, save_embedding_layers=False)
+    # peft saves the base's own weight beside an adapter of an embedding or a head.
+    found |= {name: held[name] for name in stored.keys() & held.keys() if ".base_layer." in name}
     problems = {
         "in the file, without a matching parameter in the model": sorted(stored.keys() - found.keys()),
         "in the model, not in the file": sorted(found.keys() - stored.keys()),

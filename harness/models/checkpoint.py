@@ -15,7 +15,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from harness.errors import ModelError
+from harness.errors import HarnessError, ModelError
 from harness.models.fingerprints import fingerprint_folder
 from harness.models.packed_integers import Contents, unpack_folder
 from harness.models.prequantized import is_unpacked_here, quantization_method
@@ -25,6 +25,9 @@ from harness.models.stored_formats import formats_in_files
 from harness.models.transformers_output import silence_transformers
 from harness.models.trust import check_folder, check_token_ids
 from harness.models.unchecked import UncheckedModel
+from harness.models.verification.architecture import Architecture, choose_attention, find_architecture
+from harness.models.verification.config_keys import note_undeclared_keys
+from harness.models.verification.tokenizer_file import verify_tokenizer
 from harness.models.weight_files import WeightHeaders, check_no_hidden_codes, read_json
 from harness.records import ModelSpec, Note
 from harness.system.foreign import LONG, guard
@@ -39,20 +42,38 @@ def open_folder(
     """
     fingerprints = fingerprint_folder(source.folder)
     weights = check_folder(source.folder, fingerprints, spec.trust_remote_code, manifest=source.is_pocket)
-    quantization = quantization_method(source.folder, read_json(source.folder / "config.json"))
+    config = read_json(source.folder / "config.json")
+    quantization = quantization_method(source.folder, config)
     if not quantization:
         check_no_hidden_codes(source.folder, weights)
+    architecture = _find_architecture(source.folder, spec)
+    attention, notes = choose_attention(architecture, name, spec)
+    spec = spec.model_copy(update={"attention": attention})
+    notes += note_undeclared_keys(name, config, architecture.config, architecture.model_class)
     own = tokenizer or _load_tokenizer(source.folder, spec, weights)
+    if tokenizer is None:
+        notes += verify_tokenizer(name, own)
     if is_unpacked_here(quantization):
         contents = _unpack(source.folder, spec)
-        notes = (*contents.notes(name), *_dtype_notes(spec, name, weights))
+        notes = (*contents.notes(name), *_dtype_notes(spec, name, weights), *notes)
         formats = {layer: unpacked.format for layer, unpacked in contents.layers.items()}
         unpacked_model = _load_unpacked(source.folder, spec, contents)
-        return UncheckedModel(unpacked_model, own, fingerprints, formats, notes=notes, tensors=weights.tensors)
+        return UncheckedModel(
+            unpacked_model, own, fingerprints, attention, formats, notes=notes, tensors=weights.tensors
+        )
     model = _load_model(source.folder, spec)
     formats = formats_in_files(model, source.folder, quantization)
-    notes = _dtype_notes(spec, name, weights)
-    return UncheckedModel(model, own, fingerprints, formats, quantization, notes, weights.tensors)
+    notes = (*_dtype_notes(spec, name, weights), *notes)
+    return UncheckedModel(model, own, fingerprints, attention, formats, quantization, notes, weights.tensors)
+
+
+def _find_architecture(folder: Path, spec: ModelSpec) -> Architecture:
+    try:
+        return find_architecture(folder, spec)
+    except HarnessError:
+        raise
+    except Exception as error:  # As in _load_model.
+        raise ModelError(f"{spec.model}: transformers cannot load it: {type(error).__name__}: {error}") from error
 
 
 def _unpack(folder: Path, spec: ModelSpec) -> Contents:

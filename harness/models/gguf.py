@@ -22,12 +22,13 @@ import transformers
 from tokenizers.processors import TemplateProcessing
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from harness.errors import MissingDependencyError, ModelError
+from harness.errors import HarnessError, MissingDependencyError, ModelError
 from harness.models.fingerprints import fingerprint_file
 from harness.models.gguf_file import GgufFile, GgufTensor, module_format, read_gguf, vocabulary_difference
 from harness.models.sanity import check_loading
 from harness.models.transformers_output import silence_transformers
 from harness.models.unchecked import UncheckedModel
+from harness.models.verification.architecture import choose_attention, find_architecture
 from harness.records import ModelSpec, ModuleFormat, Note
 from harness.system.foreign import LONG, guard
 
@@ -40,20 +41,23 @@ def open_gguf(spec: ModelSpec, name: str, path: Path, tokenizer: PreTrainedToken
     """
     content, fingerprint = read_gguf(path), fingerprint_file(path)
     with link_in_own_folder(path) as folder:
-        model = _model(folder, spec, path)
+        model, chosen = _model(folder, spec, path, name)
         own, notes = load_gguf_tokenizer(content, name, tokenizer, folder)
     places = _places(model, content)
     _check_complete(model, content, places)
     text = (
         f"{name}: {path.name} ({', '.join(content.types)}) runs on dequantized weights: quality and bytes are "
-        f"those of the file, speed is that of {spec.dtype}; engine: llama_cpp computes with its own kernels"
+        f"those of the file, speed is that of {spec.dtype}; the result does not clear the kernels of llama.cpp, which "
+        "round inputs and may repack the weights (seen with Q4_0: KL 0.003 dequantized, 0.199 with repacking kernels): "
+        "check with engine: llama_cpp on the kind of machine that will run it"
     )
     return UncheckedModel(
         model,
         own,
         (fingerprint,),
+        model.config._attn_implementation or "",
         formats=_formats(model, content, places, spec.dtype),
-        notes=(Note(topic="gguf", text=text), *notes),
+        notes=(Note(topic="gguf", text=text, level="warn"), *chosen, *notes),
     )
 
 
@@ -95,25 +99,28 @@ def link_in_own_folder(path: Path) -> Iterator[Path]:
         yield Path(folder)
 
 
-def _model(folder: Path, spec: ModelSpec, path: Path) -> PreTrainedModel:
+def _model(folder: Path, spec: ModelSpec, path: Path, name: str) -> tuple[PreTrainedModel, tuple[Note, ...]]:
     loader: Any = AutoModelForCausalLM
     # Older versions only dequantize; newer ones would look for a kernel on the hub.
     config = getattr(transformers, "GgufConfig", None)
     try:
         with silence_transformers(), redirect_stderr(StringIO()), guard(f"{path}: loading it", patience=LONG):
+            attention, notes = choose_attention(find_architecture(folder, spec, gguf_file=path.name), name, spec)
             model, info = loader.from_pretrained(
                 folder,
                 gguf_file=path.name,
                 quantization_config=config and config(dequantize=True),
                 dtype=getattr(torch, spec.dtype),
                 device_map=None if spec.device == "cpu" else {"": spec.device},
-                attn_implementation=spec.attention,
+                attn_implementation=attention,
                 ignore_mismatched_sizes=True,
                 local_files_only=True,
                 output_loading_info=True,
             )
     except ImportError as error:
         raise MissingDependencyError("gguf", str(path), 'pip install "lm-shipcheck[gguf]"') from error
+    except HarnessError:
+        raise
     except Exception as error:  # As above.
         raise ModelError(
             f"{path}: transformers cannot load it: {type(error).__name__}: {error}; engine: llama_cpp may support more "
@@ -121,7 +128,7 @@ def _model(folder: Path, spec: ModelSpec, path: Path) -> PreTrainedModel:
         ) from error
     check_loading(path, info)
     vars(model.config).pop("quantization_config", None)
-    return cast(PreTrainedModel, model)
+    return cast(PreTrainedModel, model), notes
 
 
 def _places(model: PreTrainedModel, found: GgufFile) -> dict[str, str]:

@@ -25,6 +25,7 @@ from harness.models.loaded import LoadedModel, freeze
 from harness.models.sanity import check_not_blank, check_ready, find_non_finite
 from harness.models.sources import Source, resolve
 from harness.models.stored_formats import formats_in_use
+from harness.models.vocabulary import check_rows
 from harness.modules.file_dtypes import state_file_dtypes
 from harness.modules.inspection import module_formats
 from harness.modules.kernels import inspect_kernels, note_skipped_experts, note_unpacked
@@ -45,7 +46,8 @@ def load(spec: ModelSpec, name: str, tokenizer: PreTrainedTokenizerBase | None =
         opened = open_folder(spec, name, source, tokenizer)
     model = opened.model
     freeze(model)
-    check_ready(model, spec, opened.quantization)
+    check_ready(model, spec.model_copy(update={"attention": opened.attention}), opened.quantization)
+    check_rows(spec.model, opened.tokenizer, TransformersModel(model).token_ids)
     check_not_blank(model, spec.model)
     notes = (*opened.notes, *_notes(spec, name, source, model))
     formats = formats_in_use(model, opened.formats, opened.quantization)

@@ -81,7 +81,7 @@ def check_token_ids(folder: Path, weights: WeightHeaders) -> None:
         for token, found in _token_ids(read_json(path)) if path.is_file() else ():
             if isinstance(found, int) and not 0 <= found <= most:
                 raise ModelError(
-                    f"{path}: the token {_shorten(token)} has the id {found}, but the largest dimension in the weight "
+                    f"{path}: the token {shorten(token)} has the id {found}, but the largest dimension in the weight "
                     f"files is {weights.largest}, so the tokenizer belongs to another model or is damaged; restore "
                     "the file"
                 )
@@ -132,13 +132,13 @@ def check_code_fields(path: Path) -> None:
     for where, key, value in _fields(read_json(path)):
         if key in CODE_FIELDS and value not in (None, False, {}, []):
             raise ModelError(
-                f"{path}: {where}: {_shorten(value)} makes loading run code that is not part of transformers; "
+                f"{path}: {where}: {shorten(value)} makes loading run code that is not part of transformers; "
                 "if you trust it, set trust_remote_code: true (for a model on the hub with the commit as "
                 "revision)"
             )
         if key.endswith("_implementation") and any(not BUILT_IN.fullmatch(text) for text in _strings(value)):
             raise ModelError(
-                f"{path}: {where}: {_shorten(value)} is a custom kernel; remove the field and choose "
+                f"{path}: {where}: {shorten(value)} is a custom kernel; remove the field and choose "
                 "attention: in the YAML, or set trust_remote_code: true if you trust it"
             )
 
@@ -173,6 +173,7 @@ def _strings(value: Any) -> list[str]:
     return [each for each in (value.values() if isinstance(value, dict) else [value]) if isinstance(each, str)]
 
 
-def _shorten(value: Any) -> str:
+def shorten(value: Any) -> str:
+    """A value as JSON, in at most 80 characters."""
     text = json.dumps(value)
     return text if len(text) <= 80 else text[:77] + "…"

@@ -17,13 +17,14 @@ class UncheckedModel:
     """A model of transformers with its tokenizer and the fingerprints of its files.
 
     formats: stored format by module, if memory does not show it; they take precedence over inspection. quantization:
-    the ``quant_method`` of a prequantized checkpoint, else empty. tensors: those of the files by name, where formats
-    do not tell them already.
+    the ``quant_method`` of a prequantized checkpoint, else empty. attention: the implementation that it computes with.
+    tensors: those of the files by name, where formats do not tell them already.
     """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     files: tuple[FileFingerprint, ...]
+    attention: str
     formats: Mapping[str, ModuleFormat] = field(default_factory=dict)
     quantization: str = ""
     notes: tuple[Note, ...] = ()

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from harness.errors import ModelError
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
@@ -18,6 +20,20 @@ if TYPE_CHECKING:
 def count_token_ids(tokenizer: PreTrainedTokenizerBase) -> int:
     """Number of ids of a tokenizer: one more than the largest."""
     return 1 + max([*tokenizer.get_vocab().values(), *tokenizer.all_special_ids], default=-1)
+
+
+def check_rows(source: str, tokenizer: PreTrainedTokenizerBase, rows: int) -> None:
+    """Raise ModelError if a token of the tokenizer has no row in the embedding of ``rows`` rows: its first use would
+    fail."""
+    without = sorted((token_id, token) for token, token_id in tokenizer.get_vocab().items() if token_id >= rows)
+    if without:
+        token_id, token = without[0]
+        more = f" and {len(without) - 1} more tokens" if len(without) > 1 else ""
+        raise ModelError(
+            f"{source}: its tokenizer has the token {token!r} with the id {token_id}{more}, but the embedding has rows "
+            f"for the ids 0 to {rows - 1} only; take the token out of tokenizer.json and tokenizer_config.json, or "
+            "resize the embedding (resize_token_embeddings) and save the model again"
+        )
 
 
 def count_common_logits(widths: tuple[int, int], tokenizers: Sequence[PreTrainedTokenizerBase]) -> int | None:

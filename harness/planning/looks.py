@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import accumulate
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from harness.planning.specs import GateSpec, SuiteSpec
@@ -29,13 +28,15 @@ size does; betting assumes only the range of values, and pays for what unseen do
 class Look:
     """Interim look ``number`` (from 0) of those after ``sizes`` documents.
 
-    tokens: number of scored tokens of every available document, by its index, in sampling order.
+    tokens: number of scored tokens of every available document, by its index, in sampling order. clusters: the cluster
+    of every document that duplicates another.
     """
 
     sizes: tuple[int, ...]
     number: int
     tokens: Mapping[int, int]
     method: Sequential = DEFAULT
+    clusters: Mapping[int, int] = field(default_factory=dict)
 
     @property
     def drawn(self) -> frozenset[int]:
@@ -49,18 +50,34 @@ class Look:
     def intervals(self, part: Collection[int] | None = None) -> Intervals | None:
         """The intervals valid at this look, for all documents or some of them; None if none of these was measured yet.
 
-        A slice has fewer documents at each look, and fewer in total: its error is spent by its own share.
+        A slice has fewer documents at each look, and fewer in total: its error is spent by its own share. Duplicates
+        carry no information, so shares are shares of clusters.
         """
         chosen = self.tokens.keys() if part is None else set(part)
-        counts = [0, *accumulate(document in chosen for document in self.tokens)]
+        sizes: dict[int, int] = {}
+        counts = [0]
+        for document, tokens in self.tokens.items():
+            if document in chosen:
+                cluster = self.clusters.get(document, document)
+                sizes[cluster] = sizes.get(cluster, 0) + tokens
+            counts.append(len(sizes))
         seen = sorted({counts[size] for size in self.sizes[: self.number + 1]} - {0})
         if not seen:
             return None
         if self.method == "group_sequential":
             return GroupSequential.at(seen, counts[-1])
         intervals = Betting.at(seen, counts[-1])
-        largest = max(count for document, count in self.tokens.items() if document in chosen)
-        return Betting(intervals.confidence, intervals.together, intervals.look, largest)
+        return Betting(intervals.confidence, intervals.together, intervals.look, max(sizes.values()))
+
+
+def drop_repeated_looks(
+    sizes: Sequence[int], tokens: Mapping[int, int], clusters: Mapping[int, int]
+) -> tuple[int, ...]:
+    """The looks that see a text which no look before them saw, and the last one: copies alone are no further look."""
+    drawn = [clusters.get(document, document) for document in tokens]
+    seen = [len(set(drawn[:size])) for size in sizes]
+    later = [*seen[1:], seen[-1] + 1]
+    return tuple(size for size, now, then in zip(sizes, seen, later, strict=True) if now < then)
 
 
 def select_waiting_rules(gates: Sequence[GateSpec], suite: SuiteSpec) -> list[GateSpec]:

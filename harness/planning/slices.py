@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from harness.measures import Measure, hold_to_declared, skip_uncompared
+from harness.planning.clusters import label_clusters, name_documents
 from harness.planning.looks import Look
 from harness.planning.specs import GateSpec
 from harness.records import Measurement, Skipped, Slice
@@ -96,8 +97,9 @@ def measure_slices(
             for measure in serving:
                 table = tables[measure.kind]
                 if table is not None and seen:
-                    rows = table[table["document"].isin(seen)]
-                    results += _measure_slice(measure, rows, patterns, intervals, uncompared or {})
+                    rows = label_clusters(table[table["document"].isin(seen)], documents)
+                    measured = _measure_slice(measure, rows, patterns, intervals, uncompared or {})
+                    results += name_documents(measured, documents)
                 else:
                     results += _skip_undrawn(measure, patterns)
             if results:

@@ -99,5 +99,7 @@ class Plan(Record):
     calibration: CalibrationSpec | None = None
     suites: tuple[SuiteSpec, ...] = Field(min_length=1)
     gates: tuple[GateSpec, ...] = Field(min_length=1)
+    weak_reference: str = ""
+    """Why a reference is meant that predicts the texts no better than chance; empty: then nothing is judged."""
     outputs: tuple[SerializeAsAny[Writer], ...] = ()
     """The writers of files from the finished run, in addition to run.json, which is always written."""

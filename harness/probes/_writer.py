@@ -44,7 +44,13 @@ class TextGenerator:
         text, opening = prompt, [self._tokenizer.bos_token_id] if self._bos else []
         if self._chat:
             turns = [{"role": "user", "content": prompt}]
-            text = str(self._tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+            try:
+                text = str(self._tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+            except Exception as error:  # A template is a program of the checkpoint, which may fail in any way.
+                raise DataError(
+                    f"generations: {self.name}: its chat template cannot be rendered: {type(error).__name__}: {error}; "
+                    "repair the template, or set chat: false"
+                ) from error
             opening = []  # the template writes it
         token_ids = self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
         ids = [token for token in opening if token is not None] + list(token_ids)

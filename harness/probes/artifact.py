@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import BackendError, ModelError
@@ -46,7 +47,8 @@ class Artifact(Probe):
         (variant,), source = context.variants, context.artifact
         if source is None or all(_is_current(sink, source) for sink in context.sinks):
             return
-        documents = [document for document in context.documents if not document.skipped][:DOCUMENTS]
+        distinct = (each for each in context.documents if not each.skipped and each.duplicate_of is None)
+        documents = list(islice(distinct, DOCUMENTS))
         rows = table(list(_rows(context.reference, variant, source, documents, context.progress)))
         for sink in context.sinks:
             sink.commit(_free_unit(sink), {}, {TABLE: rows})

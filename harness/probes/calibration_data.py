@@ -77,11 +77,11 @@ class _CalibrationRecorder(Recorder):
         documents = self._batch.documents
         found: list[Row] = []
         if fitted is None:
-            found = [("none", document.index, "", -1, 0, 0) for document in documents]
+            found = [("none", document.cluster, "", -1, 0, 0) for document in documents]
         else:
             for document in documents:
                 shared, windows = fitted.data.seen.count_shared(document.ids)
-                found.append(("overlap", document.index, "", -1, shared, windows))
+                found.append(("overlap", document.cluster, "", -1, shared, windows))
             found += _tokens("evaluation", documents, fitted)
             if self._batch.index == 0:
                 found += _tokens("calibration", fitted.data.documents, fitted)
@@ -100,7 +100,7 @@ class _CalibrationRecorder(Recorder):
             counts = (outside_BT * is_token).sum(1).tolist()
             width = self._total[variant, module]
             for document, length, count in zip(self._batch.documents, self._batch.lengths, counts, strict=True):
-                rows.append(("range", document.index, module, -1, int(count), length * width))
+                rows.append(("range", document.cluster, module, -1, int(count), length * width))
         return rows
 
 
@@ -125,7 +125,9 @@ def _tokens(part: str, documents: tuple[EncodedDocument, ...], fitted: Calibrate
 
     rows: list[Row] = []
     for document in documents:
+        # A variant was fitted to every copy; on the other side copies are one cluster.
+        label = document.index if part == "calibration" else document.cluster
         tokens, counts = np.unique(fitted.data.seen.content_ids(document.ids), return_counts=True)
         pairs = zip(tokens.tolist(), counts.tolist(), strict=True)
-        rows += [(part, document.index, "", token, count, len(document.ids)) for token, count in pairs]
+        rows += [(part, label, "", token, count, len(document.ids)) for token, count in pairs]
     return rows

@@ -13,9 +13,11 @@ from pydantic import Field
 
 from harness.data.aligned_windows import readings
 from harness.data.documents import read_documents
+from harness.data.encoding import follow_bos
 from harness.errors import DataError
 from harness.probes import Context, Probe
 from harness.probes._compare import PARTIAL, Written, common_reach, first_difference, similarity
+from harness.records import Bos
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -62,7 +64,9 @@ class Generations(Probe):
     new_tokens: Positive = Field(default=64, description="maximum number of generated tokens per prompt")
     max: Positive = Field(default=100, description="maximum number of prompts, the first ones")
     chat: bool = Field(default=False, description="wrap prompts in the tokenizer's chat template, as the user's turn")
-    bos: bool = Field(default=True, description="prompts begin with BOS if the tokenizer has one")
+    bos: Bos = Field(
+        default=True, description="prompts begin with BOS if the tokenizer has one; auto: if the reference's puts it"
+    )
     batch_size: Positive = Field(default=16, description="batch size: prompts per batch, on both sides")
     embedding: str | None = Field(
         default=None, description="folder of a sentence-embedding model for embedding_similarity; default: none"
@@ -92,7 +96,8 @@ class Generations(Probe):
         from harness.probes._writer import TextGenerator
 
         models = [context.reference, *context.variants]
-        writers = [TextGenerator(loaded, self.new_tokens, self.bos, self.chat) for loaded in models]
+        bos = follow_bos(self.bos, context.reference.tokenizer)
+        writers = [TextGenerator(loaded, self.new_tokens, bos, self.chat) for loaded in models]
         for prompt in (prompt for batch in batches for prompt in batch):
             for writer in writers:
                 writer.ids(prompt.text)  # what does not fit is found before anything is written

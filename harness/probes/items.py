@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
+from harness.data.encoding import follow_bos
 from harness.data.task_files import TaskFiles, files_sha256, read_task_files
 from harness.errors import DataError, HarnessError
 from harness.probes import Context, Probe
+from harness.records import Bos
 from harness.system.foreign import guard
 from harness.system.resources import folder as shipped_folder
 
@@ -51,7 +53,9 @@ class Items(Probe):
         default=None, description="few-shot examples per prompt; default: as in the task file"
     )
     batch_size: Positive = Field(default=16, description="batch size: prompts per batch, on both sides")
-    bos: bool = Field(default=True, description="prompts begin with BOS if the tokenizer has one")
+    bos: Bos = Field(
+        default=True, description="prompts begin with BOS if the tokenizer has one; auto: if the reference's puts it"
+    )
 
     def inputs(self) -> str:
         """Hash of the task files and local data files, which are not documents of a suite."""
@@ -65,7 +69,8 @@ class Items(Probe):
 
         sinks, progress = context.sinks, context.progress
         with silence():
-            scorers = [Scorer(each, self.batch_size, self.bos) for each in (context.reference, *context.variants)]
+            bos = follow_bos(self.bos, context.reference.tokenizer)
+            scorers = [Scorer(each, self.batch_size, bos) for each in (context.reference, *context.variants)]
         for scorer in scorers:
             scorer.share_context_of(scorers[0])
         library = _Library(read_task_files(self._folders()))

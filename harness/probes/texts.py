@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from harness.data.aligned_windows import Reading, Stretch, TokenizedSide, Window, readings, windows
+from harness.data.duplicates import find_first_copies, normalize_space
 from harness.probes import Context, Probe
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ class Texts(Probe):
         if spec is None:
             return
         parts = [texts[at : at + UNIT_DOCUMENTS] for at in range(0, len(texts), UNIT_DOCUMENTS)]
+        clusters = find_first_copies([(normalize_space(document.text),) for document in texts])
         scorers = [_TextScorer(loaded, spec) for loaded in (context.reference, *context.variants)]
         for number, part in enumerate(parts):
             context.progress.step("texts", number, len(parts))
@@ -50,7 +52,11 @@ class Texts(Probe):
                 found = _observe(scorers[0], [scorer for scorer, _ in waiting], part, spec.packed)
                 for (_, sink), rows in zip(waiting, found, strict=True):
                     first = number * UNIT_DOCUMENTS
-                    sink.commit(unit, {"texts": _frame(part, rows, first), "documents": _documents(part, rows, first)})
+                    frames = {
+                        "texts": _frame(part, rows, first),
+                        "documents": _documents(part, rows, first, clusters),
+                    }
+                    sink.commit(unit, frames)
         context.progress.step("texts", len(parts), len(parts))
 
 
@@ -142,8 +148,10 @@ def _frame(documents: Sequence[RawDocument], rows: Sequence[_Row], first: int) -
     return pd.DataFrame(found, columns=columns).astype(whole)
 
 
-def _documents(documents: Sequence[RawDocument], rows: Sequence[_Row], first: int) -> pd.DataFrame:
-    """The table ``documents``, in the tokens of the reference."""
+def _documents(
+    documents: Sequence[RawDocument], rows: Sequence[_Row], first: int, clusters: Sequence[int]
+) -> pd.DataFrame:
+    """The table ``documents``, in the tokens of the reference. clusters: of all documents of the suite."""
     import pandas as pd
 
     found = []
@@ -151,7 +159,8 @@ def _documents(documents: Sequence[RawDocument], rows: Sequence[_Row], first: in
         scored = sum(len(window.sides[0].ids) - window.sides[0].first for window in row[0])
         cut = bool(row[0]) and row[0][-1].end < len(raw.text)
         total = len(row[1][0].ids)
-        found.append((index, raw.id, raw.kind, scored, total, cut, _explain_skip(row), raw.language))
-    columns = ["document", "id", "kind", "tokens", "total_tokens", "cut", "skipped", "language"]
+        found.append((index, raw.id, raw.kind, scored, total, cut, _explain_skip(row), raw.language, clusters[index]))
+    columns = ["document", "id", "kind", "tokens", "total_tokens", "cut", "skipped", "language", "cluster"]
     frame = pd.DataFrame(found, columns=columns)
-    return frame.astype({"document": "int32", "tokens": "int64", "total_tokens": "int64", "cut": "bool"})
+    whole = dict.fromkeys(("document", "cluster"), "int32") | dict.fromkeys(("tokens", "total_tokens"), "int64")
+    return frame.astype(whole | {"cut": "bool"})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import inspect
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -48,11 +49,17 @@ class Timings(Probe):
     batch: Positive = Field(default=1, description="batch size: prompts per call")
 
     def observe(self, context: Context) -> None:
-        """Commit one unit per variant. Raises DataError for a prompt that exceeds a model's positions."""
+        """Commit one unit per variant. Raises DataError for a prompt that exceeds a model's positions, and where a
+        debugger or profiler slows every call."""
         pairs = zip(context.variants, context.sinks, strict=True)
         waiting = [(variant, sink) for variant, sink in pairs if not sink.done(UNIT)]
         if not waiting:
             return
+        if sys.gettrace() is not None or sys.getprofile() is not None:
+            raise DataError(
+                "timings: a debugger, tracer or profiler is attached to this process (sys.settrace), and times would "
+                "be its own; run without it, or leave out the measure latency"
+            )
         models = [context.reference, *(variant for variant, _ in waiting)]
         for loaded in models:
             self._check_room(loaded)

@@ -7,6 +7,7 @@ from harness.records.failure import FAILURE_FILE, Failure
 from harness.records.formats import FLOATS, NumberFormat
 from harness.records.metric import Metric, find_metric
 from harness.records.plan import (
+    Bos,
     CalibrationSpec,
     Condition,
     DocumentsSpec,
@@ -46,6 +47,7 @@ __all__ = [
     "Artifact",
     "ArtifactFile",
     "Basis",
+    "Bos",
     "CacheFormat",
     "CalibrationData",
     "CalibrationSpec",

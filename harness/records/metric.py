@@ -31,9 +31,10 @@ class Metric(Record):
 
     spread and spread_size: its assumed variation between documents, from which ``harness plan`` computes power without
     an earlier run. ``mean`` a standard deviation, ``log`` that of the logarithm, ``relative`` that as a multiple of the
-    degradation, ``paired`` the share of items that only one side gets right, ``share`` a binomial share, ``counted``
-    none, ``none`` no interval, ``unknown`` nothing is assumed. Sizes were seen on 4-bit variants of small and large
-    models, and rounded up, so that the documents needed come out too many rather than too few.
+    degradation, ``paired`` the share of items that only one side gets right, ``share`` a binomial share (its size is
+    the share expected; 0: half of what is allowed), ``counted`` none, ``none`` no interval, ``unknown`` nothing is
+    assumed. Sizes were seen on 4-bit variants of small and large models, and rounded up, so that the documents needed
+    come out too many rather than too few.
 
     chance: its value for a trivial model (uniform over the vocabulary, or guessing among choices), by which ``harness
     lint`` names limits that such a model passes. With V the size of the vocabulary: ``ln_v`` nats,

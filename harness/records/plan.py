@@ -10,6 +10,8 @@ from harness.records.base import Record
 
 Dtype = Literal["float32", "float16", "bfloat16"]
 Positive = Annotated[int, Field(gt=0)]
+Bos = bool | Literal["auto"]
+"""Whether texts begin with BOS; ``auto``: as the reference's tokenizer itself writes it before a text."""
 GGUF = ".gguf"
 """How the names of GGUF files end."""
 Sequential = Literal["betting", "group_sequential"]
@@ -48,8 +50,9 @@ class DocumentsSpec(Record):
     data: a shipped name (``pocket-train``, ``pocket-calibration``, ``pocket-heldout``), a path ending in .jsonl
     (one JSON object a line, text under ``text_field``) or .txt (``split_on`` separates documents), or a hub dataset.
     Objects and rows may have an ``id``, and a ``kind`` and a ``language`` by which rules can slice.
-    Each document is scored alone: BOS (if ``bos``) + its tokens, cut at ``context`` tokens, no EOS; with ``packed``
-    the token streams are joined (each document opening with BOS if ``bos``) and cut into windows of ``context``.
+    Each document is scored alone: BOS (if ``bos``; with ``auto`` if the reference's tokenizer puts one before texts) +
+    its tokens, cut at ``context`` tokens, no EOS; with ``packed`` the token streams are joined (each document opening
+    with BOS, or not, in the same way) and cut into windows of ``context``.
 
     With ``min`` the first ``max`` documents are drawn in a random order, which ``seed`` fixes, and no more of them than
     the rules need: looked at are ``min`` of them, then more, until every rule that waits for them is decided.
@@ -59,7 +62,7 @@ class DocumentsSpec(Record):
     min: Annotated[int, Field(ge=FEWEST)] | None = None
     max: Positive | None = None
     context: Annotated[int, Field(ge=2)] = 512
-    bos: bool = True
+    bos: Bos = True
     packed: bool = False
     text_field: str = "text"
     split_on: str = "\n\n"
@@ -84,7 +87,7 @@ class CalibrationSpec(Record):
     data: str | HubData
     documents: Positive = 64
     tokens: Annotated[int, Field(ge=2)] = 256
-    bos: bool = True
+    bos: Bos = True
     text_field: str = "text"
     split_on: str = "\n\n"
     seed: Annotated[int, Field(ge=0)] = 0

@@ -122,9 +122,10 @@ class Stop(Record):
     """Where a suite stopped that draws no more documents than its rules need.
 
     looks: after how many documents it would be looked at; documents: after how many it was left. watched: the rules
-    that were waited for; undecided: those of them that even all documents did not decide. fixed: how many documents a
-    size that is fixed beforehand needs for every one of them with the power of ``harness plan``, by the variance that
-    was found; None where no number is enough, or none is known.
+    that were waited for; undecided: those of them that were not decided by then, because even all documents were too
+    few or because another, blocking rule had failed. fixed: how many documents a size that is fixed beforehand needs
+    for every one of them with the power of ``harness plan``, by the variance that was found; None where no number is
+    enough, or none is known.
     """
 
     suite: str

@@ -7,10 +7,8 @@ import re
 import unicodedata
 from collections.abc import Sequence
 
-_SECRETS = (
-    (re.compile(r"\bhf_[A-Za-z0-9]{16,}"), "hf_***"),
-    (re.compile(r"(?<![\w.])(?:/(?:home|Users)/[^/\s:]+|/root(?![\w.-]))"), "~"),
-)
+from harness.system.masking import mask
+
 # Cc, Cf, Cs, Co, Cn: control and format characters (ANSI escapes, text direction overrides, zero width),
 # surrogates, private use, unassigned. Zl, Zp: line and paragraph separators.
 _HIDDEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
@@ -28,8 +26,7 @@ def clean(text: str, most: int = 300) -> str:
     than ``most`` characters keeps its beginning and end.
     """
     # Masked before truncation, so that no part of a secret is left that the pattern does not match.
-    for pattern, instead in _SECRETS:
-        text = pattern.sub(instead, text)
+    text = mask(text)
     if len(text) > most:
         tail = most // 3
         text = f"{text[: most - tail]} … {text[-tail:]}"

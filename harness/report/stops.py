@@ -15,13 +15,15 @@ def _sentence(stop: Stop) -> str:
     most, seen = display.number(stop.looks[-1]), display.number(stop.documents)
     if not stop.watched:
         return f"Suite {stop.suite}: all {most} documents were measured, because no rule extends the sample."
-    if stop.undecided:
-        count = len(stop.undecided)
-        rules = f"{stop.undecided[0]}{f' and {count - 1} more' if count > 1 else ''}"
-        outcome = f"undecided after all {most} documents: {rules}"
-    else:
-        look = f"interim look {stop.looks.index(stop.documents) + 1} of {len(stop.looks)}"
+    count = len(stop.undecided)
+    rules = f"{stop.undecided[0]}{f' and {count - 1} more' if count > 1 else ''}" if count else ""
+    look = f"interim look {stop.looks.index(stop.documents) + 1} of {len(stop.looks)}"
+    if not count:
         outcome = f"every rule was decided after {seen} of at most {most} documents ({look})"
+    elif stop.documents < stop.looks[-1]:
+        outcome = f"a blocking rule failed after {seen} of at most {most} documents ({look}), with {rules} undecided"
+    else:
+        outcome = f"undecided after all {most} documents: {rules}"
     return f"Suite {stop.suite}: {outcome}; {_state_fixed_size(stop)}."
 
 

@@ -19,8 +19,9 @@ def apply_conditions(rule: Rule, measurement: Measurement, decision: Decision) -
     An implausible gain is an error in place of a pass or of indecision (a failure stays one): a variant far better
     than its reference was mostly compared with the wrong model, data or prompt. Like a failure, it must hold for
     the whole interval where one decides, so that chance among many metrics does not look like it.
-    ``above_noise`` makes both count only if the effect is so many noise floors. Noise hides damage as much as it
-    feigns it, so a pass must then leave at least one floor to the limit. Without a floor nothing is decided.
+    ``above_noise`` makes both count only if the effect is so many noise floors; without a floor nothing is decided
+    then. Noise hides damage as much as it feigns it, so wherever a floor is known, a pass must leave at least one to
+    the limit.
     """
     if decision.status == "error":
         return decision
@@ -86,7 +87,7 @@ def _refuse_implausible_gain(rule: Rule, measurement: Measurement, decision: Dec
 
 def _require_effect_above_noise(rule: Rule, measurement: Measurement, decision: Decision) -> Decision:
     floor = measurement.floor
-    if rule.above_noise is None or floor is None:
+    if floor is None:
         return decision
     if decision.status == "fail" and (noise := _explain_noise(rule, measurement)):
         return decision.withhold(noise)

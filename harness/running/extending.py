@@ -1,8 +1,11 @@
-"""Sequential sampling: after each interim look, continue only while some rule is undecided.
+"""Sequential sampling: after each interim look, continue only while the verdict is open.
 
-    documents in random order ─▶ batches up to a look ─▶ rows ─▶ intervals of that look ─▶ judge ─┬▶ all decided: stop
+    documents in random order ─▶ batches up to a look ─▶ rows ─▶ intervals of that look ─▶ judge ─┬▶ decided: stop
                                             ▲                                                     │
                                             └───────────────────────── undecided: to the next look ┘
+
+It is decided when every rule is, or when a blocking rule has failed: no further document can then make the variant
+pass, and a rule that needs many documents (a rare event) would only keep a broken variant running.
 
 The error is controlled elsewhere: every interval holds at all looks simultaneously (harness/planning/looks.py), so a
 measurement may be judged at any look in the ordinary way. Only the rows are stored: a run that was killed measures them
@@ -19,9 +22,10 @@ from harness.forecast.measured import Measured, list_measured
 from harness.forecast.needs import needs
 from harness.judge import judge
 from harness.measures import Measure
-from harness.planning.looks import DEFAULT, Look, select_waiting_rules
+from harness.planning.looks import DEFAULT, Look, drop_repeated_looks, select_waiting_rules
 from harness.planning.specs import GateSpec, Plan, SuiteSpec
 from harness.records import Measurement, NoiseFloor, Skipped, Stop, Verdict
+from harness.records.conclusion import overall
 from harness.records.patterns import could_match
 from harness.running.measuring import measure_parts, run_measure
 from harness.running.noise_floor import Key, Perturbed, add_floors, floors
@@ -50,8 +54,11 @@ class Extending:
     ) -> None:
         tokens = {document.index: document.tokens for document in documents if document.tokens > 0}
         least = suite.documents.min if suite.documents and suite.documents.min else len(tokens)
-        self._sizes = planned_looks(min(least, len(tokens)), len(tokens))
-        self._watches = [_StoppingRules(pair, _find_own(pair, suite), self._sizes, tokens, perturbed) for pair in pairs]
+        clusters = {document.index: document.cluster for document in documents if document.duplicate_of is not None}
+        self._sizes = drop_repeated_looks(planned_looks(min(least, len(tokens)), len(tokens)), tokens, clusters)
+        self._watches = [
+            _StoppingRules(pair, _find_own(pair, suite), self._sizes, tokens, clusters, perturbed) for pair in pairs
+        ]
 
     @property
     def sizes(self) -> Sequence[int]:
@@ -59,10 +66,10 @@ class Extending:
         return self._sizes
 
     def goes_on(self, variant: int, look: int) -> bool:
-        """Whether a rule of the variant is undecided at this look. If no rule extends the sample, all documents are
+        """Whether the verdict on the variant is open at this look. If no rule extends the sample, all documents are
         used."""
         watch = self._watches[variant]
-        return not watch.gates or bool(watch.list_undecided(look))
+        return not watch.gates or (bool(watch.list_undecided(look)) and not watch.has_failed(look))
 
     def conclude(self) -> None:
         """Record for every pair the look at which it stopped, once the pass has ended."""
@@ -81,6 +88,7 @@ class _StoppingRules:
     suite: SuiteSpec
     sizes: tuple[int, ...]
     tokens: Mapping[int, int]
+    clusters: Mapping[int, int]
     perturbed: Perturbed | None
     gates: list[GateSpec] = field(init=False)
     noise: Mapping[Key, NoiseFloor] = field(init=False)
@@ -93,10 +101,17 @@ class _StoppingRules:
     def look(self, number: int) -> Look:
         """Look ``number``, with the interval method of the gates."""
         named = [gate.sequential for gate in self.pair.observed.plan.gates if gate.sequential]
-        return Look(self.sizes, number, self.tokens, named[0] if named else DEFAULT)
+        return Look(self.sizes, number, self.tokens, named[0] if named else DEFAULT, self.clusters)
 
     def list_undecided(self, number: int) -> list[Verdict]:
         """The verdicts at a look that are not decisions: an error may be a slice without documents yet."""
+        return [verdict for verdict in self._judge(number) if verdict.status not in ("pass", "fail")]
+
+    def has_failed(self, number: int) -> bool:
+        """Whether a blocking rule has failed at a look; not where an error, which weighs more, may still vanish."""
+        return overall(self._judge(number))[0] == "fail"
+
+    def _judge(self, number: int) -> list[Verdict]:
         if number not in self.known:
             results = self._measure_at(self.look(number))
             measurements = [entry for entry in results if isinstance(entry, Measurement)]
@@ -104,8 +119,9 @@ class _StoppingRules:
             observed = self.pair.observed
             identical = observed.reference.same_as(observed.variant)
             parts = measure_parts(self.pair, self.suite, self.gates, self.look(number), self.noise)
-            verdicts = judge(self.gates, measurements, skipped, identical, parts, self._count_elsewhere())
-            self.known[number] = [verdict for verdict in verdicts if verdict.status not in ("pass", "fail")]
+            self.known[number] = list(
+                judge(self.gates, measurements, skipped, identical, parts, self._count_elsewhere())
+            )
         return self.known[number]
 
     def stop(self, number: int) -> Stop:

@@ -6,13 +6,15 @@ from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
 from harness.measures import Measure, hold_to_declared, skip_uncompared
+from harness.planning.clusters import label_clusters, name_documents
 from harness.planning.looks import Look
 from harness.planning.slices import measure_slices, slice_patterns
 from harness.planning.specs import GateSpec, SuiteSpec
-from harness.records import Measurement, NoiseFloor, Skipped, Slice
+from harness.records import Measurement, NoiseFloor, Note, Skipped, Slice
 from harness.running.extra_ids import explain_used
 from harness.running.noise_floor import Key, Perturbed, add_floors, floors
 from harness.running.pairs import Pair
+from harness.running.reference_check import COLUMNS, explain_weakness
 from harness.running.stopwatch import measure_time
 from harness.system.foreign import guard
 from harness.tables.store import Store
@@ -25,6 +27,7 @@ def measure(pair: Pair, suites: Sequence[SuiteSpec], perturbed: Mapping[str, Per
     """
     with measure_time(pair.observed.seconds, "measure"):
         for suite in suites:
+            _check_reference(pair, suite)
             measures = suite.measures
             otherwise = (perturbed or {}).get(suite.name) if suite.name not in pair.token_mismatches else None
             noise = floors(otherwise, measures) if otherwise else {}
@@ -39,6 +42,25 @@ def measure(pair: Pair, suites: Sequence[SuiteSpec], perturbed: Mapping[str, Per
             if len(suites) > 1:
                 slices = [_relabel(suite, part) for part in slices]
             pair.observed.slices += slices
+
+
+def _check_reference(pair: Pair, suite: SuiteSpec) -> None:
+    """Note whether the reference predicts the texts of a suite, if its tokens were observed."""
+    if suite.name in pair.token_mismatches or all(probe.kind != "tokens" for probe in suite.probes):
+        return
+    tokens = pair.store.read(suite.name, "tokens", COLUMNS)
+    found = explain_weakness(tokens, pair.vocabulary) if tokens is not None else ""
+    if not found:
+        return
+    reason, text = pair.observed.plan.weak_reference, f"suite {suite.name}: {found}"
+    if reason:
+        text = f"{text}; that is meant, says the variant file: {reason}"
+        pair.observed.notes.append(Note(topic="weak reference", text=text, level="warn"))
+    else:
+        pair.observed.weak_references.append(
+            f"{text}; measure with a reference that was trained on such texts, or say in the variant file why that is "
+            "meant (weak_reference: the reason)"
+        )
 
 
 M = TypeVar("M", Measurement, Skipped, Measurement | Skipped)
@@ -125,6 +147,9 @@ def run_measure(
     table = pair.store.read(suite.name, instead.table, instead.columns)
     if look is not None and table is not None and instead.by_document:
         table = look.rows(table)
+    documents = pair.store.read(suite.name, "documents") if instead.by_document else None
+    if table is not None and instead.by_document:
+        table = label_clusters(table, documents)
     if table is None or table.empty:
         return [
             *lost,
@@ -135,7 +160,8 @@ def run_measure(
         intervals = None if look is None or own or ordinary else look.intervals()
         with guard(f"the measure {measure.kind}"):
             found = hold_to_declared(instead, instead.measure_at(table, intervals))
-            return [*lost, *skip_uncompared(instead, found, read_uncompared(pair.store, suite.name))]
+        measured = name_documents(found, documents)
+        return [*lost, *skip_uncompared(instead, measured, read_uncompared(pair.store, suite.name))]
     except Exception as error:  # noqa: BLE001 - a plugin may raise anything; it must cost the verdict, not the run
         reason = f"measure {measure.kind} failed: {type(error).__name__}: {error}"
         failures.append(reason)

@@ -17,6 +17,7 @@ from harness.lockstep.driver import is_out_of_memory, shared_pass
 from harness.lockstep.noise_floor import apply_condition, sample_documents
 from harness.measures import Measure
 from harness.models.loaded import LoadedModel
+from harness.planning.clusters import label_clusters
 from harness.planning.specs import SuiteSpec
 from harness.progress import Progress
 from harness.records import Measurement, NoiseFloor, Note, Skipped
@@ -139,6 +140,8 @@ def _measure(measure: Measure, tables: MemoryTables) -> list[Measurement]:
     table = tables.read(measure.table, measure.columns)
     if table is None or table.empty:
         return []
+    if measure.by_document:
+        table = label_clusters(table, tables.read("documents"))
     try:
         with guard(f"the measure {measure.kind}"):
             results = measure.measure(table)

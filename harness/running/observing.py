@@ -104,6 +104,11 @@ def _run_shared_pass(
         # Another suite, or the group that was observed before this variant alone, may have said the same.
         extra = note_extra_mass(pair.store, suite.name)
         pair.observed.notes += [note for note in (*report.notes, *own, *extra) if note not in pair.observed.notes]
+        if report.repeat is not None and report.repeat.max_abs_diff != 0 and suite.noise_floor is None:
+            pair.observed.doubts.append(
+                f"suite {suite.name}: {report.repeat}, so a difference between reference and variant may be none; give "
+                "the suite a noise_floor, by which every metric is then judged, or make the model deterministic"
+            )
 
 
 def _select_observable(suite: SuiteSpec, probe: Probe, pairs: Sequence[Pair]) -> list[Pair]:

@@ -11,10 +11,11 @@ from pathlib import Path
 from harness.data.calibration import CalibrationDocuments
 from harness.data.contamination import WINDOW
 from harness.data.documents import RawDocument, read_documents, shuffle_documents, texts_sha256
-from harness.data.encoding import EncodedDocument, count_duplicates, documents_sha256, encode
+from harness.data.encoding import EncodedDocument, count_duplicates, documents_sha256, encode, name_similar
 from harness.errors import DataError, HarnessError
 from harness.models.loaded import LoadedModel
 from harness.models.prequantized import LIBRARIES
+from harness.models.verification.tokenizer_file import verify_texts
 from harness.models.vocabulary import explain_mismatch
 from harness.numerics.hardware import fit as hardware
 from harness.planning.composition import remarks
@@ -34,8 +35,9 @@ Calibrations = dict[str, CalibrationDocuments]
 """Calibration documents that were already read, by their specification."""
 OTHER_IDS = "the documents have other token ids under the variant's tokenizer"
 ALTERNATIVES = (
-    "tokens cannot be compared; bits per byte, tasks, generated texts and latency can be: use a suite and a gate made "
-    "of those, such as suite student and gate student"
+    "tokens cannot be compared; where both sides should have one tokenizer, the variant's tokenizer files are damaged: "
+    "repair them. For a variant that is meant to have a tokenizer of its own, bits per byte, tasks, generated texts "
+    "and latency can be compared: take a suite and a gate made of those, such as suite student and gate student"
 )
 """What can still be compared if tokenizers or vocabularies differ."""
 
@@ -62,6 +64,10 @@ class Observed:
     number."""
     failures: list[str] = field(default_factory=list)
     """Measures that raised: the run cannot be judged, whatever the rules say."""
+    weak_references: list[str] = field(default_factory=list)
+    """Suites whose texts the reference does not predict: nothing can be judged by them."""
+    doubts: list[str] = field(default_factory=list)
+    """Why nothing can be decided although every rule could be judged: the reference contradicts itself."""
     seconds: dict[str, float] = field(default_factory=dict)
 
 
@@ -72,6 +78,8 @@ class Pair:
     variant: LoadedModel
     store: Store
     observed: Observed
+    vocabulary: int
+    """Number of logits of the reference."""
     token_mismatches: Mapping[str, str]
     """Suites whose tokens cannot be compared, with the reason: different token ids, or different vocabularies."""
     unsupported: Mapping[str, str] = field(default_factory=dict)
@@ -92,6 +100,8 @@ def suite_texts(suite: SuiteSpec) -> Sequence[RawDocument]:
 
 
 def encode_suite(suite: SuiteSpec, model: LoadedModel) -> Sequence[EncodedDocument]:
+    """The documents as token ids. Raises DataError, and ModelError if the tokenizer is not that of its file."""
+    verify_texts(model.tokenizer, [document.text for document in suite_texts(suite)])
     encoded = _encode(suite, model)
     _check_positions(suite, encoded, model)
     return encoded
@@ -153,6 +163,9 @@ def make_pair(
         if fitted_to:
             ranges = any(probe.calibration_ranges for suite in plan.suites for probe in suite.probes)
             variant = with_calibration(variant, fitted_to, ranges)
+    if variant.tokenizer is not reference.tokenizer:
+        for suite in plan.suites:
+            verify_texts(variant.tokenizer, [document.text for document in suite_texts(suite)])
     hashes = {name: documents_sha256(encoded) for name, encoded in documents.items()}
     reasons = {suite.name: _token_mismatch(suite, reference, variant, hashes[suite.name]) for suite in plan.suites}
     mismatches = {name: reason for name, reason in reasons.items() if reason}
@@ -176,7 +189,7 @@ def make_pair(
     observed.notes += [
         Note(topic="tokenizer", text=f"suite {name}: {reason}", level="warn") for name, reason in mismatches.items()
     ]
-    return Pair(variant, store, observed, mismatches, _find_unsupported(plan))
+    return Pair(variant, store, observed, reference.language_model.vocabulary, mismatches, _find_unsupported(plan))
 
 
 def _find_unsupported(plan: Plan) -> dict[str, str]:
@@ -256,12 +269,21 @@ def _document_notes(suites: Sequence[SuiteSpec], documents: Documents) -> list[N
         counts = {
             "cut at the context": sum(document.cut for document in encoded),
             "skipped (nothing to score)": sum(bool(document.skipped) for document in encoded),
-            "duplicate another document": count_duplicates(encoded),
+            "duplicate another document, and count as one cluster with it": count_duplicates(encoded),
         }
         for what, count in counts.items():
             if count:
                 text = f"{count} of {len(encoded)} documents of suite {suite.name} {what}"
                 notes.append(Note(topic="documents", text=text))
+        if near := name_similar(encoded):
+            named = ", ".join(f"{later} (of {earlier})" for later, earlier in near[:3]) + (
+                " …" if len(near) > 3 else ""
+            )
+            text = (
+                f"{len(near)} of {len(encoded)} documents of suite {suite.name} share at least half of their runs of "
+                f"{WINDOW} tokens with earlier documents, yet count as clusters of their own: {named}"
+            )
+            notes.append(Note(topic="documents", text=text))
     return notes
 
 

@@ -27,6 +27,7 @@ from harness.selftest.outcomes import Outcome, assess, exit_code, record_omissio
 from harness.selftest.table import print_tables
 from harness.system.environment import prepare_threads
 from harness.system.files import write_atomic
+from harness.system.masking import mask
 from harness.terminal import Terminal
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def selftest(model: str, gate: str, suite: str, only: Sequence[str], out: Path, 
     code = exit_code(outcomes)
     content = {"model": model, "gate": required.name, "suite": measured.name, "exit_code": code}
     text = json.dumps(content | {"outcomes": [asdict(each) for each in outcomes]}, indent=1, ensure_ascii=False)
-    write_atomic(folder / f"{required.name}.json", text.encode())
+    write_atomic(folder / f"{required.name}.json", mask(text).encode())
     return code
 
 

@@ -15,6 +15,7 @@ from harness.statistics.intervals import Intervals
 from harness.statistics.means import mean_interval, ratio_of_sums_interval
 from harness.statistics.multiplicity import holm, p_value_of_interval
 from harness.statistics.proportions import (
+    binomial_confidence_sequence,
     clopper_pearson,
     mcnemar_p,
     tango_interval,
@@ -30,6 +31,7 @@ __all__ = [
     "GroupSequential",
     "Interval",
     "Intervals",
+    "binomial_confidence_sequence",
     "bounded_mean_interval",
     "brier_scores",
     "calibration_error",

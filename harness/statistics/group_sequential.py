@@ -16,10 +16,12 @@ from functools import lru_cache
 from typing import Self
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.special import ndtr
 
 from harness.statistics.interval import Floats, Interval
 from harness.statistics.intervals import Intervals
+from harness.statistics.proportions import binomial_confidence_sequence
 
 LOOKS = 12
 """How often a growing sample is looked at, at most: with 6 a clear case waits for a look up to twice the documents that
@@ -131,3 +133,13 @@ class GroupSequential(Intervals):
             return interval
         how = f"{interval.method}, at {100 * self.confidence:.6g} %"
         return Interval(interval.low, interval.high, f"{how}: group-sequential, {self.look}")
+
+    def share_of_clusters(self, successes: ArrayLike) -> Interval | None:
+        """Valid at every look, planned or not, because the exact interval at the confidence of an early look asks for
+        so many clusters without a success that a rare event keeps a run going in which everything else is clear.
+        """
+        array = np.asarray(successes, dtype=bool)
+        if len(array) < 2:
+            return None
+        found = binomial_confidence_sequence(int(array.sum()), len(array), self.together)
+        return found and Interval(found.low, found.high, f"{found.method}, valid at any look; {self.look}")

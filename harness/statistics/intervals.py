@@ -6,12 +6,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 from numpy.typing import ArrayLike
 
 from harness.statistics.bounded import bounded_mean_interval, proportion_interval
 from harness.statistics.calibration_shift import CalibrationShift, calibration_shift
 from harness.statistics.interval import Interval
 from harness.statistics.means import mean_interval, ratio_of_sums_interval
+from harness.statistics.proportions import clopper_pearson
 from harness.statistics.quantiles import quantile_intervals
 
 
@@ -33,14 +35,22 @@ class Intervals:
         return replace(self, confidence=1 - (1 - self.confidence) / count)
 
     def mean(
-        self, values: ArrayLike, clusters: ArrayLike, skewed: bool = False, largest: float | None = None
+        self, values: ArrayLike, clusters: ArrayLike, skewed: bool = True, largest: float | None = None
     ) -> Interval | None:
-        """See ``mean_interval``."""
+        """See ``mean_interval``; skewed unless told otherwise, because damage often sits in few documents."""
         return self.add_method(mean_interval(values, clusters, self.confidence, skewed, largest))
 
-    def ratio_of_sums(self, numerator: ArrayLike, denominator: ArrayLike, clusters: ArrayLike) -> Interval | None:
-        """See ``ratio_of_sums_interval``."""
-        return self.add_method(ratio_of_sums_interval(numerator, denominator, clusters, self.confidence))
+    def ratio_of_sums(
+        self, numerator: ArrayLike, denominator: ArrayLike, clusters: ArrayLike, skewed: bool = True
+    ) -> Interval | None:
+        """See ``ratio_of_sums_interval``; skewness is minded as in ``mean``."""
+        return self.add_method(ratio_of_sums_interval(numerator, denominator, clusters, self.confidence, skewed))
+
+    def share_of_clusters(self, successes: ArrayLike) -> Interval | None:
+        """Exact interval of a share, one boolean for each cluster; None for fewer than two clusters."""
+        array = np.asarray(successes, dtype=bool)
+        found = clopper_pearson(int(array.sum()), len(array), self.confidence) if len(array) > 1 else None
+        return self.add_method(found)
 
     def proportion(self, successes: ArrayLike, clusters: ArrayLike, largest: float = 1.0) -> Interval | None:
         """See ``proportion_interval``."""

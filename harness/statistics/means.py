@@ -24,7 +24,7 @@ from harness.statistics.proportions import clopper_pearson
 FEW_CLUSTERS = 20
 """With fewer clusters the t interval is widened to the cluster bootstrap-t where that reaches farther."""
 FEW_SKEWED = 100
-"""The same for clusters that are known to be skewed, such as divergences."""
+"""The same for clusters that may be skewed, such as divergences."""
 
 
 def mean_interval(
@@ -36,10 +36,11 @@ def mean_interval(
 ) -> Interval | None:
     """Interval of the mean of all ``values`` when those with the same label in ``clusters`` belong together.
 
-    skewed: whether values cannot be negative and a few are large, as divergences are. The t interval then falls short
-    on the long side: on 50 documents of log-normal divergences the truth lay above it in 7 % of draws instead of
-    2.5 %. Each end becomes the farthest of this one, that by Hall's transformation (Hall 1992) and, with fewer than
-    ``FEW_SKEWED`` clusters, that of the bootstrap-t.
+    skewed: whether a few values may be far larger than the others, as divergences and losses are. The t interval then
+    falls short on the long side: where the loss of documents is log-normal (σ 1.2), the truth lay above it in 12 % of
+    draws of 50 documents and in 7.5 % of 200, instead of 2.5 %; with this it did in 6 and 4.5 %. Each end becomes the
+    farthest of the t interval, that by Hall's transformation (Hall 1992) and, with fewer than ``FEW_SKEWED`` clusters,
+    that of the bootstrap-t. Where documents are alike, intervals get 4 % wider with 50 documents, 1 % with 200.
 
     largest: how far from 0 the mean of a cluster that was not seen is declared to be at most. Where every value is
     exactly 0, the interval then is the Clopper-Pearson bound on the share of clusters in which something is not (of
@@ -57,18 +58,18 @@ def mean_interval(
 
 
 def ratio_of_sums_interval(
-    numerator: ArrayLike, denominator: ArrayLike, clusters: ArrayLike, confidence: float = 0.95
+    numerator: ArrayLike, denominator: ArrayLike, clusters: ArrayLike, confidence: float = 0.95, skewed: bool = False
 ) -> Interval | None:
     """Interval of δ = Σ_d S_d / Σ_d n_d, where S_d and n_d are the sums of cluster d.
 
     SE² = D/(D−1) · Σ_d (S_d − δ n_d)² / (Σ_d n_d)², δ ± t_{D−1} · SE (linearised ratio estimator; Cochran,
     Sampling Techniques, 6.4; Cameron & Miller 2015). With fewer than ``FEW_CLUSTERS`` clusters, each end is
-    the farther of this one and that of the cluster bootstrap-t (Davison & Hinkley 1997, 2.4). None for fewer
-    than two clusters. Raises ValueError for NaN, infinity, lengths that differ, or denominators that do not
-    sum to more than 0.
+    the farther of this one and that of the cluster bootstrap-t (Davison & Hinkley 1997, 2.4). skewed: as in
+    ``mean_interval``. None for fewer than two clusters. Raises ValueError for NaN, infinity, lengths that differ, or
+    denominators that do not sum to more than 0.
     """
     top, bottom = finite_array(numerator, "numerator"), finite_array(denominator, "denominator")
-    return _interval(top, bottom, clusters, confidence, skewed=False)
+    return _interval(top, bottom, clusters, confidence, skewed)
 
 
 def _interval(top: Floats, bottom: Floats, clusters: ArrayLike, confidence: float, skewed: bool) -> Interval | None:

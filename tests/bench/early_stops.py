@@ -34,12 +34,15 @@ SHARES = {"hardly any damage": 0.1, "as planned": PLANNED, "borderline": 0.75, "
 
 
 REACHED = (
-    "With the bounds of planned looks nothing takes more than 1.25 times the fixed size, and as planned more runs are "
-    "decided than by the fixed size. Clear passes and clear fails take half of it or less, but for three: agreement "
-    "passes at 0.51, a KL that fails needs little more than the 20 documents of the first look, and a few documents "
-    "that disagree by far are hard to tell from none at all. Betting assumes nothing but the range and never passed "
-    "falsely here; it pays with documents, most of all where the limit is close to the end of the range, so planned "
-    "looks are the default."
+    "With the bounds of planned looks nothing takes more than 1.25 times the fixed size, and as planned more runs "
+    "are decided than by the fixed size, but where 5 % of documents carry all damage: with half of what is allowed "
+    "they lose 0.2 nats, and 3 times it breaks one document in twenty, which no number of documents tells from the "
+    "limit on broken documents. Clear passes and clear fails take half of it or less, but for these: agreement "
+    "passes at 0.51, a KL that fails needs little more than the 20 documents of the first look, a few documents "
+    "that disagree by far are hard to tell from none at all, and log-normal damage, for which few documents are "
+    "enough, waits for those that show that fewer than 5 % are broken: 83, of which no rule can save any. Betting "
+    "assumes nothing but the range and never passed falsely here; it pays with documents, most of all where the "
+    "limit is close to the end of the range, so planned looks are the default."
 )
 
 

@@ -282,6 +282,30 @@ def test_the_hash_follows_the_ids_and_their_borders_alone() -> None:
     assert len(hashes | {base}) == 6
 
 
+def test_copies_are_known_by_their_text_but_for_white_space(tokenizer: PreTrainedTokenizerFast) -> None:
+    encoded = encode(raw("a cat", "a dog", "a  cat\n", "a bird", "a dog"), tokenizer, SPEC, 300)
+    assert [document.cluster for document in encoded] == [0, 1, 0, 3, 1]
+    assert [document.duplicate_of for document in encoded] == [None, None, 0, None, 1]
+    assert count_duplicates(encoded) == 2
+
+
+def test_documents_that_differ_beyond_the_context_alone_are_copies(tokenizer: PreTrainedTokenizerFast) -> None:
+    same = "a cat sat on the mat and looked at the dog " * 3
+    encoded = encode(raw(same + "a", same + "b", "a dog"), tokenizer, SPEC, 300)
+    assert [document.cluster for document in encoded] == [0, 0, 2]
+
+
+def test_packed_windows_of_repeated_documents_are_copies(tokenizer: PreTrainedTokenizerFast) -> None:
+    packed = SPEC.model_copy(update={"packed": True})
+    text = "a cat sat on the mat and looked at the dog that sat on the cat"
+    once = encode(raw(text), tokenizer, packed, 300)
+    ten = encode(raw(*[text] * 10), tokenizer, packed, 300)
+    assert len(ten) > 5 * len(once)
+    assert len({document.cluster for document in ten}) <= len(once) + 1
+    different = encode(raw(*[text.replace("cat", word) for word in ("cat", "dog", "bird")]), tokenizer, packed, 300)
+    assert all(document.duplicate_of is None for document in different)
+
+
 def test_duplicates_are_counted_once_each(tokenizer: PreTrainedTokenizerFast) -> None:
     assert count_duplicates(encode(raw("a cat", "a dog", "a cat", "a cat"), tokenizer, SPEC, 300)) == 2
 

@@ -264,14 +264,6 @@ def test_the_saved_artifact_is_compared_where_there_is_one(folders: Path) -> Non
     assert found.run["comparison"]["comparable"] == "yes"
 
 
-def test_a_class_over_another_pipeline_is_named_as_the_cause(folders: Path) -> None:
-    edit(folders / "var" / SETTINGS, lambda held: held.pop("backend"), tokenizer_class="LlamaTokenizerFast")
-    found = checked(folders)
-    assert found.code == 2
-    assert "the loaded tokenizer" in found.line
-    assert "otherwise than tokenizer.json says (tokenizer_class LlamaTokenizerFast)" in found.line
-
-
 def test_files_of_a_variant_whose_tokenizer_differs_are_not_zero_by_construction(folders: Path) -> None:
     lose_post_processor(folders)
     found = checked(folders, suite=SUITE.replace("[logits]", "[logits, artifact]"))

@@ -140,6 +140,16 @@ def test_the_identity_is_that_of_the_file_with_real_kernels(reference: LoadedMod
 
 
 @pytest.mark.usefixtures("stand_in")
+def test_the_note_names_the_kernels_in_use(reference: LoadedModel, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (note,) = [note for note in variant_of(reference, file).notes if note.topic == "gguf"]
+    assert "its own kernels (CPU : SSE3, FMA, REPACK), which round" in note.text
+    assert "the result holds for these kernels" in note.text
+    monkeypatch.delattr(sys.modules["llama_cpp"], "llama_print_system_info")
+    (note,) = [note for note in variant_of(reference, file).notes if note.topic == "gguf"]
+    assert "(this version of the library does not say which)" in note.text
+
+
+@pytest.mark.usefixtures("stand_in")
 def test_the_shared_pass_pairs_no_module_and_says_why(reference: LoadedModel, file: Path) -> None:
     variant = variant_of(reference, file)
     with pytest.raises(ModelError, match="its engine gives no access to modules and weights"):

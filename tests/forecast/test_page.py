@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from harness.backends.round_to_nearest import RoundToNearest
-from harness.forecast.page import _artifact
+from harness.forecast.page import _artifact, _suites
 from harness.measures.memory import Memory
+from harness.measures.tasks import Tasks
 from harness.planning.specs import GateSpec, Plan, RuleSpec, SuiteSpec, VariantSpec
 from harness.probes.artifact import Artifact
 from harness.probes.tokens import Tokens
@@ -37,3 +39,14 @@ def test_what_becomes_of_the_artifact_is_said(fields: dict[str, Any], probes: tu
         gates=(GateSpec(name="g", source="g.yaml", rules=(RULE,)),),
     )
     assert _artifact(plan).startswith(said)
+
+
+def test_folders_whose_python_code_will_run_are_named(tmp_path: Path) -> None:
+    (tmp_path / "odd.yaml").write_text("task: odd\ndataset_path: json\n")
+    own = Tasks(tasks=("odd",), include=(str(tmp_path),))
+    suites = [
+        SuiteSpec(name="s", source="s.yaml", measures=(measure,), probes=())
+        for measure in (own, Tasks(tasks=("pocket_facts",)))
+    ]
+    executed = [line.strip() for line in _suites(suites, ()) if "executes" in line]
+    assert executed == [f"executes   Python code that the files in {tmp_path} name, with your rights"]

@@ -48,11 +48,18 @@ class Llama:
         self.model = None
 
 
+def llama_print_system_info() -> bytes:
+    """``llama_cpp.llama_print_system_info``: what the kernels were built for."""
+    return b"CPU : SSE3 = 1 | AVX512 = 0 | FMA = 1 | REPACK = 1 | "
+
+
 def install(monkeypatch: pytest.MonkeyPatch) -> type[Llama]:
     """Let ``import llama_cpp`` find the stand-in."""
     module = ModuleType("llama_cpp")
     module.__spec__ = importlib.machinery.ModuleSpec("llama_cpp", None)
-    module.__dict__.update({"Llama": Llama, "__version__": "0.0-stand-in"})
+    module.__dict__.update(
+        {"Llama": Llama, "llama_print_system_info": llama_print_system_info, "__version__": "0.0-stand-in"}
+    )
     monkeypatch.setitem(sys.modules, "llama_cpp", module)
     Llama.opened.clear()
     return Llama

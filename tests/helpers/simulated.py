@@ -6,9 +6,10 @@ of the rule, so that every pass is a false one; tokens of a document belong toge
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -21,7 +22,7 @@ from harness.measures.calibration import BRIER, SQUARED
 from harness.measures.divergence import METRICS
 from harness.measures.latency import RATIO as LATENCY
 from harness.measures.latency import TimedBlocks, _ratio
-from harness.measures.perplexity import RATIO
+from harness.measures.perplexity import BROKEN_ABOVE, RATIO, _broken
 from harness.records import Measurement, Metric
 from harness.rules import Rule
 from harness.rules.at_least import AtLeast
@@ -29,6 +30,7 @@ from harness.rules.at_most import AtMost
 from harness.rules.not_worse import NotWorse
 from harness.statistics import (
     Interval,
+    Intervals,
     bounded_mean_interval,
     calibration_shift,
     mean,
@@ -44,12 +46,17 @@ DIVERGENCE = {metric.name: metric for metric in METRICS}
 
 @dataclass(frozen=True)
 class World:
-    """draw(generator, n): what is found on n documents. truth: what an endless number of them would show."""
+    """draw(generator, n): what is found on n documents. truth: what an endless number of them would show.
+
+    beside: a second rule of the gate, and what is found for it on the documents that the generator draws from the same
+    state. A run passes only if both rules pass, as under the gate ship.
+    """
 
     name: str
     draw: Callable[[Generator, int], Measurement]
     truth: float
     rule: Rule
+    beside: tuple[Rule, Callable[[Generator, int], Measurement]] | None = None
 
 
 def tokens(generator: Generator, n: int) -> np.ndarray:
@@ -57,17 +64,40 @@ def tokens(generator: Generator, n: int) -> np.ndarray:
     return np.repeat(np.arange(n), generator.integers(16, 81, n))
 
 
-def nll(document: Callable[[Generator, int], np.ndarray]) -> Callable[[Generator, int], Measurement]:
-    """Perplexity ratio of exp(0.02): effects of documents as given, and of tokens with a deviation of 0.2."""
+Effects = Callable[[Generator, int], np.ndarray]
+"""What each of n documents loses more than 0.02 nats a token."""
+
+
+def losses(document: Effects, generator: Generator, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """What tokens lose, and their documents: effects of documents as given, and of tokens with a deviation of 0.2."""
+    labels = tokens(generator, n)
+    return 0.02 + document(generator, n)[labels] + 0.2 * generator.normal(size=len(labels)), labels
+
+
+def nll(document: Effects) -> Callable[[Generator, int], Measurement]:
+    """Perplexity ratio of exp(0.02)."""
 
     def draw(generator: Generator, n: int) -> Measurement:
-        labels = tokens(generator, n)
-        delta = 0.02 + document(generator, n)[labels] + 0.2 * generator.normal(size=len(labels))
-        found = mean_interval(delta, labels)
+        delta, labels = losses(document, generator, n)
+        found = Intervals().mean(delta, labels)
         around = found and Interval(math.exp(found.low), math.exp(found.high), found.method)
         return make_sampled(RATIO, "m", Count(len(labels), n), change=math.exp(mean(delta)), interval=around)
 
     return draw
+
+
+def broken(document: Effects) -> Callable[[Generator, int], Measurement]:
+    """The share of broken documents, as the measure counts it."""
+    return lambda generator, n: _broken(*losses(document, generator, n), BROKEN_ABOVE, Intervals())
+
+
+def log_normal_damage(generator: Generator, n: int) -> np.ndarray:
+    return 0.02 * np.exp(1.2 * generator.normal(size=n) - 1.2**2 / 2) - 0.02
+
+
+def damage_of_few(generator: Generator, n: int) -> np.ndarray:
+    """One document in twenty carries all damage, 0.4 nats a token."""
+    return np.where(generator.random(n) < 0.05, 0.4, 0.0) - 0.02
 
 
 OWN, TOKEN = 0.5, 1.2
@@ -84,6 +114,19 @@ def kl_mean(generator: Generator, n: int) -> Measurement:
     values, labels = kl(generator, n)
     metric, count = DIVERGENCE["divergence.kl_mean"], Count(len(labels), n)
     return make_sampled(metric, "m", count, change=mean(values), interval=mean_interval(values, labels, skewed=True))
+
+
+def damaged_kl(document: Effects) -> Callable[[Generator, int], Measurement]:
+    """KL mean of 0.02: what documents lose is their KL, as it is where the reference is right."""
+
+    def draw(generator: Generator, n: int) -> Measurement:
+        labels = tokens(generator, n)
+        own = (0.02 + document(generator, n))[labels]
+        values = own * np.exp(TOKEN * generator.normal(size=len(labels)) - TOKEN**2 / 2)
+        metric, count = DIVERGENCE["divergence.kl_mean"], Count(len(labels), n)
+        return make_sampled(metric, "m", count, change=mean(values), interval=Intervals().mean(values, labels))
+
+    return draw
 
 
 def kl_quantile(probability: float) -> Callable[[Generator, int], Measurement]:
@@ -196,6 +239,8 @@ def worlds() -> list[World]:
     made: list[World] = [
         _worse("perplexity ratio", nll(lambda g, n: 0.05 * g.normal(size=n)), math.exp(0.02), RATIO),
         _worse("perplexity ratio, outliers", nll(lambda g, n: 0.03 * g.standard_t(3, n)), math.exp(0.02), RATIO),
+        *_damaged("log-normal damage", log_normal_damage),
+        *_damaged("5 % of documents carry it", damage_of_few),
         _below("KL mean", kl_mean, kl_truth),
     ]
     for probability in (0.5, 0.95, 0.99):
@@ -222,6 +267,14 @@ def _worse(name: str, draw: Callable[[Generator, int], Measurement], truth: floa
     return World(
         name, draw, truth, NotWorse(metric="*", why="the truth lies at this limit", margin=truth - metric.neutral)
     )
+
+
+def _damaged(name: str, document: Effects) -> Iterator[World]:
+    """Perplexity and KL, each beside the rule on broken documents of the gate ship."""
+    beside = AtMost(metric="*", why="as in the gate ship", limit=0.05), broken(document)
+    alone = _worse(f"perplexity ratio, {name}", nll(document), math.exp(0.02), RATIO)
+    yield replace(alone, beside=beside)
+    yield replace(_below(f"KL mean, {name}", damaged_kl(document), 0.02), beside=beside)
 
 
 def _below(name: str, draw: Callable[[Generator, int], Measurement], truth: float) -> World:
@@ -262,8 +315,13 @@ def simulate(world: World, n: int, runs: int, seed: int = 20_251) -> Outcome:
     passed = intervals = covered = too_good = 0
     good_is_low = not isinstance(world.rule, AtLeast) and world.draw(generator, 3).better == "lower"
     for _ in range(runs):
+        same = copy.deepcopy(generator)
         found = world.draw(generator, n)
-        passed += world.rule.judge(found, identical=False).status == "pass"
+        judged = [world.rule.judge(found, identical=False)]
+        if world.beside is not None:
+            rule, draw = world.beside
+            judged.append(rule.judge(draw(same, n), identical=False))
+        passed += all(decision.status == "pass" for decision in judged)
         if found.low is None or found.high is None:
             continue
         intervals += 1

@@ -18,7 +18,7 @@ import numpy as np
 from harness.measures._shared import Count, make_sampled
 from harness.measures.calibration import BRIER
 from harness.measures.divergence import METRICS
-from harness.measures.perplexity import RATIO
+from harness.measures.perplexity import BROKEN_ABOVE, RATIO, _broken
 from harness.records import Measurement, Metric, Sequential
 from harness.rules import Rule
 from harness.rules.at_least import AtLeast
@@ -39,6 +39,7 @@ class Stream:
 
     draw: values of ``n`` documents when the truth is ``truth``. intervals: what the measure asks of its intervals.
     neutral and limit: the truth without damage, and at the limit of ``rule``. exact: whether every value is a document.
+    beside: the rule on broken documents of the same gate, as in ship; a run passes only if both pass.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Stream:
     interval: Callable[[Intervals, np.ndarray, np.ndarray], Interval | None]
     value: Callable[[np.ndarray], float] = mean
     exact: bool = False
+    beside: Rule | None = None
 
     @property
     def bounded(self) -> bool:
@@ -59,6 +61,14 @@ class Stream:
     def documents(self, generator: Generator, n: int) -> np.ndarray:
         """The label of the document of each token: 3 to 9 in each, or one; more would say no more about documents."""
         return np.repeat(np.arange(n), 1 if self.exact else generator.integers(3, LONGEST + 1, n))
+
+    def judge(self, found: Measurement, values: np.ndarray, labels: np.ndarray, intervals: Intervals) -> str:
+        """The status of the gate: failed where a rule failed, passed where every rule passed, else undecided."""
+        statuses = {self.rule.judge(found, identical=False).status}
+        if self.beside:
+            broken = _broken(values, labels, BROKEN_ABOVE, intervals)
+            statuses.add(self.beside.judge(broken, identical=False).status)
+        return next(status for status in ("fail", "inconclusive", "pass") if status in statuses)
 
     def measure(self, values: np.ndarray, labels: np.ndarray, intervals: Intervals) -> Measurement:
         """What a run would say about these tokens."""
@@ -79,6 +89,18 @@ def _nll(own: Callable[[Generator, int], np.ndarray]) -> Callable[[Generator, np
         return math.log(truth) + shift + 0.05 * generator.normal(size=len(labels))
 
     return draw
+
+
+def _log_normal_damage(generator: Generator, labels: np.ndarray, truth: float) -> np.ndarray:
+    """Documents are damaged by very different amounts, and the more damage the more they differ."""
+    own = _per_document(labels, lambda n: np.exp(1.2 * generator.normal(size=n) - 1.2**2 / 2))
+    return math.log(truth) * own + 0.05 * generator.normal(size=len(labels))
+
+
+def _damage_of_few(generator: Generator, labels: np.ndarray, truth: float) -> np.ndarray:
+    """One document in twenty carries all damage."""
+    own = _per_document(labels, lambda n: np.where(generator.random(n) < 0.05, 20.0, 0.0))
+    return math.log(truth) * own + 0.05 * generator.normal(size=len(labels))
 
 
 def _kl(generator: Generator, labels: np.ndarray, truth: float) -> np.ndarray:
@@ -130,8 +152,8 @@ def streams() -> list[Stream]:
     def log_mean(intervals: Intervals, values: np.ndarray, labels: np.ndarray) -> Interval | None:
         return _exp(intervals.mean(values, labels))
 
-    def skewed(intervals: Intervals, values: np.ndarray, labels: np.ndarray) -> Interval | None:
-        return intervals.mean(values, labels, skewed=True)
+    def unbounded(intervals: Intervals, values: np.ndarray, labels: np.ndarray) -> Interval | None:
+        return intervals.mean(values, labels)
 
     def score(intervals: Intervals, values: np.ndarray, labels: np.ndarray) -> Interval | None:
         return intervals.bounded_mean(values, labels, -1.0, 1.0)
@@ -140,6 +162,7 @@ def streams() -> list[Stream]:
         return math.exp(mean(values))
 
     worse = NotWorse(metric="*", why="known", margin=0.02)
+    broken = AtMost(metric="*", why="as in the gate ship", limit=0.05)
     agreement, kl = DIVERGENCE["divergence.top1_agreement"], DIVERGENCE["divergence.kl_mean"]
     nothing = Metric(name="flips", unit="share", better="lower")
     return [
@@ -147,7 +170,11 @@ def streams() -> list[Stream]:
                _nll(lambda g, n: 0.05 * g.normal(size=n)), log_mean, ratio),
         Stream("perplexity ratio, outliers", RATIO, worse, 1.0, 1.02,
                _nll(lambda g, n: 0.03 * g.standard_t(3, n)), log_mean, ratio),
-        Stream("KL mean", kl, AtMost(metric="*", why="known", limit=0.05), 0.0, 0.05, _kl, skewed),
+        Stream("perplexity ratio, log-normal damage", RATIO, worse, 1.0, 1.02,
+               _log_normal_damage, log_mean, ratio, beside=broken),
+        Stream("perplexity ratio, 5 % of documents carry it", RATIO, worse, 1.0, 1.02,
+               _damage_of_few, log_mean, ratio, beside=broken),
+        Stream("KL mean", kl, AtMost(metric="*", why="known", limit=0.05), 0.0, 0.05, _kl, unbounded),
         Stream("top-1 agreement", agreement, AtLeast(metric="*", why="known", limit=0.95), 1.0, 0.95, _same, _share),
         Stream("top-1 agreement, few documents touched", agreement, AtLeast(metric="*", why="known", limit=0.99),
                1.0, 0.99,
@@ -201,7 +228,7 @@ def stop_early(
         for number, (size, end) in enumerate(zip(sizes, ends, strict=True)):
             intervals = intervals_at(method, sizes, number, 1 if stream.exact else LONGEST)
             found = stream.measure(values[:end], labels[:end], intervals)
-            status = stream.rule.judge(found, identical=False).status
+            status = stream.judge(found, values[:end], labels[:end], intervals)
             if status in ("pass", "fail") or size == sizes[-1]:
                 break
         passed, failed, documents = passed + (status == "pass"), failed + (status == "fail"), documents + size

@@ -509,8 +509,9 @@ def test_nothing_to_score_is_an_error(tmp_path: Path) -> None:
 def test_the_documents_table_has_every_document(tmp_path: Path) -> None:
     _, (tables,) = observe(tmp_path, llama(), [llama()], make_documents([5, 3]), probes=(Channels(),))
     frame = tables["documents"]
-    assert list(frame.columns) == ["document", "id", "kind", "tokens", "total_tokens", "cut", "skipped", "language"]
+    columns = ["document", "id", "kind", "tokens", "total_tokens", "cut", "skipped", "language", "cluster"]
+    assert list(frame.columns) == columns
     assert frame.values.tolist() == [
-        [0, "d0", "test", 4, 5, False, "", ""],
-        [1, "d1", "test", 2, 3, False, "", ""],
+        [0, "d0", "test", 4, 5, False, "", "", 0],
+        [1, "d1", "test", 2, 3, False, "", "", 1],
     ]

@@ -10,6 +10,7 @@ from harness.measures.layer_error import NO_ERROR_DB, LayerError
 from harness.records import Measurement, Skipped
 from tests.helpers.observed import observe_layers
 from tests.helpers.results import by_name, ends, measurement, measurements, number, skipped, with_skipped
+from tests.helpers.symmetric_intervals import SymmetricIntervals
 
 
 def test_values_match_the_raw_outputs() -> None:
@@ -39,7 +40,7 @@ def test_modules_come_in_order_of_execution_with_their_labels() -> None:
 @pytest.mark.parametrize("metric", ["layers.relative_error", "layers.sqnr_db", "layers.cosine"])
 def test_intervals_match_the_document_jackknife(metric: str) -> None:
     table, outputs = observe_layers(documents=80, noise=0.3)
-    entry = by_name(LayerError().measure(table), "lm_head")[metric]
+    entry = by_name(LayerError().measure_by(table, SymmetricIntervals()), "lm_head")[metric]
     y, z = outputs["lm_head"]
 
     def value(keep: np.ndarray) -> float:

@@ -6,11 +6,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import statsmodels.api as sm
+from statsmodels.stats.proportion import proportion_confint
 
 from harness.measures.perplexity import Perplexity
-from harness.records import Skipped
+from harness.records import Measurement, Skipped
+from harness.rules.at_most import AtMost
 from tests.helpers.observed import observe
 from tests.helpers.results import by_name, ends, measurement, number, with_skipped
+from tests.helpers.symmetric_intervals import SymmetricIntervals
 
 
 def clustered_t(values: np.ndarray, document: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
@@ -25,7 +28,7 @@ def clustered_t(values: np.ndarray, document: np.ndarray, weights: np.ndarray | 
 def test_values_and_intervals_match_statsmodels() -> None:
     seen = observe(documents=40)
     table = seen.table
-    found = by_name(Perplexity().measure(table))
+    found = by_name(Perplexity().measure_by(table, SymmetricIntervals()))
     reference, variant = table["reference_nll"].to_numpy(), table["variant_nll"].to_numpy()
     delta = variant - reference
     value, ratio = found["perplexity.value"], found["perplexity.ratio"]
@@ -44,7 +47,7 @@ def test_values_and_intervals_match_statsmodels() -> None:
 
 def test_difference_of_perplexities_has_the_delta_method_interval() -> None:
     seen = observe(documents=40)
-    value = by_name(Perplexity().measure(seen.table))["perplexity.value"]
+    value = by_name(Perplexity().measure_by(seen.table, SymmetricIntervals()))["perplexity.value"]
     sums = seen.table.groupby("document")[["reference_nll", "variant_nll"]].sum()
     size = seen.table.groupby("document").size().to_numpy()
 
@@ -66,7 +69,7 @@ def test_pairing_beats_the_difference_of_two_intervals() -> None:
 
 def test_bits_per_byte() -> None:
     seen = observe(documents=40)
-    found = by_name(Perplexity().measure(seen.table))["perplexity.bits_per_byte"]
+    found = by_name(Perplexity().measure_by(seen.table, SymmetricIntervals()))["perplexity.bits_per_byte"]
     spans = seen.table["bytes"].to_numpy(dtype=float)
     delta = (seen.table["variant_nll"] - seen.table["reference_nll"]).to_numpy() / math.log(2)
     assert found.variant == pytest.approx(seen.table["variant_nll"].sum() / math.log(2) / spans.sum())
@@ -115,3 +118,64 @@ def test_constant_damage_is_no_interval() -> None:
     for name in ("perplexity.ratio", "perplexity.nll_delta", "perplexity.value"):
         assert found[name].low == found[name].high == found[name].change
         assert "no interval" in found[name].method
+
+
+def loss_table(losses: np.ndarray, tokens: int = 4) -> pd.DataFrame:
+    """Documents on every token of which the variant loses so many nats more than the reference."""
+    documents = np.repeat(np.arange(len(losses)), tokens)
+    table = pd.DataFrame({"document": documents, "bytes": 1.0, "reference_nll": 2.0})
+    table["variant_nll"] = 2.0 + losses[documents]
+    table["reference_top1_p"] = table["variant_top1_p"] = 0.5
+    return table
+
+
+def broken(losses: np.ndarray, **settings: float) -> Measurement:
+    return by_name(Perplexity(**settings).measure(loss_table(losses)))["perplexity.broken_documents"]
+
+
+def test_intervals_mind_that_damage_sits_in_few_documents() -> None:
+    losses = np.random.default_rng(1).lognormal(-4.6, 1.2, 50)
+    table = loss_table(losses)
+    for name in ("perplexity.ratio", "perplexity.nll_delta", "perplexity.value", "perplexity.bits_per_byte"):
+        found = by_name(Perplexity().measure(table))[name]
+        plain = by_name(Perplexity().measure_by(table, SymmetricIntervals()))[name]
+        assert ends(found)[1] - number(found.change) > 1.2 * (ends(plain)[1] - number(plain.change))
+        assert "Hall" in found.method
+
+
+def test_broken_documents_are_counted_exactly_and_the_worst_is_named() -> None:
+    losses = np.full(200, 0.01)
+    losses[[3, 17, 40]] = 0.3, 0.9, 0.26
+    found = broken(losses)
+    assert found.change == 3 / 200
+    low, high = proportion_confint(3, 200, method="beta")
+    assert (found.low, found.high) == pytest.approx((low, high))
+    assert found.labels == {"worst_document": "17"}
+    assert "3 of 200 documents lose more than 0.25 nats/token" in found.method
+    assert "cannot exclude a share of 4.3 %" in found.method
+    assert (found.n, found.clusters) == (800, 200)
+
+
+def test_what_counts_as_broken_is_a_setting() -> None:
+    losses = np.full(100, 0.01)
+    losses[:2] = 0.1
+    assert broken(losses).change == 0
+    assert broken(losses, broken_above=0.05).change == 0.02
+    with pytest.raises(ValueError, match="broken_above"):
+        Perplexity(broken_above=0.0)
+
+
+@pytest.mark.parametrize("documents", [20, 71, 72, 500])
+def test_where_no_document_is_broken_their_number_bounds_the_share(documents: int) -> None:
+    found = broken(np.linspace(0, 0.02, documents))
+    assert found.change == found.low == 0
+    assert found.high == pytest.approx(1 - 0.025 ** (1 / documents))
+    assert (number(found.high) < 0.05) == (documents >= 72)
+
+
+def test_five_percent_of_broken_documents_never_pass_the_gate_ship() -> None:
+    rule = AtMost(metric="perplexity.broken_documents", limit=0.05, why="as in the gate ship")
+    for documents in (20, 100, 1000, 20_000):
+        losses = np.zeros(documents)
+        losses[: documents // 20] = 0.4
+        assert rule.judge(broken(losses), identical=False).status != "pass"

@@ -17,7 +17,8 @@ from statsmodels.stats.proportion import proportion_confint
 from harness.errors import MeasureError
 from harness.measures.tasks import Tasks
 from harness.records import Measurement, Skipped
-from tests.helpers.results import measurement, number
+from tests.helpers.results import ends, measurement, number
+from tests.helpers.symmetric_intervals import skewed_ends
 
 MEASURE = Tasks(tasks=("quiz",))
 
@@ -202,19 +203,19 @@ def test_recovery_of_nothing_is_skipped_with_the_reason() -> None:
 
 def test_graded_scores_have_an_interval_clustered_by_document() -> None:
     rng = np.random.default_rng(3)
-    reference = rng.uniform(0, 1, 60)
-    variant = reference - rng.uniform(-0.1, 0.3, 60)
-    documents = [i // 2 for i in range(60)]
+    reference = rng.uniform(0, 1, 240)
+    variant = reference - rng.uniform(-0.1, 0.3, 240)
+    documents = [i // 2 for i in range(240)]
     table = items(list(reference), list(variant), metric="rouge", output_type="generate_until", documents=documents)
     found = measure(table)
     assert set(found) == {"rouge", "recovery"}
     one = measurement(found["rouge"])
     d = variant - reference
-    sums = np.array([d[i] + d[i + 1] - 2 * d.mean() for i in range(0, 60, 2)])
-    half = stats.t.ppf(0.975, 29) * math.sqrt(30 / 29 * (sums**2).sum()) / 60
+    sums = np.array([d[i] + d[i + 1] - 2 * d.mean() for i in range(0, 240, 2)])
+    error = math.sqrt(120 / 119 * (sums**2).sum()) / 240
     assert one.change == pytest.approx(d.mean())
-    assert (one.low, one.high) == pytest.approx((d.mean() - half, d.mean() + half))
-    assert (one.n, one.clusters) == (60, 30)
+    assert ends(one) == pytest.approx(skewed_ends(d.mean(), error, sums))
+    assert (one.n, one.clusters) == (240, 120)
 
 
 def test_a_document_that_is_there_twice_is_one_observation() -> None:
@@ -274,9 +275,9 @@ def rolling(metric: str, reference: list[float], variant: list[float], weights: 
 
 def test_rolling_tasks_give_bits_per_byte_and_a_paired_perplexity_ratio() -> None:
     rng = np.random.default_rng(1)
-    size = rng.integers(20, 200, 40).astype(float)
-    reference = -size * rng.uniform(1, 2, 40)
-    variant = reference - size * rng.uniform(0.0, 0.2, 40)
+    size = rng.integers(20, 200, 120).astype(float)
+    reference = -size * rng.uniform(1, 2, 120)
+    variant = reference - size * rng.uniform(0.0, 0.2, 120)
     lists = (list(reference), list(variant), list(size))
     found = measure(rolling("word_perplexity", *lists), rolling("bits_per_byte", *lists))
     assert set(found) == {"word_perplexity", "word_perplexity_ratio", "bits_per_byte"}
@@ -291,9 +292,9 @@ def test_rolling_tasks_give_bits_per_byte_and_a_paired_perplexity_ratio() -> Non
     delta = (reference - variant).sum() / size.sum()
     assert ratio.change == pytest.approx(math.exp(delta))
     residuals = (reference - variant) - delta * size
-    half = stats.t.ppf(0.975, 39) * math.sqrt(40 / 39 * (residuals**2).sum()) / size.sum()
-    assert (ratio.low, ratio.high) == pytest.approx((math.exp(delta - half), math.exp(delta + half)))
-    assert (bits.low, bits.high) == pytest.approx(((delta - half) / math.log(2), (delta + half) / math.log(2)))
+    low, high = skewed_ends(delta, math.sqrt(120 / 119 * (residuals**2).sum()) / size.sum(), residuals)
+    assert ends(ratio) == pytest.approx((math.exp(low), math.exp(high)))
+    assert ends(bits) == pytest.approx((low / math.log(2), high / math.log(2)))
     assert ratio.neutral == 1.0
     assert {one.better for one in (bits, ratio, value)} == {"lower"}
 

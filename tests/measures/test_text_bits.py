@@ -15,6 +15,7 @@ from harness.measures._text_bits import TextBits
 from harness.measures.perplexity import Perplexity
 from harness.records import Measurement, Skipped
 from tests.helpers.results import skipped
+from tests.helpers.symmetric_intervals import skewed_ends
 
 
 def table(documents: int = 40, windows: int = 2, seed: int = 0, **columns: Any) -> pd.DataFrame:
@@ -42,7 +43,7 @@ def bits(frame: pd.DataFrame) -> Any:
 
 
 def test_it_is_the_ratio_of_sums_with_an_interval_by_document() -> None:
-    frame = table()
+    frame = table(documents=120)
     found = bits(frame)
     size = frame["bytes"].to_numpy(dtype=float)
     delta = (frame["variant_nll"] - frame["reference_nll"]) / math.log(2)
@@ -51,11 +52,14 @@ def test_it_is_the_ratio_of_sums_with_an_interval_by_document() -> None:
     assert found.variant == pytest.approx(frame["variant_nll"].sum() / math.log(2) / size.sum())
     assert found.change == pytest.approx(found.variant - found.reference)
     fit = sm.WLS(delta / size, np.ones(len(frame)), weights=size)
-    by_document = fit.fit(cov_type="cluster", cov_kwds={"groups": frame["document"]}, use_t=True).conf_int()
-    assert (found.low, found.high) == pytest.approx(tuple(by_document.iloc[0]))
-    alone = fit.fit(cov_type="cluster", cov_kwds={"groups": np.arange(len(frame))}, use_t=True).conf_int()
-    assert (found.low, found.high) != pytest.approx(tuple(alone.iloc[0]), rel=1e-2)
-    assert (found.n, found.clusters) == (80, 40)
+    residuals = ((delta / size - found.change) * size).groupby(frame["document"]).sum().to_numpy()
+    by_document, alone = (
+        float(fit.fit(cov_type="cluster", cov_kwds={"groups": groups}, use_t=True).bse.iloc[0])
+        for groups in (frame["document"], np.arange(len(frame)))
+    )
+    assert (found.low, found.high) == pytest.approx(skewed_ends(found.change, by_document, residuals), rel=1e-5)
+    assert (found.low, found.high) != pytest.approx(skewed_ends(found.change, alone, residuals), rel=1e-2)
+    assert (found.n, found.clusters) == (240, 120)
 
 
 def test_pairing_beats_the_difference_of_two_intervals() -> None:

@@ -64,6 +64,31 @@ def change_config(adapter: Path, **fields: object) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | fields))
 
 
+# --- tied weights ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("target", [["lm_head"], ["embed_tokens"], ["lm_head", "q_proj"]])
+def test_merged_into_one_of_two_tied_modules_it_computes_what_it_computes_beside(
+    target: list[str], reference: LoadedModel, tmp_path: Path
+) -> None:
+    adapter = save_lora(tiny_llama(), tmp_path / "tied", target_modules=target, std=0.5)
+    first = "base_model.model.model.embed_tokens.lora_embedding_A"  # peft begins with zeros
+    change(adapter, lambda held: held.update({first: torch.ones_like(held[first])} if first in held else {}))
+    merged, beside = (variant_of(reference, adapter, merge=merge) for merge in (True, False))
+    assert torch.allclose(logits(merged), logits(beside), atol=1e-4)
+    assert not torch.allclose(logits(merged), logits(reference), atol=1e-2)
+    assert "has a weight of its own now" in merged.notes[-1].text
+    merged.model.save_pretrained(tmp_path / "saved")
+    again: Any = type(merged.model).from_pretrained(tmp_path / "saved").eval()
+    assert torch.allclose(again(IDS).logits, logits(merged), atol=1e-5)
+
+
+def test_a_tied_model_whose_tied_modules_have_no_adapter_stays_tied(reference: LoadedModel, adapter: Path) -> None:
+    merged: Any = variant_of(reference, adapter, merge=True).model
+    assert merged.config.tie_word_embeddings
+    assert merged.lm_head.weight is merged.model.embed_tokens.weight
+
+
 # --- what an adapter computes -------------------------------------------------------------------------------
 
 

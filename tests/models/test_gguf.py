@@ -113,6 +113,8 @@ def test_a_reader_is_told_that_the_speed_is_that_of_floats(reference: LoadedMode
     variant = variant_of(reference, write_gguf(tiny_llama(**SIZES), tmp_path / "q4.gguf", "Q4_0"))
     (note,) = [note for note in variant.notes if note.topic == "gguf"]
     assert "q4.gguf (Q4_0, F32) runs on dequantized weights" in note.text
+    assert "does not clear the kernels of llama.cpp" in note.text
+    assert note.level == "warn"
 
 
 def test_k_quants_are_read_with_their_bits(tmp_path: Path) -> None:

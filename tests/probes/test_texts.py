@@ -164,7 +164,9 @@ def test_what_was_committed_is_not_computed_again(reference: Loaded) -> None:
 
 def test_the_documents_table_serves_slices(reference: Loaded) -> None:
     frame = observe(reference, other())[0].table("documents")
-    assert list(frame.columns) == ["document", "id", "kind", "tokens", "total_tokens", "cut", "skipped", "language"]
+    columns = ["document", "id", "kind", "tokens", "total_tokens", "cut", "skipped", "language", "cluster"]
+    assert list(frame.columns) == columns
+    assert frame["cluster"].tolist() == frame["document"].tolist(), "no two texts are the same"
     assert frame["language"].tolist() == ["en"] * len(DOCUMENTS)
     assert (frame["tokens"] > 0).all()
     assert not frame["cut"].any()

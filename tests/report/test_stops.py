@@ -42,6 +42,11 @@ def stop(**fields: Any) -> Stop:
             {"documents": 400, "undecided": ("a b", "c d", "e f"), "fixed": 900},
             "Suite core: undecided after all 400 documents: a b and 2 more; a fixed sample size with 80 % power would",
         ),
+        (
+            {"undecided": ("a b",)},
+            "Suite core: a blocking rule failed after 63 of at most 400 documents (interim look 2 of 6), with "
+            "a b undecided",
+        ),
         ({"documents": 400, "fixed": 9}, "Suite core: every rule was decided after 400 of at most 400 documents"),
     ],
 )

@@ -60,8 +60,10 @@ class Progress:
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models")
     save(tiny_llama(), folder / "reference")
-    letters = "abcdefghijklmnopqrstuvwxyz "
-    lines = [json.dumps({"text": (letters * 2)[at % 27 : at % 27 + 8 + at % 9], "id": f"d{at}"}) for at in range(MOST)]
+    letters = "abcdefghijklmnopqrstuvwxyz" * 2
+    # All different, also without white space: copies would be one cluster, and no further look.
+    texts = [letters[at % 26 : at % 26 + 8 + at % 4 + at // 26 * 4] for at in range(MOST)]
+    lines = [json.dumps({"text": text, "id": f"d{at}"}) for at, text in enumerate(texts)]
     (folder / "texts.jsonl").write_text("\n".join(lines), encoding="utf-8")
     return folder
 
@@ -145,6 +147,29 @@ def test_an_undecided_rule_takes_all_documents_and_says_so(models: Path, tmp_pat
     assert stop.documents == MOST
     assert stop.undecided == ("at_most divergence.kl_max",)
     assert measured(observed)["divergence.kl_mean[]"].clusters == MOST
+
+
+def test_a_blocking_rule_that_failed_ends_it_though_another_is_undecided(models: Path, tmp_path: Path) -> None:
+    """No further document can make the variant pass; a warning that fails leaves that open."""
+    failing = CLEAR.model_copy(update={"limit": 1e-9})
+    (observed,) = run([make_plan(models, "failed", failing, NEVER)], tmp_path)
+    stop = observed.stops["suite"]
+    assert (stop.documents, stop.undecided) == (20, ("at_most divergence.kl_max",))
+    warning = failing.model_copy(update={"level": "warn", "on_inconclusive": "extend"})
+    (observed,) = run([make_plan(models, "warned", warning, NEVER)], tmp_path)
+    assert observed.stops["suite"].documents == MOST
+
+
+def test_broken_documents_are_decided_though_hardly_more_could_be_drawn_than_they_need(
+    models: Path, tmp_path: Path
+) -> None:
+    rule = AtMost(metric="perplexity.broken_documents", limit=0.05, why="as in the gate ship")
+    (observed,) = run([make_plan(models, "whole", rule, bits=8)], tmp_path)
+    stop = observed.stops["suite"]
+    assert stop.documents == next(size for size in SIZES if size >= 83) < MOST
+    (share,) = [m for m in observed.measurements if m.name == "perplexity.broken_documents"]
+    assert (share.clusters, "valid at any look" in share.method) == (stop.documents, True)
+    assert share.labels["worst_document"] in rows(tmp_path, "whole", "documents")["id"].tolist()
 
 
 def test_where_no_rule_waits_all_documents_are_drawn(models: Path, tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ def contexts() -> list[Context]:
 def pair(name: str, mismatches: dict[str, str] | None = None, unsupported: dict[str, str] | None = None) -> Pair:
     store, observed = SimpleNamespace(sink=lambda suite: f"{name} in {suite}"), SimpleNamespace(seconds={}, notes=[])
     variant: Any = SimpleNamespace(name=name)
-    return Pair(variant, store, observed, mismatches or {}, unsupported or {})  # type: ignore[arg-type]
+    return Pair(variant, store, observed, 96, mismatches or {}, unsupported or {})  # type: ignore[arg-type]
 
 
 def observe_all(folder: Path, probe: Probe, *pairs: Pair) -> None:

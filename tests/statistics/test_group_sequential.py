@@ -124,12 +124,13 @@ def test_looks_of_a_suite_of_40_to_400() -> None:
 def test_intervals_of_a_look_are_the_ordinary_ones_at_its_confidence() -> None:
     values = np.random.default_rng(2).normal(size=63)
     at = GroupSequential.at([40, 63], 400)
-    found, ordinary = at.mean(values, range(63)), mean_interval(values, range(63), at.confidence)
+    found, ordinary = at.mean(values, range(63)), mean_interval(values, range(63), at.confidence, skewed=True)
     assert found is not None
     assert ordinary is not None
     assert (found.low, found.high) == (ordinary.low, ordinary.high)
     assert found.method == (
-        f"cluster t, 62 degrees of freedom, at {100 * at.confidence:.6g} %: group-sequential, look 2 at 63 of at most "
+        "cluster t, 62 degrees of freedom, widened by Hall's transformation and cluster bootstrap-t, at "
+        f"{100 * at.confidence:.6g} %: group-sequential, look 2 at 63 of at most "
         "400 documents, all looks together 95 %"
     )
     alone = Intervals().mean(values, range(63))

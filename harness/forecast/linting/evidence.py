@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from harness.engines.transformers import Transformers
 from harness.errors import TableError
 from harness.forecast.measured import Measured, complete_metric, list_measured
 from harness.forecast.model_size import model_size
@@ -50,7 +51,8 @@ def gather_for_suites(suites: Sequence[SuiteSpec], run: Run | None = None, folde
     vocabulary, same, dtype = None, "", None
     if run is not None:
         asked = run.asked.get("reference", {})
-        vocabulary, dtype = _vocabulary(str(asked.get("model")), asked.get("revision")), run.reference.dtype
+        model = os.path.expanduser(str(asked.get("model")))  # run.json holds no home folder
+        vocabulary, dtype = _vocabulary(model, asked.get("revision")), run.reference.dtype
         same = f"the run {run.name}: both sides were the same bytes" if run.reference.same_as(run.variant) else ""
     if suites:
         metrics = list_measured(suites, run)
@@ -66,7 +68,8 @@ def _is_reference(plan: Plan) -> bool:
     same_files = variant.model == "reference" or (
         _place(variant.model) == _place(reference.model) and variant.revision in (None, reference.revision)
     )
-    return same_files and not variant.compress and variant.dtype in (None, reference.dtype)
+    unchanged = not variant.compress and variant.adapter is None and variant.engine.kind == Transformers.kind
+    return same_files and unchanged and variant.dtype in (None, reference.dtype)
 
 
 def _place(model: str) -> str:

@@ -78,8 +78,8 @@ def bits_per_byte(cell: TaskScores) -> Found:
         reference=ratio_of_sums(reference, weight),
         variant=ratio_of_sums(variant, weight),
         change=ratio_of_sums(variant - reference, weight),
-        interval=ratio_of_sums_interval(variant - reference, weight, cell.clusters),
-        variant_interval=ratio_of_sums_interval(variant, weight, cell.clusters),
+        interval=ratio_of_sums_interval(variant - reference, weight, cell.clusters, skewed=True),
+        variant_interval=ratio_of_sums_interval(variant, weight, cell.clusters, skewed=True),
     )
 
 
@@ -101,14 +101,14 @@ def perplexity(cell: TaskScores) -> Found:
         reference=on_reference,
         variant=on_variant,
         change=on_variant - on_reference,
-        variant_interval=_exp_interval(ratio_of_sums_interval(variant, weight, cell.clusters)),
+        variant_interval=_exp_interval(ratio_of_sums_interval(variant, weight, cell.clusters, skewed=True)),
     )
     yield make_sampled(
         cell.ratio(),
         f"exp of the ratio of sums over documents of the paired difference; {cell.conditions}",
         cell.count,
         change=ratio,
-        interval=_exp_interval(ratio_of_sums_interval(variant - reference, weight, cell.clusters)),
+        interval=_exp_interval(ratio_of_sums_interval(variant - reference, weight, cell.clusters, skewed=True)),
     )
 
 

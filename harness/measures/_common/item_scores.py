@@ -33,8 +33,8 @@ def scores(cell: TaskScores) -> Found:
         what = f"{gained} items gained, {lost} lost{_mcnemar(cell, gained, lost)}; {cell.conditions}"
     else:
         change = mean(cell.variant - cell.reference)
-        interval = mean_interval(cell.variant - cell.reference, cell.clusters)
-        alone = mean_interval(cell.variant, cell.clusters)
+        interval = mean_interval(cell.variant - cell.reference, cell.clusters, skewed=True)
+        alone = mean_interval(cell.variant, cell.clusters, skewed=True)
         what = f"mean of the paired difference; {cell.conditions}"
     yield make_sampled(
         cell.main(),

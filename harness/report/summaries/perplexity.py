@@ -69,7 +69,7 @@ def _kind(name: str, rows: pd.DataFrame) -> KindPerplexity:
         float(rows[c].sum(skipna=False)) for c in ("reference_nll", "variant_nll", "change", "bytes")
     )
     documents = rows.index.get_level_values("document").to_numpy()
-    interval = ratio_of_sums_interval(rows["change"].to_numpy(), rows["n"].to_numpy(), documents)
+    interval = ratio_of_sums_interval(rows["change"].to_numpy(), rows["n"].to_numpy(), documents, skewed=True)
     if interval is not None and interval.low == interval.high:
         interval = None  # no spread between documents is no evidence about others
     per_byte = 1 / (size * math.log(2)) if size > 0 else None

@@ -44,7 +44,7 @@ def group_by_kind(suite: SuiteTables, most: int) -> list[KindBits]:
         size = sums["bytes"].to_numpy(dtype="float64")
         bits = {side: sums[f"{side}_nll"].to_numpy() / math.log(2) for side in ("reference", "variant")}
         change = bits["variant"] - bits["reference"]
-        interval = ratio_of_sums_interval(change, size, sums.index.to_numpy())
+        interval = ratio_of_sums_interval(change, size, sums.index.to_numpy(), skewed=True)
         if interval is not None and interval.low == interval.high:
             interval = None  # no spread between documents is no evidence about others
         kinds.append(

@@ -398,6 +398,12 @@ def test_both_sides_the_same_is_a_warning(tmp_path: Path) -> None:
     entry = "reference: {model: ./model}\nvariant: {model: ./again}\n"
     (tmp_path / "linked.yaml").write_text(f"name: linked\n{entry}suites: [smoke]\ngates: [smoke]\n")
     assert "the variant is the reference" in gather_for_plan(make_plan(tmp_path / "linked.yaml")).self_reference
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter/adapter_config.json").write_text("{}")
+    (tmp_path / "adapter/adapter_model.safetensors").touch()
+    adapted = entry.replace("./again}", "./again, adapter: ./adapter}")
+    (tmp_path / "adapted.yaml").write_text(f"name: adapted\n{adapted}suites: [smoke]\ngates: [smoke]\n")
+    assert gather_for_plan(make_plan(tmp_path / "adapted.yaml")).self_reference == ""
     run = made().model_copy(update={"variant": made().reference})
     found = one(tmp_path, "rule: not_worse, metric: perplexity.ratio, margin: 0.02", gather_for_suites([], run))
     assert "both sides were the same bytes" in found.what

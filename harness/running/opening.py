@@ -1,0 +1,52 @@
+"""Decides once for a run whether texts begin with BOS, by the reference's tokenizer, and says so."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TypeVar
+
+from transformers import PreTrainedTokenizerBase
+
+from harness.data.encoding import follow_bos
+from harness.planning.specs import Plan
+from harness.records import CalibrationSpec, DocumentsSpec, Note
+
+S = TypeVar("S", DocumentsSpec, CalibrationSpec)
+
+
+def settle_openings(plan: Plan, tokenizer: PreTrainedTokenizerBase) -> Plan:
+    """The plan with ``bos`` as it is done: true or false, for the documents of every suite and for calibration.
+
+    A tokenizer without a BOS token belongs to a family that uses none, so ``bos: true`` becomes false there.
+    """
+    suites = tuple(
+        suite.model_copy(update={"documents": suite.documents and _settle(suite.documents, tokenizer)})
+        for suite in plan.suites
+    )
+    calibration = plan.calibration and _settle(plan.calibration, tokenizer)
+    return plan.model_copy(update={"suites": suites, "calibration": calibration})
+
+
+def note_openings(asked: Plan, tokenizer: PreTrainedTokenizerBase) -> Iterator[Note]:
+    """What ``settle_openings`` decided for each suite whose ``bos`` is ``auto`` or cannot be followed."""
+    for suite in asked.suites:
+        if suite.documents is None:
+            continue
+        bos, used = suite.documents.bos, _settle(suite.documents, tokenizer).bos
+        token = tokenizer.bos_token
+        if bos == "auto":
+            does = f"begin with BOS ({token}), as" if used else "begin without BOS, as"
+            why = "puts it before texts" if used else "has none" if token is None else f"does not put its {token} there"
+            text = f"suite {suite.name}: documents {does} the reference's tokenizer {why} (bos: auto)"
+            yield Note(topic="BOS", text=text)
+        elif bos != used:
+            text = (
+                f"suite {suite.name}: documents begin without BOS: {suite.source} has bos: true, but the reference's "
+                "tokenizer has no BOS token; write bos: auto"
+            )
+            yield Note(topic="BOS", text=text, level="warn")
+
+
+def _settle(spec: S, tokenizer: PreTrainedTokenizerBase) -> S:
+    bos = follow_bos(spec.bos, tokenizer) and isinstance(tokenizer.bos_token_id, int)
+    return spec.model_copy(update={"bos": bos})
