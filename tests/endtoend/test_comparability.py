@@ -22,7 +22,8 @@ from tests.helpers.folders import CHATML, SETTINGS, TOKENIZER, edit, make_folder
 
 GENERATION, CONFIG = "generation_config.json", "config.json"
 SUITE = "description: s\ndocuments: {data: pocket-heldout, max: 3, context: 48}\nmeasures: [logits]\n"
-SHORT = "description: s\ndocuments: {data: ./words.txt, max: 3, context: 48}\nmeasures: [logits]\n"
+PIECE = {"id": 813, "content": "estro"}
+"""A token of the vocabulary that no document holds."""
 BLOCKING = ("chat_template", "stop_tokens", "generation_config", "common_text", "texts", "decoder", "at_once")
 RULE = "- {{rule: at_most, metric: comparability.{}, limit: 0.0, level: {}, why: w}}\n"
 """The rules of the gate ``ship`` on comparability, without those on quality, for which a few documents are too few."""
@@ -84,7 +85,7 @@ def shorten_context(folder: Path) -> None:
 def demote_marker(folder: Path) -> None:
     flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
     for side, special in (("ref", True), ("var", False)):
-        entry = {"id": 700, "content": "<|im_end|>", "special": special, **flags}
+        entry = {**PIECE, "special": special, **flags}
         held = json.loads((folder / side / TOKENIZER).read_text(encoding="utf-8"))
         edit(folder / side / TOKENIZER, added_tokens=[*held["added_tokens"], entry])
 
@@ -167,9 +168,7 @@ def ask_for_scale(folder: Path) -> None:
 
 def add_token(folder: Path) -> None:
     flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized", "special"), False)
-    held = json.loads((folder / "var" / TOKENIZER).read_text(encoding="utf-8"))
-    (content,) = (token for token, number in held["model"]["vocab"].items() if number == 700)
-    entry = {"id": 700, "content": content * 3, **flags}
+    entry = {**PIECE, **flags}
     edit(folder / "var" / TOKENIZER, lambda found: found["added_tokens"].append(entry))
 
 
@@ -191,8 +190,7 @@ def replace_accents(folder: Path) -> None:
 )
 def test_what_no_document_exercises_warns(folders: Path, change: Callable[[Path], None], said: str) -> None:
     change(folders)
-    (folders / "words.txt").write_text("The king gave the queen a red box.\n\n" * 3, encoding="utf-8")
-    found = checked(folders, suite=SHORT)
+    found = checked(folders)
     assert found.code == 0
     assert found.failed == {"beyond_inputs"}
     assert found.line.startswith("comparable: partly, because of ")
