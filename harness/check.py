@@ -214,4 +214,5 @@ def _judge_variant(observed: Observed, started: datetime) -> Run:
         notes=tuple(observed.notes),
         warnings=sum(note.level == "warn" for note in observed.notes),
         artifact=observed.artifact,
+        comparison=observed.comparison,
     )

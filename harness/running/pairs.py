@@ -24,7 +24,7 @@ from harness.numerics.hardware import fit as hardware
 from harness.planning.composition import remarks
 from harness.planning.looks import Look
 from harness.planning.specs import Plan, SuiteSpec, VariantSpec
-from harness.records import Artifact, Environment, Identity, Measurement, Note, Skipped, Slice, Stop
+from harness.records import Artifact, Comparison, Environment, Identity, Measurement, Note, Skipped, Slice, Stop
 from harness.records.plan import SERVED
 from harness.running.calibration import read_calibration, with_calibration
 from harness.running.stopwatch import measure_time
@@ -61,6 +61,7 @@ class Observed:
     """By suite with sequential sampling: where it stopped."""
     notes: list[Note] = field(default_factory=list)
     artifact: Artifact | None = None
+    comparison: Comparison | None = None
     messages: list[str] = field(default_factory=list)
     """What happened to the tables of an earlier, unfinished run: shown in the terminal only, because it changes no
     number."""

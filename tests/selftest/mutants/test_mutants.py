@@ -289,8 +289,8 @@ def test_faults_of_tokenizers_are_what_they_say(folder: Path) -> None:
         assert found == wanted[name], name
 
 
-def test_a_fault_that_no_measure_can_see_is_declared_and_changes_no_token(folder: Path) -> None:
-    assert [each.name for each in EVERY if each.equivalent] == ["wrong_chat_template"]
+def test_a_fault_of_the_chat_template_changes_no_token_of_a_text(folder: Path) -> None:
+    assert not [each.name for each in EVERY if each.equivalent]
     change("wrong_chat_template", folder)
     tokenizer = load(ModelSpec(model=str(folder)), "template").tokenizer
     assert "[INST]" in tokenizer.apply_chat_template([{"role": "user", "content": "x"}], tokenize=False)
@@ -310,6 +310,29 @@ def test_bits_that_a_config_misstates_are_refused_at_loading(folder: Path) -> No
     change("bits_misstated", folder)
     with pytest.raises(ModelError, match=r"config\.json says bits: 8, but its codes in the file have 4"):
         load(ModelSpec(model=str(folder)), "misstated")
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "key", "value"),
+    [
+        ("stop_token_lost", "generation_config.json", "eos_token_id", None),
+        ("sampling_changed", "generation_config.json", "repetition_penalty", 1.8),
+        ("context_shortened", "config.json", "max_position_embeddings", 256),
+    ],
+)
+def test_faults_beside_the_weights_are_what_they_say(
+    folder: Path, name: str, file: str, key: str, value: object
+) -> None:
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    change(name, folder)
+    assert json.loads((folder / file).read_text()).get(key) == value
+    assert {path.name for path in folder.iterdir() if path.read_bytes() != before[path.name]} == {file}
+
+
+def test_one_of_several_stop_tokens_is_lost(folder: Path) -> None:
+    (folder / "generation_config.json").write_text('{"eos_token_id": [1, 15]}')
+    change("stop_token_lost", folder)
+    assert json.loads((folder / "generation_config.json").read_text()) == {"eos_token_id": [1]}
 
 
 def test_shards_hold_the_same_tensors_in_other_files(folder: Path) -> None:
