@@ -211,8 +211,6 @@ def test_other_weights_in_equal_folders_are_not_the_same_bytes(folders: Path) ->
     assert found.line == "comparable: yes, nothing differs that would change what users get"
     assert "the same bytes" not in found.log + json.dumps(found.run["notes"])
     assert "compute the same: weights, configuration and tokenizer" in json.dumps(found.run["notes"])
-        found.run["notes"]
-    )
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
