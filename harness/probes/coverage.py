@@ -39,12 +39,13 @@ class Coverage(Probe):
     Writes to the table ``coverage`` one row per side and part that documents may leave untouched: a module that no text
     runs, a stack of experts, an embedding read row by row, a tensor that the class leaves in the files (kind
     ``module``, ``experts``, ``rows``, ``unread``; see ``harness.models.coverage.parts``). units: how many experts or
-    rows it has; seen, changed, damaged: one bit for each, in hexadecimal: whether a document touched it, whether it differs
-    from the reference's, and whether it says nothing of it. missing: the other side has no such part. Rows of other
-    kinds: ``total`` with the parameters and bytes of a side; ``non_finite`` for every tensor of the variant with NaN or
-    infinity that the reference does not have there; ``stated`` for every layer that a quantization config speaks of,
-    with whether it is ``compressed``. Of a variant whose engine keeps its weights to itself, what documents touch is
-    taken from the reference, all of it counts as compressed, and nothing else is known.
+    rows it has; seen, changed, damaged: one bit for each, in hexadecimal: whether a document touched it, whether it
+    differs from the reference's, and whether it says nothing of it. missing: the other side has no such part. Rows
+    of other kinds: ``total`` with the parameters and bytes of a side; ``non_finite`` for every tensor of the
+    variant with NaN or infinity that the reference does not have there; ``stated`` for every layer that a
+    quantization config speaks of, with whether it is ``compressed``. Of a variant whose engine keeps its weights to
+    itself, what documents touch is taken from the reference, all of it counts as compressed, and nothing else is
+    known.
     """
 
     runs = "shared_pass"
