@@ -14,17 +14,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
-from harness.errors import FailureClass, HarnessError, WriteError
+from harness.errors import HarnessError, WriteError
 from harness.forecast.notes import notes_before
-from harness.judge import OWN_GATE, conclude, judge
+from harness.judge import conclude, judge
 from harness.measures import collect_metrics
 from harness.plan import check_together, make_plan, name_of, resolve_plan
 from harness.planning.specs import Plan
 from harness.planning.target import target_notes
-from harness.records import Clock, Failure, Run, Status, Verdict
+from harness.records import Clock, Failure, Run
 from harness.records.conclusion import conclusion, overall
+from harness.records.own_rules import MEASURES_RUN, OUTPUTS_WRITTEN, REFERENCE_PREDICTS, REPEATS, WEIGHTS_FINITE
 from harness.system.environment import prepare_threads
 from harness.system.foreign import contain
 from harness.system.held_folder import hold
@@ -41,59 +42,6 @@ MARKER = ".lm-shipcheck"
 MARK_OF_OLD = "tables/journal.jsonl"
 """By which a run folder of an earlier version is known."""
 WORST_FIRST = (2, 1, 3, 0)
-
-
-class OwnRule(NamedTuple):
-    """A rule of the harness itself: no gate file states it, and none can override it."""
-
-    name: str
-    expected: str
-    failure: FailureClass
-    why: str
-    status: Status = "error"
-
-    def break_with(self, found: str) -> Verdict:
-        """The verdict that the rule does not hold: the run cannot pass, whatever its other rules say."""
-        return Verdict(
-            gate=OWN_GATE,
-            rule=self.name,
-            metric="",
-            status=self.status,
-            expected=self.expected,
-            found=found,
-            because=found,
-            level="block",
-            where="",
-            why=self.why,
-            failure=self.failure,
-        )
-
-
-MEASURES_RUN = OwnRule(
-    "every measure runs",
-    "every measure of the suite computes",
-    "accounting",
-    "numbers of a run with a failed part cannot be trusted",
-)
-OUTPUTS_WRITTEN = OwnRule(
-    "every output is written",
-    "all outputs that the variant file asks for",
-    "resources",
-    "who reads only an output must not find less than the run holds",
-)
-REFERENCE_PREDICTS = OwnRule(
-    "the reference predicts the texts",
-    "a lower NLL than uniform and unigram models",
-    "comparability",
-    "a variant of a model that predicts nothing loses nothing, however damaged it is",
-)
-REPEATS = OwnRule(
-    "the reference repeats itself",
-    "two runs of one batch are equal",
-    "numerics",
-    "where the reference differs from itself, a difference to the variant may be none",
-    "inconclusive",
-)
 
 
 def check(files: Sequence[Path], out: Path, terminal: Terminal) -> int:
@@ -239,6 +187,7 @@ def _judge_variant(observed: Observed, started: datetime) -> Run:
         (MEASURES_RUN, observed.failures),
         (REFERENCE_PREDICTS, observed.weak_references),
         (REPEATS, observed.doubts),
+        (WEIGHTS_FINITE, observed.refusals),
     )
     verdicts += tuple(rule.break_with(text) for rule, texts in own for text in texts)
     concluded = conclusion(verdicts)
@@ -265,4 +214,5 @@ def _judge_variant(observed: Observed, started: datetime) -> Run:
         notes=tuple(observed.notes),
         warnings=sum(note.level == "warn" for note in observed.notes),
         artifact=observed.artifact,
+        comparison=observed.comparison,
     )

@@ -6,6 +6,7 @@ is inconclusive · 128 + n ended by signal n.
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import traceback
@@ -23,7 +24,7 @@ RUN = click.argument("run", type=click.Path(path_type=Path), metavar="RUN")
 """The folder of a finished run."""
 
 
-PRINT_ONLY = {"plan", "lint", "list"}
+PRINT_ONLY = {"plan", "lint", "list", "compare"}
 """Commands that leave nothing but what they print: lost output is an error there."""
 
 
@@ -99,6 +100,22 @@ def lint(gate: str, suites: tuple[str, ...], variant: Path | None, run: Path | N
     if suites and variant:
         raise click.UsageError("give either --suite or --variant: a variant file names its suites")
     return lint_gate(gate, suites, variant, run)
+
+
+@app.command()
+@click.argument("reference", type=click.Path(path_type=Path))
+@click.argument("variant", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print the comparison as JSON instead of a table.")
+def compare(reference: Path, variant: Path, as_json: bool) -> int:
+    """Compare two model folders without their weights: configuration, stop tokens, chat template, tokenizer.
+
+    \b
+    Exit codes: 0 comparable, 1 a difference changes behaviour at once,
+    2 a folder that cannot be read.
+    """
+    from harness.commands.compare import compare_folders
+
+    return compare_folders(reference, variant, as_json)
 
 
 @app.command()
@@ -181,6 +198,10 @@ def main() -> None:
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), _on_signal)
     refuse_silent_exits()
+    if sys.argv[1:2] == ["compare"]:
+        # transformers imports torch wherever it finds it, which takes longer than the comparison.
+        sys.modules["torch"] = None  # type: ignore[assignment]
+        os.environ["TRANSFORMERS_NO_ADVISORY_WARNINGS"] = "1"
     out, _ = endure()
     code = _run(sys.argv[1:])
     out.flush()

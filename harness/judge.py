@@ -15,6 +15,7 @@ from harness.planning.specs import GateSpec, RuleSpec
 from harness.plugins import nearest
 from harness.records import Measurement, Metric, Run, Skipped, Slice, Verdict, find_metric
 from harness.records.conclusion import EXIT_CODES, conclusion
+from harness.records.own_rules import OWN_GATE
 from harness.records.patterns import could_match, matches
 from harness.rules import Decision, Rule
 from harness.rules._conditions import apply_conditions
@@ -26,9 +27,6 @@ FALSE_ALARMS = 0.025
 
 LARGEST = 1e300
 """Numbers beyond it overflow where they are compared."""
-
-OWN_GATE = "harness"
-"""Gate name of verdicts that belong to no gate file: measures that failed, outputs that could not be written."""
 
 
 @dataclass(frozen=True)

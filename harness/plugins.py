@@ -1,8 +1,8 @@
 """Finds plugins by file name in a family's folder, or by entry point; they are imported only when named.
 
-Families: backends, probes, measures, rules, writers, engines. ``harness/rules/at_most.py`` is the rule ``at_most``; an
-outside package adds one with an entry point in the group ``harness.rules`` whose value is the plugin class. The name
-of a built-in plugin cannot be taken by an entry point.
+Families: backends, probes, measures, rules, writers, engines, and the parts of comparability.
+``harness/rules/at_most.py`` is the rule ``at_most``; an outside package adds one with an entry point in the group
+``harness.rules`` whose value is the plugin class. The name of a built-in plugin cannot be taken by an entry point.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from harness.errors import HarnessError
 from harness.records.base import Plugin
 from harness.system.foreign import contain
 
-FAMILIES = ("backends", "probes", "measures", "rules", "writers", "engines")
+FAMILIES = ("backends", "probes", "measures", "rules", "writers", "engines", "comparability")
 P = TypeVar("P", bound=Plugin)
 
 

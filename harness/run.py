@@ -16,6 +16,7 @@ from harness.models.loading import load
 from harness.planning.specs import Plan, SuiteSpec
 from harness.progress import Progress
 from harness.running.artifact import observe_artifacts
+from harness.running.comparing import observe_files
 from harness.running.measuring import measure
 from harness.running.noise_floor import Perturbed, observe_perturbed
 from harness.running.observing import observe
@@ -65,10 +66,12 @@ def run_group(plans: Sequence[Plan], folders: Sequence[Path], progress: Progress
             outcome.observed.notes += note_openings(plan, reference.tokenizer)
     pairs = [outcome for outcome in outcomes if isinstance(outcome, Pair)]
     try:
+        observe_files(plans[0].suites, reference, pairs, progress)
+        compared = [pair for pair in pairs if pair.error is None]
         # Before anything else: a rule that asks for it is decided, and documents no longer drawn, only with its floor.
         with guard("the noise floor"):
-            perturbed = _observe_perturbed(plans[0].suites, documents, reference, pairs, progress)
-        observe(plans[0].suites, documents, reference, pairs, progress, perturbed)
+            perturbed = _observe_perturbed(plans[0].suites, documents, reference, compared, progress)
+        observe(plans[0].suites, documents, reference, compared, progress, perturbed)
         with guard("the artifacts", patience=LONG):
             observe_artifacts(documents, reference, [pair for pair in pairs if pair.error is None], progress)
         verify_unchanged(reference)

@@ -21,7 +21,7 @@ from rich.text import Text
 
 from harness.errors import FailureClass
 from harness.records import Run, Verdict
-from harness.report import display, stops, verdict, words
+from harness.report import comparability, display, stops, verdict, words
 from harness.report.rules import Judged, prepare_verdicts
 from harness.system.streams import EnduringStream
 
@@ -97,6 +97,8 @@ class Terminal:
         headline = f"{status.mark} {verdict.headline(run)}"
         self._print(Text.assemble((headline, f"bold {_COLOURS[run.verdict]}"), f"  {defuse(run.name)}"))
         self._print(Text(f"  {defuse(verdict.reason(run), 2000)}"))
+        if run.comparison is not None:
+            self._print(Text(f"  {defuse(comparability.verdict_line(run.comparison), 2000)}"))
         if run.failure:
             self._print(Text(f"  {words.name_failure(run.failure)}"))
         self._print_warnings(run)

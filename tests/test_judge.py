@@ -12,12 +12,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.judge import OWN_GATE, judge, rejudge
+from harness.judge import judge, rejudge
 from harness.measures.layer_error import LayerError
 from harness.measures.perplexity import Perplexity
 from harness.planning.specs import GateSpec, RuleSpec
 from harness.records import Clock, Environment, Identity, Measurement, Run, Skipped, Verdict
 from harness.records.conclusion import overall
+from harness.records.own_rules import OWN_GATE
 from harness.rules import Bound, Decision, Facts, Rule
 from harness.rules.at_least import AtLeast
 from harness.rules.at_most import AtMost

@@ -176,7 +176,7 @@ def toys(monkeypatch: pytest.MonkeyPatch) -> None:
     """The toy plugins, as if an outside package offered them."""
 
     def outside(family: str) -> dict[str, Any]:
-        return {name: SimpleNamespace(load=lambda cls=cls: cls) for name, cls in TOYS[family].items()}
+        return {name: SimpleNamespace(load=lambda cls=cls: cls) for name, cls in TOYS.get(family, {}).items()}
 
     monkeypatch.setattr(plugins, "_entry_points", outside)
 
@@ -250,8 +250,14 @@ def test_a_plan_holds_everything_that_was_asked(desk: Desk) -> None:
     assert suite.name == "suite"
     assert suite.documents is not None
     assert suite.documents.max == 20
-    assert [measure.kind for measure in suite.measures] == ["toy_nearness", "toy_farness", "toy_quizzes"]
+    assert [measure.kind for measure in suite.measures] == [
+        "toy_nearness",
+        "toy_farness",
+        "toy_quizzes",
+        "comparability",
+    ]
     assert {p.kind: p.settings() for p in suite.probes} == {
+        "comparability": {},
         "toy_clocks": {},
         "toy_words": {"width": 2, "depth": 3},
     }
@@ -270,7 +276,7 @@ def test_the_asked_record_is_json_and_the_same_every_time(desk: Desk) -> None:
         "quizzes": ["a", "b"],
         "include": [],
     }
-    assert record["suites"][0]["probes"][1] == {"probe": "toy_words", "width": 2, "depth": 3}
+    assert record["suites"][0]["probes"][2] == {"probe": "toy_words", "width": 2, "depth": 3}
     rule = record["gates"][0]["rules"][0]
     assert (rule["rule"], rule["metric"], rule["limit"]) == ("toy_below", "nearness.mean", 0.5)
     assert rule["where"].endswith("gate.yaml:2")

@@ -21,11 +21,13 @@ from harness.lockstep.arrangement import Arrange
 from harness.lockstep.batches import Batch, plan_stages
 from harness.lockstep.decoder import VERIFIED_TOKENS, Decoder
 from harness.lockstep.hooks import ActiveSide, attach_taps
+from harness.lockstep.idle import Watch
 from harness.lockstep.kernels import Choice, Kernels, choose_kernels
 from harness.lockstep.pass_report import SETUP, PassReport, read_report, write_report
-from harness.lockstep.recording import REFERENCE, Looks, PassContext, Recorder, Recording, Tap, collect_taps
+from harness.lockstep.recording import REFERENCE, Idle, Looks, PassContext, Recorder, Recording, Tap, collect_taps
 from harness.lockstep.repeat import measure_repeat
 from harness.lockstep.survey import survey
+from harness.models.coverage.untouched import note_untouched
 from harness.models.vocabulary import count_common_logits, explain_width_difference
 from harness.modules.layer_pairs import LayerPairs, pair_layers
 from harness.progress import Progress
@@ -253,7 +255,12 @@ def _prepare(
     """Survey the models, choose kernels, start the probes, and commit the report before the first batch."""
     _check_ids(sides, documents)
     first_ids = torch.from_numpy(batches[0].documents[0].ids[:VERIFIED_TOKENS])[None]
-    logits = [side.prepare(first_ids.to(side.device)) for side in sides]
+    # Conditions of a noise floor run the same modules, so only the ordinary pass is watched.
+    watches = [Watch(side.modules if repeating else None) for side in sides]
+    logits = []
+    for side, watch in zip(sides, watches, strict=True):
+        with watch.watching():
+            logits.append(side.prepare(first_ids.to(side.device)))
     dtype = _check_logits(logits, sides)
     kept = tuple(_count_compared(logits, sides, loaded, index) for index in range(1, len(sides)))
     vocabulary = max(found.shape[-1] for found in logits)
@@ -265,8 +272,10 @@ def _prepare(
     both = zip(sides[1:], loaded[1:], strict=True)
     pairs = tuple(pair_layers(sides[0].modules, side.modules, variant.layers) for side, variant in both)
     layout = survey(sides[0], sides[1:], first_ids, vocabulary, pairs)
+    layout = replace(layout, idle=tuple(watch.idle() for watch in watches))
     fitted = tuple(variant.calibration for variant in loaded[1:])
-    recorders = [probe.begin(PassContext(layout, len(sides) - 1, kernels, fitted)) for probe in probes]
+    context = PassContext(layout, len(sides) - 1, kernels, fitted, tuple(loaded))
+    recorders = [probe.begin(context) for probe in probes]
     if len(earlier) < len(sinks):
         watching = any(recorder.inputs(REFERENCE) or recorder.outputs(REFERENCE) for recorder in recorders)
         repeat = read_report(earlier).repeat if earlier else None
@@ -275,8 +284,10 @@ def _prepare(
         report = PassReport(
             notes=tuple(_notes(sides[0], dtype, kernels)),
             variant_notes=tuple(
-                (*_whole_notes(side), *_extra_notes(logits[0], found, count, side.name))
-                for side, found, count in zip(sides[1:], logits[1:], kept, strict=True)
+                (*_whole_notes(side), *_extra_notes(logits[0], found, count, side.name), *said)
+                for side, found, count, said in zip(
+                    sides[1:], logits[1:], kept, _untouched_notes(loaded, layout.idle), strict=True
+                )
             ),
             repeat=repeat,
             unpaired=tuple(dict(missing) if watching else {} for missing in layout.unpaired),
@@ -286,6 +297,14 @@ def _prepare(
         write_report(report, documents, sinks)
     late = (Note(topic="pass", text=kernels.note, level="warn"),) if earlier and kernels.note else ()
     return _Pass(sides, recorders, ActiveSide(), chunk, kept, pairs, late)
+
+
+def _untouched_notes(loaded: Sequence[LoadedModel], idle: Sequence[Idle]) -> list[list[Note]]:
+    """Of every variant: what no text runs of it."""
+    return [
+        list(note_untouched(loaded[0], variant, [idle[0].modules, own.modules]))
+        for variant, own in zip(loaded[1:], idle[1:], strict=True)
+    ]
 
 
 def _notes(reference: Decoder, dtype: torch.dtype, kernels: Kernels) -> Iterator[Note]:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from harness.data.calibration import Calibrated
     from harness.lockstep.batches import Batch
     from harness.lockstep.kernels import Kernels
+    from harness.models.loaded import LoadedModel
     from harness.modules.experts import Experts
     from harness.modules.layer_pairs import LayerPairs
 
@@ -62,6 +63,17 @@ class InputSite:
 
 
 @dataclass(frozen=True)
+class Idle:
+    """What a text does not run. modules: those that store tensors and had no part in a pass over a text.
+
+    tables: embeddings of which the pass read the rows that their input names, and no others.
+    """
+
+    modules: tuple[str, ...] = ()
+    tables: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Layout:
     """Which modules a pass can watch. A module unpaired in one variant is watched in the others."""
 
@@ -86,6 +98,8 @@ class Layout:
 
     experts: tuple[tuple[Experts, ...], ...] = ()
     """The mixtures of experts of the reference, then those of every variant."""
+    idle: tuple[Idle, ...] = ()
+    """What a text does not run of the reference, then of every variant; nothing where nobody looked."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +111,8 @@ class PassContext:
     kernels: Kernels
     calibrations: tuple[Calibrated | None, ...] = ()
     """Of every variant: what it was fitted to, None where no step looked at documents."""
+    models: tuple[LoadedModel, ...] = ()
+    """The reference, then every variant."""
 
 
 class Recorder:

@@ -109,7 +109,8 @@ class Artifact(Measure):
     """Whether the artifact equals the model that was measured: saved, reloaded in a fresh process, compared.
 
     For a variant compressed in this run, on the first 8 documents of the suite (64 tokens each). A variant loaded from
-    files without further steps is its own artifact: zero by construction. If nothing was saved, or it cannot be
+    files without further steps is its own artifact: zero by construction, but for texts if its tokenizer is not the
+    reference's, whose ids are then compared. If nothing was saved, or it cannot be
     reloaded, the metrics that depend on it are Skipped with the reason, and a rule on them is an error.
     """
 
@@ -125,8 +126,9 @@ class Artifact(Measure):
             return [Skipped(measure=metric.name, reason=reasons[0]) for metric in self.metrics]
         if "checkpoint" in parts:
             files = int((table["part"] == "file").sum())
-            zero = [_count_exactly(metric, 0.0, LOADED, max(files, 1)) for metric in (*READ_BACK, LIVE)]
-            return [*zero, *_sizes(table)]
+            texts = _texts(table) if "text" in parts else _count_exactly(TEXTS, 0.0, LOADED, max(files, 1))
+            others = (metric for metric in (*READ_BACK, LIVE) if metric is not TEXTS)
+            return [*(_count_exactly(each, 0.0, LOADED, max(files, 1)) for each in others), texts, *_sizes(table)]
         if refused := [str(text) for text in table.loc[table["part"] == "refused", "text"]]:
             results: list[Measurement | Skipped] = [Skipped(measure=m.name, reason=refused[0]) for m in READ_BACK]
         else:

@@ -11,8 +11,8 @@ from pydantic import Field
 from harness.data.task_sizes import TaskSize, task_sizes
 from harness.errors import MeasureError
 from harness.measures import Measure
-from harness.measures._item_likelihoods import bits_per_byte, confidence, perplexity
-from harness.measures._item_scores import flips, recovery, scores
+from harness.measures._common.item_likelihoods import bits_per_byte, confidence, perplexity
+from harness.measures._common.item_scores import flips, recovery, scores
 from harness.measures._items import DERIVED, FURTHER, TASK_METRICS, Floats, Found, TaskScores
 from harness.measures._shared import not_finite, require
 from harness.records import Bos, Measurement, Metric, Skipped, find_metric

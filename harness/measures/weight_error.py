@@ -31,6 +31,7 @@ WORST = Metric(
 )
 OUTLYING = Metric(
     name="weights.outlying",
+    concern="numerics",
     title="outlying weight error",
     unit="ratio",
     better="lower",

@@ -29,7 +29,7 @@ from transformers import PreTrainedModel
 from harness.errors import MissingDependencyError, ModelError
 from harness.models.fingerprints import fingerprint_file
 from harness.models.identity import weights_sha256
-from harness.models.sanity import check_placement, find_non_finite
+from harness.models.sanity import check_placement
 from harness.models.stored_formats import formats_in_use
 from harness.models.transformers_output import silence_transformers
 from harness.models.trust import check_code_fields
@@ -38,6 +38,7 @@ from harness.modules.file_dtypes import FileTensor, keep_file_dtypes, state_file
 from harness.modules.inspection import format_of_dtype, module_formats, stored_bytes
 from harness.modules.kernels import inspect_kernels
 from harness.modules.linears import linears
+from harness.modules.non_finite import find_non_finite, note_non_finite
 from harness.records import ModuleFormat, Note
 
 if TYPE_CHECKING:
@@ -278,13 +279,18 @@ def _rebuild(
         }
     )
     notes = [Note(topic="adapter", text=text), *_warn(base, folder, config, stored)]
-    known = any(note.topic == "non-finite weights" for note in base.notes)
-    if not known and (names := find_non_finite(model)):
-        said = f"{base.name}: {len(names)} tensors contain NaN or infinity with the adapter, first {names[0]}"
-        notes.append(Note(topic="non-finite weights", text=said, level="warn"))
+    non_finite = find_non_finite(model)
+    if not base.non_finite:
+        notes += note_non_finite(f"{base.name} with the adapter", non_finite)
     fingerprints = (fingerprint_file(folder / CONFIG), fingerprint_file(folder / WEIGHTS))
     adapted = base.with_modules(base.name, model)
-    return replace(adapted, identity=identity, files=(*base.files, *fingerprints), notes=(*base.notes, *notes))
+    return replace(
+        adapted,
+        identity=identity,
+        files=(*base.files, *fingerprints),
+        notes=(*base.notes, *notes),
+        non_finite=non_finite,
+    )
 
 
 def _warn(base: LoadedModel, folder: Path, config: Mapping[str, Any], stored: Mapping[str, Tensor]) -> Iterator[Note]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,7 +21,7 @@ from harness.errors import HarnessError, ModelError
 from harness.models.fingerprints import fingerprint_folder
 from harness.models.packed_integers import Contents, unpack_folder
 from harness.models.prequantized import is_unpacked_here, quantization_method
-from harness.models.sanity import check_loading
+from harness.models.sanity import CACHE_SCALES, check_loading
 from harness.models.sources import Source
 from harness.models.stored_formats import formats_in_files
 from harness.models.transformers_output import silence_transformers
@@ -28,7 +30,15 @@ from harness.models.unchecked import UncheckedModel
 from harness.models.verification.architecture import Architecture, choose_attention, find_architecture
 from harness.models.verification.config_keys import note_undeclared_keys
 from harness.models.verification.tokenizer_file import verify_tokenizer
-from harness.models.weight_files import WeightHeaders, check_no_hidden_codes, read_json
+from harness.models.weight_files import (
+    UnreadTensor,
+    WeightHeaders,
+    check_no_hidden_codes,
+    locate_config,
+    read_json,
+    read_unread,
+    weight_files,
+)
 from harness.records import ModelSpec, Note
 from harness.system.foreign import LONG, guard
 
@@ -53,18 +63,22 @@ def open_folder(
     own = tokenizer or _load_tokenizer(source.folder, spec, weights)
     if tokenizer is None:
         notes += verify_tokenizer(name, own)
+    notes = (*_dtype_notes(spec, name, weights), *notes)
+    declared = locate_config(config)[0] or {}
     if is_unpacked_here(quantization):
         contents = _unpack(source.folder, spec)
-        notes = (*contents.notes(name), *_dtype_notes(spec, name, weights), *notes)
+        notes = (*contents.notes(name), *notes)
         formats = {layer: unpacked.format for layer, unpacked in contents.layers.items()}
-        unpacked_model = _load_unpacked(source.folder, spec, contents)
-        return UncheckedModel(
-            unpacked_model, own, fingerprints, attention, formats, notes=notes, tensors=weights.tensors
-        )
-    model = _load_model(source.folder, spec)
-    formats = formats_in_files(model, source.folder, quantization)
-    notes = (*_dtype_notes(spec, name, weights), *notes)
-    return UncheckedModel(model, own, fingerprints, attention, formats, quantization, notes, weights.tensors)
+        quantization = ""
+        model = _load_unpacked(source.folder, spec, contents)
+    else:
+        model = _load_model(source.folder, spec)
+        formats = formats_in_files(model, source.folder, quantization)
+    unread = read_unread(weight_files(source.folder, config), _left_in_files(model, weights))
+    notes = (*notes, *_scale_notes(name, unread))
+    return UncheckedModel(
+        model, own, fingerprints, attention, formats, quantization, notes, declared, unread, weights.tensors
+    )
 
 
 def _find_architecture(folder: Path, spec: ModelSpec) -> Architecture:
@@ -76,6 +90,31 @@ def _find_architecture(folder: Path, spec: ModelSpec) -> Architecture:
         raise ModelError(f"{spec.model}: transformers cannot load it: {type(error).__name__}: {error}") from error
 
 
+def _left_in_files(model: PreTrainedModel, weights: WeightHeaders) -> list[str]:
+    """Names of tensors in the files that the class says it does not read, such as heads for further tokens.
+
+    So are scales of a KV cache, if its attention has no place for them.
+    """
+    patterns: Any = (*(model._keys_to_ignore_on_load_unexpected or ()), CACHE_SCALES)
+    known = {name for name, _ in model.named_parameters()} | {name for name, _ in model.named_buffers()}
+    return [
+        name for name in weights.dtypes if name not in known and any(re.search(pattern, name) for pattern in patterns)
+    ]
+
+
+def _scale_notes(name: str, unread: Sequence[UnreadTensor]) -> tuple[Note, ...]:
+    scales = [each.name for each in unread if CACHE_SCALES.fullmatch(each.name)]
+    if not scales:
+        return ()
+    text = (
+        f"{name}: its files hold {len(scales)} scales of an 8-bit KV cache ({scales[0]} first), but config.json has no "
+        "kv_cache_scheme, so transformers does not apply them and the cache was measured in full precision; a server "
+        "that turns an 8-bit cache on applies them. To measure such a cache, declare kv_cache_scheme in config.json or "
+        "add the step kv_cache; to ship without one, remove the scales from the files"
+    )
+    return (Note(topic="KV cache scales", text=text, level="warn"),)
+
+
 def _unpack(folder: Path, spec: ModelSpec) -> Contents:
     """Dequantize the files of a packed folder, given the folder's model without weights."""
     loader: Any = AutoModelForCausalLM
@@ -83,7 +122,8 @@ def _unpack(folder: Path, spec: ModelSpec) -> Contents:
     try:
         with silence_transformers(), torch.device("meta"), guard(f"{spec.model}: making its modules"):
             config = AutoConfig.from_pretrained(folder, local_files_only=True, **code)
-            del config.quantization_config
+            for part in (config, config.get_text_config(decoder=True)):
+                vars(part).pop("quantization_config", None)
             model = loader.from_config(config, **code)
     except Exception as error:  # As in _load_model.
         raise ModelError(

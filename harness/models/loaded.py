@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -11,6 +13,8 @@ from harness.data.calibration import Calibrated
 from harness.errors import ModelError
 from harness.models.fingerprints import FileFingerprint, verify_fingerprints
 from harness.models.language_model import LanguageModel, TransformersModel
+from harness.models.weight_files import UnreadTensor
+from harness.modules.non_finite import NonFinite
 from harness.records import Identity, Note
 
 
@@ -29,6 +33,12 @@ class LoadedModel:
     notes: tuple[Note, ...] = ()
     calibration: Calibrated | None = None
     """The calibration of a variant, if a step used documents."""
+    quantization: Mapping[str, Any] = field(default_factory=dict)
+    """The quantization config of its files; empty if they have none."""
+    non_finite: tuple[NonFinite, ...] = ()
+    """Its tensors that hold NaN or infinity."""
+    unread: tuple[UnreadTensor, ...] = ()
+    """Tensors of its files that its class leaves there."""
     retrained: frozenset[str] = frozenset()
     """Modules whose weights an adapter changed before any step."""
     layers: tuple[int | None, ...] | None = None

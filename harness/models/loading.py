@@ -13,8 +13,11 @@ anything is measured. Global seeds and thread counts stay unchanged.
 
 from __future__ import annotations
 
+import hashlib
+import json
+
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from harness.errors import ModelError
 from harness.models.checkpoint import open_folder
@@ -22,13 +25,15 @@ from harness.models.gguf import open_gguf
 from harness.models.identity import identify
 from harness.models.language_model import TransformersModel
 from harness.models.loaded import LoadedModel, freeze
-from harness.models.sanity import check_not_blank, check_ready, find_non_finite
+from harness.models.sanity import check_not_blank, check_ready
 from harness.models.sources import Source, resolve
-from harness.models.stored_formats import formats_in_use
+from harness.models.stored_formats import cache_format, formats_in_use
+from harness.models.unchecked import UncheckedModel
 from harness.models.vocabulary import check_rows
 from harness.modules.file_dtypes import state_file_dtypes
 from harness.modules.inspection import module_formats
 from harness.modules.kernels import inspect_kernels, note_skipped_experts, note_unpacked
+from harness.modules.non_finite import find_non_finite, note_non_finite
 from harness.records import ModelSpec, Note
 
 
@@ -49,13 +54,34 @@ def load(spec: ModelSpec, name: str, tokenizer: PreTrainedTokenizerBase | None =
     check_ready(model, spec.model_copy(update={"attention": opened.attention}), opened.quantization)
     check_rows(spec.model, opened.tokenizer, TransformersModel(model).token_ids)
     check_not_blank(model, spec.model)
-    notes = (*opened.notes, *_notes(spec, name, source, model))
+    non_finite = find_non_finite(model)
+    notes = (*opened.notes, *_notes(spec, name, source), *note_non_finite(name, non_finite))
     formats = formats_in_use(model, opened.formats, opened.quantization)
     stated = state_file_dtypes(module_formats(model, formats, opened.quantization), opened.tensors)
     modules = inspect_kernels(model, stated)
     notes = (*notes, *note_unpacked(stated, modules), *note_skipped_experts(name, modules, model))
     identity = identify(name, model, opened.tokenizer, spec.model, source.revision, spec.dtype, spec.device, modules)
-    return LoadedModel(name, TransformersModel(model), opened.tokenizer, identity, opened.files, notes)
+    cache = cache_format(model, opened.declared, opened.quantization)
+    identity = identity.model_copy(update={"cache": cache, "beside_sha256": _hash_beside(opened)})
+    return LoadedModel(
+        name,
+        TransformersModel(model),
+        opened.tokenizer,
+        identity,
+        opened.files,
+        notes,
+        quantization=opened.declared,
+        non_finite=non_finite,
+        unread=opened.unread,
+    )
+
+
+def _hash_beside(opened: UncheckedModel) -> str:
+    """Hash of the unread tensors and the quantization config; empty if the files hold neither."""
+    if not opened.unread and not opened.declared:
+        return ""
+    content = [[[each.name, each.sha256] for each in opened.unread], opened.declared]
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def _check_device(spec: ModelSpec) -> None:
@@ -72,12 +98,8 @@ def _check_device(spec: ModelSpec) -> None:
         )
 
 
-def _notes(spec: ModelSpec, name: str, source: Source, model: PreTrainedModel) -> tuple[Note, ...]:
-    notes = []
-    if not source.pinned:
-        text = f"{name}: {spec.model} has no commit as revision; used: {source.revision or 'unknown'}"
-        notes.append(Note(topic="revision", text=text, level="warn"))
-    if names := find_non_finite(model):
-        text = f"{name}: {len(names)} tensors contain NaN or infinity, first {names[0]}"
-        notes.append(Note(topic="non-finite weights", text=text, level="warn"))
-    return tuple(notes)
+def _notes(spec: ModelSpec, name: str, source: Source) -> tuple[Note, ...]:
+    if source.pinned:
+        return ()
+    text = f"{name}: {spec.model} has no commit as revision; used: {source.revision or 'unknown'}"
+    return (Note(topic="revision", text=text, level="warn"),)

@@ -15,10 +15,12 @@ awq, gemm: both are packed along the outputs, eight codes of 4 bits in a word, i
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -26,7 +28,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from harness.errors import MissingDependencyError, ModelError
-from harness.models.weight_files import read_json, weight_files
+from harness.models.weight_files import locate_config, read_json, weight_files
 from harness.modules.linears import Linear, weight_of
 from harness.records import ModuleFormat, Note, NumberFormat
 
@@ -47,22 +49,28 @@ class PackedLayout:
     """How a folder packs codes.
 
     less: what was subtracted from each zero point before it was stored. by_activation: inputs were quantized in the
-    order of their activations (``desc_act``), so that only ``g_idx`` says which group an input belongs to.
+    order of their activations (``desc_act``), so that only ``g_idx`` says which group an input belongs to. declared:
+    the quantization config.
     """
 
     method: str
     symmetric: bool
     less: int = 0
     by_activation: bool = False
+    declared: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
 
 @dataclass(frozen=True)
 class Unpacked:
-    """A dequantized layer. weight: [O, I] in float32. wrapped: zero points that implementations read differently."""
+    """A dequantized layer. weight: [O, I] in float32. wrapped: zero points that implementations read differently.
+
+    centred: whether every zero point is the middle of the codes, so that the format is symmetric.
+    """
 
     weight: Tensor
     format: ModuleFormat
     wrapped: int
+    centred: bool
 
 
 @dataclass(frozen=True)
@@ -75,6 +83,7 @@ class Contents:
     model: nn.Module
     layers: Mapping[str, Unpacked]
     others: Mapping[str, Tensor]
+    layout: PackedLayout
 
     def state(self, dtype: torch.dtype) -> dict[str, Tensor]:
         """All weights by parameter name, the dequantized ones in ``dtype``."""
@@ -99,7 +108,25 @@ class Contents:
                 "programs read those and their neighbours differently, and here they are read as GPTQModel does"
             )
             notes.append(Note(topic="zero points", text=text, level="warn"))
-        return tuple(notes)
+        return (*notes, *self._contradictions(name))
+
+    def _contradictions(self, name: str) -> Iterator[Note]:
+        """What config.json says otherwise than the files hold it. Values here are those of the files."""
+        layers, topic = self.layers, "quantization config"
+        off_centre = [each for each, layer in layers.items() if not layer.centred]
+        if self.layout.symmetric and off_centre:
+            text = (
+                f"{name}: config.json says that the weights are symmetric (sym), but {len(off_centre)} of "
+                f"{len(layers)} layers hold other zero points, {off_centre[0]} first: kernels for symmetric weights "
+                "never read these, and compute something else"
+            )
+            yield Note(topic=topic, text=text, level="warn")
+        if not self.layout.symmetric and not off_centre:
+            text = f"{name}: config.json says that the weights are asymmetric (sym), but all zero points are the middle"
+            yield Note(topic=topic, text=text)
+        if self.layout.by_activation and not any(layer.format.format.act_order for layer in layers.values()):
+            text = f"{name}: config.json says desc_act: true, but the inputs of every layer are in their own order"
+            yield Note(topic=topic, text=text)
 
 
 def unpack_folder(folder: Path, model: nn.Module) -> Contents:
@@ -131,7 +158,7 @@ def unpack_folder(folder: Path, model: nn.Module) -> Contents:
             raise ModelError(
                 f"{folder}: {name} is stored as {tensor.dtype}; expected floats for tensors that are not packed"
             )
-    return Contents(model, layers, others)
+    return Contents(model, layers, others, layout)
 
 
 def read_layout(folder: Path) -> PackedLayout:
@@ -139,7 +166,7 @@ def read_layout(folder: Path) -> PackedLayout:
 
     Raises MissingDependencyError for a kernel-specific layout that only its library reads.
     """
-    said = read_json(folder / "config.json").get("quantization_config") or {}
+    said, _ = locate_config(read_json(folder / "config.json"))
     method = str(said.get("quant_method"))
     if method == "awq":
         layout = str(said.get("version") or said.get("format") or "gemm").lower()
@@ -148,9 +175,9 @@ def read_layout(folder: Path) -> PackedLayout:
     if layout not in _LAYOUTS[method]:
         raise MissingDependencyError("gptqmodel", f"{folder} ({method} in the layout {layout})", INSTALL)
     if method == "awq":
-        return PackedLayout(method, symmetric=not said.get("zero_point", True))
+        return PackedLayout(method, symmetric=not said.get("zero_point", True), declared=said)
     by_activation = bool(said.get("desc_act")) and not said.get("static_groups")
-    return PackedLayout(method, bool(said.get("sym", True)), int(layout == "gptq"), by_activation)
+    return PackedLayout(method, bool(said.get("sym", True)), int(layout == "gptq"), by_activation, said)
 
 
 def unpack_layer(
@@ -170,6 +197,7 @@ def unpack_layer(
     outputs, inputs = weight_of(module).shape
     words, zeros, scales_GO = parts["qweight"], parts["qzeros"], parts["scales"].float()
     bits, groups = _bits_and_groups(name, parts, layout, outputs, inputs)
+    _check_declared(name, layout.declared, bits, groups, inputs)
     if layout.method == "gptq":
         codes_IO, zeros_GO = _fields(words.T, bits, inputs).T, _fields(zeros, bits, outputs)
     else:
@@ -210,7 +238,31 @@ def unpack_layer(
         kernel="simulated",
         backend=layout.method,
     )
-    return Unpacked(weight_IO.T, stated, wrapped)
+    return Unpacked(weight_IO.T, stated, wrapped, centred=bool((zeros_GO == 2 ** (bits - 1)).all()))
+
+
+def _check_declared(name: str, declared: Mapping[str, Any], bits: int, groups: int, inputs: int) -> None:
+    """Raise ModelError if the config states other bits or another group size than a layer holds.
+
+    Programs that unpack by the config, as kernels do, would read other weights than those that were saved.
+    """
+    said = dict(declared)
+    for pattern, own in (declared.get("dynamic") or {}).items():  # GPTQModel: other settings for some layers.
+        if isinstance(own, dict) and re.match(pattern.removeprefix("+:"), name):
+            said |= own
+    stated_bits = said.get("bits", said.get("w_bit"))
+    size = said.get("group_size", said.get("q_group_size"))
+    if isinstance(stated_bits, int) and stated_bits != bits:
+        raise ModelError(
+            f"{name}: config.json says bits: {stated_bits}, but its codes in the file have {bits}; programs that "
+            "follow the config compute with other weights: correct config.json, or export the model again"
+        )
+    if isinstance(size, int) and groups != (1 if size <= 0 else -(-inputs // size)):
+        raise ModelError(
+            f"{name}: config.json says group_size: {size}, but the file holds scales of {groups} groups for {inputs} "
+            f"inputs ({-(-inputs // groups)} each); programs that follow the config apply them to other weights: "
+            "correct config.json, or export the model again"
+        )
 
 
 def _bits_and_groups(

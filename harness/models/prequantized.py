@@ -9,6 +9,7 @@ from typing import Any
 
 from harness.errors import MissingDependencyError, ModelError
 from harness.models.packed_integers import METHODS
+from harness.models.weight_files import locate_config
 
 LIBRARIES: Mapping[str, tuple[str, str]] = {
     "aqlm": ("aqlm", "aqlm"),
@@ -41,7 +42,7 @@ def quantization_method(folder: Path, config: Mapping[str, Any]) -> str:
     MissingDependencyError if the method's library is not installed and the files are not ``unpacked_here``.
     """
     path = folder / "config.json"
-    declared = config.get("quantization_config") or config.get("compression_config")
+    declared, trail = locate_config(config)
     if not declared:
         if (folder / "hf_quant_config.json").exists():
             raise ModelError(
@@ -55,18 +56,18 @@ def quantization_method(folder: Path, config: Mapping[str, Any]) -> str:
             )
         return ""
     if not isinstance(declared, dict):
-        raise ModelError(f"{path}: quantization_config is {declared!r}, expected an object")
+        raise ModelError(f"{path}: {trail} is {declared!r}, expected an object")
     method = _method(declared)
     known = _list_methods()
     if method not in known:
         raise ModelError(
-            f"{path}: quantization_config.quant_method is {method!r}, which transformers does not know: it "
+            f"{path}: {trail}.quant_method is {method!r}, which transformers does not know: it "
             f"would ignore the scales and load wrong weights (known: {', '.join(sorted(known))}); export it "
             "in a known format"
         )
     if method in NOT_READ:
         raise ModelError(
-            f"{path}: quantization_config.quant_method is {method!r}, whose saved checkpoints transformers cannot "
+            f"{path}: {trail}.quant_method is {method!r}, whose saved checkpoints transformers cannot "
             f"read; {NOT_READ[method]}"
         )
     if method in LIBRARIES and not is_unpacked_here(method):

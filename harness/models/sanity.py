@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,15 +17,19 @@ from harness.modules.inspection import logical_weights, named_tensors
 from harness.modules.linears import Linear, linears
 from harness.records import ModelSpec
 
+CACHE_SCALES = re.compile(r".*\.(k_scale|v_scale|kv_scale|[kv]_proj\.output_scale|[kv]_zero_point)")
+"""Scales of an 8-bit KV cache beside the weights of a layer, as compressed-tensors, ModelOpt and vLLM name them."""
+
 
 def check_loading(folder: Path, info: Mapping[str, Any]) -> None:
     """Raise ModelError if tensors were missing, unexpected or of another shape; the message names them.
 
-    A head tied to the embedding counts as present if the embedding is (transformers omits it from the report).
+    A head tied to the embedding counts as present if the embedding is (transformers omits it from the report). Scales
+    of a KV cache are no weights: a model that does not use them computes the same without.
     """
     found = {
         "missing (they would be random numbers)": sorted(info["missing_keys"]),
-        "unexpected": sorted(info["unexpected_keys"]),
+        "unexpected": sorted(name for name in info["unexpected_keys"] if not CACHE_SCALES.fullmatch(name)),
         "of another shape": sorted(map(str, info["mismatched_keys"])),
         "failed": sorted(map(str, info["error_msgs"])),
     }
@@ -89,15 +94,6 @@ def check_not_blank(model: PreTrainedModel, source: str) -> None:
     for name, experts, parameter in stacks(model):
         if not bool(getattr(experts, parameter).any()):
             raise ModelError(f"{source}: all weights of {name} are zero; the checkpoint is incomplete or damaged")
-
-
-def find_non_finite(model: PreTrainedModel) -> list[str]:
-    """Names of tensors that contain NaN or infinity: a failure to be measured, not a reason to refuse."""
-    return sorted(
-        name
-        for name, tensor in named_tensors(model)
-        if tensor.is_floating_point() and tensor.element_size() > 1 and not bool(torch.isfinite(tensor).all())
-    )
 
 
 def find_ragged_groups(model: PreTrainedModel, groups: Mapping[str, int]) -> list[str]:

@@ -16,14 +16,19 @@ import torch
 from safetensors import safe_open
 from torch import nn
 from transformers import PreTrainedModel
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import WeightRenaming, rename_source_key
 
 from harness.errors import ModelError
 from harness.models.weight_files import CODE_DTYPES, read_json, stored_size, weight_files
+from harness.modules.experts import stacks
 from harness.modules.inspection import format_of_dtype, is_plain_weight, logical_weights, module_formats
-from harness.records import ModuleFormat, NumberFormat
+from harness.numerics.named_formats import named_formats
+from harness.records import CacheFormat, ModuleFormat, NumberFormat
 
 _FP8 = {name: NumberFormat(type="float", bits=8, element=name) for name in ("fp8_e4m3", "fp8_e5m2")}
 _FP4 = NumberFormat(type="float", bits=4, element="fp4_e2m1")
+_MXFP4 = named_formats()["mxfp4"].record()
 _CODES = {
     "F8_E4M3": _FP8["fp8_e4m3"],
     "F8_E5M2": _FP8["fp8_e5m2"],
@@ -52,8 +57,8 @@ def formats_in_files(model: PreTrainedModel, folder: Path, quantization: str) ->
     """
     if not quantization:
         return {}
-    stored = _tensors(folder)
-    found = {}
+    stored = _tensors(folder, model)
+    found = _stacks_in_files(model, stored, quantization)
     for name, module in model.named_modules():
         weights = logical_weights(module)
         own = {key: kept for key, kept in stored.items() if key.startswith(f"{name}.")}
@@ -79,6 +84,51 @@ def formats_in_files(model: PreTrainedModel, folder: Path, quantization: str) ->
                 backend=quantization,
             )
     return found
+
+
+def _stacks_in_files(
+    model: PreTrainedModel, stored: Mapping[str, tuple[str, int]], quantization: str
+) -> dict[str, ModuleFormat]:
+    """Stacks of experts that are MXFP4 codes in the files (``_blocks`` of 32 codes, ``_scales``) and floats here."""
+    found = {}
+    for name, module, parameter in stacks(model):
+        weights = getattr(module, parameter).numel()
+        own = {part: stored[f"{name}{part}"] for part in ("_blocks", "_scales", "_bias") if f"{name}{part}" in stored}
+        if not {"_blocks", "_scales"} <= own.keys() or not is_plain_weight(module._parameters[parameter], weights):
+            continue
+        bias = module._parameters.get(f"{parameter}_bias")
+        found[name] = ModuleFormat(
+            module=name,
+            type=type(module).__name__,
+            parameters=weights + (0 if bias is None else bias.numel()),
+            stored_bytes=sum(size for _, size in own.values()),
+            bits_per_weight=8 * (own["_blocks"][1] + own["_scales"][1]) / weights,
+            format=_MXFP4,
+            kernel="simulated",
+            backend=quantization,
+        )
+    return found
+
+
+def cache_format(model: PreTrainedModel, declared: Mapping[str, Any], quantization: str) -> CacheFormat | None:
+    """The KV cache format that a checkpoint declares (``kv_cache_scheme``) and its attention applies; else None."""
+    scheme = declared.get("kv_cache_scheme")
+    if quantization != "compressed-tensors" or not isinstance(scheme, dict):
+        return None
+    from compressed_tensors.quantization import QuantizationArgs
+
+    arguments = QuantizationArgs.model_validate(scheme)
+    if not arguments.dynamic and not any("k_scale" in module._parameters for module in model.modules()):
+        return None
+    form = _convert_arguments(arguments, dynamic=bool(arguments.dynamic))
+    return CacheFormat(
+        keys=form,
+        values=form,
+        bits_per_value=float(arguments.num_bits),
+        residual=0,
+        kernel="simulated",
+        backend=quantization,
+    )
 
 
 def formats_in_use(
@@ -185,10 +235,16 @@ def _run(model: PreTrainedModel, quantization: str) -> None:
         ) from error
 
 
-def _tensors(folder: Path) -> dict[str, tuple[str, int]]:
-    """Dtype and bytes of every tensor in the files of a verified folder."""
+def _tensors(folder: Path, model: PreTrainedModel) -> dict[str, tuple[str, int]]:
+    """Dtype and bytes of every tensor in the files of a verified folder, by the name that the model has for it."""
+    renamings = [each for each in get_model_conversion_mapping(model) if isinstance(each, WeightRenaming)]
+    parameters: dict[str, Any] = dict(model.named_parameters())
     files = weight_files(folder, read_json(folder / "config.json"))
-    return {name: (dtype, size) for path in files for name, dtype, size in _headers(path)}
+    return {
+        rename_source_key(name, renamings, [], model.base_model_prefix, parameters)[0]: (dtype, size)
+        for path in files
+        for name, dtype, size in _headers(path)
+    }
 
 
 def _headers(path: Path) -> Iterator[tuple[str, str, int]]:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
+from torch import Tensor
 
 from harness.errors import ModelError
 from harness.modules.file_dtypes import FileTensor
+from harness.modules.non_finite import NonFinite, describe
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".h5", ".msgpack")
 INDEX = "model.safetensors.index.json"
@@ -23,6 +27,21 @@ CODE_DTYPES = re.compile(r"F8_.*|F4.*|F6_.*|I\d+|U\d+")
 
 FLOAT_NAMES: Mapping[str, str] = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 """torch's names of the floating dtypes of safetensors."""
+
+
+@dataclass(frozen=True)
+class UnreadTensor:
+    """A tensor of the files that the class of the model leaves there, as heads for further tokens are.
+
+    values: how many it holds. sha256: of its dtype, shape and bytes. non_finite: where it is NaN or infinite.
+    """
+
+    name: str
+    path: Path
+    values: int
+    bytes: int
+    sha256: str
+    non_finite: NonFinite | None
 
 
 @dataclass(frozen=True)
@@ -52,6 +71,21 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ModelError(f"{path}: holds a {type(content).__name__}, expected an object")
     return content
+
+
+def locate_config(config: Mapping[str, Any]) -> tuple[Any, str]:
+    """The quantization config in the content of a config.json, and where in it; None if there is none.
+
+    As transformers reads it: at the top, or in the configuration of the language model inside a wrapper.
+    """
+    for name in ("quantization_config", "compression_config"):
+        if config.get(name):
+            return config[name], name
+    for part in ("text_config", "decoder", "generator"):
+        inner = config.get(part)
+        if isinstance(inner, dict) and inner.get("quantization_config"):
+            return inner["quantization_config"], f"{part}.quantization_config"
+    return None, ""
 
 
 def weight_files(folder: Path, config: Mapping[str, Any]) -> list[Path]:
@@ -100,6 +134,30 @@ def check_safetensors(path: Path) -> Iterator[tuple[str, str, list[int]]]:
                 yield name, tensor.get_dtype(), tensor.get_shape()
     except (SafetensorError, OSError) as error:
         raise ModelError(f"{path}: damaged or truncated safetensors file: {error}; fetch it again") from error
+
+
+def read_unread(files: Sequence[Path], names: Iterable[str]) -> tuple[UnreadTensor, ...]:
+    """The tensors of these names, each read once. files: verified ones."""
+    wanted, found = set(names), []
+    for path in files if wanted else ():
+        with safe_open(path, framework="pt") as file:
+            for name in sorted(wanted.intersection(file.keys())):
+                found.append(_read_unread(name, path, file.get_tensor(name)))
+    return tuple(sorted(found, key=lambda each: each.name))
+
+
+def read_tensor(unread: UnreadTensor) -> Tensor:
+    """The values of a tensor that the class leaves in the files."""
+    with safe_open(unread.path, framework="pt") as file:
+        tensor: Tensor = file.get_tensor(unread.name)
+        return tensor
+
+
+def _read_unread(name: str, path: Path, tensor: Tensor) -> UnreadTensor:
+    digest = hashlib.sha256(f"{tensor.dtype} {list(tensor.shape)}".encode())
+    digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    size = tensor.numel() * tensor.element_size()
+    return UnreadTensor(name, path, tensor.numel(), size, digest.hexdigest(), describe(name, tensor))
 
 
 def check_no_hidden_codes(folder: Path, weights: WeightHeaders) -> None:

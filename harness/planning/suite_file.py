@@ -23,6 +23,8 @@ from harness.system.yaml_values import KeyPath, describe
 
 D = TypeVar("D", DocumentsSpec, CalibrationSpec)
 
+COMPARABILITY = "comparability"
+"""The measure that is part of every suite."""
 NOISE_FLOOR = "noise_floor"
 """A key of suite files."""
 CONDITIONS: tuple[str, ...] = get_args(Condition)
@@ -87,7 +89,7 @@ def read_suite(name: str, base: Path, problems: list[Problem]) -> Suite | None:
     if content.get("documents") is not None:
         documents = read_documents_spec(check, DocumentsSpec, content["documents"], "documents")
     given = check.entries(content.get("measures"), ("measures",), "measures")
-    measures = _measures(check, given)
+    measures = _with_comparability(_measures(check, given), len(given))
     probes = _probes(check, measures)
     if content.get("documents") is None:
         _need_no_documents(check, measures, probes)
@@ -96,7 +98,7 @@ def read_suite(name: str, base: Path, problems: list[Problem]) -> Suite | None:
     noise_floor = None
     if content.get("noise_floor") is not None:
         noise_floor = _noise_floor_of(check, content["noise_floor"], probes)
-    complete = bool(given) and len(measures) == len(given)
+    complete = bool(given) and set(range(len(given))) <= measures.keys()
     by_table = tuple(probes[table] for table in sorted(probes))
     return Suite(path.stem, shown, documents, measures, by_table, complete, noise_floor)
 
@@ -164,6 +166,13 @@ def _measures(check: Checker, given: Sequence[Any]) -> dict[int, Measure]:
         first.setdefault(plugin.kind, path)
         found[index] = plugin
     return found
+
+
+def _with_comparability(measures: dict[int, Measure], position: int) -> dict[int, Measure]:
+    """The measures, and that of comparability behind them: it needs nothing of a suite, so every suite has it."""
+    if not measures or any(measure.kind == COMPARABILITY for measure in measures.values()):
+        return measures
+    return {**measures, position: plugins.load(Measure, COMPARABILITY)()}
 
 
 def _probes(check: Checker, measures: Mapping[int, Measure]) -> dict[str, Probe]:

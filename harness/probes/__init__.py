@@ -5,6 +5,7 @@ variant go into a sink of its own. What is known of a probe is declared on its c
 reads (``reads``), and what it needs of a model beyond logits (``needs``).
 
     runs          hook                  when
+    files         observe               before any model is called; again on an artifact that the run saved
     shared_pass   begin → Recorder      in the one teacher-forced pass of a suite (``harness/lockstep/driver.py``)
     alone         observe               after the shared pass; it drives the models itself, unit by unit
     artifact      observe               after all other probes of all suites, once for each variant
@@ -32,9 +33,9 @@ if TYPE_CHECKING:
     from harness.records import DocumentsSpec
     from harness.tables.access import Sink
 
-Runs = Literal["shared_pass", "alone", "artifact"]
+Runs = Literal["files", "shared_pass", "alone", "artifact"]
 Reads = Literal["tokens", "texts", "nothing"]
-HOOKS: dict[str, str] = {"shared_pass": "begin", "alone": "observe", "artifact": "observe"}
+HOOKS: dict[str, str] = {"files": "observe", "shared_pass": "begin", "alone": "observe", "artifact": "observe"}
 """The method that a probe must implement, by when it runs."""
 
 
@@ -63,7 +64,7 @@ class Context:
     it, all with the same rows. documents: the suite's documents as tokenized for the reference, for probes that read
     tokens (for probes of the artifact: as tokenized for the variant, if token ids differ). texts: the same documents as
     texts with the ``spec`` by which they were read, for probes that read texts; empty if the suite has no documents.
-    artifact: for probes that run on it.
+    artifact: for probes that run on it; for probes of files, once it is saved.
     """
 
     reference: LoadedModel

@@ -49,13 +49,17 @@ class Artifact(Probe):
             return
         distinct = (each for each in context.documents if not each.skipped and each.duplicate_of is None)
         documents = list(islice(distinct, DOCUMENTS))
-        rows = table(list(_rows(variant, source, documents, context.progress)))
+        rows = table(list(_rows(context.reference, variant, source, documents, context.progress)))
         for sink in context.sinks:
             sink.commit(_free_unit(sink), {}, {TABLE: rows})
 
 
 def _rows(
-    variant: LoadedModel, source: ArtifactSource, documents: Sequence[EncodedDocument], progress: Progress
+    reference: LoadedModel,
+    variant: LoadedModel,
+    source: ArtifactSource,
+    documents: Sequence[EncodedDocument],
+    progress: Progress,
 ) -> Iterator[Row]:
     yield {"part": "parameters", "count": variant.identity.parameters}
     if source.kind == "none":
@@ -64,8 +68,22 @@ def _rows(
         yield {"part": "checkpoint"}
         for stamp in variant.files:
             yield {"part": "file", "name": stamp.path.name, "count": stamp.stat[0], "text": stamp.sha256}
+        if variant.identity.tokenizer_sha256 != reference.identity.tokenizer_sha256:
+            yield from _texts_of_files(reference, variant, documents)
     else:
         yield from _save(variant, source, documents, progress)
+
+
+def _texts_of_files(
+    reference: LoadedModel, variant: LoadedModel, documents: Sequence[EncodedDocument]
+) -> Iterator[Row]:
+    """Rows about texts as users of both sides encode them."""
+    from harness.artifacts.outputs import encode_text
+
+    for document in documents:
+        text = str(variant.tokenizer.decode(document.ids[:TOKENS].tolist()))
+        changed = encode_text(reference.tokenizer, text) != encode_text(variant.tokenizer, text)
+        yield {"part": "text", "document": document.index, "count": int(changed)}
 
 
 def _save(

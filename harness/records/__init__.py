@@ -2,6 +2,7 @@
 the harness but its errors."""
 
 from harness.records.base import Plugin, Record
+from harness.records.comparison import Comparison, Difference, Omission
 from harness.records.failure import FAILURE_FILE, Failure
 from harness.records.formats import FLOATS, NumberFormat
 from harness.records.metric import Metric, find_metric
@@ -51,7 +52,9 @@ __all__ = [
     "CalibrationData",
     "CalibrationSpec",
     "Clock",
+    "Comparison",
     "Condition",
+    "Difference",
     "DocumentsSpec",
     "Environment",
     "Failure",
@@ -66,6 +69,7 @@ __all__ = [
     "NoiseFloorSpec",
     "Note",
     "NumberFormat",
+    "Omission",
     "Plugin",
     "Record",
     "Run",

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from harness.errors import FailureClass
 from harness.records.base import Record
+from harness.records.comparison import Comparison
 from harness.records.formats import NumberFormat
 from harness.records.metric import Better, Metric, find_metric
 
@@ -233,6 +234,9 @@ class Identity(Record):
     weights_sha256: str
     config_sha256: str
     tokenizer_sha256: str
+    beside_sha256: str = ""
+    """Of what its files hold beside the model as loaded: tensors that its class leaves there, and the quantization
+    config; empty if there is neither."""
     modules: tuple[ModuleFormat, ...] = ()
     cache: CacheFormat | None = None
     calibration: CalibrationData | None = None
@@ -329,6 +333,8 @@ class Run(Record):
     """How many of the notes are warnings: what a verdict must not be read without."""
     artifact: Artifact | None = None
     """What would be shipped, where a suite measured it."""
+    comparison: Comparison | None = None
+    """What users of both sides load beside weights, and how it differs."""
 
     @property
     def warning_notes(self) -> tuple[Note, ...]:

@@ -18,6 +18,7 @@ from harness.planning.specs import Plan, SuiteSpec
 from harness.probes import ArtifactSource, Context
 from harness.progress import Progress
 from harness.records import Artifact, ArtifactFile, Note
+from harness.running.comparing import compare_files
 from harness.running.pairs import Documents, Pair, encode_for_variant
 from harness.running.stopwatch import measure_time
 
@@ -65,6 +66,8 @@ def _observe_artifact(pair: Pair, documents: Documents, reference: LoadedModel, 
     if (table := next((table for table in tables if table is not None), None)) is not None:
         pair.observed.artifact = artifact_of(table)
         pair.observed.notes += list(_notes(pair.variant, table))
+    if source.kind == "save" and pair.observed.artifact is not None:
+        compare_files(plan.suites, reference, pair, progress, source)
 
 
 def artifact_of(table: pd.DataFrame) -> Artifact | None:

@@ -13,6 +13,9 @@ from harness.data.contamination import WINDOW
 from harness.data.documents import RawDocument, read_documents, shuffle_documents, texts_sha256
 from harness.data.encoding import EncodedDocument, count_duplicates, documents_sha256, encode, name_similar
 from harness.errors import DataError, HarnessError
+from harness.models.coverage.finite import compare_finite, describe_tensors
+from harness.models.coverage.same_model import note_same_model
+from harness.models.coverage.stated import note_plain_layers, note_quantized_reference
 from harness.models.loaded import LoadedModel
 from harness.models.prequantized import LIBRARIES
 from harness.models.verification.tokenizer_file import verify_texts
@@ -21,7 +24,7 @@ from harness.numerics.hardware import fit as hardware
 from harness.planning.composition import remarks
 from harness.planning.looks import Look
 from harness.planning.specs import Plan, SuiteSpec, VariantSpec
-from harness.records import Artifact, Environment, Identity, Measurement, Note, Skipped, Slice, Stop
+from harness.records import Artifact, Comparison, Environment, Identity, Measurement, Note, Skipped, Slice, Stop
 from harness.records.plan import SERVED
 from harness.running.calibration import read_calibration, with_calibration
 from harness.running.stopwatch import measure_time
@@ -58,9 +61,12 @@ class Observed:
     """By suite with sequential sampling: where it stopped."""
     notes: list[Note] = field(default_factory=list)
     artifact: Artifact | None = None
+    comparison: Comparison | None = None
     messages: list[str] = field(default_factory=list)
     """What happened to the tables of an earlier, unfinished run: shown in the terminal only, because it changes no
     number."""
+    refusals: list[str] = field(default_factory=list)
+    """Why the variant fails, whatever the rules say."""
     failures: list[str] = field(default_factory=list)
     """Measures that raised: the run cannot be judged, whatever the rules say."""
     weak_references: list[str] = field(default_factory=list)
@@ -185,9 +191,12 @@ def make_pair(
         observed.notes += _contamination_notes(fitted_to, documents)
     if plan.target is not None:
         observed.notes += hardware.notes(plan.target, variant.identity)
-    if reference.identity.same_as(variant.identity):
-        text = "reference and variant are the same bytes: every change is zero by construction"
-        observed.notes.append(Note(topic="same model", text=text, level="warn"))
+    observed.notes += [*note_quantized_reference(reference), *note_plain_layers(variant)]
+    observed.notes += note_same_model(reference, variant)
+    failing, notes = compare_finite(reference, variant)
+    observed.notes += notes
+    if failing:
+        observed.refusals.append(f"{variant.name}: {describe_tensors(failing)}, and not so in the reference")
     observed.notes += [
         Note(topic="tokenizer", text=f"suite {name}: {reason}", level="warn") for name, reason in mismatches.items()
     ]

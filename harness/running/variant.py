@@ -19,13 +19,14 @@ from harness.errors import BackendError, HarnessError
 from harness.models.adapters import attach_adapter, merge_adapter
 from harness.models.identity import identify
 from harness.models.loaded import LoadedModel, freeze
-from harness.models.sanity import check_placement, find_non_finite, find_ragged_groups
+from harness.models.sanity import check_placement, find_ragged_groups
 from harness.modules.activations import check_declared, input_roundings
 from harness.modules.experts import stacks
 from harness.modules.file_dtypes import keep_file_dtypes
 from harness.modules.grid_check import check_grids
 from harness.modules.inspection import module_formats
 from harness.modules.kernels import inspect_kernels, note_skipped_experts, note_unpacked
+from harness.modules.non_finite import find_non_finite, note_non_finite
 from harness.planning.specs import Plan
 from harness.records import CacheFormat, ModuleFormat, Note, NumberFormat
 from harness.system.foreign import LONG, guard
@@ -80,9 +81,12 @@ def _apply_steps(plan: Plan, start: LoadedModel, reference: LoadedModel, calibra
     modules = inspect_kernels(model, stated)
     notes += [*note_unpacked(stated, modules), *note_skipped_experts(plan.name, modules, model)]
     identity = identify(plan.name, model, start.tokenizer, old.source, old.revision, old.dtype, old.device, modules)
-    identity = identity.model_copy(update={"parameters": old.parameters, "cache": cache})
-    notes += _find_weight_problems(plan.name, model, described)
-    return replace(start.with_modules(plan.name, model), identity=identity, notes=tuple(notes))
+    kept = {"parameters": old.parameters, "beside_sha256": old.beside_sha256}
+    identity = identity.model_copy(update=kept | {"cache": cache})
+    non_finite = find_non_finite(model)
+    notes += [*_note_ragged_groups(plan.name, model, described), *note_non_finite(plan.name, non_finite)]
+    compressed = start.with_modules(plan.name, model)
+    return replace(compressed, identity=identity, notes=tuple(notes), non_finite=non_finite)
 
 
 def _describe_rounding(model: nn.Module, stated: ModuleFormat, inputs: NumberFormat) -> dict[str, object]:
@@ -158,14 +162,11 @@ def _check_not_quantized_twice(
         raise BackendError(f"{step.kind}: the KV cache was quantized by {cache.backend} already")
 
 
-def _find_weight_problems(name: str, model: PreTrainedModel, described: dict[str, ModuleFormat]) -> tuple[Note, ...]:
-    notes = []
+def _note_ragged_groups(name: str, model: PreTrainedModel, described: dict[str, ModuleFormat]) -> tuple[Note, ...]:
     groups = {module: stated.format.group_size for module, stated in described.items() if stated.format.group_size}
-    if ragged := find_ragged_groups(model, groups):
-        example = f"{ragged[0]}, groups of {groups[ragged[0]]}"
-        text = f"{name}: in {len(ragged)} modules the last group is shorter ({example})"
-        notes.append(Note(topic="ragged groups", text=text))
-    if names := find_non_finite(model):
-        text = f"{name}: {len(names)} tensors contain NaN or infinity after compression, first {names[0]}"
-        notes.append(Note(topic="non-finite weights", text=text, level="warn"))
-    return tuple(notes)
+    ragged = find_ragged_groups(model, groups)
+    if not ragged:
+        return ()
+    example = f"{ragged[0]}, groups of {groups[ragged[0]]}"
+    text = f"{name}: in {len(ragged)} modules the last group is shorter ({example})"
+    return (Note(topic="ragged groups", text=text),)

@@ -8,12 +8,15 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import pandas as pd
 import pytest
 
 from harness import cli
 from harness.check import check
+from harness.comparability import assume_same
 from harness.errors import HarnessError
-from harness.records import Run
+from harness.measures.comparability import Comparability
+from harness.records import Measurement, Run
 from harness.terminal import Terminal
 from tests.helpers.made_run import make_run
 
@@ -55,7 +58,10 @@ def said(*arguments: str) -> tuple[int, str, str]:
 
 
 def write_run(folder: Path, name: str) -> Run:
-    run = make_run().run.model_copy(update={"name": name})
+    made = make_run().run
+    table = pd.DataFrame({"comparison": [assume_same("reference").model_dump_json()]})
+    compared = [each for each in Comparability().measure(table) if isinstance(each, Measurement)]
+    run = made.model_copy(update={"name": name, "measurements": (*made.measurements, *compared)})
     folder.mkdir(parents=True)
     (folder / "run.json").write_text(run.model_dump_json())
     return run
@@ -70,7 +76,7 @@ plan planned  (variant.yaml)
 REST = """\
   calibration  none
   suite        suite: 50 documents of pocket-heldout, up to 256 tokens each
-    measures   perplexity, divergence, tasks
+    measures   perplexity, divergence, tasks, comparability
     items      pocket_two_hop 300
 rules  power at the planned sample sizes n; variances from declared assumptions, as there is no earlier run
   powered      gate: not_worse perplexity.ratio margin 0.02  n = 50 documents; 80 % power needs n = 11; \

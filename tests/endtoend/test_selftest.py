@@ -51,7 +51,7 @@ def files(tmp_path: Path) -> Path:
 
 
 def test_a_sharp_gate_kills_mutants_and_a_loose_one_is_told_which_survive(files: Path) -> None:
-    mutants = ("nibbles_swapped", "layer_left_out", "wrong_chat_template", "expert_zeroed")
+    mutants = ("nibbles_swapped", "layer_left_out", "expert_zeroed")
     names = only("neurons_permuted", *mutants)
     code, output = run(files, "--gate", "./small.yaml", "--suite", "./few.yaml", *names)
     assert code == 0, output
@@ -61,7 +61,6 @@ def test_a_sharp_gate_kills_mutants_and_a_loose_one_is_told_which_survive(files:
         "neurons_permuted": "passed",
         "nibbles_swapped": "killed",
         "layer_left_out": "killed",
-        "wrong_chat_template": "equivalent",
         "expert_zeroed": "left out",
     }
     by = [caught["metric"] for caught in found["nibbles_swapped"]["by"]]
@@ -74,6 +73,19 @@ def test_a_sharp_gate_kills_mutants_and_a_loose_one_is_told_which_survive(files:
     found = outcomes(files, "loose")
     assert (found["nibbles_swapped"]["result"], found["layer_left_out"]["result"]) == ("killed", "survived")
     assert "survived: layer_left_out" in output
+
+
+def test_faults_beside_the_weights_are_killed_by_what_differs_in_the_files(files: Path) -> None:
+    (files / "apart.yaml").write_text(GATE + "  - {rule: at_most, metric: comparability.at_once, limit: 0.0, why: w}\n")
+    mutants = ("stop_token_lost", "sampling_changed", "context_shortened", "wrong_chat_template", "bos_dropped")
+    code, output = run(files, "--gate", "./apart.yaml", "--suite", "./few.yaml", *only(*mutants))
+    assert code == 0, output
+    found = outcomes(files, "apart")
+    assert {name: each["result"] for name, each in found.items()} == dict.fromkeys(mutants, "killed")
+    failed = {
+        name: [caught["metric"] for caught in found[name]["by"] if caught["status"] == "fail"] for name in mutants
+    }
+    assert failed == {name: ["comparability.at_once"] for name in mutants}
 
 
 def test_a_tokenizer_that_gives_other_ids_is_never_judged_as_a_pass(files: Path) -> None:

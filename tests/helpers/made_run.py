@@ -14,6 +14,8 @@ from harness.records import (
     CacheFormat,
     CalibrationData,
     Clock,
+    Comparison,
+    Difference,
     Environment,
     Identity,
     ModuleFormat,
@@ -85,8 +87,32 @@ def make_run(verdict: str = "pass", documents: int = 200, length: int = 150, lay
                 ArtifactFile(name="model.safetensors", bytes=7_874_560, sha256="a7" * 32),
             ),
         ),
+        comparison=make_comparison(),
     )
     return Made(run, MadeTables(frames))
+
+
+def make_comparison() -> Comparison:
+    """A longer context, and a pre-tokenizer that is only written otherwise."""
+    longer = Difference(
+        part="configuration",
+        field="max_position_embeddings",
+        reference="512",
+        variant="2048",
+        meaning="positions beyond are refused, or extrapolated, on one side only",
+        severity="beyond_inputs",
+        from_position=512,
+    )
+    other = Difference(
+        part="pre_tokenizer",
+        field="pre_tokenizer",
+        reference="{}",
+        variant="none",
+        meaning="written otherwise; none of 22 example texts differs",
+        severity="informative",
+        example="a text",
+    )
+    return Comparison.of("artifact", False, ("configuration", "pre_tokenizer"), (longer, other))
 
 
 def identity(name: str, dtype: str, formats: tuple[ModuleFormat, ...], fill: str) -> Identity:

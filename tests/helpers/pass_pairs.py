@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from harness.data.encoding import EncodedDocument
 from harness.lockstep.driver import shared_pass
 from harness.lockstep.pass_report import PassReport
 from harness.models.language_model import TransformersModel
+from harness.modules.inspection import module_formats
 from harness.probes.channels import Channels
 from harness.probes.layers import Layers
 from harness.probes.tokens import Tokens
@@ -41,6 +43,15 @@ class Loaded:
     model: Any
     calibration: Any = None
     tokenizer: Any = None
+    unread: tuple[Any, ...] = ()
+    non_finite: tuple[Any, ...] = ()
+    quantization: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def identity(self) -> Any:
+        """What its modules hold."""
+        return SimpleNamespace(modules=module_formats(self.model, {}))
+
     layers: tuple[int | None, ...] | None = None
 
     @property

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from harness.measures._item_scores import flips, recovery, scores
+from harness.measures._common.item_scores import flips, recovery, scores
 from harness.measures._items import TaskScores
 from harness.measures._shared import Count, make_sampled
 from harness.measures.calibration import BRIER, SQUARED

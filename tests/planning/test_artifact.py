@@ -46,7 +46,7 @@ def test_what_is_made_is_saved_where_a_suite_measures_it(artifact: str, tmp_path
     made = plan(write(tmp_path, artifact))
     assert made.variant.artifact == "save"
     assert made.variant.made_here
-    assert [probe.kind for probe in made.suites[0].probes] == ["artifact", "tokens"]
+    assert [probe.kind for probe in made.suites[0].probes] == ["artifact", "comparability", "tokens"]
     assert resolve_plan(made)["variant"]["artifact"] == "save"
 
 

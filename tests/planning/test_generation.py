@@ -31,8 +31,9 @@ def test_prompts_are_documents_or_lines_of_a_file(tmp_path: Path) -> None:
     (tmp_path / "asked.jsonl").write_text('{"prompt": "a"}\n{"prompt": "b"}\n')
     of_file = suite(tmp_path, "", "{measure: generation, prompts: asked.jsonl}")
     assert of_file.documents is None
-    assert {each.documents for each in list_measured([of_file])} == {2}
-    (probe,) = of_file.probes
+    counted = [each for each in list_measured([of_file]) if each.metric.name.startswith("generation.")]
+    assert {each.documents for each in counted} == {2}
+    (probe,) = (each for each in of_file.probes if each.kind == "generations")
     assert probe.settings()["prompts"] == str(tmp_path / "asked.jsonl")
 
 

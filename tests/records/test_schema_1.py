@@ -60,9 +60,19 @@ def test_what_the_method_said_of_counting_is_the_basis(folder: Path) -> None:
     assert not found["layers.relative_error"].infinite_neutral
 
 
+SMOKE = """\
+rules:
+  - {rule: not_worse, metric: perplexity.ratio, margin: 0.05, why: w}
+  - {rule: at_most, metric: divergence.kl_mean, limit: 0.2, why: w}
+  - {rule: at_most, metric: logits.max_abs_diff, limit: 100.0, decide: point, why: w}
+"""
+"""The rules of the gate ``smoke`` when the old run was made; today's asks for metrics that it does not have."""
+
+
 def test_the_old_run_is_judged_as_it_was(folder: Path) -> None:
     run = read_run(folder)
-    again = rejudge(run, [load_gate("smoke", ROOT)])
+    (folder / "smoke.yaml").write_text(SMOKE)
+    again = rejudge(run, [load_gate("./smoke.yaml", folder)])
     assert [(v.metric, v.status, v.margin) for v in again.verdicts] == [
         (v.metric, v.status, v.margin) for v in run.verdicts
     ]
@@ -73,7 +83,7 @@ BYTES = "rules:\n  - {rule: at_most, metric: memory.weight_bytes, limit: 1.0e+9,
 DECIBEL = "rules:\n  - {rule: not_worse, metric: layers.sqnr_db, margin: 3, why: w}\n"
 
 
-@pytest.mark.parametrize(("gate", "code"), [("smoke", 0), (STRICT, 1), (BYTES, 0), (DECIBEL, 2)])
+@pytest.mark.parametrize(("gate", "code"), [("smoke", 2), (SMOKE, 0), (STRICT, 1), (BYTES, 0), (DECIBEL, 2)])
 def test_judge_ends_with_the_code_of_its_verdict(folder: Path, gate: str, code: int) -> None:
     (folder / "gate.yaml").write_text(gate)
     name = "smoke" if gate == "smoke" else "./gate.yaml"

@@ -75,7 +75,7 @@ class Visit:
 def test_it_opens_without_errors_and_asks_for_nothing(browser: Browser, files: dict[str, str], verdict: str) -> None:
     with Visit(browser, files[verdict]) as visit:
         sections = visit.page.locator("main > section")
-        assert sections.count() == 14
+        assert sections.count() == 15
         for index in range(sections.count()):
             assert sections.nth(index).is_visible()
             box = sections.nth(index).bounding_box()

@@ -21,6 +21,7 @@ import pytest
 
 from harness.errors import FailureClass, TableError, WriteError
 from harness.records import Basis, Measurement, ModuleFormat, Note, Run, Skipped, Verdict
+from harness.records.comparison import Comparable, Severity
 from harness.records.metric import ChanceLevel, SpreadFamily, Summary
 from harness.system import resources
 from harness.write import encode, read_run
@@ -102,7 +103,7 @@ def test_every_section_has_its_heading_and_its_place_in_the_list(pages: dict[str
     anchors = re.findall(r'<section id="([a-z]+)"', text)
     assert anchors == [
         "verdict", "rules", "cause", "predictions", "tasks", "generation", "perplexity", "outliers", "cost", "formats",
-        "artifact", "checklist", "measurements", "reproduce",
+        "artifact", "checklist", "comparability", "measurements", "reproduce",
     ]  # fmt: skip
     for anchor in anchors:
         assert f'<a href="#{anchor}">' in text
@@ -193,6 +194,7 @@ LITERALS = {
     *(*get_args(Basis), *get_args(SpreadFamily), *get_args(ChanceLevel), *get_args(Summary)),
     *("reference", "variant", "real", "simulated", "none", "tensor", "channel", "group", "block", "token"),
     *("int", "float", "codebook", "e8m0", "e4m3", "double"),
+    *(*get_args(Severity), *get_args(Comparable), "artifact"),
     *get_args(FailureClass),
 }
 

@@ -15,6 +15,7 @@ from harness.backends import Compressed
 from harness.numerics.formats import Format, quantize
 from harness.selftest.mutants import harmless, mutant
 from harness.selftest.mutants._codes import GROUP, INT4, INT8, Codes, misread, misread_block, round_model
+from harness.selftest.mutants._parts import block_linears
 
 
 @harmless("control")
@@ -34,6 +35,17 @@ def group_scales_swapped(model: PreTrainedModel) -> Compressed:
     """Neighbouring groups of a channel have swapped scales: scales stored in another order than codes."""
     swap = misread(lambda codes: replace(codes, scale=_swap_neighbours(codes.scale)))
     return round_model(model, INT8, {name: swap for name, _ in INT8.select_layers(model)})
+
+
+@mutant(control="int8")
+def row_scales_permuted(model: PreTrainedModel) -> Compressed:
+    """The rows of one tensor have the scales of other rows: sorted on one side of a file and not on the other."""
+
+    def sort(codes: Codes) -> Codes:
+        return replace(codes, scale=codes.scale[codes.scale.mean(-1).argsort()])
+
+    name = block_linears(model)[0][0]
+    return round_model(model, INT8, {name: misread(sort)})
 
 
 @mutant(control="int4")

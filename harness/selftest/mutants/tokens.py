@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from transformers import PreTrainedModel
 
 from harness.backends import Compressed
 from harness.selftest.mutants import NotApplicable, mutant, mutant_files
+from harness.selftest.mutants._files import read_json, write_json
 
 TOKENIZER, SETTINGS = "tokenizer.json", "tokenizer_config.json"
 
@@ -42,18 +42,18 @@ def start_token_forgotten(model: PreTrainedModel) -> Compressed:
 @mutant_files()
 def bos_dropped(folder: Path) -> None:
     """The tokenizer no longer puts BOS before prompts: its post-processor was lost in a conversion."""
-    content = _read(folder / TOKENIZER)
+    content = read_json(folder / TOKENIZER)
     if content.get("post_processor") is None:
         raise NotApplicable(f"{TOKENIZER} has no post-processor that could be lost")
-    _write(folder / TOKENIZER, content | {"post_processor": None})
-    settings = _read(folder / SETTINGS)
-    _write(folder / SETTINGS, settings | {"add_bos_token": False} if "add_bos_token" in settings else settings)
+    write_json(folder / TOKENIZER, content | {"post_processor": None})
+    settings = read_json(folder / SETTINGS)
+    write_json(folder / SETTINGS, settings | {"add_bos_token": False} if "add_bos_token" in settings else settings)
 
 
 @mutant_files()
 def token_ids_off_by_one(folder: Path) -> None:
     """Every regular token has the next token's id: a vocabulary counted from one."""
-    content = _read(folder / TOKENIZER)
+    content = read_json(folder / TOKENIZER)
     vocabulary = content["model"].get("vocab")
     if not isinstance(vocabulary, dict):
         raise NotApplicable(f"{TOKENIZER} has no vocabulary as a table of ids")
@@ -61,30 +61,25 @@ def token_ids_off_by_one(folder: Path) -> None:
     ids = sorted(number for number in vocabulary.values() if number not in special)
     after = dict(zip(ids, [*ids[1:], ids[0]], strict=True))
     moved = {token: after.get(number, number) for token, number in vocabulary.items()}
-    _write(folder / TOKENIZER, content | {"model": content["model"] | {"vocab": moved}})
+    write_json(folder / TOKENIZER, content | {"model": content["model"] | {"vocab": moved}})
 
 
 @mutant_files()
 def prefix_space_added(folder: Path) -> None:
     """Texts get a leading space, which the model was not trained with: a default of another tokenizer class."""
-    content = _read(folder / TOKENIZER)
+    content = read_json(folder / TOKENIZER)
     changed = _add_prefix_space(content.get("pre_tokenizer"))
     if changed == content.get("pre_tokenizer"):
         raise NotApplicable(f"{TOKENIZER} has no ByteLevel pre-tokenizer without a prefix space")
-    _write(folder / TOKENIZER, content | {"pre_tokenizer": changed})
+    write_json(folder / TOKENIZER, content | {"pre_tokenizer": changed})
 
 
-@mutant_files(
-    equivalent=(
-        "documents and tasks are plain text and no measure renders a chat template, so no measurement can change; only "
-        "the hash of the tokenizer in run.json does"
-    )
-)
+@mutant_files()
 def wrong_chat_template(folder: Path) -> None:
     """The chat template is that of another model."""
     template = "{% for message in messages %}[INST] {{ message['content'] }} [/INST]{% endfor %}"
     (folder / "chat_template.jinja").unlink(missing_ok=True)
-    _write(folder / SETTINGS, _read(folder / SETTINGS) | {"chat_template": template})
+    write_json(folder / SETTINGS, read_json(folder / SETTINGS) | {"chat_template": template})
 
 
 def _embedding(model: PreTrainedModel) -> nn.Embedding:
@@ -101,14 +96,3 @@ def _add_prefix_space(part: Any) -> Any:
         return part
     inner = {key: _add_prefix_space(value) for key, value in part.items()}
     return inner | {"add_prefix_space": True} if part.get("type") == "ByteLevel" else inner
-
-
-def _read(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise NotApplicable(f"{path.name} is missing")
-    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return content
-
-
-def _write(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, ensure_ascii=False, indent=1), encoding="utf-8")

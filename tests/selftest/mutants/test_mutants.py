@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers import MixtralConfig, MixtralForCausalLM
 
 from harness.backends.round_to_nearest import RoundToNearest
+from harness.errors import ModelError
 from harness.models.loaded import LoadedModel
 from harness.models.loading import load
 from harness.modules.linears import linears, weight_of
@@ -30,6 +31,8 @@ from tests.helpers.tiny_models import VOCABULARY, tiny_llama
 
 EVERY = list(library().values())
 IN_MEMORY = [each for each in EVERY if each.in_memory]
+UNREAD = "unread_row_not_finite"
+"""Changes what no document reads, and so no logit."""
 ROUNDING = 1e-3
 """In units of logits, which lie between about -30 and 30: what another order of sums in float32 may change."""
 
@@ -75,7 +78,9 @@ def test_every_variation_says_what_it_stands_for_and_of_what_it_is_made(variatio
 
 
 @pytest.mark.parametrize(
-    "variation", [v for v in IN_MEMORY if v.kind == "mutant" and v.name != "expert_zeroed"], ids=lambda v: v.name
+    "variation",
+    [v for v in IN_MEMORY if v.kind == "mutant" and v.name not in ("expert_zeroed", UNREAD)],
+    ids=lambda v: v.name,
 )
 def test_a_mutant_changes_the_logits_of_the_good_variant_it_is_made_of(
     variation: Variation, pocket: LoadedModel, ids: Tensor
@@ -96,6 +101,14 @@ def test_a_harmless_change_changes_weights_and_nothing_beyond_rounding(
     same = all(torch.equal(one, other) for one, other in pairs)
     # The embedded model is stored in bfloat16, so that this round trip gives the same bytes.
     assert same == (variation.name == "bfloat16_round_trip")
+
+
+def test_a_row_that_is_not_finite_shows_where_its_token_is_read_and_nowhere_else(
+    pocket: LoadedModel, ids: Tensor
+) -> None:
+    assert torch.equal(logits_of(library()[UNREAD], pocket, ids), own_logits(pocket, ids))
+    end = torch.tensor([[pocket.model.config.eos_token_id]])
+    assert bool(logits_of(library()[UNREAD], pocket, torch.cat([ids, end], dim=1))[0, -1].isnan().all())
 
 
 def test_the_reference_is_left_alone(pocket: LoadedModel, ids: Tensor) -> None:
@@ -276,11 +289,50 @@ def test_faults_of_tokenizers_are_what_they_say(folder: Path) -> None:
         assert found == wanted[name], name
 
 
-def test_a_fault_that_no_measure_can_see_is_declared_and_changes_no_token(folder: Path) -> None:
-    assert [each.name for each in EVERY if each.equivalent] == ["wrong_chat_template"]
+def test_a_fault_of_the_chat_template_changes_no_token_of_a_text(folder: Path) -> None:
+    assert not [each.name for each in EVERY if each.equivalent]
     change("wrong_chat_template", folder)
     tokenizer = load(ModelSpec(model=str(folder)), "template").tokenizer
     assert "[INST]" in tokenizer.apply_chat_template([{"role": "user", "content": "x"}], tokenize=False)
+
+
+def test_one_block_of_a_packed_folder_is_left_plain(folder: Path) -> None:
+    before = load(ModelSpec(model=str(folder)), "before")
+    change("block_left_unquantized", folder)
+    after = load(ModelSpec(model=str(folder)), "after")
+    blocks = {m.module.split(".")[2] for m in after.identity.modules if m.role == "linear" and not m.backend}
+    assert blocks == {"2"}
+    assert sum(bool(m.backend) for m in after.identity.modules) == 21
+    assert sum(m.stored_bytes for m in after.identity.modules) < sum(m.stored_bytes for m in before.identity.modules)
+
+
+def test_bits_that_a_config_misstates_are_refused_at_loading(folder: Path) -> None:
+    change("bits_misstated", folder)
+    with pytest.raises(ModelError, match=r"config\.json says bits: 8, but its codes in the file have 4"):
+        load(ModelSpec(model=str(folder)), "misstated")
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "key", "value"),
+    [
+        ("stop_token_lost", "generation_config.json", "eos_token_id", None),
+        ("sampling_changed", "generation_config.json", "repetition_penalty", 1.8),
+        ("context_shortened", "config.json", "max_position_embeddings", 256),
+    ],
+)
+def test_faults_beside_the_weights_are_what_they_say(
+    folder: Path, name: str, file: str, key: str, value: object
+) -> None:
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    change(name, folder)
+    assert json.loads((folder / file).read_text()).get(key) == value
+    assert {path.name for path in folder.iterdir() if path.read_bytes() != before[path.name]} == {file}
+
+
+def test_one_of_several_stop_tokens_is_lost(folder: Path) -> None:
+    (folder / "generation_config.json").write_text('{"eos_token_id": [1, 15]}')
+    change("stop_token_lost", folder)
+    assert json.loads((folder / "generation_config.json").read_text()) == {"eos_token_id": [1]}
 
 
 def test_shards_hold_the_same_tensors_in_other_files(folder: Path) -> None:

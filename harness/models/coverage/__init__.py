@@ -1,0 +1,1 @@
+"""What no document exercises, and what files hold beside what they state: NaN anywhere, layers left plain."""

@@ -1,0 +1,71 @@
+"""Rules of the harness itself: no gate file states them, and none can override them."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from harness.errors import FailureClass
+from harness.records.result import Status, Verdict
+
+OWN_GATE = "harness"
+"""Gate name of verdicts that belong to no gate file."""
+
+
+class OwnRule(NamedTuple):
+    """One such rule; status: that of a run in which it does not hold."""
+
+    name: str
+    expected: str
+    failure: FailureClass
+    why: str
+    status: Status = "error"
+
+    def break_with(self, found: str) -> Verdict:
+        """The verdict that the rule does not hold: the run cannot pass, whatever its other rules say."""
+        return Verdict(
+            gate=OWN_GATE,
+            rule=self.name,
+            metric="",
+            status=self.status,
+            expected=self.expected,
+            found=found,
+            because=found,
+            level="block",
+            where="",
+            why=self.why,
+            failure=self.failure,
+        )
+
+
+MEASURES_RUN = OwnRule(
+    "every measure runs",
+    "every measure of the suite computes",
+    "accounting",
+    "numbers of a run with a failed part cannot be trusted",
+)
+OUTPUTS_WRITTEN = OwnRule(
+    "every output is written",
+    "all outputs that the variant file asks for",
+    "resources",
+    "who reads only an output must not find less than the run holds",
+)
+REFERENCE_PREDICTS = OwnRule(
+    "the reference predicts the texts",
+    "a lower NLL than uniform and unigram models",
+    "comparability",
+    "a variant of a model that predicts nothing loses nothing, however damaged it is",
+)
+REPEATS = OwnRule(
+    "the reference repeats itself",
+    "two runs of one batch are equal",
+    "numerics",
+    "where the reference differs from itself, a difference to the variant may be none",
+    "inconclusive",
+)
+WEIGHTS_FINITE = OwnRule(
+    "every weight is finite",
+    "finite numbers",
+    "numerics",
+    "a weight that no document reached is reached by some user's text",
+    "fail",
+)
