@@ -64,7 +64,7 @@ TARGETS = {
     "statistics/multiplicity.py": "statistics/test_multiplicity.py",
     "statistics/proportions.py": "statistics/test_exact_and_score_intervals.py statistics/test_proportions.py",
     "statistics/quantiles.py": f"statistics/test_quantiles.py {STATISTICS}",
-    "measures/_item_scores.py": "measures/test_tasks.py",
+    "measures/_common/item_scores.py": "measures/test_tasks.py",
     "measures/calibration.py": f"measures/test_calibration.py {TOKENS}",
     "measures/divergence.py": f"measures/test_divergence.py {TOKENS}",
     "measures/logits.py": f"measures/test_logits.py {TOKENS}",
