@@ -1,7 +1,7 @@
 """Mutation testing of what decides: small faults are put into the code, and the tests beside it must notice. A script.
 
     pip install -e '.[test,mutation]'
-    python tests/bench/mutants.py                           280 mutants drawn at random, an hour on one core
+    python tests/bench/mutants.py                           280 mutants drawn at random, half an hour on one core
     python tests/bench/mutants.py --files judge rules/      what the names contain
     python tests/bench/mutants.py --sample 0                every mutant, several hours
 

@@ -396,3 +396,11 @@ def test_counts_of_nothing_are_refused(fields: dict[str, int]) -> None:
         Tasks(tasks=("quiz",), **fields)  # type: ignore[arg-type]
     least = {name: value + 1 for name, value in fields.items() if value == 0} or {"fewshot": 0}
     Tasks(tasks=("quiz",), **least)  # type: ignore[arg-type]
+
+
+def test_mcnemar_is_told_where_items_are_independent_and_not_where_they_share_documents() -> None:
+    right, wrong = [1.0, 1.0, 1.0, 0.0], [0.0, 0.0, 0.0, 1.0]
+    apart = measurement(measure(items(right, wrong))["accuracy"])
+    assert "1 items gained, 3 lost (exact McNemar p = 0.625); " in apart.method
+    shared = measurement(measure(items(right, wrong, documents=[0, 0, 1, 2]))["accuracy"])
+    assert "McNemar" not in shared.method
