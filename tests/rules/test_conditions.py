@@ -259,6 +259,13 @@ class TestBoundaries:
         for high, status in ((0.875, "pass"), (0.8749999, "error")):
             assert verdict(rule, ratio(0.75, low=0.5, high=high)).status == status
 
+    def test_a_gain_is_counted_from_what_an_equal_variant_has(self) -> None:
+        """An agreement of 1 is no gain, and one of 1.25 (a score retained) is a gain of a quarter."""
+        rule = not_worse(0.05, implausible_gain=0.125)
+        for change, status in ((1.0, "pass"), (1.25, "error")):
+            found = ratio(change, 0.01, better="higher", unit="score", name="tasks.a.recovery")
+            assert verdict(rule, found).status == status
+
     def test_the_nearer_end_of_the_interval_decides_and_a_missing_end_leaves_the_estimate(self) -> None:
         rule = not_worse(0.05, implausible_gain=0.125)
         for half_open in ({"low": None, "high": None}, {"low": None}, {"high": None}):
