@@ -37,6 +37,7 @@ OUTLYING = Metric(
     better="lower",
     neutral=1.0,
     description="largest ratio of a weight's error to what its number format explains, relative to other modules",
+    spread="counted",
 )
 COLUMNS = (
     "module",

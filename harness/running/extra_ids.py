@@ -80,7 +80,7 @@ def explain_used(tables: Tables, suite: str, table: str) -> str:
         return ""
     return (
         f"ids that exist on one side only are in use: {found}; give both sides the same vocabulary, or remove the rows "
-        "from the head"
+        "from the head. For a variant that is meant to have ids of its own, take suite student and gate student"
     )
 
 

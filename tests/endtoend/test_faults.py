@@ -29,6 +29,7 @@ VARIANT = """\
 name: v
 reference: {model: ./model}
 variant: VARIANT
+weak_reference: random weights
 suites: [./suite.yaml]
 gates: [./gate.yaml]
 outputs: [junit]

@@ -134,12 +134,15 @@ def write_rules(base: Path) -> None:
     (base / "suite.yaml").write_text(SUITE)
 
 
+WEAK = "weak_reference: random weights\n"
+
+
 def check_folders(
     base: Path, variant: str = "{model: ./var}", reference: str = "{model: ./ref}", more: str = ""
 ) -> Checked:
     """Check ``base/var`` against ``base/ref``. more: further lines of the variant file."""
     write_rules(base)
-    models = f"name: v\nreference: {reference}\nvariant: {variant}\n{more}"
+    models = f"name: v\nreference: {reference}\nvariant: {variant}\n{WEAK}{more}"
     (base / "v.yaml").write_text(f"{models}suites: [./suite.yaml]\ngates: [./gate.yaml]\n")
     log = io.StringIO()
     try:
