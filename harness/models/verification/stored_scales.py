@@ -1,6 +1,6 @@
 """Finds weights that are the codes of their files: loaded as numbers, without the scale that makes weights of them.
 
-    codes in the file ─▶ a scale for them beside it? ─▶ is the loaded weight something else than the codes?
+codes in the file ─▶ a scale for them beside it? ─▶ is the loaded weight something else than the codes?
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ class StoredTensor:
         """The values, or those of the first rows."""
         with safe_open(self.path, framework="pt") as file:
             part = file.get_slice(self.key)
-            return part[:rows] if rows is not None and part.get_shape() else file.get_tensor(self.key)
+            values: Tensor = part[:rows] if rows is not None and part.get_shape() else file.get_tensor(self.key)
+            return values
 
 
 def check_scales(name: str, weight: Tensor, own: Mapping[str, StoredTensor], declared: Mapping[str, Any]) -> None:
