@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from harness.coverage.untouched import note_untouched
 from harness.data.encoding import EncodedDocument
 from harness.errors import DataError, ModelError
 from harness.lockstep.arrangement import Arrange
@@ -28,6 +27,7 @@ from harness.lockstep.pass_report import SETUP, PassReport, read_report, write_r
 from harness.lockstep.recording import REFERENCE, Idle, Looks, PassContext, Recorder, Recording, Tap, collect_taps
 from harness.lockstep.repeat import measure_repeat
 from harness.lockstep.survey import survey
+from harness.models.coverage.untouched import note_untouched
 from harness.models.vocabulary import count_common_logits, explain_width_difference
 from harness.modules.layer_pairs import LayerPairs, pair_layers
 from harness.progress import Progress

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from torch import Tensor
 
-    from harness.coverage.parts import Part
     from harness.lockstep.batches import Batch
+    from harness.models.coverage.parts import Part
     from harness.models.loaded import LoadedModel
 
 COLUMNS = (
@@ -38,13 +38,14 @@ class Coverage(Probe):
 
     Writes to the table ``coverage`` one row per side and part that documents may leave untouched: a module that no text
     runs, a stack of experts, an embedding read row by row, a tensor that the class leaves in the files (kind
-    ``module``, ``experts``, ``rows``, ``unread``; see ``harness.coverage.parts``). units: how many experts or rows it
-    has; seen, changed, damaged: one bit for each, in hexadecimal: whether a document touched it, whether it differs
-    from the reference's, and whether it says nothing of it. missing: the other side has no such part. Rows of other
-    kinds: ``total`` with the parameters and bytes of a side; ``non_finite`` for every tensor of the variant with NaN or
-    infinity that the reference does not have there; ``stated`` for every layer that a quantization config speaks of,
-    with whether it is ``compressed``. Of a variant whose engine keeps its weights to itself, what documents touch is
-    taken from the reference, all of it counts as compressed, and nothing else is known.
+    ``module``, ``experts``, ``rows``, ``unread``; see ``harness.models.coverage.parts``). units: how many experts or
+    rows it has; seen, changed, damaged: one bit for each, in hexadecimal: whether a document touched it, whether it
+    differs from the reference's, and whether it says nothing of it. missing: the other side has no such part. Rows
+    of other kinds: ``total`` with the parameters and bytes of a side; ``non_finite`` for every tensor of the
+    variant with NaN or infinity that the reference does not have there; ``stated`` for every layer that a
+    quantization config speaks of, with whether it is ``compressed``. Of a variant whose engine keeps its weights to
+    itself, what documents touch is taken from the reference, all of it counts as compressed, and nothing else is
+    known.
     """
 
     runs = "shared_pass"
@@ -61,7 +62,7 @@ class _CoverageRecorder(Recorder):
     running = "coverage"
 
     def __init__(self, context: PassContext) -> None:
-        from harness.coverage.parts import list_parts
+        from harness.models.coverage.parts import list_parts
 
         self._models = context.models
         self._mixtures = {each.module: each.count for side in context.layout.experts for each in side if each.stacked}
@@ -158,9 +159,9 @@ class _CoverageRecorder(Recorder):
 
     def _rows(self, variant: int) -> list[tuple[Any, ...]]:
         """All columns but ``seen`` of the rows about one pair."""
-        from harness.coverage.finite import compare_finite
-        from harness.coverage.parts import compare_part, find_counterparts
-        from harness.coverage.stated import compare_with_config
+        from harness.models.coverage.finite import compare_finite
+        from harness.models.coverage.parts import compare_part, find_counterparts
+        from harness.models.coverage.stated import compare_with_config
 
         reference, other = self._models[0], self._models[variant + 1]
         before, after = list(self._parts[0].values()), list(self._parts[variant + 1].values())
@@ -189,7 +190,7 @@ def _row(side: str, part: Part, missing: bool, changed: str, damaged: str) -> tu
 
 
 def _total(side: str, loaded: LoadedModel) -> tuple[Any, ...]:
-    from harness.coverage.untouched import total
+    from harness.models.coverage.untouched import total
 
     return side, "", "total", 0, *total(loaded), False, False, "", ""
 

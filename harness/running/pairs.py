@@ -8,14 +8,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from harness.coverage.finite import compare_finite, describe_tensors
-from harness.coverage.same_model import note_same_model
-from harness.coverage.stated import note_plain_layers, note_quantized_reference
 from harness.data.calibration import CalibrationDocuments
 from harness.data.contamination import WINDOW
 from harness.data.documents import RawDocument, read_documents, shuffle_documents, texts_sha256
 from harness.data.encoding import EncodedDocument, count_duplicates, documents_sha256, encode, name_similar
 from harness.errors import DataError, HarnessError
+from harness.models.coverage.finite import compare_finite, describe_tensors
+from harness.models.coverage.same_model import note_same_model
+from harness.models.coverage.stated import note_plain_layers, note_quantized_reference
 from harness.models.loaded import LoadedModel
 from harness.models.prequantized import LIBRARIES
 from harness.models.verification.tokenizer_file import verify_texts

@@ -30,7 +30,8 @@ torch.set_num_threads(1)
 SUITE = """\
 description: a little of everything that the gate ship asks for
 documents: {data: pocket-heldout, max: 12, context: 96}
-measures: [logits, divergence, perplexity, calibration, layer_error, artifact,
+measures: [logits, divergence, perplexity, calibration, layer_error, weight_error, coverage, artifact,
+           {measure: generation, max: 4, prompt_tokens: 16, new_tokens: 12},
            {measure: tasks, tasks: [pocket_requests, pocket_sums], limit: 4}]
 """
 INT8 = "{backend: round_to_nearest, bits: 8, group_size: 32}"

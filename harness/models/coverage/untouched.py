@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from torch import nn
 
-from harness.coverage.parts import Part, compare_part, find_counterparts, list_parts
+from harness.models.coverage.parts import Part, compare_part, find_counterparts, list_parts
 from harness.models.loaded import LoadedModel
 from harness.modules.experts import find_experts
 from harness.modules.inspection import own_tensors
