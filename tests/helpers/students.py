@@ -6,6 +6,7 @@ import copy
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
@@ -14,6 +15,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from harness.models.language_model import TransformersModel
+from harness.modules.inspection import module_formats
 
 SENTENCES = [
     "The cat sat on the mat and the dog ran after it.",
@@ -34,6 +36,12 @@ class Loaded:
     tokenizer: Any
     calibration: Any = None
     layers: tuple[int | None, ...] | None = None
+    unread: tuple[Any, ...] = ()
+
+    @property
+    def identity(self) -> Any:
+        """What its modules are."""
+        return SimpleNamespace(modules=module_formats(self.model, {}, ""))
 
     @property
     def language_model(self) -> TransformersModel:
