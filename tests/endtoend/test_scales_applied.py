@@ -8,18 +8,20 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.helpers.checked_folders import change_config, change_tensors, check_folders, copy_pocket
+from tests.helpers.checked_folders import change_config, change_tensors, check_folders, copy_pocket, pack_gptq
 
 pytest.importorskip("compressed_tensors")
 
 CODES = {"float": (torch.float8_e4m3fn, 448), "int": (torch.int8, 127)}
 
 
-def store_codes(folder: Path, status: str, kind: str = "float", unscaled: bool = False) -> Path:
+def store_codes(
+    folder: Path, status: str, kind: str = "float", unscaled: bool = False, ignored: tuple[str, ...] = ()
+) -> Path:
     """Store the projections of a folder as 8-bit codes in the way of compressed-tensors.
 
     status: what the config says of them; of frozen ones, symmetric formats have zero points too. unscaled: all scales
-    are 1.
+    are 1. ignored: patterns of layers that the config leaves plain although their codes are stored.
     """
     dtype, limit = CODES[kind]
 
@@ -38,7 +40,9 @@ def store_codes(folder: Path, status: str, kind: str = "float", unscaled: bool =
     weights = {"num_bits": 8, "type": kind, "strategy": "channel", "dynamic": False, "symmetric": True}
     group = {"targets": ["Linear"], "weights": weights, "input_activations": None, "output_activations": None}
     said = {"quant_method": "compressed-tensors", "format": f"{kind}-quantized", "quantization_status": status}
-    change_config(folder, quantization_config=said | {"config_groups": {"group_0": group}, "ignore": ["lm_head"]})
+    change_config(
+        folder, quantization_config=said | {"config_groups": {"group_0": group}, "ignore": ["lm_head", *ignored]}
+    )
     return folder
 
 
@@ -92,3 +96,28 @@ def test_a_scale_of_the_inputs_is_none_of_the_weights(here: Path) -> None:
     found = check_folders(here)
     assert found.code == 2, found.output
     assert "scale" in found.output
+
+
+@pytest.mark.parametrize("ignored", ["re:.*layers.2.mlp.*", "model.layers.2.mlp.up_proj"])
+def test_scales_of_a_layer_that_the_config_ignores_are_refused(ignored: str, here: Path) -> None:
+    copy_pocket(here / "ref")
+    store_codes(copy_pocket(here / "var"), "compressed", ignored=(ignored,))
+    found = check_folders(here)
+    assert found.code == 2, found.output
+    assert "tensors unexpected: model.layers.2.mlp." in found.output
+    assert "model.layers.2.mlp.up_proj.weight_scale" in found.output
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("nan")])
+def test_a_scale_that_is_not_finite_fails_by_the_name_of_its_layer(value: float, here: Path) -> None:
+    copy_pocket(here / "ref")
+    pack_gptq(copy_pocket(here / "var"))
+
+    def damage(held: dict[str, Tensor]) -> None:
+        held["model.layers.1.mlp.up_proj.scales"][2, 5] = value
+
+    change_tensors(here / "var", damage)
+    found = check_folders(here)
+    assert found.code == 1, found.output
+    assert "every weight is finite" in found.failed()
+    assert "model.layers.1.mlp.up_proj.weight, row 5" in found.output
