@@ -73,7 +73,7 @@ def open_folder(
         model = _load_unpacked(source.folder, spec, contents)
     else:
         model = _load_model(source.folder, spec)
-        formats = formats_in_files(model, source.folder, quantization)
+        formats = formats_in_files(model, source.folder, quantization, declared)
     unread = read_unread(weight_files(source.folder, config), _left_in_files(model, weights))
     notes = (*notes, *_scale_notes(name, unread))
     return UncheckedModel(

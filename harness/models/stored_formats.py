@@ -20,6 +20,7 @@ from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightRenaming, rename_source_key
 
 from harness.errors import ModelError
+from harness.models.verification.stored_scales import StoredTensor, check_scales, takes_codes_for_weights
 from harness.models.weight_files import CODE_DTYPES, read_json, stored_size, weight_files
 from harness.modules.experts import stacks
 from harness.modules.inspection import format_of_dtype, is_plain_weight, logical_weights, module_formats
@@ -40,8 +41,6 @@ _CODES = {
 """Formats that safetensors dtypes identify; packed integers may have any format."""
 _FLOATS = {8: _FP8["fp8_e4m3"], 4: _FP4}
 """compressed-tensors' float formats by number of bits."""
-_SCALES = ("scale", "absmax", "SCB")
-"""Parts of the names of tensors that turn codes into weights (scales and the like)."""
 _UNITS = {"tensor": "tensor", "channel": "channel", "block": "block", "token": "token", "attn_head": "head"}
 """compressed-tensors' strategies other than groups."""
 _KEEPING = frozenset({"bitsandbytes"})
@@ -50,10 +49,13 @@ weights on some processors in a way that its own dequantization (when an adapter
 _DTYPES = {torch.float8_e4m3fn: _FP8["fp8_e4m3"], torch.float8_e5m2: _FP8["fp8_e5m2"]}
 
 
-def formats_in_files(model: PreTrainedModel, folder: Path, quantization: str) -> dict[str, ModuleFormat]:
+def formats_in_files(
+    model: PreTrainedModel, folder: Path, quantization: str, declared: Mapping[str, Any]
+) -> dict[str, ModuleFormat]:
     """Modules whose weights are codes in the files but were loaded as plain floats, by name: their format in the files.
 
-    Raises ModelError for codes without a scale: some loaders silently use them as weights.
+    declared: the quantization config. Raises ModelError as ``check_scales`` does: some loaders silently use codes as
+    weights.
     """
     if not quantization:
         return {}
@@ -62,22 +64,22 @@ def formats_in_files(model: PreTrainedModel, folder: Path, quantization: str) ->
     for name, module in model.named_modules():
         weights = logical_weights(module)
         own = {key: kept for key, kept in stored.items() if key.startswith(f"{name}.")}
-        if weights is None or not is_plain_weight(module._parameters.get("weight"), weights) or not own:
+        weight = module._parameters.get("weight")
+        if weights is None or weight is None or not own:
             continue
-        dtype, _ = max(own.values(), key=lambda kept: kept[1])
-        if CODE_DTYPES.fullmatch(dtype):
-            if not any(part in key for key in own for part in _SCALES):
-                raise ModelError(
-                    f"{folder}: the weight of {name} is stored as {dtype} without a scale (found: "
-                    f"{', '.join(own)}); its codes would be used as weights: export the model again"
-                )
-            rest = sum(size for key, (_, size) in own.items() if not key.endswith(".bias"))
+        dtype = max(own.values(), key=lambda kept: kept.size).dtype
+        plain = is_plain_weight(weight, weights)
+        coded = CODE_DTYPES.fullmatch(dtype) is not None
+        if coded and (plain or takes_codes_for_weights(module)):
+            check_scales(name, weight, own, declared)
+        if coded and plain:
+            rest = sum(kept.size for key, kept in own.items() if not key.endswith(".bias"))
             bias = module._parameters.get("bias")
             found[name] = ModuleFormat(
                 module=name,
                 type=type(module).__name__,
                 parameters=weights + (0 if bias is None else bias.numel()),
-                stored_bytes=sum(size for _, size in own.values()),
+                stored_bytes=sum(kept.size for kept in own.values()),
                 bits_per_weight=8 * rest / weights,
                 format=_CODES.get(dtype) or NumberFormat(type="other", element=dtype.lower()),
                 kernel="simulated",
@@ -87,7 +89,7 @@ def formats_in_files(model: PreTrainedModel, folder: Path, quantization: str) ->
 
 
 def _stacks_in_files(
-    model: PreTrainedModel, stored: Mapping[str, tuple[str, int]], quantization: str
+    model: PreTrainedModel, stored: Mapping[str, StoredTensor], quantization: str
 ) -> dict[str, ModuleFormat]:
     """Stacks of experts that are MXFP4 codes in the files (``_blocks`` of 32 codes, ``_scales``) and floats here."""
     found = {}
@@ -101,8 +103,8 @@ def _stacks_in_files(
             module=name,
             type=type(module).__name__,
             parameters=weights + (0 if bias is None else bias.numel()),
-            stored_bytes=sum(size for _, size in own.values()),
-            bits_per_weight=8 * (own["_blocks"][1] + own["_scales"][1]) / weights,
+            stored_bytes=sum(kept.size for kept in own.values()),
+            bits_per_weight=8 * (own["_blocks"].size + own["_scales"].size) / weights,
             format=_MXFP4,
             kernel="simulated",
             backend=quantization,
@@ -235,20 +237,21 @@ def _run(model: PreTrainedModel, quantization: str) -> None:
         ) from error
 
 
-def _tensors(folder: Path, model: PreTrainedModel) -> dict[str, tuple[str, int]]:
-    """Dtype and bytes of every tensor in the files of a verified folder, by the name that the model has for it."""
+def _tensors(folder: Path, model: PreTrainedModel) -> dict[str, StoredTensor]:
+    """Every tensor in the files of a verified folder, by the name that the model has for it."""
     renamings = [each for each in get_model_conversion_mapping(model) if isinstance(each, WeightRenaming)]
     parameters: dict[str, Any] = dict(model.named_parameters())
     files = weight_files(folder, read_json(folder / "config.json"))
     return {
-        rename_source_key(name, renamings, [], model.base_model_prefix, parameters)[0]: (dtype, size)
+        rename_source_key(stored.key, renamings, [], model.base_model_prefix, parameters)[0]: stored
         for path in files
-        for name, dtype, size in _headers(path)
+        for stored in _headers(path)
     }
 
 
-def _headers(path: Path) -> Iterator[tuple[str, str, int]]:
+def _headers(path: Path) -> Iterator[StoredTensor]:
     with safe_open(path, framework="pt") as file:
         for name in file.keys():  # noqa: SIM118 - not a dict
             part = file.get_slice(name)
-            yield name, part.get_dtype(), stored_size(part.get_dtype(), part.get_shape())
+            dtype = part.get_dtype()
+            yield StoredTensor(dtype, stored_size(dtype, part.get_shape()), path, name)

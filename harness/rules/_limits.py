@@ -20,9 +20,14 @@ def describe_expected(limit: str, of: Of) -> str:
 
 
 def number_for(metric: Facts, of: Of) -> Number:
-    """The number that ``of`` means for a metric. One that is no value of each side is judged by its comparison."""
+    """The number that ``of`` means for a metric. One that is no value of each side is judged by its comparison.
+
+    Values of the sides beside a ratio are those it is a ratio of, in another unit.
+    """
     if of == "reference":
         return ratio_for(metric)
+    if metric.unit == "ratio":
+        return "change"
     return "variant" if of == "variant" and "variant" in metric.numbers else "change"
 
 

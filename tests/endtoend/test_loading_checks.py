@@ -143,6 +143,31 @@ def test_a_wrapper_class_is_refused_in_one_sentence(tmp_path: Path) -> None:
     assert len(said.terminal) < 800
 
 
+@pytest.mark.parametrize("sides", [("var",), ("ref", "var")])
+def test_a_type_that_the_library_does_not_know_is_refused_by_name(tmp_path: Path, sides: tuple[str, ...]) -> None:
+    for side in ("ref", "var"):
+        copy_pocket(tmp_path / side)
+    for side in sides:
+        edit(tmp_path / side / "config.json", model_type="gemma9")
+    said = check_pair(tmp_path)
+    assert said.code == 2
+    assert f"{sides[0]}: transformers cannot load it" in said.terminal
+    assert "gemma9" in said.terminal
+
+
+def test_more_types_of_layers_than_layers_are_refused_by_the_name_of_the_key(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    types = ["sliding_attention", "full_attention"]
+    model = t.Gemma3ForCausalLM(t.Gemma3TextConfig(**SMALL | {"layer_types": types}))
+    for side in ("ref", "var"):
+        save_with_tokenizer(model, tmp_path / side)
+    edit(tmp_path / "var" / "config.json", layer_types=[*types, "full_attention"])
+    said = check_pair(tmp_path)
+    assert said.code == 2
+    assert "layer_types" in said.terminal
+    assert "tokenizer cannot be loaded" not in said.terminal
+
+
 def make_uniform(folder: Path) -> None:
     held = load_file(copy_pocket(folder) / "model.safetensors")
     held["model.norm.weight"] *= 0

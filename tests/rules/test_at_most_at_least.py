@@ -54,6 +54,17 @@ def test_the_variants_own_value_is_judged_where_there_is_one() -> None:
     assert "perplexity.value of the variant is 10.2, 95 % interval [9, 11]" in decision.because
 
 
+@pytest.mark.parametrize(("ratio", "status"), [(1.0, "pass"), (1.25, "inconclusive"), (1.6, "fail")])
+def test_a_ratio_is_judged_by_itself_though_it_tells_what_it_is_a_ratio_of(ratio: float, status: str) -> None:
+    lengths = measured("ratio").model_copy(
+        update={"reference": 40.0, "variant": 40.0 * ratio, "change": ratio, "low": ratio - 0.1, "high": ratio + 0.1}
+        | {"variant_low": 40.0 * ratio, "variant_high": 40.0 * ratio}
+    )
+    decision = at_most(1.25).judge(lengths, identical=False)
+    assert decision.status == status
+    assert f"is {ratio:g}, 95 % interval [{ratio - 0.1:g}, {ratio + 0.1:g}]" in decision.because
+
+
 @pytest.mark.parametrize(("limit", "status"), [(3.3, "pass"), (3.2, "inconclusive"), (3.1, "fail")])
 def test_point_compares_the_number_alone(limit: float, status: str) -> None:
     assert at_most(limit, decide="point").judge(measured("maximum"), identical=False).status == status

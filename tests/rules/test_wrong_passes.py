@@ -96,7 +96,7 @@ def compared(metric: Metric) -> list[tuple[str, str, float, float]]:
     """What ``of`` can be: its name, the number it means, where that is neutral, and how far its limits are."""
     ratio = "change" if metric.neutral == 1.0 else "ratio"
     found = [
-        ("variant", "variant" if metric.sides else "change", 0.0, LIMIT),
+        ("variant", "variant" if metric.sides and metric.unit != "ratio" else "change", 0.0, LIMIT),
         ("change", "change", metric.neutral, MARGIN),
     ]
     return [*found, ("reference", ratio, 1.0, 0.1)] if metric.sides or metric.neutral == 1.0 else found
