@@ -36,7 +36,6 @@ OUTLYING = Metric(
     unit="ratio",
     better="lower",
     neutral=1.0,
-    spread="counted",
     description="largest ratio of a weight's error to what its number format explains, relative to other modules",
     spread="counted",
 )
