@@ -212,6 +212,9 @@ def main() -> None:
     sys.exit(code)
 
 
+OUT_OF_MEMORY = b"error: out of memory, even for its message; what was measured is kept\nclass of failure: resources\n"
+
+
 def _run(arguments: list[str]) -> int:
     """The exit code of a command line; every error ends here, and none of them with 0."""
     try:
@@ -223,7 +226,10 @@ def _run(arguments: list[str]) -> int:
         _say("ended by a signal; what was measured is kept, and the same command resumes")
         return 128 + ended.number
     except BaseException as error:  # noqa: BLE001 - the last line of defence: whatever ends the work, it is not with 0
-        _say(_defuse(f"{_explain(error)}\nclass of failure: {_classify(error)}"))
+        try:
+            _say(_defuse(f"{_explain(error)}\nclass of failure: {_classify(error)}"))
+        except MemoryError:  # Python would end with 1 then, the exit code of a rule that failed
+            os.write(2, OUT_OF_MEMORY)
         return 2
 
 

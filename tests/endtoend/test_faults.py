@@ -322,6 +322,17 @@ def test_a_file_system_that_fills_is_an_error_and_the_run_resumes_elsewhere(kilo
     assert undisturbed == 0
 
 
+def test_memory_that_runs_out_while_an_error_is_told_does_not_end_with_the_code_of_a_failed_rule(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(_: str) -> str:
+        raise MemoryError
+
+    monkeypatch.setattr(cli, "_defuse", refuse)
+    assert cli._run(["check", str(desk.folder / "nothing.yaml")]) == 2
+    assert "class of failure: resources" in capfd.readouterr().err
+
+
 @pytest.mark.parametrize("megabytes", [pytest.param(400, marks=pytest.mark.slow), 900])
 def test_an_address_space_that_is_too_small_is_no_pass_and_no_defect(megabytes: int, desk: Desk) -> None:
     assert desk.check("divergence.kl_mean") == 0
