@@ -25,7 +25,7 @@ from harness.planning.specs import Plan
 from harness.planning.target import target_notes
 from harness.records import Clock, Failure, Run
 from harness.records.conclusion import conclusion, overall
-from harness.records.own_rules import MEASURES_RUN, OUTPUTS_WRITTEN, REFERENCE_PREDICTS, REPEATS, WEIGHTS_FINITE
+from harness.records.own_rules import OUTPUTS_WRITTEN, judge_own_rules
 from harness.system.environment import prepare_threads
 from harness.system.foreign import contain
 from harness.system.held_folder import hold
@@ -183,13 +183,7 @@ def _judge_variant(observed: Observed, started: datetime) -> Run:
     verdicts = judge(
         observed.plan.gates, observed.measurements, observed.skipped, identical, observed.slices, metrics=metrics
     )
-    own = (
-        (MEASURES_RUN, observed.failures),
-        (REFERENCE_PREDICTS, observed.weak_references),
-        (REPEATS, observed.doubts),
-        (WEIGHTS_FINITE, observed.refusals),
-    )
-    verdicts += tuple(rule.break_with(text) for rule, texts in own for text in texts)
+    verdicts += judge_own_rules(observed.broken)
     concluded = conclusion(verdicts)
     finished = datetime.now(UTC)
     return Run(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +26,7 @@ from harness.planning.composition import remarks
 from harness.planning.looks import Look
 from harness.planning.specs import Plan, SuiteSpec, VariantSpec
 from harness.records import Artifact, Comparison, Environment, Identity, Measurement, Note, Skipped, Slice, Stop
+from harness.records.own_rules import WEIGHTS_FINITE, OwnRule
 from harness.records.plan import SERVED
 from harness.running.calibration import read_calibration, with_calibration
 from harness.running.stopwatch import measure_time
@@ -65,14 +67,8 @@ class Observed:
     messages: list[str] = field(default_factory=list)
     """What happened to the tables of an earlier, unfinished run: shown in the terminal only, because it changes no
     number."""
-    refusals: list[str] = field(default_factory=list)
-    """Why the variant fails, whatever the rules say."""
-    failures: list[str] = field(default_factory=list)
-    """Measures that raised: the run cannot be judged, whatever the rules say."""
-    weak_references: list[str] = field(default_factory=list)
-    """Suites whose texts the reference does not predict: nothing can be judged by them."""
-    doubts: list[str] = field(default_factory=list)
-    """Why nothing can be decided although every rule could be judged: the reference contradicts itself."""
+    broken: dict[OwnRule, list[str]] = field(default_factory=lambda: defaultdict(list))
+    """Rules of the harness itself that do not hold, each with what breaks it."""
     seconds: dict[str, float] = field(default_factory=dict)
 
 
@@ -196,7 +192,9 @@ def make_pair(
     failing, notes = compare_finite(reference, variant)
     observed.notes += notes
     if failing:
-        observed.refusals.append(f"{variant.name}: {describe_tensors(failing)}, and not so in the reference")
+        observed.broken[WEIGHTS_FINITE].append(
+            f"{variant.name}: {describe_tensors(failing)}, and not so in the reference"
+        )
     observed.notes += [
         Note(topic="tokenizer", text=f"suite {name}: {reason}", level="warn") for name, reason in mismatches.items()
     ]
