@@ -20,7 +20,7 @@ from harness.errors import HarnessError, WriteError
 from harness.forecast.notes import notes_before
 from harness.judge import conclude, judge
 from harness.measures import collect_metrics
-from harness.plan import check_together, make_plan, name_of, resolve_plan
+from harness.plan import check_together, make_plans, names_of, resolve_plan
 from harness.planning.specs import Plan
 from harness.planning.target import target_notes
 from harness.records import Clock, Failure, Run
@@ -51,9 +51,9 @@ def check(files: Sequence[Path], out: Path, terminal: Terminal) -> int:
     Raises PlanError before any model is loaded, with every mistake of every file.
     """
     try:
-        plans = check_together([make_plan(path) for path in files])
+        plans = check_together([plan for path in files for plan in make_plans(path)])
     except HarnessError:
-        for name in sorted({name for path in files if (name := name_of(path))}):
+        for name in sorted({name for path in files for name in names_of(path)}):
             _withdraw(out / name, terminal)
         raise
     with ExitStack() as held:
