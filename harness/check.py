@@ -10,7 +10,7 @@ and the exit code 0 is given in one place only, after run.json has been read bac
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,7 +29,7 @@ from harness.records.own_rules import OUTPUTS_WRITTEN, judge_own_rules
 from harness.system.environment import prepare_threads
 from harness.system.foreign import contain
 from harness.system.held_folder import hold
-from harness.terminal import Terminal
+from harness.terminal import Terminal, shorten_path
 from harness.write import StoredTables, read_back, read_run, remove_outputs, write_failure, write_outputs, write_run
 from harness.writers import RUN_FILE, Writer
 
@@ -59,11 +59,12 @@ def check(files: Sequence[Path], out: Path, terminal: Terminal) -> int:
     with ExitStack() as held:
         for plan in plans:
             held.enter_context(_hold_run_folder(out / plan.name))
-        return _check(plans, {plan.name: out / plan.name for plan in plans}, terminal)
+        return _check(plans, out, terminal)
 
 
-def _check(plans: Sequence[Plan], folders: Mapping[str, Path], terminal: Terminal) -> int:
+def _check(plans: Sequence[Plan], out: Path, terminal: Terminal) -> int:
     """Check every plan in its folder, which this process holds."""
+    folders = {plan.name: out / plan.name for plan in plans}
     try:
         for plan in plans:
             for text in [*(note.text for note in target_notes(plan)), *notes_before(plan, folders[plan.name])]:
@@ -72,6 +73,7 @@ def _check(plans: Sequence[Plan], folders: Mapping[str, Path], terminal: Termina
         for plan in plans:
             for text in remove_outputs(folders[plan.name], plan.outputs):
                 terminal.note(f"{plan.name}: {text}")
+    _remove_overview(out)
     prepare_threads()
     from harness.run import group_plans, run_group
 
@@ -88,7 +90,29 @@ def _check(plans: Sequence[Plan], folders: Mapping[str, Path], terminal: Termina
             continue
         for plan, result in zip(group, results, strict=True):
             codes.append(_conclude(plan, result, started, folders[plan.name], terminal))
+    if len(plans) > 1:
+        codes.append(_write_overview(list(folders.values()), out, terminal))
     return min(codes, key=WORST_FIRST.index)
+
+
+def _remove_overview(out: Path) -> None:
+    """Delete the overview of an earlier check: it may call a variant good that is checked again now."""
+    from harness.overview.page import FILE_NAME, is_overview
+
+    if is_overview(out / FILE_NAME):
+        (out / FILE_NAME).unlink()
+
+
+def _write_overview(folders: Sequence[Path], out: Path, terminal: Terminal) -> int:
+    """Write one page about all variants; returns the exit code that this leaves possible."""
+    from harness.overview.page import FILE_NAME, write_overview
+
+    try:
+        terminal.note(f"overview: {shorten_path(write_overview(folders, out / FILE_NAME))}")
+    except HarnessError as error:
+        terminal.error(str(error), error.failure)
+        return EXIT_ERROR
+    return 0
 
 
 def exit_code_of(run: Run) -> int:

@@ -134,18 +134,29 @@ def judge(run: Path, gates: tuple[str, ...]) -> int:
 
 
 @app.command()
-@RUN
+@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RUN...")
 @click.option(
     "--as", "kinds", multiple=True, default=["report_html"], show_default=True, metavar="NAME",
     help="Writer of the output (see harness list); may be given several times.",
 )  # fmt: skip
-def report(run: Path, kinds: tuple[str, ...]) -> int:
-    """Write outputs of the finished run in folder RUN again. Loads no model.
+@click.option(
+    "--out", type=click.Path(path_type=Path), default=Path("overview.html"), show_default=True,
+    help="The page about several runs.",
+)  # fmt: skip
+def report(runs: tuple[Path, ...], kinds: tuple[str, ...], out: Path) -> int:
+    """Write outputs of the finished run in folder RUN again, or one page about several. Loads no model.
 
-    A writer that the variant file gave settings gets the same again.
+    A writer that the variant file gave settings gets the same again. Several runs become one page: variants of one
+    reference side by side, and runs of one name over time.
     """
     from harness.write import read_run, write_outputs, writers_of
 
+    if len(runs) > 1:
+        from harness.overview.page import write_overview
+
+        click.echo(_defuse(f"wrote {write_overview(runs, out)}"))
+        return 0
+    (run,) = runs
     finished = read_run(run)
     for path in write_outputs(finished, run, writers_of(finished, kinds)):
         click.echo(_defuse(f"wrote {path}"))
