@@ -196,7 +196,7 @@ def test_warnings_stand_beside_the_verdict_and_are_counted(desk: Path) -> None:
 
 @pytest.mark.parametrize("origin", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")])
 def test_an_error_that_comes_from_lack_of_memory_is_one_of_resources(origin: Exception) -> None:
-    error = ModelError("cannot be loaded")
-    assert error.failure == "model_unsupported"
+    error, plain = ModelError("cannot be loaded"), ModelError("cannot be loaded")
+    assert plain.failure == "model_unsupported"
     error.__cause__ = origin
     assert error.failure == "resources"
