@@ -20,12 +20,12 @@ from harness.errors import HarnessError, WriteError
 from harness.forecast.notes import notes_before
 from harness.judge import conclude, judge
 from harness.measures import collect_metrics
-from harness.plan import check_together, make_plan, name_of, resolve_plan
+from harness.plan import check_together, make_plans, names_of, resolve_plan
 from harness.planning.specs import Plan
 from harness.planning.target import target_notes
 from harness.records import Clock, Failure, Run
 from harness.records.conclusion import conclusion, overall
-from harness.records.own_rules import MEASURES_RUN, OUTPUTS_WRITTEN, REFERENCE_PREDICTS, REPEATS, WEIGHTS_FINITE
+from harness.records.own_rules import OUTPUTS_WRITTEN, judge_own_rules
 from harness.system.environment import prepare_threads
 from harness.system.foreign import contain
 from harness.system.held_folder import hold
@@ -51,9 +51,9 @@ def check(files: Sequence[Path], out: Path, terminal: Terminal) -> int:
     Raises PlanError before any model is loaded, with every mistake of every file.
     """
     try:
-        plans = check_together([make_plan(path) for path in files])
+        plans = check_together([plan for path in files for plan in make_plans(path)])
     except HarnessError:
-        for name in sorted({name for path in files if (name := name_of(path))}):
+        for name in sorted({name for path in files for name in names_of(path)}):
             _withdraw(out / name, terminal)
         raise
     with ExitStack() as held:
@@ -183,13 +183,7 @@ def _judge_variant(observed: Observed, started: datetime) -> Run:
     verdicts = judge(
         observed.plan.gates, observed.measurements, observed.skipped, identical, observed.slices, metrics=metrics
     )
-    own = (
-        (MEASURES_RUN, observed.failures),
-        (REFERENCE_PREDICTS, observed.weak_references),
-        (REPEATS, observed.doubts),
-        (WEIGHTS_FINITE, observed.refusals),
-    )
-    verdicts += tuple(rule.break_with(text) for rule, texts in own for text in texts)
+    verdicts += judge_own_rules(observed.broken)
     concluded = conclusion(verdicts)
     finished = datetime.now(UTC)
     return Run(

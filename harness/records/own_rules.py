@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from harness.errors import FailureClass
@@ -69,3 +70,10 @@ WEIGHTS_FINITE = OwnRule(
     "a weight that no document reached is reached by some user's text",
     "fail",
 )
+IN_ORDER = (MEASURES_RUN, REFERENCE_PREDICTS, REPEATS, WEIGHTS_FINITE)
+"""The rules that a run may break while it observes, in the order in which they are told."""
+
+
+def judge_own_rules(broken: Mapping[OwnRule, Sequence[str]]) -> tuple[Verdict, ...]:
+    """The verdicts of the rules that do not hold. broken: what breaks each of them."""
+    return tuple(rule.break_with(text) for rule in IN_ORDER for text in broken.get(rule, ()))

@@ -126,14 +126,14 @@ def _apply(content: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str,
     """The content of tokenizer.json with the settings of tokenizer_config.json that transformers puts into it."""
     values = {IN_COMPONENTS[key]: settings[key] for key in IN_COMPONENTS if settings.get(key) is not None}
 
-    def replaced(part: Any) -> Any:
+    def replace(part: Any) -> Any:
         if isinstance(part, list):
-            return [replaced(each) for each in part]
+            return [replace(each) for each in part]
         if not isinstance(part, dict):
             return part
-        return {key: values[key] if key in values else replaced(each) for key, each in part.items()}
+        return {key: values[key] if key in values else replace(each) for key, each in part.items()}
 
-    changed = {key: replaced(content.get(key)) for key in ("normalizer", "pre_tokenizer")}
+    changed = {key: replace(content.get(key)) for key in ("normalizer", "pre_tokenizer")}
     declared = settings.get("added_tokens_decoder") or {}
     added = {token["id"]: token for token in content.get("added_tokens") or ()}
     added |= {int(key): {"id": int(key), **token} for key, token in declared.items()}
