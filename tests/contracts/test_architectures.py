@@ -14,7 +14,7 @@ from tests.bench.zoo import STEPS, Outcome, run_family
 from tests.helpers.zoo import ZOO
 
 PAGE = Path(__file__).parents[2] / ".github/ARCHITECTURES.md"
-QUICK = ("gpt2", "falcon", "gpt_oss", "deepseek_v3", "mamba", "minimax", "gemma3_text", "bamba")
+QUICK = ("gpt2", "falcon", "gpt_oss", "deepseek_v3", "mamba", "minimax", "gemma3_text", "llama4_text")
 QUICK_STEPS = ("identity", "rounding", "KV cache")
 NO_CACHE = r"kv_cache: {} caches no keys and values; remove the step"
 OWN_ATTENTION = (

@@ -100,6 +100,10 @@ ZOO: dict[str, dict[str, Any]] = {
         "num_key_value_heads": 2, "intermediate_size": 64, "attn_layer_indices": [1], "mamba_n_heads": 4,
         "mamba_d_head": 16, "mamba_d_state": 8, "mamba_chunk_size": 8, "pad_token_id": 0,
     },
+    "llama4_text": GROUPED | {
+        "num_experts_per_tok": 1, "num_local_experts": 4, "intermediate_size_mlp": 64, "moe_layers": [1],
+        "attention_chunk_size": 8, "pad_token_id": None,
+    },
 }  # fmt: skip
 """Architectures in wide use, with settings that give each of them all its kinds of layers."""
 

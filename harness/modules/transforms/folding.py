@@ -245,7 +245,9 @@ def _observe_calls(block: nn.Module) -> Iterator[_ObservedCalls]:
         def note(module: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
             calls[name] += 1
             if isinstance(module, Linear):
-                seen.inputs[name], seen.outputs[name] = arguments[0], output
+                seen.inputs[name] = arguments[0]
+                if isinstance(output, Tensor):  # Some routers are linear layers that return scores and logits.
+                    seen.outputs[name] = output
             elif isinstance(output, Tensor) and output.shape[-1] == cast(Tensor, module.weight).numel():
                 seen.norms[name] = output
 
