@@ -44,4 +44,4 @@ def hybrid(kind: str) -> Any:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model: PreTrainedModel = build(CONFIG_MAPPING[kind](**_CONFIGS[kind]))
-        return randomize_gains(model).eval().requires_grad_(False)  # type: ignore[no-untyped-call]
+        return randomize_gains(model).eval().requires_grad_(False)

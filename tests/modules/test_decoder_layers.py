@@ -138,7 +138,8 @@ def test_a_state_space_model_walks_too() -> None:
 def test_methods_that_go_by_block_take_blocks_of_several_kinds(kind: str, backend: str) -> None:
     model = hybrid(kind)
     settings: dict[str, Any] = {"bits": 8} | ({"scale_grid": 2, "clip_grid": 2} if backend == "awq" else {})
-    step: Any = load(Backend, backend)(**(settings if backend != "smoothquant" else {}))
+    chosen: Any = load(Backend, backend)
+    step = chosen(**(settings if backend != "smoothquant" else {}))
     made = as_variant(step, model, calibration_for(step))
     changed = [name for name, own in model.named_parameters() if not torch.equal(own, made.model.get_parameter(name))]
     norms = backend == "smoothquant"  # It reaches every reader of a norm, and no other layer.
