@@ -17,7 +17,7 @@ from harness.forecast.linting.page import print_findings
 from harness.forecast.needs import needs
 from harness.forecast.notes import earlier_run, findings_of
 from harness.forecast.page import print_plan
-from harness.plan import load_gate, load_suite, make_plan
+from harness.plan import load_gate, load_suite, make_plan, notes_on_plan
 from harness.terminal import Terminal, standard_console
 from harness.write import read_run
 
@@ -34,6 +34,8 @@ def preview_plan(file: Path, run_folder: Path | None, out: Path) -> int:
     evidence = gather_for_plan(plan, run, folder)
     console = standard_console(sys.stdout)
     print_plan(console, plan, needs(plan.gates, evidence.metrics, run), cost(plan, run), run)
+    for note in notes_on_plan(plan):
+        terminal.note(note.text)
     for finding in findings_of(plan, evidence, needed=False):
         terminal.note(str(finding))
     return 0
