@@ -156,7 +156,7 @@ def write_starter(
     documents: files or folders with the user's own texts. An existing file is never overwritten. Raises WriteError, and
     DataError for texts that cannot be read.
     """
-    model = look_at_model(reference)
+    model = ModelLook() if reference == "pocket" else look_at_model(reference)
     texts = look_at_texts(documents, file) if documents else None
     named = texts and replace(texts, file=_texts_path(file, texts))
     text = starter(_relative_to(file, reference), _relative_to(file, variant), file.name, model, named, tasks)

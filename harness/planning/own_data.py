@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from harness.measures import Measure
 from harness.planning.checking import Checker
 from harness.planning.locating import find_data
+from harness.planning.readable import check_readable
 from harness.records import DocumentsSpec
 from harness.records.plan import OWN
 from harness.system.yaml_values import describe
@@ -70,7 +71,10 @@ def _read_documents(check: Checker, value: Any) -> Mapping[str, Any] | None:
         return None
     data = find_data(check, value["data"], (DOCUMENTS, "data"))
     spec = check.record(DocumentsSpec, {**value, "data": OWN}, (DOCUMENTS,))
-    return None if data is None or spec is None else {**value, "data": data}
+    if data is None or spec is None:
+        return None
+    check_readable(check, spec.model_copy(update={"data": data}), DOCUMENTS)
+    return {**value, "data": data}
 
 
 def _read_tasks(check: Checker, value: Any) -> Measure | None:

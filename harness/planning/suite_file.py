@@ -15,6 +15,7 @@ from harness.planning.checking import Checker
 from harness.planning.left_out import read_measure_names
 from harness.planning.locating import check_description, check_file_name, find_data, find_file
 from harness.planning.own_data import TASKS, OwnData
+from harness.planning.readable import check_readable
 from harness.planning.specs import SuiteSpec
 from harness.plugins import nearest
 from harness.probes import Probe
@@ -161,6 +162,7 @@ def read_documents_spec(check: Checker, cls: type[D], value: Any, key: str) -> D
         ):
             found = f"a {setting} for {source_name(data)}, which does not use it"
             check.problem((key, setting), found, "no such key here")
+    check_readable(check, spec, key)
     return spec
 
 
