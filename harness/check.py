@@ -20,7 +20,7 @@ from harness.errors import OUT_OF_MEMORY, HarnessError, WriteError, is_out_of_me
 from harness.forecast.notes import notes_before
 from harness.judge import conclude, judge
 from harness.measures import collect_metrics
-from harness.plan import check_together, make_plans, names_of, resolve_plan
+from harness.plan import check_together, make_plans, names_of, notes_on_plan, resolve_plan
 from harness.planning.specs import Plan
 from harness.planning.target import target_notes
 from harness.records import Clock, Failure, Run
@@ -222,6 +222,7 @@ def _judge_variant(observed: Observed, started: datetime) -> Run:
     )
     verdicts += judge_own_rules(observed.broken)
     concluded = conclusion(verdicts)
+    notes = (*notes_on_plan(observed.plan), *observed.notes)
     finished = datetime.now(UTC)
     return Run(
         name=observed.plan.name,
@@ -242,8 +243,8 @@ def _judge_variant(observed: Observed, started: datetime) -> Run:
         slices=tuple(observed.slices),
         stops=tuple(observed.stops.values()),
         verdicts=verdicts,
-        notes=tuple(observed.notes),
-        warnings=sum(note.level == "warn" for note in observed.notes),
+        notes=notes,
+        warnings=sum(note.level == "warn" for note in notes),
         artifact=observed.artifact,
         comparison=observed.comparison,
     )

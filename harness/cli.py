@@ -38,11 +38,17 @@ def app() -> None:
 @click.argument("file", type=click.Path(path_type=Path), default=Path("variant.yaml"))
 @click.option("--reference", default="pocket", show_default=True, help="Model to compare with: a folder or hub id.")
 @click.option("--variant", default="", help="A compressed checkpoint; without it the reference is compressed.")
-def init(file: Path, reference: str, variant: str) -> int:
-    """Write a commented FILE (default: variant.yaml) to start from."""
+@click.option(
+    "--documents", multiple=True, type=click.Path(path_type=Path),
+    help="Your own texts: a .jsonl, .txt, .csv or .parquet file, or a folder; may be given several times.",
+)  # fmt: skip
+@click.option("--tasks", multiple=True, metavar="NAME", help="lm-eval task to score; may be given several times.")
+def init(file: Path, reference: str, variant: str, documents: tuple[Path, ...], tasks: tuple[str, ...]) -> int:
+    """Write a commented FILE (default: variant.yaml) that fits the model and your texts, and runs as it stands."""
     from harness.commands.starter import write_starter
 
-    write_starter(file, reference, variant)
+    for found in write_starter(file, reference, variant, documents, tasks):
+        click.echo(_defuse(found))
     click.echo(_defuse(f"wrote {file}; next: harness check {file}"))
     return 0
 
