@@ -144,11 +144,16 @@ def report(run: Path, kinds: tuple[str, ...]) -> int:
 
     A writer that the variant file gave settings gets the same again.
     """
-    from harness.write import read_run, write_outputs, writers_of
+    from harness.write import announce, read_run, write_outputs, writers_of
 
     finished = read_run(run)
-    for path in write_outputs(finished, run, writers_of(finished, kinds)):
+    writers = writers_of(finished, kinds)
+    for path in write_outputs(finished, run, writers):
         click.echo(_defuse(f"wrote {path}"))
+    said, unsaid = announce(finished, run, writers, os.environ)
+    click.echo(said, nl=False)
+    if unsaid:
+        click.echo(_defuse(unsaid), err=True)
     return 0
 
 
