@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from harness.records import Run
+from harness.records import Measurement, Run
 from harness.report import display, words
 from harness.report.digest import Digest, Finding, describe_variant
 
@@ -105,8 +105,7 @@ def compressed(run: Run) -> Section:
 def measured(run: Run) -> Section:
     """Every measurement, folded."""
     lines = [
-        f"| {code(words.add_labels(m.name, m.labels))} | {_cell(m.reference)} | {_cell(m.variant)} | {_cell(m.change)} "
-        f"| {_cell(m.low)} | {_cell(m.high)} | {escape(m.unit)} | {m.n} |\n"
+        f"| {code(words.add_labels(m.name, m.labels))} | {numbers(m)} | {escape(m.unit)} | {m.n} |\n"
         for m in run.measurements
     ]
     columns = "| metric | reference | variant | change | low | high | unit | n |\n|---|---|---|---|---|---|---|---|\n"
@@ -124,8 +123,9 @@ def _row(each: Finding) -> str:
     )
 
 
-def _cell(value: float | None) -> str:
-    return display.number(value, 4)
+def numbers(m: Measurement) -> str:
+    """Reference, variant, change, low and high for five cells, rounded for reading."""
+    return " | ".join(display.number(value, 4) for value in (m.reference, m.variant, m.change, m.low, m.high))
 
 
 def _entities(text: str) -> str:

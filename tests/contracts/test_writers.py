@@ -160,6 +160,7 @@ SEE: dict[str, Callable[[bytes], Seen]] = {
     "measurements_csv": see_csv,
     "measurements_parquet": see_parquet,
     "metrics_json": see_flat,
+    "model_card": see_card,
     "report_html": see_html,
     "sarif": see_json,
 }

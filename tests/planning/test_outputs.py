@@ -54,7 +54,7 @@ def test_names_and_settings_are_taken_in_order(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("outputs", "line", "key", "parts"),
     [
-        ("outputs: [junt]\n", 6, "outputs[0]", ("'junt'", "one of comment_md, ", "report_html, ", "did you mean junit?")),
+        ("outputs: [junt]\n", 6, "outputs[0]", ("'junt'", "one of comment_md", "report_html", "did you mean junit?")),
         ("outputs: []\n", 6, "outputs", ("an empty list", "a list of names of writers, at least one")),
         ("outputs: junit\n", 6, "outputs", ("'junit'", "a list of names of writers")),
         ("outputs: [3]\n", 6, "outputs[0]", ("3", "{writer: name}")),
