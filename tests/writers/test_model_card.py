@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from huggingface_hub import ModelCard as HubCard
@@ -58,10 +59,9 @@ def test_a_card_keeps_every_other_byte(made: dict[str, Made], tmp_path: Path) ->
     assert text.startswith(before)
     rest, body = after[after.index("datasets:") :].split("---\n")
     assert f"{rest}---\n{body}\n{BEGIN}\n" in text
-    card = HubCard(text, ignore_metadata_errors=False)
-    assert card.data.license == "apache-2.0"
-    index = card.data.to_dict().get("model-index")
-    assert index is not None
+    data: Any = HubCard(text, ignore_metadata_errors=False).data
+    assert data.license == "apache-2.0"
+    assert data.to_dict()["model-index"]
 
 
 def test_results_of_others_stay_and_own_ones_are_replaced(made: dict[str, Made]) -> None:
