@@ -12,6 +12,7 @@ import sys
 import traceback
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
 import click
 
@@ -19,6 +20,9 @@ from harness import __version__
 from harness.errors import FailureClass, HarnessError, PlanError
 from harness.system.foreign import EndedBySignal, refuse_silent_exits
 from harness.system.streams import endure
+
+if TYPE_CHECKING:
+    from harness.commands.workflows import CiSystem
 
 RUN = click.argument("run", type=click.Path(path_type=Path), metavar="RUN")
 """The folder of a finished run."""
@@ -38,11 +42,17 @@ def app() -> None:
 @click.argument("file", type=click.Path(path_type=Path), default=Path("variant.yaml"))
 @click.option("--reference", default="pocket", show_default=True, help="Model to compare with: a folder or hub id.")
 @click.option("--variant", default="", help="A compressed checkpoint; without it the reference is compressed.")
-def init(file: Path, reference: str, variant: str) -> int:
+@click.option("--ci", type=click.Choice(["github", "gitlab"]), help="Write a pipeline that checks FILE, too.")
+def init(file: Path, reference: str, variant: str, ci: CiSystem | None) -> int:
     """Write a commented FILE (default: variant.yaml) to start from."""
     from harness.commands.starter import write_starter
+    from harness.commands.workflows import place_of, write_workflow
 
+    if ci:
+        place_of(ci, file)  # before anything is written
     write_starter(file, reference, variant)
+    if ci:
+        click.echo(_defuse(f"wrote {write_workflow(ci, file)}"))
     click.echo(_defuse(f"wrote {file}; next: harness check {file}"))
     return 0
 
