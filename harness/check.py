@@ -30,7 +30,17 @@ from harness.system.environment import prepare_threads
 from harness.system.foreign import contain
 from harness.system.held_folder import hold
 from harness.terminal import Terminal, shorten_path
-from harness.write import StoredTables, read_back, read_run, remove_outputs, write_failure, write_outputs, write_run
+from harness.write import (
+    StoredTables,
+    add_suited,
+    announce,
+    read_back,
+    read_run,
+    remove_outputs,
+    write_failure,
+    write_outputs,
+    write_run,
+)
 from harness.writers import RUN_FILE, Writer
 
 if TYPE_CHECKING:
@@ -71,7 +81,7 @@ def _check(plans: Sequence[Plan], out: Path, terminal: Terminal) -> int:
                 terminal.note(f"{plan.name}: {text}")
     finally:
         for plan in plans:
-            for text in remove_outputs(folders[plan.name], plan.outputs):
+            for text in remove_outputs(folders[plan.name], add_suited(plan.outputs, os.environ)):
                 terminal.note(f"{plan.name}: {text}")
     _remove_overview(out)
     prepare_threads()
@@ -164,9 +174,14 @@ def _conclude(plan: Plan, result: Observed | HarnessError, started: datetime, fo
         return _record_failure(plan, result, folder, terminal)
     for message in result.messages:
         terminal.note(message)
-    run, written, failure = _publish(_judge_variant(result, started), folder, plan.outputs)
+    writers = add_suited(plan.outputs, os.environ)
+    run, written, failure = _publish(_judge_variant(result, started), folder, writers)
     code = exit_code_of(run)
     terminal.verdict(run, written)
+    said, unsaid = announce(run, folder, writers, os.environ)
+    terminal.announce(said)
+    if unsaid:
+        terminal.note(f"{plan.name}: {unsaid}")
     if failure:
         text = f"{plan.name}: {failure}\nthe exit code is {code}: nothing passes without all of its outputs"
         terminal.error(text)
