@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from harness.errors import HarnessError
-from harness.plan import name_of
+from harness.plan import names_of
 from harness.records import Run
 from harness.write import read_run
 
@@ -28,8 +28,11 @@ class CheckError(Exception):
 _DONE = pytest.StashKey[dict[Path, tuple[int, str]]]()
 
 
-def run_of(config: pytest.Config, variant: Path) -> tuple[Run, Path]:
-    """The run of a variant file and its folder. Raises CheckError where there is none."""
+def run_of(config: pytest.Config, variant: Path, name: str = "") -> tuple[Run, Path]:
+    """The run of a variant file and its folder. Raises CheckError where there is none.
+
+    name: of the variant, needed for a file with a matrix.
+    """
     path = shorten(variant)
     out = Path(config.getoption("--harness-out"))
     done = config.stash.setdefault(_DONE, {})
@@ -37,12 +40,16 @@ def run_of(config: pytest.Config, variant: Path) -> tuple[Run, Path]:
         with _shared(path) as shared:
             done[path] = _read(shared) or _check(path, out, shared)
     code, said = done[path]
-    folder = out / name_of(path)
+    names = names_of(path)
+    if not name and len(names) != 1:
+        raise CheckError(f"{path}: found {len(names)} variants, expected one, or the name of one of them")
+    folder = out / (name or names.pop())
     try:
         run = read_run(folder)
     except HarnessError as error:
         raise CheckError(f"harness check {path} ended with exit code {code}:\n{said}") from error
-    if run.exit_code != code:
+    # With several variants the process ends with the worst code of all.
+    if run.exit_code != code and (not name or code == 0):
         raise CheckError(f"{folder}/run.json says {run.exit_code}, the check ended with exit code {code}:\n{said}")
     return run, folder
 

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from harness.errors import HarnessError
-from harness.plan import make_plan
+from harness.plan import make_plans
+from harness.planning.specs import Plan
 from harness.pytest_plugin.checking import CheckError, run_of, shorten
 from harness.report.digest import Digest, Finding, digest
 from harness.system.masking import mask
@@ -26,19 +27,25 @@ class VariantFile(pytest.File):
     def collect(self) -> Iterable[pytest.Item]:
         """One test a rule, in the order of the files. Raises CollectError with every mistake of the files."""
         try:
-            plan = make_plan(shorten(self.path))
+            plans = make_plans(shorten(self.path))
         except HarnessError as error:
             raise self.CollectError(str(error)) from error
+        for plan in plans:
+            yield from self._collect_variant(plan, plan.name if len(plans) > 1 else "")
+
+    def _collect_variant(self, plan: Plan, variant: str) -> Iterable[pytest.Item]:
+        """The tests of one variant. variant: its name, where the file has several."""
+        before = f"{variant}: " if variant else ""
         names: Counter[str] = Counter()
         places = []
         for gate in plan.gates:
             for spec in gate.rules:
-                name = f"{gate.name}/{spec.rule.kind} {getattr(spec.rule, 'metric', '')}".strip()
+                name = f"{before}{gate.name}/{spec.rule.kind} {getattr(spec.rule, 'metric', '')}".strip()
                 names[name] += 1
                 unique = name if names[name] == 1 else f"{name} ({names[name]})"
                 places.append(mask(spec.where))
-                yield RuleItem.from_parent(self, name=unique, place=places[-1])
-        yield RunItem.from_parent(self, name="run", places=tuple(places))
+                yield RuleItem.from_parent(self, name=unique, place=places[-1], variant=variant)
+        yield RunItem.from_parent(self, name=f"{before}run", places=tuple(places), variant=variant)
 
 
 class _Judged(pytest.Item):
@@ -46,8 +53,9 @@ class _Judged(pytest.Item):
 
     told: Digest
 
-    def __init__(self, **given: Any) -> None:
+    def __init__(self, *, variant: str, **given: Any) -> None:
         super().__init__(**given)
+        self.variant = variant
         # One process checks a variant for all of its rules: pytest -n 4 --dist loadgroup keeps them together.
         self.add_marker(pytest.mark.xdist_group(name=self.parent.nodeid if self.parent else self.nodeid))
         self.found: Sequence[Finding] = ()
@@ -58,7 +66,7 @@ class _Judged(pytest.Item):
 
     def setup(self) -> None:
         """Check the variant, once for all of its tests. Raises CheckError for what could not be run or judged."""
-        run, folder = run_of(self.config, self.path)
+        run, folder = run_of(self.config, self.path, self.variant)
         self.told = told = digest(run, folder)
         wheres = [*(each.where for each in run.verdicts), *[""] * (len(told.findings) - len(run.verdicts))]
         self.found = self.select(told, wheres)
