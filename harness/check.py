@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.errors import HarnessError, WriteError
+from harness.errors import OUT_OF_MEMORY, HarnessError, WriteError, is_out_of_memory, trace_causes
 from harness.forecast.notes import notes_before
 from harness.judge import conclude, judge
 from harness.measures import collect_metrics
@@ -82,7 +82,7 @@ def _check(plans: Sequence[Plan], out: Path, terminal: Terminal) -> int:
         started = datetime.now(UTC)
         terminal.stage(f"{', '.join(plan.name for plan in group)}: reference {group[0].reference.model}")
         try:
-            with contain(f"the run of {', '.join(plan.name for plan in group)}"):
+            with _tell_of_memory(), contain(f"the run of {', '.join(plan.name for plan in group)}"):
                 results = run_group(group, [folders[plan.name] for plan in group], terminal)
         except HarnessError as error:
             terminal.error(str(error), error.failure)
@@ -93,6 +93,19 @@ def _check(plans: Sequence[Plan], out: Path, terminal: Terminal) -> int:
     if len(plans) > 1:
         codes.append(_write_overview(list(folders.values()), out, terminal))
     return min(codes, key=WORST_FIRST.index)
+
+
+@contextmanager
+def _tell_of_memory() -> Iterator[None]:
+    """Turn memory that runs out, wherever that is, into an error that a user can act on."""
+    try:
+        yield
+    except HarnessError:
+        raise
+    except Exception as error:
+        if not any(map(is_out_of_memory, trace_causes(error))):
+            raise
+        raise HarnessError(f"{OUT_OF_MEMORY} ({' '.join(str(error).split()) or type(error).__name__})") from error
 
 
 def _remove_overview(out: Path) -> None:

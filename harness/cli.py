@@ -16,7 +16,7 @@ from types import FrameType
 import click
 
 from harness import __version__
-from harness.errors import FailureClass, HarnessError, PlanError
+from harness.errors import OUT_OF_MEMORY, FailureClass, HarnessError, PlanError, is_out_of_memory, trace_causes
 from harness.system.foreign import EndedBySignal, refuse_silent_exits
 from harness.system.streams import endure
 
@@ -223,7 +223,7 @@ def main() -> None:
     sys.exit(code)
 
 
-OUT_OF_MEMORY = b"error: out of memory, even for its message; what was measured is kept\nclass of failure: resources\n"
+LAST_WORDS = b"error: out of memory, even for its message; what was measured is kept\nclass of failure: resources\n"
 
 
 def _run(arguments: list[str]) -> int:
@@ -240,7 +240,7 @@ def _run(arguments: list[str]) -> int:
         try:
             _say(_defuse(f"{_explain(error)}\nclass of failure: {_classify(error)}"))
         except MemoryError:  # Python would end with 1 then, the exit code of a rule that failed
-            os.write(2, OUT_OF_MEMORY)
+            os.write(2, LAST_WORDS)
         return 2
 
 
@@ -250,10 +250,10 @@ def _explain(error: BaseException) -> str:
         return f"{error}\n{len(error.problems)} mistake{'s' * (len(error.problems) > 1)} found; nothing was run"
     if isinstance(error, HarnessError):
         return f"error: {error}"
-    if any(isinstance(each, MemoryError) for each in _chain(error)):
-        return "error: out of memory; what was measured is kept, and the same command resumes"
+    if any(map(is_out_of_memory, trace_causes(error))):
+        return f"error: {OUT_OF_MEMORY}"
     if isinstance(error, ImportError) and not (error.name or "").startswith("harness"):
-        found = [str(each) for each in _chain(error) if isinstance(each, ImportError)]
+        found = [str(each) for each in trace_causes(error) if isinstance(each, ImportError)]
         return f"error: a library cannot be loaded: {found[-1]}; install it again, or give the process more memory"
     if isinstance(error, OSError):
         return f"error: {error.filename or 'the system'}: {error.strerror or error}"
@@ -262,20 +262,11 @@ def _explain(error: BaseException) -> str:
     return f"this is a defect of the harness, not of your input:\n{''.join(traceback.format_exception(error))}"
 
 
-def _chain(error: BaseException) -> list[BaseException]:
-    """An error and what it came from, the origin last."""
-    found: list[BaseException] = []
-    while error not in found:
-        found.append(error)
-        error = error.__cause__ or error.__context__ or error
-    return found
-
-
 def _classify(error: BaseException) -> FailureClass:
     """The class of an error, for programs."""
     if isinstance(error, HarnessError):
         return error.failure
-    short = isinstance(error, OSError) or any(isinstance(each, MemoryError) for each in _chain(error))
+    short = isinstance(error, OSError) or any(map(is_out_of_memory, trace_causes(error)))
     return "resources" if short else "usage"
 
 
