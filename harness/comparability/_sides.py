@@ -39,6 +39,8 @@ class Side:
     folder: Path | None
     tokenizer_folder: Path | None
     loaded: PreTrainedTokenizerBase | None = None
+    endless_templates: dict[str, str] = field(default_factory=dict, init=False, compare=False)
+    """Chat templates that reached the time limit, with what was said of it."""
 
     @cached_property
     def config(self) -> Json | None:
