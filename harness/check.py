@@ -20,7 +20,7 @@ from harness.errors import OUT_OF_MEMORY, HarnessError, WriteError, is_out_of_me
 from harness.forecast.notes import notes_before
 from harness.judge import conclude, judge
 from harness.measures import collect_metrics
-from harness.plan import check_together, make_plans, names_of, resolve_plan
+from harness.plan import check_together, make_plans, names_of, notes_on_plan, resolve_plan
 from harness.planning.specs import Plan
 from harness.planning.target import target_notes
 from harness.records import Clock, Failure, Run
@@ -30,7 +30,17 @@ from harness.system.environment import prepare_threads
 from harness.system.foreign import contain
 from harness.system.held_folder import hold
 from harness.terminal import Terminal, shorten_path
-from harness.write import StoredTables, read_back, read_run, remove_outputs, write_failure, write_outputs, write_run
+from harness.write import (
+    StoredTables,
+    add_suited,
+    announce,
+    read_back,
+    read_run,
+    remove_outputs,
+    write_failure,
+    write_outputs,
+    write_run,
+)
 from harness.writers import RUN_FILE, Writer
 
 if TYPE_CHECKING:
@@ -71,7 +81,7 @@ def _check(plans: Sequence[Plan], out: Path, terminal: Terminal) -> int:
                 terminal.note(f"{plan.name}: {text}")
     finally:
         for plan in plans:
-            for text in remove_outputs(folders[plan.name], plan.outputs):
+            for text in remove_outputs(folders[plan.name], add_suited(plan.outputs, os.environ)):
                 terminal.note(f"{plan.name}: {text}")
     _remove_overview(out)
     prepare_threads()
@@ -164,9 +174,14 @@ def _conclude(plan: Plan, result: Observed | HarnessError, started: datetime, fo
         return _record_failure(plan, result, folder, terminal)
     for message in result.messages:
         terminal.note(message)
-    run, written, failure = _publish(_judge_variant(result, started), folder, plan.outputs)
+    writers = add_suited(plan.outputs, os.environ)
+    run, written, failure = _publish(_judge_variant(result, started), folder, writers)
     code = exit_code_of(run)
     terminal.verdict(run, written)
+    said, unsaid = announce(run, folder, writers, os.environ)
+    terminal.announce(said)
+    if unsaid:
+        terminal.note(f"{plan.name}: {unsaid}")
     if failure:
         text = f"{plan.name}: {failure}\nthe exit code is {code}: nothing passes without all of its outputs"
         terminal.error(text)
@@ -222,6 +237,7 @@ def _judge_variant(observed: Observed, started: datetime) -> Run:
     )
     verdicts += judge_own_rules(observed.broken)
     concluded = conclusion(verdicts)
+    notes = (*notes_on_plan(observed.plan), *observed.notes)
     finished = datetime.now(UTC)
     return Run(
         name=observed.plan.name,
@@ -242,8 +258,8 @@ def _judge_variant(observed: Observed, started: datetime) -> Run:
         slices=tuple(observed.slices),
         stops=tuple(observed.stops.values()),
         verdicts=verdicts,
-        notes=tuple(observed.notes),
-        warnings=sum(note.level == "warn" for note in observed.notes),
+        notes=notes,
+        warnings=sum(note.level == "warn" for note in notes),
         artifact=observed.artifact,
         comparison=observed.comparison,
     )

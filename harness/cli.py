@@ -12,6 +12,7 @@ import sys
 import traceback
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
 import click
 
@@ -19,6 +20,9 @@ from harness import __version__
 from harness.errors import OUT_OF_MEMORY, FailureClass, HarnessError, PlanError, is_out_of_memory, trace_causes
 from harness.system.foreign import EndedBySignal, refuse_silent_exits
 from harness.system.streams import endure
+
+if TYPE_CHECKING:
+    from harness.commands.workflows import CiSystem
 
 RUN = click.argument("run", type=click.Path(path_type=Path), metavar="RUN")
 """The folder of a finished run."""
@@ -38,11 +42,25 @@ def app() -> None:
 @click.argument("file", type=click.Path(path_type=Path), default=Path("variant.yaml"))
 @click.option("--reference", default="pocket", show_default=True, help="Model to compare with: a folder or hub id.")
 @click.option("--variant", default="", help="A compressed checkpoint; without it the reference is compressed.")
-def init(file: Path, reference: str, variant: str) -> int:
-    """Write a commented FILE (default: variant.yaml) to start from."""
+@click.option(
+    "--documents", multiple=True, type=click.Path(path_type=Path),
+    help="Your own texts: a .jsonl, .txt, .csv or .parquet file, or a folder; may be given several times.",
+)  # fmt: skip
+@click.option("--tasks", multiple=True, metavar="NAME", help="lm-eval task to score; may be given several times.")
+@click.option("--ci", type=click.Choice(["github", "gitlab"]), help="Write a pipeline that checks FILE, too.")
+def init(
+    file: Path, reference: str, variant: str, documents: tuple[Path, ...], tasks: tuple[str, ...], ci: CiSystem | None
+) -> int:
+    """Write a commented FILE (default: variant.yaml) that fits the model and your texts, and runs as it stands."""
     from harness.commands.starter import write_starter
+    from harness.commands.workflows import place_of, write_workflow
 
-    write_starter(file, reference, variant)
+    if ci:
+        place_of(ci, file)  # before anything is written
+    for found in write_starter(file, reference, variant, documents, tasks):
+        click.echo(_defuse(found))
+    if ci:
+        click.echo(_defuse(f"wrote {write_workflow(ci, file)}"))
     click.echo(_defuse(f"wrote {file}; next: harness check {file}"))
     return 0
 
@@ -149,7 +167,7 @@ def report(runs: tuple[Path, ...], kinds: tuple[str, ...], out: Path) -> int:
     A writer that the variant file gave settings gets the same again. Several runs become one page: variants of one
     reference side by side, and runs of one name over time.
     """
-    from harness.write import read_run, write_outputs, writers_of
+    from harness.write import announce, read_run, write_outputs, writers_of
 
     if len(runs) > 1:
         from harness.overview.page import write_overview
@@ -158,8 +176,13 @@ def report(runs: tuple[Path, ...], kinds: tuple[str, ...], out: Path) -> int:
         return 0
     (run,) = runs
     finished = read_run(run)
-    for path in write_outputs(finished, run, writers_of(finished, kinds)):
+    writers = writers_of(finished, kinds)
+    for path in write_outputs(finished, run, writers):
         click.echo(_defuse(f"wrote {path}"))
+    said, unsaid = announce(finished, run, writers, os.environ)
+    click.echo(said, nl=False)
+    if unsaid:
+        click.echo(_defuse(unsaid), err=True)
     return 0
 
 
