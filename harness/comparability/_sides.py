@@ -48,6 +48,8 @@ class Side:
     loaded: PreTrainedTokenizerBase | None = None
     header: Header | None = None
     borrowed: bool = False
+    endless_templates: dict[str, str] = field(default_factory=dict, init=False, compare=False)
+    """Chat templates that reached the time limit, with what was said of it."""
 
     @cached_property
     def config(self) -> Json | None:
