@@ -11,6 +11,7 @@ from harness.planning.looks import Look
 from harness.planning.slices import measure_slices, slice_patterns
 from harness.planning.specs import GateSpec, SuiteSpec
 from harness.records import Measurement, NoiseFloor, Note, Skipped, Slice
+from harness.records.own_rules import MEASURES_RUN, REFERENCE_PREDICTS
 from harness.running.extra_ids import explain_used
 from harness.running.noise_floor import Key, Perturbed, add_floors, floors
 from harness.running.pairs import Pair
@@ -32,7 +33,7 @@ def measure(pair: Pair, suites: Sequence[SuiteSpec], perturbed: Mapping[str, Per
             otherwise = (perturbed or {}).get(suite.name) if suite.name not in pair.token_mismatches else None
             noise = floors(otherwise, measures) if otherwise else {}
             for measure in measures:
-                raw = run_measure(pair, suite, measure, pair.observed.failures, pair.looks.get(suite.name))
+                raw = run_measure(pair, suite, measure, pair.observed.broken[MEASURES_RUN], pair.looks.get(suite.name))
                 results: Sequence[Measurement | Skipped] = add_floors(raw, noise)
                 if len(suites) > 1:
                     results = [_label_suite(suite, m) for m in results]
@@ -57,7 +58,7 @@ def _check_reference(pair: Pair, suite: SuiteSpec) -> None:
         text = f"{text}; that is meant, says the variant file: {reason}"
         pair.observed.notes.append(Note(topic="weak reference", text=text, level="warn"))
     else:
-        pair.observed.weak_references.append(
+        pair.observed.broken[REFERENCE_PREDICTS].append(
             f"{text}; measure with a reference that was trained on such texts, or say in the variant file why that is "
             "meant (weak_reference: the reason)"
         )

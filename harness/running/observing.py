@@ -12,6 +12,7 @@ from harness.planning.specs import SuiteSpec
 from harness.plugins import load
 from harness.probes import Context, Probe
 from harness.progress import Progress
+from harness.records.own_rules import REPEATS
 from harness.running.extending import Extending
 from harness.running.extra_ids import note_extra_mass
 from harness.running.measuring import read_apart
@@ -105,7 +106,7 @@ def _run_shared_pass(
         extra = note_extra_mass(pair.store, suite.name)
         pair.observed.notes += [note for note in (*report.notes, *own, *extra) if note not in pair.observed.notes]
         if report.repeat is not None and report.repeat.max_abs_diff != 0 and suite.noise_floor is None:
-            pair.observed.doubts.append(
+            pair.observed.broken[REPEATS].append(
                 f"suite {suite.name}: {report.repeat}, so a difference between reference and variant may be none; give "
                 "the suite a noise_floor, by which every metric is then judged, or make the model deterministic"
             )

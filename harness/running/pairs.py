@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +26,7 @@ from harness.planning.composition import remarks
 from harness.planning.looks import Look
 from harness.planning.specs import Plan, SuiteSpec, VariantSpec
 from harness.records import Artifact, Comparison, Environment, Identity, Measurement, Note, Skipped, Slice, Stop
+from harness.records.own_rules import WEIGHTS_FINITE, OwnRule
 from harness.records.plan import SERVED
 from harness.running.calibration import read_calibration, with_calibration
 from harness.running.stopwatch import measure_time
@@ -65,14 +67,8 @@ class Observed:
     messages: list[str] = field(default_factory=list)
     """What happened to the tables of an earlier, unfinished run: shown in the terminal only, because it changes no
     number."""
-    refusals: list[str] = field(default_factory=list)
-    """Why the variant fails, whatever the rules say."""
-    failures: list[str] = field(default_factory=list)
-    """Measures that raised: the run cannot be judged, whatever the rules say."""
-    weak_references: list[str] = field(default_factory=list)
-    """Suites whose texts the reference does not predict: nothing can be judged by them."""
-    doubts: list[str] = field(default_factory=list)
-    """Why nothing can be decided although every rule could be judged: the reference contradicts itself."""
+    broken: dict[OwnRule, list[str]] = field(default_factory=lambda: defaultdict(list))
+    """Rules of the harness itself that do not hold, each with what breaks it."""
     seconds: dict[str, float] = field(default_factory=dict)
 
 
@@ -106,8 +102,9 @@ def suite_texts(suite: SuiteSpec) -> Sequence[RawDocument]:
 
 def encode_suite(suite: SuiteSpec, model: LoadedModel) -> Sequence[EncodedDocument]:
     """The documents as token ids. Raises DataError, and ModelError if the tokenizer is not that of its file."""
-    verify_texts(model.tokenizer, [document.text for document in suite_texts(suite)])
-    encoded = _encode(suite, model)
+    texts = suite_texts(suite)
+    verify_texts(model.tokenizer, [document.text for document in texts])
+    encoded = _encode(suite, texts, model)
     _check_positions(suite, encoded, model)
     return encoded
 
@@ -123,10 +120,10 @@ def encode_for_variant(suite: SuiteSpec, model: LoadedModel) -> Sequence[Encoded
     return encode(suite_texts(suite), model.tokenizer, adapted, model.language_model.token_ids)
 
 
-def _encode(suite: SuiteSpec, model: LoadedModel) -> Sequence[EncodedDocument]:
+def _encode(suite: SuiteSpec, texts: Sequence[RawDocument], model: LoadedModel) -> Sequence[EncodedDocument]:
     if suite.documents is None:
         return ()
-    return encode(suite_texts(suite), model.tokenizer, suite.documents, model.language_model.token_ids)
+    return encode(texts, model.tokenizer, suite.documents, model.language_model.token_ids)
 
 
 def _check_positions(suite: SuiteSpec, encoded: Sequence[EncodedDocument], model: LoadedModel) -> None:
@@ -196,7 +193,9 @@ def make_pair(
     failing, notes = compare_finite(reference, variant)
     observed.notes += notes
     if failing:
-        observed.refusals.append(f"{variant.name}: {describe_tensors(failing)}, and not so in the reference")
+        observed.broken[WEIGHTS_FINITE].append(
+            f"{variant.name}: {describe_tensors(failing)}, and not so in the reference"
+        )
     observed.notes += [
         Note(topic="tokenizer", text=f"suite {name}: {reason}", level="warn") for name, reason in mismatches.items()
     ]
@@ -223,7 +222,7 @@ def _token_mismatch(suite: SuiteSpec, reference: LoadedModel, variant: LoadedMod
         return ""
     if variant.identity.tokenizer_sha256 != reference.identity.tokenizer_sha256:
         without_bos = spec.bos and not isinstance(variant.tokenizer.bos_token_id, int)
-        if without_bos or documents_sha256(_encode(suite, variant)) != expected:
+        if without_bos or documents_sha256(_encode(suite, suite_texts(suite), variant)) != expected:
             return f"{OTHER_IDS}, so {ALTERNATIVES}"
     reason = explain_mismatch(reference, variant)
     return f"{reason}; so {ALTERNATIVES}" if reason else ""

@@ -21,7 +21,7 @@ from harness.planning.specs import GateSpec, Plan, SuiteSpec, VariantSpec
 from harness.planning.suite_file import Suite, read_suite
 from harness.records import ModelSpec, Verdict
 from harness.records.conclusion import overall
-from harness.records.own_rules import WEIGHTS_FINITE
+from harness.records.own_rules import MEASURES_RUN, judge_own_rules
 from harness.selftest.mutant import Mutant, MutantError
 from harness.selftest.mutants import NotApplicable, Variation, library
 from harness.selftest.outcomes import Outcome, assess, exit_code, record_omission, record_refusal
@@ -125,11 +125,11 @@ class _GateTrial:
         return max(1, TOGETHER // max(1, 2 * stored))
 
     def _judge(self, observed: Observed) -> tuple[Verdict, ...]:
-        if observed.failures:
-            raise MutantError(f"{observed.plan.name}: {observed.failures[0]}")
+        if failures := observed.broken.get(MEASURES_RUN):
+            raise MutantError(f"{observed.plan.name}: {failures[0]}")
         identical = observed.reference.same_as(observed.variant)
         verdicts = judge((self.gate,), observed.measurements, observed.skipped, identical, observed.slices)
-        return verdicts + tuple(WEIGHTS_FINITE.break_with(text) for text in observed.refusals)
+        return verdicts + judge_own_rules(observed.broken)
 
     def _check_unchanged(self, found: Observed | HarnessError, verdicts: Sequence[Verdict]) -> None:
         if isinstance(found, HarnessError):
