@@ -15,6 +15,7 @@ from harness.planning.checkpoints import DISTRIBUTION
 from harness.planning.composition import check_composition
 from harness.planning.gate_file import Gate, check_extending, check_metrics, check_obstacles, read_gate
 from harness.planning.locating import explain_unknown_name, is_slug
+from harness.planning.matrix import KEY, Expansion, expand, merge_problems
 from harness.planning.model_entry import read_reference, read_steps, read_variant
 from harness.planning.noise_floor import check_floors
 from harness.planning.outputs import read_outputs
@@ -25,11 +26,22 @@ from harness.records import CalibrationSpec, Plugin
 from harness.system.yaml_file import read_yaml
 from harness.system.yaml_values import KeyPath, describe
 
-KEYS = ("name", "reference", "variant", "target", "calibration", "suites", "gates", "weak_reference", "outputs")
+KEYS = ("name", "reference", "variant", "target", "calibration", "suites", "gates", "weak_reference", "outputs", KEY)
 
 
 def make_plan(path: Path) -> Plan:
-    """Read the plan of a variant file.
+    """Read the plan of a variant file with one variant.
+
+    Raises PlanError with every mistake of the file, its suites and its gates.
+    """
+    plans = make_plans(path)
+    if len(plans) > 1:
+        raise PlanError([Problem(str(path), None, KEY, f"{len(plans)} variants", "a file with one variant")])
+    return plans[0]
+
+
+def make_plans(path: Path) -> list[Plan]:
+    """Read the plans of a variant file: one, or those of every combination of its matrix.
 
     Raises PlanError with every mistake of the file, its suites and its gates.
     """
@@ -37,7 +49,22 @@ def make_plan(path: Path) -> Plan:
     source = read_yaml(path, problems)
     if source is None:
         raise PlanError(problems)
-    folder = path.parent
+    expansions = expand(source, Checker(source, path.parent, problems))
+    if not expansions:
+        raise PlanError(problems)
+    plans, mistakes = [], []
+    for each in expansions:
+        found = list(problems)
+        plans.append(_read_plan(each, path.parent, found))
+        mistakes.append((each.choice, found))
+    if any(found for _, found in mistakes):
+        raise PlanError(merge_problems(mistakes))
+    return [plan for plan in plans if plan is not None]
+
+
+def _read_plan(expansion: Expansion, folder: Path, problems: list[Problem]) -> Plan | None:
+    """The plan of one variant; None, and problems, if there are mistakes."""
+    source = expansion.source
     check = Checker(source, folder, problems)
     content = check.mapping(source.data, (), KEYS)
     name = _name(check, content.get("name"))
@@ -57,9 +84,10 @@ def make_plan(path: Path) -> Plan:
     _check_rules(check, gates, suites, suites_named=_length(content.get("suites")))
     check_artifact(check, content.get("variant"), variant, suites, gates)
     if problems or reference is None or variant is None:
-        raise PlanError(problems)
+        return None
     return Plan(
         name=name,
+        choice=dict(expansion.choice),
         source=source.file,
         reference=reference,
         variant=variant,
@@ -72,11 +100,13 @@ def make_plan(path: Path) -> Plan:
     )
 
 
-def name_of(path: Path) -> str:
-    """The name of the variant in a file that may be full of mistakes; empty where it cannot be known."""
+def names_of(path: Path) -> set[str]:
+    """The names of the variants in a file that may be full of mistakes, as far as they can be known."""
     source = read_yaml(path, [])
-    name = source.data.get("name") if source is not None and isinstance(source.data, Mapping) else None
-    return name if isinstance(name, str) and is_slug(name) else ""
+    expansions = expand(source, Checker(source, path.parent, [])) if source is not None else []
+    contents = [each.source.data for each in expansions if isinstance(each.source.data, Mapping)]
+    names = [content.get("name") for content in contents]
+    return {name for name in names if isinstance(name, str) and is_slug(name)}
 
 
 def load_gate(name_or_path: str, base: Path) -> GateSpec:
@@ -129,6 +159,8 @@ def resolve_plan(plan: Plan) -> dict[str, Any]:
     """The plan as plain data for run.json: every default written out, every plugin with its name."""
     record = plan.model_dump(mode="json")
     engine = plan.variant.engine
+    if not plan.choice:
+        del record["choice"]
     record["variant"]["engine"] = _describe_plugin("engine", engine) if engine.settings() else engine.kind
     record["variant"]["compress"] = [_describe_plugin("backend", step) for step in plan.variant.compress]
     for suite, out in zip(plan.suites, record["suites"], strict=True):

@@ -9,8 +9,7 @@ from pathlib import Path
 from rich.table import Table
 from rich.text import Text
 
-from harness.comparability import compare_sides
-from harness.comparability._sides import Sides, read_side
+from harness.comparability import Sides, compare_sides, read_side
 from harness.pocket import MODEL_DIR
 from harness.records import Comparison
 from harness.records.comparison import Severity

@@ -31,7 +31,7 @@ class Declared:
         return first in self.fields[""] | OLDER
 
 
-def declared_by(config: Json) -> Declared:
+def read_declared(config: Json) -> Declared:
     """What the class of a config.json declares."""
     cls = _class_of(config)
     if cls is None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.comparability import NotComparable
 from harness.comparability._examples import RARE, common_strings
-from harness.comparability._sides import Json, Side, Sides, make_tokenizer, untruncated
+from harness.comparability._sides import Json, Side, Sides, make_tokenizer, without_truncation
 from harness.errors import ModelError
 from harness.records import Difference
 from harness.records.comparison import Severity
@@ -50,8 +50,8 @@ def compare_piece(sides: Sides, key: str, meaning: str, output: Output | None = 
     yield Difference(
         part=key,
         field=key,
-        reference=shown(ours.get(key)),
-        variant=shown(theirs.get(key)),
+        reference=show_value(ours.get(key)),
+        variant=show_value(theirs.get(key)),
         meaning=note or meaning,
         severity=severity,
         example=example,
@@ -63,7 +63,7 @@ def _effect(sides: Sides, ours: Json, mixed: Json, output: Output) -> tuple[Seve
     """Severity, first example, number of examples, and a remark in place of the meaning."""
     name = f"the reference's tokenizer.json with a part of {sides.variant.name}"
     try:
-        one, other = (untruncated(make_tokenizer(each, name)) for each in (ours, mixed))
+        one, other = (without_truncation(make_tokenizer(each, name)) for each in (ours, mixed))
     except ModelError:
         return "at_once", "", 1, "the two parts belong to tokenizers that cannot be mixed"
     common = list(common_strings(sides.reference))
@@ -93,7 +93,7 @@ def decode(tokenizer: Tokenizer, texts: Sequence[str]) -> list[Any]:
     ]
 
 
-def shown(value: object) -> str:
+def show_value(value: object) -> str:
     """A value of a JSON file on one line, shortened."""
     if value is None:
         return "none"

@@ -74,10 +74,10 @@ class Side:
     def chat_templates(self) -> Mapping[str, str]:
         """Chat templates by name; a file of its own wins over tokenizer_config.json, as in transformers."""
         if self.tokenizer_folder is None:
-            return _named_templates(getattr(self.loaded, "chat_template", None))
-        found = _named_templates(self.settings.get("chat_template"))
+            return _read_templates(getattr(self.loaded, "chat_template", None))
+        found = _read_templates(self.settings.get("chat_template"))
         older = read_object(self.tokenizer_folder / "chat_template.json") or {}
-        found |= _named_templates(older.get("chat_template"))
+        found |= _read_templates(older.get("chat_template"))
         files = {"default": self.tokenizer_folder / "chat_template.jinja"}
         files |= {path.stem: path for path in sorted(self.tokenizer_folder.glob("additional_chat_templates/*.jinja"))}
         return found | {name: _read(path) for name, path in files.items() if path.is_file()}
@@ -161,7 +161,7 @@ class Sides:
                 if self.as_loaded:
                     found = side.tokenizer(list(texts), padding=False, truncation=False, verbose=False)["input_ids"]
                     return [list(ids) for ids in cast("list[list[int]]", found)]
-                return [encoding.ids for encoding in untruncated(side.fast).encode_batch(list(texts))]
+                return [encoding.ids for encoding in without_truncation(side.fast).encode_batch(list(texts))]
         except HarnessError:
             raise
         except Exception as error:  # Tokenizers are files and code of others.
@@ -189,7 +189,7 @@ def make_tokenizer(pipeline: Json, what: str) -> Tokenizer:
         raise ModelError(f"{what} is refused by the library tokenizers: {error}") from error
 
 
-def untruncated(tokenizer: Tokenizer) -> Tokenizer:
+def without_truncation(tokenizer: Tokenizer) -> Tokenizer:
     """The tokenizer, neither cutting nor padding."""
     tokenizer.no_truncation()
     tokenizer.no_padding()
@@ -216,7 +216,7 @@ def _read(path: Path) -> str:
         raise ModelError(f"{path}: cannot be read: {error}") from error
 
 
-def _named_templates(found: object) -> dict[str, str]:
+def _read_templates(found: object) -> dict[str, str]:
     """Templates by name, of a text, a list of names with texts, or a table of them."""
     if isinstance(found, str):
         return {"default": found}

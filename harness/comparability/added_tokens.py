@@ -7,8 +7,8 @@ from typing import ClassVar
 
 from harness.comparability import Part
 from harness.comparability._examples import common_strings
-from harness.comparability._pipeline import differing, encode, pipelines, shorten, shown
-from harness.comparability._sides import Json, Sides, make_tokenizer, untruncated
+from harness.comparability._pipeline import differing, encode, pipelines, shorten, show_value
+from harness.comparability._sides import Json, Sides, make_tokenizer, without_truncation
 from harness.errors import ModelError
 from harness.records import Difference
 
@@ -74,7 +74,7 @@ def _show(token: Token | None, beside: Token | None) -> str:
         return "none"
     if beside is None:
         return f"id {token.get('id')}"
-    return shown({key: value for key, value in token.items() if value != beside.get(key)})
+    return show_value({key: value for key, value in token.items() if value != beside.get(key)})
 
 
 def _changes_ids(sides: Sides, pipeline: Json, content: str, theirs: Token | None) -> bool:
@@ -83,7 +83,7 @@ def _changes_ids(sides: Sides, pipeline: Json, content: str, theirs: Token | Non
     mixed = {**pipeline, "added_tokens": [*others, *([theirs] if theirs else ())]}
     name = f"the reference's tokenizer.json with an added token of {sides.variant.name}"
     try:
-        one, other = (untruncated(make_tokenizer(each, name)) for each in (pipeline, mixed))
+        one, other = (without_truncation(make_tokenizer(each, name)) for each in (pipeline, mixed))
     except ModelError:
         return True
     return bool(differing(one, other, [content, f"a{content}b", f"a {content} b"], encode))

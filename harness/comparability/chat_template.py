@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from harness.comparability import Part
 from harness.comparability._examples import CONVERSATIONS, Conversation, render
-from harness.comparability._pipeline import shorten, shown
+from harness.comparability._pipeline import shorten, show_value
 from harness.comparability._sides import Sides
 from harness.records import Difference
 
@@ -26,7 +26,7 @@ class ChatTemplate(Part):
             if one is None or other is None:
                 yield _missing(name, one, other)
             elif one != other or sides.reference.special_tokens != sides.variant.special_tokens:
-                yield from _rendered(sides, name, one, other)
+                yield from _compare_rendered(sides, name, one, other)
 
 
 def _missing(name: str, one: str | None, other: str | None) -> Difference:
@@ -34,8 +34,8 @@ def _missing(name: str, one: str | None, other: str | None) -> Difference:
     return Difference(
         part="chat_template",
         field=name,
-        reference=shown(one and _first_line(one)),
-        variant=shown(other and _first_line(other)),
+        reference=show_value(one and _first_line(one)),
+        variant=show_value(other and _first_line(other)),
         meaning=f"the {side} has no such template, so programs refuse to chat with it, or make up a format",
         severity="at_once",
     )
@@ -45,15 +45,15 @@ def _first_line(text: str) -> str:
     return next((line for line in text.splitlines() if line.strip()), "an empty text")
 
 
-def _rendered(sides: Sides, name: str, one: str, other: str) -> Iterator[Difference]:
+def _compare_rendered(sides: Sides, name: str, one: str, other: str) -> Iterator[Difference]:
     differing = [found for found in (_compare(sides, one, other, each) for each in CONVERSATIONS) if found]
     if differing:
         conversation, line, ours, theirs = differing[0]
         yield Difference(
             part="chat_template",
             field=name,
-            reference=shown(ours),
-            variant=shown(theirs),
+            reference=show_value(ours),
+            variant=show_value(theirs),
             meaning=f"line {line} of {conversation.name} is rendered differently: the model reads another prompt",
             severity="at_once",
             example=conversation.name,
@@ -63,8 +63,8 @@ def _rendered(sides: Sides, name: str, one: str, other: str) -> Iterator[Differe
         yield Difference(
             part="chat_template",
             field=name,
-            reference=shown(_first_line(one)),
-            variant=shown(_first_line(other)),
+            reference=show_value(_first_line(one)),
+            variant=show_value(_first_line(other)),
             meaning=f"written otherwise; {len(CONVERSATIONS)} conversations are rendered alike",
             severity="informative",
         )

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from harness.comparability import NotComparable, Part
-from harness.comparability._config_class import Declared, declared_by, resolve
-from harness.comparability._pipeline import shown
+from harness.comparability._config_class import Declared, read_declared, resolve
+from harness.comparability._pipeline import show_value
 from harness.comparability._sides import Json, Sides
 from harness.records import Difference
 from harness.records.comparison import Severity
@@ -54,7 +54,7 @@ class Configuration(Part):
             raise NotComparable("a model in a single file has no config.json")
         if _flatten(ours) == _flatten(theirs):
             return
-        classes = declared_by(ours), declared_by(theirs)
+        classes = read_declared(ours), read_declared(theirs)
         stated = ours, theirs
         if _flatten(ours).keys() != _flatten(theirs).keys():
             ours, theirs = resolve(ours), resolve(theirs)
@@ -65,8 +65,8 @@ class Configuration(Part):
                 yield Difference(
                     part=self.kind,
                     field=path,
-                    reference=shown(one.get(path)),
-                    variant=shown(other.get(path)),
+                    reference=show_value(one.get(path)),
+                    variant=show_value(other.get(path)),
                     meaning=kind.meaning,
                     severity=kind.severity,
                     from_position=kind.from_position,
@@ -112,7 +112,7 @@ def _explain(
 
 def _explain_rope(sides: tuple[Json, Json]) -> _Kind:
     """Rotary embeddings: dynamic scaling begins beyond the length that a model was made for, all other at once."""
-    ours, theirs = (_declared_length(side) for side in sides)
+    ours, theirs = (_read_length(side) for side in sides)
     if {_rope_type(side) for side in sides} <= {"default", "dynamic"}:
         begins = min((length for length in (ours, theirs) if length is not None), default=None)
         return _from("rotary embeddings are scaled there, on one side only or otherwise", begins, sides)
@@ -129,12 +129,12 @@ def _rope_type(side: Json) -> str:
 
 def _from(meaning: str, position: int | None, sides: tuple[Json, Json]) -> _Kind:
     """What matters from a position on: at once, if that lies within the context that the reference declares."""
-    declared = _declared_length(sides[0])
+    declared = _read_length(sides[0])
     within = position is not None and declared is not None and position < declared
     return _Kind(meaning, "at_once" if within else "beyond_inputs", position)
 
 
-def _declared_length(side: Json) -> int | None:
+def _read_length(side: Json) -> int | None:
     return max(_values(side, LENGTHS), default=None)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
 from harness.comparability import NotComparable, Part
-from harness.comparability._pipeline import shown
+from harness.comparability._pipeline import show_value
 from harness.comparability._sides import Side, Sides
 from harness.records import Difference
 
@@ -51,20 +51,20 @@ class GenerationDefaults(Part):
         """See Part.compare."""
         if sides.reference.folder is None or sides.variant.folder is None:
             raise NotComparable("a model in a single file has no generation_config.json")
-        ours, theirs = _stated(sides.reference), _stated(sides.variant)
+        ours, theirs = _read_settings(sides.reference), _read_settings(sides.variant)
         for field in sorted(ours.keys() | theirs.keys()):
             one, other = (each.get(field, DEFAULTS.get(field)) for each in (ours, theirs))
             if one != other:
                 yield Difference(
                     part=self.kind,
                     field=field,
-                    reference=shown(one),
-                    variant=shown(other),
+                    reference=show_value(one),
+                    variant=show_value(other),
                     meaning="servers apply it to every answer that states nothing else",
                     severity="at_once",
                 )
 
 
-def _stated(side: Side) -> dict[str, Any]:
+def _read_settings(side: Side) -> dict[str, Any]:
     content = side.generation or {}
     return {key: value for key, value in content.items() if value is not None and key not in NO_BEHAVIOUR}

@@ -8,7 +8,7 @@ from typing import ClassVar
 from harness.comparability import Part
 from harness.comparability._examples import COMMON, RARE
 from harness.comparability._pipeline import shorten
-from harness.comparability._sides import Side, Sides, untruncated
+from harness.comparability._sides import Side, Sides, without_truncation
 from harness.errors import ModelError
 from harness.records import Difference
 from harness.system.foreign import guard
@@ -50,7 +50,7 @@ def _departure(side: Side) -> str | None:
     if side.pipeline is None:
         return None
     texts = [*COMMON, *RARE]
-    expected = [e.ids for e in untruncated(side.fast).encode_batch(texts, add_special_tokens=False)]
+    expected = [e.ids for e in without_truncation(side.fast).encode_batch(texts, add_special_tokens=False)]
     try:
         with guard(f"the tokenizer of {side.name}"):
             found = [list(side.tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts]

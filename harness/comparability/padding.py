@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import ClassVar
 
 from harness.comparability import Part
-from harness.comparability._pipeline import pipelines, shown
+from harness.comparability._pipeline import pipelines, show_value
 from harness.comparability._sides import Sides
 from harness.records import Difference
 
@@ -28,8 +28,8 @@ class Padding(Part):
                 yield Difference(
                     part=self.kind,
                     field=field,
-                    reference=shown(ours),
-                    variant=shown(theirs),
+                    reference=show_value(ours),
+                    variant=show_value(theirs),
                     meaning="texts of different lengths in one batch are filled up differently; each alone is the same",
                     severity="informative",
                 )

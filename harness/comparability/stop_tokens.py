@@ -52,13 +52,13 @@ def _ids(sides: Sides) -> Iterator[Difference]:
 def resolve_stop_ids(side: Side) -> tuple[frozenset[int], str]:
     """The ids at which generation stops, and the file that says so, as transformers resolves them."""
     if side.generation is not None:
-        return _stated(side.generation), GENERATION
+        return _read_stop_ids(side.generation), GENERATION
     config = side.config or {}
     inner = config.get("text_config")
-    return _stated(config) or _stated(inner if isinstance(inner, dict) else {}), CONFIG
+    return _read_stop_ids(config) or _read_stop_ids(inner if isinstance(inner, dict) else {}), CONFIG
 
 
-def _stated(content: Json) -> frozenset[int]:
+def _read_stop_ids(content: Json) -> frozenset[int]:
     value = content.get("eos_token_id")
     return frozenset(each for each in (value if isinstance(value, list) else [value]) if isinstance(each, int))
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import ClassVar
 
 from harness.comparability import Part
-from harness.comparability._pipeline import pipelines, shown
+from harness.comparability._pipeline import pipelines, show_value
 from harness.comparability._sides import Json, Sides
 from harness.records import Difference
 
@@ -35,8 +35,8 @@ def _difference(field: str, stated: list[object] | list[int | None], limits: lis
     return Difference(
         part="truncation",
         field=field,
-        reference=shown(stated[0]),
-        variant=shown(stated[1]),
+        reference=show_value(stated[0]),
+        variant=show_value(stated[1]),
         meaning="programs that follow it cut longer texts on one side only, or at another place",
         severity="beyond_inputs",
         from_position=least,

@@ -62,7 +62,7 @@ class Comparability(Measure):
     def measure(self, table: pd.DataFrame) -> Sequence[Measurement | Skipped]:
         """Count the differences of every part, and of every severity."""
         require(table, (COLUMN,), FAMILY)
-        comparison = Comparison.model_validate_json(str(table[COLUMN].iloc[0]))
+        comparison = read_comparison(table)
         lost = {each.part: each.reason for each in comparison.omissions}
         matter = [each for each in comparison.differences if each.severity != "informative"]
         found = [
@@ -72,6 +72,11 @@ class Comparability(Measure):
         found.append(_count(AT_ONCE, comparison.of_severity("at_once")))
         found.append(_count(BEYOND, comparison.of_severity("beyond_inputs")))
         return found
+
+
+def read_comparison(table: pd.DataFrame) -> Comparison:
+    """The comparison that the table ``comparability`` holds."""
+    return Comparison.model_validate_json(str(table[COLUMN].iloc[0]))
 
 
 def _count(metric: Metric, differences: Sequence[Difference], lost: str = "") -> Measurement:

@@ -42,10 +42,10 @@ def name_documents(
         return list(found)
     ids = dict(zip(documents["document"].astype(str), documents["id"].astype(str), strict=True))
 
-    def named(entry: Measurement | Skipped) -> Measurement | Skipped:
+    def name_document(entry: Measurement | Skipped) -> Measurement | Skipped:
         if DOCUMENT not in entry.labels:
             return entry
         index = entry.labels[DOCUMENT]
         return entry.model_copy(update={"labels": entry.labels | {DOCUMENT: ids.get(index, index)}})
 
-    return [named(entry) for entry in found]
+    return [name_document(entry) for entry in found]

@@ -92,6 +92,8 @@ class Plan(Record):
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
     source: str
+    choice: dict[str, str] = Field(default_factory=dict)
+    """Of a file with a matrix: the label of this variant's value on every axis."""
     reference: ModelSpec
     variant: VariantSpec
     target: str | None = None

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from harness.probes import Context, Probe
 
 if TYPE_CHECKING:
-    from harness.comparability._sides import Side
+    from harness.comparability import Side
     from harness.models.loaded import LoadedModel
     from harness.records import Comparison
     from harness.tables.access import Sink
@@ -41,8 +41,7 @@ class Comparability(Probe):
 
 
 def _compare(context: Context, variant: LoadedModel) -> Comparison:
-    from harness.comparability import assume_same, compare_sides
-    from harness.comparability._sides import Side, Sides
+    from harness.comparability import Side, Sides, assume_same, compare_sides
 
     reference, texts = context.reference, [document.text for document in context.texts]
     ours, theirs = _side("reference", reference, reference), _side("variant", variant, reference)
@@ -57,7 +56,7 @@ def _compare(context: Context, variant: LoadedModel) -> Comparison:
 
 def _side(name: str, model: LoadedModel, reference: LoadedModel) -> Side:
     """The model's own folder; that of the reference for a tokenizer that it borrows."""
-    from harness.comparability._sides import Side
+    from harness.comparability import Side
 
     own = _folder(model)
     return Side(name, own, _folder(reference) if model.tokenizer is reference.tokenizer else own, model.tokenizer)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from harness.lockstep.batches import Batch
-    from harness.models.coverage.parts import Part
+    from harness.models.coverage.parts import ModelPart
     from harness.models.loaded import LoadedModel
 
 COLUMNS = (
@@ -76,7 +76,7 @@ class _CoverageRecorder(Recorder):
 
     def calls(self, side: int) -> Mapping[str, CallTap]:
         taps: dict[str, CallTap] = {}
-        owners: dict[str, list[Part]] = {}
+        owners: dict[str, list[ModelPart]] = {}
         for part in self._parts[side + 1].values():
             if part.kind != "unread":
                 owners.setdefault(part.owner, []).append(part)
@@ -112,20 +112,22 @@ class _CoverageRecorder(Recorder):
             if row["seen"]:
                 self._seen[variant][side, str(row["name"])] = _units(str(row["seen"]), int(row["units"]))
 
-    def _see_module(self, side: int, parts: Sequence[Part], _: tuple[Any, ...], __: Mapping[str, Any]) -> None:
+    def _see_module(self, side: int, parts: Sequence[ModelPart], _: tuple[Any, ...], __: Mapping[str, Any]) -> None:
         import torch
 
         self._add(side, parts, torch.ones(1, dtype=torch.bool))
 
     def _see_experts(
-        self, side: int, parts: Sequence[Part], arguments: tuple[Any, ...], named: Mapping[str, Any]
+        self, side: int, parts: Sequence[ModelPart], arguments: tuple[Any, ...], named: Mapping[str, Any]
     ) -> None:
-        from harness.modules.experts import chosen_experts, routing_mask
+        from harness.modules.experts import routed_tokens
 
-        hits_NE = routing_mask(chosen_experts(arguments, named), parts[0].units)
+        hits_NE = routed_tokens(arguments, named, parts[0].units)
         self._add(side, parts, hits_NE[self._tokens(hits_NE)].any(0).cpu())
 
-    def _see_rows(self, side: int, parts: Sequence[Part], arguments: tuple[Any, ...], named: Mapping[str, Any]) -> None:
+    def _see_rows(
+        self, side: int, parts: Sequence[ModelPart], arguments: tuple[Any, ...], named: Mapping[str, Any]
+    ) -> None:
         import torch
 
         from harness.lockstep.idle import first_ids
@@ -148,7 +150,7 @@ class _CoverageRecorder(Recorder):
             else torch.ones_like(rows[..., 0] if rows.dim() > 1 else rows).bool()
         )
 
-    def _add(self, side: int, parts: Sequence[Part], units: Tensor) -> None:
+    def _add(self, side: int, parts: Sequence[ModelPart], units: Tensor) -> None:
         for part in parts:
             earlier = self._found.get((side, part.name))
             self._found[side, part.name] = units if earlier is None else earlier | units
@@ -184,7 +186,7 @@ class _CoverageRecorder(Recorder):
         return rows
 
 
-def _row(side: str, part: Part, missing: bool, changed: str, damaged: str) -> tuple[Any, ...]:
+def _row(side: str, part: ModelPart, missing: bool, changed: str, damaged: str) -> tuple[Any, ...]:
     own = part.kind, part.units, part.parameters, part.bytes, part.compressed
     return side, part.name, *own, missing, changed, damaged
 

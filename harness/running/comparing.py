@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from harness.errors import HarnessError
+from harness.measures.comparability import read_comparison
 from harness.models.loaded import LoadedModel
 from harness.planning.specs import SuiteSpec
 from harness.probes import ArtifactSource, Context
 from harness.progress import Progress
-from harness.records import Comparison
 from harness.running.pairs import Pair, suite_texts
 from harness.running.stopwatch import measure_time
 from harness.system.foreign import guard
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 TABLE = "comparability"
 
@@ -49,12 +45,7 @@ def compare_files(
             with guard(f"the probe {probe.kind}"):
                 probe.observe(context)
     tables = (pair.store.read(suite.name, TABLE) for suite in suites)
-    pair.observed.comparison = next((comparison_of(table) for table in tables if table is not None), None)
-
-
-def comparison_of(table: pd.DataFrame) -> Comparison:
-    """The comparison that the table ``comparability`` holds."""
-    return Comparison.model_validate_json(str(table["comparison"].iloc[0]))
+    pair.observed.comparison = next((read_comparison(table) for table in tables if table is not None), None)
 
 
 def _tokenizers_differ(pair: Pair) -> bool:

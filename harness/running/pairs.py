@@ -102,8 +102,9 @@ def suite_texts(suite: SuiteSpec) -> Sequence[RawDocument]:
 
 def encode_suite(suite: SuiteSpec, model: LoadedModel) -> Sequence[EncodedDocument]:
     """The documents as token ids. Raises DataError, and ModelError if the tokenizer is not that of its file."""
-    verify_texts(model.tokenizer, [document.text for document in suite_texts(suite)])
-    encoded = _encode(suite, model)
+    texts = suite_texts(suite)
+    verify_texts(model.tokenizer, [document.text for document in texts])
+    encoded = _encode(suite, texts, model)
     _check_positions(suite, encoded, model)
     return encoded
 
@@ -119,10 +120,10 @@ def encode_for_variant(suite: SuiteSpec, model: LoadedModel) -> Sequence[Encoded
     return encode(suite_texts(suite), model.tokenizer, adapted, model.language_model.token_ids)
 
 
-def _encode(suite: SuiteSpec, model: LoadedModel) -> Sequence[EncodedDocument]:
+def _encode(suite: SuiteSpec, texts: Sequence[RawDocument], model: LoadedModel) -> Sequence[EncodedDocument]:
     if suite.documents is None:
         return ()
-    return encode(suite_texts(suite), model.tokenizer, suite.documents, model.language_model.token_ids)
+    return encode(texts, model.tokenizer, suite.documents, model.language_model.token_ids)
 
 
 def _check_positions(suite: SuiteSpec, encoded: Sequence[EncodedDocument], model: LoadedModel) -> None:
@@ -221,7 +222,7 @@ def _token_mismatch(suite: SuiteSpec, reference: LoadedModel, variant: LoadedMod
         return ""
     if variant.identity.tokenizer_sha256 != reference.identity.tokenizer_sha256:
         without_bos = spec.bos and not isinstance(variant.tokenizer.bos_token_id, int)
-        if without_bos or documents_sha256(_encode(suite, variant)) != expected:
+        if without_bos or documents_sha256(_encode(suite, suite_texts(suite), variant)) != expected:
             return f"{OTHER_IDS}, so {ALTERNATIVES}"
     reason = explain_mismatch(reference, variant)
     return f"{reason}; so {ALTERNATIVES}" if reason else ""

@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer, GenerationConfig, LlamaConfig
 
-from harness.comparability import assume_same, compare_sides, load_parts
-from harness.comparability._sides import Side, Sides, read_side
+from harness.comparability import Side, Sides, assume_same, compare_sides, load_parts, read_side
 from harness.errors import ModelError
 from harness.pocket import MODEL_DIR
 from harness.records import Comparison, Difference, Omission

@@ -8,8 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from harness.comparability import compare_sides
-from harness.comparability._sides import Sides, read_side
+from harness.comparability import Sides, compare_sides, read_side
 from harness.pocket import MODEL_DIR
 from harness.records import Comparison, Difference
 

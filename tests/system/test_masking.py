@@ -24,7 +24,7 @@ def test_usual_homes_and_tokens_are_masked_and_nothing_else(text: str, masked: s
     assert mask(text) == masked
 
 
-@pytest.mark.parametrize("home", ["/data/people/Ann Li", "/work/jenkins/", "/scratch"])
+@pytest.mark.parametrize("home", ["/data/people/Ann Li", "/srv/ci/", "/scratch"])
 def test_the_home_of_this_user_is_masked_wherever_it_is(home: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", home)
     place = home.rstrip("/")

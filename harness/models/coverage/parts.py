@@ -38,7 +38,7 @@ _CHUNK = 2**24
 
 
 @dataclass(frozen=True)
-class Part:
+class ModelPart:
     """One part of one side. parameters and bytes: of all units together. owner: the module whose calls show its use.
 
     compressed: whether a step or a checkpoint put it into another format than plain floats.
@@ -53,7 +53,7 @@ class Part:
     compressed: bool = False
 
 
-def list_parts(side: LoadedModel, modules: Sequence[str], tables: Sequence[str]) -> list[Part]:
+def list_parts(side: LoadedModel, modules: Sequence[str], tables: Sequence[str]) -> list[ModelPart]:
     """The parts of a side. modules: those that no text runs; tables: embeddings of which only looked-up rows are read.
 
     A weight that is counted with another module (tied) is none of them.
@@ -73,15 +73,15 @@ def list_parts(side: LoadedModel, modules: Sequence[str], tables: Sequence[str])
         parts += [_part(formats[name], "module", 1, name) for name in modules if name in formats]
     # Scales of a KV cache are no weights; a note says what they are.
     unread = [each for each in side.unread if not CACHE_SCALES.fullmatch(each.name)]
-    parts += [Part(each.name, "unread", 1, each.values, each.bytes) for each in unread]
+    parts += [ModelPart(each.name, "unread", 1, each.values, each.bytes) for each in unread]
     return [part for part in parts if part.parameters]
 
 
-def _part(stated: ModuleFormat, kind: Kind, units: int, owner: str) -> Part:
-    return Part(stated.module, kind, units, stated.parameters, stated.stored_bytes, owner, stated.compressed)
+def _part(stated: ModuleFormat, kind: Kind, units: int, owner: str) -> ModelPart:
+    return ModelPart(stated.module, kind, units, stated.parameters, stated.stored_bytes, owner, stated.compressed)
 
 
-def find_counterparts(parts: Sequence[Part], other: LoadedModel) -> set[str]:
+def find_counterparts(parts: Sequence[ModelPart], other: LoadedModel) -> set[str]:
     """Names of the parts that the other side has, too, whether texts run it there or not."""
     unread = {each.name for each in other.unread}
     model = other.language_model.modules
@@ -92,7 +92,7 @@ def find_counterparts(parts: Sequence[Part], other: LoadedModel) -> set[str]:
 
 
 @torch.no_grad()
-def compare_part(part: Part, reference: LoadedModel, variant: LoadedModel) -> tuple[Tensor, Tensor]:
+def compare_part(part: ModelPart, reference: LoadedModel, variant: LoadedModel) -> tuple[Tensor, Tensor]:
     """Which units of a part of the variant are not the reference's, bool [U], and which say nothing of it, bool [U].
 
     The first allows for rounding to 16 bits; units of a compressed part always differ. The second has a relative error
@@ -127,7 +127,7 @@ def compare_units(before_UN: Tensor, after_UN: Tensor) -> tuple[Tensor, Tensor]:
     return torch.cat(changed), torch.cat(damaged)
 
 
-def _compare_unread(part: Part, reference: LoadedModel, variant: LoadedModel) -> tuple[Tensor, Tensor]:
+def _compare_unread(part: ModelPart, reference: LoadedModel, variant: LoadedModel) -> tuple[Tensor, Tensor]:
     before, after = (_unread(side, part.name) for side in (reference, variant))
     if before is None or after is None:
         return torch.tensor([after is not None]), torch.tensor([False])
@@ -143,7 +143,7 @@ def _unread(side: LoadedModel, name: str) -> UnreadTensor | None:
     return next((each for each in side.unread if each.name == name), None)
 
 
-def _pair_tensors(part: Part, reference: LoadedModel, variant: LoadedModel) -> list[tuple[Tensor, Tensor]] | None:
+def _pair_tensors(part: ModelPart, reference: LoadedModel, variant: LoadedModel) -> list[tuple[Tensor, Tensor]] | None:
     """The tensors [U, N] of a part on both sides; None if the reference has no such part, or one of another shape."""
     if part.kind == "experts":
         stacked = [stacked_tensor(side.model, part.name) for side in (reference, variant)]
@@ -165,7 +165,7 @@ def _pair_tensors(part: Part, reference: LoadedModel, variant: LoadedModel) -> l
     return [(old.flatten(1), new.flatten(1)) for old, new in pairs]
 
 
-def _is_damaged_layer(part: Part, reference: LoadedModel, variant: LoadedModel) -> bool:
+def _is_damaged_layer(part: ModelPart, reference: LoadedModel, variant: LoadedModel) -> bool:
     """Whether a linear layer of packed codes computes with a weight that says nothing of the reference's."""
     module = reference.model.get_submodule(part.owner) if part.kind == "module" else None
     if not isinstance(module, nn.Linear):

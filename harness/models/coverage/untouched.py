@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from torch import nn
 
-from harness.models.coverage.parts import Part, compare_part, find_counterparts, list_parts
+from harness.models.coverage.parts import ModelPart, compare_part, find_counterparts, list_parts
 from harness.models.loaded import LoadedModel
 from harness.modules.experts import find_experts
 from harness.modules.inspection import own_tensors
@@ -37,7 +37,7 @@ def note_untouched(reference: LoadedModel, variant: LoadedModel, idle: Sequence[
         yield Note(topic="untouched", text=text, level="warn")
 
 
-def describe_parts(side: LoadedModel, parts: Sequence[Part]) -> str:
+def describe_parts(side: LoadedModel, parts: Sequence[ModelPart]) -> str:
     """ "model.vision_tower (24 modules), mtp (2 tensors in the files)"."""
     modules = [part.name for part in parts if part.kind == "module"]
     roots = list(find_roots(modules, side.language_model.modules)) if side.language_model.modules else []
@@ -70,14 +70,19 @@ def _paths(name: str) -> list[str]:
     return [".".join(parts[:length]) for length in range(1, len(parts) + 1)]
 
 
-def _parts(side: LoadedModel, idle: Sequence[str]) -> list[Part]:
+def leave_experts_out(model: nn.Module, names: Sequence[str]) -> list[str]:
+    """The names of modules that are not inside a mixture of experts."""
+    experts = tuple(f"{each.module}." for each in find_experts(model))
+    return [name for name in names if not name.startswith(experts)]
+
+
+def _parts(side: LoadedModel, idle: Sequence[str]) -> list[ModelPart]:
     model = side.language_model.modules
-    experts = [] if model is None else [f"{each.module}." for each in find_experts(model)]
-    names = [name for name in idle if not any(name.startswith(path) for path in experts)]
+    names = idle if model is None else leave_experts_out(model, idle)
     return [part for part in list_parts(side, names, ()) if part.kind != "experts"]
 
 
-def _note_share(variant: LoadedModel, parts: Sequence[Part], changed: Sequence[Part]) -> Note:
+def _note_share(variant: LoadedModel, parts: Sequence[ModelPart], changed: Sequence[ModelPart]) -> Note:
     parameters, size = total(variant)
     text = (
         f"{variant.name}: took no part in any measurement, because no text runs it: {describe_parts(variant, parts)}; "

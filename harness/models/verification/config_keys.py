@@ -34,7 +34,7 @@ def note_undeclared_keys(
     name: str, content: Mapping[str, Any], config: PreTrainedConfig, made: type[PreTrainedModel]
 ) -> tuple[Note, ...]:
     """A warning that names the keys of config.json (parsed: ``content``) that nothing reads."""
-    found = dict(_undeclared(content, config, made, ""))
+    found = dict(_find_undeclared(content, config, made, ""))
     if not found:
         return ()
     keys = ", ".join(f"{key}: {shorten(value)}" for key, value in found.items())
@@ -45,27 +45,32 @@ def note_undeclared_keys(
     return (Note(topic="configuration", text=text, level="warn"),)
 
 
-def _undeclared(
+def _find_undeclared(
     content: Mapping[str, Any], config: PreTrainedConfig, made: type[PreTrainedModel], trail: str
 ) -> Iterator[tuple[str, Any]]:
-    known = _declared(type(config)) | _written(type(config)) | OF_THE_LIBRARY | GenerationConfig().to_dict().keys()
+    known = (
+        _list_declared(type(config))
+        | _list_written(type(config))
+        | OF_THE_LIBRARY
+        | GenerationConfig().to_dict().keys()
+    )
     parts = type(config).sub_configs
     for key, value in content.items():
         part = getattr(config, key, None) if key in parts else None
         if isinstance(value, Mapping) and isinstance(part, PreTrainedConfig):
-            yield from _undeclared(value, part, made, f"{trail}{key}.")
+            yield from _find_undeclared(value, part, made, f"{trail}{key}.")
         elif value is not None and key not in known and not _is_read(key, type(config), made):
             yield f"{trail}{key}", value
 
 
-def _declared(cls: type[PreTrainedConfig]) -> set[str]:
+def _list_declared(cls: type[PreTrainedConfig]) -> set[str]:
     """Names of fields, parameters and attributes of a class of configurations, and other names for them."""
     annotated = {name for each in cls.__mro__ for name in getattr(each, "__annotations__", {})}
     parameters = set(inspect.signature(cls).parameters)
     return annotated | parameters | set(dir(cls)) | set(cls.attribute_map) | set(cls.sub_configs)
 
 
-def _written(cls: type[PreTrainedConfig]) -> set[str]:
+def _list_written(cls: type[PreTrainedConfig]) -> set[str]:
     """Keys that a configuration without settings writes: some classes derive further ones."""
     try:
         return set(cls().to_dict())

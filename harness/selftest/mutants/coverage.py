@@ -60,7 +60,7 @@ def _pack(folder: Path, chosen: Callable[[str, list[str]], bool], bits: int = 4)
         raise NotApplicable(f"{folder.name} has no projections that GPTQ could pack in groups of {GROUP}")
     for name in fitting:
         if chosen(name, blocks):
-            held |= {f"{name}.{part}": each for part, each in _packed(held.pop(f"{name}.weight")).items()}
+            held |= {f"{name}.{part}": each for part, each in _pack_weight(held.pop(f"{name}.weight")).items()}
     save_file(held, path, metadata={"format": "pt"})
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     said = {"quant_method": "gptq", "bits": bits, "group_size": GROUP, "sym": True, "desc_act": False}
@@ -73,7 +73,7 @@ def _number(name: str) -> str:
     return name.partition(".layers.")[2].partition(".")[0] + "."
 
 
-def _packed(weight_OI: Tensor) -> dict[str, Tensor]:
+def _pack_weight(weight_OI: Tensor) -> dict[str, Tensor]:
     outputs, inputs = weight_OI.shape
     blocks = weight_OI.float().view(outputs, inputs // GROUP, GROUP)
     scales = (blocks.abs().amax(2) / 7).half()
