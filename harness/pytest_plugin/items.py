@@ -31,21 +31,19 @@ class VariantFile(pytest.File):
         except HarnessError as error:
             raise self.CollectError(str(error)) from error
         for plan in plans:
-            yield from self._collect_variant(plan, plan.name if len(plans) > 1 else "")
+            yield from self._collect(plan, f"{plan.name}/" if len(plans) > 1 else "")
 
-    def _collect_variant(self, plan: Plan, variant: str) -> Iterable[pytest.Item]:
-        """The tests of one variant. variant: its name, where the file has several."""
-        before = f"{variant}: " if variant else ""
+    def _collect(self, plan: Plan, prefix: str) -> Iterable[pytest.Item]:
         names: Counter[str] = Counter()
         places = []
         for gate in plan.gates:
             for spec in gate.rules:
-                name = f"{before}{gate.name}/{spec.rule.kind} {getattr(spec.rule, 'metric', '')}".strip()
+                name = f"{prefix}{gate.name}/{spec.rule.kind} {spec.rule.metric}"
                 names[name] += 1
                 unique = name if names[name] == 1 else f"{name} ({names[name]})"
                 places.append(mask(spec.where))
-                yield RuleItem.from_parent(self, name=unique, place=places[-1], variant=variant)
-        yield RunItem.from_parent(self, name=f"{before}run", places=tuple(places), variant=variant)
+                yield RuleItem.from_parent(self, name=unique, variant=plan.name, place=places[-1])
+        yield RunItem.from_parent(self, name=f"{prefix}run", variant=plan.name, places=tuple(places))
 
 
 class _Judged(pytest.Item):
