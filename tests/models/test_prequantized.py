@@ -243,3 +243,16 @@ def test_every_extra_that_is_named_exists() -> None:
     extras = {package.split("[")[1].rstrip("]") for _, package in libraries.values() if "[" in package}
     assert extras
     assert all(f"\n{extra} = [" in text for extra in {*extras, "gguf", "llamacpp"})
+
+
+@pytest.mark.parametrize("kind", ["sparse-24-bitmask", "sparse-bitmask"])
+def test_bit_masks_that_no_library_reads_any_more_are_refused(kind: str, tmp_path: Path) -> None:
+    folder = save(tiny_llama(), tmp_path / "m")
+    sparse = {"format": kind, "sparsity_structure": "2:4", "global_sparsity": 0.5, "targets": ["Linear"]}
+    change_config(folder, quantization_config={"quant_method": "compressed-tensors", "sparsity_config": sparse})
+    said = (
+        rf"config\.json: quantization_config\.sparsity_config\.format is '{kind}', which compressed-tensors wrote in "
+        r"the past and does not read any more; save the model with dense weights"
+    )
+    with pytest.raises(ModelError, match=said):
+        load(ModelSpec(model=str(folder)), "m")
