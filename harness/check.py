@@ -10,17 +10,17 @@ and the exit code 0 is given in one place only, after run.json has been read bac
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.errors import HarnessError, WriteError
+from harness.errors import OUT_OF_MEMORY, HarnessError, WriteError, is_out_of_memory, trace_causes
 from harness.forecast.notes import notes_before
 from harness.judge import conclude, judge
 from harness.measures import collect_metrics
-from harness.plan import check_together, make_plan, name_of, resolve_plan
+from harness.plan import check_together, make_plans, names_of, notes_on_plan, resolve_plan
 from harness.planning.specs import Plan
 from harness.planning.target import target_notes
 from harness.records import Clock, Failure, Run
@@ -29,8 +29,18 @@ from harness.records.own_rules import OUTPUTS_WRITTEN, judge_own_rules
 from harness.system.environment import prepare_threads
 from harness.system.foreign import contain
 from harness.system.held_folder import hold
-from harness.terminal import Terminal
-from harness.write import StoredTables, read_back, read_run, remove_outputs, write_failure, write_outputs, write_run
+from harness.terminal import Terminal, shorten_path
+from harness.write import (
+    StoredTables,
+    add_suited,
+    announce,
+    read_back,
+    read_run,
+    remove_outputs,
+    write_failure,
+    write_outputs,
+    write_run,
+)
 from harness.writers import RUN_FILE, Writer
 
 if TYPE_CHECKING:
@@ -51,27 +61,29 @@ def check(files: Sequence[Path], out: Path, terminal: Terminal) -> int:
     Raises PlanError before any model is loaded, with every mistake of every file.
     """
     try:
-        plans = check_together([make_plan(path) for path in files])
+        plans = check_together([plan for path in files for plan in make_plans(path)])
     except HarnessError:
-        for name in sorted({name for path in files if (name := name_of(path))}):
+        for name in sorted({name for path in files for name in names_of(path)}):
             _withdraw(out / name, terminal)
         raise
     with ExitStack() as held:
         for plan in plans:
             held.enter_context(_hold_run_folder(out / plan.name))
-        return _check(plans, {plan.name: out / plan.name for plan in plans}, terminal)
+        return _check(plans, out, terminal)
 
 
-def _check(plans: Sequence[Plan], folders: Mapping[str, Path], terminal: Terminal) -> int:
+def _check(plans: Sequence[Plan], out: Path, terminal: Terminal) -> int:
     """Check every plan in its folder, which this process holds."""
+    folders = {plan.name: out / plan.name for plan in plans}
     try:
         for plan in plans:
             for text in [*(note.text for note in target_notes(plan)), *notes_before(plan, folders[plan.name])]:
                 terminal.note(f"{plan.name}: {text}")
     finally:
         for plan in plans:
-            for text in remove_outputs(folders[plan.name], plan.outputs):
+            for text in remove_outputs(folders[plan.name], add_suited(plan.outputs, os.environ)):
                 terminal.note(f"{plan.name}: {text}")
+    _remove_overview(out)
     prepare_threads()
     from harness.run import group_plans, run_group
 
@@ -80,7 +92,7 @@ def _check(plans: Sequence[Plan], folders: Mapping[str, Path], terminal: Termina
         started = datetime.now(UTC)
         terminal.stage(f"{', '.join(plan.name for plan in group)}: reference {group[0].reference.model}")
         try:
-            with contain(f"the run of {', '.join(plan.name for plan in group)}"):
+            with _tell_of_memory(), contain(f"the run of {', '.join(plan.name for plan in group)}"):
                 results = run_group(group, [folders[plan.name] for plan in group], terminal)
         except HarnessError as error:
             terminal.error(str(error), error.failure)
@@ -88,7 +100,42 @@ def _check(plans: Sequence[Plan], folders: Mapping[str, Path], terminal: Termina
             continue
         for plan, result in zip(group, results, strict=True):
             codes.append(_conclude(plan, result, started, folders[plan.name], terminal))
+    if len(plans) > 1:
+        codes.append(_write_overview(list(folders.values()), out, terminal))
     return min(codes, key=WORST_FIRST.index)
+
+
+@contextmanager
+def _tell_of_memory() -> Iterator[None]:
+    """Turn memory that runs out, wherever that is, into an error that a user can act on."""
+    try:
+        yield
+    except HarnessError:
+        raise
+    except Exception as error:
+        if not any(map(is_out_of_memory, trace_causes(error))):
+            raise
+        raise HarnessError(f"{OUT_OF_MEMORY} ({' '.join(str(error).split()) or type(error).__name__})") from error
+
+
+def _remove_overview(out: Path) -> None:
+    """Delete the overview of an earlier check: it may call a variant good that is checked again now."""
+    from harness.overview.page import FILE_NAME, is_overview
+
+    if is_overview(out / FILE_NAME):
+        (out / FILE_NAME).unlink()
+
+
+def _write_overview(folders: Sequence[Path], out: Path, terminal: Terminal) -> int:
+    """Write one page about all variants; returns the exit code that this leaves possible."""
+    from harness.overview.page import FILE_NAME, write_overview
+
+    try:
+        terminal.note(f"overview: {shorten_path(write_overview(folders, out / FILE_NAME))}")
+    except HarnessError as error:
+        terminal.error(str(error), error.failure)
+        return EXIT_ERROR
+    return 0
 
 
 def exit_code_of(run: Run) -> int:
@@ -127,9 +174,14 @@ def _conclude(plan: Plan, result: Observed | HarnessError, started: datetime, fo
         return _record_failure(plan, result, folder, terminal)
     for message in result.messages:
         terminal.note(message)
-    run, written, failure = _publish(_judge_variant(result, started), folder, plan.outputs)
+    writers = add_suited(plan.outputs, os.environ)
+    run, written, failure = _publish(_judge_variant(result, started), folder, writers)
     code = exit_code_of(run)
     terminal.verdict(run, written)
+    said, unsaid = announce(run, folder, writers, os.environ)
+    terminal.announce(said)
+    if unsaid:
+        terminal.note(f"{plan.name}: {unsaid}")
     if failure:
         text = f"{plan.name}: {failure}\nthe exit code is {code}: nothing passes without all of its outputs"
         terminal.error(text)
@@ -185,6 +237,7 @@ def _judge_variant(observed: Observed, started: datetime) -> Run:
     )
     verdicts += judge_own_rules(observed.broken)
     concluded = conclusion(verdicts)
+    notes = (*notes_on_plan(observed.plan), *observed.notes)
     finished = datetime.now(UTC)
     return Run(
         name=observed.plan.name,
@@ -205,8 +258,8 @@ def _judge_variant(observed: Observed, started: datetime) -> Run:
         slices=tuple(observed.slices),
         stops=tuple(observed.stops.values()),
         verdicts=verdicts,
-        notes=tuple(observed.notes),
-        warnings=sum(note.level == "warn" for note in observed.notes),
+        notes=notes,
+        warnings=sum(note.level == "warn" for note in notes),
         artifact=observed.artifact,
         comparison=observed.comparison,
     )

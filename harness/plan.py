@@ -14,22 +14,39 @@ from harness.planning.checking import Checker
 from harness.planning.checkpoints import DISTRIBUTION
 from harness.planning.composition import check_composition
 from harness.planning.gate_file import Gate, check_extending, check_metrics, check_obstacles, read_gate
+from harness.planning.left_out import LeftOut, note_left_out
 from harness.planning.locating import explain_unknown_name, is_slug
+from harness.planning.matrix import KEY, Expansion, expand, merge_problems
 from harness.planning.model_entry import read_reference, read_steps, read_variant
 from harness.planning.noise_floor import check_floors
 from harness.planning.outputs import read_outputs
-from harness.planning.specs import GateSpec, Plan, SuiteSpec
+from harness.planning.own_data import check_taken, read_own_data
+from harness.planning.specs import GateSpec, Plan, RuleSpec, SuiteSpec
 from harness.planning.suite_file import Suite, read_documents_spec, read_suite, source_name
 from harness.planning.target import read_target
-from harness.records import CalibrationSpec, Plugin
+from harness.records import CalibrationSpec, Note, Plugin
 from harness.system.yaml_file import read_yaml
 from harness.system.yaml_values import KeyPath, describe
 
-KEYS = ("name", "reference", "variant", "target", "calibration", "suites", "gates", "weak_reference", "outputs")
+KEYS = (
+    "name", "reference", "variant", "target", "calibration", "documents", "tasks", "suites", "gates",
+    "weak_reference", "outputs", KEY,
+)  # fmt: skip
 
 
 def make_plan(path: Path) -> Plan:
-    """Read the plan of a variant file.
+    """Read the plan of a variant file with one variant.
+
+    Raises PlanError with every mistake of the file, its suites and its gates.
+    """
+    plans = make_plans(path)
+    if len(plans) > 1:
+        raise PlanError([Problem(str(path), None, KEY, f"{len(plans)} variants", "a file with one variant")])
+    return plans[0]
+
+
+def make_plans(path: Path) -> list[Plan]:
+    """Read the plans of a variant file: one, or those of every combination of its matrix.
 
     Raises PlanError with every mistake of the file, its suites and its gates.
     """
@@ -37,7 +54,22 @@ def make_plan(path: Path) -> Plan:
     source = read_yaml(path, problems)
     if source is None:
         raise PlanError(problems)
-    folder = path.parent
+    expansions = expand(source, Checker(source, path.parent, problems))
+    if not expansions:
+        raise PlanError(problems)
+    plans, mistakes = [], []
+    for each in expansions:
+        found = list(problems)
+        plans.append(_read_plan(each, path.parent, found))
+        mistakes.append((each.choice, found))
+    if any(found for _, found in mistakes):
+        raise PlanError(merge_problems(mistakes))
+    return [plan for plan in plans if plan is not None]
+
+
+def _read_plan(expansion: Expansion, folder: Path, problems: list[Problem]) -> Plan | None:
+    """The plan of one variant; None, and problems, if there are mistakes."""
+    source = expansion.source
     check = Checker(source, folder, problems)
     content = check.mapping(source.data, (), KEYS)
     name = _name(check, content.get("name"))
@@ -46,7 +78,8 @@ def make_plan(path: Path) -> Plan:
     variant = read_variant(check, content.get("variant"), steps.values(), reference)
     target = read_target(check, content.get("target"))
     calibration = _calibration(check, content.get("calibration"))
-    read = [read_suite(each, folder, problems) for each in _names(check, "suites", content, folder)]
+    own = read_own_data(check, content)
+    read = [read_suite(each, folder, problems, own) for each in _names(check, "suites", content, folder)]
     suites = [suite and suite.with_target(target) for suite in read]
     gates = [read_gate(each, folder, problems) for each in _names(check, "gates", content, folder)]
     weak_reference = _reason(check, content.get("weak_reference", ""))
@@ -54,29 +87,40 @@ def make_plan(path: Path) -> Plan:
     _check_backends(check, steps, content.get("calibration") is not None)
     check_composition(check, steps)
     _check_contamination(check, steps, calibration, suites)
-    _check_rules(check, gates, suites, suites_named=_length(content.get("suites")))
+    check_taken(check, content, suites)
+    left_out = LeftOut.of_suites(suite.spec() for suite in suites if suite and suite.measures)
+    _check_rules(check, gates, suites, _length(content.get("suites")), left_out)
     check_artifact(check, content.get("variant"), variant, suites, gates)
     if problems or reference is None or variant is None:
-        raise PlanError(problems)
+        return None
     return Plan(
         name=name,
+        choice=dict(expansion.choice),
         source=source.file,
         reference=reference,
         variant=variant,
         target=target,
         calibration=calibration,
         suites=tuple(suite.spec() for suite in suites if suite),
-        gates=tuple(gate.spec() for gate in gates if gate),
+        gates=tuple(left_out.mark(gate.spec()) for gate in gates if gate),
         weak_reference=weak_reference,
         outputs=outputs,
     )
 
 
-def name_of(path: Path) -> str:
-    """The name of the variant in a file that may be full of mistakes; empty where it cannot be known."""
+def notes_on_plan(plan: Plan) -> tuple[Note, ...]:
+    """What a reader of the verdict must know that the plan alone tells: rules that are not applied, and suites that
+    are about another model."""
+    return note_left_out(plan.gates, LeftOut.of_suites(plan.suites).suites)
+
+
+def names_of(path: Path) -> set[str]:
+    """The names of the variants in a file that may be full of mistakes, as far as they can be known."""
     source = read_yaml(path, [])
-    name = source.data.get("name") if source is not None and isinstance(source.data, Mapping) else None
-    return name if isinstance(name, str) and is_slug(name) else ""
+    expansions = expand(source, Checker(source, path.parent, [])) if source is not None else []
+    contents = [each.source.data for each in expansions if isinstance(each.source.data, Mapping)]
+    names = [content.get("name") for content in contents]
+    return {name for name in names if isinstance(name, str) and is_slug(name)}
 
 
 def load_gate(name_or_path: str, base: Path) -> GateSpec:
@@ -129,19 +173,26 @@ def resolve_plan(plan: Plan) -> dict[str, Any]:
     """The plan as plain data for run.json: every default written out, every plugin with its name."""
     record = plan.model_dump(mode="json")
     engine = plan.variant.engine
+    if not plan.choice:
+        del record["choice"]
     record["variant"]["engine"] = _describe_plugin("engine", engine) if engine.settings() else engine.kind
     record["variant"]["compress"] = [_describe_plugin("backend", step) for step in plan.variant.compress]
     for suite, out in zip(plan.suites, record["suites"], strict=True):
         out["measures"] = [_describe_plugin("measure", measure) for measure in suite.measures]
         out["probes"] = [_describe_plugin("probe", probe) for probe in suite.probes]
     for gate, out in zip(plan.gates, record["gates"], strict=True):
-        out["rules"] = [_describe_plugin("rule", each.rule) | {"where": each.where} for each in gate.rules]
+        out["rules"] = [_describe_rule(each) for each in gate.rules]
     record["outputs"] = [_describe_plugin("writer", writer) for writer in plan.outputs]
     return record
 
 
 def _describe_plugin(role: str, plugin: Plugin) -> dict[str, Any]:
     return {role: plugin.kind, **plugin.settings()}
+
+
+def _describe_rule(spec: RuleSpec) -> dict[str, Any]:
+    left_out = {"left_out": spec.left_out} if spec.left_out else {}
+    return _describe_plugin("rule", spec.rule) | {"where": spec.where} | left_out
 
 
 def _name(check: Checker, value: Any) -> str:
@@ -230,17 +281,21 @@ def _check_contamination(
 
 
 def _check_rules(
-    check: Checker, gates: Sequence[Gate | None], suites: Sequence[Suite | None], suites_named: int
+    check: Checker,
+    gates: Sequence[Gate | None],
+    suites: Sequence[Suite | None],
+    suites_named: int,
+    left_out: LeftOut,
 ) -> None:
     metrics = [metric for suite in suites if suite for metric in suite.metrics]
     all_known = len(suites) == suites_named and all(suite and suite.complete for suite in suites)
     for gate in gates:
         if gate:
-            check_metrics(gate, metrics, all_known)
+            check_metrics(gate, metrics, all_known, left_out)
             check_obstacles(gate, [measure for suite in suites if suite for measure in suite.measures.values()])
             check_floors(gate, [suite for suite in suites if suite])
     if all_known and not any(problem.key.startswith("documents") for problem in check.problems):
         growing = [name for suite in suites if suite for name in suite.sequential_metrics]
         check_extending([gate for gate in gates if gate], growing, metrics)
-    if gates and all(gate and gate.complete and gate.only_warns for gate in gates):
+    if gates and all(gate and gate.complete and gate.only_warns(left_out) for gate in gates):
         check.problem(("gates",), "only rules of level warn", "at least one rule of level block")

@@ -17,7 +17,8 @@ from harness.forecast.linting.page import print_findings
 from harness.forecast.needs import needs
 from harness.forecast.notes import earlier_run, findings_of
 from harness.forecast.page import print_plan
-from harness.plan import load_gate, load_suite, make_plan
+from harness.plan import load_gate, load_suite, make_plans, notes_on_plan
+from harness.planning.matrix import describe_choice
 from harness.terminal import Terminal, standard_console
 from harness.write import read_run
 
@@ -28,14 +29,22 @@ def preview_plan(file: Path, run_folder: Path | None, out: Path) -> int:
     run_folder: an earlier run whose variances and timings are used; None: the run in ``out``, if there is one.
     Raises PlanError with every mistake in the files, and HarnessError for a given run that cannot be read.
     """
-    plan, terminal = make_plan(file), Terminal()
-    folder = run_folder or out / plan.name
-    run = read_run(folder) if run_folder else earlier_run(folder, terminal)
-    evidence = gather_for_plan(plan, run, folder)
-    console = standard_console(sys.stdout)
-    print_plan(console, plan, needs(plan.gates, evidence.metrics, run), cost(plan, run), run)
-    for finding in findings_of(plan, evidence, needed=False):
-        terminal.note(str(finding))
+    plans, terminal = make_plans(file), Terminal()
+    told: set[str] = set()
+    for number, plan in enumerate(plans):
+        folder = run_folder or out / plan.name
+        run = read_run(folder) if run_folder else earlier_run(folder, terminal)
+        evidence = gather_for_plan(plan, run, folder)
+        if number == 0:
+            console = standard_console(sys.stdout)
+            print_plan(console, plan, needs(plan.gates, evidence.metrics, run), cost(plan, run), run)
+        else:
+            terminal.note(f"{plan.name}: as {plans[0].name}, with {describe_choice(plan.choice)}")
+        notes = [note.text for note in notes_on_plan(plan)]
+        for text in [*notes, *map(str, findings_of(plan, evidence, needed=False))]:
+            if text not in told:
+                terminal.note(text)
+            told.add(text)
     return 0
 
 
@@ -47,7 +56,7 @@ def lint_gate(name: str, suites: Sequence[str], variant: Path | None, run_folder
     gate = load_gate(name, Path.cwd())
     run = read_run(run_folder) if run_folder else None
     if variant is not None:
-        evidence = gather_for_plan(make_plan(variant), run, run_folder)
+        evidence = gather_for_plan(make_plans(variant)[0], run, run_folder)
     else:
         evidence = gather_for_suites([load_suite(suite, Path.cwd()) for suite in suites], run, run_folder)
     findings = lint(gate, evidence)

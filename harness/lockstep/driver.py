@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from harness.data.encoding import EncodedDocument
-from harness.errors import DataError, ModelError
+from harness.errors import DataError, ModelError, is_out_of_memory
 from harness.lockstep.arrangement import Arrange
 from harness.lockstep.batches import Batch, plan_stages
 from harness.lockstep.decoder import VERIFIED_TOKENS, Decoder
@@ -227,11 +227,6 @@ class _Pass:
 def _rename(taps: Mapping[str, list[Tap]], pairs: LayerPairs) -> dict[str, list[Tap]]:
     """Taps by the names that the variant gives to the modules of the reference."""
     return {other: own for name, own in taps.items() if (other := pairs.find_in_variant(name)) is not None}
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error means that memory ran out; of torch on a CPU only the message tells."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
 
 
 def _join(first: _BatchRows, second: _BatchRows) -> _BatchRows:

@@ -61,7 +61,10 @@ class VariantSpec(Record):
 
 
 class SuiteSpec(Record):
-    """A named suite: documents, measures, and the probes (with merged settings) that the measures need."""
+    """A named suite: documents, measures, and the probes (with merged settings) that the measures need.
+
+    without: the measures that it leaves out on purpose (see ``harness/planning/left_out.py``).
+    """
 
     name: str
     source: str
@@ -69,21 +72,30 @@ class SuiteSpec(Record):
     measures: tuple[SerializeAsAny[Measure], ...] = Field(min_length=1)
     probes: tuple[SerializeAsAny[Probe], ...] = ()
     noise_floor: NoiseFloorSpec | None = None
+    without: tuple[str, ...] = ()
 
 
 class RuleSpec(Record):
-    """One rule of a gate and its position (``file:line``)."""
+    """One rule of a gate and its position (``file:line``).
+
+    left_out: the measure that the suites leave out on purpose, so that the rule is not applied; empty if it is.
+    """
 
     rule: SerializeAsAny[Rule]
     where: str
+    left_out: str = ""
 
 
 class GateSpec(Record):
-    """A named gate: its rules in file order. sequential: as in its file, None for the default."""
+    """A named gate: its rules in file order.
+
+    sequential: as in its file, None for the default. optional: the measures that a suite may leave out if it says so.
+    """
 
     name: str
     source: str
     sequential: Sequential | None = None
+    optional: tuple[str, ...] = ()
     rules: tuple[RuleSpec, ...] = Field(min_length=1)
 
 
@@ -92,6 +104,8 @@ class Plan(Record):
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
     source: str
+    choice: dict[str, str] = Field(default_factory=dict)
+    """Of a file with a matrix: the label of this variant's value on every axis."""
     reference: ModelSpec
     variant: VariantSpec
     target: str | None = None

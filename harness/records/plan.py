@@ -14,6 +14,8 @@ Bos = bool | Literal["auto"]
 """Whether texts begin with BOS; ``auto``: as the reference's tokenizer itself writes it before a text."""
 GGUF = ".gguf"
 """How the names of GGUF files end."""
+OWN = "own"
+"""As the documents of a suite: those that the variant file names."""
 Sequential = Literal["betting", "group_sequential"]
 """How a number that is looked at several times keeps its confidence: see the files of these names in statistics."""
 Served = Literal["weights", "hooks", "generation", "cache"]
@@ -47,7 +49,8 @@ class ModelSpec(Record):
 class DocumentsSpec(Record):
     """Which texts are scored, and how they become token ids.
 
-    data: a shipped name (``pocket-train``, ``pocket-calibration``, ``pocket-heldout``), a path ending in .jsonl
+    data: a shipped name (``pocket-train``, ``pocket-calibration``, ``pocket-heldout``), in a suite also ``own`` (the
+    ``documents`` of the variant file, whose settings take the place of these), a path ending in .jsonl
     (one JSON object a line, text under ``text_field``) or .txt (``split_on`` separates documents), or a hub dataset.
     Objects and rows may have an ``id``, and a ``kind`` and a ``language`` by which rules can slice.
     Each document is scored alone: BOS (if ``bos``; with ``auto`` if the reference's tokenizer puts one before texts) +
