@@ -18,6 +18,7 @@ from transformers import (
 )
 
 from harness.errors import HarnessError, ModelError
+from harness.models.expert_files import convert_stacks
 from harness.models.fingerprints import fingerprint_folder
 from harness.models.packed_integers import Contents, unpack_folder
 from harness.models.prequantized import is_unpacked_here, quantization_method
@@ -74,6 +75,7 @@ def open_folder(
     else:
         model = _load_model(source.folder, spec)
         formats = formats_in_files(model, source.folder, quantization, declared)
+        convert_stacks(model, formats, getattr(torch, spec.dtype))
     unread = read_unread(weight_files(source.folder, config), _left_in_files(model, weights))
     notes = (*notes, *_scale_notes(name, unread))
     return UncheckedModel(

@@ -254,3 +254,16 @@ def test_a_norm_of_another_shape_is_refused(tmp_path: Path) -> None:
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ModelError, match=r"the tensor model\.norm\.weight has the shape \[1\], expected \[64\]"):
         load(ModelSpec(model=str(folder)), "x")
+
+
+@pytest.mark.parametrize("kind", ["sparse-24-bitmask", "sparse-bitmask"])
+def test_bit_masks_that_no_library_reads_any_more_are_refused(kind: str, tmp_path: Path) -> None:
+    folder = save(tiny_llama(), tmp_path / "m")
+    sparse = {"format": kind, "sparsity_structure": "2:4", "global_sparsity": 0.5, "targets": ["Linear"]}
+    change_config(folder, quantization_config={"quant_method": "compressed-tensors", "sparsity_config": sparse})
+    said = (
+        rf"config\.json: quantization_config\.sparsity_config\.format is '{kind}', which compressed-tensors wrote in "
+        r"the past and does not read any more; save the model with dense weights"
+    )
+    with pytest.raises(ModelError, match=said):
+        load(ModelSpec(model=str(folder)), "m")
