@@ -13,6 +13,7 @@ from harness.planning.artifact import check_artifact
 from harness.planning.checking import Checker
 from harness.planning.checkpoints import DISTRIBUTION
 from harness.planning.composition import check_composition
+from harness.planning.files import VariantFile
 from harness.planning.gate_file import Gate, check_extending, check_metrics, check_obstacles, read_gate
 from harness.planning.locating import explain_unknown_name, is_slug
 from harness.planning.matrix import KEY, Expansion, expand, merge_problems
@@ -25,8 +26,6 @@ from harness.planning.target import read_target
 from harness.records import CalibrationSpec, Plugin
 from harness.system.yaml_file import read_yaml
 from harness.system.yaml_values import KeyPath, describe
-
-KEYS = ("name", "reference", "variant", "target", "calibration", "suites", "gates", "weak_reference", "outputs", KEY)
 
 
 def make_plan(path: Path) -> Plan:
@@ -66,7 +65,7 @@ def _read_plan(expansion: Expansion, folder: Path, problems: list[Problem]) -> P
     """The plan of one variant; None, and problems, if there are mistakes."""
     source = expansion.source
     check = Checker(source, folder, problems)
-    content = check.mapping(source.data, (), KEYS)
+    content = check.mapping(source.data, (), tuple(VariantFile.model_fields))
     name = _name(check, content.get("name"))
     reference = read_reference(check, content.get("reference"))
     steps = read_steps(check, content.get("variant"))

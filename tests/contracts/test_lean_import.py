@@ -21,6 +21,8 @@ LIGHT = [
     "[load(base, name) for base in map(base_of, FAMILIES) for name in names(base)]",
     "import harness.cli, sys\nassert harness.cli._run(['--help']) == 0",
     "import harness.cli, sys\nassert harness.cli._run(['list']) == 0",
+    "import harness.cli, sys\nassert harness.cli._run(['list', 'gptq']) == 0",
+    "import harness.cli, sys\nassert harness.cli._run(['schema', 'variant']) == 0",
     "import harness.cli, sys\nassert harness.cli._run(['lint', 'ship', '--suite', 'core']) == 0",
     f"import harness.cli, sys\nassert harness.cli._run(['plan', {str(VARIANT)!r}]) == 0",
 ]
