@@ -75,7 +75,8 @@ def rejudge(run: Run, gates: Sequence[GateSpec]) -> Run:
     broken = tuple(verdict for verdict in run.verdicts if verdict.gate == OWN_GATE)
     identical = run.reference.same_as(run.variant)
     verdicts = judge(gates, run.measurements, run.skipped, identical, run.slices, metrics=run.metrics)
-    return conclude(run, verdicts + broken)
+    asked = run.asked | {"gates": [gate.resolve() for gate in gates]}
+    return conclude(run.model_copy(update={"asked": asked}), verdicts + broken)
 
 
 def conclude(run: Run, verdicts: tuple[Verdict, ...]) -> Run:

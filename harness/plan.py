@@ -165,8 +165,7 @@ def resolve_plan(plan: Plan) -> dict[str, Any]:
     for suite, out in zip(plan.suites, record["suites"], strict=True):
         out["measures"] = [_describe_plugin("measure", measure) for measure in suite.measures]
         out["probes"] = [_describe_plugin("probe", probe) for probe in suite.probes]
-    for gate, out in zip(plan.gates, record["gates"], strict=True):
-        out["rules"] = [_describe_plugin("rule", each.rule) | {"where": each.where} for each in gate.rules]
+    record["gates"] = [gate.resolve() for gate in plan.gates]
     record["outputs"] = [_describe_plugin("writer", writer) for writer in plan.outputs]
     return record
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, SerializeAsAny
 
@@ -95,6 +95,11 @@ class GateSpec(Record):
     source: str
     sequential: Sequential | None = None
     rules: tuple[RuleSpec, ...] = Field(min_length=1)
+
+    def resolve(self) -> dict[str, Any]:
+        """The gate as plain data for run.json: every rule with its name, its settings and its position."""
+        rules = [{"rule": each.rule.kind, **each.rule.settings(), "where": each.where} for each in self.rules]
+        return self.model_dump(mode="json") | {"rules": rules}
 
 
 class Plan(Record):
