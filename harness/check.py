@@ -16,11 +16,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.errors import HarnessError, WriteError
+from harness.errors import OUT_OF_MEMORY, HarnessError, WriteError, is_out_of_memory, trace_causes
 from harness.forecast.notes import notes_before
 from harness.judge import conclude, judge
 from harness.measures import collect_metrics
-from harness.plan import check_together, make_plans, names_of, resolve_plan
+from harness.plan import check_together, make_plans, names_of, notes_on_plan, resolve_plan
 from harness.planning.specs import Plan
 from harness.planning.target import target_notes
 from harness.records import Clock, Failure, Run
@@ -31,8 +31,18 @@ from harness.system.environment import prepare_threads
 from harness.system.foreign import contain
 from harness.system.held_folder import hold
 from harness.system.library_log import keep_library_noise
-from harness.terminal import Terminal
-from harness.write import StoredTables, read_back, read_run, remove_outputs, write_failure, write_outputs, write_run
+from harness.terminal import Terminal, shorten_path
+from harness.write import (
+    StoredTables,
+    add_suited,
+    announce,
+    read_back,
+    read_run,
+    remove_outputs,
+    write_failure,
+    write_outputs,
+    write_run,
+)
 from harness.writers import RUN_FILE, Writer
 
 if TYPE_CHECKING:
@@ -63,23 +73,27 @@ def check(files: Sequence[Path], out: Path, terminal: Terminal) -> int:
     with ExitStack() as held:
         for plan in plans:
             held.enter_context(_hold_run_folder(out / plan.name))
-        return _check(plans, {plan.name: out / plan.name for plan in plans}, terminal)
+        return _check(plans, out, terminal)
 
 
-def _check(plans: Sequence[Plan], folders: Mapping[str, Path], terminal: Terminal) -> int:
+def _check(plans: Sequence[Plan], out: Path, terminal: Terminal) -> int:
     """Check every plan in its folder, which this process holds."""
+    folders = {plan.name: out / plan.name for plan in plans}
     try:
         _note_together(plans, folders, terminal)
     finally:
         for plan in plans:
-            for text in remove_outputs(folders[plan.name], plan.outputs):
+            for text in remove_outputs(folders[plan.name], add_suited(plan.outputs, os.environ)):
                 terminal.note(f"{plan.name}: {text}")
+    _remove_overview(out)
     prepare_threads()
     with keep_library_noise(list(folders.values())):
         outcomes = _run_groups(plans, folders, terminal)
-    if len(outcomes) > 1:
+    codes = [outcome.code for outcome in outcomes]
+    if len(plans) > 1:
         terminal.summarize([next(each for each in outcomes if each.name == plan.name) for plan in plans])
-    return min((outcome.code for outcome in outcomes), key=WORST_FIRST.index)
+        codes.append(_write_overview(list(folders.values()), out, terminal))
+    return min(codes, key=WORST_FIRST.index)
 
 
 def _note_together(plans: Sequence[Plan], folders: Mapping[str, Path], terminal: Terminal) -> None:
@@ -103,7 +117,7 @@ def _run_groups(plans: Sequence[Plan], folders: Mapping[str, Path], terminal: Te
         started = datetime.now(UTC)
         terminal.stage(f"{', '.join(plan.name for plan in group)}: reference {group[0].reference.model}")
         try:
-            with contain(f"the run of {', '.join(plan.name for plan in group)}"):
+            with _tell_of_memory(), contain(f"the run of {', '.join(plan.name for plan in group)}"):
                 results = run_group(group, [folders[plan.name] for plan in group], terminal)
         except HarnessError as error:
             terminal.error(str(error), error.failure)
@@ -113,6 +127,39 @@ def _run_groups(plans: Sequence[Plan], folders: Mapping[str, Path], terminal: Te
             show = terminal.brief if several else terminal.verdict
             outcomes.append(_conclude(plan, result, started, folders[plan.name], terminal, show))
     return outcomes
+
+
+@contextmanager
+def _tell_of_memory() -> Iterator[None]:
+    """Turn memory that runs out, wherever that is, into an error that a user can act on."""
+    try:
+        yield
+    except HarnessError:
+        raise
+    except Exception as error:
+        if not any(map(is_out_of_memory, trace_causes(error))):
+            raise
+        raise HarnessError(f"{OUT_OF_MEMORY} ({' '.join(str(error).split()) or type(error).__name__})") from error
+
+
+def _remove_overview(out: Path) -> None:
+    """Delete the overview of an earlier check: it may call a variant good that is checked again now."""
+    from harness.overview.page import FILE_NAME, is_overview
+
+    if is_overview(out / FILE_NAME):
+        (out / FILE_NAME).unlink()
+
+
+def _write_overview(folders: Sequence[Path], out: Path, terminal: Terminal) -> int:
+    """Write one page about all variants; returns the exit code that this leaves possible."""
+    from harness.overview.page import FILE_NAME, write_overview
+
+    try:
+        terminal.note(f"overview: {shorten_path(write_overview(folders, out / FILE_NAME))}")
+    except HarnessError as error:
+        terminal.error(str(error), error.failure)
+        return EXIT_ERROR
+    return 0
 
 
 def exit_code_of(run: Run) -> int:
@@ -158,9 +205,14 @@ def _conclude(
         return _record_failure(plan, result, folder, terminal)
     for message in result.messages:
         terminal.note(message)
-    run, written, failure = _publish(_judge_variant(result, started), folder, plan.outputs)
+    writers = add_suited(plan.outputs, os.environ)
+    run, written, failure = _publish(_judge_variant(result, started), folder, writers)
     code = exit_code_of(run)
     show(run, written)
+    said, unsaid = announce(run, folder, writers, os.environ)
+    terminal.announce(said)
+    if unsaid:
+        terminal.note(f"{plan.name}: {unsaid}")
     if failure:
         text = f"{plan.name}: {failure}\nthe exit code is {code}: nothing passes without all of its outputs"
         terminal.error(text)
@@ -217,6 +269,7 @@ def _judge_variant(observed: Observed, started: datetime) -> Run:
     )
     verdicts += judge_own_rules(observed.broken)
     concluded = conclusion(verdicts)
+    notes = (*notes_on_plan(observed.plan), *observed.notes)
     finished = datetime.now(UTC)
     return Run(
         name=observed.plan.name,
@@ -237,8 +290,8 @@ def _judge_variant(observed: Observed, started: datetime) -> Run:
         slices=tuple(observed.slices),
         stops=tuple(observed.stops.values()),
         verdicts=verdicts,
-        notes=tuple(observed.notes),
-        warnings=sum(note.level == "warn" for note in observed.notes),
+        notes=notes,
+        warnings=sum(note.level == "warn" for note in notes),
         artifact=observed.artifact,
         comparison=observed.comparison,
     )

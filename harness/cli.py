@@ -12,13 +12,17 @@ import sys
 import traceback
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
 import click
 
 from harness import __version__
-from harness.errors import FailureClass, HarnessError, PlanError
+from harness.errors import OUT_OF_MEMORY, FailureClass, HarnessError, PlanError, is_out_of_memory, trace_causes
 from harness.system.foreign import EndedBySignal, refuse_silent_exits
 from harness.system.streams import endure
+
+if TYPE_CHECKING:
+    from harness.commands.workflows import CiSystem
 
 RUN = click.argument("run", type=click.Path(path_type=Path), metavar="RUN")
 """The folder of a finished run."""
@@ -38,11 +42,25 @@ def app() -> None:
 @click.argument("file", type=click.Path(path_type=Path), default=Path("variant.yaml"))
 @click.option("--reference", default="pocket", show_default=True, help="Model to compare with: a folder or hub id.")
 @click.option("--variant", default="", help="A compressed checkpoint; without it the reference is compressed.")
-def init(file: Path, reference: str, variant: str) -> int:
-    """Write a commented FILE (default: variant.yaml) to start from."""
+@click.option(
+    "--documents", multiple=True, type=click.Path(path_type=Path),
+    help="Your own texts: a .jsonl, .txt, .csv or .parquet file, or a folder; may be given several times.",
+)  # fmt: skip
+@click.option("--tasks", multiple=True, metavar="NAME", help="lm-eval task to score; may be given several times.")
+@click.option("--ci", type=click.Choice(["github", "gitlab"]), help="Write a pipeline that checks FILE, too.")
+def init(
+    file: Path, reference: str, variant: str, documents: tuple[Path, ...], tasks: tuple[str, ...], ci: CiSystem | None
+) -> int:
+    """Write a commented FILE (default: variant.yaml) that fits the model and your texts, and runs as it stands."""
     from harness.commands.starter import write_starter
+    from harness.commands.workflows import place_of, write_workflow
 
-    write_starter(file, reference, variant)
+    if ci:
+        place_of(ci, file)  # before anything is written
+    for found in write_starter(file, reference, variant, documents, tasks):
+        click.echo(_defuse(found))
+    if ci:
+        click.echo(_defuse(f"wrote {write_workflow(ci, file)}"))
     click.echo(_defuse(f"wrote {file}; next: harness check {file}"))
     return 0
 
@@ -134,21 +152,37 @@ def judge(run: Path, gates: tuple[str, ...]) -> int:
 
 
 @app.command()
-@RUN
+@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RUN...")
 @click.option(
     "--as", "kinds", multiple=True, default=["report_html"], show_default=True, metavar="NAME",
     help="Writer of the output (see harness list); may be given several times.",
 )  # fmt: skip
-def report(run: Path, kinds: tuple[str, ...]) -> int:
-    """Write outputs of the finished run in folder RUN again. Loads no model.
+@click.option(
+    "--out", type=click.Path(path_type=Path), default=Path("overview.html"), show_default=True,
+    help="The page about several runs.",
+)  # fmt: skip
+def report(runs: tuple[Path, ...], kinds: tuple[str, ...], out: Path) -> int:
+    """Write outputs of the finished run in folder RUN again, or one page about several. Loads no model.
 
-    A writer that the variant file gave settings gets the same again.
+    A writer that the variant file gave settings gets the same again. Several runs become one page: variants of one
+    reference side by side, and runs of one name over time.
     """
-    from harness.write import read_run, write_outputs, writers_of
+    from harness.write import announce, read_run, write_outputs, writers_of
 
+    if len(runs) > 1:
+        from harness.overview.page import write_overview
+
+        click.echo(_defuse(f"wrote {write_overview(runs, out)}"))
+        return 0
+    (run,) = runs
     finished = read_run(run)
-    for path in write_outputs(finished, run, writers_of(finished, kinds)):
+    writers = writers_of(finished, kinds)
+    for path in write_outputs(finished, run, writers):
         click.echo(_defuse(f"wrote {path}"))
+    said, unsaid = announce(finished, run, writers, os.environ)
+    click.echo(said, nl=False)
+    if unsaid:
+        click.echo(_defuse(unsaid), err=True)
     return 0
 
 
@@ -238,7 +272,7 @@ def main() -> None:
     sys.exit(code)
 
 
-OUT_OF_MEMORY = b"error: out of memory, even for its message; what was measured is kept\nclass of failure: resources\n"
+LAST_WORDS = b"error: out of memory, even for its message; what was measured is kept\nclass of failure: resources\n"
 
 
 def _run(arguments: list[str]) -> int:
@@ -255,7 +289,7 @@ def _run(arguments: list[str]) -> int:
         try:
             _say(_defuse(f"{_explain(error)}\nclass of failure: {_classify(error)}"))
         except MemoryError:  # Python would end with 1 then, the exit code of a rule that failed
-            os.write(2, OUT_OF_MEMORY)
+            os.write(2, LAST_WORDS)
         return 2
 
 
@@ -265,10 +299,10 @@ def _explain(error: BaseException) -> str:
         return f"{error}\n{len(error.problems)} mistake{'s' * (len(error.problems) > 1)} found; nothing was run"
     if isinstance(error, HarnessError):
         return f"error: {error}"
-    if any(isinstance(each, MemoryError) for each in _chain(error)):
-        return "error: out of memory; what was measured is kept, and the same command resumes"
+    if any(map(is_out_of_memory, trace_causes(error))):
+        return f"error: {OUT_OF_MEMORY}"
     if isinstance(error, ImportError) and not (error.name or "").startswith("harness"):
-        found = [str(each) for each in _chain(error) if isinstance(each, ImportError)]
+        found = [str(each) for each in trace_causes(error) if isinstance(each, ImportError)]
         return f"error: a library cannot be loaded: {found[-1]}; install it again, or give the process more memory"
     if isinstance(error, OSError):
         return f"error: {error.filename or 'the system'}: {error.strerror or error}"
@@ -277,20 +311,11 @@ def _explain(error: BaseException) -> str:
     return f"this is a defect of the harness, not of your input:\n{''.join(traceback.format_exception(error))}"
 
 
-def _chain(error: BaseException) -> list[BaseException]:
-    """An error and what it came from, the origin last."""
-    found: list[BaseException] = []
-    while error not in found:
-        found.append(error)
-        error = error.__cause__ or error.__context__ or error
-    return found
-
-
 def _classify(error: BaseException) -> FailureClass:
     """The class of an error, for programs."""
     if isinstance(error, HarnessError):
         return error.failure
-    short = isinstance(error, OSError) or any(isinstance(each, MemoryError) for each in _chain(error))
+    short = isinstance(error, OSError) or any(map(is_out_of_memory, trace_causes(error)))
     return "resources" if short else "usage"
 
 

@@ -42,10 +42,33 @@ kernels, disk."""
 class HarnessError(Exception):
     """An error that the user can act on; the command line prints the message and exits with code 2.
 
-    failure: the class of failure, for programs that act on it.
+    usual_failure: the class of failure, for programs that act on it, unless memory ran out.
     """
 
-    failure: ClassVar[FailureClass] = "usage"
+    usual_failure: ClassVar[FailureClass] = "usage"
+
+    @property
+    def failure(self) -> FailureClass:
+        """The usual class of such errors, but ``resources`` where memory ran out."""
+        return "resources" if any(map(is_out_of_memory, trace_causes(self))) else self.usual_failure
+
+
+OUT_OF_MEMORY = "out of memory; what was measured is kept, and the same command resumes"
+
+
+def trace_causes(error: BaseException) -> list[BaseException]:
+    """An error and what it came from, the origin last."""
+    found: list[BaseException] = []
+    while error not in found:
+        found.append(error)
+        error = error.__cause__ or error.__context__ or error
+    return found
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error means that memory ran out; torch is not imported for it, and of a CPU only its message tells."""
+    names = {cls.__name__ for cls in type(error).__mro__}
+    return bool(names & {"MemoryError", "OutOfMemoryError"}) or "can't allocate memory" in str(error)
 
 
 @dataclass(frozen=True)
@@ -77,7 +100,7 @@ class PlanError(HarnessError):
 class ModelError(HarnessError):
     """A model could not be loaded, or its files must not be trusted."""
 
-    failure = "model_unsupported"
+    usual_failure = "model_unsupported"
 
 
 class DataError(HarnessError):
@@ -87,7 +110,7 @@ class DataError(HarnessError):
 class BackendError(HarnessError):
     """A compression step rejected its input or failed; the message names backend and module."""
 
-    failure = "model_unsupported"
+    usual_failure = "model_unsupported"
 
 
 class MissingDependencyError(HarnessError):
@@ -100,22 +123,22 @@ class MissingDependencyError(HarnessError):
 class TableError(HarnessError):
     """Tables on disk are damaged, incomplete, or belong to another run."""
 
-    failure = "accounting"
+    usual_failure = "accounting"
 
 
 class ForeignCodeError(HarnessError):
     """Code outside the harness tried to end the process, or gave no sign of life within its time limit."""
 
-    failure = "resources"
+    usual_failure = "resources"
 
 
 class MeasureError(HarnessError):
     """A measured number contradicts its definition, so nothing computed from it can be trusted."""
 
-    failure = "accounting"
+    usual_failure = "accounting"
 
 
 class WriteError(HarnessError):
     """An output file could not be written; the verdict that was reached still holds."""
 
-    failure = "resources"
+    usual_failure = "resources"

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from harness.errors import FailureClass
+from harness.planning.left_out import TOPIC, LeftOut, note_left_out
 from harness.planning.specs import GateSpec, RuleSpec
 from harness.plugins import nearest
 from harness.records import Measurement, Metric, Run, Skipped, Slice, Verdict, find_metric
@@ -65,6 +66,7 @@ def judge(
         case
         for gate in gates
         for spec in gate.rules
+        if not spec.left_out
         for case in _list_cases(gate.name, spec, measurements, skipped, slices, identical)
     ]
     return tuple(_verdict(case, metrics) for case in _correct_family(cases, elsewhere))
@@ -74,6 +76,13 @@ def rejudge(run: Run, gates: Sequence[GateSpec]) -> Run:
     """The run judged by other gates. Verdicts of the harness itself stay: no gate can override them."""
     broken = tuple(verdict for verdict in run.verdicts if verdict.gate == OWN_GATE)
     identical = run.reference.same_as(run.variant)
+    left_out = LeftOut.of_run(
+        run.asked, [*(each.name for each in run.metrics), *(each.name for each in run.measurements)]
+    )
+    gates = [left_out.mark(gate) for gate in gates]
+    notes = [note for note in run.notes if note.topic != TOPIC]
+    notes = [*note_left_out(gates, left_out.suites), *notes]
+    run = run.model_copy(update={"notes": tuple(notes), "warnings": sum(note.level == "warn" for note in notes)})
     verdicts = judge(gates, run.measurements, run.skipped, identical, run.slices, metrics=run.metrics)
     asked = run.asked | {"gates": [gate.resolve() for gate in gates]}
     return conclude(run.model_copy(update={"asked": asked}), verdicts + broken)

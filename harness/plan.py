@@ -15,15 +15,17 @@ from harness.planning.checkpoints import DISTRIBUTION
 from harness.planning.composition import check_composition
 from harness.planning.files import VariantFile
 from harness.planning.gate_file import Gate, check_extending, check_metrics, check_obstacles, read_gate
+from harness.planning.left_out import LeftOut, note_left_out
 from harness.planning.locating import explain_unknown_name, is_slug
 from harness.planning.matrix import KEY, Expansion, expand, merge_problems
 from harness.planning.model_entry import read_reference, read_steps, read_variant
 from harness.planning.noise_floor import check_floors
 from harness.planning.outputs import read_outputs
+from harness.planning.own_data import check_taken, read_own_data
 from harness.planning.specs import GateSpec, Plan, SuiteSpec
 from harness.planning.suite_file import Suite, read_documents_spec, read_suite, source_name
 from harness.planning.target import read_target
-from harness.records import CalibrationSpec, Plugin
+from harness.records import CalibrationSpec, Note, Plugin
 from harness.system.yaml_file import read_yaml
 from harness.system.yaml_values import KeyPath, describe
 
@@ -72,7 +74,8 @@ def _read_plan(expansion: Expansion, folder: Path, problems: list[Problem]) -> P
     variant = read_variant(check, content.get("variant"), steps.values(), reference)
     target = read_target(check, content.get("target"))
     calibration = _calibration(check, content.get("calibration"))
-    read = [read_suite(each, folder, problems) for each in _names(check, "suites", content, folder)]
+    own = read_own_data(check, content)
+    read = [read_suite(each, folder, problems, own) for each in _names(check, "suites", content, folder)]
     suites = [suite and suite.with_target(target) for suite in read]
     gates = [read_gate(each, folder, problems) for each in _names(check, "gates", content, folder)]
     weak_reference = _reason(check, content.get("weak_reference", ""))
@@ -80,7 +83,9 @@ def _read_plan(expansion: Expansion, folder: Path, problems: list[Problem]) -> P
     _check_backends(check, steps, content.get("calibration") is not None)
     check_composition(check, steps)
     _check_contamination(check, steps, calibration, suites)
-    _check_rules(check, gates, suites, suites_named=_length(content.get("suites")))
+    check_taken(check, content, suites)
+    left_out = LeftOut.of_suites(suite.spec() for suite in suites if suite and suite.measures)
+    _check_rules(check, gates, suites, _length(content.get("suites")), left_out)
     check_artifact(check, content.get("variant"), variant, suites, gates)
     if problems or reference is None or variant is None:
         return None
@@ -93,10 +98,16 @@ def _read_plan(expansion: Expansion, folder: Path, problems: list[Problem]) -> P
         target=target,
         calibration=calibration,
         suites=tuple(suite.spec() for suite in suites if suite),
-        gates=tuple(gate.spec() for gate in gates if gate),
+        gates=tuple(left_out.mark(gate.spec()) for gate in gates if gate),
         weak_reference=weak_reference,
         outputs=outputs,
     )
+
+
+def notes_on_plan(plan: Plan) -> tuple[Note, ...]:
+    """What a reader of the verdict must know that the plan alone tells: rules that are not applied, and suites that
+    are about another model."""
+    return note_left_out(plan.gates, LeftOut.of_suites(plan.suites).suites)
 
 
 def names_of(path: Path) -> set[str]:
@@ -260,17 +271,21 @@ def _check_contamination(
 
 
 def _check_rules(
-    check: Checker, gates: Sequence[Gate | None], suites: Sequence[Suite | None], suites_named: int
+    check: Checker,
+    gates: Sequence[Gate | None],
+    suites: Sequence[Suite | None],
+    suites_named: int,
+    left_out: LeftOut,
 ) -> None:
     metrics = [metric for suite in suites if suite for metric in suite.metrics]
     all_known = len(suites) == suites_named and all(suite and suite.complete for suite in suites)
     for gate in gates:
         if gate:
-            check_metrics(gate, metrics, all_known)
+            check_metrics(gate, metrics, all_known, left_out)
             check_obstacles(gate, [measure for suite in suites if suite for measure in suite.measures.values()])
             check_floors(gate, [suite for suite in suites if suite])
     if all_known and not any(problem.key.startswith("documents") for problem in check.problems):
         growing = [name for suite in suites if suite for name in suite.sequential_metrics]
         check_extending([gate for gate in gates if gate], growing, metrics)
-    if gates and all(gate and gate.complete and gate.only_warns for gate in gates):
+    if gates and all(gate and gate.complete and gate.only_warns(left_out) for gate in gates):
         check.problem(("gates",), "only rules of level warn", "at least one rule of level block")

@@ -22,6 +22,7 @@ from rich.text import Text
 from harness.errors import FailureClass
 from harness.records import Run, Verdict
 from harness.report import comparability, display, stops, verdict, words
+from harness.report.display import shorten_path as shorten_path
 from harness.report.outcomes import Outcome
 from harness.report.rules import Judged, prepare_verdicts
 from harness.system.streams import EnduringStream
@@ -147,6 +148,12 @@ class Terminal:
         if run.warning_notes:
             self._print(Text(f"  {words.count_warnings(run)}"))
 
+    def announce(self, lines: str) -> None:
+        """Print what a writer says to the CI runner, which it has escaped: workflow commands start their line."""
+        self._end_live()
+        for line in lines.splitlines():
+            self._print(Text(line))
+
     def show(self, table: Table) -> None:
         """Print a table whose cells are already sanitized."""
         self._end_live()
@@ -203,14 +210,6 @@ def defuse(text: str, most: int = 300) -> str:
 def defuse_lines(text: str) -> str:
     """``text`` with every line made harmless."""
     return "\n".join(defuse(line, 2000) for line in text.splitlines())
-
-
-def shorten_path(path: Path) -> str:
-    """The path relative to the current folder if it lies below it, else unchanged."""
-    try:
-        return str(path.resolve().relative_to(Path.cwd().resolve()))
-    except (ValueError, OSError):  # the current folder may have been removed
-        return str(path)
 
 
 def standard_console(stream: TextIO) -> Console:

@@ -112,10 +112,12 @@ def verdict(status: str, failure: FailureClass) -> Verdict:
 
 
 def test_every_error_has_a_class() -> None:
-    classes = [each.failure for each in (PlanError, DataError, ModelError, BackendError, TableError, MeasureError)]
+    classes = [
+        each.usual_failure for each in (PlanError, DataError, ModelError, BackendError, TableError, MeasureError)
+    ]
     assert classes == ["usage", "usage", "model_unsupported", "model_unsupported", "accounting", "accounting"]
-    assert WriteError.failure == "resources"
-    assert {each.failure for each in HarnessError.__subclasses__()} <= set(CLASSES)
+    assert WriteError.usual_failure == "resources"
+    assert {each.usual_failure for each in HarnessError.__subclasses__()} <= set(CLASSES)
 
 
 VARIANT = """\
@@ -190,3 +192,11 @@ def test_warnings_stand_beside_the_verdict_and_are_counted(desk: Path) -> None:
     first = page[page.index('id="verdict-title"') : page.index('class="sides"')]
     assert f"{left.warnings} warning" in first
     assert all(note.topic in first for note in left.warning_notes)
+
+
+@pytest.mark.parametrize("origin", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")])
+def test_an_error_that_comes_from_lack_of_memory_is_one_of_resources(origin: Exception) -> None:
+    error, plain = ModelError("cannot be loaded"), ModelError("cannot be loaded")
+    assert plain.failure == "model_unsupported"
+    error.__cause__ = origin
+    assert error.failure == "resources"

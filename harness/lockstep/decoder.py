@@ -162,7 +162,8 @@ class Decoder:
             return
         seen: list[nn.Module] = [model]
         decoder = model.get_decoder() if hasattr(model, "get_decoder") else None
-        for trunk in (model.base_model, decoder):
+        # Classes whose base_model is themselves (Llama 4) have their trunk in this attribute, like most others.
+        for trunk in (model.base_model, decoder, getattr(model, "model", None)):
             if isinstance(trunk, nn.Module) and not any(trunk is other for other in seen):
                 seen.append(trunk)
                 yield trunk

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from harness.data.encoding import EncodedDocument
-from harness.errors import DataError, ModelError
+from harness.errors import DataError, ModelError, is_out_of_memory
 from harness.lockstep.arrangement import Arrange
 from harness.lockstep.batches import Batch, plan_stages
 from harness.lockstep.decoder import VERIFIED_TOKENS, Decoder
@@ -229,11 +229,6 @@ def _rename(taps: Mapping[str, list[Tap]], pairs: LayerPairs) -> dict[str, list[
     return {other: own for name, own in taps.items() if (other := pairs.find_in_variant(name)) is not None}
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error means that memory ran out; of torch on a CPU only the message tells."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
-
-
 def _join(first: _BatchRows, second: _BatchRows) -> _BatchRows:
     """Concatenate the rows of both halves of a batch; running tables are those after the second half."""
     import pandas as pd
@@ -271,8 +266,7 @@ def _prepare(
     kernels = choose_kernels(wanted, scored, vocabulary, dtype, sides[0].device)
     both = zip(sides[1:], loaded[1:], strict=True)
     pairs = tuple(pair_layers(sides[0].modules, side.modules, variant.layers) for side, variant in both)
-    layout = survey(sides[0], sides[1:], first_ids, vocabulary, pairs)
-    layout = replace(layout, idle=tuple(watch.idle() for watch in watches))
+    layout = survey(sides[0], sides[1:], first_ids, vocabulary, pairs, tuple(watch.idle() for watch in watches))
     fitted = tuple(variant.calibration for variant in loaded[1:])
     context = PassContext(layout, len(sides) - 1, kernels, fitted, tuple(loaded))
     recorders = [probe.begin(context) for probe in probes]

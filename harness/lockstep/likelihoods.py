@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from harness.data.encoding import EncodedDocument
-from harness.errors import ModelError
+from harness.errors import ModelError, is_out_of_memory
 from harness.lockstep.batches import Batch, plan_batches
 from harness.lockstep.decoder import VERIFIED_TOKENS, Decoder
-from harness.lockstep.driver import CHUNK_VALUES, CPU_TOKENS, GPU_TOKENS, is_out_of_memory
+from harness.lockstep.driver import CHUNK_VALUES, CPU_TOKENS, GPU_TOKENS
 from harness.models.language_model import LanguageModel
 
 Floats = NDArray[np.float64]

@@ -29,6 +29,7 @@ from harness.models.sanity import check_not_blank, check_ready
 from harness.models.sources import Source, resolve
 from harness.models.stored_formats import cache_format, formats_in_use
 from harness.models.unchecked import UncheckedModel
+from harness.models.verification.causality import check_causal
 from harness.models.vocabulary import check_rows
 from harness.modules.file_dtypes import state_file_dtypes
 from harness.modules.inspection import module_formats
@@ -63,6 +64,8 @@ def load(spec: ModelSpec, name: str, tokenizer: PreTrainedTokenizerBase | None =
     identity = identify(name, model, opened.tokenizer, spec.model, source.revision, spec.dtype, spec.device, modules)
     cache = cache_format(model, opened.declared, opened.quantization)
     identity = identity.model_copy(update={"cache": cache, "beside_sha256": _hash_beside(opened)})
+    # Last: some libraries rearrange their weights in the first call.
+    check_causal(TransformersModel(model), spec.model, quantized=bool(opened.declared))
     return LoadedModel(
         name,
         TransformersModel(model),

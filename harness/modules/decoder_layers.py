@@ -142,13 +142,12 @@ def _record_block_inputs(model: PreTrainedModel, stack: nn.ModuleList, ids: Tens
 
 
 def _is_stack(module: nn.Module) -> bool:
-    return (
-        isinstance(module, nn.ModuleList)
-        and len(module) > 0
-        and len({type(each) for each in module}) == 1
-        and any(True for _ in linears(module[0]))
-        and hasattr(module[0], "forward")
-    )
+    """Whether a module is a list of parts that hold linear layers; hybrids mix classes of blocks."""
+    return isinstance(module, nn.ModuleList) and len(module) > 0 and all(map(_has_linears, module))
+
+
+def _has_linears(module: nn.Module) -> bool:
+    return next(linears(module), None) is not None
 
 
 def _hidden_states(output: Any) -> Tensor:

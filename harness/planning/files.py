@@ -37,6 +37,10 @@ class VariantFile(Entry):
     """Hardware that the variant is meant for; formats without a kernel on it are reported."""
     calibration: CalibrationSpec | None = Field(default=None, examples=[{"data": "pocket-calibration"}])
     """Documents that backends may look at while they compress; only for those that calibrate."""
+    documents: DocumentsSpec | None = Field(default=None, examples=[{"data": "./texts.jsonl"}])
+    """Your own texts, for a suite with documents: {data: own}, such as texts."""
+    tasks: tuple[str, ...] | dict[str, Any] | None = Field(default=None, examples=[["hellaswag"]])
+    """Your own tasks: names or paths, or the settings of the measure tasks; for a suite that leaves them out."""
     suites: Names = Field(examples=[["core"]])
     """What is measured: names of shipped suites, or paths of suite files."""
     gates: Names = Field(examples=[["ship"]])
@@ -58,6 +62,8 @@ class SuiteFile(Entry):
     """One line that harness list shows."""
     documents: DocumentsSpec | None = Field(default=None, examples=[{"data": "./texts.jsonl", "max": 200}])
     """The texts on which both models are compared; most measures need them."""
+    without: tuple[str, ...] | None = Field(default=None, examples=[["tasks"]])
+    """Measures that the suite leaves out on purpose, so that rules that a gate calls optional are not applied."""
     measures: tuple[Measure, ...] = Field(min_length=1, examples=[["divergence", "perplexity"]])
     """What is measured: names of measures, or mappings with settings."""
     noise_floor: Annotated[tuple[Condition, ...], Field(min_length=1)] | NoiseFloorSpec | None = Field(
@@ -73,6 +79,8 @@ class GateFile(Entry):
     """One line that harness list shows."""
     sequential: Sequential | None = None
     """How intervals stay valid where documents are drawn until the rules are decided."""
+    optional: tuple[str, ...] | None = Field(default=None, examples=[["tasks"]])
+    """Measures that a suite may leave out (without); the rules on their metrics are not applied then."""
     rules: tuple[Rule, ...] = Field(
         min_length=1,
         examples=[[{"rule": "at_most", "metric": "divergence.kl_mean", "limit": 0.05, "why": "users notice more"}]],

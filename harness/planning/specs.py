@@ -71,7 +71,10 @@ class VariantSpec(Entry):
 
 
 class SuiteSpec(Record):
-    """A named suite: documents, measures, and the probes (with merged settings) that the measures need."""
+    """A named suite: documents, measures, and the probes (with merged settings) that the measures need.
+
+    without: the measures that it leaves out on purpose (see ``harness/planning/left_out.py``).
+    """
 
     name: str
     source: str
@@ -79,27 +82,40 @@ class SuiteSpec(Record):
     measures: tuple[SerializeAsAny[Measure], ...] = Field(min_length=1)
     probes: tuple[SerializeAsAny[Probe], ...] = ()
     noise_floor: NoiseFloorSpec | None = None
+    without: tuple[str, ...] = ()
 
 
 class RuleSpec(Record):
-    """One rule of a gate and its position (``file:line``)."""
+    """One rule of a gate and its position (``file:line``).
+
+    left_out: the measure that the suites leave out on purpose, so that the rule is not applied; empty if it is.
+    """
 
     rule: SerializeAsAny[Rule]
     where: str
+    left_out: str = ""
+
+    def resolve(self) -> dict[str, Any]:
+        """The rule as plain data for run.json: its name, its settings and its position."""
+        left_out = {"left_out": self.left_out} if self.left_out else {}
+        return {"rule": self.rule.kind, **self.rule.settings(), "where": self.where} | left_out
 
 
 class GateSpec(Record):
-    """A named gate: its rules in file order. sequential: as in its file, None for the default."""
+    """A named gate: its rules in file order.
+
+    sequential: as in its file, None for the default. optional: the measures that a suite may leave out if it says so.
+    """
 
     name: str
     source: str
     sequential: Sequential | None = None
+    optional: tuple[str, ...] = ()
     rules: tuple[RuleSpec, ...] = Field(min_length=1)
 
     def resolve(self) -> dict[str, Any]:
         """The gate as plain data for run.json: every rule with its name, its settings and its position."""
-        rules = [{"rule": each.rule.kind, **each.rule.settings(), "where": each.where} for each in self.rules]
-        return self.model_dump(mode="json") | {"rules": rules}
+        return self.model_dump(mode="json") | {"rules": [each.resolve() for each in self.rules]}
 
 
 class Plan(Record):

@@ -120,9 +120,9 @@ class _CoverageRecorder(Recorder):
     def _see_experts(
         self, side: int, parts: Sequence[ModelPart], arguments: tuple[Any, ...], named: Mapping[str, Any]
     ) -> None:
-        from harness.modules.experts import chosen_experts, routing_mask
+        from harness.modules.experts import routed_tokens
 
-        hits_NE = routing_mask(chosen_experts(arguments, named), parts[0].units)
+        hits_NE = routed_tokens(arguments, named, parts[0].units)
         self._add(side, parts, hits_NE[self._tokens(hits_NE)].any(0).cpu())
 
     def _see_rows(

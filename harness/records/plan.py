@@ -14,6 +14,8 @@ Bos = bool | Literal["auto"]
 """Whether texts begin with BOS; ``auto``: as the reference's tokenizer itself writes it before a text."""
 GGUF = ".gguf"
 """How the names of GGUF files end."""
+OWN = "own"
+"""As the documents of a suite: those that the variant file names."""
 Sequential = Literal["betting", "group_sequential"]
 """How a number that is looked at several times keeps its confidence: see the files of these names in statistics."""
 Served = Literal["weights", "hooks", "generation", "cache"]
@@ -61,7 +63,8 @@ class DocumentsSpec(Entry):
     """
 
     data: str | HubData = Field(examples=["./texts.jsonl"])
-    """A shipped name (pocket-train, pocket-calibration, pocket-heldout), a path ending in .jsonl (one JSON object a
+    """A shipped name (pocket-train, pocket-calibration, pocket-heldout), in a suite also own (the documents of the
+    variant file, whose settings take the place of these), a path ending in .jsonl (one JSON object a
     line) or .txt, or a dataset on the hub."""
     min: Annotated[int, Field(ge=FEWEST, examples=[40])] | None = None
     """Documents at the first look, where they are drawn until the rules are decided; needs max."""

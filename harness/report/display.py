@@ -6,6 +6,7 @@ import math
 import re
 import unicodedata
 from collections.abc import Sequence
+from pathlib import Path
 
 from harness.system.masking import mask
 
@@ -135,6 +136,14 @@ def quantity(value: float | None, unit: str, digits: int = 4) -> str:
 def short_hash(value: str) -> str:
     """The first twelve characters of a hash, enough to distinguish two by eye."""
     return value[:12]
+
+
+def shorten_path(path: Path) -> str:
+    """The path relative to the current folder if it lies below it, else unchanged."""
+    try:
+        return str(path.resolve().relative_to(Path.cwd().resolve()))
+    except (ValueError, OSError):  # the current folder may have been removed
+        return str(path)
 
 
 def _group_digits(text: str) -> str:

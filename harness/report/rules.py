@@ -116,7 +116,7 @@ def _prepare(title: str, verdict: Verdict, measurement: Measurement | None, sett
 def _find_comparison(name: str, m: Measurement, settings: dict[str, Any]) -> _Compared | None:
     """What the rule compared with which limits; None for a rule that is not installed here, or has changed."""
     try:
-        given = {key: value for key, value in settings.items() if key not in ("rule", "where")}
+        given = {key: value for key, value in settings.items() if key not in ("rule", "where", "left_out")}
         rule = load(Rule, name).model_validate_json(json.dumps(given))
     except (HarnessError, ImportError, AttributeError, ValidationError):
         return None

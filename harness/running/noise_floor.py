@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from harness.data.encoding import EncodedDocument
-from harness.errors import ModelError
-from harness.lockstep.driver import is_out_of_memory, shared_pass
+from harness.errors import ModelError, is_out_of_memory
+from harness.lockstep.driver import shared_pass
 from harness.lockstep.noise_floor import apply_condition, sample_documents
 from harness.measures import Measure
 from harness.models.loaded import LoadedModel

@@ -61,7 +61,7 @@ def render(run: Run, tables: Tables, templates: Path) -> str:
     """
     from harness.report.summaries.suite_tables import open_suites
 
-    environment = _environment(templates)
+    environment = make_environment(templates)
     suites, no_tables = open_suites(tables)
     values = {"run": run, "suites": suites, "no_tables": no_tables}
     style = (templates / "style.css").read_text(encoding="utf-8")
@@ -114,7 +114,7 @@ def modules() -> dict[str, str]:
 
 
 @cache
-def _environment(templates: Path) -> Environment:
+def make_environment(templates: Path) -> Environment:
     """Escapes everything, refuses undefined names, and makes every text of the run harmless and bounded."""
     environment = Environment(
         loader=FileSystemLoader(templates),

@@ -164,9 +164,7 @@ def depth(line: Sequence[float], dots: Sequence[Dot], labels: Sequence[str], tit
         for place, label in enumerate(labels)
         if place % every == 0
     ]
-    return _add_y_axis(
-        height, [(height_of(tick), display.percent(tick)) for tick in ticks], content, title, description
-    )
+    return add_y_axis(height, [(height_of(tick), display.percent(tick)) for tick in ticks], content, title, description)
 
 
 def reliability(
@@ -195,7 +193,7 @@ def reliability(
             )
     content += [text(tick, bottom + 17, display.percent(tick)) for tick in quarters]
     labels = [(height_of(tick), display.percent(tick)) for tick in quarters]
-    return _add_y_axis(height, labels, content, title, description)
+    return add_y_axis(height, labels, content, title, description)
 
 
 def _whisker(start: float, end: float, y: float, tone: str) -> Markup:
@@ -203,7 +201,7 @@ def _whisker(start: float, end: float, y: float, tone: str) -> Markup:
     return Markup("").join([level(y, f"whisker {tone}", start, end), *caps])
 
 
-def _add_y_axis(
+def add_y_axis(
     height: int, labels: Sequence[tuple[float, str]], content: Sequence[Markup], title: str, description: str
 ) -> Markup:
     """Give the labels of the vertical axis a separate column, so that the drawing may take any width."""

@@ -65,14 +65,14 @@ def level(y: float, class_: str, start: float = 0.0, end: float = 1.0) -> Markup
 
 def block(start: float, end: float, top: float, height: float, class_: str, hint: str = "") -> Markup:
     """A filled rectangle from ``start`` to ``end``, with a hint shown by the pointer."""
-    hints = [tag("title", hint)] if hint else []
+    hints = [tag("title", clean(hint))] if hint else []
     width = share(max(0.0, end - start))
     return tag("rect", *hints, x=share(start), width=width, y=top, height=height, class_=class_)
 
 
 def dot(at: float, y: float, class_: str, hint: str = "", radius: float = 4.0) -> Markup:
     """A filled circle, with a hint shown by the pointer."""
-    hints = [tag("title", hint)] if hint else []
+    hints = [tag("title", clean(hint))] if hint else []
     return tag("circle", *hints, cx=share(at), cy=y, r=radius, class_=class_)
 
 

@@ -76,14 +76,20 @@ def _quality(run: Run) -> Iterator[Figure]:
 
 
 def _task(run: Run) -> Figure | None:
-    tasks = [m for m in run.measurements if _compares_shares(m)]
-    if not tasks:
+    worst = worst_task(run)
+    if worst is None:
         return None
-    worst = min(tasks, key=lambda m: (m.change or 0.0, m.name))
     label = "Tasks" if (worst.change or 0.0) >= 0 else "Largest task loss"
     name = words.metric(run, worst.name)
     value = "no loss" if (worst.change or 0.0) >= 0 else display.points(worst.change)
-    return Figure(label, value, f"{len(tasks)} tasks" if value == "no loss" else name)
+    count = sum(_compares_shares(m) for m in run.measurements)
+    return Figure(label, value, f"{count} tasks" if value == "no loss" else name)
+
+
+def worst_task(run: Run) -> Measurement | None:
+    """The score of the task that loses most; None without tasks."""
+    tasks = [m for m in run.measurements if _compares_shares(m)]
+    return min(tasks, key=lambda m: (m.change or 0.0, m.name), default=None)
 
 
 def _compares_shares(m: Measurement) -> bool:

@@ -1,0 +1,97 @@
+"""Every architecture of the zoo: each compression step works on it, or is refused in one sentence of our own.
+
+The quick part runs a few architectures that differ much, without the slower steps; all cells are the slow part.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.bench.zoo import STEPS, Outcome, run_family
+from tests.helpers.zoo import ZOO
+
+PAGE = Path(__file__).parents[2] / ".github/ARCHITECTURES.md"
+QUICK = ("gpt2", "falcon", "gpt_oss", "deepseek_v3", "mamba", "minimax", "gemma3_text", "llama4_text")
+QUICK_STEPS = ("identity", "rounding", "KV cache")
+NO_CACHE = r"kv_cache: {} caches no keys and values; remove the step"
+OWN_ATTENTION = (
+    r"kv_cache: {0}Attention \(layer 0 of {0}ForCausalLM\) does not use transformers' attention interface, so its "
+    r"cache cannot be simulated; remove the step, or use a release of transformers where it does"
+)
+NO_NORM = r"smoothquant: {}ForCausalLM has no norm into which a scale can be folded; remove the step"
+REFUSED: dict[tuple[str, str], str] = {
+    ("olmo2", "SmoothQuant"): NO_NORM.format("Olmo2"),
+    ("exaone4", "SmoothQuant"): NO_NORM.format("Exaone4"),
+    ("minimax", "SmoothQuant"): NO_NORM.format("MiniMax"),
+    ("rwkv", "SmoothQuant"): NO_NORM.format("Rwkv"),
+    ("deepseek_v3", "KV cache"): (
+        r"kv_cache: DeepseekV3Attention \(layer 0 of DeepseekV3ForCausalLM\) attends to tensors other than those it "
+        r"caches; its cache cannot be simulated"
+    ),
+    ("gptj", "KV cache"): OWN_ATTENTION.format("GPTJ"),
+    ("codegen", "KV cache"): OWN_ATTENTION.format("CodeGen"),
+    ("bloom", "KV cache"): OWN_ATTENTION.format("Bloom"),
+    ("mpt", "KV cache"): OWN_ATTENTION.format("Mpt"),
+    ("falcon", "KV cache"): OWN_ATTENTION.format("Falcon"),
+    ("mamba", "KV cache"): NO_CACHE.format("MambaForCausalLM"),
+    ("mamba2", "KV cache"): NO_CACHE.format("Mamba2ForCausalLM"),
+    ("falcon_mamba", "KV cache"): NO_CACHE.format("FalconMambaForCausalLM"),
+    ("rwkv", "KV cache"): NO_CACHE.format("RwkvForCausalLM"),
+    ("recurrent_gemma", "KV cache"): NO_CACHE.format("RecurrentGemmaForCausalLM"),
+    **{
+        ("jamba", step): r"JambaForCausalLM has no list of decoder blocks, so it cannot be compressed by block"
+        for step in ("GPTQ", "AWQ", "SmoothQuant")
+    },
+}
+"""What is refused, and with which sentence; everything else works."""
+LONGEST = 300
+"""Characters of a sentence."""
+
+
+def check(name: str, step: str, outcome: Outcome) -> None:
+    assert not outcome.crashed, f"{name}, {step}: {outcome.crashed}"
+    if expected := REFUSED.get((name, step)):
+        assert re.fullmatch(expected, outcome.refused), f"{name}, {step}: {outcome.refused or 'it works now'}"
+        assert len(outcome.refused) <= LONGEST
+        return
+    assert outcome.run is not None, f"{name}, {step}: {outcome.refused}"
+    assert outcome.run["exit_code"] == 0, f"{name}, {step}: {[v['because'] for v in outcome.run['verdicts']]}"
+    divergence = outcome.value("divergence.kl_mean")
+    if step == "identity":
+        assert divergence == 0, f"{name} is not the same model as itself"
+    else:
+        assert divergence > 0, f"{name}: {step} changes nothing"
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_architectures_that_differ_much_take_simple_steps(name: str, tmp_path: Path) -> None:
+    for step, outcome in run_family(name, tmp_path, QUICK_STEPS).items():
+        check(name, step, outcome)
+
+
+def test_the_page_has_a_line_for_each_architecture_with_what_is_refused() -> None:
+    lines = PAGE.read_text(encoding="utf-8").splitlines()
+    sentences = dict(line.split(". ", 1) for line in lines if re.match(r"\d+\. ", line))
+    rows = [[cell.strip() for cell in line.strip("| ").split("|")] for line in lines if line.startswith("| ")][2:]
+    assert [row[0] for row in rows] == list(ZOO)
+    for name, *cells in rows:
+        for step, cell in zip(STEPS, cells, strict=True):
+            expected = REFUSED.get((name, step))
+            number = re.fullmatch(r"refused \((\d+)\)", cell)
+            if expected is None:
+                assert cell == "works", (name, step)
+            else:
+                assert number is not None, (name, step)
+                assert re.fullmatch(expected, sentences[number[1]]), (name, step)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ZOO)
+def test_every_architecture_takes_every_step_or_says_why_not(name: str, tmp_path: Path) -> None:
+    found = run_family(name, tmp_path)
+    assert list(found) == list(STEPS)
+    for step, outcome in found.items():
+        check(name, step, outcome)
