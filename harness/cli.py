@@ -28,7 +28,7 @@ RUN = click.argument("run", type=click.Path(path_type=Path), metavar="RUN")
 """The folder of a finished run."""
 
 
-PRINT_ONLY = {"plan", "lint", "list", "compare"}
+PRINT_ONLY = {"plan", "lint", "list", "compare", "schema"}
 """Commands that leave nothing but what they print: lost output is an error there."""
 
 
@@ -208,17 +208,43 @@ def selftest(gate: str, suite: str, model: str, only: tuple[str, ...], out: Path
 
 
 @app.command(name="list")
+@click.argument("name", required=False, metavar="[NAME]")
 @click.option("--terms", is_flag=True, help="Explain the terms used in files, reports and messages instead.")
-def list_everything(terms: bool) -> int:
-    """List every suite, gate, target, measure, backend, rule, probe, writer and report section, described."""
+def list_everything(name: str | None, terms: bool) -> int:
+    """List everything that files can name, or the settings of NAME: type, default, range, meaning, example.
+
+    \b
+    NAME: a suite, gate, target, measure, backend, rule, probe, writer or engine;
+    a group, such as backends; variant-file, suite-file or gate-file.
+    """
     if terms:
         from harness.commands.terms import print_terms
 
         print_terms()
         return 0
+    if name:
+        from harness.commands.settings import print_named
+
+        return print_named(name)
     from harness.commands.catalogue import print_catalogue
 
     print_catalogue()
+    return 0
+
+
+@app.command()
+@click.argument("kind", type=click.Choice(["variant", "suite", "gate"]))
+@click.option("--out", type=click.Path(path_type=Path), help="File to write the schema to, instead of printing it.")
+def schema(kind: str, out: Path | None) -> int:
+    """Print the JSON Schema of variant, suite or gate files, with every plugin that is installed.
+
+    \b
+    Editors use it to complete and check YAML, given this line in the file:
+    # yaml-language-server: $schema=./variant.schema.json
+    """
+    from harness.commands.schema import print_schema
+
+    click.echo(print_schema(kind, out), nl=False)
     return 0
 
 

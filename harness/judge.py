@@ -86,7 +86,8 @@ def rejudge(run: Run, gates: Sequence[GateSpec]) -> Run:
     notes = [*note_left_out(gates, left_out.suites), *notes]
     run = run.model_copy(update={"notes": tuple(notes), "warnings": sum(note.level == "warn" for note in notes)})
     verdicts = judge(gates, run.measurements, run.skipped, identical, run.slices, metrics=run.metrics)
-    return conclude(run, verdicts + broken)
+    asked = run.asked | {"gates": [gate.resolve() for gate in gates]}
+    return conclude(run.model_copy(update={"asked": asked}), verdicts + broken)
 
 
 def conclude(run: Run, verdicts: tuple[Verdict, ...]) -> Run:

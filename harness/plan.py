@@ -13,6 +13,7 @@ from harness.planning.artifact import check_artifact
 from harness.planning.checking import Checker
 from harness.planning.checkpoints import DISTRIBUTION
 from harness.planning.composition import check_composition
+from harness.planning.files import VariantFile
 from harness.planning.gate_file import Gate, check_extending, check_metrics, check_obstacles, read_gate
 from harness.planning.left_out import LeftOut, note_left_out
 from harness.planning.locating import explain_unknown_name, is_slug
@@ -22,17 +23,12 @@ from harness.planning.noise_floor import check_floors
 from harness.planning.other_world import note_other_world
 from harness.planning.outputs import read_outputs
 from harness.planning.own_data import check_taken, read_own_data
-from harness.planning.specs import GateSpec, Plan, RuleSpec, SuiteSpec
+from harness.planning.specs import GateSpec, Plan, SuiteSpec
 from harness.planning.suite_file import Suite, read_documents_spec, read_suite, source_name
 from harness.planning.target import read_target
 from harness.records import CalibrationSpec, Note, Plugin
 from harness.system.yaml_file import read_yaml
 from harness.system.yaml_values import KeyPath, describe
-
-KEYS = (
-    "name", "reference", "variant", "target", "calibration", "documents", "tasks", "suites", "gates",
-    "weak_reference", "outputs", KEY,
-)  # fmt: skip
 
 
 def make_plan(path: Path) -> Plan:
@@ -72,7 +68,7 @@ def _read_plan(expansion: Expansion, folder: Path, problems: list[Problem]) -> P
     """The plan of one variant; None, and problems, if there are mistakes."""
     source = expansion.source
     check = Checker(source, folder, problems)
-    content = check.mapping(source.data, (), KEYS)
+    content = check.mapping(source.data, (), tuple(VariantFile.model_fields))
     name = _name(check, content.get("name"))
     reference = read_reference(check, content.get("reference"))
     steps = read_steps(check, content.get("variant"))
@@ -182,19 +178,13 @@ def resolve_plan(plan: Plan) -> dict[str, Any]:
     for suite, out in zip(plan.suites, record["suites"], strict=True):
         out["measures"] = [_describe_plugin("measure", measure) for measure in suite.measures]
         out["probes"] = [_describe_plugin("probe", probe) for probe in suite.probes]
-    for gate, out in zip(plan.gates, record["gates"], strict=True):
-        out["rules"] = [_describe_rule(each) for each in gate.rules]
+    record["gates"] = [gate.resolve() for gate in plan.gates]
     record["outputs"] = [_describe_plugin("writer", writer) for writer in plan.outputs]
     return record
 
 
 def _describe_plugin(role: str, plugin: Plugin) -> dict[str, Any]:
     return {role: plugin.kind, **plugin.settings()}
-
-
-def _describe_rule(spec: RuleSpec) -> dict[str, Any]:
-    left_out = {"left_out": spec.left_out} if spec.left_out else {}
-    return _describe_plugin("rule", spec.rule) | {"where": spec.where} | left_out
 
 
 def _name(check: Checker, value: Any) -> str:

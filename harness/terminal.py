@@ -23,6 +23,7 @@ from harness.errors import FailureClass
 from harness.records import Run, Verdict
 from harness.report import comparability, display, stops, verdict, words
 from harness.report.display import shorten_path
+from harness.report.outcomes import Outcome
 from harness.report.rules import Judged, prepare_verdicts
 from harness.system.streams import EnduringStream
 
@@ -107,6 +108,37 @@ class Terminal:
             self._print(Text(f"  {defuse(sentence, 2000)}"))
         for path in outputs:
             self._print(Text(f"  report: {defuse(shorten_path(path), 2000)}"))
+
+    def brief(self, run: Run, outputs: Sequence[Path] = ()) -> None:
+        """The verdict of one of several variants: its reason, its warnings by number, and where the outputs are."""
+        self._end_live()
+        headline = f"{words.STATUSES[run.verdict].mark} {verdict.headline(run)}"
+        self._print(Text.assemble((headline, f"bold {_COLOURS[run.verdict]}"), f"  {defuse(run.name)}"))
+        self._print(Text(f"  {defuse(verdict.reason(run), 2000)}"))
+        if run.warning_notes:
+            self._print(Text(f"  {words.count_warnings(run)}, in run.json and the report"))
+        for path in outputs:
+            self._print(Text(f"  report: {defuse(shorten_path(path), 2000)}"))
+
+    def summarize(self, outcomes: Sequence[Outcome]) -> None:
+        """A table of several variants, in the order of the files, and the worst exit code behind it."""
+        table = Table(box=None, pad_edge=False)
+        for title in ("variant", "verdict", "class", "bits", "size", "KL", "perplexity", "reason"):
+            numeric = title in ("bits", "size", "KL", "perplexity")
+            table.add_column(
+                title,
+                justify="right" if numeric else "left",
+                overflow="fold",
+                no_wrap=title not in ("variant", "reason"),
+            )
+        for each in outcomes:
+            status = words.STATUSES[each.status]
+            verdict_cell = Text(f"{status.mark} {status.word}", _COLOURS[each.status])
+            numbers = (each.bits, each.size, each.kl, each.perplexity)
+            cells = [Text(defuse(text)) for text in (each.failure or "", *numbers, each.reason)]
+            table.add_row(Text(defuse(each.name)), verdict_cell, *cells)
+        self._print(Text(""))
+        self.show(table)
 
     def _print_warnings(self, run: Run) -> None:
         """The warnings that a verdict must not be read without, with their number."""

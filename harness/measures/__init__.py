@@ -42,6 +42,7 @@ class Measure(Plugin):
     """Computes measurements from one table."""
 
     family = "measures"
+    by_name = True
 
     table: ClassVar[str]
     """The table that the measure reads, which is also the name of the probe that writes it."""

@@ -10,6 +10,7 @@ from typing import Any, cast, get_args
 from harness.errors import Problem
 from harness.measures import Measure, load_measures, load_metrics
 from harness.planning.checking import Checker
+from harness.planning.files import GateFile
 from harness.planning.left_out import LeftOut, read_measure_names
 from harness.planning.locating import check_description, check_file_name, find_file
 from harness.planning.specs import GateSpec, RuleSpec
@@ -56,7 +57,7 @@ def read_gate(name: str, base: Path, problems: list[Problem]) -> Gate | None:
         return None
     check = Checker(source, path.parent, problems)
     check_file_name(check, path)
-    content = check.mapping(source.data, (), ("description", "sequential", "optional", "rules"))
+    content = check.mapping(source.data, (), tuple(GateFile.model_fields))
     check_description(check, content)
     given = check.entries(content.get("rules"), ("rules",), "rules")
     rules: dict[int, Rule] = {}

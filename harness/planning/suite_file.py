@@ -12,6 +12,7 @@ from harness import plugins
 from harness.errors import HarnessError, Problem
 from harness.measures import Measure
 from harness.planning.checking import Checker
+from harness.planning.files import SuiteFile
 from harness.planning.left_out import read_measure_names
 from harness.planning.locating import check_description, check_file_name, find_data, find_file
 from harness.planning.own_data import TASKS, OwnData
@@ -97,7 +98,7 @@ def read_suite(name: str, base: Path, problems: list[Problem], own: OwnData | No
         return None
     check = Checker(source, path.parent, problems)
     check_file_name(check, path)
-    content = check.mapping(source.data, (), ("description", "documents", "without", "measures", "noise_floor"))
+    content = check.mapping(source.data, (), tuple(SuiteFile.model_fields))
     check_description(check, content)
     without = read_measure_names(check, content.get("without"), "without")
     given = check.entries(content.get("measures"), ("measures",), "measures")
@@ -199,8 +200,7 @@ def _measures(check: Checker, given: Sequence[Any]) -> dict[int, Measure]:
     first: dict[str, KeyPath] = {}
     for index, entry in enumerate(given):
         path: KeyPath = ("measures", index)
-        value = {"measure": entry} if isinstance(entry, str) else entry
-        plugin = check.plugin(Measure, value, path)
+        plugin = check.plugin(Measure, entry, path)
         if plugin is None:
             continue
         if plugin.kind in first:

@@ -15,6 +15,8 @@ from harness.system.masking import mask
 _HIDDEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 _NUMBERS = re.compile(r"(?<![\w.])-?\d+(?:\.\d+)?(?:e[-+]?\d+)?(?![\w.]*\w)")
 _SHORT_UNITS = {"tokens/second": "tokens/s", "milliseconds": "ms", "bits/weight": "bits", "bytes/token": "B/token"}
+SHARES = frozenset({"fraction", "share", "probability"})
+"""Units that are written as percentages."""
 _MINUS = "\u2212"
 _THIN = "\u202f"  # narrow no-break space between groups of digits and before units
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
@@ -124,7 +126,7 @@ def quantity(value: float | None, unit: str, digits: int = 4) -> str:
         return "–"
     if unit == "bytes":
         return size(value)
-    if unit in {"fraction", "share", "probability"}:
+    if unit in SHARES:
         return percent(value, digits)
     if unit == "ratio":
         return f"×{number(value, digits)}"

@@ -20,11 +20,27 @@ from harness.rules import Bound, ComparedNumber, Facts, Rule, bound_of, number_o
 
 @dataclass(frozen=True)
 class _Compared:
-    """The number that a rule compared, its bound, and the number of an unchanged variant with a name for it."""
+    """The number that a rule compared, its bound, and the number of an unchanged variant with a name for it.
+
+    scale, unit: by what the number is multiplied for one line of text, and what then stands behind it.
+    """
 
     number: ComparedNumber
     bound: Bound
     neutral: tuple[float, str] | None
+    scale: float = 1.0
+    unit: str = ""
+
+    @property
+    def line(self) -> str:
+        """The number with its unit, its interval and its limits: "94.8 %, 95 % interval [84.3, 99.2], limit 95 %"."""
+        number, limits = self.number, self.bound.limits
+        ends = () if number.low is None or number.high is None or number.exact else (number.low, number.high)
+        value, *rest = display.format_together([self.scale * each for each in (number.value, *ends, *limits)], 5)
+        interval = f"{100 * number.confidence:g} % interval [{rest[0]}, {rest[1]}]" if ends else ""
+        sign = "" if not self.unit else f" {self.unit.split()[0]}"
+        limit = f"limit{'s' * (len(limits) > 1)} {' and '.join(f'{each}{sign}' for each in rest[len(ends) :])}"
+        return ", ".join(filter(None, (f"{value}{self.unit and ' '}{self.unit}", interval, limit)))
 
 
 @dataclass(frozen=True)
@@ -54,6 +70,8 @@ class Judged:
     @property
     def line(self) -> str:
         """The number found, with its interval, the limit if there is one, and the noise: for one line of text."""
+        if self.compared is not None and self.compared.unit:
+            return ", ".join(filter(None, (self.compared.line, self.noise[0])))
         return ", ".join(filter(None, (self.found, self.numbers.partition(", ")[2], self.noise[0])))
 
     @property
@@ -109,6 +127,18 @@ def _find_comparison(name: str, m: Measurement, settings: dict[str, Any]) -> _Co
     number, equal = number_of(m, bound.number, bound.limits[0]), facts.equal(bound.number)
     if isinstance(number, str):
         return None
+    scale, unit = _name_unit(m, bound)
     if equal is None or (facts.infinite_neutral and bound.number == "change"):
-        return _Compared(number, bound, None)
-    return _Compared(number, bound, (equal, "reference" if bound.number == "variant" else "no change"))
+        return _Compared(number, bound, None, scale, unit)
+    neutral = equal, "reference" if bound.number == "variant" else "no change"
+    return _Compared(number, bound, neutral, scale, unit)
+
+
+def _name_unit(m: Measurement, bound: Bound) -> tuple[float, str]:
+    """How a share or a ratio is written in a line of text: its factor and its unit; other numbers stay as they are."""
+    if bound.number == "ratio":
+        return 100.0, "% of the reference"
+    if m.unit not in display.SHARES:
+        return 1.0, ""
+    difference = bound.number == "change" and m.reference is not None
+    return 100.0, "pp" if difference else "%"

@@ -26,8 +26,17 @@ class Rule(Plugin):
 
     family = "rules"
 
-    metric: str = Field(min_length=1, max_length=LONGEST, description="name of the metric, or a pattern with *")
-    why: str = Field(min_length=1, description="why this limit: one sentence for the reader of the report")
+    metric: str = Field(
+        min_length=1,
+        max_length=LONGEST,
+        description="name of the metric, or a pattern with *",
+        examples=["divergence.kl_mean"],
+    )
+    why: str = Field(
+        min_length=1,
+        description="why this limit: one sentence for the reader of the report",
+        examples=["above this, answers differ visibly"],
+    )
     level: Level = Field(default="block", description="block: decides the verdict of the run; warn: advisory only")
     decide: Basis = Field(
         default="interval",
@@ -47,19 +56,20 @@ class Rule(Plugin):
             "advisory only, and said"
         ),
     )
-    min_documents: Annotated[int, Field(ge=2)] | None = Field(
+    min_documents: Annotated[int, Field(ge=2, examples=[50])] | None = Field(
         default=None, description="with fewer documents (items, timing blocks) the rule is inconclusive"
     )
-    implausible_gain: Annotated[float, Field(gt=0)] | None = Field(
+    implausible_gain: Annotated[float, Field(gt=0, examples=[0.1])] | None = Field(
         default=None, description="a larger improvement over the reference, in units of the change, is an error"
     )
-    above_noise: Annotated[float, Field(ge=1)] | None = Field(
+    above_noise: Annotated[float, Field(ge=1, examples=[3.0])] | None = Field(
         default=None, description="a failure (or implausible gain) below this many noise floors is inconclusive"
     )
     slices: str | None = Field(
         default=None,
         pattern=r"^(kind|length|language)(=.+)?$",
         description="kind, length or language: the rule must hold on every such slice; kind=sum*: on those that match",
+        examples=["kind"],
     )
 
     @abstractmethod

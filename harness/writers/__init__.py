@@ -24,6 +24,7 @@ class Writer(Plugin):
     """One output format. The fields are the settings that ``outputs:`` in a variant file may give."""
 
     family = "writers"
+    by_name = True
 
     file_name: ClassVar[str]
     """The file that it leaves in the folder of the run, by which an old one is removed before a new check."""
