@@ -26,10 +26,11 @@ from harness.planning.target import target_notes
 from harness.records import Clock, Failure, Run
 from harness.records.conclusion import conclusion, overall
 from harness.records.own_rules import OUTPUTS_WRITTEN, judge_own_rules
+from harness.report.display import shorten_path
 from harness.system.environment import prepare_threads
 from harness.system.foreign import contain
 from harness.system.held_folder import hold
-from harness.terminal import Terminal, shorten_path
+from harness.terminal import Terminal
 from harness.write import (
     StoredTables,
     add_suited,

@@ -39,6 +39,7 @@ class _Case:
     metric: str
     labels: dict[str, str]
     decision: Decision
+    unsupported: bool = False
 
 
 def judge(
@@ -54,7 +55,8 @@ def judge(
 
     A rule whose pattern matches no measurement is one error. A matching metric that could not be measured is an error
     too, even if the pattern (with or without ``*``) also matches measurements: a rule about every task is not satisfied
-    by the tasks that could be run. identical: both sides are the same bytes, so exact ties may pass. A rule that names
+    by the tasks that could be run. It is only advisory where no run could measure it and the rule says
+    ``on_unsupported: warn``. identical: both sides are the same bytes, so exact ties may pass. A rule that names
     slices is judged on each of them separately.
 
     Blocking failures that rest on intervals are corrected for multiple comparisons (Holm, at FALSE_ALARMS); a failure
@@ -139,6 +141,7 @@ def _cases(
             entry.measure,
             entry.labels,
             _error("not measured", f"{entry.measure}: {entry.reason}"),
+            entry.unsupported,
         )
         for entry in lost
     ]
@@ -249,6 +252,8 @@ def _verdict(case: _Case, metrics: Sequence[Metric]) -> Verdict:
     level = rule.level
     if _is_excused(rule, decision):
         level, decision = "warn", decision.withhold("advisory, because of on_inconclusive: warn")
+    if case.unsupported and rule.level == "block" and rule.on_unsupported == "warn":
+        level, decision = "warn", decision.withhold("advisory, because of on_unsupported: warn", "error")
     return Verdict(
         gate=case.gate,
         rule=_name(rule),

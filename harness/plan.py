@@ -19,6 +19,7 @@ from harness.planning.locating import explain_unknown_name, is_slug
 from harness.planning.matrix import KEY, Expansion, expand, merge_problems
 from harness.planning.model_entry import read_reference, read_steps, read_variant
 from harness.planning.noise_floor import check_floors
+from harness.planning.other_world import note_other_world
 from harness.planning.outputs import read_outputs
 from harness.planning.own_data import check_taken, read_own_data
 from harness.planning.specs import GateSpec, Plan, RuleSpec, SuiteSpec
@@ -111,7 +112,8 @@ def _read_plan(expansion: Expansion, folder: Path, problems: list[Problem]) -> P
 def notes_on_plan(plan: Plan) -> tuple[Note, ...]:
     """What a reader of the verdict must know that the plan alone tells: rules that are not applied, and suites that
     are about another model."""
-    return note_left_out(plan.gates, LeftOut.of_suites(plan.suites).suites)
+    left_out = note_left_out(plan.gates, LeftOut.of_suites(plan.suites).suites)
+    return (*left_out, *note_other_world(plan))
 
 
 def names_of(path: Path) -> set[str]:

@@ -22,7 +22,7 @@ from rich.text import Text
 from harness.errors import FailureClass
 from harness.records import Run, Verdict
 from harness.report import comparability, display, stops, verdict, words
-from harness.report.display import shorten_path as shorten_path
+from harness.report.display import shorten_path
 from harness.report.rules import Judged, prepare_verdicts
 from harness.system.streams import EnduringStream
 

@@ -12,7 +12,8 @@ import pytest
 from rich.console import Console
 
 from harness import cli
-from harness.terminal import EVERY_SECONDS, Terminal, defuse, shorten_path, standard_console
+from harness.report.display import shorten_path
+from harness.terminal import EVERY_SECONDS, Terminal, defuse, standard_console
 from tests.helpers.made_run import make_run
 
 

@@ -20,6 +20,6 @@ class RareText(Part):
 
     def compare(self, sides: Sides) -> Iterator[Difference]:
         """See Part.compare."""
-        found = None if sides.same_ids else compare_ids(sides, RARE)
+        found = compare_ids(sides, RARE)
         if found is not None:
             yield found.model_copy(update={"part": self.kind, "field": "rare text", "severity": "beyond_inputs"})

@@ -57,6 +57,8 @@ class Measure(Plugin):
     """Metrics with one value over all modules that both models have: Skipped if some could not be compared."""
     per_module: ClassVar[tuple[str, ...]] = ()
     """Metrics with one value for each such module: if some could not be compared, one Skipped says so beside them."""
+    of_weights: ClassVar[tuple[str, ...]] = ()
+    """Metrics that compare the weights of modules: Skipped where the variant's engine gives no access to them."""
     own_floors: ClassVar[tuple[str, ...]] = ()
     """Metrics whose noise floor the measure determines itself; those of a pass probe get theirs from the suite's
     noise_floor."""

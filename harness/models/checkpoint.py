@@ -22,7 +22,7 @@ from harness.models.expert_files import convert_stacks
 from harness.models.fingerprints import fingerprint_folder
 from harness.models.packed_integers import Contents, unpack_folder
 from harness.models.prequantized import is_unpacked_here, quantization_method
-from harness.models.sanity import CACHE_SCALES, check_loading
+from harness.models.sanity import CACHE_SCALES, check_loading, check_shapes
 from harness.models.sources import Source
 from harness.models.stored_formats import formats_in_files
 from harness.models.transformers_output import silence_transformers
@@ -163,6 +163,8 @@ def _load_model(folder: Path, spec: ModelSpec, loader: Any = AutoModelForCausalL
     except Exception as error:  # The loader raises nearly anything for a folder that does not fit.
         raise ModelError(f"{spec.model}: transformers cannot load it: {type(error).__name__}: {error}") from error
     check_loading(folder, info)
+    if getattr(model.config, "quantization_config", None) is not None:
+        check_shapes(model, spec.model)
     return cast(PreTrainedModel, model)
 
 

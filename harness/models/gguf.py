@@ -25,7 +25,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from harness.errors import HarnessError, MissingDependencyError, ModelError
 from harness.models.fingerprints import fingerprint_file
 from harness.models.gguf_file import GgufFile, GgufTensor, module_format, read_gguf, vocabulary_difference
-from harness.models.sanity import check_loading
+from harness.models.sanity import check_loading, check_shapes
 from harness.models.transformers_output import silence_transformers
 from harness.models.unchecked import UncheckedModel
 from harness.models.verification.architecture import choose_attention, find_architecture
@@ -127,6 +127,7 @@ def _model(folder: Path, spec: ModelSpec, path: Path, name: str) -> tuple[PreTra
             "architectures"
         ) from error
     check_loading(path, info)
+    check_shapes(model, str(path))
     vars(model.config).pop("quantization_config", None)
     return cast(PreTrainedModel, model), notes
 

@@ -34,11 +34,15 @@ def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Col
 
 
 @pytest.fixture(scope="session")
-def check(request: pytest.FixtureRequest) -> Callable[[str | Path], Run]:
+def check(request: pytest.FixtureRequest) -> Callable[..., Run]:
     """``check(variant)`` checks a variant file, once a session, and returns its run as in run.json.
 
-    Relative paths start at the working directory. Raises CheckError, with what was printed, where there is no run.
+    Of a file with a matrix, ``check(variant, name)`` returns the run of that name. Relative paths start at the working
+    directory. Raises CheckError, with what was printed, where there is no run.
     """
     from harness.pytest_plugin.checking import run_of
 
-    return lambda variant: run_of(request.config, Path(variant))[0]
+    def check_variant(variant: str | Path, name: str = "") -> Run:
+        return run_of(request.config, Path(variant), name)[0]
+
+    return check_variant

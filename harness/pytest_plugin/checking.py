@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from harness.errors import HarnessError
-from harness.plan import name_of
+from harness.plan import names_of
 from harness.records import Run
 from harness.write import read_run
 
@@ -25,11 +25,15 @@ class CheckError(Exception):
     """A variant could not be run or judged."""
 
 
+WORST_FIRST = (2, 1, 3, 0)
 _DONE = pytest.StashKey[dict[Path, tuple[int, str]]]()
 
 
-def run_of(config: pytest.Config, variant: Path) -> tuple[Run, Path]:
-    """The run of a variant file and its folder. Raises CheckError where there is none."""
+def run_of(config: pytest.Config, variant: Path, name: str = "") -> tuple[Run, Path]:
+    """The run of a variant file and its folder. name: which of several; empty: the only one.
+
+    Raises CheckError where there is none, or where the runs and the exit code of the check contradict each other.
+    """
     path = shorten(variant)
     out = Path(config.getoption("--harness-out"))
     done = config.stash.setdefault(_DONE, {})
@@ -37,14 +41,24 @@ def run_of(config: pytest.Config, variant: Path) -> tuple[Run, Path]:
         with _shared(path) as shared:
             done[path] = _read(shared) or _check(path, out, shared)
     code, said = done[path]
-    folder = out / name_of(path)
+    ended = f"harness check {path} ended with exit code {code}"
+    names = sorted(names_of(path))
+    if not name and len(names) > 1:
+        raise CheckError(f"{path} makes {len(names)} variants; name one of {', '.join(names)}")
+    runs = {each: _read_run(out / each) for each in names}
+    if (run := runs.get(name or names[0] if names else "")) is None:
+        raise CheckError(f"{ended}, and there is no run {name or path}:\n{said}")
+    worst = min((each.exit_code if each else 2 for each in runs.values()), key=WORST_FIRST.index)
+    if worst != code:
+        raise CheckError(f"{ended}, but its runs come to {worst}:\n{said}")
+    return run, out / run.name
+
+
+def _read_run(folder: Path) -> Run | None:
     try:
-        run = read_run(folder)
-    except HarnessError as error:
-        raise CheckError(f"harness check {path} ended with exit code {code}:\n{said}") from error
-    if run.exit_code != code:
-        raise CheckError(f"{folder}/run.json says {run.exit_code}, the check ended with exit code {code}:\n{said}")
-    return run, folder
+        return read_run(folder)
+    except HarnessError:
+        return None
 
 
 def shorten(path: Path) -> Path:

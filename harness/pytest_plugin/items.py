@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from harness.errors import HarnessError
-from harness.plan import make_plan
+from harness.plan import make_plans
+from harness.planning.specs import Plan
 from harness.pytest_plugin.checking import CheckError, run_of, shorten
 from harness.report.digest import Digest, Finding, digest
 from harness.system.masking import mask
@@ -26,19 +27,23 @@ class VariantFile(pytest.File):
     def collect(self) -> Iterable[pytest.Item]:
         """One test a rule, in the order of the files. Raises CollectError with every mistake of the files."""
         try:
-            plan = make_plan(shorten(self.path))
+            plans = make_plans(shorten(self.path))
         except HarnessError as error:
             raise self.CollectError(str(error)) from error
+        for plan in plans:
+            yield from self._collect(plan, f"{plan.name}/" if len(plans) > 1 else "")
+
+    def _collect(self, plan: Plan, prefix: str) -> Iterable[pytest.Item]:
         names: Counter[str] = Counter()
         places = []
         for gate in plan.gates:
             for spec in gate.rules:
-                name = f"{gate.name}/{spec.rule.kind} {getattr(spec.rule, 'metric', '')}".strip()
+                name = f"{prefix}{gate.name}/{spec.rule.kind} {spec.rule.metric}"
                 names[name] += 1
                 unique = name if names[name] == 1 else f"{name} ({names[name]})"
                 places.append(mask(spec.where))
-                yield RuleItem.from_parent(self, name=unique, place=places[-1])
-        yield RunItem.from_parent(self, name="run", places=tuple(places))
+                yield RuleItem.from_parent(self, name=unique, variant=plan.name, place=places[-1])
+        yield RunItem.from_parent(self, name=f"{prefix}run", variant=plan.name, places=tuple(places))
 
 
 class _Judged(pytest.Item):
@@ -46,8 +51,9 @@ class _Judged(pytest.Item):
 
     told: Digest
 
-    def __init__(self, **given: Any) -> None:
+    def __init__(self, *, variant: str, **given: Any) -> None:
         super().__init__(**given)
+        self.variant = variant
         # One process checks a variant for all of its rules: pytest -n 4 --dist loadgroup keeps them together.
         self.add_marker(pytest.mark.xdist_group(name=self.parent.nodeid if self.parent else self.nodeid))
         self.found: Sequence[Finding] = ()
@@ -58,7 +64,7 @@ class _Judged(pytest.Item):
 
     def setup(self) -> None:
         """Check the variant, once for all of its tests. Raises CheckError for what could not be run or judged."""
-        run, folder = run_of(self.config, self.path)
+        run, folder = run_of(self.config, self.path, self.variant)
         self.told = told = digest(run, folder)
         wheres = [*(each.where for each in run.verdicts), *[""] * (len(told.findings) - len(run.verdicts))]
         self.found = self.select(told, wheres)

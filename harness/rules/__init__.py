@@ -1,9 +1,9 @@
 """Rules judge one measurement. One file is one rule; its fields are its YAML, and ``bound`` is all it must say.
 
 The judge handles what concerns every rule (a missing metric, a non-finite one, one that must not be judged,
-``min_documents``, ``implausible_gain``, ``slices``, ``on_inconclusive``), so a rule sees only finite measurements.
-Decisions are three-valued: pass only if the whole interval is within the limits, fail only if it is wholly beyond
-one of them, inconclusive otherwise, ties included.
+``min_documents``, ``implausible_gain``, ``slices``, ``on_inconclusive``, ``on_unsupported``), so a rule sees only
+finite measurements. Decisions are three-valued: pass only if the whole interval is within the limits, fail only if it
+is wholly beyond one of them, inconclusive otherwise, ties included.
 """
 
 from __future__ import annotations
@@ -38,6 +38,13 @@ class Rule(Plugin):
         description=(
             "where the interval crosses the limit: block; warn: advisory only; extend: draw more documents, up to the "
             "max of the suite (which needs documents: {min, max}), then block"
+        ),
+    )
+    on_unsupported: Literal["block", "warn"] = Field(
+        default="block",
+        description=(
+            "where the variant's engine, one of its steps or its kind of files shows nothing to measure: block; warn: "
+            "advisory only, and said"
         ),
     )
     min_documents: Annotated[int, Field(ge=2)] | None = Field(

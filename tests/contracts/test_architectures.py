@@ -33,8 +33,8 @@ REFUSED: dict[tuple[str, str], str] = {
     ("rwkv", "SmoothQuant"): NO_NORM.format("Rwkv"),
     ("deepseek_v3", "KV cache"): (
         r"kv_cache: DeepseekV3Attention \(layer 0 of DeepseekV3ForCausalLM\) caches latents, 16 values of a token, "
-        r"that it expands to 4 heads of 12 afterwards \(multi-head latent attention\); only cached keys and values can be "
-        r"simulated; remove the step"
+        r"that it expands to 4 heads of 12 afterwards \(multi-head latent attention\); only cached keys and values can "
+        r"be simulated; remove the step"
     ),
     ("gptj", "KV cache"): OWN_ATTENTION.format("GPTJ"),
     ("codegen", "KV cache"): OWN_ATTENTION.format("CodeGen"),

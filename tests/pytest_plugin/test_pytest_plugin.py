@@ -146,3 +146,13 @@ def test_collecting_loads_no_model_library(project: Path) -> None:
         (project / "conftest.py").unlink()
     assert done.returncode == 0, done.stdout + done.stderr
     assert "variants/small.variant.yaml::run" in done.stdout
+
+
+def test_a_matrix_is_tests_of_each_of_its_variants(tmp_path: Path) -> None:
+    (tmp_path / "suite.yaml").write_text(SUITE.replace("memory, logits", "memory"))
+    (tmp_path / "gate.yaml").write_text(GATE)
+    text = VARIANT.replace("bits: 8", "bits: $bits").replace("name: small\n", "name: small\nmatrix: {bits: [4, 8]}\n")
+    (tmp_path / "two.variant.yaml").write_text(text)
+    done = start(tmp_path, "-rA")
+    assert "2 failed, 4 passed, 2 skipped" in done.stdout, done.stdout
+    assert "PASSED two.variant.yaml::small-bits8/run" in done.stdout

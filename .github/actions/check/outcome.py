@@ -14,7 +14,7 @@ from pathlib import Path
 
 from harness.errors import HarnessError
 from harness.judge import rejudge
-from harness.plan import load_gate, name_of
+from harness.plan import load_gate, names_of
 from harness.records import FAILURE_FILE
 from harness.report.markdown import code, escape
 from harness.terminal import Terminal
@@ -28,7 +28,7 @@ def main(arguments: list[str]) -> None:
     """Write the outputs."""
     split = arguments.index("--")
     checked, out, variants, gates = int(arguments[0]), Path(arguments[1]), arguments[2:split], arguments[split + 1 :]
-    folders = [out / name for path in variants if (name := name_of(Path(path)))]
+    folders = [out / name for path in variants for name in sorted(names_of(Path(path)))]
     temporary = Path(os.environ["RUNNER_TEMP"]) / "lm-shipcheck"
     found = {folder: judge(folder, gates) for folder in folders}
     for folder in folders:

@@ -23,8 +23,8 @@ def note_untouched(reference: LoadedModel, variant: LoadedModel, idle: Sequence[
     """
     if variant.language_model.modules is None:
         text = (
-            f"{variant.name}: its engine keeps its weights to itself, so nothing shows NaN, damage or missing parts "
-            "where no document reaches"
+            f"{variant.name}: its engine keeps its weights to itself, so nothing shows damage or missing parts where "
+            "no document reaches"
         )
         yield Note(topic="untouched", text=text, level="warn")
         return
