@@ -51,8 +51,9 @@ def check_shapes(model: PreTrainedModel, source: str) -> None:
         vars(part).pop("quantization_config", None)
     with silence_transformers(), torch.device("meta"):
         plain = type(model)(config)
-    loaded = dict(model.named_modules())
-    for place, module in plain.named_modules():
+    loaded: dict[str, nn.Module] = dict(model.named_modules())
+    meant: dict[str, nn.Module] = dict(plain.named_modules())
+    for place, module in meant.items():
         if type(loaded.get(place)) is not type(module):
             continue
         found = dict(loaded[place].named_parameters(recurse=False))
