@@ -18,7 +18,6 @@ from transformers import (
 )
 
 from harness.errors import HarnessError, ModelError
-from harness.models.expert_files import convert_stacks
 from harness.models.fingerprints import fingerprint_folder
 from harness.models.packed_integers import Contents, unpack_folder
 from harness.models.prequantized import is_unpacked_here, quantization_method
@@ -30,6 +29,7 @@ from harness.models.trust import check_folder, check_token_ids
 from harness.models.unchecked import UncheckedModel
 from harness.models.verification.architecture import Architecture, choose_attention, find_architecture
 from harness.models.verification.config_keys import note_undeclared_keys
+from harness.models.verification.expert_files import convert_stacks
 from harness.models.verification.tokenizer_file import verify_tokenizer
 from harness.models.weight_files import (
     UnreadTensor,

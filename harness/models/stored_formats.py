@@ -20,7 +20,7 @@ from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightRenaming, rename_source_key
 
 from harness.errors import ModelError
-from harness.models.expert_files import describe_packed_experts
+from harness.models.verification.expert_files import describe_packed_experts
 from harness.models.verification.stored_scales import StoredTensor, check_scales, takes_codes_for_weights
 from harness.models.weight_files import CODE_DTYPES, read_json, stored_size, weight_files
 from harness.modules.experts import stacks

@@ -22,14 +22,19 @@ OWN_ATTENTION = (
     r"cache cannot be simulated; remove the step, or use a release of transformers where it does"
 )
 NO_NORM = r"smoothquant: {}ForCausalLM has no norm into which a scale can be folded; remove the step"
+UNCALLED = (
+    r"activations: {0} never called: the model reads the weight and multiplies itself, so no input is rounded there; "
+    r"leave it out with skip: \['lm_head', '{1}\.dt_proj'\]"
+)
 REFUSED: dict[tuple[str, str], str] = {
     ("olmo2", "SmoothQuant"): NO_NORM.format("Olmo2"),
     ("exaone4", "SmoothQuant"): NO_NORM.format("Exaone4"),
     ("minimax", "SmoothQuant"): NO_NORM.format("MiniMax"),
     ("rwkv", "SmoothQuant"): NO_NORM.format("Rwkv"),
     ("deepseek_v3", "KV cache"): (
-        r"kv_cache: DeepseekV3Attention \(layer 0 of DeepseekV3ForCausalLM\) attends to tensors other than those it "
-        r"caches; its cache cannot be simulated"
+        r"kv_cache: DeepseekV3Attention \(layer 0 of DeepseekV3ForCausalLM\) caches latents, 16 values of a token, "
+        r"that it expands to 4 heads of 12 afterwards \(multi-head latent attention\); only cached keys and values can "
+        r"be simulated; remove the step"
     ),
     ("gptj", "KV cache"): OWN_ATTENTION.format("GPTJ"),
     ("codegen", "KV cache"): OWN_ATTENTION.format("CodeGen"),
@@ -41,10 +46,9 @@ REFUSED: dict[tuple[str, str], str] = {
     ("falcon_mamba", "KV cache"): NO_CACHE.format("FalconMambaForCausalLM"),
     ("rwkv", "KV cache"): NO_CACHE.format("RwkvForCausalLM"),
     ("recurrent_gemma", "KV cache"): NO_CACHE.format("RecurrentGemmaForCausalLM"),
-    **{
-        ("jamba", step): r"JambaForCausalLM has no list of decoder blocks, so it cannot be compressed by block"
-        for step in ("GPTQ", "AWQ", "SmoothQuant")
-    },
+    ("mamba", "SmoothQuant"): UNCALLED.format(r"2 modules \(.+\) are", r"backbone\.layers\.\*\.mixer"),
+    ("falcon_mamba", "SmoothQuant"): UNCALLED.format(r"2 modules \(.+\) are", r"backbone\.layers\.\*\.mixer"),
+    ("jamba", "SmoothQuant"): UNCALLED.format(r"1 module \(.+\) is", r"model\.layers\.\*\.mamba"),
 }
 """What is refused, and with which sentence; everything else works."""
 LONGEST = 300
