@@ -28,7 +28,7 @@ from harness.models.gguf_file import GgufFile, GgufTensor, module_format, read_g
 from harness.models.sanity import check_loading, check_shapes
 from harness.models.transformers_output import silence_transformers
 from harness.models.unchecked import UncheckedModel
-from harness.models.verification.architecture import choose_attention, find_architecture
+from harness.models.verification.architecture import check_installed, choose_attention, find_architecture
 from harness.records import ModelSpec, ModuleFormat, Note
 from harness.system.foreign import LONG, guard
 
@@ -106,6 +106,7 @@ def _model(folder: Path, spec: ModelSpec, path: Path, name: str) -> tuple[PreTra
     try:
         with silence_transformers(), redirect_stderr(StringIO()), guard(f"{path}: loading it", patience=LONG):
             attention, notes = choose_attention(find_architecture(folder, spec, gguf_file=path.name), name, spec)
+            check_installed(attention, spec.model)
             model, info = loader.from_pretrained(
                 folder,
                 gguf_file=path.name,

@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 
 from harness.errors import BackendError
 from harness.modules.experts import feed_taps, split_taps
+from harness.modules.layer_pairs import text_part
 from harness.modules.linears import Linear, linears, matrices
 
 Tap = Callable[[Tensor], None]
@@ -63,7 +64,8 @@ class Block:
 
 def decoder_blocks(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:
     """Name and module list of the decoder blocks. Raises BackendError if the model has none."""
-    stacks = [(name, module) for name, module in model.named_modules() if _is_stack(module)]
+    text = text_part(model)
+    stacks = [(name, module) for name, module in model.named_modules() if name.startswith(text) and _is_stack(module)]
     if not stacks:
         raise BackendError(f"{type(model).__name__} has no list of decoder blocks, so it cannot be compressed by block")
     return max(stacks, key=lambda pair: sum(p.numel() for p in pair[1].parameters()))

@@ -18,6 +18,7 @@ import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +31,8 @@ from harness.records.failure import FAILURE_FILE
 from harness.system.environment import describe_environment, prepare_threads
 from harness.terminal import Terminal
 from harness.writers import RUN_FILE
-from tests.helpers.tiny_models import family, save
-from tests.helpers.zoo import TOKENIZERS, ZOO
+from tests.helpers.tiny_models import ready, save
+from tests.helpers.zoo import TOKENIZERS, VISION, ZOO, make
 
 Step = dict[str, Any]
 
@@ -54,6 +55,9 @@ DESCRIPTION = """
 Tiny random models of every architecture, each through six steps: the folder itself as the variant, rounding to 4 bits
 in groups of 16, GPTQ and AWQ with the same format, SmoothQuant with 8-bit weights and inputs, and a 4-bit KV cache.
 *works*: the variant is made, measured and judged. A number stands for the sentence below with which it is refused.
+
+Vision-language models ({vision}) are checked on texts alone, and the share of the weights that took no part is said.
+Encoders, whose tokens see those after them, and encoder-decoders are refused when they are loaded.
 """
 
 
@@ -79,9 +83,9 @@ class Outcome:
 
 
 def run_family(name: str, folder: Path, steps: Sequence[str] = tuple(STEPS)) -> dict[str, Outcome]:
-    """Check the given steps on a model of ``ZOO``, in a folder of its own."""
+    """Check the given steps on a model of ``ZOO`` or ``VISION``, in a folder of its own."""
     folder.mkdir(parents=True, exist_ok=True)
-    save(family(name), folder / "model")
+    save(ready(partial(make, name)), folder / "model")
     if name in TOKENIZERS:
         TOKENIZERS[name]().save_pretrained(folder / "model")
     chance = random.Random(0)
@@ -170,7 +174,7 @@ def main() -> None:
             print(f"{name}: {json.dumps(said)}", file=sys.stderr, flush=True)
     packages = ", ".join(f"{name} {number}" for name, number in describe_environment().packages.items())
     made = f"Made by `make zoo` on {datetime.now(UTC).date()}, {packages}."
-    page = ["# Architectures", DESCRIPTION.rstrip(), "", made, "", *table(found)]
+    page = ["# Architectures", DESCRIPTION.rstrip().format(vision=", ".join(VISION)), "", made, "", *table(found)]
     options.out.write_text("\n".join(page) + "\n", encoding="utf-8")
 
 

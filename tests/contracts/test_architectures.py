@@ -6,15 +6,20 @@ The quick part runs a few architectures that differ much, without the slower ste
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from harness.modules.decoder_layers import decoder_blocks
+from harness.modules.layer_pairs import block_numbers
 from tests.bench.zoo import STEPS, Outcome, run_family
-from tests.helpers.zoo import ZOO
+from tests.helpers.zoo import VISION, ZOO, make
 
 PAGE = Path(__file__).parents[2] / ".github/ARCHITECTURES.md"
 QUICK = ("gpt2", "falcon", "gpt_oss", "deepseek_v3", "mamba", "minimax", "gemma3_text", "llama4_text")
+QUICK_VISION = ("qwen2_vl", "llama4")
 QUICK_STEPS = ("identity", "rounding", "KV cache")
 NO_CACHE = r"kv_cache: {} caches no keys and values; remove the step"
 OWN_ATTENTION = (
@@ -55,6 +60,11 @@ LONGEST = 300
 """Characters of a sentence."""
 
 
+def some(names: Iterable[str], quick: Sequence[str]) -> list[Any]:
+    """All names; those that are not quick are slow."""
+    return [pytest.param(name, marks=() if name in quick else pytest.mark.slow) for name in names]
+
+
 def check(name: str, step: str, outcome: Outcome) -> None:
     assert not outcome.crashed, f"{name}, {step}: {outcome.crashed}"
     if expected := REFUSED.get((name, step)):
@@ -90,6 +100,29 @@ def test_the_page_has_a_line_for_each_architecture_with_what_is_refused() -> Non
             else:
                 assert number is not None, (name, step)
                 assert re.fullmatch(expected, sentences[number[1]]), (name, step)
+
+
+@pytest.mark.parametrize("name", some(VISION, QUICK_VISION))
+def test_vision_language_models_are_checked_on_texts_and_say_what_took_no_part(name: str, tmp_path: Path) -> None:
+    towers = 0.0
+    for step, outcome in run_family(name, tmp_path, ("identity", "KV cache")).items():
+        check(name, step, outcome)
+        (note,) = outcome.notes("untouched")
+        found = re.search(r"no text runs it: .*vis.*; (\d+\.\d)% of its parameters .*; equal on both sides", note)
+        assert found, note
+        towers = float(found[1])
+    model = make(name)
+    parts = re.compile(r"visual|vision|projector|connector")
+    share = sum(p.numel() for path, p in model.named_parameters() if parts.search(path)) / model.num_parameters()
+    assert towers == pytest.approx(100 * share, abs=0.06)
+
+
+@pytest.mark.parametrize("name", VISION)
+def test_decoder_layers_of_a_vision_language_model_are_those_of_its_language_model(name: str) -> None:
+    path, blocks = decoder_blocks(make(name))
+    assert re.search(r"language_model|text_model", path)
+    assert len(blocks) == 2, "the tower has three"
+    assert list(block_numbers(make(name))) == [f"{path}.0", f"{path}.1"]
 
 
 @pytest.mark.slow

@@ -79,14 +79,19 @@ EXPERTS = ("mixtral", "qwen2_moe", "qwen3_moe", "gpt_oss")
 
 def family(name: str) -> PreTrainedModel:
     """A model of ``FAMILIES`` or ``ZOO`` by name: the same weights every time, gains and biases as in trained ones."""
+    return ready(FAMILIES.get(name) or partial(make, name))
+
+
+def ready(build: Callable[[], PreTrainedModel]) -> PreTrainedModel:
+    """A new model as ``family`` gives it."""
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(0)
-        model = FAMILIES[name]() if name in FAMILIES else make(name)
+        model = build()
         for path, parameter in model.named_parameters():
             if path.endswith("_bias"):  # Of stacked experts, two-dimensional; they would be zero.
                 parameter.normal_(std=0.2)
-    ready: Any = randomize_gains(model)
-    ready.eval().requires_grad_(False)
+    moved: Any = randomize_gains(model)
+    moved.eval().requires_grad_(False)
     return model
 
 

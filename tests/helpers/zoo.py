@@ -8,7 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase, Qwen2Tokenizer
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Qwen2Tokenizer,
+)
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from harness.testing.models import START, VOCABULARY
@@ -108,6 +114,44 @@ ZOO: dict[str, dict[str, Any]] = {
 """Architectures in wide use, with settings that give each of them all its kinds of layers."""
 
 
+_TOWER: dict[str, Any] = {
+    "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4, "image_size": 16,
+    "patch_size": 8,
+}  # fmt: skip
+VISION: dict[str, dict[str, Any]] = {
+    "qwen2_vl": {
+        "text_config": GROUPED | {
+            "rope_parameters": {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 1e4},
+        },
+        "vision_config": {"depth": 3, "embed_dim": 32, "hidden_size": 32, "num_heads": 4, "patch_size": 4},
+        "image_token_id": 90, "video_token_id": 91, "vision_start_token_id": 92, "vision_end_token_id": 93,
+    },
+    "llava": {
+        "text_config": GROUPED | {"model_type": "llama"}, "image_token_index": 90,
+        "vision_config": _TOWER | {"model_type": "clip_vision_model", "projection_dim": 32},
+    },
+    "gemma3": {
+        "text_config": GROUPED | {"query_pre_attn_scalar": 8} | _SLIDING, "image_token_id": 90, "boi_token_index": 91,
+        "vision_config": _TOWER | {"model_type": "siglip_vision_model"}, "eoi_token_index": 92,
+        "mm_tokens_per_image": 4,
+    },
+    "mistral3": {
+        "text_config": GROUPED | {"model_type": "mistral"}, "image_token_index": 90,
+        "vision_config": _TOWER | {"model_type": "pixtral", "head_dim": 8},
+    },
+    "idefics3": {
+        "text_config": GROUPED | {"model_type": "llama"}, "vision_config": _TOWER, "image_token_id": 90,
+        "scale_factor": 2,
+    },
+    "llama4": {
+        "text_config": ZOO["llama4_text"], "image_token_index": 90,
+        "vision_config": _TOWER
+        | {"vision_output_dim": 32, "projector_input_dim": 32, "projector_output_dim": 32},
+    },
+}  # fmt: skip
+"""Vision-language models, whose towers have more layers than their language models."""
+
+
 def qwen2_tokenizer() -> PreTrainedTokenizerBase:
     """The ids of the kit's tokenizer by the class that transformers takes for this type, whatever its files name."""
     vocabulary = {START: 0, "Ġ": 1} | {chr(32 + index): index + 1 for index in range(1, VOCABULARY - 1)}
@@ -115,12 +159,13 @@ def qwen2_tokenizer() -> PreTrainedTokenizerBase:
     return Qwen2Tokenizer(vocab=vocabulary, merges=[], **tokens)
 
 
-TOKENIZERS: dict[str, Callable[[], PreTrainedTokenizerBase]] = {"qwen2": qwen2_tokenizer}
+TOKENIZERS: dict[str, Callable[[], PreTrainedTokenizerBase]] = dict.fromkeys(("qwen2", "qwen2_vl"), qwen2_tokenizer)
 """Tokenizers of architectures that do not take the kit's."""
 
 
 def make(model_type: str, **settings: Any) -> PreTrainedModel:
-    """A model of an architecture, with its settings in ``ZOO`` and further ones; drawn from the global generator."""
-    build: Any = AutoModelForCausalLM.from_config
-    model: PreTrainedModel = build(CONFIG_MAPPING[model_type](**(ZOO.get(model_type, {}) | settings)))
+    """A model of an architecture, with its settings in ``ZOO`` or ``VISION`` and further ones; drawn from the global
+    generator."""
+    loader: Any = AutoModelForImageTextToText if model_type in VISION else AutoModelForCausalLM
+    model: PreTrainedModel = loader.from_config(CONFIG_MAPPING[model_type](**((ZOO | VISION)[model_type] | settings)))
     return model
