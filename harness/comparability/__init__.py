@@ -15,8 +15,8 @@ from collections.abc import Iterator
 from typing import ClassVar
 
 from harness import plugins
-from harness.comparability._header import Header
-from harness.comparability._sides import Side, Sides, read_side
+from harness.comparability._common.header import Header
+from harness.comparability._common.sides import Side, Sides, read_side
 from harness.records import Comparison, Difference, Omission, Plugin
 from harness.records.comparison import Basis
 

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
 from harness.comparability import NotComparable, Part
-from harness.comparability._examples import common_strings
-from harness.comparability._pipeline import shorten
-from harness.comparability._sides import Sides
+from harness.comparability._common.examples import common_strings
+from harness.comparability._common.pipeline import shorten
+from harness.comparability._common.sides import Sides
 from harness.records import Difference
 
 FIRST = 8

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from harness.comparability import NotComparable, Part
-from harness.comparability._config_class import Declared, read_declared, resolve
-from harness.comparability._pipeline import show_value
-from harness.comparability._sides import Json, Sides
+from harness.comparability._common.config_class import Declared, read_declared, resolve
+from harness.comparability._common.pipeline import show_value
+from harness.comparability._common.sides import Json, Sides
 from harness.records import Difference
 from harness.records.comparison import Severity
 

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
 from harness.comparability import NotComparable, Part
-from harness.comparability._examples import RARE, common_strings
-from harness.comparability._pipeline import compare_piece, decode, shorten, show_value
-from harness.comparability._sides import Sides
+from harness.comparability._common.examples import RARE, common_strings
+from harness.comparability._common.pipeline import compare_piece, decode, shorten, show_value
+from harness.comparability._common.sides import Sides
 from harness.records import Difference
 
 CLEAN_UP = "clean_up_tokenization_spaces"

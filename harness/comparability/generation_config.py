@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 from harness.comparability import NotComparable, Part
-from harness.comparability._pipeline import show_value
-from harness.comparability._sides import Side, Sides
+from harness.comparability._common.pipeline import show_value
+from harness.comparability._common.sides import Side, Sides
 from harness.records import Difference
 
 DEFAULTS: Mapping[str, Any] = {

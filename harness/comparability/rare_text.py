@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from typing import ClassVar
 
 from harness.comparability import Part
-from harness.comparability._examples import RARE
-from harness.comparability._sides import Sides
+from harness.comparability._common.examples import RARE
+from harness.comparability._common.sides import Sides
 from harness.comparability.common_text import compare_ids
 from harness.records import Difference
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from harness.comparability import NotComparable, Part
-from harness.comparability._sides import CONFIG, GENERATION, Json, Side, Sides
+from harness.comparability._common.sides import CONFIG, GENERATION, Json, Side, Sides
 from harness.records import Difference
 
 

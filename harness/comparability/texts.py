@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import ClassVar
 
 from harness.comparability import Part
-from harness.comparability._sides import Sides
+from harness.comparability._common.sides import Sides
 from harness.comparability.common_text import compare_ids, require_own_tokenizers
 from harness.records import Difference
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from typing import ClassVar
 
 from harness.comparability import NotComparable, Part
-from harness.comparability._pipeline import pipelines, show_value
-from harness.comparability._sides import Json, Sides
+from harness.comparability._common.pipeline import pipelines, show_value
+from harness.comparability._common.sides import Json, Sides
 from harness.records import Difference
 
 UNLIMITED = 10**9

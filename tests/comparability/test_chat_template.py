@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from transformers.utils import chat_template_utils
 
-from harness.comparability._examples import CONVERSATIONS, render
-from harness.comparability._sides import Side
+from harness.comparability._common.examples import CONVERSATIONS, render
+from harness.comparability._common.sides import Side
 from harness.errors import ForeignCodeError
 from tests.helpers.folders import CHATML, SETTINGS, Pair, edit
 

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from harness.comparability import NotComparable
-from harness.comparability._examples import RARE, common_strings
-from harness.comparability._sides import Json, Side, Sides, make_tokenizer, without_truncation
+from harness.comparability._common.examples import RARE, common_strings
+from harness.comparability._common.sides import Json, Side, Sides, make_tokenizer, without_truncation
 from harness.errors import ModelError
 from harness.records import Difference
 from harness.records.comparison import Severity

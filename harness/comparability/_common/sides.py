@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from harness.comparability._header import Header
+from harness.comparability._common.header import Header
 from harness.errors import HarnessError, ModelError
 from harness.system.foreign import guard
 

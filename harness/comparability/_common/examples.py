@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, cast
 
-from harness.comparability._sides import Side
+from harness.comparability._common.sides import Side
 from harness.errors import ForeignCodeError
 from harness.system.foreign import guard
 
