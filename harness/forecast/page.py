@@ -11,7 +11,7 @@ from harness.forecast.cost import Cost
 from harness.forecast.model_size import ModelSize, model_size
 from harness.forecast.needs import Need
 from harness.forecast.sizes import document_count
-from harness.planning.looks import DEFAULT, select_waiting_rules
+from harness.planning.sampling.looks import DEFAULT, select_waiting_rules
 from harness.planning.specs import GateSpec, Plan, SuiteSpec
 from harness.records import HubData, Plugin, Run
 from harness.rules import Rule

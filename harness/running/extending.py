@@ -7,7 +7,7 @@
 It is decided when every rule is, or when a blocking rule has failed: no further document can then make the variant
 pass, and a rule that needs many documents (a rare event) would only keep a broken variant running.
 
-The error is controlled elsewhere: every interval holds at all looks simultaneously (harness/planning/looks.py), so a
+The error is controlled elsewhere: every interval holds at all looks simultaneously (harness/planning/sampling/looks.py), so a
 measurement may be judged at any look in the ordinary way. Only the rows are stored: a run that was killed measures them
 again and stops at the same look.
 """
@@ -22,7 +22,7 @@ from harness.forecast.measured import Measured, list_measured
 from harness.forecast.needs import needs
 from harness.judge import judge
 from harness.measures import Measure
-from harness.planning.looks import DEFAULT, Look, drop_repeated_looks, select_waiting_rules
+from harness.planning.sampling.looks import DEFAULT, Look, drop_repeated_looks, select_waiting_rules
 from harness.planning.specs import GateSpec, Plan, SuiteSpec
 from harness.records import Measurement, NoiseFloor, Skipped, Stop, Verdict
 from harness.records.conclusion import overall

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
 from harness.measures import Measure, hold_to_declared, skip_uncompared
-from harness.planning.clusters import label_clusters, name_documents
-from harness.planning.looks import Look
-from harness.planning.slices import measure_slices, slice_patterns
+from harness.planning.sampling.clusters import label_clusters, name_documents
+from harness.planning.sampling.looks import Look
+from harness.planning.sampling.slices import measure_slices, slice_patterns
 from harness.planning.specs import GateSpec, SuiteSpec
 from harness.records import Measurement, NoiseFloor, Note, Skipped, Slice
 from harness.records.own_rules import MEASURES_RUN, REFERENCE_PREDICTS

@@ -17,7 +17,7 @@ from harness.lockstep.driver import shared_pass
 from harness.lockstep.noise_floor import apply_condition, sample_documents
 from harness.measures import Measure
 from harness.models.loaded import LoadedModel
-from harness.planning.clusters import label_clusters
+from harness.planning.sampling.clusters import label_clusters
 from harness.planning.specs import SuiteSpec
 from harness.progress import Progress
 from harness.records import Measurement, NoiseFloor, Note, Skipped

@@ -23,7 +23,7 @@ from harness.models.verification.tokenizer_file import verify_texts
 from harness.models.vocabulary import explain_mismatch
 from harness.numerics.hardware import fit as hardware
 from harness.planning.composition import remarks
-from harness.planning.looks import Look
+from harness.planning.sampling.looks import Look
 from harness.planning.specs import Plan, SuiteSpec, VariantSpec
 from harness.records import Artifact, Comparison, Environment, Identity, Measurement, Note, Skipped, Slice, Stop
 from harness.records.own_rules import WEIGHTS_FINITE, OwnRule

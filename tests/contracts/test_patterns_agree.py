@@ -15,7 +15,7 @@ from harness.forecast.needs import needs
 from harness.judge import judge
 from harness.planning.checking import Checker
 from harness.planning.gate_file import Gate, check_metrics
-from harness.planning.slices import slice_patterns
+from harness.planning.sampling.slices import slice_patterns
 from harness.planning.specs import GateSpec, RuleSpec
 from harness.records import Measurement, Metric, Skipped
 from harness.records.metric import find_metric

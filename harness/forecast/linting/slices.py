@@ -10,7 +10,7 @@ from harness.data.documents import read_documents
 from harness.forecast.linting.evidence import Evidence
 from harness.forecast.linting.findings import Finding, key_of, weight
 from harness.measures import load_measures
-from harness.planning.slices import UNLABELLED
+from harness.planning.sampling.slices import UNLABELLED
 from harness.planning.specs import RuleSpec, SuiteSpec
 from harness.records import DocumentsSpec, HubData
 from harness.records.patterns import could_match, matches

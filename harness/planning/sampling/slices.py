@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from harness.measures import Measure, hold_to_declared, skip_uncompared
-from harness.planning.clusters import label_clusters, name_documents
-from harness.planning.looks import Look
+from harness.planning.sampling.clusters import label_clusters, name_documents
+from harness.planning.sampling.looks import Look
 from harness.planning.specs import GateSpec
 from harness.records import Measurement, Skipped, Slice
 from harness.records.patterns import could_match

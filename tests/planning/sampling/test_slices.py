@@ -12,7 +12,7 @@ import pytest
 from harness.judge import judge
 from harness.measures.memory import Memory
 from harness.measures.perplexity import Perplexity
-from harness.planning.slices import measure_slices, slice_patterns, split_documents
+from harness.planning.sampling.slices import measure_slices, slice_patterns, split_documents
 from harness.planning.specs import GateSpec, RuleSpec
 from harness.records import Measurement, Skipped, Slice
 from harness.records.conclusion import overall

@@ -13,8 +13,8 @@ from harness.measures.divergence import Divergence
 from harness.measures.layer_error import LayerError
 from harness.measures.logits import Logits
 from harness.measures.perplexity import Perplexity
-from harness.planning.clusters import label_clusters, name_documents
-from harness.planning.looks import Look, drop_repeated_looks
+from harness.planning.sampling.clusters import label_clusters, name_documents
+from harness.planning.sampling.looks import Look, drop_repeated_looks
 from harness.planning.specs import GateSpec, RuleSpec
 from harness.records import Measurement
 from harness.rules.not_worse import NotWorse

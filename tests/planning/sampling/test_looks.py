@@ -14,8 +14,8 @@ from harness.measures.layer_error import LayerError
 from harness.measures.memory import Memory
 from harness.measures.outliers import Outliers
 from harness.measures.perplexity import Perplexity
-from harness.planning.looks import Look, select_waiting_rules
-from harness.planning.slices import measure_slices, slice_patterns
+from harness.planning.sampling.looks import Look, select_waiting_rules
+from harness.planning.sampling.slices import measure_slices, slice_patterns
 from harness.planning.specs import GateSpec, RuleSpec, SuiteSpec
 from harness.records import DocumentsSpec, Measurement, Skipped, Slice
 from harness.rules import Rule
