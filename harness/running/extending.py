@@ -7,9 +7,9 @@
 It is decided when every rule is, or when a blocking rule has failed: no further document can then make the variant
 pass, and a rule that needs many documents (a rare event) would only keep a broken variant running.
 
-The error is controlled elsewhere: every interval holds at all looks simultaneously (harness/planning/sampling/looks.py), so a
-measurement may be judged at any look in the ordinary way. Only the rows are stored: a run that was killed measures them
-again and stops at the same look.
+The error is controlled elsewhere: every interval holds at all looks simultaneously
+(harness/planning/sampling/looks.py), so a measurement may be judged at any look in the ordinary way. Only the rows are
+stored: a run that was killed measures them again and stops at the same look.
 """
 
 from __future__ import annotations
