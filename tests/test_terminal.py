@@ -46,6 +46,19 @@ def test_without_a_terminal_there_are_plain_lines_and_few_of_them() -> None:
     assert "\x1b" not in out.getvalue()
 
 
+def test_plain_lines_estimate_the_time_that_is_left() -> None:
+    terminal, out, clock = plain()
+    for now, done in ((0.0, 0), (6.0, 10), (12.0, 20), (18.0, 100)):
+        clock.now = now
+        terminal.step("layers", done, 100)
+    assert out.getvalue().splitlines() == [
+        "  layers 0/100",
+        "  layers 10/100, about 54 seconds left",
+        "  layers 20/100, about 48 seconds left",
+        "  layers 100/100",
+    ]
+
+
 def test_on_a_terminal_progress_is_live_and_leaves_nothing_behind() -> None:
     out = io.StringIO()
     terminal = Terminal(Console(file=out, force_terminal=True, width=80))

@@ -88,6 +88,14 @@ def _shift(value: float) -> float:
     return float(f"{value!r}e2") if "e" not in repr(value) and math.isfinite(value) else value * 100
 
 
+def format_duration(seconds: float) -> str:
+    """Seconds as a person says them: "40 seconds", "12 minutes", "3.5 hours"."""
+    if seconds < 90:
+        count = max(1, round(seconds))
+        return f"{count} second{'s' * (count != 1)}"
+    return f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"
+
+
 def size(value: float | None) -> str:
     """Bytes in decimal units: 7875280 is 7.875 MB."""
     if value is None:
