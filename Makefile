@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-slow fuzz bench methods matrix mutants clean
+.PHONY: demo test test-slow fuzz bench methods matrix zoo mutants clean
 
 demo: .venv/installed
 	@mkdir -p runs
@@ -35,6 +35,9 @@ methods: .venv/installed-for-tests
 
 matrix: .venv/installed-for-tests
 	OMP_NUM_THREADS=1 $(BIN)/python tests/bench/matrix.py --out .github/MATRIX.md
+
+zoo: .venv/installed-for-tests
+	OMP_NUM_THREADS=1 $(BIN)/python tests/bench/zoo.py --out .github/ARCHITECTURES.md
 
 mutants: .venv/installed-for-tests
 	$(BIN)/pip install --quiet --editable '.[mutation]'

@@ -10,7 +10,7 @@ and the exit code 0 is given in one place only, after run.json has been read bac
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,17 +20,30 @@ from harness.errors import OUT_OF_MEMORY, HarnessError, WriteError, is_out_of_me
 from harness.forecast.notes import notes_before
 from harness.judge import conclude, judge
 from harness.measures import collect_metrics
-from harness.plan import check_together, make_plans, names_of, resolve_plan
+from harness.plan import check_together, make_plans, names_of, notes_on_plan, resolve_plan
 from harness.planning.specs import Plan
 from harness.planning.target import target_notes
 from harness.records import Clock, Failure, Run
 from harness.records.conclusion import conclusion, overall
 from harness.records.own_rules import OUTPUTS_WRITTEN, judge_own_rules
+from harness.report.display import shorten_path
+from harness.report.outcomes import Outcome
 from harness.system.environment import prepare_threads
 from harness.system.foreign import contain
 from harness.system.held_folder import hold
-from harness.terminal import Terminal, shorten_path
-from harness.write import StoredTables, read_back, read_run, remove_outputs, write_failure, write_outputs, write_run
+from harness.system.library_log import keep_library_noise
+from harness.terminal import Terminal
+from harness.write import (
+    StoredTables,
+    add_suited,
+    announce,
+    read_back,
+    read_run,
+    remove_outputs,
+    write_failure,
+    write_outputs,
+    write_run,
+)
 from harness.writers import RUN_FILE, Writer
 
 if TYPE_CHECKING:
@@ -41,6 +54,8 @@ MARKER = ".lm-shipcheck"
 """The file by which a run folder is known as one, and which the process that writes there has locked."""
 MARK_OF_OLD = "tables/journal.jsonl"
 """By which a run folder of an earlier version is known."""
+MOST_NAMES = 3
+"""Variants that a note names; of more it says how many."""
 WORST_FIRST = (2, 1, 3, 0)
 
 
@@ -66,18 +81,39 @@ def _check(plans: Sequence[Plan], out: Path, terminal: Terminal) -> int:
     """Check every plan in its folder, which this process holds."""
     folders = {plan.name: out / plan.name for plan in plans}
     try:
-        for plan in plans:
-            for text in [*(note.text for note in target_notes(plan)), *notes_before(plan, folders[plan.name])]:
-                terminal.note(f"{plan.name}: {text}")
+        _note_together(plans, folders, terminal)
     finally:
         for plan in plans:
-            for text in remove_outputs(folders[plan.name], plan.outputs):
+            for text in remove_outputs(folders[plan.name], add_suited(plan.outputs, os.environ)):
                 terminal.note(f"{plan.name}: {text}")
     _remove_overview(out)
     prepare_threads()
+    with keep_library_noise(list(folders.values())):
+        outcomes = _run_groups(plans, folders, terminal)
+    codes = [outcome.code for outcome in outcomes]
+    if len(plans) > 1:
+        terminal.summarize([next(each for each in outcomes if each.name == plan.name) for plan in plans])
+        codes.append(_write_overview(list(folders.values()), out, terminal))
+    return min(codes, key=WORST_FIRST.index)
+
+
+def _note_together(plans: Sequence[Plan], folders: Mapping[str, Path], terminal: Terminal) -> None:
+    """What is to be said of plans before they run; what holds for several is said once, with their names."""
+    names: dict[str, list[str]] = {}
+    for plan in plans:
+        for text in [*(note.text for note in target_notes(plan)), *notes_before(plan, folders[plan.name])]:
+            names.setdefault(text, []).append(plan.name)
+    for text, of in names.items():
+        more = f" and {len(of) - MOST_NAMES} more" * (len(of) > MOST_NAMES)
+        terminal.note(f"{', '.join(of[:MOST_NAMES])}{more}: {text}")
+
+
+def _run_groups(plans: Sequence[Plan], folders: Mapping[str, Path], terminal: Terminal) -> list[Outcome]:
+    """Run, judge and write every plan, those together that share a reference pass."""
     from harness.run import group_plans, run_group
 
-    codes = []
+    outcomes: list[Outcome] = []
+    several = len(plans) > 1
     for group in group_plans(plans):
         started = datetime.now(UTC)
         terminal.stage(f"{', '.join(plan.name for plan in group)}: reference {group[0].reference.model}")
@@ -86,13 +122,12 @@ def _check(plans: Sequence[Plan], out: Path, terminal: Terminal) -> int:
                 results = run_group(group, [folders[plan.name] for plan in group], terminal)
         except HarnessError as error:
             terminal.error(str(error), error.failure)
-            codes += [_record_failure(plan, error, folders[plan.name], terminal) for plan in group]
+            outcomes += [_record_failure(plan, error, folders[plan.name], terminal) for plan in group]
             continue
         for plan, result in zip(group, results, strict=True):
-            codes.append(_conclude(plan, result, started, folders[plan.name], terminal))
-    if len(plans) > 1:
-        codes.append(_write_overview(list(folders.values()), out, terminal))
-    return min(codes, key=WORST_FIRST.index)
+            show = terminal.brief if several else terminal.verdict
+            outcomes.append(_conclude(plan, result, started, folders[plan.name], terminal, show))
+    return outcomes
 
 
 @contextmanager
@@ -157,29 +192,42 @@ def _withdraw(folder: Path, terminal: Terminal) -> None:
         terminal.note(f"{folder}: the result of an earlier check was removed, because its files have changed")
 
 
-def _conclude(plan: Plan, result: Observed | HarnessError, started: datetime, folder: Path, terminal: Terminal) -> int:
-    """Judge and write one variant; returns its exit code."""
+def _conclude(
+    plan: Plan,
+    result: Observed | HarnessError,
+    started: datetime,
+    folder: Path,
+    terminal: Terminal,
+    show: Callable[[Run, Sequence[Path]], None],
+) -> Outcome:
+    """Judge, write and show one variant."""
     if isinstance(result, HarnessError):
         terminal.error(f"{plan.name}: {result}", result.failure)
         return _record_failure(plan, result, folder, terminal)
     for message in result.messages:
         terminal.note(message)
-    run, written, failure = _publish(_judge_variant(result, started), folder, plan.outputs)
+    writers = add_suited(plan.outputs, os.environ)
+    run, written, failure = _publish(_judge_variant(result, started), folder, writers)
     code = exit_code_of(run)
-    terminal.verdict(run, written)
+    show(run, written)
+    said, unsaid = announce(run, folder, writers, os.environ)
+    terminal.announce(said)
+    if unsaid:
+        terminal.note(f"{plan.name}: {unsaid}")
     if failure:
         text = f"{plan.name}: {failure}\nthe exit code is {code}: nothing passes without all of its outputs"
         terminal.error(text)
-    return code
+    return Outcome.from_run(run, code, failure)
 
 
-def _record_failure(plan: Plan, error: HarnessError, folder: Path, terminal: Terminal) -> int:
-    """Write failure.json, for programs, where there will be no run.json; returns the exit code."""
+def _record_failure(plan: Plan, error: HarnessError, folder: Path, terminal: Terminal) -> Outcome:
+    """Write failure.json, for programs, where there will be no run.json."""
     try:
         write_failure(Failure(name=plan.name, failure=error.failure, message=str(error)), folder)
     except WriteError as unwritten:
         terminal.error(str(unwritten), unwritten.failure)
-    return EXIT_ERROR
+    first = (str(error).splitlines() or [""])[0]
+    return Outcome(plan.name, EXIT_ERROR, "error", error.failure, first)
 
 
 def _publish(run: Run, folder: Path, writers: Sequence[Writer]) -> tuple[Run, list[Path], str]:
@@ -222,6 +270,7 @@ def _judge_variant(observed: Observed, started: datetime) -> Run:
     )
     verdicts += judge_own_rules(observed.broken)
     concluded = conclusion(verdicts)
+    notes = (*notes_on_plan(observed.plan), *observed.notes)
     finished = datetime.now(UTC)
     return Run(
         name=observed.plan.name,
@@ -242,8 +291,8 @@ def _judge_variant(observed: Observed, started: datetime) -> Run:
         slices=tuple(observed.slices),
         stops=tuple(observed.stops.values()),
         verdicts=verdicts,
-        notes=tuple(observed.notes),
-        warnings=sum(note.level == "warn" for note in observed.notes),
+        notes=notes,
+        warnings=sum(note.level == "warn" for note in notes),
         artifact=observed.artifact,
         comparison=observed.comparison,
     )

@@ -12,6 +12,7 @@ import sys
 import traceback
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
 import click
 
@@ -28,11 +29,14 @@ from harness.errors import (
 from harness.system.foreign import EndedBySignal, refuse_silent_exits
 from harness.system.streams import endure
 
+if TYPE_CHECKING:
+    from harness.commands.workflows import CiSystem
+
 RUN = click.argument("run", type=click.Path(path_type=Path), metavar="RUN")
 """The folder of a finished run."""
 
 
-PRINT_ONLY = {"plan", "lint", "list", "compare"}
+PRINT_ONLY = {"plan", "lint", "list", "compare", "schema"}
 """Commands that leave nothing but what they print: lost output is an error there."""
 
 
@@ -46,11 +50,25 @@ def app() -> None:
 @click.argument("file", type=click.Path(path_type=Path), default=Path("variant.yaml"))
 @click.option("--reference", default="pocket", show_default=True, help="Model to compare with: a folder or hub id.")
 @click.option("--variant", default="", help="A compressed checkpoint; without it the reference is compressed.")
-def init(file: Path, reference: str, variant: str) -> int:
-    """Write a commented FILE (default: variant.yaml) to start from."""
+@click.option(
+    "--documents", multiple=True, type=click.Path(path_type=Path),
+    help="Your own texts: a .jsonl, .txt, .csv or .parquet file, or a folder; may be given several times.",
+)  # fmt: skip
+@click.option("--tasks", multiple=True, metavar="NAME", help="lm-eval task to score; may be given several times.")
+@click.option("--ci", type=click.Choice(["github", "gitlab"]), help="Write a pipeline that checks FILE, too.")
+def init(
+    file: Path, reference: str, variant: str, documents: tuple[Path, ...], tasks: tuple[str, ...], ci: CiSystem | None
+) -> int:
+    """Write a commented FILE (default: variant.yaml) that fits the model and your texts, and runs as it stands."""
     from harness.commands.starter import write_starter
+    from harness.commands.workflows import place_of, write_workflow
 
-    write_starter(file, reference, variant)
+    if ci:
+        place_of(ci, file)  # before anything is written
+    for found in write_starter(file, reference, variant, documents, tasks):
+        click.echo(_defuse(found))
+    if ci:
+        click.echo(_defuse(f"wrote {write_workflow(ci, file)}"))
     click.echo(_defuse(f"wrote {file}; next: harness check {file}"))
     return 0
 
@@ -157,7 +175,7 @@ def report(runs: tuple[Path, ...], kinds: tuple[str, ...], out: Path) -> int:
     A writer that the variant file gave settings gets the same again. Several runs become one page: variants of one
     reference side by side, and runs of one name over time.
     """
-    from harness.write import read_run, write_outputs, writers_of
+    from harness.write import announce, read_run, write_outputs, writers_of
 
     if len(runs) > 1:
         from harness.overview.page import write_overview
@@ -166,8 +184,13 @@ def report(runs: tuple[Path, ...], kinds: tuple[str, ...], out: Path) -> int:
         return 0
     (run,) = runs
     finished = read_run(run)
-    for path in write_outputs(finished, run, writers_of(finished, kinds)):
+    writers = writers_of(finished, kinds)
+    for path in write_outputs(finished, run, writers):
         click.echo(_defuse(f"wrote {path}"))
+    said, unsaid = announce(finished, run, writers, os.environ)
+    click.echo(said, nl=False)
+    if unsaid:
+        click.echo(_defuse(unsaid), err=True)
     return 0
 
 
@@ -193,17 +216,43 @@ def selftest(gate: str, suite: str, model: str, only: tuple[str, ...], out: Path
 
 
 @app.command(name="list")
+@click.argument("name", required=False, metavar="[NAME]")
 @click.option("--terms", is_flag=True, help="Explain the terms used in files, reports and messages instead.")
-def list_everything(terms: bool) -> int:
-    """List every suite, gate, target, measure, backend, rule, probe, writer and report section, described."""
+def list_everything(name: str | None, terms: bool) -> int:
+    """List everything that files can name, or the settings of NAME: type, default, range, meaning, example.
+
+    \b
+    NAME: a suite, gate, target, measure, backend, rule, probe, writer or engine;
+    a group, such as backends; variant-file, suite-file or gate-file.
+    """
     if terms:
         from harness.commands.terms import print_terms
 
         print_terms()
         return 0
+    if name:
+        from harness.commands.settings import print_named
+
+        return print_named(name)
     from harness.commands.catalogue import print_catalogue
 
     print_catalogue()
+    return 0
+
+
+@app.command()
+@click.argument("kind", type=click.Choice(["variant", "suite", "gate"]))
+@click.option("--out", type=click.Path(path_type=Path), help="File to write the schema to, instead of printing it.")
+def schema(kind: str, out: Path | None) -> int:
+    """Print the JSON Schema of variant, suite or gate files, with every plugin that is installed.
+
+    \b
+    Editors use it to complete and check YAML, given this line in the file:
+    # yaml-language-server: $schema=./variant.schema.json
+    """
+    from harness.commands.schema import print_schema
+
+    click.echo(print_schema(kind, out), nl=False)
     return 0
 
 

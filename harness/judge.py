@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from harness.errors import FailureClass
+from harness.planning.left_out import TOPIC, LeftOut, note_left_out
 from harness.planning.specs import GateSpec, RuleSpec
 from harness.plugins import nearest
 from harness.records import Measurement, Metric, Run, Skipped, Slice, Verdict, find_metric
@@ -38,6 +39,7 @@ class _Case:
     metric: str
     labels: dict[str, str]
     decision: Decision
+    unsupported: bool = False
 
 
 def judge(
@@ -53,7 +55,8 @@ def judge(
 
     A rule whose pattern matches no measurement is one error. A matching metric that could not be measured is an error
     too, even if the pattern (with or without ``*``) also matches measurements: a rule about every task is not satisfied
-    by the tasks that could be run. identical: both sides are the same bytes, so exact ties may pass. A rule that names
+    by the tasks that could be run. It is only advisory where no run could measure it and the rule says
+    ``on_unsupported: warn``. identical: both sides are the same bytes, so exact ties may pass. A rule that names
     slices is judged on each of them separately.
 
     Blocking failures that rest on intervals are corrected for multiple comparisons (Holm, at FALSE_ALARMS); a failure
@@ -65,6 +68,7 @@ def judge(
         case
         for gate in gates
         for spec in gate.rules
+        if not spec.left_out
         for case in _list_cases(gate.name, spec, measurements, skipped, slices, identical)
     ]
     return tuple(_verdict(case, metrics) for case in _correct_family(cases, elsewhere))
@@ -74,8 +78,16 @@ def rejudge(run: Run, gates: Sequence[GateSpec]) -> Run:
     """The run judged by other gates. Verdicts of the harness itself stay: no gate can override them."""
     broken = tuple(verdict for verdict in run.verdicts if verdict.gate == OWN_GATE)
     identical = run.reference.same_as(run.variant)
+    left_out = LeftOut.of_run(
+        run.asked, [*(each.name for each in run.metrics), *(each.name for each in run.measurements)]
+    )
+    gates = [left_out.mark(gate) for gate in gates]
+    notes = [note for note in run.notes if note.topic != TOPIC]
+    notes = [*note_left_out(gates, left_out.suites), *notes]
+    run = run.model_copy(update={"notes": tuple(notes), "warnings": sum(note.level == "warn" for note in notes)})
     verdicts = judge(gates, run.measurements, run.skipped, identical, run.slices, metrics=run.metrics)
-    return conclude(run, verdicts + broken)
+    asked = run.asked | {"gates": [gate.resolve() for gate in gates]}
+    return conclude(run.model_copy(update={"asked": asked}), verdicts + broken)
 
 
 def conclude(run: Run, verdicts: tuple[Verdict, ...]) -> Run:
@@ -130,6 +142,7 @@ def _cases(
             entry.measure,
             entry.labels,
             _error("not measured", f"{entry.measure}: {entry.reason}"),
+            entry.unsupported,
         )
         for entry in lost
     ]
@@ -240,6 +253,8 @@ def _verdict(case: _Case, metrics: Sequence[Metric]) -> Verdict:
     level = rule.level
     if _is_excused(rule, decision):
         level, decision = "warn", decision.withhold("advisory, because of on_inconclusive: warn")
+    if case.unsupported and rule.level == "block" and rule.on_unsupported == "warn":
+        level, decision = "warn", decision.withhold("advisory, because of on_unsupported: warn", "error")
     return Verdict(
         gate=case.gate,
         rule=_name(rule),

@@ -13,20 +13,22 @@ from harness.planning.artifact import check_artifact
 from harness.planning.checking import Checker
 from harness.planning.checkpoints import DISTRIBUTION
 from harness.planning.composition import check_composition
+from harness.planning.files import VariantFile
 from harness.planning.gate_file import Gate, check_extending, check_metrics, check_obstacles, read_gate
+from harness.planning.left_out import LeftOut, note_left_out
 from harness.planning.locating import explain_unknown_name, is_slug
 from harness.planning.matrix import KEY, Expansion, expand, merge_problems
 from harness.planning.model_entry import read_reference, read_steps, read_variant
 from harness.planning.noise_floor import check_floors
+from harness.planning.other_world import note_other_world
 from harness.planning.outputs import read_outputs
+from harness.planning.own_data import check_taken, read_own_data
 from harness.planning.specs import GateSpec, Plan, SuiteSpec
 from harness.planning.suite_file import Suite, read_documents_spec, read_suite, source_name
 from harness.planning.target import read_target
-from harness.records import CalibrationSpec, Plugin
+from harness.records import CalibrationSpec, Note, Plugin
 from harness.system.yaml_file import read_yaml
 from harness.system.yaml_values import KeyPath, describe
-
-KEYS = ("name", "reference", "variant", "target", "calibration", "suites", "gates", "weak_reference", "outputs", KEY)
 
 
 def make_plan(path: Path) -> Plan:
@@ -66,14 +68,15 @@ def _read_plan(expansion: Expansion, folder: Path, problems: list[Problem]) -> P
     """The plan of one variant; None, and problems, if there are mistakes."""
     source = expansion.source
     check = Checker(source, folder, problems)
-    content = check.mapping(source.data, (), KEYS)
+    content = check.mapping(source.data, (), tuple(VariantFile.model_fields))
     name = _name(check, content.get("name"))
     reference = read_reference(check, content.get("reference"))
     steps = read_steps(check, content.get("variant"))
     variant = read_variant(check, content.get("variant"), steps.values(), reference)
     target = read_target(check, content.get("target"))
     calibration = _calibration(check, content.get("calibration"))
-    read = [read_suite(each, folder, problems) for each in _names(check, "suites", content, folder)]
+    own = read_own_data(check, content)
+    read = [read_suite(each, folder, problems, own) for each in _names(check, "suites", content, folder)]
     suites = [suite and suite.with_target(target) for suite in read]
     gates = [read_gate(each, folder, problems) for each in _names(check, "gates", content, folder)]
     weak_reference = _reason(check, content.get("weak_reference", ""))
@@ -81,7 +84,9 @@ def _read_plan(expansion: Expansion, folder: Path, problems: list[Problem]) -> P
     _check_backends(check, steps, content.get("calibration") is not None)
     check_composition(check, steps)
     _check_contamination(check, steps, calibration, suites)
-    _check_rules(check, gates, suites, suites_named=_length(content.get("suites")))
+    check_taken(check, content, suites)
+    left_out = LeftOut.of_suites(suite.spec() for suite in suites if suite and suite.measures)
+    _check_rules(check, gates, suites, _length(content.get("suites")), left_out)
     check_artifact(check, content.get("variant"), variant, suites, gates)
     if problems or reference is None or variant is None:
         return None
@@ -94,10 +99,17 @@ def _read_plan(expansion: Expansion, folder: Path, problems: list[Problem]) -> P
         target=target,
         calibration=calibration,
         suites=tuple(suite.spec() for suite in suites if suite),
-        gates=tuple(gate.spec() for gate in gates if gate),
+        gates=tuple(left_out.mark(gate.spec()) for gate in gates if gate),
         weak_reference=weak_reference,
         outputs=outputs,
     )
+
+
+def notes_on_plan(plan: Plan) -> tuple[Note, ...]:
+    """What a reader of the verdict must know that the plan alone tells: rules that are not applied, and suites that
+    are about another model."""
+    left_out = note_left_out(plan.gates, LeftOut.of_suites(plan.suites).suites)
+    return (*left_out, *note_other_world(plan))
 
 
 def names_of(path: Path) -> set[str]:
@@ -166,8 +178,7 @@ def resolve_plan(plan: Plan) -> dict[str, Any]:
     for suite, out in zip(plan.suites, record["suites"], strict=True):
         out["measures"] = [_describe_plugin("measure", measure) for measure in suite.measures]
         out["probes"] = [_describe_plugin("probe", probe) for probe in suite.probes]
-    for gate, out in zip(plan.gates, record["gates"], strict=True):
-        out["rules"] = [_describe_plugin("rule", each.rule) | {"where": each.where} for each in gate.rules]
+    record["gates"] = [gate.resolve() for gate in plan.gates]
     record["outputs"] = [_describe_plugin("writer", writer) for writer in plan.outputs]
     return record
 
@@ -262,17 +273,21 @@ def _check_contamination(
 
 
 def _check_rules(
-    check: Checker, gates: Sequence[Gate | None], suites: Sequence[Suite | None], suites_named: int
+    check: Checker,
+    gates: Sequence[Gate | None],
+    suites: Sequence[Suite | None],
+    suites_named: int,
+    left_out: LeftOut,
 ) -> None:
     metrics = [metric for suite in suites if suite for metric in suite.metrics]
     all_known = len(suites) == suites_named and all(suite and suite.complete for suite in suites)
     for gate in gates:
         if gate:
-            check_metrics(gate, metrics, all_known)
+            check_metrics(gate, metrics, all_known, left_out)
             check_obstacles(gate, [measure for suite in suites if suite for measure in suite.measures.values()])
             check_floors(gate, [suite for suite in suites if suite])
     if all_known and not any(problem.key.startswith("documents") for problem in check.problems):
         growing = [name for suite in suites if suite for name in suite.sequential_metrics]
         check_extending([gate for gate in gates if gate], growing, metrics)
-    if gates and all(gate and gate.complete and gate.only_warns for gate in gates):
+    if gates and all(gate and gate.complete and gate.only_warns(left_out) for gate in gates):
         check.problem(("gates",), "only rules of level warn", "at least one rule of level block")

@@ -22,6 +22,8 @@ from rich.text import Text
 from harness.errors import FailureClass
 from harness.records import Run, Verdict
 from harness.report import comparability, display, stops, verdict, words
+from harness.report.display import shorten_path
+from harness.report.outcomes import Outcome
 from harness.report.rules import Judged, prepare_verdicts
 from harness.system.streams import EnduringStream
 
@@ -107,6 +109,37 @@ class Terminal:
         for path in outputs:
             self._print(Text(f"  report: {defuse(shorten_path(path), 2000)}"))
 
+    def brief(self, run: Run, outputs: Sequence[Path] = ()) -> None:
+        """The verdict of one of several variants: its reason, its warnings by number, and where the outputs are."""
+        self._end_live()
+        headline = f"{words.STATUSES[run.verdict].mark} {verdict.headline(run)}"
+        self._print(Text.assemble((headline, f"bold {_COLOURS[run.verdict]}"), f"  {defuse(run.name)}"))
+        self._print(Text(f"  {defuse(verdict.reason(run), 2000)}"))
+        if run.warning_notes:
+            self._print(Text(f"  {words.count_warnings(run)}, in run.json and the report"))
+        for path in outputs:
+            self._print(Text(f"  report: {defuse(shorten_path(path), 2000)}"))
+
+    def summarize(self, outcomes: Sequence[Outcome]) -> None:
+        """A table of several variants, in the order of the files, and the worst exit code behind it."""
+        table = Table(box=None, pad_edge=False)
+        for title in ("variant", "verdict", "class", "bits", "size", "KL", "perplexity", "reason"):
+            numeric = title in ("bits", "size", "KL", "perplexity")
+            table.add_column(
+                title,
+                justify="right" if numeric else "left",
+                overflow="fold",
+                no_wrap=title not in ("variant", "reason"),
+            )
+        for each in outcomes:
+            status = words.STATUSES[each.status]
+            verdict_cell = Text(f"{status.mark} {status.word}", _COLOURS[each.status])
+            numbers = (each.bits, each.size, each.kl, each.perplexity)
+            cells = [Text(defuse(text)) for text in (each.failure or "", *numbers, each.reason)]
+            table.add_row(Text(defuse(each.name)), verdict_cell, *cells)
+        self._print(Text(""))
+        self.show(table)
+
     def _print_warnings(self, run: Run) -> None:
         """The warnings that a verdict must not be read without, with their number."""
         for note in run.warning_notes[:_MOST_WARNINGS]:
@@ -114,6 +147,12 @@ class Terminal:
             self._print(Text.assemble(("  warning ", _COLOURS["inconclusive"]), text))
         if run.warning_notes:
             self._print(Text(f"  {words.count_warnings(run)}"))
+
+    def announce(self, lines: str) -> None:
+        """Print what a writer says to the CI runner, which it has escaped: workflow commands start their line."""
+        self._end_live()
+        for line in lines.splitlines():
+            self._print(Text(line))
 
     def show(self, table: Table) -> None:
         """Print a table whose cells are already sanitized."""
@@ -171,14 +210,6 @@ def defuse(text: str, most: int = 300) -> str:
 def defuse_lines(text: str) -> str:
     """``text`` with every line made harmless."""
     return "\n".join(defuse(line, 2000) for line in text.splitlines())
-
-
-def shorten_path(path: Path) -> str:
-    """The path relative to the current folder if it lies below it, else unchanged."""
-    try:
-        return str(path.resolve().relative_to(Path.cwd().resolve()))
-    except (ValueError, OSError):  # the current folder may have been removed
-        return str(path)
 
 
 def standard_console(stream: TextIO) -> Console:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -129,6 +129,31 @@ def remove_outputs(folder: Path, writers: Sequence[Writer]) -> list[str]:
     except OSError as error:
         raise WriteError(f"{folder}: an earlier result could not be removed: {error.strerror}") from error
     return broken
+
+
+def add_suited(writers: Sequence[Writer], environment: Mapping[str, str]) -> tuple[Writer, ...]:
+    """The writers asked for, and those that suit the environment without being asked for."""
+    added = list(writers)
+    for kind in plugins.names(Writer):
+        try:
+            cls = plugins.load(Writer, kind)
+            if cls.suits(environment) and cls.file_name not in {writer.file_name for writer in added}:
+                added.append(cls())
+        except Exception:  # noqa: BLE001, S112 - nobody asked for it; importing a plugin may raise anything
+            continue
+    return tuple(added)
+
+
+def announce(run: Run, folder: Path, writers: Sequence[Writer], environment: Mapping[str, str]) -> tuple[str, str]:
+    """What the writers of a finished run show where it runs, and what of it failed, for people; no verdict changes."""
+    lines, failures = [], []
+    for writer in writers:
+        try:
+            with guard(f"the writer {writer.kind}"):
+                lines.append(writer.announce(run, folder, environment))
+        except Exception as error:  # noqa: BLE001 - a plugin may raise anything; everything is in the folder
+            failures.append(f"{writer.kind}: {error}")
+    return "".join(lines), "\n".join(failures)
 
 
 def _remove(path: Path) -> None:

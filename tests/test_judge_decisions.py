@@ -218,3 +218,21 @@ class TestChecks:
             metric.model_copy(update={"name": "m.a"}),
         ]
         assert verdicts(not_worse("m.a"), found=(), lost=whole, metrics=declared)[0].failure == "numerics"
+
+
+class TestWhatNoRunCouldMeasure:
+    def judged(self, unsupported: bool, **fields: Any) -> Verdict:
+        lost = Skipped(measure="m", reason="the engine shows no weights", unsupported=unsupported)
+        rule = Fixed(metric="m", why="w", decision=Decision("pass", "e", "f", 1.0, "b"), **fields)
+        (found,) = verdicts(rule, found=(), lost=(lost,))
+        return found
+
+    def test_blocks_unless_the_rule_excuses_it(self) -> None:
+        for unsupported, waits, level in (
+            (True, "block", "block"),
+            (True, "warn", "warn"),
+            (False, "warn", "block"),
+        ):
+            found = self.judged(unsupported, on_unsupported=waits)
+            assert (found.status, found.level) == ("error", level)
+            assert ("advisory, because of on_unsupported: warn" in found.because) == (level == "warn")

@@ -12,7 +12,9 @@ import pytest
 from rich.console import Console
 
 from harness import cli
-from harness.terminal import EVERY_SECONDS, Terminal, defuse, shorten_path, standard_console
+from harness.report.display import shorten_path
+from harness.report.outcomes import Outcome
+from harness.terminal import EVERY_SECONDS, Terminal, defuse, standard_console
 from tests.helpers.made_run import make_run
 
 
@@ -178,3 +180,40 @@ def test_a_stream_without_a_file_descriptor_will_do() -> None:
     out = io.StringIO()
     Terminal(standard_console(out)).note("x")
     assert out.getvalue() == "note x\n"
+
+
+def test_one_of_several_variants_takes_few_lines() -> None:
+    terminal, out, _ = plain()
+    terminal.brief(make_run("fail", documents=200).run, [Path.cwd() / "runs" / "x" / "report.html"])
+    lines = out.getvalue().splitlines()
+    assert lines[0] == "✕ Must not ship  pocket-w4-g32"
+    assert lines[-1] == "  report: runs/x/report.html"
+    assert len(lines) <= 4
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_several_variants_end_with_a_table(width: int) -> None:
+    out = io.StringIO()
+    terminal = Terminal(Console(file=out, width=width))
+    runs = [make_run(verdict, documents=200).run for verdict in ("pass", "fail")]
+    outcomes = [Outcome.from_run(run, run.exit_code) for run in runs]
+    broken = Outcome("broken", 2, "error", "resources", "out of memory [red]x[/red]\x1b[2J")
+    terminal.summarize([*outcomes, broken])
+    lines = out.getvalue().splitlines()
+    assert max(map(len, lines)) <= width
+    text = " ".join(out.getvalue().split())
+    assert "variant verdict class bits size KL perplexity reason" in text
+    assert ["✓ Pass" in text, "✕ Fail" in text, "! Error" in text] == [True] * 3
+    assert "resources" in text
+    assert "\x1b" not in text
+    kl = next(m for m in runs[1].measurements if m.name == "divergence.kl_mean").change
+    assert kl is not None
+    assert f"{kl:.3g}" in text
+
+
+def test_an_outcome_names_the_first_rule_that_decided() -> None:
+    run = make_run("fail", documents=200).run
+    assert Outcome.from_run(run, 1).reason == "perplexity ratio (1.09, limit 1.02)"
+    assert Outcome.from_run(run, 2, "disk full").reason == "disk full"
+    passed = make_run("pass", documents=200).run
+    assert (Outcome.from_run(passed, 0).reason, Outcome.from_run(passed, 0).failure) == ("", None)

@@ -51,7 +51,7 @@ class Activations(LinearBackend):
     only)."""
     range: RangeMethod = "min_max"
     """Method that sets a static range."""
-    percentile: Annotated[float, Field(gt=50, le=100)] | None = None
+    percentile: Annotated[float, Field(gt=50, le=100, examples=[99.9])] | None = None
     """Percentage of values inside the range, default 99.9; only with range ``percentile``."""
 
     @model_validator(mode="after")

@@ -35,15 +35,15 @@ class Autoround(SimulatingBackend):
 
     bits: Literal[2, 3, 4, 5, 6, 7, 8]
     """Bits per code."""
-    group_size: Annotated[int, Field(ge=1)] | None = 128
+    group_size: Annotated[int, Field(ge=1, examples=[128])] | None = 128
     """Inputs that share a scale; null: the whole output channel."""
     symmetric: bool = True
     """true: codes around 0 without a zero point; false: with a zero point."""
     iterations: Annotated[int, Field(ge=0)] = 200
     """Gradient descent steps per block; 0: plain rounding with the library's scales, without documents."""
-    batch: Annotated[int, Field(ge=1)] | None = None
+    batch: Annotated[int, Field(ge=1, examples=[8])] | None = None
     """Documents per gradient descent step, default 8."""
-    seed: int | None = None
+    seed: int | None = Field(default=None, examples=[42])
     """Random seed of the order of documents, default 42."""
 
     @model_validator(mode="after")

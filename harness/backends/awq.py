@@ -82,7 +82,8 @@ class Awq(WeightBackend):
             work.scale(block, [each for each in foldings if each.readers[0].startswith(f"{block.name}.")])
             work.clip([name for name, _ in block.linears()], block.observe)
         work.round_pending()
-        work.clip(chosen.keys() - work.formats.keys(), lambda taps: observe_inputs(model, taps, calibration))
+        outside = [name for name in chosen if name not in work.formats]
+        work.clip(outside, lambda taps: observe_inputs(model, taps, calibration))
         work.round_pending()
         described = merge_stacks(work.formats[name] for name in chosen)
         untie_head(model, chosen)

@@ -41,7 +41,7 @@ class Bitsandbytes(LibraryBackend):
 
     method: Literal["llm_int8", "nf4", "fp4"]
     """``llm_int8``: INT8 weights and inputs; ``nf4`` and ``fp4``: 4-bit weights, computed in the model's dtype."""
-    threshold: Annotated[float, Field(ge=0)] | None = None
+    threshold: Annotated[float, Field(ge=0, examples=[6.0])] | None = None
     """Absolute value from which an input column stays in full precision, default 6, 0: none; only with ``llm_int8``."""
     group_size: Literal[64, 128, 256, 512, 1024, 2048, 4096] | None = None
     """Weights that share a scale, default 64; only with 4 bits."""

@@ -13,7 +13,7 @@ from harness.backends._common.linears import LinearBackend
 from harness.backends._common.stacks import merge_stacks
 from harness.backends._common.weights import Replacing, name_module_in_errors, untie_head
 from harness.numerics.named_formats import Bits
-from harness.records import ModuleFormat, Note, NumberFormat, Record
+from harness.records import Entry, ModuleFormat, Note, NumberFormat
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,11 +26,13 @@ MOST_NAMED = 64
 Share = Annotated[float, Field(ge=0, le=0.5)]
 
 
-class BitsOverride(Record):
+class BitsOverride(Entry):
     """Bits for the modules that match."""
 
-    modules: tuple[str, ...] = Field(min_length=1)
+    modules: tuple[str, ...] = Field(min_length=1, examples=[["*.down_proj"]])
+    """Patterns of module names, with * for any part."""
     bits: Bits
+    """Bits per code of these modules."""
 
 
 class DenseAndSparse(LinearBackend):

@@ -34,13 +34,13 @@ class GptqModel(IsolatedBackend):
 
     bits: Literal[2, 3, 4, 8]
     """Bits per code."""
-    group_size: Annotated[int, Field(ge=1)] | None = 128
+    group_size: Annotated[int, Field(ge=1, examples=[128])] | None = 128
     """Inputs that share a scale; null: the whole output channel."""
     symmetric: bool = True
     """true: zero point in the middle of the codes; false: asymmetric."""
     act_order: bool = False
     """Quantize columns with the strongest inputs first."""
-    damping: Annotated[float, Field(gt=0, lt=1)] = 0.05
+    damping: Annotated[float, Field(gt=0, lt=1, examples=[0.01])] = 0.05
     """Damping added to the diagonal of the Hessian, as a fraction of its mean."""
 
     def job(self) -> Mapping[str, Any]:

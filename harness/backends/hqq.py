@@ -30,7 +30,7 @@ class Hqq(LibraryBackend):
 
     bits: Literal[1, 2, 3, 4, 8]
     """Bits per code."""
-    group_size: Annotated[int, Field(ge=8, multiple_of=8)] = 64
+    group_size: Annotated[int, Field(ge=8, multiple_of=8, examples=[128])] = 64
     """Inputs that share a scale and a zero point."""
 
     def number_format(self, module: Linear) -> NumberFormat:

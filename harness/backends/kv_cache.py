@@ -49,7 +49,7 @@ class KvCache(Backend):
     one token. ``unscaled``: FP8 without any scale."""
     values: Scales = "token"
     """The values that share a scale, as for keys."""
-    group_size: Annotated[int, Field(ge=1)] | None = 32
+    group_size: Annotated[int, Field(ge=1, examples=[128])] | None = 32
     """Tokens or channels that share a scale; null (not with ``channel``): all channels of a head."""
     residual: Annotated[int, Field(ge=0)] = 32
     """Number of newest tokens that stay in full precision. Per channel, tokens are quantized ``group_size`` at a time,
@@ -57,7 +57,7 @@ class KvCache(Backend):
     flush_keys: bool = False
     """Collect keys until there are ``residual`` tokens, then quantize all of them at once, so that none stays in full
     precision."""
-    skip_layers: tuple[Annotated[int, Field(ge=0)], ...] = ()
+    skip_layers: tuple[Annotated[int, Field(ge=0, examples=[0])], ...] = ()
     """Layers, counted from 0, whose cache stays in full precision."""
 
     @model_validator(mode="after")

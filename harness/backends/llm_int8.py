@@ -34,7 +34,7 @@ class LLMInt8(LinearBackend):
 
     quantizes = ("weights", "activations")
 
-    threshold: Annotated[float, Field(gt=0)] = 6.0
+    threshold: Annotated[float, Field(gt=0, examples=[6.0])] = 6.0
     """Absolute value from which an input is an outlier."""
 
     def compress(

@@ -47,26 +47,26 @@ class LlmCompressor(SimulatingBackend):
     extra = "llmcompressor"
     paths = ("recipe",)
 
-    recipe: str | None = None
+    recipe: str | None = Field(default=None, examples=["./recipe.yaml"])
     """Path of a recipe file of the library (YAML), passed unchanged. It selects the layers itself; no other setting may
     be given, and calibration documents are always needed."""
     scheme: Scheme | None = None
     """A named scheme of the library, for weights and (other than A16) inputs."""
-    bits: Annotated[int, Field(ge=2, le=8)] | None = None
+    bits: Annotated[int, Field(ge=2, le=8, examples=[4])] | None = None
     """Bits of integer weights, instead of a scheme."""
-    group_size: Annotated[int, Field(ge=1)] | None = None
+    group_size: Annotated[int, Field(ge=1, examples=[128])] | None = None
     """Inputs that share a scale. Default: with ``bits`` the whole output channel, with a grouped scheme 128."""
     symmetric: bool | None = None
     """Only with ``bits``: true (the default): codes around 0 without a zero point; false: with one."""
     method: Literal["round", "gptq", "awq"] = "round"
     """Rounding method of the weights."""
-    smoothing: Annotated[float, Field(gt=0, lt=1)] | None = None
+    smoothing: Annotated[float, Field(gt=0, lt=1, examples=[0.5])] | None = None
     """SmoothQuant strength (0 to 1): first move outliers of inputs into weights; not given: no smoothing."""
     kv_cache: Literal["int8", "fp8"] | None = None
     """Quantize keys and values, with one range each per layer."""
     act_order: bool | None = None
     """Only with gptq: quantize columns with the strongest inputs first, with groups of neighbours; default true."""
-    damping: Annotated[float, Field(gt=0, le=1)] | None = None
+    damping: Annotated[float, Field(gt=0, le=1, examples=[0.01])] | None = None
     """Only with gptq: damping added to the diagonal of the Hessian, as a fraction of its mean; default 0.01."""
 
     @model_validator(mode="after")

@@ -41,9 +41,9 @@ class MixedPrecision(LinearBackend):
 
     bits: tuple[Bits, ...] = Field(min_length=1)
     """Candidate bit widths of a layer."""
-    target_bits_per_weight: Annotated[float, Field(gt=0)] | None = None
+    target_bits_per_weight: Annotated[float, Field(gt=0, examples=[4.25])] | None = None
     """Upper limit of the mean bits per weight of the chosen layers: codes, scales and zero points."""
-    max_sensitivity: Annotated[float, Field(gt=0)] | None = None
+    max_sensitivity: Annotated[float, Field(gt=0, examples=[0.01])] | None = None
     """Upper limit of the summed sensitivities; the smallest size that satisfies it is chosen."""
     sensitivity: Literal["kl", "output_error"] = "kl"
     """``kl``: KL divergence of the model's predictions from the unquantized ones, in nats per token. ``output_error``:
@@ -53,13 +53,13 @@ class MixedPrecision(LinearBackend):
     granularity: Granularity = "group"
     """The values that share a scale: the whole tensor, an output channel, ``group_size`` neighbours within it, or a
     square block."""
-    group_size: Annotated[int, Field(ge=1)] | None = None
+    group_size: Annotated[int, Field(ge=1, examples=[128])] | None = None
     """Inputs that share a scale, default 32 (128 for blocks); only with ``group`` and ``block``."""
     full_range: bool = False
     """Use codes from −2^(bits−1) instead of −2^(bits−1)+1; symmetric integers only."""
     range: RangeMethod = "min_max"
     """Method that sets the clipping range of the weights that share a scale."""
-    percentile: Annotated[float, Field(gt=50, le=100)] | None = None
+    percentile: Annotated[float, Field(gt=50, le=100, examples=[99.9])] | None = None
     """Percentage of values inside the range, default 99.9; only with range ``percentile``."""
     double_quantize: bool = False
     """Quantize the scales to 8 bits as well, as in QLoRA."""

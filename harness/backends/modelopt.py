@@ -70,7 +70,7 @@ class Modelopt(SimulatingBackend):
         "mxfp4", "mxfp8",
     ]  # fmt: skip
     """One of the library's configurations: INT8_DEFAULT_CFG, INT8_SMOOTHQUANT_CFG, INT8_WEIGHT_ONLY_CFG and so on."""
-    group_size: Annotated[int, Field(ge=1)] | None = None
+    group_size: Annotated[int, Field(ge=1, examples=[128])] | None = None
     """Inputs that share a scale, default 128; the last group may be shorter. Only with int4 and int4_awq."""
 
     @model_validator(mode="after")

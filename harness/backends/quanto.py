@@ -44,7 +44,7 @@ class Quanto(LibraryBackend):
 
     weights: Literal["int8", "int4", "int2", "fp8_e4m3", "fp8_e5m2"]
     """Format of the weights."""
-    group_size: Annotated[int, Field(ge=8)] | None = None
+    group_size: Annotated[int, Field(ge=8, examples=[128])] | None = None
     """Inputs that share a scale; default: the library's choice. Only with int4 and int2."""
     activations: Literal["int8", "fp8_e4m3", "fp8_e5m2"] | None = None
     """Format of the inputs, with one static range from the calibration documents; not given: inputs are not

@@ -47,9 +47,9 @@ class Torchao(LibraryBackend):
     method: Method
     """torchao configuration: ``int8_weight_only``, ``int8_dynamic_activation_int8_weight``, ``intx_weight_only``,
     ``int8_dynamic_activation_intx_weight``, ``float8_weight_only``, ``int4_weight_only``."""
-    bits: Annotated[int, Field(ge=2, le=8)] | None = None
+    bits: Annotated[int, Field(ge=2, le=8, examples=[4])] | None = None
     """Bits per code; required with the two ``intx`` methods, not allowed with others."""
-    group_size: Annotated[int, Field(ge=8)] | None = None
+    group_size: Annotated[int, Field(ge=8, examples=[128])] | None = None
     """Inputs that share a scale; not given: one scale per output channel."""
     symmetric: bool = True
     """true: codes around 0 without a zero point; false only with ``intx``."""

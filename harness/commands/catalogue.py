@@ -18,24 +18,32 @@ from harness.report.sections import find_sections
 from harness.system.resources import bundled_file, bundled_names, folder
 from harness.system.yaml_file import read_description
 
+Rows = list[tuple[str, str]]
 
-def print_catalogue() -> None:
-    """Print suites, gates, targets, number formats, every plugin of every family, and the sections of the report."""
-    console = Console()
+
+def catalogue_groups() -> dict[str, Rows]:
+    """Names and descriptions of suites, gates, targets, number formats, plugins by family, sections of the report."""
+    groups: dict[str, Rows] = {}
     for kind in ("suites", "gates"):
-        rows = [(name, read_description(bundled_file(kind, name))) for name in bundled_names(kind)]
-        console.print(catalogue_table(kind, rows))
-    console.print(catalogue_table("targets", list(profiles().targets.items())))
-    formats = [(each.name, each.summary) for each in named_formats().values()]
-    console.print(catalogue_table("number formats", formats))
+        groups[kind] = [(name, read_description(bundled_file(kind, name))) for name in bundled_names(kind)]
+    groups["targets"] = list(profiles().targets.items())
+    groups["number formats"] = [(each.name, each.summary) for each in named_formats().values()]
     for family in FAMILIES:
         base = base_of(family)
         plugins = {name: load(base, name) for name in names(base)}
-        rows = [(name, f"{plugin.summary()}{_needs(plugin)}") for name, plugin in plugins.items()]
-        console.print(catalogue_table(family, rows))
-    sections = find_sections(folder("reports"))
+        groups[family] = [(name, f"{plugin.summary()}{_needs(plugin)}") for name, plugin in plugins.items()]
+    found = find_sections(folder("reports"))
+    groups["sections of the report"] = [(section.name, section.description) for section in found]
+    return groups
+
+
+def print_catalogue() -> None:
+    """Print every group."""
+    console = Console()
+    for group, rows in catalogue_groups().items():
+        console.print(catalogue_table(group, rows))
     console.print(
-        catalogue_table("sections of the report", [(section.name, section.description) for section in sections])
+        Text("harness list NAME explains one of these, or every key of a variant-file, suite-file or gate-file.")
     )
 
 
@@ -49,7 +57,7 @@ def _needs(plugin: type[Plugin]) -> str:
     return f" (needs {', '.join(missing or plugin.requires)}, {how})"
 
 
-def catalogue_table(title: str, rows: list[tuple[str, str]]) -> Table:
+def catalogue_table(title: str, rows: Rows) -> Table:
     """Names with their descriptions under a title."""
     table = Table(title=title, title_justify="left", box=None, show_header=False, pad_edge=False, expand=False)
     table.add_column(style="bold", no_wrap=True)

@@ -17,7 +17,7 @@ from harness.forecast.linting.page import print_findings
 from harness.forecast.needs import needs
 from harness.forecast.notes import earlier_run, findings_of
 from harness.forecast.page import print_plan
-from harness.plan import load_gate, load_suite, make_plans
+from harness.plan import load_gate, load_suite, make_plans, notes_on_plan
 from harness.planning.matrix import describe_choice
 from harness.terminal import Terminal, standard_console
 from harness.write import read_run
@@ -40,10 +40,11 @@ def preview_plan(file: Path, run_folder: Path | None, out: Path) -> int:
             print_plan(console, plan, needs(plan.gates, evidence.metrics, run), cost(plan, run), run)
         else:
             terminal.note(f"{plan.name}: as {plans[0].name}, with {describe_choice(plan.choice)}")
-        for finding in findings_of(plan, evidence, needed=False):
-            if str(finding) not in told:
-                terminal.note(str(finding))
-            told.add(str(finding))
+        notes = [note.text for note in notes_on_plan(plan)]
+        for text in [*notes, *map(str, findings_of(plan, evidence, needed=False))]:
+            if text not in told:
+                terminal.note(text)
+            told.add(text)
     return 0
 
 

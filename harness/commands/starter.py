@@ -1,14 +1,33 @@
-"""The variant file that ``harness init`` writes: commented and ready to run."""
+"""The variant file that ``harness init`` writes: commented, and it runs as it stands.
+
+model headers ─┐
+own texts ─────┴▶ what fits them (dtype, context, suite, gate) ─▶ variant.yaml
+"""
 
 from __future__ import annotations
 
 import json
 import os
 import re
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
+from harness.commands.first_look import (
+    ModelLook,
+    TextsLook,
+    choose_context,
+    count_tokens,
+    describe_lengths,
+    look_at_model,
+    look_at_texts,
+    write_collected,
+)
 from harness.errors import WriteError
 from harness.system.yaml_values import CONTROL, parse_plain
+
+FEWEST_FOR_SHIP = 72
+"""Documents without which the gate ship cannot exclude five percent of broken ones, even where none is broken."""
 
 _HEAD = """\
 # Compares one compressed model with its original.
@@ -22,7 +41,8 @@ name: {name}
 
 # The model to compare with: pocket (a small model bundled with the harness), a folder relative to this file
 # (./model), or a hub id; for a hub id add its commit as revision: to get the same files every time.
-reference: {{model: {reference}, dtype: float32}}
+# dtype: {why_dtype}; both sides are computed in it.
+reference: {{model: {reference}, dtype: {dtype}}}
 """
 
 _COMPRESS = """
@@ -39,40 +59,151 @@ _CHECKPOINT = """
 variant: {{model: {variant}}}
 """
 
+_TEXTS = """
+# The texts on which both models are measured: {found}.
+{source}# context: tokens of each text that are read{why_context}.
+# bos: auto begins texts as the reference's tokenizer does.
+documents: {{data: {data}, text_field: {field}, context: {context}, bos: auto}}
+"""
+
+_TASKS = """
+# lm-eval tasks, scored item by item on both sides.
+tasks: [{tasks}]
+"""
+
 _TAIL = """
 # The target hardware, to report number formats that have no kernel there (names: harness list).
 # target: cuda-9.0
 
-# What to measure, on which documents: names of bundled suites, or your own files (./my-suite.yaml).
+# What to measure, on which documents: names of bundled suites, or your own files (./my-suite.yaml).{why_suite}
 suites: [{suite}]
 
-# What must hold: names of bundled gates, or your own files (./my-gate.yaml).
-gates: [ship]
+# What must hold: names of bundled gates, or your own files (./my-gate.yaml).{why_gate}
+gates: [{gate}]
 
 # What is written beside run.json (names: harness list); junit is for CI servers.
 # outputs: [report_html, junit]
 """
 
 
-def starter(reference: str = "pocket", variant: str = "", file: str = "variant.yaml") -> str:
+def starter(
+    reference: str = "pocket",
+    variant: str = "",
+    file: str = "variant.yaml",
+    model: ModelLook | None = None,
+    texts: TextsLook | None = None,
+    tasks: Sequence[str] = (),
+) -> str:
     """The text of a variant file.
 
     reference: ``pocket``, a folder or a hub id. variant: the same for a checkpoint; empty: the reference is
-    compressed. Folders are relative to the file.
+    compressed. Folders are relative to the file. model, texts: what was found out about the reference and own texts.
     """
-    own = reference != "pocket" or bool(variant)
-    name = _slug(variant or f"{reference}-w4-g128")
-    head = _HEAD.format(file=_quote(file), name=_quote(name), reference=_quote(reference))
+    own, model = reference != "pocket" or bool(variant), model or ModelLook()
+    known = model.folder is not None
+    head = _HEAD.format(
+        file=_quote(file),
+        name=_quote(_slug(variant or f"{reference}-w4-g128")),
+        reference=_quote(reference),
+        dtype=model.dtype,
+        why_dtype="that of the model's files" if known else "float32, float16 or bfloat16",
+    )
     middle = _CHECKPOINT.format(variant=_quote(variant)) if variant else _COMPRESS
-    return head + middle + _TAIL.format(suite="standard" if own else "core")
+    named = _TASKS.format(tasks=", ".join(map(_quote, tasks))) if tasks else ""
+    return head + middle + (_texts(texts, model) if texts else "") + named + _tail(own, texts, tasks)
 
 
-def write_starter(file: Path, reference: str = "pocket", variant: str = "") -> None:
-    """Write a starter for models whose folders are relative to the working directory.
+def _texts(texts: TextsLook, model: ModelLook) -> str:
+    tokens = count_tokens(texts.documents, model)
+    source = ""
+    if texts.collected:
+        files = f"{len(texts.sources)} file{'s' * (len(texts.sources) > 1)}"
+        source = f"# Collected by harness init from {files}; kind: names the file of each text.\n"
+    context = choose_context(tokens, model.positions)
+    limited = model.positions == context and context < max(tokens)
+    return _TEXTS.format(
+        found=f"{len(texts.documents)} documents, {describe_lengths(tokens)}",
+        source=source,
+        why_context=f", here the most that the model reads ({context})" if limited else "",
+        data=_quote(f"./{texts.file.name}" if texts.collected else str(texts.file)),
+        field=_quote(texts.text_field),
+        context=context,
+    ).replace("text_field: text, ", "")
 
-    An existing file is never overwritten. Raises WriteError.
+
+def _tail(own: bool, texts: TextsLook | None, tasks: Sequence[str]) -> str:
+    if texts is None and not tasks:
+        return _TAIL.format(suite="standard" if own else "core", gate="ship", why_suite="", why_gate="")
+    few = texts is not None and len(texts.documents) < FEWEST_FOR_SHIP
+    scored = "and scores the tasks" if tasks else "without tasks, so none are gated, and the verdict says so"
+    why_gate = "\n# ship: fit to replace the reference in ordinary use."
+    if few:
+        why_gate = f"\n# smoke: in working order, no more. With {FEWEST_FOR_SHIP} texts or more, ask for ship."
+    return _TAIL.format(
+        suite="texts",
+        gate="smoke" if few else "ship",
+        why_suite=f"\n# texts: everything but timing on the texts above, {scored}.",
+        why_gate=why_gate,
+    )
+
+
+def write_starter(
+    file: Path, reference: str = "pocket", variant: str = "", documents: Sequence[Path] = (), tasks: Sequence[str] = ()
+) -> list[str]:
+    """Write a starter for models whose folders are relative to the working directory; returns what was found, in
+    sentences.
+
+    documents: files or folders with the user's own texts. An existing file is never overwritten. Raises WriteError, and
+    DataError for texts that cannot be read.
     """
-    text = starter(_relative_to(file, reference), _relative_to(file, variant), file.name)
+    model = ModelLook() if reference == "pocket" else look_at_model(reference)
+    texts = look_at_texts(documents, file) if documents else None
+    named = texts and replace(texts, file=_texts_path(file, texts))
+    text = starter(_relative_to(file, reference), _relative_to(file, variant), file.name, model, named, tasks)
+    _write_new(file, text)
+    if texts is not None and texts.collected:
+        try:
+            write_collected(texts)
+        except OSError as error:
+            file.unlink()
+            raise WriteError(f"{texts.file} cannot be written: {error.strerror or error}; {file} was not") from error
+    return list(_findings(reference, variant, model, texts, tasks))
+
+
+def _texts_path(file: Path, texts: TextsLook) -> Path:
+    return texts.file if texts.collected else Path(_relative_to(file, str(texts.file), is_file=True))
+
+
+def _findings(
+    reference: str, variant: str, model: ModelLook, texts: TextsLook | None, tasks: Sequence[str]
+) -> list[str]:
+    """What was found and chosen, and what is missing."""
+    said = []
+    if model.folder is not None and reference != "pocket":
+        reads = f", reads {model.positions} tokens" if model.positions else ""
+        said.append(f"reference: {model.dtype}{reads}")
+    if texts is not None:
+        tokens = count_tokens(texts.documents, model)
+        said.append(f"texts: {len(texts.documents)} documents in {texts.text_field!r}, {describe_lengths(tokens)}")
+        if len(texts.documents) < FEWEST_FOR_SHIP:
+            said.append(f"the gate is smoke: ship needs {FEWEST_FOR_SHIP} texts, found {len(texts.documents)}")
+        if not tasks:
+            said.append("no tasks are gated; name lm-eval tasks with --tasks")
+    elif (reference != "pocket" or variant) and _is_offline():
+        said.append(
+            "texts are missing: the suite standard reads from the hub, which is switched off (HF_HUB_OFFLINE); give "
+            "your own with --documents (.jsonl, .txt, .csv, .parquet or a folder)"
+        )
+    return said
+
+
+def _is_offline() -> bool:
+    """Whether the hub is switched off."""
+    names = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE")
+    return any(os.environ.get(name, "").upper() in ("1", "ON", "YES", "TRUE") for name in names)
+
+
+def _write_new(file: Path, text: str) -> None:
     try:
         with file.open("x", encoding="utf-8") as stream:
             stream.write(text)
@@ -82,9 +213,10 @@ def write_starter(file: Path, reference: str = "pocket", variant: str = "") -> N
         raise WriteError(f"{file} cannot be written: {error.strerror or error}") from error
 
 
-def _relative_to(file: Path, model: str) -> str:
-    """A folder as a path relative to the file; anything else unchanged."""
-    if not model or model == "pocket" or os.path.isabs(model) or not os.path.isdir(model):
+def _relative_to(file: Path, model: str, is_file: bool = False) -> str:
+    """A folder (or file) as a path relative to the file; anything else unchanged."""
+    there = os.path.isfile(model) if is_file else os.path.isdir(model)
+    if not model or model == "pocket" or os.path.isabs(model) or not there:
         return model
     relative = os.path.relpath(model, file.parent)
     return relative if relative.startswith(".") else f"./{relative}"

@@ -15,11 +15,23 @@ from collections.abc import Iterator
 from typing import ClassVar
 
 from harness import plugins
-from harness.comparability._sides import Side, Sides, read_side
+from harness.comparability._common.header import Header
+from harness.comparability._common.sides import Side, Sides, read_side
 from harness.records import Comparison, Difference, Omission, Plugin
 from harness.records.comparison import Basis
 
-__all__ = ["BASE", "NotComparable", "Part", "Side", "Sides", "assume_same", "compare_sides", "load_parts", "read_side"]
+__all__ = [
+    "BASE",
+    "Header",
+    "NotComparable",
+    "Part",
+    "Side",
+    "Sides",
+    "assume_same",
+    "compare_sides",
+    "load_parts",
+    "read_side",
+]
 
 
 class NotComparable(Exception):  # noqa: N818 - not an error: one side has no such part

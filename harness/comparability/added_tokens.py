@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping
 from typing import ClassVar
 
 from harness.comparability import Part
-from harness.comparability._examples import common_strings
-from harness.comparability._pipeline import differing, encode, pipelines, shorten, show_value
-from harness.comparability._sides import Json, Sides, make_tokenizer, without_truncation
+from harness.comparability._common.examples import common_strings
+from harness.comparability._common.pipeline import differing, encode, pipelines, shorten, show_value
+from harness.comparability._common.sides import Json, Sides, make_tokenizer, without_truncation
 from harness.errors import ModelError
 from harness.records import Difference
 

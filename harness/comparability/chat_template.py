@@ -7,9 +7,9 @@ from itertools import zip_longest
 from typing import ClassVar
 
 from harness.comparability import Part
-from harness.comparability._examples import CONVERSATIONS, Conversation, render
-from harness.comparability._pipeline import shorten, show_value
-from harness.comparability._sides import Sides
+from harness.comparability._common.examples import CONVERSATIONS, Conversation, render
+from harness.comparability._common.pipeline import shorten, show_value
+from harness.comparability._common.sides import Sides
 from harness.records import Difference
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
-from harness.comparability import Part
-from harness.comparability._examples import common_strings
-from harness.comparability._pipeline import shorten
-from harness.comparability._sides import Sides
+from harness.comparability import NotComparable, Part
+from harness.comparability._common.examples import common_strings
+from harness.comparability._common.pipeline import shorten
+from harness.comparability._common.sides import Sides
 from harness.records import Difference
 
 FIRST = 8
@@ -23,13 +23,19 @@ class CommonText(Part):
 
     def compare(self, sides: Sides) -> Iterator[Difference]:
         """See Part.compare."""
-        found = None if sides.same_ids else compare_ids(sides, list(dict.fromkeys(common_strings(sides.reference))))
+        found = compare_ids(sides, list(dict.fromkeys(common_strings(sides.reference))))
         if found is not None:
             yield found.model_copy(update={"part": self.kind, "field": "everyday text"})
 
 
 def compare_ids(sides: Sides, texts: Sequence[str]) -> Difference | None:
-    """The difference of the ids of texts; None if all are the same."""
+    """The difference of the ids of texts; None if all are the same.
+
+    Raises NotComparable where a side is measured with the other's tokenizer although its users get its own.
+    """
+    require_own_tokenizers(sides)
+    if sides.same_ids:
+        return None
     ours, theirs = (sides.encode(side, texts) for side in (sides.reference, sides.variant))
     differing = [at for at, (one, other) in enumerate(zip(ours, theirs, strict=True)) if one != other]
     if not differing:
@@ -47,6 +53,16 @@ def compare_ids(sides: Sides, texts: Sequence[str]) -> Difference | None:
         example=shorten(texts[first]),
         count=len(differing),
     )
+
+
+def require_own_tokenizers(sides: Sides) -> None:
+    """Raise NotComparable where a side borrows a tokenizer that its users do not get."""
+    for side in (sides.reference, sides.variant):
+        if side.borrowed:
+            raise NotComparable(
+                f"{side.name} is measured with the other side's tokenizer (tokenizer: reference); its users get the "
+                "one in its file"
+            )
 
 
 def _show_ids(ids: Sequence[int], start: int) -> str:

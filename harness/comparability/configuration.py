@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from harness.comparability import NotComparable, Part
-from harness.comparability._config_class import Declared, read_declared, resolve
-from harness.comparability._pipeline import show_value
-from harness.comparability._sides import Json, Sides
+from harness.comparability._common.config_class import Declared, read_declared, resolve
+from harness.comparability._common.pipeline import show_value
+from harness.comparability._common.sides import Json, Sides
 from harness.records import Difference
 from harness.records.comparison import Severity
 
@@ -51,7 +51,8 @@ class Configuration(Part):
         """See Part.compare."""
         ours, theirs = sides.reference.config, sides.variant.config
         if ours is None or theirs is None:
-            raise NotComparable("a model in a single file has no config.json")
+            yield from _compare_headers(sides)
+            raise NotComparable("a model in a single file has no config.json, and its header states little of it")
         if _flatten(ours) == _flatten(theirs):
             return
         classes = read_declared(ours), read_declared(theirs)
@@ -71,6 +72,37 @@ class Configuration(Part):
                     severity=kind.severity,
                     from_position=kind.from_position,
                 )
+
+
+def _compare_headers(sides: Sides) -> Iterator[Difference]:
+    """What a header and a config.json, or two headers, both state."""
+    fields = [
+        side.header.config if side.header is not None else _read_fields(side.config or {})
+        for side in (sides.reference, sides.variant)
+    ]
+    unknown = Declared("", None)
+    for name in sorted(fields[0].keys() & fields[1].keys()):
+        if fields[0][name] != fields[1][name]:
+            kind = _explain(name, (fields[0], fields[1]), (fields[0], fields[1]), (unknown, unknown))
+            yield Difference(
+                part="configuration",
+                field=name,
+                reference=show_value(fields[0][name]),
+                variant=show_value(fields[1][name]),
+                meaning=kind.meaning,
+                severity=kind.severity,
+                from_position=kind.from_position,
+            )
+
+
+def _read_fields(config: Json) -> dict[str, Any]:
+    """Length, window and rotary base of a config.json, where it states one of each."""
+    inner = config.get("text_config")
+    content = inner if isinstance(inner, Mapping) else config
+    found = {"max_position_embeddings": [_read_length(content)]}
+    windows = [] if content.get("use_sliding_window") is False else _values(content, ("sliding_window",))
+    found |= {"sliding_window": windows, "rope_theta": _values(content, ("rope_theta",), kinds=(int, float))}
+    return {name: values[0] for name, values in found.items() if len(values) == 1 and values[0] is not None}
 
 
 def _flatten(content: Json, prefix: str = "") -> dict[str, Any]:
@@ -143,7 +175,7 @@ def _ends(sides: tuple[Json, Json], path: str) -> int | None:
     return min((value for value in found if isinstance(value, int)), default=None)
 
 
-def _values(content: Json, names: Iterable[str], kinds: type = int) -> list[Any]:
+def _values(content: Json, names: Iterable[str], kinds: type | tuple[type, ...] = int) -> list[Any]:
     """The values of all fields of these names, at any depth."""
     wanted = frozenset(names)
     return [

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import struct
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 from harness.comparability import NotComparable, Part
-from harness.comparability._pipeline import show_value
-from harness.comparability._sides import Side, Sides
+from harness.comparability._common.pipeline import show_value
+from harness.comparability._common.sides import Side, Sides
 from harness.records import Difference
 
 DEFAULTS: Mapping[str, Any] = {
@@ -49,12 +50,15 @@ class GenerationDefaults(Part):
 
     def compare(self, sides: Sides) -> Iterator[Difference]:
         """See Part.compare."""
-        if sides.reference.folder is None or sides.variant.folder is None:
+        both = (sides.reference, sides.variant)
+        if any(side.folder is None and side.header is None for side in both):
             raise NotComparable("a model in a single file has no generation_config.json")
-        ours, theirs = _read_settings(sides.reference), _read_settings(sides.variant)
-        for field in sorted(ours.keys() | theirs.keys()):
-            one, other = (each.get(field, DEFAULTS.get(field)) for each in (ours, theirs))
-            if one != other:
+        stated = [_read_settings(side) for side in both]
+        headers = [side.header.sampling for side in both if side.header is not None]
+        known = [field for field in sorted({*stated[0], *stated[1]}) if all(field in header for header in headers)]
+        for field in known:
+            one, other = (each.get(field, DEFAULTS.get(field)) for each in stated)
+            if not _is_same(one, other, rounded=bool(headers)):
                 yield Difference(
                     part=self.kind,
                     field=field,
@@ -63,8 +67,29 @@ class GenerationDefaults(Part):
                     meaning="servers apply it to every answer that states nothing else",
                     severity="at_once",
                 )
+        if unknown := _find_unknown(stated, known):
+            raise NotComparable(
+                f"a model in a single file does not state {', '.join(unknown)}, so its engine's defaults hold"
+            )
+
+
+def _find_unknown(stated: Sequence[Mapping[str, Any]], known: Sequence[str]) -> list[str]:
+    """What one side states otherwise than by default, and a header leaves open.
+
+    Whether to sample is settled where a header states how.
+    """
+    settled = {*known, "do_sample"} if "temperature" in known else set(known)
+    asked = {name for each in stated for name, value in each.items() if value != DEFAULTS.get(name)}
+    return sorted(asked - settled)
+
+
+def _is_same(one: object, other: object, rounded: bool) -> bool:
+    """Whether two values are the same, or round to the same one where a header holds floats of 32 bits."""
+    if rounded and isinstance(one, int | float) and isinstance(other, int | float):
+        return struct.pack("<f", one) == struct.pack("<f", other)
+    return one == other
 
 
 def _read_settings(side: Side) -> dict[str, Any]:
-    content = side.generation or {}
+    content = side.generation or {} if side.header is None else side.header.sampling
     return {key: value for key, value in content.items() if value is not None and key not in NO_BEHAVIOUR}

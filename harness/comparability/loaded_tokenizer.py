@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from typing import ClassVar
 
 from harness.comparability import Part
-from harness.comparability._examples import COMMON, RARE
-from harness.comparability._pipeline import shorten
-from harness.comparability._sides import Side, Sides, without_truncation
+from harness.comparability._common.examples import COMMON, RARE
+from harness.comparability._common.pipeline import shorten
+from harness.comparability._common.sides import Side, Sides, without_truncation
 from harness.errors import ModelError
 from harness.records import Difference
 from harness.system.foreign import guard

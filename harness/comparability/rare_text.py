@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from typing import ClassVar
 
 from harness.comparability import Part
-from harness.comparability._examples import RARE
-from harness.comparability._sides import Sides
+from harness.comparability._common.examples import RARE
+from harness.comparability._common.sides import Sides
 from harness.comparability.common_text import compare_ids
 from harness.records import Difference
 
@@ -20,6 +20,6 @@ class RareText(Part):
 
     def compare(self, sides: Sides) -> Iterator[Difference]:
         """See Part.compare."""
-        found = None if sides.same_ids else compare_ids(sides, RARE)
+        found = compare_ids(sides, RARE)
         if found is not None:
             yield found.model_copy(update={"part": self.kind, "field": "rare text", "severity": "beyond_inputs"})

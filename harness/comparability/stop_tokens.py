@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import ClassVar
 
 from harness.comparability import NotComparable, Part
-from harness.comparability._sides import CONFIG, GENERATION, Json, Side, Sides
+from harness.comparability._common.sides import CONFIG, GENERATION, Json, Side, Sides
 from harness.records import Difference
 
 
@@ -18,7 +19,7 @@ class StopTokens(Part):
     def compare(self, sides: Sides) -> Iterator[Difference]:
         """See Part.compare."""
         ours, theirs = (side.special_tokens.get("eos_token") for side in (sides.reference, sides.variant))
-        if ours != theirs:
+        if ours != theirs and not any(side.header for side in (sides.reference, sides.variant)):
             yield Difference(
                 part=self.kind,
                 field="eos_token",
@@ -27,35 +28,47 @@ class StopTokens(Part):
                 meaning="servers that stop at the tokenizer's end token stop elsewhere",
                 severity="at_once",
             )
-        if sides.reference.config is None or sides.variant.config is None:
-            raise NotComparable("a model in a single file has no generation_config.json")
-        yield from _ids(sides)
+        yield from _compare_ids(sides)
 
 
-def _ids(sides: Sides) -> Iterator[Difference]:
-    (one, where), (other, there) = resolve_stop_ids(sides.reference), resolve_stop_ids(sides.variant)
-    if one == other:
-        return
-    lost, added = _name(sides.reference, one - other), _name(sides.variant, other - one)
-    changes = [f"the variant no longer stops at {lost}"] if lost else []
-    changes += [f"the variant also stops at {added}"] if added else []
-    yield Difference(
-        part="stop_tokens",
-        field="eos_token_id",
-        reference=f"{sorted(one)} ({where})",
-        variant=f"{sorted(other)} ({there})",
-        meaning=f"{'; '.join(changes)}: answers end elsewhere",
-        severity="at_once",
-    )
+@dataclass(frozen=True)
+class StopIds:
+    """The ids at which generation stops. also: those that an engine stops at by their names. where: the file."""
+
+    stated: frozenset[int]
+    where: str
+    also: frozenset[int] = frozenset()
 
 
-def resolve_stop_ids(side: Side) -> tuple[frozenset[int], str]:
-    """The ids at which generation stops, and the file that says so, as transformers resolves them."""
+def _compare_ids(sides: Sides) -> Iterator[Difference]:
+    one, other = resolve_stop_ids(sides.reference), resolve_stop_ids(sides.variant)
+    lost, added = one.stated - other.stated - other.also, other.stated - one.stated - one.also
+    changes = [f"the variant no longer stops at {_name(sides.reference, lost)}"] if lost else []
+    changes += [f"the variant also stops at {_name(sides.variant, added)}"] if added else []
+    if changes:
+        yield Difference(
+            part="stop_tokens",
+            field="eos_token_id",
+            reference=f"{sorted(one.stated)} ({one.where})",
+            variant=f"{sorted(other.stated)} ({other.where})",
+            meaning=f"{'; '.join(changes)}: answers end elsewhere",
+            severity="at_once",
+        )
+
+
+def resolve_stop_ids(side: Side) -> StopIds:
+    """Where generation stops, as transformers resolves it of a folder, and llama.cpp of the header of a file.
+
+    Raises NotComparable for a single file without header.
+    """
+    if side.header is not None:
+        return StopIds(side.header.stop_ids, "its header", side.header.known_ends)
+    if side.config is None:
+        raise NotComparable("a model in a single file has no generation_config.json")
     if side.generation is not None:
-        return _read_stop_ids(side.generation), GENERATION
-    config = side.config or {}
-    inner = config.get("text_config")
-    return _read_stop_ids(config) or _read_stop_ids(inner if isinstance(inner, dict) else {}), CONFIG
+        return StopIds(_read_stop_ids(side.generation), GENERATION)
+    inner = side.config.get("text_config")
+    return StopIds(_read_stop_ids(side.config) or _read_stop_ids(inner if isinstance(inner, dict) else {}), CONFIG)
 
 
 def _read_stop_ids(content: Json) -> frozenset[int]:

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from typing import ClassVar
 
 from harness.comparability import Part
-from harness.comparability._sides import Sides
-from harness.comparability.common_text import compare_ids
+from harness.comparability._common.sides import Sides
+from harness.comparability.common_text import compare_ids, require_own_tokenizers
 from harness.records import Difference
 
 
@@ -19,7 +19,8 @@ class Texts(Part):
 
     def compare(self, sides: Sides) -> Iterator[Difference]:
         """See Part.compare; nothing outside a run."""
-        if sides.same_ids or not sides.texts:
+        require_own_tokenizers(sides)
+        if not sides.texts:
             return
         found = compare_ids(sides, sides.texts)
         if found is not None:

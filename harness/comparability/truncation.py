@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import ClassVar
 
-from harness.comparability import Part
-from harness.comparability._pipeline import pipelines, show_value
-from harness.comparability._sides import Json, Sides
+from harness.comparability import NotComparable, Part
+from harness.comparability._common.pipeline import pipelines, show_value
+from harness.comparability._common.sides import Json, Sides
 from harness.records import Difference
 
 UNLIMITED = 10**9
@@ -21,6 +21,8 @@ class Truncation(Part):
 
     def compare(self, sides: Sides) -> Iterator[Difference]:
         """See Part.compare."""
+        if any(side.header is not None for side in (sides.reference, sides.variant)):
+            raise NotComparable("a model in a single file does not say after how many tokens its tokenizer cuts")
         longest = [_limit(side.settings.get("model_max_length")) for side in (sides.reference, sides.variant)]
         if longest[0] != longest[1]:
             yield _difference("model_max_length", longest, longest)

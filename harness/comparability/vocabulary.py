@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from typing import ClassVar
 
 from harness.comparability import Part
-from harness.comparability._pipeline import compare_piece, pipelines
-from harness.comparability._sides import Sides
+from harness.comparability._common.pipeline import compare_piece, pipelines
+from harness.comparability._common.sides import Sides
 from harness.records import Difference
 
 

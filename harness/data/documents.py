@@ -139,7 +139,7 @@ def _read_hub(data: HubData, max: int | None, text_field: str) -> list[RawDocume
 def _document(row: Mapping[str, Any], text_field: str, default_id: str, where: str) -> RawDocument:
     if text_field not in row:
         close = nearest(text_field, row) or ", ".join(map(str, list(row)[:8])) or "no fields at all"
-        raise DataError(f"{where}: has no field {text_field!r} (text_field); it has {close}")
+        raise DataError(f"{where}: has no field {text_field!r} (text_field); it has {close}; set text_field")
     text = row[text_field]
     if not isinstance(text, str):
         raise DataError(f"{where}: field {text_field!r} is {type(text).__name__}, expected text")

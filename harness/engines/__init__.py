@@ -27,6 +27,7 @@ class Engine(Plugin):
     """Loads checkpoints and computes their logits."""
 
     family = "engines"
+    by_name = True
 
     reads: ClassVar[tuple[CheckpointKind, ...]] = ("folder",)
     """The kinds of checkpoints that it opens."""

@@ -10,7 +10,7 @@ only installed on request.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -47,10 +47,12 @@ class LlamaCpp(Engine):
         from harness.models.fingerprints import fingerprint_file
         from harness.models.gguf import link_in_own_folder, load_gguf_tokenizer
         from harness.models.gguf_file import module_formats_of, read_gguf
+        from harness.models.gguf_values import find_non_finite_values
         from harness.models.identity import config_sha256, tokenizer_sha256
         from harness.models.language_model import LogitsModel
         from harness.models.loaded import LoadedModel
         from harness.models.sources import resolve
+        from harness.modules.non_finite import note_non_finite
 
         _library()
         source = resolve(spec)
@@ -78,8 +80,10 @@ class LlamaCpp(Engine):
             tokenizer_sha256=tokenizer_sha256(own),
             modules=module_formats_of(gguf),
         )
-        notes = (_kernel_note(name, gguf), *notes)
-        return LoadedModel(name, LogitsModel(model), own, identity, (fingerprint,), notes)
+        non_finite, unknown = find_non_finite_values(path)
+        notes = (_kernel_note(name, gguf), *notes, *_note_unknown(name, unknown), *note_non_finite(name, non_finite))
+        files = (fingerprint,)
+        return LoadedModel(name, LogitsModel(model), own, identity, files, notes, non_finite=non_finite)
 
 
 class LlamaCppModel:
@@ -152,6 +156,16 @@ def _kernel_note(name: str, gguf: GgufFile) -> Note:
         "not measured"
     )
     return Note(topic="gguf", text=text)
+
+
+def _note_unknown(name: str, types: Sequence[str]) -> Iterator[Note]:
+    """A warning if values of the file cannot be looked at."""
+    if types:
+        text = (
+            f"{name}: the library gguf cannot read the tensor types {', '.join(types)}, so nothing shows whether they "
+            "hold NaN where no document reaches; install a newer gguf"
+        )
+        yield Note(topic="non-finite weights", text=text, level="warn")
 
 
 def _config(gguf: GgufFile, path: Path) -> PreTrainedConfig:

@@ -33,7 +33,7 @@ def model_size(model: str, revision: str | None = None) -> ModelSize | str:
     """The size of a model on this machine, or why it is not known. model: as in a plan (not ``reference``)."""
     if model.endswith(GGUF):
         return _gguf_size(Path(model))
-    folder = _folder(model, revision)
+    folder = find_folder(model, revision)
     if isinstance(folder, str):
         return folder
     files = sorted(path for path in folder.glob("*.safetensors") if not path.name.startswith("consolidated"))
@@ -41,7 +41,7 @@ def model_size(model: str, revision: str | None = None) -> ModelSize | str:
         return f"{folder} contains no safetensors file"
     parameters = 0
     for path in files:
-        header = _header(path)
+        header = read_header(path)
         if isinstance(header, str):
             return header
         parameters += sum(math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
@@ -60,7 +60,8 @@ def _gguf_size(path: Path) -> ModelSize | str:
     return ModelSize(path.parent, parameters, path.stat().st_size, vocabulary)
 
 
-def _folder(model: str, revision: str | None) -> Path | str:
+def find_folder(model: str, revision: str | None) -> Path | str:
+    """The folder of a model on this machine, or why there is none."""
     if model == POCKET:
         return MODEL_DIR
     if os.path.isdir(model):
@@ -74,7 +75,7 @@ def _folder(model: str, revision: str | None) -> Path | str:
         return f"{model} is not on this machine yet"
 
 
-def _header(path: Path) -> dict[str, Any] | str:
+def read_header(path: Path) -> dict[str, Any] | str:
     """The header of a safetensors file: its length in 8 bytes, then JSON with the shape of every tensor."""
     try:
         with path.open("rb") as file:

@@ -53,6 +53,7 @@ def _models(plan: Plan) -> Iterator[str]:
     yield f"  reference    {reference.model}, {reference.dtype} on {reference.device}: {_size(plan, reference.model)}"
     same = variant.model in ("reference", reference.model)
     what = "the reference" if same else f"{variant.model}: {_size(plan, variant.model)}"
+    what += " with an adapter" if variant.adapter else ""
     steps = f"{len(variant.compress)} step{'s' * (len(variant.compress) != 1)}"
     computed = variant.dtype or reference.dtype if variant.engine.logits_dtype is None else variant.engine.kind
     yield f"  variant      {what}, {computed}, {steps}"

@@ -162,7 +162,9 @@ class Decoder:
             return
         seen: list[nn.Module] = [model]
         decoder = model.get_decoder() if hasattr(model, "get_decoder") else None
-        for trunk in (model.base_model, decoder):
+        # Classes whose base_model is themselves, or whose decoder has a head (Llama 4), have their trunk in ``model``.
+        inner = [getattr(each, "model", None) for each in (model, decoder)]
+        for trunk in (model.base_model, decoder, *inner):
             if isinstance(trunk, nn.Module) and not any(trunk is other for other in seen):
                 seen.append(trunk)
                 yield trunk

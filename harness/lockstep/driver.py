@@ -266,8 +266,7 @@ def _prepare(
     kernels = choose_kernels(wanted, scored, vocabulary, dtype, sides[0].device)
     both = zip(sides[1:], loaded[1:], strict=True)
     pairs = tuple(pair_layers(sides[0].modules, side.modules, variant.layers) for side, variant in both)
-    layout = survey(sides[0], sides[1:], first_ids, vocabulary, pairs)
-    layout = replace(layout, idle=tuple(watch.idle() for watch in watches))
+    layout = survey(sides[0], sides[1:], first_ids, vocabulary, pairs, tuple(watch.idle() for watch in watches))
     fitted = tuple(variant.calibration for variant in loaded[1:])
     context = PassContext(layout, len(sides) - 1, kernels, fitted, tuple(loaded))
     recorders = [probe.begin(context) for probe in probes]

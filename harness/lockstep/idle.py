@@ -43,6 +43,10 @@ class _Read(TorchDispatchMode):
             self.otherwise.update(map(_extent, tensors))
         return func(*args, **(kwargs or {}))
 
+    def touches(self, tensor: Tensor) -> bool:
+        """Whether any operator read any of a tensor."""
+        return self.reads(tensor) or tensor.data_ptr() in self.lookups
+
     def reads(self, tensor: Tensor) -> bool:
         """Whether an operator other than a lookup read any of a tensor."""
         start, end = _extent(tensor)
@@ -85,14 +89,13 @@ class Watch:
         if self._model is None or not self._called:
             return Idle()
         modules = dict(self._model.named_modules())
-        idle = [
-            name
-            for name, module in modules.items()
-            if name not in self._called and (own := [tensor for _, tensor in own_tensors(module)])
-            if not any(self._read.reads(tensor) or tensor.data_ptr() in self._read.lookups for tensor in own)
-        ]
+        idle: list[str] = []
+        uncalled: list[str] = []
+        for name in (name for name in modules if name not in self._called):
+            if own := [tensor for _, tensor in own_tensors(modules[name])]:
+                (uncalled if any(map(self._read.touches, own)) else idle).append(name)
         tables = [name for name, each in modules.items() if isinstance(each, nn.Embedding) and self._by_row(name, each)]
-        return Idle(tuple(idle), tuple(tables))
+        return Idle(tuple(idle), tuple(tables), tuple(uncalled))
 
     def _note(self, name: str, module: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
         self._called.add(name)

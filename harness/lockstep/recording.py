@@ -66,11 +66,13 @@ class InputSite:
 class Idle:
     """What a text does not run. modules: those that store tensors and had no part in a pass over a text.
 
-    tables: embeddings of which the pass read the rows that their input names, and no others.
+    tables: embeddings of which the pass read the rows that their input names, and no others. uncalled: modules that
+    were never called, and whose weights others read (``dt_proj`` of Mamba).
     """
 
     modules: tuple[str, ...] = ()
     tables: tuple[str, ...] = ()
+    uncalled: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

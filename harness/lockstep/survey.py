@@ -16,12 +16,13 @@ from torch import Tensor, nn
 
 from harness.lockstep.decoder import Decoder
 from harness.lockstep.hooks import first_input, first_tensor
-from harness.lockstep.recording import InputSite, Layout, ModuleKind, OutputSite
+from harness.lockstep.recording import Idle, InputSite, Layout, ModuleKind, OutputSite
 from harness.modules.experts import find_experts, stacked_parameters
 from harness.modules.layer_pairs import LayerPairs, block_numbers, list_parents
 
 _EXPERT = re.compile(r"(^|\.)experts\.\d+(\.|$)")
 _ROUTED = "an expert sees only the tokens routed to it"
+_UNCALLED = "it is never called, because the model multiplies by its weight itself; its weight is compared"
 _READING: tuple[ModuleKind, ...] = ("linear", "experts")
 """Kinds of modules whose inputs are observed."""
 
@@ -45,14 +46,17 @@ def survey(
     ids_1T: Tensor,
     vocabulary: int,
     pairs: Sequence[LayerPairs],
+    idle: Sequence[Idle] = (),
 ) -> Layout:
     """Modules of the reference that can be observed, and those without a counterpart in each variant.
 
     Observed are decoder blocks, their attention and MLP, stacks of experts as one module, and every linear layer except
     the output head and experts that are separate modules, which see only some tokens. pairs: of every variant.
+    idle: of the reference, then of every variant.
     """
     every = candidates(reference.modules)
     alone = {name: _ROUTED for name in every if _EXPERT.search(name)}
+    alone |= {name: _UNCALLED for name in (idle[0].uncalled if idle else ()) if name in every}
     kinds = {name: kind for name, kind in every.items() if name not in alone}
     trace = _trace(reference, kinds, ids_1T)
     traces = [_trace_variant(variant, kinds, ids_1T, own) for variant, own in zip(variants, pairs, strict=True)]
@@ -71,6 +75,7 @@ def survey(
         unpaired=tuple(dict(sorted(missing.items())) for missing in unpaired),
         expected=tuple(expected for _, expected in found),
         experts=tuple(() if side.modules is None else find_experts(side.modules) for side in (reference, *variants)),
+        idle=tuple(idle),
         pairs=tuple(pairs),
     )
 
@@ -204,7 +209,7 @@ def _unusable_reason(call: _Call, rows: int) -> str:
         if tensor is None:
             return f"its {what} is not a tensor"
         shape = tuple(tensor.shape)
-        if shape[:-1] not in ((rows,), (1, rows)) or not tensor.is_floating_point():
+        if shape[:-1] not in ((rows,), (1, rows), (1, 1, rows)) or not tensor.is_floating_point():
             return f"its {what} of shape {shape} does not have one row per token"
     return ""
 

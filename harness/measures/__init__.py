@@ -42,6 +42,7 @@ class Measure(Plugin):
     """Computes measurements from one table."""
 
     family = "measures"
+    by_name = True
 
     table: ClassVar[str]
     """The table that the measure reads, which is also the name of the probe that writes it."""
@@ -57,6 +58,8 @@ class Measure(Plugin):
     """Metrics with one value over all modules that both models have: Skipped if some could not be compared."""
     per_module: ClassVar[tuple[str, ...]] = ()
     """Metrics with one value for each such module: if some could not be compared, one Skipped says so beside them."""
+    of_weights: ClassVar[tuple[str, ...]] = ()
+    """Metrics that compare the weights of modules: Skipped where the variant's engine gives no access to them."""
     own_floors: ClassVar[tuple[str, ...]] = ()
     """Metrics whose noise floor the measure determines itself; those of a pass probe get theirs from the suite's
     noise_floor."""

@@ -48,7 +48,8 @@ class Comparability(Measure):
     """How many differences there are between the configuration, stop tokens, chat template and tokenizer of both sides.
 
     Part of every suite: it needs no documents and no model. Differences that change nothing, or are in force for every
-    token, are listed in the report but not counted.
+    token, are listed in the report but not counted. A part that could not be compared is Skipped unless a difference
+    was found in it, and so is a severity of which no difference was found in the rest.
     """
 
     table: ClassVar[str] = "comparability"
@@ -64,13 +65,14 @@ class Comparability(Measure):
         require(table, (COLUMN,), FAMILY)
         comparison = read_comparison(table)
         lost = {each.part: each.reason for each in comparison.omissions}
+        rest = "; ".join(dict.fromkeys(lost.values()))
         matter = [each for each in comparison.differences if each.severity != "informative"]
         found = [
             _count(metric, [each for each in matter if each.part == part], lost.get(part, ""))
             for part, metric in BY_PART.items()
         ]
-        found.append(_count(AT_ONCE, comparison.of_severity("at_once")))
-        found.append(_count(BEYOND, comparison.of_severity("beyond_inputs")))
+        found.append(_count(AT_ONCE, comparison.of_severity("at_once"), rest))
+        found.append(_count(BEYOND, comparison.of_severity("beyond_inputs"), rest))
         return found
 
 
@@ -79,8 +81,11 @@ def read_comparison(table: pd.DataFrame) -> Comparison:
     return Comparison.model_validate_json(str(table[COLUMN].iloc[0]))
 
 
-def _count(metric: Metric, differences: Sequence[Difference], lost: str = "") -> Measurement:
-    said = "; ".join(f"{each.field}: {each.reference} → {each.variant}, {each.meaning}" for each in differences)
+def _count(metric: Metric, differences: Sequence[Difference], lost: str) -> Measurement | Skipped:
+    """How many differences there are. lost: what could not be compared, with the reason."""
     missing = f"not everything could be compared: {lost}" if lost else ""
+    if missing and not differences:
+        return Skipped(measure=metric.name, reason=missing, unsupported=True)
+    said = "; ".join(f"{each.field}: {each.reference} → {each.variant}, {each.meaning}" for each in differences)
     what = "; ".join(filter(None, ("exact", said, missing)))
     return make_counted(metric, what, Count(max(len(differences), 1), 0), change=float(len(differences)))

@@ -134,6 +134,7 @@ class Coverage(Measure):
         UNQUANTIZED,
     )
     columns: ClassVar[tuple[str, ...] | None] = COLUMNS
+    of_weights: ClassVar[tuple[str, ...]] = (CHANGED.name, DAMAGED.name, MISSING.name)
 
     def sample_size(self, documents: int | None) -> int | None:
         """0: parameters are counted, not sampled."""

@@ -181,7 +181,9 @@ class Generation(Measure):
     paths: ClassVar[tuple[str, ...]] = ("prompts", "embedding")
 
     prompts: str | None = Field(
-        default=None, description="path of a .jsonl file of prompts; default: the beginnings of the suite's documents"
+        default=None,
+        description="path of a .jsonl file of prompts; default: the beginnings of the suite's documents",
+        examples=["./prompts.jsonl"],
     )
     prompt_field: str = Field(default="prompt", description="field of that file that contains the prompt")
     prompt_tokens: Positive = Field(
@@ -195,7 +197,9 @@ class Generation(Measure):
     )
     batch_size: Positive = Field(default=16, description="batch size: prompts per batch, on both sides")
     embedding: str | None = Field(
-        default=None, description="folder of a sentence-embedding model for embedding_similarity; default: none"
+        default=None,
+        description="folder of a sentence-embedding model for embedding_similarity; default: none",
+        examples=["./embedding-model"],
     )
 
     def probe_settings(self) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, ClassVar
 
-from pydantic import field_validator
+from pydantic import Field, field_validator
 
 from harness.measures import Measure
 from harness.measures._shared import Count, make_counted, require
@@ -63,7 +63,7 @@ class Hardware(Measure):
         "side", "module", "type", "parameters", "format", "activations", "backend", "cache",
     )  # fmt: skip
 
-    target: str | None = None
+    target: str | None = Field(default=None, examples=["cuda-9.0"])
     """Target hardware (names: harness list); default: the ``target`` of the variant file."""
 
     @field_validator("target")

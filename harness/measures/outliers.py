@@ -75,7 +75,9 @@ class Outliers(Measure):
     per_module: ClassVar[tuple[str, ...]] = (MAX_TO_MEDIAN.name, KURTOSIS.name)
     columns: ClassVar[tuple[str, ...] | None] = COLUMNS
 
-    threshold: Annotated[float, Field(gt=0, description="magnitude |x| from which a value counts as an outlier")] = 6.0
+    threshold: Annotated[
+        float, Field(gt=0, description="magnitude |x| from which a value counts as an outlier", examples=[6.0])
+    ] = 6.0
     layer_share: Annotated[
         float,
         Field(gt=0, le=1, description="minimum share of decoder layers (0 to 1) in which the channel has outliers"),

@@ -64,6 +64,7 @@ class WeightError(Measure):
     table: ClassVar[str] = "weights"
     metrics: ClassVar[tuple[Metric, ...]] = (RELATIVE, WORST, OUTLYING)
     columns: ClassVar[tuple[str, ...] | None] = COLUMNS
+    of_weights: ClassVar[tuple[str, ...]] = (RELATIVE.name, WORST.name, OUTLYING.name)
 
     def sample_size(self, documents: int | None) -> int | None:
         """0: weights are counted, not sampled."""

@@ -216,8 +216,9 @@ def _check_read(folder: Path, adapted: Any, stored: Mapping[str, Tensor], dtype:
 
     held = dict(adapted.named_parameters(remove_duplicate=False)) | dict(adapted.named_buffers())
     found = get_peft_model_state_dict(adapted, state_dict=held, save_embedding_layers=False)
-    # peft saves the base's own weight beside an adapter of an embedding or a head.
-    found |= {name: held[name] for name in stored.keys() & held.keys() if ".base_layer." in name}
+    # peft saves embedding and head of the base beside an adapter of theirs, or of others if it is asked to.
+    whole = get_peft_model_state_dict(adapted, state_dict=held, save_embedding_layers=True) | held
+    found |= {name: whole[name] for name in stored.keys() & whole.keys() - found.keys()}
     problems = {
         "in the file, without a matching parameter in the model": sorted(stored.keys() - found.keys()),
         "in the model, not in the file": sorted(found.keys() - stored.keys()),

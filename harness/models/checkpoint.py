@@ -10,7 +10,6 @@ from typing import Any, cast
 import torch
 from transformers import (
     AutoConfig,
-    AutoModelForCausalLM,
     AutoTokenizer,
     GenerationConfig,
     PreTrainedModel,
@@ -21,14 +20,15 @@ from harness.errors import HarnessError, ModelError
 from harness.models.fingerprints import fingerprint_folder
 from harness.models.packed_integers import Contents, unpack_folder
 from harness.models.prequantized import is_unpacked_here, quantization_method
-from harness.models.sanity import CACHE_SCALES, check_loading
+from harness.models.sanity import CACHE_SCALES, check_loading, check_shapes
 from harness.models.sources import Source
 from harness.models.stored_formats import formats_in_files
 from harness.models.transformers_output import silence_transformers
 from harness.models.trust import check_folder, check_token_ids
 from harness.models.unchecked import UncheckedModel
-from harness.models.verification.architecture import Architecture, choose_attention, find_architecture
+from harness.models.verification.architecture import Architecture, check_installed, choose_attention, find_architecture
 from harness.models.verification.config_keys import note_undeclared_keys
+from harness.models.verification.expert_files import convert_stacks
 from harness.models.verification.tokenizer_file import verify_tokenizer
 from harness.models.weight_files import (
     UnreadTensor,
@@ -58,6 +58,7 @@ def open_folder(
         check_no_hidden_codes(source.folder, weights)
     architecture = _find_architecture(source.folder, spec)
     attention, notes = choose_attention(architecture, name, spec)
+    check_installed(attention, spec.model)
     spec = spec.model_copy(update={"attention": attention})
     notes += note_undeclared_keys(name, config, architecture.config, architecture.model_class)
     own = tokenizer or _load_tokenizer(source.folder, spec, weights)
@@ -66,14 +67,15 @@ def open_folder(
     notes = (*_dtype_notes(spec, name, weights), *notes)
     declared = locate_config(config)[0] or {}
     if is_unpacked_here(quantization):
-        contents = _unpack(source.folder, spec)
+        contents = _unpack(source.folder, spec, architecture.loader)
         notes = (*contents.notes(name), *notes)
         formats = {layer: unpacked.format for layer, unpacked in contents.layers.items()}
         quantization = ""
         model = _load_unpacked(source.folder, spec, contents)
     else:
-        model = _load_model(source.folder, spec)
+        model = _load_model(source.folder, spec, architecture.loader)
         formats = formats_in_files(model, source.folder, quantization, declared)
+        convert_stacks(model, formats, getattr(torch, spec.dtype))
     unread = read_unread(weight_files(source.folder, config), _left_in_files(model, weights))
     notes = (*notes, *_scale_notes(name, unread))
     return UncheckedModel(
@@ -115,9 +117,8 @@ def _scale_notes(name: str, unread: Sequence[UnreadTensor]) -> tuple[Note, ...]:
     return (Note(topic="KV cache scales", text=text, level="warn"),)
 
 
-def _unpack(folder: Path, spec: ModelSpec) -> Contents:
+def _unpack(folder: Path, spec: ModelSpec, loader: Any) -> Contents:
     """Dequantize the files of a packed folder, given the folder's model without weights."""
-    loader: Any = AutoModelForCausalLM
     code = {"trust_remote_code": spec.trust_remote_code}
     try:
         with silence_transformers(), torch.device("meta"), guard(f"{spec.model}: making its modules"):
@@ -141,7 +142,7 @@ def _load_unpacked(folder: Path, spec: ModelSpec, contents: Contents) -> PreTrai
     return model
 
 
-def _load_model(folder: Path, spec: ModelSpec, loader: Any = AutoModelForCausalLM, **instead: Any) -> PreTrainedModel:
+def _load_model(folder: Path, spec: ModelSpec, loader: Any, **instead: Any) -> PreTrainedModel:
     """Call a transformers loader on a folder, or on what is given ``instead`` of its files."""
     try:
         with silence_transformers(), guard(f"{spec.model}: loading it", patience=LONG):
@@ -161,6 +162,8 @@ def _load_model(folder: Path, spec: ModelSpec, loader: Any = AutoModelForCausalL
     except Exception as error:  # The loader raises nearly anything for a folder that does not fit.
         raise ModelError(f"{spec.model}: transformers cannot load it: {type(error).__name__}: {error}") from error
     check_loading(folder, info)
+    if getattr(model.config, "quantization_config", None) is not None:
+        check_shapes(model, spec.model)
     return cast(PreTrainedModel, model)
 
 

@@ -25,10 +25,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from harness.errors import HarnessError, MissingDependencyError, ModelError
 from harness.models.fingerprints import fingerprint_file
 from harness.models.gguf_file import GgufFile, GgufTensor, module_format, read_gguf, vocabulary_difference
-from harness.models.sanity import check_loading
+from harness.models.sanity import check_loading, check_shapes
 from harness.models.transformers_output import silence_transformers
 from harness.models.unchecked import UncheckedModel
-from harness.models.verification.architecture import choose_attention, find_architecture
+from harness.models.verification.architecture import check_installed, choose_attention, find_architecture
 from harness.records import ModelSpec, ModuleFormat, Note
 from harness.system.foreign import LONG, guard
 
@@ -106,6 +106,7 @@ def _model(folder: Path, spec: ModelSpec, path: Path, name: str) -> tuple[PreTra
     try:
         with silence_transformers(), redirect_stderr(StringIO()), guard(f"{path}: loading it", patience=LONG):
             attention, notes = choose_attention(find_architecture(folder, spec, gguf_file=path.name), name, spec)
+            check_installed(attention, spec.model)
             model, info = loader.from_pretrained(
                 folder,
                 gguf_file=path.name,
@@ -127,6 +128,7 @@ def _model(folder: Path, spec: ModelSpec, path: Path, name: str) -> tuple[PreTra
             "architectures"
         ) from error
     check_loading(path, info)
+    check_shapes(model, str(path))
     vars(model.config).pop("quantization_config", None)
     return cast(PreTrainedModel, model), notes
 

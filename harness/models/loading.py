@@ -29,11 +29,13 @@ from harness.models.sanity import check_not_blank, check_ready
 from harness.models.sources import Source, resolve
 from harness.models.stored_formats import cache_format, formats_in_use
 from harness.models.unchecked import UncheckedModel
+from harness.models.verification.causality import check_causal
 from harness.models.vocabulary import check_rows
 from harness.modules.file_dtypes import state_file_dtypes
 from harness.modules.inspection import module_formats
 from harness.modules.kernels import inspect_kernels, note_skipped_experts, note_unpacked
 from harness.modules.non_finite import find_non_finite, note_non_finite
+from harness.modules.sparsity import note_sparse
 from harness.records import ModelSpec, Note
 
 
@@ -60,9 +62,12 @@ def load(spec: ModelSpec, name: str, tokenizer: PreTrainedTokenizerBase | None =
     stated = state_file_dtypes(module_formats(model, formats, opened.quantization), opened.tensors)
     modules = inspect_kernels(model, stated)
     notes = (*notes, *note_unpacked(stated, modules), *note_skipped_experts(name, modules, model))
+    notes = (*notes, *note_sparse(name, model))
     identity = identify(name, model, opened.tokenizer, spec.model, source.revision, spec.dtype, spec.device, modules)
     cache = cache_format(model, opened.declared, opened.quantization)
     identity = identity.model_copy(update={"cache": cache, "beside_sha256": _hash_beside(opened)})
+    # Last: some libraries rearrange their weights in the first call.
+    check_causal(TransformersModel(model), spec.model, quantized=bool(opened.declared))
     return LoadedModel(
         name,
         TransformersModel(model),

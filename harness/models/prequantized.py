@@ -34,6 +34,9 @@ NOT_READ: Mapping[str, str] = {
 }
 """quant_method: what to do instead, for methods that transformers knows but whose saved files it cannot read."""
 
+_SPARSE = ("sparse-24-bitmask", "sparse-bitmask")
+"""Formats of compressed-tensors with a bit mask of the values other than zero; recent releases do not read them."""
+
 
 def quantization_method(folder: Path, config: Mapping[str, Any]) -> str:
     """The ``quant_method`` of a checkpoint, or an empty string if it is not quantized.
@@ -57,6 +60,7 @@ def quantization_method(folder: Path, config: Mapping[str, Any]) -> str:
         return ""
     if not isinstance(declared, dict):
         raise ModelError(f"{path}: {trail} is {declared!r}, expected an object")
+    _check_no_bit_masks(path, declared, trail)
     method = _method(declared)
     known = _list_methods()
     if method not in known:
@@ -83,6 +87,16 @@ def quantization_method(folder: Path, config: Mapping[str, Any]) -> str:
 def is_unpacked_here(method: str) -> bool:
     """Whether ``packed_integers`` unpacks the files of a method, because its library is not installed."""
     return method in METHODS and not _is_installed(LIBRARIES[method][0])
+
+
+def _check_no_bit_masks(path: Path, declared: Mapping[str, Any], trail: str) -> None:
+    sparse = declared.get("sparsity_config")
+    found = sparse.get("format") if isinstance(sparse, dict) else None
+    if found in _SPARSE:
+        raise ModelError(
+            f"{path}: {trail}.sparsity_config.format is {found!r}, which compressed-tensors wrote in the past and does "
+            "not read any more; save the model with dense weights (their zeros are counted all the same)"
+        )
 
 
 def _method(found: Mapping[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +13,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from harness.errors import ModelError
+from harness.models.transformers_output import silence_transformers
 from harness.modules.experts import stacked_tensor, stacks
 from harness.modules.inspection import logical_weights, named_tensors
 from harness.modules.linears import Linear, linears
@@ -36,6 +38,31 @@ def check_loading(folder: Path, info: Mapping[str, Any]) -> None:
     problems = [f"{what}: {_first(names)}" for what, names in found.items() if names]
     if problems:
         raise ModelError(f"{folder}: the weight files do not fit config.json: tensors {'; '.join(problems)}")
+
+
+def check_shapes(model: PreTrainedModel, source: str) -> None:
+    """Raise ModelError if a plain tensor of a quantized model has another shape than its configuration says.
+
+    With a quantizer transformers compares no shapes, because packed tensors have other ones; a norm of one value would
+    then scale every channel. Modules that a quantizer replaced are not compared: they check their own.
+    """
+    config = copy.deepcopy(model.config)
+    for part in (config, config.get_text_config(decoder=True)):
+        vars(part).pop("quantization_config", None)
+    with silence_transformers(), torch.device("meta"):
+        plain = type(model)(config)
+    loaded: dict[str, nn.Module] = dict(model.named_modules())
+    meant: dict[str, nn.Module] = dict(plain.named_modules())
+    for place, module in meant.items():
+        if type(loaded.get(place)) is not type(module):
+            continue
+        found = dict(loaded[place].named_parameters(recurse=False))
+        for name, expected in module.named_parameters(recurse=False):
+            if name in found and found[name].shape != expected.shape:
+                raise ModelError(
+                    f"{source}: the tensor {place}.{name} has the shape {list(found[name].shape)}, expected "
+                    f"{list(expected.shape)} by its configuration; make the file again"
+                )
 
 
 def check_ready(model: PreTrainedModel, spec: ModelSpec, quantization: str) -> None:

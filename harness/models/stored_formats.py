@@ -20,6 +20,7 @@ from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightRenaming, rename_source_key
 
 from harness.errors import ModelError
+from harness.models.verification.expert_files import describe_packed_experts
 from harness.models.verification.stored_scales import StoredTensor, check_scales, takes_codes_for_weights
 from harness.models.weight_files import CODE_DTYPES, read_json, stored_size, weight_files
 from harness.modules.experts import stacks
@@ -61,6 +62,10 @@ def formats_in_files(
         return {}
     stored = _tensors(folder, model)
     found = _stacks_in_files(model, stored, quantization)
+    if quantization == "compressed-tensors":
+        for stated, scheme in describe_packed_experts(model, stored, declared):
+            form = _convert_arguments(scheme.weights)
+            found[stated.module] = stated.model_copy(update={"format": form})
     for name, module in model.named_modules():
         weights = logical_weights(module)
         own = {key: kept for key, kept in stored.items() if key.startswith(f"{name}.")}

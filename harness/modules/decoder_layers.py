@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 
 from harness.errors import BackendError
 from harness.modules.experts import feed_taps, split_taps
+from harness.modules.layer_pairs import text_part
 from harness.modules.linears import Linear, linears, matrices
 
 Tap = Callable[[Tensor], None]
@@ -63,7 +64,8 @@ class Block:
 
 def decoder_blocks(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:
     """Name and module list of the decoder blocks. Raises BackendError if the model has none."""
-    stacks = [(name, module) for name, module in model.named_modules() if _is_stack(module)]
+    text = text_part(model)
+    stacks = [(name, module) for name, module in model.named_modules() if name.startswith(text) and _is_stack(module)]
     if not stacks:
         raise BackendError(f"{type(model).__name__} has no list of decoder blocks, so it cannot be compressed by block")
     return max(stacks, key=lambda pair: sum(p.numel() for p in pair[1].parameters()))
@@ -142,13 +144,12 @@ def _record_block_inputs(model: PreTrainedModel, stack: nn.ModuleList, ids: Tens
 
 
 def _is_stack(module: nn.Module) -> bool:
-    return (
-        isinstance(module, nn.ModuleList)
-        and len(module) > 0
-        and len({type(each) for each in module}) == 1
-        and any(True for _ in linears(module[0]))
-        and hasattr(module[0], "forward")
-    )
+    """Whether a module is a list of parts that hold linear layers; hybrids mix classes of blocks."""
+    return isinstance(module, nn.ModuleList) and len(module) > 0 and all(map(_has_linears, module))
+
+
+def _has_linears(module: nn.Module) -> bool:
+    return next(linears(module), None) is not None
 
 
 def _hidden_states(output: Any) -> Tensor:

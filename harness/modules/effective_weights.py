@@ -14,6 +14,7 @@ Legend: O output channels, I inputs, n probed inputs, N rows.
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -97,8 +98,11 @@ def _measure_weight(module: nn.Module, dtype: torch.dtype, inputs: Tensor, total
     layer: Any = copy_module(module)
     device = next((t.device for t in (*module.parameters(), *module.buffers())), torch.device("cpu"))
 
+    which = _find_linear_output(lambda x_NI: layer.forward(x_NI.to(device, dtype)), total)
+
     def apply(x_NI: Tensor) -> Tensor:
-        output_NO: Tensor = layer.forward(x_NI.to(device, dtype))
+        output = layer.forward(x_NI.to(device, dtype))
+        output_NO: Tensor = output if which is None else output[which]
         if not bool(torch.isfinite(output_NO).all()):
             raise ModelError(f"{type(module).__name__} returns NaN or infinity for finite inputs")
         return _widen(output_NO)
@@ -118,6 +122,19 @@ def _measure_weight(module: nn.Module, dtype: torch.dtype, inputs: Tensor, total
     return EffectiveWeight(
         weight_On, bias_O if bool(bias_O.any()) else None, inputs, total, False, _caveat(error, dtype)
     )
+
+
+def _find_linear_output(call: Callable[[Tensor], Any], total: int) -> int | None:
+    """Of a layer that returns several tensors (a router: scores and logits), the index of the first that doubles with
+    the input; None for a layer that returns one. Raises ModelError if none of several does."""
+    x_1I = torch.randn(1, total, generator=torch.Generator().manual_seed(0))
+    zero = call(torch.zeros(1, total))
+    if isinstance(zero, Tensor):
+        return None
+    for index, (at_zero, once, twice) in enumerate(zip(zero, call(x_1I), call(2 * x_1I), strict=True)):
+        if torch.allclose(twice - at_zero, 2 * (once - at_zero), rtol=1e-2, atol=1e-6):
+            return index
+    raise ModelError("none of its outputs is linear in its input")
 
 
 def _caveat(error: float, dtype: torch.dtype) -> str:

@@ -202,7 +202,7 @@ def count_expert_tokens(model: Any, documents: Iterable[Tensor]) -> dict[str, tu
     counts = {each.module: torch.zeros(each.count, dtype=torch.int64) for each in mixtures}
 
     def stack(path: str, _module: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
-        counts[path] += routing_mask(chosen_experts(arguments, named), len(counts[path])).sum(0).cpu()
+        counts[path] += routed_tokens(arguments, named, len(counts[path])).sum(0).cpu()
 
     def count_call(
         path: str, expert: int, _module: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]
@@ -222,6 +222,19 @@ def count_expert_tokens(model: Any, documents: Iterable[Tensor]) -> dict[str, tu
         for ids in documents if mixtures else ():
             model(input_ids=ids[None].to(model.device), use_cache=False)
     return {path: tuple(tokens.tolist()) for path, tokens in counts.items()}
+
+
+def routed_tokens(arguments: tuple[Any, ...], named: Mapping[str, Any], experts: int) -> Tensor:
+    """Whether each token is routed to each expert, bool [N, E], in a call of stacked experts.
+
+    A call of hidden states alone holds one row for each pair of expert and token, [E*N, H], expert by expert, and zeros
+    where the token is not routed to the expert (Llama 4). Raises TypeError for a call of another form.
+    """
+    given = (*arguments, *named.values())
+    if len(given) == 1 and isinstance(given[0], Tensor) and given[0].dim() == 2 and len(given[0]) % experts == 0:
+        rows_ENH = given[0].reshape(experts, -1, given[0].shape[-1])
+        return (rows_ENH != 0).any(-1).T
+    return routing_mask(chosen_experts(arguments, named), experts)
 
 
 def routing_mask(chosen_NK: Tensor, experts: int) -> Tensor:

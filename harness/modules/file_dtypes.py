@@ -6,7 +6,7 @@ every variant look smaller beside it.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -30,7 +30,12 @@ def state_file_dtypes(modules: Iterable[ModuleFormat], files: Mapping[str, FileT
     for _, tensor in sorted(files.items()):
         sizes[tensor.dtype] += tensor.bytes if tensor.dtype in FLOATS else 0
     usual = max((dtype for dtype in sizes if sizes[dtype]), key=lambda dtype: sizes[dtype], default=None)
-    return tuple(_state(module, files, usual) for module in modules)
+    # Grouped once: a mixture with a module for each expert has tens of thousands of modules, and as many tensors.
+    inside: defaultdict[str, list[FileTensor]] = defaultdict(list)
+    for name, tensor in files.items():
+        inside[name.rpartition(".")[0]].append(tensor)
+    owned = dict(inside) | {name: [tensor] for name, tensor in files.items()}
+    return tuple(_state(module, owned.get(module.module, ()), usual) for module in modules)
 
 
 def keep_file_dtypes(modules: Iterable[ModuleFormat], before: Sequence[ModuleFormat]) -> tuple[ModuleFormat, ...]:
@@ -42,15 +47,14 @@ def keep_file_dtypes(modules: Iterable[ModuleFormat], before: Sequence[ModuleFor
     )
 
 
-def _state(module: ModuleFormat, files: Mapping[str, FileTensor], usual: str | None) -> ModuleFormat:
-    inside = {name: tensor for name, tensor in files.items() if name.rpartition(".")[0] == module.module}
-    own = {module.module: files[module.module]} if module.module in files else inside
+def _state(module: ModuleFormat, own: Sequence[FileTensor], usual: str | None) -> ModuleFormat:
+    """own: the tensors of the module in the files."""
     if not _is_plain(module) or usual is None:
         return module
-    if not own or any(tensor.dtype not in FLOATS for tensor in own.values()):
+    if not own or any(tensor.dtype not in FLOATS for tensor in own):
         return _convert(module, usual)
-    dtype = max(own.values(), key=lambda tensor: tensor.bytes).dtype
-    size = sum(tensor.bytes for tensor in own.values()) if module.stored_bytes else 0
+    dtype = max(own, key=lambda tensor: tensor.bytes).dtype
+    size = sum(tensor.bytes for tensor in own) if module.stored_bytes else 0
     return _convert(module, dtype).model_copy(update={"stored_bytes": size})
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any, cast
 
 from torch import nn
 
@@ -68,12 +69,27 @@ def pair_layers(
 
 def block_numbers(model: nn.Module) -> dict[str, int]:
     """Name and index of every decoder block, taken from the longest module list that is in no other list."""
-    lists = {name: module for name, module in model.named_modules() if isinstance(module, nn.ModuleList)}
+    text = text_part(model)
+    lists = {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.ModuleList) and name.startswith(text)
+    }
     outermost = {name: module for name, module in lists.items() if not any(o in lists for o in list_parents(name))}
     if not outermost:
         return {}
     name = max(outermost, key=lambda name: len(outermost[name]))
     return {f"{name}.{index}": index for index in range(len(outermost[name]))}
+
+
+def text_part(model: nn.Module) -> str:
+    """How the names of the modules begin that read texts: those of the language model in a vision-language model, else
+    all (""). Towers may have more and larger layers."""
+    config: Any = getattr(model, "config", None)
+    if config is None or not hasattr(config, "get_text_config") or config.get_text_config() is config:
+        return ""
+    decoder = cast(Any, model).get_decoder()
+    return next((f"{name}." for name, module in model.named_modules() if module is decoder and name), "")
 
 
 def list_parents(name: str) -> Iterator[str]:

@@ -32,7 +32,7 @@ INTEGER_BITS = range(2, 9)
 """Bits of the integers that files can ask for."""
 WHOLE_TENSOR_SCALES: tuple[ScaleStorage, ...] = ("e4m3", "double")
 """Ways to store scales in which the scale of a block depends on the other blocks."""
-Bits = Annotated[int, Field(ge=INTEGER_BITS[0], le=INTEGER_BITS[-1])]
+Bits = Annotated[int, Field(ge=INTEGER_BITS[0], le=INTEGER_BITS[-1], examples=[4])]
 
 
 @dataclass(frozen=True)

@@ -111,13 +111,17 @@ class Checker:
             return None
 
     def plugin(self, base: type[P], value: Any, path: KeyPath) -> P | None:
-        """The plugin that ``{role: name, **settings}`` describes, or None and its problems.
+        """The plugin that ``{role: name, **settings}`` describes, or its name alone where the family allows that.
+
+        None and problems for anything else.
 
         base: the base class of its family, whose role (``backend``, for example) is the key of the name.
         """
         role = base.role()
         if self.full:
             return None
+        if base.by_name and isinstance(value, str):
+            value = {role: value}
         if not isinstance(value, Mapping):
             self.problem(path, describe(value), f"a mapping such as {{{role}: name}}")
             return None

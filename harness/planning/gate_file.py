@@ -10,6 +10,8 @@ from typing import Any, cast, get_args
 from harness.errors import Problem
 from harness.measures import Measure, load_measures, load_metrics
 from harness.planning.checking import Checker
+from harness.planning.files import GateFile
+from harness.planning.left_out import LeftOut, read_measure_names
 from harness.planning.locating import check_description, check_file_name, find_file
 from harness.planning.specs import GateSpec, RuleSpec
 from harness.plugins import nearest
@@ -31,17 +33,20 @@ class Gate:
     complete: bool
     check: Checker
     sequential: Sequential | None = None
+    optional: tuple[str, ...] = ()
 
-    @property
-    def only_warns(self) -> bool:
-        """Whether all its rules are advisory, so that the gate cannot block anything."""
-        return all(rule.level == "warn" for rule in self.rules.values())
+    def only_warns(self, left_out: LeftOut) -> bool:
+        """Whether all rules that are applied are advisory, so that the gate cannot block anything."""
+        applied = (rule for rule in self.rules.values() if not left_out.measure_of(rule.metric, self.optional))
+        return all(rule.level == "warn" for rule in applied)
 
     def spec(self) -> GateSpec:
         """The record, for a file without mistakes."""
         where = self.check.where
         rules = tuple(RuleSpec(rule=rule, where=where(("rules", i))) for i, rule in self.rules.items())
-        return GateSpec(name=self.name, source=self.source, sequential=self.sequential, rules=rules)
+        return GateSpec(
+            name=self.name, source=self.source, sequential=self.sequential, optional=self.optional, rules=rules
+        )
 
 
 def read_gate(name: str, base: Path, problems: list[Problem]) -> Gate | None:
@@ -52,7 +57,7 @@ def read_gate(name: str, base: Path, problems: list[Problem]) -> Gate | None:
         return None
     check = Checker(source, path.parent, problems)
     check_file_name(check, path)
-    content = check.mapping(source.data, (), ("description", "sequential", "rules"))
+    content = check.mapping(source.data, (), tuple(GateFile.model_fields))
     check_description(check, content)
     given = check.entries(content.get("rules"), ("rules",), "rules")
     rules: dict[int, Rule] = {}
@@ -61,7 +66,8 @@ def read_gate(name: str, base: Path, problems: list[Problem]) -> Gate | None:
         if rule is not None:
             rules[index] = rule
     sequential = _sequential(check, content.get("sequential"))
-    return Gate(path.stem, shown, rules, bool(given) and len(rules) == len(given), check, sequential)
+    optional = read_measure_names(check, content.get("optional"), "optional")
+    return Gate(path.stem, shown, rules, bool(given) and len(rules) == len(given), check, sequential, optional)
 
 
 def _sequential(check: Checker, value: Any) -> Sequential | None:
@@ -99,21 +105,24 @@ def check_extending(gates: Sequence[Gate], growing: Sequence[str], measured: Seq
             )
 
 
-def check_metrics(gate: Gate, metrics: Sequence[Metric], all_known: bool) -> None:
-    """Note every rule whose metric is not among ``metrics``.
+def check_metrics(gate: Gate, metrics: Sequence[Metric], all_known: bool, left_out: LeftOut | None = None) -> None:
+    """Note every rule whose metric is not among ``metrics``, unless gate and suites leave it out on purpose.
 
     all_known: whether ``metrics`` is everything that will be measured. If some measures could not be read, only names
     close to one that some measure can yield are noted, so that nothing correct is reported. A rule that cannot judge
     its metric (a margin of 200 % on a share) is noted too.
     """
-    measured = [metric.name for metric in metrics]
+    measured, left_out = [metric.name for metric in metrics], left_out or LeftOut()
     possible = measured if all_known else [*measured, *(metric.name for metric in load_metrics())]
     for index, rule in gate.rules.items():
         path: KeyPath = ("rules", index)
         known = any(could_match(rule.metric, name) for name in possible)
+        known = known or bool(left_out.measure_of(rule.metric, gate.optional))
         if not known and (all_known or nearest(rule.metric, [n for n in possible if n[-1:] != "*"])):
             expected = "a metric that the suites measure"
-            gate.check.problem((*path, "metric"), repr(rule.metric), expected, _suggest_metric(rule, measured))
+            gate.check.problem(
+                (*path, "metric"), repr(rule.metric), expected, _suggest_metric(rule, measured, gate.optional)
+            )
         for metric in metrics:
             if could_match(rule.metric, metric.name) and (why := _explain_misfit(rule, metric)):
                 gate.check.problem(path, f"{rule.kind} for {metric.name}", "a rule that fits the metric", why)
@@ -137,12 +146,13 @@ def _explain_misfit(rule: Rule, metric: Metric) -> str:
     return bound_of(rule, facts).misfit or explain_misfit(rule, facts)
 
 
-def _suggest_metric(rule: Rule, measured: Sequence[str]) -> str:
+def _suggest_metric(rule: Rule, measured: Sequence[str], optional: Sequence[str]) -> str:
     """What to write or add if a rule names a metric that no suite measures."""
     for measure, metrics in load_measures():
         if any(could_match(rule.metric, metric.name) for metric in metrics):
             kind = metrics[0].name.removesuffix(".*") if measure is None else measure.kind
-            return f"the measure {kind} provides it; add {kind} to a suite"
+            leave = f", or write without: [{kind}] in it to ship without them" if kind in optional else ""
+            return f"the measure {kind} provides it; add {kind} to a suite{leave}"
     if close := nearest(rule.metric, measured):
         return f"did you mean {close}?"
     return f"the suites measure {', '.join(measured) or 'no metrics at all'}"

@@ -81,13 +81,13 @@ def _check_layers(check: Checker, spec: VariantSpec, path: KeyPath) -> None:
 def _read_engine(check: Checker, value: Mapping[str, Any], path: KeyPath) -> dict[str, Any]:
     """The entry with its engine constructed: from a name, or from a mapping with settings. Notes problems."""
     entry, place = dict(value), (*path, "engine")
-    written = entry.pop("engine", None)
-    if written is None:
+    if "engine" not in entry:
         return entry
+    written = entry.pop("engine")
     if not isinstance(written, str | Mapping):
         check.problem(place, describe(written), f"the name of an engine: {', '.join(names(Engine))}")
         return entry
-    engine = check.plugin(Engine, {"engine": written} if isinstance(written, str) else written, place)
+    engine = check.plugin(Engine, written, place)
     return entry if engine is None else entry | {"engine": engine}
 
 

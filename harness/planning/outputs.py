@@ -20,7 +20,7 @@ def read_outputs(check: Checker, value: Any) -> tuple[Writer, ...]:
     writers: dict[str, Writer] = {}
     for index, entry in enumerate(entries):
         path: KeyPath = ("outputs", index)
-        writer = check.plugin(Writer, {"writer": entry} if isinstance(entry, str) else entry, path)
+        writer = check.plugin(Writer, entry, path)
         if writer is None:
             continue
         other = writers.setdefault(writer.file_name.casefold(), writer)

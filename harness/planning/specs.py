@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, SerializeAsAny
 
@@ -12,37 +12,47 @@ from harness.engines.transformers import Transformers
 from harness.measures import Measure
 from harness.probes import Probe
 from harness.records import CalibrationSpec, DocumentsSpec, ModelSpec, NoiseFloorSpec, Sequential
-from harness.records.base import Record
+from harness.records.base import Entry, Record
 from harness.records.plan import GGUF, Dtype
 from harness.rules import Rule
 from harness.writers import Writer
 
 
-class VariantSpec(Record):
-    """The compressed side: a checkpoint (``model``) or the reference itself, then backend steps in order.
-
-    file: the GGUF file in a folder or hub repository. engine: what computes the logits (see ``harness/engines``).
-    tokenizer: the checkpoint's own, or the reference's if the vocabulary is the same. adapter: the folder of a PEFT
-    adapter; with ``merge`` it is merged into the weights before the steps, otherwise it stays attached to the
-    compressed weights (QLoRA). artifact: whether a variant that is made in the run is saved as it would be released
-    (``runs/<name>/artifact``), reloaded in a fresh process and compared with the model in memory, if a suite has the
-    measure ``artifact``. A checkpoint without steps is its own artifact, so nothing is written. layers: for a
-    checkpoint with another number of decoder layers, the layer of the reference that each of its layers stands for;
-    null for one without a counterpart. Reference layers that are not named are not compared.
-    """
+class VariantSpec(Entry):
+    """The compressed side: a checkpoint (``model``) or the reference itself, then backend steps in order."""
 
     model: str = Field(default="reference", min_length=1)
-    file: str | None = None
-    revision: str | None = None
+    """reference (which the steps compress), pocket, a local folder or GGUF file, or a hub id (owner/name)."""
+    file: str | None = Field(default=None, examples=["model-Q4_K_M.gguf"])
+    """The GGUF file in a folder or hub repository."""
+    revision: str | None = Field(default=None, examples=["main"])
+    """Branch, tag or commit of a model on the hub."""
     dtype: Dtype | None = None
+    """Number type of the weights that are loaded; null: that of the reference."""
     trust_remote_code: bool = False
-    engine: SerializeAsAny[Engine] = Field(default_factory=Transformers)
+    """Whether code that comes with the model may run; on the hub it needs the commit as revision."""
+    engine: SerializeAsAny[Engine] = Field(default_factory=Transformers, examples=["llama_cpp"])
+    """What computes the logits; transformers by default."""
     tokenizer: Literal["own", "reference"] = "own"
-    adapter: str | None = None
+    """The checkpoint's own tokenizer, or the reference's if the vocabulary is the same."""
+    adapter: str | None = Field(default=None, examples=["./my-adapter"])
+    """Folder of a PEFT adapter."""
     merge: bool = False
-    compress: tuple[SerializeAsAny[Backend], ...] = ()
+    """Whether the adapter is merged into the weights before the steps; otherwise it stays attached to the compressed
+    weights (QLoRA)."""
+    compress: tuple[SerializeAsAny[Backend], ...] = Field(
+        default=(), examples=[[{"backend": "round_to_nearest", "bits": 4}]]
+    )
+    """Steps that compress the model, in order."""
     artifact: Literal["save", "none"] = "save"
-    layers: tuple[Annotated[int, Field(ge=0)] | None, ...] | None = Field(default=None, min_length=1)
+    """Whether a variant that is made in the run is saved as it would be released (runs/<name>/artifact), reloaded in a
+    fresh process and compared with the model in memory, if a suite has the measure artifact. A checkpoint without
+    steps is its own artifact, so nothing is written."""
+    layers: tuple[Annotated[int, Field(ge=0)] | None, ...] | None = Field(
+        default=None, min_length=1, examples=[[0, 2, 4, None]]
+    )
+    """For a checkpoint with another number of decoder layers, the layer of the reference that each of its layers stands
+    for; null for one without a counterpart. Reference layers that are not named are not compared."""
 
     @property
     def is_gguf(self) -> bool:
@@ -61,7 +71,10 @@ class VariantSpec(Record):
 
 
 class SuiteSpec(Record):
-    """A named suite: documents, measures, and the probes (with merged settings) that the measures need."""
+    """A named suite: documents, measures, and the probes (with merged settings) that the measures need.
+
+    without: the measures that it leaves out on purpose (see ``harness/planning/left_out.py``).
+    """
 
     name: str
     source: str
@@ -69,22 +82,40 @@ class SuiteSpec(Record):
     measures: tuple[SerializeAsAny[Measure], ...] = Field(min_length=1)
     probes: tuple[SerializeAsAny[Probe], ...] = ()
     noise_floor: NoiseFloorSpec | None = None
+    without: tuple[str, ...] = ()
 
 
 class RuleSpec(Record):
-    """One rule of a gate and its position (``file:line``)."""
+    """One rule of a gate and its position (``file:line``).
+
+    left_out: the measure that the suites leave out on purpose, so that the rule is not applied; empty if it is.
+    """
 
     rule: SerializeAsAny[Rule]
     where: str
+    left_out: str = ""
+
+    def resolve(self) -> dict[str, Any]:
+        """The rule as plain data for run.json: its name, its settings and its position."""
+        left_out = {"left_out": self.left_out} if self.left_out else {}
+        return {"rule": self.rule.kind, **self.rule.settings(), "where": self.where} | left_out
 
 
 class GateSpec(Record):
-    """A named gate: its rules in file order. sequential: as in its file, None for the default."""
+    """A named gate: its rules in file order.
+
+    sequential: as in its file, None for the default. optional: the measures that a suite may leave out if it says so.
+    """
 
     name: str
     source: str
     sequential: Sequential | None = None
+    optional: tuple[str, ...] = ()
     rules: tuple[RuleSpec, ...] = Field(min_length=1)
+
+    def resolve(self) -> dict[str, Any]:
+        """The gate as plain data for run.json: every rule with its name, its settings and its position."""
+        return self.model_dump(mode="json") | {"rules": [each.resolve() for each in self.rules]}
 
 
 class Plan(Record):

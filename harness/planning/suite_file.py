@@ -12,11 +12,16 @@ from harness import plugins
 from harness.errors import HarnessError, Problem
 from harness.measures import Measure
 from harness.planning.checking import Checker
+from harness.planning.files import SuiteFile
+from harness.planning.left_out import read_measure_names
 from harness.planning.locating import check_description, check_file_name, find_data, find_file
+from harness.planning.own_data import TASKS, OwnData
+from harness.planning.readable import check_readable
 from harness.planning.specs import SuiteSpec
 from harness.plugins import nearest
 from harness.probes import Probe
 from harness.records import CalibrationSpec, Condition, DocumentsSpec, HubData, Metric, NoiseFloorSpec
+from harness.records.plan import OWN
 from harness.system.resources import POCKET_SPLITS
 from harness.system.yaml_file import read_yaml
 from harness.system.yaml_values import KeyPath, describe
@@ -36,7 +41,9 @@ NO_EFFECT = ("seed", "text_field", "split_on")
 class Suite:
     """The valid part of a suite file.
 
-    measures: by their position in the file. complete: whether none is missing, so that every metric is known.
+    measures: by their position in the file. complete: whether none is missing, so that every metric is known. without:
+    the measures that it leaves out on purpose. takes_documents, takes_tasks: whether it was made for those of the
+    variant file.
     """
 
     name: str
@@ -46,6 +53,9 @@ class Suite:
     probes: tuple[Probe, ...]
     complete: bool
     noise_floor: NoiseFloorSpec | None = None
+    without: tuple[str, ...] = ()
+    takes_documents: bool = False
+    takes_tasks: bool = False
 
     @property
     def metrics(self) -> list[Metric]:
@@ -72,24 +82,35 @@ class Suite:
             measures=tuple(self.measures.values()),
             probes=self.probes,
             noise_floor=self.noise_floor,
+            without=self.without,
         )
 
 
-def read_suite(name: str, base: Path, problems: list[Problem]) -> Suite | None:
-    """Read a suite, shipped or at a path under ``base``, and note its problems; None if it cannot be read."""
+def read_suite(name: str, base: Path, problems: list[Problem], own: OwnData | None = None) -> Suite | None:
+    """Read a suite, shipped or at a path under ``base``, and note its problems; None if it cannot be read.
+
+    own: the documents and tasks of the variant file, for a suite that was made for them.
+    """
+    own = own or OwnData()
     path, shown = find_file("suites", name, base)
     source = read_yaml(path, problems, shown)
     if source is None:
         return None
     check = Checker(source, path.parent, problems)
     check_file_name(check, path)
-    content = check.mapping(source.data, (), ("description", "documents", "measures", "noise_floor"))
+    content = check.mapping(source.data, (), tuple(SuiteFile.model_fields))
     check_description(check, content)
-    documents = None
-    if content.get("documents") is not None:
-        documents = read_documents_spec(check, DocumentsSpec, content["documents"], "documents")
+    without = read_measure_names(check, content.get("without"), "without")
     given = check.entries(content.get("measures"), ("measures",), "measures")
-    measures = _with_comparability(_measures(check, given), len(given))
+    measures = _measures(check, given)
+    _check_without(check, without, measures)
+    complete = bool(given) and set(range(len(given))) <= measures.keys()
+    takes_documents, takes_tasks = _is_own(content.get("documents")), TASKS in without
+    documents = _documents(check, content.get("documents"), own if takes_documents else OwnData())
+    if takes_tasks and own.tasks is not None:
+        measures = {**measures, len(given): own.tasks}
+        without = tuple(kind for kind in without if kind != TASKS)
+    measures = _with_comparability(measures, len(given) + 1)
     probes = _probes(check, measures)
     if content.get("documents") is None:
         _need_no_documents(check, measures, probes)
@@ -98,9 +119,31 @@ def read_suite(name: str, base: Path, problems: list[Problem]) -> Suite | None:
     noise_floor = None
     if content.get("noise_floor") is not None:
         noise_floor = _noise_floor_of(check, content["noise_floor"], probes)
-    complete = bool(given) and set(range(len(given))) <= measures.keys()
     by_table = tuple(probes[table] for table in sorted(probes))
-    return Suite(path.stem, shown, documents, measures, by_table, complete, noise_floor)
+    return Suite(
+        path.stem, shown, documents, measures, by_table, complete, noise_floor, without, takes_documents, takes_tasks
+    )
+
+
+def _is_own(value: Any) -> bool:
+    """Whether the documents of a suite are those of the variant file."""
+    return isinstance(value, Mapping) and value.get("data") == OWN
+
+
+def _documents(check: Checker, value: Any, own: OwnData) -> DocumentsSpec | None:
+    """The documents of a suite; for one made for the user's own, with the settings of the variant file on top."""
+    if value is None:
+        return None
+    if not _is_own(value):
+        return read_documents_spec(check, DocumentsSpec, value, "documents")
+    return check.record(DocumentsSpec, {**value, **(own.documents or {})}, ("documents",))
+
+
+def _check_without(check: Checker, without: Sequence[str], measures: Mapping[int, Measure]) -> None:
+    measured = {measure.kind for measure in measures.values()}
+    for index, kind in enumerate(without):
+        if kind in measured:
+            check.problem(("without", index), f"{kind}, which the suite measures", "a measure that it leaves out")
 
 
 def read_documents_spec(check: Checker, cls: type[D], value: Any, key: str) -> D | None:
@@ -120,6 +163,7 @@ def read_documents_spec(check: Checker, cls: type[D], value: Any, key: str) -> D
         ):
             found = f"a {setting} for {source_name(data)}, which does not use it"
             check.problem((key, setting), found, "no such key here")
+    check_readable(check, spec, key)
     return spec
 
 
@@ -156,8 +200,7 @@ def _measures(check: Checker, given: Sequence[Any]) -> dict[int, Measure]:
     first: dict[str, KeyPath] = {}
     for index, entry in enumerate(given):
         path: KeyPath = ("measures", index)
-        value = {"measure": entry} if isinstance(entry, str) else entry
-        plugin = check.plugin(Measure, value, path)
+        plugin = check.plugin(Measure, entry, path)
         if plugin is None:
             continue
         if plugin.kind in first:

@@ -30,7 +30,7 @@ class Channels(Probe):
     runs = "shared_pass"
     needs = ("hooks",)
 
-    threshold: Annotated[float, Field(gt=0)] = Field(
+    threshold: Annotated[float, Field(gt=0, examples=[6.0])] = Field(
         default=6.0, description="magnitude from which a value counts as an outlier (LLM.int8: 6)"
     )
 

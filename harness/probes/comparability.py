@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from harness.probes import Context, Probe
 
 if TYPE_CHECKING:
-    from harness.comparability import Side
+    from harness.comparability import Header, Side
     from harness.models.loaded import LoadedModel
     from harness.records import Comparison
     from harness.tables.access import Sink
@@ -58,8 +58,22 @@ def _side(name: str, model: LoadedModel, reference: LoadedModel) -> Side:
     """The model's own folder; that of the reference for a tokenizer that it borrows."""
     from harness.comparability import Side
 
-    own = _folder(model)
-    return Side(name, own, _folder(reference) if model.tokenizer is reference.tokenizer else own, model.tokenizer)
+    own, borrowed = _folder(model), model is not reference and model.tokenizer is reference.tokenizer
+    if own is None:
+        return Side(name, None, None, model.tokenizer, _read_header(model), borrowed)
+    return Side(name, own, _folder(reference) if borrowed else own, model.tokenizer)
+
+
+def _read_header(model: LoadedModel) -> Header | None:
+    """The header of a model in a GGUF file; None for files without one."""
+    from harness.comparability import Header
+    from harness.models.gguf_file import read_gguf
+
+    path = next((file.path for file in model.files if file.path.suffix == ".gguf"), None)
+    if path is None:
+        return None
+    content = read_gguf(path)
+    return Header(content.architecture, content.values, content.tokens)
 
 
 def _folder(model: LoadedModel) -> Path | None:

@@ -44,8 +44,8 @@ class Coverage(Probe):
     of other kinds: ``total`` with the parameters and bytes of a side; ``non_finite`` for every tensor of the
     variant with NaN or infinity that the reference does not have there; ``stated`` for every layer that a
     quantization config speaks of, with whether it is ``compressed``. Of a variant whose engine keeps its weights to
-    itself, what documents touch is taken from the reference, all of it counts as compressed, and nothing else is
-    known.
+    itself, what documents touch is taken from the reference, all of it counts as compressed, and beside NaN in
+    its files nothing else is known.
     """
 
     runs = "shared_pass"
@@ -120,9 +120,9 @@ class _CoverageRecorder(Recorder):
     def _see_experts(
         self, side: int, parts: Sequence[ModelPart], arguments: tuple[Any, ...], named: Mapping[str, Any]
     ) -> None:
-        from harness.modules.experts import chosen_experts, routing_mask
+        from harness.modules.experts import routed_tokens
 
-        hits_NE = routing_mask(chosen_experts(arguments, named), parts[0].units)
+        hits_NE = routed_tokens(arguments, named, parts[0].units)
         self._add(side, parts, hits_NE[self._tokens(hits_NE)].any(0).cpu())
 
     def _see_rows(
@@ -167,18 +167,19 @@ class _CoverageRecorder(Recorder):
 
         reference, other = self._models[0], self._models[variant + 1]
         before, after = list(self._parts[0].values()), list(self._parts[variant + 1].values())
+        failing, _ = compare_finite(reference, other)
+        bad = [("variant", str(each), "non_finite", 0, 0, 0, False, False, "", "") for each in failing]
         if self._is_hidden(variant):
             rows = [_total(side, reference) for side in ("reference", "variant")]
             rows += [_row("reference", part, False, "", "") for part in before]
-            return rows + [_row("variant", replace(part, compressed=True), False, "", "") for part in before]
+            return [*rows, *(_row("variant", replace(part, compressed=True), False, "", "") for part in before), *bad]
         both = find_counterparts(before, other)
         rows = [_total("reference", reference), _total("variant", other)]
         rows += [_row("reference", part, part.name not in both, "", "") for part in before]
         for part in after:
             changed, damaged = compare_part(part, reference, other)
             rows.append(_row("variant", part, False, _bits(changed, part.units), _bits(damaged, part.units)))
-        failing, _ = compare_finite(reference, other)
-        rows += [("variant", str(each), "non_finite", 0, 0, 0, False, False, "", "") for each in failing]
+        rows += bad
         stated = compare_with_config(other)
         for module in (*stated.quantized, *stated.plain) if stated else ():
             size = module.parameters, module.stored_bytes

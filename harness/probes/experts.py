@@ -96,10 +96,10 @@ class _ExpertRecorder(Recorder):
         self._totals[variant] = torch.from_numpy(np.stack([rows[name].to_numpy() for name in ("tokens", "agreeing")]))
 
     def _stack(self, side: int, mixture: Mixture, arguments: tuple[Any, ...], named: Mapping[str, Any]) -> None:
-        """Handle a call of stacked experts: its arguments contain the chosen experts, one row per position."""
-        from harness.modules.experts import chosen_experts, routing_mask
+        """Handle a call of stacked experts, one row per position."""
+        from harness.modules.experts import routed_tokens
 
-        hits_NE = routing_mask(chosen_experts(arguments, named), mixture.count)
+        hits_NE = routed_tokens(arguments, named, mixture.count)
         is_token_N = self._batch.is_token(hits_NE.device).flatten()
         if len(is_token_N) != len(hits_NE):
             self._add(side, mixture.module, None, None)

@@ -44,12 +44,18 @@ class Items(Probe):
     runs = "alone"
     reads = "nothing"
 
-    tasks: tuple[str, ...] = Field(min_length=1, description="lm-eval tasks or groups: bundled, custom or standard")
-    limit: Positive | None = Field(
-        default=None, description="maximum number of documents per task, the first ones; default: all"
+    tasks: tuple[str, ...] = Field(
+        min_length=1, description="lm-eval tasks or groups: bundled, custom or standard", examples=[["hellaswag"]]
     )
-    include: tuple[str, ...] = Field(default=(), description="folders with custom lm-eval task files")
-    fewshot: Annotated[int, Field(ge=0)] | None = Field(
+    limit: Positive | None = Field(
+        default=None,
+        description="maximum number of documents per task, the first ones; default: all",
+        examples=[200],
+    )
+    include: tuple[str, ...] = Field(
+        default=(), description="folders with custom lm-eval task files", examples=[["./tasks"]]
+    )
+    fewshot: Annotated[int, Field(ge=0, examples=[5])] | None = Field(
         default=None, description="few-shot examples per prompt; default: as in the task file"
     )
     batch_size: Positive = Field(default=16, description="batch size: prompts per batch, on both sides")

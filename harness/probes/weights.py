@@ -27,7 +27,8 @@ class Weights(Probe):
     as floats, the values are counted with the bits of that format, as in a long text. Peak memory is measured on CUDA
     devices only, and not for simulated formats (whose floats would not be deployed): the weights of one side plus what
     one forward pass adds. relative_error of a linear layer of the variant is that of the weight that it computes with,
-    over the compared share of its inputs; error_note says why it is missing, or what else the layer does.
+    over the compared share of its inputs; error_note says why it is missing, or what else the layer does. zeros: share
+    of zeros in a linear layer's weight, NaN where it is not held as floats; pattern: ``2:4`` if two of every four are.
     """
 
     runs = "alone"
@@ -63,7 +64,7 @@ class Weights(Probe):
             rows.append(_special_row(side, "peak", self._peak_bytes(loaded), FLOATS[loaded.identity.dtype]))
         # Named, since an engine may tell nothing of its modules.
         frame = pd.DataFrame(rows, columns=["side", *ModuleFormat.model_fields, "cache"])
-        return frame.astype(
+        return _add_sparsity(frame, loaded).astype(
             {
                 "parameters": "int64",
                 "stored_bytes": "int64",
@@ -90,6 +91,22 @@ class Weights(Probe):
         torch.cuda.synchronize(device)
         added = torch.cuda.max_memory_allocated(device) - before
         return _device_bytes(loaded) + added
+
+
+def _add_sparsity(rows: pd.DataFrame, loaded: LoadedModel) -> pd.DataFrame:
+    """The rows with the zeros of linear weights."""
+    from harness.modules.sparsity import Sparsity, sparsity_of
+
+    model = loaded.language_model.modules
+    linear = rows["role"].isin(["linear", "head"])
+    found = [
+        sparsity_of(model, name) if model is not None and own else Sparsity(None)
+        for name, own in zip(rows["module"], linear, strict=True)
+    ]
+    zeros = [math.nan if each.zeros is None else each.zeros for each in found]
+    return rows.assign(zeros=zeros, pattern=[each.pattern for each in found]).astype(
+        {"zeros": "float64", "pattern": "str"}
+    )
 
 
 def _add_errors(rows: pd.DataFrame, reference: LoadedModel, variant: LoadedModel) -> pd.DataFrame:

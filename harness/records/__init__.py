@@ -1,7 +1,7 @@
 """Frozen, closed records: what is asked (plan) and what is found (result). They import nothing of
 the harness but its errors."""
 
-from harness.records.base import Plugin, Record
+from harness.records.base import Entry, Plugin, Record
 from harness.records.comparison import Comparison, Difference, Omission
 from harness.records.failure import FAILURE_FILE, Failure
 from harness.records.formats import FLOATS, NumberFormat
@@ -56,6 +56,7 @@ __all__ = [
     "Condition",
     "Difference",
     "DocumentsSpec",
+    "Entry",
     "Environment",
     "Failure",
     "HubData",

@@ -14,7 +14,13 @@ class Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, validate_default=True)
 
 
-class Plugin(Record):
+class Entry(Record):
+    """What people write in YAML: every field has a docstring, which ``harness list NAME`` and the schemas show."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+
+class Plugin(Entry):
     """A plugin's fields are its YAML, its docstring is its description.
 
     The YAML entry ``{backend: round_to_nearest, bits: 4}`` names the file ``harness/backends/round_to_nearest.py``
@@ -22,13 +28,14 @@ class Plugin(Record):
     that need them, so that listing and checking plugins stays quick.
     """
 
-    model_config = ConfigDict(use_attribute_docstrings=True)
-
     family: ClassVar[str] = ""
     """The package of the plugin's family and the end of its group of entry points: ``rules`` for ``harness.rules``."""
 
     kind: ClassVar[str] = ""
     """The name under which YAML files know the plugin: that of its file; the loader sets that of an entry point."""
+
+    by_name: ClassVar[bool] = False
+    """Whether a plugin of the family that needs no settings may be given by its name alone, without its role."""
 
     paths: ClassVar[tuple[str, ...]] = ()
     """Fields that hold paths; the plan checks them and makes them absolute, relative to the YAML file."""

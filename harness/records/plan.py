@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from harness.records.base import Record
+from harness.records.base import Entry
 
 Dtype = Literal["float32", "float16", "bfloat16"]
 Positive = Annotated[int, Field(gt=0)]
@@ -14,6 +14,8 @@ Bos = bool | Literal["auto"]
 """Whether texts begin with BOS; ``auto``: as the reference's tokenizer itself writes it before a text."""
 GGUF = ".gguf"
 """How the names of GGUF files end."""
+OWN = "own"
+"""As the documents of a suite: those that the variant file names."""
 Sequential = Literal["betting", "group_sequential"]
 """How a number that is looked at several times keeps its confidence: see the files of these names in statistics."""
 Served = Literal["weights", "hooks", "generation", "cache"]
@@ -29,26 +31,28 @@ FEWEST = 20
 """Documents at the first look of a suite that stops when its rules are decided: a variance of fewer is a guess."""
 
 
-class ModelSpec(Record):
-    """One model to load: ``pocket`` (embedded), a local folder or GGUF file, or a hub id with revision.
+class ModelSpec(Entry):
+    """One model to load."""
 
-    file: the GGUF file to take from a folder or a repository of the hub.
-    """
-
-    model: str = Field(min_length=1)
-    file: str | None = None
-    revision: str | None = None
+    model: str = Field(min_length=1, examples=["./my-model"])
+    """pocket (embedded), a local folder or GGUF file, or a hub id (owner/name)."""
+    file: str | None = Field(default=None, examples=["model-Q4_K_M.gguf"])
+    """The GGUF file to take from a folder or a repository of the hub."""
+    revision: str | None = Field(default=None, examples=["main"])
+    """Branch, tag or commit of a model on the hub."""
     dtype: Dtype = "float32"
+    """Number type of the weights that are loaded."""
     device: str = "cpu"
+    """Where both models run: cpu, cuda, cuda:<number>, mps or xpu."""
     attention: Literal["sdpa", "eager", "flash_attention_2", "flash_attention_3"] = "sdpa"
+    """Implementation of attention; flash attention needs 16-bit numbers on a GPU."""
     trust_remote_code: bool = False
+    """Whether code that comes with the model may run; on the hub it needs the commit as revision."""
 
 
-class DocumentsSpec(Record):
+class DocumentsSpec(Entry):
     """Which texts are scored, and how they become token ids.
 
-    data: a shipped name (``pocket-train``, ``pocket-calibration``, ``pocket-heldout``), a path ending in .jsonl
-    (one JSON object a line, text under ``text_field``) or .txt (``split_on`` separates documents), or a hub dataset.
     Objects and rows may have an ``id``, and a ``kind`` and a ``language`` by which rules can slice.
     Each document is scored alone: BOS (if ``bos``; with ``auto`` if the reference's tokenizer puts one before texts) +
     its tokens, cut at ``context`` tokens, no EOS; with ``packed`` the token streams are joined (each document opening
@@ -58,50 +62,71 @@ class DocumentsSpec(Record):
     the rules need: looked at are ``min`` of them, then more, until every rule that waits for them is decided.
     """
 
-    data: str | HubData
-    min: Annotated[int, Field(ge=FEWEST)] | None = None
-    max: Positive | None = None
+    data: str | HubData = Field(examples=["./texts.jsonl"])
+    """A shipped name (pocket-train, pocket-calibration, pocket-heldout), in a suite also own (the documents of the
+    variant file, whose settings take the place of these), a path ending in .jsonl (one JSON object a
+    line) or .txt, or a dataset on the hub."""
+    min: Annotated[int, Field(ge=FEWEST, examples=[40])] | None = None
+    """Documents at the first look, where they are drawn until the rules are decided; needs max."""
+    max: Annotated[int, Field(gt=0, examples=[200])] | None = None
+    """Most documents that are scored; null: all of them."""
     context: Annotated[int, Field(ge=2)] = 512
+    """Tokens at which a document is cut, BOS included."""
     bos: Bos = True
+    """Whether texts begin with BOS; auto: as the tokenizer of the reference itself writes it."""
     packed: bool = False
+    """Whether the token streams are joined and cut into windows of context."""
     text_field: str = "text"
+    """Field of a .jsonl file or hub dataset that holds the text."""
     split_on: str = "\n\n"
+    """What separates the documents of a .txt file."""
     seed: Annotated[int, Field(ge=0)] = 0
+    """Fixes the random order of documents that are drawn, and which the embedded model's splits hold."""
 
 
-class HubData(Record):
+class HubData(Entry):
     """A dataset on the hub, by name, configuration and split."""
 
-    hub: str
-    config: str | None = None
-    split: str
-    revision: str | None = None
+    hub: str = Field(examples=["owner/dataset"])
+    """Its id on the hub."""
+    config: str | None = Field(default=None, examples=["default"])
+    """Its configuration; null where it has only one."""
+    split: str = Field(examples=["test"])
+    """Its split."""
+    revision: str | None = Field(default=None, examples=["main"])
+    """Branch, tag or commit."""
 
 
-class CalibrationSpec(Record):
-    """Documents that backends may look at while they compress: the first ``documents`` of their source.
+class CalibrationSpec(Entry):
+    """Documents that backends may look at while they compress."""
 
-    Each is BOS (if ``bos``) + its tokens, cut at ``tokens``.
-    """
-
-    data: str | HubData
+    data: str | HubData = Field(examples=["./calibration.jsonl"])
+    """As for the documents of a suite, but not the same texts."""
     documents: Positive = 64
+    """How many, from the beginning of their source."""
     tokens: Annotated[int, Field(ge=2)] = 256
+    """Tokens at which each is cut, BOS included."""
     bos: Bos = True
+    """Whether texts begin with BOS; auto: as the tokenizer of the reference itself writes it."""
     text_field: str = "text"
+    """Field of a .jsonl file or hub dataset that holds the text."""
     split_on: str = "\n\n"
+    """What separates the documents of a .txt file."""
     seed: Annotated[int, Field(ge=0)] = 0
+    """Fixes what the embedded model's splits hold."""
 
 
 Condition = Literal["batch_size", "padding_side", "document_order", "attention", "rounding"]
 """What is computed otherwise while everything that is asked stays the same (see harness/lockstep/noise_floor.py)."""
 
 
-class NoiseFloorSpec(Record):
+class NoiseFloorSpec(Entry):
     """Measures the reference against itself, on some documents, under each of these conditions."""
 
-    conditions: tuple[Condition, ...] = Field(min_length=1)
+    conditions: tuple[Condition, ...] = Field(min_length=1, examples=[["batch_size", "padding_side"]])
+    """What is computed otherwise."""
     documents: Positive = 16
+    """Documents on which it is measured, from the beginning of the suite's."""
 
 
 DocumentsSpec.model_rebuild()

@@ -92,11 +92,16 @@ class Measurement(Record):
 
 
 class Skipped(Record):
-    """A metric, or a whole measure, that could not be served, and why."""
+    """A metric, or a whole measure, that could not be served, and why.
+
+    unsupported: no run could serve it, because the variant's engine, one of its steps or its kind of files has nothing
+    to show for it.
+    """
 
     measure: str
     reason: str
     labels: dict[str, str] = Field(default_factory=dict)
+    unsupported: bool = False
 
 
 class Slice(Record):

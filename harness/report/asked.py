@@ -40,9 +40,14 @@ def rules_by_place(asked: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
 
 
 def describe_steps(asked: dict[str, Any]) -> list[str]:
-    """The compression steps in words: "round_to_nearest (bits 4, group_size 32)"."""
-    variant = asked.get("variant")
-    return [_step(step) for step in _dicts(variant.get("compress") if isinstance(variant, dict) else None)]
+    """The steps in words: "adapter lora (merged)", "round_to_nearest (bits 4, group_size 32)"."""
+    given = asked.get("variant")
+    variant = given if isinstance(given, dict) else {}
+    steps = [_step(step) for step in _dicts(variant.get("compress"))]
+    if not variant.get("adapter"):
+        return steps
+    adapter = f"adapter {clean(str(variant['adapter']).rpartition('/')[2])}"
+    return [f"{adapter} (merged)", *steps] if variant.get("merge") else [*steps, f"{adapter} (attached)"]
 
 
 def _step(step: dict[str, Any]) -> str:

@@ -6,6 +6,7 @@ import math
 import re
 import unicodedata
 from collections.abc import Sequence
+from pathlib import Path
 
 from harness.system.masking import mask
 
@@ -14,7 +15,9 @@ from harness.system.masking import mask
 _HIDDEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 _NUMBERS = re.compile(r"(?<![\w.])-?\d+(?:\.\d+)?(?:e[-+]?\d+)?(?![\w.]*\w)")
 _SHORT_UNITS = {"tokens/second": "tokens/s", "milliseconds": "ms", "bits/weight": "bits", "bytes/token": "B/token"}
-_INSEPARABLE = frozenset({"bytes", "fraction", "share", "probability", "ratio"})
+SHARES = frozenset({"fraction", "share", "probability"})
+"""Units that are written as percentages."""
+_INSEPARABLE = SHARES | {"bytes", "ratio"}
 _MINUS = "\u2212"
 _THIN = "\u202f"  # narrow no-break space between groups of digits and before units
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
@@ -136,7 +139,7 @@ def quantity(value: float | None, unit: str, digits: int = 3) -> str:
         return "–"
     if unit == "bytes":
         return size(value)
-    if unit in {"fraction", "share", "probability"}:
+    if unit in SHARES:
         return percent(value, digits)
     if unit == "ratio":
         return f"×{number(value, digits)}"
@@ -146,6 +149,14 @@ def quantity(value: float | None, unit: str, digits: int = 3) -> str:
 def short_hash(value: str) -> str:
     """The first twelve characters of a hash, enough to distinguish two by eye."""
     return value[:12]
+
+
+def shorten_path(path: Path) -> str:
+    """The path relative to the current folder if it lies below it, else unchanged."""
+    try:
+        return str(path.resolve().relative_to(Path.cwd().resolve()))
+    except (ValueError, OSError):  # the current folder may have been removed
+        return str(path)
 
 
 def _group_digits(text: str) -> str:

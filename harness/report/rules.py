@@ -23,11 +23,27 @@ from harness.rules import Bound, ComparedNumber, Facts, Rule, bound_of, number_o
 
 @dataclass(frozen=True)
 class _Compared:
-    """The number that a rule compared, its bound, and the number of an unchanged variant with a name for it."""
+    """The number that a rule compared, its bound, and the number of an unchanged variant with a name for it.
+
+    scale, unit: by what the number is multiplied for one line of text, and what then stands behind it.
+    """
 
     number: ComparedNumber
     bound: Bound
     neutral: tuple[float, str] | None
+    scale: float = 1.0
+    unit: str = ""
+
+    @property
+    def line(self) -> str:
+        """The number with its unit, its interval and its limits: "94.8 %, 95 % interval [84.3, 99.2], limit 95 %"."""
+        number, limits = self.number, self.bound.limits
+        ends = () if number.low is None or number.high is None or number.exact else (number.low, number.high)
+        value, *rest = display.format_together([self.scale * each for each in (number.value, *ends, *limits)])
+        interval = f"{100 * number.confidence:g} % interval [{rest[0]}, {rest[1]}]" if ends else ""
+        sign = "" if not self.unit else f" {self.unit.split()[0]}"
+        limit = f"limit{'s' * (len(limits) > 1)} {' and '.join(f'{each}{sign}' for each in rest[len(ends) :])}"
+        return ", ".join(filter(None, (f"{value}{self.unit and ' '}{self.unit}", interval, limit)))
 
 
 @dataclass(frozen=True)
@@ -67,19 +83,22 @@ class Judged:
     @property
     def line(self) -> str:
         """The number found, with its interval, the limit if there is one, and the noise: for one line of text."""
+        if self.compared is not None and self.compared.unit:
+            return ", ".join(filter(None, (self.compared.line, self.noise[0])))
         return ", ".join(filter(None, (self.found, self.numbers.partition(", ")[2], self.noise[0])))
 
     @property
     def chart(self) -> Markup:
         """The interval against the limit; empty if there is nothing to draw."""
-        return Markup() if self.compared is None else charts.limits(self._draw(self.compared), self.compared.neutral)
+        return Markup() if self.compared is None else charts.limits(self.limited(self.compared), self.compared.neutral)
 
     @property
     def small_chart(self) -> Markup:
         """The same without words, for one line of a table."""
-        return Markup() if self.compared is None else charts.limits_in_row(self._draw(self.compared))
+        return Markup() if self.compared is None else charts.limits_in_row(self.limited(self.compared))
 
-    def _draw(self, compared: _Compared) -> charts.Limited:
+    def limited(self, compared: _Compared) -> charts.Limited:
+        """The number with its interval and its limits, as it is drawn."""
         number, bound, status = compared.number, compared.bound, self.verdict.status
         interval = None if number.low is None or number.high is None else (number.low, number.high)
         title = f"{self.title}: {words.STATUSES[status].word}"
@@ -156,7 +175,7 @@ def _prepare(run: Run, verdict: Verdict, m: Measurement | None, settings: list[d
     if rule is None or compared is None:
         return item
     item = replace(item, compared=compared)
-    need = undecided.find_need(compared.number, compared.bound, rule.min_documents)
+    need = undecided.find_need(item.limited(compared), m.clusters, rule.min_documents)
     if verdict.status != "inconclusive" or need is None:
         return item
     remedy = undecided.describe_remedy(need, units, run.asked)
@@ -176,7 +195,7 @@ def _find_rule(verdict: Verdict, m: Measurement, settings: list[dict[str, Any]])
 
 def _load_rule(name: str, settings: dict[str, Any]) -> Rule | None:
     try:
-        given = {key: value for key, value in settings.items() if key not in ("rule", "where")}
+        given = {key: value for key, value in settings.items() if key not in ("rule", "where", "left_out")}
         return load(Rule, name).model_validate_json(json.dumps(given))
     except (HarnessError, ImportError, AttributeError, ValidationError):
         return None
@@ -191,6 +210,18 @@ def _find_comparison(rule: Rule, m: Measurement) -> _Compared | None:
     number, equal = number_of(m, bound.number, bound.limits[0]), facts.equal(bound.number)
     if isinstance(number, str):
         return None
+    scale, unit = _name_unit(m, bound)
     if equal is None or (facts.infinite_neutral and bound.number == "change"):
-        return _Compared(number, bound, None)
-    return _Compared(number, bound, (equal, "reference" if bound.number == "variant" else "no change"))
+        return _Compared(number, bound, None, scale, unit)
+    neutral = equal, "reference" if bound.number == "variant" else "no change"
+    return _Compared(number, bound, neutral, scale, unit)
+
+
+def _name_unit(m: Measurement, bound: Bound) -> tuple[float, str]:
+    """How a share or a ratio is written in a line of text: its factor and its unit; other numbers stay as they are."""
+    if bound.number == "ratio":
+        return 100.0, "% of the reference"
+    if m.unit not in display.SHARES:
+        return 1.0, ""
+    difference = bound.number == "change" and m.reference is not None
+    return 100.0, "pp" if difference else "%"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from harness.report import display
-from harness.rules import Bound, ComparedNumber
+from harness.report.drawing.charts import Limited
 
 MOST = 1_000_000
 """Beyond this no number is shown: the estimate is practically at its limit."""
@@ -25,14 +25,14 @@ class Need:
     outcome: Literal["pass", "fail"] | None
 
 
-def find_need(number: ComparedNumber, bound: Bound, min_documents: int | None) -> Need | None:
+def find_need(found: Limited, seen: int, min_documents: int | None) -> Need | None:
     """The sample that shrinks the interval until it no longer crosses a limit, as its width goes with 1/√n.
 
     None where the interval crosses no limit and ``min_documents`` is reached, where there is no interval, where the
     estimate is the limit itself, and beyond MOST.
     """
-    seen, outcome, needed = number.clusters, None, min_documents or 0
-    if crossing := _find_crossing(number, bound):
+    outcome, needed = None, min_documents or 0
+    if crossing := _find_crossing(found):
         ratio, outcome = crossing
         if not math.isfinite(ratio) or seen * ratio**2 >= MOST:
             return None
@@ -40,13 +40,13 @@ def find_need(number: ComparedNumber, bound: Bound, min_documents: int | None) -
     return Need(needed, seen, outcome) if needed > seen else None
 
 
-def _find_crossing(number: ComparedNumber, bound: Bound) -> tuple[float, Literal["pass", "fail"]] | None:
+def _find_crossing(number: Limited) -> tuple[float, Literal["pass", "fail"]] | None:
     """How many times narrower the interval must be not to reach the limit, and on which side it then lies."""
-    low, high, value = number.low, number.high, number.value
-    if number.exact or low is None or high is None:
+    if number.interval is None:
         return None
+    (low, high), (lower, upper), value = number.interval, number.bounds, number.value
     sides = [(limit, reach, sign) for limit, reach, sign in (
-        (bound.upper, (high, low), 1), (bound.lower, (low, high), -1),
+        (upper, (high, low), 1), (lower, (low, high), -1),
     ) if limit is not None and low <= limit <= high]  # fmt: skip
     found: list[tuple[float, Literal["pass", "fail"]]] = []
     for limit, (bad, good), sign in sides:

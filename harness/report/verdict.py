@@ -34,6 +34,13 @@ def reason(run: Run) -> str:
     return f"{lead}: {_join_names([_name_with_numbers(item) for item in decisive])}."
 
 
+def first_reason(run: Run) -> str:
+    """The first of the rules that decided the verdict, with its number and limit; empty where all passed."""
+    decisive = [item for item in rules.prepare_verdicts(run) if item.verdict.level == "block"]
+    found = next((item for item in decisive if item.verdict.status == run.verdict), None)
+    return "" if found is None or run.verdict == "pass" else _name_with_numbers(found)
+
+
 def _summarize_pass(judged: Sequence[Judged], blocking: int) -> str:
     lead = "The blocking rule passed." if blocking == 1 else f"All {blocking} blocking rules passed."
     open_ = [item for item in judged if item.verdict.level == "warn" and item.verdict.status not in {"pass", "skipped"}]

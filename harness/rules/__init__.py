@@ -1,9 +1,9 @@
 """Rules judge one measurement. One file is one rule; its fields are its YAML, and ``bound`` is all it must say.
 
 The judge handles what concerns every rule (a missing metric, a non-finite one, one that must not be judged,
-``min_documents``, ``implausible_gain``, ``slices``, ``on_inconclusive``), so a rule sees only finite measurements.
-Decisions are three-valued: pass only if the whole interval is within the limits, fail only if it is wholly beyond
-one of them, inconclusive otherwise, ties included.
+``min_documents``, ``implausible_gain``, ``slices``, ``on_inconclusive``, ``on_unsupported``), so a rule sees only
+finite measurements. Decisions are three-valued: pass only if the whole interval is within the limits, fail only if it
+is wholly beyond one of them, inconclusive otherwise, ties included.
 """
 
 from __future__ import annotations
@@ -26,8 +26,17 @@ class Rule(Plugin):
 
     family = "rules"
 
-    metric: str = Field(min_length=1, max_length=LONGEST, description="name of the metric, or a pattern with *")
-    why: str = Field(min_length=1, description="why this limit: one sentence for the reader of the report")
+    metric: str = Field(
+        min_length=1,
+        max_length=LONGEST,
+        description="name of the metric, or a pattern with *",
+        examples=["divergence.kl_mean"],
+    )
+    why: str = Field(
+        min_length=1,
+        description="why this limit: one sentence for the reader of the report",
+        examples=["above this, answers differ visibly"],
+    )
     level: Level = Field(default="block", description="block: decides the verdict of the run; warn: advisory only")
     decide: Basis = Field(
         default="interval",
@@ -40,19 +49,27 @@ class Rule(Plugin):
             "max of the suite (which needs documents: {min, max}), then block"
         ),
     )
-    min_documents: Annotated[int, Field(ge=2)] | None = Field(
+    on_unsupported: Literal["block", "warn"] = Field(
+        default="block",
+        description=(
+            "where the variant's engine, one of its steps or its kind of files shows nothing to measure: block; warn: "
+            "advisory only, and said"
+        ),
+    )
+    min_documents: Annotated[int, Field(ge=2, examples=[50])] | None = Field(
         default=None, description="with fewer documents (items, timing blocks) the rule is inconclusive"
     )
-    implausible_gain: Annotated[float, Field(gt=0)] | None = Field(
+    implausible_gain: Annotated[float, Field(gt=0, examples=[0.1])] | None = Field(
         default=None, description="a larger improvement over the reference, in units of the change, is an error"
     )
-    above_noise: Annotated[float, Field(ge=1)] | None = Field(
+    above_noise: Annotated[float, Field(ge=1, examples=[3.0])] | None = Field(
         default=None, description="a failure (or implausible gain) below this many noise floors is inconclusive"
     )
     slices: str | None = Field(
         default=None,
         pattern=r"^(kind|length|language)(=.+)?$",
         description="kind, length or language: the rule must hold on every such slice; kind=sum*: on those that match",
+        examples=["kind"],
     )
 
     @abstractmethod

@@ -17,7 +17,7 @@ class AtLeast(Rule):
     limit of 0.95 then requires 95 % of the reference's value.
     """
 
-    limit: float = Field(description="lower limit, exclusive (a counted number may equal it)")
+    limit: float = Field(description="lower limit, exclusive (a counted number may equal it)", examples=[0.95])
     of: Of = Field(default="variant", description=OF)
 
     def bound(self, metric: Facts) -> Bound:

@@ -17,7 +17,7 @@ class AtMost(Rule):
     limit of 0.3 then allows 30 % of the reference's value, and 1.05 allows five percent more than it.
     """
 
-    limit: float = Field(description="upper limit, exclusive (a counted number may equal it)")
+    limit: float = Field(description="upper limit, exclusive (a counted number may equal it)", examples=[0.05])
     of: Of = Field(default="variant", description=OF)
 
     def bound(self, metric: Facts) -> Bound:

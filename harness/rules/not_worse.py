@@ -15,6 +15,7 @@ class NotWorse(Rule):
 
     margin: float = Field(
         gt=0,
+        examples=[0.02],
         description="largest degradation, exclusive (a counted number may equal it), in units of the change",
     )
 

@@ -16,7 +16,7 @@ class Retains(Rule):
     share.
     """
 
-    share: float = Field(gt=0, le=1, description="share of the reference's value that must be kept")
+    share: float = Field(gt=0, le=1, examples=[0.99], description="share of the reference's value that must be kept")
 
     def bound(self, metric: Facts) -> Bound:
         """The limit on variant / reference of a metric with a direction and a positive reference."""

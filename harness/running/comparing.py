@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from harness.errors import HarnessError
 from harness.measures.comparability import read_comparison
@@ -10,6 +10,8 @@ from harness.models.loaded import LoadedModel
 from harness.planning.specs import SuiteSpec
 from harness.probes import ArtifactSource, Context
 from harness.progress import Progress
+from harness.records import Comparison, Note
+from harness.report.comparability import title
 from harness.running.pairs import Pair, suite_texts
 from harness.running.stopwatch import measure_time
 from harness.system.foreign import guard
@@ -45,7 +47,20 @@ def compare_files(
             with guard(f"the probe {probe.kind}"):
                 probe.observe(context)
     tables = (pair.store.read(suite.name, TABLE) for suite in suites)
-    pair.observed.comparison = next((read_comparison(table) for table in tables if table is not None), None)
+    found = next((read_comparison(table) for table in tables if table is not None), None)
+    # An artifact is compared again, and what could not be compared before it was saved may be there now.
+    kept = [note for note in pair.observed.notes if note.topic != TABLE]
+    pair.observed.comparison, pair.observed.notes = found, [*kept, *_note_omissions(found)]
+
+
+def _note_omissions(comparison: Comparison | None) -> Iterator[Note]:
+    """A warning that names what could not be compared, by its reason."""
+    reasons: dict[str, list[str]] = {}
+    for lost in comparison.omissions if comparison else ():
+        reasons.setdefault(lost.reason, []).append(title(lost.part))
+    if reasons:
+        said = "; ".join(f"{', '.join(parts)}: {reason}" for reason, parts in reasons.items())
+        yield Note(topic=TABLE, text=f"not everything could be compared: {said}", level="warn")
 
 
 def _tokenizers_differ(pair: Pair) -> bool:

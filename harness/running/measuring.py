@@ -142,7 +142,7 @@ def run_measure(
     if instead is None:
         return _skip_all(measure, reason)
     if instead.table in pair.unsupported:
-        return _skip_all(measure, pair.unsupported[instead.table])
+        return _skip_all(measure, pair.unsupported[instead.table], unsupported=True)
     served = {metric.name for metric in instead.produces()}
     lost = [entry for entry in _skip_all(measure, reason) if entry.measure not in served]
     table = pair.store.read(suite.name, instead.table, instead.columns)
@@ -161,8 +161,8 @@ def run_measure(
         intervals = None if look is None or own or ordinary else look.intervals()
         with guard(f"the measure {measure.kind}"):
             found = hold_to_declared(instead, instead.measure_at(table, intervals))
-        measured = name_documents(found, documents)
-        return [*lost, *skip_uncompared(instead, measured, read_uncompared(pair.store, suite.name))]
+        measured = skip_uncompared(instead, name_documents(found, documents), read_uncompared(pair.store, suite.name))
+        return [*lost, *_skip_hidden(instead, measured, pair.hidden_weights)]
     except Exception as error:  # noqa: BLE001 - a plugin may raise anything; it must cost the verdict, not the run
         reason = f"measure {measure.kind} failed: {type(error).__name__}: {error}"
         failures.append(reason)
@@ -187,5 +187,17 @@ def _explain_unpaired(pair: Pair, suite: SuiteSpec) -> str:
     return f" ({len(unpaired)} modules could not be compared, {first['module']} first: {first['reason']})"
 
 
-def _skip_all(measure: Measure, reason: str) -> list[Skipped]:
-    return [Skipped(measure=metric.name, reason=reason) for metric in measure.produces()]
+def _skip_hidden(measure: Measure, found: Sequence[Measurement | Skipped], reason: str) -> list[Measurement | Skipped]:
+    """The results of a measure where weights cannot be compared for ``reason``; all of them if it is empty."""
+    if not reason:
+        return list(found)
+    kept = [each for each in found if _name(each) not in measure.of_weights]
+    return [*kept, *(Skipped(measure=name, reason=reason, unsupported=True) for name in measure.of_weights)]
+
+
+def _name(found: Measurement | Skipped) -> str:
+    return found.name if isinstance(found, Measurement) else found.measure
+
+
+def _skip_all(measure: Measure, reason: str, unsupported: bool = False) -> list[Skipped]:
+    return [Skipped(measure=metric.name, reason=reason, unsupported=unsupported) for metric in measure.produces()]

@@ -27,7 +27,7 @@ from harness.planning.looks import Look
 from harness.planning.specs import Plan, SuiteSpec, VariantSpec
 from harness.records import Artifact, Comparison, Environment, Identity, Measurement, Note, Skipped, Slice, Stop
 from harness.records.own_rules import WEIGHTS_FINITE, OwnRule
-from harness.records.plan import SERVED
+from harness.records.plan import SERVED, Served
 from harness.running.calibration import read_calibration, with_calibration
 from harness.running.stopwatch import measure_time
 from harness.running.variant import make_variant
@@ -85,6 +85,8 @@ class Pair:
     """Suites whose tokens cannot be compared, with the reason: different token ids, or different vocabularies."""
     unsupported: Mapping[str, str] = field(default_factory=dict)
     """Kinds of probes that need what the engine or a step of the variant does not support, with the reason."""
+    hidden_weights: str = ""
+    """Why the weights of the variant's modules cannot be compared; empty if they can."""
     looks: dict[str, Look] = field(default_factory=dict)
     """By suite with sequential sampling: the look at which it stopped."""
     error: HarnessError | None = None
@@ -199,19 +201,26 @@ def make_pair(
     observed.notes += [
         Note(topic="tokenizer", text=f"suite {name}: {reason}", level="warn") for name, reason in mismatches.items()
     ]
-    return Pair(variant, store, observed, reference.language_model.vocabulary, mismatches, _find_unsupported(plan))
-
-
-def _find_unsupported(plan: Plan) -> dict[str, str]:
-    """The kinds of a plan's probes that need what the engine or some step does not support, with the reason."""
-    made_by = [("backend", step) for step in plan.variant.compress] + [("engine", plan.variant.engine)]
-    return {
-        probe.kind: f"the {role} {plugin.kind} gives no access to {SERVED[need]}"
+    withheld = _find_withheld(plan)
+    unsupported = {
+        probe.kind: withheld[need]
         for suite in plan.suites
         for probe in suite.probes
         for need in probe.needs
+        if need in withheld
+    }
+    hidden = withheld.get("weights", "") if variant.language_model.modules is None else ""
+    return Pair(variant, store, observed, reference.language_model.vocabulary, mismatches, unsupported, hidden)
+
+
+def _find_withheld(plan: Plan) -> dict[Served, str]:
+    """What the engine or some step of a plan gives no access to, with the reason."""
+    made_by = [("backend", step) for step in plan.variant.compress] + [("engine", plan.variant.engine)]
+    return {
+        what: f"the {role} {plugin.kind} gives no access to {words}"
+        for what, words in SERVED.items()
         for role, plugin in made_by
-        if need not in plugin.serves
+        if what not in plugin.serves
     }
 
 

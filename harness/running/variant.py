@@ -29,6 +29,7 @@ from harness.modules.kernels import inspect_kernels, note_skipped_experts, note_
 from harness.modules.non_finite import find_non_finite, note_non_finite
 from harness.planning.specs import Plan
 from harness.records import CacheFormat, ModuleFormat, Note, NumberFormat
+from harness.running.step_use import StepWork, check_steps_act
 from harness.system.foreign import LONG, guard
 
 
@@ -55,6 +56,7 @@ def _apply_steps(plan: Plan, start: LoadedModel, reference: LoadedModel, calibra
     model = start.model
     described = {module.module: module for module in start.identity.modules if module.backend}
     activations: dict[str, NumberFormat] = {}
+    works: list[StepWork] = []
     cache, notes = start.identity.cache, list(start.notes)
     for step in plan.variant.compress:
         done = _apply_step(step, model, start.tokenizer, calibration)
@@ -63,12 +65,14 @@ def _apply_steps(plan: Plan, start: LoadedModel, reference: LoadedModel, calibra
         described |= {module.module: module for module in done.modules}
         activations |= done.activations
         notes += done.notes
+        works.append(StepWork.of(step, done))
     freeze(model)
     check_placement(model, plan.name, start.identity.device)
     present = {name for name, _ in model.named_modules()} | {name for name, _, _ in stacks(model)}
     if gone := sorted((described.keys() | activations.keys()) - present):
         raise BackendError(f"a step described {gone[0]}, which the compressed model does not have")
     check_declared(model, activations)
+    check_steps_act(model, reference.model if plan.variant.model == "reference" else None, works)
     old = start.identity
     counts = check_grids(model, described)
     described |= {name: described[name].model_copy(update={"distinct_values": n}) for name, n in counts.items()}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from abc import abstractmethod
+from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
 
@@ -23,6 +24,7 @@ class Writer(Plugin):
     """One output format. The fields are the settings that ``outputs:`` in a variant file may give."""
 
     family = "writers"
+    by_name = True
 
     file_name: ClassVar[str]
     """The file that it leaves in the folder of the run, by which an old one is removed before a new check."""
@@ -35,9 +37,21 @@ class Writer(Plugin):
         expected = f"a plain name with a suffix, such as summary.md, and not {RUN_FILE}"
         return f"file_name is {cls.file_name!r}, expected {expected}"
 
+    @classmethod
+    def suits(cls, environment: Mapping[str, str]) -> bool:
+        """Whether it is written without being asked for, because the environment variables show what reads it."""
+        return False
+
     @abstractmethod
     def write(self, run: Run, tables: Tables, folder: Path) -> Path:
         """Write ``file_name`` into ``folder``, atomically, and return its path. Raises WriteError."""
+
+    def announce(self, run: Run, folder: Path, environment: Mapping[str, str]) -> str:
+        """What the finished run shows where it runs, once run.json is written; returns lines for standard output.
+
+        Raises WriteError, which is told and changes no verdict: everything is in the folder of the run.
+        """
+        return ""
 
 
 BASE = Writer

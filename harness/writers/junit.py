@@ -9,14 +9,13 @@ from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 from xml.etree import ElementTree
 
 from harness.errors import WriteError
-from harness.records import Run, Verdict
-from harness.report import words
+from harness.records import Run
+from harness.report.digest import Digest, Finding, digest
 from harness.report.display import clean
-from harness.report.verdict import reason
 from harness.system.files import write_atomic
 from harness.tables.access import Tables
 from harness.writers import Writer
@@ -33,21 +32,11 @@ class Junit(Writer):
     def write(self, run: Run, tables: Tables, folder: Path) -> Path:
         """Write junit.xml atomically. Raises WriteError."""
         path = folder / self.file_name
-        write_atomic(path, encode_junit(run))
+        write_atomic(path, encode_junit(run, folder))
         return path
 
 
-class _TestCase(NamedTuple):
-    """One test case. element: "" (passed), "failure", "error" or "skipped"; type: the status of the rule."""
-
-    name: str
-    element: str
-    type: str
-    message: str
-    text: str
-
-
-def encode_junit(run: Run) -> bytes:
+def encode_junit(run: Run, folder: Path | None = None) -> bytes:
     """The verdicts of a run as JUnit XML in UTF-8: one test suite a gate, one test case a verdict.
 
     A blocking rule that is inconclusive is a failure of the type ``inconclusive``. An advisory rule that does not pass
@@ -55,71 +44,76 @@ def encode_junit(run: Run) -> bytes:
     errors together are none if and only if the exit code of the run is 0. The time of every suite is that of the run.
     Raises WriteError where the clock of the run is not a date.
     """
-    gates: dict[str, list[_TestCase]] = {}
-    for verdict in run.verdicts:
-        gates.setdefault(verdict.gate, []).append(_case(verdict))
-    if run.exit_code != 0 and not any(_is_red(case) for cases in gates.values() for case in cases):
-        gates.setdefault("harness", []).append(_TestCase("the run is judged", "error", run.verdict, reason(run), ""))
+    told = digest(run, folder)
+    gates: dict[str, list[Finding]] = {}
+    for finding in told.findings:
+        gates.setdefault(finding.gate, []).append(finding)
     root = ElementTree.Element("testsuites")
-    for index, (gate, cases) in enumerate(gates.items()):
-        _add_suite(root, run, index, gate, cases)
+    for index, (gate, findings) in enumerate(gates.items()):
+        _add_suite(root, run, told, index, gate, findings)
     ElementTree.indent(root)
     return bytes(ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)) + b"\n"
 
 
-def _case(verdict: Verdict) -> _TestCase:
-    name = " ".join(filter(None, (verdict.rule, words.add_labels(verdict.metric, verdict.labels))))
-    lines = [f"expected: {verdict.expected}", f"found: {verdict.found}", verdict.because, verdict.why, verdict.where]
-    text = "\n".join(clean(line, 2000) for line in lines if line)
-    if verdict.level == "warn":
-        element = "" if verdict.status == "pass" else "skipped"
-        return _TestCase(name, element, verdict.status, f"advisory rule, {verdict.status}: {verdict.because}", text)
-    return _TestCase(name, _BLOCKING.get(verdict.status, "error"), verdict.status, verdict.because, text)
+def _element(finding: Finding) -> str:
+    """What the test case holds: nothing (passed), a ``failure``, an ``error``, or that it was ``skipped``."""
+    if finding.level == "warn":
+        return "" if finding.status == "pass" else "skipped"
+    return _BLOCKING.get(finding.status, "error")
 
 
-def _is_red(case: _TestCase) -> bool:
-    return case.element in {"failure", "error"}
-
-
-def _add_suite(root: ElementTree.Element, run: Run, index: int, gate: str, cases: Sequence[_TestCase]) -> None:
-    counts = Counter(case.element for case in cases)
+def _add_suite(
+    root: ElementTree.Element, run: Run, told: Digest, index: int, gate: str, findings: Sequence[Finding]
+) -> None:
+    counts = Counter(_element(finding) for finding in findings)
     suite = ElementTree.SubElement(
         root,
         "testsuite",
-        name=clean(gate) or "gate",
-        package=clean(run.name),
+        name=gate or "gate",
+        package=told.name,
         id=str(index),
         timestamp=_start_time(run),
         hostname="localhost",
-        tests=str(len(cases)),
+        tests=str(len(findings)),
         failures=str(counts["failure"]),
         errors=str(counts["error"]),
         skipped=str(counts["skipped"]),
         time=f"{sum(run.clock.seconds.values()):.3f}",
     )
     facts = {
-        "verdict": run.verdict,
-        "failure": run.failure or "",
+        "verdict": told.verdict,
+        "failure": told.failure,
+        "reason": told.reason,
         "warnings": str(run.warnings),
+        "report": told.report,
         "harness": run.environment.harness,
         "data_key": run.data_key,
     }
     properties = ElementTree.SubElement(suite, "properties")
     for key, value in facts.items():
-        ElementTree.SubElement(properties, "property", name=key, value=clean(value))
-    names: Counter[str] = Counter()
-    for case in cases:
-        name = clean(case.name)
-        names[name] += 1
-        unique = name if names[name] == 1 else f"{name} ({names[name]})"
-        classname = f"{clean(run.name)}.{clean(gate)}"
-        element = ElementTree.SubElement(suite, "testcase", name=unique, classname=classname, time="0")
-        if case.element:
-            kind = {} if case.element == "skipped" else {"type": case.type}
-            details = kind | {"message": clean(case.message, 2000)}
-            ElementTree.SubElement(element, case.element, details).text = case.text
+        ElementTree.SubElement(properties, "property", name=key, value=clean(value, 2000))
+    for finding in findings:
+        case = ElementTree.SubElement(suite, "testcase", name=finding.name, classname=f"{told.name}.{gate}", time="0")
+        if element := _element(finding):
+            kind = {} if element == "skipped" else {"type": finding.status}
+            advisory = f"advisory rule, {finding.status}: " if finding.level == "warn" else ""
+            details = kind | {"message": f"{advisory}{finding.sentence}"}
+            ElementTree.SubElement(case, element, details).text = _text(finding, told)
     for stream in ("system-out", "system-err"):
         ElementTree.SubElement(suite, stream)
+
+
+def _text(finding: Finding, told: Digest) -> str:
+    parts = {
+        "expected": finding.expected,
+        "found": finding.numbers,
+        "reason": finding.reason,
+        "limit because": finding.why,
+        "rule": finding.where,
+        "what to do": finding.remedy,
+        "report": told.report,
+    }
+    return "\n".join(f"{key}: {value}" for key, value in parts.items() if value)
 
 
 def _start_time(run: Run) -> str:

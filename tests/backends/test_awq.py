@@ -6,6 +6,7 @@ import copy
 import json
 import math
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,11 @@ from harness.backends.awq import Awq
 from harness.backends.round_to_nearest import RoundToNearest
 from harness.data.documents import read_documents
 from harness.errors import BackendError
+from harness.modules.linears import linears
 from harness.pocket import MODEL_DIR
-from tests.helpers.tiny_models import tiny_gpt2, tiny_llama, tiny_tokenizer
+from harness.testing.models import random_documents
+from tests.helpers.tiny_models import ready, tiny_gpt2, tiny_llama, tiny_tokenizer
+from tests.helpers.zoo import make
 
 DOCUMENTS = [torch.randint(0, 96, (length,), generator=torch.Generator().manual_seed(length)) for length in (20, 7, 33)]
 BLOCK = "model.layers.0"
@@ -301,3 +305,11 @@ def test_stories260k_is_better_than_rounded_to_nearest(bits: int, share: float, 
     stories = [json.loads(line)["text"] for line in lines]
     folder = shared_data / "models/stories260K-hf"
     assert share_of_nearest(folder, bits, stories[200:216], stories[:24]) < share
+
+
+def test_layers_without_calibration_are_named_in_the_order_of_the_model() -> None:
+    model = ready(partial(make, "llava"))
+    expected = [name for name, _ in linears(model) if name.startswith(("model.vision", "model.multi"))]
+    done = Awq(bits=4, scale_grid=0, no_clip=()).compress(model, tiny_tokenizer(), random_documents(2, 12, seed=1))
+    (note,) = [note.text for note in done.notes if "received no calibration token" in note.text]
+    assert note.endswith(": " + ", ".join(expected))

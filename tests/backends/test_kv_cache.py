@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +19,10 @@ from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
     DynamicCache,
-    FalconConfig,
-    FalconForCausalLM,
     Gemma2Config,
     Gemma2ForCausalLM,
     GptOssConfig,
     GptOssForCausalLM,
-    MambaConfig,
-    MambaForCausalLM,
     MistralConfig,
     MistralForCausalLM,
     OPTConfig,
@@ -50,7 +47,8 @@ from harness.pocket import MODEL_DIR
 from harness.records import CacheFormat, ModelSpec, NumberFormat
 from harness.rules.at_most import AtMost
 from harness.running.variant import make_variant
-from tests.helpers.tiny_models import VOCABULARY, save, tiny_gpt2, tiny_llama, tiny_tokenizer
+from tests.helpers.hybrids import hybrid
+from tests.helpers.tiny_models import VOCABULARY, family, save, tiny_gpt2, tiny_llama, tiny_tokenizer
 
 T, PADDING = 26, 7
 HELDOUT = "pocket-heldout"
@@ -338,17 +336,33 @@ def test_a_variant_says_what_it_is_and_is_not_its_reference(tmp_path: Path) -> N
 # --- what is refused ------------------------------------------------------------------------------------------
 
 
-def test_models_whose_cache_cannot_be_simulated_are_refused_and_left_alone() -> None:
-    falcon = FalconForCausalLM(FalconConfig(vocab_size=96, hidden_size=32, num_hidden_layers=2, num_attention_heads=4))
-    mamba = MambaForCausalLM(MambaConfig(vocab_size=96, hidden_size=32, num_hidden_layers=2, state_size=4))
-    for model, message in (
-        (falcon, r"FalconAttention \(layer 0 of FalconForCausalLM\) does not use transformers' attention interface"),
-        (mamba, "MambaForCausalLM caches no keys and values"),
-    ):
-        before = model.config._attn_implementation
-        with pytest.raises(BackendError, match=message):
-            compress(model.eval(), bits=4)  # type: ignore[no-untyped-call]
-        assert model.config._attn_implementation == before
+NO_INTERFACE = r"{0}Attention \(layer 0 of {0}ForCausalLM\) does not use transformers' attention interface"
+LATENTS = (
+    r"DeepseekV3Attention \(layer 0 of DeepseekV3ForCausalLM\) caches latents, 16 values of a token, "
+    r"that it expands to 4 heads of 12 afterwards \(multi-head latent attention\)"
+)
+
+
+@pytest.mark.parametrize(("kind", "message"), [
+    ("falcon", NO_INTERFACE.format("Falcon")),
+    ("bloom", NO_INTERFACE.format("Bloom")),
+    ("gptj", NO_INTERFACE.format("GPTJ")),
+    ("codegen", NO_INTERFACE.format("CodeGen")),
+    ("mpt", NO_INTERFACE.format("Mpt")),
+    ("deepseek_v3", LATENTS),
+    ("mamba", "MambaForCausalLM caches no keys and values; remove the step"),
+    ("rwkv", "RwkvForCausalLM caches no keys and values; remove the step"),
+])  # fmt: skip
+def test_models_whose_cache_cannot_be_simulated_are_refused_and_left_alone(
+    kind: str, message: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    model = family("falcon") if kind == "falcon" else hybrid(kind)
+    before = model.config._attn_implementation
+    with pytest.raises(BackendError, match=message):
+        compress(model, bits=4)
+    assert model.config._attn_implementation == before
+    assert not [record for record in caplog.records if "attention implementation" in record.getMessage()]
 
 
 def test_attention_that_does_more_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

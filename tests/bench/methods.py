@@ -314,6 +314,7 @@ def main() -> None:
         f"All of them are simulated in float32, on {options.max} documents. Made by `make methods` (pocket alone) or",
         "`python tests/bench/methods.py` with `--model` and `--documents` (for another model beside it) on "
         f"{datetime.now(UTC).date()}, {', '.join(f'{k} {v}' for k, v in environment.packages.items())}.",
+        "Which architectures take them: [ARCHITECTURES.md](ARCHITECTURES.md).",
     ]
     with tempfile.TemporaryDirectory() as name:
         for task in tasks(options, Path(name)):

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+from transformers.utils import chat_template_utils
 
+from harness.comparability._common.examples import CONVERSATIONS, render
+from harness.comparability._common.sides import Side
+from harness.errors import ForeignCodeError
 from tests.helpers.folders import CHATML, SETTINGS, Pair, edit
 
 
@@ -95,3 +100,21 @@ def test_the_date_that_a_template_writes_is_the_same_on_every_day(tmp_path: Path
     pair.edit(SETTINGS, chat_template="Today is {{ strftime_now('%d %B %Y') }}.\n" + CHATML)
     (found,) = pair.find("chat_template")
     assert found.variant == "Today is 31 January 2025."
+
+
+def test_a_template_that_reached_the_time_limit_is_not_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[str] = []
+
+    def hang(chat_template: str, **_: Any) -> tuple[list[str], None]:
+        tried.append(chat_template)
+        raise ForeignCodeError("it gave no sign of life for 1800 s")
+
+    monkeypatch.setattr(chat_template_utils, "render_jinja_template", hang)
+    side = Side("variant", None, tmp_path)
+    reasons = {render(side, "endless", each) for each in CONVERSATIONS}
+    assert reasons == {("", "ForeignCodeError: it gave no sign of life for 1800 s")}
+    assert tried == ["endless"]
+    assert render(side, "another", CONVERSATIONS[0])[1]
+    assert tried == ["endless", "another"]

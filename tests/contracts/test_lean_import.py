@@ -21,13 +21,19 @@ LIGHT = [
     "[load(base, name) for base in map(base_of, FAMILIES) for name in names(base)]",
     "import harness.cli, sys\nassert harness.cli._run(['--help']) == 0",
     "import harness.cli, sys\nassert harness.cli._run(['list']) == 0",
+    "import harness.cli, sys\nassert harness.cli._run(['list', 'gptq']) == 0",
+    "import harness.cli, sys\nassert harness.cli._run(['schema', 'variant']) == 0",
     "import harness.cli, sys\nassert harness.cli._run(['lint', 'ship', '--suite', 'core']) == 0",
     f"import harness.cli, sys\nassert harness.cli._run(['plan', {str(VARIANT)!r}]) == 0",
 ]
 
 
 def _heavy_after(code: str) -> list[str]:
-    probe = f"{code}\nimport sys, json\nprint('\\n' + json.dumps([m for m in {HEAVY!r} if m in sys.modules]))"
+    return _loaded_after(code, HEAVY)
+
+
+def _loaded_after(code: str, names: tuple[str, ...]) -> list[str]:
+    probe = f"{code}\nimport sys, json\nprint('\\n' + json.dumps([m for m in {names!r} if m in sys.modules]))"
     done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     loaded: list[str] = json.loads(done.stdout.splitlines()[-1])
@@ -37,6 +43,25 @@ def _heavy_after(code: str) -> list[str]:
 @pytest.mark.parametrize("code", LIGHT)
 def test_light_commands_load_no_model_library(code: str) -> None:
     assert _heavy_after(code) == []
+
+
+USED_ONLY_FOR_TASKS = ("lm_eval", "datasets", "evaluate", "sacrebleu", "nltk", "matplotlib")
+
+
+def test_a_check_of_rounding_without_tasks_loads_nothing_that_only_tasks_need(tmp_path: Path) -> None:
+    (tmp_path / "suite.yaml").write_text(
+        "documents: {data: pocket-heldout, max: 2, context: 16}\nmeasures: [divergence, perplexity, layer_error]\n"
+    )
+    (tmp_path / "gate.yaml").write_text(
+        "rules:\n  - {rule: at_most, metric: divergence.kl_mean, limit: 9.0, decide: point, why: any number}\n"
+    )
+    (tmp_path / "variant.yaml").write_text(
+        "name: rounded\nreference: {model: pocket}\nvariant: {compress: [{backend: round_to_nearest, bits: 8}]}\n"
+        "suites: [./suite.yaml]\ngates: [./gate.yaml]\n"
+    )
+    arguments = ["check", str(tmp_path / "variant.yaml"), "--out", str(tmp_path / "runs")]
+    code = f"import harness.cli, sys\nassert harness.cli._run({arguments!r}) == 0"
+    assert _loaded_after(code, ("torch", *USED_ONLY_FOR_TASKS)) == ["torch"]
 
 
 def test_the_probe_sees_a_heavy_import() -> None:

@@ -9,6 +9,7 @@ import pytest
 import torch
 import transformers
 
+from harness.report.asked import describe_steps
 from tests.helpers.checked_folders import Checked, check_folders, copy_pocket
 
 pytest.importorskip("peft")
@@ -42,6 +43,8 @@ def test_an_adapter_is_no_reference_and_the_same_model_merged(targets: tuple[str
         assert "by construction" not in found.output
         assert not found.notes("same model")
         assert found.change("divergence.kl_mean") > 0.01
+    for found, said in ((beside, "adapter a (attached)"), (merged, "adapter a (merged)")):
+        assert describe_steps(found.run["asked"]) == [said]
     assert merged.change("divergence.kl_mean") == pytest.approx(beside.change("divergence.kl_mean"), rel=1e-3)
     assert any("has a weight of its own" in text for text in merged.notes("adapter")) == (targets == ("lm_head",))
 

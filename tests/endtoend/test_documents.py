@@ -86,6 +86,7 @@ def test_guides_and_decisions_are_one_page_each() -> None:
 def test_the_variant_of_the_readme_is_planned(tmp_path: Path) -> None:
     (text,) = [text for text in blocks(ROOT / "README.md", "yaml") if text.startswith("name:")]
     (tmp_path / "variant.yaml").write_text(text.replace("path/to/model", "pocket"), encoding="utf-8")
+    (tmp_path / "my-texts.jsonl").write_text('{"text": "Once upon a time."}\n', encoding="utf-8")
     plan = make_plan(tmp_path / "variant.yaml")
     assert (plan.name, plan.variant.compress[0].kind) == ("my-model-w4", "round_to_nearest")
 

@@ -259,7 +259,7 @@ ENDLESS = (
     ("template", "told"),
     [
         pytest.param(INNER, "its chat template cannot be rendered: SecurityError", id="escape"),
-        pytest.param(ENDLESS, "gave no sign of life for 6 s", id="endless"),
+        pytest.param(ENDLESS, "gave no sign of life for 4 s", id="endless"),
     ],
 )
 def test_a_hostile_chat_template_of_a_gguf_file_neither_runs_code_nor_hangs(
@@ -270,7 +270,7 @@ def test_a_hostile_chat_template_of_a_gguf_file_neither_runs_code_nor_hangs(
     plain = json.loads(settings.read_text()) | {"chat_template": "{{ messages[0].content }}"}
     settings.write_text(json.dumps(plain))
     write_gguf(tiny_llama(), desk.folder / "odd.gguf", "F32", values={"tokenizer.chat_template": template})
-    monkeypatch.setenv(LIMIT_VARIABLE, "6")
+    monkeypatch.setenv(LIMIT_VARIABLE, "4")
     suite = """\
 documents: {data: texts.jsonl, context: 32, max: 2}
 measures: [{measure: generation, prompt_tokens: 4, new_tokens: 2, chat: true}]

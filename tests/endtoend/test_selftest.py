@@ -77,7 +77,8 @@ def test_a_sharp_gate_kills_mutants_and_a_loose_one_is_told_which_survive(files:
 
 def test_faults_beside_the_weights_are_killed_by_what_differs_in_the_files(files: Path) -> None:
     (files / "apart.yaml").write_text(GATE + "  - {rule: at_most, metric: comparability.at_once, limit: 0.0, why: w}\n")
-    mutants = ("stop_token_lost", "sampling_changed", "context_shortened", "wrong_chat_template", "bos_dropped")
+    beside = ("stop_token_lost", "sampling_changed", "context_shortened", "wrong_chat_template", "bos_dropped")
+    mutants = (*beside, "decoder_lost", "end_token_exchanged")
     code, output = run(files, "--gate", "./apart.yaml", "--suite", "./few.yaml", *only(*mutants))
     assert code == 0, output
     found = outcomes(files, "apart")

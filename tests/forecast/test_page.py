@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from harness.backends.round_to_nearest import RoundToNearest
-from harness.forecast.page import _artifact, _suites
+from harness.forecast.page import _artifact, _models, _suites
 from harness.measures.memory import Memory
 from harness.measures.tasks import Tasks
 from harness.planning.specs import GateSpec, Plan, RuleSpec, SuiteSpec, VariantSpec
@@ -50,3 +50,18 @@ def test_folders_whose_python_code_will_run_are_named(tmp_path: Path) -> None:
     ]
     executed = [line.strip() for line in _suites(suites, ()) if "executes" in line]
     assert executed == [f"executes   Python code that the files in {tmp_path} name, with your rights"]
+
+
+@pytest.mark.parametrize("merge", [True, False])
+def test_a_variant_that_is_an_adapter_alone_is_not_called_the_reference(merge: bool) -> None:
+    plan = Plan(
+        name="p",
+        source="p.yaml",
+        reference=ModelSpec(model="pocket"),
+        variant=VariantSpec(adapter="./tuned", merge=merge),
+        suites=(SuiteSpec(name="s", source="s.yaml", measures=(Memory(),), probes=()),),
+        gates=(GateSpec(name="g", source="g.yaml", rules=(RULE,)),),
+    )
+    lines = list(_models(plan))
+    assert "  variant      the reference with an adapter, float32, 0 steps" in lines
+    assert f"  adapter      ./tuned, {'merged before the steps' if merge else 'attached, not merged'}" in lines

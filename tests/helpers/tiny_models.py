@@ -3,33 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel
 
 from harness.testing.models import START, VOCABULARY, randomize_gains, tiny_gpt2, tiny_llama, tiny_tokenizer
+from tests.helpers.zoo import make
 
 __all__ = ["EXPERTS", "FAMILIES", "START", "VOCABULARY", "family", "save", "tiny_gpt2", "tiny_llama", "tiny_tokenizer"]
-
-SIZES: dict[str, Any] = {
-    "vocab_size": VOCABULARY, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
-    "max_position_embeddings": 64, "bos_token_id": 0, "eos_token_id": 0, "initializer_range": 0.15,
-}  # fmt: skip
-GROUPED: dict[str, Any] = SIZES | {"num_key_value_heads": 2, "head_dim": 8, "intermediate_size": 64}
-ROUTED: dict[str, Any] = {"num_experts_per_tok": 2}
-_QWEN_MOE = ROUTED | {"num_experts": 4, "moe_intermediate_size": 32, "decoder_sparse_step": 1}
-
-
-def _make(name: str, config_of: str = "", **config: Any) -> PreTrainedModel:
-    """A model of transformers by the stem of its class names."""
-    make: Any = getattr(transformers, f"{name}ForCausalLM")
-    made: PreTrainedModel = make(getattr(transformers, f"{config_of or name}Config")(**config))
-    return made
 
 
 class ListedExpert(nn.Module):
@@ -78,45 +64,34 @@ def listed_mixtral() -> PreTrainedModel:
 
 
 FAMILIES: dict[str, Callable[[], PreTrainedModel]] = {
-    "llama": lambda: _make("Llama", **GROUPED),
-    "llama_tied": lambda: _make("Llama", **GROUPED, tie_word_embeddings=True),
-    "qwen2": lambda: _make("Qwen2", **GROUPED),
-    "qwen3": lambda: _make("Qwen3", **GROUPED),
-    "mistral": lambda: _make("Mistral", **GROUPED, sliding_window=8),
-    "gemma2": lambda: _make("Gemma2", **GROUPED, query_pre_attn_scalar=8, sliding_window=8),
-    "gemma3": lambda: _make(
-        "Gemma3", "Gemma3Text", **GROUPED, query_pre_attn_scalar=8, sliding_window=8,
-        layer_types=["sliding_attention", "full_attention"],
-    ),
-    "phi3": lambda: _make("Phi3", **GROUPED, pad_token_id=0),
-    "gpt2": lambda: tiny_gpt2(n_embd=32, initializer_range=0.15),
-    "gpt_neox": lambda: _make("GPTNeoX", **SIZES, intermediate_size=64),
-    "opt": lambda: _make("OPT", **SIZES, ffn_dim=64, word_embed_proj_dim=32),
-    "falcon": lambda: _make("Falcon", **SIZES, ffn_hidden_size=64, new_decoder_architecture=True, num_kv_heads=2),
-    "mixtral": lambda: _make("Mixtral", **GROUPED, **ROUTED, num_local_experts=4),
-    "qwen2_moe": lambda: _make("Qwen2Moe", **GROUPED, **_QWEN_MOE, shared_expert_intermediate_size=32),
-    "qwen3_moe": lambda: _make("Qwen3Moe", **GROUPED, **_QWEN_MOE),
-    "gpt_oss": lambda: _make(
-        "GptOss", **GROUPED, **ROUTED, num_local_experts=4, sliding_window=8, rope_parameters=None,
-        layer_types=["sliding_attention", "full_attention"],
-    ),
+    "llama": partial(make, "llama"),
+    "llama_tied": partial(make, "llama", tie_word_embeddings=True),
+    **{name: partial(make, name) for name in ("qwen2", "qwen3", "mistral", "gemma2")},
+    "gemma3": partial(make, "gemma3_text"),
+    **{name: partial(make, name) for name in ("phi3", "gpt2", "gpt_neox", "opt", "falcon")},
+    **{name: partial(make, name) for name in ("mixtral", "qwen2_moe", "qwen3_moe", "gpt_oss")},
     "listed_experts": listed_mixtral,
-}  # fmt: skip
-"""One model of each family by name, a few thousand weights each."""
+}
+"""Models of the shapes that differ for backends and probes, a few thousand weights each."""
 EXPERTS = ("mixtral", "qwen2_moe", "qwen3_moe", "gpt_oss")
 """Those with stacked experts."""
 
 
 def family(name: str) -> PreTrainedModel:
-    """A model of a family: the same weights every time, gains and biases as trained ones have them, in eval mode."""
+    """A model of ``FAMILIES`` or ``ZOO`` by name: the same weights every time, gains and biases as in trained ones."""
+    return ready(FAMILIES.get(name) or partial(make, name))
+
+
+def ready(build: Callable[[], PreTrainedModel]) -> PreTrainedModel:
+    """A new model as ``family`` gives it."""
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(0)
-        model = FAMILIES[name]()
+        model = build()
         for path, parameter in model.named_parameters():
             if path.endswith("_bias"):  # Of stacked experts, two-dimensional; they would be zero.
                 parameter.normal_(std=0.2)
-    ready: Any = randomize_gains(model)
-    ready.eval().requires_grad_(False)
+    moved: Any = randomize_gains(model)
+    moved.eval().requires_grad_(False)
     return model
 
 

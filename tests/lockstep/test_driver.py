@@ -30,6 +30,7 @@ from harness.probes.channels import Channels
 from harness.probes.layers import Layers
 from harness.probes.tokens import Tokens
 from tests.helpers.pass_pairs import VOCABULARY, as_bytes, damaged, gemma2, gpt2, llama, louder, make_documents, observe
+from tests.helpers.tiny_models import family
 
 TINY: dict[str, Any] = {
     "vocab_size": VOCABULARY, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -86,11 +87,12 @@ def models() -> dict[str, Any]:
     made = {"llama": llama(), "gemma2": gemma2(), "gpt2": gpt2()}
     made["cohere"] = CohereForCausalLM(CohereConfig(**TINY, intermediate_size=48, logit_scale=0.3))
     made["granite"] = GraniteForCausalLM(GraniteConfig(**TINY, intermediate_size=48, logits_scaling=5.0))
+    made["llama4"] = family("llama4_text")  # Its base_model is itself.
     made["opt"] = OPTForCausalLM(OPTConfig(**TINY, ffn_dim=48, word_embed_proj_dim=32))
     return made
 
 
-@pytest.mark.parametrize("name", ["llama", "gemma2", "gpt2", "cohere", "granite", "opt"])
+@pytest.mark.parametrize("name", ["llama", "gemma2", "gpt2", "cohere", "granite", "llama4", "opt"])
 @torch.inference_mode()
 def test_the_two_halves_give_the_logits_of_the_whole(name: str) -> None:
     model = models()[name].eval()

@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from transformers import AutoModelForCausalLM
 
 from harness.backends.round_to_nearest import RoundToNearest
 from harness.errors import ModelError
@@ -26,7 +27,7 @@ from tests.helpers.peft_adapters import PROJECTIONS, save_lora
 from tests.helpers.tiny_models import save, tiny_llama
 from tests.models.test_loading import plan_of
 
-pytest.importorskip("peft")
+peft: Any = pytest.importorskip("peft")
 
 IDS = torch.tensor([[0, 5, 9, 2, 40, 33, 7, 90]])
 
@@ -81,6 +82,35 @@ def test_merged_into_one_of_two_tied_modules_it_computes_what_it_computes_beside
     merged.model.save_pretrained(tmp_path / "saved")
     again: Any = type(merged.model).from_pretrained(tmp_path / "saved").eval()
     assert torch.allclose(again(IDS).logits, logits(merged), atol=1e-5)
+
+
+@pytest.mark.parametrize("embeddings", ["auto", True], ids=["as_is", "with_embeddings"])
+@pytest.mark.parametrize("config", [
+    {"target_modules": ["embed_tokens"]},
+    {"target_modules": ["lm_head"]},
+    {"target_modules": ["embed_tokens", "lm_head", "q_proj"]},
+    {"target_modules": ["embed_tokens", "q_proj"], "ensure_weight_tying": True},
+    {"target_modules": "all-linear"},
+    {"target_modules": ["q_proj"], "modules_to_save": ["lm_head"]},
+    {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens", "lm_head"]},
+    {"target_modules": ["q_proj"], "trainable_token_indices": [3, 4]},
+], ids=lambda config: "-".join(map(str, config.values())))  # fmt: skip
+@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
+def test_embeddings_and_heads_as_peft_saves_them_give_the_logits_of_peft(
+    tied: bool, config: dict[str, Any], embeddings: Any, tmp_path: Path
+) -> None:
+    base = save(tiny_llama(tied=tied), tmp_path / "base")
+    adapter = save_lora(tiny_llama(tied=tied), tmp_path / "a", everywhere=True, embeddings=embeddings, **config)
+    loader: Any = AutoModelForCausalLM
+    expected = peft.PeftModel.from_pretrained(loader.from_pretrained(base), str(adapter)).eval()(IDS).logits
+    before = load(ModelSpec.model_validate({"model": str(base), "dtype": "float32"}), "base")
+    assert not torch.allclose(logits(before), expected, atol=1e-2)
+    assert torch.allclose(logits(variant_of(before, adapter)), expected, atol=1e-4)
+    merged = variant_of(before, adapter, merge=True)
+    assert torch.allclose(logits(merged), expected, atol=1e-4)
+    merged.model.save_pretrained(tmp_path / "saved")
+    again: Any = type(merged.model).from_pretrained(tmp_path / "saved").eval()
+    assert torch.allclose(again(IDS).logits, expected, atol=1e-4)
 
 
 def test_a_tied_model_whose_tied_modules_have_no_adapter_stays_tied(reference: LoadedModel, adapter: Path) -> None:

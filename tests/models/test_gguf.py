@@ -197,6 +197,17 @@ def test_a_missing_tensor_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyP
         load(ModelSpec(model=str(path)), "x")
 
 
+@pytest.mark.parametrize("values", [0, 1, 32])
+def test_a_tensor_of_another_shape_is_refused(values: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A norm of one value would be broadcast: another model without an error."""
+    tensors = tensors_of(tiny_llama(**SIZES))
+    tensors["output_norm.weight"] = tensors["output_norm.weight"][:values]
+    monkeypatch.setattr("tests.helpers.gguf_files.tensors_of", lambda _: tensors)
+    path = write_gguf(tiny_llama(**SIZES), tmp_path / "q.gguf")
+    with pytest.raises(ModelError, match=rf"q\.gguf: the tensor model\.norm\.weight has the shape \[{values}\]"):
+        load(ModelSpec(model=str(path)), "x")
+
+
 @pytest.mark.parametrize("damage", ["cut", "magic", "empty"])
 def test_a_damaged_file_is_refused(damage: str, tmp_path: Path) -> None:
     path = write_gguf(tiny_llama(**SIZES), tmp_path / "q.gguf", "Q4_0")

@@ -155,8 +155,8 @@ def test_the_declared_attention_is_the_one_in_use(folder: Path, monkeypatch: pyt
     assert load(spec(folder, attention="eager"), "reference").identity.attention == "eager"
     real = checkpoint._load_model
 
-    def other_attention(path: Path, wanted: ModelSpec) -> PreTrainedModel:
-        return real(path, wanted.model_copy(update={"attention": "eager"}))
+    def other_attention(path: Path, wanted: ModelSpec, loader: Any) -> PreTrainedModel:
+        return real(path, wanted.model_copy(update={"attention": "eager"}), loader)
 
     monkeypatch.setattr(checkpoint, "_load_model", other_attention)
     with pytest.raises(ModelError, match="attention in use is eager, but declared is sdpa"):
@@ -324,8 +324,8 @@ def test_remote_code_is_refused_unless_allowed_and_then_only_pinned(folder: Path
 def test_a_parameter_of_another_type_than_declared_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = checkpoint._load_model
 
-    def upcast(path: Path, wanted: ModelSpec) -> PreTrainedModel:
-        model = real(path, wanted)
+    def upcast(path: Path, wanted: ModelSpec, loader: Any) -> PreTrainedModel:
+        model = real(path, wanted, loader)
         model.model.layers[1].mlp.up_proj.double()
         return model
 
@@ -339,8 +339,8 @@ def test_parameters_that_the_architecture_keeps_in_float32_are_accepted(
 ) -> None:
     real = checkpoint._load_model
 
-    def norms_in_float32(path: Path, wanted: ModelSpec) -> PreTrainedModel:
-        model = real(path, wanted)
+    def norms_in_float32(path: Path, wanted: ModelSpec, loader: Any) -> PreTrainedModel:
+        model = real(path, wanted, loader)
         model.model.norm.float()
         return model
 
@@ -353,7 +353,7 @@ def test_parameters_that_the_architecture_keeps_in_float32_are_accepted(
 
 def test_a_model_without_values_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real: Any = checkpoint._load_model
-    monkeypatch.setattr(checkpoint, "_load_model", lambda path, wanted: real(path, wanted).to("meta"))
+    monkeypatch.setattr(checkpoint, "_load_model", lambda path, wanted, loader: real(path, wanted, loader).to("meta"))
     with pytest.raises(ModelError, match="meta device"):
         load(spec(folder), "reference")
 
@@ -365,8 +365,8 @@ def test_a_part_that_stays_in_training_mode_is_refused(folder: Path, monkeypatch
 
     real = checkpoint._load_model
 
-    def with_dropout(path: Path, wanted: ModelSpec) -> PreTrainedModel:
-        model = real(path, wanted)
+    def with_dropout(path: Path, wanted: ModelSpec, loader: Any) -> PreTrainedModel:
+        model = real(path, wanted, loader)
         model.model.layers[0].extra = AlwaysOn()
         return model
 

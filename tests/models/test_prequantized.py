@@ -243,3 +243,27 @@ def test_every_extra_that_is_named_exists() -> None:
     extras = {package.split("[")[1].rstrip("]") for _, package in libraries.values() if "[" in package}
     assert extras
     assert all(f"\n{extra} = [" in text for extra in {*extras, "gguf", "llamacpp"})
+
+
+def test_a_norm_of_another_shape_is_refused(tmp_path: Path) -> None:
+    """With a quantizer transformers compares no shapes, and a norm of one value would be broadcast."""
+    pytest.importorskip("bitsandbytes")
+    folder = made.save_int8(save(tiny_llama(), tmp_path / "plain"), tmp_path / "int8")
+    tensors = load_file(folder / "model.safetensors")
+    tensors["model.norm.weight"] = tensors["model.norm.weight"][:1].clone()
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=r"the tensor model\.norm\.weight has the shape \[1\], expected \[64\]"):
+        load(ModelSpec(model=str(folder)), "x")
+
+
+@pytest.mark.parametrize("kind", ["sparse-24-bitmask", "sparse-bitmask"])
+def test_bit_masks_that_no_library_reads_any_more_are_refused(kind: str, tmp_path: Path) -> None:
+    folder = save(tiny_llama(), tmp_path / "m")
+    sparse = {"format": kind, "sparsity_structure": "2:4", "global_sparsity": 0.5, "targets": ["Linear"]}
+    change_config(folder, quantization_config={"quant_method": "compressed-tensors", "sparsity_config": sparse})
+    said = (
+        rf"config\.json: quantization_config\.sparsity_config\.format is '{kind}', which compressed-tensors wrote in "
+        r"the past and does not read any more; save the model with dense weights"
+    )
+    with pytest.raises(ModelError, match=said):
+        load(ModelSpec(model=str(folder)), "m")

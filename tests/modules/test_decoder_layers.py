@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import weakref
+from functools import partial
 from typing import Any
 
 import pytest
@@ -11,8 +12,12 @@ import torch
 from torch import Tensor, nn
 from transformers import Gemma2Config, Gemma2ForCausalLM, MambaConfig, MambaForCausalLM, PreTrainedModel
 
+from harness.backends import Backend
 from harness.errors import BackendError
 from harness.modules.decoder_layers import decoder_blocks, observe_inputs, walk_blocks
+from harness.plugins import load
+from harness.testing.trials import as_variant, calibration_for, logits
+from tests.helpers.hybrids import hybrid
 from tests.helpers.tiny_models import tiny_gpt2, tiny_llama
 
 DOCUMENTS = [torch.arange(1, 30), torch.arange(40, 52), torch.arange(5, 45)]
@@ -59,7 +64,9 @@ def change(block: nn.Module) -> None:
         parameter.data.mul_(0.9)
 
 
-@pytest.mark.parametrize("make", [tiny_llama, tiny_gpt2, tiny_gemma2])
+@pytest.mark.parametrize(
+    "make", [tiny_llama, tiny_gpt2, tiny_gemma2, partial(hybrid, "jamba"), partial(hybrid, "bamba")]
+)
 @pytest.mark.parametrize("changing", [False, True])
 def test_every_block_gets_what_the_model_gives_it_after_the_changes_before(make: Any, changing: bool) -> None:
     model = make()
@@ -124,3 +131,20 @@ def test_a_state_space_model_walks_too() -> None:
     torch.manual_seed(0)
     model = make(MambaConfig(vocab_size=96, hidden_size=16, num_hidden_layers=2, state_size=4)).eval()
     assert [block.name for block in walk_blocks(model, DOCUMENTS)] == ["backbone.layers.0", "backbone.layers.1"]
+
+
+@pytest.mark.parametrize("backend", ["gptq", "awq", "smoothquant"])
+@pytest.mark.parametrize("kind", ["jamba", "bamba"])
+def test_methods_that_go_by_block_take_blocks_of_several_kinds(kind: str, backend: str) -> None:
+    model = hybrid(kind)
+    settings: dict[str, Any] = {"bits": 8} | ({"scale_grid": 2, "clip_grid": 2} if backend == "awq" else {})
+    chosen: Any = load(Backend, backend)
+    step = chosen(**(settings if backend != "smoothquant" else {}))
+    made = as_variant(step, model, calibration_for(step))
+    changed = [name for name, own in model.named_parameters() if not torch.equal(own, made.model.get_parameter(name))]
+    norms = backend == "smoothquant"  # It reaches every reader of a norm, and no other layer.
+    for part in ("layers.0.mamba", "layers.1.self_attn", *(() if norms else ("layers.0.feed_forward",))):
+        assert any(f"{part}." in name for name in changed), part
+    before, after = logits(model), logits(made.model)
+    apart = float((after - before).square().mean().sqrt() / before.std())
+    assert apart < (1e-3 if norms else 0.3)

@@ -44,6 +44,21 @@ class RoundsInputs(nn.Linear):
         return nn.functional.linear((x / scale).round() * scale, self.weight, self.bias)
 
 
+class Router(nn.Linear):
+    """Gives scores and logits, as that of Llama 4."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        logits = super().forward(x)
+        return logits.sigmoid(), logits
+
+
+class Gate(nn.Linear):
+    """Gives two tensors, neither of them linear."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        return super().forward(x).sigmoid(), super().forward(x).tanh()
+
+
 def linear(kind: type[nn.Linear] = nn.Linear, inputs: int = 24, outputs: int = 10) -> nn.Linear:
     torch.manual_seed(0)
     return kind(inputs, outputs).requires_grad_(False)
@@ -51,6 +66,20 @@ def linear(kind: type[nn.Linear] = nn.Linear, inputs: int = 24, outputs: int = 1
 
 def error(found: Tensor, wanted: Tensor) -> float:
     return float((found - wanted).norm() / wanted.norm())
+
+
+def test_of_several_outputs_the_linear_one_is_measured() -> None:
+    layer = linear(Router)
+    found = effective_weight(layer)
+    assert error(found.weight, layer.weight) < 1e-6
+    assert found.bias is not None
+    assert error(found.bias, layer.bias) < 1e-6
+    assert (found.held, found.caveat) == (False, "")
+
+
+def test_outputs_none_of_which_is_linear_are_refused() -> None:
+    with pytest.raises(ModelError, match="none of its outputs is linear in its input"):
+        effective_weight(linear(Gate))
 
 
 def test_a_plain_layer_is_read_exactly() -> None:

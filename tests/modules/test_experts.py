@@ -25,6 +25,7 @@ from harness.modules.experts import (
     find_experts,
     fingerprints,
     format_names,
+    routed_tokens,
     routing_mask,
     stack_name,
     stacked_tensor,
@@ -120,6 +121,26 @@ def test_a_mask_number_stands_for_no_expert() -> None:
         [True, False, False, True],
         [False, True, False, False],
     ]
+
+
+def test_experts_that_get_one_row_for_every_token_count_those_that_are_routed_to_them() -> None:
+    model: Any = family("llama4_text")
+    (mixture,) = find_experts(model)
+    documents = random_documents(3, 20, seed=2)
+    scored: list[Tensor] = []
+    router = model.model.layers[1].feed_forward.router
+    handle = router.register_forward_hook(lambda _m, _a, outputs: scored.append(outputs[1]))
+    found = count_expert_tokens(model, documents)[mixture.module]
+    handle.remove()
+    chosen = torch.cat(scored).argmax(-1)  # One expert a token.
+    assert found == tuple(torch.bincount(chosen, minlength=4).tolist())
+    assert sum(found) == 60
+
+
+def test_a_call_that_names_no_experts_otherwise_is_refused() -> None:
+    for given in ([torch.ones(7, 8)], [torch.ones(8, 8), torch.ones(8, 4)]):
+        with pytest.raises(TypeError, match="without expert indices"):
+            routed_tokens(tuple(given), {}, 4)
 
 
 def test_fingerprints_are_those_of_bytes() -> None:

@@ -73,3 +73,25 @@ def test_modules_that_a_step_left_alone_keep_the_dtype_of_the_files() -> None:
     assert head.stored_bytes == 12, "a head that is no longer tied holds its own weights"
     assert a == packed
     assert new.stored_bytes == 12
+
+
+class CountedReads(dict[str, FileTensor]):
+    """The tensors of files, and how many of them were read in walks over all."""
+
+    def __init__(self, content: dict[str, FileTensor]) -> None:
+        super().__init__(content)
+        self.read = 0
+
+    def items(self) -> Any:
+        for pair in super().items():
+            self.read += 1
+            yield pair
+
+
+@pytest.mark.parametrize("modules", [10, 1000])
+def test_the_files_are_walked_as_often_whatever_the_number_of_modules(modules: int) -> None:
+    names = [f"model.layers.0.mlp.experts.{number}.up_proj" for number in range(modules)]
+    files = CountedReads({f"{name}.weight": FileTensor("bfloat16", 20) for name in names})
+    found = state_file_dtypes([module(name, 10) for name in names], files)
+    assert {each.stored_bytes for each in found} == {20}
+    assert files.read <= 4 * modules

@@ -54,7 +54,7 @@ def test_names_and_settings_are_taken_in_order(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("outputs", "line", "key", "parts"),
     [
-        ("outputs: [junt]\n", 6, "outputs[0]", ("'junt'", "one of junit, report_html, summary", "did you mean junit?")),
+        ("outputs: [junt]\n", 6, "outputs[0]", ("'junt'", "one of comment_md", "report_html", "did you mean junit?")),
         ("outputs: []\n", 6, "outputs", ("an empty list", "a list of names of writers, at least one")),
         ("outputs: junit\n", 6, "outputs", ("'junit'", "a list of names of writers")),
         ("outputs: [3]\n", 6, "outputs[0]", ("3", "{writer: name}")),
@@ -63,7 +63,7 @@ def test_names_and_settings_are_taken_in_order(tmp_path: Path) -> None:
         ("outputs: [report_html, summary]\n", 6, "outputs[1]", ("summary, which writes Report.HTML as report_html",)),
         ("outputs:\n- {writer: summary, styl: long}\n", 7, "outputs[0].styl", ("'styl'", "did you mean style?")),
         ("outputs:\n- {writer: summary, style: lang}\n", 7, "outputs[0].style", ("lang", "did you mean long?")),
-        ("outputs: [run_json]\n", 6, "outputs[0]", ("'run_json'", "one of junit, report_html, summary")),
+        ("outputs: [run_json]\n", 6, "outputs[0]", ("'run_json'", "one of comment_md, ", "report_html, ")),
         ("output: [junit]\n", 6, "output", ("unknown key 'output'", "did you mean outputs?")),
     ],
 )  # fmt: skip

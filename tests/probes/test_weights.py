@@ -37,7 +37,7 @@ ERRORS = [
     "compared",
     "error_note",
 ]
-COLUMNS = ["side", *ModuleFormat.model_fields, "cache", *ERRORS]
+COLUMNS = ["side", *ModuleFormat.model_fields, "cache", "zeros", "pattern", *ERRORS]
 
 
 class FrameSink:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from harness.judge import judge
+from harness.judge import judge, rejudge
 from harness.planning.specs import GateSpec, RuleSpec
 from harness.records import Run, Verdict
 from harness.report.rules import fold_passed, list_open, prepare_verdicts
+from harness.rules.at_least import AtLeast
 from harness.rules.at_most import AtMost
 from tests.helpers.made_run import make_run
 
@@ -90,3 +91,26 @@ def test_an_undecided_rule_says_what_would_decide_it() -> None:
     assert n == "200 items"
     assert "more items" in need
     assert command == "harness check variant.yaml"
+
+
+@pytest.mark.parametrize(
+    ("kind", "metric", "settings", "wanted"),
+    [
+        (AtLeast, "divergence.top1_agreement", {"limit": 0.9}, "96.4 %, 95 % interval [96.0, 96.8], limit 90 %"),
+        (AtLeast, "tasks.pocket_facts.accuracy", {"limit": 0.9, "of": "reference"}, "98.5 % of the reference, "),
+        (
+            AtMost,
+            "divergence.kl_mean",
+            {"limit": 0.02},
+            "0.00105 nats/token, 95 % interval [0.000983, 0.00111], limit 0.02",
+        ),
+    ],
+)
+def test_a_line_has_percent_signs_and_limits_after_another_gate_too(
+    kind: type[AtLeast] | type[AtMost], metric: str, settings: dict[str, object], wanted: str
+) -> None:
+    rule = kind.model_validate({"metric": metric, "why": "w", **settings})
+    gate = GateSpec(name="g", source="g.yaml", rules=(RuleSpec(rule=rule, where="g.yaml:1"),))
+    run = rejudge(make_run("pass", documents=200).run, [gate])
+    (item,) = [item for item in prepare_verdicts(run) if item.verdict.where == "g.yaml:1"]
+    assert item.line.startswith(wanted)

@@ -6,49 +6,49 @@ import math
 
 import pytest
 
+from harness.report.drawing.charts import Limited
 from harness.report.undecided import Need, describe_need, describe_remedy, find_need
-from harness.rules import Bound, ComparedNumber
+
+Bounds = tuple[float | None, float | None]
 
 
-def number(value: float, half: float, n: int, exact: bool = False) -> ComparedNumber:
-    return ComparedNumber("a number", "", value, value - half, value + half, exact, 0.95, n, "made")
+def number(value: float, half: float, bounds: Bounds = (None, 1.0)) -> Limited:
+    return Limited(value, (value - half, value + half), bounds, "inconclusive", "a number")
 
 
 @pytest.mark.parametrize(
-    ("value", "bound", "outcome"),
+    ("value", "bounds", "outcome"),
     [
-        (0.9, Bound("", upper=1.0), "pass"),
-        (1.1, Bound("", upper=1.0), "fail"),
-        (1.1, Bound("", lower=1.0), "pass"),
-        (0.9, Bound("", lower=1.0), "fail"),
-        (0.2, Bound("", lower=0.0, upper=1.0), "pass"),
+        (0.9, (None, 1.0), "pass"),
+        (1.1, (None, 1.0), "fail"),
+        (1.1, (1.0, None), "pass"),
+        (0.9, (1.0, None), "fail"),
+        (0.2, (0.0, 1.0), "pass"),
     ],
 )
 def test_the_number_named_is_the_first_whose_interval_leaves_the_limit(
-    value: float, bound: Bound, outcome: str
+    value: float, bounds: Bounds, outcome: str
 ) -> None:
     half, seen = 0.31, 50
-    need = find_need(number(value, half, seen), bound, None)
+    need = find_need(number(value, half, bounds), seen, None)
     assert need is not None
     assert (need.outcome, need.seen) == (outcome, seen)
-    distance = min(abs(value - limit) for limit in (bound.lower, bound.upper) if limit is not None)
+    distance = min(abs(value - limit) for limit in bounds if limit is not None)
     assert half * math.sqrt(seen / need.documents) < distance
     assert half * math.sqrt(seen / (need.documents - 1)) >= distance
 
 
 def test_there_is_none_where_more_documents_are_not_what_lacks() -> None:
-    bound = Bound("", upper=1.0)
-    assert find_need(number(0.5, 0.1, 50), bound, None) is None, "the interval crosses nothing"
-    assert find_need(number(1.0, 0.1, 50), bound, None) is None, "the estimate is the limit"
-    assert find_need(number(1.0 - 1e-9, 0.1, 50), bound, None) is None, "beyond any sample"
-    assert find_need(number(0.9, 0.3, 50, exact=True), bound, None) is None, "counted"
+    assert find_need(number(0.5, 0.1), 50, None) is None, "the interval crosses nothing"
+    assert find_need(number(1.0, 0.1), 50, None) is None, "the estimate is the limit"
+    assert find_need(number(1.0 - 1e-9, 0.1), 50, None) is None, "beyond any sample"
+    assert find_need(Limited(0.9, None, (None, 1.0), "pass", "a number"), 50, None) is None, "no interval"
 
 
 def test_min_documents_is_a_need_of_its_own_and_a_floor_of_the_other() -> None:
-    bound = Bound("", upper=1.0)
-    assert find_need(number(0.5, 0.1, 50), bound, 80) == Need(80, 50, None)
-    assert find_need(number(0.9, 0.11, 50), bound, 800) == Need(800, 50, "pass")
-    assert find_need(number(0.5, 0.1, 50), bound, 50) is None
+    assert find_need(number(0.5, 0.1), 50, 80) == Need(80, 50, None)
+    assert find_need(number(0.9, 0.11), 50, 800) == Need(800, 50, "pass")
+    assert find_need(number(0.5, 0.1), 50, 50) is None
 
 
 def test_it_is_said_with_the_command() -> None:

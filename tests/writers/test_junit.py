@@ -156,7 +156,7 @@ def test_the_form_is_the_one_that_ci_servers_read(made: dict[str, Made], tmp_pat
     path = Junit().write(made[status].run, MadeTables({}), tmp_path)
     assert path == tmp_path / "junit.xml"
     check_form(ElementTree.parse(path).getroot())  # noqa: S314 - written by this program a moment ago
-    assert path.read_bytes() == encode_junit(made[status].run)
+    assert path.read_bytes() == encode_junit(made[status].run, tmp_path)
 
 
 HOSTILE = "]]></failure><x y='1\">&amp;\x00\x1b[31m\ufffe\ud800\u202e\r\n hf_" + "a" * 30
@@ -180,3 +180,13 @@ def test_a_clock_that_is_no_date_is_named(made: dict[str, Made]) -> None:
     broken = run.model_copy(update={"clock": run.clock.model_copy(update={"started": "yesterday"})})
     with pytest.raises(WriteError, match=r"clock.started is 'yesterday'"):
         encode_junit(broken)
+
+
+def test_another_reader_counts_what_stops_the_run_and_finds_the_reason(made: dict[str, Made], tmp_path: Path) -> None:
+    junitparser = pytest.importorskip("junitparser", reason="needs junitparser, of the extra test")
+    for verdict_, example in made.items():
+        read = junitparser.JUnitXml.fromfile(str(Junit().write(example.run, example.tables, tmp_path)))
+        stopping = [each for each in example.run.verdicts if each.level == "block" and each.status != "pass"]
+        assert read.failures + read.errors == len(stopping), verdict_
+        passed = [case for suite in read for case in suite if case.is_passed]
+        assert len(passed) == sum(each.status == "pass" for each in example.run.verdicts)

@@ -56,7 +56,7 @@ class IsolatedBackend(LibraryBackend):
     """Shell commands that create the environment."""
     paths = ("python",)
 
-    python: str | None = None
+    python: str | None = Field(default=None, examples=[".venv-gptqmodel/bin/python"])
     """Python interpreter of the environment that has the library. Default: the variable HARNESS_<LIBRARY>_PYTHON, else
     .venv-<library>/bin/python in the working directory."""
     timeout: Annotated[float, Field(gt=0)] = 7200.0

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, ClassVar
 
+from pydantic import Field
+
 from harness.backends import Backend
 from harness.errors import BackendError
 
@@ -21,7 +23,7 @@ class LinearBackend(Backend):
     takes_experts: ClassVar[bool] = False
     """Whether the matrices of stacked experts count as linear layers, too; patterns match the name of the stack."""
 
-    only: tuple[str, ...] = ()
+    only: tuple[str, ...] = Field(default=(), examples=[["*.mlp.*"]])
     """Names or glob patterns of the linear layers to quantize; empty (the default): all."""
     skip: tuple[str, ...] = ("lm_head",)
     """Names or glob patterns of linear layers to leave in full precision; ``lm_head`` is the output head, whatever its

@@ -13,7 +13,7 @@ from harness.backends import Backend
 from harness.backends._common.linears import LinearBackend
 from harness.errors import BackendError
 from harness.numerics.named_formats import Bits, NamedFormat, WeightFormatName, named_formats
-from harness.records import ModuleFormat, NumberFormat, Record
+from harness.records import Entry, ModuleFormat, NumberFormat
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,17 +29,25 @@ Granularity = Literal["tensor", "channel", "group", "block"]
 RangeMethod = Literal["min_max", "percentile", "mse", "entropy"]
 
 
-class Override(Record):
+class Override(Entry):
     """Settings that replace the step's own for matching modules; those not given stay as they are."""
 
-    modules: tuple[str, ...] = Field(min_length=1)
-    format: WeightFormatName | None = None
+    modules: tuple[str, ...] = Field(min_length=1, examples=[["*.down_proj"]])
+    """Patterns of module names, with * for any part."""
+    format: WeightFormatName | None = Field(default=None, examples=["nf4"])
+    """As for the step."""
     bits: Bits | None = None
+    """As for the step."""
     symmetric: bool | None = None
+    """As for the step."""
     granularity: Granularity | None = None
-    group_size: Annotated[int, Field(ge=1)] | None = None
+    """As for the step."""
+    group_size: Annotated[int, Field(ge=1, examples=[128])] | None = None
+    """As for the step."""
     full_range: bool | None = None
+    """As for the step."""
     range: RangeMethod | None = None
+    """As for the step."""
 
 
 class WeightBackend(LinearBackend):
@@ -58,14 +66,14 @@ class WeightBackend(LinearBackend):
     granularity: Granularity = "group"
     """The values that share a scale: the whole tensor, an output channel, ``group_size`` neighbours within an output
     channel, or a square block of ``group_size`` × ``group_size``."""
-    group_size: Annotated[int, Field(ge=1)] | None = None
+    group_size: Annotated[int, Field(ge=1, examples=[128])] | None = None
     """Inputs that share a scale; default 32 (64 for nf4, 128 for blocks); the last group of a channel may be shorter.
     Only with ``group`` and ``block``."""
     full_range: bool = False
     """Use codes from −2^(bits−1) instead of −2^(bits−1)+1; symmetric integers only."""
     range: RangeMethod = "min_max"
     """Method that sets the clipping range of the weights that share a scale."""
-    percentile: Annotated[float, Field(gt=50, le=100)] | None = None
+    percentile: Annotated[float, Field(gt=50, le=100, examples=[99.9])] | None = None
     """Percentage of values inside the range, default 99.9; only with range ``percentile``."""
     double_quantize: bool = False
     """Quantize the scales to 8 bits as well, as in QLoRA."""

@@ -11,6 +11,7 @@ from harness.forecast.linting.noise import find_within_noise
 from harness.forecast.linting.slices import find_unreachable
 from harness.forecast.needs import Need, needs
 from harness.measures import load_metrics
+from harness.planning.left_out import LeftOut
 from harness.planning.specs import GateSpec, RuleSpec
 from harness.plugins import nearest
 from harness.records import Measurement
@@ -26,6 +27,7 @@ def lint(gate: GateSpec, evidence: Evidence, needed: bool = True) -> list[Findin
 
     needed: also report rules that cannot pass or are underpowered (``harness plan`` shows those itself).
     """
+    gate = LeftOut.of_suites(evidence.suites).mark(gate)
     findings = list(_gate(gate, evidence))
     planned = needs([gate], evidence.metrics, evidence.run) if evidence.metrics else []
     for index, spec in enumerate(gate.rules):
@@ -40,7 +42,7 @@ def lint(gate: GateSpec, evidence: Evidence, needed: bool = True) -> list[Findin
 
 
 def _gate(gate: GateSpec, evidence: Evidence) -> Iterator[Finding]:
-    if all(spec.rule.level == "warn" for spec in gate.rules):
+    if all(spec.rule.level == "warn" for spec in gate.rules if not spec.left_out):
         what = f"none of the {len(gate.rules)} rules of the gate {gate.name} blocks"
         why = "a gate with only warnings lets every variant pass"
         yield Finding("error", gate.source, "rules", what, why, "give at least one rule level: block")
@@ -52,7 +54,7 @@ def _gate(gate: GateSpec, evidence: Evidence) -> Iterator[Finding]:
 def _find_unknown(index: int, spec: RuleSpec, evidence: Evidence) -> Iterator[Finding]:
     names = [each.metric.name for each in evidence.metrics]
     pattern = spec.rule.metric
-    if any(could_match(pattern, name) for name in names):
+    if spec.left_out or any(could_match(pattern, name) for name in names):
         return
     by = "no suite of the plan" if evidence.sized else "no installed measure"
     close = nearest(pattern, [name for name in names if not name.endswith("*")])

@@ -23,8 +23,8 @@ def note_untouched(reference: LoadedModel, variant: LoadedModel, idle: Sequence[
     """
     if variant.language_model.modules is None:
         text = (
-            f"{variant.name}: its engine keeps its weights to itself, so nothing shows NaN, damage or missing parts "
-            "where no document reaches"
+            f"{variant.name}: its engine keeps its weights to itself, so nothing shows damage or missing parts where "
+            "no document reaches"
         )
         yield Note(topic="untouched", text=text, level="warn")
         return
@@ -70,10 +70,15 @@ def _paths(name: str) -> list[str]:
     return [".".join(parts[:length]) for length in range(1, len(parts) + 1)]
 
 
+def leave_experts_out(model: nn.Module, names: Sequence[str]) -> list[str]:
+    """The names of modules that are not inside a mixture of experts."""
+    experts = tuple(f"{each.module}." for each in find_experts(model))
+    return [name for name in names if not name.startswith(experts)]
+
+
 def _parts(side: LoadedModel, idle: Sequence[str]) -> list[ModelPart]:
     model = side.language_model.modules
-    experts = [] if model is None else [f"{each.module}." for each in find_experts(model)]
-    names = [name for name in idle if not any(name.startswith(path) for path in experts)]
+    names = idle if model is None else leave_experts_out(model, idle)
     return [part for part in list_parts(side, names, ()) if part.kind != "experts"]
 
 

@@ -9,14 +9,21 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.utils.import_utils import is_flash_attn_2_available, is_flash_attn_3_available
 
 from harness.errors import ModelError
 from harness.models.transformers_output import silence_transformers
@@ -31,18 +38,24 @@ MASKS = ("create_sliding_window_causal_mask", "create_masks_for_generate", "slid
 """Functions of transformers that put a sliding window into the mask, which every implementation applies."""
 
 
+LOADERS: tuple[Any, ...] = (AutoModelForCausalLM, AutoModelForImageTextToText)
+"""Auto classes whose models predict the next token of a text; the second ones read texts without images, too."""
+
+
 @dataclass(frozen=True)
 class Architecture:
-    """The configuration of a checkpoint and the class of its model."""
+    """The configuration of a checkpoint, the class of its model, and the auto class that loads it."""
 
     config: PreTrainedConfig
     model_class: type[PreTrainedModel]
+    loader: Any = AutoModelForCausalLM
 
 
 def find_architecture(folder: Path, spec: ModelSpec, **files: str) -> Architecture:
     """Read the configuration of a folder, or of its ``gguf_file``, and find the class.
 
-    Raises ModelError if transformers has no causal language model for it, and anything for files that do not fit.
+    Raises ModelError if transformers has no causal language model for it (a vision-language model has one), and
+    anything for files that do not fit.
     """
     code = {"trust_remote_code": spec.trust_remote_code}
     with silence_transformers(), guard(f"{spec.model}: reading its configuration"):
@@ -50,11 +63,11 @@ def find_architecture(folder: Path, spec: ModelSpec, **files: str) -> Architectu
         remote = (getattr(config, "auto_map", None) or {}).get("AutoModelForCausalLM")
         if spec.trust_remote_code and remote is not None:
             return Architecture(config, get_class_from_dynamic_module(remote, str(folder), local_files_only=True))
-    known: Mapping[type, Any] = cast(Any, AutoModelForCausalLM)._model_mapping
-    if type(config) not in known:
+    known = [Architecture(config, made, loader) for loader in LOADERS for made in _classes_of(config, loader)]
+    if not known or config.is_encoder_decoder:
         raise ModelError(f"{spec.model}: {_explain_unknown(config)}")
-    found = known[type(config)]
-    return Architecture(config, found[0] if isinstance(found, tuple) else found)
+    # Some types have a class without a vision tower, too, which would leave its tensors in the files.
+    return next((each for each in known if each.model_class.__name__ in (config.architectures or ())), known[0])
 
 
 def choose_attention(architecture: Architecture, name: str, spec: ModelSpec) -> tuple[str, tuple[Note, ...]]:
@@ -73,6 +86,20 @@ def choose_attention(architecture: Architecture, name: str, spec: ModelSpec) -> 
         f"{spec.model}: no attention implementation computes what config.json asks for: {'; '.join(reasons)}; expected "
         "an option that its class implements: remove it from config.json if the model was trained without it"
     )
+
+
+def check_installed(attention: str, source: str) -> None:
+    """Raise ModelError for an attention implementation whose package is not on this machine."""
+    packages = {
+        "flash_attention_2": ("flash-attn", is_flash_attn_2_available),
+        "flash_attention_3": ("flash-attn-3", is_flash_attn_3_available),
+    }
+    package, is_available = packages.get(attention, ("", None))
+    if is_available is not None and not is_available(kernels_fallback_ok=True):
+        raise ModelError(
+            f"{source}: attention is {attention}, which needs the package {package} and a GPU for it, and they are "
+            "not here; install it, or remove attention from reference: to compute with sdpa"
+        )
 
 
 def find_objections(architecture: Architecture, implementation: str) -> Iterator[str]:
@@ -106,13 +133,23 @@ def _honours(made: type[PreTrainedModel], implementation: str, keyword: str) -> 
     return function is None or keyword in inspect.signature(function).parameters
 
 
+def _classes_of(config: PreTrainedConfig, loader: Any) -> tuple[type[PreTrainedModel], ...]:
+    """The classes that an auto class has for a configuration, the one that it takes first."""
+    found = loader._model_mapping.get(type(config), ())
+    return found if isinstance(found, tuple) else (found,)
+
+
 def _explain_unknown(config: PreTrainedConfig) -> str:
     declared = (config.architectures or ["no architecture"])[0]
+    if config.is_encoder_decoder:
+        why = "this one is an encoder-decoder, whose texts are answers to other texts"
+    else:
+        why = "transformers has none of that type"
     inner = config.get_text_config()
-    hint = ""
-    if inner is not config and type(inner) in cast(Any, AutoModelForCausalLM)._model_mapping:
+    hint = "give the folder of a causal language model"
+    if inner is not config and not config.is_encoder_decoder and type(inner) in LOADERS[0]._model_mapping:
         hint = f"save its language model ({inner.model_type}, a {type(inner).__name__}) as a folder of its own"
     return (
-        f"config.json has model_type {config.model_type!r} ({declared}), expected a causal language model, and "
-        f"transformers has none of that type; {hint or 'give the folder of a causal language model'}"
+        f"config.json has model_type {config.model_type!r} ({declared}), expected a causal language model, and {why}; "
+        f"{hint}"
     )

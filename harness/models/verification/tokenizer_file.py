@@ -49,6 +49,8 @@ IN_COMPONENTS = {
     "tokenize_chinese_chars": "handle_chinese_chars",
 }
 """Settings of tokenizer_config.json that transformers puts into the file's components, by their names there."""
+AS_THE_FILE_IS = ("PreTrainedTokenizerFast", "TokenizersBackend")
+"""Names in tokenizer_config.json of the classes that take tokenizer.json as it is."""
 OF_TEMPLATES = ("add_bos_token", "add_eos_token")
 """Settings of tokenizer_config.json by which transformers replaces the post-processor of the file."""
 
@@ -160,10 +162,13 @@ def _explain(path: Path, tokenizer: PreTrainedTokenizerBase, text: str, wanted: 
     named = read_json(settings).get("tokenizer_class") if settings.is_file() else None
     source = f"named {named} in {SETTINGS}" if named else "chosen by the model type in config.json"
     shown = text if len(text) <= 60 else text[:60] + "…"
+    if named in AS_THE_FILE_IS:
+        todo = "transformers takes this class for this model_type, whatever is named there: make the file with it"
+    else:
+        todo = f"set tokenizer_class in {SETTINGS} to {AS_THE_FILE_IS[0]}, which takes the file as it is"
     return (
         f"{path}: the loaded tokenizer is not the one of this file: the class {type(tokenizer).__name__} ({source}) "
-        f"encodes {shown!r} {found}, expected {_shorten(wanted)} as in the file; set tokenizer_class in {SETTINGS} to "
-        "PreTrainedTokenizerFast, which takes the file as it is"
+        f"encodes {shown!r} {found}, expected {_shorten(wanted)} as in the file; {todo}"
     )
 
 

@@ -27,7 +27,7 @@ from transformers import PreTrainedModel
 
 from harness.modules.decoder_layers import walk_blocks
 from harness.modules.linears import Linear, weight_of
-from harness.modules.transforms.replay import Replay
+from harness.modules.transforms.replay import Replay, first_tensor
 
 TOKENS = 32
 """Length of the document on which foldings are tested."""
@@ -245,7 +245,7 @@ def _observe_calls(block: nn.Module) -> Iterator[_ObservedCalls]:
         def note(module: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
             calls[name] += 1
             if isinstance(module, Linear):
-                seen.inputs[name], seen.outputs[name] = arguments[0], output
+                seen.inputs[name], seen.outputs[name] = arguments[0], first_tensor(output)
             elif isinstance(output, Tensor) and output.shape[-1] == cast(Tensor, module.weight).numel():
                 seen.norms[name] = output
 

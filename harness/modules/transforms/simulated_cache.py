@@ -8,8 +8,8 @@ registered in transformers under one name for all models.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -88,13 +88,15 @@ def trace_attention(model: PreTrainedModel) -> list[AttentionCall]:
     before = model.config._attn_implementation
     if before == NAME:
         raise BackendError("kv_cache: the model has a simulated cache already")
+    if not model._can_set_attn_implementation():
+        _refuse_own_attention(model, _find_kept(_run_short_text(model)).keys())
     try:
         model.set_attn_implementation("eager")
         expected = _run_short_text(model)
         model.set_attn_implementation(NAME)
         with record_calls() as calls:
             simulated = _run_short_text(model)
-        _check_calls(model, getattr(simulated, "past_key_values", None), calls)
+        _check_calls(model, _find_kept(simulated), calls)
         _check_logits(model, simulated.logits, expected.logits)
     except BaseException:
         model.set_attn_implementation(before)
@@ -151,30 +153,44 @@ def _run_short_text(model: PreTrainedModel) -> Any:
         return model(input_ids=ids[None], use_cache=True, return_dict=True)
 
 
-def _check_calls(model: PreTrainedModel, cache: object, calls: list[AttentionCall]) -> None:
+def _find_kept(output: Any) -> dict[int, Any]:
+    """The layers of a cache that hold keys, by number."""
+    layers: list[Any] = getattr(getattr(output, "past_key_values", None), "layers", [])
+    return {index: layer for index, layer in enumerate(layers) if getattr(layer, "keys", None) is not None}
+
+
+def _check_calls(model: PreTrainedModel, kept: Mapping[int, Any], calls: list[AttentionCall]) -> None:
     """Raise BackendError unless every cache layer holds the tensors that an attention module received."""
-    kind = type(model).__name__
-    layers: list[Any] = getattr(cache, "layers", [])
-    kept = {index: layer for index, layer in enumerate(layers) if getattr(layer, "keys", None) is not None}
-    if not kept:
-        raise BackendError(f"kv_cache: {kind} caches no keys and values; remove the step")
     by_layer = {call.layer: call for call in calls}
-    if missed := [index for index in kept if index not in by_layer]:
-        classes = sorted(
-            {type(m).__name__ for m in model.modules() if getattr(m, "layer_idx", None) in missed and _is_attention(m)}
-        )
-        raise BackendError(
-            f"kv_cache: {', '.join(classes) or kind} (layer {missed[0]} of {kind}) does not use transformers' "
-            "attention interface, so its cache cannot be simulated; remove the step, or use a release of transformers "
-            "where it does"
-        )
+    if not kept or kept.keys() - by_layer.keys():
+        _refuse_own_attention(model, kept.keys() - by_layer.keys())
     for index, layer in kept.items():
+        name = f"{type(by_layer[index].module).__name__} (layer {index} of {type(model).__name__})"
         for given, held in ((by_layer[index].key, layer.keys), (by_layer[index].value, layer.values)):
+            if given.shape[1] != held.shape[1] or given.shape[3] != held.shape[3]:
+                raise BackendError(
+                    f"kv_cache: {name} caches latents, {held.shape[3]} values of a token, that it expands to "
+                    f"{given.shape[1]} heads of {given.shape[3]} afterwards (multi-head latent attention); only cached "
+                    "keys and values can be simulated; remove the step"
+                )
             if not torch.equal(given[:, :, -held.shape[2] :], held):
                 raise BackendError(
-                    f"kv_cache: {type(by_layer[index].module).__name__} (layer {index} of {kind}) attends to tensors "
-                    "other than those it caches; its cache cannot be simulated"
+                    f"kv_cache: {name} attends to tensors other than those it caches; its cache cannot be simulated"
                 )
+
+
+def _refuse_own_attention(model: PreTrainedModel, missed: Collection[int]) -> NoReturn:
+    """Raise BackendError: no cache at all, or layers of it whose attention bypasses transformers' interface."""
+    kind = type(model).__name__
+    if not missed:
+        raise BackendError(f"kv_cache: {kind} caches no keys and values; remove the step")
+    parts = [part for part in model.modules() if getattr(part, "layer_idx", None) in missed and _is_attention(part)]
+    classes = sorted({type(part).__name__ for part in parts})
+    raise BackendError(
+        f"kv_cache: {', '.join(classes) or kind} (layer {min(missed)} of {kind}) does not use transformers' "
+        "attention interface, so its cache cannot be simulated; remove the step, or use a release of transformers "
+        "where it does"
+    )
 
 
 def _is_attention(module: nn.Module) -> bool:

@@ -7,7 +7,7 @@ from pathlib import Path
 from harness.selftest.mutants import NotApplicable, mutant_files
 from harness.selftest.mutants._files import read_json, write_json
 
-CONFIG, GENERATION = "config.json", "generation_config.json"
+CONFIG, GENERATION, SETTINGS = "config.json", "generation_config.json", "tokenizer_config.json"
 
 
 @mutant_files()
@@ -21,6 +21,16 @@ def stop_token_lost(folder: Path) -> None:
     write_json(folder / GENERATION, {key: value for key, value in content.items() if key != "eos_token_id"})
     if kept:
         write_json(folder / GENERATION, content | {"eos_token_id": kept})
+
+
+@mutant_files()
+def end_token_exchanged(folder: Path) -> None:
+    """tokenizer_config.json names the start token as the end token: servers that follow it stop elsewhere."""
+    content = read_json(folder / SETTINGS)
+    start = content.get("bos_token")
+    if start is None or start == content.get("eos_token"):
+        raise NotApplicable(f"{SETTINGS} names no start token of its own")
+    write_json(folder / SETTINGS, content | {"eos_token": start})
 
 
 @mutant_files()

@@ -75,6 +75,38 @@ def prefix_space_added(folder: Path) -> None:
 
 
 @mutant_files()
+def chat_template_lost(folder: Path) -> None:
+    """There is no chat template any more: only the older files of the tokenizer were copied."""
+    settings, path = read_json(folder / SETTINGS), folder / "chat_template.jinja"
+    if "chat_template" not in settings and not path.is_file():
+        raise NotApplicable("the model has no chat template")
+    path.unlink(missing_ok=True)
+    write_json(folder / SETTINGS, {key: value for key, value in settings.items() if key != "chat_template"})
+
+
+@mutant_files()
+def decoder_lost(folder: Path) -> None:
+    """Answers are read without the tokenizer's decoder: bytes are shown as what stands for them."""
+    content = read_json(folder / TOKENIZER)
+    if content.get("decoder") is None:
+        raise NotApplicable(f"{TOKENIZER} has no decoder that could be lost")
+    write_json(folder / TOKENIZER, content | {"decoder": None})
+
+
+@mutant_files()
+def special_tokens_shown(folder: Path) -> None:
+    """Tokens without a role are no longer special, so answers show them: the flags of added tokens were not copied."""
+    content, settings = read_json(folder / TOKENIZER), read_json(folder / SETTINGS)
+    held = (settings.get(role) for role in ("bos_token", "eos_token", "unk_token", "pad_token", "mask_token"))
+    roles = {token.get("content") if isinstance(token, dict) else token for token in held}
+    shown = [token for token in content.get("added_tokens", ()) if token["special"] and token["content"] not in roles]
+    if not shown:
+        raise NotApplicable(f"{TOKENIZER} has no special token without a role")
+    kept = [token | {"special": token["special"] and token not in shown} for token in content["added_tokens"]]
+    write_json(folder / TOKENIZER, content | {"added_tokens": kept})
+
+
+@mutant_files()
 def wrong_chat_template(folder: Path) -> None:
     """The chat template is that of another model."""
     template = "{% for message in messages %}[INST] {{ message['content'] }} [/INST]{% endfor %}"

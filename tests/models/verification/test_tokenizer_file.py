@@ -14,6 +14,7 @@ from transformers import AutoTokenizer, LlamaConfig, PreTrainedTokenizerBase
 from harness.errors import ModelError
 from harness.models.verification.tokenizer_file import SAMPLES, verify_texts, verify_tokenizer
 from harness.pocket import MODEL_DIR
+from tests.helpers.tiny_models import family, save
 
 
 @pytest.fixture
@@ -49,6 +50,20 @@ def test_a_class_that_makes_another_pipeline_is_refused(folder: Path, name: str)
         ModelError, match=rf"tokenizer\.json: .*{name.removesuffix('Fast')}.*'In 1987.*expected \[42, 79"
     ):
         verify_tokenizer("m", loaded)
+
+
+@pytest.mark.parametrize(
+    ("named", "todo"),
+    [
+        ("LlamaTokenizer", r"set tokenizer_class in tokenizer_config\.json to PreTrainedTokenizerFast"),
+        ("PreTrainedTokenizerFast", r"transformers takes this class for this model_type, whatever is named"),
+    ],
+)
+def test_what_to_do_fits_what_transformers_looks_at(tmp_path: Path, named: str, todo: str) -> None:
+    save(family("qwen2"), tmp_path)
+    edit(tmp_path / "tokenizer_config.json", tokenizer_class=named)
+    with pytest.raises(ModelError, match=rf"Qwen2Tokenizer.*{todo}"):
+        verify_tokenizer("m", load(tmp_path))
 
 
 def test_a_normalizer_that_the_class_drops_is_found_by_the_samples(folder: Path) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from harness.comparability._sides import Json
+from harness.comparability._common.sides import Json
 
 OLDER = frozenset(("rope_theta", "rope_scaling", "type", "rope_type", "torch_dtype", "model_type", "is_decoder"))
 """Fields that every class accepts though it does not declare them."""

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from harness.comparability import NotComparable
-from harness.comparability._examples import RARE, common_strings
-from harness.comparability._sides import Json, Side, Sides, make_tokenizer, without_truncation
+from harness.comparability._common.examples import RARE, common_strings
+from harness.comparability._common.sides import Json, Side, Sides, make_tokenizer, without_truncation
 from harness.errors import ModelError
 from harness.records import Difference
 from harness.records.comparison import Severity
@@ -25,14 +25,14 @@ Output = Callable[["Tokenizer", Sequence[str]], list[Any]]
 def pipelines(sides: Sides) -> tuple[Json, Json] | None:
     """tokenizer.json of both sides; None where both tokenizers come from the same files.
 
-    Raises NotComparable where a side has none: its tokens are compared as a whole (see ``common_text``).
+    Raises NotComparable where a side has none: what its tokenizer does is compared as a whole (see ``common_text``).
     """
     if sides.same_pipeline:
         return None
     found = []
     for side in (sides.reference, sides.variant):
         if side.pipeline is None:
-            raise NotComparable(f"{side.name} has no tokenizer.json")
+            raise NotComparable(f"{side.name} has no tokenizer.json, so only what its tokenizer does can be compared")
         found.append(side.pipeline)
     return found[0], found[1]
 

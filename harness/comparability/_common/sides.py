@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from harness.comparability._common.header import Header
 from harness.errors import HarnessError, ModelError
 from harness.system.foreign import guard
 
@@ -18,6 +20,10 @@ if TYPE_CHECKING:
 
 CONFIG, GENERATION = "config.json", "generation_config.json"
 PIPELINE, SETTINGS, SPECIAL = "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"
+VOCABULARIES = frozenset({
+    "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.json", "merges.txt", "vocab.txt",
+    "added_tokens.json", "vocab.model", "tokenizer.tiktoken", "tekken.json",
+})  # fmt: skip
 SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token")
 NOT_ENCODING = frozenset({
     "chat_template", "transformers_version", "name_or_path", "padding_side", "truncation_side", "model_max_length",
@@ -31,14 +37,19 @@ Json = Mapping[str, Any]
 class Side:
     """One model as its users load it.
 
-    folder: its files; None for a model in a single file of another kind (GGUF), of which only the ``loaded`` tokenizer
-    can be compared. tokenizer_folder: where its tokenizer files are. loaded: its tokenizer, if it is loaded already.
+    folder: its files; None for a model in a single file of another kind (GGUF), of which the ``header`` and the
+    ``loaded`` tokenizer can be compared. tokenizer_folder: where its tokenizer files are. loaded: its tokenizer, if it
+    is loaded already; borrowed: it is the other side's, though the single file holds one that its users get.
     """
 
     name: str
     folder: Path | None
     tokenizer_folder: Path | None
     loaded: PreTrainedTokenizerBase | None = None
+    header: Header | None = None
+    borrowed: bool = False
+    endless_templates: dict[str, str] = field(default_factory=dict, init=False, compare=False)
+    """Chat templates that reached the time limit, with what was said of it."""
 
     @cached_property
     def config(self) -> Json | None:
@@ -54,6 +65,14 @@ class Side:
     def pipeline(self) -> Json | None:
         """tokenizer.json; None if there is none."""
         return None if self.tokenizer_folder is None else read_object(self.tokenizer_folder / PIPELINE)
+
+    @cached_property
+    def vocabulary_files(self) -> Mapping[str, bytes]:
+        """The content of the files of older tokenizers, which hold no pipeline, by name."""
+        if self.tokenizer_folder is None:
+            return {}
+        found = {path.name: path for path in self.tokenizer_folder.iterdir() if path.name in VOCABULARIES}
+        return {name: path.read_bytes() for name, path in sorted(found.items())}
 
     @cached_property
     def settings(self) -> Json:
@@ -73,6 +92,8 @@ class Side:
     @cached_property
     def chat_templates(self) -> Mapping[str, str]:
         """Chat templates by name; a file of its own wins over tokenizer_config.json, as in transformers."""
+        if self.header is not None:
+            return self.header.chat_templates
         if self.tokenizer_folder is None:
             return _read_templates(getattr(self.loaded, "chat_template", None))
         found = _read_templates(self.settings.get("chat_template"))
@@ -85,6 +106,9 @@ class Side:
     @cached_property
     def special_tokens(self) -> Mapping[str, str]:
         """The special tokens that have a role (``bos_token`` …), by role."""
+        if self.header is not None:
+            named = ((role, self.header.special_token(role)) for role in SPECIAL_TOKENS)
+            return {role: token for role, token in named if token is not None}
         if self.tokenizer_folder is None:
             found = ((role, getattr(self.loaded, role, None)) for role in SPECIAL_TOKENS)
             return {role: token for role, token in found if isinstance(token, str)}
@@ -144,8 +168,11 @@ class Sides:
 
     @cached_property
     def same_pipeline(self) -> bool:
-        """Whether tokenizer.json says the same on both sides."""
-        return self.reference.pipeline is not None and self.reference.pipeline == self.variant.pipeline
+        """Whether tokenizer.json says the same on both sides, or neither has one and the vocabularies are equal."""
+        one, other = self.reference, self.variant
+        if one.pipeline is None and other.pipeline is None:
+            return bool(one.vocabulary_files) and one.vocabulary_files == other.vocabulary_files
+        return one.pipeline is not None and one.pipeline == other.pipeline
 
     @cached_property
     def same_ids(self) -> bool:
@@ -154,18 +181,30 @@ class Sides:
             self.same_pipeline and self.reference.encoding_settings == self.variant.encoding_settings
         )
 
+    def decode(self, side: Side, ids: Sequence[int]) -> str:
+        """The text that a user of ``side`` reads for token ids, without special tokens."""
+        with _blame(side):
+            return str(side.tokenizer.decode(list(ids), skip_special_tokens=True))
+
     def encode(self, side: Side, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of texts as a user of ``side`` gets them: with the special tokens that are added by default."""
-        try:
-            with guard(f"the tokenizer of {side.name}"):
-                if self.as_loaded:
-                    found = side.tokenizer(list(texts), padding=False, truncation=False, verbose=False)["input_ids"]
-                    return [list(ids) for ids in cast("list[list[int]]", found)]
-                return [encoding.ids for encoding in without_truncation(side.fast).encode_batch(list(texts))]
-        except HarnessError:
-            raise
-        except Exception as error:  # Tokenizers are files and code of others.
-            raise ModelError(f"{side.name}: its tokenizer fails: {type(error).__name__}: {error}") from error
+        with _blame(side):
+            if self.as_loaded:
+                found = side.tokenizer(list(texts), padding=False, truncation=False, verbose=False)["input_ids"]
+                return [list(ids) for ids in cast("list[list[int]]", found)]
+            return [encoding.ids for encoding in without_truncation(side.fast).encode_batch(list(texts))]
+
+
+@contextmanager
+def _blame(side: Side) -> Iterator[None]:
+    """Raise what a tokenizer raises as ModelError: tokenizers are files and code of others."""
+    try:
+        with guard(f"the tokenizer of {side.name}"):
+            yield
+    except HarnessError:
+        raise
+    except Exception as error:
+        raise ModelError(f"{side.name}: its tokenizer fails: {type(error).__name__}: {error}") from error
 
 
 def read_side(folder: Path, name: str) -> Side:

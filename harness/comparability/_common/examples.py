@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, cast
 
-from harness.comparability._sides import Side
+from harness.comparability._common.sides import Side
+from harness.errors import ForeignCodeError
 from harness.system.foreign import guard
 
 Message = dict[str, Any]
@@ -104,8 +105,10 @@ CONVERSATIONS = (
 def render(side: Side, template: str, conversation: Conversation) -> tuple[str, str]:
     """What the template makes of a conversation, and the reason if it makes nothing of it.
 
-    Rendered as transformers does, in its sandbox, under a time limit.
+    Rendered as transformers does, in its sandbox, under a time limit; a template that reached it is not tried again.
     """
+    if template in side.endless_templates:
+        return "", side.endless_templates[template]
     from transformers.utils.chat_template_utils import render_jinja_template
 
     try:
@@ -120,6 +123,9 @@ def render(side: Side, template: str, conversation: Conversation) -> tuple[str, 
                     **{**side.special_tokens, **conversation.options, "strftime_now": _NOW.strftime},
                 ),
             )
+    except ForeignCodeError as error:
+        side.endless_templates[template] = f"{type(error).__name__}: {error}"
+        return "", side.endless_templates[template]
     except Exception as error:  # noqa: BLE001 - a template raises what it likes; many refuse conversations by raising
         return "", f"{type(error).__name__}: {error}"
     return rendered[0], ""
