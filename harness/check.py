@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.errors import OUT_OF_MEMORY, HarnessError, WriteError, is_out_of_memory, trace_causes
+from harness.forecast.cost import check_fits
 from harness.forecast.notes import notes_before
 from harness.judge import conclude, judge
 from harness.measures import collect_metrics
@@ -118,6 +119,7 @@ def _run_groups(plans: Sequence[Plan], folders: Mapping[str, Path], terminal: Te
         started = datetime.now(UTC)
         terminal.stage(f"{', '.join(plan.name for plan in group)}: reference {group[0].reference.model}")
         try:
+            check_fits(group)
             with _tell_of_memory(), contain(f"the run of {', '.join(plan.name for plan in group)}"):
                 results = run_group(group, [folders[plan.name] for plan in group], terminal)
         except HarnessError as error:

@@ -3,6 +3,7 @@
 HarnessError                      the run could not be made or judged: exit code 2
 ├── PlanError                     mistakes in YAML files, all of them at once, each with file and line
 ├── ModelError                    a model that cannot be loaded or must not be trusted
+├── MemoryShortageError           models that are larger than the memory of this machine
 ├── DataError                     documents or tasks that cannot be used
 ├── BackendError                  a compression step that rejected its input or failed
 ├── MissingDependencyError        an optional library that is not installed
@@ -106,6 +107,12 @@ class ModelError(HarnessError):
     """A model could not be loaded, or its files must not be trusted."""
 
     usual_failure = "model_unsupported"
+
+
+class MemoryShortageError(HarnessError):
+    """The models do not fit into the memory of this machine; nothing was loaded."""
+
+    usual_failure = "resources"
 
 
 class DataError(HarnessError):
