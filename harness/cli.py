@@ -17,7 +17,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from harness import __version__
-from harness.errors import OUT_OF_MEMORY, FailureClass, HarnessError, PlanError, is_out_of_memory, trace_causes
+from harness.errors import (
+    OUT_OF_MEMORY,
+    FailureClass,
+    HarnessError,
+    PlanError,
+    is_out_of_memory,
+    name_failure,
+    trace_causes,
+)
 from harness.system.address_space import MODELS, NUMBERS, AddressSpaceError, check_address_space
 from harness.system.foreign import EndedBySignal, refuse_silent_exits
 from harness.system.streams import endure
@@ -288,7 +296,9 @@ def main() -> None:
     sys.exit(code)
 
 
-LAST_WORDS = b"error: out of memory, even for its message; what was measured is kept\nclass of failure: resources\n"
+LAST_WORDS = (
+    f"error: out of memory, even for its message; what was measured is kept\n{name_failure('resources')}\n".encode()
+)
 
 
 def _run(arguments: list[str]) -> int:
@@ -306,7 +316,7 @@ def _run(arguments: list[str]) -> int:
         return 128 + ended.number
     except BaseException as error:  # noqa: BLE001 - the last line of defence: whatever ends the work, it is not with 0
         try:
-            _say(_defuse(f"{_explain(error)}\nclass of failure: {_classify(error)}"))
+            _say(_defuse(f"{_explain(error)}\n{name_failure(_classify(error))}"))
         except MemoryError:  # Python would end with 1 then, the exit code of a rule that failed
             os.write(2, LAST_WORDS)
         return 2

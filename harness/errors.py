@@ -65,6 +65,11 @@ def trace_causes(error: BaseException) -> list[BaseException]:
     return found
 
 
+def name_failure(failure: FailureClass) -> str:
+    """The class of failure, as it stands in run.json, for people and programs."""
+    return f"class of failure: {failure}"
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error means that memory ran out; torch is not imported for it, and of a CPU only its message tells."""
     names = {cls.__name__ for cls in type(error).__mro__}

@@ -1,8 +1,15 @@
-"""The protocol by which long computations report progress."""
+"""Progress of long computations: the protocol by which it is reported, and loops that report by themselves."""
 
 from __future__ import annotations
 
-from typing import Protocol
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Protocol, TypeVar
+
+SILENT_SECONDS = 2.0
+"""A loop that takes less says nothing."""
 
 
 class Progress(Protocol):
@@ -11,3 +18,30 @@ class Progress(Protocol):
     def step(self, what: str, done: int, of: int) -> None:
         """``done`` of ``of`` units are done."""
         ...
+
+
+T = TypeVar("T")
+_CURRENT: ContextVar[Progress | None] = ContextVar("progress", default=None)
+
+
+@contextmanager
+def report_to(progress: Progress) -> Iterator[None]:
+    """Let the loops inside report to ``progress``."""
+    token = _CURRENT.set(progress)
+    try:
+        yield
+    finally:
+        _CURRENT.reset(token)
+
+
+def track(what: str, items: Sequence[T], clock: Callable[[], float] = time.monotonic) -> Iterator[T]:
+    """The items, one by one; from SILENT_SECONDS on it is reported how many are done, to whoever listens."""
+    progress, began = _CURRENT.get(), clock()
+    told = False
+    for done, item in enumerate(items):
+        if progress is not None and done and clock() - began >= SILENT_SECONDS:
+            progress.step(what, done, len(items))
+            told = True
+        yield item
+    if told and progress is not None:
+        progress.step(what, len(items), len(items))

@@ -14,7 +14,7 @@ from harness.errors import HarnessError
 from harness.models.loaded import LoadedModel, verify_unchanged
 from harness.models.loading import load
 from harness.planning.specs import Plan, SuiteSpec
-from harness.progress import Progress
+from harness.progress import Progress, report_to
 from harness.running.artifact import observe_artifacts
 from harness.running.comparing import observe_files
 from harness.running.measuring import measure
@@ -44,8 +44,13 @@ def run_group(plans: Sequence[Plan], folders: Sequence[Path], progress: Progress
 
     A variant that fails has its HarnessError as outcome; a failure of the reference is raised.
     """
+    ticking = Ticking(progress)
+    with report_to(ticking):
+        return _run_group(plans, folders, ticking)
+
+
+def _run_group(plans: Sequence[Plan], folders: Sequence[Path], progress: Progress) -> list[Observed | HarnessError]:
     seconds: dict[str, float] = {}
-    progress = Ticking(progress)
     with measure_time(seconds, "load reference"):
         with guard("loading the reference", patience=LONG):
             reference = load(plans[0].reference, Path(plans[0].reference.model).name)

@@ -15,7 +15,15 @@ from pathlib import Path
 from typing import TextIO, cast
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 from rich.text import Text
 
@@ -53,6 +61,8 @@ class Terminal:
         self._task: TaskID | None = None
         self._what = ""
         self._last_line = -EVERY_SECONDS
+        self._began: tuple[str, float, int] | None = None
+        """What is under way, since when, and how many units were done then."""
 
     def stage(self, text: str) -> None:
         """Announce a new stage of the work."""
@@ -162,7 +172,9 @@ class Terminal:
     def _show_live(self, what: str, done: int, of: int) -> None:
         if self._live is None:
             columns = (TextColumn("{task.description}", markup=False), BarColumn(24), MofNCompleteColumn())
-            self._live = Progress(*columns, TimeElapsedColumn(), console=self._console, transient=True)
+            self._live = Progress(
+                *columns, TimeElapsedColumn(), TimeRemainingColumn(), console=self._console, transient=True
+            )
             self._live.start()
             self._task = None
         if self._task is None or what != self._what:
@@ -173,9 +185,18 @@ class Terminal:
 
     def _print_step(self, what: str, done: int, of: int) -> None:
         now = self._clock()
+        if self._began is None or self._began[0] != what or done < self._began[2]:
+            self._began = (what, now, done)
         if done >= of or now - self._last_line >= EVERY_SECONDS:
             self._last_line = now
-            self._print(Text(f"  {defuse(what)} {done}/{of}"))
+            self._print(Text(f"  {defuse(what)} {done}/{of}{self._estimate_rest(now, done, of)}"))
+
+    def _estimate_rest(self, now: float, done: int, of: int) -> str:
+        """The time left, by the rate since the first report; nothing while no unit has passed since."""
+        _, start, first = self._began or ("", now, done)
+        if not first < done < of or now <= start:
+            return ""
+        return f", about {display.format_duration((now - start) / (done - first) * (of - done))} left"
 
     def _end_live(self) -> None:
         if self._live is not None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from harness.backends import Compressed
 from harness.backends._common.stacks import merge_stacks
 from harness.backends._common.weights import Replacing, WeightBackend, name_module_in_errors, untie_head
+from harness.progress import track
 from harness.records import ModuleFormat
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ class RoundToNearest(WeightBackend):
         from harness.modules.linears import weight_of
 
         replacing, described = Replacing(), list[ModuleFormat]()
-        for name, module in self.select_layers(model):
+        for name, module in track("round_to_nearest", self.select_layers(model)):
             settings = self.for_module(name)
             if not replacing.replace_if_shared(module):
                 with name_module_in_errors(self, name):

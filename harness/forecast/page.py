@@ -14,6 +14,7 @@ from harness.forecast.sizes import document_count
 from harness.planning.sampling.looks import DEFAULT, select_waiting_rules
 from harness.planning.specs import GateSpec, Plan, SuiteSpec
 from harness.records import HubData, Plugin, Run
+from harness.report import display
 from harness.rules import Rule
 from harness.statistics import planned_looks
 from harness.terminal import defuse
@@ -164,9 +165,7 @@ def _data(data: str | HubData) -> str:
 def _seconds(seconds: float | None) -> str:
     if seconds is None:
         return "not known"
-    if seconds < 90:
-        return f"about {seconds:.0f} seconds" if seconds >= 1.5 else "about a second"
-    return f"about {seconds / 60:.0f} minutes" if seconds < 5400 else f"about {seconds / 3600:.1f} hours"
+    return "about a second" if seconds < 1.5 else f"about {display.format_duration(seconds)}"
 
 
 def _bytes(size: float | None) -> str:

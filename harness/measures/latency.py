@@ -109,7 +109,7 @@ class Latency(Measure):
 
     table: ClassVar[str] = "timings"
     metrics: ClassVar[tuple[Metric, ...]] = (*SPEEDS.values(), RATIO, FLOOR)
-    columns: ClassVar[tuple[str, ...] | None] = COLUMNS
+    columns: ClassVar[tuple[str, ...] | None] = None  # all: tables of older runs lack what disturbed them
     own_floors: ClassVar[tuple[str, ...]] = (RATIO.name,)
 
     repeats: Positive = Field(default=20, description="timing blocks A B B A, each with two calls per side")

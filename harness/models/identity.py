@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from harness.modules.inspection import named_tensors
+from harness.progress import track
 from harness.records import Identity, ModuleFormat
 
 VOLATILE = frozenset({"_name_or_path", "transformers_version", "_commit_hash", "dtype", "torch_dtype"})
@@ -20,7 +21,7 @@ VOLATILE = frozenset({"_name_or_path", "transformers_version", "_commit_hash", "
 def weights_sha256(model: nn.Module) -> str:
     """sha256 over name, dtype, shape and bytes of every parameter and persistent buffer, sorted by name."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(named_tensors(model), key=lambda pair: pair[0]):
+    for name, tensor in track("hash weights", sorted(named_tensors(model), key=lambda pair: pair[0])):
         header = json.dumps([name, str(tensor.dtype), list(tensor.shape)])
         digest.update(header.encode() + b"\n")
         digest.update(_bytes(tensor))

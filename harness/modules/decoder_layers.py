@@ -20,6 +20,7 @@ from harness.errors import BackendError
 from harness.modules.experts import feed_taps, split_taps
 from harness.modules.layer_pairs import text_part
 from harness.modules.linears import Linear, linears, matrices
+from harness.progress import track
 
 Tap = Callable[[Tensor], None]
 
@@ -79,8 +80,8 @@ def walk_blocks(model: PreTrainedModel, calibration: Sequence[Tensor]) -> Iterat
     """
     name, stack = decoder_blocks(model)
     with torch.no_grad():
-        documents = [_record_block_inputs(model, stack, ids) for ids in calibration]
-        for index, module in enumerate(stack):
+        documents = [_record_block_inputs(model, stack, ids) for ids in track("calibration documents", calibration)]
+        for index, module in track("decoder blocks", list(enumerate(stack))):
             block = Block(f"{name}.{index}", module, index, documents)
             yield block
             if index + 1 < len(stack):

@@ -23,6 +23,7 @@ from harness.modules.experts import stacked_tensor
 from harness.modules.linears import Linear, weight_of
 from harness.numerics.formats import blocks_of, known_grid
 from harness.numerics.grids import Codebook, Float8, Grid, Integer, Steps, integer
+from harness.progress import track
 from harness.records import ModuleFormat
 
 COUNTED = 2**22
@@ -36,7 +37,7 @@ def check_grids(model: nn.Module, declared: Mapping[str, ModuleFormat]) -> dict[
     whose weight is not in the declared format.
     """
     counts = {}
-    for name, module in declared.items():
+    for name, module in track("check grids", list(declared.items())):
         form, grid = module.format, known_grid(module.format)
         own_codebooks = form.type == "codebook" and not form.element and form.granularity == "channel"
         weights = _weights(model, name) if module.kernel == "simulated" and (own_codebooks or grid) else []

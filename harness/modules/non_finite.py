@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from harness.modules.experts import stacks
 from harness.modules.inspection import named_tensors
+from harness.progress import track
 from harness.records import Note
 
 _MOST_UNITS = 8
@@ -37,7 +38,8 @@ class NonFinite:
 def find_non_finite(model: nn.Module) -> tuple[NonFinite, ...]:
     """Every parameter and persistent buffer with NaN or infinity, by name; 8-bit floats and scales included."""
     experts = {name for name, _, _ in stacks(model)}
-    found = (describe(name, tensor, name in experts) for name, tensor in named_tensors(model))
+    tensors = track("look for NaN", list(named_tensors(model)))
+    found = (describe(name, tensor, name in experts) for name, tensor in tensors)
     return tuple(sorted((each for each in found if each is not None), key=lambda each: each.tensor))
 
 

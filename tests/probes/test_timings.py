@@ -16,6 +16,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from harness.errors import DataError, ModelError
+from harness.measures.latency import Latency
 from harness.models.language_model import TransformersModel
 from harness.probes import Context
 from harness.probes import timings as module
@@ -198,6 +199,7 @@ def test_what_happened_while_the_clock_ran_is_in_every_row(calls: Any, monkeypat
     monkeypatch.setattr(module, "read_counters", lambda: next(read))
     rows = observe(Timings(**SMALL), calls, "one")[0][0].rows
     assert set(rows.disturbed) == {"swapping"}
+    assert Latency.columns is None or set(rows.columns) <= set(Latency.columns)  # or a run would not read them
     assert set(rows.unobservable) == {"thermal throttling, a change of the clock limits"}
 
 
