@@ -12,7 +12,7 @@ import sys
 import traceback
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -26,6 +26,7 @@ from harness.errors import (
     name_failure,
     trace_causes,
 )
+from harness.system.address_space import MODELS, NUMBERS, AddressSpaceError, check_address_space
 from harness.system.foreign import EndedBySignal, refuse_silent_exits
 from harness.system.streams import endure
 
@@ -40,7 +41,22 @@ PRINT_ONLY = {"plan", "lint", "list", "compare", "schema"}
 """Commands that leave nothing but what they print: lost output is an error there."""
 
 
-@click.group()
+LOADS_MODELS = {"check", "selftest"}
+
+
+class _Command(click.Command):
+    """A command that starts only where its libraries can be loaded; its help loads none and is always shown."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        check_address_space(MODELS if self.name in LOADS_MODELS else NUMBERS)
+        return super().invoke(ctx)
+
+
+class _Group(click.Group):
+    command_class = _Command
+
+
+@click.group(cls=_Group)
 @click.version_option(__version__, prog_name="harness")
 def app() -> None:
     """Evaluation and quality gates for compressed language models."""
@@ -291,6 +307,9 @@ def _run(arguments: list[str]) -> int:
         return int(app.main(arguments, prog_name="harness", standalone_mode=False) or 0)
     except click.ClickException as error:
         error.show()
+        return 2
+    except AddressSpaceError as error:  # told without terminal.py, which would load what there is no memory for
+        _say(f"error: {error}\nclass of failure: {error.failure}")
         return 2
     except EndedBySignal as ended:
         _say("ended by a signal; what was measured is kept, and the same command resumes")

@@ -132,6 +132,16 @@ def test_a_template_that_fails_is_named(made: dict[str, Made], tmp_path: Path, m
 # Rules: what is shown must not differ from what was compared.
 
 
+def test_what_disturbed_the_times_is_said_beside_them(made: dict[str, Made], pages: dict[str, str]) -> None:
+    found = [
+        m.model_copy(update={"disturbed": "swapping"}) if m.name.startswith("latency.") else m
+        for m in made["pass"].run.measurements
+    ]
+    said = "While the times were taken, the operating system counted swapping"
+    assert html(changed(made["pass"], measurements=tuple(found))).count(said) == 1
+    assert said not in pages["pass"]
+
+
 def test_a_number_near_its_limit_is_never_rounded_onto_it(made: dict[str, Made]) -> None:
     metric = Measurement(
         name="divergence.top1_agreement", unit="share", better="higher", neutral=1.0, change=0.94999996,
