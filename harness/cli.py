@@ -70,7 +70,10 @@ def app() -> None:
     "--documents", multiple=True, type=click.Path(path_type=Path),
     help="Your own texts: a .jsonl, .txt, .csv or .parquet file, or a folder; may be given several times.",
 )  # fmt: skip
-@click.option("--tasks", multiple=True, metavar="NAME", help="lm-eval task to score; may be given several times.")
+@click.option(
+    "--tasks", multiple=True, metavar="NAME|FILE",
+    help="lm-eval task to score, by name or by its file (.yaml); may be given several times.",
+)  # fmt: skip
 @click.option("--ci", type=click.Choice(["github", "gitlab"]), help="Write a pipeline that checks FILE, too.")
 def init(
     file: Path, reference: str, variant: str, documents: tuple[Path, ...], tasks: tuple[str, ...], ci: CiSystem | None

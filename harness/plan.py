@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +120,24 @@ def names_of(path: Path) -> set[str]:
     contents = [each.source.data for each in expansions if isinstance(each.source.data, Mapping)]
     names = [content.get("name") for content in contents]
     return {name for name in names if isinstance(name, str) and is_slug(name)}
+
+
+def named_in(path: Path) -> tuple[list[GateSpec], list[SuiteSpec]]:
+    """The gates and suites that a file with mistakes names, without those that have mistakes themselves."""
+    source = read_yaml(path, [])
+    content = source.data if source is not None and isinstance(source.data, Mapping) else {}
+    gates, suites = [], []
+    for name in _texts_in(content.get("gates")):
+        with suppress(PlanError):
+            gates.append(load_gate(name, path.parent))
+    for name in _texts_in(content.get("suites")):
+        with suppress(PlanError):
+            suites.append(load_suite(name, path.parent))
+    return gates, suites
+
+
+def _texts_in(value: Any) -> list[str]:
+    return [each for each in value if isinstance(each, str)] if isinstance(value, tuple) else []
 
 
 def load_gate(name_or_path: str, base: Path) -> GateSpec:

@@ -9,15 +9,17 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from harness.errors import PlanError
 from harness.forecast.cost import cost
 from harness.forecast.linting.evidence import gather_for_plan, gather_for_suites
 from harness.forecast.linting.findings import exit_code
+from harness.forecast.linting.hopeless import find_hopeless
 from harness.forecast.linting.lint import lint
 from harness.forecast.linting.page import print_findings
 from harness.forecast.needs import needs
 from harness.forecast.notes import earlier_run, findings_of
 from harness.forecast.page import print_plan
-from harness.plan import load_gate, load_suite, make_plans, notes_on_plan
+from harness.plan import load_gate, load_suite, make_plans, named_in, notes_on_plan
 from harness.planning.matrix import describe_choice
 from harness.terminal import Terminal, standard_console
 from harness.write import read_run
@@ -29,7 +31,13 @@ def preview_plan(file: Path, run_folder: Path | None, out: Path) -> int:
     run_folder: an earlier run whose variances and timings are used; None: the run in ``out``, if there is one.
     Raises PlanError with every mistake in the files, and HarnessError for a given run that cannot be read.
     """
-    plans, terminal = make_plans(file), Terminal()
+    terminal = Terminal()
+    try:
+        plans = make_plans(file)
+    except PlanError:
+        for finding in find_hopeless(*named_in(file)):  # beside mistakes, which would hide it until they are mended
+            terminal.note(str(finding))
+        raise
     told: set[str] = set()
     for number, plan in enumerate(plans):
         folder = run_folder or out / plan.name
@@ -41,7 +49,8 @@ def preview_plan(file: Path, run_folder: Path | None, out: Path) -> int:
         else:
             terminal.note(f"{plan.name}: as {plans[0].name}, with {describe_choice(plan.choice)}")
         notes = [note.text for note in notes_on_plan(plan)]
-        for text in [*notes, *map(str, findings_of(plan, evidence, needed=False))]:
+        hopeless = find_hopeless(plan.gates, plan.suites, run)
+        for text in [*notes, *map(str, [*hopeless, *findings_of(plan, evidence, needed=False)])]:
             if text not in told:
                 terminal.note(text)
             told.add(text)

@@ -23,7 +23,9 @@ from harness.commands.first_look import (
     look_at_texts,
     write_collected,
 )
-from harness.errors import WriteError
+from harness.data.task_files import SUFFIXES
+from harness.errors import PlanError, Problem, WriteError
+from harness.planning.task_paths import find_mistakes
 from harness.system.yaml_values import CONTROL, parse_plain
 
 FEWEST_FOR_SHIP = 72
@@ -153,13 +155,16 @@ def write_starter(
     """Write a starter for models whose folders are relative to the working directory; returns what was found, in
     sentences.
 
-    documents: files or folders with the user's own texts. An existing file is never overwritten. Raises WriteError, and
-    DataError for texts that cannot be read.
+    documents: files or folders with the user's own texts. tasks: names, or paths of task files. An existing file is
+    never overwritten. Raises WriteError, DataError for texts that cannot be read, and PlanError for task files with
+    mistakes.
     """
     model = ModelLook() if reference == "pocket" else look_at_model(reference)
     texts = look_at_texts(documents, file) if documents else None
+    _check_task_files(tasks)
     named = texts and replace(texts, file=_texts_path(file, texts))
-    text = starter(_relative_to(file, reference), _relative_to(file, variant), file.name, model, named, tasks)
+    listed = [_relative_to(file, each, is_file=True) if each.endswith(SUFFIXES) else each for each in tasks]
+    text = starter(_relative_to(file, reference), _relative_to(file, variant), file.name, model, named, listed)
     _write_new(file, text)
     if texts is not None and texts.collected:
         try:
@@ -168,6 +173,18 @@ def write_starter(
             file.unlink()
             raise WriteError(f"{texts.file} cannot be written: {error.strerror or error}; {file} was not") from error
     return list(_findings(reference, variant, model, texts, tasks))
+
+
+def _check_task_files(tasks: Sequence[str]) -> None:
+    """Raises PlanError with every mistake of the task files among the tasks."""
+    problems: list[Problem] = []
+    for path in (Path(each) for each in tasks if each.endswith(SUFFIXES)):
+        if path.is_file():
+            problems += find_mistakes(path)
+        else:
+            problems.append(Problem("--tasks", None, "", f"{str(path)!r}: no such file", "an lm-eval task file"))
+    if problems:
+        raise PlanError(problems)
 
 
 def _texts_path(file: Path, texts: TextsLook) -> Path:

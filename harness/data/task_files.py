@@ -1,4 +1,4 @@
-"""Finds lm-eval tasks by name in task folders: the user's and the bundled ones.
+"""Finds lm-eval tasks by name in task folders and single task files: the user's and the bundled ones.
 
 Only names and data files are read from task files here; lm-eval itself constructs the tasks.
 """
@@ -9,6 +9,7 @@ import glob
 import hashlib
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,21 +19,35 @@ import yaml
 from harness.errors import DataError
 from harness.plugins import nearest
 
+SUFFIXES = (".yaml", ".yml")
+"""What the path of a task file ends with; any other entry is the name of a task."""
+
+
+class FunctionName(str):
+    """The text behind lm-eval's ``!function``: a Python file beside the task file, a dot, and a name in it."""
+
+    __slots__ = ()
+
 
 class _TaskLoader(yaml.SafeLoader):
-    """Safe YAML loader in which lm-eval's ``!function`` tags are plain text: no user code runs."""
+    """Safe YAML loader in which lm-eval's ``!function`` tags are text: no user code runs."""
 
 
-_TaskLoader.add_multi_constructor("!", lambda loader, suffix, node: str(getattr(node, "value", suffix)))
+_TaskLoader.add_multi_constructor("!", lambda loader, suffix, node: FunctionName(getattr(node, "value", suffix)))
 
 
 @dataclass(frozen=True)
 class TaskFiles:
-    """The YAML files under some folders, by the name of the task or group that they declare."""
+    """The YAML files in some places (folders, and single files), by the name of the task or group that they declare."""
 
-    folders: tuple[Path, ...]
+    places: tuple[Path, ...]
     declared: dict[str, list[Path]] = field(default_factory=dict)
     unreadable: dict[Path, str] = field(default_factory=dict)
+
+    @property
+    def folders(self) -> list[Path]:
+        """The places that are folders."""
+        return [place for place in self.places if not place.is_file()]
 
     def find(self, name: str) -> Path | None:
         """The one file that declares ``name``; None if no file does. Raises DataError if several do."""
@@ -46,19 +61,21 @@ class TaskFiles:
         """The error for an unknown name, with close matches and the files that could not be read."""
         close = nearest(name, [*self.declared, *others])
         text = f"no task is called {name!r}" + (f"; did you mean {close}?" if close else "")
-        text += f" (looked in {', '.join(map(str, self.folders))} and among the tasks of lm-eval)"
+        text += f" (looked in {', '.join(map(str, self.places))} and among the tasks of lm-eval)"
         for path, reason in self.unreadable.items():
             text += f"\n  {path} could not be read: {reason}"
         return DataError(text)
 
 
-def read_task_files(folders: Sequence[Path]) -> TaskFiles:
-    """Index the ``*.yaml`` files under ``folders``. Raises DataError for a folder that does not exist."""
-    files = TaskFiles(tuple(folders))
-    for folder in folders:
-        if not os.path.isdir(folder):
-            raise DataError(f"include: found {folder}, expected a folder with lm-eval task files (*.yaml)")
-        for path in sorted(folder.rglob("*.yaml")):
+def read_task_files(places: Sequence[Path]) -> TaskFiles:
+    """Index single task files and the ``*.yaml`` files under folders. Raises DataError for what does not exist."""
+    files = TaskFiles(tuple(places))
+    for place in places:
+        if not os.path.exists(place):
+            raise DataError(
+                f"include: found {place}, expected a folder with lm-eval task files (*.yaml), or such a file"
+            )
+        for path in [place] if place.is_file() else sorted(place.rglob("*.yaml")):
             try:
                 content = content_of(path)
             except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError) as error:
@@ -71,16 +88,38 @@ def read_task_files(folders: Sequence[Path]) -> TaskFiles:
     return files
 
 
-def files_sha256(folders: Sequence[Path]) -> str:
+def files_sha256(places: Sequence[Path]) -> str:
     """Hash of all task files, of the Python files in the same folders and of the local data files that they name."""
     digest = hashlib.sha256()
-    for folder in folders:
-        sources = sorted(p for p in folder.rglob("*") if p.suffix in (".yaml", ".py") and p.is_file())
-        data = [found for path in sources if path.suffix == ".yaml" for found in _data_files(path)]
+    for place in places:
+        sources = _sources(place)
+        data = [found for path in sources if path.suffix in SUFFIXES for found in _data_files(path)]
         for path in [*sources, *data]:
             digest.update(path.name.encode() + b"\0")
             digest.update(hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()
+
+
+def _sources(place: Path) -> list[Path]:
+    """The task files and Python files of a folder; of a single file also those that it includes."""
+    if place.is_file():
+        return [place, *_included(place), *sorted(place.parent.glob("*.py"))]
+    return sorted(p for p in place.rglob("*") if p.suffix in (".yaml", ".py") and p.is_file())
+
+
+def _included(path: Path) -> list[Path]:
+    """The files that a task file includes, directly or not; none from where a file cannot be read."""
+    found: list[Path] = []
+    waiting = [path]
+    while waiting:
+        with suppress(OSError, yaml.YAMLError, ValueError, RecursionError):
+            current = waiting.pop()
+            names = content_of(current).get("include", ())
+            there = [current.parent / each for each in _strings([names])]
+            new = [each for each in there if each.is_file() and each not in found]
+            found += new
+            waiting += new
+    return found
 
 
 def resolve_data_paths(value: Any, folder: Path) -> Any:

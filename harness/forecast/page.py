@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from rich.console import Console
 from rich.text import Text
 
+from harness.data.task_files import SUFFIXES
 from harness.forecast.cost import Cost
 from harness.forecast.model_size import ModelSize, model_size
 from harness.forecast.needs import Need
@@ -108,8 +109,9 @@ def _suites(suites: Sequence[SuiteSpec], gates: Sequence[GateSpec]) -> Iterator[
             if tasks := measure.task_sizes():
                 sizes = (f"{task.name} {'?' if task.items is None else task.items}" for task in tasks)
                 yield f"    items      {', '.join(sizes)}"
-            for folder in measure.code_folders():
-                yield f"    executes   Python code that the files in {folder} name, with your rights"
+            for place in measure.code_folders():
+                named = f"{place} names" if place.endswith(SUFFIXES) else f"the files in {place} name"
+                yield f"    executes   Python code that {named}, with your rights"
 
 
 def _looks(suite: SuiteSpec, gates: Sequence[GateSpec]) -> Iterator[str]:

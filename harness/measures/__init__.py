@@ -104,7 +104,7 @@ class Measure(Plugin):
         return ()
 
     def code_folders(self) -> tuple[str, ...]:
-        """Folders with Python code of the user that a run of this measure executes; the plan says so."""
+        """Folders and files that name Python code of the user, which this measure executes; the plan says so."""
         return ()
 
     def work(self, documents: int | None) -> ExtraWork:

@@ -55,7 +55,9 @@ class Tasks(Measure):
     )
 
     tasks: tuple[str, ...] = Field(
-        min_length=1, description="lm-eval tasks or groups: bundled, custom or standard", examples=[["hellaswag"]]
+        min_length=1,
+        description="lm-eval tasks or groups: bundled, custom or standard, or the path of a task file (./my_task.yaml)",
+        examples=[["hellaswag"]],
     )
     limit: Positive | None = Field(
         default=None,
@@ -63,7 +65,7 @@ class Tasks(Measure):
         examples=[200],
     )
     include: tuple[str, ...] = Field(
-        default=(), description="folders with custom lm-eval task files", examples=[["./tasks"]]
+        default=(), description="folders with custom lm-eval task files, or such files", examples=[["./tasks"]]
     )
     fewshot: Annotated[int, Field(ge=0, examples=[5])] | None = Field(
         default=None, description="few-shot examples per prompt; default: as in the task file"
@@ -82,7 +84,7 @@ class Tasks(Measure):
         return task_sizes(self.tasks, self.include, self.limit)
 
     def code_folders(self) -> tuple[str, ...]:
-        """The folders of custom tasks: lm-eval imports the functions that their files name with ``!function``."""
+        """The folders and files of custom tasks: lm-eval imports the functions that they name with ``!function``."""
         return self.include
 
     def produces(self) -> tuple[Metric, ...]:

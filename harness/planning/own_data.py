@@ -14,6 +14,7 @@ from harness.measures import Measure
 from harness.planning.checking import Checker
 from harness.planning.locating import find_data
 from harness.planning.readable import check_readable
+from harness.planning.task_paths import check_tasks, name_tasks
 from harness.records import DocumentsSpec
 from harness.records.plan import OWN
 from harness.system.yaml_values import describe
@@ -82,5 +83,11 @@ def _read_tasks(check: Checker, value: Any) -> Measure | None:
     if not isinstance(value, tuple | Mapping) or not value:
         check.problem((TASKS,), describe(value), "a list of lm-eval tasks, by name or by the path of a .yaml file")
         return None
-    settings = value if isinstance(value, Mapping) else {TASKS: value}
-    return check.plugin(Measure, {"bos": "auto", **settings, "measure": TASKS}, (TASKS,))
+    settings, before = value if isinstance(value, Mapping) else {TASKS: value}, len(check.problems)
+    settings = name_tasks(check, settings, (TASKS,))
+    if len(check.problems) > before:
+        return None
+    measure = check.plugin(Measure, {"bos": "auto", **settings, "measure": TASKS}, (TASKS,))
+    if measure is not None:
+        check_tasks(check, measure)
+    return measure

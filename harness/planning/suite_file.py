@@ -18,6 +18,7 @@ from harness.planning.locating import check_description, check_file_name, find_d
 from harness.planning.own_data import TASKS, OwnData
 from harness.planning.readable import check_readable
 from harness.planning.specs import SuiteSpec
+from harness.planning.task_paths import check_tasks, name_tasks
 from harness.plugins import nearest
 from harness.probes import Probe
 from harness.records import CalibrationSpec, Condition, DocumentsSpec, HubData, Metric, NoiseFloorSpec
@@ -200,9 +201,12 @@ def _measures(check: Checker, given: Sequence[Any]) -> dict[int, Measure]:
     first: dict[str, KeyPath] = {}
     for index, entry in enumerate(given):
         path: KeyPath = ("measures", index)
-        plugin = check.plugin(Measure, entry, path)
+        before = len(check.problems)
+        entry = name_tasks(check, entry, path)
+        plugin = check.plugin(Measure, entry, path) if len(check.problems) == before else None
         if plugin is None:
             continue
+        check_tasks(check, plugin)
         if plugin.kind in first:
             again = f"the measure {plugin.kind} again (first on line {check.source.line(first[plugin.kind])})"
             check.problem(path, again, "each measure once")

@@ -53,7 +53,7 @@ class Items(Probe):
         examples=[200],
     )
     include: tuple[str, ...] = Field(
-        default=(), description="folders with custom lm-eval task files", examples=[["./tasks"]]
+        default=(), description="folders with custom lm-eval task files, or such files", examples=[["./tasks"]]
     )
     fewshot: Annotated[int, Field(ge=0, examples=[5])] | None = Field(
         default=None, description="few-shot examples per prompt; default: as in the task file"
@@ -144,7 +144,7 @@ class Items(Probe):
 
 
 class _Library:
-    """lm-eval's task managers: for the task folders, and for lm-eval's own tasks once one is requested."""
+    """lm-eval's task managers: for the task folders and files, and for lm-eval's own tasks once one is requested."""
 
     def __init__(self, files: TaskFiles) -> None:
         from lm_eval.tasks import TaskManager
@@ -159,9 +159,10 @@ class _Library:
         from harness.probes._scorer import isolate_random_states, reload_local_data, silence
 
         path = self._files.find(name)
-        if not self._complete and self._leads_outside(name):
+        alone = path in self._files.places
+        if not alone and not self._complete and self._leads_outside(name):
             self._add_standard_tasks()
-        if name not in self.manager.task_index:
+        if not alone and name not in self.manager.task_index:
             raise self._files.explain_unknown(name, list(self.manager.task_index))
         hint = "a data set of the hub must be in the local cache before a run without network: load it once"
         with (
@@ -171,7 +172,7 @@ class _Library:
             silence(),
             reload_local_data(cache, path.parent if path else None),
         ):
-            loaded = self.manager.load([name])
+            loaded = self.manager.load([str(path) if alone else name])
         return list(loaded["tasks"].values())
 
     def _leads_outside(self, name: str) -> bool:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from harness.commands.starter import starter, write_starter
 from harness.errors import PlanError, WriteError
 from harness.plan import make_plan
+from tests.planning.test_task_paths import TASK, write_task
 
 
 def test_the_starter_compresses_the_embedded_model(tmp_path: Path) -> None:
@@ -66,3 +67,27 @@ def test_whatever_the_models_are_called_the_file_says_so_and_nothing_else(
     except PlanError as error:
         keys = {problem.key for problem in error.problems}
     assert keys <= {"reference.model", "variant.model"}
+
+
+def test_a_task_file_is_named_relative_to_the_file_that_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_task(tmp_path)
+    (tmp_path / "inner").mkdir()
+    (tmp_path / "texts.txt").write_text("\n\n".join(f"Text {n} is about foxes." for n in range(80)))
+    monkeypatch.chdir(tmp_path)
+    file = Path("inner/v.yaml")
+    said = write_starter(file, documents=[Path("texts.txt")], tasks=["tasks/mine.yaml", "pocket_sums"])
+    assert "tasks: [../tasks/mine.yaml, pocket_sums]" in file.read_text()
+    assert not any("no tasks are gated" in line for line in said)
+    tasks = next(each for each in make_plan(file).suites[0].measures if each.kind == "tasks")
+    assert [size.name for size in tasks.task_sizes()] == ["mine", "pocket_sums"]
+
+
+def test_mistakes_of_a_task_file_leave_nothing_behind(tmp_path: Path) -> None:
+    task = write_task(tmp_path, TASK.replace("{{question}}", "{{query}}"))
+    (tmp_path / "texts.txt").write_text("Foxes.\n\nAnd more foxes.\n")
+    for named, said in ((task, "mine.yaml:6: doc_to_text: found"), (tmp_path / "no.yaml", "--tasks: found '")):
+        with pytest.raises(PlanError, match=said):
+            write_starter(tmp_path / "v.yaml", documents=[tmp_path / "texts.txt"], tasks=[str(named)])
+    assert not (tmp_path / "v.yaml").exists()
