@@ -31,7 +31,7 @@ from harness.report.display import shorten_path
 from harness.report.outcomes import Outcome
 from harness.system.environment import prepare_threads
 from harness.system.foreign import contain
-from harness.system.held_folder import hold
+from harness.system.held_folder import count_holds, hold
 from harness.system.library_log import keep_library_noise
 from harness.terminal import Terminal
 from harness.write import (
@@ -209,7 +209,9 @@ def _conclude(
     for message in result.messages:
         terminal.note(message)
     writers = add_suited(plan.outputs, os.environ)
-    run, written, failure = _publish(_judge_variant(result, started), folder, writers)
+    run, written, failure = _publish(
+        _judge_variant(result, started, count_holds((folder / MARKER).read_bytes())), folder, writers
+    )
     code = exit_code_of(run)
     show(run, written)
     said, unsaid = announce(run, folder, writers, os.environ)
@@ -264,7 +266,7 @@ def _withhold_pass(run: Run, failure: str) -> Run:
     return conclude(run, (*run.verdicts, failed))
 
 
-def _judge_variant(observed: Observed, started: datetime) -> Run:
+def _judge_variant(observed: Observed, started: datetime, checks: int) -> Run:
     identical = observed.reference.same_as(observed.variant)
     metrics = collect_metrics(measure for suite in observed.plan.suites for measure in suite.measures)
     verdicts = judge(
@@ -286,6 +288,7 @@ def _judge_variant(observed: Observed, started: datetime) -> Run:
             started=started.isoformat(timespec="seconds"),
             finished=finished.isoformat(timespec="seconds"),
             seconds=observed.seconds,
+            checks=checks,
         ),
         metrics=metrics,
         measurements=tuple(observed.measurements),

@@ -305,11 +305,15 @@ class Environment(Record):
 
 
 class Clock(Record):
-    """The only part of a run, beside latency measurements, that differs between two identical runs."""
+    """The only part of a run, beside latency measurements, that differs between two identical runs.
+
+    checks: how many checks were started in this folder, this one included; 0 where that is not known.
+    """
 
     started: str
     finished: str
     seconds: dict[str, float]
+    checks: Annotated[int, Field(ge=0)] = 0
 
 
 class Run(Record):

@@ -345,9 +345,11 @@ def spoil(change: Callable[[Tensor], Tensor], name: str) -> Make:
     return make
 
 
-CHANCE = {"trusted": True, "said": "no better than chance"}
-case("weak reference", 2, quick=True, **CHANCE)(spoil(lambda held: -held, "model.norm.weight"))
-case("weak reference", 2, **CHANCE)(spoil(lambda held: held[:1].expand_as(held), "model.embed_tokens.weight"))
+CHANCE = "no better than chance"
+case("weak reference", 2, quick=True, trusted=True, said=CHANCE)(spoil(lambda held: -held, "model.norm.weight"))
+case("weak reference", 2, trusted=True, said=CHANCE)(
+    spoil(lambda held: held[:1].expand_as(held), "model.embed_tokens.weight")
+)
 
 
 @case("blocks in another order", 1, "quality", metric="divergence.kl_mean")
