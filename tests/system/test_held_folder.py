@@ -20,7 +20,7 @@ def test_a_new_an_empty_and_an_own_folder_can_be_held_one_after_another(tmp_path
         os.close(hold(folder, LOCK))
         (folder / "result").write_text("mine")
         os.close(hold(folder, LOCK))
-        assert (folder / LOCK).read_text() == f"{os.getpid()}\n"
+        assert (folder / LOCK).read_text() == f"{os.getpid()}\n2\n"
         assert (folder / "result").read_text() == "mine"
 
 
