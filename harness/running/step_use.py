@@ -22,6 +22,8 @@ from harness.lockstep.idle import Watch
 from harness.lockstep.recording import Idle
 from harness.models.coverage.untouched import find_roots, leave_experts_out
 from harness.modules.inspection import own_tensors
+from harness.modules.layer_pairs import list_parents
+from harness.system.foreign import contain
 
 TOKENS = 8
 _NUMBER = re.compile(r"\.\d+(?=\.|$)")
@@ -64,7 +66,10 @@ def check_steps_act(model: PreTrainedModel, before: PreTrainedModel | None, work
                 f"{work.step.kind}: {_count(lost)} never called: the model reads the weight and multiplies itself, so "
                 f"no input is rounded there; leave it out with {_suggest_skip(work.step, lost)}"
             )
-    if before is not None and (lost := [name for name in unused if _differs(model, before, name)]):
+    # What a library holds inside a layer that is called belongs to that layer.
+    called = frozenset().union(*(work.weights for work in works)) - set(unused)
+    apart = [name for name in unused if not called.intersection(list_parents(name))]
+    if before is not None and (lost := [name for name in apart if _differs(model, before, name)]):
         kinds = ", ".join(dict.fromkeys(work.step.kind for work in works))
         raise BackendError(f"{kinds}: {_explain_unused(model, lost, unused, works[-1].step)}")
 
@@ -73,7 +78,7 @@ def _watch(model: PreTrainedModel) -> Idle:
     watch = Watch(model)
     vocabulary = model.config.get_text_config().vocab_size
     ids_1T = torch.arange(1, TOKENS + 1, device=model.device)[None] % vocabulary
-    with torch.no_grad(), watch.watching():
+    with torch.no_grad(), watch.watching(), contain(f"{type(model).__name__}: its forward pass"):
         model(input_ids=ids_1T, use_cache=False)
     return watch.idle()
 

@@ -111,7 +111,8 @@ def test_it_is_run_and_judged(run_folder: Path) -> None:
     names = [m["name"] for m in content["measurements"] if not m["name"].startswith("comparability.")]
     assert names == ["surprise.lost_nats"]
     assert content["verdicts"][0]["status"] == "pass"
-    assert content["skipped"] == [{"labels": {}, "measure": "surprise.missing", "reason": "never measured"}]
+    lost = {"labels": {}, "measure": "surprise.missing", "reason": "never measured", "unsupported": False}
+    assert content["skipped"] == [lost]
 
 
 def test_it_is_drawn_under_its_title_also_without_its_package(run_folder: Path) -> None:

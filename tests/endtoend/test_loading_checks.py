@@ -131,18 +131,6 @@ def test_a_token_without_a_row_in_the_embedding_is_refused(tmp_path: Path, speci
     assert "'<|tool|>' with the id 1536, but the embedding has rows for the ids 0 to 1535 only" in said.terminal
 
 
-def test_a_wrapper_class_is_refused_in_one_sentence(tmp_path: Path) -> None:
-    seen = {"model_type": "pixtral", "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1}
-    seen |= {"num_attention_heads": 2, "head_dim": 16, "image_size": 28, "patch_size": 14}
-    config = t.Mistral3Config(text_config=SMALL | {"model_type": "mistral"}, vision_config=seen, image_token_index=4)
-    save_with_tokenizer(t.Mistral3ForConditionalGeneration(config), tmp_path / "ref")
-    copy_pocket(tmp_path / "var")
-    said = check_pair(tmp_path)
-    assert said.code == 2
-    assert "save its language model (mistral, a MistralConfig) as a folder of its own" in said.terminal
-    assert len(said.terminal) < 800
-
-
 @pytest.mark.parametrize("sides", [("var",), ("ref", "var")])
 def test_a_type_that_the_library_does_not_know_is_refused_by_name(tmp_path: Path, sides: tuple[str, ...]) -> None:
     for side in ("ref", "var"):

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from harness.check import MARKER
+from harness.system.library_log import LOG
 from tests.helpers.outside_package import OutsidePackage, outside_package
 
 WRITER = '''\
@@ -73,7 +74,11 @@ def write_files(package: OutsidePackage, outputs: str = "") -> None:
 
 
 def files(package: OutsidePackage) -> set[str]:
-    return {path.name for path in (package.work / "runs" / "small").iterdir() if path.is_file() and path.name != MARKER}
+    return {
+        path.name
+        for path in (package.work / "runs" / "small").iterdir()
+        if path.is_file() and path.name not in (MARKER, LOG)
+    }
 
 
 @pytest.fixture(scope="module")

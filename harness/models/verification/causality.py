@@ -20,22 +20,24 @@ TOKENS = 3
 
 
 def check_causal(model: LanguageModel, source: str, quantized: bool = False) -> None:
-    """Run two texts that differ in their last token, in one batch; raise ModelError if all earlier logits move.
+    """Run two texts that differ in their last token, and the first of them again, in one batch; raise ModelError if
+    all earlier logits move.
 
     In a causal model only rounding moves them: equal inputs may be computed in other shapes (a mixture of experts) or
     on other grids. It costs less than half the digits of the dtype, so what moves by more than √ε of what the last
-    logits move has seen the last token. A quantized model counts as one in bfloat16. A model that cannot be called is
-    left to the pass, which says so.
+    logits move, and by ten times what the same text moves by itself, has seen the last token. A quantized model counts
+    as one in bfloat16. A model that cannot be called is left to the pass, which says so.
     """
-    ids_2T = _make_texts(model.token_ids).to(model.device)
+    ids_3T = _make_texts(model.token_ids).to(model.device)
     try:
         with torch.no_grad(), guard(f"{source}: looking whether it is causal"):
-            logits_2TV = model.logits(ids_2T)
+            logits_3TV = model.logits(ids_3T)
     except Exception:  # noqa: BLE001 - kernels of libraries raise anything, and the pass explains what
         return
-    moved_T = _measure_movement(logits_2TV)
-    dtype = torch.bfloat16 if quantized else logits_2TV.dtype
-    if bool((moved_T[:-1] > torch.finfo(dtype).eps ** 0.5 * moved_T[-1]).all()):
+    moved_T, by_itself_T = (_measure_movement(logits_3TV[0], logits_3TV[other]) for other in (1, 2))
+    dtype = torch.bfloat16 if quantized else logits_3TV.dtype
+    most_T = (torch.finfo(dtype).eps ** 0.5 * moved_T[-1]).maximum(10 * by_itself_T)
+    if bool((moved_T[:-1] > most_T[:-1]).all()):
         share = float(moved_T[:-1].min() / moved_T[-1])
         raise ModelError(
             f"{source}: a change of the last of {TOKENS} tokens moves the logits before it, by {share:.1%} of what it "
@@ -45,12 +47,12 @@ def check_causal(model: LanguageModel, source: str, quantized: bool = False) -> 
 
 
 def _make_texts(count: int) -> Tensor:
-    """Token ids [2, T] from the middle of a vocabulary, away from special tokens, at both ends of it."""
+    """Token ids [3, T] from the middle of a vocabulary, away from special tokens; the last text is the first again."""
     first, second, last, other = (count * part // 8 for part in (2, 3, 4, 5))
-    return torch.tensor([[first, second, last], [first, second, other]])
+    return torch.tensor([[first, second, last], [first, second, other], [first, second, last]])
 
 
-def _measure_movement(logits_2TV: Tensor) -> Tensor:
+def _measure_movement(one_TV: Tensor, other_TV: Tensor) -> Tensor:
     """Root mean square over V of the difference of two texts, [T]; logits that are not finite count as unmoved."""
-    difference_TV = (logits_2TV[1].double() - logits_2TV[0].double()).nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
+    difference_TV = (other_TV.double() - one_TV.double()).nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
     return difference_TV.square().mean(-1).sqrt()

@@ -31,15 +31,19 @@ def encoder(spread: float = 0.02, **config: Any) -> Any:
 
 
 class Moving(LanguageModel):
-    """Logits of three tokens; those before the last move by ``earlier`` between two texts, the last ones by 1."""
+    """Logits of three tokens; those before the last move by ``earlier`` between two texts, the last ones by ``last``,
+    and all of them by ``own`` between two copies of one text."""
 
-    def __init__(self, earlier: tuple[float, float], dtype: torch.dtype = torch.float32, last: float = 1.0) -> None:
-        self.moves, self.dtype = torch.tensor([*earlier, last]), dtype
+    def __init__(
+        self, earlier: tuple[float, float], dtype: torch.dtype = torch.float32, last: float = 1.0, own: float = 0.0
+    ) -> None:
+        self.moves, self.dtype, self.own = torch.tensor([*earlier, last]), dtype, own
 
     vocabulary = 8
 
     def logits(self, ids_BT: Tensor, mask_BT: Tensor | None = None, positions_BT: Tensor | None = None) -> Tensor:
-        return torch.stack([torch.zeros(3, 8), self.moves[:, None].expand(3, 8)]).to(self.dtype)
+        first, other = torch.zeros(3, 8), self.moves[:, None].expand(3, 8)
+        return torch.stack([first, other, first + self.own]).to(self.dtype)
 
     def for_transformers(self) -> t.PreTrainedModel:
         raise NotImplementedError
@@ -111,3 +115,9 @@ def test_a_model_that_cannot_be_called_is_left_to_the_pass() -> None:
             raise RuntimeError("no kernel")
 
     check_causal(Broken((1.0, 1.0)), "m")
+
+
+def test_a_model_that_does_not_repeat_itself_is_left_to_the_check_that_says_so() -> None:
+    with pytest.raises(ModelError, match="a change of the last"):
+        check_causal(Moving((0.01, 0.01), own=0.0005), "m")
+    check_causal(Moving((0.01, 0.01), own=0.002), "m")
