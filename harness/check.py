@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.errors import OUT_OF_MEMORY, HarnessError, WriteError, is_out_of_memory, trace_causes
+from harness.forecast.cost import check_fits
 from harness.forecast.notes import notes_before
 from harness.judge import conclude, judge
 from harness.measures import collect_metrics
@@ -30,7 +31,7 @@ from harness.report.display import shorten_path
 from harness.report.outcomes import Outcome
 from harness.system.environment import prepare_threads
 from harness.system.foreign import contain
-from harness.system.held_folder import hold
+from harness.system.held_folder import count_holds, hold
 from harness.system.library_log import keep_library_noise
 from harness.terminal import Terminal
 from harness.write import (
@@ -118,6 +119,7 @@ def _run_groups(plans: Sequence[Plan], folders: Mapping[str, Path], terminal: Te
         started = datetime.now(UTC)
         terminal.stage(f"{', '.join(plan.name for plan in group)}: reference {group[0].reference.model}")
         try:
+            check_fits(group)
             with _tell_of_memory(), contain(f"the run of {', '.join(plan.name for plan in group)}"):
                 results = run_group(group, [folders[plan.name] for plan in group], terminal)
         except HarnessError as error:
@@ -207,7 +209,9 @@ def _conclude(
     for message in result.messages:
         terminal.note(message)
     writers = add_suited(plan.outputs, os.environ)
-    run, written, failure = _publish(_judge_variant(result, started), folder, writers)
+    run, written, failure = _publish(
+        _judge_variant(result, started, count_holds((folder / MARKER).read_bytes())), folder, writers
+    )
     code = exit_code_of(run)
     show(run, written)
     said, unsaid = announce(run, folder, writers, os.environ)
@@ -262,7 +266,7 @@ def _withhold_pass(run: Run, failure: str) -> Run:
     return conclude(run, (*run.verdicts, failed))
 
 
-def _judge_variant(observed: Observed, started: datetime) -> Run:
+def _judge_variant(observed: Observed, started: datetime, checks: int) -> Run:
     identical = observed.reference.same_as(observed.variant)
     metrics = collect_metrics(measure for suite in observed.plan.suites for measure in suite.measures)
     verdicts = judge(
@@ -284,6 +288,7 @@ def _judge_variant(observed: Observed, started: datetime) -> Run:
             started=started.isoformat(timespec="seconds"),
             finished=finished.isoformat(timespec="seconds"),
             seconds=observed.seconds,
+            checks=checks,
         ),
         metrics=metrics,
         measurements=tuple(observed.measurements),

@@ -12,12 +12,21 @@ import sys
 import traceback
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from harness import __version__
-from harness.errors import OUT_OF_MEMORY, FailureClass, HarnessError, PlanError, is_out_of_memory, trace_causes
+from harness.errors import (
+    OUT_OF_MEMORY,
+    FailureClass,
+    HarnessError,
+    PlanError,
+    is_out_of_memory,
+    name_failure,
+    trace_causes,
+)
+from harness.system.address_space import MODELS, NUMBERS, AddressSpaceError, check_address_space
 from harness.system.foreign import EndedBySignal, refuse_silent_exits
 from harness.system.streams import endure
 
@@ -32,7 +41,22 @@ PRINT_ONLY = {"plan", "lint", "list", "compare", "schema"}
 """Commands that leave nothing but what they print: lost output is an error there."""
 
 
-@click.group()
+LOADS_MODELS = {"check", "selftest"}
+
+
+class _Command(click.Command):
+    """A command that starts only where its libraries can be loaded; its help loads none and is always shown."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        check_address_space(MODELS if self.name in LOADS_MODELS else NUMBERS)
+        return super().invoke(ctx)
+
+
+class _Group(click.Group):
+    command_class = _Command
+
+
+@click.group(cls=_Group)
 @click.version_option(__version__, prog_name="harness")
 def app() -> None:
     """Evaluation and quality gates for compressed language models."""
@@ -275,7 +299,9 @@ def main() -> None:
     sys.exit(code)
 
 
-LAST_WORDS = b"error: out of memory, even for its message; what was measured is kept\nclass of failure: resources\n"
+LAST_WORDS = (
+    f"error: out of memory, even for its message; what was measured is kept\n{name_failure('resources')}\n".encode()
+)
 
 
 def _run(arguments: list[str]) -> int:
@@ -285,12 +311,15 @@ def _run(arguments: list[str]) -> int:
     except click.ClickException as error:
         error.show()
         return 2
+    except AddressSpaceError as error:  # told without terminal.py, which would load what there is no memory for
+        _say(f"error: {error}\nclass of failure: {error.failure}")
+        return 2
     except EndedBySignal as ended:
         _say("ended by a signal; what was measured is kept, and the same command resumes")
         return 128 + ended.number
     except BaseException as error:  # noqa: BLE001 - the last line of defence: whatever ends the work, it is not with 0
         try:
-            _say(_defuse(f"{_explain(error)}\nclass of failure: {_classify(error)}"))
+            _say(_defuse(f"{_explain(error)}\n{name_failure(_classify(error))}"))
         except MemoryError:  # Python would end with 1 then, the exit code of a rule that failed
             os.write(2, LAST_WORDS)
         return 2

@@ -3,6 +3,7 @@
 HarnessError                      the run could not be made or judged: exit code 2
 ├── PlanError                     mistakes in YAML files, all of them at once, each with file and line
 ├── ModelError                    a model that cannot be loaded or must not be trusted
+├── MemoryShortageError           models that are larger than the memory of this machine
 ├── DataError                     documents or tasks that cannot be used
 ├── BackendError                  a compression step that rejected its input or failed
 ├── MissingDependencyError        an optional library that is not installed
@@ -65,6 +66,11 @@ def trace_causes(error: BaseException) -> list[BaseException]:
     return found
 
 
+def name_failure(failure: FailureClass) -> str:
+    """The class of failure, as it stands in run.json, for people and programs."""
+    return f"class of failure: {failure}"
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error means that memory ran out; torch is not imported for it, and of a CPU only its message tells."""
     names = {cls.__name__ for cls in type(error).__mro__}
@@ -101,6 +107,12 @@ class ModelError(HarnessError):
     """A model could not be loaded, or its files must not be trusted."""
 
     usual_failure = "model_unsupported"
+
+
+class MemoryShortageError(HarnessError):
+    """The models do not fit into the memory of this machine; nothing was loaded."""
+
+    usual_failure = "resources"
 
 
 class DataError(HarnessError):

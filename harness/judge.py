@@ -175,9 +175,15 @@ def _decide(rule: Rule, measurement: Measurement, identical: bool) -> Decision:
         return _error("a contradiction", f"{measurement.name}: {contradiction}; repair the measure that gave it")
     try:
         with guard(f"the rule {_name(rule)}"):
-            return _check_decision(
+            decision = _check_decision(
                 apply_conditions(rule, measurement, _check_decision(rule.judge(measurement, identical)))
             )
+            if measurement.disturbed and decision.status != "error":
+                decision = decision.withhold(
+                    f"{measurement.disturbed} while it was measured, so it decides nothing; run it again on a quiet "
+                    "machine, with a new folder (--out)"
+                )
+            return decision
     except Exception as error:  # noqa: BLE001 - a rule that breaks must not hide what the others say
         because = f"the rule {_name(rule)} failed on {measurement.name}: {type(error).__name__}: {error}"
         return _error("a defect of the rule", because, "usage")

@@ -200,6 +200,12 @@ class TestBroken:
         assert verdict.status == "error"
         assert "weights are simulated" in verdict.because
 
+    @pytest.mark.parametrize("change", [0.9, 1.01, 1.5])
+    def test_what_the_machine_disturbed_neither_passes_nor_fails(self, change: float) -> None:
+        (verdict,) = judge([gate(not_worse())], [measured(change=change, disturbed="swapping")], [], True)
+        assert verdict.status == "inconclusive"
+        assert "swapping while it was measured" in verdict.because
+
     def test_no_observation_is_an_error(self) -> None:
         assert statuses(not_worse(), found=(measured(n=0, clusters=0),), same=True) == ["error"]
 

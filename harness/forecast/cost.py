@@ -1,22 +1,54 @@
-"""Estimates time and memory of a plan: from the times of an earlier run if there is one, else by rule of thumb."""
+"""Estimates time and memory of a plan: from the times of an earlier run if there is one, else by the speed of this
+machine.
+
+The constants were fitted to runs of five models of 0.26 million to 1.1 billion parameters, in seconds of one processor
+thread (tests/bench/forecasts.py shows forecasts beside runs).
+"""
 
 from __future__ import annotations
 
-import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from harness.errors import MemoryShortageError
+from harness.forecast.machine import measure_operations, multiplies_bfloat16, total_memory
 from harness.forecast.model_size import ModelSize, model_size
 from harness.forecast.sizes import document_count
 from harness.planning.specs import Plan, SuiteSpec
 from harness.records import Run
 
 BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
-OPERATIONS_PER_CORE = 1e10
 OPERATIONS_ON_GPU = 5e13
+FORWARD_EFFICIENCY = 0.7
+"""Share of the speed of a matrix product that a forward pass reaches."""
+DECODE_EFFICIENCY = 0.3
+"""The same of the generation of texts, a token at a time."""
+START_SECONDS = 9.0
+"""Imports, and reading the files of suites and gates."""
+PASS_SECONDS = 1.5
+"""Of a shared pass whatever the model: hooks, tables, kernels."""
+LOGIT_SECONDS = 2.5e-8
+"""For each logit of the vocabulary and scored token: the statistics of both sides."""
+WEIGHT_SECONDS = 2e-8
+"""For each parameter: loading, hashing, rounding, checks of grids and formats."""
+FITTING = 3
+"""Passes over calibration documents of a step that calibrates, in passes of its blocks."""
+ARTIFACT_SECONDS = 4.0
+"""A fresh process that reads the artifact back."""
+ARTIFACT_WEIGHT_SECONDS = 3.5e-8
+"""For each parameter: writing, reading and hashing the artifact's files, and outputs of both models."""
+ITEM_SECONDS = 0.05
+"""Of a task item whatever the model: requests of both sides."""
 ITEM_TOKENS = 200
 """Assumed tokens of one task item, prompts and answers together, if no run tells."""
 LOGITS = 2**23
 """Approximate number of logits that the shared pass holds at a time, per side."""
+LOGIT_BUFFERS = 9
+"""Buffers of that many float32 values: both sides, and what statistics make of them."""
+LIBRARIES = 650e6
+"""Bytes of Python, torch and transformers themselves."""
+WORKING_SHARE = 0.75
+"""Of the larger model, what making, hashing and saving the variant takes for a while."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +74,16 @@ class Cost:
     seconds_by: str
     memory: float | None
     memory_by: str
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes: of the weights of each side, and of everything at its peak. said: what was counted."""
+
+    reference: float
+    variant: float
+    total: float
+    said: str
 
 
 def amount(suites: tuple[SuiteSpec, ...]) -> Amount:
@@ -70,11 +112,11 @@ def _noise_tokens(conditions: int, documents: int, context: int) -> int:
 def cost(plan: Plan, run: Run | None) -> Cost:
     """Time and memory of one variant together with its reference."""
     reference = model_size(plan.reference.model, plan.reference.revision)
-    same = plan.variant.model in ("reference", plan.reference.model)
-    variant = reference if same else model_size(plan.variant.model, plan.variant.revision)
     seconds, seconds_by = _seconds(plan, run, reference)
-    memory, memory_by = _memory(plan, reference, variant)
-    return Cost(seconds, seconds_by, memory, memory_by)
+    need = memory(plan)
+    if isinstance(need, str):
+        return Cost(seconds, seconds_by, None, need)
+    return Cost(seconds, seconds_by, need.total, need.said)
 
 
 def _seconds(plan: Plan, run: Run | None, reference: ModelSize | str) -> tuple[float | None, str]:
@@ -83,15 +125,36 @@ def _seconds(plan: Plan, run: Run | None, reference: ModelSize | str) -> tuple[f
         return known, f"from the times of the run {run.name}, scaled by documents, items and parameters"
     if isinstance(reference, str):
         return None, reference
-    on_cpu = plan.reference.device == "cpu"
-    speed = OPERATIONS_PER_CORE * (os.cpu_count() or 1) if on_cpu else OPERATIONS_ON_GPU
-    # Two operations for each parameter and token, on both sides.
-    operations = 2 * 2 * reference.parameters * (now.tokens + ITEM_TOKENS * now.items + now.written)
-    operations += 2 * reference.parameters * now.noise
-    where = f"{os.cpu_count() or 1} cores at 10 GFLOP/s each" if on_cpu else "a GPU at 50 TFLOP/s"
+    speed, where = _find_speed(plan)
+    forward = 2 * reference.parameters / (speed * FORWARD_EFFICIENCY)
+    decode = 2 * reference.parameters / (speed * DECODE_EFFICIENCY)
+    fitted = sum(step.calibrates for step in plan.variant.compress) if plan.calibration else 0
+    calibration = plan.calibration.documents * plan.calibration.tokens if plan.calibration else 0
+    saves = any(measure.kind == "artifact" for suite in plan.suites for measure in suite.measures)
+    seconds = {
+        "start": START_SECONDS + 2 * reference.parameters * WEIGHT_SECONDS,
+        "calibration": fitted * calibration * FITTING * forward,
+        "pass": PASS_SECONDS * len(plan.suites)
+        + now.tokens * (2 * forward + (reference.vocabulary or 0) * LOGIT_SECONDS),
+        "noise floor": now.noise * forward,
+        "items": now.items * (ITEM_SECONDS + 2 * ITEM_TOKENS * forward),
+        "generations": 2 * now.written * decode,
+        "artifact": (ARTIFACT_SECONDS + reference.parameters * ARTIFACT_WEIGHT_SECONDS) * saves,
+    }
     unknown = "" if now.complete else "; documents and tasks of unknown size are not counted"
-    said = f"rule of thumb: 4 FLOP per parameter and token (2 per side), {where}{unknown}"
-    return operations / speed, said
+    return sum(seconds.values()), f"{where}{unknown}"
+
+
+def _find_speed(plan: Plan) -> tuple[float, str]:
+    """Operations per second of the reference's device and dtype, and how they are known."""
+    if plan.reference.device != "cpu":
+        return OPERATIONS_ON_GPU, "rule of thumb: a GPU at 50 TFLOP/s"
+    measured, native = measure_operations(), multiplies_bfloat16()
+    factor = 1.0 if plan.reference.dtype == "float32" else 2.0 if native else 0.25
+    said = f"{measured / 1e9:.0f} GFLOP/s, measured on this machine in float32"
+    if plan.reference.dtype != "float32":
+        said += f", for {plan.reference.dtype} taken {'twice' if factor > 1 else 'a quarter'}"
+    return measured * factor, said
 
 
 def _scale_earlier_times(plan: Plan, run: Run, now: Amount, reference: ModelSize | str) -> float | None:
@@ -142,16 +205,39 @@ def _count_work_of_run(run: Run) -> Amount:
     return Amount(tokens, sum(items.values()), calls, written, True, noise)
 
 
-def _memory(plan: Plan, reference: ModelSize | str, variant: ModelSize | str) -> tuple[float | None, str]:
+def memory(plan: Plan) -> Memory | str:
+    """What a plan needs, or why that is not known."""
+    reference = model_size(plan.reference.model, plan.reference.revision)
+    same = plan.variant.model in ("reference", plan.reference.model)
+    variant = reference if same else model_size(plan.variant.model, plan.variant.revision)
     if isinstance(reference, str):
-        return None, reference
+        return reference
     if isinstance(variant, str):
-        return None, variant
+        return variant
     dtype = plan.reference.dtype
     own = plan.variant.dtype or dtype
     dequantized = plan.variant.is_gguf and plan.variant.engine.logits_dtype is None
     floats = variant is reference or bool(plan.variant.compress) or dequantized
     second = variant.parameters * BYTES[own] if floats else variant.stored_bytes
     kept = f"in {own}" if floats else "as stored in its files"
-    said = f"reference in {dtype}, variant {kept}, {LOGITS / 1e6:.0f} million logits per side; libraries not included"
-    return reference.parameters * BYTES[dtype] + second + 2 * 4 * LOGITS, said
+    first = reference.parameters * BYTES[dtype]
+    working = WORKING_SHARE * max(first, second) if plan.variant.compress else 0.0
+    logits = LOGIT_BUFFERS * 4 * min(LOGITS, max(1, amount(plan.suites).tokens) * (reference.vocabulary or LOGITS))
+    said = f"reference in {dtype}, variant {kept}, working memory {(working + logits) / 1e9:.1f} GB, libraries 0.65 GB"
+    return Memory(first, second, first + second + working + logits + LIBRARIES, said)
+
+
+def check_fits(plans: Sequence[Plan]) -> None:
+    """Raise HarnessError if the models of plans that share a pass are larger than the memory of this machine."""
+    total, needs = total_memory(), [memory(plan) for plan in plans if plan.reference.device == "cpu"]
+    known = [need for need in needs if isinstance(need, Memory)]
+    if total is None or not known:
+        return
+    models = known[0].reference + sum(need.variant for need in known)
+    if models > total:
+        raise MemoryShortageError(
+            f"{', '.join(plan.name for plan in plans)}: the reference ({known[0].reference / 1e9:.1f} GB) and "
+            f"{len(known)} variant{'s' * (len(known) > 1)} take {models / 1e9:.1f} GB, expected at most the "
+            f"{total / 1e9:.1f} GB of memory of this machine; check fewer variants at a time, load them in 16 bits "
+            "(dtype: bfloat16), or use a larger machine"
+        )

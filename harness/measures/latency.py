@@ -109,7 +109,7 @@ class Latency(Measure):
 
     table: ClassVar[str] = "timings"
     metrics: ClassVar[tuple[Metric, ...]] = (*SPEEDS.values(), RATIO, FLOOR)
-    columns: ClassVar[tuple[str, ...] | None] = COLUMNS
+    columns: ClassVar[tuple[str, ...] | None] = None  # all: tables of older runs lack what disturbed them
     own_floors: ClassVar[tuple[str, ...]] = (RATIO.name,)
 
     repeats: Positive = Field(default=20, description="timing blocks A B B A, each with two calls per side")
@@ -151,6 +151,7 @@ class Latency(Measure):
             if floor is not None:
                 noise = _ratio(FLOOR, phase, floor, None)
                 results.append(noise.model_copy(update={"not_judged": FLOOR_REASON}))
+        results = [_add_disturbances(one, table) if isinstance(one, Measurement) else one for one in results]
         if not table["simulated"].any():
             return results
         return [_mark_not_judged(one) if isinstance(one, Measurement) else one for one in results]
@@ -254,3 +255,11 @@ def _interval(ends: tuple[float, float] | None, value: float) -> Interval | None
 def _mark_not_judged(measurement: Measurement) -> Measurement:
     labels = measurement.labels | {"kernel": "simulated"}
     return measurement.model_copy(update={"labels": labels, "not_judged": measurement.not_judged or SIMULATED})
+
+
+def _add_disturbances(measurement: Measurement, table: pd.DataFrame) -> Measurement:
+    """What the operating system counted while the times were taken; tables of older runs say nothing of it."""
+    said = {name: table[name].iloc[0] for name in ("disturbed", "unobservable") if name in table}
+    unseen = said.get("unobservable")
+    method = f"{measurement.method}; not observable here: {unseen}" if unseen else measurement.method
+    return measurement.model_copy(update={"method": method, "disturbed": said.get("disturbed", "")})

@@ -29,7 +29,7 @@ from harness.models.unchecked import UncheckedModel
 from harness.models.verification.architecture import Architecture, check_installed, choose_attention, find_architecture
 from harness.models.verification.config_keys import note_undeclared_keys
 from harness.models.verification.expert_files import convert_stacks
-from harness.models.verification.tokenizer_file import verify_tokenizer
+from harness.models.verification.tokenizer_file import describe_class, verify_tokenizer
 from harness.models.weight_files import (
     UnreadTensor,
     WeightHeaders,
@@ -176,8 +176,9 @@ def _load_tokenizer(folder: Path, spec: ModelSpec, weights: WeightHeaders) -> Pr
             )
     except Exception as error:  # As above.
         raise ModelError(
-            f"{spec.model}: its tokenizer cannot be loaded: {type(error).__name__}: {error}; the folder "
-            "needs the tokenizer files of the model (tokenizer.json and tokenizer_config.json)"
+            f"{spec.model}: its tokenizer cannot be loaded by the class {describe_class(folder)}: "
+            f"{type(error).__name__}: {error}; the folder needs the tokenizer files of the model "
+            "(tokenizer.json and tokenizer_config.json)"
         ) from error
     return cast(PreTrainedTokenizerBase, tokenizer)
 

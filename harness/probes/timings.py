@@ -14,6 +14,7 @@ from pydantic import Field
 
 from harness.errors import DataError, ModelError
 from harness.probes import Context, Probe
+from harness.system.disturbances import read_counters
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -69,9 +70,12 @@ class Timings(Probe):
             for _ in range(self.warmup):
                 for call in calls:
                     call.seconds()
+            before = read_counters()
             rows = self._blocks(calls[0], calls[1:], context.progress)
+            happened = before.changes_until(read_counters())
+        seen = {"disturbed": ", ".join(happened), "unobservable": ", ".join(before.unobservable())}
         for (variant, sink), (paired, floor) in zip(waiting, rows, strict=True):
-            sink.commit(UNIT, {"timings": self._frame([*paired, *floor], variant.identity.simulated)})
+            sink.commit(UNIT, {"timings": self._frame([*paired, *floor], variant.identity.simulated).assign(**seen)})
 
     def _blocks(
         self, reference: _TimedCall, variants: Sequence[_TimedCall], progress: Progress

@@ -45,7 +45,8 @@ class Measurement(Record):
     variant_high bound ``variant``. No interval means that none is known (a maximum, say), never that the number is
     exact. n counts observations, clusters the independent units (documents) among them.
     non_finite names the side on which NaN or infinity was met; the numbers are then absent. not_judged, when not
-    empty, is the reason why the number is shown but no rule may rest on it. floor: how far the metric moves without
+    empty, is the reason why the number is shown but no rule may rest on it. disturbed: what happened to the machine
+    meanwhile (swapping, throttling), which leaves every rule inconclusive. floor: how far the metric moves without
     any damage, where that was measured.
     """
 
@@ -69,6 +70,7 @@ class Measurement(Record):
     method: str
     non_finite: Side | None = None
     not_judged: str = ""
+    disturbed: str = ""
     floor: NoiseFloor | None = None
 
     @property
@@ -303,11 +305,15 @@ class Environment(Record):
 
 
 class Clock(Record):
-    """The only part of a run, beside latency measurements, that differs between two identical runs."""
+    """The only part of a run, beside latency measurements, that differs between two identical runs.
+
+    checks: how many checks were started in this folder, this one included; 0 where that is not known.
+    """
 
     started: str
     finished: str
     seconds: dict[str, float]
+    checks: Annotated[int, Field(ge=0)] = 0
 
 
 class Run(Record):

@@ -29,13 +29,13 @@ def _shorten(value: Any, most: int = 200) -> Any:
     return value
 
 
-def rules_by_place(asked: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Settings of every rule of the plan by its position (``file:line``)."""
-    found: dict[str, dict[str, Any]] = {}
+def rules_by_place(asked: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """Settings of every rule of the plan by its position (``file:line``), which several rules may share."""
+    found: dict[str, list[dict[str, Any]]] = {}
     for gate in _dicts(asked.get("gates")):
         for entry in _dicts(gate.get("rules")):
             settings = entry.get("rule")
-            found[str(entry.get("where"))] = settings if isinstance(settings, dict) else entry
+            found.setdefault(str(entry.get("where")), []).append(settings if isinstance(settings, dict) else entry)
     return found
 
 

@@ -61,7 +61,7 @@ def _reason(comparison: Comparison) -> str:
         if comparison.same_files:
             return _SAME[comparison.basis]
         names = list(dict.fromkeys(title(each.part) for each in comparison.differences))
-        unlike = f"; written otherwise, to the same effect: {', '.join(names)}" if names else ""
+        unlike = f" beyond what a measurement shows; also different: {', '.join(names)}" if names else ""
         return f"nothing differs that would change what users get{unlike}"
     found = comparison.of_severity("at_once") or comparison.of_severity("beyond_inputs")
     first: dict[str, Difference] = {}

@@ -17,6 +17,7 @@ _NUMBERS = re.compile(r"(?<![\w.])-?\d+(?:\.\d+)?(?:e[-+]?\d+)?(?![\w.]*\w)")
 _SHORT_UNITS = {"tokens/second": "tokens/s", "milliseconds": "ms", "bits/weight": "bits", "bytes/token": "B/token"}
 SHARES = frozenset({"fraction", "share", "probability"})
 """Units that are written as percentages."""
+_INSEPARABLE = SHARES | {"bytes", "ratio"}
 _MINUS = "\u2212"
 _THIN = "\u202f"  # narrow no-break space between groups of digits and before units
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
@@ -45,10 +46,10 @@ def _escape_invisible(character: str) -> str:
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
-def number(value: float | None, digits: int = 4) -> str:
+def number(value: float | None, digits: int = 3) -> str:
     """``value`` with ``digits`` significant digits; integers in full; very large and very small ones as m×10ⁿ.
 
-    Trailing zeros are dropped only if the value is exact without them: 0.5 is one half, 0.5000 a value near it.
+    Trailing zeros are dropped only if the value is exact without them: 0.5 is one half, 0.500 a value near it.
     """
     if value is None:
         return "–"
@@ -68,13 +69,13 @@ def number(value: float | None, digits: int = 4) -> str:
     return power if mantissa == "1" else f"{mantissa}×{power}"
 
 
-def format_signed(value: float | None, digits: int = 4) -> str:
+def format_signed(value: float | None, digits: int = 3) -> str:
     """Like ``number``, with a plus sign for positive values."""
     return f"+{number(value, digits)}" if value is not None and value > 0 else number(value, digits)
 
 
-def percent(value: float | None, digits: int = 4) -> str:
-    """A fraction as a percentage: 0.8778 is 87.78 %."""
+def percent(value: float | None, digits: int = 3) -> str:
+    """A fraction as a percentage: 0.8778 is 87.8 %."""
     return "–" if value is None else f"{number(_shift(value), digits)}{_THIN}%"
 
 
@@ -97,7 +98,7 @@ def format_duration(seconds: float) -> str:
 
 
 def size(value: float | None) -> str:
-    """Bytes in decimal units: 7875280 is 7.875 MB."""
+    """Bytes in decimal units: 7875280 is 7.88 MB."""
     if value is None:
         return "–"
     for factor, unit in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
@@ -106,7 +107,7 @@ def size(value: float | None) -> str:
     return f"{number(value)}{_THIN}B"
 
 
-def format_together(values: Sequence[float], digits: int = 4) -> list[str]:
+def format_together(values: Sequence[float], digits: int = 3) -> list[str]:
     """All values with as many digits as needed to distinguish those that differ.
 
     0.9451 with a limit of 0.95 stays 0.9451; values that are equal to the last bit read the same.
@@ -120,7 +121,7 @@ def format_together(values: Sequence[float], digits: int = 4) -> list[str]:
 def shorten_together(texts: Sequence[str]) -> list[str]:
     """The texts with their long decimal numbers shortened jointly, so that different numbers still differ."""
     numbers = [match for text in texts for match in _NUMBERS.findall(text)]
-    short = dict(zip(numbers, format_together([float(match) for match in numbers], 5), strict=True))
+    short = dict(zip(numbers, format_together([float(match) for match in numbers], 3), strict=True))
 
     def shorten(match: re.Match[str]) -> str:
         return short[match[0]] if "." in match[0] else match[0]
@@ -128,7 +129,19 @@ def shorten_together(texts: Sequence[str]) -> list[str]:
     return [_NUMBERS.sub(shorten, text) for text in texts]
 
 
-def quantity(value: float | None, unit: str, digits: int = 4) -> str:
+def split_quantity(value: float, unit: str, digits: int = 3) -> tuple[str, str]:
+    """``quantity`` with the written unit apart where it may stand on a line of its own; else with none."""
+    if unit in _INSEPARABLE or not unit:
+        return quantity(value, unit, digits), ""
+    return number(value, digits), _SHORT_UNITS.get(unit, unit)
+
+
+def exact(value: float | None) -> str:
+    """``value`` to the last bit, for what is shown on hover."""
+    return "" if value is None else repr(value)
+
+
+def quantity(value: float | None, unit: str, digits: int = 3) -> str:
     """``value`` in the form that suits its unit: fractions as percentages, bytes as kB or MB, ratios with ×."""
     if value is None:
         return "–"

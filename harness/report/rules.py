@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
 from typing import Any
 
 from markupsafe import Markup
@@ -12,7 +14,8 @@ from pydantic import ValidationError
 from harness.errors import HarnessError
 from harness.plugins import load
 from harness.records import Measurement, Run, Verdict
-from harness.report import display, noise, words
+from harness.records.patterns import matches
+from harness.report import display, noise, undecided, words
 from harness.report.asked import rules_by_place
 from harness.report.drawing import charts
 from harness.rules import Bound, ComparedNumber, Facts, Rule, bound_of, number_of
@@ -36,7 +39,7 @@ class _Compared:
         """The number with its unit, its interval and its limits: "94.8 %, 95 % interval [84.3, 99.2], limit 95 %"."""
         number, limits = self.number, self.bound.limits
         ends = () if number.low is None or number.high is None or number.exact else (number.low, number.high)
-        value, *rest = display.format_together([self.scale * each for each in (number.value, *ends, *limits)], 5)
+        value, *rest = display.format_together([self.scale * each for each in (number.value, *ends, *limits)])
         interval = f"{100 * number.confidence:g} % interval [{rest[0]}, {rest[1]}]" if ends else ""
         sign = "" if not self.unit else f" {self.unit.split()[0]}"
         limit = f"limit{'s' * (len(limits) > 1)} {' and '.join(f'{each}{sign}' for each in rest[len(ends) :])}"
@@ -48,7 +51,8 @@ class Judged:
     """One verdict with its texts shortened; compared is None if no number was compared with a limit.
 
     title: the metric in words. noise: the effect as a multiple of the noise floor, short and in full; empty if no floor
-    is known.
+    is known. n: the number of independent observations with what they are; empty for a counted number. need: the sample
+    that would decide the rule, and remedy: where to ask for it, and the command; empty unless more would decide it.
     """
 
     title: str
@@ -58,13 +62,22 @@ class Judged:
     because: str
     compared: _Compared | None
     noise: tuple[str, str] = ("", "")
+    n: str = ""
+    need: str = ""
+    remedy: tuple[str, str] = ("", "")
+
+    @property
+    def task(self) -> str:
+        """The task that the rule is on; empty for other metrics."""
+        family, _, rest = self.verdict.metric.partition(".")
+        return rest.partition(".")[0] if family == "tasks" else ""
 
     @property
     def numbers(self) -> str:
         """The number and its limit, as "1.093, limit 1.02"; empty if none was compared."""
         if self.compared is None:
             return ""
-        value, *limits = display.format_together([self.compared.number.value, *self.compared.bound.limits], 5)
+        value, *limits = display.format_together([self.compared.number.value, *self.compared.bound.limits])
         return f"{value}, limit{'s' * (len(limits) > 1)} {' and '.join(limits)}"
 
     @property
@@ -77,12 +90,56 @@ class Judged:
     @property
     def chart(self) -> Markup:
         """The interval against the limit; empty if there is nothing to draw."""
-        if self.compared is None:
-            return Markup()
-        number, bound, status = self.compared.number, self.compared.bound, self.verdict.status
-        title = f"{self.title}: {words.STATUSES[status].word}"
+        return Markup() if self.compared is None else charts.limits(self.limited(self.compared), self.compared.neutral)
+
+    @property
+    def small_chart(self) -> Markup:
+        """The same without words, for one line of a table."""
+        return Markup() if self.compared is None else charts.limits_in_row(self.limited(self.compared))
+
+    def limited(self, compared: _Compared) -> charts.Limited:
+        """The number with its interval and its limits, as it is drawn."""
+        number, bound, status = compared.number, compared.bound, self.verdict.status
         interval = None if number.low is None or number.high is None else (number.low, number.high)
-        return charts.limits(number.value, interval, (bound.lower, bound.upper), self.compared.neutral, status, title)
+        title = f"{self.title}: {words.STATUSES[status].word}"
+        return charts.Limited(number.value, interval, (bound.lower, bound.upper), status, title)
+
+
+@dataclass(frozen=True)
+class PassedGate:
+    """The rules of one gate that passed: those on whole models, and those on each task."""
+
+    name: str
+    rules: tuple[Judged, ...]
+    tasks: tuple[tuple[str, tuple[Judged, ...]], ...]
+
+    @property
+    def total(self) -> int:
+        """How many rules passed."""
+        return len(self.rules) + sum(len(rules) for _, rules in self.tasks)
+
+
+def list_open(judged: Sequence[Judged]) -> list[Judged]:
+    """The rules that did not pass."""
+    return [item for item in judged if item.verdict.status != "pass"]
+
+
+def fold_passed(judged: Sequence[Judged], most: int) -> list[PassedGate]:
+    """The first ``most`` rules that passed, by gate, and those on tasks by task, in order of names."""
+    passed = [item for item in judged if item.verdict.status == "pass"][:most]
+    return [_fold_gate(name, list(items)) for name, items in groupby(sorted(passed, key=_gate_of), key=_gate_of)]
+
+
+def _gate_of(item: Judged) -> str:
+    return item.verdict.gate
+
+
+def _fold_gate(name: str, items: Sequence[Judged]) -> PassedGate:
+    tasks: dict[str, list[Judged]] = {}
+    for item in items:
+        tasks.setdefault(item.task, []).append(item)
+    whole = tasks.pop("", [])
+    return PassedGate(name, tuple(whole), tuple((task, tuple(tasks[task])) for task in sorted(tasks)))
 
 
 def prepare_verdicts(run: Run) -> list[Judged]:
@@ -93,33 +150,59 @@ def prepare_verdicts(run: Run) -> list[Judged]:
         measured |= {words.add_labels(m.name, m.labels | part.name): m for m in part.measurements}
     return [
         _prepare(
-            words.metric(run, verdict.metric),
+            run,
             verdict,
             measured.get(words.add_labels(verdict.metric, verdict.labels)),
-            asked.get(verdict.where, {}),
+            asked.get(verdict.where, []),
         )
         for verdict in words.worst_first(run.verdicts)
     ]
 
 
-def _prepare(title: str, verdict: Verdict, measurement: Measurement | None, settings: dict[str, Any]) -> Judged:
+def _prepare(run: Run, verdict: Verdict, m: Measurement | None, settings: list[dict[str, Any]]) -> Judged:
     texts = [verdict.expected, verdict.found, verdict.reason or verdict.because]
     expected, found, because = display.shorten_together(texts)
-    compared = None
-    decided = verdict.status in {"pass", "fail", "inconclusive"}
-    if decided and measurement is not None and measurement.non_finite is None:
-        compared = _find_comparison(verdict.rule, measurement, settings)
-    above = (noise.multiple(measurement), noise.describe(measurement)) if measurement is not None else ("", "")
-    return Judged(title, verdict, expected, found, because, compared, above)
+    item = Judged(words.metric(run, verdict.metric), verdict, expected, found, because, None)
+    if m is None:
+        return item
+    units = run.metric(verdict.metric).units
+    n = f"{display.number(m.clusters)} {units}" if m.basis == "sampled" else ""
+    item = replace(item, noise=(noise.multiple(m), noise.describe(m)), n=n)
+    rule = None
+    if verdict.status in {"pass", "fail", "inconclusive"} and m.non_finite is None:
+        rule = _find_rule(verdict, m, settings)
+    compared = _find_comparison(rule, m) if rule is not None else None
+    if rule is None or compared is None:
+        return item
+    item = replace(item, compared=compared)
+    need = undecided.find_need(item.limited(compared), m.clusters, rule.min_documents)
+    if verdict.status != "inconclusive" or need is None:
+        return item
+    remedy = undecided.describe_remedy(need, units, run.asked)
+    return replace(item, need=undecided.describe_need(need, units), remedy=remedy)
 
 
-def _find_comparison(name: str, m: Measurement, settings: dict[str, Any]) -> _Compared | None:
-    """What the rule compared with which limits; None for a rule that is not installed here, or has changed."""
+def _find_rule(verdict: Verdict, m: Measurement, settings: list[dict[str, Any]]) -> Rule | None:
+    """The rule of a verdict among those on its line; None if it is not installed here, has changed, or is not clear."""
+    facts = Facts.from_measurement(m)
+    rules = [rule for each in settings if (rule := _load_rule(verdict.rule, each)) is not None]
+    fitting = [rule for rule in rules if matches(rule.metric, verdict.metric)]
+    if len(fitting) > 1:
+        said = (verdict.expected, verdict.why)
+        fitting = [rule for rule in fitting if (bound_of(rule, facts).expected, rule.why) == said]
+    return fitting[0] if len(fitting) == 1 else None
+
+
+def _load_rule(name: str, settings: dict[str, Any]) -> Rule | None:
     try:
         given = {key: value for key, value in settings.items() if key not in ("rule", "where", "left_out")}
-        rule = load(Rule, name).model_validate_json(json.dumps(given))
+        return load(Rule, name).model_validate_json(json.dumps(given))
     except (HarnessError, ImportError, AttributeError, ValidationError):
         return None
+
+
+def _find_comparison(rule: Rule, m: Measurement) -> _Compared | None:
+    """What the rule compared with which limits."""
     facts = Facts.from_measurement(m)
     bound = bound_of(rule, facts)
     if bound.misfit:

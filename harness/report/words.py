@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from harness.errors import FailureClass
+from harness.errors import name_failure as name_failure
 from harness.records import Measurement, ModuleFormat, Run, Verdict
 from harness.records.metric import Summary
 from harness.report import display
@@ -30,11 +30,6 @@ STATUSES = {
 }
 
 _ORDER = ("fail", "error", "inconclusive", "skipped", "pass")
-
-
-def name_failure(failure: FailureClass) -> str:
-    """The class of failure, as it stands in run.json, for people and programs."""
-    return f"class of failure: {failure}"
 
 
 def count_warnings(run: Run) -> str:

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from harness.errors import WriteError
 
-_HOLDER = re.compile(rb"(\d{1,20}\n)?")
-"""The whole content of a lock file that this program wrote: the process that holds it."""
+_HOLDER = re.compile(rb"(\d{1,20}\n){0,2}")
+"""The whole content of a lock file that this program wrote: the process that holds it, and how often it was held."""
 
 
 def hold(folder: Path, lock: str, marks: Sequence[str] = ()) -> int:
@@ -76,12 +76,19 @@ def _take(folder: Path, descriptor: int) -> None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
-        holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip() or "unknown"
+        holder = os.pread(descriptor, 32, 0).decode(errors="replace").partition("\n")[0] or "unknown"
         raise WriteError(
             f"{folder}: in use by process {holder}; wait until it ends, or choose another output folder"
         ) from error
+    held = count_holds(os.pread(descriptor, 64, 0)) + 1
     os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+    os.pwrite(descriptor, f"{os.getpid()}\n{held}\n".encode(), 0)
+
+
+def count_holds(content: bytes) -> int:
+    """How often the folder of a lock file was held, this time included; 0 by a version that did not count."""
+    lines = content.split()
+    return int(lines[1]) if len(lines) > 1 else 0
 
 
 def _explain(folder: Path, error: OSError) -> str:

@@ -124,10 +124,10 @@ def pack_gptq(folder: Path, chosen: Callable[[str], bool] = lambda _: True, grou
     change_config(folder, quantization_config=config | said)
 
 
-def write_rules(base: Path) -> None:
-    """Write the rules of ``ship`` about coverage, and one on the divergence, with the suite that they need."""
+def write_rules(base: Path, families: tuple[str, ...] = ("coverage.",)) -> None:
+    """Write the rules of ``ship`` on families of metrics, and one on the divergence, with the suite that they need."""
     rules = [spec.rule.model_dump(mode="json") | {"rule": spec.rule.kind} for spec in load_gate("ship", base).rules]
-    about = [rule for rule in rules if rule["metric"].startswith("coverage.")]
+    about = [rule for rule in rules if rule["metric"].startswith(families)]
     about.append({"rule": "at_most", "metric": "divergence.kl_mean", "limit": 0.5, "why": "close", "decide": "point"})
     # A line for each rule: where it stands is what tells it from others.
     (base / "gate.yaml").write_text(json.dumps({"description": "of ship", "rules": about}, indent=1))
@@ -138,11 +138,19 @@ WEAK = "weak_reference: random weights\n"
 
 
 def check_folders(
-    base: Path, variant: str = "{model: ./var}", reference: str = "{model: ./ref}", more: str = ""
+    base: Path,
+    variant: str = "{model: ./var}",
+    reference: str = "{model: ./ref}",
+    more: str = "",
+    families: tuple[str, ...] = ("coverage.",),
+    excused: bool = True,
 ) -> Checked:
-    """Check ``base/var`` against ``base/ref``. more: further lines of the variant file."""
-    write_rules(base)
-    models = f"name: v\nreference: {reference}\nvariant: {variant}\n{WEAK}{more}"
+    """Check ``base/var`` against ``base/ref``. more: further lines of the variant file. families: see write_rules.
+
+    excused: whether the variant file says that a weak reference is meant.
+    """
+    write_rules(base, families)
+    models = f"name: v\nreference: {reference}\nvariant: {variant}\n{WEAK if excused else ''}{more}"
     (base / "v.yaml").write_text(f"{models}suites: [./suite.yaml]\ngates: [./gate.yaml]\n")
     log = io.StringIO()
     try:

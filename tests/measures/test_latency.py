@@ -128,6 +128,16 @@ def test_a_simulated_variant_is_shown_and_not_judged() -> None:
     assert all("kernel" not in one.labels for one in measure(timings(noisy(), noisy())).values())
 
 
+def test_what_disturbed_the_machine_is_on_every_number() -> None:
+    a = noisy()
+    table = timings(a, a, a).assign(disturbed="swapping", unobservable="thermal throttling")
+    found = [one for one in measure(table).values() if isinstance(one, Measurement)]
+    assert {one.disturbed for one in found} == {"swapping"}
+    assert all("not observable here: thermal throttling" in one.method for one in found)
+    older = [one for one in measure(timings(a, a, a)).values() if isinstance(one, Measurement)]
+    assert [one.disturbed for one in older] == [""] * len(found)
+
+
 def test_a_phase_without_times_is_skipped_with_the_reason() -> None:
     found = measure(timings(noisy(), noisy()))
     for name in ("decode_tokens_per_second", "ratio decode"):

@@ -16,10 +16,12 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from harness.errors import DataError, ModelError
+from harness.measures.latency import Latency
 from harness.models.language_model import TransformersModel
 from harness.probes import Context
 from harness.probes import timings as module
 from harness.probes.timings import Timings
+from harness.system.disturbances import SWAPPING, Counters
 
 SMALL = {"repeats": 2, "warmup": 1, "prompt_tokens": 6, "new_tokens": 3, "batch": 2}
 
@@ -158,6 +160,8 @@ def test_rows_say_who_was_timed_when_and_for_how_many_tokens(calls: Any, monkeyp
         "tokens",
         "seconds",
         "simulated",
+        "disturbed",
+        "unobservable",
     ]
     assert dict(rows.groupby("phase").seconds.unique().map(list)) == {
         "prefill": [1.0], "first_token": [1.25], "decode": [4.0]
@@ -188,6 +192,15 @@ def test_all_variants_share_the_floor_and_a_finished_one_is_left_alone(calls: An
     calls.clear()
     observe(Timings(**SMALL), calls, "one", "two", sinks=[first, fresh])
     assert calls == []
+
+
+def test_what_happened_while_the_clock_ran_is_in_every_row(calls: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = iter((Counters({SWAPPING: {"pswpin": 1}}), Counters({SWAPPING: {"pswpin": 2}})))
+    monkeypatch.setattr(module, "read_counters", lambda: next(read))
+    rows = observe(Timings(**SMALL), calls, "one")[0][0].rows
+    assert set(rows.disturbed) == {"swapping"}
+    assert Latency.columns is None or set(rows.columns) <= set(Latency.columns)  # or a run would not read them
+    assert set(rows.unobservable) == {"thermal throttling, a change of the clock limits"}
 
 
 def test_simulated_weights_are_marked(calls: Any) -> None:

@@ -29,10 +29,10 @@ def value_of(text: str) -> float:
     ("value", "shown"),
     [
         (0.0, "0"), (1.0, "1"), (-3.0, "−3"), (1826.772, "1827"), (123456.789, f"123{THIN}457"),
-        (0.87782, "0.8778"), (0.5, "0.5"), (0.50001, "0.5000"), (0.1 + 0.2, "0.3"), (-0.0000213, "−2.13×10⁻⁵"),
+        (0.87782, "0.878"), (0.5, "0.5"), (0.50001, "0.500"), (0.1 + 0.2, "0.3"), (-0.0000213, "−2.13×10⁻⁵"),
         (1e-5, "10⁻⁵"), (1e300, "10³⁰⁰"),
         (math.nan, "not a number"), (math.inf, "∞"), (-math.inf, "−∞"), (None, "–"),
-        (9.9999e-5, "0.0001000"), (99999.96, f"100{THIN}000"),
+        (9.9999e-5, "0.000100"), (99999.96, f"100{THIN}000"),
     ],
 )  # fmt: skip
 def test_numbers(value: float | None, shown: str) -> None:
@@ -59,7 +59,7 @@ def test_order_survives_being_shown(one: float, other: float) -> None:
 
 
 def test_a_value_never_reads_as_its_limit() -> None:
-    assert display.format_together([0.9451, 0.95]) == ["0.9451", "0.95"]
+    assert display.format_together([0.9451, 0.95]) == ["0.945", "0.95"]
     assert display.format_together([0.94999999, 0.95]) == ["0.94999999", "0.95"]
     assert display.shorten_together(["found 0.9499999999 here", "at least 0.95"]) == [
         "found 0.9499999999 here",
@@ -70,18 +70,18 @@ def test_a_value_never_reads_as_its_limit() -> None:
 def test_only_decimals_are_shortened_in_sentences() -> None:
     text = "32 of 1024 tokens, torch 2.13.0, model-1.5b, 0.123456789 and -2.50, id 123456789"
     assert display.shorten_together([text]) == [
-        "32 of 1024 tokens, torch 2.13.0, model-1.5b, 0.12346 and −2.5, id 123456789"
+        "32 of 1024 tokens, torch 2.13.0, model-1.5b, 0.123 and −2.5, id 123456789"
     ]
 
 
 @pytest.mark.parametrize(
     ("function", "value", "shown"),
     [
-        (display.percent, 0.8778, f"87.78{THIN}%"), (display.percent, 0.29, f"29{THIN}%"),
+        (display.percent, 0.8778, f"87.8{THIN}%"), (display.percent, 0.29, f"29{THIN}%"),
         (display.percent, 1.0, f"100{THIN}%"),
         (display.points, -0.2, f"−20{THIN}pp"), (display.points, 0.012345, f"+1.23{THIN}pp"),
         (display.points, 0.0, f"0{THIN}pp"),
-        (display.size, 7871232.0, f"7.871{THIN}MB"), (display.size, 999.0, f"999{THIN}B"),
+        (display.size, 7871232.0, f"7.87{THIN}MB"), (display.size, 999.0, f"999{THIN}B"),
         (display.size, 2.5e12, f"2.5{THIN}TB"),
     ],
 )  # fmt: skip
@@ -93,7 +93,7 @@ def test_units(function: object, value: float, shown: str) -> None:
 @pytest.mark.parametrize(
     ("value", "unit", "shown"),
     [
-        (0.5, "share", f"50{THIN}%"), (1.02, "ratio", "×1.02"), (2048.0, "bytes", f"2.048{THIN}kB"),
+        (0.5, "share", f"50{THIN}%"), (1.02, "ratio", "×1.02"), (2048.0, "bytes", f"2.05{THIN}kB"),
         (3.0, "nats/token", f"3{THIN}nats/token"), (3.0, "", "3"), (None, "bytes", "–"),
     ],
 )  # fmt: skip

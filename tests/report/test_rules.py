@@ -6,8 +6,8 @@ import pytest
 
 from harness.judge import judge, rejudge
 from harness.planning.specs import GateSpec, RuleSpec
-from harness.records import Verdict
-from harness.report.rules import prepare_verdicts
+from harness.records import Run, Verdict
+from harness.report.rules import fold_passed, list_open, prepare_verdicts
 from harness.rules.at_least import AtLeast
 from harness.rules.at_most import AtMost
 from tests.helpers.made_run import make_run
@@ -46,16 +46,63 @@ def test_no_part_of_a_reason_is_lost_because_it_contains_the_number_found() -> N
     assert show_reason(verdict) == because
 
 
+def two_on_one_line() -> tuple[list[Verdict], Run]:
+    """Two rules of one kind on one metric, written on one line of a gate file."""
+    run = make_run("pass").run
+    (measurement,) = [m for m in run.measurements if m.name == "divergence.kl_mean"]
+    rules = [AtMost.model_validate({"metric": measurement.name, "why": why, "limit": limit}) for why, limit in LIMITS]
+    gate = GateSpec(name="g", source="g.yaml", rules=tuple(RuleSpec(rule=rule, where="g.yaml:1") for rule in rules))
+    asked = {"gates": [gate.model_dump(mode="json")]}
+    verdicts = judge([gate], [measurement], [], identical=False)
+    return list(verdicts), run.model_copy(update={"asked": asked, "verdicts": tuple(verdicts)})
+
+
+LIMITS = (("strict", 50.0), ("loose", 100.0))
+
+
+def test_rules_on_one_line_show_each_its_own_limit() -> None:
+    _, run = two_on_one_line()
+    shown = {item.verdict.why: item.compared for item in prepare_verdicts(run)}
+    limits = {why: compared.bound.upper for why, compared in shown.items() if compared is not None}
+    assert limits == dict(LIMITS)
+
+
+def test_a_rule_that_cannot_be_told_from_its_neighbour_shows_no_limit_rather_than_another_s() -> None:
+    verdicts, run = two_on_one_line()
+    unclear = verdicts[0].model_copy(update={"why": "somebody else's"})
+    (shown,) = prepare_verdicts(run.model_copy(update={"verdicts": (unclear,)}))
+    assert shown.compared is None
+
+
+def test_passed_rules_are_folded_by_gate_and_task() -> None:
+    judged = prepare_verdicts(make_run("pass").run)
+    (gate,) = fold_passed(judged, 100)
+    assert (gate.name, gate.total) == ("ship", len(judged) - len(list_open(judged)))
+    assert [task for task, _ in gate.tasks] == ["pocket_facts", "pocket_recall_far"]
+    assert all(not item.task for item in gate.rules)
+    assert sum(each.total for each in fold_passed(judged, 2)) == 2
+
+
+def test_an_undecided_rule_says_what_would_decide_it() -> None:
+    run = make_run("inconclusive").run
+    needs = {item.verdict.metric: (item.n, item.need, item.remedy[1]) for item in prepare_verdicts(run) if item.need}
+    assert set(needs) == {verdict.metric for verdict in run.verdicts if verdict.status == "inconclusive"}
+    n, need, command = needs["tasks.pocket_recall_far.exact_match"]
+    assert n == "200 items"
+    assert "more items" in need
+    assert command == "harness check variant.yaml"
+
+
 @pytest.mark.parametrize(
     ("kind", "metric", "settings", "wanted"),
     [
-        (AtLeast, "divergence.top1_agreement", {"limit": 0.9}, "96.407 %, 95 % interval [96.007, 96.807], limit 90 %"),
+        (AtLeast, "divergence.top1_agreement", {"limit": 0.9}, "96.4 %, 95 % interval [96.0, 96.8], limit 90 %"),
         (AtLeast, "tasks.pocket_facts.accuracy", {"limit": 0.9, "of": "reference"}, "98.5 % of the reference, "),
         (
             AtMost,
             "divergence.kl_mean",
             {"limit": 0.02},
-            "0.0010458 nats/token, 95 % interval [0.00098307, 0.0011086], limit 0.02",
+            "0.00105 nats/token, 95 % interval [0.000983, 0.00111], limit 0.02",
         ),
     ],
 )

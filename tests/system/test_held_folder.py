@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from harness.errors import WriteError
-from harness.system.held_folder import hold
+from harness.system.held_folder import count_holds, hold
 
 LOCK = "lock"
 
@@ -20,7 +20,7 @@ def test_a_new_an_empty_and_an_own_folder_can_be_held_one_after_another(tmp_path
         os.close(hold(folder, LOCK))
         (folder / "result").write_text("mine")
         os.close(hold(folder, LOCK))
-        assert (folder / LOCK).read_text() == f"{os.getpid()}\n"
+        assert (folder / LOCK).read_text() == f"{os.getpid()}\n2\n"
         assert (folder / "result").read_text() == "mine"
 
 
@@ -86,3 +86,13 @@ def test_a_file_in_place_of_the_folder_or_above_it_is_named(tmp_path: Path) -> N
 def test_a_name_too_long_is_named_with_the_reason(tmp_path: Path) -> None:
     with pytest.raises(WriteError, match="could not be opened for writing: File name too long"):
         hold(tmp_path / ("x" * 300), LOCK)
+
+
+def test_every_hold_is_counted_and_files_of_an_earlier_version_count_from_one(tmp_path: Path) -> None:
+    lock = tmp_path / "run" / ".lock"
+    for expected in (1, 2, 3):
+        os.close(hold(tmp_path / "run", ".lock"))
+        assert count_holds(lock.read_bytes()) == expected
+    lock.write_bytes(b"123\n")
+    os.close(hold(tmp_path / "run", ".lock"))
+    assert count_holds(lock.read_bytes()) == 1

@@ -87,7 +87,7 @@ def test_a_run_that_was_read_back_gives_the_same_report(
     ("verdict", "headline", "reason"),
     [
         ("pass", "May ship", "All 5 blocking rules passed."),
-        ("fail", "Must not ship", "4 of 5 blocking rules failed: perplexity ratio (1.0930, limit 1.02)"),
+        ("fail", "Must not ship", "4 of 5 blocking rules failed: perplexity ratio (1.09, limit 1.02)"),
         ("inconclusive", "Undecided", "Nothing failed, but 1 of 5 blocking rules is inconclusive"),
         ("error", "Could not be judged", "have other token ids under the variant's tokenizer"),
     ],
@@ -132,6 +132,16 @@ def test_a_template_that_fails_is_named(made: dict[str, Made], tmp_path: Path, m
 # Rules: what is shown must not differ from what was compared.
 
 
+def test_what_disturbed_the_times_is_said_beside_them(made: dict[str, Made], pages: dict[str, str]) -> None:
+    found = [
+        m.model_copy(update={"disturbed": "swapping"}) if m.name.startswith("latency.") else m
+        for m in made["pass"].run.measurements
+    ]
+    said = "While the times were taken, the operating system counted swapping"
+    assert html(changed(made["pass"], measurements=tuple(found))).count(said) == 1
+    assert said not in pages["pass"]
+
+
 def test_a_number_near_its_limit_is_never_rounded_onto_it(made: dict[str, Made]) -> None:
     metric = Measurement(
         name="divergence.top1_agreement", unit="share", better="higher", neutral=1.0, change=0.94999996,
@@ -156,7 +166,7 @@ def test_the_drawing_shows_what_was_judged(made: dict[str, Made], pages: dict[st
     assert len(described) == len(made["fail"].run.verdicts)
     ratio = next(m for m in made["fail"].run.measurements if m.name == "perplexity.ratio")
     assert (
-        described[0] == f"{ratio.change:.4f}, interval {ratio.low:.4f} to {ratio.high:.4f}; limit 1.02, passes below it"
+        described[0] == f"{ratio.change:.2f}, interval {ratio.low:.2f} to {ratio.high:.2f}; limit 1.02, passes below it"
     )
 
 
@@ -563,3 +573,21 @@ def test_the_checklist_of_a_model_that_is_not_compressed(made: dict[str, Made]) 
     assert found["Weights"] == found["Activations"] == found["KV cache"] == "not quantized"
     assert (found["Calibration data"], found["Kernel"]) == ("none", "that of the reference")
     assert (found["Quality"], found["Latency"]) == ("not measured", "not measured")
+
+
+def test_full_precision_is_on_hover(made: dict[str, Made], pages: dict[str, str]) -> None:
+    ratio = next(m for m in made["fail"].run.measurements if m.name == "perplexity.ratio")
+    assert f'title="{ratio.change!r}"' in pages["fail"]
+    found = next(v.found for v in made["fail"].run.verdicts if v.metric == "perplexity.ratio")
+    assert f'title="{found}"' in pages["fail"]
+
+
+def test_a_rule_that_passed_is_one_line_and_one_that_did_not_stands_open(
+    made: dict[str, Made], pages: dict[str, str]
+) -> None:
+    rules = pages["fail"].partition('<section id="rules"')[2].partition("</section>")[0]
+    statuses = [verdict.status for verdict in made["fail"].run.verdicts]
+    assert rules.count('<li class="rule ') == len(statuses) - statuses.count("pass") > 0
+    assert rules.count('<th scope="row"') == statuses.count("pass") > 0
+    assert '<details class="passed">' in rules
+    assert '<details class="passed" open>' in pages["pass"]

@@ -157,17 +157,26 @@ def _encode(tokenizer: PreTrainedTokenizerBase, text: str, path: Path) -> tuple[
         return None, f"{type(error).__name__}: {error}"
 
 
+def describe_class(folder: Path) -> str:
+    """What chose the class of a folder's tokenizer: "named T5Tokenizer in tokenizer_config.json"."""
+    named = _read_class(folder)
+    return f"named {named} in {SETTINGS}" if named else "chosen by the model type in config.json"
+
+
+def _read_class(folder: Path) -> str | None:
+    settings = folder / SETTINGS
+    return read_json(settings).get("tokenizer_class") if settings.is_file() else None
+
+
 def _explain(path: Path, tokenizer: PreTrainedTokenizerBase, text: str, wanted: Sequence[int], found: str) -> str:
-    settings = path.parent / SETTINGS
-    named = read_json(settings).get("tokenizer_class") if settings.is_file() else None
-    source = f"named {named} in {SETTINGS}" if named else "chosen by the model type in config.json"
     shown = text if len(text) <= 60 else text[:60] + "…"
-    if named in AS_THE_FILE_IS:
+    if _read_class(path.parent) in AS_THE_FILE_IS:
         todo = "transformers takes this class for this model_type, whatever is named there: make the file with it"
     else:
         todo = f"set tokenizer_class in {SETTINGS} to {AS_THE_FILE_IS[0]}, which takes the file as it is"
     return (
-        f"{path}: the loaded tokenizer is not the one of this file: the class {type(tokenizer).__name__} ({source}) "
+        f"{path}: the loaded tokenizer is not the one of this file: the class {type(tokenizer).__name__} "
+        f"({describe_class(path.parent)}) "
         f"encodes {shown!r} {found}, expected {_shorten(wanted)} as in the file; {todo}"
     )
 

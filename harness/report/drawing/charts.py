@@ -34,34 +34,74 @@ class Dot:
     tone: str
 
 
-def limits(
-    value: float, interval: tuple[float, float] | None, bounds: tuple[float | None, float | None],
-    neutral: tuple[float, str] | None, tone: str, title: str,
-) -> Markup:  # fmt: skip
-    """One interval against a lower limit, an upper limit, or both (``bounds``): the passing side is shaded.
+@dataclass(frozen=True)
+class Limited:
+    """A number with its interval, and a lower limit, an upper limit, or both. tone: the status, which colours it."""
 
-    neutral: the value of no change, with its name, drawn as a dotted line. tone: the status, which colours the
-    interval.
+    value: float
+    interval: tuple[float, float] | None
+    bounds: tuple[float | None, float | None]
+    tone: str
+    title: str
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """The ends of the interval; the number itself where there is none."""
+        return self.interval or (self.value, self.value)
+
+    @property
+    def edges(self) -> list[float]:
+        """The limits that there are."""
+        return [bound for bound in self.bounds if bound is not None]
+
+    @property
+    def shown(self) -> list[str]:
+        """The number, its ends and its limits, each distinct from the others."""
+        return display.format_together([self.value, *self.ends, *self.edges])
+
+    @property
+    def description(self) -> str:
+        """What the drawing shows, for those who cannot see it."""
+        shown, low, high, *edges = self.shown
+        sides = [side for side, bound in zip(("above", "below"), self.bounds, strict=True) if bound is not None]
+        allowed = "; ".join(f"limit {words}, passes {side} it" for words, side in zip(edges, sides, strict=True))
+        return f"measured {shown}{f', interval {low} to {high}' if self.interval else ''}; {allowed}"
+
+    def shade(self, scale: Scale, top: float, height: float) -> Markup:
+        """The passing side."""
+        lower, upper = self.bounds
+        start, end = (0.0 if lower is None else scale(lower)), (1.0 if upper is None else scale(upper))
+        return block(start, end, top, height, "good")
+
+
+def limits(found: Limited, neutral: tuple[float, str] | None) -> Markup:
+    """One interval against its limits: the passing side is shaded.
+
+    neutral: the value of no change, with its name, drawn as a dotted line.
     """
-    lower, upper = bounds
-    low, high = interval or (value, value)
-    edges = [bound for bound in bounds if bound is not None]
-    scale = fit_scale([value, low, high, *edges, *((neutral[0],) if neutral else ())], pad=0.14)
-    shown, shown_low, shown_high, *shown_edges = display.format_together([value, low, high, *edges], 5)
-    place = scale(value)
-    start, end = (0.0 if lower is None else scale(lower)), (1.0 if upper is None else scale(upper))
-    content = [block(start, end, 18, 26, "good"), level(31, "axis"), *_neutral(neutral, scale, place)]
-    for edge, words in zip(edges, shown_edges, strict=True):
+    low, high = found.ends
+    scale = fit_scale([found.value, low, high, *found.edges, *((neutral[0],) if neutral else ())], pad=0.14)
+    shown, _, _, *shown_edges = found.shown
+    place = scale(found.value)
+    content = [found.shade(scale, 18, 26), level(31, "axis"), *_neutral(neutral, scale, place)]
+    for edge, words in zip(found.edges, shown_edges, strict=True):
         content += [vertical_line(scale(edge), 14, 48, "limit"), text(scale(edge), 11, f"limit {words}", "tick strong")]
     content += [
-        _whisker(scale(low), scale(high), 31, tone) if interval else Markup(),
-        dot(place, 31, f"mark {tone}", radius=5),
+        _whisker(scale(low), scale(high), 31, found.tone) if found.interval else Markup(),
+        dot(place, 31, f"mark {found.tone}", radius=5),
         text(place, 60, shown, "tick strong"),
     ]
-    sides = [side for side, bound in zip(("above", "below"), bounds, strict=True) if bound is not None]
-    allowed = "; ".join(f"limit {words}, passes {side} it" for words, side in zip(shown_edges, sides, strict=True))
-    measured = f"measured {shown}{f', interval {shown_low} to {shown_high}' if interval else ''}"
-    return drawing(64, title, f"{measured}; {allowed}", *content)
+    return drawing(64, found.title, found.description, *content)
+
+
+def limits_in_row(found: Limited) -> Markup:
+    """The same on one line of a table, without words."""
+    scale = fit_scale([found.value, *found.ends, *found.edges], pad=0.14)
+    low, high = map(scale, found.ends)
+    ends = level(12, f"whisker {found.tone}", low, high) if found.interval else Markup()
+    edges = [vertical_line(scale(edge), 3, 21, "limit") for edge in found.edges]
+    mark = dot(scale(found.value), 12, f"mark {found.tone}")
+    return drawing(24, found.title, found.description, found.shade(scale, 4, 16), *edges, ends, mark)
 
 
 def _neutral(neutral: tuple[float, str] | None, scale: Scale, taken: float) -> list[Markup]:
@@ -213,12 +253,14 @@ def add_y_axis(
 __all__ = [
     "Bins",
     "Dot",
+    "Limited",
     "axis",
     "bar",
     "depth",
     "histogram",
     "interval",
     "limits",
+    "limits_in_row",
     "pair",
     "reliability",
 ]

@@ -15,11 +15,13 @@ class CostFamily:
     """All measurements of one family, memory or latency.
 
     sides: those with a value on each side. ratios: those with a comparison only. not_judged: why some are not judged.
+    disturbed: what happened to the machine meanwhile, so that they decide nothing.
     """
 
     sides: tuple[Measurement, ...]
     ratios: tuple[Measurement, ...]
     not_judged: tuple[str, ...]
+    disturbed: tuple[str, ...]
 
 
 def collect_costs(run: Run, family: str) -> CostFamily:
@@ -31,6 +33,7 @@ def collect_costs(run: Run, family: str) -> CostFamily:
         sides=tuple(m for m in measurements if _has_sides(m)),
         ratios=tuple(m for m in measurements if not _has_sides(m)),
         not_judged=tuple(dict.fromkeys(reasons)),
+        disturbed=tuple(dict.fromkeys(m.disturbed for m in measurements if m.disturbed)),
     )
 
 

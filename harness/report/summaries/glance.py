@@ -17,6 +17,7 @@ class Figure:
     label: str
     value: str
     detail: str
+    unit: str = ""
 
 
 def figures(run: Run) -> list[Figure]:
@@ -46,7 +47,7 @@ def _perplexity(run: Run) -> Figure | None:
     if ratio is None or ratio.change is None:
         return None
     change = ratio.change - 1
-    shown = f"×{display.number(ratio.change, 4)}" if change > 1 else f"{display.format_signed(change * 100, 3)}\u202f%"
+    shown = f"×{display.number(ratio.change)}" if change > 1 else f"{display.format_signed(change * 100, 3)}\u202f%"
     sides = format_sides(value.reference, value.variant) if value is not None else ""
     return Figure("Perplexity", shown, sides or _describe_interval(ratio))
 
@@ -71,8 +72,8 @@ def _quality(run: Run) -> Iterator[Figure]:
     for name in words.list_summaries(run, "quality"):
         m = _find_finite(run, name)
         if name != "perplexity.ratio" and m is not None and m.change is not None:
-            value = display.quantity(m.change, m.unit, 3)
-            yield Figure(words.title(run, name), value, run.metric(name).description)
+            value, unit = display.split_quantity(m.change, m.unit)
+            yield Figure(words.title(run, name), value, run.metric(name).description, unit)
 
 
 def _task(run: Run) -> Figure | None:

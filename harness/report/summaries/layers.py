@@ -29,7 +29,11 @@ _COLUMNS = (
 
 @dataclass(frozen=True)
 class ModuleError:
-    """One module over all documents. error: ‖y − ŷ‖/‖y‖ of its output; block: None outside the decoder."""
+    """One module over all documents. error: ‖y − ŷ‖/‖y‖ of its output; block: None outside the decoder.
+
+    The error has two parts at right angles, error² = gain² + noise². gain: ⟨y, ŷ⟩/‖y‖² − 1, the part along the output;
+    being the same on every input it adds up over layers. noise: ‖ŷ − (1 + gain)·y‖/‖y‖, the rest.
+    """
 
     name: str
     kind: str
@@ -38,6 +42,8 @@ class ModuleError:
     error: float
     sqnr_db: float
     cosine: float
+    gain: float
+    noise: float
 
 
 @dataclass(frozen=True)
@@ -128,13 +134,16 @@ def _sums(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _numbers(sums: pd.DataFrame) -> pd.DataFrame:
-    """Relative error, SQNR and cosine of each row; what is not defined (0/0) is NaN."""
+    """Relative error with its two parts, SQNR and cosine of each row; what is not defined (0/0) is NaN."""
     error, reference, variant, dot = (sums[column].to_numpy(dtype=np.float64) for column in _COLUMNS[4:])
     with np.errstate(all="ignore"):
         return sums.assign(
             error=np.sqrt(error / reference),
             sqnr_db=10 * np.log10(reference / error),
             cosine=dot / np.sqrt(reference * variant),
+            gain=dot / reference - 1,
+            # From the error: variant − dot²/reference would cancel where the error is small.
+            noise=np.sqrt(np.maximum(0.0, error / reference - (dot / reference - 1) ** 2)),
         )
 
 
@@ -148,6 +157,8 @@ def _module(row: dict[Hashable, Any]) -> ModuleError:
         error=float(row["error"]),
         sqnr_db=float(row["sqnr_db"]),
         cosine=float(row["cosine"]),
+        gain=float(row["gain"]),
+        noise=float(row["noise"]),
     )
 
 
@@ -201,6 +212,25 @@ def draw_depth(found: LayerSummary) -> Markup:
         [block.error for block in blocks], dots, [str(block.block) for block in blocks],
         "Relative error of block outputs through the depth", said,
     )  # fmt: skip
+
+
+def draw_parts(found: LayerSummary) -> Markup:
+    """The two parts of the error of the blocks' outputs: the noise as a line, the size of the gain as dots."""
+    blocks = found.blocks
+    dots = [
+        charts.Dot(index, abs(block.gain), f"block {block.block}: gain {_format_gain(block)}", "reference")
+        for index, block in enumerate(blocks)
+    ]
+    most = max(blocks, key=lambda block: abs(block.gain))
+    said = f"{len(blocks)} blocks; largest gain {_format_gain(most)} after block {most.block}"
+    return charts.depth(
+        [block.noise for block in blocks], dots, [str(block.block) for block in blocks],
+        "Gain and noise of block outputs through the depth", said,
+    )  # fmt: skip
+
+
+def _format_gain(block: ModuleError) -> str:
+    return f"{'+' if block.gain > 0 else ''}{percent(block.gain)}"
 
 
 def _cell(error: float | None, top: float) -> HeatSquare:

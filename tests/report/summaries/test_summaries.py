@@ -59,7 +59,7 @@ def test_the_worst_modules_and_the_largest_jump(suite: SuiteTables) -> None:
 
 
 def test_equal_models_have_no_jump() -> None:
-    same = layers.ModuleError("model.layers.0", "block", 0, "", 0.0, math.inf, 1.0)
+    same = layers.ModuleError("model.layers.0", "block", 0, "", 0.0, math.inf, 1.0, 0.0, 0.0)
     assert layers.LayerSummary((same,), ()).jump() is None
 
 
@@ -89,7 +89,8 @@ def test_places_of_modules(name: str, block: int | None, role: str) -> None:
 
 def test_heat_map_takes_blocks_together_by_their_worst() -> None:
     found = [
-        layers.ModuleError(f"model.layers.{k}.q_proj", "linear", k, "q_proj", float(k), 0.0, 1.0) for k in range(200)
+        layers.ModuleError(f"model.layers.{k}.q_proj", "linear", k, "q_proj", float(k), 0.0, 1.0, 0.0, 0.0)
+        for k in range(200)
     ]
     drawn = make_heat_map(found)
     assert drawn is not None
