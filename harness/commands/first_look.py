@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import re
 import statistics
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,6 +23,9 @@ POSITIONS = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "
 TEXT_FIELDS = ("text", "content", "story", "document", "page", "body", "article")
 CONTEXTS = (128, 256, 512, 1024, 2048)
 """Contexts that are offered; texts beyond the last are cut, because long ones cost more than they tell."""
+GROUP_SIZES = (128, 64, 32)
+"""Weights that share a scale, as kernels and formats have them; the largest costs the fewest bits."""
+_NO_LINEAR = re.compile(r"embed|\bwte\b|\bwpe\b|lm_head|conv")
 SAMPLE = 100
 """Rows and documents that are looked at for the text field and the lengths."""
 READ = (".jsonl", ".txt", ".csv", ".parquet")
@@ -30,11 +34,13 @@ DEFAULT_CONTEXT = 512
 
 @dataclass(frozen=True)
 class ModelLook:
-    """dtype: that of most values in the files. positions: how many tokens it reads at most; None: not declared."""
+    """dtype: that of most values in the files. positions: how many tokens it reads at most; None: not declared.
+    group_size: the largest usual one that divides the inputs of every linear layer; None: none does."""
 
     dtype: str = "float32"
     positions: int | None = None
     folder: Path | None = None
+    group_size: int | None = 128
 
 
 @dataclass(frozen=True)
@@ -60,7 +66,10 @@ def look_at_model(model: str) -> ModelLook:
     positions = next((each for each in found if type(each) is int and each > 1), None)
     declared = (part.get(key) for key in ("dtype", "torch_dtype") for part in parts)
     stored = _stored_dtype(folder) or next((str(each) for each in declared if each in FLOATS.values()), "float32")
-    return ModelLook(stored, positions, folder)
+    vocabulary = {part.get("vocab_size") for part in parts}
+    inputs = {size for header in _read_headers(folder) for size in _list_inputs(header, vocabulary)}
+    group_size = next((size for size in GROUP_SIZES if not any(each % size for each in inputs)), None)
+    return ModelLook(stored, positions, folder, group_size)
 
 
 def look_at_texts(paths: Sequence[Path], beside: Path) -> TextsLook:
@@ -116,12 +125,27 @@ def describe_lengths(tokens: Sequence[int]) -> str:
     return f"about {statistics.median(tokens):.0f} tokens each, the longest {max(tokens)}"
 
 
+def _read_headers(folder: Path) -> list[dict[str, Any]]:
+    """The headers of all weight files; none if one cannot be read, which the check reports."""
+    headers = [read_header(path) for path in sorted(folder.glob("*.safetensors"))]
+    return (
+        [] if any(isinstance(each, str) for each in headers) else [each for each in headers if isinstance(each, dict)]
+    )
+
+
+def _list_inputs(header: Mapping[str, Any], vocabulary: set[Any]) -> Iterator[int]:
+    """The numbers of inputs of linear layers. A stack of experts is stored either way round, so both sizes count."""
+    for name, entry in header.items():
+        shape: list[int] = entry["shape"] if name != "__metadata__" else []
+        if len(shape) == 2 and name.endswith(".weight") and not _NO_LINEAR.search(name) and shape[0] not in vocabulary:
+            yield shape[1]
+        elif len(shape) == 3 and "experts" in name:
+            yield from shape[1:]
+
+
 def _stored_dtype(folder: Path) -> str:
     counts: Counter[str] = Counter()
-    for path in sorted(folder.glob("*.safetensors")):
-        header = read_header(path)
-        if isinstance(header, str):
-            return ""
+    for header in _read_headers(folder):
         for name, entry in header.items():
             if name != "__metadata__" and entry.get("dtype") in FLOATS:
                 counts[FLOATS[entry["dtype"]]] += math.prod(entry["shape"])

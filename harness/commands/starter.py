@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from harness.commands.first_look import (
+    GROUP_SIZES,
     ModelLook,
     TextsLook,
     choose_context,
@@ -23,6 +24,7 @@ from harness.commands.first_look import (
     look_at_texts,
     write_collected,
 )
+from harness.commands.short_suite import short_suite
 from harness.data.task_files import SUFFIXES
 from harness.errors import PlanError, Problem, WriteError
 from harness.planning.task_paths import find_mistakes
@@ -48,10 +50,10 @@ reference: {{model: {reference}, dtype: {dtype}}}
 """
 
 _COMPRESS = """
-# Compression steps, applied in order to a copy of the reference.
+# Compression steps, applied in order to a copy of the reference.{why_scales}
 variant:
   compress:
-    - {backend: round_to_nearest, bits: 4, group_size: 128}
+    - {{backend: round_to_nearest, bits: 4, {scales}}}
   # The result is saved to the folder artifact/ beside the report, reloaded in a fresh process, and compared with the
   # model that was measured. With artifact: none it is not saved, and the gate ship cannot judge it.
 """
@@ -95,24 +97,37 @@ def starter(
     model: ModelLook | None = None,
     texts: TextsLook | None = None,
     tasks: Sequence[str] = (),
+    suite: str = "texts",
 ) -> str:
     """The text of a variant file.
 
     reference: ``pocket``, a folder or a hub id. variant: the same for a checkpoint; empty: the reference is
     compressed. Folders are relative to the file. model, texts: what was found out about the reference and own texts.
+    suite: the one that measures on them.
     """
     own, model = reference != "pocket" or bool(variant), model or ModelLook()
+    scales = f"g{model.group_size}" if model.group_size else "channel"
     known = model.folder is not None
     head = _HEAD.format(
         file=_quote(file),
-        name=_quote(_slug(variant or f"{reference}-w4-g128")),
+        name=_quote(_slug(variant or f"{reference}-w4-{scales}")),
         reference=_quote(reference),
         dtype=model.dtype,
         why_dtype="that of the model's files" if known else "float32, float16 or bfloat16",
     )
-    middle = _CHECKPOINT.format(variant=_quote(variant)) if variant else _COMPRESS
+    middle = _CHECKPOINT.format(variant=_quote(variant)) if variant else _compress(model)
     named = _TASKS.format(tasks=", ".join(map(_quote, tasks))) if tasks else ""
-    return head + middle + (_texts(texts, model) if texts else "") + named + _tail(own, texts, tasks)
+    return head + middle + (_texts(texts, model) if texts else "") + named + _tail(own, texts, tasks, suite)
+
+
+def _compress(model: ModelLook) -> str:
+    """The step, with scales that fit the shapes of the model."""
+    if model.group_size is None:
+        why = f"\n# One scale a channel: groups of {GROUP_SIZES[-1]} do not divide the inputs of every linear layer."
+        return _COMPRESS.format(scales="granularity: channel", why_scales=why)
+    fits = "\n# group_size: the largest of 128, 64 and 32 that divides the inputs of every linear layer."
+    why = fits if model.folder is not None and model.group_size < GROUP_SIZES[0] else ""
+    return _COMPRESS.format(scales=f"group_size: {model.group_size}", why_scales=why)
 
 
 def _texts(texts: TextsLook, model: ModelLook) -> str:
@@ -133,7 +148,7 @@ def _texts(texts: TextsLook, model: ModelLook) -> str:
     ).replace("text_field: text, ", "")
 
 
-def _tail(own: bool, texts: TextsLook | None, tasks: Sequence[str]) -> str:
+def _tail(own: bool, texts: TextsLook | None, tasks: Sequence[str], suite: str) -> str:
     if texts is None and not tasks:
         return _TAIL.format(suite="standard" if own else "core", gate="ship", why_suite="", why_gate="")
     few = texts is not None and len(texts.documents) < FEWEST_FOR_SHIP
@@ -142,7 +157,7 @@ def _tail(own: bool, texts: TextsLook | None, tasks: Sequence[str]) -> str:
     if few:
         why_gate = f"\n# smoke: in working order, no more. With {FEWEST_FOR_SHIP} texts or more, ask for ship."
     return _TAIL.format(
-        suite="texts",
+        suite=_quote(suite),
         gate="smoke" if few else "ship",
         why_suite=f"\n# texts: everything but timing on the texts above, {scored}.",
         why_gate=why_gate,
@@ -164,7 +179,11 @@ def write_starter(
     _check_task_files(tasks)
     named = texts and replace(texts, file=_texts_path(file, texts))
     listed = [_relative_to(file, each, is_file=True) if each.endswith(SUFFIXES) else each for each in tasks]
-    text = starter(_relative_to(file, reference), _relative_to(file, variant), file.name, model, named, listed)
+    short = short_suite(model.positions) if texts else ""
+    suite = f"./{_suite_beside(file).name}" if short else "texts"
+    text = starter(_relative_to(file, reference), _relative_to(file, variant), file.name, model, named, listed, suite)
+    if short:
+        _write_new(_suite_beside(file), short)
     _write_new(file, text)
     if texts is not None and texts.collected:
         try:
@@ -172,7 +191,16 @@ def write_starter(
         except OSError as error:
             file.unlink()
             raise WriteError(f"{texts.file} cannot be written: {error.strerror or error}; {file} was not") from error
-    return list(_findings(reference, variant, model, texts, tasks))
+    said = _findings(reference, variant, model, texts, tasks)
+    if short:
+        said.append(
+            f"wrote {_suite_beside(file)}: the suite texts with generated texts that fit {model.positions} tokens"
+        )
+    return said
+
+
+def _suite_beside(file: Path) -> Path:
+    return file.with_name(f"{file.stem}-suite.yaml")
 
 
 def _check_task_files(tasks: Sequence[str]) -> None:

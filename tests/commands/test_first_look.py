@@ -21,7 +21,7 @@ from harness.commands.first_look import (
 from harness.commands.starter import write_starter
 from harness.data.documents import read_documents
 from harness.errors import DataError
-from harness.plan import make_plan
+from harness.plan import load_suite, make_plan
 from harness.pocket import MODEL_DIR
 
 STORIES = [f"Once upon a time there were {n} foxes in a wood." for n in range(80)]
@@ -154,7 +154,11 @@ def test_the_variant_file_takes_over_what_was_found(tmp_path: Path, monkeypatch:
     assert documents is not None
     assert (plan.reference.dtype, documents.data) == ("bfloat16", str(tmp_path / "t.jsonl"))
     assert (documents.text_field, documents.context, documents.bos) == ("tale", 64, "auto")
-    assert ([suite.name for suite in plan.suites], [gate.name for gate in plan.gates]) == (["texts"], ["ship"])
+    assert ([suite.name for suite in plan.suites], [gate.name for gate in plan.gates]) == (["v-suite"], ["ship"])
+    made, bundled = plan.suites[0], load_suite("texts", Path())
+    assert [each.kind for each in made.measures if each.kind != "tasks"] == [each.kind for each in bundled.measures]
+    texts = next(each.settings() for each in made.measures if each.kind == "generation")
+    assert (texts["prompt_tokens"], texts["new_tokens"]) == (21, 42)  # 64 tokens with BOS
     assert "tasks" in [measure.kind for measure in plan.suites[0].measures]
     assert max(map(len, (tmp_path / "v.yaml").read_text().splitlines())) <= 120
 
@@ -179,3 +183,30 @@ def test_without_network_and_texts_one_line_says_what_is_missing(
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
     monkeypatch.setenv("HF_DATASETS_OFFLINE", "0")
     assert write_starter(tmp_path / "w.yaml", "owner/name") == []
+
+
+@pytest.mark.parametrize(
+    ("shapes", "group_size"),
+    [
+        ({"model.q_proj.weight": [64, 256], "model.down_proj.weight": [256, 384]}, 128),
+        ({"model.q_proj.weight": [64, 256], "model.down_proj.weight": [256, 192]}, 64),
+        ({"model.q_proj.weight": [128, 96]}, 32),
+        ({"model.q_proj.weight": [128, 172]}, None),
+        ({"model.experts.gate_up_proj": [4, 128, 64], "model.q_proj.weight": [128, 128]}, 64),
+        ({"model.embed_tokens.weight": [100, 50], "lm_head.weight": [99, 50], "x.head.weight": [100, 50]}, 128),
+        ({"model.norm.weight": [50], "mixer.conv1d.weight": [128, 1, 4], "q_proj.weight": [2, 128]}, 128),
+    ],
+)
+def test_the_group_size_divides_the_inputs_of_every_linear_layer(
+    tmp_path: Path, shapes: dict[str, list[int]], group_size: int | None
+) -> None:
+    header = {name: {"dtype": "F32", "shape": shape, "data_offsets": [0, 0]} for name, shape in shapes.items()}
+    text = json.dumps(header).encode()
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "model.safetensors").write_bytes(struct.pack("<Q", len(text)) + text)
+    (tmp_path / "model" / "config.json").write_text(json.dumps({"vocab_size": 100}))
+    assert look_at_model(str(tmp_path / "model")).group_size == group_size
+    write_starter(tmp_path / "variant.yaml", str(tmp_path / "model"))
+    (step,) = make_plan(tmp_path / "variant.yaml").variant.compress
+    assert step.settings()["group_size"] == group_size
+    assert step.settings()["granularity"] == ("group" if group_size else "channel")

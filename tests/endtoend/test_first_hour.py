@@ -9,6 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from harness.cli import app
+from tests.helpers.checked_folders import pack_gptq
 from tests.helpers.tiny_models import family, save
 
 NOT_GATED = "no tasks are gated here: the suite texts measures none (without: [tasks]), so 3 rules of the gate ship"
@@ -65,3 +66,38 @@ def test_a_random_model_is_not_judged_until_the_file_says_that_it_is_meant(tmp_p
     code, output = checked(tmp_path, file)
     assert code in (0, 1, 3), output
     assert NOT_GATED in output
+
+
+def test_a_model_that_reads_few_tokens_gets_a_suite_that_fits(tmp_path: Path) -> None:
+    """64 positions and 32 inputs: neither the generated texts of the suite texts nor groups of 128 would fit."""
+    made = family("llama")
+    assert made.config.max_position_embeddings == 64
+    model = save(made, tmp_path / "model")
+    (tmp_path / "texts.txt").write_text("\n\n".join(f"word{n} says that {n} foxes live here." for n in range(72)))
+    file = tmp_path / "variant.yaml"
+    said = typed("init", file, "--reference", model, "--documents", tmp_path / "texts.txt")
+    assert "variant-suite.yaml: the suite texts with generated texts that fit 64 tokens" in said
+    assert "group_size: 32}" in file.read_text()
+    assert "suites: [./variant-suite.yaml]" in file.read_text()
+    file.write_text(f"{file.read_text()}\nweak_reference: random weights, a test\n")
+    code, output = checked(tmp_path, file)
+    assert code in (0, 1, 3), output
+    found = verdict_of(tmp_path)["measurements"]
+    assert "generation.stopped" in {each["name"] for each in found}  # type: ignore[attr-defined]
+
+
+def test_a_quantized_folder_is_checked_as_it_stands(tmp_path: Path) -> None:
+    """Four-bit codes as GPTQ packs them, without any further setting."""
+    made = family("llama")
+    made.config.max_position_embeddings = 256
+    model, variant = save(made, tmp_path / "model"), save(made, tmp_path / "packed")
+    pack_gptq(variant)
+    (tmp_path / "texts.txt").write_text("\n\n".join(f"word{n} says that {n} foxes live here." for n in range(72)))
+    file = tmp_path / "variant.yaml"
+    said = typed("init", file, "--reference", model, "--variant", variant, "--documents", tmp_path / "texts.txt")
+    assert "reference: float32, reads 256 tokens" in said
+    file.write_text(f"{file.read_text()}\nweak_reference: random weights, a test\n")
+    code, output = checked(tmp_path, file)
+    assert code in (0, 1, 3), output
+    bits = next(each for each in verdict_of(tmp_path)["measurements"] if each["name"] == "memory.weight_bytes")  # type: ignore[attr-defined]
+    assert bits["variant"] < bits["reference"]
