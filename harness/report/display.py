@@ -89,6 +89,11 @@ def _shift(value: float) -> float:
     return float(f"{value!r}e2") if "e" not in repr(value) and math.isfinite(value) else value * 100
 
 
+def count(value: int, things: str) -> str:
+    """``value`` with what was counted, a plural that ends in s: "1 document", "200 documents"."""
+    return f"{number(value)} {things.removesuffix('s') if value == 1 else things}"
+
+
 def format_duration(seconds: float) -> str:
     """Seconds as a person says them: "40 seconds", "12 minutes", "3.5 hours"."""
     if seconds < 90:

@@ -166,7 +166,7 @@ def _prepare(run: Run, verdict: Verdict, m: Measurement | None, settings: list[d
     if m is None:
         return item
     units = run.metric(verdict.metric).units
-    n = f"{display.number(m.clusters)} {units}" if m.basis == "sampled" else ""
+    n = display.count(m.clusters, units) if m.basis == "sampled" else ""
     item = replace(item, noise=(noise.multiple(m), noise.describe(m)), n=n)
     rule = None
     if verdict.status in {"pass", "fail", "inconclusive"} and m.non_finite is None:

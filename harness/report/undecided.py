@@ -58,7 +58,7 @@ def _find_crossing(number: Limited) -> tuple[float, Literal["pass", "fail"]] | N
 
 def describe_need(need: Need, units: str) -> str:
     """The need in one sentence."""
-    more = f"{display.number(need.documents - need.seen)} more {units} ({display.number(need.documents)} in all)"
+    more = f"{display.count(need.documents - need.seen, f'more {units}')} ({display.number(need.documents)} in all)"
     if need.outcome is None:
         return f"Needs {more}, as the rule's min_documents asks."
     return f"About {more} would decide it, as a {need.outcome} if the estimate stays where it is."

@@ -130,3 +130,8 @@ def test_home_folders_are_masked() -> None:
     assert (
         display.clean("/home/ann/models and /Users/bob/x, not /srv/home/carl") == "~/models and ~/x, not /srv/home/carl"
     )
+
+
+def test_one_thing_is_counted_in_the_singular() -> None:
+    assert [display.count(n, "documents") for n in (0, 1, 2)] == ["0 documents", "1 document", "2 documents"]
+    assert display.count(1, "more timing blocks") == "1 more timing block"

@@ -134,6 +134,25 @@ def test_words_in_the_drawings_of_rules_do_not_overlap(browser: Browser, files: 
                 assert visit.page.evaluate(overlapping) == []
 
 
+@pytest.mark.parametrize("verdict", VERDICTS)
+def test_a_rule_that_passed_takes_one_line(browser: Browser, files: dict[str, str], verdict: str) -> None:
+    rows = "[...document.querySelectorAll('table.lines tbody tr')]"
+    cut = f"{rows}.flatMap(row => [...row.children]).filter(cell => cell.scrollWidth > cell.clientWidth + 1)"
+    lines = f"""{rows}.map(row => row.getBoundingClientRect().height
+        / parseFloat(getComputedStyle(row.children[0]).lineHeight))"""
+    with Visit(browser, files[verdict]) as visit:
+        visit.page.evaluate("document.querySelectorAll('details').forEach(d => { d.open = true })")
+        heights = visit.page.evaluate(lines)
+        assert len(heights) >= 1
+        assert max(heights) < 1.6
+        assert visit.page.evaluate(f"{cut}.filter(cell => !cell.title).length") == 0
+        assert (
+            visit.page.evaluate(f"{cut}.map(cell => cell.cellIndex).filter(column => [1, 2, 4].includes(column))") == []
+        )
+        visit.page.evaluate(f"{rows}[0].children[0].append(' long name of a rule'.repeat(20))")
+        assert max(visit.page.evaluate(lines)) < 1.6
+
+
 def test_dark_mode_is_dark(browser: Browser, files: dict[str, str]) -> None:
     ground, words = (f"getComputedStyle(document.body).{name}" for name in ("backgroundColor", "color"))
     shades = {}
