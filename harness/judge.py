@@ -141,7 +141,7 @@ def _cases(
             spec,
             entry.measure,
             entry.labels,
-            _error("not measured", f"{entry.measure}: {entry.reason}"),
+            _error("not measured", f"{entry.measure}: {entry.reason}", entry.failure),
             entry.unsupported,
         )
         for entry in lost

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
+from harness.errors import FailureClass
 from harness.measures import Measure, hold_to_declared, skip_uncompared
 from harness.planning.sampling.clusters import label_clusters, name_documents
 from harness.planning.sampling.looks import Look
@@ -140,11 +141,11 @@ def run_measure(
     reason = pair.token_mismatches.get(suite.name, "") if _compares_tokens(suite, measure) else ""
     instead = measure.get_substitute() if reason else measure
     if instead is None:
-        return _skip_all(measure, reason)
+        return _skip_all(measure, reason, failure="comparability")
     if instead.table in pair.unsupported:
         return _skip_all(measure, pair.unsupported[instead.table], unsupported=True)
     served = {metric.name for metric in instead.produces()}
-    lost = [entry for entry in _skip_all(measure, reason) if entry.measure not in served]
+    lost = [entry for entry in _skip_all(measure, reason, failure="comparability") if entry.measure not in served]
     table = pair.store.read(suite.name, instead.table, instead.columns)
     if look is not None and table is not None and instead.by_document:
         table = look.rows(table)
@@ -199,5 +200,10 @@ def _name(found: Measurement | Skipped) -> str:
     return found.name if isinstance(found, Measurement) else found.measure
 
 
-def _skip_all(measure: Measure, reason: str, unsupported: bool = False) -> list[Skipped]:
-    return [Skipped(measure=metric.name, reason=reason, unsupported=unsupported) for metric in measure.produces()]
+def _skip_all(
+    measure: Measure, reason: str, unsupported: bool = False, failure: FailureClass | None = None
+) -> list[Skipped]:
+    return [
+        Skipped(measure=metric.name, reason=reason, unsupported=unsupported, failure=failure)
+        for metric in measure.produces()
+    ]

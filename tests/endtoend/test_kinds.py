@@ -242,10 +242,12 @@ case("tokenizer, rare texts", 0, **BEYOND)(change_pipeline(normalizer={"type": "
 case("tokenizer, rare texts", 0, **BEYOND)(
     change_pipeline(normalizer={"type": "Replace", "pattern": {"String": "\u00a0"}, "content": " "})
 )
-case("tokenizer, common texts", 2, quick=True, **AT_ONCE)(change_pipeline(normalizer={"type": "Lowercase"}))
+case("tokenizer, common texts", 2, "comparability", quick=True, **AT_ONCE)(
+    change_pipeline(normalizer={"type": "Lowercase"})
+)
 
 
-@case("tokenizer, common texts", 2, **AT_ONCE)
+@case("tokenizer, common texts", 2, "comparability", **AT_ONCE)
 def lose_merges(ref: Path, var: Path) -> None:
     pocket(ref, var)
     edit(var / TOKENIZER, lambda held: held["model"].update(merges=held["model"]["merges"][:300]))
