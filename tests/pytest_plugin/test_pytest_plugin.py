@@ -6,12 +6,14 @@ import json
 import os
 import subprocess
 import sys
+from importlib.metadata import entry_points
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 
 ROOT = Path(__file__).parents[2]
+PLUGIN = "harness.pytest_plugin"
 SUITE = "documents: {data: pocket-heldout, max: 24, context: 64}\nmeasures: [memory, logits]\n"
 GATE = """\
 rules:
@@ -33,8 +35,9 @@ def start(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "COLUMNS": "160"}
     for name in ("PYTEST_ADDOPTS", "PYTEST_XDIST_TESTRUNUID", "PYTEST_XDIST_WORKER", "PYTEST_CURRENT_TEST"):
         environment.pop(name, None)
-    # Where the harness is installed, its entry point has loaded the plugin already, and -p changes nothing.
-    command = [sys.executable, "-m", "pytest", "-p", "harness.pytest_plugin", *arguments]
+    # Where the harness is installed, its entry point loads the plugin, which pytest refuses to load twice.
+    installed = any(point.value == PLUGIN for point in entry_points(group="pytest11"))
+    command = [sys.executable, "-m", "pytest", *([] if installed else ["-p", PLUGIN]), *arguments]
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
 
