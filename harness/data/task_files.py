@@ -47,7 +47,7 @@ class TaskFiles:
     @property
     def folders(self) -> list[Path]:
         """The places that are folders."""
-        return [place for place in self.places if not place.is_file()]
+        return [place for place in self.places if not os.path.isfile(place)]
 
     def find(self, name: str) -> Path | None:
         """The one file that declares ``name``; None if no file does. Raises DataError if several do."""
@@ -75,7 +75,7 @@ def read_task_files(places: Sequence[Path]) -> TaskFiles:
             raise DataError(
                 f"include: found {place}, expected a folder with lm-eval task files (*.yaml), or such a file"
             )
-        for path in [place] if place.is_file() else sorted(place.rglob("*.yaml")):
+        for path in [place] if os.path.isfile(place) else sorted(place.rglob("*.yaml")):
             try:
                 content = content_of(path)
             except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError) as error:
@@ -102,7 +102,7 @@ def files_sha256(places: Sequence[Path]) -> str:
 
 def _sources(place: Path) -> list[Path]:
     """The task files and Python files of a folder; of a single file also those that it includes."""
-    if place.is_file():
+    if os.path.isfile(place):
         return [place, *_included(place), *sorted(place.parent.glob("*.py"))]
     return sorted(p for p in place.rglob("*") if p.suffix in (".yaml", ".py") and p.is_file())
 
@@ -116,7 +116,7 @@ def _included(path: Path) -> list[Path]:
             current = waiting.pop()
             names = content_of(current).get("include", ())
             there = [current.parent / each for each in _strings([names])]
-            new = [each for each in there if each.is_file() and each not in found]
+            new = [each for each in there if os.path.isfile(each) and each not in found]
             found += new
             waiting += new
     return found

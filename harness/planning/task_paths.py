@@ -45,7 +45,7 @@ class _Task:
         included = content.pop("include", ())
         for name in included if isinstance(included, list) else [included] if included else ():
             there = Path(os.path.abspath(path.parent / str(name)))
-            found = f"{str(name)!r}: no such file ({there})" if not there.is_file() else ""
+            found = f"{str(name)!r}: no such file ({there})" if not os.path.isfile(there) else ""
             found = f"{name!r}, which includes itself" if there in (path, *above) else found
             if found:
                 self.problems.append(Problem(str(path), lines["include"], "include", found, "another task file"))
@@ -89,7 +89,7 @@ def name_tasks(check: Checker, value: Any, path: KeyPath) -> Any:
 def check_tasks(check: Checker, measure: Measure) -> None:
     """Note mistakes in the user's own files behind the tasks of a measure; a task of any other place is not opened."""
     places = [Path(each) for each in measure.code_folders()]
-    if not places or not all(place.exists() for place in places):
+    if not places or not all(os.path.exists(place) for place in places):
         return
     files = read_task_files(places)
     for size in measure.task_sizes():
@@ -125,7 +125,7 @@ def _is_path(entry: Any) -> bool:
 
 def _name_of(check: Checker, entry: str, file: Path, path: KeyPath) -> str:
     """The name that a task file declares; empty, and a problem, if it declares none."""
-    if not file.is_file():
+    if not os.path.isfile(file):
         beside = [each.name for suffix in SUFFIXES for each in file.parent.glob(f"*{suffix}")]
         close = nearest(file.name, beside)
         hint = f"did you mean {close}?" if close else "paths are relative to the file that names them"
@@ -163,7 +163,7 @@ def _check_functions(task: _Task) -> None:
         for name in _functions_in(value):
             module, _, function = name.rpartition(".")
             file = task.folder_of(key) / f"{module.replace('.', '/')}.py"
-            if file.is_file():
+            if os.path.isfile(file):
                 _check_source(task, key, file, function)
             elif not module or importlib.util.find_spec(module.partition(".")[0]) is None:
                 task.note(key, f"!function {name}, and no file {file}", "module.function of a Python file beside it")
