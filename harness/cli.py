@@ -312,7 +312,7 @@ def _run(arguments: list[str]) -> int:
         error.show()
         return 2
     except AddressSpaceError as error:  # told without terminal.py, which would load what there is no memory for
-        _say(f"error: {error}\nclass of failure: {error.failure}")
+        _say(f"error: {error}\n{name_failure(error.failure)}")
         return 2
     except EndedBySignal as ended:
         _say("ended by a signal; what was measured is kept, and the same command resumes")
