@@ -1,0 +1,40 @@
+"""The objective ``on_policy``: what the student writes itself, scored by the teacher."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field
+
+from harness.training.objectives._base import DivergenceName, Generating
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from harness.training.objectives._outputs import Seen
+
+
+class OnPolicy(Generating):
+    """Divergence of student and teacher on texts that the student has just continued itself (generalized knowledge
+    distillation, Agarwal et al. 2024).
+
+    Texts are drawn again at every step; no gradient flows through the drawing. Only generated tokens are compared.
+    """
+
+    learns_from = "student"
+
+    objective: Literal["on_policy"] = "on_policy"
+    """Its name."""
+    divergence: DivergenceName = "reverse"
+    """forward: KL(teacher‖student). reverse: KL(student‖teacher). jensen_shannon: both against the mixture of the two,
+    weighted by beta."""
+    beta: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    """β of jensen_shannon: the teacher's share of the mixture."""
+
+    def losses(self, seen: Seen) -> Mapping[str, Tensor]:
+        """Divergence in nats a token."""
+        from harness.training.objectives._terms import cross_entropy_and_divergence
+
+        found_N2 = cross_entropy_and_divergence(*seen.both, seen.batch, self.divergence, beta=self.beta)
+        return {"loss": found_N2[:, 1].mean()}
