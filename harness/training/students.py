@@ -6,13 +6,13 @@ teacher ─▶ copy ─▶ chosen blocks, renumbered ─▶ config cut in the sa
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from harness.errors import BackendError
 from harness.modules.layer_pairs import block_numbers
@@ -54,6 +54,63 @@ def cut_blocks(model: PreTrainedModel, kept: Sequence[int]) -> PreTrainedModel:
     _cut_config(student.config.get_text_config(), kept, len(names))
     _check_described(student, kept)
     return student
+
+
+def make_from_config(path: str, model: PreTrainedModel, seed: int) -> PreTrainedModel:
+    """A model of the configuration in ``path`` (a config.json, or a folder with one), with random weights of ``seed``.
+
+    Its class is that which transformers has for the configuration; dtype, device and attention are those of ``model``.
+    Raises BackendError for a configuration that cannot be read, and for another vocabulary than that of ``model``.
+    """
+    try:
+        config = AutoConfig.from_pretrained(path, local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise BackendError(f"distill: student.config: {path} is no configuration of transformers: {error}") from error
+    own, wanted = config.get_text_config().vocab_size, model.config.get_text_config().vocab_size
+    if own != wanted:
+        raise BackendError(
+            f"distill: student.config: {path} has vocab_size {own}, expected {wanted}, that of the reference, whose "
+            "tokenizer the student reads"
+        )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        made: Any = AutoModelForCausalLM.from_config(
+            config, dtype=model.dtype, attn_implementation=model.config._attn_implementation
+        )
+    made.generation_config = copy.deepcopy(model.generation_config)
+    student: PreTrainedModel = made.to(model.device).eval()
+    return student
+
+
+def count_blocks(model: PreTrainedModel) -> int:
+    """Number of decoder blocks."""
+    return len(block_numbers(model))
+
+
+def widen(model: PreTrainedModel) -> dict[str, torch.dtype]:
+    """Put every parameter in single precision; gives the dtypes that they had.
+
+    Raises BackendError naming a module whose weight is packed or not finite, which cannot be trained.
+    """
+    dtypes = {}
+    for name, parameter in model.named_parameters():
+        module = name.rpartition(".")[0]
+        if not parameter.is_floating_point() or parameter.element_size() < 2:
+            raise BackendError(
+                f"distill: {module}: its weights are packed ({parameter.dtype}) and cannot be trained; start from the "
+                "checkpoint that they were made of"
+            )
+        if not parameter.isfinite().all():
+            raise BackendError(f"distill: {module}: the weight holds NaN or infinity")
+        dtypes[name] = parameter.dtype
+        parameter.data = parameter.data.float()
+    return dtypes
+
+
+def narrow(model: PreTrainedModel, dtypes: Mapping[str, torch.dtype]) -> None:
+    """Put every parameter back in the dtype that ``widen`` found."""
+    for name, parameter in model.named_parameters():
+        parameter.data = parameter.data.to(dtypes[name])
 
 
 def _check_choice(model: PreTrainedModel, kept: Sequence[int], blocks: int) -> None:

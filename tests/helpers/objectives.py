@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.training.examples import Batch, Example, make_batch
+from harness.training.objectives import Objective
 from harness.training.objectives._outputs import AttentionInputs, Outputs, Seen
 
 
@@ -37,3 +38,8 @@ def outputs(
 def seen(of: Batch, student: Outputs, teacher: Outputs | None = None, before: Tensor | None = None) -> Seen:
     """A step without parts."""
     return Seen(of, student, teacher, nn.Module(), before)
+
+
+def loss_of(objective: Objective, given: Seen) -> Tensor:
+    """The sum of its terms."""
+    return torch.stack(list(objective.terms(given).values())).sum()

@@ -13,12 +13,10 @@ from harness.records import Entry
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from harness.training.objectives._given import Given, Source
     from harness.training.objectives._outputs import Seen
 
 DivergenceName = Literal["forward", "reverse", "jensen_shannon"]
-Learned = Literal["texts", "teacher", "traces", "pairs", "student"]
-"""What an objective is computed on: the training texts, texts of the teacher, those that a task accepts, pairs of
-texts, or texts that the student writes as it is at that step."""
 Reads = Literal["blocks", "attention"]
 """What an objective reads of a model beside its logits: outputs of decoder blocks, inputs of attention layers."""
 
@@ -26,8 +24,6 @@ Reads = Literal["blocks", "attention"]
 class Objective(Entry, ABC):
     """One term of the loss that a student minimizes."""
 
-    learns_from: ClassVar[Learned] = "texts"
-    """What the loss is computed on."""
     reads: ClassVar[tuple[Reads, ...]] = ()
     """What it reads beside logits."""
     compares_with_start: ClassVar[bool] = False
@@ -35,6 +31,11 @@ class Objective(Entry, ABC):
 
     weight: Annotated[float, Field(gt=0)] = 1.0
     """Factor of this loss in the sum."""
+
+    @property
+    def name(self) -> str:
+        """What it is called in errors and learning curves."""
+        return str(self.model_dump(include={"objective"})["objective"])
 
     @property
     def uses_teacher(self) -> bool:
@@ -55,9 +56,16 @@ class Objective(Entry, ABC):
 
         return nn.Module()
 
+    def gather(self, given: Given) -> Source:
+        """The texts that it is computed on: the training texts themselves by default.
+
+        Raises BackendError or DataError where there are none.
+        """
+        return given.texts
+
     @abstractmethod
-    def losses(self, seen: Seen) -> Mapping[str, Tensor]:
-        """``loss``, the scalar that is minimized, and further scalars for the learning curves."""
+    def terms(self, seen: Seen) -> Mapping[str, Tensor]:
+        """Scalars by name that are added up to the loss."""
 
 
 class Generating(Objective):

@@ -31,6 +31,11 @@ class Feature(Objective):
     """all: every decoder block of the student with the teacher's at the same depth; last: only the last of both."""
 
     @property
+    def name(self) -> str:
+        """With what is compared."""
+        return f"feature.{self.match}"
+
+    @property
     def reads(self) -> tuple[Reads, ...]:  # type: ignore[override]
         """Outputs of blocks, or inputs of attention layers."""
         return ("blocks",) if self.match == "hidden" else ("attention",)
@@ -58,7 +63,7 @@ class Feature(Objective):
         pairs = pair_evenly(students, teachers)
         return pairs if self.blocks == "all" else pairs[-1:]
 
-    def losses(self, seen: Seen) -> Mapping[str, Tensor]:
+    def terms(self, seen: Seen) -> Mapping[str, Tensor]:
         """Mean over the pairs of blocks. Raises BackendError for attention layers that cannot be compared."""
         import torch
 
@@ -74,7 +79,7 @@ class Feature(Objective):
         else:
             pairs = self.pair(len(student.attention), len(teacher.attention))
             found = [self._relate(student.attention[own], teacher.attention[other], batch) for own, other in pairs]
-        return {"loss": torch.stack(found).mean()}
+        return {self.name: torch.stack(found).mean()}
 
     def _relate(self, student: AttentionInputs, teacher: AttentionInputs, batch: Batch) -> Tensor:
         from harness.training.objectives._relations import attention_loss, value_loss

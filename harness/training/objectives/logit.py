@@ -44,14 +44,13 @@ class Logit(Objective):
         """Whether distributions over tokens are compared."""
         return self.uses_teacher
 
-    def losses(self, seen: Seen) -> Mapping[str, Tensor]:
-        """The mixed loss, cross-entropy and divergence, each in nats a token."""
+    def terms(self, seen: Seen) -> Mapping[str, Tensor]:
+        """Hard labels and the divergence from the teacher, with their factors, in nats a token."""
         from harness.training.objectives._terms import cross_entropy, cross_entropy_and_divergence
 
-        if seen.teacher is None:
-            hard = cross_entropy(seen.student, seen.batch).mean()
-            return {"loss": hard, "cross_entropy": hard}
+        if not self.uses_teacher:
+            return {"logit.hard": cross_entropy(seen.student, seen.batch).mean()}
         found_N2 = cross_entropy_and_divergence(*seen.both, seen.batch, self.divergence, self.temperature, self.beta)
         hard, soft = found_N2.mean(0)
-        loss = self.alpha * hard + (1 - self.alpha) * self.temperature**2 * soft
-        return {"loss": loss, "cross_entropy": hard, "divergence": soft}
+        taught = {"logit.soft": (1 - self.alpha) * self.temperature**2 * soft}
+        return {"logit.hard": self.alpha * hard, **taught} if self.alpha else taught

@@ -12,6 +12,7 @@ from harness.training.objectives._base import DivergenceName, Generating
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from harness.training.objectives._given import Given, Source
     from harness.training.objectives._outputs import Seen
 
 
@@ -22,8 +23,6 @@ class OnPolicy(Generating):
     Texts are drawn again at every step; no gradient flows through the drawing. Only generated tokens are compared.
     """
 
-    learns_from = "student"
-
     objective: Literal["on_policy"] = "on_policy"
     """Its name."""
     divergence: DivergenceName = "reverse"
@@ -32,9 +31,19 @@ class OnPolicy(Generating):
     beta: Annotated[float, Field(gt=0, lt=1)] = 0.5
     """β of jensen_shannon: the teacher's share of the mixture."""
 
-    def losses(self, seen: Seen) -> Mapping[str, Tensor]:
+    def gather(self, given: Given) -> Source:
+        """The beginnings of the training texts, which the student continues at every step."""
+        from harness.training.examples import Example
+        from harness.training.objectives._given import Source, continue_prompts
+
+        texts, held_out = (
+            [Example(ids, max(1, len(ids) - 1)) for ids in some] for some in given.prompts(self.prompt_tokens)
+        )
+        return Source(texts, held_out, write=continue_prompts(self.new_tokens, self.sampling_temperature))
+
+    def terms(self, seen: Seen) -> Mapping[str, Tensor]:
         """Divergence in nats a token."""
         from harness.training.objectives._terms import cross_entropy_and_divergence
 
         found_N2 = cross_entropy_and_divergence(*seen.both, seen.batch, self.divergence, beta=self.beta)
-        return {"loss": found_N2[:, 1].mean()}
+        return {self.name: found_N2[:, 1].mean()}

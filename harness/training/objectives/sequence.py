@@ -10,6 +10,8 @@ from harness.training.objectives._base import Generating
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from harness.training.examples import Example
+    from harness.training.objectives._given import Given, Source
     from harness.training.objectives._outputs import Seen
 
 
@@ -18,8 +20,6 @@ class Sequence(Generating):
 
     Written once, before the first step. Only generated tokens are learned, an end of text among them.
     """
-
-    learns_from = "teacher"
 
     objective: Literal["sequence"] = "sequence"
     """Its name."""
@@ -34,8 +34,23 @@ class Sequence(Generating):
         """No: texts can be read by any tokenizer."""
         return False
 
-    def losses(self, seen: Seen) -> Mapping[str, Tensor]:
+    def gather(self, given: Given) -> Source:
+        """What the teacher writes after the beginning of every training text."""
+        from harness.training.objectives._given import Source
+
+        texts, held_out = given.prompts(self.prompt_tokens)
+
+        def write() -> list[list[Example]]:
+            return [
+                given.write(prompts, self.new_tokens, self.sampling_temperature, given.seed + number)
+                for number, prompts in enumerate((texts, held_out))
+            ]
+
+        learned, kept_out = given.remember(self.model_dump(exclude={"weight"}), [*texts, *held_out], write)
+        return Source(given.translate(learned), given.translate(kept_out))
+
+    def terms(self, seen: Seen) -> Mapping[str, Tensor]:
         """Cross-entropy in nats a token."""
         from harness.training.objectives._terms import cross_entropy
 
-        return {"loss": cross_entropy(seen.student, seen.batch).mean()}
+        return {self.name: cross_entropy(seen.student, seen.batch).mean()}

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
+from harness.errors import BackendError
 from harness.training.objectives._base import Objective
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from harness.training.examples import Example
+    from harness.training.objectives._given import Given, Source
     from harness.training.objectives._outputs import Seen
+    from harness.training.questions import Question, Questions
 
 
 class Traces(Objective):
@@ -23,7 +27,6 @@ class Traces(Objective):
     filters and metrics decide which are kept; repeated ones count once.
     """
 
-    learns_from = "traces"
     paths: ClassVar[tuple[str, ...]] = ("include",)
 
     objective: Literal["traces"] = "traces"
@@ -49,8 +52,49 @@ class Traces(Objective):
         """No: texts can be read by any tokenizer."""
         return False
 
-    def losses(self, seen: Seen) -> Mapping[str, Tensor]:
+    def gather(self, given: Given) -> Source:
+        """Answers of the teacher that the task accepts. Raises BackendError if there are too few to learn from."""
+        from harness.training.objectives._given import Source
+
+        if given.training.ask is None:
+            raise BackendError(f"distill: traces: the task {self.task} cannot be asked here")
+        asked = given.training.ask(self.task, self.include, self.questions)
+        prompts = [given.encode(question.prompt) for question in asked.questions]
+
+        def write() -> list[list[Example]]:
+            drawn = [
+                given.write(prompts, asked.new_tokens, self.sampling_temperature, given.seed + number)
+                for number in range(self.samples)
+            ]
+            kept = [
+                self._keep(given, asked, question, [written[place] for written in drawn])
+                for place, question in enumerate(asked.questions)
+            ]
+            apart = -(-len(kept) // 10)
+            return [[each for some in part for each in some] for part in (kept[:-apart], kept[-apart:])]
+
+        settings = self.model_dump(exclude={"weight", "include"}) | {"until": asked.until, "most": asked.new_tokens}
+        learned, held_out = given.remember(settings, prompts, write)
+        drawn, kept = len(prompts) * self.samples, len(learned) + len(held_out)
+        if not learned or not held_out:
+            raise BackendError(
+                f"distill: traces: the task {self.task} accepts {kept} of {drawn} answers of the teacher, too few to "
+                "learn from and to evaluate; raise questions or samples, or choose a task that the reference can do"
+            )
+        note = f"traces: {kept} different answers of the teacher to {self.task} ({asked.split}) accepted, {drawn} drawn"
+        return Source(given.translate(learned), given.translate(held_out), notes=(note,))
+
+    def _keep(self, given: Given, asked: Questions, question: Question, drawn: Sequence[Example]) -> list[Example]:
+        """The different accepted answers to a question, each up to the token that ends it."""
+        kept: dict[str, Example] = {}
+        for example in drawn:
+            answer = asked.cut(given.decode(example.ids[example.scored_from :]))
+            if answer not in kept and question.accepts(answer):
+                kept[answer] = given.cut(example, asked.is_complete)
+        return list(kept.values())
+
+    def terms(self, seen: Seen) -> Mapping[str, Tensor]:
         """Cross-entropy in nats a token."""
         from harness.training.objectives._terms import cross_entropy
 
-        return {"loss": cross_entropy(seen.student, seen.batch).mean()}
+        return {self.name: cross_entropy(seen.student, seen.batch).mean()}

@@ -17,7 +17,7 @@ from harness.training.objectives import Preference
 from harness.training.objectives._reading import Reader
 from harness.training.objectives._rows import Divergence, divergence
 from harness.training.objectives._terms import log_likelihoods
-from tests.helpers.objectives import seen
+from tests.helpers.objectives import loss_of, seen
 
 pytestmark = pytest.mark.slow
 trl = pytest.importorskip("trl", reason="trl is not installed")
@@ -60,8 +60,8 @@ def test_the_loss_of_pairs_is_that_of_direct_preference_optimization(tmp_path: P
     batch = make_batch(_pair(given), range(4))
     with torch.no_grad():
         before = log_likelihoods(Reader("start", start.eval()).read(batch), batch)
-        found = Preference(beta=0.3).losses(seen(batch, Reader("policy", policy).read(batch), before=before))
-    torch.testing.assert_close(found["loss"], wanted.detach(), rtol=1e-5, atol=1e-6)
+        found = loss_of(Preference(beta=0.3), seen(batch, Reader("policy", policy).read(batch), before=before))
+    torch.testing.assert_close(found, wanted.detach(), rtol=1e-5, atol=1e-6)
 
 
 def _pair(given: Mapping[str, Any]) -> list[Example]:

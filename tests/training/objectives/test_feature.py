@@ -14,7 +14,7 @@ from harness.training.examples import Batch
 from harness.training.objectives import Feature
 from harness.training.objectives._outputs import AttentionInputs, Seen
 from harness.training.objectives._relations import attention_loss, hidden_loss, pair_evenly, value_loss
-from tests.helpers.objectives import batch, logits, outputs
+from tests.helpers.objectives import batch, logits, loss_of, outputs
 
 
 def attention(of: Batch, seed: int, heads: int = 4, shared: int = 2, size: int = 6) -> AttentionInputs:
@@ -145,7 +145,7 @@ def test_projections_are_learned_and_belong_to_their_pair() -> None:
     parts = torch.nn.Module()
     for index in range(2):
         parts.register_parameter(f"projection_{index}", torch.nn.Parameter(torch.eye(12) * (index + 1)))
-    found = Feature().losses(Seen(of, student, teacher, parts))["loss"]
+    found = loss_of(Feature(), Seen(of, student, teacher, parts))
     wanted = (
         hidden_loss(of.select(student_blocks[0]), of.select(teacher_blocks[0]), torch.eye(12))
         + hidden_loss(of.select(student_blocks[1]), of.select(teacher_blocks[1]), 2 * torch.eye(12))
@@ -160,8 +160,8 @@ def test_other_heads_are_refused_for_attention_with_what_works() -> None:
     student = outputs(of, logits(of, 1), attention=[attention(of, 1, heads=2, shared=2)])
     teacher = outputs(of, logits(of, 2), attention=[attention(of, 2, heads=4)])
     with pytest.raises(BackendError, match=r"has 2, the teacher 4.*match: values"):
-        Feature(match="attention").losses(Seen(of, student, teacher, torch.nn.Module()))
-    assert Feature(match="values").losses(Seen(of, student, teacher, torch.nn.Module()))["loss"].isfinite()
+        Feature(match="attention").terms(Seen(of, student, teacher, torch.nn.Module()))
+    assert loss_of(Feature(match="values"), Seen(of, student, teacher, torch.nn.Module())).isfinite()
 
 
 def test_what_is_read_follows_what_is_matched() -> None:

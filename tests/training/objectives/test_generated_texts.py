@@ -6,15 +6,15 @@ import pytest
 import torch
 
 from harness.training.objectives import Logit, Objective, OnPolicy, Sequence, Traces
-from tests.helpers.objectives import batch, logits, outputs, seen
+from tests.helpers.objectives import batch, logits, loss_of, outputs, seen
 
 
 @pytest.mark.parametrize("objective", [Sequence(), Traces(task="sums")])
 def test_labels_are_the_generated_tokens(objective: Objective) -> None:
     of = batch((8, 6), (5, 2))
     student = logits(of, 1)
-    labels = Logit(alpha=1).losses(seen(of, outputs(of, student)))["loss"]
-    assert torch.equal(objective.losses(seen(of, outputs(of, student)))["loss"], labels)
+    labels = loss_of(Logit(alpha=1), seen(of, outputs(of, student)))
+    assert torch.equal(loss_of(objective, seen(of, outputs(of, student))), labels)
     assert not objective.uses_teacher
     assert not objective.same_tokens
 
@@ -31,9 +31,8 @@ def test_own_texts_are_compared_with_the_teacher(settings: dict[str, object], li
     of = batch((8, 6), (5, 2))
     student, teacher = outputs(of, logits(of, 1)), outputs(of, logits(of, 2))
     objective = OnPolicy.model_validate(settings)
-    assert torch.equal(
-        objective.losses(seen(of, student, teacher))["loss"], like.losses(seen(of, student, teacher))["loss"]
-    )
+    given = seen(of, student, teacher)
+    assert torch.equal(loss_of(objective, given), loss_of(like, given))
     assert objective.same_tokens
     with pytest.raises(ValueError, match="teacher"):
-        objective.losses(seen(of, student))
+        objective.terms(seen(of, student))

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from harness.training.examples import Batch
 from harness.training.objectives import Logit
-from tests.helpers.objectives import batch, logits, outputs, seen
+from tests.helpers.objectives import batch, logits, loss_of, outputs, seen
 
 
 def by_definition(of: Batch, student: Tensor, teacher: Tensor, alpha: float, temperature: float) -> float:
@@ -32,7 +32,7 @@ def test_the_loss_is_its_formula(alpha: float, temperature: float) -> None:
     of = batch((7, 4, 5), (1, 1, 3))
     student, teacher = logits(of, 1), logits(of, 2)
     objective = Logit(alpha=alpha, temperature=temperature)
-    found = objective.losses(seen(of, outputs(of, student), outputs(of, teacher)))["loss"]
+    found = loss_of(objective, seen(of, outputs(of, student), outputs(of, teacher)))
     assert float(found) == pytest.approx(by_definition(of, student, teacher, alpha, temperature), rel=1e-12)
 
 
@@ -42,7 +42,7 @@ def test_hard_labels_alone_do_not_need_the_teacher() -> None:
     objective = Logit(alpha=1)
     assert not objective.uses_teacher
     assert not objective.same_tokens
-    alone = objective.losses(seen(of, outputs(of, student)))["loss"]
+    alone = loss_of(objective, seen(of, outputs(of, student)))
     assert float(alone) == pytest.approx(by_definition(of, student, teacher, 1, 1), rel=1e-12)
     assert Logit(alpha=0.99).uses_teacher
     assert Logit(alpha=0.99).same_tokens
@@ -52,8 +52,7 @@ def test_without_hard_labels_the_text_does_not_matter() -> None:
     of, other = batch(vocabulary=12), batch(vocabulary=3)
     student, teacher = logits(of, 1), logits(of, 2)
     losses = [
-        Logit(alpha=0).losses(seen(each, outputs(each, student), outputs(each, teacher)))["loss"]
-        for each in (of, other)
+        loss_of(Logit(alpha=0), seen(each, outputs(each, student), outputs(each, teacher))) for each in (of, other)
     ]
     assert not torch.equal(of.ids, other.ids)
     assert torch.equal(*losses)
@@ -63,24 +62,27 @@ def test_padding_and_prompts_are_not_learned() -> None:
     of = batch((7, 4), (1, 3))
     student, teacher = logits(of, 1), logits(of, 2)
     objective = Logit(alpha=0.5)
-    before = objective.losses(seen(of, outputs(of, student), outputs(of, teacher)))["loss"]
+    before = loss_of(objective, seen(of, outputs(of, student), outputs(of, teacher)))
     changed = student.clone()
     changed[1, :2] += torch.randn(2, 12)  # they predict tokens of the prompt
     changed[1, 3:] += torch.randn(4, 12)  # they predict what follows the end of the text
     changed[0, 6] += torch.randn(12)
-    after = objective.losses(seen(of, outputs(of, changed), outputs(of, teacher)))["loss"]
+    after = loss_of(objective, seen(of, outputs(of, changed), outputs(of, teacher)))
     assert torch.equal(before, after)
     changed[1, 2] += torch.randn(12)
-    assert not torch.equal(before, objective.losses(seen(of, outputs(of, changed), outputs(of, teacher)))["loss"])
+    assert not torch.equal(before, loss_of(objective, seen(of, outputs(of, changed), outputs(of, teacher))))
 
 
 def test_curves_show_both_terms() -> None:
     of = batch()
     student, teacher = logits(of, 1), logits(of, 2)
-    objective = Logit(alpha=0.25, temperature=2)
-    found = objective.losses(seen(of, outputs(of, student), outputs(of, teacher)))
-    mixed = 0.25 * found["cross_entropy"] + 0.75 * 4 * found["divergence"]
-    torch.testing.assert_close(found["loss"], mixed, rtol=1e-12, atol=0)
+    given = seen(of, outputs(of, student), outputs(of, teacher))
+    found = Logit(alpha=0.25, temperature=2).terms(given)
+    hard, soft = loss_of(Logit(alpha=1), given), loss_of(Logit(temperature=2), given)
+    assert found.keys() == {"logit.hard", "logit.soft"}
+    torch.testing.assert_close(found["logit.hard"], 0.25 * hard, rtol=1e-12, atol=0)
+    torch.testing.assert_close(found["logit.soft"], 0.75 * soft, rtol=1e-12, atol=0)
+    assert Logit().terms(given).keys() == {"logit.soft"}
 
 
 def test_logits_that_belong_to_no_token_are_not_compared() -> None:
@@ -88,9 +90,7 @@ def test_logits_that_belong_to_no_token_are_not_compared() -> None:
     student, teacher = logits(of, 1), logits(of, 2)
     padded = torch.cat([teacher, torch.full((*teacher.shape[:2], 4), 5.0)], -1)
     objective = Logit()
-    plain, wide = (
-        objective.losses(seen(of, outputs(of, student), outputs(of, each)))["loss"] for each in (teacher, padded)
-    )
+    plain, wide = (loss_of(objective, seen(of, outputs(of, student), outputs(of, each))) for each in (teacher, padded))
     assert torch.equal(plain, wide)
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from harness.training.examples import Batch
 from harness.training.objectives import Preference
 from harness.training.objectives.preference import preference_loss
-from tests.helpers.objectives import batch, logits, outputs, seen
+from tests.helpers.objectives import batch, logits, loss_of, outputs, seen
 
 
 def likelihood(of: Batch, given: Tensor, row: int) -> float:
@@ -32,16 +32,16 @@ def test_the_loss_is_its_formula(beta: float) -> None:
     for preferred, other in ((0, 1), (2, 3)):
         gained = [likelihood(of, policy, row) - likelihood(of, start, row) for row in (preferred, other)]
         wanted += -math.log(1 / (1 + math.exp(-beta * (gained[0] - gained[1])))) / 2
-    found = Preference(beta=beta).losses(seen(of, outputs(of, policy), before=before))
-    assert float(found["loss"]) == pytest.approx(wanted, rel=1e-12)
+    found = loss_of(Preference(beta=beta), seen(of, outputs(of, policy), before=before))
+    assert float(found) == pytest.approx(wanted, rel=1e-12)
 
 
 def test_a_student_as_it_began_prefers_nothing() -> None:
     of = batch((7, 4), (1, 1))
     start = logits(of, 2)
     before = torch.tensor([likelihood(of, start, row) for row in range(2)], dtype=torch.float64)
-    found = Preference().losses(seen(of, outputs(of, start), before=before))
-    assert float(found["loss"]) == pytest.approx(math.log(2), rel=1e-12)
+    found = loss_of(Preference(), seen(of, outputs(of, start), before=before))
+    assert float(found) == pytest.approx(math.log(2), rel=1e-12)
 
 
 def test_the_loss_falls_as_the_preferred_text_gains() -> None:
@@ -50,14 +50,13 @@ def test_the_loss_falls_as_the_preferred_text_gains() -> None:
     before = torch.tensor([likelihood(of, start, row) for row in range(2)], dtype=torch.float64)
     changed = start.clone().requires_grad_(True)
     objective = Preference(beta=0.5)
-    loss = objective.losses(seen(of, outputs(of, changed), before=before))["loss"]
+    loss = loss_of(objective, seen(of, outputs(of, changed), before=before))
     (slope,) = torch.autograd.grad(loss, changed)
     better = (changed - slope).detach()
     assert likelihood(of, better, 0) > likelihood(of, start, 0)
     assert likelihood(of, better, 1) < likelihood(of, start, 1)
-    after = objective.losses(seen(of, outputs(of, better), before=before))
-    assert float(after["loss"]) < math.log(2)
-    assert float(after["ranked_alike"]) == 1.0
+    after = loss_of(objective, seen(of, outputs(of, better), before=before))
+    assert float(after) < math.log(2)
 
 
 @settings(max_examples=50, deadline=None)
@@ -72,4 +71,4 @@ def test_exchanged_texts_differ_by_the_margin(first: float, second: float, beta:
 def test_likelihoods_from_before_training_are_needed() -> None:
     of = batch()
     with pytest.raises(ValueError, match="before training"):
-        Preference().losses(seen(of, outputs(of, logits(of, 1))))
+        Preference().terms(seen(of, outputs(of, logits(of, 1))))
