@@ -289,9 +289,10 @@ class Loop:
         )
 
     def _seed(self, step: int) -> None:
-        torch.default_generator.manual_seed((self.seed + 1) * 2**32 + step)
+        number = ((self.seed + 1) * 2**32 + step) % 2**63
+        torch.default_generator.manual_seed(number)
         if self.task.student.device.type == "cuda":
-            torch.cuda.manual_seed((self.seed + 1) * 2**32 + step)
+            torch.cuda.manual_seed(number)
 
     def _say(self, began: float, before: int) -> str:
         last = next((point.value for point in reversed(self.curves) if point.series == TRAIN), None)
