@@ -15,13 +15,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from math import ceil
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from harness.errors import BackendError
 from harness.modules.experts import stacked_tensor
 from harness.modules.linears import Linear, weight_of
-from harness.numerics.formats import blocks_of, known_grid
+from harness.numerics.formats import CHUNK_VALUES, blocks_of, known_grid
 from harness.numerics.grids import Codebook, Float8, Grid, Integer, Steps, integer
 from harness.progress import track
 from harness.records import ModuleFormat
@@ -56,6 +58,9 @@ def lies_on_grid(blocks: Tensor, grid: Grid, held_in: torch.dtype) -> Tensor:
     held_in: the dtype to which the values were rounded once, including the largest one, from which the scale is
     computed; the tolerance is half a unit in the last place each (for subnormal numbers, half the smallest).
     """
+    if blocks.is_cpu and len(blocks) > (rows := max(1, CHUNK_VALUES // blocks.shape[-1])):
+        # Several times as fast in pieces that stay in the cache of a core.
+        return torch.cat([lies_on_grid(some, grid, held_in) for some in blocks.split(rows)])
     info = torch.finfo(held_in)
     relative, absolute = 1.25 * info.eps + 4 * torch.finfo(torch.float32).eps, 1.25 * info.tiny * info.eps
     symmetric = grid
@@ -81,17 +86,19 @@ def count_distinct(blocks: Tensor) -> int:
     return int(_count_each(blocks).max())
 
 
-def _count_each(blocks: Tensor) -> Tensor:
-    """Number of distinct values of each block, int64 [M]."""
-    ordered = blocks.sort(-1).values
-    counts_M: Tensor = 1 + (ordered[:, 1:] != ordered[:, :-1]).sum(-1)
+def _count_each(blocks: Tensor) -> NDArray[np.int64]:
+    """Number of distinct values of each block, [M]."""
+    # On a CPU, numpy sorts many short rows about ten times as fast as torch.
+    values = blocks if blocks.dtype == torch.float64 else blocks.float()
+    ordered = np.sort(values.cpu().numpy(), axis=-1)
+    counts_M: NDArray[np.int64] = 1 + (ordered[:, 1:] != ordered[:, :-1]).sum(-1)
     return counts_M
 
 
 def _check_codebooks(weight_OI: Tensor, declared: ModuleFormat) -> int:
     """Distinct values in a row: at most 2^bits from its codebook plus the number of sparse values."""
     bits, counts_O = declared.format.bits or 0, _count_each(weight_OI)
-    others = int((counts_O - 2**bits).clamp(min=0).sum())
+    others = int((counts_O - 2**bits).clip(min=0).sum())
     # What is stored beside codes takes at least 16 bits per value: no more sparse values than this can be meant.
     sparse = (declared.bits_per_weight - bits) * weight_OI.numel() / 16 if declared.format.sparse else 0
     if others > sparse:
