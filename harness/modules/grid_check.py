@@ -61,7 +61,7 @@ def lies_on_grid(blocks: Tensor, grid: Grid, held_in: torch.dtype) -> Tensor:
     if blocks.is_cpu and len(blocks) > (rows := max(1, CHUNK_VALUES // blocks.shape[-1])):
         # Several times as fast in pieces that stay in the cache of a core.
         return torch.cat([lies_on_grid(some, grid, held_in) for some in blocks.split(rows)])
-    info = torch.finfo(held_in)
+    blocks, info = _compute_in(blocks), torch.finfo(held_in)
     relative, absolute = 1.25 * info.eps + 4 * torch.finfo(torch.float32).eps, 1.25 * info.tiny * info.eps
     symmetric = grid
     if isinstance(grid, Integer) and not grid.symmetric:
@@ -75,9 +75,11 @@ def lies_on_grid(blocks: Tensor, grid: Grid, held_in: torch.dtype) -> Tensor:
         left = torch.nonzero(~good_M)[:, 0]
         if not len(left):
             break
-        some = blocks[left]
-        near = symmetric.round(some, Steps(reach_M[left, None] / value))
-        good_M[left] = ((near - some).abs() <= relative * some.abs() + absolute).all(-1)
+        some, reach = (blocks[left], reach_M[left]) if len(left) < len(blocks) else (blocks, reach_M)
+        off = symmetric.round(some, Steps(reach[:, None] / value)).sub_(some).abs_()
+        near = off <= some.abs().mul_(relative).add_(absolute)
+        # One flag for all is much faster than one for each block, and mostly enough.
+        good_M[left] = True if bool(near.all()) else near.all(-1)
     return good_M
 
 
@@ -89,10 +91,14 @@ def count_distinct(blocks: Tensor) -> int:
 def _count_each(blocks: Tensor) -> NDArray[np.int64]:
     """Number of distinct values of each block, [M]."""
     # On a CPU, numpy sorts many short rows about ten times as fast as torch.
-    values = blocks if blocks.dtype == torch.float64 else blocks.float()
-    ordered = np.sort(values.cpu().numpy(), axis=-1)
-    counts_M: NDArray[np.int64] = 1 + (ordered[:, 1:] != ordered[:, :-1]).sum(-1)
-    return counts_M
+    pieces = blocks.split(max(1, CHUNK_VALUES // blocks.shape[-1]))
+    ordered = (np.sort(_compute_in(some).cpu().numpy(), axis=-1) for some in pieces)
+    return np.concatenate([1 + (some[:, 1:] != some[:, :-1]).sum(-1) for some in ordered])
+
+
+def _compute_in(blocks: Tensor) -> Tensor:
+    """The same values in the dtype that they are checked in."""
+    return blocks if blocks.dtype == torch.float64 else blocks.float()
 
 
 def _check_codebooks(weight_OI: Tensor, declared: ModuleFormat) -> int:
@@ -109,14 +115,14 @@ def _check_codebooks(weight_OI: Tensor, declared: ModuleFormat) -> int:
 
 def _check_blocks(weight_OI: Tensor, grid: Grid, declared: ModuleFormat) -> int | None:
     """Distinct values in a block; None if the groups are not known and a row gives no bound."""
-    values_OI, form = weight_OI if weight_OI.dtype == torch.float64 else weight_OI.float(), declared.format
+    form = declared.format
     if form.act_order:
         most = 2**grid.bits * ceil(weight_OI.shape[1] / (form.group_size or 1))
-        if (count := count_distinct(_sample_blocks(values_OI))) > most:
+        if (count := count_distinct(_sample_blocks(weight_OI))) > most:
             raise BackendError(_message(declared, "row", f"{count} distinct values, allowed are {most}"))
         return None
     partition = blocks_of(form)
-    blocks = partition.split(values_OI).flatten(0, -2)
+    blocks = partition.split(weight_OI).flatten(0, -2)
     off_M = torch.nonzero(~lies_on_grid(blocks, grid, weight_OI.dtype))[:, 0]
     # Where symmetric codes reach one further down than up, a scale below 0 (AutoRound has such) turns that around.
     off_M = off_M[~lies_on_grid(-blocks[off_M], grid, weight_OI.dtype)]
