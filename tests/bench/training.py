@@ -54,7 +54,7 @@ def texts(steps: int, batch: int) -> dict[str, Any]:
 
 
 def qat(**fields: Any) -> Step:
-    return {"backend": "qat", "batch": 16, "learning_rate": 1e-3, "evaluations": 10, **fields}
+    return {"backend": "qat", "batch": 8, "learning_rate": 1e-3, "evaluations": 10, **fields}
 
 
 CALIBRATION = {"data": "pocket-calibration", "documents": 64, "tokens": 256}
@@ -64,21 +64,22 @@ INT8: Step = {"bits": 8, "granularity": "channel"}
 A8: Step = {"bits": 8, "granularity": "tensor"}
 RECIPES: dict[str, Recipe] = {
     "INT2 group 32": Recipe(({"backend": "round_to_nearest", **INT2},), asked=False),
-    "INT2 group 32, QAT, learned steps": Recipe((qat(**INT2, learned_steps=True),), texts(300, 16), asked=True),
-    "INT2 group 32, QAT": Recipe((qat(**INT2),), texts(300, 16)),
-    "INT3 channel": Recipe(({"backend": "round_to_nearest", **INT3},)),
-    "GPTQ INT3 channel": Recipe(({"backend": "gptq", **INT3},)),
-    "INT3 channel, QAT, learned steps": Recipe((qat(**INT3, learned_steps=True),), texts(100, 16)),
+    "INT2 group 32, QAT, learned steps": Recipe((qat(**INT2, learned_steps=True),), texts(300, 8), asked=True),
     "W8A8, activations per tensor": Recipe(
         ({"backend": "round_to_nearest", **INT8}, {"backend": "activations", **A8}), asked=False
     ),
     "W8A8, activations per tensor, QAT": Recipe(
-        (qat(**INT8, activations=A8, learning_rate=3e-4),), texts(100, 16), asked=True
+        (qat(**INT8, activations=A8, learning_rate=3e-4),), texts(60, 8), asked=True
     ),
+    "INT3 channel": Recipe(({"backend": "round_to_nearest", **INT3},)),
+    "GPTQ INT3 channel": Recipe(({"backend": "gptq", **INT3},)),
+    "INT3 channel, QAT, learned steps": Recipe((qat(**INT3, learned_steps=True),), texts(100, 8)),
+    "INT2 group 32, QAT, learned steps, 100 steps": Recipe((qat(**INT2, learned_steps=True),), texts(100, 8)),
+    "INT2 group 32, QAT, fixed steps, 100 steps": Recipe((qat(**INT2),), texts(100, 8)),
 }
 ORDERS = (
     ("INT2 group 32, QAT, learned steps", "INT2 group 32"),
-    ("INT2 group 32, QAT, learned steps", "INT2 group 32, QAT"),
+    ("INT2 group 32, QAT, learned steps, 100 steps", "INT2 group 32, QAT, fixed steps, 100 steps"),
     ("INT3 channel, QAT, learned steps", "GPTQ INT3 channel"),
     ("W8A8, activations per tensor, QAT", "W8A8, activations per tensor"),
 )
