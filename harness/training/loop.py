@@ -56,6 +56,7 @@ class Task:
     such as running averages. depends_on: settings of the backend, as plain data. examples, held_out: in place of the
     texts of the training data. together: examples that stay together in a batch (2 for pairs), each unit counted as
     one document. comparable: whether student and teacher read the same tokens, so that their divergence is defined.
+    keeps: bytes that a forward pass keeps for the backward pass beside activations, for the forecast.
     """
 
     name: str
@@ -69,6 +70,7 @@ class Task:
     together: int = 1
     weigh_by: Literal["tokens", "examples"] = "tokens"
     comparable: bool = True
+    keeps: int = 0
     make_optimizer: Callable[[Groups], torch.optim.Optimizer] | None = None
 
 
@@ -286,6 +288,7 @@ class Loop:
             [each for each in states if isinstance(each, Tensor)],
             saved,
             *first.ids.shape,
+            self.task.keeps,
         )
 
     def _seed(self, step: int) -> None:
