@@ -54,14 +54,16 @@ def list_memory(
     saved: int,
     documents: int,
     tokens: int,
+    keeps: int = 0,
 ) -> tuple[Memory, ...]:
-    """Every part after the first step. saved: bytes that its forward pass kept, for ``documents`` of ``tokens``."""
+    """Every part after the first step. saved: bytes that its forward pass kept, for ``documents`` of ``tokens``, of
+    which ``keeps`` are no activations."""
     parameters = list(trainable)
     places, config = {_place(each) for each in parameters}, getattr(student, "config", None)
     base = [each for each in tensors_of(student) if _place(each) not in places]
     size = sum(each.numel() for each in parameters)
     shapes = shapes_of(config.get_text_config()) if config is not None else None
-    activations = shapes.activations(documents, tokens) if shapes else None
+    activations = shapes.activations(documents, tokens) + keeps if shapes else None
     return (
         Memory("base", sum(each.numel() * each.element_size() for each in set(base)), bytes_of(base)),
         Memory("teacher", sum(each.numel() * each.element_size() for each in teacher.parameters()), _sum(teacher)),

@@ -55,7 +55,7 @@ class _Rendered:
 
 
 def render(run: Run, tables: Tables, templates: Path) -> str:
-    """The report as HTML: every section that ``harness.report.sections`` finds, in order.
+    """The report as HTML: every section that ``harness.report.sections`` finds and that has something to show.
 
     The same run and tables give the same text. Raises WriteError naming the template that failed.
     """
@@ -65,7 +65,8 @@ def render(run: Run, tables: Tables, templates: Path) -> str:
     suites, no_tables = open_suites(tables)
     values = {"run": run, "suites": suites, "no_tables": no_tables}
     style = (templates / "style.css").read_text(encoding="utf-8")
-    sections = [_render(environment, section, values) for section in find_sections(templates)]
+    rendered = [_render(environment, section, values) for section in find_sections(templates)]
+    sections = [each for each in rendered if each.body.strip()]
     try:
         page = environment.get_template("base.html")
         # The style sheet is a shipped file without anything of the run in it.

@@ -220,6 +220,15 @@ def test_learned_steps_of_static_inputs_end_in_their_range() -> None:
         assert low == -high < 0
 
 
+@pytest.mark.parametrize("learned", [False, True])
+def test_what_rounding_keeps_is_forecast(learned: bool) -> None:
+    """Rounded weights and where the grid reaches them, and with learned steps how much each was rounded."""
+    _, training = train(llama(), steps=1, learned_steps=learned, **INT3)
+    (found,) = [each for each in only_fit(training).memory if each.part == "activations"]
+    assert found.forecast is not None
+    assert found.measured == pytest.approx(found.forecast, rel=0.1)
+
+
 def test_losses_mix_texts_and_reference() -> None:
     teacher = llama()
     for weight, series in ((0.0, {"loss"}), (1.0, {"loss"}), (0.25, {"loss", "loss.nll", "loss.kl"})):
@@ -305,7 +314,10 @@ def test_torchao_fake_quantizes_the_same_weights_alike() -> None:
         expected.backward(grad)
         found = round_through(mine, Format(integer(bits, full_range=True), Blocks("group", 32)))
         found.backward(grad)
-        torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+        # torchao multiplies by the inverse of the scale, so a value between two codes may fall to either side.
+        different = (found - expected).detach().abs()
+        assert float((different > 1e-6).float().mean()) <= 0.005
+        assert float(different.max()) <= 1.01 * float(weight.abs().max()) / (2 ** (bits - 1) - 0.5)
         assert mine.grad is not None
         assert theirs.grad is not None
         # The largest value of a group, which sets its scale, has a gradient through that there.
