@@ -1,11 +1,11 @@
 """What the objectives of distillation gain on the embedded model, as a section of a page. A script, not a test.
 
     python tests/bench/distillation.py --out .github/TRAINING.md
-    python tests/bench/distillation.py --out .github/TRAINING.md --only "few texts: hard labels"
+    python tests/bench/distillation.py --out .github/TRAINING.md --only "few: logit"
 
 Every student is the first and third of the four layers of the embedded model, trained for as many steps. It is judged
-on held-out texts: KL and NLL in nats per token, and how often student and teacher find the same token most probable, with
-the paired differences from the student that learned hard labels of the same texts (95 % intervals, clustered by
+on held-out texts: KL and NLL in nats per token, and how often student and teacher find the same token most probable.
+Differences are paired with the student that learned hard labels of the same texts (95 % intervals, clustered by
 document). Results are kept beside the page, so that single rows can be made again.
 """
 
