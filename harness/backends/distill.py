@@ -47,12 +47,18 @@ class Distill(TrainingBackend):
 
     paths: ClassVar[tuple[str, ...]] = ("student.config", "objectives.include")
 
-    student: Student | None = None
+    student: Student | None = Field(default=None, examples=[{"layers": "halve"}])
     """The student, unless it is the model that the step is given."""
     objectives: tuple[AnyObjective, ...] = Field(
-        default=(Logit(),), min_length=1, examples=[[{"objective": "logit", "temperature": 2.0, "alpha": 0.1}]]
+        default=(Logit(),), examples=[[{"objective": "logit", "temperature": 2.0, "alpha": 0.1}]]
     )
     """Terms of the loss; the default is KL(teacher‖student) of the next token."""
+
+    @model_validator(mode="after")
+    def _has_objectives(self) -> Distill:
+        if not self.objectives:
+            raise ValueError("at least one objective, for example {objective: logit}")
+        return self
 
     @property
     def reads_tokens(self) -> bool:
