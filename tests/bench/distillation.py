@@ -15,6 +15,7 @@ import argparse
 import copy
 import json
 import sys
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -32,6 +33,7 @@ from harness.data.documents import read_documents
 from harness.data.encoding import encode
 from harness.models.loaded import LoadedModel
 from harness.models.loading import load
+from harness.pocket.tasks import task_items
 from harness.records import DocumentsSpec, ModelSpec, TrainingSpec
 from harness.running.questions import read_questions
 from harness.running.training import read_training
@@ -82,9 +84,6 @@ Sums = list[list[float]]
 
 def write_task(folder: Path) -> Path:
     """A task of sums with questions to learn from and others to be judged on."""
-    from harness.pocket.tasks import task_items
-
-    folder.mkdir(parents=True, exist_ok=True)
     items = task_items("pocket_sums", 400 + ASKED, 7)
     files = {"train": items[:400], "test": items[400:]}
     for split, rows in files.items():
@@ -240,9 +239,9 @@ def main() -> None:
     raw = read_documents("pocket-heldout", options.judged)
     encoded = encode(raw, reference.tokenizer, DocumentsSpec(data="pocket-heldout", context=256), 1536)
     texts = [torch.from_numpy(each.ids) for each in encoded if not each.skipped]
-    tasks = write_task(data.parent / "sums")
     for name in options.only:
-        results[name] = run_row(name, reference, options.steps, texts, tasks)
+        with tempfile.TemporaryDirectory() as folder:
+            results[name] = run_row(name, reference, options.steps, texts, write_task(Path(folder)))
         data.parent.mkdir(parents=True, exist_ok=True)
         data.write_text(json.dumps(results) + "\n")
         tokens, kl, nll, same = map(sum, zip(*results[name]["judged"], strict=True))
