@@ -8,6 +8,8 @@ Legend: T tokens, V vocabulary.
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
@@ -77,7 +79,7 @@ def _differentiate(logits_V: Tensor, embedded_1TD: Tensor) -> Tensor:
     weights_V = torch.linspace(-1, 1, len(logits_V), device=logits_V.device)
     total = (logits_V * weights_V).sum()
     (derivative,) = torch.autograd.grad(total, embedded_1TD, retain_graph=True, allow_unused=True)
-    return total.new_zeros(()) if derivative is None else derivative[0, -1].double().norm()
+    return total.new_zeros(()) if derivative is None else cast(Tensor, derivative[0, -1].double().norm())
 
 
 def _find_moved_share(model: LanguageModel, quantized: bool) -> float:
