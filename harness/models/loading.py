@@ -22,6 +22,7 @@ from transformers import PreTrainedTokenizerBase
 from harness.errors import ModelError
 from harness.models.checkpoint import open_folder
 from harness.models.gguf import open_gguf
+from harness.models.headers import find_dtype
 from harness.models.identity import identify
 from harness.models.language_model import TransformersModel
 from harness.models.loaded import LoadedModel, freeze
@@ -47,6 +48,7 @@ def load(spec: ModelSpec, name: str, tokenizer: PreTrainedTokenizerBase | None =
     """
     _check_device(spec)
     source = resolve(spec)
+    spec = spec if spec.dtype != "auto" else spec.model_copy(update={"dtype": find_dtype(spec, source.folder)})
     if source.file is not None:
         opened = open_gguf(spec, name, source.file, tokenizer)
     else:
