@@ -8,6 +8,7 @@ Legend: T tokens, V vocabulary.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import cast
 
 import torch
@@ -68,6 +69,9 @@ def _find_derived_share(model: LanguageModel) -> float | None:
         return None
     finally:
         hook.remove()
+        # Some models keep a state of their last call, which then holds no derivatives.
+        with suppress(Exception), torch.no_grad():
+            model.logits(_make_texts(model.token_ids).to(model.device))
     if len(embedded) > 1 or not bool(size_T.isfinite().all()) or not size_T[-1] > 0:
         return None
     share = float(size_T[:-1].min() / size_T[-1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,7 @@ def test_the_model_is_left_as_it_was() -> None:
 def test_every_architecture_is_causal(name: str, dtype: torch.dtype) -> None:
     model: Any = family(name)
     check_causal(TransformersModel(model.to(dtype)), name)
+    copy.deepcopy(model)  # A state that it keeps of its last call would bring the derivatives along.
 
 
 @pytest.mark.parametrize(
