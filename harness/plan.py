@@ -30,6 +30,7 @@ from harness.planning.target import read_target
 from harness.records import CalibrationSpec, Note, Plugin
 from harness.system.yaml_file import read_yaml
 from harness.system.yaml_values import KeyPath, describe
+from harness.writers import Writer
 
 
 def make_plan(path: Path) -> Plan:
@@ -63,6 +64,20 @@ def make_plans(path: Path) -> list[Plan]:
     if any(found for _, found in mistakes):
         raise PlanError(merge_problems(mistakes))
     return [plan for plan in plans if plan is not None]
+
+
+def make_all_plans(paths: Iterable[Path]) -> Sequence[Plan]:
+    """The plans of several variant files. Raises PlanError with every mistake of every file, each once."""
+    plans: list[Plan] = []
+    problems: list[Problem] = []
+    for path in paths:
+        try:
+            plans += make_plans(path)
+        except PlanError as error:
+            problems += error.problems
+    if problems:
+        raise PlanError(list(dict.fromkeys(problems)))
+    return check_together(plans)
 
 
 def _read_plan(expansion: Expansion, folder: Path, problems: list[Problem]) -> Plan | None:
@@ -120,6 +135,13 @@ def names_of(path: Path) -> set[str]:
     contents = [each.source.data for each in expansions if isinstance(each.source.data, Mapping)]
     names = [content.get("name") for content in contents]
     return {name for name in names if isinstance(name, str) and is_slug(name)}
+
+
+def outputs_of(path: Path) -> tuple[Writer, ...]:
+    """The writers that a file asks for which may be full of mistakes, as far as they can be known."""
+    source = read_yaml(path, [])
+    content = source.data if source is not None and isinstance(source.data, Mapping) else {}
+    return read_outputs(Checker(source, path.parent, []), content.get("outputs")) if source is not None else ()
 
 
 def named_in(path: Path) -> tuple[list[GateSpec], list[SuiteSpec]]:

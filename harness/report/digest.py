@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import FailureClass
-from harness.records import Level, Run, Status
+from harness.records import FAILURE_FILE, Failure, Fault, Level, Measurement, Run, Status
 from harness.records.own_rules import OWN_GATE
 from harness.report import asked, comparability, stops, verdict, words
 from harness.report.display import clean, shorten_path
@@ -21,6 +21,7 @@ from harness.report.rules import Judged, prepare_verdicts
 from harness.system.resources import bundled_names
 
 REPORT = "report.html"
+UNKNOWN_TIME = "1970-01-01T00:00:00+00:00"
 REMEDIES: Mapping[FailureClass, tuple[str, str]] = {
     "usage": ("", "correct the file, setting or task that the reason names, and check again"),
     "model_unsupported": ("", "load it with the library that wrote it, or choose a step that takes this architecture"),
@@ -85,7 +86,11 @@ class Finding:
 
 @dataclass(frozen=True)
 class Digest:
-    """What a run comes to. findings: in the order of the files. report: where its report is."""
+    """What a run comes to, or why there is none.
+
+    findings: in the order of the files. report: where its report is. judged: whether there is a run. started: in
+    ISO 8601. seconds: of the whole run. compressed: what was made of what, one fact a line.
+    """
 
     name: str
     verdict: Status
@@ -98,6 +103,14 @@ class Digest:
     findings: tuple[Finding, ...]
     source: str
     report: str
+    judged: bool
+    exit_code: int
+    harness: str
+    data_key: str
+    started: str
+    seconds: float
+    compressed: tuple[str, ...]
+    measurements: tuple[Measurement, ...]
 
     @property
     def worst_first(self) -> list[Finding]:
@@ -112,6 +125,8 @@ class Digest:
     @property
     def count_line(self) -> str:
         """ "2 of 9 blocking rules do not pass, 1 advisory rule neither, 3 warnings"."""
+        if not self.judged:
+            return "nothing was judged"
         blocking, stopping = self.counts.total(), sum(each.stops for each in self.findings)
         advisory, warnings = sum(each.warns for each in self.findings), len(self.warnings)
         parts = [f"{blocking - stopping} of {blocking} blocking rule{'s' * (blocking != 1)} passed"]
@@ -141,6 +156,43 @@ def digest(run: Run, folder: Path | None = None) -> Digest:
         findings=tuple(findings),
         source=source,
         report=clean(report, 1000),
+        judged=True,
+        exit_code=run.exit_code,
+        harness=run.environment.harness,
+        data_key=clean(run.data_key),
+        started=run.clock.started,
+        seconds=sum(run.clock.seconds.values()),
+        compressed=tuple(describe_variant(run)),
+        measurements=run.measurements,
+    )
+
+
+def digest_failure(failure: Failure, folder: Path | None = None) -> Digest:
+    """Why there is no run. folder: that of the run; None where the variant has no name by which there would be one."""
+    source = clean(failure.source, 1000)
+    faults = failure.faults or (Fault(file=failure.source, message=failure.message),)
+    name = clean(failure.name)
+    count = f"{len(faults)} mistakes in the files; nothing was run. The first: {faults[0].message}"
+    return Digest(
+        name=name,
+        verdict="error",
+        headline="Could not be run",
+        reason=clean(failure.message if len(faults) == 1 else count, 2000),
+        failure=failure.failure,
+        comparable="",
+        warnings=(),
+        stops=(),
+        findings=tuple(_describe_fault(each, failure, index) for index, each in enumerate(faults)),
+        source=source,
+        report=clean(f"{shorten_path(folder)}/{FAILURE_FILE}" if folder else "the output of harness check", 1000),
+        judged=False,
+        exit_code=failure.exit_code,
+        harness=failure.harness,
+        data_key="",
+        started=failure.at or UNKNOWN_TIME,
+        seconds=0.0,
+        compressed=(),
+        measurements=(),
     )
 
 
@@ -190,21 +242,38 @@ def _describe(item: Judged, run: Run, source: str, place: str, names: Counter[tu
 
 def _without_rules(run: Run, source: str) -> Finding:
     """What stands for a run that does not pass although no rule stops it: none was judged."""
+    reason = clean(verdict.reason(run), 1000)
+    return _describe_lack("the run is judged", run.name, run.verdict, reason, source, (source, 1), "usage")
+
+
+def _describe_fault(fault: Fault, failure: Failure, index: int) -> Finding:
+    """What stands for one reason why there is no run."""
+    name = "the run is made" if index == 0 else f"the run is made ({index + 1})"
+    place = (clean(shorten_path(Path(fault.file)) if fault.file else "variant.yaml", 1000), fault.line)
+    where = f"{place[0]}:{place[1]}"
+    reason = clean(" ".join(fault.message.split()), 1000)
+    return _describe_lack(name, failure.name, "error", reason, where, place, failure.failure)
+
+
+def _describe_lack(
+    name: str, variant: str, status: Status, reason: str, where: str, place: tuple[str, int], failure: FailureClass
+) -> Finding:
+    """A finding of no rule of a gate: the run, or its verdict, is missing."""
     return Finding(
         gate=OWN_GATE,
-        id="the run is judged",
-        name="the run is judged",
-        title="the run is judged",
-        status=run.verdict,
+        id=name.partition(" (")[0],
+        name=name,
+        title=name.partition(" (")[0],
+        status=status,
         level="block",
         expected="",
         numbers="",
-        reason=clean(verdict.reason(run), 1000),
+        reason=reason,
         why="",
-        where=source,
-        place=(source, 1),
-        remedy=REMEDIES["usage"][1],
-        fingerprint=_fingerprint((run.name, OWN_GATE, "the run is judged")),
+        where=where,
+        place=place,
+        remedy=REMEDIES[failure][1],
+        fingerprint=_fingerprint((variant, OWN_GATE, name)),
     )
 
 

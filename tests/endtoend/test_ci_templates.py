@@ -169,7 +169,9 @@ def test_what_cannot_be_run_is_an_error_with_its_reason(runner: Runner) -> None:
     (runner.work / "broken.yaml").write_text(VARIANT.format(name="broken").replace("model: pocket", "model: ./empty"))
     runner.step("check", VARIANTS="broken.yaml", GATES="", OUT="runs")
     assert (runner.outputs()["verdict"], runner.outputs()["failure"]) == ("error", "model_unsupported")
-    assert "Could not be run: <code>broken</code>" in (runner.home / "summary").read_text()
+    assert (runner.home / "summary").read_text().count("Could not be run: <code>broken</code>") == 1
+    for place in (Path(runner.outputs()["sarif"]) / "broken.sarif", Path(runner.outputs()["comments"]) / "broken.md"):
+        assert "config.json" in place.read_text()
     (runner.home / "output").unlink()
     runner.step("check", VARIANTS="no-such.yaml", GATES="", OUT="runs")
     assert (runner.outputs()["verdict"], runner.outputs()["failure"]) == ("error", "usage")
@@ -205,10 +207,16 @@ def test_the_gitlab_job_keeps_the_exit_code_and_writes_its_reports(runner: Runne
     text = encode_workflow("gitlab", "bad.yaml")
     job = load_yaml(text)["model-check"]
     script = "\n".join(line for line in job["script"] if "pip install" not in line)
-    done = runner.run(script, VARIANT=job["variables"]["VARIANT"], GITHUB_ACTIONS="", GITHUB_STEP_SUMMARY="")
+    given = {"VARIANT": job["variables"]["VARIANT"], "GITLAB_CI": "true"}
+    done = runner.run(script, **given, GITHUB_ACTIONS="", GITHUB_STEP_SUMMARY="")
     assert done.returncode == 1, done.stdout + done.stderr
     for pattern in job["artifacts"]["reports"].values():
         assert list(runner.work.glob(pattern)), pattern
+    (runner.work / "suite.yaml").write_text("measures: [memori]\n")
+    done = runner.run(script, **given, GITHUB_ACTIONS="", GITHUB_STEP_SUMMARY="")
+    assert done.returncode == 2, done.stdout + done.stderr
+    for pattern in job["artifacts"]["reports"].values():
+        assert "did you mean memory?" in (runner.work / pattern.replace("*", "bad")).read_text(), pattern
 
 
 def test_the_github_job_runs_the_check(runner: Runner) -> None:

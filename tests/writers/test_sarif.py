@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from harness.records import Run
+from harness.report.digest import digest
 from harness.writers.sarif import MOST_RESULTS, Sarif, encode_sarif
 from tests.helpers.hostile import HOSTILE, rename_everything
 from tests.helpers.made_run import Made
@@ -24,7 +25,7 @@ def moved(run: Run, where: str) -> Run:
 
 
 def results(run: Run) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = encode_sarif(run, Path("runs/x"))["runs"][0]["results"]
+    found: list[dict[str, Any]] = encode_sarif(digest(run, Path("runs/x")))["runs"][0]["results"]
     return found
 
 
@@ -74,7 +75,7 @@ def test_the_fingerprint_is_that_of_the_rule_not_of_number_or_line(made: dict[st
 def test_the_limits_of_github(made: dict[str, Made]) -> None:
     run = rename_everything("x" * 300)
     run = run.model_copy(update={"verdicts": run.verdicts * 1_010})
-    log = encode_sarif(run, Path("runs/x"))["runs"][0]
+    log = encode_sarif(digest(run, Path("runs/x")))["runs"][0]
     assert len(log["results"]) == MOST_RESULTS
     assert "more rules do not pass" in log["invocations"][0]["toolExecutionNotifications"][-1]["message"]["text"]
     for rule in log["tool"]["driver"]["rules"]:
