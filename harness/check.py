@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from harness.errors import OUT_OF_MEMORY, HarnessError, WriteError, is_out_of_memory, trace_causes
 from harness.forecast.cost import check_fits
 from harness.forecast.notes import notes_before
+from harness.forecast.passes import describe_passes, group_plans, split_to_fit
 from harness.judge import conclude, judge
 from harness.measures import collect_metrics
 from harness.plan import make_all_plans, names_of, notes_on_plan, outputs_of, resolve_plan
@@ -125,10 +126,10 @@ def _note_together(plans: Sequence[Plan], folders: Mapping[str, Path], terminal:
 
 def _run_groups(plans: Sequence[Plan], folders: Mapping[str, Path], terminal: Terminal) -> Iterator[Outcome]:
     """Run, judge and write every plan, those together that share a reference pass."""
-    from harness.run import group_plans, run_group
+    from harness.run import run_group
 
     several = len(plans) > 1
-    for group in group_plans(plans):
+    for group in _list_passes(plans, terminal):
         started = datetime.now(UTC)
         terminal.stage(f"{', '.join(plan.name for plan in group)}: reference {group[0].reference.model}")
         try:
@@ -143,6 +144,15 @@ def _run_groups(plans: Sequence[Plan], folders: Mapping[str, Path], terminal: Te
         for plan, result in zip(group, results, strict=True):
             show = terminal.brief if several else terminal.verdict
             yield _conclude(plan, result, started, folders[plan.name], terminal, show)
+
+
+def _list_passes(plans: Sequence[Plan], terminal: Terminal) -> Iterator[list[Plan]]:
+    """The plans that go through the reference together; says where memory asks for more passes than one."""
+    for group in group_plans(plans):
+        passes = split_to_fit(group)
+        if text := describe_passes(passes):
+            terminal.note(text)
+        yield from passes
 
 
 @contextmanager

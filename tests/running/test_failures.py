@@ -11,6 +11,7 @@ from xml.etree import ElementTree
 import pytest
 from rich.console import Console
 
+import harness.check
 import harness.run
 from harness.check import check
 from harness.cli import _run
@@ -157,7 +158,7 @@ def test_a_signal_is_told_for_the_variants_without_a_result(desk: Path, monkeypa
         return whole(plans, *more)
 
     monkeypatch.setattr(harness.run, "run_group", end)
-    monkeypatch.setattr(harness.run, "group_plans", lambda plans: [[plan] for plan in plans])
+    monkeypatch.setattr(harness.check, "group_plans", lambda plans: [[plan] for plan in plans])
     with pytest.raises(EndedBySignal):
         checked("a", "b")
     check_errors(desk / "runs/b", "ended by SIGTERM", ("b.yaml", 1), "resources")
