@@ -22,6 +22,7 @@ from harness.forecast.notes import notes_before
 from harness.forecast.passes import describe_passes, group_plans, split_to_fit
 from harness.judge import conclude, judge
 from harness.measures import collect_metrics
+from harness.overview.variants import select_smallest
 from harness.plan import make_all_plans, names_of, notes_on_plan, outputs_of, resolve_plan
 from harness.planning.specs import Plan
 from harness.planning.target import target_notes
@@ -30,7 +31,14 @@ from harness.records.conclusion import conclusion, overall
 from harness.records.own_rules import OUTPUTS_WRITTEN, judge_own_rules
 from harness.report.display import shorten_path
 from harness.report.outcomes import Outcome
-from harness.running.failures import describe_error, describe_mistakes, record_end, record_error, record_start, show
+from harness.running.failures import (
+    describe_error,
+    describe_mistakes,
+    record_end,
+    record_error,
+    record_start,
+    show_result,
+)
 from harness.system.environment import prepare_threads
 from harness.system.foreign import contain
 from harness.system.held_folder import count_holds, hold
@@ -39,7 +47,6 @@ from harness.terminal import Terminal
 from harness.write import (
     StoredTables,
     add_suited,
-    announce,
     read_back,
     read_run,
     remove_outputs,
@@ -97,11 +104,50 @@ def _check(plans: Sequence[Plan], out: Path, terminal: Terminal) -> int:
         ended = [plan for plan in plans if plan.name not in {each.name for each in outcomes}]
         record_end(ended, [folders[plan.name] for plan in ended], error, terminal)
         raise
-    codes = [outcome.code for outcome in outcomes]
+    codes = {outcome.name: outcome.code for outcome in outcomes}
     if len(plans) > 1:
         terminal.summarize([next(each for each in outcomes if each.name == plan.name) for plan in plans])
-        codes.append(_write_overview(list(folders.values()), out, terminal))
-    return min(codes, key=WORST_FIRST.index)
+    counted = _settle(plans, folders, codes, terminal)
+    if len(plans) > 1:
+        counted.append(_write_overview(list(folders.values()), out, terminal))
+    return min(counted, key=WORST_FIRST.index)
+
+
+def _settle(
+    plans: Sequence[Plan], folders: Mapping[str, Path], codes: Mapping[str, int], terminal: Terminal
+) -> list[int]:
+    """The exit codes that count: those of all variants, or of the one that its file asks for."""
+    counted = [codes[plan.name] for plan in plans if plan.select == "all"]
+    for source in dict.fromkeys(plan.source for plan in plans if plan.select != "all"):
+        members = [plan for plan in plans if plan.source == source]
+        counted += _settle_selection(members, folders, codes, terminal)
+    return counted
+
+
+def _settle_selection(
+    plans: Sequence[Plan], folders: Mapping[str, Path], codes: Mapping[str, int], terminal: Terminal
+) -> list[int]:
+    """The exit codes that count of a file that asks for one of its variants, which all of its outputs then name."""
+    judged = [plan for plan in plans if os.path.lexists(folders[plan.name] / RUN_FILE)]
+    runs = {plan.name: read_run(folders[plan.name]) for plan in judged}
+    passed = [run for name, run in runs.items() if codes[name] == 0]
+    selected = select_smallest(passed)
+    count = f"{plans[0].source}: {len(passed)} of {len(plans)} variants pass"
+    if selected:
+        terminal.note(f"{count}; selected {selected}, the smallest of them, whose exit code counts")
+    else:
+        terminal.note(f"{count}{', none of them of a known size' * bool(passed)}; the worst exit code of all counts")
+    counted = [] if selected else [codes[plan.name] for plan in plans]
+    for plan in judged:
+        run, writers = runs[plan.name], add_suited(plan.outputs, os.environ)
+        if selected:
+            run, _, failure = _publish(run.model_copy(update={"selected": selected}), folders[plan.name], writers)
+            if failure:
+                terminal.error(f"{plan.name}: {failure}")
+            counted += [EXIT_ERROR] if failure else [exit_code_of(run)] if plan.name == selected else []
+        if selected in ("", plan.name):
+            show_result(run, folders[plan.name], writers, terminal)
+    return counted
 
 
 def _begin_anew(plans: Sequence[Plan], folders: Mapping[str, Path], terminal: Terminal) -> None:
@@ -221,7 +267,7 @@ def _refuse(files: Sequence[Path], error: HarnessError, out: Path, terminal: Ter
             if judged:
                 terminal.note(f"{folder}: the result of an earlier check was removed, because its files have changed")
     names = ", ".join(path.name for path in files)
-    show(describe_mistakes(names, files[0], error), None, add_suited((), os.environ), terminal)
+    show_result(describe_mistakes(names, files[0], error), None, add_suited((), os.environ), terminal)
 
 
 def _conclude(
@@ -244,10 +290,8 @@ def _conclude(
     )
     code = exit_code_of(run)
     show(run, written)
-    said, unsaid = announce(run, folder, writers, os.environ)
-    terminal.announce(said)
-    if unsaid:
-        terminal.note(f"{plan.name}: {unsaid}")
+    if plan.select == "all":  # else once it is known which counts
+        show_result(run, folder, writers, terminal)
     if failure:
         if not os.path.lexists(folder / RUN_FILE):
             with suppress(WriteError):  # it is told below

@@ -67,6 +67,7 @@ def head(told: Digest) -> Section:
     mark = words.STATUSES[told.verdict].mark
     lines = [f"### {mark} {told.headline}: {code(told.name)}", "", escape(told.reason, 2000), ""]
     lines += [f"- {escape(told.count_line)}"]
+    lines += [f"- {escape(told.selected, 1000)}"] if told.selected else []
     lines += [f"- class of failure: {code(told.failure)}"] if told.failure else []
     lines += [f"- {escape(told.comparable, 1000)}"] if told.comparable else []
     lines += [f"- {escape(sentence, 1000)}" for sentence in told.stops]

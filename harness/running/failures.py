@@ -16,7 +16,7 @@ from pathlib import Path
 from harness import __version__
 from harness.errors import FailureClass, HarnessError, PlanError, WriteError, classify
 from harness.planning.specs import Plan
-from harness.records import Failure, Fault
+from harness.records import Failure, Fault, Run
 from harness.system.foreign import EndedBySignal
 from harness.system.yaml_file import read_yaml
 from harness.terminal import Terminal
@@ -69,12 +69,12 @@ def describe_mistakes(name: str, source: Path, error: HarnessError) -> Failure:
     return _describe(name, str(source), error.failure, str(error), 2, faults)
 
 
-def show(failure: Failure, folder: Path | None, writers: Sequence[Writer], terminal: Terminal) -> None:
-    """Show a failure where the check runs."""
-    said, unsaid = announce(failure, folder, writers, os.environ)
+def show_result(run: Run | Failure, folder: Path | None, writers: Sequence[Writer], terminal: Terminal) -> None:
+    """Show a run, or why there is none, where the check runs."""
+    said, unsaid = announce(run, folder, writers, os.environ)
     terminal.announce(said)
     if unsaid:
-        terminal.note(f"{failure.name}: {unsaid}")
+        terminal.note(f"{run.name}: {unsaid}")
 
 
 def _leave(failure: Failure, folder: Path, writers: Sequence[Writer], terminal: Terminal) -> None:
@@ -82,7 +82,7 @@ def _leave(failure: Failure, folder: Path, writers: Sequence[Writer], terminal: 
         write_failure(failure, folder, writers)
     except WriteError as unwritten:
         terminal.error(str(unwritten), unwritten.failure)
-    show(failure, folder, writers, terminal)
+    show_result(failure, folder, writers, terminal)
 
 
 def _describe(

@@ -43,8 +43,9 @@ def encode_junit(told: Digest) -> bytes:
     """The verdicts of a run as JUnit XML in UTF-8: one test suite a gate, one test case a verdict.
 
     A blocking rule that is inconclusive is a failure of the type ``inconclusive``. An advisory rule that does not pass
-    is skipped, with its status in the message: it must not stop a pipeline and must not count as passed. Failures and
-    errors together are none if and only if the exit code of the run is 0. The time of every suite is that of the run.
+    is skipped, with its status in the message: it must not stop a pipeline and must not count as passed; so is every
+    rule of a variant in place of which another was selected. Otherwise failures and errors together are none if and
+    only if the exit code of the run is 0. The time of every suite is that of the run.
     Raises WriteError where the clock of the run is not a date.
     """
     gates: dict[str, list[Finding]] = {}
@@ -85,6 +86,7 @@ def _add_suite(root: ElementTree.Element, told: Digest, index: int, gate: str, f
         "failure": told.failure,
         "reason": told.reason,
         "warnings": str(len(told.warnings)),
+        **({"selected": told.selected} if told.selected else {}),
         "report": told.report,
         "harness": told.harness,
         "data_key": told.data_key,
@@ -96,15 +98,23 @@ def _add_suite(root: ElementTree.Element, told: Digest, index: int, gate: str, f
         case = ElementTree.SubElement(suite, "testcase", name=finding.name, classname=f"{told.name}.{gate}", time="0")
         if element := _element(finding):
             kind = {} if element == "skipped" else {"type": finding.status}
-            advisory = f"advisory rule, {finding.status}: " if finding.level == "warn" else ""
+            advisory = f"{told.aside}, {finding.status}: " if finding.level == "warn" else ""
             details = kind | {"message": f"{advisory}{finding.sentence}"}
             ElementTree.SubElement(case, element, details).text = _text(finding, told)
-    for stream in ("system-out", "system-err"):
-        ElementTree.SubElement(suite, stream)
+    ElementTree.SubElement(suite, "system-out").text = _tell(told)
+    ElementTree.SubElement(suite, "system-err")
+
+
+def _tell(told: Digest) -> str:
+    """What the verdict must not be read without, for who has only this file."""
+    lines = [f"{told.headline}: {told.reason}", told.selected, told.comparable, *told.stops]
+    lines += [*(f"warning: {each}" for each in told.warnings), *told.compressed]
+    return "\n".join(filter(None, lines))
 
 
 def _text(finding: Finding, told: Digest) -> str:
     parts = {
+        "metric": finding.title,
         "expected": finding.expected,
         "found": finding.numbers,
         "reason": finding.reason,

@@ -56,7 +56,12 @@ def encode_sarif(told: Digest) -> dict[str, Any]:
                 "originalUriBaseIds": {"SRCROOT": {"description": {"text": "where harness check was started"}}},
                 "invocations": [_invocation(told, len(findings) - len(shown))],
                 "results": [_result(each, indices[each.id], told) for each in shown],
-                "properties": {"verdict": told.verdict, "classOfFailure": told.failure, "report": told.report},
+                "properties": {
+                    "verdict": told.verdict,
+                    "classOfFailure": told.failure,
+                    "report": told.report,
+                    "selected": told.selected,
+                },
             }
         ],
     }

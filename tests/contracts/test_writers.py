@@ -26,6 +26,7 @@ from markdown_it import MarkdownIt
 from harness.plugins import load, names
 from harness.records import Failure, Fault
 from harness.report.display import clean
+from harness.report.worst import list_worst
 from harness.writers import Writer
 from tests.helpers.hostile import HOSTILE, PLAIN, rename_everything, small
 
@@ -309,5 +310,7 @@ def test_one_file_alone_says_what_broke_and_where_to_look(
         "gates/ship.yaml:3",
         "section cause",
         "runs/x/report.html",
+        *list_worst(made.run),
     ):
         assert part in said, part
+    assert list_worst(made.run)

@@ -208,6 +208,21 @@ def test_the_worst_of_several_decides_and_is_annotated(runner: Runner) -> None:
     assert runner.step("verdict", CODE=outputs["exit-code"]).returncode == 1
 
 
+def test_a_selected_variant_decides_in_place_of_all(runner: Runner) -> None:
+    text = VARIANT.format(name="m").replace("bits: 8", "bits: $bits").replace("./gate", "./tight")
+    (runner.work / "m.yaml").write_text(f"{text}matrix: {{bits: [2, 8]}}\nselect: smallest_passing\n")
+    (runner.work / "tight.yaml").write_text(GATE.format(limit=8.0))
+    done = runner.step("check", VARIANTS="m.yaml", GATES="", OUT="runs")
+    outputs = runner.outputs()
+    assert (outputs["verdict"], outputs["exit-code"], outputs["selected"]) == ("pass", "0", "m-bits2"), done.stdout
+    assert "::error" not in done.stdout
+    assert (runner.home / "summary").read_text().count("### ") == 1
+    (runner.home / "output").unlink()
+    (runner.work / "none.yaml").write_text(GATE.format(limit=0.1))
+    runner.step("check", VARIANTS="m.yaml", GATES="./none.yaml", OUT="runs")
+    assert (runner.outputs()["verdict"], runner.outputs()["selected"]) == ("fail", "m-bits2")
+
+
 def test_further_gates_are_held_too(runner: Runner) -> None:
     runner.step("check", VARIANTS="my variant.yaml", GATES="./tight.yaml", OUT="runs")
     outputs = runner.outputs()

@@ -26,8 +26,10 @@ def main(arguments: list[str]) -> None:
     split = arguments.index("--")
     checked, out, variants, gates = int(arguments[0]), Path(arguments[1]), arguments[2:split], arguments[split + 1 :]
     folders = [out / name for path in variants for name in sorted(names_of(Path(path)))]
+    selected = {folder: find_selected(folder) for folder in folders}
+    counted = [folder for folder in folders if selected[folder] in ("", folder.name)]
     temporary = Path(os.environ["RUNNER_TEMP"]) / "lm-shipcheck"
-    found = {folder: judge(folder, gates) for folder in folders}
+    found = {folder: judge(folder, gates) for folder in counted}
     for folder in folders:
         send(folder, temporary)
     known = checked if checked in VERDICTS else 2
@@ -38,11 +40,20 @@ def main(arguments: list[str]) -> None:
         "verdict": VERDICTS[worst],
         "failure": "" if worst == 0 else found[folder][1] if folder in found else "usage",
         "exit-code": str(worst),
+        "selected": ", ".join(sorted({*selected.values()} - {""})),
         "report": str(report if report.is_file() else folder),
         "sarif": str(temporary / "sarif") if (temporary / "sarif").is_dir() else "",
         "comments": str(temporary / "comments"),
     }
     append("GITHUB_OUTPUT", "".join(f"{key}={' '.join(value.split())}\n" for key, value in outputs.items()))
+
+
+def find_selected(folder: Path) -> str:
+    """The variant that was selected in place of all of a file; empty where all count."""
+    try:
+        return read_run(folder).selected
+    except HarnessError:
+        return ""
 
 
 def judge(folder: Path, gates: list[str]) -> tuple[int, str]:
