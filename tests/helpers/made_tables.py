@@ -67,8 +67,16 @@ def make_tables(
         "items": item_table(rng, scale, items),
         "generations": generation_table(rng, scale, frame),
     }
+    tables["token_texts"] = pd.DataFrame({"id": np.arange(2048, dtype=np.int32), "text": [*map(spell, range(2048))]})
     # Ten decimals are the same on every processor, which the last bits of exp and log are not.
     return {name: table.round(10) for name, table in tables.items()}
+
+
+def spell(token: int) -> str:
+    """A made-up text for a token id: syllables, with a blank before some, and a few odd ones."""
+    odd = {5: "\n", 6: "\t", 7: "\\xe2", 8: "<script>alert(1)</script>", 9: "\u202eevil", 10: ""}
+    syllables = ("ka", "lo", "mi", "nu", "re", "sta", "ter", "vo")
+    return odd.get(token, f"{' ' * (token % 3 == 0)}{syllables[token % 8]}{syllables[token // 8 % 8]}")
 
 
 def token_table(rng: np.random.Generator, scale: float, kinds: np.ndarray, length: int) -> pd.DataFrame:
