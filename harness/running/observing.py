@@ -100,6 +100,7 @@ def _run_shared_pass(
     variants, sinks = [pair.variant for pair in pairs], [pair.store.sink(suite.name) for pair in pairs]
     with measure_time(seconds, "shared pass"), guard(f"the shared pass of suite {suite.name}"):
         report = shared_pass(reference, variants, documents, probes, sinks, progress, looks=looks)
+    with measure_time(seconds, "token texts"), guard("the reference's tokenizer"):
         for sink in sinks:
             store_token_texts(sink, reference.tokenizer)
     if looks is not None:

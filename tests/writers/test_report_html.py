@@ -218,6 +218,10 @@ def poisoned(value: Any) -> Any:
     return tuple(poisoned(item) for item in value) if isinstance(value, list | tuple) else value
 
 
+def poisoned_cell(value: Any) -> Any:
+    return [each + PAYLOAD for each in value] if isinstance(value, list) else f"{value}{PAYLOAD}"
+
+
 def hostile(made: Made) -> Made:
     content = made.run.model_dump()
     bad = {key: poisoned(value) for key, value in content.items()}
@@ -235,10 +239,9 @@ def hostile(made: Made) -> Made:
     frames = {}
     for name, frame in made.tables.frames.items():
         texts = [column for column in frame.columns if frame[column].dtype.kind in "OUT"]
-        keep = {"side", "better"} | ({"kind"} if name == "layers" else set())
-        frames[name] = frame.assign(
-            **{column: frame[column].astype(str) + PAYLOAD for column in texts if column not in keep}
-        )
+        keep = {"side", "better", "reference_loglikelihoods", "variant_loglikelihoods"}
+        keep |= {"kind"} if name == "layers" else set()
+        frames[name] = frame.assign(**{c: frame[c].map(poisoned_cell) for c in texts if c not in keep})
     return Made(Run.model_validate(bad), MadeTables(frames, "core" + PAYLOAD))
 
 
@@ -368,6 +371,7 @@ def without(made: Made, *tables: str) -> Made:
 @pytest.mark.parametrize(
     ("table", "sentence"),
     [
+        ("token_texts", "This run recorded no texts of tokens"),
         ("layers", "Layer outputs were not recorded"),
         ("tokens", "No tokens were compared"),
         ("channels", "Input channels were not recorded"),
@@ -412,13 +416,62 @@ class Damaged:
         return self.whole.read(suite, table, columns)
 
 
-@pytest.mark.parametrize("table", ["layers", "tokens", "documents", "channels", "items"])
+@pytest.mark.parametrize("table", ["layers", "tokens", "token_texts", "documents", "channels", "items", "item_texts"])
 def test_a_damaged_table_costs_its_charts_not_the_report(made: dict[str, Made], table: str) -> None:
     text = render(made["fail"].run, Damaged(made["fail"].tables, table), TEMPLATES)
     assert f"{table}/3.parquet: the file is damaged" in text
     assert "Must not ship" in text
     assert "No tasks were run" not in text
     assert "were not recorded" not in text
+
+
+# Texts of documents: readable, harmless, and left out on request.
+
+
+def test_tokens_and_answers_are_texts_and_not_ids(pages: dict[str, str]) -> None:
+    text = visible(pages["fail"]).replace("&lt;", "<").replace("&gt;", ">")
+    assert re.search(r"\S+ \w+ document \d+, token \d+ ", text)
+    assert re.search(r"\S+ fell from [\d.]+.% to \S+.% \(−[\d.]+ nats\); most likely was ", text)
+    assert re.search(r"right answer [abcd] reference ✓ right [abcd] variant ✕ wrong [abcd]", text)
+    assert re.search(r"Lead of the right answer over the best other one: \+[\d.]+ → −[\d.]+ nats", text)
+    assert "Who has number" in text
+
+
+def test_colour_is_not_the_only_sign_of_a_loss(pages: dict[str, str]) -> None:
+    style = (TEMPLATES / "style.css").read_text()
+    lines = re.findall(r"\.loss\d \{[^}]*border-bottom: ([^;]+);", style)
+    assert len(set(lines)) == 5
+    tokens = [attributes for tag, attributes in Tags(pages["fail"]).found if "token" in (attributes.get("class") or "")]
+    shaded = [each for each in tokens if "loss" in (each["class"] or "")]
+    assert shaded
+    assert all("nats" in (each.get("title") or "") for each in shaded if each["class"] != "token worst")
+
+
+def test_a_tokenizer_that_cannot_decode_is_said_and_ids_stand_instead(made: dict[str, Made]) -> None:
+    table = made["fail"].tables.frames["token_texts"]
+    none, some = table.assign(text=""), table.assign(text=table["text"].where(table["id"] % 2 == 0, ""))
+    said = visible(html(Made(made["fail"].run, MadeTables(made["fail"].tables.frames | {"token_texts": none}))))
+    assert "could not decode any token, so tokens are shown as ids" in said
+    assert re.search(r"\d id \d+ [\d.]+ ", said)
+    said = visible(html(Made(made["fail"].run, MadeTables(made["fail"].tables.frames | {"token_texts": some}))))
+    assert re.search(r"could not decode 1\S*02[45] of 2\S*048 token ids, which are shown as ids", said)
+    assert re.search(r"\[id \d+\]", said)
+
+
+def test_texts_can_be_left_out(made: dict[str, Made], tmp_path: Path) -> None:
+    run, frames = made["fail"].run, dict(made["fail"].tables.frames)
+    kept = "kept private"
+    frames["token_texts"] = frames["token_texts"].assign(text=kept)
+    frames["item_texts"] = frames["item_texts"].assign(prompt=kept)
+    frames["items"] = frames["items"].assign(target=kept, reference_answer=kept, variant_answer=kept)
+    written = dict.fromkeys(("prompt", "reference_text", "variant_text"), kept)
+    frames["generations"] = frames["generations"].assign(**written)
+    paths = [ReportHtml(texts=shown).write(run, MadeTables(frames), tmp_path / str(shown)) for shown in (True, False)]
+    with_texts, without_texts = (path.read_text(encoding="utf-8") for path in paths)
+    assert with_texts.count(kept) > 20
+    assert kept not in without_texts
+    assert without_texts.count("Texts are left out of this report.") == 3
+    assert "Documents by mean KL" in without_texts
 
 
 # NaN is shown as what it is.
@@ -500,6 +553,12 @@ def contrast(one: str, other: str) -> float:
     return (high + 0.05) / (low + 0.05)
 
 
+def mixed(one: str, other: str, percent: int) -> str:
+    """The colour that ``color-mix(in srgb, one percent%, other)`` gives."""
+    pairs = [(int(one[k : k + 2], 16), int(other[k : k + 2], 16)) for k in (1, 3, 5)]
+    return "#" + "".join(f"{round((a * percent + b * (100 - percent)) / 100):02x}" for a, b in pairs)
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_text_has_contrast_in_both_schemes(scheme: str) -> None:
     style = (TEMPLATES / "style.css").read_text()
@@ -511,6 +570,9 @@ def test_text_has_contrast_in_both_schemes(scheme: str) -> None:
     pairs += [("inconclusive", "inconclusive-tint")]
     weak = {pair: contrast(colours[pair[0]], colours[pair[1]]) for pair in pairs}
     assert {pair: round(found, 2) for pair, found in weak.items() if found < 4.5} == {}
+    shares = [int(share) for share in re.findall(r"^\.loss\d \{ background: color-mix.*?(\d+)%", style, flags=re.M)]
+    assert len(shares) == 5
+    assert all(contrast(colours["ink"], mixed(colours["fail"], colours["card"], each)) >= 4.5 for each in shares)
     marks = [("reference", "paper"), ("variant", "paper"), ("reference", "card"), ("variant", "card")]
     assert all(contrast(colours[a], colours[b]) >= 3 for a, b in marks)
     ramp = re.findall(r"^ *\.h\d \{ background: (#\w+); color: (#\w+); \}$", style, flags=re.M)
