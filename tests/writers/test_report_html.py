@@ -6,6 +6,7 @@ Look at the difference in a browser before it is committed.
 
 from __future__ import annotations
 
+import io
 import itertools
 import os
 import re
@@ -18,12 +19,15 @@ from typing import Any, get_args
 import numpy as np
 import pandas as pd
 import pytest
+from rich.console import Console
 
 from harness.errors import FailureClass, TableError, WriteError
 from harness.records import Basis, Measurement, ModuleFormat, Note, Run, Skipped, Verdict
 from harness.records.comparison import Comparable, Severity
 from harness.records.metric import ChanceLevel, SpreadFamily, Summary
+from harness.report.rules import prepare_verdicts
 from harness.system import resources
+from harness.terminal import Terminal
 from harness.write import encode, read_run
 from harness.writers.report_html import ReportHtml, render, style_hash
 from tests.helpers.made_run import Made, make_run
@@ -155,8 +159,30 @@ def test_a_number_near_its_limit_is_never_rounded_onto_it(made: dict[str, Made])
     asked = made["pass"].run.asked | {"gates": [{"rules": [rule]}]}
     made_ = changed(made["inconclusive"], measurements=(metric,), verdicts=(verdict,), asked=asked)
     text = html(made_)
-    assert "(0.94999996, limit 0.95)" in visible(text)
-    assert ">0.94999996</text>" in text
+    assert "(94.999996 %, limit 95 %)" in visible(text)
+    assert ">94.999996</text>" in text
+    assert 'title="0.94999996"' in text
+
+
+@pytest.mark.parametrize("verdict", ["pass", "fail", "inconclusive"])
+def test_report_and_terminal_write_the_same_numbers(made: dict[str, Made], pages: dict[str, str], verdict: str) -> None:
+    text = html_text(pages[verdict])
+    out = io.StringIO()
+    Terminal(Console(file=out, width=400)).verdict(made[verdict].run)
+    written = [item for item in prepare_verdicts(made[verdict].run) if item.limit]
+    assert len(written) >= 2
+    for item in written:
+        assert f"{item.estimate}, limit {item.limit}" in out.getvalue()
+        assert item.estimate in text
+        assert f" {item.limit} " in text
+        assert re.search(r" (pp|%)", item.limit)
+        assert f", in {item.estimate.partition(',')[0].partition(' ')[2]}: " in pages[verdict]
+    named = [item.numbers for item in written if item.verdict.status == made[verdict].run.verdict != "pass"]
+    assert all(f"({numbers})" in text and f"({numbers})" in out.getvalue() for numbers in named[:1])
+
+
+def html_text(page: str) -> str:
+    return visible(page).replace("&#39;", "'").replace("&lt;", "<")
 
 
 def test_the_drawing_shows_what_was_judged(made: dict[str, Made], pages: dict[str, str]) -> None:
