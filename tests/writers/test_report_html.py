@@ -451,6 +451,27 @@ def test_a_damaged_table_costs_its_charts_not_the_report(made: dict[str, Made], 
     assert "were not recorded" not in text
 
 
+# The cause: text and picture name the same thing by the same measure.
+
+
+def test_what_is_called_largest_is_largest_in_its_picture(pages: dict[str, str]) -> None:
+    cause = pages["fail"].partition('<section id="cause"')[2].partition("</section>")[0]
+    block, error = re.findall(r"is largest after block (\d+) \(([^)]+)\)", cause)[0]
+    assert f"largest relative error {error} after block {block}" in cause
+    kind, kl = re.findall(r"mean KL is largest in <strong>(\w+)</strong>, ([\d.]+) nats", cause)[0]
+    assert re.findall(r"<title>(\w+): ([\d.]+) nats per token</title>", cause)[0] == (kind, kl)
+    worst = cause.partition("ten modules with the largest error")[2].partition("</table>")[0]
+    module, listed = re.findall(
+        r'<th scope="row"><code>([\w.]+)</code></th><td>linear</td><td class="n">([^<]+)<', worst
+    )[0]
+    squares = re.findall(r'title="([\w.]+), block (\d+): ([\d.]+).%"', cause)
+    role, block, largest = max(squares, key=lambda each: float(each[2]))
+    assert (module, listed) == (f"model.layers.{block}.{role}", f"{largest}\u202f%")
+    last = re.findall(r"After the last block the error of ([\d.]+).% is a gain of <strong>(\S+) %</strong>", cause)
+    assert len(last) == 1
+    assert float(last[0][1].replace("−", "-")) < float(last[0][0])
+
+
 # Texts of documents: readable, harmless, and left out on request.
 
 
