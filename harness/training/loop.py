@@ -282,14 +282,15 @@ class Loop:
         states = [
             each for state in self.optimizer.state.values() for each in state.values() if isinstance(each, Tensor)
         ]
-        first = next(self._parts(self.examples, chosen))
+        documents, tokens = next(self._parts(self.examples, chosen)).ids.shape
         self.memory = list_memory(
             self.task.student,
             self.teacher,
             [each.parameter for each in self.task.trainable.values()],
             [each for each in states if isinstance(each, Tensor)],
             saved,
-            *first.ids.shape,
+            documents,
+            tokens,
             self.task.keeps,
         )
 
