@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from harness.training.data import Training
+    from harness.training.memory import Shapes
     from harness.training.objectives._given import Given
 
 
@@ -64,6 +66,15 @@ class Distill(TrainingBackend):
     def reads_tokens(self) -> bool:
         """No: objectives that compare tokens are refused by name when the step begins, and the others do not care."""
         return False
+
+    def shrink(self, parameters: int, shapes: Shapes | None) -> tuple[int, Shapes | None]:
+        """Those of the layers that are kept; a model of a configuration is counted as large as the reference."""
+        kept = self.student.layers if self.student else None
+        if shapes is None or kept is None:
+            return parameters, shapes
+        layers = -(-shapes.layers // 2) if kept == "halve" else len(kept)
+        removed = (parameters - shapes.vocabulary * shapes.hidden) * (shapes.layers - layers) // shapes.layers
+        return parameters - removed, replace(shapes, layers=layers)
 
     def train(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, training: Training) -> Compressed:
         """Make the student and train it. Raises BackendError for a student or an objective that does not fit."""

@@ -23,15 +23,16 @@ def cross_entropy(student: Outputs, batch: Batch) -> Tensor:
     return found_N1[:, 0]
 
 
-def cross_entropy_and_divergence(
+def compare_rows(
     student: Outputs,
     teacher: Outputs,
     batch: Batch,
     kind: Divergence = "forward",
     temperature: float = 1.0,
     beta: float = 0.5,
+    hard: bool = False,
 ) -> Tensor:
-    """Cross-entropy of the learned tokens and divergence from the teacher, [N, 2], in nats.
+    """Divergence from the teacher in nats, [N, 1]; with ``hard`` also cross-entropy of the learned tokens, [N, 2].
 
     Logits that only one of the two has belong to no token (padding of a vocabulary) and are left out of the divergence.
     """
@@ -42,7 +43,7 @@ def cross_entropy_and_divergence(
         with torch.no_grad():
             taught_nV = teacher.head(teacher_nD)
         soft_n = divergence(logits_nV[:, :shared], taught_nV[:, :shared], kind, temperature, beta)
-        return torch.stack([hard_label_loss(logits_nV, targets_n), soft_n], 1)
+        return torch.stack([soft_n, hard_label_loss(logits_nV, targets_n)] if hard else [soft_n], 1)
 
     rows = [student.states, teacher.states, batch.targets]
     return map_rows(compare, rows, student.vocabulary + teacher.vocabulary)

@@ -46,11 +46,12 @@ class Logit(Objective):
 
     def terms(self, seen: Seen) -> Mapping[str, Tensor]:
         """Hard labels and the divergence from the teacher, with their factors, in nats a token."""
-        from harness.training.objectives._terms import cross_entropy, cross_entropy_and_divergence
+        from harness.training.objectives._terms import compare_rows, cross_entropy
 
         if not self.uses_teacher:
             return {"logit.hard": cross_entropy(seen.student, seen.batch).mean()}
-        found_N2 = cross_entropy_and_divergence(*seen.both, seen.batch, self.divergence, self.temperature, self.beta)
-        hard, soft = found_N2.mean(0)
-        taught = {"logit.soft": (1 - self.alpha) * self.temperature**2 * soft}
-        return {"logit.hard": self.alpha * hard, **taught} if self.alpha else taught
+        found = compare_rows(
+            *seen.both, seen.batch, self.divergence, self.temperature, self.beta, hard=self.alpha > 0
+        ).mean(0)
+        taught = {"logit.soft": (1 - self.alpha) * self.temperature**2 * found[0]}
+        return {"logit.hard": self.alpha * found[1], **taught} if self.alpha else taught

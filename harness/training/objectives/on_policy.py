@@ -43,7 +43,6 @@ class OnPolicy(Generating):
 
     def terms(self, seen: Seen) -> Mapping[str, Tensor]:
         """Divergence in nats a token."""
-        from harness.training.objectives._terms import cross_entropy_and_divergence
+        from harness.training.objectives._terms import compare_rows
 
-        found_N2 = cross_entropy_and_divergence(*seen.both, seen.batch, self.divergence, beta=self.beta)
-        return {self.name: found_N2[:, 1].mean()}
+        return {self.name: compare_rows(*seen.both, seen.batch, self.divergence, beta=self.beta).mean()}
