@@ -96,7 +96,7 @@ class Distill(TrainingBackend):
             student,
             trainable,
             loss,
-            depends_on=self.settings(),
+            depends_on=self.settings() | {"learned": [term.source.sha256 for term in terms]},
             examples=given.texts.examples,
             held_out=given.texts.held_out,
             weigh_by="tokens" if loss.on_texts else "examples",

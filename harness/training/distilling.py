@@ -31,7 +31,8 @@ class Term:
 class DistillationLoss:
     """Called with student, teacher and a batch of the training texts; gives the weighted terms of every objective.
 
-    Sources of other texts are gone through in an order of their own, one text (or pair) for each of the batch.
+    Sources of other texts are gone through in an order of their own, one text (or pair) for each of the batch. Where
+    memory runs out, the mean over a part of a batch counts by the tokens of its training texts, in other sources too.
     """
 
     def __init__(self, terms: Sequence[Term], given: Given) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -65,11 +66,16 @@ def llama(**config: Any) -> PreTrainedModel:
         return frozen(tiny_llama(**{"tied": True, "initializer_range": 0.15, "num_hidden_layers": 4, **config}))
 
 
+def ask(least: int, task: str, include: Sequence[str], most: int) -> Questions:
+    """Questions to which every answer of more than ``least`` characters is right."""
+    asked = tuple(Question("Ask " + "abcdefgh"[number % 8], lambda answer: len(answer) > least) for number in range(20))
+    return Questions(task, "train", asked[:most], ("a",), 6)
+
+
 def material(teacher: PreTrainedModel, steps: int, cache: Path | None = None) -> Training:
     training = training_for(teacher, steps)
     training.tokenizer, training.cache, training.save_seconds = tiny_tokenizer(), cache, 0.0
-    asked = tuple(Question("Ask " + "abcdefgh"[number % 8], lambda answer: len(answer) > 6) for number in range(20))
-    training.ask = lambda task, include, most: Questions(task, "train", asked[:most], ("a",), 6)
+    training.ask = partial(ask, 6)
     return training
 
 
@@ -180,6 +186,18 @@ def test_a_killed_training_continues_to_the_same_bytes(tmp_path: Path) -> None:
     assert only_fit(again).cached
     assert not only_fit(training).cached
     assert weights_sha256(taken.model) == weights_sha256(whole.model)
+
+
+def test_other_answers_of_a_task_are_another_training(tmp_path: Path) -> None:
+    teacher, keys = llama(), []
+    for least in (0, 6):
+        training = material(teacher, 1, tmp_path)
+        training.ask = partial(ask, least)
+        step = made(objectives=[{"objective": "traces", "task": "made"}])
+        step.apply(copy.deepcopy(teacher), tiny_tokenizer(), Materials(training=training))
+        assert not only_fit(training).cached
+        keys.append(training.used[-1])
+    assert keys[0] != keys[1]
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "qwen3", "mixtral"])

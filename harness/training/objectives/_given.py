@@ -47,6 +47,11 @@ class Source:
     write: Callable[[PreTrainedModel, Batch], Batch] | None = None
     notes: tuple[str, ...] = ()
 
+    @property
+    def sha256(self) -> str:
+        """Hash of all its texts and of what is learned of them."""
+        return examples_sha256([*self.examples, *self.held_out])
+
     def draw(self, batch: Batch, seed: int) -> Batch:
         """As many of its texts (or pairs) as a batch of the training texts has, in an order of their own."""
         own = self.held_out if batch.held_out else self.examples

@@ -62,19 +62,22 @@ class Traces(Objective):
         prompts = [given.encode(question.prompt) for question in asked.questions]
 
         def write() -> list[list[Example]]:
-            drawn = [
+            return [
                 given.write(prompts, asked.new_tokens, self.sampling_temperature, given.seed + number)
                 for number in range(self.samples)
             ]
-            kept = [
-                self._keep(given, asked, question, [written[place] for written in drawn])
-                for place, question in enumerate(asked.questions)
-            ]
-            apart = -(-len(kept) // 10)
-            return [[each for some in part for each in some] for part in (kept[:-apart], kept[-apart:])]
 
-        settings = self.model_dump(exclude={"weight", "include"}) | {"until": asked.until, "most": asked.new_tokens}
-        learned, held_out = given.remember(settings, prompts, write)
+        settings = self.model_dump(include={"objective", "samples", "sampling_temperature"})
+        rounds = given.remember(settings | {"most": asked.new_tokens}, prompts, write)
+        # What the task accepts is asked every time: its files may say otherwise than when the answers were written.
+        accepted = [
+            self._keep(given, asked, question, [written[place] for written in rounds])
+            for place, question in enumerate(asked.questions)
+        ]
+        apart = -(-len(accepted) // 10)
+        learned, held_out = (
+            [each for some in part for each in some] for part in (accepted[:-apart], accepted[-apart:])
+        )
         drawn, kept = len(prompts) * self.samples, len(learned) + len(held_out)
         if not learned or not held_out:
             raise BackendError(

@@ -133,6 +133,21 @@ def test_an_answer_that_was_given_twice_counts_once() -> None:
     assert len(source.examples) + len(source.held_out) == 10
 
 
+def test_the_task_is_asked_again_about_answers_that_are_remembered(tmp_path: Path) -> None:
+    accepted = []
+    for right in ("a", "b"):
+        made = given(tmp_path)
+        made.training.ask = lambda task, include, most, right=right: questions(
+            lambda answer: sum(map(ord, answer)) % 2 == (right == "a"), most
+        )
+        source = Traces(task="made", questions=20).gather(made)
+        accepted.append(ids_of([*source.examples, *source.held_out]))
+        assert len(list(tmp_path.iterdir())) == 1
+    assert accepted[0]
+    assert accepted[1]
+    assert not any(each in accepted[1] for each in accepted[0])
+
+
 def test_a_teacher_that_is_never_right_teaches_nothing() -> None:
     made = given()
     made.training.ask = lambda task, include, most: questions(lambda answer: False, 10)
