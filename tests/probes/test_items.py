@@ -655,10 +655,10 @@ def test_a_standard_name_is_looked_up_among_lm_evals_own_only_when_needed(
     write_task(tmp_path, "colours", CHOICE, CHOICE_DOCS)
     (tmp_path / "mixed.yaml").write_text("group: mixed\ntask: [colours, hellaswag]\n")
     library = _Library(read_task_files([tmp_path]))
-    library.load("colours", tmp_path / "cache")
+    library.open("colours")
     assert asked == []
     with pytest.raises(DataError):
-        library.load("hellaswag", tmp_path / "cache")
+        library.open("hellaswag")
     assert asked == ["standard"]
     assert library._leads_outside("mixed")
 
