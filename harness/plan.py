@@ -14,6 +14,7 @@ from harness.planning.artifact import check_artifact
 from harness.planning.checking import Checker
 from harness.planning.checkpoints import DISTRIBUTION
 from harness.planning.composition import check_composition
+from harness.planning.dtypes import list_auto, note_dtypes, settle_dtypes
 from harness.planning.files import VariantFile
 from harness.planning.gate_file import Gate, check_extending, check_metrics, check_obstacles, read_gate
 from harness.planning.left_out import LeftOut, note_left_out
@@ -89,6 +90,8 @@ def _read_plan(expansion: Expansion, folder: Path, problems: list[Problem]) -> P
     reference = read_reference(check, content.get("reference"))
     steps = read_steps(check, content.get("variant"))
     variant = read_variant(check, content.get("variant"), steps.values(), reference)
+    auto_dtype = list_auto(reference, variant)
+    reference, variant = settle_dtypes(check, reference, variant)
     target = read_target(check, content.get("target"))
     calibration = _calibration(check, content.get("calibration"))
     own = read_own_data(check, content)
@@ -113,6 +116,7 @@ def _read_plan(expansion: Expansion, folder: Path, problems: list[Problem]) -> P
         source=source.file,
         reference=reference,
         variant=variant,
+        auto_dtype=auto_dtype,
         target=target,
         calibration=calibration,
         suites=tuple(suite.spec() for suite in suites if suite),
@@ -124,10 +128,10 @@ def _read_plan(expansion: Expansion, folder: Path, problems: list[Problem]) -> P
 
 
 def notes_on_plan(plan: Plan) -> tuple[Note, ...]:
-    """What a reader of the verdict must know that the plan alone tells: rules that are not applied, and suites that
-    are about another model."""
+    """What a reader of the verdict must know that the plan alone tells: rules that are not applied, suites that are
+    about another model, and sides that are computed in different dtypes."""
     left_out = note_left_out(plan.gates, LeftOut.of_suites(plan.suites).suites)
-    return (*left_out, *note_other_world(plan))
+    return (*left_out, *note_other_world(plan), *note_dtypes(plan))
 
 
 def names_of(path: Path) -> set[str]:
@@ -211,8 +215,13 @@ def check_together(plans: Sequence[Plan]) -> Sequence[Plan]:
 
 
 def resolve_plan(plan: Plan) -> dict[str, Any]:
-    """The plan as plain data for run.json: every default written out, every plugin with its name."""
-    record = plan.model_dump(mode="json")
+    """The plan as plain data for run.json, as it was asked for: every default written out, every plugin with its name.
+
+    The dtypes that were taken for ``auto`` stand with the models that were found.
+    """
+    record = plan.model_dump(mode="json", exclude={"auto_dtype"})
+    for side in plan.auto_dtype:
+        record[side]["dtype"] = "auto"
     engine = plan.variant.engine
     if not plan.choice:
         del record["choice"]
