@@ -6,7 +6,6 @@ however many variants there are. A variant that cannot be made or observed is re
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -27,21 +26,8 @@ from harness.running.stopwatch import measure_time
 from harness.system.foreign import LONG, Ticking, guard
 
 
-def group_plans(plans: Sequence[Plan]) -> list[list[Plan]]:
-    """Group plans that can share one reference pass: same reference, same suites. In order of first appearance.
-
-    Settings of measures may differ, because every variant is measured by its own plan.
-    """
-    groups: dict[str, list[Plan]] = {}
-    for plan in plans:
-        suites = [suite.model_dump(mode="json", exclude={"measures"}) for suite in plan.suites]
-        shared = json.dumps([plan.reference.model_dump(mode="json"), suites], sort_keys=True)
-        groups.setdefault(shared, []).append(plan)
-    return list(groups.values())
-
-
 def run_group(plans: Sequence[Plan], folders: Sequence[Path], progress: Progress) -> list[Observed | HarnessError]:
-    """Observe and measure every variant of one group of plans (see group_plans); ``folders`` in the same order.
+    """Observe and measure every variant of one group of plans (see forecast.passes); ``folders`` in the same order.
 
     A variant that fails has its HarnessError as outcome; a failure of the reference is raised.
     """

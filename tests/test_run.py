@@ -11,6 +11,7 @@ import pytest
 
 from harness.backends.round_to_nearest import RoundToNearest
 from harness.errors import DataError, HarnessError, ModelError
+from harness.forecast.passes import group_plans
 from harness.measures import Measure
 from harness.measures.artifact import Artifact
 from harness.measures.divergence import Divergence
@@ -33,7 +34,7 @@ from harness.probes.weights import Weights
 from harness.records import DocumentsSpec, Measurement, ModelSpec, NoiseFloorSpec, Served
 from harness.records.plan import SERVED
 from harness.rules.at_most import AtMost
-from harness.run import group_plans, run_group
+from harness.run import run_group
 from harness.running.pairs import Observed
 from tests.helpers.results import number
 from tests.helpers.students import SENTENCES, byte_tokenizer, make_model

@@ -118,6 +118,10 @@ class GateSpec(Record):
         return self.model_dump(mode="json") | {"rules": [each.resolve() for each in self.rules]}
 
 
+Select = Literal["all", "smallest_passing"]
+"""all: every variant of a file decides the exit code. smallest_passing: the smallest that passes does, if one does."""
+
+
 class Plan(Record):
     """Everything that one variant file requests, checked before a model is loaded."""
 
@@ -136,5 +140,7 @@ class Plan(Record):
     gates: tuple[GateSpec, ...] = Field(min_length=1)
     weak_reference: str = ""
     """Why a reference is meant that predicts the texts no better than chance; empty: then nothing is judged."""
+    select: Select = "all"
+    """Which variants of a file with a matrix decide the exit code."""
     outputs: tuple[SerializeAsAny[Writer], ...] = ()
     """The writers of files from the finished run, in addition to run.json, which is always written."""

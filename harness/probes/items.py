@@ -95,7 +95,7 @@ class Items(TaskSettings, Probe):
     def _observe_task(
         self, task: Any, manager: Any, scorers: Sequence[Scorer], sinks: Sequence[Sink], progress: Progress
     ) -> None:
-        from harness.probes._samples import pair_rows
+        from harness.probes._samples import list_questions, pair_rows
 
         name = task.config.task
         waiting = [(s, sink) for s, sink in zip(scorers[1:], sinks, strict=True) if not sink.done(_unit(name))]
@@ -107,7 +107,7 @@ class Items(TaskSettings, Probe):
         progress.step(what, 1, sides)
         for number, (scorer, sink) in enumerate(waiting, start=2):
             rows = pair_rows(name, task.OUTPUT_TYPE, reference, self._evaluate_side(task, manager, scorer))
-            sink.commit(_unit(name), {"items": rows})
+            sink.commit(_unit(name), {"items": rows, "item_texts": list_questions(name, reference)})
             progress.step(what, number, sides)
 
     def _evaluate_side(self, task: Any, manager: Any, scorer: Scorer) -> TaskResults:
