@@ -24,7 +24,7 @@ from harness.system import resources
 from harness.system.files import write_atomic
 from harness.write import StoredTables, read_run
 from harness.writers import RUN_FILE
-from harness.writers.report_html import ReportHtml, make_environment, style_hash
+from harness.writers.report_html import ReportHtml, make_environment, read_assets
 
 FILE_NAME = "overview.html"
 MARK = Markup('<meta name="generator" content="lm-shipcheck overview">')
@@ -90,7 +90,7 @@ def _read(folder: Path, beside: Path) -> Variant | Failure:
 def render(found: Sequence[Variant], failures: Sequence[Failure] = ()) -> str:
     """The page as HTML; the same runs and tables give the same text. Raises WriteError."""
     templates = resources.folder("reports")
-    style = "".join((templates / name).read_text(encoding="utf-8") for name in ("style.css", "overview.css"))
+    assets = read_assets(templates, "style.css", "overview.css")
     courses = list(find_courses(found))
     newest = {id(course.runs[-1]) for course in courses} | {
         id(each) for each in found if all(each not in course.runs for course in courses)
@@ -100,12 +100,10 @@ def render(found: Sequence[Variant], failures: Sequence[Failure] = ()) -> str:
         "failures": failures,
         "courses": courses,
         "mark": MARK,
-        "style": Markup(style),  # noqa: S704 - shipped files
-        "style_hash": style_hash(style),
     }
     tools = {"variants": variants, "history": history, "page": _Tools}
     try:
-        return make_environment(templates).get_template("overview.html").render(values | tools)
+        return make_environment(templates).get_template("overview.html").render(values | assets | tools)
     except TemplateError as error:
         raise WriteError(f"{FILE_NAME}: template overview.html failed: {error}") from error
 

@@ -25,13 +25,14 @@ from harness.records.comparison import Comparable, Severity
 from harness.records.metric import ChanceLevel, SpreadFamily, Summary
 from harness.system import resources
 from harness.write import encode, read_run
-from harness.writers.report_html import ReportHtml, render, style_hash
+from harness.writers.report_html import ReportHtml, content_hash, render
 from tests.helpers.made_run import Made, make_run
 from tests.helpers.made_tables import MadeTables
 from tests.helpers.number_formats import named
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "report.html"
 TEMPLATES = resources.folder("reports")
+SCRIPT = (TEMPLATES / "script.js").read_text(encoding="utf-8")
 
 
 def html(made: Made) -> str:
@@ -44,7 +45,9 @@ def changed(made: Made, **fields: Any) -> Made:
 
 def visible(text: str) -> str:
     """What a reader sees, in one line."""
-    without = re.sub(r"<style>.*?</style>|<desc>.*?</desc>|<title>.*?</title>", " ", text, flags=re.S)
+    without = re.sub(
+        r"<style>.*?</style>|<script>.*?</script>|<desc>.*?</desc>|<title>.*?</title>", " ", text, flags=re.S
+    )
     return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", without))
 
 
@@ -256,8 +259,10 @@ def test_hostile_names_reach_every_section_that_shows_names(attacked: str) -> No
 def test_hostile_names_never_become_markup(attacked: str) -> None:
     harmless = {tag for tag, _ in Tags(html(make_run("fail", documents=20, length=20))).found}
     assert {tag for tag, _ in Tags(attacked).found} == harmless
-    assert harmless.isdisjoint({"script", "img", "iframe", "object", "embed", "link", "form", "base", "foreignobject"})
+    assert harmless.isdisjoint({"img", "iframe", "object", "embed", "link", "form", "base", "foreignobject"})
     assert attacked.count("<style>") == attacked.count("</style>") == 1
+    assert attacked.count("<script") == attacked.count("</script") == 1
+    assert attacked.partition("<script>")[2].partition("</script>")[0] == SCRIPT
     assert "{{ 7 * 7 }}" in attacked.replace("&#39;", "'")
 
 
@@ -282,7 +287,7 @@ def test_control_characters_and_secrets_are_not_in_the_page(attacked: str) -> No
 
 
 @pytest.mark.parametrize("verdict", ["pass", "error"])
-def test_the_policy_allows_the_style_sheet_and_nothing_else(pages: dict[str, str], verdict: str) -> None:
+def test_the_policy_allows_the_style_sheet_and_the_script_and_nothing_else(pages: dict[str, str], verdict: str) -> None:
     text = pages[verdict]
     style = text.partition("<style>")[2].partition("</style>")[0]
     policies = [
@@ -290,11 +295,29 @@ def test_the_policy_allows_the_style_sheet_and_nothing_else(pages: dict[str, str
         for tag, attributes in Tags(text).found
         if tag == "meta" and attributes.get("http-equiv") == "Content-Security-Policy"
     ]
-    wanted = f"default-src 'none'; style-src 'sha256-{style_hash(style)}'; base-uri 'none'; form-action 'none'"
-    assert policies == [wanted]
+    allowed = f"style-src 'sha256-{content_hash(style)}'; script-src 'sha256-{content_hash(SCRIPT)}'"
+    assert policies == [f"default-src 'none'; {allowed}; base-uri 'none'; form-action 'none'"]
+    assert re.findall("<script.*?</script>", text, flags=re.S) == [f"<script>{SCRIPT}</script>"]
     assert text.index("Content-Security-Policy") < text.index("<style>")
     assert "@import" not in style
     assert "url(" not in style
+
+
+def test_the_script_loads_nothing_and_keeps_nothing() -> None:
+    assert not set(SCRIPT) & set("\u2028\u2029")
+    for word in (
+        "fetch",
+        "XMLHttpRequest",
+        "import",
+        "eval",
+        "innerHTML",
+        "localStorage",
+        "cookie",
+        "</",
+        "<!--",
+        "http",
+    ):
+        assert word not in SCRIPT, word
 
 
 # Bounds: however large the run, the page stays one that opens.
