@@ -31,13 +31,18 @@ def mark_axis(scale: Scale, y: float, words: Callable[[float], str], about: int,
 
 def mark_places(across: Scale, y: float, labels: Sequence[str], about: int, zoom: bool = False) -> list[Markup]:
     """The labels of places 0, 1, …, of which about that many are seen at once; with ``zoom`` those of every zoom."""
-    every = {step: max(1, -(-len(labels) // (about * step))) for step in (ZOOMS if zoom else ZOOMS[:1])}
+    every = {step: _round_up(len(labels) / (about * step)) for step in (ZOOMS if zoom else ZOOMS[:1])}
     seen = [[step for step, apart in every.items() if place % apart == 0] for place in range(len(labels))]
     return [
         text(across(place), y, label, _class_of(steps))
         for place, (label, steps) in enumerate(zip(labels, seen, strict=True))
         if steps
     ]
+
+
+def _round_up(apart: float) -> int:
+    """The smallest of 1, 2, 5, 10, 20, 50 … that is not less."""
+    return next(factor * 10**power for power in range(18) for factor in (1, 2, 5) if factor * 10**power >= apart)
 
 
 def _class_of(steps: Iterable[int]) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 
 from harness.report.display import in_full
 
-MOST_COLUMNS = 128
+MOST_COLUMNS, MOST_SQUARES = 128, 8192
 DENSE, PACKED = 12, 32
 """From more columns than these on, numbers are not written into the squares, and squares are as narrow as they can be
 told apart."""
@@ -49,7 +49,8 @@ class HeatMap:
     def density(self) -> str:
         """The class of the style sheet by which the squares fit the page."""
         columns = len(self.labels)
-        return "dense packed" if columns > PACKED else "dense" if columns > DENSE else ""
+        wide = "dense packed" if columns > PACKED else "dense" if columns > DENSE else ""
+        return f"{wide} tall" if wide and len(self.rows) > PACKED else wide
 
 
 def make_heat_map(found: Sequence[Found], most_rows: int) -> HeatMap | None:
@@ -62,12 +63,10 @@ def make_heat_map(found: Sequence[Found], most_rows: int) -> HeatMap | None:
     worst = _keep_largest((each.row, place[each.column], each) for each in found)
     top = max(each.error for each in worst.values()) or 1.0
     names = list(dict.fromkeys(each.row for each in found))
-    rows = tuple(
-        (name, tuple(_shade(worst.get((name, index)), top) for index in range(len(ranges))))
-        for name in names[:most_rows]
-    )
+    shown = names[: min(most_rows, MOST_SQUARES // len(ranges))]
+    rows = tuple((name, tuple(_shade(worst.get((name, index)), top) for index in range(len(ranges)))) for name in shown)
     labels = tuple(f"{part[0]}" if len(part) == 1 else f"{part[0]}–{part[-1]}" for part in ranges)
-    return HeatMap(labels, rows, max(0, len(names) - most_rows))
+    return HeatMap(labels, rows, len(names) - len(shown))
 
 
 def _keep_largest(found: Iterable[tuple[str, int, Found]]) -> dict[tuple[str, int], Found]:

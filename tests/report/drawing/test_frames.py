@@ -23,8 +23,8 @@ def classes_of(marks: list[str]) -> dict[str, set[str]]:
 def test_each_zoom_shows_the_places_that_have_room() -> None:
     labels = [str(place) for place in range(96)]
     seen = classes_of([*map(str, mark_places(Scale(-0.5, 95.5), 0, labels, 12, zoom=True))])
-    assert [label for label, zooms in seen.items() if "z1" in zooms] == [str(place) for place in range(0, 96, 8)]
-    assert [label for label, zooms in seen.items() if "z2" in zooms] == [str(place) for place in range(0, 96, 4)]
+    assert [label for label, zooms in seen.items() if "z1" in zooms] == [str(place) for place in range(0, 96, 10)]
+    assert [label for label, zooms in seen.items() if "z2" in zooms] == [str(place) for place in range(0, 96, 5)]
     assert [label for label, zooms in seen.items() if "z8" in zooms] == labels
 
 
