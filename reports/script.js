@@ -303,22 +303,17 @@
   }
 
   function sort(body, original, column, direction) {
-    const keyed = original.map((rows) => [valueOf(rows[0], column), rows]);
+    const keyed = original.map((row) => [valueOf(row, column), row]);
     if (direction) keyed.sort((a, b) => compare(a[0], b[0], direction));
-    body.append(...keyed.flatMap((each) => each[1]));
+    body.append(...keyed.map((each) => each[1]));
     hide();
   }
 
   function letSort(table) {
     const [body] = table.tBodies;
     const heads = table.tHead ? [...table.tHead.rows[0].cells] : [];
-    const groups = []; // rows that explain the one before them go with it
-    for (const row of body ? body.rows : []) {
-      if (row.classList.contains("left") && groups.length) groups.at(-1).push(row);
-      else groups.push([row]);
-    }
-    const even = groups.every(([row]) => [...row.cells].length === heads.length);
-    if (groups.length < 3 || !even || table.querySelector("[rowspan]")) return;
+    const rows = body ? [...body.rows] : [];
+    if (rows.length < 3 || rows.some((row) => row.cells.length !== heads.length)) return;
     heads.forEach((head, column) => {
       if (!head.textContent.trim() || head.classList.contains("draw")) return;
       const button = make("button", "sort");
@@ -329,7 +324,7 @@
         const turned = { ascending: "descending", descending: "" }[head.getAttribute("aria-sort")] ?? "ascending";
         heads.forEach((each) => each.removeAttribute("aria-sort"));
         if (turned) head.setAttribute("aria-sort", turned);
-        sort(body, groups, column, { ascending: 1, descending: -1, "": 0 }[turned]);
+        sort(body, rows, column, { ascending: 1, descending: -1, "": 0 }[turned]);
       });
     });
   }

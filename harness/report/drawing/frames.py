@@ -15,6 +15,8 @@ from harness.report.drawing.svg import tag, text
 
 ZOOMS = (1, 2, 4, 8)
 """How many times wider than the page a drawing may be made; style sheet and script know the same steps."""
+NARROWEST, LABEL = 280, (20, 13)
+"""Pixels of the width of a drawing on a phone, and of a label of two digits."""
 MANY = 16
 """From so many places along an axis on a drawing can be zoomed."""
 
@@ -40,9 +42,31 @@ def mark_places(across: Scale, y: float, labels: Sequence[str], about: int, zoom
     ]
 
 
+def name_marks(labels: Sequence[tuple[float, float, str]], zoom: bool = False) -> list[Markup]:
+    """Short labels at (x in 0 … 1, y in pixels), earlier ones first: each is seen at the zooms at which it has room."""
+    taken: list[tuple[float, float, list[int]]] = []
+    for x, y, _ in labels:
+        steps = [
+            step
+            for step in (ZOOMS if zoom else ZOOMS[:1])
+            if not any(step in seen and _is_near(x - at, y - height, step) for at, height, seen in taken)
+        ]
+        taken.append((x, y, steps))
+    return [
+        text(x, y, label, f"{_class_of(steps)} name")
+        for (x, y, label), (_, _, steps) in zip(labels, taken, strict=True)
+        if steps
+    ]
+
+
+def _is_near(across: float, down: float, step: int) -> bool:
+    """Whether two labels that lie so far apart overlap on the narrowest phone."""
+    return abs(across) * step * NARROWEST < LABEL[0] and abs(down) < LABEL[1]
+
+
 def _round_up(apart: float) -> int:
     """The smallest of 1, 2, 5, 10, 20, 50 … that is not less."""
-    return next(factor * 10**power for power in range(18) for factor in (1, 2, 5) if factor * 10**power >= apart)
+    return next(int(step) for power in range(18) for step in (10**power, 2 * 10**power, 5 * 10**power) if step >= apart)
 
 
 def _class_of(steps: Iterable[int]) -> str:

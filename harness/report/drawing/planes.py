@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from harness.report.drawing.charts import Words, add_y_axis
-from harness.report.drawing.frames import MANY, frame, mark_axis, mark_places
+from harness.report.drawing.frames import MANY, frame, mark_axis, mark_places, name_marks
 from harness.report.drawing.scales import Scale, fit_log_scale, fit_scale
-from harness.report.drawing.svg import dot, drawing, level, polyline, text, vertical_line
+from harness.report.drawing.svg import dot, drawing, level, polyline, vertical_line
 
 
 @dataclass(frozen=True)
 class Mark:
-    """A point on a plane. label: stands beside it if not empty; hint: on hover."""
+    """A point on a plane. label: stands above it if it is not empty and has room; hint: on hover."""
 
     x: float
     y: float
@@ -59,9 +59,8 @@ def _draw_plane(
     for mark in marks:
         place, y = across(mark.x), height_of(mark.y)
         content.append(dot(place, y, f"mark {mark.tone}", mark.hint, radius=5))
-        if mark.label:
-            content.append(text(place, y - 9, mark.label, "tick"))
-    content += mark_axis(across, bottom + 18, words[0], 5, zoom)
+    named = [(across(mark.x), height_of(mark.y) - 9, mark.label) for mark in marks if mark.label]
+    content += [*name_marks(named, zoom), *mark_axis(across, bottom + 18, words[0], 5, zoom)]
     labels = [(height_of(tick), words[1](tick)) for tick in ticks]
     return add_y_axis(height, labels, content, title, description, zoom)
 

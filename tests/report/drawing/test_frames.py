@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from harness.report.drawing.charts import Bins, Dot, depth, histogram
-from harness.report.drawing.frames import MANY, ZOOMS, mark_axis, mark_places
+from harness.report.drawing.frames import MANY, ZOOMS, mark_axis, mark_places, name_marks
 from harness.report.drawing.scales import Scale
 from harness.system.resources import folder
 
@@ -63,3 +63,15 @@ def test_both_axes_show_the_same_marks() -> None:
     heights = [[float(h) for h in re.findall(r'height="([\d.]+)" class="bin', half)] for half in (linear, log)]
     assert heights[0][0] / heights[0][1] < 0.01
     assert 0.05 < heights[1][0] / heights[1][1] < 0.2
+
+
+def test_labels_are_seen_from_the_zoom_on_at_which_they_have_room() -> None:
+    marks = name_marks(
+        [(0.5, 100.0, "first"), (0.52, 102.0, "near"), (0.52, 140.0, "below"), (0.9, 100.0, "far")], True
+    )
+    seen = classes_of([*map(str, marks)])
+    assert {label: "z1" in zooms for label, zooms in seen.items()} == {
+        "first": True, "near": False, "below": True, "far": True,
+    }  # fmt: skip
+    assert "z8" in seen["near"]
+    assert [*map(str, name_marks([(0.5, 100.0, "a"), (0.5, 100.0, "b")], True))][1:] == []
