@@ -149,11 +149,16 @@ def in_full(value: float, unit: str = "fraction") -> str:
 def add_exact(text: str, *values: float) -> str:
     """``text`` with twelve digits of each value behind it, unless it shows them all.
 
-    Twelve, since in what the report computes from tables the last of 17 may differ between processors.
+    See ``full``.
     """
     if all(float(value).is_integer() and number(value) in text for value in values):
         return text
-    return f"{text} ({', '.join(f'{value:.12g}' for value in values)})"
+    return f"{text} ({', '.join(map(full, values))})"
+
+
+def full(value: float | None) -> str:
+    """Twelve digits of a number that the report computes from tables: the last of 17 may differ between processors."""
+    return "" if value is None else f"{value:.12g}"
 
 
 def exact(value: float | None) -> str:

@@ -27,8 +27,8 @@ from harness.tables.access import Tables
 from harness.writers import Writer
 
 _FILTERS = (
-    display.exact, display.format_together, display.number, display.percent, display.points, display.quantity,
-    display.short_hash, display.format_signed, display.size,
+    display.exact, display.format_together, display.full, display.number, display.percent, display.points,
+    display.quantity, display.short_hash, display.format_signed, display.size,
 )  # fmt: skip
 
 

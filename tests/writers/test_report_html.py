@@ -182,6 +182,16 @@ def test_an_error_shows_no_number_as_if_it_had_been_compared(made: dict[str, Mad
     assert "<svg" not in card
 
 
+@pytest.mark.parametrize("section", ["predictions", "tasks", "perplexity", "outliers", "measurements"])
+def test_numbers_at_reading_precision_say_all_their_digits(pages: dict[str, str], section: str) -> None:
+    shown = pages["fail"].partition(f'<section id="{section}"')[2].partition("</section>")[0]
+    cells = re.findall(r'<td class="n"( title="([^"]*)")?>([^<]*\d\.\d[^<]*)</td>', shown)
+    assert len(cells) > 3
+    assert [text for _, full, text in cells if not full] == []
+    assert all(np.isfinite(float(full)) for _, full, _ in cells)
+    assert section == "tasks" or any(len(full) > 8 for _, full, _ in cells)
+
+
 # Hostile content: names come from files that others wrote.
 
 PAYLOAD = (

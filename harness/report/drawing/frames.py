@@ -15,9 +15,9 @@ from harness.report.drawing.svg import tag, text
 
 ZOOMS = (1, 2, 4, 8)
 """How many times wider than the page a drawing may be made; style sheet and script know the same steps."""
-NARROWEST, LABEL = 280, (20, 13)
-"""Pixels of the width of a drawing on a phone, and of a label of two digits."""
-MANY = 16
+NARROWEST, LABEL, MARK, ABOVE, BELOW = 280, (20, 13), 9, 9, 17
+"""Pixels: width of a drawing on a phone, a label of two digits, reach of a mark; from a mark to its label."""
+MANY = 12
 """From so many places along an axis on a drawing can be zoomed."""
 
 
@@ -42,26 +42,31 @@ def mark_places(across: Scale, y: float, labels: Sequence[str], about: int, zoom
     ]
 
 
-def name_marks(labels: Sequence[tuple[float, float, str]], zoom: bool = False) -> list[Markup]:
-    """Short labels at (x in 0 … 1, y in pixels), earlier ones first: each is seen at the zooms at which it has room."""
-    taken: list[tuple[float, float, list[int]]] = []
-    for x, y, _ in labels:
-        steps = [
-            step
-            for step in (ZOOMS if zoom else ZOOMS[:1])
-            if not any(step in seen and _is_near(x - at, y - height, step) for at, height, seen in taken)
-        ]
-        taken.append((x, y, steps))
+def name_marks(marks: Sequence[tuple[float, float, str]], zoom: bool = False) -> list[Markup]:
+    """The labels of marks at (x in 0 … 1, y in pixels), earlier ones first, above them or else below.
+
+    Each is seen from the zoom on at which it has room between marks and other labels.
+    """
+    placed: dict[int, tuple[float, int]] = {}
+    for step in ZOOMS if zoom else ZOOMS[:1]:
+        for index, (x, y, label) in enumerate(marks):
+            if label and index not in placed:
+                free = [at for at in (y - ABOVE, y + BELOW) if _has_room(x, at, step, marks, placed)]
+                placed |= {index: (free[0], step)} if free else {}
     return [
-        text(x, y, label, f"{_class_of(steps)} name")
-        for (x, y, label), (_, _, steps) in zip(labels, taken, strict=True)
-        if steps
+        text(marks[index][0], at, marks[index][2], f"{_class_of(step for step in ZOOMS if step >= first)} name")
+        for index, (at, first) in sorted(placed.items())
     ]
 
 
-def _is_near(across: float, down: float, step: int) -> bool:
-    """Whether two labels that lie so far apart overlap on the narrowest phone."""
-    return abs(across) * step * NARROWEST < LABEL[0] and abs(down) < LABEL[1]
+def _has_room(
+    x: float, y: float, step: int, marks: Sequence[tuple[float, float, str]], placed: Mapping[int, tuple[float, int]]
+) -> bool:
+    """Whether a label whose text stands on ``y`` overlaps no mark and no label on the narrowest phone."""
+    wide = NARROWEST * step
+    others = [(marks[index][0], at) for index, (at, _) in placed.items()]
+    beside_marks = all(abs(x - at) * wide > MARK or abs(y - LABEL[1] / 3 - height) > MARK for at, height, _ in marks)
+    return beside_marks and all(abs(x - at) * wide > LABEL[0] or abs(y - height) > LABEL[1] for at, height in others)
 
 
 def _round_up(apart: float) -> int:

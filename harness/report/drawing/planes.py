@@ -59,7 +59,7 @@ def _draw_plane(
     for mark in marks:
         place, y = across(mark.x), height_of(mark.y)
         content.append(dot(place, y, f"mark {mark.tone}", mark.hint, radius=5))
-    named = [(across(mark.x), height_of(mark.y) - 9, mark.label) for mark in marks if mark.label]
+    named = [(across(mark.x), height_of(mark.y), mark.label) for mark in marks]
     content += [*name_marks(named, zoom), *mark_axis(across, bottom + 18, words[0], 5, zoom)]
     labels = [(height_of(tick), words[1](tick)) for tick in ticks]
     return add_y_axis(height, labels, content, title, description, zoom)

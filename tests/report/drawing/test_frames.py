@@ -66,12 +66,19 @@ def test_both_axes_show_the_same_marks() -> None:
 
 
 def test_labels_are_seen_from_the_zoom_on_at_which_they_have_room() -> None:
-    marks = name_marks(
-        [(0.5, 100.0, "first"), (0.52, 102.0, "near"), (0.52, 140.0, "below"), (0.9, 100.0, "far")], True
-    )
-    seen = classes_of([*map(str, marks)])
+    cluster = [(0.5, 100.0, "first"), (0.52, 102.0, "second"), (0.51, 101.0, "near")]
+    apart = [(0.52, 160.0, "below"), (0.9, 100.0, "far")]
+    seen = classes_of([*map(str, name_marks(cluster + apart, zoom=True))])
     assert {label: "z1" in zooms for label, zooms in seen.items()} == {
-        "first": True, "near": False, "below": True, "far": True,
+        "first": True, "second": True, "near": False, "below": True, "far": True,
     }  # fmt: skip
     assert "z8" in seen["near"]
-    assert [*map(str, name_marks([(0.5, 100.0, "a"), (0.5, 100.0, "b")], True))][1:] == []
+    assert name_marks([(0.5, 100.0, "alone")], True)[0] == name_marks([(0.5, 100.0, "alone")])[0].replace(
+        'class="tick name"', 'class="tick z1 z2 z4 z8 name"'
+    )
+
+
+def test_a_label_stands_below_a_mark_where_another_is_above() -> None:
+    upper, lower = map(str, name_marks([(0.5, 84.0, "upper"), (0.5, 100.0, "lower")]))
+    assert 'y="75"' in upper
+    assert 'y="117"' in lower
