@@ -110,7 +110,7 @@
 
   // One stop of the Tab key for a chart, a table, or a rule; the arrow keys go through what has a hint within it.
 
-  const STOPS = ".scroll, .rule, .glance, .bars, table";
+  const STOPS = ".scroll, .rule, .glance, .bars, .running, table";
 
   function listItems(stop) {
     if (stop.matches("svg.chart")) return takeMarks(stop);

@@ -263,3 +263,15 @@ def test_paper_shows_no_controls_and_the_whole_of_a_zoomed_chart(visit: Visit) -
     assert view.evaluate("e => e.firstElementChild.getBoundingClientRect().width == e.getBoundingClientRect().width")
     assert not visit.page.locator(".controls").first.is_visible()
     visit.page.emulate_media(media="screen")
+
+
+def test_tokens_in_context_answer_to_the_keyboard(visit: Visit) -> None:
+    text = visit.page.locator("#cause .running").first
+    tokens = text.locator("[title]")
+    wanted = [tokens.nth(place).get_attribute("title") for place in range(3)]
+    text.focus()
+    seen = []
+    for _ in wanted:
+        visit.page.keyboard.press("ArrowRight")
+        seen.append(visit.hint)
+    assert seen == wanted

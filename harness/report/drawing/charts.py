@@ -70,10 +70,10 @@ class Limited:
 
     @property
     def hint(self) -> str:
-        """The same in full precision."""
-        value, low, high = map(display.exact, (self.value, *self.ends))
+        """The same with all digits that tell anything."""
+        value, low, high = map(display.full, (self.value, *self.ends))
         between = f", interval {low} to {high}" if self.interval else ""
-        edges = " and ".join(map(display.exact, self.edges))
+        edges = " and ".join(map(display.full, self.edges))
         return f"{self.title}: {value}{between}; limit {edges}"
 
     def shade(self, scale: Scale, top: float, height: float) -> Markup:
