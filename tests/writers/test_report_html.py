@@ -497,9 +497,9 @@ def test_what_is_called_largest_is_largest_in_its_picture(pages: dict[str, str])
     module, listed = re.findall(
         r'<th scope="row"><code>([\w.]+)</code></th><td>linear</td><td class="n"[^>]*>([^<]+)<', worst
     )[0]
-    squares = re.findall(r'title="([\w.]+), block (\d+): ([\d.]+).%"', cause)
-    role, block, largest = max(squares, key=lambda each: float(each[2]))
-    assert (module, listed) == (f"model.layers.{block}.{role}", f"{largest}\u202f%")
+    squares = re.findall(r'<td class="h\d" title="([\w.]+): ([\d.]+).% \(([\d.e-]+)\)"', cause)
+    worst_module, largest, _ = max(squares, key=lambda each: float(each[2]))
+    assert (module, listed) == (worst_module, f"{largest}\u202f%")
     last = re.findall(r"After the last block the error of ([\d.]+).% is a gain of <strong>(\S+) %</strong>", cause)
     assert len(last) == 1
     assert float(last[0][1].replace("−", "-")) < float(last[0][0])
