@@ -132,3 +132,9 @@ def test_without_the_script_the_whole_page_is_there(browser: Browser, page: str)
             assert chart.is_visible()
         assert visit.page.locator("circle > title").count() >= VARIANTS
         assert visit.page.locator(".controls").count() == 0
+
+
+def test_the_table_fits_on_paper(browser: Browser, page: str) -> None:
+    with Visit(browser, page, 718) as visit:
+        visit.page.emulate_media(media="print")
+        assert visit.page.evaluate("document.documentElement.scrollWidth") <= 718

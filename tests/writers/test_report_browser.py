@@ -178,3 +178,9 @@ def test_every_part_can_be_reached_by_keyboard(browser: Browser, files: dict[str
         unreachable = """() => [...document.querySelectorAll('.scroll')].filter(e => e.scrollWidth > e.clientWidth)
             .filter(e => e.tabIndex < 0 || !e.getAttribute('aria-label')).length"""
         assert visit.page.evaluate(unreachable) == 0
+
+
+def test_nothing_is_cut_off_at_the_edge_of_paper(browser: Browser, files: dict[str, str]) -> None:
+    with Visit(browser, files["fail"], 718) as visit:
+        visit.page.emulate_media(media="print")
+        assert visit.page.evaluate("document.documentElement.scrollWidth") <= 718
