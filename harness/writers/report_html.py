@@ -61,7 +61,7 @@ class _Rendered:
 
 
 def render(run: Run, tables: Tables, templates: Path, texts: bool = True) -> str:
-    """The report as HTML: every section that ``harness.report.sections`` finds, in order.
+    """The report as HTML: every section that ``harness.report.sections`` finds and that has something to show.
 
     texts: show excerpts of documents, prompts and answers.
 
@@ -73,7 +73,8 @@ def render(run: Run, tables: Tables, templates: Path, texts: bool = True) -> str
     suites, no_tables = open_suites(tables)
     values = {"run": run, "suites": suites, "no_tables": no_tables, "show_texts": texts}
     assets = read_assets(templates, "style.css")
-    sections = [_render(environment, section, values) for section in find_sections(templates)]
+    rendered = [_render(environment, section, values) for section in find_sections(templates)]
+    sections = [each for each in rendered if each.body.strip()]
     try:
         return environment.get_template("base.html").render(values | assets | {"sections": sections})
     except TemplateError as error:
