@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from harness.planning.checking import Checker
 from harness.planning.checkpoints import DISTRIBUTION
 from harness.planning.composition import check_composition
 from harness.planning.files import VariantFile
+from harness.planning.fitted_data import read_fitted_data
 from harness.planning.gate_file import Gate, check_extending, check_metrics, check_obstacles, read_gate
 from harness.planning.left_out import LeftOut, note_left_out
 from harness.planning.locating import explain_unknown_name, is_slug
@@ -25,9 +26,9 @@ from harness.planning.other_world import note_other_world
 from harness.planning.outputs import read_outputs
 from harness.planning.own_data import check_taken, read_own_data
 from harness.planning.specs import GateSpec, Plan, SuiteSpec
-from harness.planning.suite_file import Suite, read_documents_spec, read_suite, source_name
+from harness.planning.suite_file import TRAINING, Suite, read_suite
 from harness.planning.target import read_target
-from harness.records import CalibrationSpec, Note, Plugin
+from harness.records import Note, Plugin
 from harness.system.yaml_file import read_yaml
 from harness.system.yaml_values import KeyPath, describe
 
@@ -75,16 +76,16 @@ def _read_plan(expansion: Expansion, folder: Path, problems: list[Problem]) -> P
     steps = read_steps(check, content.get("variant"))
     variant = read_variant(check, content.get("variant"), steps.values(), reference)
     target = read_target(check, content.get("target"))
-    calibration = _calibration(check, content.get("calibration"))
     own = read_own_data(check, content)
-    read = [read_suite(each, folder, problems, own) for each in _names(check, "suites", content, folder)]
+    also = (TRAINING,) if any(step.trains for step in steps.values()) else ()
+    read = [read_suite(each, folder, problems, own, also) for each in _names(check, "suites", content, folder)]
     suites = [suite and suite.with_target(target) for suite in read]
     gates = [read_gate(each, folder, problems) for each in _names(check, "gates", content, folder)]
     weak_reference = _reason(check, content.get("weak_reference", ""))
     outputs = read_outputs(check, content.get("outputs"))
-    _check_backends(check, steps, content.get("calibration") is not None)
+    _check_backends(check, steps)
     check_composition(check, steps)
-    _check_contamination(check, steps, calibration, suites)
+    fitted_to = read_fitted_data(check, content, steps, suites)
     check_taken(check, content, suites)
     left_out = LeftOut.of_suites(suite.spec() for suite in suites if suite and suite.measures)
     _check_rules(check, gates, suites, _length(content.get("suites")), left_out)
@@ -98,7 +99,8 @@ def _read_plan(expansion: Expansion, folder: Path, problems: list[Problem]) -> P
         reference=reference,
         variant=variant,
         target=target,
-        calibration=calibration,
+        calibration=fitted_to.calibration,
+        training=fitted_to.training,
         suites=tuple(suite.spec() for suite in suites if suite),
         gates=tuple(left_out.mark(gate.spec()) for gate in gates if gate),
         weak_reference=weak_reference,
@@ -242,17 +244,11 @@ def _names(check: Checker, kind: str, content: Mapping[str, Any], folder: Path) 
     return list(names.values())
 
 
-def _calibration(check: Checker, value: Any) -> CalibrationSpec | None:
-    if value is None:
-        return None
-    return read_documents_spec(check, CalibrationSpec, value, "calibration")
-
-
 def _length(value: Any) -> int:
     return len(value) if isinstance(value, tuple) else -1
 
 
-def _check_backends(check: Checker, steps: Mapping[int, Backend], has_calibration: bool) -> None:
+def _check_backends(check: Checker, steps: Mapping[int, Backend]) -> None:
     for index, step in steps.items():
         path: KeyPath = ("variant", "compress", index)
         missing = [library for library in step.requires if not is_installed(library)]
@@ -262,9 +258,6 @@ def _check_backends(check: Checker, steps: Mapping[int, Backend], has_calibratio
             check.problem(path, found, "a backend whose libraries are installed", f"pip install {what}")
         elif lack := step.lacks():
             check.problem(path, f"{step.kind}: {lack}", "a backend that can run on this machine")
-        if step.calibrates and not has_calibration:
-            hint = "add for example calibration: {data: pocket-calibration, documents: 64, tokens: 256}"
-            check.problem((*path, "backend"), f"{step.kind}, but no calibration", "calibration documents", hint)
 
 
 def is_installed(library: str) -> bool:
@@ -273,22 +266,6 @@ def is_installed(library: str) -> bool:
         return importlib.util.find_spec(library) is not None
     except ModuleNotFoundError:  # A package around it is missing.
         return False
-
-
-def _check_contamination(
-    check: Checker,
-    steps: Mapping[int, Backend],
-    calibration: CalibrationSpec | None,
-    suites: Iterable[Suite | None],
-) -> None:
-    """Refuse to judge a model on its calibration documents."""
-    if calibration is None or not any(step.calibrates for step in steps.values()):
-        return
-    for suite in suites:
-        judged = suite.documents if suite else None
-        if suite and judged and (judged.data, judged.seed) == (calibration.data, calibration.seed):
-            found = f"{source_name(calibration.data)}, on which the suite {suite.name} measures"
-            check.problem(("calibration", "data"), found, "documents on which the variant is not judged")
 
 
 def _check_rules(

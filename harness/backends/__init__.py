@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from harness.training.data import Training
+
 
 Quantized: TypeAlias = Literal["weights", "activations", "cache"]
 """What a compression step can quantize."""
@@ -43,6 +45,18 @@ class Compressed:
     notes: tuple[Note, ...] = ()
 
 
+@dataclass(frozen=True)
+class Materials:
+    """What the steps of a variant may look at.
+
+    calibration: token ids, one 1-D int64 tensor per document. training: texts, teacher and settings of steps that
+    train; None unless one of them does.
+    """
+
+    calibration: Sequence[Tensor] = ()
+    training: Training | None = None
+
+
 class Backend(Plugin):
     """One compression step of a variant."""
 
@@ -53,6 +67,8 @@ class Backend(Plugin):
     needs_calibration: ClassVar[bool] = False
     """Whether the step needs calibration documents, whatever its settings; ``calibrates`` takes the settings into
     account."""
+    trains: ClassVar[bool] = False
+    """Whether the step trains the model on texts (see ``harness/training``)."""
     serves: ClassVar[tuple[Served, ...]] = EVERYTHING
     """What the compressed model supports beyond computing logits; a measure that needs anything else is skipped with
     that reason."""
@@ -71,6 +87,12 @@ class Backend(Plugin):
         """Whether the step needs calibration documents with these settings."""
         return self.needs_calibration
 
+    @property
+    def reads_tokens(self) -> bool:
+        """Whether the step runs the model on documents that the reference's tokenizer encoded, so that the model must
+        have the same one."""
+        return self.calibrates or self.trains
+
     def lacks(self) -> str:
         """What is missing on this machine to run the step with these settings, apart from the libraries in
         ``requires``, and how to provide it; empty if nothing is missing. Called while planning, so it must not import a
@@ -86,6 +108,11 @@ class Backend(Plugin):
         calibration: token ids, one 1-D int64 tensor per document; empty unless the step ``calibrates``. Raises
         BackendError naming backend and module for weights that cannot be compressed (non-finite, for example).
         """
+
+    def apply(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, materials: Materials) -> Compressed:
+        """Apply the step with what it needs of ``materials``: by default ``compress`` with the calibration
+        documents."""
+        return self.compress(model, tokenizer, materials.calibration if self.calibrates else ())
 
     def save(self, model: PreTrainedModel, folder: Path) -> None:
         """Write the weights and configuration of the compressed model into an empty folder, as it would be released.

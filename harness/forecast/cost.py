@@ -14,6 +14,7 @@ from harness.errors import MemoryShortageError
 from harness.forecast.machine import measure_operations, multiplies_bfloat16, total_memory
 from harness.forecast.model_size import ModelSize, model_size
 from harness.forecast.sizes import document_count
+from harness.forecast.training import FORWARD_PASSES, training_memory, training_tokens
 from harness.planning.specs import Plan, SuiteSpec
 from harness.records import Run
 
@@ -134,6 +135,7 @@ def _seconds(plan: Plan, run: Run | None, reference: ModelSize | str) -> tuple[f
     seconds = {
         "start": START_SECONDS + 2 * reference.parameters * WEIGHT_SECONDS,
         "calibration": fitted * calibration * FITTING * forward,
+        "training": training_tokens(plan) * FORWARD_PASSES * forward,
         "pass": PASS_SECONDS * len(plan.suites)
         + now.tokens * (2 * forward + (reference.vocabulary or 0) * LOGIT_SECONDS),
         "noise floor": now.noise * forward,
@@ -223,7 +225,11 @@ def memory(plan: Plan) -> Memory | str:
     first = reference.parameters * BYTES[dtype]
     working = WORKING_SHARE * max(first, second) if plan.variant.compress else 0.0
     logits = LOGIT_BUFFERS * 4 * min(LOGITS, max(1, amount(plan.suites).tokens) * (reference.vocabulary or LOGITS))
+    trained = max((sum(parts.values()) for _, parts in training_memory(plan, reference)), default=0)
     said = f"reference in {dtype}, variant {kept}, working memory {(working + logits) / 1e9:.1f} GB, libraries 0.65 GB"
+    if trained:
+        # A training and the shared pass come one after the other.
+        working, said = max(working, trained), f"{said}, training {trained / 1e9:.2g} GB before that"
     return Memory(first, second, first + second + working + logits + LIBRARIES, said)
 
 

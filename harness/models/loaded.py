@@ -10,6 +10,7 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from harness.data.calibration import Calibrated
+from harness.data.training import Trained
 from harness.errors import ModelError
 from harness.models.fingerprints import FileFingerprint, verify_fingerprints
 from harness.models.language_model import LanguageModel, TransformersModel
@@ -33,6 +34,8 @@ class LoadedModel:
     notes: tuple[Note, ...] = ()
     calibration: Calibrated | None = None
     """The calibration of a variant, if a step used documents."""
+    training: Trained | None = None
+    """The training of a variant, if a step trained."""
     quantization: Mapping[str, Any] = field(default_factory=dict)
     """The quantization config of its files; empty if they have none."""
     non_finite: tuple[NonFinite, ...] = ()

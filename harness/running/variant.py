@@ -14,7 +14,7 @@ from pathlib import Path
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from harness.backends import Backend, Compressed
+from harness.backends import Backend, Compressed, Materials
 from harness.errors import BackendError, HarnessError
 from harness.models.adapters import attach_adapter, merge_adapter
 from harness.models.identity import identify
@@ -31,26 +31,29 @@ from harness.planning.specs import Plan
 from harness.records import CacheFormat, ModuleFormat, Note, NumberFormat
 from harness.running.step_use import StepWork, check_steps_act
 from harness.system.foreign import LONG, guard
+from harness.training.data import Training
 
 
-def make_variant(plan: Plan, reference: LoadedModel, calibration: Sequence[Tensor]) -> LoadedModel:
+def make_variant(
+    plan: Plan, reference: LoadedModel, calibration: Sequence[Tensor], training: Training | None = None
+) -> LoadedModel:
     """Make the variant of ``plan``: its own checkpoint or a copy of ``reference``, with its adapter and every step
     applied.
 
-    calibration: token ids, one 1-D int64 tensor per document. The reference stays unchanged, byte for byte. Raises
-    ModelError as ``load`` does, and BackendError naming the step that failed.
+    calibration: token ids, one 1-D int64 tensor per document. training: for steps that train. The reference stays
+    unchanged, byte for byte. Raises ModelError as ``load`` does, and BackendError naming the step that failed.
     """
     made, variant = _open_start(plan, reference), plan.variant
     if variant.adapter and variant.merge:
         made = merge_adapter(made, Path(variant.adapter))
     if variant.compress:
-        made = _apply_steps(plan, made, reference, calibration)
+        made = _apply_steps(plan, made, reference, Materials(calibration, training))
     if variant.adapter and not variant.merge:
         made = attach_adapter(made, Path(variant.adapter))
     return replace(made, layers=variant.layers)
 
 
-def _apply_steps(plan: Plan, start: LoadedModel, reference: LoadedModel, calibration: Sequence[Tensor]) -> LoadedModel:
+def _apply_steps(plan: Plan, start: LoadedModel, reference: LoadedModel, materials: Materials) -> LoadedModel:
     """Apply every step to ``start``."""
     _check_tokenizer(plan, start, reference)
     model = start.model
@@ -59,7 +62,7 @@ def _apply_steps(plan: Plan, start: LoadedModel, reference: LoadedModel, calibra
     works: list[StepWork] = []
     cache, notes = start.identity.cache, list(start.notes)
     for step in plan.variant.compress:
-        done = _apply_step(step, model, start.tokenizer, calibration)
+        done = _apply_step(step, model, start.tokenizer, materials)
         _check_not_quantized_twice(step, done, described, activations, cache)
         model, cache = done.model, done.cache or cache
         described |= {module.module: module for module in done.modules}
@@ -121,24 +124,23 @@ def _open_start(plan: Plan, reference: LoadedModel) -> LoadedModel:
 
 
 def _check_tokenizer(plan: Plan, start: LoadedModel, reference: LoadedModel) -> None:
-    """Raise BackendError if calibration documents would be encoded with another tokenizer's ids."""
-    needing = [step.kind for step in plan.variant.compress if step.calibrates]
+    """Raise BackendError if documents that steps need would be encoded with another tokenizer's ids."""
+    needing = [step.kind for step in plan.variant.compress if step.reads_tokens]
     if needing and start.identity.tokenizer_sha256 != reference.identity.tokenizer_sha256:
         raise BackendError(
-            f"{needing[0]}: calibration documents are encoded by the reference's tokenizer, and "
-            f"{plan.variant.model} has another tokenizer; give both sides the same tokenizer files, or choose a step "
-            "that needs no calibration"
+            f"{needing[0]}: its documents are encoded by the reference's tokenizer, and {plan.variant.model} has "
+            "another tokenizer; give both sides the same tokenizer files, or choose a step that needs no documents"
         )
 
 
 def _apply_step(
-    step: Backend, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, calibration: Sequence[Tensor]
+    step: Backend, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, materials: Materials
 ) -> Compressed:
-    if step.calibrates and not calibration:
+    if step.calibrates and not materials.calibration:
         raise BackendError(f"{step.kind}: needs calibration documents; add a calibration: section to the variant")
     try:
         with guard(f"the backend {step.kind}", patience=LONG):
-            return step.compress(model, tokenizer, calibration)
+            return step.apply(model, tokenizer, materials)
     except HarnessError:
         raise
     except Exception as error:  # A library may raise anything; the user must learn which step it was.

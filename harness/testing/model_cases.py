@@ -31,9 +31,9 @@ class ModelCases(Declared):
         from harness.testing import models, trials
 
         step, model = self.step(), copy.deepcopy(self.model())
-        calibration, tokenizer = trials.calibration_for(step), models.tiny_tokenizer()
+        materials, tokenizer = trials.materials_for(step, self.model()), models.tiny_tokenizer()
         with trials.forbid_global_changes():
-            step.compress(model, tokenizer, calibration)
+            step.apply(model, tokenizer, materials)
 
     def test_the_same_settings_give_the_same_bytes(self) -> None:
         from harness.models.identity import weights_sha256

@@ -22,6 +22,17 @@ class TestRoundToNearest(BackendConformance):
     reloads = ladder
 
 
+class TestQat(BackendConformance):
+    backend = "qat"
+    ladder = (
+        {"bits": 8, "batch": 8, "evaluations": 1},
+        {"bits": 4, "batch": 8, "evaluations": 1, "learned_steps": True},
+        {"bits": 2, "batch": 8, "evaluations": 1},
+    )
+    refused = ({}, {"bits": 4, "batch": 0}, {"bits": 4, "range": "mse", "learned_steps": True})
+    reloads = ladder[1:2]
+
+
 class TestGptq(BackendConformance):
     backend = "gptq"
     ladder = ({"bits": 8}, {"bits": 4, "act_order": True}, {"bits": 2})
