@@ -16,6 +16,8 @@ from harness.pocket import MODEL_DIR
 from harness.records.plan import GGUF
 
 POCKET = "pocket"
+BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
+"""Of a weight, by its dtype."""
 LONGEST_HEADER = 100_000_000
 
 

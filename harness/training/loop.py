@@ -54,6 +54,7 @@ class Task:
     such as running averages. depends_on: settings of the backend, as plain data. examples, held_out: in place of the
     texts of the training data. together: examples that stay together in a batch (2 for pairs), each unit counted as
     one document. comparable: whether student and teacher read the same tokens, so that their divergence is defined.
+    make_optimizer: in place of torch's AdamW; moment_bits: of the moments that it keeps, for the forecast of memory.
     """
 
     name: str
@@ -68,6 +69,7 @@ class Task:
     weigh_by: Literal["tokens", "examples"] = "tokens"
     comparable: bool = True
     make_optimizer: Callable[[Groups], torch.optim.Optimizer] | None = None
+    moment_bits: int = 32
 
 
 @dataclass
@@ -276,14 +278,16 @@ class Loop:
         states = [
             each for state in self.optimizer.state.values() for each in state.values() if isinstance(each, Tensor)
         ]
-        first = next(self._parts(self.examples, chosen))
+        documents, tokens = next(self._parts(self.examples, chosen)).ids.shape
         self.memory = list_memory(
             self.task.student,
             self.teacher,
             [each.parameter for each in self.task.trainable.values()],
             [each for each in states if isinstance(each, Tensor)],
             saved,
-            *first.ids.shape,
+            documents,
+            tokens,
+            self.task.moment_bits,
         )
 
     def _seed(self, step: int) -> None:
