@@ -36,6 +36,8 @@ def save(path: Path, tensors: Mapping[str, Tensor], content: Mapping[str, Any]) 
         held = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         safetensors.torch.save_file(held, partial, {"content": json.dumps(content)})
         with partial.open("rb") as file:
+            # safetensors lets nobody else read it, not even the next step of a CI job.
+            os.fchmod(file.fileno(), 0o644)
             os.fsync(file.fileno())
         os.replace(partial, path)
         sync_folder(path.parent)

@@ -20,7 +20,7 @@ from harness.records.training import Fitted
 from harness.training import checkpoints
 from harness.training.data import Training
 from harness.training.examples import examples_sha256
-from harness.training.loop import Loop, Task
+from harness.training.loop import TRAINED, Loop, Task
 from harness.training.settings import Optimization
 
 FORMAT = 1
@@ -61,8 +61,9 @@ def _fit(task: Task, settings: Optimization, training: Training, steps: int | No
     if (known := checkpoints.read(state)) is not None:
         loop.restore(*known)
     fitted = loop.run(_save_now_and_then(lambda: checkpoints.save(state, loop.tensors(), loop.content()), training))
-    loop.best = {}
-    checkpoints.save(done, loop.tensors(), loop.content() | {"kept_at_end": fitted.kept})
+    content = loop.content() | {"optimizer": {}, "kept_at_end": fitted.kept}
+    trained = {name: tensor for name, tensor in loop.tensors().items() if name.startswith(TRAINED)}
+    checkpoints.save(done, trained, content)
     state.unlink(missing_ok=True)
     checkpoints.remove_others(training.cache, training.used)
     return fitted

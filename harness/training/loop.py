@@ -35,6 +35,8 @@ Loss = Callable[[PreTrainedModel, PreTrainedModel, Batch], Mapping[str, Tensor]]
 """``(student, teacher, batch)`` ─▶ named losses, which are added up. Each is a mean over the scored tokens of the batch
 (or over its examples, see ``Task.weigh_by``), already multiplied by its weight."""
 Groups = list[dict[str, Any]]
+TRAINED = "trained."
+"""Before the names of trained tensors, in checkpoints."""
 
 
 @dataclass(frozen=True)
@@ -136,7 +138,7 @@ class Loop:
 
     def tensors(self) -> dict[str, Tensor]:
         """Every tensor on which later steps depend, by name."""
-        found = {f"trained.{name}": tensor for name, tensor in self._own().items()}
+        found = {f"{TRAINED}{name}": tensor for name, tensor in self._own().items()}
         found |= {f"best.{name}": tensor for name, tensor in self.best.items()}
         for number, state in self.optimizer.state_dict()["state"].items():
             found |= {f"optimizer.{number}.{key}": value for key, value in state.items() if isinstance(value, Tensor)}
@@ -153,7 +155,7 @@ class Loop:
         known = Fitted.from_json(content["fitted"])
         self.done, self.kept, self.part, self.tokens = content["done"], content["kept"], known.part, known.tokens
         self.curves, self.memory = list(known.curves), known.memory
-        self._assign(_under("trained.", tensors))
+        self._assign(_under(TRAINED, tensors))
         self.best = _under("best.", tensors)
         state: dict[int, dict[str, Any]] = {int(n): dict(plain) for n, plain in content["optimizer"].items()}
         for name, tensor in _under("optimizer.", tensors).items():
@@ -291,9 +293,10 @@ class Loop:
         )
 
     def _seed(self, step: int) -> None:
-        torch.default_generator.manual_seed((self.seed + 1) * 2**32 + step)
+        number = ((self.seed + 1) * 2**32 + step) % 2**63
+        torch.default_generator.manual_seed(number)
         if self.task.student.device.type == "cuda":
-            torch.cuda.manual_seed((self.seed + 1) * 2**32 + step)
+            torch.cuda.manual_seed(number)
 
     def _say(self, began: float, before: int) -> str:
         last = next((point.value for point in reversed(self.curves) if point.series == TRAIN), None)

@@ -305,7 +305,10 @@ def test_torchao_fake_quantizes_the_same_weights_alike() -> None:
         expected.backward(grad)
         found = round_through(mine, Format(integer(bits, full_range=True), Blocks("group", 32)))
         found.backward(grad)
-        torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+        # torchao multiplies by the inverse of the scale, so a value between two codes may fall to either side.
+        different = (found - expected).detach().abs()
+        assert float((different > 1e-6).float().mean()) <= 0.005
+        assert float(different.max()) <= 1.01 * float(weight.abs().max()) / (2 ** (bits - 1) - 0.5)
         assert mine.grad is not None
         assert theirs.grad is not None
         # The largest value of a group, which sets its scale, has a gradient through that there.
