@@ -22,6 +22,7 @@ from harness.modules.linears import linears
 from harness.numerics.formats import stored_bits
 from harness.testing import trials
 from harness.training.data import Training
+from harness.training.memory import Shapes, shapes_of
 from tests.helpers.tiny_models import family, tiny_llama, tiny_tokenizer
 
 pytest.importorskip("peft")
@@ -271,3 +272,38 @@ def test_libraries_are_those_of_the_settings() -> None:
     assert Qlora().libraries == ("peft",)
     for settings in ({"base": "bitsandbytes"}, {"optimizer": "paged_adamw"}):
         assert Qlora.model_validate(settings).libraries == ("peft", "bitsandbytes")
+
+
+# --- memory ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("settings", [{}, {"base": "bitsandbytes", "optimizer": "paged_adamw_8bit"}])
+def test_memory_is_as_forecast_by_shapes(settings: dict[str, Any]) -> None:
+    if settings:
+        pytest.importorskip("bitsandbytes", exc_type=ImportError)
+    model = tiny_llama(tied=False, hidden_size=128, intermediate_size=256)
+    step = Qlora(**(FEW | {"r": 64} | settings))
+    training = training_of(model, steps=1)
+    step.apply(copy.deepcopy(model), tiny_tokenizer(), Materials(training=training))
+    measured = {each.part: each.measured for each in training.fits[0].memory}
+    weights = sum(each.numel() for each in model.parameters())
+    forecast = step.forecast_memory(weights, 4, shapes_of(model.config))
+    assert measured["trainable"] == forecast["trainable"]
+    assert measured["gradients"] == forecast["gradients"]
+    # The tables of codes and values, of 1 KB at most each, and a counter of steps for every tensor.
+    small = (1024 + 512) * 28
+    assert 0 <= measured["optimizer"] - forecast["optimizer"] <= small + 0.1 * forecast["optimizer"]
+    assert 0 <= measured["base"] - forecast["base"] <= small
+    if settings:
+        assert measured["base"] < 0.5 * 4 * weights
+        assert measured["optimizer"] < 0.5 * 2 * measured["trainable"]
+
+
+def test_a_base_of_7_billion_parameters_takes_3_5_gigabytes_and_its_scales() -> None:
+    shapes = Shapes(hidden=4096, intermediate=11008, layers=32, vocabulary=32000, heads=4096, pairs=8192)
+    found = Qlora(base="bitsandbytes", r=64).forecast_memory(6_738_415_616, 2, shapes)
+    linear = 6_476_005_376
+    assert shapes.linear_weights == linear
+    assert found["base"] == -(-round(linear * (4 + 8 / 64 + 32 / (64 * 256))) // 8) + 2 * (6_738_415_616 - linear)
+    assert found["trainable"] == 4 * 159_907_840
+    assert found["optimizer"] == 8 * 159_907_840

@@ -20,12 +20,13 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel
 
 from harness.models.adapters import CONFIG, WEIGHTS
+from harness.system.files import write_atomic
 
 _PLACE = "default"
 """The name that peft gives to an adapter that has none."""
@@ -82,14 +83,13 @@ class Inserted:
     def write(self, folder: Path, dtype: torch.dtype) -> None:
         """Write configuration and tensors as peft reads them; the same adapter gives the same bytes in every process.
 
-        dtype: of the tensors in the file. Raises OSError.
+        dtype: of the tensors in the file. Raises WriteError.
         """
-        folder.mkdir(parents=True, exist_ok=True)
         config = self._adapted.peft_config[_PLACE].to_dict() | {"inference_mode": True}
         fields = {key: _as_plain(value) for key, value in config.items()}
-        (folder / CONFIG).write_text(json.dumps(fields, indent=2, sort_keys=True))
+        write_atomic(folder / CONFIG, json.dumps(fields, indent=2, sort_keys=True).encode())
         tensors = {name: each.detach().to("cpu", dtype).contiguous() for name, each in self._tensors().items()}
-        save_file(tensors, folder / WEIGHTS, {"format": "pt"})
+        write_atomic(folder / WEIGHTS, save(tensors, {"format": "pt"}))
 
     def _tensors(self) -> dict[str, Tensor]:
         """``state_dict()`` is not called: bitsandbytes rewrites weights when it is."""
