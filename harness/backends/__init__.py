@@ -97,6 +97,11 @@ class Backend(Plugin):
         return self.calibrates or self.trains
 
     @property
+    def leaves_adapter(self) -> bool:
+        """Whether the step leaves an adapter beside the weights with these settings (``Compressed.adapter``)."""
+        return False
+
+    @property
     def libraries(self) -> tuple[str, ...]:
         """Import names of the optional libraries that the step needs with these settings; the plan checks that they are
         installed, and the run notes their versions."""

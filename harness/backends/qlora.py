@@ -85,6 +85,11 @@ class Qlora(LinearBackend, TrainingBackend):
         return () if self.merge else ("weights",)
 
     @property
+    def leaves_adapter(self) -> bool:
+        """Unless it is merged."""
+        return not self.merge
+
+    @property
     def libraries(self) -> tuple[str, ...]:
         """bitsandbytes where the base or the optimizer is its own."""
         theirs = self.base == "bitsandbytes" or self.optimizer != "adamw"

@@ -165,7 +165,7 @@ def section(rows: dict[str, Row], command: str) -> Iterator[str]:
     for name, row in rows.items():
         size = sum(module.stored_bytes for module in row.observed.variant.modules)
         kept = any(module.backend for module in row.observed.variant.modules)
-        width = f"{bits(row.observed):.3f}" if kept else "32, floats"
+        width = f"{bits(row.observed):.3f}" if kept else "floats"
         yield f"| {name} | {width} | {size:,} | {row.observed.seconds['make variant']:.0f} |"
 
 
