@@ -126,7 +126,9 @@ class Qat(TrainingBackend, WeightBackend):
             for name, each in inputs.items():
                 undone.callback(each.attach(model.get_submodule(name)))
             trainable, state = self._collect(model, weights, inputs)
-            fit(Task(self.kind, model, trainable, self._loss, self.settings(), state), self, training)
+            rounded = sum(each.numel() for each in weights.parameters.values())
+            keeps = self.extra_activations(rounded)
+            fit(Task(self.kind, model, trainable, self._loss, self.settings(), state, keeps=keeps), self, training)
             weights.convert()
         for name, each in inputs.items():
             round_inputs(model.get_submodule(name), each.form, each.limits(), model.device)

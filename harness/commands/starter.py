@@ -45,8 +45,8 @@ name: {name}
 
 # The model to compare with: pocket (a small model bundled with the harness), a folder relative to this file
 # (./model), or a hub id; for a hub id add its commit as revision: to get the same files every time.
-# dtype: {why_dtype}; both sides are computed in it.
-reference: {{model: {reference}, dtype: {dtype}}}
+# dtype: in which both sides are computed; auto: that of the model{found_dtype}. Others: float32, float16, bfloat16.
+reference: {{model: {reference}, dtype: auto}}
 """
 
 _COMPRESS = """
@@ -107,13 +107,11 @@ def starter(
     """
     own, model = reference != "pocket" or bool(variant), model or ModelLook()
     scales = f"g{model.group_size}" if model.group_size else "channel"
-    known = model.folder is not None
     head = _HEAD.format(
         file=_quote(file),
         name=_quote(_slug(variant or f"{reference}-w4-{scales}")),
         reference=_quote(reference),
-        dtype=model.dtype,
-        why_dtype="that of the model's files" if known else "float32, float16 or bfloat16",
+        found_dtype=f", here {model.dtype}" if model.folder is not None else "",
     )
     middle = _CHECKPOINT.format(variant=_quote(variant)) if variant else _compress(model)
     named = _TASKS.format(tasks=", ".join(map(_quote, tasks))) if tasks else ""

@@ -18,6 +18,7 @@ from transformers import (
 
 from harness.errors import HarnessError, ModelError
 from harness.models.fingerprints import fingerprint_folder
+from harness.models.loaded import UncheckedModel
 from harness.models.packed_integers import Contents, unpack_folder
 from harness.models.prequantized import is_unpacked_here, quantization_method
 from harness.models.sanity import CACHE_SCALES, check_loading, check_shapes
@@ -25,7 +26,6 @@ from harness.models.sources import Source
 from harness.models.stored_formats import formats_in_files
 from harness.models.transformers_output import silence_transformers
 from harness.models.trust import check_folder, check_token_ids
-from harness.models.unchecked import UncheckedModel
 from harness.models.verification.architecture import Architecture, check_installed, choose_attention, find_architecture
 from harness.models.verification.config_keys import note_undeclared_keys
 from harness.models.verification.expert_files import convert_stacks

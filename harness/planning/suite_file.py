@@ -12,11 +12,11 @@ from harness import plugins
 from harness.errors import HarnessError, Problem
 from harness.measures import Measure
 from harness.planning.checking import Checker
+from harness.planning.data.own_data import TASKS, OwnData
+from harness.planning.data.readable import check_readable
 from harness.planning.files import SuiteFile
 from harness.planning.left_out import read_measure_names
 from harness.planning.locating import check_description, check_file_name, find_data, find_file
-from harness.planning.own_data import TASKS, OwnData
-from harness.planning.readable import check_readable
 from harness.planning.specs import SuiteSpec
 from harness.planning.task_paths import check_tasks, name_tasks
 from harness.plugins import nearest

@@ -56,7 +56,8 @@ class Task:
     such as running averages. depends_on: settings of the backend, as plain data. examples, held_out: in place of the
     texts of the training data. together: examples that stay together in a batch (2 for pairs), each unit counted as
     one document. comparable: whether student and teacher read the same tokens, so that their divergence is defined.
-    make_optimizer: in place of torch's AdamW; moment_bits: of the moments that it keeps, for the forecast of memory.
+    keeps: bytes that a forward pass keeps for the backward pass beside activations, for the forecast. make_optimizer:
+    in place of torch's AdamW; moment_bits: of the moments that it keeps, for the forecast.
     """
 
     name: str
@@ -70,6 +71,7 @@ class Task:
     together: int = 1
     weigh_by: Literal["tokens", "examples"] = "tokens"
     comparable: bool = True
+    keeps: int = 0
     make_optimizer: Callable[[Groups], torch.optim.Optimizer] | None = None
     moment_bits: int = 32
 
@@ -289,6 +291,7 @@ class Loop:
             saved,
             documents,
             tokens,
+            self.task.keeps,
             self.task.moment_bits,
         )
 

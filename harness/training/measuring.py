@@ -55,16 +55,17 @@ def list_memory(
     saved: int,
     documents: int,
     tokens: int,
+    keeps: int = 0,
     moment_bits: int = 32,
 ) -> tuple[Memory, ...]:
-    """Every part after the first step. saved: bytes that its forward pass kept, for ``documents`` of ``tokens``.
-    moment_bits: of one moment of the optimizer."""
+    """Every part after the first step. saved: bytes that its forward pass kept, for ``documents`` of ``tokens``, of
+    which ``keeps`` are no activations. moment_bits: of one moment of the optimizer."""
     parameters = list(trainable)
     places, config = {_place(each) for each in parameters}, getattr(student, "config", None)
     base = {_place(each): each for each in tensors_of(student) if _place(each) not in places}.values()
     size = sum(each.numel() for each in parameters)
     shapes = shapes_of(config.get_text_config()) if config is not None else None
-    activations = shapes.activations(documents, tokens) if shapes else None
+    activations = shapes.activations(documents, tokens) + keeps if shapes else None
     return (
         Memory("base", sum(each.numel() * each.element_size() for each in base), bytes_of(base)),
         Memory("teacher", sum(each.numel() * each.element_size() for each in teacher.parameters()), _sum(teacher)),

@@ -220,6 +220,15 @@ def test_learned_steps_of_static_inputs_end_in_their_range() -> None:
         assert low == -high < 0
 
 
+@pytest.mark.parametrize("learned", [False, True])
+def test_what_rounding_keeps_is_forecast(learned: bool) -> None:
+    """Rounded weights and where the grid reaches them, and with learned steps how much each was rounded."""
+    _, training = train(llama(), steps=1, learned_steps=learned, **INT3)
+    (found,) = [each for each in only_fit(training).memory if each.part == "activations"]
+    assert found.forecast is not None
+    assert found.measured == pytest.approx(found.forecast, rel=0.1)
+
+
 def test_losses_mix_texts_and_reference() -> None:
     teacher = llama()
     for weight, series in ((0.0, {"loss"}), (1.0, {"loss"}), (0.25, {"loss", "loss.nll", "loss.kl"})):

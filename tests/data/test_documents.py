@@ -392,7 +392,7 @@ def test_a_prompt_comes_before_its_text(tmp_path: Path) -> None:
 @pytest.mark.parametrize("bos", [True, False])
 def test_the_ids_of_a_prompt_end_where_its_text_does_or_before(bos: bool) -> None:
     """A token across the border belongs to the text: it cannot be known from the prompt alone."""
-    known = AutoTokenizer.from_pretrained(MODEL_DIR)
+    known: Any = AutoTokenizer.from_pretrained(MODEL_DIR)
     raw = [
         RawDocument("apart", "", "Sums:\n12+13=25", prompt="Sums:\n12+13="),
         RawDocument("across", "", "the bridge", prompt="the bri"),
