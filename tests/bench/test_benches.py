@@ -68,3 +68,17 @@ def test_the_pages_of_the_same_model_and_of_items_needed_are_made(tmp_path: Path
     assert "| divergence.kl_mean | " in text
     run("documents.py", "--out", str(page), "--runs", "40")
     assert "| 1 | 5 | 0.7 | " in page.read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+def test_the_section_on_qlora_is_made_and_leaves_the_others(tmp_path: Path) -> None:
+    pytest.importorskip("peft")
+    page = tmp_path / "page.md"
+    page.write_text("# Training\n\nfirst\n\n## QLoRA, tuned for one task\n\nold\n\n## Another\n\nlast\n")
+    run("qlora.py", "--page", str(page), "--steps", "2", "--limit", "8")
+    text = page.read_text(encoding="utf-8")
+    assert text.startswith("# Training\n\nfirst\n\n## QLoRA, tuned for one task\n")
+    assert text.endswith("\n## Another\n\nlast\n")
+    assert "old" not in text
+    assert re.search(r"\| pocket_two_hop \| .* % → .* % \| .* points \|", text)
+    assert re.search(r"\| QLoRA, adapter beside it \| 4\.127 \| 2,532,528 \| \d+ \|", text)
