@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 from pydantic import Field, model_validator
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from harness.modules.linears import Linear
     from harness.training.data import Training
     from harness.training.examples import Batch
     from harness.training.memory import Shapes
@@ -128,6 +129,8 @@ class Qlora(LinearBackend, TrainingBackend):
         except BackendError as error:
             raise BackendError(f"{self.kind}: the base: {error}") from error
         names = self._choose_targets(rounded.model, [each.module for each in rounded.modules])
+        if self.dora:
+            self._check_directions(rounded.model, names)
         shape = Shape(self.r, self.alpha, self.dropout, self.dora)
         inserted = insert_adapter(rounded.model, names, shape, training.seed)
         trainable = {name: Trainable(each) for name, each in inserted.parameters.items()}
@@ -181,6 +184,20 @@ class Qlora(LinearBackend, TrainingBackend):
             )
         wanted = set().union(*found.values()) if found else known.keys()
         return [name for name in known if name in wanted]
+
+    def _check_directions(self, model: PreTrainedModel, names: Sequence[str]) -> None:
+        """Raise BackendError for an output channel of zeros, which has no direction to be trained apart from its
+        length."""
+        from harness.modules.linears import weight_of
+
+        for name in names:
+            lengths_O = weight_of(cast("Linear", as_floats(model.get_submodule(name)))).float().norm(dim=1)
+            if zeros := int((lengths_O == 0).sum()):
+                raise BackendError(
+                    f"{self.kind}: {name}: {zeros} of {len(lengths_O)} output channels are 0 in NF4, and dora needs the "
+                    "direction of each; write double_quantize: false, which keeps small scales, or dora: "
+                    "false, or leave the layer out of targets"
+                )
 
     def _describe_adapter(
         self, rounded: Sequence[ModuleFormat], names: Sequence[str], size: int, dtype: torch.dtype

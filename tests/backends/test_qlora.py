@@ -260,6 +260,22 @@ def test_a_packed_model_is_refused_by_name(tmp_path: Path) -> None:
         Qlora(**FEW).apply(packed, tiny_tokenizer(), Materials(training=training_of(wide(), tmp_path)))
 
 
+@pytest.mark.parametrize("base", ["simulated", "bitsandbytes"])
+def test_channels_that_rounding_loses_have_no_direction_for_dora(base: str, tmp_path: Path) -> None:
+    """As do scales far below the mean of the others, which come back as 0 from 8 bits."""
+    if base == "bitsandbytes":
+        pytest.importorskip("bitsandbytes", exc_type=ImportError)
+    model = wide()
+    name = "model.layers.1.self_attn.v_proj"
+    with torch.no_grad():
+        model.get_parameter(f"{name}.weight")[3] = 0
+    with pytest.raises(BackendError, match=rf"qlora: {name}: 1 of 32 output channels are 0 in NF4, and dora needs"):
+        trained(model, tmp_path, dora=True, base=base)
+    assert trained(model, tmp_path, base=base).adapter
+    others = ("*.q_proj", "*.down_proj")
+    assert trained(model, tmp_path, dora=True, base=base, targets=others).adapter
+
+
 @pytest.mark.parametrize(
     "settings", [{"base": "bitsandbytes", "group_size": 48}, {"r": 0}, {"dropout": 1.0}, {"optimizer": "sgd"}]
 )
