@@ -194,7 +194,7 @@ class Qlora(LinearBackend, TrainingBackend):
             lengths_O = weight_of(cast("Linear", as_floats(model.get_submodule(name)))).float().norm(dim=1)
             if zeros := int((lengths_O == 0).sum()):
                 raise BackendError(
-                    f"{self.kind}: {name}: {zeros} of {len(lengths_O)} output channels are 0 in NF4, and dora needs the "
+                    f"{self.kind}: {name}: {zeros} of {len(lengths_O)} output channels are 0 in NF4, and dora needs a "
                     "direction of each; write double_quantize: false, which keeps small scales, or dora: "
                     "false, or leave the layer out of targets"
                 )
