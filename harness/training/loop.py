@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +31,7 @@ from harness.training.losses import mean_kl, mean_nll, predict
 from harness.training.measuring import SavedTensors, list_memory, tensors_of
 from harness.training.settings import Optimization
 
+T = TypeVar("T")
 Loss = Callable[[PreTrainedModel, PreTrainedModel, Batch], Mapping[str, Tensor]]
 """``(student, teacher, batch)`` ─▶ named losses, which are added up. Each is a mean over the scored tokens of the batch
 (or over its examples, see ``Task.weigh_by``), already multiplied by its weight."""
@@ -104,7 +105,7 @@ class Loop:
                 f"training: {units} documents, expected at least the {self.settings.batch} of one batch; name more "
                 f"documents, or write batch: {max(1, units)} for {self.task.name}"
             )
-        if not self.held_out:
+        if len(self.held_out) < self.task.together:
             raise DataError("training: no held-out document, expected at least one; write held_out: 16")
         self.units, self.part = units, self.part or self.settings.batch
         groups: Groups = [
@@ -179,22 +180,27 @@ class Loop:
         for group, each in zip(self.optimizer.param_groups, self.task.trainable.values(), strict=True):
             group["lr"] = rate * each.rate
         chosen = place_of_step(self.done, self.settings.batch, self.units, self.seed)
+        losses, saved = self._fit_into_memory(lambda: self._add_gradients(chosen))
+        self._apply(losses)
+        if not self.memory:
+            self._measure(saved, chosen)
+        self.optimizer.zero_grad()
+
+    def _fit_into_memory(self, compute: Callable[[], T]) -> T:
+        """What ``compute`` returns, in parts of half the size wherever memory runs out."""
         before = {name: tensor.clone() for name, tensor in self.task.state.items()}
         while True:
-            saved = SavedTensors(tensors_of(self.task.student)) if not self.memory else None
             try:
-                losses = self._add_gradients(chosen, saved)
-                break
+                return compute()
             except Exception as error:
                 if self.part == 1 or not is_out_of_memory(error):
                     raise
             self.part = -(-self.part // 2)
+            self.optimizer.zero_grad()
             for name, tensor in self.task.state.items():
                 tensor.copy_(before[name])
-        self._apply(losses)
-        if saved:
-            self._measure(saved.bytes, chosen)
-        self.optimizer.zero_grad()
+            if self.task.student.device.type == "cuda":
+                torch.cuda.empty_cache()
 
     def _apply(self, losses: Mapping[str, float]) -> None:
         """Clip, move the parameters, and note the losses. Raises TrainingError for what is not finite."""
@@ -211,15 +217,17 @@ class Loop:
         if len(losses) > 1:
             self.curves += [Point(self.done, f"{TRAIN}.{name}", value) for name, value in losses.items()]
 
-    def _add_gradients(self, chosen: Sequence[int], saved: SavedTensors | None) -> dict[str, float]:
-        """Gradients of the loss of a whole batch, and its named losses. chosen: its units."""
-        self.optimizer.zero_grad()
+    def _add_gradients(self, chosen: Sequence[int]) -> tuple[dict[str, float], int]:
+        """Gradients of the loss of a whole batch: its named losses, and the bytes that the first part kept for them.
+
+        chosen: its units. Bytes are counted in the first step of a training alone, because counting takes time.
+        """
+        saved = SavedTensors(() if self.memory else tensors_of(self.task.student))
         batches = list(self._parts(self.examples, chosen))
         sizes, losses = [self._size(batch) for batch in batches], dict[str, float]()
         for batch, size in zip(batches, sizes, strict=True):
             self._seed(batch.step)
-            # The first part alone: later ones reuse its memory.
-            with saved.counting() if saved is not None and not losses else nullcontext():
+            with nullcontext() if self.memory or losses else saved.counting():
                 named = self.task.loss(self.task.student, self.teacher, batch)
             share = size / sum(sizes)
             total = torch.stack([value * share for value in named.values()]).sum()
@@ -227,7 +235,7 @@ class Loop:
             for name, value in named.items():
                 losses[name] = losses.get(name, 0.0) + float(value.detach()) * share
         self.tokens += sum(batch.tokens for batch in batches)
-        return losses
+        return losses, saved.bytes
 
     def _parts(self, examples: Sequence[Example], chosen: Sequence[int]) -> Iterator[Batch]:
         device, together = self.task.student.device, self.task.together
@@ -239,9 +247,22 @@ class Loop:
     def _size(self, batch: Batch) -> int:
         return batch.tokens if self.task.weigh_by == "tokens" else len(batch.places)
 
-    @torch.no_grad()
     def _evaluate(self) -> None:
         """Note the held-out losses. Raises TrainingError if they are not finite or rise persistently."""
+        totals = self._fit_into_memory(self._measure_held_out)
+        self.curves += [Point(self.done, name, value) for name, value in totals.items()]
+        history = [point.value for point in self.curves if point.series == HELD_OUT]
+        if not abs(history[-1]) < float("inf"):
+            raise self._diverged(f"step {self.done}: the held-out loss is {history[-1]:g}")
+        if self.settings.early_stop is not None:
+            if history[-1] == min(history):
+                self.kept, self.best = self.done, {name: tensor.clone() for name, tensor in self._own().items()}
+        elif why := explain_divergence(history):
+            raise self._diverged(f"step {self.done}: {why}")
+
+    @torch.no_grad()
+    def _measure_held_out(self) -> dict[str, float]:
+        """Loss, NLL and, where it is defined, KL(reference ‖ student), means over all held-out tokens."""
         totals: dict[str, float] = {}
         units = range(len(self.held_out) // self.task.together)
         batches = list(self._parts(self.held_out, units))
@@ -256,15 +277,7 @@ class Loop:
             if self.task.comparable:
                 found[HELD_OUT_KL] = float(mean_kl(predict(self.teacher, batch), logits_NV)) * batch.tokens / scored
             totals = {name: totals.get(name, 0.0) + value for name, value in found.items()}
-        self.curves += [Point(self.done, name, value) for name, value in totals.items()]
-        history = [point.value for point in self.curves if point.series == HELD_OUT]
-        if not abs(history[-1]) < float("inf"):
-            raise self._diverged(f"step {self.done}: the held-out loss is {history[-1]:g}")
-        if self.settings.early_stop is not None:
-            if history[-1] == min(history):
-                self.kept, self.best = self.done, {name: tensor.clone() for name, tensor in self._own().items()}
-        elif why := explain_divergence(history):
-            raise self._diverged(f"step {self.done}: {why}")
+        return totals
 
     def _has_stopped(self) -> bool:
         """Whether ``early_stop`` ends the training here."""
