@@ -139,7 +139,11 @@ def _read_hub(data: HubData, max: int | None, text_field: str, prompt_field: str
     try:
         rows = load_dataset(data.hub, data.config, split=data.split, revision=data.revision)
     except (DatasetsError, OSError, ValueError, RuntimeError, KeyError) as error:
-        raise DataError(f"hub dataset {name} cannot be loaded: {type(error).__name__}: {error}") from error
+        raise DataError(
+            f"hub dataset {name} cannot be loaded: {type(error).__name__}: {error}; without network (or with "
+            "HF_HUB_OFFLINE=1) it must be in the local cache; for texts of your own write documents: {data: "
+            "my-texts.jsonl} and suites: [texts], or let harness init --documents my-texts.jsonl do so"
+        ) from error
     return [
         _document(row, text_field, prompt_field, f"{data.split}-{number}", f"{name}, row {number}")
         for number, row in enumerate(islice(rows, max))

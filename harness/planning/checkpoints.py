@@ -73,7 +73,7 @@ def check_checkpoint(
     """Note every contradictory combination of these keys. given: the entry as written."""
     written = given if isinstance(given, Mapping) else {}
     if variant.is_gguf:
-        _check_library(check, ("variant", "model"), "gguf", "a GGUF file", "gguf")
+        check_gguf(check, ("variant", "model"))
         if written.get("trust_remote_code") is True:
             check.problem(("variant", "trust_remote_code"), "true", "false: a GGUF file brings no code")
     _check_engine(check, written, variant, steps, reference)
@@ -90,6 +90,11 @@ def check_checkpoint(
     elif variant.adapter is not None and "weights" not in variant.engine.serves:
         found = f"an adapter, but engine is {variant.engine.kind}, which gives no access to weights"
         check.problem(("variant", "adapter"), found, "no adapter", "leave engine out")
+
+
+def check_gguf(check: Checker, path: KeyPath) -> None:
+    """Note that the library is missing that reads GGUF files."""
+    _check_library(check, path, "gguf", "a GGUF file", "gguf")
 
 
 def _check_one_adapter(check: Checker, variant: VariantSpec, steps: Sequence[Backend]) -> None:
