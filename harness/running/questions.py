@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Sequence
 from itertools import islice
 from pathlib import Path
@@ -26,11 +25,10 @@ def read_questions(name: str, include: Sequence[str], most: int) -> Questions:
     from harness.system.resources import folder as shipped_folder
 
     library = _Library(read_task_files([*map(Path, include), shipped_folder("suites") / "tasks"]))
-    with tempfile.TemporaryDirectory(prefix="harness-datasets-") as cache:
-        tasks = library.load(name, Path(cache))
-        if len(tasks) != 1:
-            raise DataError(f"traces: {name} is a group of {len(tasks)} tasks, expected one task")
-        return _read(name, tasks[0], most)
+    tasks = library.take(name)
+    if len(tasks) != 1:
+        raise DataError(f"traces: {name} is a group of {len(tasks)} tasks, expected one task")
+    return _read(name, tasks[0], most)
 
 
 def _read(name: str, task: Any, most: int) -> Questions:
