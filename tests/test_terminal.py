@@ -260,8 +260,8 @@ def test_reasons_without_room_stand_below_their_rows() -> None:
         "llama-8b-w8            ✓ Pass       8.13  8.1 GB (52 %)  0.0003       1.002",
     ]
     assert summary(200)[2:4] == [
-        "llama-8b-w8            ✓ Pass                          8.13  8.1 GB (52 %)  0.0003       1.002",
-        f"broken                 ! Error      resources             –              –       –           –  {REASON}",
+        "llama-8b-w8            ✓ Pass                      8.13  8.1 GB (52 %)  0.0003       1.002",
+        f"broken                 ! Error      resources         –              –       –           –  {REASON}",
     ]
 
 

@@ -16,6 +16,7 @@ from typing import Any
 from harness.data.documents import RawDocument, explain_encoding, read_documents, read_rows
 from harness.errors import DataError
 from harness.models.headers import find_folder, own_dtype, read_headers, read_parts
+from harness.planning.locating import COLLECTED
 
 POSITIONS = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "seq_length")
 TEXT_FIELDS = ("text", "content", "story", "document", "page", "body", "article")
@@ -26,7 +27,7 @@ GROUP_SIZES = (128, 64, 32)
 _NO_LINEAR = re.compile(r"embed|\bwte\b|\bwpe\b|lm_head|conv")
 SAMPLE = 100
 """Rows and documents that are looked at for the text field and the lengths."""
-READ = (".jsonl", ".txt", ".csv", ".parquet")
+READ = (".jsonl", ".txt", *COLLECTED)
 DEFAULT_CONTEXT = 512
 
 

@@ -9,11 +9,12 @@ from typing import Any
 from harness.backends import Backend
 from harness.engines import Engine
 from harness.planning.checking import Checker
-from harness.planning.checkpoints import check_checkpoint, join_adapter, join_file
+from harness.planning.checkpoints import check_checkpoint, check_gguf, join_adapter, join_file
 from harness.planning.locating import find_model
 from harness.planning.specs import VariantSpec
 from harness.plugins import names
 from harness.records import ModelSpec
+from harness.records.plan import GGUF
 from harness.system.yaml_values import KeyPath, describe
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -27,6 +28,8 @@ def read_reference(check: Checker, value: Any) -> ModelSpec | None:
     spec = check.record(ModelSpec, value, path)
     if spec is None:
         return None
+    if spec.file is not None or spec.model.endswith(GGUF):
+        check_gguf(check, (*path, "model"))
     if not _DEVICE.fullmatch(spec.device):
         check.problem((*path, "device"), repr(spec.device), "cpu, cuda, cuda:<number>, mps or xpu")
     return spec

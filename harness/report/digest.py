@@ -308,8 +308,10 @@ def _remedy(status: Status, failure: FailureClass | None, source: str, place: st
     if status == "inconclusive":
         command = f"harness plan {source}{f' --run {place}' if place else ''}"
         return f"more documents or items decide it: {command} says how many"
+    if status != "fail" and failure == "quality":  # nothing was lost: something was not measured
+        failure = "usage"
     section, remedy = REMEDIES[failure or "usage"]
-    here = f"; look first at {worst}" if worst and section == CAUSE else ""
+    here = f"; look first at {worst}" if worst and section == CAUSE and status == "fail" else ""
     return f"section {section} of the report: {remedy}{here}" if section else remedy
 
 

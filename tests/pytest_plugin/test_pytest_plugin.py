@@ -104,7 +104,7 @@ def test_workers_share_one_check(project: Path) -> None:
 def test_last_failed_runs_the_rule_that_failed_again(project: Path) -> None:
     start(project, "variants")
     done = start(project, "variants", "--lf")
-    assert "1 failed, 3 deselected" in done.stdout, done.stdout
+    assert " 1 failed in" in done.stdout, done.stdout
     assert "FAILED variants/small.variant.yaml::gate/at_most memory.bits_per_weight (2)" in done.stdout
 
 

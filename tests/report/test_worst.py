@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from harness.records import Measurement
+from harness.report.digest import digest
 from harness.report.worst import list_worst
 from tests.helpers.hostile import small
 
@@ -26,3 +27,13 @@ def test_what_lost_most_is_named_and_what_lost_nothing_is_not() -> None:
     assert said[0].startswith("model.layers.3.o_proj (")
     assert "0.75" in said[0]
     assert said[1:] == ["document long/33 (largest loss)"]
+
+
+def test_a_rule_without_a_number_sends_nobody_to_the_worst_modules() -> None:
+    stopping = {
+        verdict: [each for each in digest(small(verdict).run).findings if each.stops] for verdict in ("fail", "error")
+    }
+    assert [each for each in stopping["fail"] if "; look first at " in each.remedy]
+    assert [each.remedy for each in stopping["error"]] == [
+        "correct the file, setting or task that the reason names, and check again"
+    ]

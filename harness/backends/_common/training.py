@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from harness.backends import Backend, Compressed, Materials
 from harness.errors import BackendError
-from harness.training.memory import FLOAT32, bytes_of_moments
+from harness.training.memory import FLOAT32, Shapes, bytes_of_moments
 from harness.training.settings import Optimization
 
 if TYPE_CHECKING:
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from harness.training.data import Training
+    from harness.training.memory import Shapes
 
 
 class TrainingBackend(Optimization, Backend):
@@ -31,9 +32,18 @@ class TrainingBackend(Optimization, Backend):
         Raises BackendError naming backend and module for weights that cannot be trained.
         """
 
-    def forecast_memory(self, parameters: int) -> dict[str, int]:
+    def shrink(self, parameters: int, shapes: Shapes | None) -> tuple[int, Shapes | None]:
+        """Parameters and shapes of the model that is trained, by those of the reference; the same unless the step makes
+        a student. Called while planning, so it must not import a model library."""
+        return parameters, shapes
+
+    def forecast_memory(self, parameters: int, width: int, shapes: Shapes | None) -> dict[str, int]:
         """Bytes by part for a student of ``parameters``, activations apart: by default all of them are trained, in
-        float32, with two moments each."""
+        float32, with two moments each.
+
+        width: bytes of a weight of the variant. shapes: those that its config.json tells; None where that is not known.
+        A part "base" is what the variant itself takes while it is trained.
+        """
         return {
             "trainable": FLOAT32 * parameters,
             "gradients": FLOAT32 * parameters,
