@@ -297,7 +297,7 @@ def _length(value: Any) -> int:
 def _check_backends(check: Checker, steps: Mapping[int, Backend]) -> None:
     for index, step in steps.items():
         path: KeyPath = ("variant", "compress", index)
-        missing = [library for library in step.requires if not is_installed(library)]
+        missing = [library for library in step.libraries if not is_installed(library)]
         if missing:
             what = f'"{DISTRIBUTION}[{step.extra}]"' if step.extra else " ".join(missing)
             found = f"{step.kind}, which needs {', '.join(missing)} (not installed)"

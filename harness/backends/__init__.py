@@ -36,7 +36,8 @@ class Compressed:
     modules: the format of every module whose weight was quantized. activations: by module name, the format to which the
     module's input is rounded from this step on. cache: the format of the KV cache, if it changed. notes: anything else
     the reader of the report must know. layers: the decoder layers of the given model that are left, if the step took
-    some away. remade: whether the model has other parameters than the given one.
+    some away. remade: whether the model has other parameters than the given one. adapter: folder of a peft adapter of
+    the model, which is attached once all steps are done.
     """
 
     model: PreTrainedModel
@@ -46,6 +47,7 @@ class Compressed:
     notes: tuple[Note, ...] = ()
     layers: tuple[int, ...] | None = None
     remade: bool = False
+    adapter: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,8 @@ class Backend(Plugin):
     """What the compressed model supports beyond computing logits; a measure that needs anything else is skipped with
     that reason."""
     requires: ClassVar[tuple[str, ...]] = ()
-    """Import names of required optional libraries; the plan checks that they are installed."""
+    """Import names of optional libraries that the step needs, whatever its settings; ``libraries`` takes the settings
+    into account."""
     extra: ClassVar[str] = ""
     """The pip extra of this project that installs the required libraries."""
 
@@ -96,10 +99,20 @@ class Backend(Plugin):
         have the same one."""
         return self.calibrates or self.trains
 
+    @property
+    def leaves_adapter(self) -> bool:
+        """Whether the step leaves an adapter beside the weights with these settings (``Compressed.adapter``)."""
+        return False
+
+    @property
+    def libraries(self) -> tuple[str, ...]:
+        """Import names of the optional libraries that the step needs with these settings; the plan checks that they are
+        installed, and the run notes their versions."""
+        return self.requires
+
     def lacks(self) -> str:
-        """What is missing on this machine to run the step with these settings, apart from the libraries in
-        ``requires``, and how to provide it; empty if nothing is missing. Called while planning, so it must not import a
-        model library."""
+        """What is missing on this machine to run the step with these settings, apart from ``libraries``, and how to
+        provide it; empty if nothing is missing. Called while planning, so it must not import a model library."""
         return ""
 
     @abstractmethod

@@ -15,12 +15,14 @@ from harness.records.training import Fitted
 
 @dataclass(frozen=True)
 class TrainingDocuments:
-    """Encoded texts, shared by all variants with the same training data. seen: an index of all of them, held-out ones
-    included: they decide which step is kept."""
+    """Encoded texts, shared by all variants with the same training data. prompts: how many ids at the beginning of each
+    document, held-out ones behind the others, are a prompt and not learned. seen: an index of all of them, held-out
+    ones included: they decide which step is kept."""
 
     source: str
     documents: tuple[EncodedDocument, ...]
     held_out: tuple[EncodedDocument, ...]
+    prompts: tuple[int, ...]
     seen: DocumentIndex
     notes: tuple[Note, ...]
 

@@ -12,13 +12,12 @@ from dataclasses import dataclass
 
 from harness.errors import MemoryShortageError
 from harness.forecast.machine import measure_operations, multiplies_bfloat16, total_memory
-from harness.forecast.model_size import ModelSize, model_size
+from harness.forecast.model_size import BYTES, ModelSize, model_size
 from harness.forecast.sizes import document_count
 from harness.forecast.training import FORWARD_PASSES, training_memory, training_tokens
 from harness.planning.specs import Plan, SuiteSpec
 from harness.records import Run
 
-BYTES = {"auto": 4, "float32": 4, "float16": 2, "bfloat16": 2}
 OPERATIONS_ON_GPU = 5e13
 FORWARD_EFFICIENCY = 0.7
 """Share of the speed of a matrix product that a forward pass reaches."""
@@ -232,7 +231,9 @@ def memory(plan: Plan) -> Memory | str:
     now, vocabulary = amount(plan.suites), reference.vocabulary
     in_pass = LOGIT_BUFFERS * 4 * min(LOGITS, max(1, now.tokens) * (vocabulary or LOGITS))
     logits = max(in_pass, ITEM_BUFFERS * 4 * now.at_once * ITEM_TOKENS * (vocabulary or 0))
-    trained = max((sum(parts.values()) for _, parts in training_memory(plan, reference)), default=0)
+    # The base of a training is the variant, which is counted already.
+    beside = (parts | {"base": 0} for _, parts in training_memory(plan, reference))
+    trained = max((sum(parts.values()) for parts in beside), default=0)
     said = f"reference in {dtype}, variant {kept}, working memory {(working + logits) / 1e9:.1f} GB, libraries 0.65 GB"
     if trained:
         # A training and the shared pass come one after the other.

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from harness.backends._common.training import TrainingBackend
-from harness.forecast.model_size import ModelSize
+from harness.forecast.model_size import BYTES, ModelSize
 from harness.planning.specs import Plan
 from harness.training.memory import Shapes, shapes_of
 
@@ -27,10 +27,10 @@ def training_memory(plan: Plan, reference: ModelSize) -> list[tuple[str, dict[st
     spec = plan.training
     if spec is None:
         return []
-    found = []
+    found, width = [], BYTES[plan.variant.dtype or plan.reference.dtype]
     for step in steps_that_train(plan):
         parameters, shapes = step.shrink(reference.parameters, read_shapes(reference.folder))
-        parts = step.forecast_memory(parameters)
+        parts = step.forecast_memory(parameters, width, shapes)
         if shapes is not None:
             parts["activations"] = shapes.activations(step.batch, spec.tokens) + step.extra_activations(parameters)
         found.append((step.kind, parts))

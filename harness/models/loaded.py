@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -67,6 +68,8 @@ class LoadedModel:
     """Tensors of its files that its class leaves there."""
     retrained: frozenset[str] = frozenset()
     """Modules whose weights an adapter changed before any step."""
+    adapter: Path | None = None
+    """Folder of the adapter that is attached to its weights, and would be shipped beside them."""
     layers: tuple[int | None, ...] | None = None
     """Of every decoder layer of a variant: the layer of the reference that it stands for (see VariantSpec)."""
 

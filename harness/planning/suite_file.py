@@ -36,7 +36,7 @@ TRAINING = "training"
 NOISE_FLOOR = "noise_floor"
 """A key of suite files."""
 CONDITIONS: tuple[str, ...] = get_args(Condition)
-NO_EFFECT = ("seed", "text_field", "split_on")
+NO_EFFECT = ("seed", "text_field", "prompt_field", "split_on")
 """Settings that only some sources of documents support."""
 
 
@@ -160,7 +160,7 @@ def read_documents_spec(check: Checker, cls: type[D], value: Any, key: str) -> D
     spec = check.record(cls, {**value, "data": "pocket-heldout" if data is None else data}, (key,))
     if data is None or spec is None:
         return None
-    for setting in NO_EFFECT:
+    for setting in filter(cls.model_fields.__contains__, NO_EFFECT):
         grows = isinstance(spec, DocumentsSpec) and spec.min is not None
         drawn = setting == "seed" and (grows or isinstance(spec, TrainingSpec))
         if (
@@ -197,7 +197,7 @@ def source_name(data: str | HubData) -> str:
 
 def _list_settings(data: str | HubData) -> tuple[str, ...]:
     if isinstance(data, HubData) or data.endswith(".jsonl"):
-        return ("text_field",)
+        return ("text_field", "prompt_field")
     return ("seed",) if data in POCKET_SPLITS else ("split_on",)
 
 

@@ -138,6 +138,9 @@ class TrainingSpec(Entry):
     """Whether texts begin with BOS; auto: as the tokenizer of the reference itself writes it."""
     text_field: str = "text"
     """Field of a .jsonl file or hub dataset that holds the text."""
+    prompt_field: str | None = Field(default=None, examples=["prompt"])
+    """Field of a .jsonl file or hub dataset with a prompt that comes right before each text. The model reads it, and
+    learns to write the text alone; null: there is none, and every token is learned."""
     split_on: str = "\n\n"
     """What separates the documents of a .txt file."""
     seed: Annotated[int, Field(ge=0)] = 0

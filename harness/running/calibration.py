@@ -12,7 +12,7 @@ from torch import Tensor
 
 from harness.data.calibration import Calibrated, CalibrationDocuments
 from harness.data.contamination import DocumentIndex
-from harness.data.documents import read_documents
+from harness.data.documents import RawDocument, read_documents
 from harness.data.encoding import EncodedDocument, encode
 from harness.errors import DataError
 from harness.lockstep.hooks import ActiveSide, attach_taps
@@ -29,7 +29,7 @@ def read_calibration(spec: CalibrationSpec, reference: LoadedModel) -> Calibrati
 
     Raises DataError as ``documents.read_documents`` and ``documents.encode`` do, naming the key.
     """
-    encoded = encode_fitted("calibration", spec, spec.documents, reference)
+    _, encoded = encode_fitted("calibration", spec, spec.documents, reference)
     kept = tuple(document for document in encoded if not document.skipped)
     seen = DocumentIndex(reference.tokenizer, [document.ids for document in kept])
     notes = note_missing("calibration", spec, spec.documents, encoded)
@@ -38,16 +38,17 @@ def read_calibration(spec: CalibrationSpec, reference: LoadedModel) -> Calibrati
 
 def encode_fitted(
     key: str, spec: CalibrationSpec | TrainingSpec, count: int, reference: LoadedModel
-) -> list[EncodedDocument]:
-    """The first ``count`` documents that the section ``key`` names, encoded by the reference's tokenizer.
+) -> tuple[list[RawDocument], list[EncodedDocument]]:
+    """The first ``count`` documents that the section ``key`` names, as texts and encoded by the reference's tokenizer.
 
     Raises DataError as ``documents.read_documents`` and ``documents.encode`` do, naming the key.
     """
     form = DocumentsSpec(data=spec.data, context=spec.tokens, bos=spec.bos)
     weight = cast(Tensor, reference.model.get_input_embeddings().weight)
     try:
-        raw = read_documents(spec.data, count, spec.text_field, spec.split_on, spec.seed)
-        return encode(raw, reference.tokenizer, form, weight.shape[0])
+        prompts = spec.prompt_field if isinstance(spec, TrainingSpec) else None
+        raw = read_documents(spec.data, count, spec.text_field, spec.split_on, spec.seed, prompts)
+        return raw, encode(raw, reference.tokenizer, form, weight.shape[0])
     except DataError as error:
         raise DataError(f"{key}: {error}") from error
 

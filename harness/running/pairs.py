@@ -195,7 +195,7 @@ def make_pair(
         if suite.name not in mismatches:
             _check_positions(suite, documents[suite.name], variant)
     steps = plan.variant.compress
-    libraries = [library for step in steps for library in step.requires]
+    libraries = [library for step in steps for library in step.libraries]
     environment = describe_environment([*libraries, *_libraries_of(plan.variant, variant.identity)])
     hashes |= {f"{s.name} as texts": texts_sha256(suite_texts(s)) for s in plan.suites if _reads_texts(s, mismatches)}
     key = data_key(plan, reference.identity, variant.identity, environment, hashes)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.data.contamination import DocumentIndex
+from harness.data.encoding import count_prompt_ids
 from harness.data.training import Trained, TrainingDocuments
 from harness.errors import DataError
 from harness.planning.specs import Plan
@@ -31,8 +32,10 @@ def read_training(spec: TrainingSpec, reference: LoadedModel) -> TrainingDocumen
     Raises DataError as ``running.calibration.encode_fitted`` does, and if nothing would be left to train on.
     """
     wanted = spec.documents + spec.held_out
-    encoded = encode_fitted("training", spec, wanted, reference)
-    kept = [document for document in encoded if not document.skipped]
+    raw, encoded = encode_fitted("training", spec, wanted, reference)
+    prompts = count_prompt_ids(raw, encoded, reference.tokenizer, spec.bos) if spec.prompt_field else [0] * len(encoded)
+    learned = [place for place, document in enumerate(encoded) if prompts[place] < len(document.ids)]
+    kept = [encoded[place] for place in learned if not encoded[place].skipped]
     if len(kept) <= spec.held_out:
         raise DataError(
             f"training: {len(kept)} documents in {name_source(spec)}, of which held_out takes {spec.held_out}, "
@@ -40,11 +43,15 @@ def read_training(spec: TrainingSpec, reference: LoadedModel) -> TrainingDocumen
         )
     texts, held_out = kept[: -spec.held_out], kept[-spec.held_out :]
     notes = note_missing("training", spec, wanted, encoded)
+    if filled := len(encoded) - len(learned):
+        text = f"{filled} of {len(encoded)} prompts fill all {spec.tokens} tokens and leave nothing to learn: left out"
+        notes.append(Note(topic="training", text=f"{text} ({name_source(spec)})", level="warn"))
     if copies := sum(document.duplicate_of is not None for document in held_out):
         text = f"{copies} of {len(held_out)} held-out documents repeat others, so held-out losses are too low"
         notes.append(Note(topic="training", text=f"{text} ({name_source(spec)})", level="warn"))
     seen = DocumentIndex(reference.tokenizer, [document.ids for document in kept])
-    return TrainingDocuments(name_source(spec), tuple(texts), tuple(held_out), seen, tuple(notes))
+    before = tuple(prompts[document.index] for document in kept)
+    return TrainingDocuments(name_source(spec), tuple(texts), tuple(held_out), before, seen, tuple(notes))
 
 
 def prepare_training(
@@ -53,7 +60,7 @@ def prepare_training(
     """What steps that train are given; None without ``data``. folder: of the run."""
     if data is None or plan.training is None:
         return None
-    libraries = [library for step in plan.variant.compress for library in step.requires]
+    libraries = [library for step in plan.variant.compress for library in step.libraries]
     return Training(
         plan.training,
         data.texts,
@@ -62,6 +69,7 @@ def prepare_training(
         reference.identity.weights_sha256,
         describe_environment(libraries).model_dump(mode="json"),
         folder / FOLDER,
+        data.prompts,
         tokenizer=reference.tokenizer,
         ask=read_questions,
     )

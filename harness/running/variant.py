@@ -2,6 +2,7 @@
 
 reference ─▶ copy ─┐
 checkpoint ────────┴▶ merged adapter ─▶ backend steps ─▶ attached adapter ─▶ LoadedModel
+                                             └ adapter of a step ─┘
 """
 
 from __future__ import annotations
@@ -46,15 +47,19 @@ def make_variant(
     made, variant = _open_start(plan, reference), plan.variant
     if variant.adapter and variant.merge:
         made = merge_adapter(made, Path(variant.adapter))
+    beside = Path(variant.adapter) if variant.adapter and not variant.merge else None
     if variant.compress:
-        made = _apply_steps(plan, made, reference, Materials(calibration, training))
-    if variant.adapter and not variant.merge:
-        made = attach_adapter(made, Path(variant.adapter))
+        made, beside = _apply_steps(plan, made, reference, Materials(calibration, training), beside)
+    if beside:
+        made = attach_adapter(made, beside)
     return made if variant.layers is None else replace(made, layers=variant.layers)
 
 
-def _apply_steps(plan: Plan, start: LoadedModel, reference: LoadedModel, materials: Materials) -> LoadedModel:
-    """Apply every step to ``start``."""
+def _apply_steps(
+    plan: Plan, start: LoadedModel, reference: LoadedModel, materials: Materials, adapter: Path | None
+) -> tuple[LoadedModel, Path | None]:
+    """Apply every step to ``start``. Returns the folder of the adapter to be attached then, too: ``adapter``, or that
+    of a step."""
     _check_tokenizer(plan, start, reference)
     model = start.model
     described = {module.module: module for module in start.identity.modules if module.backend}
@@ -66,7 +71,8 @@ def _apply_steps(plan: Plan, start: LoadedModel, reference: LoadedModel, materia
     for step in plan.variant.compress:
         done = _apply_step(step, model, start.tokenizer, materials)
         _check_not_quantized_twice(step, done, described, activations, cache)
-        model, cache = done.model, done.cache or cache
+        _check_one_adapter(step, done, adapter)
+        model, cache, adapter = done.model, done.cache or cache, done.adapter or adapter
         described |= {module.module: module for module in done.modules}
         activations |= done.activations
         notes += done.notes
@@ -96,7 +102,8 @@ def _apply_steps(plan: Plan, start: LoadedModel, reference: LoadedModel, materia
     non_finite = find_non_finite(model)
     notes += [*_note_ragged_groups(plan.name, model, described), *note_non_finite(plan.name, non_finite)]
     compressed = start.with_modules(plan.name, model)
-    return replace(compressed, identity=identity, notes=tuple(notes), non_finite=non_finite, layers=layers)
+    found = replace(compressed, identity=identity, notes=tuple(notes), non_finite=non_finite, layers=layers)
+    return found, adapter
 
 
 def _compose(before: tuple[int, ...] | None, kept: tuple[int, ...] | None) -> tuple[int, ...] | None:
@@ -176,6 +183,15 @@ def _check_not_quantized_twice(
         )
     if done.cache and cache:
         raise BackendError(f"{step.kind}: the KV cache was quantized by {cache.backend} already")
+
+
+def _check_one_adapter(step: Backend, done: Compressed, adapter: Path | None) -> None:
+    """Raise BackendError if a step leaves an adapter beside the weights where there is one already."""
+    if done.adapter and adapter:
+        raise BackendError(
+            f"{step.kind}: leaves an adapter beside the weights, and {adapter} is to be attached to them already; "
+            "merge one of the two"
+        )
 
 
 def _note_ragged_groups(name: str, model: PreTrainedModel, described: dict[str, ModuleFormat]) -> tuple[Note, ...]:

@@ -83,9 +83,14 @@ def compress(step: Backend, reference: PreTrainedModel, chance: int = 0) -> Tria
 
 
 def as_variant(
-    step: Backend, reference: PreTrainedModel, calibration: Sequence[Tensor], after: Sequence[Backend] = ()
+    step: Backend,
+    reference: PreTrainedModel,
+    calibration: Sequence[Tensor],
+    after: Sequence[Backend] = (),
+    training: Training | None = None,
 ) -> LoadedModel:
-    """The variant that ``harness check`` would measure, with all its checks. after: further steps."""
+    """The variant that ``harness check`` would measure, with all its checks. after: further steps. training: in place
+    of a few random texts."""
     tokenizer, device = tiny_tokenizer(), str(reference.device)
     dtype: Any = str(reference.dtype).removeprefix("torch.")
     formats = module_formats(reference, {})
@@ -99,7 +104,7 @@ def as_variant(
         gates=(),
     )
     loaded = LoadedModel("reference", TransformersModel(reference), tokenizer, identity, ())
-    return make_variant(plan, loaded, calibration, materials_for(step, reference).training)
+    return make_variant(plan, loaded, calibration, training or materials_for(step, reference).training)
 
 
 def save_and_load(step: Backend, model: PreTrainedModel, folder: Path) -> PreTrainedModel:

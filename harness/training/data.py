@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from harness.records import TrainingSpec
 from harness.records.training import Fitted
+from harness.training.examples import Example
 from harness.training.questions import Questions
 
 Ask = Callable[[str, Sequence[str], int], Questions]
@@ -24,9 +25,10 @@ SAVE_SECONDS = 60.0
 class Training:
     """Materials of the training steps of one variant.
 
-    texts, held_out: token ids, one 1-D int64 tensor for each document. teacher: the reference, which stays as it is;
-    teacher_sha256: of its weights. environment: versions and threads, on which the last bits depend. cache: a folder,
-    None to keep nothing. used: keys of the trainings of this variant so far, and fits: what they left.
+    texts, held_out: token ids, one 1-D int64 tensor for each document. prompts: how many ids at the beginning of each
+    text, then of each held-out one, are a prompt and not learned; empty for none. teacher: the reference, which stays
+    as it is; teacher_sha256: of its weights. environment: versions and threads, on which the last bits depend. cache: a
+    folder, None to keep nothing. used: keys of the trainings of this variant so far, and fits: what they left.
     tokenizer: the teacher's, if it may be another than the student's. ask: gives the questions of tasks.
     """
 
@@ -37,11 +39,19 @@ class Training:
     teacher_sha256: str
     environment: Mapping[str, Any] = field(default_factory=dict)
     cache: Path | None = None
+    prompts: Sequence[int] = ()
     save_seconds: float = SAVE_SECONDS
     used: list[str] = field(default_factory=list)
     fits: list[Fitted] = field(default_factory=list)
     tokenizer: PreTrainedTokenizerBase | None = None
     ask: Ask | None = None
+
+    def examples(self) -> tuple[list[Example], list[Example]]:
+        """The texts and the held-out ones, of which what follows the prompt is scored."""
+        ids = (*self.texts, *self.held_out)
+        starts = self.prompts or [0] * len(ids)
+        every = [Example(each, max(1, start)) for each, start in zip(ids, starts, strict=True)]
+        return every[: len(self.texts)], every[len(self.texts) :]
 
     @property
     def seed(self) -> int:

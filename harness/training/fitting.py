@@ -19,7 +19,7 @@ from harness.models.identity import config_sha256, weights_sha256
 from harness.records.training import Fitted
 from harness.training import checkpoints
 from harness.training.data import Training
-from harness.training.examples import Example, examples_sha256
+from harness.training.examples import examples_sha256
 from harness.training.loop import TRAINED, Loop, Task
 from harness.training.settings import Optimization
 
@@ -42,8 +42,9 @@ def fit(task: Task, settings: Optimization, training: Training, steps: int | Non
 
 def _fit(task: Task, settings: Optimization, training: Training, steps: int | None) -> Fitted:
     _check_trainable(task)
-    examples = task.examples if task.examples is not None else _whole(training.texts)
-    held_out = task.held_out if task.held_out is not None else _whole(training.held_out)
+    texts, held_out_texts = training.examples()
+    examples = task.examples if task.examples is not None else texts
+    held_out = task.held_out if task.held_out is not None else held_out_texts
     if steps is None:
         steps = training.steps(len(examples) // task.together, settings.batch)
     if steps == 0:
@@ -78,10 +79,6 @@ def _save_now_and_then(save: Callable[[], None], training: Training) -> Callable
             last = time.monotonic()
 
     return after_step
-
-
-def _whole(texts: Any) -> list[Example]:
-    return [Example(ids) for ids in texts]
 
 
 def _key(loop: Loop, training: Training) -> str:

@@ -57,7 +57,8 @@ class Task:
     such as running averages. depends_on: settings of the backend, as plain data. examples, held_out: in place of the
     texts of the training data. together: examples that stay together in a batch (2 for pairs), each unit counted as
     one document. comparable: whether student and teacher read the same tokens, so that their divergence is defined.
-    keeps: bytes that a forward pass keeps for the backward pass beside activations, for the forecast.
+    keeps: bytes that a forward pass keeps for the backward pass beside activations, for the forecast. make_optimizer:
+    in place of torch's AdamW; moment_bits: of the moments that it keeps, for the forecast.
     """
 
     name: str
@@ -73,6 +74,7 @@ class Task:
     comparable: bool = True
     keeps: int = 0
     make_optimizer: Callable[[Groups], torch.optim.Optimizer] | None = None
+    moment_bits: int = 32
 
 
 @dataclass
@@ -305,6 +307,7 @@ class Loop:
             documents,
             tokens,
             self.task.keeps,
+            self.task.moment_bits,
         )
 
     def _seed(self, step: int) -> None:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from harness.modules.inspection import named_tensors
 from harness.records.training import Memory
 from harness.training.memory import bytes_of_moments, shapes_of
 
@@ -18,8 +19,8 @@ def bytes_of(tensors: Iterable[Tensor]) -> int:
 
 
 def tensors_of(model: nn.Module) -> list[Tensor]:
-    """Parameters and buffers."""
-    return [*model.parameters(), *model.buffers()]
+    """Parameters, buffers, and what libraries keep beside packed weights."""
+    return [*model.parameters(), *model.buffers(), *(tensor for _, tensor in named_tensors(model))]
 
 
 class SavedTensors:
@@ -55,21 +56,22 @@ def list_memory(
     documents: int,
     tokens: int,
     keeps: int = 0,
+    moment_bits: int = 32,
 ) -> tuple[Memory, ...]:
     """Every part after the first step. saved: bytes that its forward pass kept, for ``documents`` of ``tokens``, of
-    which ``keeps`` are no activations."""
+    which ``keeps`` are no activations. moment_bits: of one moment of the optimizer."""
     parameters = list(trainable)
     places, config = {_place(each) for each in parameters}, getattr(student, "config", None)
-    base = [each for each in tensors_of(student) if _place(each) not in places]
+    base = {_place(each): each for each in tensors_of(student) if _place(each) not in places}.values()
     size = sum(each.numel() for each in parameters)
     shapes = shapes_of(config.get_text_config()) if config is not None else None
     activations = shapes.activations(documents, tokens) + keeps if shapes else None
     return (
-        Memory("base", sum(each.numel() * each.element_size() for each in set(base)), bytes_of(base)),
+        Memory("base", sum(each.numel() * each.element_size() for each in base), bytes_of(base)),
         Memory("teacher", sum(each.numel() * each.element_size() for each in teacher.parameters()), _sum(teacher)),
         Memory("trainable", 4 * size, bytes_of(parameters)),
         Memory("gradients", 4 * size, bytes_of(each.grad for each in parameters if each.grad is not None)),
-        Memory("optimizer", bytes_of_moments(size), bytes_of(states)),
+        Memory("optimizer", bytes_of_moments(size, moment_bits), bytes_of(states)),
         Memory("activations", activations, saved),
     )
 

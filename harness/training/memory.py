@@ -18,8 +18,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-MOMENTS = 8
-"""Bytes of both moments of AdamW for one trainable parameter."""
 FLOAT32 = 4
 
 
@@ -34,6 +32,23 @@ class Shapes:
     vocabulary: int
     heads: int
     pairs: int
+
+    @property
+    def linears(self) -> tuple[tuple[int, int], ...]:
+        """Inputs and outputs of the linear layers of one decoder layer: q, k, v, output, gate, up, down."""
+        hidden, inner, heads, pair = self.hidden, self.intermediate, self.heads, self.pairs // 2
+        attention = (hidden, heads), (hidden, pair), (hidden, pair), (heads, hidden)
+        return (*attention, (hidden, inner), (hidden, inner), (inner, hidden))
+
+    @property
+    def linear_weights(self) -> int:
+        """Weights of all linear layers but the head."""
+        return self.layers * sum(inputs * outputs for inputs, outputs in self.linears)
+
+    def adapter_parameters(self, rank: int, dora: bool = False) -> int:
+        """Parameters of LoRA adapters on all of them, r·(I + O) each; with DoRA O more."""
+        each = (rank * (inputs + outputs) + outputs * dora for inputs, outputs in self.linears)
+        return self.layers * sum(each)
 
     def activations(self, documents: int, tokens: int) -> int:
         """Bytes that ``documents`` of ``tokens`` each keep for the backward pass, in float32."""
@@ -58,9 +73,9 @@ def shapes_of(config: object) -> Shapes | None:
     return Shapes(hidden, intermediate, layers, vocabulary, width * heads, pairs)
 
 
-def bytes_of_moments(trainable: int) -> int:
-    """Bytes of the optimizer's states: two moments of float32 for each of ``trainable`` parameters."""
-    return MOMENTS * trainable
+def bytes_of_moments(trainable: int, bits: int = 32) -> int:
+    """Bytes of the optimizer's states: two moments of ``bits`` bits for each of ``trainable`` parameters."""
+    return 2 * bits // 8 * trainable
 
 
 def bytes_of_base(parameters: int, bits: float) -> int:

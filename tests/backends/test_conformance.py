@@ -65,6 +65,27 @@ class TestMixedPrecision(BackendConformance):
     reloads = ladder[1:2]
 
 
+class TestQlora(BackendConformance):
+    backend = "qlora"
+    ladder = (
+        {"r": 4, "batch": 4, "group_size": 16},
+        {"r": 4, "batch": 4, "group_size": 64, "dora": True},
+        {"r": 4, "batch": 4, "group_size": 128},
+    )
+    close = 0.15  # Its finest grid is one of 4 bits.
+    refused = ({"r": 0}, {"base": "bitsandbytes", "group_size": 48})
+    reloads = ladder[1:2]
+
+
+class TestQloraOnBitsandbytes(BackendConformance):
+    backend = "qlora"
+    ladder = ({"r": 4, "batch": 4, "base": "bitsandbytes"},)
+    config: ClassVar[Settings] = {"intermediate_size": 128}  # As for the library itself, below.
+    close = 0.25  # As above, in groups of 64.
+    reloads = ladder
+    reloaded = 0.5  # As for the library itself.
+
+
 class TestSmoothQuant(BackendConformance):
     backend = "smoothquant"
     ladder = ({},)

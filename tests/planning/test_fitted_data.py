@@ -15,11 +15,18 @@ from harness.planning.specs import Plan
 TEXTS = {"data": "pocket-train", "documents": 32, "steps": 10}
 
 
-def plan(folder: Path, training: Any, step: Any = None, suite: str = "pocket-heldout", extra: Any = None) -> Plan:
+def plan(
+    folder: Path,
+    training: Any,
+    step: Any = None,
+    suite: str = "pocket-heldout",
+    extra: Any = None,
+    variant: Any = None,
+) -> Plan:
     content = {
         "name": "trained",
         "reference": {"model": "pocket"},
-        "variant": {"compress": [step or {"backend": "qat", "bits": 2}]},
+        "variant": variant or {"compress": [step or {"backend": "qat", "bits": 2}]},
         "suites": ["./suite.yaml"],
         "gates": ["./gate.yaml"],
     }
@@ -70,6 +77,7 @@ def test_training_data_are_needed_and_must_be_of_use(tmp_path: Path) -> None:
         ({**TEXTS, "data": "pocket-heldout"}, "on which the suite suite measures, expected documents on which"),
         ({**TEXTS, "data": "none.jsonl"}, "none.jsonl"),
         ({**TEXTS, "held_out": 0}, "greater than 0"),
+        ({**TEXTS, "prompt_field": "prompt"}, "a prompt_field for pocket-train, which does not use it"),
         ({**TEXTS, "step": 3}, "the unknown key 'step'"),
         ("pocket-train", "a mapping"),
     ],
@@ -94,3 +102,26 @@ def test_texts_that_no_step_trains_on_are_remarked(tmp_path: Path) -> None:
     assert [note.text for note in remarks(found.variant.compress, False, True)] == [
         "training texts are named, but no step trains"
     ]
+
+
+def test_prompts_are_looked_for_while_the_plan_is_made(tmp_path: Path) -> None:
+    (tmp_path / "sums.jsonl").write_text('{"prompt": "1+1=", "text": "2"}\n')
+    texts = {"data": "./sums.jsonl", "documents": 32, "steps": 10}
+    assert plan(tmp_path, texts | {"prompt_field": "prompt"}).training
+    message = refused(tmp_path, texts | {"prompt_field": "question"})
+    assert "has no field 'question' (prompt_field)" in message
+
+
+def test_a_second_adapter_beside_the_weights_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
+    pytest.importorskip("peft")
+    first, second = ({"backend": "qlora", "only": [f"*.layers.{number}.*"]} for number in range(2))
+    content = {"compress": [first, second]}
+    message = refused(tmp_path, TEXTS, variant=content)
+    assert "qlora and qlora, which leave an adapter each beside the weights" in message
+    assert plan(tmp_path, TEXTS, variant={"compress": [first | {"merge": True}, second]})
+    (tmp_path / "a").mkdir()
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        (tmp_path / "a" / name).write_text("{}")
+    message = refused(tmp_path, TEXTS, variant={"compress": [first], "adapter": "./a"})
+    assert "an adapter, and qlora, which leaves one beside the weights" in message
+    assert plan(tmp_path, TEXTS, variant={"compress": [first], "adapter": "./a", "merge": True})

@@ -155,3 +155,33 @@ def test_a_training_that_did_not_help_is_said(reference: LoadedModel, tmp_path: 
     step = Recover(batch=4, learning_rate=0.5, schedule="constant", evaluations=1, clip=None)
     notes = [note.text for note in make(reference, tmp_path, step).notes if note.topic == "training"]
     assert any("raised the held-out loss" in text for text in notes)
+
+
+def test_of_a_text_with_a_prompt_the_rest_alone_is_learned(reference: LoadedModel, tmp_path: Path) -> None:
+    path = tmp_path / "sums.jsonl"
+    rows = [{"prompt": f"Sums:\n{n}+{n}=", "text": str(2 * n)} for n in range(10, 22)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    spec = TrainingSpec(data=str(path), prompt_field="prompt", documents=8, held_out=4, tokens=32, steps=1)
+    data = read_training(spec, reference)
+    plan = plan_of(Recover(), spec=spec)
+    training = prepare_training(plan, data, reference, tmp_path)
+    assert training is not None
+    tokenizer: Any = reference.tokenizer
+    for examples, some in zip(training.examples(), (rows[:8], rows[8:]), strict=True):
+        learned = [tokenizer.decode(each.ids[each.scored_from :]).strip() for each in examples]
+        assert learned == [row["text"] for row in some]
+    whole = read_training(spec.model_copy(update={"prompt_field": None}), reference)
+    plain = prepare_training(plan, whole, reference, tmp_path)
+    assert plain is not None
+    assert {each.scored_from for each in plain.examples()[0]} == {1}
+
+
+def test_a_prompt_that_leaves_nothing_to_learn_is_left_out_and_said(reference: LoadedModel, tmp_path: Path) -> None:
+    path = tmp_path / "sums.jsonl"
+    rows = [{"prompt": f"Sums:\n{n}+{n}=" * (1 + 9 * (n == 12)), "text": str(2 * n)} for n in range(10, 20)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    spec = TrainingSpec(data=str(path), prompt_field="prompt", documents=8, held_out=2, tokens=32, steps=1)
+    data = read_training(spec, reference)
+    assert len(data.documents) == 7
+    assert len(data.prompts) == 9
+    assert any("1 of 10 prompts fill all 32 tokens and leave nothing to learn" in note.text for note in data.notes)

@@ -374,3 +374,18 @@ def test_bad_input_is_refused() -> None:
     packed = {"w": Trainable(nn.Parameter(torch.ones(2, dtype=torch.bfloat16)))}
     with pytest.raises(BackendError, match=r"torch.bfloat16, expected float32.*packed"):
         fit(Task("made", model, packed, learn_texts, {}), FAST, training_of(model))
+
+
+def test_a_prompt_is_read_and_not_learned() -> None:
+    seen: list[tuple[list[int], list[int]]] = []
+
+    def look(student: Any, teacher: Any, batch: Any) -> Mapping[str, Tensor]:
+        rows = zip(batch.ids.tolist(), batch.scored.tolist(), strict=True)
+        seen.extend((ids, [at for at, scored in enumerate(row) if scored]) for ids, row in rows)
+        return learn_texts(student, teacher, batch)
+
+    teacher = teacher_model()
+    training = training_of(teacher, steps=1)
+    training.prompts = [5] * len(training.texts) + [9] * len(training.held_out)
+    fit(task_of(teacher, look), FAST, training)
+    assert {tuple(scored) for _, scored in seen} == {tuple(range(5, 16)), tuple(range(9, 16))}

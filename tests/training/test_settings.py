@@ -8,7 +8,7 @@ import pytest
 
 from harness.records import TrainingSpec
 from harness.training.examples import place_of_step
-from harness.training.memory import bytes_of_base, bytes_of_moments
+from harness.training.memory import bytes_of_base, bytes_of_moments, shapes_of
 from harness.training.settings import Optimization
 
 
@@ -57,3 +57,25 @@ def test_the_published_figures_come_out() -> None:
     assert bytes_of_moments(1) == 8
     assert bytes_of_moments(1) + bytes_of_base(1, 32) == 12
     assert bytes_of_base(7_000_000_000, 4) == 3_500_000_000
+
+
+def test_adapters_have_the_parameters_that_shapes_tell() -> None:
+    pytest.importorskip("peft")
+    from harness.backends._common.lora import Shape, insert_adapter
+    from harness.modules.linears import linears, output_head
+    from tests.helpers.tiny_models import family
+
+    for name in ("llama", "qwen3"):
+        for dora in (False, True):
+            model = family(name)
+            shapes = shapes_of(model.config)
+            names = [each for each, _ in linears(model) if each != output_head(model)]
+            assert shapes is not None
+            assert shapes.linear_weights == sum(model.get_parameter(f"{each}.weight").numel() for each in names)
+            inserted = insert_adapter(model, names, Shape(4, 8.0, dora=dora), seed=0)
+            found = sum(each.numel() for each in inserted.parameters.values())
+            assert shapes.adapter_parameters(4, dora) == found
+
+
+def test_moments_of_8_bits_take_2_bytes() -> None:
+    assert bytes_of_moments(1000, 8) == 2000

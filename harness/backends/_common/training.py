@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from harness.training.data import Training
+    from harness.training.memory import Shapes
 
 
 class TrainingBackend(Optimization, Backend):
@@ -36,9 +37,13 @@ class TrainingBackend(Optimization, Backend):
         a student. Called while planning, so it must not import a model library."""
         return parameters, shapes
 
-    def forecast_memory(self, parameters: int) -> dict[str, int]:
+    def forecast_memory(self, parameters: int, width: int, shapes: Shapes | None) -> dict[str, int]:
         """Bytes by part for a student of ``parameters``, activations apart: by default all of them are trained, in
-        float32, with two moments each."""
+        float32, with two moments each.
+
+        width: bytes of a weight of the variant. shapes: those that its config.json tells; None where that is not known.
+        A part "base" is what the variant itself takes while it is trained.
+        """
         return {
             "trainable": FLOAT32 * parameters,
             "gradients": FLOAT32 * parameters,

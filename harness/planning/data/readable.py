@@ -18,7 +18,8 @@ def check_readable(check: Checker, spec: DocumentsSpec | CalibrationSpec | Train
     if isinstance(spec.data, HubData) or spec.data in (OWN, *POCKET_SPLITS):
         return
     asked = spec.max if isinstance(spec, DocumentsSpec) else spec.documents
+    prompts = spec.prompt_field if isinstance(spec, TrainingSpec) else None
     try:
-        read_documents(spec.data, min(asked or MOST, MOST), spec.text_field, spec.split_on)
+        read_documents(spec.data, min(asked or MOST, MOST), spec.text_field, spec.split_on, prompt_field=prompts)
     except DataError as error:
         check.problem((key, "data"), str(error), "documents that can be read")
