@@ -25,11 +25,7 @@ def read_questions(name: str, include: Sequence[str], most: int) -> Questions:
     from harness.system.resources import folder as shipped_folder
 
     library = _Library(read_task_files([*map(Path, include), shipped_folder("suites") / "tasks"]))
-<<<<<<< HEAD
-    tasks = library.open(name)
-=======
     tasks = library.take(name)
->>>>>>> 4705d8baeee7d50bee4a3a2c6635888e14baf50c
     if len(tasks) != 1:
         raise DataError(f"traces: {name} is a group of {len(tasks)} tasks, expected one task")
     return _read(name, tasks[0], most)
