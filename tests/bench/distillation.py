@@ -196,6 +196,11 @@ def make_table(results: Mapping[str, Any], base: str, names: Sequence[str]) -> l
     return lines
 
 
+def _place(name: str) -> int:
+    """Where a row stands in its table; what was made of a student follows all of them."""
+    return list(ROWS).index(name) if name in ROWS else len(ROWS)
+
+
 def write_section(page: Path, results: Mapping[str, Any]) -> None:
     """Write the section of distillation, and leave the others of the page as they are."""
     with_quantized = {
@@ -218,7 +223,9 @@ def write_section(page: Path, results: Mapping[str, Any]) -> None:
         "",
         f"{FEW_TEXTS} texts, seen again and again:",
         "",
-        *make_table(every, "few: hard labels", [each for each in every if each.startswith("few: ")]),
+        *make_table(
+            every, "few: hard labels", sorted((each for each in every if each.startswith("few: ")), key=_place)
+        ),
         "",
         *(f"- {note}" for each in results.values() for note in each["notes"]),
     ]
