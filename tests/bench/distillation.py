@@ -49,6 +49,7 @@ WRITTEN = {"prompt_tokens": 32, "new_tokens": 96}
 PLENTY, FEW = "plentiful texts", "few texts"
 FEW_TEXTS, BATCH, TOKENS, JUDGED, ASKED = 200, 8, 128, 150, 150
 ROWS: dict[str, tuple[str, list[dict[str, Any]]]] = {
+    "the teacher itself": (PLENTY, []),
     "hard labels": (PLENTY, [HARD]),
     "logit": (PLENTY, [LOGIT]),
     "few: hard labels": (FEW, [HARD]),
@@ -137,6 +138,9 @@ def count_right(model: Any, reference: LoadedModel, folder: Path) -> float:
 
 def run_row(name: str, reference: LoadedModel, steps: int, texts: Sequence[Tensor], tasks: Path) -> dict[str, Any]:
     kind, objectives = ROWS[name]
+    if not objectives:
+        sums = count_right(reference.model, reference, tasks)
+        return {"judged": judge(reference.model, reference.model, texts), "sums": sums, "steps": steps, "notes": []}
     training = make_training(reference, kind, steps)
     asked = [{**each, "include": (str(tasks),)} if each["objective"] == "traces" else each for each in objectives]
     step = Distill.model_validate(
@@ -187,7 +191,7 @@ def make_table(results: Mapping[str, Any], base: str, names: Sequence[str]) -> l
         against = results.get(base) if name != base else None
         gained = [compare(result, against, column) if against else "" for column in (KL, NLL, SAME)]
         cells = [f"{kl / tokens:.4f}", gained[0], f"{nll / tokens:.4f}", gained[1], f"{same / tokens:.3f}", gained[2]]
-        about = ["", ""] if "sums" not in result else [f"{result['sums']:.2f}", f"{result['seconds']:.0f}"]
+        about = [f"{result[key]:.{digits}f}" if key in result else "" for key, digits in (("sums", 2), ("seconds", 0))]
         lines.append(f"| {' | '.join([name.removeprefix('few: '), *cells, *about])} |")
     return lines
 
@@ -218,7 +222,7 @@ def write_section(page: Path, results: Mapping[str, Any]) -> None:
         "",
         *(f"- {note}" for each in results.values() for note in each["notes"]),
     ]
-    text = page.read_text(encoding="utf-8") if page.is_file() else "# Training\n"
+    text = page.read_text(encoding="utf-8") if page.is_file() else "# Variants that are made by training\n"
     before, _, behind = text.partition(HEADING)
     rest = "\n## " + behind.partition("\n## ")[2] if "\n## " in behind else ""
     page.write_text(before.rstrip() + "\n\n" + "\n".join(lines).rstrip() + "\n" + rest, encoding="utf-8")
@@ -245,7 +249,7 @@ def main() -> None:
         data.parent.mkdir(parents=True, exist_ok=True)
         data.write_text(json.dumps(results) + "\n")
         tokens, kl, nll, same = map(sum, zip(*results[name]["judged"], strict=True))
-        seconds = results[name]["seconds"]
+        seconds = results[name].get("seconds", 0.0)
         said = f"KL {kl / tokens:.4f}, NLL {nll / tokens:.4f}, same {same / tokens:.3f}, {seconds:.0f} s"
         print(f"{name}: {said}", flush=True)
     write_section(options.out, results)
