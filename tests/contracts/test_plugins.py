@@ -21,6 +21,7 @@ MINIMAL: dict[str, dict[str, object]] = {
     "activations": {"bits": 8},
     "awq": {"bits": 4},
     "gptq": {"bits": 4},
+    "qat": {"bits": 4},
     "round_to_nearest": {"bits": 4},
     "kv_cache": {"bits": 4},
     "dense_and_sparse": {"bits": 4},
