@@ -35,6 +35,7 @@ methods: .venv/installed-for-tests
 
 training-figures: .venv/installed-for-tests
 	OMP_NUM_THREADS=1 $(BIN)/python tests/bench/training.py --out .github/TRAINING.md --folder runs/training
+	OMP_NUM_THREADS=1 $(BIN)/python tests/bench/distillation.py --out .github/TRAINING.md
 	OMP_NUM_THREADS=1 $(BIN)/python tests/bench/qlora.py --page .github/TRAINING.md
 
 matrix: .venv/installed-for-tests

@@ -35,8 +35,9 @@ class Compressed:
 
     modules: the format of every module whose weight was quantized. activations: by module name, the format to which the
     module's input is rounded from this step on. cache: the format of the KV cache, if it changed. notes: anything else
-    the reader of the report must know. adapter: folder of a peft adapter of the model, which is attached once all steps
-    are done.
+    the reader of the report must know. layers: the decoder layers of the given model that are left, if the step took
+    some away. remade: whether the model has other parameters than the given one. adapter: folder of a peft adapter of
+    the model, which is attached once all steps are done.
     """
 
     model: PreTrainedModel
@@ -44,6 +45,8 @@ class Compressed:
     activations: Mapping[str, NumberFormat] = field(default_factory=dict)
     cache: CacheFormat | None = None
     notes: tuple[Note, ...] = ()
+    layers: tuple[int, ...] | None = None
+    remade: bool = False
     adapter: Path | None = None
 
 

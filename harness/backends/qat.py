@@ -85,6 +85,8 @@ class Qat(TrainingBackend, WeightBackend):
     learned_steps: bool = False
     """Learn the step size of every block, and of static inputs, beside the weights (LSQ). Needs scales that are plain
     floats, and ``range: min_max``."""
+    step_rate: Annotated[float, Field(gt=0, le=10)] = 1.0
+    """Learning rate of learned steps, as a multiple of that of the weights."""
     hard_labels: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Weight of the cross-entropy on the texts themselves; the rest is the KL divergence from the reference."""
     update: Literal["all", "quantized"] = "all"
@@ -195,13 +197,13 @@ class Qat(TrainingBackend, WeightBackend):
         steps = {id(each.scale) for each in weights.steps}
         rounded = weights.parameters.keys()
         trainable = {
-            name: Trainable(each, decays=id(each) not in steps)
+            name: Trainable(each, self.step_rate, decays=False) if id(each) in steps else Trainable(each)
             for name, each in model.named_parameters()
             if self.update == "all" or id(each) in steps or id(each) in rounded
         }
         for name, each in inputs.items():
             if each.learned is not None:
-                trainable[f"{name}.input_step"] = Trainable(each.learned.scale, decays=False)
+                trainable[f"{name}.input_step"] = Trainable(each.learned.scale, self.step_rate, decays=False)
         ends = {f"{name}.input_range": each.ends for name, each in inputs.items() if each.ends is not None}
         return trainable, ends
 

@@ -24,16 +24,15 @@ def steps_that_train(plan: Plan) -> Iterator[TrainingBackend]:
 
 def training_memory(plan: Plan, reference: ModelSize) -> list[tuple[str, dict[str, int]]]:
     """Bytes of every part of each training, beside the reference itself, by the name of its step."""
-    spec, shapes = plan.training, read_shapes(reference.folder)
+    spec = plan.training
     if spec is None:
         return []
     found, width = [], BYTES[plan.variant.dtype or plan.reference.dtype]
     for step in steps_that_train(plan):
-        parts = step.forecast_memory(reference.parameters, width, shapes)
+        parameters, shapes = step.shrink(reference.parameters, read_shapes(reference.folder))
+        parts = step.forecast_memory(parameters, width, shapes)
         if shapes is not None:
-            parts["activations"] = shapes.activations(step.batch, spec.tokens) + step.extra_activations(
-                reference.parameters
-            )
+            parts["activations"] = shapes.activations(step.batch, spec.tokens) + step.extra_activations(parameters)
         found.append((step.kind, parts))
     return found
 

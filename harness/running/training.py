@@ -15,6 +15,7 @@ from harness.planning.specs import Plan
 from harness.records import Note, TrainingSpec
 from harness.records.training import HELD_OUT, Fitted
 from harness.running.calibration import encode_fitted, name_source, note_missing
+from harness.running.questions import read_questions
 from harness.system.environment import describe_environment
 from harness.training.data import Training
 
@@ -69,6 +70,8 @@ def prepare_training(
         describe_environment(libraries).model_dump(mode="json"),
         folder / FOLDER,
         data.prompts,
+        tokenizer=reference.tokenizer,
+        ask=read_questions,
     )
 
 

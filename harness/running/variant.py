@@ -52,7 +52,7 @@ def make_variant(
         made, beside = _apply_steps(plan, made, reference, Materials(calibration, training), beside)
     if beside:
         made = attach_adapter(made, beside)
-    return replace(made, layers=variant.layers)
+    return made if variant.layers is None else replace(made, layers=variant.layers)
 
 
 def _apply_steps(
@@ -66,6 +66,8 @@ def _apply_steps(
     activations: dict[str, NumberFormat] = {}
     works: list[StepWork] = []
     cache, notes = start.identity.cache, list(start.notes)
+    layers: tuple[int, ...] | None = None
+    remade = False
     for step in plan.variant.compress:
         done = _apply_step(step, model, start.tokenizer, materials)
         _check_not_quantized_twice(step, done, described, activations, cache)
@@ -74,6 +76,7 @@ def _apply_steps(
         described |= {module.module: module for module in done.modules}
         activations |= done.activations
         notes += done.notes
+        layers, remade = _compose(layers, done.layers), remade or done.remade
         works.append(StepWork.of(step, done))
     freeze(model)
     check_placement(model, plan.name, start.identity.device)
@@ -94,12 +97,20 @@ def _apply_steps(
     modules = inspect_kernels(model, stated)
     notes += [*note_unpacked(stated, modules), *note_skipped_experts(plan.name, modules, model)]
     identity = identify(plan.name, model, start.tokenizer, old.source, old.revision, old.dtype, old.device, modules)
-    kept = {"parameters": old.parameters, "beside_sha256": old.beside_sha256}
-    identity = identity.model_copy(update=kept | {"cache": cache})
+    kept = {"cache": cache, "beside_sha256": old.beside_sha256}
+    identity = identity.model_copy(update=kept if remade else kept | {"parameters": old.parameters})
     non_finite = find_non_finite(model)
     notes += [*_note_ragged_groups(plan.name, model, described), *note_non_finite(plan.name, non_finite)]
     compressed = start.with_modules(plan.name, model)
-    return replace(compressed, identity=identity, notes=tuple(notes), non_finite=non_finite), adapter
+    found = replace(compressed, identity=identity, notes=tuple(notes), non_finite=non_finite, layers=layers)
+    return found, adapter
+
+
+def _compose(before: tuple[int, ...] | None, kept: tuple[int, ...] | None) -> tuple[int, ...] | None:
+    """The layers of the first model that are left, after a step that kept some of those that were left ``before``."""
+    if before is None or kept is None:
+        return kept if before is None else before
+    return tuple(before[layer] for layer in kept)
 
 
 def _describe_rounding(model: nn.Module, stated: ModuleFormat, inputs: NumberFormat) -> dict[str, object]:

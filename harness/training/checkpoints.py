@@ -2,6 +2,7 @@
 
     <folder>/<key>.state.safetensors     the newest state, replaced whole
     <folder>/<key>.done.safetensors      the finished training
+    <folder>/<key>.texts.safetensors     texts that a model wrote for it
 
 The key is the hash of everything that the bits depend on, so a file never belongs to another training.
 """
@@ -22,7 +23,7 @@ from torch import Tensor
 from harness.errors import WriteError
 from harness.system.files import sync_folder
 
-STATE, DONE = ".state.safetensors", ".done.safetensors"
+STATE, DONE, TEXTS = ".state.safetensors", ".done.safetensors", ".texts.safetensors"
 
 
 def save(path: Path, tensors: Mapping[str, Tensor], content: Mapping[str, Any]) -> None:
@@ -64,5 +65,5 @@ def remove_others(folder: Path, keys: Iterable[str]) -> None:
     """Delete the files of trainings with other keys: the run does not need them any more."""
     kept = tuple(keys)
     for path in folder.glob("*.safetensors") if folder.is_dir() else ():
-        if path.name.endswith((STATE, DONE)) and not path.name.startswith(kept):
+        if path.name.endswith((STATE, DONE, TEXTS)) and not path.name.startswith(kept):
             path.unlink(missing_ok=True)

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from harness.records import TrainingSpec
 from harness.records.training import Fitted
 from harness.training.examples import Example
+from harness.training.questions import Questions
 
+Ask = Callable[[str, Sequence[str], int], Questions]
+"""``(task, places of task files, most questions)`` ─▶ training questions of the task."""
 SAVE_SECONDS = 60.0
 """Between two states on disk: what a killed process loses at most."""
 
@@ -26,6 +29,7 @@ class Training:
     text, then of each held-out one, are a prompt and not learned; empty for none. teacher: the reference, which stays
     as it is; teacher_sha256: of its weights. environment: versions and threads, on which the last bits depend. cache: a
     folder, None to keep nothing. used: keys of the trainings of this variant so far, and fits: what they left.
+    tokenizer: the teacher's, if it may be another than the student's. ask: gives the questions of tasks.
     """
 
     spec: TrainingSpec
@@ -39,6 +43,8 @@ class Training:
     save_seconds: float = SAVE_SECONDS
     used: list[str] = field(default_factory=list)
     fits: list[Fitted] = field(default_factory=list)
+    tokenizer: PreTrainedTokenizerBase | None = None
+    ask: Ask | None = None
 
     def examples(self) -> tuple[list[Example], list[Example]]:
         """The texts and the held-out ones, of which what follows the prompt is scored."""

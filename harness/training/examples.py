@@ -35,13 +35,16 @@ class Batch:
 
     ids: int64 [B, T], filled with 0 after the end of a text, where a causal model's earlier logits do not see it.
     scored: bool [B, T], the tokens to be predicted (never the first, never filling). places: of the examples in the
-    data of the task, for losses that keep something for each. step: the optimizer step, counted from 0.
+    data of the task, for losses that keep something for each. step: the optimizer step, counted from 0. number: of its
+    first unit in the order of the training, for losses that draw further texts. held_out: whether it is evaluated.
     """
 
     ids: Tensor
     scored: Tensor
     places: tuple[int, ...]
     step: int = 0
+    number: int = 0
+    held_out: bool = False
 
     @property
     def tokens(self) -> int:
@@ -69,9 +72,14 @@ class Batch:
 
 
 def make_batch(
-    examples: Sequence[Example], places: Sequence[int], device: torch.device | str = "cpu", step: int = 0
+    examples: Sequence[Example],
+    places: Sequence[int],
+    device: torch.device | str = "cpu",
+    step: int = 0,
+    number: int = 0,
+    held_out: bool = False,
 ) -> Batch:
-    """The examples at ``places``."""
+    """The examples at ``places``; the rest as in ``Batch``."""
     chosen = [examples[place] for place in places]
     longest = max(len(each.ids) for each in chosen)
     ids_BT = torch.zeros(len(chosen), longest, dtype=torch.int64)
@@ -79,22 +87,23 @@ def make_batch(
     for row, each in enumerate(chosen):
         ids_BT[row, : len(each.ids)] = each.ids
         scored_BT[row, each.scored_from : len(each.ids)] = True
-    return Batch(ids_BT.to(device), scored_BT.to(device), tuple(places), step)
+    return Batch(ids_BT.to(device), scored_BT.to(device), tuple(places), step, number, held_out)
 
 
 def place_of_step(step: int, batch: int, count: int, seed: int) -> list[int]:
-    """Which of ``count`` units belong to optimizer step ``step``.
+    """Which of ``count`` units belong to optimizer step ``step``."""
+    return places_in_order(step * batch, batch, count, seed)
+
+
+def places_in_order(first: int, wanted: int, count: int, seed: int) -> list[int]:
+    """Which of ``count`` units come at places ``first`` to ``first + wanted - 1`` of the order of a training.
 
     An endless stream of permutations, each of all units and drawn from the seed and its own number, is cut into
     batches: after k permutations every unit was seen k times, and no earlier step need be replayed to know a later one.
     """
-    first = step * batch
-    orders = {each: np.random.default_rng([seed, each]).permutation(count) for each in _epochs(first, batch, count)}
-    return [int(orders[number // count][number % count]) for number in range(first, first + batch)]
-
-
-def _epochs(first: int, batch: int, count: int) -> range:
-    return range(first // count, (first + batch - 1) // count + 1)
+    epochs = range(first // count, (first + wanted - 1) // count + 1)
+    orders = {each: np.random.default_rng([seed, each]).permutation(count) for each in epochs}
+    return [int(orders[number // count][number % count]) for number in range(first, first + wanted)]
 
 
 def examples_sha256(examples: Iterable[Example]) -> str:

@@ -242,7 +242,9 @@ class Loop:
         for start in range(0, len(chosen), self.part):
             units = chosen[start : start + self.part]
             places = [unit * together + number for unit in units for number in range(together)]
-            yield make_batch(examples, places, device, self.done)
+            held_out = examples is self.held_out
+            first = start if held_out else self.done * self.settings.batch + start
+            yield make_batch(examples, places, device, self.done, first, held_out)
 
     def _size(self, batch: Batch) -> int:
         return batch.tokens if self.task.weigh_by == "tokens" else len(batch.places)

@@ -261,6 +261,20 @@ class TestGptqModel(BackendConformance):
     refused = ({}, {"bits": 5}, {"bits": 4, "timeout": 0.0})
 
 
+class TestDistill(BackendConformance):
+    backend = "distill"
+    ladder = ({"learning_rate": 1e-5}, {"student": {"layers": (1,)}})
+    unchanged = ({"learning_rate": 1e-9},)
+    refused = (
+        {"student": {}},
+        {"student": {"layers": "third"}},
+        {"student": {"layers": "halve", "config": "x"}},
+        {"objectives": ()},
+        {"objectives": ({"objective": "logits"},)},
+        {"objectives": ({"objective": "preference", "student_samples": 0},)},
+    )
+
+
 def test_every_backend_is_here() -> None:
     here = {each.backend for each in BackendConformance.__subclasses__() if each.__module__ == __name__}
     missing = set(names(Backend)) - here

@@ -71,6 +71,22 @@ def test_the_pages_of_the_same_model_and_of_items_needed_are_made(tmp_path: Path
 
 
 @pytest.mark.slow
+def test_the_section_of_distillation_is_made_and_other_sections_stay(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("# Training\n\n## Distillation\n\nold\n\n## Other\n\nstays\n")
+    options = ["--out", str(page), "--steps", "2", "--judged", "3", "--only"]
+    run("distillation.py", *options, "few: hard labels", "few: logit")
+    text = page.read_text(encoding="utf-8")
+    assert re.search(r"\| logit \| \d\.\d{4} \| [+-]\d\.\d{4} \[", text)
+    assert "| logit, then GPTQ INT4 group 32 |" in text
+    assert "old" not in text
+    assert text.endswith("## Other\n\nstays\n")
+    # Without rows, the section is written from what is kept.
+    assert run("distillation.py", *options) == ""
+    assert page.read_text(encoding="utf-8") == text
+
+
+@pytest.mark.slow
 def test_the_section_on_qlora_is_made_and_leaves_the_others(tmp_path: Path) -> None:
     pytest.importorskip("peft")
     page = tmp_path / "page.md"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -16,6 +17,7 @@ from harness.planning.specs import Plan
 from tests.planning.test_fitted_data import plan
 
 STEP = {"backend": "qat", "bits": 2, "batch": 4, "evaluations": 1}
+STUDENT = {"backend": "distill", "student": {"layers": "halve"}, "batch": 4, "evaluations": 1}
 TEXTS = {"data": "pocket-train", "documents": 8, "tokens": 64, "held_out": 2}
 
 
@@ -40,12 +42,13 @@ def test_every_part_is_forecast_from_shapes(tmp_path: Path) -> None:
     assert "training" in total.said
 
 
-def test_the_forecast_is_what_a_run_measures(tmp_path: Path) -> None:
+@pytest.mark.parametrize("step", [STEP, STUDENT], ids=lambda step: step["backend"])
+def test_the_forecast_is_what_a_run_measures(tmp_path: Path, step: dict[str, Any]) -> None:
     from harness.models.loading import load
     from harness.running.training import prepare_training, read_training
     from harness.running.variant import make_variant
 
-    found = planned(tmp_path, steps=1)
+    found = plan(tmp_path, {**TEXTS, "steps": 1}, step)
     assert found.training is not None
     reference = load(found.reference, "pocket")
     training = prepare_training(found, read_training(found.training, reference), reference, tmp_path)

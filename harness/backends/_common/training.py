@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from harness.backends import Backend, Compressed, Materials
 from harness.errors import BackendError
-from harness.training.memory import FLOAT32, bytes_of_moments
+from harness.training.memory import FLOAT32, Shapes, bytes_of_moments
 from harness.training.settings import Optimization
 
 if TYPE_CHECKING:
@@ -31,6 +31,11 @@ class TrainingBackend(Optimization, Backend):
 
         Raises BackendError naming backend and module for weights that cannot be trained.
         """
+
+    def shrink(self, parameters: int, shapes: Shapes | None) -> tuple[int, Shapes | None]:
+        """Parameters and shapes of the model that is trained, by those of the reference; the same unless the step makes
+        a student. Called while planning, so it must not import a model library."""
+        return parameters, shapes
 
     def forecast_memory(self, parameters: int, width: int, shapes: Shapes | None) -> dict[str, int]:
         """Bytes by part for a student of ``parameters``, activations apart: by default all of them are trained, in
