@@ -84,11 +84,11 @@ def init(
 
     if ci:
         place_of(ci, file)  # before anything is written
-    for found in write_starter(file, reference, variant, documents, tasks):
-        click.echo(_defuse(found))
+    said = write_starter(file, reference, variant, documents, tasks)
     if ci:
-        click.echo(_defuse(f"wrote {write_workflow(ci, file)}"))
-    click.echo(_defuse(f"wrote {file}; next: harness check {file}"))
+        said.insert(-1, f"wrote {write_workflow(ci, file)}")
+    for found in said:
+        click.echo(_defuse(found))
     return 0
 
 

@@ -107,7 +107,7 @@ def starter(
     compressed. Folders are relative to the file. model, texts: what was found out about the reference and own texts.
     suite: the one that measures on them.
     """
-    own, model = reference != "pocket" or bool(variant), model or ModelLook()
+    own, model = _needs_hub(reference, variant), model or ModelLook()
     scales = f"g{model.group_size}" if model.group_size else "channel"
     head = _HEAD.format(
         file=_quote(file),
@@ -197,6 +197,8 @@ def write_starter(
         said.append(
             f"wrote {_suite_beside(file)}: the suite texts with generated texts that fit {model.positions} tokens"
         )
+    lacking = texts is None and _needs_hub(reference, variant) and _is_offline()
+    said.append(f"wrote {file}; next: {'give it texts, or switch the hub on' if lacking else f'harness check {file}'}")
     return said
 
 
@@ -243,12 +245,17 @@ def _findings(
             said.append(f"the gate is smoke: ship needs {FEWEST_FOR_SHIP} texts, found {len(texts.documents)}")
         if not tasks:
             said.append("no tasks are gated; name lm-eval tasks with --tasks")
-    elif (reference != "pocket" or variant) and _is_offline():
+    elif _needs_hub(reference, variant) and _is_offline():
         said.append(
             "texts are missing: the suite standard reads from the hub, which is switched off (HF_HUB_OFFLINE); give "
             "your own with --documents (.jsonl, .txt, .csv, .parquet or a folder)"
         )
     return said
+
+
+def _needs_hub(reference: str, variant: str) -> bool:
+    """Whether a file without texts names a suite of the hub: the embedded model alone has texts of its own."""
+    return reference != "pocket" or bool(variant)
 
 
 def _is_offline() -> bool:

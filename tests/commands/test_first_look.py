@@ -177,12 +177,14 @@ def test_without_network_and_texts_one_line_says_what_is_missing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    (found,) = write_starter(tmp_path / "v.yaml", "owner/name")
+    found, last = write_starter(tmp_path / "v.yaml", "owner/name")
     assert "texts are missing" in found
     assert "--documents" in found
+    assert last == f"wrote {tmp_path / 'v.yaml'}; next: give it texts, or switch the hub on"
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
     monkeypatch.setenv("HF_DATASETS_OFFLINE", "0")
-    assert write_starter(tmp_path / "w.yaml", "owner/name") == []
+    (last,) = write_starter(tmp_path / "w.yaml", "owner/name")
+    assert last.endswith(f"next: harness check {tmp_path / 'w.yaml'}")
 
 
 @pytest.mark.parametrize(
