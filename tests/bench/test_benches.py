@@ -90,11 +90,11 @@ def test_the_section_of_distillation_is_made_and_other_sections_stay(tmp_path: P
 def test_the_section_on_qlora_is_made_and_leaves_the_others(tmp_path: Path) -> None:
     pytest.importorskip("peft")
     page = tmp_path / "page.md"
-    page.write_text("# Training\n\nfirst\n\n## QLoRA, tuned for one task\n\nold\n\n## Another\n\nlast\n")
+    page.write_text("# Training\n\nfirst\n\n## QLoRA, tuned for one task\n\nsuperseded\n\n## Another\n\nlast\n")
     run("qlora.py", "--page", str(page), "--steps", "2", "--limit", "8")
     text = page.read_text(encoding="utf-8")
     assert text.startswith("# Training\n\nfirst\n\n## QLoRA, tuned for one task\n")
     assert text.endswith("\n## Another\n\nlast\n")
-    assert "old" not in text
+    assert "superseded" not in text
     assert re.search(r"\| pocket_two_hop \| .* % → .* % \| .* points \|", text)
     assert re.search(r"\| QLoRA, adapter beside it \| 4\.127 \| 2,532,528 \| \d+ \|", text)
