@@ -54,12 +54,16 @@ class Item:
 
 @dataclass(frozen=True)
 class TaskResults:
-    """The results of one side on one task: the items, their prompts, and which prompts were cut."""
+    """The results of one side on one task: the items, their prompts, and which prompts were cut.
+
+    plain: why they were scored one sequence per row; empty: in packed rows.
+    """
 
     items: Mapping[Key, Item]
     prompts: Mapping[Key, frozenset[str]]
     cut: frozenset[str]
     begins_with_bos: bool
+    plain: str
 
 
 def read_side(
@@ -71,6 +75,7 @@ def read_side(
     non_finite: Iterable[str],
     cut: Iterable[str],
     begins_with_bos: bool,
+    plain: str,
 ) -> TaskResults:
     """Items of one side from the samples that lm-eval logged.
 
@@ -98,7 +103,7 @@ def read_side(
                     raise DataError(f"task {name}: document {key.doc_id} appears twice under the metric {label}")
                 items[key] = _item(task, sample, metric, higher_is_better, bool(asked & broken))
                 prompts[key] = asked
-    return TaskResults(items, prompts, frozenset(cut), begins_with_bos)
+    return TaskResults(items, prompts, frozenset(cut), begins_with_bos, plain)
 
 
 def pair_rows(task: str, output_type: str, reference: TaskResults, variant: TaskResults) -> pd.DataFrame:
