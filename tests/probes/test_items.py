@@ -865,3 +865,47 @@ def test_a_text_that_the_model_does_not_write_alone_is_found(
     sink = observe(probe, reference, variant)[0]
     assert list(sink.read("scoring").plain) == ["a text of its shared cache is not the one that it writes alone"]
     check_same(sink.rows, expected, 0.0)
+
+
+CHOSEN = ("arc_challenge_500", "arc_easy_500", "openbookqa_500", "piqa_500", "social_i_qa_500", "winogrande_500")
+CHOSEN_BY = dict.fromkeys(CHOSEN, ("question", "choices", "label"))
+CHOSEN_BY |= {"boolq_closedbook_500": ("question", "['no', 'yes']", "{{{{label | int}}}}")}
+CONTINUED_BY = {
+    "bbh_5tasks_1250": ("input", "target"),
+    "gsm8k_test_500": ("question", "answer"),
+    "humaneval_164": ("prompt", "canonical_solution"),
+    "xstest_450_prompts": ("prompt", "label"),
+}
+
+
+def task_about(name: str) -> str:
+    """A task about a file of public questions."""
+    if name in CONTINUED_BY:
+        text, target = CONTINUED_BY[name]
+        text = GENERATION.replace("doc_to_text: q", f"doc_to_text: {text}").replace(
+            "doc_to_target: answer", f"doc_to_target: {target}"
+        )
+        return text.replace('until: ["."], max_gen_toks: 5', 'until: ["\\n", "."], max_gen_toks: 24')
+    text, choices, label = CHOSEN_BY[name]
+    parts = (("doc_to_text: q", f"doc_to_text: {text}"), ("choice: choices", f'choice: "{choices}"'))
+    made = CHOICE.replace("doc_to_target: label", f'doc_to_target: "{label}"')
+    for before, after in parts:
+        made = made.replace(before, after)
+    return made
+
+
+@pytest.mark.parametrize("limit", [5, pytest.param(None, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", sorted(CHOSEN_BY.keys() | CONTINUED_BY))
+def test_packed_rows_change_nothing_on_public_questions(
+    name: str, limit: int | None, shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    path = str(shared_data / "models" / "stories260K-hf")
+    model = AutoModelForCausalLM.from_pretrained(path, local_files_only=True, dtype=torch.float32).eval()
+    loaded = Loaded("reference", model, AutoTokenizer.from_pretrained(path, local_files_only=True))
+    write_task(tmp_path, name, task_about(name), [], data=str(shared_data / "tasks" / f"{name}.jsonl"))
+    probe = Items(tasks=(name,), include=(str(tmp_path),), limit=limit)
+    sink = observe(probe, loaded, loaded)[0]
+    assert list(sink.read("scoring").plain) == [""]
+    check_same(sink.rows, score_plainly(probe, loaded, loaded, monkeypatch), 1e-4)
