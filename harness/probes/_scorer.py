@@ -23,6 +23,7 @@ import lm_eval
 import lm_eval.api.model
 import lm_eval.api.task
 import lm_eval.evaluator
+import lm_eval.utils
 import numpy as np
 import torch
 from lm_eval.defaults import DEFAULT_OTHER_SEED, DEFAULT_RANDOM_SEED
@@ -314,6 +315,14 @@ def silence() -> Iterator[None]:
         if bars:
             stack.callback(datasets.enable_progress_bars)
             datasets.disable_progress_bars()
+        yield
+
+
+@contextmanager
+def reuse_templates() -> Iterator[None]:
+    """Compile each template of a task once; lm-eval does so for every document and every field of it."""
+    environment = lm_eval.utils.env
+    with replace_attribute(environment, "from_string", functools.lru_cache(environment.from_string)):
         yield
 
 

@@ -73,7 +73,7 @@ class Items(Probe):
         """Commit one unit per task. Raises DataError for tasks that cannot be found, loaded, run or paired."""
         if all(sink.done(_unit(name)) for sink in context.sinks for name in self.tasks):
             return
-        from harness.probes._scorer import Scorer, silence
+        from harness.probes._scorer import Scorer, reuse_templates, silence
 
         sinks, progress = context.sinks, context.progress
         with silence():
@@ -82,7 +82,7 @@ class Items(Probe):
         for scorer in scorers:
             scorer.share_context_of(scorers[0])
         library = _Library(read_task_files(self._folders()))
-        with tempfile.TemporaryDirectory(prefix="harness-datasets-") as cache:
+        with reuse_templates(), tempfile.TemporaryDirectory(prefix="harness-datasets-") as cache:
             for number, name in enumerate(self.tasks):
                 progress.step("tasks", number, len(self.tasks))
                 if not all(sink.done(_unit(name)) for sink in sinks):

@@ -745,6 +745,22 @@ def test_a_trained_model_on_real_questions(shared_data: Path, tmp_path: Path) ->
     assert list(rows.reference_loglikelihoods) == list(rows.variant_loglikelihoods)
 
 
+def test_templates_are_compiled_once_and_the_environment_is_left_as_it_was(
+    tmp_path: Path, reference: Loaded, variant: Loaded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import lm_eval.utils
+
+    compiled: list[str] = []
+    environment = lm_eval.utils.env
+    real = environment.compile
+    monkeypatch.setattr(environment, "compile", lambda source, *rest: (compiled.append(source), real(source, *rest))[1])
+    write_task(tmp_path, "last", LAST_WORD, [{"q": doc["q"], "answer": "red"} for doc in CHOICE_DOCS])
+    rows = run(tmp_path, "last", reference, variant)
+    assert len(rows) == 2 * len(CHOICE_DOCS)
+    assert len(compiled) == len(set(compiled)) > 0
+    assert "from_string" not in vars(environment)
+
+
 TASKS_OF_EACH_KIND = ("colours", "write", "pages", "last")
 
 
