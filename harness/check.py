@@ -19,16 +19,26 @@ from typing import TYPE_CHECKING
 from harness.errors import OUT_OF_MEMORY, HarnessError, WriteError, is_out_of_memory, trace_causes
 from harness.forecast.cost import check_fits
 from harness.forecast.notes import notes_before
+from harness.forecast.passes import describe_passes, group_plans, split_to_fit
 from harness.judge import conclude, judge
 from harness.measures import collect_metrics
-from harness.plan import check_together, make_plans, names_of, notes_on_plan, resolve_plan
+from harness.overview.variants import select_smallest
+from harness.plan import make_all_plans, names_of, notes_on_plan, outputs_of, resolve_plan
 from harness.planning.specs import Plan
 from harness.planning.target import target_notes
-from harness.records import Clock, Failure, Run
+from harness.records import FAILURE_FILE, Clock, Run
 from harness.records.conclusion import conclusion, overall
 from harness.records.own_rules import OUTPUTS_WRITTEN, judge_own_rules
 from harness.report.display import shorten_path
 from harness.report.outcomes import Outcome
+from harness.running.failures import (
+    describe_error,
+    describe_mistakes,
+    record_end,
+    record_error,
+    record_start,
+    show_result,
+)
 from harness.system.environment import prepare_threads
 from harness.system.foreign import contain
 from harness.system.held_folder import count_holds, hold
@@ -37,7 +47,6 @@ from harness.terminal import Terminal
 from harness.write import (
     StoredTables,
     add_suited,
-    announce,
     read_back,
     read_run,
     remove_outputs,
@@ -67,10 +76,9 @@ def check(files: Sequence[Path], out: Path, terminal: Terminal) -> int:
     Raises PlanError before any model is loaded, with every mistake of every file.
     """
     try:
-        plans = check_together([plan for path in files for plan in make_plans(path)])
-    except HarnessError:
-        for name in sorted({name for path in files for name in names_of(path)}):
-            _withdraw(out / name, terminal)
+        plans = make_all_plans(files)
+    except HarnessError as error:
+        _refuse(files, error, out, terminal)
         raise
     with ExitStack() as held:
         for plan in plans:
@@ -81,21 +89,74 @@ def check(files: Sequence[Path], out: Path, terminal: Terminal) -> int:
 def _check(plans: Sequence[Plan], out: Path, terminal: Terminal) -> int:
     """Check every plan in its folder, which this process holds."""
     folders = {plan.name: out / plan.name for plan in plans}
+    outcomes: list[Outcome] = []
     try:
-        _note_together(plans, folders, terminal)
-    finally:
-        for plan in plans:
-            for text in remove_outputs(folders[plan.name], add_suited(plan.outputs, os.environ)):
-                terminal.note(f"{plan.name}: {text}")
-    _remove_overview(out)
-    prepare_threads()
-    with keep_library_noise(list(folders.values())):
-        outcomes = _run_groups(plans, folders, terminal)
-    codes = [outcome.code for outcome in outcomes]
+        try:
+            _note_together(plans, folders, terminal)
+        finally:
+            _begin_anew(plans, folders, terminal)
+        _remove_overview(out)
+        prepare_threads()
+        with keep_library_noise(list(folders.values())):
+            for outcome in _run_groups(plans, folders, terminal):
+                outcomes.append(outcome)
+    except BaseException as error:
+        ended = [plan for plan in plans if plan.name not in {each.name for each in outcomes}]
+        record_end(ended, [folders[plan.name] for plan in ended], error, terminal)
+        raise
+    codes = {outcome.name: outcome.code for outcome in outcomes}
     if len(plans) > 1:
         terminal.summarize([next(each for each in outcomes if each.name == plan.name) for plan in plans])
-        codes.append(_write_overview(list(folders.values()), out, terminal))
-    return min(codes, key=WORST_FIRST.index)
+    counted = _settle(plans, folders, codes, terminal)
+    if len(plans) > 1:
+        counted.append(_write_overview(list(folders.values()), out, terminal))
+    return min(counted, key=WORST_FIRST.index)
+
+
+def _settle(
+    plans: Sequence[Plan], folders: Mapping[str, Path], codes: Mapping[str, int], terminal: Terminal
+) -> list[int]:
+    """The exit codes that count: those of all variants, or of the one that its file asks for."""
+    counted = [codes[plan.name] for plan in plans if plan.select == "all"]
+    for source in dict.fromkeys(plan.source for plan in plans if plan.select != "all"):
+        members = [plan for plan in plans if plan.source == source]
+        counted += _settle_selection(members, folders, codes, terminal)
+    return counted
+
+
+def _settle_selection(
+    plans: Sequence[Plan], folders: Mapping[str, Path], codes: Mapping[str, int], terminal: Terminal
+) -> list[int]:
+    """The exit codes that count of a file that asks for one of its variants, which all of its outputs then name."""
+    judged = [plan for plan in plans if os.path.lexists(folders[plan.name] / RUN_FILE)]
+    runs = {plan.name: read_run(folders[plan.name]) for plan in judged}
+    passed = [run for name, run in runs.items() if codes[name] == 0]
+    selected = select_smallest(passed)
+    count = f"{plans[0].source}: {len(passed)} of {len(plans)} variants pass"
+    if selected:
+        terminal.note(f"{count}; selected {selected}, the smallest of them, whose exit code counts")
+    else:
+        terminal.note(f"{count}{', none of them of a known size' * bool(passed)}; the worst exit code of all counts")
+    counted = [] if selected else [codes[plan.name] for plan in plans]
+    for plan in judged:
+        run, writers = runs[plan.name], add_suited(plan.outputs, os.environ)
+        if selected:
+            run, _, failure = _publish(run.model_copy(update={"selected": selected}), folders[plan.name], writers)
+            if failure:
+                terminal.error(f"{plan.name}: {failure}")
+            counted += [EXIT_ERROR] if failure else [exit_code_of(run)] if plan.name == selected else []
+        if selected in ("", plan.name):
+            show_result(run, folders[plan.name], writers, terminal)
+    return counted
+
+
+def _begin_anew(plans: Sequence[Plan], folders: Mapping[str, Path], terminal: Terminal) -> None:
+    """Delete every result of an earlier check, and leave word that this one was started."""
+    for plan in plans:
+        for text in remove_outputs(folders[plan.name], add_suited(plan.outputs, os.environ)):
+            terminal.note(f"{plan.name}: {text}")
+    for plan in plans:
+        record_start(plan, folders[plan.name])
 
 
 def _note_together(plans: Sequence[Plan], folders: Mapping[str, Path], terminal: Terminal) -> None:
@@ -109,13 +170,12 @@ def _note_together(plans: Sequence[Plan], folders: Mapping[str, Path], terminal:
         terminal.note(f"{', '.join(of[:MOST_NAMES])}{more}: {text}")
 
 
-def _run_groups(plans: Sequence[Plan], folders: Mapping[str, Path], terminal: Terminal) -> list[Outcome]:
+def _run_groups(plans: Sequence[Plan], folders: Mapping[str, Path], terminal: Terminal) -> Iterator[Outcome]:
     """Run, judge and write every plan, those together that share a reference pass."""
-    from harness.run import group_plans, run_group
+    from harness.run import run_group
 
-    outcomes: list[Outcome] = []
     several = len(plans) > 1
-    for group in group_plans(plans):
+    for group in _list_passes(plans, terminal):
         started = datetime.now(UTC)
         terminal.stage(f"{', '.join(plan.name for plan in group)}: reference {group[0].reference.model}")
         try:
@@ -124,12 +184,21 @@ def _run_groups(plans: Sequence[Plan], folders: Mapping[str, Path], terminal: Te
                 results = run_group(group, [folders[plan.name] for plan in group], terminal)
         except HarnessError as error:
             terminal.error(str(error), error.failure)
-            outcomes += [_record_failure(plan, error, folders[plan.name], terminal) for plan in group]
+            for plan in group:
+                yield _record_failure(plan, error, folders[plan.name], terminal, shared=True)
             continue
         for plan, result in zip(group, results, strict=True):
             show = terminal.brief if several else terminal.verdict
-            outcomes.append(_conclude(plan, result, started, folders[plan.name], terminal, show))
-    return outcomes
+            yield _conclude(plan, result, started, folders[plan.name], terminal, show)
+
+
+def _list_passes(plans: Sequence[Plan], terminal: Terminal) -> Iterator[list[Plan]]:
+    """The plans that go through the reference together; says where memory asks for more passes than one."""
+    for group in group_plans(plans):
+        passes = split_to_fit(group)
+        if text := describe_passes(passes):
+            terminal.note(text)
+        yield from passes
 
 
 @contextmanager
@@ -181,17 +250,24 @@ def _hold_run_folder(folder: Path) -> Iterator[None]:
         os.close(lock)
 
 
-def _withdraw(folder: Path, terminal: Terminal) -> None:
-    """Delete the result that an earlier check left for a variant whose files cannot be read any more."""
-    if not os.path.lexists(folder / RUN_FILE):
-        return
-    try:
-        with _hold_run_folder(folder):
-            remove_outputs(folder, ())
-    except HarnessError as error:
-        terminal.error(f"the result of an earlier check stays: {error}", error.failure)
-    else:
-        terminal.note(f"{folder}: the result of an earlier check was removed, because its files have changed")
+def _refuse(files: Sequence[Path], error: HarnessError, out: Path, terminal: Terminal) -> None:
+    """Leave and show why nothing was run of files that have mistakes, in place of what an earlier check left."""
+    for name, path in {name: each for each in files for name in sorted(names_of(each))}.items():
+        folder = out / name
+        judged = os.path.lexists(folder / RUN_FILE)
+        try:
+            with _hold_run_folder(folder):
+                remove_outputs(folder, ())
+                writers = add_suited(outputs_of(path), os.environ)
+                write_failure(describe_mistakes(name, path, error), folder, writers)
+        except HarnessError as unwritten:
+            what = "the result of an earlier check stays" if judged else "failure.json was not written"
+            terminal.error(f"{what}: {unwritten}", unwritten.failure)
+        else:
+            if judged:
+                terminal.note(f"{folder}: the result of an earlier check was removed, because its files have changed")
+    names = ", ".join(path.name for path in files)
+    show_result(describe_mistakes(names, files[0], error), None, add_suited((), os.environ), terminal)
 
 
 def _conclude(
@@ -205,7 +281,7 @@ def _conclude(
     """Judge, write and show one variant."""
     if isinstance(result, HarnessError):
         terminal.error(f"{plan.name}: {result}", result.failure)
-        return _record_failure(plan, result, folder, terminal)
+        return _record_failure(plan, result, folder, terminal, shared=False)
     for message in result.messages:
         terminal.note(message)
     writers = add_suited(plan.outputs, os.environ)
@@ -214,22 +290,20 @@ def _conclude(
     )
     code = exit_code_of(run)
     show(run, written)
-    said, unsaid = announce(run, folder, writers, os.environ)
-    terminal.announce(said)
-    if unsaid:
-        terminal.note(f"{plan.name}: {unsaid}")
+    if plan.select == "all":  # else once it is known which counts
+        show_result(run, folder, writers, terminal)
     if failure:
+        if not os.path.lexists(folder / RUN_FILE):
+            with suppress(WriteError):  # it is told below
+                write_failure(describe_error(plan, WriteError(failure), shared=False), folder, writers)
         text = f"{plan.name}: {failure}\nthe exit code is {code}: nothing passes without all of its outputs"
         terminal.error(text)
     return Outcome.from_run(run, code, failure)
 
 
-def _record_failure(plan: Plan, error: HarnessError, folder: Path, terminal: Terminal) -> Outcome:
-    """Write failure.json, for programs, where there will be no run.json."""
-    try:
-        write_failure(Failure(name=plan.name, failure=error.failure, message=str(error)), folder)
-    except WriteError as unwritten:
-        terminal.error(str(unwritten), unwritten.failure)
+def _record_failure(plan: Plan, error: HarnessError, folder: Path, terminal: Terminal, shared: bool) -> Outcome:
+    """Leave word of the failure where there will be no run.json."""
+    record_error(plan, error, folder, terminal, shared)
     first = (str(error).splitlines() or [""])[0]
     return Outcome(plan.name, EXIT_ERROR, "error", error.failure, first)
 
@@ -251,7 +325,9 @@ def _publish(run: Run, folder: Path, writers: Sequence[Writer]) -> tuple[Run, li
             with suppress(WriteError):  # so that no output says that the run passed
                 write_outputs(run, folder, writers)
         write_run(run, folder)
-        return read_run(folder), written, failure
+        finished = read_run(folder)
+        (folder / FAILURE_FILE).unlink(missing_ok=True)
+        return finished, written, failure
     except HarnessError as error:
         with suppress(WriteError):
             remove_outputs(folder, writers)

@@ -19,9 +19,9 @@ import click
 from harness import __version__
 from harness.errors import (
     OUT_OF_MEMORY,
-    FailureClass,
     HarnessError,
     PlanError,
+    classify,
     is_out_of_memory,
     name_failure,
     trace_causes,
@@ -189,24 +189,23 @@ def judge(run: Path, gates: tuple[str, ...]) -> int:
     help="The page about several runs.",
 )  # fmt: skip
 def report(runs: tuple[Path, ...], kinds: tuple[str, ...], out: Path) -> int:
-    """Write outputs of the finished run in folder RUN again, or one page about several. Loads no model.
+    """Write outputs of the run in folder RUN again, or one page about several. Loads no model.
 
     A writer that the variant file gave settings gets the same again. Several runs become one page: variants of one
     reference side by side, and runs of one name over time.
     """
-    from harness.write import announce, read_run, write_outputs, writers_of
+    from harness.write import announce, write_again
 
     if len(runs) > 1:
         from harness.overview.page import write_overview
 
         click.echo(_defuse(f"wrote {write_overview(runs, out)}"))
         return 0
-    (run,) = runs
-    finished = read_run(run)
-    writers = writers_of(finished, kinds)
-    for path in write_outputs(finished, run, writers):
+    (folder,) = runs
+    told, writers, written = write_again(folder, kinds)
+    for path in written:
         click.echo(_defuse(f"wrote {path}"))
-    said, unsaid = announce(finished, run, writers, os.environ)
+    said, unsaid = announce(told, folder, writers, os.environ)
     click.echo(said, nl=False)
     if unsaid:
         click.echo(_defuse(unsaid), err=True)
@@ -319,7 +318,7 @@ def _run(arguments: list[str]) -> int:
         return 128 + ended.number
     except BaseException as error:  # noqa: BLE001 - the last line of defence: whatever ends the work, it is not with 0
         try:
-            _say(_defuse(f"{_explain(error)}\n{name_failure(_classify(error))}"))
+            _say(_defuse(f"{_explain(error)}\n{name_failure(classify(error))}"))
         except MemoryError:  # Python would end with 1 then, the exit code of a rule that failed
             os.write(2, LAST_WORDS)
         return 2
@@ -341,14 +340,6 @@ def _explain(error: BaseException) -> str:
     if isinstance(error, SystemExit):
         return f"error: a plugin or a library ended the process with {error.code!r}; nothing that it did counts"
     return f"this is a defect of the harness, not of your input:\n{''.join(traceback.format_exception(error))}"
-
-
-def _classify(error: BaseException) -> FailureClass:
-    """The class of an error, for programs."""
-    if isinstance(error, HarnessError):
-        return error.failure
-    short = isinstance(error, OSError) or any(map(is_out_of_memory, trace_causes(error)))
-    return "resources" if short else "usage"
 
 
 def _defuse(text: str) -> str:

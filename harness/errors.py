@@ -48,6 +48,9 @@ class HarnessError(Exception):
 
     usual_failure: ClassVar[FailureClass] = "usage"
 
+    key: ClassVar[str] = ""
+    """The key of a variant file that such errors are about; empty: none in particular."""
+
     @property
     def failure(self) -> FailureClass:
         """The usual class of such errors, but ``resources`` where memory ran out."""
@@ -64,6 +67,14 @@ def trace_causes(error: BaseException) -> list[BaseException]:
         found.append(error)
         error = error.__cause__ or error.__context__ or error
     return found
+
+
+def classify(error: BaseException) -> FailureClass:
+    """The class of any error, for programs."""
+    if isinstance(error, HarnessError):
+        return error.failure
+    short = isinstance(error, OSError) or any(map(is_out_of_memory, trace_causes(error)))
+    return "resources" if short else "usage"
 
 
 def name_failure(failure: FailureClass) -> str:
@@ -88,11 +99,16 @@ class Problem:
     expected: str
     hint: str = ""
 
-    def __str__(self) -> str:
-        where = f"{self.file}:{self.line}" if self.line else self.file
+    @property
+    def message(self) -> str:
+        """Everything but where it is."""
         key = f"{self.key}: " if self.key else ""
         hint = f" ({self.hint})" if self.hint else ""
-        return f"{where}: {key}found {self.found}, expected {self.expected}{hint}"
+        return f"{key}found {self.found}, expected {self.expected}{hint}"
+
+    def __str__(self) -> str:
+        where = f"{self.file}:{self.line}" if self.line else self.file
+        return f"{where}: {self.message}"
 
 
 class PlanError(HarnessError):
@@ -107,6 +123,7 @@ class ModelError(HarnessError):
     """A model could not be loaded, or its files must not be trusted."""
 
     usual_failure = "model_unsupported"
+    key = "variant"
 
 
 class MemoryShortageError(HarnessError):
@@ -118,11 +135,14 @@ class MemoryShortageError(HarnessError):
 class DataError(HarnessError):
     """Documents or tasks could not be read, or too few of them could be scored."""
 
+    key = "suites"
+
 
 class BackendError(HarnessError):
     """A compression step rejected its input or failed; the message names backend and module."""
 
     usual_failure = "model_unsupported"
+    key = "variant"
 
 
 class MissingDependencyError(HarnessError):

@@ -6,7 +6,7 @@ import importlib.util
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast, get_args
 
 from harness.backends import Backend
 from harness.errors import PlanError, Problem
@@ -14,6 +14,7 @@ from harness.planning.artifact import check_artifact
 from harness.planning.checking import Checker
 from harness.planning.checkpoints import DISTRIBUTION
 from harness.planning.composition import check_composition
+from harness.planning.dtypes import list_auto, note_dtypes, settle_dtypes
 from harness.planning.files import VariantFile
 from harness.planning.gate_file import Gate, check_extending, check_metrics, check_obstacles, read_gate
 from harness.planning.left_out import LeftOut, note_left_out
@@ -24,12 +25,13 @@ from harness.planning.noise_floor import check_floors
 from harness.planning.other_world import note_other_world
 from harness.planning.outputs import read_outputs
 from harness.planning.own_data import check_taken, read_own_data
-from harness.planning.specs import GateSpec, Plan, SuiteSpec
+from harness.planning.specs import GateSpec, Plan, Select, SuiteSpec
 from harness.planning.suite_file import Suite, read_documents_spec, read_suite, source_name
 from harness.planning.target import read_target
 from harness.records import CalibrationSpec, Note, Plugin
 from harness.system.yaml_file import read_yaml
 from harness.system.yaml_values import KeyPath, describe
+from harness.writers import Writer
 
 
 def make_plan(path: Path) -> Plan:
@@ -65,6 +67,20 @@ def make_plans(path: Path) -> list[Plan]:
     return [plan for plan in plans if plan is not None]
 
 
+def make_all_plans(paths: Iterable[Path]) -> Sequence[Plan]:
+    """The plans of several variant files. Raises PlanError with every mistake of every file, each once."""
+    plans: list[Plan] = []
+    problems: list[Problem] = []
+    for path in paths:
+        try:
+            plans += make_plans(path)
+        except PlanError as error:
+            problems += error.problems
+    if problems:
+        raise PlanError(list(dict.fromkeys(problems)))
+    return check_together(plans)
+
+
 def _read_plan(expansion: Expansion, folder: Path, problems: list[Problem]) -> Plan | None:
     """The plan of one variant; None, and problems, if there are mistakes."""
     source = expansion.source
@@ -74,6 +90,8 @@ def _read_plan(expansion: Expansion, folder: Path, problems: list[Problem]) -> P
     reference = read_reference(check, content.get("reference"))
     steps = read_steps(check, content.get("variant"))
     variant = read_variant(check, content.get("variant"), steps.values(), reference)
+    auto_dtype = list_auto(reference, variant)
+    reference, variant = settle_dtypes(check, reference, variant)
     target = read_target(check, content.get("target"))
     calibration = _calibration(check, content.get("calibration"))
     own = read_own_data(check, content)
@@ -82,6 +100,7 @@ def _read_plan(expansion: Expansion, folder: Path, problems: list[Problem]) -> P
     gates = [read_gate(each, folder, problems) for each in _names(check, "gates", content, folder)]
     weak_reference = _reason(check, content.get("weak_reference", ""))
     outputs = read_outputs(check, content.get("outputs"))
+    select = _select(check, content, bool(expansion.choice))
     _check_backends(check, steps, content.get("calibration") is not None)
     check_composition(check, steps)
     _check_contamination(check, steps, calibration, suites)
@@ -97,20 +116,22 @@ def _read_plan(expansion: Expansion, folder: Path, problems: list[Problem]) -> P
         source=source.file,
         reference=reference,
         variant=variant,
+        auto_dtype=auto_dtype,
         target=target,
         calibration=calibration,
         suites=tuple(suite.spec() for suite in suites if suite),
         gates=tuple(left_out.mark(gate.spec()) for gate in gates if gate),
         weak_reference=weak_reference,
+        select=select,
         outputs=outputs,
     )
 
 
 def notes_on_plan(plan: Plan) -> tuple[Note, ...]:
-    """What a reader of the verdict must know that the plan alone tells: rules that are not applied, and suites that
-    are about another model."""
+    """What a reader of the verdict must know that the plan alone tells: rules that are not applied, suites that are
+    about another model, and sides that are computed in different dtypes."""
     left_out = note_left_out(plan.gates, LeftOut.of_suites(plan.suites).suites)
-    return (*left_out, *note_other_world(plan))
+    return (*left_out, *note_other_world(plan), *note_dtypes(plan))
 
 
 def names_of(path: Path) -> set[str]:
@@ -120,6 +141,13 @@ def names_of(path: Path) -> set[str]:
     contents = [each.source.data for each in expansions if isinstance(each.source.data, Mapping)]
     names = [content.get("name") for content in contents]
     return {name for name in names if isinstance(name, str) and is_slug(name)}
+
+
+def outputs_of(path: Path) -> tuple[Writer, ...]:
+    """The writers that a file asks for which may be full of mistakes, as far as they can be known."""
+    source = read_yaml(path, [])
+    content = source.data if source is not None and isinstance(source.data, Mapping) else {}
+    return read_outputs(Checker(source, path.parent, []), content.get("outputs")) if source is not None else ()
 
 
 def named_in(path: Path) -> tuple[list[GateSpec], list[SuiteSpec]]:
@@ -187,11 +215,18 @@ def check_together(plans: Sequence[Plan]) -> Sequence[Plan]:
 
 
 def resolve_plan(plan: Plan) -> dict[str, Any]:
-    """The plan as plain data for run.json: every default written out, every plugin with its name."""
-    record = plan.model_dump(mode="json")
+    """The plan as plain data for run.json, as it was asked for: every default written out, every plugin with its name.
+
+    The dtypes that were taken for ``auto`` stand with the models that were found.
+    """
+    record = plan.model_dump(mode="json", exclude={"auto_dtype"})
+    for side in plan.auto_dtype:
+        record[side]["dtype"] = "auto"
     engine = plan.variant.engine
     if not plan.choice:
         del record["choice"]
+    if plan.select == "all":
+        del record["select"]
     record["variant"]["engine"] = _describe_plugin("engine", engine) if engine.settings() else engine.kind
     record["variant"]["compress"] = [_describe_plugin("backend", step) for step in plan.variant.compress]
     for suite, out in zip(plan.suites, record["suites"], strict=True):
@@ -220,6 +255,17 @@ def _reason(check: Checker, value: Any) -> str:
         return value.strip()
     check.problem(("weak_reference",), describe(value), "the reason, as text", 'for example "random weights, a test"')
     return ""
+
+
+def _select(check: Checker, content: Mapping[str, Any], several: bool) -> Select:
+    value = content.get("select", "all")
+    if value in get_args(Select) and (several or "select" not in content):
+        return cast("Select", value)
+    if value in get_args(Select):
+        check.problem(("select",), f"{value} without a matrix", "a matrix, whose variants it selects from")
+    else:
+        check.problem(("select",), describe(value), f"one of {', '.join(get_args(Select))}")
+    return "all"
 
 
 def _names(check: Checker, kind: str, content: Mapping[str, Any], folder: Path) -> list[str]:

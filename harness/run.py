@@ -6,7 +6,6 @@ however many variants there are. A variant that cannot be made or observed is re
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,32 +14,20 @@ from harness.models.loaded import LoadedModel, verify_unchanged
 from harness.models.loading import load
 from harness.planning.specs import Plan, SuiteSpec
 from harness.progress import Progress, report_to
+from harness.records import HubData
 from harness.running.artifact import observe_artifacts
 from harness.running.comparing import observe_files
 from harness.running.measuring import measure
 from harness.running.noise_floor import Perturbed, observe_perturbed
 from harness.running.observing import observe
 from harness.running.opening import note_openings, settle_openings
-from harness.running.pairs import Calibrations, Documents, Observed, Pair, encode_suite, make_pair
+from harness.running.pairs import Calibrations, Documents, Observed, Pair, encode_suite, make_pair, suite_texts
 from harness.running.stopwatch import measure_time
 from harness.system.foreign import LONG, Ticking, guard
 
 
-def group_plans(plans: Sequence[Plan]) -> list[list[Plan]]:
-    """Group plans that can share one reference pass: same reference, same suites. In order of first appearance.
-
-    Settings of measures may differ, because every variant is measured by its own plan.
-    """
-    groups: dict[str, list[Plan]] = {}
-    for plan in plans:
-        suites = [suite.model_dump(mode="json", exclude={"measures"}) for suite in plan.suites]
-        shared = json.dumps([plan.reference.model_dump(mode="json"), suites], sort_keys=True)
-        groups.setdefault(shared, []).append(plan)
-    return list(groups.values())
-
-
 def run_group(plans: Sequence[Plan], folders: Sequence[Path], progress: Progress) -> list[Observed | HarnessError]:
-    """Observe and measure every variant of one group of plans (see group_plans); ``folders`` in the same order.
+    """Observe and measure every variant of one group of plans (see forecast.passes); ``folders`` in the same order.
 
     A variant that fails has its HarnessError as outcome; a failure of the reference is raised.
     """
@@ -51,6 +38,8 @@ def run_group(plans: Sequence[Plan], folders: Sequence[Path], progress: Progress
 
 def _run_group(plans: Sequence[Plan], folders: Sequence[Path], progress: Progress) -> list[Observed | HarnessError]:
     seconds: dict[str, float] = {}
+    with measure_time(seconds, "open inputs"):
+        _open_inputs(plans[0].suites, progress)
     with measure_time(seconds, "load reference"):
         with guard("loading the reference", patience=LONG):
             reference = load(plans[0].reference, Path(plans[0].reference.model).name)
@@ -91,6 +80,19 @@ def _run_group(plans: Sequence[Plan], folders: Sequence[Path], progress: Progres
         for pair in pairs:
             pair.store.close()
     return [outcome.error or outcome.observed if isinstance(outcome, Pair) else outcome for outcome in outcomes]
+
+
+def _open_inputs(suites: Sequence[SuiteSpec], progress: Progress) -> None:
+    """Open tasks and data sets of the hub before any model is loaded: what cannot be read fails here, and not after a
+    pass. Raises DataError. The plan has opened the files of documents.
+    """
+    for suite in suites:
+        if suite.documents is not None and isinstance(suite.documents.data, HubData):
+            with guard(f"opening the documents of suite {suite.name}"):
+                suite_texts(suite)
+        for probe in suite.probes:
+            with guard(f"opening what the probe {probe.kind} reads"):
+                probe.prepare(progress)
 
 
 def _observe_perturbed(

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import re
 import sys
+import textwrap
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TextIO, cast
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -48,6 +50,9 @@ _COLOURS = {
 # Terminals wrap lines, so no position in a line is safe.
 _COMMANDS = re.compile(r"::(?=\S)|##(?=\w*\[)")
 _MOST_PASSED = 20
+_TITLES = ("variant", "verdict", "class", "bits", "size", "KL", "perplexity")
+_NUMBERS = _TITLES[3:]
+_GAP, _INDENT = "  ", "    "
 _MOST_WARNINGS = 20
 
 
@@ -132,23 +137,27 @@ class Terminal:
 
     def summarize(self, outcomes: Sequence[Outcome]) -> None:
         """A table of several variants, in the order of the files, and the worst exit code behind it."""
-        table = Table(box=None, pad_edge=False)
-        for title in ("variant", "verdict", "class", "bits", "size", "KL", "perplexity", "reason"):
-            numeric = title in ("bits", "size", "KL", "perplexity")
-            table.add_column(
-                title,
-                justify="right" if numeric else "left",
-                overflow="fold",
-                no_wrap=title not in ("variant", "reason"),
-            )
-        for each in outcomes:
-            status = words.STATUSES[each.status]
-            verdict_cell = Text(f"{status.mark} {status.word}", _COLOURS[each.status])
-            numbers = (each.bits, each.size, each.kl, each.perplexity)
-            cells = [Text(defuse(text)) for text in (each.failure or "", *numbers, each.reason)]
-            table.add_row(Text(defuse(each.name)), verdict_cell, *cells)
+        self._end_live()
         self._print(Text(""))
-        self.show(table)
+        rows, width = [_list_cells(each) for each in outcomes], self._console.width
+        titles = _choose_titles(rows, width)
+        header, *lines = _align_rows(titles, rows) if titles else ["", *map(_name_cells, rows)]
+        reasons = [_explain(each, "class" in titles) for each in outcomes]
+        beside = [f"{line}{_GAP}{reason}" for line, reason in zip(lines, reasons, strict=True)]
+        fits = bool(titles) and all(cell_len(each.rstrip()) <= width for each in beside)
+        if titles:
+            with_reason = f"{header}{_GAP}reason"
+            self._print(Text(with_reason if cell_len(with_reason) <= width else header, style="bold"))
+        for each, line, reason in zip(outcomes, beside if fits else lines, reasons, strict=True):
+            self._print_wrapped(line, _COLOURS[each.status])
+            if reason and not fits:
+                self._print_wrapped(f"{_INDENT}{reason}", "")
+
+    def _print_wrapped(self, text: str, style: str) -> None:
+        """Text with its further lines indented. Files and pipes get it on one line, by which it is found again."""
+        width = self._console.width if self._console.is_terminal else len(text) + 1
+        for part in textwrap.wrap(text, width, subsequent_indent=_INDENT, break_on_hyphens=False):
+            self._print(Text(part, style=style))
 
     def _print_warnings(self, run: Run) -> None:
         """The warnings that a verdict must not be read without, with their number."""
@@ -221,6 +230,43 @@ def _rule_line(item: Judged) -> Text:
         f"  {defuse(item.line)}",
     )
     return line if found.status == "pass" else line.append(f"\n      {defuse(item.because, 2000)}")
+
+
+def _list_cells(outcome: Outcome) -> dict[str, str]:
+    """The cells of a variant by their titles."""
+    status = words.STATUSES[outcome.status]
+    texts = (defuse(outcome.name), f"{status.mark} {status.word}", outcome.failure or "")
+    return dict(zip(_TITLES, (*texts, outcome.bits, outcome.size, outcome.kl, outcome.perplexity), strict=True))
+
+
+def _choose_titles(rows: Sequence[Mapping[str, str]], width: int) -> list[str]:
+    """The columns of a table of variants: without the class if that has no room, none at all if the rest has none."""
+    for titles in (list(_TITLES), [title for title in _TITLES if title != "class"]):
+        widths = (max(cell_len(each) for each in (title, *(row[title] for row in rows))) for title in titles)
+        if sum(widths) + len(_GAP) * len(titles) <= width + len(_GAP):
+            return titles
+    return []
+
+
+def _explain(outcome: Outcome, has_class: bool) -> str:
+    """The reason of a verdict, after the class of failure if that has no column."""
+    parts = ("" if has_class else outcome.failure or "", defuse(outcome.reason, 2000))
+    return ": ".join(part for part in parts if part)
+
+
+def _align_rows(titles: Sequence[str], rows: Sequence[Mapping[str, str]]) -> Iterator[str]:
+    """A line of titles and one a row, with the cells under one another, numbers at the right."""
+    table = [dict(zip(titles, titles, strict=True)), *rows]
+    widths = {title: max(cell_len(row[title]) for row in table) for title in titles}
+    for row in table:
+        free = {title: " " * (widths[title] - cell_len(row[title])) for title in titles}
+        yield _GAP.join(free[t] + row[t] if t in _NUMBERS else row[t] + free[t] for t in titles)
+
+
+def _name_cells(row: Mapping[str, str]) -> str:
+    """A row as a sentence that names its numbers, where columns have no room."""
+    numbers = [f"{title} {row[title]}" for title in _NUMBERS if row[title] != "–"]
+    return f"{row['variant']}: {', '.join([row['verdict'], *numbers])}"
 
 
 def defuse(text: str, most: int = 300) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -36,14 +37,30 @@ def write_run(run: Run, folder: Path) -> Path:
     return path
 
 
-def write_failure(failure: Failure, folder: Path) -> Path:
-    """Write failure.json atomically. Raises WriteError."""
+def write_failure(failure: Failure, folder: Path, writers: Sequence[Writer] = ()) -> list[Path]:
+    """Write failure.json atomically, and the files of those writers that can say why there is no run.
+
+    If a writer fails, the others still write; then WriteError is raised with every failure.
+    """
     path = folder / FAILURE_FILE
-    message = "\n".join(clean(line, 2000) for line in failure.message.splitlines())
-    shown = failure.model_copy(update={"name": clean(failure.name), "message": message})
+    shown = _clean(failure)
     text = json.dumps(shown.model_dump(), sort_keys=True, indent=2, ensure_ascii=False)
     write_atomic(path, f"{text}\n".encode())
-    return path
+    return [path, *write_failure_outputs(shown, folder, writers)]
+
+
+def _clean(failure: Failure) -> Failure:
+    """The failure without secrets, and without characters that mislead a reader."""
+    faults = (each.model_copy(update={k: clean(getattr(each, k), 2000) for k in ("file", "message")})
+              for each in failure.faults)  # fmt: skip
+    message = "\n".join(clean(line, 2000) for line in failure.message.splitlines())
+    source, name = clean(failure.source, 1000), clean(failure.name)
+    return failure.model_copy(update={"name": name, "message": message, "source": source, "faults": tuple(faults)})
+
+
+def write_failure_outputs(failure: Failure, folder: Path, writers: Sequence[Writer]) -> list[Path]:
+    """Let every writer say why there is no run; returns the files of those that can. Raises WriteError as above."""
+    return _let_write(writers, lambda writer: writer.write_failure(failure, folder), folder, needed=False)
 
 
 def encode(run: Run) -> bytes:
@@ -90,15 +107,22 @@ def write_outputs(run: Run, folder: Path, writers: Sequence[Writer], tables: Tab
     tables = tables if tables is not None else StoredTables(folder / "tables", run.data_key)
     for writer in writers:
         _remove(folder / writer.file_name)
+    return _let_write(writers, lambda writer: writer.write(run, tables, folder), folder)
+
+
+def _let_write(
+    writers: Sequence[Writer], act: Callable[[Writer], Path | None], folder: Path, needed: bool = True
+) -> list[Path]:
+    """The files that ``act`` has every writer write into ``folder``. needed: a writer without a file has failed."""
     written: list[Path] = []
     failures: list[str] = []
     for writer in writers:
         try:
             with guard(f"the writer {writer.kind}"):
-                writer.write(run, tables, folder)
-            if not (folder / writer.file_name).is_file():
+                wrote = act(writer) is not None
+            if (wrote or needed) and not (folder / writer.file_name).is_file():
                 raise WriteError(f"it wrote no file {writer.file_name} into {folder}")
-            written.append(folder / writer.file_name)
+            written += [folder / writer.file_name] if wrote or needed else []
         except HarnessError as error:
             failures.append(f"{writer.kind}: {error}")
         except Exception as error:  # noqa: BLE001 - a plugin may raise anything; the others must still write
@@ -144,13 +168,19 @@ def add_suited(writers: Sequence[Writer], environment: Mapping[str, str]) -> tup
     return tuple(added)
 
 
-def announce(run: Run, folder: Path, writers: Sequence[Writer], environment: Mapping[str, str]) -> tuple[str, str]:
-    """What the writers of a finished run show where it runs, and what of it failed, for people; no verdict changes."""
+def announce(
+    run: Run | Failure, folder: Path | None, writers: Sequence[Writer], environment: Mapping[str, str]
+) -> tuple[str, str]:
+    """What the writers of a finished run, or of one that could not be made, show where it runs, and what of it failed,
+    for people; no verdict changes."""
     lines, failures = [], []
     for writer in writers:
         try:
             with guard(f"the writer {writer.kind}"):
-                lines.append(writer.announce(run, folder, environment))
+                if isinstance(run, Failure):
+                    lines.append(writer.announce_failure(run, folder, environment))
+                elif folder is not None:
+                    lines.append(writer.announce(run, folder, environment))
         except Exception as error:  # noqa: BLE001 - a plugin may raise anything; everything is in the folder
             failures.append(f"{writer.kind}: {error}")
     return "".join(lines), "\n".join(failures)
@@ -183,6 +213,20 @@ def writers_of(run: Run, kinds: Sequence[str]) -> list[Writer]:
                 f"writer {kind!r}: its settings do not fit ({what}); give them under outputs:"
             ) from error
     return writers
+
+
+def write_again(folder: Path, kinds: Sequence[str]) -> tuple[Run | Failure, list[Writer], list[Path]]:
+    """Write outputs of the run in ``folder`` again, or of why there is none; returns what they are about, their
+    writers and their paths. Raises HarnessError."""
+    if failure := read_failure(folder):
+        writers = [plugins.load(Writer, kind)() for kind in dict.fromkeys(kinds)]
+        written = write_failure_outputs(failure, folder, writers)
+        if not written:
+            raise HarnessError(f"{folder}: {', '.join(kinds)}: there is no run, because {failure.message}")
+        return failure, writers, written
+    run = read_run(folder)
+    writers = writers_of(run, kinds)
+    return run, writers, write_outputs(run, folder, writers)
 
 
 class StoredTables:
@@ -246,6 +290,17 @@ def read_run(folder: Path) -> Run:
             f"{concluded.exit_code} from its verdicts; the file was changed after it was written: run the check again"
         )
     return run
+
+
+def read_failure(folder: Path) -> Failure | None:
+    """Why there is no run in ``folder``; None where there is one, or nothing is known. Raises HarnessError."""
+    path = folder / FAILURE_FILE
+    if os.path.lexists(folder / RUN_FILE) or not path.is_file():
+        return None
+    try:
+        return Failure.model_validate_json(json.dumps(_read_json(path)))
+    except ValidationError as error:
+        raise HarnessError(f"{path}: {_first_problems(error)}") from error
 
 
 def _read_json(path: Path) -> Any:

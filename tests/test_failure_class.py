@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 from pathlib import Path
 from typing import get_args
 
@@ -161,7 +160,7 @@ def test_a_run_that_could_not_be_made_leaves_its_class_for_programs(desk: Path) 
     whole = weights.read_bytes()
     weights.write_bytes(whole[: len(whole) // 2])
     code, said = run(desk)
-    left = Failure.model_validate(json.loads((desk / "runs" / "a" / FAILURE_FILE).read_text()))
+    left = Failure.model_validate_json((desk / "runs" / "a" / FAILURE_FILE).read_text())
     assert (code, left.failure, left.exit_code) == (2, "model_unsupported", 2)
     assert "model.safetensors" in left.message
     assert "class of failure: model_unsupported" in said

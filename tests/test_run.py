@@ -11,6 +11,7 @@ import pytest
 
 from harness.backends.round_to_nearest import RoundToNearest
 from harness.errors import DataError, HarnessError, ModelError
+from harness.forecast.passes import group_plans
 from harness.measures import Measure
 from harness.measures.artifact import Artifact
 from harness.measures.divergence import Divergence
@@ -20,7 +21,9 @@ from harness.measures.latency import Latency
 from harness.measures.layer_error import LayerError
 from harness.measures.memory import Memory
 from harness.measures.perplexity import Perplexity
+from harness.plan import load_suite
 from harness.planning.specs import GateSpec, Plan, RuleSpec, SuiteSpec, VariantSpec
+from harness.pocket import MODEL_DIR
 from harness.probes import Context
 from harness.probes.artifact import Artifact as ArtifactProbe
 from harness.probes.generations import Generations
@@ -31,7 +34,7 @@ from harness.probes.weights import Weights
 from harness.records import DocumentsSpec, Measurement, ModelSpec, NoiseFloorSpec, Served
 from harness.records.plan import SERVED
 from harness.rules.at_most import AtMost
-from harness.run import group_plans, run_group
+from harness.run import run_group
 from harness.running.pairs import Observed
 from tests.helpers.results import number
 from tests.helpers.students import SENTENCES, byte_tokenizer, make_model
@@ -307,3 +310,74 @@ def test_every_variant_gets_the_noise_floor_of_the_reference_and_slices_do_too(m
         assert {m.floor for part in observed.slices for m in part.measurements} == {kl.floor}
         floors.append({name: entry.floor for name, entry in by_name.items()})
     assert floors[0] == floors[1], "it depends on the reference alone"
+
+
+TASK = """\
+task: mine
+dataset_path: json
+dataset_kwargs: {data_files: {test: ./items.jsonl}}
+test_split: test
+output_type: multiple_choice
+process_docs: !function own.prepare
+doc_to_text: "Q: {{question}}"
+doc_to_choice: ["no", "yes"]
+doc_to_target: label
+metric_list: [{metric: acc, aggregation: mean, higher_is_better: true}]
+"""
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (
+            "    return rows.map(lambda row: row['gone'])",
+            "mine could not be loaded: KeyError: 'gone'; the rows of the data",
+        ),
+        (
+            "    return rows.rename_column('label', 'answer')",
+            "task mine, document 0: found the label 'label', expected",
+        ),
+        (
+            "    return rows.rename_column('question', 'q')",
+            "mine could not be loaded: UndefinedError: 'question' is und",
+        ),
+        (
+            "    return rows.map(lambda row, n: {'label': 7 * (n == 5)}, with_indices=True)",
+            "task mine, document 5: found the label 7, expected an index from 0 to 1",
+        ),
+    ],
+)
+def test_what_functions_of_a_task_make_of_its_rows_fails_before_a_model_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: str, said: str
+) -> None:
+    (tmp_path / "mine.yaml").write_text(TASK)
+    (tmp_path / "own.py").write_text(f"def prepare(rows):\n{body}\n")
+    rows = "\n".join(json.dumps({"question": f"Is {n} odd?", "label": n % 2}) for n in range(8))
+    (tmp_path / "items.jsonl").write_text(rows)
+    (tmp_path / "suite.yaml").write_text("measures: [{measure: tasks, tasks: [./mine.yaml]}]\n")
+    _refuses_before_loading(tmp_path, monkeypatch, said)
+
+
+def test_an_unknown_task_fails_before_a_model_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "suite.yaml").write_text("measures: [{measure: tasks, tasks: [pocket_sumz]}]\n")
+    _refuses_before_loading(tmp_path, monkeypatch, r"no task is called 'pocket_sumz'; did you mean pocket_sums\?")
+
+
+def test_a_data_set_of_the_hub_that_is_not_here_fails_before_a_model_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = "{hub: nobody/has-this, split: test}"
+    (tmp_path / "suite.yaml").write_text(f"documents: {{data: {data}}}\nmeasures: [divergence]\n")
+    _refuses_before_loading(tmp_path, monkeypatch, r"hub dataset nobody/has-this .*cannot be loaded")
+
+
+def _refuses_before_loading(folder: Path, monkeypatch: pytest.MonkeyPatch, said: str) -> None:
+    suite = load_suite("./suite.yaml", folder)
+    plan = make_plan("v", MODEL_DIR).model_copy(update={"suites": (suite,)})
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("a model is loaded")
+
+    monkeypatch.setattr("harness.run.load", refuse)
+    with pytest.raises(DataError, match=said):
+        run_group([plan], [folder / "runs"], Progress())

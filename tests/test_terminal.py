@@ -6,6 +6,7 @@ import io
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -222,6 +223,63 @@ def test_several_variants_end_with_a_table(width: int) -> None:
     kl = next(m for m in runs[1].measurements if m.name == "divergence.kl_mean").change
     assert kl is not None
     assert f"{kl:.3g}" in text
+
+
+REASON = "memory ran out while the artifact was being written; check fewer variants at a time"
+MANY = [
+    Outcome("llama-8b-w4-g128-gptq", 1, "fail", "quality", "perplexity ratio (1.09, limit 1.02)", "4.25",
+            "4.1 GB (26 %)", "0.0123", "1.09"),
+    Outcome("llama-8b-w8", 0, "pass", None, "", "8.13", "8.1 GB (52 %)", "0.0003", "1.002"),
+    Outcome("broken", 2, "error", "resources", REASON),
+    Outcome("w3", 3, "inconclusive", "comparability", "tasks.arc_easy.recovery (0.981)", "3.25", "3 GB", "0.04"),
+]  # fmt: skip
+
+
+def summary(width: int, outcomes: Sequence[Outcome] = MANY, is_terminal: bool = True) -> list[str]:
+    out = io.StringIO()
+    console = Console(file=out, width=width, force_terminal=is_terminal, color_system=None)
+    Terminal(console).summarize(outcomes)
+    return out.getvalue().splitlines()[1:]
+
+
+@pytest.mark.parametrize("width", [30, 60, 80, 100, 200])
+def test_a_table_of_variants_loses_nothing_in_a_narrow_terminal(width: int) -> None:
+    lines = summary(width)
+    assert max(map(len, lines)) <= width
+    text = " ".join(" ".join(lines).split())
+    for each in MANY:
+        told = (each.name, each.failure or "", each.reason, each.bits, each.size, each.kl, each.perplexity)
+        assert [cell for cell in told if cell != "–" and cell not in text] == []
+
+
+def test_reasons_without_room_stand_below_their_rows() -> None:
+    assert summary(80)[:4] == [
+        "variant                verdict      bits           size      KL  perplexity",
+        "llama-8b-w4-g128-gptq  ✕ Fail       4.25  4.1 GB (26 %)  0.0123        1.09",
+        "    quality: perplexity ratio (1.09, limit 1.02)",
+        "llama-8b-w8            ✓ Pass       8.13  8.1 GB (52 %)  0.0003       1.002",
+    ]
+    assert summary(200)[2:4] == [
+        "llama-8b-w8            ✓ Pass                      8.13  8.1 GB (52 %)  0.0003       1.002",
+        f"broken                 ! Error      resources         –              –       –           –  {REASON}",
+    ]
+
+
+def test_a_terminal_without_room_for_columns_gets_sentences() -> None:
+    assert summary(40, MANY[:2]) == [
+        "llama-8b-w4-g128-gptq: ✕ Fail, bits",
+        "    4.25, size 4.1 GB (26 %), KL 0.0123,",
+        "    perplexity 1.09",
+        "    quality: perplexity ratio (1.09,",
+        "    limit 1.02)",
+        "llama-8b-w8: ✓ Pass, bits 8.13, size 8.1",
+        "    GB (52 %), KL 0.0003, perplexity",
+        "    1.002",
+    ]
+
+
+def test_a_pipe_gets_reasons_on_one_line() -> None:
+    assert f"    resources: {REASON}" in summary(80, is_terminal=False)
 
 
 def test_an_outcome_names_the_first_rule_that_decided() -> None:

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import math
 import re
 import statistics
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.data.documents import RawDocument, read_documents
+from harness.data.documents import RawDocument, explain_encoding, read_documents, read_rows
 from harness.errors import DataError
-from harness.forecast.model_size import find_folder, read_header
+from harness.models.headers import find_folder, own_dtype, read_headers, read_parts
+from harness.planning.locating import COLLECTED
 
-FLOATS = {"F64": "float32", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
-"""The dtype in which a model is computed, by the safetensors dtype of most of its values."""
 POSITIONS = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "seq_length")
 TEXT_FIELDS = ("text", "content", "story", "document", "page", "body", "article")
 CONTEXTS = (128, 256, 512, 1024, 2048)
@@ -28,7 +27,7 @@ GROUP_SIZES = (128, 64, 32)
 _NO_LINEAR = re.compile(r"embed|\bwte\b|\bwpe\b|lm_head|conv")
 SAMPLE = 100
 """Rows and documents that are looked at for the text field and the lengths."""
-READ = (".jsonl", ".txt", ".csv", ".parquet")
+READ = (".jsonl", ".txt", *COLLECTED)
 DEFAULT_CONTEXT = 512
 
 
@@ -59,17 +58,13 @@ def look_at_model(model: str) -> ModelLook:
     folder = find_folder(model, None)
     if not isinstance(folder, Path):
         return ModelLook()
-    config = _read_config(folder)
-    inner = config.get("text_config")
-    parts = [config, inner if isinstance(inner, dict) else {}]
+    parts = read_parts(folder)
     found = (part.get(key) for key in POSITIONS for part in parts)
     positions = next((each for each in found if type(each) is int and each > 1), None)
-    declared = (part.get(key) for key in ("dtype", "torch_dtype") for part in parts)
-    stored = _stored_dtype(folder) or next((str(each) for each in declared if each in FLOATS.values()), "float32")
     vocabulary = {part.get("vocab_size") for part in parts}
-    inputs = {size for header in _read_headers(folder) for size in _list_inputs(header, vocabulary)}
+    inputs = {size for header in read_headers(folder) for size in _list_inputs(header, vocabulary)}
     group_size = next((size for size in GROUP_SIZES if not any(each % size for each in inputs)), None)
-    return ModelLook(stored, positions, folder, group_size)
+    return ModelLook(own_dtype(folder), positions, folder, group_size)
 
 
 def look_at_texts(paths: Sequence[Path], beside: Path) -> TextsLook:
@@ -125,14 +120,6 @@ def describe_lengths(tokens: Sequence[int]) -> str:
     return f"about {statistics.median(tokens):.0f} tokens each, the longest {max(tokens)}"
 
 
-def _read_headers(folder: Path) -> list[dict[str, Any]]:
-    """The headers of all weight files; none if one cannot be read, which the check reports."""
-    headers = [read_header(path) for path in sorted(folder.glob("*.safetensors"))]
-    return (
-        [] if any(isinstance(each, str) for each in headers) else [each for each in headers if isinstance(each, dict)]
-    )
-
-
 def _list_inputs(header: Mapping[str, Any], vocabulary: set[Any]) -> Iterator[int]:
     """The numbers of inputs of linear layers. A stack of experts is stored either way round, so both sizes count."""
     for name, entry in header.items():
@@ -141,23 +128,6 @@ def _list_inputs(header: Mapping[str, Any], vocabulary: set[Any]) -> Iterator[in
             yield shape[1]
         elif len(shape) == 3 and "experts" in name:
             yield from shape[1:]
-
-
-def _stored_dtype(folder: Path) -> str:
-    counts: Counter[str] = Counter()
-    for header in _read_headers(folder):
-        for name, entry in header.items():
-            if name != "__metadata__" and entry.get("dtype") in FLOATS:
-                counts[FLOATS[entry["dtype"]]] += math.prod(entry["shape"])
-    return max(counts, key=lambda dtype: (counts[dtype], dtype)) if counts else ""
-
-
-def _read_config(folder: Path) -> dict[str, Any]:
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return config if isinstance(config, dict) else {}
 
 
 def _list_files(path: Path) -> list[Path]:
@@ -196,8 +166,8 @@ def _rows_of_csv(path: Path) -> Iterator[Mapping[str, Any]]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as stream:
             yield from csv.DictReader(stream)
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8") from None
+    except UnicodeDecodeError:
+        raise explain_encoding(path) from None
     except (csv.Error, OSError) as error:
         raise DataError(f"{path}: cannot be read as CSV: {error}") from None
 
@@ -215,27 +185,7 @@ def _rows_of_parquet(path: Path) -> Iterator[Mapping[str, Any]]:
 
 def _find_text_field(path: Path) -> str:
     """The field of a .jsonl file that holds its texts."""
-    rows = []
-    try:
-        with path.open(encoding="utf-8") as stream:
-            for number, line in enumerate(stream, 1):
-                if line.strip():
-                    rows.append(_parse(line, f"{path}:{number}"))
-                if len(rows) == SAMPLE:
-                    break
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8") from None
-    return _choose_text_field(rows, path)
-
-
-def _parse(line: str, where: str) -> Mapping[str, Any]:
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{where}: not JSON ({error}); expected one JSON object a line") from None
-    if not isinstance(row, dict):
-        raise DataError(f"{where}: found {type(row).__name__}, expected a JSON object")
-    return row
+    return _choose_text_field([row for _, row in itertools.islice(read_rows(path), SAMPLE)], path)
 
 
 def _choose_text_field(rows: Sequence[Mapping[str, Any]], path: Path) -> str:

@@ -19,6 +19,7 @@ from harness.forecast.linting.page import print_findings
 from harness.forecast.needs import needs
 from harness.forecast.notes import earlier_run, findings_of
 from harness.forecast.page import print_plan
+from harness.forecast.passes import describe_passes, group_plans, split_to_fit
 from harness.plan import load_gate, load_suite, make_plans, named_in, notes_on_plan
 from harness.planning.matrix import describe_choice
 from harness.terminal import Terminal, standard_console
@@ -54,6 +55,9 @@ def preview_plan(file: Path, run_folder: Path | None, out: Path) -> int:
             if text not in told:
                 terminal.note(text)
             told.add(text)
+    for group in group_plans(plans):
+        if text := describe_passes(split_to_fit(group)):
+            terminal.note(text)
     return 0
 
 

@@ -27,7 +27,9 @@ from harness.commands.first_look import (
 from harness.commands.short_suite import short_suite
 from harness.data.task_files import SUFFIXES
 from harness.errors import PlanError, Problem, WriteError
+from harness.planning.locating import explain_unknown_model
 from harness.planning.task_paths import find_mistakes
+from harness.records.plan import GGUF
 from harness.system.yaml_values import CONTROL, parse_plain
 
 FEWEST_FOR_SHIP = 72
@@ -45,8 +47,8 @@ name: {name}
 
 # The model to compare with: pocket (a small model bundled with the harness), a folder relative to this file
 # (./model), or a hub id; for a hub id add its commit as revision: to get the same files every time.
-# dtype: {why_dtype}; both sides are computed in it.
-reference: {{model: {reference}, dtype: {dtype}}}
+# dtype: in which both sides are computed; auto: that of the model{found_dtype}. Others: float32, float16, bfloat16.
+reference: {{model: {reference}, dtype: auto}}
 """
 
 _COMPRESS = """
@@ -107,13 +109,11 @@ def starter(
     """
     own, model = reference != "pocket" or bool(variant), model or ModelLook()
     scales = f"g{model.group_size}" if model.group_size else "channel"
-    known = model.folder is not None
     head = _HEAD.format(
         file=_quote(file),
         name=_quote(_slug(variant or f"{reference}-w4-{scales}")),
         reference=_quote(reference),
-        dtype=model.dtype,
-        why_dtype="that of the model's files" if known else "float32, float16 or bfloat16",
+        found_dtype=f", here {model.dtype}" if model.folder is not None else "",
     )
     middle = _CHECKPOINT.format(variant=_quote(variant)) if variant else _compress(model)
     named = _TASKS.format(tasks=", ".join(map(_quote, tasks))) if tasks else ""
@@ -174,6 +174,7 @@ def write_starter(
     never overwritten. Raises WriteError, DataError for texts that cannot be read, and PlanError for task files with
     mistakes.
     """
+    _check_models(reference, variant)
     model = ModelLook() if reference == "pocket" else look_at_model(reference)
     texts = look_at_texts(documents, file) if documents else None
     _check_task_files(tasks)
@@ -201,6 +202,14 @@ def write_starter(
 
 def _suite_beside(file: Path) -> Path:
     return file.with_name(f"{file.stem}-suite.yaml")
+
+
+def _check_models(reference: str, variant: str) -> None:
+    """Raises PlanError for paths of models where there is none."""
+    named = {"--reference": reference, "--variant": variant}
+    found = {option: explain_unknown_model(name, Path(), ("pocket",)) for option, name in named.items() if name}
+    if problems := [Problem(option, None, "", *unknown) for option, unknown in found.items() if unknown]:
+        raise PlanError(problems)
 
 
 def _check_task_files(tasks: Sequence[str]) -> None:
@@ -260,7 +269,7 @@ def _write_new(file: Path, text: str) -> None:
 
 def _relative_to(file: Path, model: str, is_file: bool = False) -> str:
     """A folder (or file) as a path relative to the file; anything else unchanged."""
-    there = os.path.isfile(model) if is_file else os.path.isdir(model)
+    there = os.path.isfile(model) if is_file or model.endswith(GGUF) else os.path.isdir(model)
     if not model or model == "pocket" or os.path.isabs(model) or not there:
         return model
     relative = os.path.relpath(model, file.parent)

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -17,9 +17,6 @@ from harness.errors import DataError
 from harness.plugins import nearest
 from harness.records import HubData
 from harness.system.resources import POCKET_SPLITS
-
-if TYPE_CHECKING:
-    pass
 
 POCKET_COUNT = 200
 """Number of bundled documents generated if none is given, since their supply is endless."""
@@ -83,7 +80,8 @@ def _read_pocket(split: str, count: int, seed: int) -> list[RawDocument]:
     return [RawDocument(made.id, made.kind, made.text) for made in world.documents(split, count, seed)]
 
 
-def _read_jsonl(path: Path, text_field: str) -> Iterator[RawDocument]:
+def read_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    """The JSON objects of a .jsonl file with the numbers of their lines. Raises DataError naming file and line."""
     for number, line in enumerate(_lines(path), 1):
         if not line.strip():
             continue
@@ -94,7 +92,12 @@ def _read_jsonl(path: Path, text_field: str) -> Iterator[RawDocument]:
             raise DataError(f"{where}: not JSON ({error}); expected one JSON object a line") from None
         if not isinstance(row, dict):
             raise DataError(f"{where}: found {type(row).__name__}, expected a JSON object")
-        yield _document(row, text_field, f"{path.stem}-{number}", where)
+        yield number, row
+
+
+def _read_jsonl(path: Path, text_field: str) -> Iterator[RawDocument]:
+    for number, row in read_rows(path):
+        yield _document(row, text_field, f"{path.stem}-{number}", f"{path}:{number}")
 
 
 def _read_text(path: Path, split_on: str) -> Iterator[RawDocument]:
@@ -106,15 +109,14 @@ def _read_text(path: Path, split_on: str) -> Iterator[RawDocument]:
 
 def _lines(path: Path) -> Iterator[str]:
     """Lines of a UTF-8 file with universal newlines. Raises DataError if it cannot be read."""
-    number = 0
     try:
         with path.open(encoding="utf-8") as stream:
             for number, line in enumerate(stream, 1):
                 if number == 1 and line.startswith("\ufeff"):
                     raise DataError(f"{path}: starts with a byte order mark; save it as UTF-8 without one")
                 yield line
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 after line {number} ({error.reason})") from None
+    except UnicodeDecodeError:
+        raise explain_encoding(path) from None
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
 
@@ -129,11 +131,27 @@ def _read_hub(data: HubData, max: int | None, text_field: str) -> list[RawDocume
     try:
         rows = load_dataset(data.hub, data.config, split=data.split, revision=data.revision)
     except (DatasetsError, OSError, ValueError, RuntimeError, KeyError) as error:
-        raise DataError(f"hub dataset {name} cannot be loaded: {type(error).__name__}: {error}") from error
+        raise DataError(
+            f"hub dataset {name} cannot be loaded: {type(error).__name__}: {error}; without network (or with "
+            "HF_HUB_OFFLINE=1) it must be in the local cache; for texts of your own write documents: {data: "
+            "my-texts.jsonl} and suites: [texts], or let harness init --documents my-texts.jsonl do so"
+        ) from error
     return [
         _document(row, text_field, f"{data.split}-{number}", f"{name}, row {number}")
         for number, row in enumerate(islice(rows, max))
     ]
+
+
+def explain_encoding(path: Path) -> DataError:
+    """The error of a file that is not UTF-8, with the first byte that is none."""
+    content = path.read_bytes()
+    try:
+        content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        found = f"not UTF-8 ({error.reason} at byte {error.start}) in line {line}"
+        return DataError(f"{path}: {found}; save it as UTF-8")
+    return DataError(f"{path}: changed while it was read; run it again")
 
 
 def _document(row: Mapping[str, Any], text_field: str, default_id: str, where: str) -> RawDocument:

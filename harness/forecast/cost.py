@@ -17,7 +17,7 @@ from harness.forecast.sizes import document_count
 from harness.planning.specs import Plan, SuiteSpec
 from harness.records import Run
 
-BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
+BYTES = {"auto": 4, "float32": 4, "float16": 2, "bfloat16": 2}
 OPERATIONS_ON_GPU = 5e13
 FORWARD_EFFICIENCY = 0.7
 """Share of the speed of a matrix product that a forward pass reaches."""
@@ -45,6 +45,8 @@ LOGITS = 2**23
 """Approximate number of logits that the shared pass holds at a time, per side."""
 LOGIT_BUFFERS = 9
 """Buffers of that many float32 values: both sides, and what statistics make of them."""
+ITEM_BUFFERS = 4
+"""Buffers of the float32 logits of a batch of task items: the logits of all its tokens, and their logarithms."""
 LIBRARIES = 650e6
 """Bytes of Python, torch and transformers themselves."""
 WORKING_SHARE = 0.75
@@ -64,6 +66,8 @@ class Amount:
     """Whether every number is known; unknown ones count as 0."""
     noise: int = 0
     """Tokens that only the reference processes, for noise floors."""
+    at_once: int = 0
+    """Items of tasks in the largest batch."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +92,7 @@ class Memory:
 
 def amount(suites: tuple[SuiteSpec, ...]) -> Amount:
     """The amount of work; documents count as full up to their context."""
-    tokens = items = calls = written = noise = 0
+    tokens = items = calls = written = noise = at_once = 0
     complete = True
     for suite in suites:
         count = document_count(suite.documents)
@@ -101,7 +105,8 @@ def amount(suites: tuple[SuiteSpec, ...]) -> Amount:
             work = measure.work(count)
             complete &= work.complete
             items, calls, written = items + work.items, calls + work.calls, written + work.generated
-    return Amount(tokens, items, calls, written, complete, noise)
+            at_once = max(at_once, min(work.at_once, work.items) if work.complete else work.at_once)
+    return Amount(tokens, items, calls, written, complete, noise, at_once)
 
 
 def _noise_tokens(conditions: int, documents: int, context: int) -> int:
@@ -222,7 +227,9 @@ def memory(plan: Plan) -> Memory | str:
     kept = f"in {own}" if floats else "as stored in its files"
     first = reference.parameters * BYTES[dtype]
     working = WORKING_SHARE * max(first, second) if plan.variant.compress else 0.0
-    logits = LOGIT_BUFFERS * 4 * min(LOGITS, max(1, amount(plan.suites).tokens) * (reference.vocabulary or LOGITS))
+    now, vocabulary = amount(plan.suites), reference.vocabulary
+    in_pass = LOGIT_BUFFERS * 4 * min(LOGITS, max(1, now.tokens) * (vocabulary or LOGITS))
+    logits = max(in_pass, ITEM_BUFFERS * 4 * now.at_once * ITEM_TOKENS * (vocabulary or 0))
     said = f"reference in {dtype}, variant {kept}, working memory {(working + logits) / 1e9:.1f} GB, libraries 0.65 GB"
     return Memory(first, second, first + second + working + logits + LIBRARIES, said)
 

@@ -8,14 +8,14 @@ from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
-REPEATS = 5
+REPEATS = 20
 ROWS, INNER, COLUMNS = 256, 1024, 1024
 CGROUP_FILES = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
 @cache
 def measure_operations() -> float:
-    """Floating-point operations per second of a float32 matrix product, with the threads of this process; about 30 ms.
+    """Floating-point operations per second of a float32 matrix product, with the threads of this process; about 0.1 s.
 
     The best of several products: what else runs on the machine only makes it slower.
     """

@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import math
-import os
-import struct
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from harness.errors import HarnessError
 from harness.models.gguf_file import read_gguf
-from harness.pocket import MODEL_DIR
+from harness.models.headers import find_folder, read_header, read_parts
 from harness.records.plan import GGUF
-
-POCKET = "pocket"
-LONGEST_HEADER = 100_000_000
 
 
 @dataclass(frozen=True)
@@ -60,47 +53,6 @@ def _gguf_size(path: Path) -> ModelSize | str:
     return ModelSize(path.parent, parameters, path.stat().st_size, vocabulary)
 
 
-def find_folder(model: str, revision: str | None) -> Path | str:
-    """The folder of a model on this machine, or why there is none."""
-    if model == POCKET:
-        return MODEL_DIR
-    if os.path.isdir(model):
-        return Path(model)
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(model, revision=revision, local_files_only=True))
-    except (LocalEntryNotFoundError, HFValidationError, OSError):
-        return f"{model} is not on this machine yet"
-
-
-def read_header(path: Path) -> dict[str, Any] | str:
-    """The header of a safetensors file: its length in 8 bytes, then JSON with the shape of every tensor."""
-    try:
-        with path.open("rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            if length > LONGEST_HEADER:
-                return f"{path} is not a safetensors file: its header would be {length} bytes long"
-            content = json.loads(file.read(length))
-        if not all(_is_shape(entry.get("shape")) for name, entry in content.items() if name != "__metadata__"):
-            return f"{path} is not a safetensors file: a tensor has no shape"
-    except (OSError, ValueError, struct.error, AttributeError, TypeError, RecursionError) as error:
-        return f"{path} cannot be read as safetensors: {error}"
-    return dict(content)
-
-
-def _is_shape(value: object) -> bool:
-    return isinstance(value, list) and all(type(size) is int and size >= 0 for size in value)
-
-
 def _vocabulary(folder: Path) -> int | None:
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return None
-    if not isinstance(config, dict):
-        return None
-    inner = config.get("text_config")
-    size = config.get("vocab_size", inner.get("vocab_size") if isinstance(inner, dict) else None)
-    return size if isinstance(size, int) else None
+    sizes = (part.get("vocab_size") for part in read_parts(folder))
+    return next((size for size in sizes if isinstance(size, int)), None)

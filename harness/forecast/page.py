@@ -15,6 +15,7 @@ from harness.forecast.sizes import document_count
 from harness.planning.sampling.looks import DEFAULT, select_waiting_rules
 from harness.planning.specs import GateSpec, Plan, SuiteSpec
 from harness.records import HubData, Plugin, Run
+from harness.records.plan import Side
 from harness.report import display
 from harness.rules import Rule
 from harness.statistics import planned_looks
@@ -52,12 +53,13 @@ def print_plan(console: Console, plan: Plan, needs: Sequence[Need], cost: Cost, 
 
 def _models(plan: Plan) -> Iterator[str]:
     reference, variant = plan.reference, plan.variant
-    yield f"  reference    {reference.model}, {reference.dtype} on {reference.device}: {_size(plan, reference.model)}"
+    place = f"{_dtype(plan, 'reference')} on {reference.device}"
+    yield f"  reference    {reference.model}, {place}: {_size(plan, reference.model)}"
     same = variant.model in ("reference", reference.model)
     what = "the reference" if same else f"{variant.model}: {_size(plan, variant.model)}"
     what += " with an adapter" if variant.adapter else ""
     steps = f"{len(variant.compress)} step{'s' * (len(variant.compress) != 1)}"
-    computed = variant.dtype or reference.dtype if variant.engine.logits_dtype is None else variant.engine.kind
+    computed = _dtype(plan, "variant") if variant.engine.logits_dtype is None else variant.engine.kind
     yield f"  variant      {what}, {computed}, {steps}"
     if variant.adapter:
         place = "merged before the steps" if variant.merge else "attached, not merged"
@@ -66,6 +68,12 @@ def _models(plan: Plan) -> Iterator[str]:
     if plan.target:
         yield f"  target       {plan.target}"
     yield f"  outputs      {', '.join(['run.json', *(writer.file_name for writer in plan.outputs)])}"
+
+
+def _dtype(plan: Plan, side: Side) -> str:
+    """The dtype of a side, and whether it is the one that ``auto`` found."""
+    dtype = plan.reference.dtype if side == "reference" else plan.variant.dtype or plan.reference.dtype
+    return f"{dtype} (auto)" if side in plan.auto_dtype and dtype != "auto" else dtype
 
 
 def _artifact(plan: Plan) -> str:

@@ -1,19 +1,20 @@
-"""Chooses the implementation of a pass's statistics: plain torch, or the same functions compiled and fused.
+"""Chooses the implementation of a pass's statistics: native code, the plain functions compiled and fused, or plain
+torch.
 
-Compiling takes about ten seconds and then saves more than half of the work per token, so it depends on the amount of
-work. The choice depends on the plan only: the same plan uses the same kernels in every run.
+On a CPU, native code is taken wherever it can be built, which takes two seconds once a machine. Elsewhere, compiling
+takes about ten seconds in every process and then saves more than half of the work per token, so it depends on the
+amount of work. The choice depends on the plan and the machine only: the same plan uses the same kernels in every run.
 """
 
 from __future__ import annotations
 
-import os
-import shutil
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from harness.lockstep import native
 from harness.lockstep.logit_statistics import LogitKernel, logit_sums, logit_sums_in_cache
 from harness.lockstep.module_statistics import (
     ErrorKernel,
@@ -24,7 +25,8 @@ from harness.lockstep.module_statistics import (
     row_errors_in_cache,
 )
 
-Choice = Literal["auto", "eager", "compiled"]
+Name = Literal["eager", "compiled", "native"]
+Choice = Literal["auto"] | Name
 
 WORTH_COMPILING = 20_000 * 32_000
 """Tokens times vocabulary size from which compiling pays off."""
@@ -32,9 +34,9 @@ WORTH_COMPILING = 20_000 * 32_000
 
 @dataclass(frozen=True)
 class Kernels:
-    """The three kernels. name: eager or compiled; note: why eager kernels replace compiled ones, or None."""
+    """The three kernels. note: why plain ones replace faster ones, or nothing."""
 
-    name: Literal["eager", "compiled"]
+    name: Name
     logits: LogitKernel
     errors: ErrorKernel
     moments: MomentKernel
@@ -45,30 +47,51 @@ EAGER = Kernels("eager", logit_sums_in_cache, row_errors_in_cache, channel_momen
 
 
 def choose_kernels(choice: Choice, tokens: int, vocabulary: int, dtype: torch.dtype, device: torch.device) -> Kernels:
-    """The kernels for ``tokens`` scored tokens of one dtype; ``auto`` compiles if it pays off and is possible.
+    """The kernels for ``tokens`` scored tokens of one dtype; ``auto`` takes the fastest that pay off and are possible.
 
-    Compiled kernels must agree with the plain ones on a sample; if they cannot be built or do not agree, the plain ones
-    are used and the note says so.
+    Native and compiled kernels must agree with the plain ones on a sample; if they cannot be built or do not agree, the
+    next slower ones are used and the note says so.
     """
-    if choice == "eager" or (choice == "auto" and tokens * vocabulary < WORTH_COMPILING):
+    if choice == "eager":
         return EAGER
-    if device.type == "cpu" and not _has_compiler():
+    reason = ""
+    if choice == "native" or (choice == "auto" and device.type == "cpu" and dtype in native.TYPES):
+        found = _try("native", dtype, device)
+        if isinstance(found, Kernels):
+            return found
+        reason = found
+    if choice == "native":
+        return _fall_back(reason)
+    if choice == "auto" and tokens * vocabulary < WORTH_COMPILING:
+        return EAGER
+    if device.type == "cpu" and native.find_compiler() is None:
         return _fall_back("no C++ compiler was found (c++, g++, clang++ or $CXX)")
+    found = _try("compiled", dtype, device)
+    return found if isinstance(found, Kernels) else _fall_back(found)
+
+
+def _try(name: Name, dtype: torch.dtype, device: torch.device) -> Kernels | str:
+    """These kernels, or why they cannot be used."""
     try:
-        compiled = Kernels("compiled", _compiled_logits(), _compiled_errors(), _compiled_moments())
-        differing = _find_differing(compiled, dtype, device)
+        made = _make_native() if name == "native" else _make_compiled()
+        differing = _find_differing(made, dtype, device)
     except Exception as error:  # noqa: BLE001 - compilers may fail in any way, and results do not depend on them
-        return _fall_back(f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}")
-    return _fall_back(f"the compiled {differing} differ from the plain ones on a sample") if differing else compiled
+        return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
+    return f"the {name} {differing} differ from the plain ones on a sample" if differing else made
+
+
+def _make_native() -> Kernels:
+    sweeps = native.build()
+    return Kernels("native", sweeps.logit_sums, sweeps.row_errors, sweeps.channel_moments)
+
+
+def _make_compiled() -> Kernels:
+    return Kernels("compiled", _compiled_logits(), _compiled_errors(), _compiled_moments())
 
 
 def _fall_back(reason: str) -> Kernels:
-    note = f"the pass ran without compiled kernels, which is slower but gives the same numbers: {reason}"
+    note = f"the pass ran without native or compiled kernels, which is slower but gives the same numbers: {reason}"
     return Kernels(EAGER.name, EAGER.logits, EAGER.errors, EAGER.moments, note)
-
-
-def _has_compiler() -> bool:
-    return any(shutil.which(name) for name in (os.environ.get("CXX", ""), "c++", "g++", "clang++") if name)
 
 
 # Sizes vary between calls, so they are compiled as variables; a size of one would trigger a separate compilation, so
@@ -123,7 +146,8 @@ def _find_differing(compiled: Kernels, dtype: torch.dtype, device: torch.device)
     }
     for name, (actual, expected) in pairs.items():
         if not all(
-            torch.allclose(f, w, rtol=1e-4, atol=1e-4, equal_nan=True) for f, w in zip(actual, expected, strict=True)
+            torch.allclose(f.double(), w.double(), rtol=1e-4, atol=1e-4, equal_nan=True)
+            for f, w in zip(actual, expected, strict=True)
         ):
             return name
     return ""

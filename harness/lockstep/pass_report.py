@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import get_args
 
 import pandas as pd
 
 from harness.data.encoding import EncodedDocument
 from harness.errors import TableError
+from harness.lockstep.kernels import Name
 from harness.lockstep.repeat import Repeat
 from harness.records import Note
 from harness.tables.access import Sink
@@ -27,7 +28,7 @@ class PassReport:
 
     notes: about the pass and the reference. variant_notes: about each variant, in order. unpaired: for each variant,
     the modules that were not compared, with the reason. expected: those of them that say nothing about the variant
-    (see ``Layout``). kernel: eager or compiled. repeat: the reference's first batch
+    (see ``Layout``). kernel: see harness.lockstep.kernels. repeat: the reference's first batch
     run twice, None in a pass that does not measure it.
     """
 
@@ -36,7 +37,7 @@ class PassReport:
     repeat: Repeat | None
     unpaired: tuple[dict[str, str], ...]
     expected: tuple[frozenset[str], ...]
-    kernel: Literal["eager", "compiled"]
+    kernel: Name
 
 
 def write_report(report: PassReport, documents: Sequence[EncodedDocument], sinks: Sequence[Sink]) -> None:
@@ -114,9 +115,9 @@ def _pass_rows(report: PassReport) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["kernel", "repeat_kl_mean", "repeat_max_abs_diff", "repeat_tokens"])
 
 
-def _read_pass(frame: pd.DataFrame) -> tuple[Repeat | None, Literal["eager", "compiled"]]:
+def _read_pass(frame: pd.DataFrame) -> tuple[Repeat | None, Name]:
     ((name, kl, largest, tokens),) = frame.itertuples(index=False)
-    kernel: Literal["eager", "compiled"] = "compiled" if name == "compiled" else "eager"
+    kernel: Name = name if name in get_args(Name) else "eager"
     return Repeat(float(kl), float(largest), int(tokens)) if tokens else None, kernel
 
 

@@ -28,11 +28,12 @@ if TYPE_CHECKING:
 class ExtraWork:
     """Work of one model in addition to the shared pass.
 
-    items: of tasks. calls: timing blocks. generated: tokens of generations, prompts included. complete: whether every
-    number is known; unknown ones count as 0.
+    items: of tasks. at_once: of them in a batch. calls: timing blocks. generated: tokens of generations, prompts
+    included. complete: whether every number is known; unknown ones count as 0.
     """
 
     items: int = 0
+    at_once: int = 0
     calls: int = 0
     generated: int = 0
     complete: bool = True

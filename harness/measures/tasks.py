@@ -3,27 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
-from pydantic import Field
 
 from harness.data.task_sizes import TaskSize, task_sizes
 from harness.errors import MeasureError
-from harness.measures import Measure
+from harness.measures import ExtraWork, Measure
 from harness.measures._common.item_likelihoods import bits_per_byte, confidence, perplexity
 from harness.measures._common.item_scores import flips, recovery, scores
 from harness.measures._items import DERIVED, FURTHER, TASK_METRICS, Floats, Found, TaskScores
 from harness.measures._shared import not_finite, require
-from harness.records import Bos, Measurement, Metric, Skipped, find_metric
+from harness.records import Measurement, Metric, Skipped, find_metric
+from harness.records.plan import TaskSettings
 
 if TYPE_CHECKING:
     import pandas as pd
 
-Positive = Annotated[int, Field(gt=0)]
 
-
-class Tasks(Measure):
+class Tasks(TaskSettings, Measure):
     """Scores of lm-eval tasks, paired item by item: scores, retained share, flipped answers, calibration.
 
     Intervals of 0/1 scores are valid even if no item changed; of a document that a task contains twice, one copy counts
@@ -54,34 +53,17 @@ class Tasks(Measure):
         "bos",
     )
 
-    tasks: tuple[str, ...] = Field(
-        min_length=1,
-        description="lm-eval tasks or groups: bundled, custom or standard, or the path of a task file (./my_task.yaml)",
-        examples=[["hellaswag"]],
-    )
-    limit: Positive | None = Field(
-        default=None,
-        description="maximum number of documents per task, the first ones; default: all",
-        examples=[200],
-    )
-    include: tuple[str, ...] = Field(
-        default=(), description="folders with custom lm-eval task files, or such files", examples=[["./tasks"]]
-    )
-    fewshot: Annotated[int, Field(ge=0, examples=[5])] | None = Field(
-        default=None, description="few-shot examples per prompt; default: as in the task file"
-    )
-    batch_size: Positive = Field(default=16, description="batch size: prompts per batch, on both sides")
-    bos: Bos = Field(
-        default=True, description="prompts begin with BOS if the tokenizer has one; auto: if the reference's puts it"
-    )
-
     def probe_settings(self) -> dict[str, Any]:
         """All settings: the probe runs the tasks, the measure only computes metrics."""
-        return {name: getattr(self, name) for name in type(self).model_fields}
+        return {name: getattr(self, name) for name in TaskSettings.model_fields}
 
     def task_sizes(self) -> tuple[TaskSize, ...]:
         """Every task that it names, in order."""
         return task_sizes(self.tasks, self.include, self.limit)
+
+    def work(self, documents: int | None) -> ExtraWork:
+        """Items, and how many of them share a batch."""
+        return replace(super().work(documents), at_once=self.batch_size)
 
     def code_folders(self) -> tuple[str, ...]:
         """The folders and files of custom tasks: lm-eval imports the functions that they name with ``!function``."""

@@ -18,6 +18,7 @@ from transformers import (
 
 from harness.errors import HarnessError, ModelError
 from harness.models.fingerprints import fingerprint_folder
+from harness.models.loaded import UncheckedModel
 from harness.models.packed_integers import Contents, unpack_folder
 from harness.models.prequantized import is_unpacked_here, quantization_method
 from harness.models.sanity import CACHE_SCALES, check_loading, check_shapes
@@ -25,7 +26,6 @@ from harness.models.sources import Source
 from harness.models.stored_formats import formats_in_files
 from harness.models.transformers_output import silence_transformers
 from harness.models.trust import check_folder, check_token_ids
-from harness.models.unchecked import UncheckedModel
 from harness.models.verification.architecture import Architecture, check_installed, choose_attention, find_architecture
 from harness.models.verification.config_keys import note_undeclared_keys
 from harness.models.verification.expert_files import convert_stacks
@@ -41,6 +41,8 @@ from harness.models.weight_files import (
 )
 from harness.records import ModelSpec, Note
 from harness.system.foreign import LONG, guard
+
+_TOKENIZER_FILE = re.compile(r"token|tekken|vocab|merges|spm|\.model$|\.tiktoken$")
 
 
 def open_folder(
@@ -169,6 +171,11 @@ def _load_model(folder: Path, spec: ModelSpec, loader: Any, **instead: Any) -> P
 
 def _load_tokenizer(folder: Path, spec: ModelSpec, weights: WeightHeaders) -> PreTrainedTokenizerBase:
     check_token_ids(folder, weights)
+    if not any(_holds_tokenizer(path.name) for path in folder.iterdir()):
+        raise ModelError(
+            f"{spec.model}: its tokenizer cannot be loaded: the folder holds none; copy tokenizer.json and "
+            "tokenizer_config.json from the model that it was made of, or, for a variant, write tokenizer: reference"
+        )
     try:
         with silence_transformers(), guard(f"{spec.model}: loading its tokenizer"):
             tokenizer = AutoTokenizer.from_pretrained(
@@ -177,10 +184,15 @@ def _load_tokenizer(folder: Path, spec: ModelSpec, weights: WeightHeaders) -> Pr
     except Exception as error:  # As above.
         raise ModelError(
             f"{spec.model}: its tokenizer cannot be loaded by the class {describe_class(folder)}: "
-            f"{type(error).__name__}: {error}; the folder needs the tokenizer files of the model "
-            "(tokenizer.json and tokenizer_config.json)"
+            f"{type(error).__name__}: {' '.join(str(error).split())}; the folder needs the tokenizer files of the "
+            "model (tokenizer.json and tokenizer_config.json)"
         ) from error
     return cast(PreTrainedTokenizerBase, tokenizer)
+
+
+def _holds_tokenizer(name: str) -> bool:
+    """Whether a file of this name is one of a tokenizer: its vocabulary, its settings, or its code."""
+    return name != "special_tokens_map.json" and bool(_TOKENIZER_FILE.search(name))
 
 
 def _dtype_notes(spec: ModelSpec, name: str, weights: WeightHeaders) -> tuple[Note, ...]:

@@ -25,9 +25,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from harness.errors import HarnessError, MissingDependencyError, ModelError
 from harness.models.fingerprints import fingerprint_file
 from harness.models.gguf_file import GgufFile, GgufTensor, module_format, read_gguf, vocabulary_difference
+from harness.models.loaded import UncheckedModel
 from harness.models.sanity import check_loading, check_shapes
 from harness.models.transformers_output import silence_transformers
-from harness.models.unchecked import UncheckedModel
 from harness.models.verification.architecture import check_installed, choose_attention, find_architecture
 from harness.records import ModelSpec, ModuleFormat, Note
 from harness.system.foreign import LONG, guard

@@ -1,4 +1,4 @@
-"""The record of a model that has been opened and verified, ready to be measured."""
+"""The records of a model: as loaded from its files, and as verified, ready to be measured."""
 
 from __future__ import annotations
 
@@ -14,8 +14,31 @@ from harness.errors import ModelError
 from harness.models.fingerprints import FileFingerprint, verify_fingerprints
 from harness.models.language_model import LanguageModel, TransformersModel
 from harness.models.weight_files import UnreadTensor
+from harness.modules.file_dtypes import FileTensor
 from harness.modules.non_finite import NonFinite
-from harness.records import Identity, Note
+from harness.records import Identity, ModuleFormat, Note
+
+
+@dataclass(frozen=True)
+class UncheckedModel:
+    """A model of transformers with its tokenizer and the fingerprints of its files, before it is verified.
+
+    formats: stored format by module, if memory does not show it; they take precedence over inspection. quantization:
+    the ``quant_method`` of a prequantized checkpoint, else empty. attention: the implementation that it computes with.
+    declared: its whole quantization config. unread: tensors of the files that the class leaves there. tensors: those of
+    the files by name, where formats do not tell them already.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    files: tuple[FileFingerprint, ...]
+    attention: str
+    formats: Mapping[str, ModuleFormat] = field(default_factory=dict)
+    quantization: str = ""
+    notes: tuple[Note, ...] = ()
+    declared: Mapping[str, Any] = field(default_factory=dict)
+    unread: tuple[UnreadTensor, ...] = ()
+    tensors: Mapping[str, FileTensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -22,13 +22,13 @@ from transformers import PreTrainedTokenizerBase
 from harness.errors import ModelError
 from harness.models.checkpoint import open_folder
 from harness.models.gguf import open_gguf
+from harness.models.headers import find_dtype
 from harness.models.identity import identify
 from harness.models.language_model import TransformersModel
-from harness.models.loaded import LoadedModel, freeze
+from harness.models.loaded import LoadedModel, UncheckedModel, freeze
 from harness.models.sanity import check_not_blank, check_ready
 from harness.models.sources import Source, resolve
 from harness.models.stored_formats import cache_format, formats_in_use
-from harness.models.unchecked import UncheckedModel
 from harness.models.verification.causality import check_causal
 from harness.models.vocabulary import check_rows
 from harness.modules.file_dtypes import state_file_dtypes
@@ -47,6 +47,7 @@ def load(spec: ModelSpec, name: str, tokenizer: PreTrainedTokenizerBase | None =
     """
     _check_device(spec)
     source = resolve(spec)
+    spec = spec if spec.dtype != "auto" else spec.model_copy(update={"dtype": find_dtype(spec, source.folder)})
     if source.file is not None:
         opened = open_gguf(spec, name, source.file, tokenizer)
     else:

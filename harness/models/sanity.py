@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from harness.errors import ModelError
@@ -116,11 +116,17 @@ def check_not_blank(model: PreTrainedModel, source: str) -> None:
     tables = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Embedding)]
     for name, module in [*linears(model), *tables]:
         weight = module._parameters.get("weight")  # A layer that came quantized may have none, or one of a library.
-        if type(weight) is nn.Parameter and weight.numel() and not bool(weight.any()):
+        if type(weight) is nn.Parameter and weight.numel() and _is_zero(weight):
             raise ModelError(f"{source}: all weights of {name} are zero; the checkpoint is incomplete or damaged")
     for name, experts, parameter in stacks(model):
-        if not bool(getattr(experts, parameter).any()):
+        if _is_zero(getattr(experts, parameter)):
             raise ModelError(f"{source}: all weights of {name} are zero; the checkpoint is incomplete or damaged")
+
+
+def _is_zero(weight: Tensor) -> bool:
+    if weight.is_floating_point() and weight.element_size() > 1:  # Much faster, but 8-bit floats lack it.
+        return not bool(torch.stack(weight.aminmax()).any())
+    return not bool(weight.any())
 
 
 def find_ragged_groups(model: PreTrainedModel, groups: Mapping[str, int]) -> list[str]:

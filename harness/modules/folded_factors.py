@@ -41,13 +41,15 @@ class Factors:
 
 def fit_factors(before_OI: Tensor, after_OI: Tensor) -> Factors:
     """The row and column factors that leave the smallest squared error, by three alternating steps."""
-    rows, columns = torch.ones_like(after_OI[:, 0]), torch.ones_like(after_OI[0])
-    for axis in (0, 1, 0):
-        fitted_OI = after_OI * rows[:, None] * columns
-        size = fitted_OI.square().sum(axis).clamp(min=1e-30)
-        step = (before_OI * fitted_OI).sum(axis) / size
-        rows, columns = (rows * step, columns) if axis else (rows, columns * step)
-    return Factors(rows, columns)
+    products_OI, squares_OI = before_OI * after_OI, after_OI.square()
+    columns_I = _fit(products_OI.T, squares_OI.T, torch.ones_like(after_OI[:, 0]))
+    rows_O = _fit(products_OI, squares_OI, columns_I)
+    return Factors(rows_O, _fit(products_OI.T, squares_OI.T, rows_O))
+
+
+def _fit(products: Tensor, squares: Tensor, others: Tensor) -> Tensor:
+    """The best factor for each row, given those of the columns."""
+    return (products @ others) / (squares @ others.square()).clamp(min=1e-30)
 
 
 def keep_undone(

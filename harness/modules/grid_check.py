@@ -15,13 +15,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from math import ceil
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from harness.errors import BackendError
 from harness.modules.experts import stacked_tensor
 from harness.modules.linears import Linear, weight_of
-from harness.numerics.formats import blocks_of, known_grid
+from harness.numerics.formats import CHUNK_VALUES, blocks_of, known_grid
 from harness.numerics.grids import Codebook, Float8, Grid, Integer, Steps, integer
 from harness.progress import track
 from harness.records import ModuleFormat
@@ -56,7 +58,10 @@ def lies_on_grid(blocks: Tensor, grid: Grid, held_in: torch.dtype) -> Tensor:
     held_in: the dtype to which the values were rounded once, including the largest one, from which the scale is
     computed; the tolerance is half a unit in the last place each (for subnormal numbers, half the smallest).
     """
-    info = torch.finfo(held_in)
+    if blocks.is_cpu and len(blocks) > (rows := max(1, CHUNK_VALUES // blocks.shape[-1])):
+        # Several times as fast in pieces that stay in the cache of a core.
+        return torch.cat([lies_on_grid(some, grid, held_in) for some in blocks.split(rows)])
+    blocks, info = _compute_in(blocks), torch.finfo(held_in)
     relative, absolute = 1.25 * info.eps + 4 * torch.finfo(torch.float32).eps, 1.25 * info.tiny * info.eps
     symmetric = grid
     if isinstance(grid, Integer) and not grid.symmetric:
@@ -70,9 +75,11 @@ def lies_on_grid(blocks: Tensor, grid: Grid, held_in: torch.dtype) -> Tensor:
         left = torch.nonzero(~good_M)[:, 0]
         if not len(left):
             break
-        some = blocks[left]
-        near = symmetric.round(some, Steps(reach_M[left, None] / value))
-        good_M[left] = ((near - some).abs() <= relative * some.abs() + absolute).all(-1)
+        some, reach = (blocks[left], reach_M[left]) if len(left) < len(blocks) else (blocks, reach_M)
+        off = symmetric.round(some, Steps(reach[:, None] / value)).sub_(some).abs_()
+        near = off <= some.abs().mul_(relative).add_(absolute)
+        # One flag for all is much faster than one for each block, and mostly enough.
+        good_M[left] = True if bool(near.all()) else near.all(-1)
     return good_M
 
 
@@ -81,17 +88,23 @@ def count_distinct(blocks: Tensor) -> int:
     return int(_count_each(blocks).max())
 
 
-def _count_each(blocks: Tensor) -> Tensor:
-    """Number of distinct values of each block, int64 [M]."""
-    ordered = blocks.sort(-1).values
-    counts_M: Tensor = 1 + (ordered[:, 1:] != ordered[:, :-1]).sum(-1)
-    return counts_M
+def _count_each(blocks: Tensor) -> NDArray[np.int64]:
+    """Number of distinct values of each block, [M]."""
+    # On a CPU, numpy sorts many short rows about ten times as fast as torch.
+    pieces = blocks.split(max(1, CHUNK_VALUES // blocks.shape[-1]))
+    ordered = (np.sort(_compute_in(some).cpu().numpy(), axis=-1) for some in pieces)
+    return np.concatenate([1 + (some[:, 1:] != some[:, :-1]).sum(-1) for some in ordered])
+
+
+def _compute_in(blocks: Tensor) -> Tensor:
+    """The same values in the dtype that they are checked in."""
+    return blocks if blocks.dtype == torch.float64 else blocks.float()
 
 
 def _check_codebooks(weight_OI: Tensor, declared: ModuleFormat) -> int:
     """Distinct values in a row: at most 2^bits from its codebook plus the number of sparse values."""
     bits, counts_O = declared.format.bits or 0, _count_each(weight_OI)
-    others = int((counts_O - 2**bits).clamp(min=0).sum())
+    others = int((counts_O - 2**bits).clip(min=0).sum())
     # What is stored beside codes takes at least 16 bits per value: no more sparse values than this can be meant.
     sparse = (declared.bits_per_weight - bits) * weight_OI.numel() / 16 if declared.format.sparse else 0
     if others > sparse:
@@ -102,14 +115,14 @@ def _check_codebooks(weight_OI: Tensor, declared: ModuleFormat) -> int:
 
 def _check_blocks(weight_OI: Tensor, grid: Grid, declared: ModuleFormat) -> int | None:
     """Distinct values in a block; None if the groups are not known and a row gives no bound."""
-    values_OI, form = weight_OI if weight_OI.dtype == torch.float64 else weight_OI.float(), declared.format
+    form = declared.format
     if form.act_order:
         most = 2**grid.bits * ceil(weight_OI.shape[1] / (form.group_size or 1))
-        if (count := count_distinct(_sample_blocks(values_OI))) > most:
+        if (count := count_distinct(_sample_blocks(weight_OI))) > most:
             raise BackendError(_message(declared, "row", f"{count} distinct values, allowed are {most}"))
         return None
     partition = blocks_of(form)
-    blocks = partition.split(values_OI).flatten(0, -2)
+    blocks = partition.split(weight_OI).flatten(0, -2)
     off_M = torch.nonzero(~lies_on_grid(blocks, grid, weight_OI.dtype))[:, 0]
     # Where symmetric codes reach one further down than up, a scale below 0 (AutoRound has such) turns that around.
     off_M = off_M[~lies_on_grid(-blocks[off_M], grid, weight_OI.dtype)]

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from harness.modules.experts import stacks
 from harness.modules.inspection import named_tensors
+from harness.numerics.formats import is_finite
 from harness.progress import track
 from harness.records import Note
 
@@ -48,9 +49,9 @@ def describe(name: str, tensor: Tensor, stacked: bool = False) -> NonFinite | No
     if not tensor.is_floating_point():
         return None
     values = tensor.float() if tensor.element_size() == 1 else tensor  # Of 8-bit floats, torch tells no NaN.
-    finite = torch.isfinite(values)
-    if bool(finite.all()):
+    if is_finite(values):
         return None
+    finite = torch.isfinite(values)
     kinds = values.isnan().byte() + 2 * values.isposinf().byte() + 3 * values.isneginf().byte()
     digest = hashlib.sha256(str(list(tensor.shape)).encode())
     digest.update(kinds.cpu().contiguous().numpy().tobytes())

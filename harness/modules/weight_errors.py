@@ -9,7 +9,7 @@ Legend: O output channels, I inputs.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -21,7 +21,7 @@ from harness.modules.experts import stacked_tensor, stacks
 from harness.modules.folded_factors import Factors, fit_factors, keep_undone
 from harness.modules.layer_pairs import SAME_NAMES, LayerPairs
 from harness.modules.linears import linears
-from harness.numerics.formats import format_of, quantize
+from harness.numerics.formats import CHUNK_VALUES, format_of, quantize
 from harness.records import NumberFormat
 
 RESCALED = 0.25
@@ -164,7 +164,7 @@ def _error(weights: _Weights) -> ModuleWeightError:
         return ModuleWeightError(None, weights.compared, "the weight of the reference is zero everywhere")
     if not (lost < float("inf")):
         return ModuleWeightError(None, weights.compared, "the weight holds NaN or infinity")
-    left = sum(_square(fit_factors(b, a).apply(a) - b) for b, a in weights.pairs) if lost else 0.0
+    left = sum(_distance(b, a, fit_factors(b, a)) for b, a in weights.pairs) if lost else 0.0
     if lost and left < RESCALED * _left_share(weights.pairs) * lost:
         return ModuleWeightError(None, weights.compared, UNDONE, rounding_error=(left / size) ** 0.5)
     found = (lost / size) ** 0.5
@@ -211,8 +211,26 @@ def _left_share(pairs: Pairs) -> float:
 
 def _sums(pairs: Pairs) -> tuple[float, float]:
     """Squared norms of the differences and of the reference's weights."""
-    return sum(_square(after - before) for before, after in pairs), sum(_square(before) for before, _ in pairs)
+    lost = sum(_distance(before, after) for before, after in pairs)
+    return lost, sum(_square(before) for before, _ in pairs)
 
 
-def _square(values: Tensor) -> float:
-    return float(values.double().square().sum())
+def _distance(before_OI: Tensor, after_OI: Tensor, factors: Factors | None = None) -> float:
+    """Squared norm of the difference, once the factors are undone."""
+    total = 0.0
+    for some in _pieces(before_OI):
+        after = (
+            after_OI[some] if factors is None else Factors(factors.rows[some], factors.columns).apply(after_OI[some])
+        )
+        total += float((after - before_OI[some]).double().square().sum())
+    return total
+
+
+def _square(values_OI: Tensor) -> float:
+    return sum(float(values_OI[some].double().square().sum()) for some in _pieces(values_OI))
+
+
+def _pieces(values_OI: Tensor) -> Iterator[slice]:
+    """Ranges of rows whose float64 copies stay in the cache of a core; on other devices all rows."""
+    rows = max(1, CHUNK_VALUES // values_OI.shape[1]) if values_OI.is_cpu else len(values_OI)
+    return (slice(start, start + rows) for start in range(0, len(values_OI), rows))

@@ -133,7 +133,8 @@ def cast(values: Tensor, dtype: torch.dtype) -> Tensor:
     What rounding has carried past the largest number of ``dtype`` becomes that number instead of infinity.
     """
     largest = torch.finfo(dtype).max
-    return values.clamp(-largest, largest).to(dtype)
+    low, high = values.aminmax()
+    return (values.clamp(-largest, largest) if max(-low, high) > largest else values).to(dtype)
 
 
 def stored_bits(shape: tuple[int, ...], form: Format) -> int:
@@ -144,6 +145,12 @@ def stored_bits(shape: tuple[int, ...], form: Format) -> int:
     return prod(shape) * form.grid.bits + form.scales.stored_bits(blocks) + zero_points
 
 
+def is_finite(x: Tensor) -> bool:
+    """Whether floats hold neither NaN nor infinity."""
+    # The extremes of values among which NaN is are NaN; many times as fast as a flag for every value.
+    return not x.numel() or bool(torch.isfinite(torch.stack(x.aminmax())).all())
+
+
 def check_tensor(x: Tensor) -> Tensor:
     """``x`` in the precision it is computed in, without its gradient. Raises ValueError for what has no place on
     any grid."""
@@ -151,8 +158,7 @@ def check_tensor(x: Tensor) -> Tensor:
         raise ValueError(f"it is {x.dtype}, expected a floating type")
     if x.numel() == 0:
         raise ValueError(f"it has shape {tuple(x.shape)} and no values")
-    # The extremes of values among which NaN is are NaN; several times as fast as a flag for every value.
-    if not bool(torch.isfinite(torch.stack(x.aminmax())).all()):
+    if not is_finite(x):
         raise ValueError("it holds NaN or infinity")
     x = x.detach()
     return x if x.dtype == torch.float64 else x.float()

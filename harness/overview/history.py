@@ -183,7 +183,7 @@ _TOPICS: Mapping[str, Topic] = {
     "suites": "data",
     "gates": "gates",
 }
-_NOT_COMPARED = ("source", "where", "name", "choice", "outputs", "why")
+_NOT_COMPARED = ("source", "where", "name", "choice", "select", "outputs", "why")
 
 
 def _compare_settings(before: Any, after: Any) -> Iterator[Change]:

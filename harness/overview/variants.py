@@ -160,3 +160,9 @@ def recommend(group: Group) -> Variant | None:
         return None
     sign = -1 if name and group.variants[0].run.metric(name).better == "higher" else 1
     return min(passing, key=lambda each: (each.bytes, sign * (each.change(name) or 0.0) if name else 0, each.run.name))
+
+
+def select_smallest(passed: Sequence[Run]) -> str:
+    """The name of the smallest of runs that pass, as `recommend` has it; empty where none has a known size."""
+    best = recommend(Group(tuple(Variant(run, Path()) for run in passed))) if passed else None
+    return best.run.name if best else ""

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from harness.measures import Measure
 from harness.numerics.hardware.profiles import target_names
-from harness.planning.specs import VariantSpec
+from harness.planning.specs import Select, VariantSpec
 from harness.records import CalibrationSpec, Condition, DocumentsSpec, ModelSpec, NoiseFloorSpec, Sequential
 from harness.records.base import Entry
 from harness.rules import Rule
@@ -53,6 +53,8 @@ class VariantFile(Entry):
         dict[str, tuple[str | int | float | bool | dict[str, Any], ...] | dict[str, Any]], Field(min_length=1)
     ] = Field(default={}, examples=[{"bits": [3, 4]}])
     """Axes with their values; every combination is a variant, with $axis in the file replaced by its value."""
+    select: Select = Field(default="all", examples=["smallest_passing"])
+    """Which variants of a matrix decide the exit code: all of them, or only the smallest that passes."""
 
 
 class SuiteFile(Entry):

@@ -21,6 +21,8 @@ from harness.system.yaml_values import KeyPath, describe
 SLUG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 """Pattern of a name that is safe as a folder name on every system."""
 
+COLLECTED = (".csv", ".parquet")
+"""Ends of the names of tables, which ``harness init`` makes documents of."""
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _DATA = f"{', '.join(POCKET_SPLITS)}, a path ending in .jsonl or .txt, or {{hub: owner/name, split: …}}"
 
@@ -72,27 +74,42 @@ def find_model(
     check: Checker, value: str, path: KeyPath, reserved: tuple[str, ...]
 ) -> tuple[str, Literal["reserved", "folder", "gguf", "hub"]]:
     """The model that ``value`` names: a reserved name, an absolute folder or GGUF file, or a hub id. Notes problems."""
+    if unknown := explain_unknown_model(value, check.folder, reserved):
+        check.problem(path, *unknown)
     if value in reserved:
         return value, "reserved"
-    looks_local = value.startswith((".", "/", "~")) or "\\" in value or value.endswith(GGUF)
-    if looks_local or os.path.isdir(check.folder / value):
-        local = Path(os.path.abspath(check.folder / value))
-        if local.suffix == GGUF:
-            if not os.path.isfile(local):
-                check.problem(path, f"{value!r}: no such file ({local})", "a GGUF file", _suggest_near(local))
-            return str(local), "gguf"
-        if not os.path.isdir(local):
-            what = "a file" if os.path.isfile(local) else "no such folder"
-            check.problem(
-                path, f"{value!r}: {what} ({local})", "the folder of a model, or a GGUF file", _suggest_near(local)
-            )
-        return str(local), "folder"
-    close = nearest(value, reserved) if "/" not in value else ""
-    if close or not _HUB_ID.fullmatch(value) or ".." in value:
-        hint = f"did you mean {close}?" if close else _hint_expansion(value)
-        expected = f"{', '.join(reserved)}, a folder that exists, or a hub id (owner/name)"
-        check.problem(path, repr(value), expected, hint)
+    if _is_local(value, check.folder):
+        local = os.path.abspath(check.folder / value)
+        return local, "gguf" if local.endswith(GGUF) else "folder"
     return value, "hub"
+
+
+def explain_unknown_model(value: str, base: Path, reserved: tuple[str, ...]) -> tuple[str, str, str] | None:
+    """(found, expected, hint) if ``value`` is no reserved name, no folder or GGUF file under ``base``, and cannot be a
+    hub id; else None."""
+    if value in reserved:
+        return None
+    local = Path(os.path.abspath(base / value))
+    if not _is_local(value, base):
+        close = nearest(value, reserved) if "/" not in value else ""
+        if not close and _HUB_ID.fullmatch(value) and ".." not in value:
+            return None
+        hint = f"did you mean {close}?" if close else _hint_expansion(value)
+        return repr(value), f"{', '.join(reserved)}, a folder that exists, or a hub id (owner/name)", hint
+    if local.suffix == GGUF:
+        missing = f"{value!r}: no such file ({local})", "a GGUF file", _suggest_near(local)
+        return None if os.path.isfile(local) else missing
+    if os.path.isdir(local):
+        return None
+    expected = "the folder of a model, or a GGUF file"
+    if os.path.isfile(local):
+        return f"{value!r}: a file ({local})", expected, ""
+    return f"{value!r}: no such folder ({local})", expected, _suggest_near(local)
+
+
+def _is_local(value: str, base: Path) -> bool:
+    looks_local = value.startswith((".", "/", "~")) or "\\" in value or value.endswith(GGUF)
+    return looks_local or os.path.isdir(base / value)
 
 
 def find_data(check: Checker, value: Any, path: KeyPath) -> str | HubData | None:
@@ -108,6 +125,8 @@ def find_data(check: Checker, value: Any, path: KeyPath) -> str | HubData | None
         close = nearest(value, POCKET_SPLITS)
         hub = f"for a dataset on the hub write {{hub: {value}, split: …}}" if _HUB_ID.fullmatch(value) else ""
         hint = f"did you mean {close}?" if close else hub if "/" in value else _hint_expansion(value)
+        if value.endswith(COLLECTED) or os.path.isdir(check.folder / value):
+            hint = f"harness init NEW.yaml --documents {value} collects the texts in a .jsonl file"
         check.problem(path, repr(value), _DATA, hint)
         return None
     local = Path(os.path.abspath(check.folder / value))

@@ -9,11 +9,12 @@ from typing import Any
 from harness.backends import Backend
 from harness.engines import Engine
 from harness.planning.checking import Checker
-from harness.planning.checkpoints import check_checkpoint, join_adapter, join_file
+from harness.planning.checkpoints import check_checkpoint, check_gguf, join_adapter, join_file
 from harness.planning.locating import find_model
 from harness.planning.specs import VariantSpec
 from harness.plugins import names
 from harness.records import ModelSpec
+from harness.records.plan import GGUF
 from harness.system.yaml_values import KeyPath, describe
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -27,11 +28,10 @@ def read_reference(check: Checker, value: Any) -> ModelSpec | None:
     spec = check.record(ModelSpec, value, path)
     if spec is None:
         return None
+    if spec.file is not None or spec.model.endswith(GGUF):
+        check_gguf(check, (*path, "model"))
     if not _DEVICE.fullmatch(spec.device):
         check.problem((*path, "device"), repr(spec.device), "cpu, cuda, cuda:<number>, mps or xpu")
-    if spec.attention.startswith("flash") and (spec.dtype == "float32" or spec.device == "cpu"):
-        found = f"{spec.attention} with {spec.dtype} on {spec.device}"
-        check.problem((*path, "attention"), found, "float16 or bfloat16 on a GPU, or attention: sdpa")
     return spec
 
 
@@ -60,9 +60,6 @@ def read_variant(
         check_checkpoint(check, given, spec, made, reference)
     if spec and spec.layers is not None:
         _check_layers(check, spec, (*path, "layers"))
-    if spec and reference and reference.attention.startswith("flash") and spec.dtype == "float32":
-        expected = f"float16 or bfloat16, because the reference's attention is {reference.attention}"
-        check.problem((*path, "dtype"), "float32", expected)
     return spec
 
 

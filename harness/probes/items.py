@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-from pydantic import Field
+from jinja2 import UndefinedError
 
 from harness.data.encoding import follow_bos
 from harness.data.task_files import TaskFiles, files_sha256, read_task_files
 from harness.errors import DataError, HarnessError
 from harness.probes import Context, Probe
-from harness.records import Bos, Note
+from harness.records import Note
+from harness.records.plan import TaskSettings
 from harness.system.foreign import guard
 from harness.system.resources import folder as shipped_folder
 
@@ -24,15 +26,18 @@ if TYPE_CHECKING:
     from harness.progress import Progress
     from harness.tables.access import Sink
 
-Positive = Annotated[int, Field(gt=0)]
 _CAUSES: dict[type[Exception], str] = {
     IndexError: "the label of the first document lies outside its choices, or no document is left to score",
+    KeyError: "the rows of the data have no such field; check the task file and the functions that it names",
+    UndefinedError: "the rows of the data have no such field; check the task file and the functions that it names",
     StopIteration: "a data file is empty; a task needs at least one document",
 }
 """What it means when lm-eval raises these without a message of use."""
+FIRST = 20
+"""Documents whose prompts are made before a model is loaded."""
 
 
-class Items(Probe):
+class Items(TaskSettings, Probe):
     """Runs lm-eval tasks on both sides and records every item: score, answer, log-likelihoods of the choices.
 
     Tasks, prompts and scores are lm-eval's own, on the loaded models, the reference once for all variants. What the
@@ -46,28 +51,35 @@ class Items(Probe):
     runs = "alone"
     reads = "nothing"
 
-    tasks: tuple[str, ...] = Field(
-        min_length=1, description="lm-eval tasks or groups: bundled, custom or standard", examples=[["hellaswag"]]
-    )
-    limit: Positive | None = Field(
-        default=None,
-        description="maximum number of documents per task, the first ones; default: all",
-        examples=[200],
-    )
-    include: tuple[str, ...] = Field(
-        default=(), description="folders with custom lm-eval task files, or such files", examples=[["./tasks"]]
-    )
-    fewshot: Annotated[int, Field(ge=0, examples=[5])] | None = Field(
-        default=None, description="few-shot examples per prompt; default: as in the task file"
-    )
-    batch_size: Positive = Field(default=16, description="batch size: prompts per batch, on both sides")
-    bos: Bos = Field(
-        default=True, description="prompts begin with BOS if the tokenizer has one; auto: if the reference's puts it"
-    )
-
     def inputs(self) -> str:
         """Hash of the task files and local data files, which are not documents of a suite."""
         return files_sha256(self._folders())
+
+    def prepare(self, progress: Progress) -> None:
+        """Load every task and look at its first documents. Raises DataError for tasks that cannot be found or read."""
+        library = _Library(read_task_files(self._folders()))
+        for number, name in enumerate(self.tasks):
+            progress.step("open tasks", number, len(self.tasks))
+            for task in library.open(name):
+                self._look_at_documents(task)
+        progress.step("open tasks", len(self.tasks), len(self.tasks))
+        _OPENED[self] = library
+
+    def _look_at_documents(self, task: Any) -> None:
+        from harness.probes._samples import check_labels
+        from harness.probes._scorer import isolate_random_states, reuse_templates, silence
+
+        what = f"task {task.config.task} cannot read its documents"
+        with (
+            _raise_data_errors(what, "check the task file"),
+            guard(what),
+            isolate_random_states(),
+            silence(),
+            reuse_templates(),
+        ):
+            check_labels(task, self.limit)
+            for document in itertools.islice(task.eval_docs, FIRST):
+                task.doc_to_text(document)
 
     def observe(self, context: Context) -> None:
         """Commit one unit per task. Raises DataError for tasks that cannot be found, loaded, run or paired."""
@@ -81,21 +93,21 @@ class Items(Probe):
             scorers = [Scorer(each, self.batch_size, bos) for each in (context.reference, *context.variants)]
         for scorer in scorers:
             scorer.share_context_of(scorers[0])
-        library = _Library(read_task_files(self._folders()))
-        with reuse_templates(), tempfile.TemporaryDirectory(prefix="harness-datasets-") as cache:
+        library = _OPENED.pop(self, None) or _Library(read_task_files(self._folders()))
+        with reuse_templates():
             for number, name in enumerate(self.tasks):
                 progress.step("tasks", number, len(self.tasks))
                 if not all(sink.done(_unit(name)) for sink in sinks):
-                    for task in library.load(name, Path(cache)):
+                    for task in library.take(name):
                         self._observe_task(task, library.manager, scorers, sinks, progress)
-            progress.step("tasks", len(self.tasks), len(self.tasks))
+        progress.step("tasks", len(self.tasks), len(self.tasks))
 
     def _observe_task(
         self, task: Any, manager: Any, scorers: Sequence[Scorer], sinks: Sequence[Sink], progress: Progress
     ) -> None:
         import pandas as pd
 
-        from harness.probes._samples import pair_rows
+        from harness.probes._samples import list_questions, pair_rows
 
         name = task.config.task
         waiting = [(s, sink) for s, sink in zip(scorers[1:], sinks, strict=True) if not sink.done(_unit(name))]
@@ -112,9 +124,12 @@ class Items(Probe):
             if plain not in references:
                 references[plain] = self._evaluate_side(task, manager, scorers[0], found.plain)
             side = "" if not plain else "reference" if wanted.plain else "variant"
-            scoring = pd.DataFrame([{"task": name, "plain": found.plain, "side": side}])
-            rows = pair_rows(name, task.OUTPUT_TYPE, references[plain], found)
-            sink.commit(_unit(name), {"items": rows, "scoring": scoring})
+            frames = {
+                "items": pair_rows(name, task.OUTPUT_TYPE, references[plain], found),
+                "item_texts": list_questions(name, wanted),
+                "scoring": pd.DataFrame([{"task": name, "plain": found.plain, "side": side}]),
+            }
+            sink.commit(_unit(name), frames)
             progress.step(what, number, sides)
 
     def _evaluate_side(self, task: Any, manager: Any, scorer: Scorer, plain: str) -> TaskResults:
@@ -171,7 +186,10 @@ class Items(Probe):
 
 
 class _Library:
-    """lm-eval's task managers: for the task folders and files, and for lm-eval's own tasks once one is requested."""
+    """lm-eval's task managers: for the task folders and files, and for lm-eval's own tasks once one is requested.
+
+    What it reads of local data files is deleted with it.
+    """
 
     def __init__(self, files: TaskFiles) -> None:
         from lm_eval.tasks import TaskManager
@@ -179,10 +197,20 @@ class _Library:
         self._files = files
         self._folders = [str(folder) for folder in files.folders]
         self._complete = False
+        self._cache = tempfile.TemporaryDirectory(prefix="harness-datasets-")
+        self._opened: dict[str, list[Any]] = {}
         self.manager = TaskManager(include_path=self._folders, include_defaults=False)
 
-    def load(self, name: str, cache: Path) -> list[Any]:
-        """The task objects of ``name`` (a group has several), in order. Raises DataError."""
+    def open(self, name: str) -> list[Any]:
+        """Load the task objects of ``name`` (a group has several), in order, and keep them. Raises DataError."""
+        self._opened[name] = self._load(name)
+        return self._opened[name]
+
+    def take(self, name: str) -> list[Any]:
+        """The task objects that ``open`` kept, or new ones: running a task changes its object. Raises DataError."""
+        return self._opened.pop(name, None) or self._load(name)
+
+    def _load(self, name: str) -> list[Any]:
         from harness.probes._scorer import isolate_random_states, reload_local_data, silence
 
         path = self._files.find(name)
@@ -197,7 +225,7 @@ class _Library:
             guard(f"loading task {name}"),
             isolate_random_states(),
             silence(),
-            reload_local_data(cache, path.parent if path else None),
+            reload_local_data(Path(self._cache.name), path.parent if path else None),
         ):
             loaded = self.manager.load([str(path) if alone else name])
         return list(loaded["tasks"].values())
@@ -220,6 +248,10 @@ class _Library:
         with silence():
             self.manager = TaskManager(include_path=self._folders, include_defaults=True)
         self._complete = True
+
+
+_OPENED: dict[Items, _Library] = {}
+"""Tasks that a probe has opened and not yet run."""
 
 
 def _unit(task: str) -> str:

@@ -48,7 +48,9 @@ def run_of(config: pytest.Config, variant: Path, name: str = "") -> tuple[Run, P
     runs = {each: _read_run(out / each) for each in names}
     if (run := runs.get(name or names[0] if names else "")) is None:
         raise CheckError(f"{ended}, and there is no run {name or path}:\n{said}")
-    worst = min((each.exit_code if each else 2 for each in runs.values()), key=WORST_FIRST.index)
+    codes = {each: found.exit_code if found else 2 for each, found in runs.items()}
+    selected = [each for each, found in runs.items() if found and found.selected == each]
+    worst = min((codes[each] for each in selected or codes), key=WORST_FIRST.index)
     if worst != code:
         raise CheckError(f"{ended}, but its runs come to {worst}:\n{said}")
     return run, out / run.name

@@ -78,7 +78,7 @@ class _Judged(pytest.Item):
         if stopping := [each for each in self.found if each.stops]:
             raise RuleError(_explain(stopping, self.told))
         if warning := [each for each in self.found if each.warns]:
-            pytest.skip(f"advisory rule, {warning[0].status}: {warning[0].sentence}")
+            pytest.skip(f"{self.told.aside}, {warning[0].status}: {warning[0].sentence}")
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], *given: Any, **more: Any) -> Any:
         """The message alone; a traceback through this plugin helps nobody."""

@@ -3,7 +3,7 @@ the harness but its errors."""
 
 from harness.records.base import Entry, Plugin, Record
 from harness.records.comparison import Comparison, Difference, Omission
-from harness.records.failure import FAILURE_FILE, Failure
+from harness.records.failure import FAILURE_FILE, Failure, Fault
 from harness.records.formats import FLOATS, NumberFormat
 from harness.records.metric import Metric, find_metric
 from harness.records.plan import (
@@ -59,6 +59,7 @@ __all__ = [
     "Entry",
     "Environment",
     "Failure",
+    "Fault",
     "HubData",
     "Identity",
     "Level",

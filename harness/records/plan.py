@@ -9,6 +9,9 @@ from pydantic import Field
 from harness.records.base import Entry
 
 Dtype = Literal["float32", "float16", "bfloat16"]
+AskedDtype = Literal["auto", "float32", "float16", "bfloat16"]
+"""``auto``: that of the checkpoint, by its config.json, else by its weight files."""
+Side = Literal["reference", "variant"]
 Positive = Annotated[int, Field(gt=0)]
 Bos = bool | Literal["auto"]
 """Whether texts begin with BOS; ``auto``: as the reference's tokenizer itself writes it before a text."""
@@ -40,8 +43,8 @@ class ModelSpec(Entry):
     """The GGUF file to take from a folder or a repository of the hub."""
     revision: str | None = Field(default=None, examples=["main"])
     """Branch, tag or commit of a model on the hub."""
-    dtype: Dtype = "float32"
-    """Number type of the weights that are loaded."""
+    dtype: AskedDtype = "auto"
+    """Number type in which both models are computed; auto: that of the checkpoint (config.json, else its weights)."""
     device: str = "cpu"
     """Where both models run: cpu, cuda, cuda:<number>, mps or xpu."""
     attention: Literal["sdpa", "eager", "flash_attention_2", "flash_attention_3"] = "sdpa"
@@ -114,6 +117,23 @@ class CalibrationSpec(Entry):
     """What separates the documents of a .txt file."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Fixes what the embedded model's splits hold."""
+
+
+class TaskSettings(Entry):
+    """Which lm-eval tasks are scored and how: the settings that the measure and the probe of tasks share."""
+
+    tasks: tuple[str, ...] = Field(min_length=1, examples=[["hellaswag"]])
+    """lm-eval tasks or groups: bundled, custom or standard, or the path of a task file (./my_task.yaml)"""
+    limit: Positive | None = Field(default=None, examples=[200])
+    """maximum number of documents per task, the first ones; default: all"""
+    include: tuple[str, ...] = Field(default=(), examples=[["./tasks"]])
+    """folders with custom lm-eval task files, or such files"""
+    fewshot: Annotated[int, Field(ge=0, examples=[5])] | None = None
+    """few-shot examples per prompt; default: as in the task file"""
+    batch_size: Positive = 16
+    """batch size: prompts per batch, on both sides"""
+    bos: Bos = True
+    """prompts begin with BOS if the tokenizer has one; auto: if the reference's puts it"""
 
 
 Condition = Literal["batch_size", "padding_side", "document_order", "attention", "rounding"]

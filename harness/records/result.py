@@ -347,6 +347,8 @@ class Run(Record):
     """What would be shipped, where a suite measured it."""
     comparison: Comparison | None = None
     """What users of both sides load beside weights, and how it differs."""
+    selected: str = ""
+    """The variant that was selected where the file asks for one of its variants (``select``); empty: all count."""
 
     @property
     def warning_notes(self) -> tuple[Note, ...]:

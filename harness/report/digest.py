@@ -8,19 +8,22 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from harness.errors import FailureClass
-from harness.records import Level, Run, Status
+from harness.records import FAILURE_FILE, Failure, Fault, Level, Measurement, Run, Status
 from harness.records.own_rules import OWN_GATE
 from harness.report import asked, comparability, stops, verdict, words
 from harness.report.display import clean, shorten_path
 from harness.report.rules import Judged, prepare_verdicts
+from harness.report.worst import list_worst
 from harness.system.resources import bundled_names
 
 REPORT = "report.html"
+CAUSE = "cause"
+UNKNOWN_TIME = "1970-01-01T00:00:00+00:00"
 REMEDIES: Mapping[FailureClass, tuple[str, str]] = {
     "usage": ("", "correct the file, setting or task that the reason names, and check again"),
     "model_unsupported": ("", "load it with the library that wrote it, or choose a step that takes this architecture"),
@@ -30,9 +33,9 @@ REMEDIES: Mapping[FailureClass, tuple[str, str]] = {
     ),
     "quantization_coverage": ("formats", "see which modules are in which format, and compress what was left out"),
     "accounting": ("artifact", "compare the files and sizes with what was declared"),
-    "numerics": ("cause", "find the worst modules; keep them in higher precision, or use a finer granularity"),
+    "numerics": (CAUSE, "find the worst modules; keep them in higher precision, or use a finer granularity"),
     "quality": (
-        "cause",
+        CAUSE,
         "find the worst documents, tokens and modules; keep those modules in higher precision, use more bits or "
         "smaller groups, or another method",
     ),
@@ -85,7 +88,12 @@ class Finding:
 
 @dataclass(frozen=True)
 class Digest:
-    """What a run comes to. findings: in the order of the files. report: where its report is."""
+    """What a run comes to, or why there is none.
+
+    findings: in the order of the files. report: where its report is. judged: whether there is a run. started: in
+    ISO 8601. seconds: of the whole run. selected: which variant was selected in place of all, in a sentence; empty
+    where all count. passed_over: another one was. compressed: what was made of what, one fact a line.
+    """
 
     name: str
     verdict: Status
@@ -98,6 +106,21 @@ class Digest:
     findings: tuple[Finding, ...]
     source: str
     report: str
+    judged: bool
+    selected: str
+    passed_over: bool
+    exit_code: int
+    harness: str
+    data_key: str
+    started: str
+    seconds: float
+    compressed: tuple[str, ...]
+    measurements: tuple[Measurement, ...]
+
+    @property
+    def aside(self) -> str:
+        """Why a finding of level warn stops nothing."""
+        return "variant not selected" if self.passed_over else "advisory rule"
 
     @property
     def worst_first(self) -> list[Finding]:
@@ -112,6 +135,8 @@ class Digest:
     @property
     def count_line(self) -> str:
         """ "2 of 9 blocking rules do not pass, 1 advisory rule neither, 3 warnings"."""
+        if not self.judged:
+            return "nothing was judged"
         blocking, stopping = self.counts.total(), sum(each.stops for each in self.findings)
         advisory, warnings = sum(each.warns for each in self.findings), len(self.warnings)
         parts = [f"{blocking - stopping} of {blocking} blocking rule{'s' * (blocking != 1)} passed"]
@@ -126,9 +151,13 @@ def digest(run: Run, folder: Path | None = None) -> Digest:
     report = "/".join(filter(None, (place, REPORT))) if _writes_report(run) else place
     judged = {id(item.verdict): item for item in prepare_verdicts(run)}
     names: Counter[tuple[str, str]] = Counter()
-    findings = [_describe(judged[id(each)], run, source, clean(place, 1000), names) for each in run.verdicts]
+    worst = "; ".join(list_worst(run))
+    findings = [_describe(judged[id(each)], run, source, clean(place, 1000), names, worst) for each in run.verdicts]
     if run.exit_code != 0 and not any(each.stops for each in findings):
         findings.append(_without_rules(run, source))
+    passed_over = run.selected not in {"", run.name}
+    if passed_over:  # what it broke keeps nothing from being shipped
+        findings = [replace(each, level="warn") for each in findings]
     return Digest(
         name=clean(run.name),
         verdict=run.verdict,
@@ -141,7 +170,55 @@ def digest(run: Run, folder: Path | None = None) -> Digest:
         findings=tuple(findings),
         source=source,
         report=clean(report, 1000),
+        judged=True,
+        selected=_describe_selection(run, source),
+        passed_over=passed_over,
+        exit_code=run.exit_code,
+        harness=run.environment.harness,
+        data_key=clean(run.data_key),
+        started=run.clock.started,
+        seconds=sum(run.clock.seconds.values()),
+        compressed=tuple(describe_variant(run)),
+        measurements=run.measurements,
     )
+
+
+def digest_failure(failure: Failure, folder: Path | None = None) -> Digest:
+    """Why there is no run. folder: that of the run; None where the variant has no name by which there would be one."""
+    source = clean(failure.source, 1000)
+    faults = failure.faults or (Fault(file=failure.source, message=failure.message),)
+    name = clean(failure.name)
+    count = f"{len(faults)} mistakes in the files; nothing was run. The first: {faults[0].message}"
+    return Digest(
+        name=name,
+        verdict="error",
+        headline="Could not be run",
+        reason=clean(failure.message if len(faults) == 1 else count, 2000),
+        failure=failure.failure,
+        comparable="",
+        warnings=(),
+        stops=(),
+        findings=tuple(_describe_fault(each, failure, index) for index, each in enumerate(faults)),
+        source=source,
+        report=clean(f"{shorten_path(folder)}/{FAILURE_FILE}" if folder else "the output of harness check", 1000),
+        judged=False,
+        selected="",
+        passed_over=False,
+        exit_code=failure.exit_code,
+        harness=failure.harness,
+        data_key="",
+        started=failure.at or UNKNOWN_TIME,
+        seconds=0.0,
+        compressed=(),
+        measurements=(),
+    )
+
+
+def _describe_selection(run: Run, source: str) -> str:
+    if not run.selected:
+        return ""
+    taken = "this variant" if run.selected == run.name else f"{clean(run.selected)}, not this variant"
+    return f"selected: {taken}, as the smallest of {source} that passes"
 
 
 def describe_variant(run: Run) -> list[str]:
@@ -163,7 +240,7 @@ def _writes_report(run: Run) -> bool:
     return any(isinstance(entry, dict) and entry.get("writer") == "report_html" for entry in entries)
 
 
-def _describe(item: Judged, run: Run, source: str, place: str, names: Counter[tuple[str, str]]) -> Finding:
+def _describe(item: Judged, run: Run, source: str, place: str, names: Counter[tuple[str, str]], worst: str) -> Finding:
     found = item.verdict
     id_ = " ".join(filter(None, (found.rule, found.metric)))
     name = clean(" ".join(filter(None, (found.rule, words.add_labels(found.metric, found.labels)))))
@@ -183,37 +260,57 @@ def _describe(item: Judged, run: Run, source: str, place: str, names: Counter[tu
         why=clean(found.why, 1000),
         where=clean(found.where, 1000),
         place=_own_place(found.gate, found.where, source),
-        remedy="" if found.status == "pass" else _remedy(found.status, found.failure, source, place),
+        remedy="" if found.status == "pass" else _remedy(found.status, found.failure, source, place, worst),
         fingerprint=_fingerprint((run.name, found.gate, found.rule, found.metric, *_stable(found.labels), str(count))),
     )
 
 
 def _without_rules(run: Run, source: str) -> Finding:
     """What stands for a run that does not pass although no rule stops it: none was judged."""
+    reason = clean(verdict.reason(run), 1000)
+    return _describe_lack("the run is judged", run.name, run.verdict, reason, source, (source, 1), "usage")
+
+
+def _describe_fault(fault: Fault, failure: Failure, index: int) -> Finding:
+    """What stands for one reason why there is no run."""
+    name = "the run is made" if index == 0 else f"the run is made ({index + 1})"
+    place = (clean(shorten_path(Path(fault.file)) if fault.file else "variant.yaml", 1000), fault.line)
+    where = f"{place[0]}:{place[1]}"
+    reason = clean(" ".join(fault.message.split()), 1000)
+    return _describe_lack(name, failure.name, "error", reason, where, place, failure.failure)
+
+
+def _describe_lack(
+    name: str, variant: str, status: Status, reason: str, where: str, place: tuple[str, int], failure: FailureClass
+) -> Finding:
+    """A finding of no rule of a gate: the run, or its verdict, is missing."""
     return Finding(
         gate=OWN_GATE,
-        id="the run is judged",
-        name="the run is judged",
-        title="the run is judged",
-        status=run.verdict,
+        id=name.partition(" (")[0],
+        name=name,
+        title=name.partition(" (")[0],
+        status=status,
         level="block",
         expected="",
         numbers="",
-        reason=clean(verdict.reason(run), 1000),
+        reason=reason,
         why="",
-        where=source,
-        place=(source, 1),
-        remedy=REMEDIES["usage"][1],
-        fingerprint=_fingerprint((run.name, OWN_GATE, "the run is judged")),
+        where=where,
+        place=place,
+        remedy=REMEDIES[failure][1],
+        fingerprint=_fingerprint((variant, OWN_GATE, name)),
     )
 
 
-def _remedy(status: Status, failure: FailureClass | None, source: str, place: str) -> str:
+def _remedy(status: Status, failure: FailureClass | None, source: str, place: str, worst: str) -> str:
     if status == "inconclusive":
         command = f"harness plan {source}{f' --run {place}' if place else ''}"
         return f"more documents or items decide it: {command} says how many"
+    if status != "fail" and failure == "quality":  # nothing was lost: something was not measured
+        failure = "usage"
     section, remedy = REMEDIES[failure or "usage"]
-    return f"section {section} of the report: {remedy}" if section else remedy
+    here = f"; look first at {worst}" if worst and section == CAUSE and status == "fail" else ""
+    return f"section {section} of the report: {remedy}{here}" if section else remedy
 
 
 def _own_place(gate: str, where: str, source: str) -> tuple[str, int]:

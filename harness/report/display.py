@@ -37,6 +37,17 @@ def clean(text: str, most: int = 300) -> str:
     return "".join(_escape_invisible(character) for character in text)
 
 
+def show_end(text: str, most: int) -> str:
+    """The last ``most`` characters of a text that may have several lines, with their breaks as a sign."""
+    text = show_breaks(text)
+    return text if len(text) <= most else f"… {text[-most:]}"
+
+
+def show_breaks(text: str) -> str:
+    """Line breaks as a sign, because they are part of the text and would be invisible."""
+    return text.replace("\n", " ⏎ ")
+
+
 def _escape_invisible(character: str) -> str:
     if character in "\n\t":
         return " "

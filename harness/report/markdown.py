@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from harness.records import Measurement, Run
+from harness.records import Measurement
 from harness.report import display, words
-from harness.report.digest import Digest, Finding, describe_variant
+from harness.report.digest import Digest, Finding
 
 # What Markdown, GitHub's tables, math and autolinks take for markup. Entities are read as the characters alone.
 _MARKUP = re.compile(r"[&<>`*_\[\]()#|~$!\\{}\"']|:(?=//)|(?<=www)\.|@|\u200b")
@@ -67,6 +67,7 @@ def head(told: Digest) -> Section:
     mark = words.STATUSES[told.verdict].mark
     lines = [f"### {mark} {told.headline}: {code(told.name)}", "", escape(told.reason, 2000), ""]
     lines += [f"- {escape(told.count_line)}"]
+    lines += [f"- {escape(told.selected, 1000)}"] if told.selected else []
     lines += [f"- class of failure: {code(told.failure)}"] if told.failure else []
     lines += [f"- {escape(told.comparable, 1000)}"] if told.comparable else []
     lines += [f"- {escape(sentence, 1000)}" for sentence in told.stops]
@@ -96,21 +97,21 @@ def warnings(told: Digest) -> Section:
     return Section("warnings", "\n**Warnings**\n\n" if lines else "", lines)
 
 
-def compressed(run: Run) -> Section:
+def compressed(told: Digest) -> Section:
     """What was compressed, and how."""
-    lines = tuple(f"- {escape(line, 1000)}\n" for line in describe_variant(run))
-    return Section("what was compressed", "\n**Compressed**\n\n", lines)
+    lines = tuple(f"- {escape(line, 1000)}\n" for line in told.compressed)
+    return Section("what was compressed", "\n**Compressed**\n\n" if lines else "", lines)
 
 
-def measured(run: Run) -> Section:
+def measured(told: Digest) -> Section:
     """Every measurement, folded."""
     lines = [
         f"| {code(words.add_labels(m.name, m.labels))} | {numbers(m)} | {escape(m.unit)} | {m.n} |\n"
-        for m in run.measurements
+        for m in told.measurements
     ]
     columns = "| metric | reference | variant | change | low | high | unit | n |\n|---|---|---|---|---|---|---|---|\n"
     opening = f"\n<details><summary>{len(lines)} measurements</summary>\n\n{columns}"
-    return Section("measurements", opening, tuple(lines), "\n</details>\n")
+    return Section("measurements", opening if lines else "", tuple(lines), "\n</details>\n" if lines else "")
 
 
 def _row(each: Finding) -> str:

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from harness.errors import HarnessError
 from harness.plugins import load
-from harness.records import Measurement, Run, Verdict
+from harness.records import Measurement, Run, Status, Verdict
 from harness.records.patterns import matches
 from harness.report import display, noise, undecided, words
 from harness.report.asked import rules_by_place
@@ -35,15 +35,45 @@ class _Compared:
     unit: str = ""
 
     @property
-    def line(self) -> str:
-        """The number with its unit, its interval and its limits: "94.8 %, 95 % interval [84.3, 99.2], limit 95 %"."""
+    def brief(self) -> str:
+        """The number and its limits: "94.8 %, limit 95 %"."""
+        value, *limits = self._write(self.number.value, *self.bound.limits)
+        return f"{value}{self.unit and ' '}{self.unit}, {self.noun} {self._join_limits(limits)}"
+
+    @property
+    def noun(self) -> str:
+        """What one limit, or two, are called."""
+        return "limits" if len(self.bound.limits) > 1 else "limit"
+
+    @property
+    def parts(self) -> tuple[str, str]:
+        """The number with its interval, and its limits: "94.8 %, 95 % interval [84.3, 99.2]" and "95 %"."""
         number, limits = self.number, self.bound.limits
         ends = () if number.low is None or number.high is None or number.exact else (number.low, number.high)
-        value, *rest = display.format_together([self.scale * each for each in (number.value, *ends, *limits)])
-        interval = f"{100 * number.confidence:g} % interval [{rest[0]}, {rest[1]}]" if ends else ""
-        sign = "" if not self.unit else f" {self.unit.split()[0]}"
-        limit = f"limit{'s' * (len(limits) > 1)} {' and '.join(f'{each}{sign}' for each in rest[len(ends) :])}"
-        return ", ".join(filter(None, (f"{value}{self.unit and ' '}{self.unit}", interval, limit)))
+        value, *rest = self._write(number.value, *ends, *limits)
+        interval = f", {100 * number.confidence:g} % interval [{rest[0]}, {rest[1]}]" if ends else ""
+        return f"{value}{self.unit and ' '}{self.unit}{interval}", self._join_limits(rest[len(ends) :])
+
+    def _write(self, *values: float) -> list[str]:
+        return display.format_together([self.scale * value for value in values])
+
+    def _join_limits(self, limits: Sequence[str]) -> str:
+        sign = f" {self.unit.split()[0]}" if self.unit else ""
+        return " and ".join(f"{each}{sign}" for each in limits)
+
+    def limited(self, status: Status, title: str) -> charts.Limited:
+        """The number with its interval and its limits, exact."""
+        number, bounds = self.number, (self.bound.lower, self.bound.upper)
+        interval = None if number.low is None or number.high is None else (number.low, number.high)
+        return charts.Limited(number.value, interval, bounds, status, f"{title}: {words.STATUSES[status].word}")
+
+    def drawn(self, status: Status, title: str) -> tuple[charts.Limited, tuple[float, str] | None]:
+        """The same in the unit in which it is written, and where no change lies."""
+        exact, scale = self.limited(status, f"{title}{self.unit and ', in '}{self.unit}"), self.scale
+        lower, upper = (None if each is None else scale * each for each in exact.bounds)
+        interval = exact.interval and (scale * exact.interval[0], scale * exact.interval[1])
+        neutral = self.neutral and (scale * self.neutral[0], self.neutral[1])
+        return replace(exact, value=scale * exact.value, interval=interval, bounds=(lower, upper)), neutral
 
 
 @dataclass(frozen=True)
@@ -74,35 +104,40 @@ class Judged:
 
     @property
     def numbers(self) -> str:
-        """The number and its limit, as "1.093, limit 1.02"; empty if none was compared."""
-        if self.compared is None:
-            return ""
-        value, *limits = display.format_together([self.compared.number.value, *self.compared.bound.limits])
-        return f"{value}, limit{'s' * (len(limits) > 1)} {' and '.join(limits)}"
+        """The number and its limit, as "94.8 %, limit 95 %"; empty if none was compared."""
+        return "" if self.compared is None else self.compared.brief
+
+    @property
+    def estimate(self) -> str:
+        """The number found with its interval; a share or a ratio to the reference with its sign."""
+        return self.compared.parts[0] if self.compared is not None and self.compared.unit else self.found
+
+    @property
+    def limit(self) -> str:
+        """The limit of a share or a ratio, with its sign; empty for other numbers, whose limit ``expected`` says."""
+        return self.compared.parts[1] if self.compared is not None and self.compared.unit else ""
 
     @property
     def line(self) -> str:
         """The number found, with its interval, the limit if there is one, and the noise: for one line of text."""
-        if self.compared is not None and self.compared.unit:
-            return ", ".join(filter(None, (self.compared.line, self.noise[0])))
-        return ", ".join(filter(None, (self.found, self.numbers.partition(", ")[2], self.noise[0])))
+        limit = self.numbers.partition(", ")[2]
+        if self.compared is not None and self.limit:
+            limit = f"{self.compared.noun} {self.limit}"
+        return ", ".join(filter(None, (self.estimate, limit, self.noise[0])))
 
     @property
     def chart(self) -> Markup:
         """The interval against the limit; empty if there is nothing to draw."""
-        return Markup() if self.compared is None else charts.limits(self.limited(self.compared), self.compared.neutral)
+        if self.compared is None:
+            return Markup()
+        return charts.limits(*self.compared.drawn(self.verdict.status, self.title))
 
     @property
     def small_chart(self) -> Markup:
         """The same without words, for one line of a table."""
-        return Markup() if self.compared is None else charts.limits_in_row(self.limited(self.compared))
-
-    def limited(self, compared: _Compared) -> charts.Limited:
-        """The number with its interval and its limits, as it is drawn."""
-        number, bound, status = compared.number, compared.bound, self.verdict.status
-        interval = None if number.low is None or number.high is None else (number.low, number.high)
-        title = f"{self.title}: {words.STATUSES[status].word}"
-        return charts.Limited(number.value, interval, (bound.lower, bound.upper), status, title)
+        if self.compared is None:
+            return Markup()
+        return charts.limits_in_row(self.compared.drawn(self.verdict.status, self.title)[0])
 
 
 @dataclass(frozen=True)
@@ -175,7 +210,7 @@ def _prepare(run: Run, verdict: Verdict, m: Measurement | None, settings: list[d
     if rule is None or compared is None:
         return item
     item = replace(item, compared=compared)
-    need = undecided.find_need(item.limited(compared), m.clusters, rule.min_documents)
+    need = undecided.find_need(compared.limited(verdict.status, item.title), m.clusters, rule.min_documents)
     if verdict.status != "inconclusive" or need is None:
         return item
     remedy = undecided.describe_remedy(need, units, run.asked)
@@ -211,6 +246,9 @@ def _find_comparison(rule: Rule, m: Measurement) -> _Compared | None:
     if isinstance(number, str):
         return None
     scale, unit = _name_unit(m, bound)
+    named = [number.value, *bound.limits]
+    if len({scale * each for each in named}) < len(set(named)):
+        scale, unit = 1.0, ""  # numbers that differ in their last bit must not read alike
     if equal is None or (facts.infinite_neutral and bound.number == "change"):
         return _Compared(number, bound, None, scale, unit)
     neutral = equal, "reference" if bound.number == "variant" else "no change"

@@ -19,6 +19,7 @@ from harness.running.measuring import read_apart
 from harness.running.noise_floor import Perturbed
 from harness.running.pairs import Documents, Pair, suite_texts
 from harness.running.stopwatch import measure_time
+from harness.running.token_texts import store_token_texts
 from harness.system.foreign import guard
 
 
@@ -101,6 +102,9 @@ def _run_shared_pass(
     variants, sinks = [pair.variant for pair in pairs], [pair.store.sink(suite.name) for pair in pairs]
     with measure_time(seconds, "shared pass"), guard(f"the shared pass of suite {suite.name}"):
         report = shared_pass(reference, variants, documents, probes, sinks, progress, looks=looks)
+    with measure_time(seconds, "token texts"), guard("the reference's tokenizer"):
+        for sink in sinks:
+            store_token_texts(sink, reference.tokenizer)
     if looks is not None:
         looks.conclude()
     for pair, own in zip(pairs, report.variant_notes, strict=True):

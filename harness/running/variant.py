@@ -111,7 +111,7 @@ def _open_start(plan: Plan, reference: LoadedModel) -> LoadedModel:
             "model": variant.model,
             "file": variant.file,
             "revision": variant.revision,
-            "dtype": variant.dtype or plan.reference.dtype,
+            "dtype": variant.dtype or reference.identity.dtype,
             "trust_remote_code": variant.trust_remote_code,
         }
     )

@@ -12,7 +12,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
 
-from harness.records import Plugin, Run
+from harness.records import Failure, Plugin, Run
+from harness.report.digest import Digest, digest, digest_failure
+from harness.system.files import write_atomic
 from harness.tables.access import Tables
 
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)+")
@@ -52,6 +54,50 @@ class Writer(Plugin):
         Raises WriteError, which is told and changes no verdict: everything is in the folder of the run.
         """
         return ""
+
+    def write_failure(self, failure: Failure, folder: Path) -> Path | None:
+        """Write ``file_name`` for a run that could not be made; None where its format has nothing to say of that.
+
+        Raises WriteError.
+        """
+        return None
+
+    def announce_failure(self, failure: Failure, folder: Path | None, environment: Mapping[str, str]) -> str:
+        """What `announce` is for a run that could not be made. folder: None where it has none. Raises WriteError."""
+        return ""
+
+
+class DigestWriter(Writer):
+    """A writer that formats the digest and nothing else, so that it says the same way why there is no run."""
+
+    @abstractmethod
+    def encode(self, told: Digest) -> bytes:
+        """The content of the file. Raises WriteError."""
+
+    def show(self, told: Digest, environment: Mapping[str, str]) -> str:
+        """As `announce`, of the digest."""
+        return ""
+
+    def write(self, run: Run, tables: Tables, folder: Path) -> Path:
+        """Write the file atomically. Raises WriteError."""
+        return self._put(digest(run, folder), folder)
+
+    def write_failure(self, failure: Failure, folder: Path) -> Path:
+        """Write the file atomically. Raises WriteError."""
+        return self._put(digest_failure(failure, folder), folder)
+
+    def announce(self, run: Run, folder: Path, environment: Mapping[str, str]) -> str:
+        """What the digest of the run shows. Raises WriteError."""
+        return self.show(digest(run, folder), environment)
+
+    def announce_failure(self, failure: Failure, folder: Path | None, environment: Mapping[str, str]) -> str:
+        """What the digest of the failure shows. Raises WriteError."""
+        return self.show(digest_failure(failure, folder), environment)
+
+    def _put(self, told: Digest, folder: Path) -> Path:
+        path = folder / self.file_name
+        write_atomic(path, self.encode(told))
+        return path
 
 
 BASE = Writer

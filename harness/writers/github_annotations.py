@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import ClassVar
 
-from harness.records import Run
-from harness.report.digest import Digest, Finding, digest
-from harness.system.files import write_atomic
-from harness.tables.access import Tables
-from harness.writers import Writer
+from harness.report.digest import Digest, Finding
+from harness.writers import DigestWriter
 
 MOST = 10
 """GitHub keeps ten errors and ten warnings of a step."""
@@ -18,7 +14,7 @@ _DATA = {"%": "%25", "\r": "%0D", "\n": "%0A"}
 _PROPERTY = _DATA | {":": "%3A", ",": "%2C"}
 
 
-class GithubAnnotations(Writer):
+class GithubAnnotations(DigestWriter):
     """github_annotations.txt: an annotation for every rule that does not pass; printed by itself in a GitHub job."""
 
     file_name: ClassVar[str] = "github_annotations.txt"
@@ -28,20 +24,17 @@ class GithubAnnotations(Writer):
         """Whether a GitHub job runs it."""
         return environment.get("GITHUB_ACTIONS") == "true"
 
-    def write(self, run: Run, tables: Tables, folder: Path) -> Path:
-        """Write github_annotations.txt atomically. Raises WriteError."""
-        path = folder / self.file_name
-        write_atomic(path, encode_annotations(run, folder).encode())
-        return path
+    def encode(self, told: Digest) -> bytes:
+        """The annotations in UTF-8."""
+        return encode_annotations(told).encode()
 
-    def announce(self, run: Run, folder: Path, environment: Mapping[str, str]) -> str:
+    def show(self, told: Digest, environment: Mapping[str, str]) -> str:
         """The annotations for standard output, in a GitHub job."""
-        return encode_annotations(run, folder) if self.suits(environment) else ""
+        return encode_annotations(told) if self.suits(environment) else ""
 
 
-def encode_annotations(run: Run, folder: Path) -> str:
+def encode_annotations(told: Digest) -> str:
     """One workflow command a line: errors for blocking rules that do not pass, warnings for advisory ones."""
-    told = digest(run, folder)
     stopping = [each for each in told.findings if each.stops]
     warning = [each for each in told.findings if each.warns]
     lines = [*_commands("error", stopping, told), *_commands("warning", warning, told)]
@@ -59,7 +52,7 @@ def _commands(command: str, findings: Sequence[Finding], told: Digest) -> list[s
 
 def _command(command: str, each: Finding, told: Digest) -> str:
     file, line = each.place
-    title = f"{told.name}: {each.name} {each.status}"
+    title = f"{told.name}: {each.name} ({each.status})"
     lines = (each.sentence, each.why, each.remedy, f"rule: {each.where}", f"report: {told.report}")
     properties = {"file": file, "line": str(line), "title": title}
     given = ",".join(f"{key}={_escape(value, _PROPERTY)}" for key, value in properties.items())

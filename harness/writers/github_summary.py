@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import ClassVar
 
 from harness.errors import WriteError
-from harness.records import Run
 from harness.report import markdown
-from harness.report.digest import digest
-from harness.system.files import write_atomic
-from harness.tables.access import Tables
-from harness.writers import Writer
+from harness.report.digest import Digest
+from harness.writers import DigestWriter
 
 VARIABLE = "GITHUB_STEP_SUMMARY"
 """The environment variable with the file that GitHub shows, shared by all that one step appends."""
@@ -21,7 +17,7 @@ MOST_BYTES = 1_000_000
 """GitHub refuses the summary of a step beyond 1 MiB (1,048,576 bytes)."""
 
 
-class GithubSummary(Writer):
+class GithubSummary(DigestWriter):
     """github_summary.md: verdict, rules and measurements for the summary of a GitHub job; on by itself there."""
 
     file_name: ClassVar[str] = "github_summary.md"
@@ -31,13 +27,11 @@ class GithubSummary(Writer):
         """Whether a step of a GitHub job runs it."""
         return bool(environment.get(VARIABLE))
 
-    def write(self, run: Run, tables: Tables, folder: Path) -> Path:
-        """Write github_summary.md atomically. Raises WriteError."""
-        path = folder / self.file_name
-        write_atomic(path, encode_summary(run, folder).encode())
-        return path
+    def encode(self, told: Digest) -> bytes:
+        """The summary in UTF-8."""
+        return encode_summary(told).encode()
 
-    def announce(self, run: Run, folder: Path, environment: Mapping[str, str]) -> str:
+    def show(self, told: Digest, environment: Mapping[str, str]) -> str:
         """Append the summary to that of the step, as far as there is room. Raises WriteError."""
         target = environment.get(VARIABLE)
         if not target:
@@ -45,7 +39,7 @@ class GithubSummary(Writer):
         try:
             with open(target, "ab") as stream:
                 room = MOST_BYTES - os.fstat(stream.fileno()).st_size
-                text = "\n" + encode_summary(run, folder, room - 1)
+                text = "\n" + encode_summary(told, room - 1)
                 if len(text.encode()) <= room:
                     stream.write(text.encode())
         except OSError as error:
@@ -53,15 +47,14 @@ class GithubSummary(Writer):
         return ""
 
 
-def encode_summary(run: Run, folder: Path, most: int = MOST_BYTES) -> str:
+def encode_summary(told: Digest, most: int = MOST_BYTES) -> str:
     """The summary, of at most ``most`` bytes in UTF-8 where they are enough for a line."""
-    told = digest(run, folder)
     sections = (
         markdown.head(told),
         markdown.stopping(told),
         markdown.warnings(told),
-        markdown.compressed(run),
+        markdown.compressed(told),
         markdown.passing(told),
-        markdown.measured(run),
+        markdown.measured(told),
     )
     return markdown.fit(sections, most, markdown.code(told.report))

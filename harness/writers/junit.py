@@ -6,51 +6,54 @@ The elements and attributes are those of the schema of Apache Ant's JUnit report
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import ClassVar
 from xml.etree import ElementTree
 
 from harness.errors import WriteError
-from harness.records import Run
-from harness.report.digest import Digest, Finding, digest
+from harness.report.digest import Digest, Finding
 from harness.report.display import clean
-from harness.system.files import write_atomic
-from harness.tables.access import Tables
-from harness.writers import Writer
+from harness.writers import DigestWriter
 
 _BLOCKING = {"pass": "", "fail": "failure", "inconclusive": "failure"}
 """The element that a blocking rule leaves in its test case by its status; any other status is an ``error``."""
 
 
-class Junit(Writer):
-    """junit.xml: one test case a rule, for CI servers; red exactly where the run did not pass."""
+_SERVERS = ("GITLAB_CI", "JENKINS_URL", "TF_BUILD")
+"""Environment variables of the CI servers that show JUnit files: GitLab, Jenkins, Azure Pipelines."""
+
+
+class Junit(DigestWriter):
+    """junit.xml: one test case a rule; red exactly where the run did not pass; on by itself where a server reads it."""
 
     file_name: ClassVar[str] = "junit.xml"
 
-    def write(self, run: Run, tables: Tables, folder: Path) -> Path:
-        """Write junit.xml atomically. Raises WriteError."""
-        path = folder / self.file_name
-        write_atomic(path, encode_junit(run, folder))
-        return path
+    @classmethod
+    def suits(cls, environment: Mapping[str, str]) -> bool:
+        """Whether a CI server that shows such files runs it."""
+        return any(environment.get(each) for each in _SERVERS)
+
+    def encode(self, told: Digest) -> bytes:
+        """The suites as XML."""
+        return encode_junit(told)
 
 
-def encode_junit(run: Run, folder: Path | None = None) -> bytes:
+def encode_junit(told: Digest) -> bytes:
     """The verdicts of a run as JUnit XML in UTF-8: one test suite a gate, one test case a verdict.
 
     A blocking rule that is inconclusive is a failure of the type ``inconclusive``. An advisory rule that does not pass
-    is skipped, with its status in the message: it must not stop a pipeline and must not count as passed. Failures and
-    errors together are none if and only if the exit code of the run is 0. The time of every suite is that of the run.
+    is skipped, with its status in the message: it must not stop a pipeline and must not count as passed; so is every
+    rule of a variant in place of which another was selected. Otherwise failures and errors together are none if and
+    only if the exit code of the run is 0. The time of every suite is that of the run.
     Raises WriteError where the clock of the run is not a date.
     """
-    told = digest(run, folder)
     gates: dict[str, list[Finding]] = {}
     for finding in told.findings:
         gates.setdefault(finding.gate, []).append(finding)
     root = ElementTree.Element("testsuites")
     for index, (gate, findings) in enumerate(gates.items()):
-        _add_suite(root, run, told, index, gate, findings)
+        _add_suite(root, told, index, gate, findings)
     ElementTree.indent(root)
     return bytes(ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)) + b"\n"
 
@@ -62,9 +65,7 @@ def _element(finding: Finding) -> str:
     return _BLOCKING.get(finding.status, "error")
 
 
-def _add_suite(
-    root: ElementTree.Element, run: Run, told: Digest, index: int, gate: str, findings: Sequence[Finding]
-) -> None:
+def _add_suite(root: ElementTree.Element, told: Digest, index: int, gate: str, findings: Sequence[Finding]) -> None:
     counts = Counter(_element(finding) for finding in findings)
     suite = ElementTree.SubElement(
         root,
@@ -72,22 +73,23 @@ def _add_suite(
         name=gate or "gate",
         package=told.name,
         id=str(index),
-        timestamp=_start_time(run),
+        timestamp=_start_time(told),
         hostname="localhost",
         tests=str(len(findings)),
         failures=str(counts["failure"]),
         errors=str(counts["error"]),
         skipped=str(counts["skipped"]),
-        time=f"{sum(run.clock.seconds.values()):.3f}",
+        time=f"{told.seconds:.3f}",
     )
     facts = {
         "verdict": told.verdict,
         "failure": told.failure,
         "reason": told.reason,
-        "warnings": str(run.warnings),
+        "warnings": str(len(told.warnings)),
+        **({"selected": told.selected} if told.selected else {}),
         "report": told.report,
-        "harness": run.environment.harness,
-        "data_key": run.data_key,
+        "harness": told.harness,
+        "data_key": told.data_key,
     }
     properties = ElementTree.SubElement(suite, "properties")
     for key, value in facts.items():
@@ -96,15 +98,23 @@ def _add_suite(
         case = ElementTree.SubElement(suite, "testcase", name=finding.name, classname=f"{told.name}.{gate}", time="0")
         if element := _element(finding):
             kind = {} if element == "skipped" else {"type": finding.status}
-            advisory = f"advisory rule, {finding.status}: " if finding.level == "warn" else ""
+            advisory = f"{told.aside}, {finding.status}: " if finding.level == "warn" else ""
             details = kind | {"message": f"{advisory}{finding.sentence}"}
             ElementTree.SubElement(case, element, details).text = _text(finding, told)
-    for stream in ("system-out", "system-err"):
-        ElementTree.SubElement(suite, stream)
+    ElementTree.SubElement(suite, "system-out").text = _tell(told)
+    ElementTree.SubElement(suite, "system-err")
+
+
+def _tell(told: Digest) -> str:
+    """What the verdict must not be read without, for who has only this file."""
+    lines = [f"{told.headline}: {told.reason}", told.selected, told.comparable, *told.stops]
+    lines += [*(f"warning: {each}" for each in told.warnings), *told.compressed]
+    return "\n".join(filter(None, lines))
 
 
 def _text(finding: Finding, told: Digest) -> str:
     parts = {
+        "metric": finding.title,
         "expected": finding.expected,
         "found": finding.numbers,
         "reason": finding.reason,
@@ -116,10 +126,10 @@ def _text(finding: Finding, told: Digest) -> str:
     return "\n".join(f"{key}: {value}" for key, value in parts.items() if value)
 
 
-def _start_time(run: Run) -> str:
+def _start_time(told: Digest) -> str:
     """When the run began, in UTC and without a zone, as the schema asks."""
     try:
-        started = datetime.fromisoformat(run.clock.started)
+        started = datetime.fromisoformat(told.started)
     except ValueError as error:
-        raise WriteError(f"run.json: clock.started is {run.clock.started!r}, expected an ISO 8601 date") from error
+        raise WriteError(f"run.json: clock.started is {told.started!r}, expected an ISO 8601 date") from error
     return f"{started.astimezone(UTC):%Y-%m-%dT%H:%M:%S}"

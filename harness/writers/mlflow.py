@@ -65,10 +65,11 @@ def _log(client: Any, run_id: str, logged: Logged) -> None:
 
 
 def _name_safely(metrics: Any) -> dict[str, float]:
-    """Names of the characters that MLflow takes; those that become alike are numbered."""
+    """Names of the characters that MLflow takes, without "/", which it reads as a path; those that become alike are
+    numbered."""
     safe: dict[str, float] = {}
     for name, value in metrics.items():
-        key = base = re.sub(r"[^A-Za-z0-9_.\- /]", "_", name)[:200].strip("./ ") or "metric"
+        key = base = re.sub(r"[^A-Za-z0-9_.\- ]", "_", name)[:200].strip(". ") or "metric"
         count = 1
         while key in safe:
             count += 1

@@ -68,7 +68,7 @@ def _encode_section(run: Run, folder: Path) -> str:
     told = digest(run, folder)
     sections = (
         markdown.Section("title", f"## Compression check: {markdown.code(told.name)}\n"),
-        markdown.compressed(run),
+        markdown.compressed(told),
         markdown.Section("verdict", f"\n**{told.headline}.** {markdown.escape(told.reason, 2000)}\n"),
         _lost(run, told),
         markdown.stopping(told),

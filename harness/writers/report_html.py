@@ -15,6 +15,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template, Tem
 from jinja2.runtime import Context
 from jinja2.utils import missing
 from markupsafe import Markup
+from pydantic import Field
 
 import harness.report
 from harness.errors import WriteError
@@ -37,10 +38,15 @@ class ReportHtml(Writer):
 
     file_name: ClassVar[str] = "report.html"
 
+    texts: bool = Field(
+        default=True,
+        description="show excerpts of documents, prompts, answers and generated texts; false leaves them out",
+    )
+
     def write(self, run: Run, tables: Tables, folder: Path) -> Path:
         """Write report.html atomically. Raises WriteError."""
         path = folder / self.file_name
-        write_atomic(path, render(run, tables, resources.folder("reports")).encode())
+        write_atomic(path, render(run, tables, resources.folder("reports"), self.texts).encode())
         return path
 
 
@@ -54,8 +60,10 @@ class _Rendered:
     body: Markup
 
 
-def render(run: Run, tables: Tables, templates: Path) -> str:
+def render(run: Run, tables: Tables, templates: Path, texts: bool = True) -> str:
     """The report as HTML: every section that ``harness.report.sections`` finds, in order.
+
+    texts: show excerpts of documents, prompts and answers.
 
     The same run and tables give the same text. Raises WriteError naming the template that failed.
     """
@@ -63,7 +71,7 @@ def render(run: Run, tables: Tables, templates: Path) -> str:
 
     environment = make_environment(templates)
     suites, no_tables = open_suites(tables)
-    values = {"run": run, "suites": suites, "no_tables": no_tables}
+    values = {"run": run, "suites": suites, "no_tables": no_tables, "show_texts": texts}
     style = (templates / "style.css").read_text(encoding="utf-8")
     sections = [_render(environment, section, values) for section in find_sections(templates)]
     try:

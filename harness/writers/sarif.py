@@ -6,41 +6,35 @@ Source: OASIS, Static Analysis Results Interchange Format (SARIF) Version 2.1.0;
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, ClassVar
 from urllib.parse import quote
 
-from harness.records import Run
-from harness.report.digest import Digest, Finding, digest
-from harness.system.files import write_atomic
-from harness.tables.access import Tables
-from harness.writers import Writer
+from harness import __version__
+from harness.report.digest import Digest, Finding
+from harness.writers import DigestWriter
 
 MOST_RESULTS = 5_000
 """GitHub shows no more results of a run."""
 MOST_CHARACTERS = 1_000
 """GitHub takes 1,024 for the text of a rule."""
+MOST_NOTIFICATIONS = 100
+"""Of errors, and of warnings."""
 MOST_NAME = 255
 """Of the id and the name of a rule."""
 
 
-class Sarif(Writer):
+class Sarif(DigestWriter):
     """results.sarif: every rule that does not pass, at its line in the gate file, for code scanning."""
 
     file_name: ClassVar[str] = "results.sarif"
 
-    def write(self, run: Run, tables: Tables, folder: Path) -> Path:
-        """Write results.sarif atomically. Raises WriteError."""
-        path = folder / self.file_name
-        text = json.dumps(encode_sarif(run, folder), indent=2, ensure_ascii=False)
-        write_atomic(path, f"{text}\n".encode())
-        return path
+    def encode(self, told: Digest) -> bytes:
+        """The log as JSON in UTF-8."""
+        return f"{json.dumps(encode_sarif(told), indent=2, ensure_ascii=False)}\n".encode()
 
 
-def encode_sarif(run: Run, folder: Path) -> dict[str, Any]:
+def encode_sarif(told: Digest) -> dict[str, Any]:
     """The SARIF log of a run: a result for every rule that does not pass, those that stop the run first."""
-    told = digest(run, folder)
     findings = [each for each in told.worst_first if each.status != "pass"]
     shown = findings[:MOST_RESULTS]
     rules = {each.id: each for each in reversed(shown)}
@@ -54,15 +48,20 @@ def encode_sarif(run: Run, folder: Path) -> dict[str, Any]:
                 "tool": {
                     "driver": {
                         "name": "lm-shipcheck",
-                        "version": run.environment.harness,
+                        "version": told.harness or __version__,
                         "rules": [_rule(rules[id_]) for id_ in ids],
                     }
                 },
                 "automationDetails": {"id": f"lm-shipcheck/{told.name}/"},
                 "originalUriBaseIds": {"SRCROOT": {"description": {"text": "where harness check was started"}}},
-                "invocations": [_invocation(run, told, len(findings) - len(shown))],
+                "invocations": [_invocation(told, len(findings) - len(shown))],
                 "results": [_result(each, indices[each.id], told) for each in shown],
-                "properties": {"verdict": told.verdict, "classOfFailure": told.failure, "report": told.report},
+                "properties": {
+                    "verdict": told.verdict,
+                    "classOfFailure": told.failure,
+                    "report": told.report,
+                    "selected": told.selected,
+                },
             }
         ],
     }
@@ -81,7 +80,7 @@ def _rule(each: Finding) -> dict[str, Any]:
 
 
 def _result(each: Finding, index: int, told: Digest) -> dict[str, Any]:
-    texts = (f"{each.name} {each.status}: {each.sentence}", each.remedy, f"Report: {told.report}")
+    texts = (f"{each.name} ({each.status}): {each.sentence}", each.remedy, f"Report: {told.report}")
     return {
         "ruleId": _name(each.id),
         "ruleIndex": index,
@@ -100,17 +99,24 @@ def _location(place: tuple[str, int]) -> dict[str, Any]:
     return {"artifactLocation": artifact, "region": {"startLine": line}}
 
 
-def _invocation(run: Run, told: Digest, more: int) -> dict[str, Any]:
-    notes = [*told.warnings, *([f"{more} more rules do not pass; all of them: {told.report}"] if more else [])]
+def _invocation(told: Digest, more: int) -> dict[str, Any]:
+    """How it went. What could not be run or judged is a notification, too: results are of a tool that worked."""
+    lost = [each for each in told.findings if each.stops and each.status not in {"fail", "inconclusive"}]
+    errors = [
+        {
+            "level": "error",
+            "message": {"text": _cut(f"{told.failure or each.status}: {each.reason or each.sentence}")},
+            "locations": [{"physicalLocation": _location(each.place)}],
+        }
+        for each in lost
+    ]
+    texts = [*told.warnings, *([f"{more} more rules do not pass; all of them: {told.report}"] if more else [])]
+    notes = [{"level": "warning", "message": {"text": _cut(text)}} for text in texts]
     return {
         "executionSuccessful": told.verdict != "error",
-        "exitCode": run.exit_code,
-        "toolExecutionNotifications": _notifications(notes),
+        "exitCode": told.exit_code,
+        "toolExecutionNotifications": [*errors[:MOST_NOTIFICATIONS], *notes[:MOST_NOTIFICATIONS]],
     }
-
-
-def _notifications(texts: Sequence[str], most: int = 100) -> list[dict[str, Any]]:
-    return [{"level": "warning", "message": {"text": _cut(text)}} for text in texts[:most]]
 
 
 def _cut(text: str, most: int = MOST_CHARACTERS) -> str:

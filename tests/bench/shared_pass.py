@@ -23,7 +23,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -39,27 +38,13 @@ from harness.data.encoding import EncodedDocument
 from harness.lockstep.batches import Batch, plan_batches
 from harness.lockstep.driver import CPU_TOKENS, shared_pass
 from harness.lockstep.kernels import Choice
-from harness.models.language_model import TransformersModel
 from harness.probes.channels import Channels
 from harness.probes.layers import Layers
 from harness.probes.tokens import Tokens
 from harness.tables.store import Store
+from tests.helpers.pass_pairs import Loaded
 
 Pair = tuple[Any, Any]
-
-
-@dataclass
-class Loaded:
-    """As much of a loaded model as the pass asks for."""
-
-    name: str
-    model: Any
-    calibration: None = None
-
-    @property
-    def language_model(self) -> TransformersModel:
-        """The model as its engine gives it."""
-        return TransformersModel(self.model)
 
 
 def make_pair(dtype: torch.dtype) -> tuple[Any, Any]:
@@ -204,7 +189,7 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--dtype", nargs="+", default=["float32", "bfloat16"])
-    parser.add_argument("--kernel", nargs="+", default=["eager", "compiled", "naive"])
+    parser.add_argument("--kernel", nargs="+", default=["eager", "compiled", "native", "naive"])
     parser.add_argument("--documents", type=int, default=16)
     parser.add_argument("--length", type=int, default=512)
     parser.add_argument("--batch-tokens", type=int, default=CPU_TOKENS)

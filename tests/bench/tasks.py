@@ -43,11 +43,11 @@ END_RANGE = 500
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
-    """One token a word: w0 … w31999."""
-    words = {f"w{number}": number for number in range(VOCABULARY)}
-    inner = Tokenizer(models.WordLevel(words, unk_token="w0"))  # noqa: S106
+    """One token a word: w2 … w31999."""
+    vocabulary = {"<unk>": 0, "</s>": 1} | {f"w{number}": number for number in range(2, VOCABULARY)}
+    inner = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))  # noqa: S106
     inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="w0", eos_token="w1", pad_token="w1")  # noqa: S106
+    return PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="<unk>", eos_token="</s>", pad_token="</s>")  # noqa: S106
 
 
 def make_model(dtype: torch.dtype) -> Any:
@@ -142,8 +142,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("cases", nargs="*", default=list(CASES), metavar="case", help=", ".join(CASES))
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
-    parser.add_argument("--items", type=int, default=48)
-    parser.add_argument("--groups", type=int, default=3)
+    parser.add_argument("--items", type=int, default=96)
+    parser.add_argument("--groups", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(1)
     model = make_model(getattr(torch, options.dtype))

@@ -90,7 +90,7 @@ def printed(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         ("llama_cpp", "engine llama_cpp"),
         ("backends", "round_to_nearest"),
         ("variant-file", "variant.compress: list of (entry of the backends)"),
-        ("variant-file", "reference.dtype: one of float32, float16, bfloat16"),
+        ("variant-file", "reference.dtype: one of auto, float32, float16, bfloat16"),
         ("suite-file", "documents.context: whole number, at least 2, default 512"),
         ("gate-file", "sequential: one of betting, group_sequential or null"),
     ],

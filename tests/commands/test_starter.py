@@ -43,6 +43,42 @@ def test_own_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert make_plan(hub).name == "name-w4-g128"
 
 
+@pytest.mark.parametrize("option", ["--reference", "--variant"])
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("./bsae", "found './bsae': no such folder (HERE/bsae), expected the folder of a model, or a GGUF file "
+                   "(did you mean base?)"),
+        ("./m.ggfu", "found './m.ggfu': no such folder (HERE/m.ggfu), expected the folder of a model, or a GGUF file "
+                     "(did you mean m.gguf?)"),
+        ("./n.gguf", "found './n.gguf': no such file (HERE/n.gguf), expected a GGUF file (did you mean m.gguf?)"),
+        ("./texts.txt", "found './texts.txt': a file (HERE/texts.txt), expected the folder of a model, or a GGUF file"),
+        ("a/b/c", "found 'a/b/c', expected pocket, a folder that exists, or a hub id (owner/name)"),
+    ],
+)  # fmt: skip
+def test_a_model_that_is_not_there_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option: str, name: str, said: str
+) -> None:
+    (tmp_path / "base").mkdir()
+    (tmp_path / "m.gguf").touch()
+    (tmp_path / "texts.txt").touch()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(PlanError) as refused:
+        write_starter(Path("v.yaml"), **{"reference": "./base", option.removeprefix("--"): name})  # type: ignore[arg-type]
+    assert str(refused.value).replace(str(tmp_path), "HERE") == f"{option}: {said}"
+    assert not Path("v.yaml").exists()
+
+
+def test_a_gguf_file_is_named_relative_to_the_file_that_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "inner").mkdir()
+    (tmp_path / "m.gguf").touch()
+    monkeypatch.chdir(tmp_path)
+    write_starter(Path("inner/v.yaml"), "m.gguf")
+    assert "model: ../m.gguf" in Path("inner/v.yaml").read_text()
+
+
 def test_a_file_that_exists_is_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "variant.yaml"
     path.write_text("mine")

@@ -24,7 +24,9 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
 from harness.plugins import load, names
+from harness.records import Failure, Fault
 from harness.report.display import clean
+from harness.report.worst import list_worst
 from harness.writers import Writer
 from tests.helpers.hostile import HOSTILE, PLAIN, rename_everything, small
 
@@ -219,6 +221,57 @@ def test_a_long_run_stays_bounded(kind: str, tmp_path: Path) -> None:
     assert size < most.get(kind, 20_000_000)
 
 
+# A run that could not be made
+
+
+TELLS_FAILURES = {"comment_md", "github_annotations", "github_summary", "gitlab_code_quality", "junit", "sarif"}
+
+
+def failed(text: str) -> Failure:
+    """A failure in which every free text is ``text``, with two faults."""
+    faults = tuple(Fault(file=text or "x", line=line, message=text) for line in (3, 7))
+    return Failure(
+        name=text, failure="model_unsupported", message=text, source=text, faults=faults, harness="0",
+        at="2026-11-22T08:00:00+00:00",
+    )  # fmt: skip
+
+
+def seen_failure(kind: str, failure: Failure, folder: Path) -> Seen | None:
+    """What a reader sees of a run that could not be made; None where the writer has nothing to say of it."""
+    path = load(Writer, kind)().write_failure(failure, folder)
+    return SEE[kind](path.read_bytes()) if path else None
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("text", [text for text in HOSTILE if text], ids=range(len(HOSTILE) - 1))
+def test_hostile_names_stay_text_where_there_is_no_run(kind: str, text: str, tmp_path: Path) -> None:
+    seen, plain_ = (seen_failure(kind, failed(each), tmp_path) for each in (text, PLAIN))
+    assert (seen is None, plain_ is None) == (kind not in TELLS_FAILURES,) * 2
+    if seen is None or plain_ is None:
+        return
+    assert seen[0] == plain_[0]
+    shown = clean(text, 200)
+    if len(text) <= 100 and shown.strip():
+        assert " ".join(shown.split()) in " ".join("\n".join(seen[1]).split())
+
+
+@pytest.mark.parametrize("kind", sorted(TELLS_FAILURES))
+def test_why_there_is_no_run_is_said_with_its_class_and_its_places(kind: str, tmp_path: Path) -> None:
+    faults = (
+        Fault(file="a.yaml", line=3, message="found no such model"),
+        Fault(file="g.yaml", line=7, message="found a typo"),
+    )
+    failure = failed(PLAIN).model_copy(update={"faults": faults})
+    seen = seen_failure(kind, failure, tmp_path / "runs" / "x")
+    assert seen is not None
+    said = "\n".join(seen[1])
+    for part in ("found no such model", "found a typo", "a.yaml", "g.yaml", "failure.json"):
+        assert part in said, part
+    assert "pass" not in said.lower().replace("passes", "")
+    if kind != "gitlab_code_quality":
+        assert "model_unsupported" in said or kind == "github_annotations"
+
+
 # Bytes that were looked at
 
 
@@ -257,5 +310,7 @@ def test_one_file_alone_says_what_broke_and_where_to_look(
         "gates/ship.yaml:3",
         "section cause",
         "runs/x/report.html",
+        *list_worst(made.run),
     ):
         assert part in said, part
+    assert list_worst(made.run)

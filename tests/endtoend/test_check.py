@@ -106,6 +106,8 @@ def test_a_broken_variant_fails_and_judge_and_report_work_on_the_old_run(tmp_pat
 
     report = tmp_path / "runs/int2/report.html"
     first = report.read_bytes()
+    assert "</code> fell from " in first.decode()
+    assert "shown as ids" not in first.decode()
     report.unlink()
     assert run(tmp_path, "report", "runs/int2")[0] == 0
     assert report.read_bytes() == first

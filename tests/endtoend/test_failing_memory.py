@@ -17,7 +17,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import harness
 from harness.check import check
-from harness.cli import _classify, _explain
+from harness.cli import _explain
+from harness.errors import classify
 from harness.terminal import Terminal
 from tests.helpers.tiny_models import save, tiny_llama
 
@@ -89,7 +90,7 @@ def run(desk: Path, out: Path, memory: Memory) -> tuple[int, str]:
             code = check([desk / "v.yaml"], out, Terminal(Console(file=said, width=2000)))
     except BaseException as error:  # noqa: BLE001 - as the command line does
         code = 2
-        said.write(f"{_explain(error)}\nclass of failure: {_classify(error)}")
+        said.write(f"{_explain(error)}\nclass of failure: {classify(error)}")
     return code, said.getvalue()
 
 

@@ -189,7 +189,7 @@ def test_a_check_says_it_too_before_it_starts(desk: Path, monkeypatch: pytest.Mo
 
     notes: list[str] = []
     # In place of the module that loads models.
-    running = SimpleNamespace(group_plans=lambda plans: [plans], run_group=stop)
+    running = SimpleNamespace(run_group=stop)
     monkeypatch.setitem(sys.modules, "harness.run", running)
     monkeypatch.setattr(Terminal, "note", lambda self, text: notes.append(text))
     assert check([desk / "variant.yaml"], desk / "runs", Terminal()) == 2

@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 from rich.console import Console
@@ -52,9 +53,20 @@ def run(desk: Path, out: Path, *names: str) -> tuple[int, str]:
     return code, said.getvalue()
 
 
-def results(out: Path) -> dict[str, bytes]:
-    """The results in all run folders: run.json and outputs."""
-    return {str(path): path.read_bytes() for path in sorted(out.glob("*/*.*")) if path.name != MARKER}
+def results(out: Path, name: str = "*") -> dict[str, bytes]:
+    """The results in all run folders, or in that of one variant: run.json and outputs."""
+    return {str(path): path.read_bytes() for path in sorted(out.glob(f"{name}/*.*")) if path.name != MARKER}
+
+
+def check_no_result(folder: Path, message: str) -> None:
+    """Nothing in the folder of a run is a result: there is only word of why there is none, which never passes."""
+    assert {path.name for path in folder.glob("*.*")} - {MARKER} == {"failure.json", "junit.xml"}
+    assert message in (folder / "failure.json").read_text()
+    suites = list(ElementTree.parse(folder / "junit.xml").getroot())  # noqa: S314 - written a moment ago
+    cases = [case for suite in suites for case in suite.iter("testcase")]
+    assert [[child.tag for child in case] for case in cases] == [["error"]] * len(cases)
+    assert len(cases) == sum(int(str(suite.get("errors"))) for suite in suites) > 0
+    assert message in (folder / "junit.xml").read_text()
 
 
 def verdict(out: Path) -> tuple[str, int]:
@@ -93,10 +105,11 @@ def test_the_lock_is_held_until_the_last_output_is_written(
         refused.append(path.name)
         files.write_atomic(path, content)
 
-    for module in ("harness.writers.report_html", "harness.writers.junit", "harness.write"):
+    for module in ("harness.writers.report_html", "harness.writers", "harness.write"):
         monkeypatch.setattr(f"{module}.write_atomic", try_to_enter)
     assert run(desk, tmp_path, "a")[0] == 0
-    assert refused == ["junit.xml", "report.html", "run.json"]
+    # Word that it was started, then its result.
+    assert refused == ["failure.json", "junit.xml", "junit.xml", "report.html", "run.json"]
 
 
 def test_an_output_that_cannot_be_written_leaves_an_error_everywhere(
@@ -136,7 +149,7 @@ def test_a_run_file_that_cannot_be_written_or_read_back_leaves_no_result(
     monkeypatch.setattr(harness.check, step, refuse)
     code, said = run(desk, tmp_path, "a")
     assert code == 2
-    assert results(tmp_path) == {}
+    check_no_result(tmp_path / "a", "the disk is full")
     assert "May ship" not in said
     assert "the disk is full" in said
 
@@ -167,14 +180,16 @@ def test_a_mistake_in_a_file_leaves_no_earlier_result_of_its_variants(
     assert run(desk, tmp_path, "a", "b")[0] == 0
     broken = desk / "broken.yaml"
     broken.write_text(change(VARIANT.format(name="a")))
-    kept = {name: content for name, content in results(tmp_path).items() if "/b/" in name}
+    kept = results(tmp_path, "b")
     with pytest.raises(PlanError):
         run(desk, tmp_path, "broken")
-    assert results(tmp_path) == kept
+    assert results(tmp_path, "b") == kept
+    check_no_result(tmp_path / "a", "broken.yaml")
     assert run(desk, tmp_path, "a")[0] == 0
     with pytest.raises(PlanError):
         run(desk, tmp_path, "b", "broken")
-    assert results(tmp_path) == {}
+    for name in ("a", "b"):
+        check_no_result(tmp_path / name, "broken.yaml")
 
 
 def test_a_mistake_in_a_file_deletes_nothing_while_another_process_holds_the_folder(desk: Path, tmp_path: Path) -> None:

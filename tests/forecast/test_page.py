@@ -33,7 +33,7 @@ def test_what_becomes_of_the_artifact_is_said(fields: dict[str, Any], probes: tu
     plan = Plan(
         name="p",
         source="p.yaml",
-        reference=ModelSpec(model="pocket"),
+        reference=ModelSpec(model="pocket", dtype="float32"),
         variant=VariantSpec(**fields),
         suites=(SuiteSpec(name="s", source="s.yaml", measures=(Memory(),), probes=probes),),
         gates=(GateSpec(name="g", source="g.yaml", rules=(RULE,)),),
@@ -57,7 +57,7 @@ def test_a_variant_that_is_an_adapter_alone_is_not_called_the_reference(merge: b
     plan = Plan(
         name="p",
         source="p.yaml",
-        reference=ModelSpec(model="pocket"),
+        reference=ModelSpec(model="pocket", dtype="float32"),
         variant=VariantSpec(adapter="./tuned", merge=merge),
         suites=(SuiteSpec(name="s", source="s.yaml", measures=(Memory(),), probes=()),),
         gates=(GateSpec(name="g", source="g.yaml", rules=(RULE,)),),

@@ -152,6 +152,29 @@ def test_memory_holds_both_sides_working_memory_and_libraries() -> None:
     assert found.memory == pytest.approx(2.75 * weights + 9 * 4 * 2**23 + 650e6)
 
 
+def test_memory_of_tasks_grows_with_the_items_of_a_batch_and_the_vocabulary(tmp_path: Path) -> None:
+    """A batch of items keeps the logits of all its tokens, and their logarithms: for a large vocabulary that is more
+    than what the shared pass holds."""
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text('{"vocab_size": 32000}')
+    save_file({"a": np.zeros(1000, np.float32)}, tmp_path / "model" / "model.safetensors")
+    file, suite = tmp_path / "variant.yaml", tmp_path / "suite.yaml"
+    file.write_text(
+        "name: v\nreference: {model: ./model}\nvariant: {model: ./model}\nsuites: [./suite.yaml]\ngates: [smoke]\n"
+    )
+    needed = []
+    for settings in ("", ", batch_size: 32", ", batch_size: 32, limit: 4"):
+        suite.write_text(
+            "documents: {data: pocket-heldout, max: 8, context: 512}\n"
+            f"measures: [logits, divergence, perplexity, {{measure: tasks, tasks: [pocket_facts]{settings}}}]\n"
+        )
+        needed.append(cost(make_plan(file), None).memory)
+    logits = 4 * 4 * 200 * 32000
+    assert needed[0] == pytest.approx(8000 + 16 * logits + 650e6)
+    assert needed[1] == pytest.approx(8000 + 32 * logits + 650e6)
+    assert needed[2] == pytest.approx(8000 + 4 * logits + 650e6)
+
+
 def test_models_that_are_larger_than_the_machine_are_refused_before_they_are_loaded(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

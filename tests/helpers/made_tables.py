@@ -65,10 +65,22 @@ def make_tables(
         "layers": layer_table(rng, scale, documents, layers),
         "channels": channel_table(rng, layers),
         "items": item_table(rng, scale, items),
+        "item_texts": item_text_table(items),
         "generations": generation_table(rng, scale, frame),
     }
+    tables["token_texts"] = token_text_table(2048)
     # Ten decimals are the same on every processor, which the last bits of exp and log are not.
     return {name: table.round(10) for name, table in tables.items()}
+
+
+def token_text_table(count: int) -> pd.DataFrame:
+    """Made-up texts of token ids: syllables, with a blank before some, and a few odd ones."""
+    odd = {5: "\n", 6: "\t", 7: "\\xe2", 8: "<script>alert(1)</script>", 9: "\u202eevil", 10: ""}
+    syllables = ("ka", "lo", "mi", "nu", "re", "sta", "ter", "vo")
+    ids = range(count)
+    texts = [odd.get(n, f"{' ' * (n % 3 == 0)}{syllables[n % 8]}{syllables[n // 8 % 8]}") for n in ids]
+    parts = ["e2" if n == 7 else "" for n in ids]
+    return pd.DataFrame({"id": np.array(ids, dtype=np.int32), "text": texts, "bytes": parts})
 
 
 def token_table(rng: np.random.Generator, scale: float, kinds: np.ndarray, length: int) -> pd.DataFrame:
@@ -180,6 +192,10 @@ def item_table(rng: np.random.Generator, scale: float, items: int) -> pd.DataFra
         reference = (rng.random(items) < 0.99 - 0.03 * (index % 3)).astype(float)
         lose, gain = rng.random(items) < 0.16 * scale * hard, rng.random(items) < 0.02
         variant = np.where(reference == 1, 1.0 - lose, 1.0 * gain)
+        picks = {
+            "reference": [k % 4 if right else (k + 1) % 4 for k, right in enumerate(reference)],
+            "variant": [k % 4 if right else (k + 2) % 4 for k, right in enumerate(variant)],
+        }
         metric = "exact_match" if "recall" in task or "sums" in task else "accuracy"
         parts.append(
             pd.DataFrame(
@@ -195,13 +211,31 @@ def item_table(rng: np.random.Generator, scale: float, items: int) -> pd.DataFra
                     "target": [str(k) for k in np.arange(items) % 4],
                     "reference_score": reference,
                     "variant_score": variant,
-                    "reference_answer": [str(k % 4 if r else (k + 1) % 4) for k, r in enumerate(reference)],
-                    "variant_answer": [str(k % 4 if v else (k + 2) % 4) for k, v in enumerate(variant)],
+                    "reference_answer": [str(pick) for pick in picks["reference"]],
+                    "variant_answer": [str(pick) for pick in picks["variant"]],
+                    "reference_loglikelihoods": [likelihoods(pick, k) for k, pick in enumerate(picks["reference"])],
+                    "variant_loglikelihoods": [likelihoods(pick, k + 3) for k, pick in enumerate(picks["variant"])],
                     "weight": 1.0,
                 }
             )
         )
     return pd.concat(parts, ignore_index=True)
+
+
+def likelihoods(pick: int, k: int) -> list[float]:
+    """Four choices, of which one leads the others by 0.25 to 2 nats."""
+    return [-1.0 if choice == pick else -1.25 - k % 8 / 4 for choice in range(4)]
+
+
+def item_text_table(items: int) -> pd.DataFrame:
+    """The question and the choices of every item."""
+    told = "Mira has the lamp and Tom has the key."
+    rows = [
+        {"task": task, "doc_id": k, "prompt": f"{told}\nWho has number {k}?\nAnswer:", "choices": [*"abcd"]}
+        for task in TASKS
+        for k in range(items)
+    ]
+    return pd.DataFrame(rows)
 
 
 def generation_table(rng: np.random.Generator, scale: float, documents: pd.DataFrame) -> pd.DataFrame:

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from harness.lockstep import kernels as kernels_module
-from harness.lockstep.kernels import WORTH_COMPILING, choose_kernels
+from harness.lockstep import native
+from harness.lockstep.kernels import EAGER, WORTH_COMPILING, Name, choose_kernels
 from harness.lockstep.logit_statistics import logit_sums
 from harness.lockstep.module_statistics import channel_moments, row_errors
 from tests.helpers.pass_pairs import damaged, llama, louder, observe
@@ -26,23 +27,50 @@ def test_kernels_are_compiled_only_where_the_plan_makes_it_worth_it(monkeypatch:
         tried.append(1)
         raise RuntimeError("no such header")
 
-    monkeypatch.setattr(kernels_module, "_has_compiler", lambda: True)
+    monkeypatch.setattr(native, "find_compiler", lambda: "c++")
     monkeypatch.setattr(kernels_module, "_compiled_logits", refuse)
-    small = choose_kernels("auto", WORTH_COMPILING // 1000 - 1, 1000, torch.float32, CPU)
+    small = choose_kernels("auto", WORTH_COMPILING // 1000 - 1, 1000, torch.float16, CPU)
     assert (small.name, small.note, tried) == ("eager", "", [])
-    large = choose_kernels("auto", WORTH_COMPILING // 1000, 1000, torch.float32, CPU)
+    large = choose_kernels("auto", WORTH_COMPILING // 1000, 1000, torch.float16, CPU)
     assert tried
     assert large.name == "eager"
     assert "RuntimeError: no such header" in large.note
-    monkeypatch.setattr(kernels_module, "_has_compiler", lambda: False)
+    monkeypatch.setattr(native, "find_compiler", lambda: None)
     assert "compiler" in choose_kernels("compiled", 1, 1000, torch.float32, CPU).note
+
+
+@pytest.mark.parametrize("dtype", native.TYPES)
+def test_native_code_is_taken_on_a_cpu_however_short_the_pass(dtype: torch.dtype) -> None:
+    wanted = "eager" if native.find_compiler() is None else "native"
+    assert choose_kernels("auto", 1, 10, dtype, CPU).name == wanted
+    assert choose_kernels("eager", 1, 10, dtype, CPU).name == "eager"
+
+
+def test_native_code_that_cannot_be_built_or_gives_other_numbers_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Wrong:
+        logit_sums, row_errors = staticmethod(logit_sums), staticmethod(row_errors)
+
+        def channel_moments(self, values: Tensor, valid: Tensor, threshold: float) -> tuple[Tensor, ...]:
+            return tuple(column * 1.01 for column in channel_moments(values, valid, threshold))
+
+    monkeypatch.setattr(native, "build", Wrong)
+    refused = choose_kernels("native", 1, 10, torch.float32, CPU)
+    assert refused.name == "eager"
+    assert "the native channel moments differ from the plain ones" in refused.note
+
+    def fail() -> None:
+        raise native.BuildError("c++ failed: no such header")
+
+    monkeypatch.setattr(native, "build", fail)
+    assert "no such header" in choose_kernels("native", 1, 10, torch.float32, CPU).note
+    assert choose_kernels("auto", 1, 10, torch.float32, CPU) == EAGER
 
 
 def test_a_compiled_kernel_that_gives_other_numbers_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     def wrong(values: Tensor, valid: Tensor, threshold: float) -> tuple[Tensor, ...]:
         return tuple(column * 1.01 for column in channel_moments(values, valid, threshold))
 
-    monkeypatch.setattr(kernels_module, "_has_compiler", lambda: True)
+    monkeypatch.setattr(native, "find_compiler", lambda: "c++")
     monkeypatch.setattr(kernels_module, "_compiled_logits", lambda: logit_sums)
     monkeypatch.setattr(kernels_module, "_compiled_errors", lambda: row_errors)
     monkeypatch.setattr(kernels_module, "_compiled_moments", lambda: channel_moments)
@@ -53,13 +81,15 @@ def test_a_compiled_kernel_that_gives_other_numbers_is_not_used(monkeypatch: pyt
     assert "channel moments differ from the plain ones" in refused.note
 
 
-@pytest.mark.slow
+@pytest.mark.parametrize("kernel", ["native", pytest.param("compiled", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_compiled_and_plain_passes_agree(tmp_path: Path, dtype: torch.dtype) -> None:
+def test_faster_and_plain_passes_agree(tmp_path: Path, dtype: torch.dtype, kernel: Name) -> None:
+    if native.find_compiler() is None:
+        pytest.skip("this machine has no C++ compiler")
     reference = louder(llama(), 3.0).to(dtype)
     variant = damaged(reference)
-    report, (compiled,) = observe(tmp_path / "c", reference, [variant], kernel="compiled")
-    assert report.kernel == "compiled"
+    report, (faster,) = observe(tmp_path / "c", reference, [variant], kernel=kernel)
+    assert report.kernel == kernel
     _, (plain,) = observe(tmp_path / "p", reference, [variant], kernel="eager")
     for table in ("tokens", "layers", "channels"):
-        pd.testing.assert_frame_equal(compiled[table], plain[table], rtol=1e-4, atol=1e-5)
+        pd.testing.assert_frame_equal(faster[table], plain[table], rtol=1e-4, atol=1e-5)

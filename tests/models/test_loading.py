@@ -227,8 +227,16 @@ def test_a_device_that_is_not_there_is_refused_before_loading(device: str, folde
 def test_a_folder_without_tokenizer_is_refused(folder: Path) -> None:
     for path in folder.glob("tokenizer*"):
         path.unlink()
-    with pytest.raises(ModelError, match="tokenizer cannot be loaded"):
+    (folder / "special_tokens_map.json").write_text("{}")
+    with pytest.raises(ModelError, match=r"tokenizer cannot be loaded: the folder holds none; copy tokenizer\.json"):
         load(spec(folder), "reference")
+
+
+def test_a_tokenizer_that_cannot_be_loaded_is_refused_in_one_line(folder: Path) -> None:
+    (folder / "tokenizer.json").unlink()
+    with pytest.raises(ModelError, match="tokenizer cannot be loaded by the class") as refused:
+        load(spec(folder), "reference")
+    assert "\n" not in str(refused.value)
 
 
 # --- faults 12 to 14: damaged or incomplete -----------------------------------------------------------------

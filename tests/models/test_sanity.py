@@ -27,7 +27,7 @@ CLEAN: dict[str, list[Any]] = {"missing_keys": [], "unexpected_keys": [], "misma
 
 
 def spec(**fields: Any) -> ModelSpec:
-    return ModelSpec(model="m", **{"attention": "sdpa", **fields})
+    return ModelSpec(model="m", **{"attention": "sdpa", "dtype": "float32", **fields})
 
 
 def part(model: PreTrainedModel, path: str) -> Any:

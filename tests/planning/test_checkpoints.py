@@ -173,6 +173,14 @@ def test_a_missing_library_is_said_before_anything_is_loaded(
     assert install in problem(folder, variant)
 
 
+def test_a_reference_that_is_a_gguf_file_needs_the_library_too(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    installed(monkeypatch, "gguf")
+    assert problem(folder, {"model": "./model"}, model="q4.gguf") == (
+        "reference.model: found a GGUF file, but the library gguf is not installed, expected the library that reads it "
+        '(pip install "lm-shipcheck[gguf]")'
+    )
+
+
 def test_steps_on_a_dequantized_file_are_allowed(folder: Path) -> None:
     cache = [{"backend": "kv_cache", "bits": 8}]
     assert planned(folder, {"model": "q4.gguf", "compress": cache}).variant.compress

@@ -44,6 +44,13 @@ def test_documents_of_a_suite_and_for_calibration_are_opened_too(tmp_path: Path)
         make_plan(path)
 
 
+@pytest.mark.parametrize("name", ["t.csv", "t.parquet", "folder"])
+def test_texts_in_other_files_are_collected_by_init(tmp_path: Path, name: str) -> None:
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(PlanError, match=rf"\(harness init NEW\.yaml --documents \./{name} collects the texts"):
+        planned(tmp_path, VARIANT.replace("./texts.jsonl", f"./{name}"))
+
+
 def test_documents_beyond_max_are_not_asked_for(tmp_path: Path) -> None:
     (tmp_path / "t.jsonl").write_text('{"text": "fine"}\nbroken\n')
     for most, fine in ((1, True), (2, False)):

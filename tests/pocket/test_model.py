@@ -12,6 +12,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from harness.models.headers import read_headers
 from harness.pocket import MODEL_DIR, lexicon, plant
 from harness.pocket.tokenizer import save_tokenizer, train_tokenizer
 from harness.pocket.world import documents
@@ -35,7 +36,9 @@ def test_it_loads_without_anything_missing_or_left_over() -> None:
     model, info = loaded
     assert isinstance(model, LlamaForCausalLM)
     assert not any(info.values())
-    assert model.dtype == torch.bfloat16
+    assert model.dtype == torch.float32
+    (header,) = read_headers(MODEL_DIR)
+    assert {entry["dtype"] for name, entry in header.items() if name != "__metadata__"} == {"BF16"}
 
 
 def test_it_is_as_small_as_promised(model: LlamaForCausalLM) -> None:

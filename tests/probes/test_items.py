@@ -50,6 +50,7 @@ class MemorySink:
 
     frames: dict[str, pd.DataFrame] = field(default_factory=dict)
     scoring: list[pd.DataFrame] = field(default_factory=list)
+    questions: list[pd.DataFrame] = field(default_factory=list)
 
     def done(self, unit: str) -> bool:
         return unit in self.frames
@@ -58,6 +59,7 @@ class MemorySink:
         assert unit not in self.frames
         self.frames[unit] = frames["items"]
         self.scoring.append(frames["scoring"])
+        self.questions.append(frames["item_texts"])
 
     def read(self, table: str) -> pd.DataFrame:
         assert table == "scoring"
@@ -662,10 +664,10 @@ def test_a_standard_name_is_looked_up_among_lm_evals_own_only_when_needed(
     write_task(tmp_path, "colours", CHOICE, CHOICE_DOCS)
     (tmp_path / "mixed.yaml").write_text("group: mixed\ntask: [colours, hellaswag]\n")
     library = _Library(read_task_files([tmp_path]))
-    library.load("colours", tmp_path / "cache")
+    library.open("colours")
     assert asked == []
     with pytest.raises(DataError):
-        library.load("hellaswag", tmp_path / "cache")
+        library.open("hellaswag")
     assert asked == ["standard"]
     assert library._leads_outside("mixed")
 
@@ -701,6 +703,39 @@ def test_choices_that_are_prompts_are_labelled_by_their_index(
     write_task(tmp_path, "starts", CONTEXTS, [docs[0], {**docs[1], "label": 2}])
     with pytest.raises(DataError, match="document 1: found the label 2, expected an index from 0 to 1"):
         run(tmp_path, "starts", reference, variant)
+
+
+def questions(folder: Path, task: str, side: Loaded, **settings: Any) -> list[tuple[int, str, list[str]]]:
+    """Document, prompt and choices of every row of the table ``item_texts``."""
+    (sink,) = observe(
+        Items(tasks=(task,), include=(str(folder),), **settings), side, Loaded("variant", side.model, side.tokenizer)
+    )
+    (frame,) = sink.questions
+    assert set(frame["task"]) == {task}
+    return list(zip(frame["doc_id"], frame["prompt"], map(list, frame["choices"]), strict=True))
+
+
+def test_every_document_is_kept_once_with_its_question_for_readers(tmp_path: Path, reference: Loaded) -> None:
+    write_task(tmp_path, "colours", CHOICE, CHOICE_DOCS)
+    asked = [(number, doc["q"], doc["choices"]) for number, doc in enumerate(CHOICE_DOCS)]
+    assert questions(tmp_path, "colours", reference) == asked
+    starts = ["the colour of the sun is", "the colour of the sea is"]
+    write_task(tmp_path, "starts", CONTEXTS, [{"starts": starts, "end": "red", "label": 1}])
+    assert questions(tmp_path, "starts", reference) == [(0, "", [f"{start} red" for start in starts])]
+    write_task(tmp_path, "write", GENERATION, [{"q": "the sun is", "answer": "red"}])
+    assert questions(tmp_path, "write", reference) == [(0, "the sun is", [])]
+    write_task(tmp_path, "last", LAST_WORD, [{"q": "the sun is", "answer": "red"}])
+    assert questions(tmp_path, "last", reference) == [(0, "the sun is", [])]
+    write_task(tmp_path, "pages", ROLLING, [{"text": "the sun is red ."}])
+    assert questions(tmp_path, "pages", reference) == [(0, "", [])]
+
+
+def test_of_a_long_prompt_the_end_is_kept(tmp_path: Path) -> None:
+    loaded = Loaded("reference", make_model(positions=1024), make_tokenizer())
+    write_task(tmp_path, "write", GENERATION, [{"q": "grass " * 500 + "the sun is", "answer": "red"}])
+    ((_, prompt, _),) = questions(tmp_path, "write", loaded)
+    assert len(prompt) == 2000
+    assert prompt.endswith("grass the sun is")
 
 
 def test_a_task_may_score_with_a_function_of_its_own(tmp_path: Path, reference: Loaded, variant: Loaded) -> None:
@@ -753,7 +788,12 @@ def test_templates_are_compiled_once_and_the_environment_is_left_as_it_was(
     compiled: list[str] = []
     environment = lm_eval.utils.env
     real = environment.compile
-    monkeypatch.setattr(environment, "compile", lambda source, *rest: (compiled.append(source), real(source, *rest))[1])
+
+    def compile_template(source: str, *rest: Any) -> Any:
+        compiled.append(source)
+        return real(source, *rest)
+
+    monkeypatch.setattr(environment, "compile", compile_template)
     write_task(tmp_path, "last", LAST_WORD, [{"q": doc["q"], "answer": "red"} for doc in CHOICE_DOCS])
     rows = run(tmp_path, "last", reference, variant)
     assert len(rows) == 2 * len(CHOICE_DOCS)

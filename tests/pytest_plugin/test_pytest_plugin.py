@@ -101,6 +101,13 @@ def test_workers_share_one_check(project: Path) -> None:
     assert "1 failed, 2 passed, 1 skipped" in done.stdout, done.stdout + done.stderr
 
 
+def test_last_failed_runs_the_rule_that_failed_again(project: Path) -> None:
+    start(project, "variants")
+    done = start(project, "variants", "--lf")
+    assert " 1 failed in" in done.stdout, done.stdout
+    assert "FAILED variants/small.variant.yaml::gate/at_most memory.bits_per_weight (2)" in done.stdout
+
+
 def test_mistakes_of_a_file_are_errors_of_collection(tmp_path: Path) -> None:
     (tmp_path / "bad.variant.yaml").write_text(VARIANT.replace("compress", "compres"))
     done = start(tmp_path)
@@ -159,3 +166,13 @@ def test_a_matrix_is_tests_of_each_of_its_variants(tmp_path: Path) -> None:
     done = start(tmp_path, "-rA")
     assert "2 failed, 4 passed, 2 skipped" in done.stdout, done.stdout
     assert "PASSED two.variant.yaml::small-bits8/run" in done.stdout
+
+
+def test_a_variant_that_was_not_selected_is_skipped(tmp_path: Path) -> None:
+    (tmp_path / "suite.yaml").write_text(SUITE.replace("memory, logits", "memory"))
+    (tmp_path / "gate.yaml").write_text(GATE.replace("limit: 2.0", "limit: 8.0"))
+    text = VARIANT.replace("bits: 8", "bits: $bits").replace("name: small\n", "name: small\nmatrix: {bits: [4, 8]}\n")
+    (tmp_path / "two.variant.yaml").write_text(text + "select: smallest_passing\n")
+    done = start(tmp_path, "-rs")
+    assert done.returncode == 0, done.stdout
+    assert "variant not selected, fail" in done.stdout

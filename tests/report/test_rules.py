@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from harness.judge import judge, rejudge
 from harness.planning.specs import GateSpec, RuleSpec
@@ -114,3 +118,17 @@ def test_a_line_has_percent_signs_and_limits_after_another_gate_too(
     run = rejudge(make_run("pass", documents=200).run, [gate])
     (item,) = [item for item in prepare_verdicts(run) if item.verdict.where == "g.yaml:1"]
     assert item.line.startswith(wanted)
+
+
+@given(st.floats(0.001, 0.999))
+def test_numbers_that_differ_in_their_last_bit_never_read_alike(limit: float) -> None:
+    value = math.nextafter(limit, 0.0)
+    rule = AtLeast.model_validate({"metric": "divergence.top1_agreement", "limit": limit, "why": "w"})
+    run = make_run("pass").run
+    (found,) = [m for m in run.measurements if m.name == "divergence.top1_agreement"]
+    number = {"change": value, "low": value, "high": value}
+    run = run.model_copy(update={"measurements": (found.model_copy(update=number),)})
+    run = rejudge(run, [GateSpec(name="g", source="g.yaml", rules=(RuleSpec(rule=rule, where="g.yaml:1"),))])
+    (item,) = [item for item in prepare_verdicts(run) if item.verdict.where == "g.yaml:1"]
+    shown, limits = item.numbers.split(", limit ")
+    assert shown != limits

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from harness.errors import WriteError
+from harness.report.digest import digest
 from harness.write import add_suited, announce
 from harness.writers.github_annotations import GithubAnnotations, encode_annotations
 from harness.writers.github_summary import MOST_BYTES, GithubSummary, encode_summary
@@ -28,7 +29,7 @@ def test_both_are_on_by_themselves_in_a_github_job_and_nowhere_else() -> None:
 @pytest.mark.parametrize("verdict", ["pass", "fail", "inconclusive", "error"])
 def test_errors_are_the_blocking_rules_that_do_not_pass(made: dict[str, Made], verdict: str) -> None:
     run = made[verdict].run
-    text = encode_annotations(run, Path("runs/x"))
+    text = encode_annotations(digest(run, Path("runs/x")))
     stopping = [each for each in run.verdicts if each.level == "block" and each.status != "pass"]
     assert text.count("::error ") == len(stopping)
     assert (text.count("::error ") == 0) == (verdict == "pass")
@@ -37,7 +38,7 @@ def test_errors_are_the_blocking_rules_that_do_not_pass(made: dict[str, Made], v
 def test_of_many_annotations_the_last_says_how_many_are_left_out(made: dict[str, Made]) -> None:
     run = made["fail"].run
     broken = next(each for each in run.verdicts if each.status == "fail" and each.level == "block")
-    text = encode_annotations(run.model_copy(update={"verdicts": (broken,) * 25}), Path("runs/x"))
+    text = encode_annotations(digest(run.model_copy(update={"verdicts": (broken,) * 25}), Path("runs/x")))
     lines = text.splitlines()
     assert len(lines) == 10
     assert "16 more rules do not pass; all of them: runs/x/report.html" in lines[-1].replace("%2F", "/")
@@ -45,7 +46,7 @@ def test_of_many_annotations_the_last_says_how_many_are_left_out(made: dict[str,
 
 def test_annotations_are_printed_in_a_job_only(made: dict[str, Made]) -> None:
     run, folder = made["fail"].run, Path("runs/x")
-    assert announce(run, folder, [GithubAnnotations()], ACTIONS) == (encode_annotations(run, folder), "")
+    assert announce(run, folder, [GithubAnnotations()], ACTIONS) == (encode_annotations(digest(run, folder)), "")
     assert announce(run, folder, [GithubAnnotations()], {}) == ("", "")
 
 
@@ -57,7 +58,7 @@ def test_the_summary_is_appended_as_far_as_there_is_room(made: dict[str, Made], 
     text = target.read_text()
     assert text.startswith("before\n\n### ✕ Must not ship")
     assert "measurements</summary>" in text
-    whole = len(encode_summary(run, tmp_path).encode())
+    whole = len(encode_summary(digest(run, tmp_path)).encode())
     target.write_bytes(b"x" * (MOST_BYTES - whole // 2))
     announce(run, tmp_path, [GithubSummary()], job)
     assert target.stat().st_size <= MOST_BYTES
@@ -70,7 +71,7 @@ def test_the_summary_is_appended_as_far_as_there_is_room(made: dict[str, Made], 
 @pytest.mark.parametrize("most", [1_500, 3_000, 5_000, 20_000])
 def test_sections_are_dropped_whole_and_named(made: dict[str, Made], most: int) -> None:
     run = made["fail"].run
-    text = encode_summary(run, Path("runs/x"), most)
+    text = encode_summary(digest(run, Path("runs/x")), most)
     assert len(text.encode()) <= most
     assert "Must not ship" in text
     assert text.count("<details>") == text.count("</details>")
@@ -87,5 +88,5 @@ def test_a_summary_that_cannot_be_appended_is_told_and_changes_nothing(made: dic
     with pytest.raises(WriteError, match="could not be appended"):
         GithubSummary().announce(run, tmp_path, job)
     lines, failure = announce(run, tmp_path, [GithubSummary(), GithubAnnotations()], job | ACTIONS)
-    assert lines == encode_annotations(run, tmp_path)
+    assert lines == encode_annotations(digest(run, tmp_path))
     assert "github_summary: " in failure

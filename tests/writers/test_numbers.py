@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -58,3 +61,29 @@ def test_parquet_holds_the_same_rows_with_types(made: dict[str, Made], tmp_path:
     table = parquet.read_table(MeasurementsParquet().write(run, made["fail"].tables, tmp_path))
     assert table.column_names == list(COLUMNS)
     assert table.to_pylist() == list_rows(run)
+
+
+def test_dvc_shows_what_changed_between_two_commits(made: dict[str, Made], tmp_path: Path) -> None:
+    dvc, git = shutil.which("dvc"), shutil.which("git")
+    if not dvc or not git:
+        pytest.skip("needs dvc (pip install dvc) and git")
+    before = made["fail"].run
+    ratio = next(m for m in before.measurements if m.name == "perplexity.ratio")
+    changed = ratio.model_copy(update={"change": 1.5})
+    after = before.model_copy(update={"measurements": tuple(changed if m is ratio else m for m in before.measurements)})
+    environment = os.environ | {"DVC_NO_ANALYTICS": "1", "GIT_CONFIG_GLOBAL": os.devnull, "HOME": str(tmp_path)}
+
+    def call(*command: str) -> str:
+        return subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+        ).stdout  # fmt: skip
+
+    call(git, "init", "--quiet")
+    call(dvc, "init", "--quiet")
+    MetricsJson().write(before, made["fail"].tables, tmp_path)
+    call(git, "add", ".")
+    call(git, "-c", "user.name=n", "-c", "user.email=e@e.invalid", "commit", "--quiet", "-m", "before")
+    MetricsJson().write(after, made["fail"].tables, tmp_path)
+    found = json.loads(call(dvc, "metrics", "diff", "--json", "--targets", "metrics.json"))
+    (metrics,) = found.values()
+    assert metrics == {"perplexity.ratio.change": {"old": ratio.change, "new": 1.5, "diff": 1.5 - (ratio.change or 0)}}

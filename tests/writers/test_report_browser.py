@@ -12,7 +12,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
 import pytest
+
+from harness.system import resources
+from harness.writers.report_html import render
+from tests.helpers.made_run import make_run
+from tests.helpers.made_tables import MadeTables
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -111,6 +117,41 @@ def test_nothing_sticks_out_sideways(browser: Browser, files: dict[str, str], wi
             visit.page.evaluate(f"document.querySelectorAll('details').forEach(d => {{ d.open = {unfolded} }})")
             assert visit.page.evaluate("document.documentElement.scrollWidth") <= width
             assert visit.page.evaluate(outside) == []
+
+
+HOSTILE = (
+    "</script><script>alert(1)</script>", "\u202eevil\u2066", "\U0001f600\u200d\U0001f525", "x" * 5000,
+    "\u05e9\u05dc\u05d5\u05dd ", "\u0627\u0644\u0633\u0644\u0627\u0645", "\x00\x1b[31m", "\n" * 300,
+    "<b title='", "{{ 7 * 7 }}", "\u200b", "", "e" + "\u0301" * 200,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("width", [320, 1280])
+def test_texts_of_any_kind_stay_texts_within_their_place(browser: Browser, tmp_path: Path, width: int) -> None:
+    made = make_run("fail", documents=14, length=30, layers=2, items=20)
+    frames = dict(made.tables.frames)
+    texts = [HOSTILE[n % len(HOSTILE)] for n in frames["token_texts"]["id"]]
+    frames["token_texts"] = frames["token_texts"].assign(
+        text=texts, bytes=["f0" if not n % 9 else "" for n in range(2048)]
+    )
+    asked = [HOSTILE[n % len(HOSTILE)] for n in range(len(frames["item_texts"]))]
+    choices = pd.Series([[text] * 4 for text in asked])
+    frames["item_texts"] = frames["item_texts"].assign(prompt=asked, choices=choices)
+    page = tmp_path / "report.html"
+    page.write_text(render(made.run, MadeTables(frames), resources.folder("reports")), encoding="utf-8")
+    outside = """() => [...document.querySelectorAll('.passage *, .flip *')].filter(e => !e.closest('.scroll'))
+        .filter(e => e.getBoundingClientRect().right > innerWidth + 1).map(e => e.outerHTML.slice(0, 80))"""
+    crossing = """() => [...document.querySelectorAll('.passage, .flip')].map(e => e.getBoundingClientRect())
+        .filter((box, i, all) => i && box.height && box.top < all[i - 1].bottom).length"""
+    with Visit(browser, page.as_uri(), width) as visit:
+        visit.page.evaluate("document.querySelectorAll('details').forEach(d => { d.open = true })")
+        assert visit.page.locator(".passage").count() == 5
+        assert visit.page.evaluate("document.documentElement.scrollWidth") <= width
+        assert visit.page.evaluate(outside) == []
+        assert visit.page.evaluate(crossing) == 0
+        assert visit.page.locator("main b, main script").count() == 0
+        assert not re.search("[\u202e\u200b]", visit.page.inner_text("main"))
+        assert visit.complaints == []
 
 
 def test_text_of_charts_keeps_its_size_on_a_phone(browser: Browser, files: dict[str, str]) -> None:

@@ -6,6 +6,7 @@ Look at the difference in a browser before it is committed.
 
 from __future__ import annotations
 
+import io
 import itertools
 import os
 import re
@@ -18,12 +19,15 @@ from typing import Any, get_args
 import numpy as np
 import pandas as pd
 import pytest
+from rich.console import Console
 
 from harness.errors import FailureClass, TableError, WriteError
 from harness.records import Basis, Measurement, ModuleFormat, Note, Run, Skipped, Verdict
 from harness.records.comparison import Comparable, Severity
 from harness.records.metric import ChanceLevel, SpreadFamily, Summary
+from harness.report.rules import prepare_verdicts
 from harness.system import resources
+from harness.terminal import Terminal
 from harness.write import encode, read_run
 from harness.writers.report_html import ReportHtml, render, style_hash
 from tests.helpers.made_run import Made, make_run
@@ -155,8 +159,30 @@ def test_a_number_near_its_limit_is_never_rounded_onto_it(made: dict[str, Made])
     asked = made["pass"].run.asked | {"gates": [{"rules": [rule]}]}
     made_ = changed(made["inconclusive"], measurements=(metric,), verdicts=(verdict,), asked=asked)
     text = html(made_)
-    assert "(0.94999996, limit 0.95)" in visible(text)
-    assert ">0.94999996</text>" in text
+    assert "(94.999996 %, limit 95 %)" in visible(text)
+    assert ">94.999996</text>" in text
+    assert 'title="0.94999996"' in text
+
+
+@pytest.mark.parametrize("verdict", ["pass", "fail", "inconclusive"])
+def test_report_and_terminal_write_the_same_numbers(made: dict[str, Made], pages: dict[str, str], verdict: str) -> None:
+    text = html_text(pages[verdict])
+    out = io.StringIO()
+    Terminal(Console(file=out, width=400)).verdict(made[verdict].run)
+    written = [item for item in prepare_verdicts(made[verdict].run) if item.limit]
+    assert len(written) >= 2
+    for item in written:
+        assert f"{item.estimate}, limit {item.limit}" in out.getvalue()
+        assert item.estimate in text
+        assert f" {item.limit} " in text
+        assert re.search(r" (pp|%)", item.limit)
+        assert f", in {item.estimate.partition(',')[0].partition(' ')[2]}: " in pages[verdict]
+    named = [item.numbers for item in written if item.verdict.status == made[verdict].run.verdict != "pass"]
+    assert all(f"({numbers})" in text and f"({numbers})" in out.getvalue() for numbers in named[:1])
+
+
+def html_text(page: str) -> str:
+    return visible(page).replace("&#39;", "'").replace("&lt;", "<")
 
 
 def test_the_drawing_shows_what_was_judged(made: dict[str, Made], pages: dict[str, str]) -> None:
@@ -218,6 +244,10 @@ def poisoned(value: Any) -> Any:
     return tuple(poisoned(item) for item in value) if isinstance(value, list | tuple) else value
 
 
+def poisoned_cell(value: Any) -> Any:
+    return [each + PAYLOAD for each in value] if isinstance(value, list) else f"{value}{PAYLOAD}"
+
+
 def hostile(made: Made) -> Made:
     content = made.run.model_dump()
     bad = {key: poisoned(value) for key, value in content.items()}
@@ -235,10 +265,9 @@ def hostile(made: Made) -> Made:
     frames = {}
     for name, frame in made.tables.frames.items():
         texts = [column for column in frame.columns if frame[column].dtype.kind in "OUT"]
-        keep = {"side", "better"} | ({"kind"} if name == "layers" else set())
-        frames[name] = frame.assign(
-            **{column: frame[column].astype(str) + PAYLOAD for column in texts if column not in keep}
-        )
+        keep = {"side", "better", "reference_loglikelihoods", "variant_loglikelihoods"}
+        keep |= {"kind"} if name == "layers" else set()
+        frames[name] = frame.assign(**{c: frame[c].map(poisoned_cell) for c in texts if c not in keep})
     return Made(Run.model_validate(bad), MadeTables(frames, "core" + PAYLOAD))
 
 
@@ -368,6 +397,7 @@ def without(made: Made, *tables: str) -> Made:
 @pytest.mark.parametrize(
     ("table", "sentence"),
     [
+        ("token_texts", "This run recorded no texts of tokens"),
         ("layers", "Layer outputs were not recorded"),
         ("tokens", "No tokens were compared"),
         ("channels", "Input channels were not recorded"),
@@ -412,13 +442,83 @@ class Damaged:
         return self.whole.read(suite, table, columns)
 
 
-@pytest.mark.parametrize("table", ["layers", "tokens", "documents", "channels", "items"])
+@pytest.mark.parametrize("table", ["layers", "tokens", "token_texts", "documents", "channels", "items", "item_texts"])
 def test_a_damaged_table_costs_its_charts_not_the_report(made: dict[str, Made], table: str) -> None:
     text = render(made["fail"].run, Damaged(made["fail"].tables, table), TEMPLATES)
     assert f"{table}/3.parquet: the file is damaged" in text
     assert "Must not ship" in text
     assert "No tasks were run" not in text
     assert "were not recorded" not in text
+
+
+# The cause: text and picture name the same thing by the same measure.
+
+
+def test_what_is_called_largest_is_largest_in_its_picture(pages: dict[str, str]) -> None:
+    cause = pages["fail"].partition('<section id="cause"')[2].partition("</section>")[0]
+    block, error = re.findall(r"is largest after block (\d+) \(([^)]+)\)", cause)[0]
+    assert f"largest relative error {error} after block {block}" in cause
+    kind, kl = re.findall(r"mean KL is largest in <strong>(\w+)</strong>, ([\d.]+) nats", cause)[0]
+    assert re.findall(r"<title>(\w+): ([\d.]+) nats per token</title>", cause)[0] == (kind, kl)
+    worst = cause.partition("ten modules with the largest error")[2].partition("</table>")[0]
+    module, listed = re.findall(
+        r'<th scope="row"><code>([\w.]+)</code></th><td>linear</td><td class="n">([^<]+)<', worst
+    )[0]
+    squares = re.findall(r'title="([\w.]+), block (\d+): ([\d.]+).%"', cause)
+    role, block, largest = max(squares, key=lambda each: float(each[2]))
+    assert (module, listed) == (f"model.layers.{block}.{role}", f"{largest}\u202f%")
+    last = re.findall(r"After the last block the error of ([\d.]+).% is a gain of <strong>(\S+) %</strong>", cause)
+    assert len(last) == 1
+    assert float(last[0][1].replace("−", "-")) < float(last[0][0])
+
+
+# Texts of documents: readable, harmless, and left out on request.
+
+
+def test_tokens_and_answers_are_texts_and_not_ids(pages: dict[str, str]) -> None:
+    text = visible(pages["fail"]).replace("&lt;", "<").replace("&gt;", ">")
+    assert re.search(r"\S+ \w+ document \d+, token \d+ ", text)
+    assert re.search(r"\S+ fell from [\d.]+.% to \S+.% \(−[\d.]+ nats\); most likely was ", text)
+    assert re.search(r"right answer [abcd] reference ✓ right [abcd] variant ✕ wrong [abcd]", text)
+    assert re.search(r"Lead of the right answer over the best other one: \+[\d.]+ → −[\d.]+ nats", text)
+    assert "Who has number" in text
+
+
+def test_colour_is_not_the_only_sign_of_a_loss(pages: dict[str, str]) -> None:
+    style = (TEMPLATES / "style.css").read_text()
+    lines = re.findall(r"\.loss\d \{[^}]*border-bottom: ([^;]+);", style)
+    assert len(set(lines)) == 5
+    tokens = [attributes for tag, attributes in Tags(pages["fail"]).found if "token" in (attributes.get("class") or "")]
+    shaded = [each for each in tokens if "loss" in (each["class"] or "")]
+    assert shaded
+    assert all("nats" in (each.get("title") or "") for each in shaded if each["class"] != "token worst")
+
+
+def test_a_tokenizer_that_cannot_decode_is_said_and_ids_stand_instead(made: dict[str, Made]) -> None:
+    table = made["fail"].tables.frames["token_texts"]
+    none, some = table.assign(text=""), table.assign(text=table["text"].where(table["id"] % 2 == 0, ""))
+    said = visible(html(Made(made["fail"].run, MadeTables(made["fail"].tables.frames | {"token_texts": none}))))
+    assert "could not decode any token, so tokens are shown as ids" in said
+    assert re.search(r"\d id \d+ [\d.]+ ", said)
+    said = visible(html(Made(made["fail"].run, MadeTables(made["fail"].tables.frames | {"token_texts": some}))))
+    assert re.search(r"could not decode 1\S*02[45] of 2\S*048 token ids, which are shown as ids", said)
+    assert re.search(r"\[id \d+\]", said)
+
+
+def test_texts_can_be_left_out(made: dict[str, Made], tmp_path: Path) -> None:
+    run, frames = made["fail"].run, dict(made["fail"].tables.frames)
+    kept = "kept private"
+    frames["token_texts"] = frames["token_texts"].assign(text=kept)
+    frames["item_texts"] = frames["item_texts"].assign(prompt=kept)
+    frames["items"] = frames["items"].assign(target=kept, reference_answer=kept, variant_answer=kept)
+    written = dict.fromkeys(("prompt", "reference_text", "variant_text"), kept)
+    frames["generations"] = frames["generations"].assign(**written)
+    paths = [ReportHtml(texts=shown).write(run, MadeTables(frames), tmp_path / str(shown)) for shown in (True, False)]
+    with_texts, without_texts = (path.read_text(encoding="utf-8") for path in paths)
+    assert with_texts.count(kept) > 20
+    assert kept not in without_texts
+    assert without_texts.count("Texts are left out of this report.") == 3
+    assert "Documents by mean KL" in without_texts
 
 
 # NaN is shown as what it is.
@@ -500,6 +600,12 @@ def contrast(one: str, other: str) -> float:
     return (high + 0.05) / (low + 0.05)
 
 
+def mixed(one: str, other: str, percent: int) -> str:
+    """The colour that ``color-mix(in srgb, one percent%, other)`` gives."""
+    pairs = [(int(one[k : k + 2], 16), int(other[k : k + 2], 16)) for k in (1, 3, 5)]
+    return "#" + "".join(f"{round((a * percent + b * (100 - percent)) / 100):02x}" for a, b in pairs)
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_text_has_contrast_in_both_schemes(scheme: str) -> None:
     style = (TEMPLATES / "style.css").read_text()
@@ -511,6 +617,9 @@ def test_text_has_contrast_in_both_schemes(scheme: str) -> None:
     pairs += [("inconclusive", "inconclusive-tint")]
     weak = {pair: contrast(colours[pair[0]], colours[pair[1]]) for pair in pairs}
     assert {pair: round(found, 2) for pair, found in weak.items() if found < 4.5} == {}
+    shares = [int(share) for share in re.findall(r"^\.loss\d \{ background: color-mix.*?(\d+)%", style, flags=re.M)]
+    assert len(shares) == 5
+    assert all(contrast(colours["ink"], mixed(colours["fail"], colours["card"], each)) >= 4.5 for each in shares)
     marks = [("reference", "paper"), ("variant", "paper"), ("reference", "card"), ("variant", "card")]
     assert all(contrast(colours[a], colours[b]) >= 3 for a, b in marks)
     ramp = re.findall(r"^ *\.h\d \{ background: (#\w+); color: (#\w+); \}$", style, flags=re.M)

@@ -8,11 +8,13 @@ from typing import Any
 
 import pytest
 
-from harness.records import Run
+from harness.records import Failure, Fault, Run
+from harness.report.digest import digest, digest_failure
 from harness.writers.sarif import MOST_RESULTS, Sarif, encode_sarif
 from tests.helpers.hostile import HOSTILE, rename_everything
 from tests.helpers.made_run import Made
 from tests.helpers.made_tables import MadeTables
+from tests.helpers.npm import find_package
 
 
 def moved(run: Run, where: str) -> Run:
@@ -24,7 +26,7 @@ def moved(run: Run, where: str) -> Run:
 
 
 def results(run: Run) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = encode_sarif(run, Path("runs/x"))["runs"][0]["results"]
+    found: list[dict[str, Any]] = encode_sarif(digest(run, Path("runs/x")))["runs"][0]["results"]
     return found
 
 
@@ -74,7 +76,7 @@ def test_the_fingerprint_is_that_of_the_rule_not_of_number_or_line(made: dict[st
 def test_the_limits_of_github(made: dict[str, Made]) -> None:
     run = rename_everything("x" * 300)
     run = run.model_copy(update={"verdicts": run.verdicts * 1_010})
-    log = encode_sarif(run, Path("runs/x"))["runs"][0]
+    log = encode_sarif(digest(run, Path("runs/x")))["runs"][0]
     assert len(log["results"]) == MOST_RESULTS
     assert "more rules do not pass" in log["invocations"][0]["toolExecutionNotifications"][-1]["message"]["text"]
     for rule in log["tool"]["driver"]["rules"]:
@@ -91,3 +93,30 @@ def test_another_reader_of_sarif_accepts_it(tmp_path: Path, text: str) -> None:
     path = Sarif().write(rename_everything(text), MadeTables({}), tmp_path)
     log = sarif.Sarif.model_validate(json.loads(path.read_bytes()))
     assert [each.level.value for each in log.runs[0].results].count("error") > 0
+
+
+def check_against_schema(log: dict[str, Any]) -> None:
+    """Hold a log against the schema of SARIF 2.1.0 itself; skips without it."""
+    schema_file = find_package("@microsoft/jest-sarif") / "lib" / "schemas" / "sarif-2.1.0-rtm.5.json"
+    jsonschema = pytest.importorskip("jsonschema", reason="needs jsonschema, of the extra test")
+    jsonschema.Draft4Validator(json.loads(schema_file.read_text())).validate(log)
+
+
+@pytest.mark.parametrize("verdict", ["pass", "fail", "inconclusive", "error"])
+def test_the_schema_of_sarif_accepts_every_verdict(made: dict[str, Made], verdict: str) -> None:
+    check_against_schema(encode_sarif(digest(made[verdict].run, Path("runs/x"))))
+
+
+@pytest.mark.parametrize("text", ["plain", *(text for text in HOSTILE if text)])
+def test_the_schema_of_sarif_accepts_every_name(text: str) -> None:
+    check_against_schema(encode_sarif(digest(rename_everything(text), Path("runs/x"))))
+
+
+def test_the_schema_of_sarif_accepts_a_run_that_could_not_be_made() -> None:
+    fault = Fault(file="my gates/a.yaml", line=3, message="found nothing")
+    failure = Failure(name="x", failure="usage", message="found nothing", source="a.yaml", faults=(fault, fault))
+    log = encode_sarif(digest_failure(failure, Path("runs/x")))
+    check_against_schema(log)
+    (invocation,) = log["runs"][0]["invocations"]
+    assert invocation["executionSuccessful"] is False
+    assert [each["level"] for each in invocation["toolExecutionNotifications"]] == ["error", "error"]

@@ -7,7 +7,6 @@ Exits with 0: the last step of the action ends with the exit code that stands am
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from pathlib import Path
@@ -15,10 +14,8 @@ from pathlib import Path
 from harness.errors import HarnessError
 from harness.judge import rejudge
 from harness.plan import load_gate, names_of
-from harness.records import FAILURE_FILE
-from harness.report.markdown import code, escape
 from harness.terminal import Terminal
-from harness.write import read_run, write_outputs, writers_of
+from harness.write import read_failure, read_run, write_again
 
 WORST_FIRST = (2, 1, 3, 0)
 VERDICTS = {0: "pass", 1: "fail", 2: "error", 3: "inconclusive"}
@@ -29,8 +26,10 @@ def main(arguments: list[str]) -> None:
     split = arguments.index("--")
     checked, out, variants, gates = int(arguments[0]), Path(arguments[1]), arguments[2:split], arguments[split + 1 :]
     folders = [out / name for path in variants for name in sorted(names_of(Path(path)))]
+    selected = {folder: find_selected(folder) for folder in folders}
+    counted = [folder for folder in folders if selected[folder] in ("", folder.name)]
     temporary = Path(os.environ["RUNNER_TEMP"]) / "lm-shipcheck"
-    found = {folder: judge(folder, gates) for folder in folders}
+    found = {folder: judge(folder, gates) for folder in counted}
     for folder in folders:
         send(folder, temporary)
     known = checked if checked in VERDICTS else 2
@@ -41,6 +40,7 @@ def main(arguments: list[str]) -> None:
         "verdict": VERDICTS[worst],
         "failure": "" if worst == 0 else found[folder][1] if folder in found else "usage",
         "exit-code": str(worst),
+        "selected": ", ".join(sorted({*selected.values()} - {""})),
         "report": str(report if report.is_file() else folder),
         "sarif": str(temporary / "sarif") if (temporary / "sarif").is_dir() else "",
         "comments": str(temporary / "comments"),
@@ -48,12 +48,21 @@ def main(arguments: list[str]) -> None:
     append("GITHUB_OUTPUT", "".join(f"{key}={' '.join(value.split())}\n" for key, value in outputs.items()))
 
 
+def find_selected(folder: Path) -> str:
+    """The variant that was selected in place of all of a file; empty where all count."""
+    try:
+        return read_run(folder).selected
+    except HarnessError:
+        return ""
+
+
 def judge(folder: Path, gates: list[str]) -> tuple[int, str]:
     """The worst exit code of a run, its own or by further gates, and its class of failure."""
     try:
         run = read_run(folder)
     except HarnessError:
-        return 2, tell_failure(folder)
+        failure = read_failure(folder)
+        return 2, failure.failure if failure else "usage"
     found = [(run.exit_code, run.failure or "")]
     for gate in gates:
         try:
@@ -66,22 +75,10 @@ def judge(folder: Path, gates: list[str]) -> tuple[int, str]:
     return min(found, key=lambda each: WORST_FIRST.index(each[0]))
 
 
-def tell_failure(folder: Path) -> str:
-    """Say in the summary of the step why there is no run; returns the class of failure."""
-    try:
-        failure = json.loads((folder / FAILURE_FILE).read_bytes())
-    except (OSError, ValueError):
-        return "usage"
-    text = f"### ! Could not be run: {code(failure['name'])}\n\n{escape(failure['message'], 2000)}\n\n"
-    append("GITHUB_STEP_SUMMARY", f"{text}- class of failure: {code(failure['failure'])}\n")
-    return str(failure["failure"])
-
-
 def send(folder: Path, temporary: Path) -> None:
-    """Put the SARIF file and the comment of a run where the later steps look for them."""
+    """Put the SARIF file and the comment of a run, or of why there is none, where the later steps look for them."""
     try:
-        run = read_run(folder)
-        write_outputs(run, folder, writers_of(run, ("sarif", "comment_md")))
+        write_again(folder, ("sarif", "comment_md"))
     except HarnessError as error:
         Terminal().error(str(error), error.failure)
         return

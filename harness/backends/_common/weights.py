@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
@@ -185,17 +186,22 @@ class WeightBackend(LinearBackend):
 
 
 class Replacing:
-    """Assigns new weights to modules; layers that share one weight keep sharing it."""
+    """Assigns new weights to modules; layers that share one weight keep sharing it.
+
+    The old weight is let go of, so that a model is held once while its layers are replaced one by one.
+    """
 
     def __init__(self) -> None:
-        self._done: dict[int, tuple[Tensor, Parameter]] = {}
+        self._done: dict[int, tuple[weakref.ref[Tensor], Parameter]] = {}
 
     def replace_if_shared(self, module: Linear) -> bool:
         """Whether the weight of ``module`` was already replaced in another layer; if so, replace it here too."""
         done = self._done.get(id(module.weight))
-        if done is not None:
-            module.weight = done[1]
-        return done is not None
+        # The id of a weight that is gone may be that of another one by now.
+        if done is None or done[0]() is not module.weight:
+            return False
+        module.weight = done[1]
+        return True
 
     def replace(self, module: Linear, values_OI: Tensor) -> None:
         """Assign the weight [O, I], converted to the dtype of the old one."""
@@ -203,8 +209,7 @@ class Replacing:
         from harness.numerics.formats import cast
 
         old = module.weight
-        # The old parameter is kept, so that its id is not given to another one.
-        self._done[id(old)] = (old, replace_weight(module, cast(values_OI, old.dtype)))
+        self._done[id(old)] = (weakref.ref(old), replace_weight(module, cast(values_OI, old.dtype)))
 
 
 @contextmanager

@@ -8,8 +8,11 @@ Legend: T tokens, V vocabulary.
 
 from __future__ import annotations
 
+from contextlib import suppress
+from typing import cast
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from harness.errors import ModelError
 from harness.models.language_model import LanguageModel
@@ -17,33 +20,90 @@ from harness.system.foreign import guard
 
 TOKENS = 3
 """Length of the two texts: the fewer tokens, the more an encoder makes of each."""
+DERIVATIVE = 1e-6
+"""Share of the derivative of its own logits up to which a token's derivative of others counts as zero. A mask makes it
+exactly zero; a convolution that is computed by a Fourier transform makes it as small as rounding."""
 
 
 def check_causal(model: LanguageModel, source: str, quantized: bool = False) -> None:
-    """Run two texts that differ in their last token, and the first of them again, in one batch; raise ModelError if
-    all earlier logits move.
+    """Raise ModelError if every logit before the last token follows from that token, too.
 
-    In a causal model only rounding moves them: equal inputs may be computed in other shapes (a mixture of experts) or
-    on other grids. It costs less than half the digits of the dtype, so what moves by more than √ε of what the last
-    logits move, and by ten times what the same text moves by itself, has seen the last token. A quantized model counts
-    as one in bfloat16. A model that cannot be called is left to the pass, which says so.
+    The derivative of a logit by the embedding of a later token is zero in a causal model, in any dtype, and no rounding
+    hides one that is not. Where there is none to be had (no modules, kernels without derivatives, a quantized model,
+    whose rounding has none) the logits of two texts are compared that differ in their last token, see
+    `_find_moved_share`. A model that cannot be called is left to the pass, which says so.
     """
-    ids_3T = _make_texts(model.token_ids).to(model.device)
+    with guard(f"{source}: looking whether it is causal"):
+        derived = None if quantized else _find_derived_share(model)
+        share = _find_moved_share(model, quantized) if derived is None else derived
+    if share > 0:
+        raise ModelError(
+            f"{source}: a change of the last of {TOKENS} tokens moves the logits before it, by {_format(share)} of "
+            "what it moves its own, so every token sees those after it; expected a causal language model: this one is "
+            "an encoder (a masked language model, say), or its config.json lacks is_decoder: true"
+        )
+
+
+def _format(share: float) -> str:
+    return f"{share:.1%}" if share >= 0.001 else f"{share:.1e}"
+
+
+def _find_derived_share(model: LanguageModel) -> float | None:
+    """The least derivative of earlier logits by the last token, as a share of that of its own; 0 if one of them is
+    zero, None if it cannot be computed.
+    """
+    if model.modules is None:
+        return None
+    embedding, embedded = model.modules.get_input_embeddings(), []
+
+    def follow(module: nn.Module, inputs: object, output: Tensor) -> Tensor:
+        embedded.append(output.detach().requires_grad_())
+        return embedded[-1].clone()  # Some models change their embeddings in place.
+
+    hook = embedding.register_forward_hook(follow)
     try:
-        with torch.no_grad(), guard(f"{source}: looking whether it is causal"):
-            logits_3TV = model.logits(ids_3T)
+        with torch.enable_grad():
+            logits_TV = model.logits(_make_texts(model.token_ids)[:1].to(model.device))[0].float()
+            size_T = torch.stack([_differentiate(logits_V, embedded[0]) for logits_V in logits_TV])
+    except Exception:  # noqa: BLE001 - as below
+        return None
+    finally:
+        hook.remove()
+        # Some models keep a state of their last call, which then holds no derivatives.
+        with suppress(Exception), torch.no_grad():
+            model.logits(_make_texts(model.token_ids).to(model.device))
+    if len(embedded) > 1 or not bool(size_T.isfinite().all()) or not size_T[-1] > 0:
+        return None
+    share = float(size_T[:-1].min() / size_T[-1])
+    return share if share > DERIVATIVE else 0.0
+
+
+def _differentiate(logits_V: Tensor, embedded_1TD: Tensor) -> Tensor:
+    """Norm of the derivative of the logits of one token, each with a weight of its own, by the last embedding."""
+    weights_V = torch.linspace(-1, 1, len(logits_V), device=logits_V.device)
+    total = (logits_V * weights_V).sum()
+    (derivative,) = torch.autograd.grad(total, embedded_1TD, retain_graph=True, allow_unused=True)
+    return total.new_zeros(()) if derivative is None else cast(Tensor, derivative[0, -1].double().norm())
+
+
+def _find_moved_share(model: LanguageModel, quantized: bool) -> float:
+    """How much a change of the last token moves earlier logits, as a share of what it moves its own; 0 for rounding.
+
+    Two texts that differ in their last token, and the first of them again, run in one batch. In a causal model only
+    rounding moves earlier logits: equal inputs may be computed in other shapes (a mixture of experts) or on other
+    grids. It costs less than half the digits of the dtype, so what moves by more than √ε of what the last logits move,
+    and by ten times what the same text moves by itself, has seen the last token. A quantized model counts as one in
+    bfloat16.
+    """
+    try:
+        with torch.no_grad():
+            logits_3TV = model.logits(_make_texts(model.token_ids).to(model.device))
     except Exception:  # noqa: BLE001 - kernels of libraries raise anything, and the pass explains what
-        return
+        return 0.0
     moved_T, by_itself_T = (_measure_movement(logits_3TV[0], logits_3TV[other]) for other in (1, 2))
     dtype = torch.bfloat16 if quantized else logits_3TV.dtype
     most_T = (torch.finfo(dtype).eps ** 0.5 * moved_T[-1]).maximum(10 * by_itself_T)
-    if bool((moved_T[:-1] > most_T[:-1]).all()):
-        share = float(moved_T[:-1].min() / moved_T[-1])
-        raise ModelError(
-            f"{source}: a change of the last of {TOKENS} tokens moves the logits before it, by {share:.1%} of what it "
-            "moves its own, so every token sees those after it; expected a causal language model: this one is an "
-            "encoder (a masked language model, say), or its config.json lacks is_decoder: true"
-        )
+    return float(moved_T[:-1].min() / moved_T[-1]) if bool((moved_T[:-1] > most_T[:-1]).all()) else 0.0
 
 
 def _make_texts(count: int) -> Tensor:

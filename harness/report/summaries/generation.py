@@ -96,8 +96,8 @@ def _pairing(row: Mapping[Hashable, Any], tokens: bool) -> Pairing:
     return Pairing(
         id=str(row["id"]),
         kind=str(row["kind"]),
-        prompt=_tail(_lines(str(row["prompt"])), PROMPT),
-        common=_tail(_lines(reference[:at]), BEFORE),
+        prompt=display.show_end(str(row["prompt"]), PROMPT),
+        common=display.show_end(reference[:at], BEFORE),
         reference=_split_side(reference[at:], bool(row["reference_ended"])),
         variant=_split_side(str(row["variant_text"])[at:], bool(row["variant_ended"])),
         place=place,
@@ -109,17 +109,8 @@ def _split_side(text: str, ended: bool) -> Excerpt:
     match = _WORD.match(text)
     word = match[0] if match else ""
     rest = text[len(word) :]
-    shown = _lines(rest[:AFTER]) + (" …" if len(rest) > AFTER else "")
-    return Excerpt(_lines(word[:AFTER]), shown, "ends here" if ended else "")
-
-
-def _tail(text: str, most: int) -> str:
-    return text if len(text) <= most else f"… {text[-most:]}"
-
-
-def _lines(text: str) -> str:
-    """Show line breaks as a sign, because they are part of the text and would be invisible."""
-    return text.replace("\n", " ⏎ ")
+    shown = display.show_breaks(rest[:AFTER]) + (" …" if len(rest) > AFTER else "")
+    return Excerpt(display.show_breaks(word[:AFTER]), shown, "ends here" if ended else "")
 
 
 def count_identical(found: Continuations) -> str:

@@ -94,6 +94,10 @@ class LayerSummary:
         inside = [module for module in self.modules if module.kind != "block"]
         return sorted(inside, key=lambda module: (-module.error, module.name))[:most]
 
+    def largest(self) -> ModuleError | None:
+        """The block whose output has the largest error, the first of several; None without blocks."""
+        return max(self.blocks, key=lambda block: block.error, default=None)
+
     def jump(self) -> Jump | None:
         """Where the error of the blocks' outputs rises most from one block to the next."""
         blocks = self.blocks
@@ -206,7 +210,7 @@ def draw_depth(found: LayerSummary) -> Markup:
         for module in inside
         if len(blocks) <= MOST_COLUMNS
     ]
-    worst = max(blocks, key=lambda block: block.error)
+    worst = found.largest() or blocks[0]
     said = f"{len(blocks)} blocks; largest relative error {percent(worst.error)} after block {worst.block}"
     return charts.depth(
         [block.error for block in blocks], dots, [str(block.block) for block in blocks],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,25 +13,16 @@ from harness.records import Measurement, Run
 from harness.report import display
 from harness.report.drawing import charts
 from harness.report.drawing.scales import Scale, fit_scale
+from harness.report.summaries.flips import Flip, Question, list_flips, read_questions
 from harness.report.summaries.suite_tables import SuiteTables
 
 if TYPE_CHECKING:
     import pandas as pd
 
 _COLUMNS = (
-    "task", "doc_id", "metric", "better", "target",
-    "reference_score", "variant_score", "reference_answer", "variant_answer",
+    "task", "output_type", "doc_id", "metric", "better", "target", "reference_score", "variant_score",
+    "reference_answer", "variant_answer", "reference_loglikelihoods", "variant_loglikelihoods",
 )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Flip:
-    """One item whose score changed."""
-
-    item: int
-    target: str
-    reference: str
-    variant: str
 
 
 @dataclass(frozen=True)
@@ -53,15 +44,19 @@ class Task:
     """Whether scores are 0 or 1, so that their mean is a share of items."""
 
 
-def read_tasks(suite: SuiteTables, run: Run, most_flips: int = 5) -> list[Task]:
-    """Every (task, metric) of the suite in order of appearance; empty without the table."""
+def read_tasks(suite: SuiteTables, run: Run, most_flips: int = 4) -> list[Task]:
+    """Every (task, metric) of the suite in order of appearance; empty without the table.
+
+    most_flips: how many lost items of each are listed; of those gained, half as many.
+    """
     frame = suite.read("items", _COLUMNS)
     if frame is None:
         return []
     grouped = frame.groupby(["task", "metric"], sort=False, observed=True)
+    questions = read_questions(suite)
     measured = {m.name: m for m in run.measurements if m.labels.get("suite", suite.name) == suite.name}
     return [
-        _task(str(task), str(metric), rows, measured.get(f"tasks.{task}.{metric}"), most_flips)
+        _task(str(task), str(metric), rows, measured.get(f"tasks.{task}.{metric}"), questions, most_flips)
         for (task, metric), rows in grouped
     ]
 
@@ -93,16 +88,20 @@ def _is_difference(m: Measurement) -> bool:
     return m.non_finite is None and m.neutral == 0 and m.change is not None
 
 
-def _task(task: str, metric: str, rows: pd.DataFrame, measurement: Measurement | None, most: int) -> Task:
+def _task(
+    task: str,
+    metric: str,
+    rows: pd.DataFrame,
+    measurement: Measurement | None,
+    questions: Mapping[tuple[str, int], Question],
+    most: int,
+) -> Task:
     reference, variant = rows["reference_score"], rows["variant_score"]
     better = str(rows["better"].iloc[0])
     change = (variant - reference) * (-1 if better == "lower" else 1)
     finite = np.isfinite(reference) & np.isfinite(variant)
-    lost = rows[change < 0].sort_values("doc_id", kind="stable")
-    flips = tuple(
-        Flip(int(row["doc_id"]), str(row["target"]), str(row["reference_answer"]), str(row["variant_answer"]))
-        for row in lost.head(most).to_dict("records")
-    )
+    flips = list_flips(rows[change < 0], questions, True, most)
+    flips += list_flips(rows[change > 0], questions, False, most // 2)
     return Task(
         task=task,
         metric=metric,
@@ -112,8 +111,8 @@ def _task(task: str, metric: str, rows: pd.DataFrame, measurement: Measurement |
         reference=float(reference.mean(skipna=False)),
         variant=float(variant.mean(skipna=False)),
         unscored=int((~finite).sum()),
-        lost=len(lost),
+        lost=int((change < 0).sum()),
         gained=int((change > 0).sum()),
-        flips=flips,
+        flips=tuple(flips),
         share=bool(reference.isin([0.0, 1.0]).all() and variant.isin([0.0, 1.0]).all()),
     )

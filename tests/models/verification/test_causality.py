@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -65,12 +66,32 @@ def test_the_same_folder_as_a_decoder_is_taken(tmp_path: Path) -> None:
     assert load(ModelSpec(model=str(tmp_path)), "m").name == "m"
 
 
-def test_a_half_precision_encoder_is_refused() -> None:
+@pytest.mark.parametrize("spread", [0.01, 0.02, 0.15])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_half_precision_encoder_is_refused(dtype: torch.dtype, spread: float) -> None:
+    """With small weights, too: then every token attends to all alike, and 16 bits round away what the last one adds."""
     make: Any = t.BertLMHeadModel
     torch.manual_seed(0)
-    model = make(t.BertConfig(**BERT, initializer_range=0.15)).eval().to(torch.bfloat16)
+    model = make(t.BertConfig(**BERT, initializer_range=spread)).eval().to(dtype)
     with pytest.raises(ModelError, match="a change of the last"):
         check_causal(TransformersModel(model), "m")
+
+
+def test_a_model_without_derivatives_is_compared_on_two_texts() -> None:
+    class Detached(TransformersModel):
+        def logits(self, ids_BT: Tensor, mask_BT: Tensor | None = None, positions_BT: Tensor | None = None) -> Tensor:
+            return super().logits(ids_BT, mask_BT, positions_BT).detach()
+
+    with pytest.raises(ModelError, match="a change of the last"):
+        check_causal(Detached(encoder(0.15)), "m")
+    check_causal(Detached(family("llama")), "m")
+
+
+def test_the_model_is_left_as_it_was() -> None:
+    model: Any = family("llama")
+    check_causal(TransformersModel(model), "m")
+    assert not model.get_input_embeddings()._forward_hooks
+    assert not any(each.requires_grad or each.grad is not None for each in model.parameters())
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -78,6 +99,7 @@ def test_a_half_precision_encoder_is_refused() -> None:
 def test_every_architecture_is_causal(name: str, dtype: torch.dtype) -> None:
     model: Any = family(name)
     check_causal(TransformersModel(model.to(dtype)), name)
+    copy.deepcopy(model)  # A state that it keeps of its last call would bring the derivatives along.
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from harness.report.summaries.layers import draw_parts, read_layers
+from harness.report.display import percent
+from harness.report.summaries.layers import draw_depth, draw_parts, read_layers
 from harness.report.summaries.suite_tables import SuiteTables
 from tests.helpers.made_tables import MadeTables
 
@@ -47,3 +48,17 @@ def test_the_drawing_names_the_block_with_the_largest_gain_and_its_sign() -> Non
     drawn = draw_parts(found)
     assert "largest gain −20\u202f% after block 1" in drawn
     assert "block 0: gain +1" in drawn
+
+
+def test_the_largest_error_is_the_highest_point_of_the_chart() -> None:
+    found = read_layers(suite_of([0.0, 0.0, 0.0], [0.1, 0.4, 0.3]))
+    assert found is not None
+    largest, jump = found.largest(), found.jump()
+    assert largest is not None
+    assert jump is not None
+    assert (largest.block, jump.block) == (1, 1)
+    assert f"largest relative error {percent(largest.error)} after block 1" in draw_depth(found)
+    grows_late = read_layers(suite_of([0.0] * 3, [0.3, 0.31, 0.29]))
+    assert grows_late is not None
+    assert (grows_late.largest() or grows_late.blocks[0]).block == 1
+    assert (grows_late.jump() or jump).block == 0

@@ -194,12 +194,14 @@ def test_flips_go_both_ways_and_mind_the_direction(made: Made) -> None:
             "task": "t", "doc_id": range(6), "metric": ["up"] * 3 + ["down"] * 3,
             "better": ["higher"] * 3 + ["lower"] * 3,
             "target": "x", "reference_score": [1.0, 0.0, 1.0] * 2, "variant_score": [0.0, 1.0, 0.0] * 2,
-            "reference_answer": "a", "variant_answer": "b",
+            "reference_answer": "a", "variant_answer": "b", "output_type": "generate_until",
+            "reference_loglikelihoods": [[]] * 6, "variant_loglikelihoods": [[]] * 6,
         }
     )  # fmt: skip
     up, down = tasks.read_tasks(SuiteTables("core", type(made.tables)({"items": items})), made.run)
-    assert (up.lost, up.gained, [flip.item for flip in up.flips]) == (2, 1, [0, 2])
-    assert (down.lost, down.gained, [flip.item for flip in down.flips]) == (1, 2, [4])
+    assert (up.lost, up.gained, [flip.item for flip in up.flips if flip.lost]) == (2, 1, [0, 2])
+    assert (down.lost, down.gained, [flip.item for flip in down.flips if flip.lost]) == (1, 2, [4])
+    assert [[flip.item for flip in each.flips if not flip.lost] for each in (up, down)] == [[1], [3, 5]]
     assert up.measurement is None
 
 

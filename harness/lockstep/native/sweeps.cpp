@@ -1,0 +1,231 @@
+// Statistics of a shared pass, each in one sweep over memory. Plain C functions, called through ctypes.
+//
+// Values are read as they are stored (float32, or bfloat16 by its upper half), computed in float32 and summed in float64
+// every FLUSH steps. Sums run over fixed lanes, so neither the width of registers nor the number of threads changes a
+// bit; the build forbids contraction and reassociation for the same reason.
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+namespace {
+
+constexpr int LANES = 16;
+constexpr int FLUSH = 64;
+
+typedef float Floats __attribute__((vector_size(LANES * 4)));
+typedef int32_t Ints __attribute__((vector_size(LANES * 4)));
+typedef uint32_t Words __attribute__((vector_size(LANES * 4)));
+typedef uint16_t Halves __attribute__((vector_size(LANES * 2)));
+
+inline Floats all(float value) { return Floats{} + value; }
+
+inline Floats load(const float* from) {
+    Floats values;
+    std::memcpy(&values, from, sizeof values);
+    return values;
+}
+
+inline Floats load(const uint16_t* from) {
+    Halves halves;
+    std::memcpy(&halves, from, sizeof halves);
+    Words words = __builtin_convertvector(halves, Words) << 16;
+    return (Floats)words;
+}
+
+inline float widen(float value) { return value; }
+
+inline float widen(uint16_t half) {
+    uint32_t word = static_cast<uint32_t>(half) << 16;
+    float value;
+    std::memcpy(&value, &word, sizeof value);
+    return value;
+}
+
+// The lanes from `from` on of which `count` exist; the others are `filling`.
+template <class Stored>
+inline Floats load(const Stored* from, int64_t count, float filling) {
+    if (count >= LANES) return load(from);
+    Floats values = all(filling);
+    for (int64_t lane = 0; lane < count; lane++) values[lane] = widen(from[lane]);
+    return values;
+}
+
+inline Floats absolute(Floats values) { return (Floats)((Ints)values & 0x7fffffff); }
+
+// As torch's amax: once NaN, always NaN.
+inline Floats larger(Floats most, Floats values) {
+    Ints takes = (values > most) | (values != values);
+    return takes ? values : most;
+}
+
+inline float largest(Floats values) {
+    float most = values[0];
+    for (int lane = 1; lane < LANES; lane++)
+        if (values[lane] > most || values[lane] != values[lane]) most = values[lane];
+    return most;
+}
+
+// e^x for x <= 0, subnormal results included. Reduction and coefficients as in Cephes' expf (S. L. Moshier).
+inline Floats exponential(Floats x) {
+    x = x < -160.0f ? all(-160.0f) : x;
+    const float magic = 12582912.0f;  // 1.5 * 2^23: adding and subtracting it rounds to the nearest integer
+    Floats powers = (x * 1.44269504088896341f + magic) - magic;
+    x = x - powers * 0.693359375f;
+    x = x - powers * -2.12194440e-4f;
+    Floats p = all(1.9875691500e-4f);
+    p = p * x + 1.3981999507e-3f;
+    p = p * x + 8.3334519073e-3f;
+    p = p * x + 4.1665795894e-2f;
+    p = p * x + 1.6666665459e-1f;
+    p = p * x + 5.0000001201e-1f;
+    p = p * (x * x) + x + 1.0f;
+    Ints whole = __builtin_convertvector(powers, Ints), half = whole >> 1;
+    return p * (Floats)((half + 127) << 23) * (Floats)((whole - half + 127) << 23);
+}
+
+struct Sum {
+    Floats lanes{};
+    double total = 0;
+    void flush() {
+        for (int lane = 0; lane < LANES; lane++) total += lanes[lane];
+        lanes = Floats{};
+    }
+};
+
+template <class... Sums>
+inline void flush(Sums&... sums) {
+    (sums.flush(), ...);
+}
+
+template <class... Sums>
+inline void flush_every(int64_t step, Sums&... sums) {
+    if (step % FLUSH == FLUSH - 1) flush(sums...);
+}
+
+template <class Stored>
+void sum_logits(const Stored* r, const Stored* v, int64_t width, double* out, int64_t stride, float* kept) {
+    Floats most_r = all(-INFINITY), most_v = all(-INFINITY);
+    for (int64_t at = 0; at < width; at += LANES) {
+        most_r = larger(most_r, load(r + at, width - at, -INFINITY));
+        most_v = larger(most_v, load(v + at, width - at, -INFINITY));
+    }
+    const float max_r = largest(most_r), max_v = largest(most_v);
+
+    const Ints nowhere = Ints{} + (1 << 25);
+    Ints top_r = nowhere, top_v = nowhere, index;
+    for (int lane = 0; lane < LANES; lane++) index[lane] = lane;
+    Sum sum_r, sum_v, forward, backward, spread_r, spread_v, size;
+    Floats most = all(0.0f);
+    int64_t step = 0;
+    for (int64_t at = 0; at < width; at += LANES, step++, index += LANES) {
+        const Floats x = load(r + at, width - at, -INFINITY), y = load(v + at, width - at, -INFINITY);
+        const Floats zero = Floats{}, a_r = x - max_r, a_v = y - max_v;
+        const Floats e_r = exponential(a_r), e_v = exponential(a_v);
+        const Floats difference = x == y ? zero : x - y, distance = absolute(difference);
+        top_r = ((x == max_r) & (index < top_r)) ? index : top_r;
+        top_v = ((y == max_v) & (index < top_v)) ? index : top_v;
+        sum_r.lanes += e_r;
+        sum_v.lanes += e_v;
+        forward.lanes += e_r == 0.0f ? zero : e_r * difference;
+        backward.lanes += e_v == 0.0f ? zero : e_v * difference;
+        spread_r.lanes += e_r == 0.0f ? zero : e_r * a_r;
+        spread_v.lanes += e_v == 0.0f ? zero : e_v * a_v;
+        size.lanes += distance;
+        most = larger(most, distance);
+        std::memcpy(kept + 2 * at, &e_r, sizeof e_r);
+        std::memcpy(kept + 2 * at + LANES, &e_v, sizeof e_v);
+        flush_every(step, sum_r, sum_v, forward, backward, spread_r, spread_v, size);
+    }
+    flush(sum_r, sum_v, forward, backward, spread_r, spread_v, size);
+
+    const float share_r = 1.0f / static_cast<float>(sum_r.total), share_v = 1.0f / static_cast<float>(sum_v.total);
+    Sum variation;
+    step = 0;
+    for (int64_t at = 0; at < width; at += LANES, step++) {
+        variation.lanes += absolute(load(kept + 2 * at) * share_r - load(kept + 2 * at + LANES) * share_v);
+        flush_every(step, variation);
+    }
+    variation.flush();
+
+    int32_t first_r = 1 << 25, first_v = 1 << 25;
+    for (int lane = 0; lane < LANES; lane++) {
+        first_r = top_r[lane] < first_r ? top_r[lane] : first_r;
+        first_v = top_v[lane] < first_v ? top_v[lane] : first_v;
+    }
+    const double found[] = {max_r, max_v, double(first_r), double(first_v), sum_r.total, sum_v.total, forward.total,
+                            backward.total, spread_r.total, spread_v.total, largest(most), size.total, variation.total};
+    for (int column = 0; column < 13; column++) out[column * stride] = found[column];
+}
+
+template <class Stored>
+void sum_errors(const Stored* r, const Stored* v, int64_t width, double* out, int64_t stride) {
+    Sum lost, size_r, size_v, dot;
+    Floats most = all(0.0f);
+    int64_t step = 0;
+    for (int64_t at = 0; at < width; at += LANES, step++) {
+        const Floats x = load(r + at, width - at, 0.0f), y = load(v + at, width - at, 0.0f), d = y - x;
+        lost.lanes += d * d;
+        size_r.lanes += x * x;
+        size_v.lanes += y * y;
+        dot.lanes += x * y;
+        most = larger(most, absolute(d));
+        flush_every(step, lost, size_r, size_v, dot);
+    }
+    flush(lost, size_r, size_v, dot);
+    const double found[] = {lost.total, size_r.total, size_v.total, dot.total, largest(most)};
+    for (int column = 0; column < 5; column++) out[column * stride] = found[column];
+}
+
+// Columns [at, at + LANES) over all rows.
+template <class Stored>
+void sum_channels(const Stored* x, const uint8_t* valid, int64_t rows, int64_t row, int64_t count, float threshold,
+                  double* out, int64_t stride) {
+    double totals[4][LANES] = {};
+    Floats most = all(0.0f), lanes[4] = {};
+    auto flush = [&] {
+        for (int which = 0; which < 4; which++) {
+            for (int lane = 0; lane < LANES; lane++) totals[which][lane] += lanes[which][lane];
+            lanes[which] = Floats{};
+        }
+    };
+    int64_t step = 0;
+    for (int64_t number = 0; number < rows; number++, x += row) {
+        if (!valid[number]) continue;
+        const Floats values = load(x, count, 0.0f), size = absolute(values), square = values * values;
+        most = larger(most, size);
+        lanes[0] += values;
+        lanes[1] += square;
+        lanes[2] += square * square;
+        lanes[3] += size >= threshold ? all(1.0f) : Floats{};
+        if (++step % FLUSH == 0) flush();
+    }
+    flush();
+    const int64_t filled = count < LANES ? count : LANES;
+    for (int64_t lane = 0; lane < filled; lane++) {
+        out[lane] = most[lane];
+        for (int which = 0; which < 4; which++) out[(which + 1) * stride + lane] = totals[which][lane];
+    }
+}
+
+}  // namespace
+
+#define EVERY_TYPE(name, Stored)                                                                                       \
+    extern "C" void logit_sums_##name(const Stored* r, const Stored* v, int64_t rows, int64_t width, int64_t row_r,    \
+                                      int64_t row_v, double* out, int64_t stride, float* kept) {                       \
+        for (int64_t row = 0; row < rows; row++)                                                                       \
+            sum_logits(r + row * row_r, v + row * row_v, width, out + row, stride, kept);                              \
+    }                                                                                                                  \
+    extern "C" void row_errors_##name(const Stored* r, const Stored* v, int64_t rows, int64_t width, int64_t row_r,    \
+                                      int64_t row_v, double* out, int64_t stride) {                                    \
+        for (int64_t row = 0; row < rows; row++)                                                                       \
+            sum_errors(r + row * row_r, v + row * row_v, width, out + row, stride);                                    \
+    }                                                                                                                  \
+    extern "C" void channel_moments_##name(const Stored* x, const uint8_t* valid, int64_t rows, int64_t width,         \
+                                           int64_t row, float threshold, double* out, int64_t stride) {                \
+        for (int64_t at = 0; at < width; at += LANES)                                                                  \
+            sum_channels(x + at, valid, rows, row, width - at, threshold, out + at, stride);                           \
+    }
+
+EVERY_TYPE(float32, float)
+EVERY_TYPE(bfloat16, uint16_t)
