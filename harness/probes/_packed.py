@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from harness.errors import HarnessError
+from harness.errors import ForeignCodeError
 from harness.lockstep.decoder import Decoder
 from harness.scoring.agreement import explain_likelihoods, is_tie
 from harness.scoring.caches import UnusableCacheError
@@ -74,7 +74,7 @@ class PackedSide:
                 if reason or not all(-torch.inf < each.total < torch.inf for each in batch.values()):
                     raise NotPackedError(reason or "some log-likelihoods are not finite")
                 found |= batch
-        except (HarnessError, NotPackedError):
+        except (NotPackedError, ForeignCodeError):
             raise
         except Exception as error:  # Models raise anything; if it was not for the packing, the plain way raises it too.
             raise NotPackedError(f"it could not read packed rows ({type(error).__name__})") from error
@@ -94,7 +94,7 @@ class PackedSide:
             written = decoder.write([prompt.ids for prompt in prompts], longest, ended)
         except UnusableCacheError as error:
             raise NotPackedError(str(error)) from error
-        except HarnessError:
+        except ForeignCodeError:
             raise
         except Exception as error:
             raise NotPackedError(f"its cache could not be shared ({type(error).__name__})") from error
