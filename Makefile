@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-slow fuzz bench methods matrix zoo mutants clean
+.PHONY: demo test test-slow fuzz bench methods training-figures matrix zoo mutants clean
 
 demo: .venv/installed
 	@mkdir -p runs
@@ -33,6 +33,11 @@ bench: .venv/installed-for-tests
 
 methods: .venv/installed-for-tests
 	$(BIN)/python tests/bench/methods.py --out .github/METHODS.md
+
+training-figures: .venv/installed-for-tests
+	OMP_NUM_THREADS=1 $(BIN)/python tests/bench/training.py --out .github/TRAINING.md --folder runs/training
+	OMP_NUM_THREADS=1 $(BIN)/python tests/bench/distillation.py --out .github/TRAINING.md
+	OMP_NUM_THREADS=1 $(BIN)/python tests/bench/qlora.py --page .github/TRAINING.md
 
 matrix: .venv/installed-for-tests
 	OMP_NUM_THREADS=1 $(BIN)/python tests/bench/matrix.py --out .github/MATRIX.md

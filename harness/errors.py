@@ -6,6 +6,7 @@ HarnessError                      the run could not be made or judged: exit code
 ├── MemoryShortageError           models that are larger than the memory of this machine
 ├── DataError                     documents or tasks that cannot be used
 ├── BackendError                  a compression step that rejected its input or failed
+├── TrainingError                 a training that diverged
 ├── MissingDependencyError        an optional library that is not installed
 ├── TableError                    tables on disk that are damaged or belong to another run
 ├── ForeignCodeError              a plugin, task or library that tried to end the process, or did not end
@@ -143,6 +144,12 @@ class BackendError(HarnessError):
 
     usual_failure = "model_unsupported"
     key = "variant"
+
+
+class TrainingError(HarnessError):
+    """A training diverged: its loss was not finite, or rose persistently."""
+
+    usual_failure = "numerics"
 
 
 class MissingDependencyError(HarnessError):

@@ -14,6 +14,8 @@ from harness.planning.artifact import check_artifact
 from harness.planning.checking import Checker
 from harness.planning.checkpoints import DISTRIBUTION
 from harness.planning.composition import check_composition
+from harness.planning.data.fitted_data import read_fitted_data
+from harness.planning.data.own_data import check_taken, read_own_data
 from harness.planning.dtypes import list_auto, note_dtypes, settle_dtypes
 from harness.planning.files import VariantFile
 from harness.planning.gate_file import Gate, check_extending, check_metrics, check_obstacles, read_gate
@@ -24,11 +26,10 @@ from harness.planning.model_entry import read_reference, read_steps, read_varian
 from harness.planning.noise_floor import check_floors
 from harness.planning.other_world import note_other_world
 from harness.planning.outputs import read_outputs
-from harness.planning.own_data import check_taken, read_own_data
 from harness.planning.specs import GateSpec, Plan, Select, SuiteSpec
-from harness.planning.suite_file import Suite, read_documents_spec, read_suite, source_name
+from harness.planning.suite_file import TRAINING, Suite, read_suite
 from harness.planning.target import read_target
-from harness.records import CalibrationSpec, Note, Plugin
+from harness.records import Note, Plugin
 from harness.system.yaml_file import read_yaml
 from harness.system.yaml_values import KeyPath, describe
 from harness.writers import Writer
@@ -93,17 +94,17 @@ def _read_plan(expansion: Expansion, folder: Path, problems: list[Problem]) -> P
     auto_dtype = list_auto(reference, variant)
     reference, variant = settle_dtypes(check, reference, variant)
     target = read_target(check, content.get("target"))
-    calibration = _calibration(check, content.get("calibration"))
     own = read_own_data(check, content)
-    read = [read_suite(each, folder, problems, own) for each in _names(check, "suites", content, folder)]
+    also = (TRAINING,) if any(step.trains for step in steps.values()) else ()
+    read = [read_suite(each, folder, problems, own, also) for each in _names(check, "suites", content, folder)]
     suites = [suite and suite.with_target(target) for suite in read]
     gates = [read_gate(each, folder, problems) for each in _names(check, "gates", content, folder)]
     weak_reference = _reason(check, content.get("weak_reference", ""))
     outputs = read_outputs(check, content.get("outputs"))
     select = _select(check, content, bool(expansion.choice))
-    _check_backends(check, steps, content.get("calibration") is not None)
+    _check_backends(check, steps)
     check_composition(check, steps)
-    _check_contamination(check, steps, calibration, suites)
+    fitted_to = read_fitted_data(check, content, steps, suites)
     check_taken(check, content, suites)
     left_out = LeftOut.of_suites(suite.spec() for suite in suites if suite and suite.measures)
     _check_rules(check, gates, suites, _length(content.get("suites")), left_out)
@@ -118,7 +119,8 @@ def _read_plan(expansion: Expansion, folder: Path, problems: list[Problem]) -> P
         variant=variant,
         auto_dtype=auto_dtype,
         target=target,
-        calibration=calibration,
+        calibration=fitted_to.calibration,
+        training=fitted_to.training,
         suites=tuple(suite.spec() for suite in suites if suite),
         gates=tuple(left_out.mark(gate.spec()) for gate in gates if gate),
         weak_reference=weak_reference,
@@ -288,29 +290,20 @@ def _names(check: Checker, kind: str, content: Mapping[str, Any], folder: Path) 
     return list(names.values())
 
 
-def _calibration(check: Checker, value: Any) -> CalibrationSpec | None:
-    if value is None:
-        return None
-    return read_documents_spec(check, CalibrationSpec, value, "calibration")
-
-
 def _length(value: Any) -> int:
     return len(value) if isinstance(value, tuple) else -1
 
 
-def _check_backends(check: Checker, steps: Mapping[int, Backend], has_calibration: bool) -> None:
+def _check_backends(check: Checker, steps: Mapping[int, Backend]) -> None:
     for index, step in steps.items():
         path: KeyPath = ("variant", "compress", index)
-        missing = [library for library in step.requires if not is_installed(library)]
+        missing = [library for library in step.libraries if not is_installed(library)]
         if missing:
             what = f'"{DISTRIBUTION}[{step.extra}]"' if step.extra else " ".join(missing)
             found = f"{step.kind}, which needs {', '.join(missing)} (not installed)"
             check.problem(path, found, "a backend whose libraries are installed", f"pip install {what}")
         elif lack := step.lacks():
             check.problem(path, f"{step.kind}: {lack}", "a backend that can run on this machine")
-        if step.calibrates and not has_calibration:
-            hint = "add for example calibration: {data: pocket-calibration, documents: 64, tokens: 256}"
-            check.problem((*path, "backend"), f"{step.kind}, but no calibration", "calibration documents", hint)
 
 
 def is_installed(library: str) -> bool:
@@ -319,22 +312,6 @@ def is_installed(library: str) -> bool:
         return importlib.util.find_spec(library) is not None
     except ModuleNotFoundError:  # A package around it is missing.
         return False
-
-
-def _check_contamination(
-    check: Checker,
-    steps: Mapping[int, Backend],
-    calibration: CalibrationSpec | None,
-    suites: Iterable[Suite | None],
-) -> None:
-    """Refuse to judge a model on its calibration documents."""
-    if calibration is None or not any(step.calibrates for step in steps.values()):
-        return
-    for suite in suites:
-        judged = suite.documents if suite else None
-        if suite and judged and (judged.data, judged.seed) == (calibration.data, calibration.seed):
-            found = f"{source_name(calibration.data)}, on which the suite {suite.name} measures"
-            check.problem(("calibration", "data"), found, "documents on which the variant is not judged")
 
 
 def _check_rules(

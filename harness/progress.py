@@ -20,6 +20,23 @@ class Progress(Protocol):
         ...
 
 
+class Stage(str):
+    """The name of a stage, with what changes while it runs: a loss, a rate. Equal names are the same stage."""
+
+    detail: str
+
+    def __new__(cls, name: str, detail: str = "") -> Stage:
+        """A stage ``name``."""
+        self = super().__new__(cls, name)
+        self.detail = detail
+        return self
+
+
+def detail_of(what: str) -> str:
+    """What changes while a stage runs; empty if it has no such detail."""
+    return what.detail if isinstance(what, Stage) else ""
+
+
 T = TypeVar("T")
 _CURRENT: ContextVar[Progress | None] = ContextVar("progress", default=None)
 
@@ -34,14 +51,22 @@ def report_to(progress: Progress) -> Iterator[None]:
         _CURRENT.reset(token)
 
 
-def track(what: str, items: Sequence[T], clock: Callable[[], float] = time.monotonic) -> Iterator[T]:
-    """The items, one by one; from SILENT_SECONDS on it is reported how many are done, to whoever listens."""
+def track(
+    what: str,
+    items: Sequence[T],
+    clock: Callable[[], float] = time.monotonic,
+    detail: Callable[[], str] = str,
+) -> Iterator[T]:
+    """The items, one by one; from SILENT_SECONDS on it is reported how many are done, to whoever listens.
+
+    detail: called for each report, tells what changes from one to the next.
+    """
     progress, began = _CURRENT.get(), clock()
     told = False
     for done, item in enumerate(items):
         if progress is not None and done and clock() - began >= SILENT_SECONDS:
-            progress.step(what, done, len(items))
+            progress.step(Stage(what, detail()), done, len(items))
             told = True
         yield item
     if told and progress is not None:
-        progress.step(what, len(items), len(items))
+        progress.step(Stage(what, detail()), len(items), len(items))

@@ -21,7 +21,7 @@ from harness.running.measuring import measure
 from harness.running.noise_floor import Perturbed, observe_perturbed
 from harness.running.observing import observe
 from harness.running.opening import note_openings, settle_openings
-from harness.running.pairs import Calibrations, Documents, Observed, Pair, encode_suite, make_pair, suite_texts
+from harness.running.pairs import Documents, Known, Observed, Pair, encode_suite, make_pair, suite_texts
 from harness.running.stopwatch import measure_time
 from harness.system.foreign import LONG, Ticking, guard
 
@@ -46,12 +46,12 @@ def _run_group(plans: Sequence[Plan], folders: Sequence[Path], progress: Progres
         asked, plans = plans, [settle_openings(plan, reference.tokenizer) for plan in plans]
         documents = {suite.name: encode_suite(suite, reference) for suite in plans[0].suites}
     outcomes: list[Pair | HarnessError] = []
-    calibrations: Calibrations = {}
+    known = Known()
     for done, (plan, folder) in enumerate(zip(plans, folders, strict=True)):
         progress.step("make variants", done, len(plans))
         try:
             with guard(f"making {plan.name}", patience=LONG):
-                outcomes.append(make_pair(plan, folder, reference, documents, calibrations, dict(seconds)))
+                outcomes.append(make_pair(plan, folder, reference, documents, known, dict(seconds)))
         except HarnessError as error:
             outcomes.append(error)
     progress.step("make variants", len(plans), len(plans))

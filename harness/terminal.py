@@ -30,6 +30,7 @@ from rich.table import Table
 from rich.text import Text
 
 from harness.errors import FailureClass
+from harness.progress import detail_of
 from harness.records import Run, Verdict
 from harness.report import comparability, display, stops, verdict, words
 from harness.report.display import shorten_path
@@ -190,7 +191,7 @@ class Terminal:
             if self._task is not None:
                 self._live.remove_task(self._task)
             self._task, self._what = self._live.add_task(defuse(what), total=of), what
-        self._live.update(self._task, completed=done, total=of)
+        self._live.update(self._task, completed=done, total=of, description=defuse(_name_stage(what)))
 
     def _print_step(self, what: str, done: int, of: int) -> None:
         now = self._clock()
@@ -198,7 +199,8 @@ class Terminal:
             self._began = (what, now, done)
         if done >= of or now - self._last_line >= EVERY_SECONDS:
             self._last_line = now
-            self._print(Text(f"  {defuse(what)} {done}/{of}{self._estimate_rest(now, done, of)}"))
+            stage = defuse(_name_stage(what))
+            self._print(Text(f"  {stage} {done}/{of}{self._estimate_rest(now, done, of)}"))
 
     def _estimate_rest(self, now: float, done: int, of: int) -> str:
         """The time left, by the rate since the first report; nothing while no unit has passed since."""
@@ -215,6 +217,11 @@ class Terminal:
     def _print(self, text: Text) -> None:
         # soft_wrap: lines are not folded in a log, so that words can be searched and paths copied.
         self._console.print(text, soft_wrap=True, highlight=False, markup=False, emoji=False)
+
+
+def _name_stage(what: str) -> str:
+    detail = detail_of(what)
+    return f"{what} ({detail})" if detail else what
 
 
 def _rule_line(item: Judged) -> Text:

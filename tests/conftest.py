@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,8 @@ import pytest
 from hypothesis import settings
 
 if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
     from tests.helpers.made_run import Made
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -37,3 +40,11 @@ def made() -> dict[str, Made]:
     from tests.helpers.made_run import SCALE, make_run
 
     return {verdict: make_run(verdict) for verdict in SCALE}
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Chromium, for the tests of one file."""
+    from tests.helpers.browsing import start_browser
+
+    yield from start_browser()

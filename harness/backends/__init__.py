@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from harness.training.data import Training
+
 
 Quantized: TypeAlias = Literal["weights", "activations", "cache"]
 """What a compression step can quantize."""
@@ -33,7 +35,9 @@ class Compressed:
 
     modules: the format of every module whose weight was quantized. activations: by module name, the format to which the
     module's input is rounded from this step on. cache: the format of the KV cache, if it changed. notes: anything else
-    the reader of the report must know.
+    the reader of the report must know. layers: the decoder layers of the given model that are left, if the step took
+    some away. remade: whether the model has other parameters than the given one. adapter: folder of a peft adapter of
+    the model, which is attached once all steps are done.
     """
 
     model: PreTrainedModel
@@ -41,6 +45,21 @@ class Compressed:
     activations: Mapping[str, NumberFormat] = field(default_factory=dict)
     cache: CacheFormat | None = None
     notes: tuple[Note, ...] = ()
+    layers: tuple[int, ...] | None = None
+    remade: bool = False
+    adapter: Path | None = None
+
+
+@dataclass(frozen=True)
+class Materials:
+    """What the steps of a variant may look at.
+
+    calibration: token ids, one 1-D int64 tensor per document. training: texts, teacher and settings of steps that
+    train; None unless one of them does.
+    """
+
+    calibration: Sequence[Tensor] = ()
+    training: Training | None = None
 
 
 class Backend(Plugin):
@@ -53,11 +72,14 @@ class Backend(Plugin):
     needs_calibration: ClassVar[bool] = False
     """Whether the step needs calibration documents, whatever its settings; ``calibrates`` takes the settings into
     account."""
+    trains: ClassVar[bool] = False
+    """Whether the step trains the model on texts (see ``harness/training``)."""
     serves: ClassVar[tuple[Served, ...]] = EVERYTHING
     """What the compressed model supports beyond computing logits; a measure that needs anything else is skipped with
     that reason."""
     requires: ClassVar[tuple[str, ...]] = ()
-    """Import names of required optional libraries; the plan checks that they are installed."""
+    """Import names of optional libraries that the step needs, whatever its settings; ``libraries`` takes the settings
+    into account."""
     extra: ClassVar[str] = ""
     """The pip extra of this project that installs the required libraries."""
 
@@ -71,10 +93,26 @@ class Backend(Plugin):
         """Whether the step needs calibration documents with these settings."""
         return self.needs_calibration
 
+    @property
+    def reads_tokens(self) -> bool:
+        """Whether the step runs the model on documents that the reference's tokenizer encoded, so that the model must
+        have the same one."""
+        return self.calibrates or self.trains
+
+    @property
+    def leaves_adapter(self) -> bool:
+        """Whether the step leaves an adapter beside the weights with these settings (``Compressed.adapter``)."""
+        return False
+
+    @property
+    def libraries(self) -> tuple[str, ...]:
+        """Import names of the optional libraries that the step needs with these settings; the plan checks that they are
+        installed, and the run notes their versions."""
+        return self.requires
+
     def lacks(self) -> str:
-        """What is missing on this machine to run the step with these settings, apart from the libraries in
-        ``requires``, and how to provide it; empty if nothing is missing. Called while planning, so it must not import a
-        model library."""
+        """What is missing on this machine to run the step with these settings, apart from ``libraries``, and how to
+        provide it; empty if nothing is missing. Called while planning, so it must not import a model library."""
         return ""
 
     @abstractmethod
@@ -86,6 +124,11 @@ class Backend(Plugin):
         calibration: token ids, one 1-D int64 tensor per document; empty unless the step ``calibrates``. Raises
         BackendError naming backend and module for weights that cannot be compressed (non-finite, for example).
         """
+
+    def apply(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, materials: Materials) -> Compressed:
+        """Apply the step with what it needs of ``materials``: by default ``compress`` with the calibration
+        documents."""
+        return self.compress(model, tokenizer, materials.calibration if self.calibrates else ())
 
     def save(self, model: PreTrainedModel, folder: Path) -> None:
         """Write the weights and configuration of the compressed model into an empty folder, as it would be released.

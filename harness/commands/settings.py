@@ -50,7 +50,8 @@ _NOT_EMPTY = ("at least 1 of them", "at least 1 characters")
 
 @dataclass(frozen=True)
 class Setting:
-    """One key of a YAML entry in words. key: with the keys around it (``overrides[].bits``)."""
+    """One key of a YAML entry in words. key: with the keys around it (``overrides[].bits``, or
+    ``objectives[logit].alpha`` in a list of entries of several kinds)."""
 
     key: str
     type: str
@@ -163,7 +164,8 @@ def _resolve(node: Schema, defs: Mapping[str, Schema]) -> Schema:
 def _choices(node: Schema, defs: Mapping[str, Schema]) -> Sequence[Schema]:
     """The alternatives of a schema that has some, else itself alone."""
     node = _resolve(node, defs)
-    return [found for each in node["anyOf"] for found in _choices(each, defs)] if "anyOf" in node else [node]
+    several = node.get("anyOf") or node.get("oneOf")
+    return [found for each in several for found in _choices(each, defs)] if several else [node]
 
 
 def _find_records(node: Schema, defs: Mapping[str, Schema]) -> Iterator[tuple[Schema, str]]:
@@ -172,7 +174,10 @@ def _find_records(node: Schema, defs: Mapping[str, Schema]) -> Iterator[tuple[Sc
         if choice.get("properties"):
             yield choice, ""
         elif isinstance(items := choice.get("items"), dict):
-            yield from ((found, f"[]{dots}") for found, dots in _find_records(items, defs))
+            kind = items.get("discriminator", {}).get("propertyName")
+            for found, dots in _find_records(items, defs):
+                name = found["properties"][kind]["const"] if kind else ""
+                yield found, f"[{name}]{dots}"
 
 
 def _name_type(node: Schema, defs: Mapping[str, Schema]) -> str:

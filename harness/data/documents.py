@@ -24,29 +24,37 @@ POCKET_COUNT = 200
 
 @dataclass(frozen=True)
 class RawDocument:
-    """One text. ``kind`` groups documents in reports, ``language`` in slice rules; both may be empty."""
+    """One text. ``kind`` groups documents in reports, ``language`` in slice rules; both may be empty. ``prompt``: what
+    the text begins with, where that is given and not what a model shall learn to write."""
 
     id: str
     kind: str
     text: str
     language: str = ""
+    prompt: str = ""
 
 
 def read_documents(
-    data: str | HubData, max: int | None, text_field: str = "text", split_on: str = "\n\n", seed: int = 0
+    data: str | HubData,
+    max: int | None,
+    text_field: str = "text",
+    split_on: str = "\n\n",
+    seed: int = 0,
+    prompt_field: str | None = None,
 ) -> list[RawDocument]:
     """The first ``max`` documents in the order of their source (None: all; of bundled data, 200).
 
     ``seed`` selects bundled documents; files and hub datasets keep their order and ignore it. A .txt file is read with
     universal newlines and split at ``split_on`` (empty: the whole file is one document); blank pieces are dropped.
-    Raises DataError.
+    prompt_field: of a .jsonl file or hub dataset, what comes before the text; both together are the text of the
+    document. Raises DataError.
     """
     if isinstance(data, HubData):
-        documents = _read_hub(data, max, text_field)
+        documents = _read_hub(data, max, text_field, prompt_field)
     elif data in POCKET_SPLITS:
         documents = _read_pocket(POCKET_SPLITS[data], POCKET_COUNT if max is None else max, seed)
     elif data.endswith(".jsonl"):
-        documents = list(islice(_read_jsonl(Path(data), text_field), max))
+        documents = list(islice(_read_jsonl(Path(data), text_field, prompt_field), max))
     elif data.endswith(".txt"):
         documents = list(islice(_read_text(Path(data), split_on), max))
     else:
@@ -95,9 +103,9 @@ def read_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
         yield number, row
 
 
-def _read_jsonl(path: Path, text_field: str) -> Iterator[RawDocument]:
+def _read_jsonl(path: Path, text_field: str, prompt_field: str | None) -> Iterator[RawDocument]:
     for number, row in read_rows(path):
-        yield _document(row, text_field, f"{path.stem}-{number}", f"{path}:{number}")
+        yield _document(row, text_field, prompt_field, f"{path.stem}-{number}", f"{path}:{number}")
 
 
 def _read_text(path: Path, split_on: str) -> Iterator[RawDocument]:
@@ -121,7 +129,7 @@ def _lines(path: Path) -> Iterator[str]:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
 
 
-def _read_hub(data: HubData, max: int | None, text_field: str) -> list[RawDocument]:
+def _read_hub(data: HubData, max: int | None, text_field: str, prompt_field: str | None) -> list[RawDocument]:
     from datasets import load_dataset
     from datasets.exceptions import DatasetsError
 
@@ -137,7 +145,7 @@ def _read_hub(data: HubData, max: int | None, text_field: str) -> list[RawDocume
             "my-texts.jsonl} and suites: [texts], or let harness init --documents my-texts.jsonl do so"
         ) from error
     return [
-        _document(row, text_field, f"{data.split}-{number}", f"{name}, row {number}")
+        _document(row, text_field, prompt_field, f"{data.split}-{number}", f"{name}, row {number}")
         for number, row in enumerate(islice(rows, max))
     ]
 
@@ -154,18 +162,27 @@ def explain_encoding(path: Path) -> DataError:
     return DataError(f"{path}: changed while it was read; run it again")
 
 
-def _document(row: Mapping[str, Any], text_field: str, default_id: str, where: str) -> RawDocument:
-    if text_field not in row:
-        close = nearest(text_field, row) or ", ".join(map(str, list(row)[:8])) or "no fields at all"
-        raise DataError(f"{where}: has no field {text_field!r} (text_field); it has {close}; set text_field")
-    text = row[text_field]
-    if not isinstance(text, str):
-        raise DataError(f"{where}: field {text_field!r} is {type(text).__name__}, expected text")
-    if any("\ud800" <= character <= "\udfff" for character in text):
-        raise DataError(f"{where}: the text contains a lone surrogate (half of a UTF-16 pair), which is no character")
+def _document(
+    row: Mapping[str, Any], text_field: str, prompt_field: str | None, default_id: str, where: str
+) -> RawDocument:
+    text = _text(row, "text_field", text_field, where)
+    prompt = "" if prompt_field is None else _text(row, "prompt_field", prompt_field, where)
     given = row.get("id")
     name = str(given) if isinstance(given, str | int) and str(given) else default_id
-    return RawDocument(name, _label(row.get("kind")), text, _label(row.get("language")))
+    return RawDocument(name, _label(row.get("kind")), prompt + text, _label(row.get("language")), prompt)
+
+
+def _text(row: Mapping[str, Any], setting: str, field: str, where: str) -> str:
+    """The text in a field of a row. setting: that names the field."""
+    if field not in row:
+        close = nearest(field, row) or ", ".join(map(str, list(row)[:8])) or "no fields at all"
+        raise DataError(f"{where}: has no field {field!r} ({setting}); it has {close}; set {setting}")
+    text = row[field]
+    if not isinstance(text, str):
+        raise DataError(f"{where}: field {field!r} is {type(text).__name__}, expected text")
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise DataError(f"{where}: the text contains a lone surrogate (half of a UTF-16 pair), which is no character")
+    return text
 
 
 def _label(value: object) -> str:

@@ -84,6 +84,28 @@ def encode(
     return [_mark_duplicate(document, earlier) for document, earlier in zip(encoded, first, strict=True)]
 
 
+def count_prompt_ids(
+    raw: Sequence[RawDocument], encoded: Sequence[EncodedDocument], tokenizer: PreTrainedTokenizerBase, bos: Bos
+) -> list[int]:
+    """How many ids at the beginning of each document, BOS included, belong to its prompt alone.
+
+    A token that spans the end of the prompt belongs to what follows. encoded: ``raw`` as ``encode`` gives it.
+    """
+    opening = len(_bos_ids(tokenizer, bos))
+    prompts = tokenize_texts([document.prompt for document in raw], tokenizer)
+    return [
+        opening + _common_length(document.ids[opening:], ids)
+        for document, (ids, _) in zip(encoded, prompts, strict=True)
+    ]
+
+
+def _common_length(first: NDArray[np.int64], second: NDArray[np.int64]) -> int:
+    """How many ids both begin with."""
+    shorter = min(len(first), len(second))
+    differing = np.flatnonzero(first[:shorter] != second[:shorter])
+    return int(differing[0]) if len(differing) else shorter
+
+
 def _mark_duplicate(document: EncodedDocument, first: int) -> EncodedDocument:
     return document if first == document.index else replace(document, duplicate_of=first)
 

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 
 from harness.errors import MemoryShortageError
 from harness.forecast.machine import measure_operations, multiplies_bfloat16, total_memory
-from harness.forecast.model_size import ModelSize, model_size
+from harness.forecast.model_size import BYTES, ModelSize, model_size
 from harness.forecast.sizes import document_count
+from harness.forecast.training import FORWARD_PASSES, training_memory, training_tokens
 from harness.planning.specs import Plan, SuiteSpec
 from harness.records import Run
 
-BYTES = {"auto": 4, "float32": 4, "float16": 2, "bfloat16": 2}
 OPERATIONS_ON_GPU = 5e13
 FORWARD_EFFICIENCY = 0.7
 """Share of the speed of a matrix product that a forward pass reaches."""
@@ -139,6 +139,7 @@ def _seconds(plan: Plan, run: Run | None, reference: ModelSize | str) -> tuple[f
     seconds = {
         "start": START_SECONDS + 2 * reference.parameters * WEIGHT_SECONDS,
         "calibration": fitted * calibration * FITTING * forward,
+        "training": training_tokens(plan) * FORWARD_PASSES * forward,
         "pass": PASS_SECONDS * len(plan.suites)
         + now.tokens * (2 * forward + (reference.vocabulary or 0) * LOGIT_SECONDS),
         "noise floor": now.noise * forward,
@@ -230,7 +231,13 @@ def memory(plan: Plan) -> Memory | str:
     now, vocabulary = amount(plan.suites), reference.vocabulary
     in_pass = LOGIT_BUFFERS * 4 * min(LOGITS, max(1, now.tokens) * (vocabulary or LOGITS))
     logits = max(in_pass, ITEM_BUFFERS * 4 * now.at_once * ITEM_TOKENS * (vocabulary or 0))
+    # The base of a training is the variant, which is counted already.
+    beside = (parts | {"base": 0} for _, parts in training_memory(plan, reference))
+    trained = max((sum(parts.values()) for parts in beside), default=0)
     said = f"reference in {dtype}, variant {kept}, working memory {(working + logits) / 1e9:.1f} GB, libraries 0.65 GB"
+    if trained:
+        # A training and the shared pass come one after the other.
+        working, said = max(working, trained), f"{said}, training {trained / 1e9:.2g} GB before that"
     return Memory(first, second, first + second + working + logits + LIBRARIES, said)
 
 

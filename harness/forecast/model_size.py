@@ -11,6 +11,9 @@ from harness.models.gguf_file import read_gguf
 from harness.models.headers import find_folder, read_header, read_parts
 from harness.records.plan import GGUF
 
+BYTES = {"auto": 4, "float32": 4, "float16": 2, "bfloat16": 2}
+"""Of a weight, by its dtype."""
+
 
 @dataclass(frozen=True)
 class ModelSize:

@@ -12,6 +12,7 @@ from harness.forecast.cost import Cost
 from harness.forecast.model_size import ModelSize, model_size
 from harness.forecast.needs import Need
 from harness.forecast.sizes import document_count
+from harness.forecast.training import training_memory
 from harness.planning.sampling.looks import DEFAULT, select_waiting_rules
 from harness.planning.specs import GateSpec, Plan, SuiteSpec
 from harness.records import HubData, Plugin, Run
@@ -44,6 +45,8 @@ def print_plan(console: Console, plan: Plan, needs: Sequence[Need], cost: Cost, 
     _head(console, "cost", "")
     _line(console, f"  time    {_seconds(cost.seconds)} ({cost.seconds_by})")
     _line(console, f"  memory  {_bytes(cost.memory)} ({cost.memory_by})")
+    for line in _trainings(plan):
+        _line(console, line)
     stuck = [need for need in needs if need.outlook in ("weak", "never")]
     if stuck:
         _head(console, "underpowered", f"{len(stuck)} of {len(needs)} comparisons have less than 80 % power")
@@ -96,6 +99,20 @@ def _steps(plan: Plan) -> Iterator[str]:
     else:
         data = plan.calibration
         yield f"  calibration  {_data(data.data)}: {data.documents} documents of up to {data.tokens} tokens"
+    if plan.training is not None:
+        texts = plan.training
+        lasts = f"{texts.steps} steps" if texts.steps else f"{texts.epochs} epochs"
+        yield (
+            f"  training     {_data(texts.data)}: {texts.documents} documents of up to {texts.tokens} tokens, {lasts}, "
+            f"{texts.held_out} further documents held out"
+        )
+
+
+def _trainings(plan: Plan) -> Iterator[str]:
+    """Memory of every training by part, beside the reference."""
+    size = model_size(plan.reference.model, plan.reference.revision)
+    for kind, parts in training_memory(plan, size) if isinstance(size, ModelSize) else ():
+        yield f"  {kind:<7} {', '.join(f'{part} {_bytes(count)}' for part, count in parts.items())}"
 
 
 def _suites(suites: Sequence[SuiteSpec], gates: Sequence[GateSpec]) -> Iterator[str]:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from harness.measures import Measure, Sampled
+from harness.measures._common.text_bits import BITS, TextBits
 from harness.measures._shared import (
     TOKEN_SIDES,
     UNSEEN_CHANGE,
@@ -20,7 +21,6 @@ from harness.measures._shared import (
     not_finite,
     unusable_tokens,
 )
-from harness.measures._text_bits import BITS, TextBits
 from harness.records import Measurement, Metric, Skipped
 from harness.statistics import Interval, Intervals, mean, ratio_of_sums
 

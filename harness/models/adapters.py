@@ -94,7 +94,8 @@ def attach_adapter(base: LoadedModel, folder: Path) -> LoadedModel:
     }
     modules = (*base.identity.modules, *state_file_dtypes(_formats(model, before), files))
     text = f"{_words(base.name, folder, config, stored)}, attached"
-    return _rebuild(base, model, modules, folder, config, stored, text)
+    attached = _rebuild(base, model, modules, folder, config, stored, text)
+    return replace(attached, adapter=folder)
 
 
 @contextmanager

@@ -12,13 +12,14 @@ Legend: B texts, T positions, V logits of a token.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor
-from transformers import GenerationMixin, PreTrainedConfig, PreTrainedModel
+from transformers import GenerationConfig, GenerationMixin, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 
@@ -229,3 +230,28 @@ class _TransformersInterface(PreTrainedModel, GenerationMixin):
     def generate(self, *arguments: Any, **settings: Any) -> Any:
         """As in transformers, with complete texts at every step: the engine keeps what it has processed."""
         return cast(Any, super()).generate(*arguments, **settings | {"use_cache": False})
+
+
+@contextmanager
+def plain_decoding(model: Any) -> Iterator[None]:
+    """Decode as requested, whatever a checkpoint's generation_config.json adds (sampling, a repetition penalty)."""
+    own = model.generation_config
+    plain: Any = GenerationConfig  # untyped
+    ids = {name: getattr(own, name, None) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    with replace_attribute(model, "generation_config", plain(**ids)):
+        yield
+
+
+@contextmanager
+def replace_attribute(owner: Any, name: str, value: Any) -> Iterator[None]:
+    """Temporarily replace an attribute of ``owner``."""
+    own = name in vars(owner)
+    before = getattr(owner, name)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        if own:
+            setattr(owner, name, before)
+        else:
+            delattr(owner, name)

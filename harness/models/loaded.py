@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from harness.data.calibration import Calibrated
+from harness.data.training import Trained
 from harness.errors import ModelError
 from harness.models.fingerprints import FileFingerprint, verify_fingerprints
 from harness.models.language_model import LanguageModel, TransformersModel
@@ -56,6 +58,8 @@ class LoadedModel:
     notes: tuple[Note, ...] = ()
     calibration: Calibrated | None = None
     """The calibration of a variant, if a step used documents."""
+    training: Trained | None = None
+    """The training of a variant, if a step trained."""
     quantization: Mapping[str, Any] = field(default_factory=dict)
     """The quantization config of its files; empty if they have none."""
     non_finite: tuple[NonFinite, ...] = ()
@@ -64,6 +68,8 @@ class LoadedModel:
     """Tensors of its files that its class leaves there."""
     retrained: frozenset[str] = frozenset()
     """Modules whose weights an adapter changed before any step."""
+    adapter: Path | None = None
+    """Folder of the adapter that is attached to its weights, and would be shipped beside them."""
     layers: tuple[int | None, ...] | None = None
     """Of every decoder layer of a variant: the layer of the reference that it stands for (see VariantSpec)."""
 

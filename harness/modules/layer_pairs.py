@@ -62,7 +62,7 @@ def pair_layers(
         return LayerPairs({}, frozenset(before), frozenset(after), reason)
     _check_map(declared, len(before), len(after))
     layers = {before[own]: after[place] for place, own in enumerate(declared) if own is not None}
-    reason = "the map variant.layers names no counterpart"
+    reason = "no layer of the variant stands for it"
     lone, lone_after = frozenset(before) - layers.keys(), frozenset(after) - set(layers.values())
     return LayerPairs(layers, lone, lone_after, reason, declared=True)
 

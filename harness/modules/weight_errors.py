@@ -44,7 +44,7 @@ class ModuleWeightError:
 
     rounding_error: the same after undoing the factors that other modules undo, None if unknown. explained: the error of
     rounding the reference's weight to the nearest value of the declared format (of integers of as many bits where its
-    values are not known); None without a format.
+    values are not known); None without a format. experts: relative_error of each matrix of a stack, in order.
     """
 
     relative_error: float | None
@@ -52,6 +52,7 @@ class ModuleWeightError:
     note: str = ""
     rounding_error: float | None = None
     explained: float | None = None
+    experts: tuple[float | None, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -168,7 +169,12 @@ def _error(weights: _Weights) -> ModuleWeightError:
     if lost and left < RESCALED * _left_share(weights.pairs) * lost:
         return ModuleWeightError(None, weights.compared, UNDONE, rounding_error=(left / size) ** 0.5)
     found = (lost / size) ** 0.5
-    return ModuleWeightError(found, weights.compared, weights.caveat, rounding_error=found)
+    experts = tuple(_share(*_sums([pair])) for pair in weights.pairs) if len(weights.pairs) > 1 else ()
+    return ModuleWeightError(found, weights.compared, weights.caveat, rounding_error=found, experts=experts)
+
+
+def _share(lost: float, size: float) -> float | None:
+    return (lost / size) ** 0.5 if size else None
 
 
 def _undo(found: ModuleWeightError, weights: _Weights, undone: Factors | None) -> ModuleWeightError:

@@ -80,10 +80,19 @@ class Grid(ABC):
     def _nearest(self, quotient: Tensor, zero_point: Tensor | None) -> Tensor:
         """``quotient``, changed in place into the nearest values in units of the scale, without zero point."""
 
+    def reaches(self, quotient: Tensor, zero_point: Tensor | None = None) -> Tensor:
+        """Whether values, in units of the scale, lie within the ends of the grid, where they do not saturate."""
+        return quotient.abs() <= self.largest
+
     @property
     @abstractmethod
     def largest(self) -> float:
         """The largest value in units of the scale, without zero point."""
+
+    @property
+    def largest_code(self) -> float:
+        """q_max of LSQ (Esser et al. 2020, arXiv 1902.08153): the largest value that a code stands for."""
+        return self.largest
 
 
 @dataclass(frozen=True)
@@ -121,6 +130,12 @@ class Integer(Grid):
             return quotient.round_().clamp_(*self.code_range)
         # Several times as fast as clamping between bounds that differ from block to block.
         return quotient.round_().add_(zero_point).clamp_(*self.code_range).sub_(zero_point)
+
+    def reaches(self, quotient: Tensor, zero_point: Tensor | None = None) -> Tensor:
+        """Up to half a step beyond the ends, which still rounds to them."""
+        lowest, highest = self.code_range
+        codes = quotient.round() if zero_point is None else quotient.round() + zero_point
+        return (codes >= lowest) & (codes <= highest)
 
     @property
     def largest(self) -> float:

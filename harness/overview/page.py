@@ -17,20 +17,18 @@ from harness.overview.variants import Cost, Group, Point, Variant
 from harness.records import FAILURE_FILE, Failure, Run
 from harness.report import display, words
 from harness.report.drawing import planes
-from harness.report.drawing.scales import Scale, fit_scale
+from harness.report.drawing.scales import Scale, fit_log_scale, fit_scale
 from harness.report.summaries.layers import read_layers
 from harness.report.summaries.suite_tables import open_suites
 from harness.system import resources
 from harness.system.files import write_atomic
 from harness.write import StoredTables, read_run
 from harness.writers import RUN_FILE
-from harness.writers.report_html import ReportHtml, make_environment, style_hash
+from harness.writers.report_html import ReportHtml, make_environment, read_assets
 
 FILE_NAME = "overview.html"
 MARK = Markup('<meta name="generator" content="lm-shipcheck overview">')
 """By which an overview that this program wrote is known: no other file is replaced or removed."""
-MOST_LABELS = 40
-"""Points of one chart that have a number beside them."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +39,16 @@ class Frontier:
     chart: Markup
     dominated: tuple[tuple[str, str], ...]
     missing: int
+
+
+@dataclass(frozen=True)
+class Profiles:
+    """A small chart for each variant, all on one scale from low to high; log: by logarithms."""
+
+    charts: tuple[tuple[Variant, Markup], ...]
+    low: str
+    high: str
+    log: bool
 
 
 @dataclass(frozen=True)
@@ -90,7 +98,7 @@ def _read(folder: Path, beside: Path) -> Variant | Failure:
 def render(found: Sequence[Variant], failures: Sequence[Failure] = ()) -> str:
     """The page as HTML; the same runs and tables give the same text. Raises WriteError."""
     templates = resources.folder("reports")
-    style = "".join((templates / name).read_text(encoding="utf-8") for name in ("style.css", "overview.css"))
+    assets = read_assets(templates, "style.css", "overview.css")
     courses = list(find_courses(found))
     newest = {id(course.runs[-1]) for course in courses} | {
         id(each) for each in found if all(each not in course.runs for course in courses)
@@ -100,12 +108,10 @@ def render(found: Sequence[Variant], failures: Sequence[Failure] = ()) -> str:
         "failures": failures,
         "courses": courses,
         "mark": MARK,
-        "style": Markup(style),  # noqa: S704 - shipped files
-        "style_hash": style_hash(style),
     }
     tools = {"variants": variants, "history": history, "page": _Tools}
     try:
-        return make_environment(templates).get_template("overview.html").render(values | tools)
+        return make_environment(templates).get_template("overview.html").render(values | assets | tools)
     except TemplateError as error:
         raise WriteError(f"{FILE_NAME}: template overview.html failed: {error}") from error
 
@@ -137,10 +143,11 @@ def _draw_series(series: Series, runs: Sequence[Run]) -> Markup:
 
 @dataclass(frozen=True)
 class Cell:
-    """A number at reading precision; full: all of it, with where it comes from, for hovering."""
+    """A number at reading precision; full: all of it, with where it comes from, for hovering; value: to sort by."""
 
     shown: str
     full: str = ""
+    value: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -157,22 +164,27 @@ def _cell_of_change(name: str) -> Callable[[Variant], Cell]:
         if m is None or m.change is None:
             return Cell(NOTHING)
         interval = f", {m.low} to {m.high}" if m.low is not None else ""
-        return Cell(display.quantity(m.change, m.unit, 3), f"{m.name}: {m.change}{interval}")
+        shown, _ = display.split_quantity(m.change, m.unit)
+        return Cell(shown, f"{m.name}: {m.change}{interval}", m.change)
 
     return make_cell
 
 
 def _cell_of_task(variant: Variant) -> Cell:
     m = variant.task
-    return Cell(display.points(m.change), f"{m.name}: {m.change}") if m else Cell(NOTHING)
+    return Cell(display.points(m.change), f"{m.name}: {m.change}", m.change or 0.0) if m else Cell(NOTHING)
+
+
+def _cell_of(value: float | None, show: Callable[[float], str], unit: str = "") -> Cell:
+    return Cell(show(value), f"{value}{unit}", value) if value else Cell(NOTHING)
 
 
 NOTHING = "–"
 COLUMNS = (
-    Column("Bits per weight", lambda v: Cell(display.number(v.bits, 3), str(v.bits)) if v.bits else Cell(NOTHING)),
-    Column("Stored weights", lambda v: Cell(display.size(v.bytes), f"{v.bytes} bytes") if v.bytes else Cell(NOTHING)),
-    Column("Of reference", lambda v: Cell(display.percent(v.size, 3), str(v.size)) if v.size else Cell(NOTHING)),
-    Column("KL divergence", _cell_of_change("divergence.kl_mean")),
+    Column("Bits per weight", lambda v: _cell_of(v.bits, display.number)),
+    Column("Stored weights", lambda v: _cell_of(v.bytes, display.size, " bytes")),
+    Column("Of reference", lambda v: _cell_of(v.size, display.percent)),
+    Column("KL divergence, nats/token", _cell_of_change("divergence.kl_mean")),
     Column("Perplexity", _cell_of_change("perplexity.ratio")),
     Column("Largest task loss", _cell_of_task),
     Column("Time", _cell_of_change("latency.ratio")),
@@ -199,11 +211,14 @@ class _Tools:
         return [_draw_frontier(group, cost, points) for cost, points in found if len(points) > 1]
 
     @staticmethod
-    def profiles(group: Group) -> list[tuple[Variant, Markup]]:
-        """Relative error of the outputs of the blocks, of every variant on one scale."""
-        lines = [(each, _read_profile(each)) for each in group.variants]
-        scale = fit_scale([value for _, line in lines for value in line], zero=True)
-        return [(each, _draw_profile(each, line, scale)) for each, line in lines if len(line) > 1]
+    def profiles(group: Group) -> Profiles | None:
+        """Relative error of the outputs of the blocks, of every variant on one scale, smallest first."""
+        lines = [(each, line) for each in _sort_by_size(group) if len(line := _read_profile(each)) > 1]
+        values = [value for _, line in lines for value in line]
+        scale = fit_log_scale(values) or fit_scale(values, zero=True)
+        charts = tuple((each, _draw_profile(each, line, scale)) for each, line in lines)
+        low, high = (display.percent(end, 2) for end in (scale.low, scale.high))
+        return Profiles(charts, low, high, scale.log) if charts else None
 
 
 def _sort_by_size(group: Group) -> list[Variant]:
@@ -220,9 +235,9 @@ def _draw_frontier(group: Group, cost: Cost, points: Sequence[Point]) -> Frontie
             sign * point.loss,
             point.variant.run.verdict,
             _describe_point(point, cost, group.quality),
-            numbers[point.variant.run.name] if len(points) <= MOST_LABELS else "",
+            numbers[point.variant.run.name],
         )
-        for point in points
+        for point in sorted(points, key=lambda point: bool(point.dominated_by))
     ]
     line = [(point.cost, sign * point.loss) for point in points if not point.dominated_by]
     across = display.size if cost.unit == "bytes" else display.number
@@ -235,9 +250,9 @@ def _draw_frontier(group: Group, cost: Cost, points: Sequence[Point]) -> Frontie
 
 def _describe_point(point: Point, cost: Cost, quality: str) -> str:
     run, loss = point.variant.run, point.variant.find(quality)
-    shown = display.quantity(loss.change, loss.unit, 3) if loss else ""
-    verdict = words.STATUSES[run.verdict].headline.lower()
-    return f"{run.name}: {display.quantity(point.cost, cost.unit, 3)}, {shown}, {verdict}"
+    costs = display.add_exact(display.quantity(point.cost, cost.unit, 3), point.cost)
+    lost = display.in_full(loss.change, loss.unit) if loss and loss.change is not None else ""
+    return f"{run.name}: {costs}, {lost}, {words.STATUSES[run.verdict].headline.lower()}"
 
 
 def _read_profile(variant: Variant) -> list[float]:

@@ -45,6 +45,8 @@ _WANTED = {
     "too_long": "at most {max_length} entries",
     "too_short": "at least {min_length} entries",
     "tuple_type": "a list",
+    "union_tag_invalid": "one of {expected_tags}",
+    "union_tag_not_found": "the key {discriminator}",
 }
 
 
@@ -134,9 +136,18 @@ class Checker:
             return None
         settings = {key: each for key, each in value.items() if key != role}
         for field in cls.paths:
-            if field in settings:
-                settings[field] = self._absolute(settings[field], (*path, field))
+            settings = self._resolve(settings, field.split("."), path)
         return self.record(cls, settings, path, also=(role,))
+
+    def _resolve(self, value: Any, keys: Sequence[str], path: KeyPath) -> Any:
+        """Settings with the path under ``keys`` made absolute, in each entry of the lists on the way."""
+        if not keys:
+            return self._absolute(value, path)
+        if isinstance(value, tuple):
+            return tuple(self._resolve(each, keys, (*path, index)) for index, each in enumerate(value))
+        if not isinstance(value, Mapping) or keys[0] not in value:
+            return value
+        return {**value, keys[0]: self._resolve(value[keys[0]], keys[1:], (*path, keys[0]))}
 
     def _absolute(self, value: Any, path: KeyPath) -> Any:
         """A path, or a list of paths, made absolute; problems for those that do not exist."""
@@ -179,7 +190,7 @@ class Checker:
         also: Sequence[str],
     ) -> None:
         grouped: dict[KeyPath, list[ErrorDetails]] = {}
-        for detail in details:
+        for detail in map(_point_at_kind, details):
             grouped.setdefault(_place(value, detail), []).append(detail)
         for place, group in grouped.items():
             first, full = group[0], (*path, *place)
@@ -203,6 +214,14 @@ class Checker:
             f"one of {', '.join(known)}",
             f"did you mean {close}?" if close else "",
         )
+
+
+def _point_at_kind(detail: ErrorDetails) -> ErrorDetails:
+    """An unknown kind of entry, which pydantic reports of the whole entry, as an error of the key that names it."""
+    if detail["type"] != "union_tag_invalid":
+        return detail
+    key, name = detail["ctx"]["discriminator"].strip("'"), detail["ctx"]["tag"]
+    return {**detail, "loc": (*detail["loc"], key), "input": name}
 
 
 def _place(value: Any, detail: ErrorDetails) -> KeyPath:
@@ -230,8 +249,9 @@ def _hint(detail: ErrorDetails) -> str:
     value, kind = detail["input"], detail["type"]
     if kind in ("float_type", "int_type") and isinstance(value, str) and looks_numeric(value):
         return "remove the quotes"
-    if kind == "literal_error" and isinstance(value, str):
-        close = nearest(value, re.findall(r"'([^']*)'", detail.get("ctx", {}).get("expected", "")))
+    if kind in ("literal_error", "union_tag_invalid") and isinstance(value, str):
+        known = detail.get("ctx", {})
+        close = nearest(value, re.findall(r"'([^']*)'", known.get("expected") or known.get("expected_tags", "")))
         return f"did you mean {close}?" if close else ""
     if kind == "string_type" and value is not None and not isinstance(value, Mapping | tuple):
         return "write it in quotes"

@@ -82,6 +82,7 @@ def check_checkpoint(
         check.problem(("variant", "tokenizer"), found, "no such key: the variant has that tokenizer anyway")
     if variant.adapter is None and "merge" in written:
         check.problem(("variant", "merge"), f"{describe(written['merge'])} and no adapter", "an adapter to merge")
+    _check_one_adapter(check, variant, steps)
     if variant.adapter is not None and variant.is_gguf:
         found = f"an adapter on the GGUF file {Path(variant.model).name}"
         hint = "apply it to the checkpoint that it was trained on; llama.cpp has its own adapter format"
@@ -94,6 +95,19 @@ def check_checkpoint(
 def check_gguf(check: Checker, path: KeyPath) -> None:
     """Note that the library is missing that reads GGUF files."""
     _check_library(check, path, "gguf", "a GGUF file", "gguf")
+
+
+def _check_one_adapter(check: Checker, variant: VariantSpec, steps: Sequence[Backend]) -> None:
+    """Note a second adapter beside the weights: one is attached, once all steps are done."""
+    leaving = [step.kind for step in steps if step.leaves_adapter]
+    if leaving and variant.adapter is not None and not variant.merge:
+        found = f"an adapter, and {leaving[0]}, which leaves one beside the weights"
+        check.problem(("variant", "adapter"), found, "one adapter beside the weights", "merge one of the two")
+    elif len(leaving) > 1:
+        found = f"{' and '.join(leaving)}, which leave an adapter each beside the weights"
+        check.problem(
+            ("variant", "compress"), found, "one adapter beside the weights", "write merge: true in the first"
+        )
 
 
 def _check_engine(

@@ -1,8 +1,8 @@
 """Checks the order and combination of the steps of ``variant.compress``, by what each declares to quantize.
 
 A step that quantizes nothing is a preparation: it moves values between weights and activations, exactly, in full
-precision, and so must come before anything is quantized. Conflicts that only the model shows (patterns that match the
-same module) are refused at run time.
+precision, or it trains; either must come before anything is quantized. Conflicts that only the model shows (patterns
+that match the same module) are refused at run time.
 """
 
 from __future__ import annotations
@@ -35,17 +35,20 @@ def check_composition(check: Checker, steps: Mapping[int, Backend]) -> None:
         done.append((index, step))
 
 
-def remarks(steps: Sequence[Backend], calibration: bool) -> tuple[Note, ...]:
-    """Notes on combinations that are allowed but probably not intended. calibration: whether calibration documents are
-    named."""
-    return tuple(Note(topic="steps", text=text, level="warn") for text in _texts(steps, calibration))
+def remarks(steps: Sequence[Backend], calibration: bool, training: bool = False) -> tuple[Note, ...]:
+    """Notes on combinations that are allowed but probably not intended. calibration, training: whether such documents
+    are named."""
+    texts = _texts(steps, calibration)
+    if training and not any(step.trains for step in steps):
+        texts.append("training texts are named, but no step trains")
+    return tuple(Note(topic="steps", text=text, level="warn") for text in texts)
 
 
 def _texts(steps: Sequence[Backend], calibration: bool) -> list[str]:
     texts = []
     for index, step in enumerate(steps):
         later = {what for other in steps[index + 1 :] for what in other.puts_on_grid}
-        if not step.puts_on_grid and "activations" not in later:
+        if not (step.puts_on_grid or step.trains) and "activations" not in later:
             texts.append(
                 f"{step.kind} quantizes nothing itself, and no later step quantizes activations, for which it "
                 "prepares; alone it only makes weights harder to round"

@@ -12,7 +12,15 @@ from pydantic import Field
 from harness.measures import Measure
 from harness.numerics.hardware.profiles import target_names
 from harness.planning.specs import Select, VariantSpec
-from harness.records import CalibrationSpec, Condition, DocumentsSpec, ModelSpec, NoiseFloorSpec, Sequential
+from harness.records import (
+    CalibrationSpec,
+    Condition,
+    DocumentsSpec,
+    ModelSpec,
+    NoiseFloorSpec,
+    Sequential,
+    TrainingSpec,
+)
 from harness.records.base import Entry
 from harness.rules import Rule
 from harness.writers import Writer
@@ -37,6 +45,8 @@ class VariantFile(Entry):
     """Hardware that the variant is meant for; formats without a kernel on it are reported."""
     calibration: CalibrationSpec | None = Field(default=None, examples=[{"data": "pocket-calibration"}])
     """Documents that backends may look at while they compress; only for those that calibrate."""
+    training: TrainingSpec | None = Field(default=None, examples=[{"data": "pocket-train", "steps": 300}])
+    """Texts on which steps train the variant, and for how long; only for those that train."""
     documents: DocumentsSpec | None = Field(default=None, examples=[{"data": "./texts.jsonl"}])
     """Your own texts, for a suite with documents: {data: own}, such as texts."""
     tasks: tuple[str, ...] | dict[str, Any] | None = Field(default=None, examples=[["hellaswag"]])
@@ -62,6 +72,8 @@ class SuiteFile(Entry):
 
     description: str = Field(default="", examples=["per-token metrics on 200 documents"])
     """One line that harness list shows."""
+    training: TrainingSpec | None = Field(default=None, examples=[{"data": "pocket-train", "steps": 300}])
+    """Texts on which steps train the variant, and for how long; only for those that train."""
     documents: DocumentsSpec | None = Field(default=None, examples=[{"data": "./texts.jsonl", "max": 200}])
     """The texts on which both models are compared; most measures need them."""
     without: tuple[str, ...] | None = Field(default=None, examples=[["tasks"]])

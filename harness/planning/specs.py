@@ -11,7 +11,7 @@ from harness.engines import CheckpointKind, Engine
 from harness.engines.transformers import Transformers
 from harness.measures import Measure
 from harness.probes import Probe
-from harness.records import CalibrationSpec, DocumentsSpec, ModelSpec, NoiseFloorSpec, Sequential
+from harness.records import CalibrationSpec, DocumentsSpec, ModelSpec, NoiseFloorSpec, Sequential, TrainingSpec
 from harness.records.base import Entry, Record
 from harness.records.plan import GGUF, AskedDtype, Side
 from harness.rules import Rule
@@ -136,6 +136,7 @@ class Plan(Record):
     target: str | None = None
     """Target hardware of the variant, by its name in the table of kernels."""
     calibration: CalibrationSpec | None = None
+    training: TrainingSpec | None = None
     suites: tuple[SuiteSpec, ...] = Field(min_length=1)
     gates: tuple[GateSpec, ...] = Field(min_length=1)
     weak_reference: str = ""

@@ -12,29 +12,31 @@ from harness import plugins
 from harness.errors import HarnessError, Problem
 from harness.measures import Measure
 from harness.planning.checking import Checker
+from harness.planning.data.own_data import TASKS, OwnData
+from harness.planning.data.readable import check_readable
 from harness.planning.files import SuiteFile
 from harness.planning.left_out import read_measure_names
 from harness.planning.locating import check_description, check_file_name, find_data, find_file
-from harness.planning.own_data import TASKS, OwnData
-from harness.planning.readable import check_readable
 from harness.planning.specs import SuiteSpec
 from harness.planning.task_paths import check_tasks, name_tasks
 from harness.plugins import nearest
 from harness.probes import Probe
-from harness.records import CalibrationSpec, Condition, DocumentsSpec, HubData, Metric, NoiseFloorSpec
+from harness.records import CalibrationSpec, Condition, DocumentsSpec, HubData, Metric, NoiseFloorSpec, TrainingSpec
 from harness.records.plan import OWN
 from harness.system.resources import POCKET_SPLITS
 from harness.system.yaml_file import read_yaml
 from harness.system.yaml_values import KeyPath, describe
 
-D = TypeVar("D", DocumentsSpec, CalibrationSpec)
+D = TypeVar("D", DocumentsSpec, CalibrationSpec, TrainingSpec)
 
 COMPARABILITY = "comparability"
 """The measure that is part of every suite."""
+TRAINING = "training"
+"""The measure that is part of every suite of a variant that a step trains."""
 NOISE_FLOOR = "noise_floor"
 """A key of suite files."""
 CONDITIONS: tuple[str, ...] = get_args(Condition)
-NO_EFFECT = ("seed", "text_field", "split_on")
+NO_EFFECT = ("seed", "text_field", "prompt_field", "split_on")
 """Settings that only some sources of documents support."""
 
 
@@ -87,10 +89,13 @@ class Suite:
         )
 
 
-def read_suite(name: str, base: Path, problems: list[Problem], own: OwnData | None = None) -> Suite | None:
+def read_suite(
+    name: str, base: Path, problems: list[Problem], own: OwnData | None = None, also: Sequence[str] = ()
+) -> Suite | None:
     """Read a suite, shipped or at a path under ``base``, and note its problems; None if it cannot be read.
 
-    own: the documents and tasks of the variant file, for a suite that was made for them.
+    own: the documents and tasks of the variant file, for a suite that was made for them. also: measures that the
+    variant needs, whatever the suite names.
     """
     own = own or OwnData()
     path, shown = find_file("suites", name, base)
@@ -111,7 +116,7 @@ def read_suite(name: str, base: Path, problems: list[Problem], own: OwnData | No
     if takes_tasks and own.tasks is not None:
         measures = {**measures, len(given): own.tasks}
         without = tuple(kind for kind in without if kind != TASKS)
-    measures = _with_comparability(measures, len(given) + 1)
+    measures = _complete(measures, len(given) + 1, (COMPARABILITY, *also))
     probes = _probes(check, measures)
     if content.get("documents") is None:
         _need_no_documents(check, measures, probes)
@@ -148,15 +153,16 @@ def _check_without(check: Checker, without: Sequence[str], measures: Mapping[int
 
 
 def read_documents_spec(check: Checker, cls: type[D], value: Any, key: str) -> D | None:
-    """Documents of a suite or for calibration, with absolute paths; None and problems if they are wrong."""
+    """Documents of a suite, for calibration or training, with absolute paths; None and problems if they are wrong."""
     if not isinstance(value, Mapping) or "data" not in value:
         return check.record(cls, value, (key,))
     data = find_data(check, value["data"], (key, "data"))
     spec = check.record(cls, {**value, "data": "pocket-heldout" if data is None else data}, (key,))
     if data is None or spec is None:
         return None
-    for setting in NO_EFFECT:
-        drawn = setting == "seed" and isinstance(spec, DocumentsSpec) and spec.min is not None
+    for setting in filter(cls.model_fields.__contains__, NO_EFFECT):
+        grows = isinstance(spec, DocumentsSpec) and spec.min is not None
+        drawn = setting == "seed" and (grows or isinstance(spec, TrainingSpec))
         if (
             getattr(spec, setting) != cls.model_fields[setting].default
             and setting not in _list_settings(data)
@@ -191,7 +197,7 @@ def source_name(data: str | HubData) -> str:
 
 def _list_settings(data: str | HubData) -> tuple[str, ...]:
     if isinstance(data, HubData) or data.endswith(".jsonl"):
-        return ("text_field",)
+        return ("text_field", "prompt_field")
     return ("seed",) if data in POCKET_SPLITS else ("split_on",)
 
 
@@ -215,11 +221,11 @@ def _measures(check: Checker, given: Sequence[Any]) -> dict[int, Measure]:
     return found
 
 
-def _with_comparability(measures: dict[int, Measure], position: int) -> dict[int, Measure]:
-    """The measures, and that of comparability behind them: it needs nothing of a suite, so every suite has it."""
-    if not measures or any(measure.kind == COMPARABILITY for measure in measures.values()):
-        return measures
-    return {**measures, position: plugins.load(Measure, COMPARABILITY)()}
+def _complete(measures: dict[int, Measure], position: int, kinds: Sequence[str]) -> dict[int, Measure]:
+    """The measures, and behind them those of ``kinds`` that are missing: they need nothing of a suite."""
+    named = {measure.kind for measure in measures.values()}
+    missing = [kind for kind in kinds if measures and kind not in named]
+    return measures | {position + n: plugins.load(Measure, kind)() for n, kind in enumerate(missing)}
 
 
 def _probes(check: Checker, measures: Mapping[int, Measure]) -> dict[str, Probe]:

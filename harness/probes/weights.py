@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,8 +17,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from harness.models.loaded import LoadedModel
+    from harness.modules.layer_pairs import LayerPairs
+    from harness.modules.weight_errors import ModuleWeightError
 
 UNIT = "weights"
+_EXPERT = re.compile(r"(?P<module>(.+\.)?experts)\.(?P<number>\d+)\.(?P<matrix>.+)")
 
 
 class Weights(Probe):
@@ -38,7 +42,10 @@ class Weights(Probe):
     """Tokens in the forward pass whose peak memory is measured; fewer if the model has fewer positions."""
 
     def observe(self, context: Context) -> None:
-        """Commit one unit per variant: table ``weights`` with the rows of both sides."""
+        """Commit one unit per variant: table ``weights`` with the rows of both sides.
+
+        Mixtures of experts add a table ``expert_weights``, the relative error of each matrix of the variant's experts.
+        """
         import pandas as pd
 
         reference, total = context.reference, len(context.variants)
@@ -50,7 +57,10 @@ class Weights(Probe):
             if rows is None:
                 rows = self._inspect_side("reference", reference)
             both = pd.concat([rows, self._inspect_side("variant", variant)], ignore_index=True)
-            sink.commit(UNIT, {"weights": _add_errors(both, reference, variant)})
+            found, pairs = _compare(reference, variant)
+            frames = {"weights": _add_errors(both, found, pairs, variant)}
+            experts = _list_experts(found, pairs)
+            sink.commit(UNIT, frames if experts.empty else frames | {"expert_weights": experts})
         context.progress.step("weights", total, total)
 
     def _inspect_side(self, side: str, loaded: LoadedModel) -> pd.DataFrame:
@@ -109,17 +119,45 @@ def _add_sparsity(rows: pd.DataFrame, loaded: LoadedModel) -> pd.DataFrame:
     )
 
 
-def _add_errors(rows: pd.DataFrame, reference: LoadedModel, variant: LoadedModel) -> pd.DataFrame:
-    """The rows with the relative error of the weights of the variant's linear layers."""
-    from harness.modules.layer_pairs import SAME_NAMES, list_parents, pair_layers
-    from harness.modules.weight_errors import ModuleWeightError, weight_errors
+def _compare(reference: LoadedModel, variant: LoadedModel) -> tuple[dict[str, ModuleWeightError], LayerPairs]:
+    """The errors of the variant's weights by name of the reference, and the pairs of modules."""
+    from harness.modules.layer_pairs import SAME_NAMES, pair_layers
+    from harness.modules.weight_errors import weight_errors
 
-    modules, found, pairs = variant.language_model.modules, dict[str, ModuleWeightError](), SAME_NAMES
+    modules = variant.language_model.modules
+    if modules is None:
+        return {}, SAME_NAMES
+    pairs = pair_layers(reference.model, modules, variant.layers)
+    formats = {each.module: each.format for each in variant.identity.modules if each.compressed}
+    return weight_errors(reference.model, modules, reference.model.dtype, pairs, formats), pairs
+
+
+def _list_experts(found: Mapping[str, ModuleWeightError], pairs: LayerPairs) -> pd.DataFrame:
+    """One row (module, expert, matrix, relative_error) per matrix of the variant's experts whose error is known."""
+    import pandas as pd
+
+    rows: list[tuple[str, int, str, float]] = []
+    for name, error in found.items():
+        own = pairs.find_in_variant(name) or name
+        if error.experts:
+            module, _, matrix = own.rpartition(".")
+            rows += [(module, k, matrix, each) for k, each in enumerate(error.experts) if each is not None]
+        elif (expert := _EXPERT.fullmatch(own)) and error.relative_error is not None:
+            rows.append((expert["module"], int(expert["number"]), expert["matrix"], error.relative_error))
+    frame = pd.DataFrame(rows, columns=["module", "expert", "matrix", "relative_error"])
+    kinds = {"module": "str", "expert": "int32", "matrix": "str", "relative_error": "float64"}
+    return frame.astype(kinds)
+
+
+def _add_errors(
+    rows: pd.DataFrame, found: Mapping[str, ModuleWeightError], pairs: LayerPairs, variant: LoadedModel
+) -> pd.DataFrame:
+    """The rows with the relative error of the weights of the variant's linear layers."""
+    from harness.modules.layer_pairs import list_parents
+    from harness.modules.weight_errors import ModuleWeightError
+
     nothing = ModuleWeightError(None, 0.0, "the variant's engine gives no access to its weights")
-    if modules is not None:
-        pairs = pair_layers(reference.model, modules, variant.layers)
-        formats = {each.module: each.format for each in variant.identity.modules if each.compressed}
-        found = weight_errors(reference.model, modules, reference.model.dtype, pairs, formats)
+    if variant.language_model.modules is not None:
         nothing = ModuleWeightError(None, 0.0, "the reference has no linear layer of this name")
     linear = rows["role"].isin(["linear", "head"])
     own = set(rows["module"][linear & (rows["side"] == "variant")])

@@ -16,6 +16,7 @@ from harness.records.plan import (
     NoiseFloorSpec,
     Sequential,
     Served,
+    TrainingSpec,
 )
 from harness.records.result import (
     SCHEMA_VERSION,
@@ -37,6 +38,7 @@ from harness.records.result import (
     Slice,
     Status,
     Stop,
+    TrainingData,
     Verdict,
 )
 
@@ -81,6 +83,8 @@ __all__ = [
     "Slice",
     "Status",
     "Stop",
+    "TrainingData",
+    "TrainingSpec",
     "Verdict",
     "find_metric",
 ]

@@ -38,7 +38,8 @@ class Plugin(Entry):
     """Whether a plugin of the family that needs no settings may be given by its name alone, without its role."""
 
     paths: ClassVar[tuple[str, ...]] = ()
-    """Fields that hold paths; the plan checks them and makes them absolute, relative to the YAML file."""
+    """Fields that hold paths, of records inside it with a dot (``student.config``); the plan checks them and makes them
+    absolute, relative to the YAML file."""
 
     @classmethod
     def __pydantic_init_subclass__(cls, **_: Any) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from harness.records.base import Entry
 
@@ -117,6 +117,42 @@ class CalibrationSpec(Entry):
     """What separates the documents of a .txt file."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Fixes what the embedded model's splits hold."""
+
+
+class TrainingSpec(Entry):
+    """Texts on which steps train the variant, and for how long."""
+
+    data: str | HubData = Field(examples=["./training.jsonl"])
+    """As for the documents of a suite, but not the same texts."""
+    documents: Positive = 256
+    """How many are trained on, from the beginning of their source."""
+    held_out: Positive = 16
+    """How many after those are left out of the training, to evaluate it."""
+    tokens: Annotated[int, Field(ge=2)] = 256
+    """Tokens at which each is cut, BOS included."""
+    steps: Annotated[int, Field(ge=0, examples=[300])] | None = None
+    """Optimizer steps; in place of epochs."""
+    epochs: Annotated[int, Field(ge=0, examples=[3])] | None = None
+    """How often every document is trained on; in place of steps."""
+    bos: Bos = True
+    """Whether texts begin with BOS; auto: as the tokenizer of the reference itself writes it."""
+    text_field: str = "text"
+    """Field of a .jsonl file or hub dataset that holds the text."""
+    prompt_field: str | None = Field(default=None, examples=["prompt"])
+    """Field of a .jsonl file or hub dataset with a prompt that comes right before each text. The model reads it, and
+    learns to write the text alone; null: there is none, and every token is learned."""
+    split_on: str = "\n\n"
+    """What separates the documents of a .txt file."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Fixes the order of the texts, and what the embedded model's splits hold."""
+
+    @model_validator(mode="after")
+    def _lasts(self) -> TrainingSpec:
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError("steps or epochs says how long to train, and only one of them")
+        if not (self.steps or self.epochs):
+            raise ValueError("a training of 0 steps changes nothing; write for example steps: 300")
+        return self
 
 
 class TaskSettings(Entry):

@@ -228,6 +228,17 @@ class CalibrationData(Record):
     sha256: str
 
 
+class TrainingData(Record):
+    """The texts that a model was trained on while it was made, and those that were held out. sha256: of the token ids
+    of both, in order."""
+
+    source: str
+    documents: Annotated[int, Field(ge=1)]
+    held_out: Annotated[int, Field(ge=1)]
+    tokens: Annotated[int, Field(ge=1)]
+    sha256: str
+
+
 class Identity(Record):
     """Which model this was: hashes of what was loaded (and compressed), not names alone."""
 
@@ -248,6 +259,7 @@ class Identity(Record):
     modules: tuple[ModuleFormat, ...] = ()
     cache: CacheFormat | None = None
     calibration: CalibrationData | None = None
+    training: TrainingData | None = None
 
     @property
     def simulated(self) -> bool:

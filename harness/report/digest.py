@@ -222,7 +222,7 @@ def _describe_selection(run: Run, source: str) -> str:
 
 
 def describe_variant(run: Run) -> list[str]:
-    """What was made of what: the formats of the weights, the steps, the KV cache, the calibration documents."""
+    """What was made of what: the formats of the weights, the steps, the KV cache, the documents behind it."""
     reference, variant = run.reference, run.variant
     lines = [f"reference: {reference.name}", f"weights: {'; '.join(words.formats(variant.modules)) or 'as they were'}"]
     steps = asked.describe_steps(run.asked)
@@ -230,6 +230,8 @@ def describe_variant(run: Run) -> list[str]:
     lines += [f"KV cache: {variant.cache}"] if variant.cache else []
     if data := variant.calibration:
         lines.append(f"calibrated on: {data.documents} documents of {data.source}, {data.tokens} tokens")
+    if texts := variant.training:
+        lines.append(f"trained on: {texts.documents} texts of {texts.source}, {texts.tokens} tokens")
     return [clean(line, 1000) for line in lines]
 
 

@@ -152,6 +152,26 @@ def split_quantity(value: float, unit: str, digits: int = 3) -> tuple[str, str]:
     return number(value, digits), _SHORT_UNITS.get(unit, unit)
 
 
+def in_full(value: float, unit: str = "fraction") -> str:
+    """``value`` at reading precision with twelve digits of it behind, as hints show it: "12.3 % (0.123456789012)"."""
+    return add_exact(quantity(value, unit), value)
+
+
+def add_exact(text: str, *values: float) -> str:
+    """``text`` with twelve digits of each value behind it, unless it shows them all.
+
+    See ``full``.
+    """
+    if all(float(value).is_integer() and number(value) in text for value in values):
+        return text
+    return f"{text} ({', '.join(map(full, values))})"
+
+
+def full(value: float | None) -> str:
+    """Twelve digits of a number that the report computes from tables: the last of 17 may differ between processors."""
+    return "" if value is None else f"{value:.12g}"
+
+
 def exact(value: float | None) -> str:
     """``value`` to the last bit, for what is shown on hover."""
     return "" if value is None else repr(value)

@@ -96,13 +96,8 @@ def _source(pair: Pair, observed: bool) -> ArtifactSource:
             "trust_remote_code": own.trust_remote_code,
         }
     )
-    adapter = folder.absolute() / ADAPTER if _has_adapter_beside(plan) else None
+    adapter = folder.absolute() / ADAPTER if variant.adapter else None
     return ArtifactSource(kind, folder, lambda: save_folder(folder, _writer(plan, variant)), spec, adapter)
-
-
-def _has_adapter_beside(plan: Plan) -> bool:
-    """Whether the variant has an unmerged adapter."""
-    return plan.variant.adapter is not None and not plan.variant.merge
 
 
 def _writer(plan: Plan, variant: LoadedModel) -> Callable[[Path], None]:
@@ -114,15 +109,14 @@ def _writer(plan: Plan, variant: LoadedModel) -> Callable[[Path], None]:
     own = next((step for step in reversed(steps) if type(step).save is not Backend.save), None)
 
     def write(folder: Path) -> None:
-        beside = plan.variant.adapter if _has_adapter_beside(plan) else None
-        with silence_transformers(), detach_adapter(variant.model) if beside else nullcontext():
+        with silence_transformers(), detach_adapter(variant.model) if variant.adapter else nullcontext():
             if own is None:
                 variant.model.save_pretrained(folder)
             else:
                 own.save(variant.model, folder)
             variant.tokenizer.save_pretrained(folder)
-        if beside:
-            copy_adapter(Path(beside), folder / ADAPTER)
+        if variant.adapter:
+            copy_adapter(variant.adapter, folder / ADAPTER)
 
     return write
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, cast
@@ -12,13 +12,13 @@ from torch import Tensor
 
 from harness.data.calibration import Calibrated, CalibrationDocuments
 from harness.data.contamination import DocumentIndex
-from harness.data.documents import read_documents
+from harness.data.documents import RawDocument, read_documents
 from harness.data.encoding import EncodedDocument, encode
 from harness.errors import DataError
 from harness.lockstep.hooks import ActiveSide, attach_taps
 from harness.lockstep.survey import candidates
 from harness.modules.experts import count_expert_tokens
-from harness.records import CalibrationSpec, DocumentsSpec, HubData, Note
+from harness.records import CalibrationSpec, DocumentsSpec, HubData, Note, TrainingSpec
 
 if TYPE_CHECKING:
     from harness.models.loaded import LoadedModel
@@ -29,16 +29,28 @@ def read_calibration(spec: CalibrationSpec, reference: LoadedModel) -> Calibrati
 
     Raises DataError as ``documents.read_documents`` and ``documents.encode`` do, naming the key.
     """
+    _, encoded = encode_fitted("calibration", spec, spec.documents, reference)
+    kept = tuple(document for document in encoded if not document.skipped)
+    seen = DocumentIndex(reference.tokenizer, [document.ids for document in kept])
+    notes = note_missing("calibration", spec, spec.documents, encoded)
+    return CalibrationDocuments(name_source(spec), kept, seen, tuple(notes))
+
+
+def encode_fitted(
+    key: str, spec: CalibrationSpec | TrainingSpec, count: int, reference: LoadedModel
+) -> tuple[list[RawDocument], list[EncodedDocument]]:
+    """The first ``count`` documents that the section ``key`` names, as texts and encoded by the reference's tokenizer.
+
+    Raises DataError as ``documents.read_documents`` and ``documents.encode`` do, naming the key.
+    """
     form = DocumentsSpec(data=spec.data, context=spec.tokens, bos=spec.bos)
     weight = cast(Tensor, reference.model.get_input_embeddings().weight)
     try:
-        raw = read_documents(spec.data, spec.documents, spec.text_field, spec.split_on, spec.seed)
-        encoded = encode(raw, reference.tokenizer, form, weight.shape[0])
+        prompts = spec.prompt_field if isinstance(spec, TrainingSpec) else None
+        raw = read_documents(spec.data, count, spec.text_field, spec.split_on, spec.seed, prompts)
+        return raw, encode(raw, reference.tokenizer, form, weight.shape[0])
     except DataError as error:
-        raise DataError(f"calibration: {error}") from error
-    kept = tuple(document for document in encoded if not document.skipped)
-    seen = DocumentIndex(reference.tokenizer, [document.ids for document in kept])
-    return CalibrationDocuments(_source(spec), kept, seen, tuple(_notes(spec, encoded, len(kept))))
+        raise DataError(f"{key}: {error}") from error
 
 
 def with_calibration(variant: LoadedModel, data: CalibrationDocuments, ranges: bool) -> LoadedModel:
@@ -84,17 +96,21 @@ def _note_unreached(tokens: Mapping[str, tuple[int, ...]]) -> list[Note]:
     return [Note(topic="experts", text=text, level="warn")]
 
 
-def _source(spec: CalibrationSpec) -> str:
+def name_source(spec: CalibrationSpec | TrainingSpec) -> str:
+    """The source of documents with what selects them."""
     name = spec.data
     if isinstance(name, HubData):
         return " ".join(part for part in (name.hub, name.config, name.split, name.revision) if part)
     return f"{name}, seed {spec.seed}" if spec.seed else name
 
 
-def _notes(spec: CalibrationSpec, encoded: list[EncodedDocument], kept: int) -> list[Note]:
-    texts = []
-    if len(encoded) < spec.documents:
-        texts.append(f"{spec.documents} documents were requested, {len(encoded)} are available")
+def note_missing(
+    key: str, spec: CalibrationSpec | TrainingSpec, count: int, encoded: Sequence[EncodedDocument]
+) -> list[Note]:
+    """Warnings that a source has fewer than ``count`` documents, or some that are too short."""
+    texts, kept = [], sum(not document.skipped for document in encoded)
+    if len(encoded) < count:
+        texts.append(f"{count} documents were requested, {len(encoded)} are available")
     if kept < len(encoded):
         texts.append(f"{len(encoded) - kept} of {len(encoded)} documents have fewer than 2 tokens and were left out")
-    return [Note(topic="calibration", text=f"{text} in {_source(spec)}", level="warn") for text in texts]
+    return [Note(topic=key, text=f"{text} in {name_source(spec)}", level="warn") for text in texts]

@@ -9,13 +9,13 @@ from transformers import PreTrainedTokenizerBase
 
 from harness.data.encoding import follow_bos
 from harness.planning.specs import Plan
-from harness.records import CalibrationSpec, DocumentsSpec, Note
+from harness.records import CalibrationSpec, DocumentsSpec, Note, TrainingSpec
 
-S = TypeVar("S", DocumentsSpec, CalibrationSpec)
+S = TypeVar("S", DocumentsSpec, CalibrationSpec, TrainingSpec)
 
 
 def settle_openings(plan: Plan, tokenizer: PreTrainedTokenizerBase) -> Plan:
-    """The plan with ``bos`` as it is done: true or false, for the documents of every suite and for calibration.
+    """The plan with ``bos`` as it is done: true or false, for the documents of every suite, calibration and training.
 
     A tokenizer without a BOS token belongs to a family that uses none, so ``bos: true`` becomes false there.
     """
@@ -24,7 +24,8 @@ def settle_openings(plan: Plan, tokenizer: PreTrainedTokenizerBase) -> Plan:
         for suite in plan.suites
     )
     calibration = plan.calibration and _settle(plan.calibration, tokenizer)
-    return plan.model_copy(update={"suites": suites, "calibration": calibration})
+    training = plan.training and _settle(plan.training, tokenizer)
+    return plan.model_copy(update={"suites": suites, "calibration": calibration, "training": training})
 
 
 def note_openings(asked: Plan, tokenizer: PreTrainedTokenizerBase) -> Iterator[Note]:

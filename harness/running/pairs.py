@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from harness.data.calibration import CalibrationDocuments
-from harness.data.contamination import WINDOW
+from harness.data.contamination import WINDOW, DocumentIndex
 from harness.data.documents import RawDocument, read_documents, shuffle_documents, texts_sha256
 from harness.data.encoding import EncodedDocument, count_duplicates, documents_sha256, encode, name_similar
+from harness.data.training import TrainingDocuments
 from harness.errors import DataError, HarnessError
 from harness.models.coverage.finite import compare_finite, describe_tensors
 from harness.models.coverage.same_model import note_same_model
@@ -30,14 +31,13 @@ from harness.records.own_rules import WEIGHTS_FINITE, OwnRule
 from harness.records.plan import SERVED, Served
 from harness.running.calibration import read_calibration, with_calibration
 from harness.running.stopwatch import measure_time
+from harness.running.training import prepare_training, read_training, with_training
 from harness.running.variant import make_variant
 from harness.system.environment import describe_environment
 from harness.tables.store import Store
 
 Documents = dict[str, Sequence[EncodedDocument]]
 """Encoded documents by suite name."""
-Calibrations = dict[str, CalibrationDocuments]
-"""Calibration documents that were already read, by their specification."""
 OTHER_IDS = "the documents have other token ids under the variant's tokenizer"
 ALTERNATIVES = (
     "tokens cannot be compared; where both sides should have one tokenizer, the variant's tokenizer files are damaged: "
@@ -45,6 +45,14 @@ ALTERNATIVES = (
     "and latency can be compared: take a suite and a gate made of those, such as suite student and gate student"
 )
 """What can still be compared if tokenizers or vocabularies differ."""
+
+
+@dataclass(frozen=True)
+class Known:
+    """Documents that were already read, by their specification."""
+
+    calibration: dict[str, CalibrationDocuments] = field(default_factory=dict)
+    training: dict[str, TrainingDocuments] = field(default_factory=dict)
 
 
 @dataclass
@@ -139,7 +147,7 @@ def _check_positions(suite: SuiteSpec, encoded: Sequence[EncodedDocument], model
         )
 
 
-def calibration_of(plan: Plan, reference: LoadedModel, known: Calibrations) -> CalibrationDocuments | None:
+def calibration_of(plan: Plan, reference: LoadedModel, known: Known) -> CalibrationDocuments | None:
     """The calibration documents, encoded once for all variants that name the same; None if no step needs them.
 
     Raises DataError.
@@ -148,9 +156,23 @@ def calibration_of(plan: Plan, reference: LoadedModel, known: Calibrations) -> C
     if spec is None or not any(step.calibrates for step in plan.variant.compress):
         return None
     key = spec.model_dump_json()
-    if key not in known:
-        known[key] = read_calibration(spec, reference)
-    return known[key]
+    if key not in known.calibration:
+        known.calibration[key] = read_calibration(spec, reference)
+    return known.calibration[key]
+
+
+def training_of(plan: Plan, reference: LoadedModel, known: Known) -> TrainingDocuments | None:
+    """The training texts, encoded once for all variants that name the same; None if no step trains.
+
+    Raises DataError.
+    """
+    spec = plan.training
+    if spec is None or not any(step.trains for step in plan.variant.compress):
+        return None
+    key = spec.model_dump_json(exclude={"steps", "epochs"})
+    if key not in known.training:
+        known.training[key] = read_training(spec, reference)
+    return known.training[key]
 
 
 def make_pair(
@@ -158,15 +180,11 @@ def make_pair(
     folder: Path,
     reference: LoadedModel,
     documents: Documents,
-    calibrations: Calibrations,
+    known: Known,
     seconds: dict[str, float],
 ) -> Pair:
     with measure_time(seconds, "make variant"):
-        fitted_to = calibration_of(plan, reference, calibrations)
-        variant = make_variant(plan, reference, fitted_to.ids if fitted_to else ())
-        if fitted_to:
-            ranges = any(probe.calibration_ranges for suite in plan.suites for probe in suite.probes)
-            variant = with_calibration(variant, fitted_to, ranges)
+        variant = _make(plan, folder, reference, known)
     if variant.tokenizer is not reference.tokenizer:
         for suite in plan.suites:
             verify_texts(variant.tokenizer, [document.text for document in suite_texts(suite)])
@@ -177,7 +195,7 @@ def make_pair(
         if suite.name not in mismatches:
             _check_positions(suite, documents[suite.name], variant)
     steps = plan.variant.compress
-    libraries = [library for step in steps for library in step.requires]
+    libraries = [library for step in steps for library in step.libraries]
     environment = describe_environment([*libraries, *_libraries_of(plan.variant, variant.identity)])
     hashes |= {f"{s.name} as texts": texts_sha256(suite_texts(s)) for s in plan.suites if _reads_texts(s, mismatches)}
     key = data_key(plan, reference.identity, variant.identity, environment, hashes)
@@ -185,9 +203,8 @@ def make_pair(
     observed = Observed(plan, reference.identity, variant.identity, environment, key, seconds=seconds)
     observed.messages += store.messages
     observed.notes += [*reference.notes, *variant.notes, *_document_notes(plan.suites, documents)]
-    observed.notes += remarks(plan.variant.compress, plan.calibration is not None)
-    if fitted_to:
-        observed.notes += _contamination_notes(fitted_to, documents)
+    observed.notes += remarks(plan.variant.compress, plan.calibration is not None, plan.training is not None)
+    observed.notes += _contamination_notes(variant, documents)
     if plan.target is not None:
         observed.notes += hardware.notes(plan.target, variant.identity)
     observed.notes += [*note_quantized_reference(reference), *note_plain_layers(variant)]
@@ -211,6 +228,19 @@ def make_pair(
     }
     hidden = withheld.get("weights", "") if variant.language_model.modules is None else ""
     return Pair(variant, store, observed, reference.language_model.vocabulary, mismatches, unsupported, hidden)
+
+
+def _make(plan: Plan, folder: Path, reference: LoadedModel, known: Known) -> LoadedModel:
+    """The variant, with the documents to which its steps fitted it."""
+    fitted_to, trained_on = calibration_of(plan, reference, known), training_of(plan, reference, known)
+    training = prepare_training(plan, trained_on, reference, folder)
+    variant = make_variant(plan, reference, fitted_to.ids if fitted_to else (), training)
+    if trained_on and training:
+        variant = with_training(variant, trained_on, training.fits)
+    if fitted_to:
+        ranges = any(probe.calibration_ranges for suite in plan.suites for probe in suite.probes)
+        variant = with_calibration(variant, fitted_to, ranges)
+    return variant
 
 
 def _find_withheld(plan: Plan) -> dict[Served, str]:
@@ -306,19 +336,25 @@ def _document_notes(suites: Sequence[SuiteSpec], documents: Documents) -> list[N
     return notes
 
 
-def _contamination_notes(fitted_to: CalibrationDocuments, documents: Documents) -> list[Note]:
-    """A warning for every suite that judges on texts of the calibration documents."""
+def _contamination_notes(variant: LoadedModel, documents: Documents) -> list[Note]:
+    """A warning for every suite that judges on documents that were seen while the variant was made."""
+    seen: list[tuple[str, str, DocumentIndex]] = []
+    if variant.calibration:
+        seen.append(("calibration", "calibration documents", variant.calibration.data.seen))
+    if variant.training:
+        seen.append(("training", "training texts", variant.training.data.seen))
     notes = []
-    for name, encoded in documents.items():
-        scored = [document for document in encoded if not document.skipped]
-        shared = [document.id for document in scored if fitted_to.seen.count_shared(document.ids)[0]]
-        if shared:
-            first = ", ".join(shared[:3]) + (" …" if len(shared) > 3 else "")
-            text = (
-                f"{len(shared)} of {len(scored)} documents of suite {name} share {WINDOW} tokens in a row with the "
-                f"calibration documents, or are among them: {first}"
-            )
-            notes.append(Note(topic="calibration", text=text, level="warn"))
+    for topic, what, index in seen:
+        for name, encoded in documents.items():
+            scored = [document for document in encoded if not document.skipped]
+            shared = [document.id for document in scored if index.count_shared(document.ids)[0]]
+            if shared:
+                first = ", ".join(shared[:3]) + (" …" if len(shared) > 3 else "")
+                text = (
+                    f"{len(shared)} of {len(scored)} documents of suite {name} share {WINDOW} tokens in a row with the "
+                    f"{what}, or are among them: {first}"
+                )
+                notes.append(Note(topic=topic, text=text, level="warn"))
     return notes
 
 

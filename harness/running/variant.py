@@ -2,6 +2,7 @@
 
 reference ─▶ copy ─┐
 checkpoint ────────┴▶ merged adapter ─▶ backend steps ─▶ attached adapter ─▶ LoadedModel
+                                             └ adapter of a step ─┘
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from pathlib import Path
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from harness.backends import Backend, Compressed
+from harness.backends import Backend, Compressed, Materials
 from harness.errors import BackendError, HarnessError
 from harness.models.adapters import attach_adapter, merge_adapter
 from harness.models.identity import identify
@@ -31,40 +32,51 @@ from harness.planning.specs import Plan
 from harness.records import CacheFormat, ModuleFormat, Note, NumberFormat
 from harness.running.step_use import StepWork, check_steps_act
 from harness.system.foreign import LONG, guard
+from harness.training.data import Training
 
 
-def make_variant(plan: Plan, reference: LoadedModel, calibration: Sequence[Tensor]) -> LoadedModel:
+def make_variant(
+    plan: Plan, reference: LoadedModel, calibration: Sequence[Tensor], training: Training | None = None
+) -> LoadedModel:
     """Make the variant of ``plan``: its own checkpoint or a copy of ``reference``, with its adapter and every step
     applied.
 
-    calibration: token ids, one 1-D int64 tensor per document. The reference stays unchanged, byte for byte. Raises
-    ModelError as ``load`` does, and BackendError naming the step that failed.
+    calibration: token ids, one 1-D int64 tensor per document. training: for steps that train. The reference stays
+    unchanged, byte for byte. Raises ModelError as ``load`` does, and BackendError naming the step that failed.
     """
     made, variant = _open_start(plan, reference), plan.variant
     if variant.adapter and variant.merge:
         made = merge_adapter(made, Path(variant.adapter))
+    beside = Path(variant.adapter) if variant.adapter and not variant.merge else None
     if variant.compress:
-        made = _apply_steps(plan, made, reference, calibration)
-    if variant.adapter and not variant.merge:
-        made = attach_adapter(made, Path(variant.adapter))
-    return replace(made, layers=variant.layers)
+        made, beside = _apply_steps(plan, made, reference, Materials(calibration, training), beside)
+    if beside:
+        made = attach_adapter(made, beside)
+    return made if variant.layers is None else replace(made, layers=variant.layers)
 
 
-def _apply_steps(plan: Plan, start: LoadedModel, reference: LoadedModel, calibration: Sequence[Tensor]) -> LoadedModel:
-    """Apply every step to ``start``."""
+def _apply_steps(
+    plan: Plan, start: LoadedModel, reference: LoadedModel, materials: Materials, adapter: Path | None
+) -> tuple[LoadedModel, Path | None]:
+    """Apply every step to ``start``. Returns the folder of the adapter to be attached then, too: ``adapter``, or that
+    of a step."""
     _check_tokenizer(plan, start, reference)
     model = start.model
     described = {module.module: module for module in start.identity.modules if module.backend}
     activations: dict[str, NumberFormat] = {}
     works: list[StepWork] = []
     cache, notes = start.identity.cache, list(start.notes)
+    layers: tuple[int, ...] | None = None
+    remade = False
     for step in plan.variant.compress:
-        done = _apply_step(step, model, start.tokenizer, calibration)
+        done = _apply_step(step, model, start.tokenizer, materials)
         _check_not_quantized_twice(step, done, described, activations, cache)
-        model, cache = done.model, done.cache or cache
+        _check_one_adapter(step, done, adapter)
+        model, cache, adapter = done.model, done.cache or cache, done.adapter or adapter
         described |= {module.module: module for module in done.modules}
         activations |= done.activations
         notes += done.notes
+        layers, remade = _compose(layers, done.layers), remade or done.remade
         works.append(StepWork.of(step, done))
     freeze(model)
     check_placement(model, plan.name, start.identity.device)
@@ -85,12 +97,20 @@ def _apply_steps(plan: Plan, start: LoadedModel, reference: LoadedModel, calibra
     modules = inspect_kernels(model, stated)
     notes += [*note_unpacked(stated, modules), *note_skipped_experts(plan.name, modules, model)]
     identity = identify(plan.name, model, start.tokenizer, old.source, old.revision, old.dtype, old.device, modules)
-    kept = {"parameters": old.parameters, "beside_sha256": old.beside_sha256}
-    identity = identity.model_copy(update=kept | {"cache": cache})
+    kept = {"cache": cache, "beside_sha256": old.beside_sha256}
+    identity = identity.model_copy(update=kept if remade else kept | {"parameters": old.parameters})
     non_finite = find_non_finite(model)
     notes += [*_note_ragged_groups(plan.name, model, described), *note_non_finite(plan.name, non_finite)]
     compressed = start.with_modules(plan.name, model)
-    return replace(compressed, identity=identity, notes=tuple(notes), non_finite=non_finite)
+    found = replace(compressed, identity=identity, notes=tuple(notes), non_finite=non_finite, layers=layers)
+    return found, adapter
+
+
+def _compose(before: tuple[int, ...] | None, kept: tuple[int, ...] | None) -> tuple[int, ...] | None:
+    """The layers of the first model that are left, after a step that kept some of those that were left ``before``."""
+    if before is None or kept is None:
+        return kept if before is None else before
+    return tuple(before[layer] for layer in kept)
 
 
 def _describe_rounding(model: nn.Module, stated: ModuleFormat, inputs: NumberFormat) -> dict[str, object]:
@@ -121,24 +141,23 @@ def _open_start(plan: Plan, reference: LoadedModel) -> LoadedModel:
 
 
 def _check_tokenizer(plan: Plan, start: LoadedModel, reference: LoadedModel) -> None:
-    """Raise BackendError if calibration documents would be encoded with another tokenizer's ids."""
-    needing = [step.kind for step in plan.variant.compress if step.calibrates]
+    """Raise BackendError if documents that steps need would be encoded with another tokenizer's ids."""
+    needing = [step.kind for step in plan.variant.compress if step.reads_tokens]
     if needing and start.identity.tokenizer_sha256 != reference.identity.tokenizer_sha256:
         raise BackendError(
-            f"{needing[0]}: calibration documents are encoded by the reference's tokenizer, and "
-            f"{plan.variant.model} has another tokenizer; give both sides the same tokenizer files, or choose a step "
-            "that needs no calibration"
+            f"{needing[0]}: its documents are encoded by the reference's tokenizer, and {plan.variant.model} has "
+            "another tokenizer; give both sides the same tokenizer files, or choose a step that needs no documents"
         )
 
 
 def _apply_step(
-    step: Backend, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, calibration: Sequence[Tensor]
+    step: Backend, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, materials: Materials
 ) -> Compressed:
-    if step.calibrates and not calibration:
+    if step.calibrates and not materials.calibration:
         raise BackendError(f"{step.kind}: needs calibration documents; add a calibration: section to the variant")
     try:
         with guard(f"the backend {step.kind}", patience=LONG):
-            return step.compress(model, tokenizer, calibration)
+            return step.apply(model, tokenizer, materials)
     except HarnessError:
         raise
     except Exception as error:  # A library may raise anything; the user must learn which step it was.
@@ -164,6 +183,15 @@ def _check_not_quantized_twice(
         )
     if done.cache and cache:
         raise BackendError(f"{step.kind}: the KV cache was quantized by {cache.backend} already")
+
+
+def _check_one_adapter(step: Backend, done: Compressed, adapter: Path | None) -> None:
+    """Raise BackendError if a step leaves an adapter beside the weights where there is one already."""
+    if done.adapter and adapter:
+        raise BackendError(
+            f"{step.kind}: leaves an adapter beside the weights, and {adapter} is to be attached to them already; "
+            "merge one of the two"
+        )
 
 
 def _note_ragged_groups(name: str, model: PreTrainedModel, described: dict[str, ModuleFormat]) -> tuple[Note, ...]:

@@ -105,6 +105,19 @@ class SettingsCases(Declared):
         with pytest.raises(BackendError, match="needs calibration documents"):
             trials.as_variant(step, self.model(), ())
 
+    def test_without_training_texts_it_is_refused(self, tmp_path: Path) -> None:
+        from harness.backends import Materials
+        from harness.plan import make_plan
+        from harness.testing import models
+
+        step = self.step()
+        if not step.trains:
+            pytest.skip("it trains nothing")
+        with pytest.raises(PlanError, match=f"{self.backend}, but no training data"):
+            make_plan(self.variant_file(tmp_path, self.ladder[0], training=False))
+        with pytest.raises(BackendError, match="needs texts to train on"):
+            step.apply(self.model(), models.tiny_tokenizer(), Materials())
+
     def test_a_missing_library_is_named_with_what_installs_it(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -121,7 +134,7 @@ class SettingsCases(Declared):
         for library in requires:
             assert library in str(refusal.value)
 
-    def variant_file(self, folder: Path, settings: Settings, calibration: bool = True) -> Path:
+    def variant_file(self, folder: Path, settings: Settings, calibration: bool = True, training: bool = True) -> Path:
         """A variant.yaml that names the backend."""
         step = self.step(settings)
         content: dict[str, Any] = {
@@ -133,6 +146,8 @@ class SettingsCases(Declared):
         }
         if calibration and step.calibrates:
             content["calibration"] = {"data": "pocket-calibration", "documents": 2, "tokens": 16}
+        if training and step.trains:
+            content["training"] = {"data": "pocket-train", "documents": 16, "tokens": 16, "steps": 1}
         (folder / "suite.yaml").write_text(SUITE)
         (folder / "gate.yaml").write_text(GATE)
         (folder / "variant.yaml").write_text(yaml.safe_dump(content))

@@ -14,16 +14,17 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from harness.backends import Backend, Compressed
-from harness.models.identity import identify
+from harness.backends import Backend, Compressed, Materials
+from harness.models.identity import identify, weights_sha256
 from harness.models.language_model import TransformersModel
 from harness.models.loaded import LoadedModel
 from harness.modules.inspection import module_formats, named_tensors
 from harness.modules.linears import Linear, weight_of
 from harness.planning.specs import Plan, VariantSpec
-from harness.records import ModelSpec, ModuleFormat
+from harness.records import ModelSpec, ModuleFormat, TrainingSpec
 from harness.running.variant import make_variant
 from harness.testing.models import random_documents, randomize_gains, tiny_gpt2, tiny_llama, tiny_tokenizer
+from harness.training.data import Training
 
 ModelKind = Literal["llama", "tied", "gpt2"]
 SPREAD = 0.15
@@ -60,19 +61,36 @@ def calibration_for(step: Backend) -> Sequence[Tensor]:
     return random_documents(8, 24, seed=1) if step.calibrates else ()
 
 
+def materials_for(step: Backend, reference: PreTrainedModel) -> Materials:
+    """What the step needs: calibration documents if it calibrates, a few texts and optimizer steps if it trains."""
+    return Materials(calibration_for(step), training_for(reference) if step.trains else None)
+
+
+def training_for(teacher: PreTrainedModel, steps: int = 4) -> Training:
+    """Random texts to train on, towards ``teacher``."""
+    texts = random_documents(24, 24, seed=2)
+    spec = TrainingSpec(data="random", documents=16, held_out=8, tokens=24, steps=steps)
+    return Training(spec, texts[:16], texts[16:], teacher, weights_sha256(teacher))
+
+
 def compress(step: Backend, reference: PreTrainedModel, chance: int = 0) -> Trial:
     """Compress a copy. chance: the state of the global random generators, on which nothing may depend."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(chance)
-        done = step.compress(copy.deepcopy(reference), tiny_tokenizer(), calibration_for(step))
+        done = step.apply(copy.deepcopy(reference), tiny_tokenizer(), materials_for(step, reference))
     _freeze(done.model)
     return Trial(reference, done)
 
 
 def as_variant(
-    step: Backend, reference: PreTrainedModel, calibration: Sequence[Tensor], after: Sequence[Backend] = ()
+    step: Backend,
+    reference: PreTrainedModel,
+    calibration: Sequence[Tensor],
+    after: Sequence[Backend] = (),
+    training: Training | None = None,
 ) -> LoadedModel:
-    """The variant that ``harness check`` would measure, with all its checks. after: further steps."""
+    """The variant that ``harness check`` would measure, with all its checks. after: further steps. training: in place
+    of a few random texts."""
     tokenizer, device = tiny_tokenizer(), str(reference.device)
     dtype: Any = str(reference.dtype).removeprefix("torch.")
     formats = module_formats(reference, {})
@@ -86,7 +104,7 @@ def as_variant(
         gates=(),
     )
     loaded = LoadedModel("reference", TransformersModel(reference), tokenizer, identity, ())
-    return make_variant(plan, loaded, calibration)
+    return make_variant(plan, loaded, calibration, training or materials_for(step, reference).training)
 
 
 def save_and_load(step: Backend, model: PreTrainedModel, folder: Path) -> PreTrainedModel:

@@ -28,13 +28,13 @@ from harness.tables.access import Tables
 from harness.writers import Writer
 
 _FILTERS = (
-    display.exact, display.format_together, display.number, display.percent, display.points, display.quantity,
-    display.short_hash, display.format_signed, display.size,
+    display.exact, display.format_together, display.full, display.number, display.percent, display.points,
+    display.quantity, display.short_hash, display.format_signed, display.size,
 )  # fmt: skip
 
 
 class ReportHtml(Writer):
-    """report.html: verdict, rules, causes and all numbers in one file without scripts or network."""
+    """report.html: verdict, rules, causes and all numbers in one file that loads nothing."""
 
     file_name: ClassVar[str] = "report.html"
 
@@ -61,7 +61,7 @@ class _Rendered:
 
 
 def render(run: Run, tables: Tables, templates: Path, texts: bool = True) -> str:
-    """The report as HTML: every section that ``harness.report.sections`` finds, in order.
+    """The report as HTML: every section that ``harness.report.sections`` finds and that has something to show.
 
     texts: show excerpts of documents, prompts and answers.
 
@@ -72,21 +72,25 @@ def render(run: Run, tables: Tables, templates: Path, texts: bool = True) -> str
     environment = make_environment(templates)
     suites, no_tables = open_suites(tables)
     values = {"run": run, "suites": suites, "no_tables": no_tables, "show_texts": texts}
-    style = (templates / "style.css").read_text(encoding="utf-8")
-    sections = [_render(environment, section, values) for section in find_sections(templates)]
+    assets = read_assets(templates, "style.css")
+    rendered = [_render(environment, section, values) for section in find_sections(templates)]
+    sections = [each for each in rendered if each.body.strip()]
     try:
-        page = environment.get_template("base.html")
-        # The style sheet is a shipped file without anything of the run in it.
-        return page.render(
-            values | {"sections": sections, "style": Markup(style), "style_hash": style_hash(style)}  # noqa: S704
-        )
+        return environment.get_template("base.html").render(values | assets | {"sections": sections})
     except TemplateError as error:
         raise WriteError(f"report.html: template base.html failed: {error}") from error
 
 
-def style_hash(style: str) -> str:
-    """The hash by which the content security policy allows exactly this style sheet."""
-    return base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+def read_assets(templates: Path, *styles: str) -> dict[str, Markup]:
+    """The style sheets and the script that a page holds; shipped files, without anything of a run in them."""
+    style = "".join((templates / name).read_text(encoding="utf-8") for name in styles)
+    script = (templates / "script.js").read_text(encoding="utf-8")
+    return {"style": Markup(style), "script": Markup(script)}  # noqa: S704
+
+
+def content_hash(text: str) -> str:
+    """The hash by which the content security policy allows exactly this style sheet or script."""
+    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
 def _render(environment: Environment, section: Section, values: dict[str, Any]) -> _Rendered:
@@ -133,7 +137,7 @@ def make_environment(templates: Path) -> Environment:
         lstrip_blocks=True,
     )
     environment.context_class = _TemplateContext
-    environment.filters |= {function.__name__: function for function in _FILTERS}
+    environment.filters |= {function.__name__: function for function in (*_FILTERS, content_hash)}
     return environment
 
 

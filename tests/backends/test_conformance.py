@@ -22,6 +22,17 @@ class TestRoundToNearest(BackendConformance):
     reloads = ladder
 
 
+class TestQat(BackendConformance):
+    backend = "qat"
+    ladder = (
+        {"bits": 8, "batch": 8, "evaluations": 1},
+        {"bits": 4, "batch": 8, "evaluations": 1, "learned_steps": True},
+        {"bits": 2, "batch": 8, "evaluations": 1},
+    )
+    refused = ({}, {"bits": 4, "batch": 0}, {"bits": 4, "range": "mse", "learned_steps": True})
+    reloads = ladder[1:2]
+
+
 class TestGptq(BackendConformance):
     backend = "gptq"
     ladder = ({"bits": 8}, {"bits": 4, "act_order": True}, {"bits": 2})
@@ -52,6 +63,27 @@ class TestMixedPrecision(BackendConformance):
     )
     refused = ({"bits": (4,)}, {"bits": (4, 4), "target_bits_per_weight": 5.0})
     reloads = ladder[1:2]
+
+
+class TestQlora(BackendConformance):
+    backend = "qlora"
+    ladder = (
+        {"r": 4, "batch": 4, "group_size": 16},
+        {"r": 4, "batch": 4, "group_size": 64, "dora": True},
+        {"r": 4, "batch": 4, "group_size": 128},
+    )
+    close = 0.15  # Its finest grid is one of 4 bits.
+    refused = ({"r": 0}, {"base": "bitsandbytes", "group_size": 48})
+    reloads = ladder[1:2]
+
+
+class TestQloraOnBitsandbytes(BackendConformance):
+    backend = "qlora"
+    ladder = ({"r": 4, "batch": 4, "base": "bitsandbytes"},)
+    config: ClassVar[Settings] = {"intermediate_size": 128}  # As for the library itself, below.
+    close = 0.25  # As above, in groups of 64.
+    reloads = ladder
+    reloaded = 0.5  # As for the library itself.
 
 
 class TestSmoothQuant(BackendConformance):
@@ -227,6 +259,20 @@ class TestGptqModel(BackendConformance):
     ladder = tuple({"bits": bits, "group_size": 32} for bits in (8, 4, 3, 2))
     config = {"intermediate_size": 128}  # noqa: RUF012 - as the kit declares it
     refused = ({}, {"bits": 5}, {"bits": 4, "timeout": 0.0})
+
+
+class TestDistill(BackendConformance):
+    backend = "distill"
+    ladder = ({"learning_rate": 1e-5}, {"student": {"layers": (1,)}})
+    unchanged = ({"learning_rate": 1e-9},)
+    refused = (
+        {"student": {}},
+        {"student": {"layers": "third"}},
+        {"student": {"layers": "halve", "config": "x"}},
+        {"objectives": ()},
+        {"objectives": ({"objective": "logits"},)},
+        {"objectives": ({"objective": "preference", "student_samples": 0},)},
+    )
 
 
 def test_every_backend_is_here() -> None:

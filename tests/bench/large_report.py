@@ -1,4 +1,6 @@
-"""The report of a large run: 200 layers, 5,000 documents, 1,000 rules. Shows its size, and its time beside a small one.
+"""Reports of large runs: 200 layers, 5,000 documents, 1,000 rules, and a mixture of 100 layers of 64 experts.
+
+Shows their size, and their time beside that of a small one.
 
     python -m tests.bench.large_report
 
@@ -38,6 +40,20 @@ def make_large_run(layers: int = LAYERS, documents: int = DOCUMENTS, rules: int 
         document=lambda frame: (np.arange(len(frame)) % documents).astype(np.int32)
     )
     return Made(_repeat_rules(small.run, rules), MadeTables(frames))
+
+
+def make_mixture_run(layers: int = 100, experts: int = 64) -> Made:
+    """A run of many layers with all their modules, every one of them a mixture of experts."""
+    small = make_run("fail", documents=40, length=40, layers=layers)
+    names = [(f"model.layers.{layer}.mlp.experts", expert) for layer in range(layers) for expert in range(experts)]
+    routed = [(side, *name, 50, 40, 9) for side in ("reference", "variant") for name in names]
+    rng = np.random.default_rng(5)
+    errors = [(*name, matrix, rng.lognormal(-2.5, 0.4)) for name in names for matrix in ("gate_up_proj", "down_proj")]
+    added = {
+        "experts": pd.DataFrame(routed, columns=["side", "module", "expert", "tokens", "agreeing", "calibration"]),
+        "expert_weights": pd.DataFrame(errors, columns=["module", "expert", "matrix", "relative_error"]),
+    }
+    return Made(small.run, MadeTables(small.tables.frames | added))
 
 
 def _make_layers(layers: int, documents: int) -> pd.DataFrame:
@@ -82,6 +98,8 @@ def main() -> None:
     print(f"small run: {small_size / 1e6:.2f} MB in {small_seconds:.2f} s")
     print(f"{LAYERS} layers, {DOCUMENTS} documents, {RULES} rules: {size / 1e6:.2f} MB (budget {BUDGET_BYTES / 1e6})")
     print(f"in {seconds:.2f} s (budget {BUDGET_SECONDS}), {seconds / small_seconds:.1f} times as long")
+    size, seconds = measure(make_mixture_run())
+    print(f"100 layers of 64 experts: {size / 1e6:.2f} MB in {seconds:.2f} s")
 
 
 if __name__ == "__main__":

@@ -76,3 +76,33 @@ def test_the_pages_of_the_same_model_and_of_items_needed_are_made(tmp_path: Path
     assert "| divergence.kl_mean | " in text
     run("documents.py", "--out", str(page), "--runs", "40")
     assert "| 1 | 5 | 0.7 | " in page.read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+def test_the_section_of_distillation_is_made_and_other_sections_stay(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("# Training\n\n## Distillation\n\nold\n\n## Other\n\nstays\n")
+    options = ["--out", str(page), "--steps", "2", "--judged", "3", "--only"]
+    run("distillation.py", *options, "few: hard labels", "few: logit")
+    text = page.read_text(encoding="utf-8")
+    assert re.search(r"\| logit \| \d\.\d{4} \| [+-]\d\.\d{4} \[", text)
+    assert "| logit, then GPTQ INT4 group 32 |" in text
+    assert "old" not in text
+    assert text.endswith("## Other\n\nstays\n")
+    # Without rows, the section is written from what is kept.
+    assert run("distillation.py", *options) == ""
+    assert page.read_text(encoding="utf-8") == text
+
+
+@pytest.mark.slow
+def test_the_section_on_qlora_is_made_and_leaves_the_others(tmp_path: Path) -> None:
+    pytest.importorskip("peft")
+    page = tmp_path / "page.md"
+    page.write_text("# Training\n\nfirst\n\n## QLoRA, tuned for one task\n\nold\n\n## Another\n\nlast\n")
+    run("qlora.py", "--page", str(page), "--steps", "2", "--limit", "8")
+    text = page.read_text(encoding="utf-8")
+    assert text.startswith("# Training\n\nfirst\n\n## QLoRA, tuned for one task\n")
+    assert text.endswith("\n## Another\n\nlast\n")
+    assert "old" not in text
+    assert re.search(r"\| pocket_two_hop \| .* % → .* % \| .* points \|", text)
+    assert re.search(r"\| QLoRA, adapter beside it \| 4\.127 \| 2,532,528 \| \d+ \|", text)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import pytest
 import yaml
@@ -44,6 +44,42 @@ class Inner(Entry):
 
     deep: int = Field(ge=1, lt=9, examples=[3])
     """How deep."""
+
+
+class Left(Entry):
+    """One kind."""
+
+    kind: Literal["left"] = "left"
+    """Its name."""
+    deep: int = Field(default=1, examples=[2])
+    """How deep."""
+
+
+class Right(Entry):
+    """Another kind."""
+
+    kind: Literal["right"] = "right"
+    """Its name."""
+    wide: bool = False
+    """Whether it is wide."""
+
+
+class Mixed(Entry):
+    """Entries of two kinds."""
+
+    many: tuple[Annotated[Left | Right, Field(discriminator="kind")], ...] = Field(examples=[[{"kind": "left"}]])
+    """Several."""
+
+
+def test_entries_of_several_kinds_are_told_apart() -> None:
+    found = {setting.key: setting.type for setting in list_settings(Mixed)}
+    assert found == {
+        "many": "list of (mapping)",
+        "many[left].kind": "left",
+        "many[left].deep": "whole number",
+        "many[right].kind": "right",
+        "many[right].wide": "true or false",
+    }
 
 
 class Outer(Entry):

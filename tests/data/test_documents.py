@@ -16,8 +16,16 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from harness.data.documents import RawDocument, read_documents
-from harness.data.encoding import EncodedDocument, count_duplicates, documents_sha256, encode, span_bytes
+from harness.data.encoding import (
+    EncodedDocument,
+    count_duplicates,
+    count_prompt_ids,
+    documents_sha256,
+    encode,
+    span_bytes,
+)
 from harness.errors import DataError
+from harness.pocket import MODEL_DIR
 from harness.records import DocumentsSpec, HubData
 
 SPEC = DocumentsSpec(data="pocket-heldout", context=16)
@@ -362,3 +370,42 @@ def test_published_token_counts_of_real_stories(shared_data: Path) -> None:
     for document, read in zip(encoded, read_documents(path, None), strict=True):
         if not document.cut:
             assert np.isclose(document.bytes.sum(), len(read.text.encode()))
+
+
+# --- prompts --------------------------------------------------------------------------------------------------
+
+
+def test_a_prompt_comes_before_its_text(tmp_path: Path) -> None:
+    path = tmp_path / "answers.jsonl"
+    path.write_text(json.dumps({"question": "one two", "answer": " three"}) + "\n")
+    (document,) = read_documents(str(path), None, "answer", prompt_field="question")
+    assert (document.text, document.prompt) == ("one two three", "one two")
+    with pytest.raises(
+        DataError, match=r"answers\.jsonl:1: has no field 'questions' \(prompt_field\); it has question"
+    ):
+        read_documents(str(path), None, "answer", prompt_field="questions")
+    path.write_text(json.dumps({"question": 3, "answer": "four"}) + "\n")
+    with pytest.raises(DataError, match="field 'question' is int, expected text"):
+        read_documents(str(path), None, "answer", prompt_field="question")
+
+
+@pytest.mark.parametrize("bos", [True, False])
+def test_the_ids_of_a_prompt_end_where_its_text_does_or_before(bos: bool) -> None:
+    """A token across the border belongs to the text: it cannot be known from the prompt alone."""
+    known: Any = AutoTokenizer.from_pretrained(MODEL_DIR)
+    raw = [
+        RawDocument("apart", "", "Sums:\n12+13=25", prompt="Sums:\n12+13="),
+        RawDocument("across", "", "the bridge", prompt="the bri"),
+        RawDocument("none", "", "the bridge"),
+        RawDocument("all", "", "the bridge", prompt="the bridge"),
+    ]
+    spec = DocumentsSpec(data="made", context=64, bos=bos)
+    encoded = encode(raw, known, spec, 10_000)
+    found = count_prompt_ids(raw, encoded, known, bos)
+    for document, each, count in zip(raw, encoded, found, strict=True):
+        kept = known.decode(each.ids[int(bos) : count])
+        assert document.prompt.startswith(kept.strip()), document.id
+        assert len(known.decode(each.ids[int(bos) : count + 1])) > len(document.prompt) or count == len(each.ids)
+    assert known.decode(encoded[0].ids[found[0] :]).strip() == "25"
+    assert found[2] == int(bos)
+    assert found[3] == len(encoded[3].ids)

@@ -8,7 +8,7 @@ import pytest
 import statsmodels.api as sm
 from statsmodels.stats.proportion import proportion_confint
 
-from harness.measures._text_bits import BITS
+from harness.measures._common.text_bits import BITS
 from harness.measures.perplexity import Perplexity
 from harness.records import Measurement, Skipped
 from harness.rules.at_most import AtMost

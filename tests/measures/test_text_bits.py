@@ -11,7 +11,7 @@ import pytest
 import statsmodels.api as sm
 
 from harness.errors import MeasureError
-from harness.measures._text_bits import TextBits
+from harness.measures._common.text_bits import TextBits
 from harness.measures.perplexity import Perplexity
 from harness.records import Measurement, Skipped
 from tests.helpers.results import skipped

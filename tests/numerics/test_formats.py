@@ -158,20 +158,39 @@ def test_a_small_block_of_nvfp4_is_not_lost() -> None:
     assert torch.equal(quantize(x, NVFP4).values, x)
 
 
-@pytest.mark.parametrize("double", [False, True])
-def test_nf4_is_that_of_bitsandbytes(double: bool) -> None:
+def test_nf4_is_that_of_bitsandbytes() -> None:
     other: Any = pytest.importorskip("bitsandbytes.functional", reason="compares with bitsandbytes' NF4")
-    x = torch.randn(256, 512, generator=torch.Generator().manual_seed(1))
-    codes, state = other.quantize_4bit(x, blocksize=64, compress_statistics=double, quant_type="nf4")
-    expected = other.dequantize_4bit(codes, state)
-    found = quantize(x, Format(NF4, Blocks("group", 64), DOUBLE if double else FLOAT))
-    if not double:
-        assert torch.equal(found.values, expected)
-        return
-    # bitsandbytes' processor code looks scales up in a table, which now and then takes the second nearest.
-    same = (found.values == expected).view(-1, 64).all(1)
-    assert same.float().mean() > 0.99
-    assert (found.values - x).square().sum() == pytest.approx((expected - x).square().sum().item(), rel=1e-3)
+    x = weights(256, 512, 1)
+    codes, state = other.quantize_4bit(x, blocksize=64, compress_statistics=False, quant_type="nf4")
+    assert torch.equal(quantize(x, Format(NF4, Blocks("group", 64), FLOAT)).values, other.dequantize_4bit(codes, state))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_nf4_with_scales_quantized_twice_is_that_of_bitsandbytes(seed: int) -> None:
+    """Bit for bit but for one step: its processor code looks the 8-bit code of a scale up in a table of 65,536 cells
+    over −1 … 1, so that it takes the second nearest where a scale lies half a cell from the middle between two."""
+    other: Any = pytest.importorskip("bitsandbytes.functional", reason="compares with bitsandbytes' NF4")
+    x = torch.randn(512, 1024, generator=torch.Generator().manual_seed(seed)) * 10.0 ** (seed - 2)
+    packed, state = other.quantize_4bit(x, blocksize=64, compress_statistics=True, quant_type="nf4")
+    found = quantize(x, Format(NF4, Blocks("group", 64), DOUBLE))
+    book = torch.tensor(dynamic_float().values)
+    assert torch.equal(state.state2.code, book)
+    exact = x.view(-1, 64).abs().amax(1)
+    centred = (exact - exact.mean()).view(-1, 256)
+    relative = (centred / centred.abs().amax(1, keepdim=True)).flatten()
+    nearest = (book - relative[:, None]).abs().argmin(1)
+    in_cells = ((relative + 1) * 0.5 * 65535 + 0.5).floor().double() / 65535 * 2 - 1
+    assert torch.equal((book.double() - in_cells[:, None]).abs().argmin(1), state.absmax.long())
+    same = nearest == state.absmax.long()
+    assert 0.99 < same.float().mean() < 1
+    theirs = other.dequantize_blockwise(state.absmax, state.state2) + state.offset
+    assert torch.equal(found.steps.scale.flatten()[same], theirs[same])
+    assert torch.equal(found.values.view(-1, 64)[same], other.dequantize_4bit(packed, state).view(-1, 64)[same])
+    # Their codes are ours everywhere: codes are chosen under the exact scales.
+    ours = quantize(x, Format(NF4, Blocks("group", 64), FLOAT))
+    plain, exact_state = other.quantize_4bit(x, blocksize=64, compress_statistics=False, quant_type="nf4")
+    assert torch.equal(plain, packed)
+    assert torch.equal(ours.values, other.dequantize_4bit(plain, exact_state))
 
 
 def test_scales_quantized_twice_by_definition() -> None:

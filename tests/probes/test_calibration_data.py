@@ -22,7 +22,7 @@ from harness.lockstep.driver import shared_pass
 from harness.probes.calibration_data import CalibrationData, count_outside
 from harness.records import CalibrationSpec
 from harness.running.calibration import input_ranges, read_calibration
-from harness.running.pairs import calibration_of
+from harness.running.pairs import Known, calibration_of
 from harness.tables.store import Store
 from tests.helpers.pass_pairs import Loaded, Silent, damaged, llama, make_documents, tables_of
 from tests.helpers.tiny_models import tiny_llama, tiny_tokenizer
@@ -197,7 +197,7 @@ def test_variants_that_name_the_same_documents_share_them(monkeypatch: pytest.Mo
     looks = SimpleNamespace(compress=(SimpleNamespace(calibrates=True),))
     blind = SimpleNamespace(compress=(SimpleNamespace(calibrates=False),))
     one, two = (CalibrationSpec(data="pocket-calibration", seed=seed) for seed in (0, 1))
-    known: Any = {}
+    known = Known()
     plans = [SimpleNamespace(calibration=spec, variant=looks) for spec in (one, one, two, None)]
     plans.append(SimpleNamespace(calibration=two, variant=blind))
     found: list[Any] = [calibration_of(plan, None, known) for plan in plans]  # type: ignore[arg-type]
@@ -208,7 +208,7 @@ def test_another_tokenizer_is_refused() -> None:
     from harness.running.variant import _check_tokenizer
 
     sides = [SimpleNamespace(identity=SimpleNamespace(tokenizer_sha256=value)) for value in "ab"]
-    step = SimpleNamespace(kind="gptq", calibrates=True)
+    step = SimpleNamespace(kind="gptq", reads_tokens=True)
     plan: Any = SimpleNamespace(variant=SimpleNamespace(compress=(step,), model="student"))
     with pytest.raises(BackendError, match=r"gptq: .* student has another tokenizer"):
         _check_tokenizer(plan, *sides)  # type: ignore[arg-type]

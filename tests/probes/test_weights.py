@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Literal
 
 import pandas as pd
@@ -20,12 +22,12 @@ from harness.models.loaded import LoadedModel
 from harness.models.loading import load
 from harness.planning.specs import GateSpec, Plan, RuleSpec, SuiteSpec, VariantSpec
 from harness.probes import Context
-from harness.probes.weights import Weights
+from harness.probes.weights import Weights, _compare, _list_experts
 from harness.records import FLOATS, CacheFormat, Measurement, ModelSpec, ModuleFormat, NumberFormat
 from harness.rules.at_most import AtMost
 from harness.running.variant import make_variant
 from tests.helpers.number_formats import inputs
-from tests.helpers.tiny_models import save, tiny_gpt2, tiny_llama
+from tests.helpers.tiny_models import family, save, tiny_gpt2, tiny_llama
 
 ERRORS = [
     "compressed",
@@ -265,3 +267,35 @@ def test_a_variant_that_is_done_is_not_observed_again(reference: LoadedModel) ->
     Weights().observe(Context(reference, [reference, reference], [ready, fresh], Silent()))
     assert ready.frames["weights"] == {}
     assert set(fresh.frames["weights"]["weights"].side) == {"reference", "variant"}
+
+
+@pytest.mark.parametrize("name", ["mixtral", "listed_experts"])
+def test_the_error_of_each_expert_is_that_of_its_own_weights(name: str) -> None:
+    reference, variant = family(name), copy.deepcopy(family(name))
+    place = "model.layers.1.mlp.experts"
+    experts: Any = variant.get_submodule(place)
+    weight = experts.down_proj.data[2] if name == "mixtral" else experts[2].down_proj.weight.data
+    noise = torch.randn(weight.shape, generator=torch.Generator().manual_seed(0))
+    weight.add_(noise * 0.25 * weight.norm() / noise.norm())
+    found, pairs = _compare(side_of(reference), side_of(variant))
+    table = _list_experts(found, pairs)
+    matrices = ["down_proj", "gate_up_proj"] if name == "mixtral" else ["down_proj", "gate_proj", "up_proj"]
+    assert sorted(set(table["matrix"])) == matrices
+    assert len(table) == 2 * 4 * len(matrices)
+    errors = table.set_index(["module", "expert", "matrix"])["relative_error"]
+    assert errors[place, 2, "down_proj"] == pytest.approx(0.25, rel=1e-5)
+    assert (errors.drop((place, 2, "down_proj")) == 0).all()
+
+
+def side_of(model: Any) -> Any:
+    return SimpleNamespace(
+        model=model, language_model=SimpleNamespace(modules=model), layers=None, identity=SimpleNamespace(modules=())
+    )
+
+
+def test_experts_have_a_table_and_dense_models_have_none(tmp_path: Path, reference: LoadedModel) -> None:
+    mixture = load(ModelSpec(model=str(save(family("mixtral"), tmp_path / "mixtral"))), "reference")
+    for loaded, tables in ((mixture, {"weights", "expert_weights"}), (reference, {"weights"})):
+        sink = FrameSink()
+        Weights().observe(Context(loaded, [loaded], [sink], Silent()))
+        assert set(sink.frames["weights"]) == tables

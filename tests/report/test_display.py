@@ -135,3 +135,10 @@ def test_home_folders_are_masked() -> None:
 def test_one_thing_is_counted_in_the_singular() -> None:
     assert [display.count(n, "documents") for n in (0, 1, 2)] == ["0 documents", "1 document", "2 documents"]
     assert display.count(1, "more timing blocks") == "1 more timing block"
+
+
+def test_hints_add_the_digits_that_reading_precision_leaves_out() -> None:
+    assert display.in_full(0.12345678901234567).replace("\u202f", " ") == "12.3 % (0.123456789012)"
+    assert display.add_exact("7.88 MB", 7875280) == "7.88 MB (7875280)"
+    assert display.add_exact("3 of", 3.0) == "3 of"
+    assert display.add_exact("both", 0.5, 2.0) == "both (0.5, 2)"

@@ -5,76 +5,25 @@ Needs Chromium (``apt-get install chromium``, or ``playwright install chromium``
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pandas as pd
 import pytest
 
 from harness.system import resources
 from harness.writers.report_html import render
+from tests.helpers.browsing import STICKING_OUT, Visit
 from tests.helpers.made_run import make_run
 from tests.helpers.made_tables import MadeTables
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Browser
 
 pytestmark = pytest.mark.browser
 
-ARGUMENTS = [
-    "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update",
-    "--disable-sync", "--no-first-run",
-]  # fmt: skip
 VERDICTS = ("pass", "fail", "inconclusive", "error")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    playwright = pytest.importorskip("playwright.sync_api", reason="needs the Python package playwright")
-    with playwright.sync_playwright() as driver:
-        own = driver.chromium.executable_path
-        installed = [shutil.which(name) for name in ("chromium", "chromium-browser", "google-chrome")]
-        path = next((found for found in [*installed, own] if found and os.path.exists(found)), None)
-        if path is None:
-            pytest.skip("needs Chromium, and none is installed")
-        started = driver.chromium.launch(executable_path=path, args=ARGUMENTS)
-        yield started
-        started.close()
-
-
-@pytest.fixture(scope="module")
-def files(pages: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """The address of the report of each verdict."""
-    folder = tmp_path_factory.mktemp("reports")
-    for verdict, text in pages.items():
-        (folder / f"{verdict}.html").write_text(text, encoding="utf-8")
-    return {verdict: (folder / f"{verdict}.html").as_uri() for verdict in pages}
-
-
-class Visit:
-    """One page, with everything it complained about or asked for."""
-
-    def __init__(self, browser: Browser, address: str, width: int = 1280, scheme: Any = "light") -> None:
-        self.context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
-        self.page: Page = self.context.new_page()
-        self.complaints: list[str] = []
-        self.requests: list[str] = []
-        self.refused: dict[str, str | None] = {}
-        self.page.on("requestfailed", lambda request: self.refused.update({request.url: request.failure}))
-        self.page.on("console", lambda message: self.complaints.append(message.text))
-        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        self.page.on("request", lambda request: self.requests.append(request.url))
-        self.page.goto(address)
-
-    def __enter__(self) -> Visit:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.context.close()
 
 
 @pytest.mark.parametrize("verdict", VERDICTS)
@@ -110,13 +59,11 @@ def test_the_policy_stops_what_is_put_in_by_hand(browser: Browser, files: dict[s
 
 @pytest.mark.parametrize("width", [320, 360, 768, 1280, 1600])
 def test_nothing_sticks_out_sideways(browser: Browser, files: dict[str, str], width: int) -> None:
-    outside = """() => [...document.querySelectorAll('main *')].filter(e => !e.closest('.scroll, svg'))
-        .filter(e => e.getBoundingClientRect().right > innerWidth + 1).map(e => e.outerHTML.slice(0, 80))"""
     with Visit(browser, files["fail"], width) as visit:
         for unfolded in ("false", "true"):
             visit.page.evaluate(f"document.querySelectorAll('details').forEach(d => {{ d.open = {unfolded} }})")
             assert visit.page.evaluate("document.documentElement.scrollWidth") <= width
-            assert visit.page.evaluate(outside) == []
+            assert visit.page.evaluate(STICKING_OUT) == []
 
 
 HOSTILE = (
@@ -231,3 +178,9 @@ def test_every_part_can_be_reached_by_keyboard(browser: Browser, files: dict[str
         unreachable = """() => [...document.querySelectorAll('.scroll')].filter(e => e.scrollWidth > e.clientWidth)
             .filter(e => e.tabIndex < 0 || !e.getAttribute('aria-label')).length"""
         assert visit.page.evaluate(unreachable) == 0
+
+
+def test_nothing_is_cut_off_at_the_edge_of_paper(browser: Browser, files: dict[str, str]) -> None:
+    with Visit(browser, files["fail"], 718) as visit:
+        visit.page.emulate_media(media="print")
+        assert visit.page.evaluate("document.documentElement.scrollWidth") <= 718

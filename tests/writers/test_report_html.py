@@ -29,13 +29,14 @@ from harness.report.rules import prepare_verdicts
 from harness.system import resources
 from harness.terminal import Terminal
 from harness.write import encode, read_run
-from harness.writers.report_html import ReportHtml, render, style_hash
+from harness.writers.report_html import ReportHtml, content_hash, render
 from tests.helpers.made_run import Made, make_run
 from tests.helpers.made_tables import MadeTables
 from tests.helpers.number_formats import named
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "report.html"
 TEMPLATES = resources.folder("reports")
+SCRIPT = (TEMPLATES / "script.js").read_text(encoding="utf-8")
 
 
 def html(made: Made) -> str:
@@ -48,7 +49,9 @@ def changed(made: Made, **fields: Any) -> Made:
 
 def visible(text: str) -> str:
     """What a reader sees, in one line."""
-    without = re.sub(r"<style>.*?</style>|<desc>.*?</desc>|<title>.*?</title>", " ", text, flags=re.S)
+    without = re.sub(
+        r"<style>.*?</style>|<script>.*?</script>|<desc>.*?</desc>|<title>.*?</title>", " ", text, flags=re.S
+    )
     return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", without))
 
 
@@ -205,6 +208,16 @@ def test_an_error_shows_no_number_as_if_it_had_been_compared(made: dict[str, Mad
     assert "<svg" not in card
 
 
+@pytest.mark.parametrize("section", ["predictions", "tasks", "perplexity", "outliers", "measurements"])
+def test_numbers_at_reading_precision_say_all_their_digits(pages: dict[str, str], section: str) -> None:
+    shown = pages["fail"].partition(f'<section id="{section}"')[2].partition("</section>")[0]
+    cells = re.findall(r'<td class="n"( title="([^"]*)")?>([^<]*\d\.\d[^<]*)</td>', shown)
+    assert len(cells) > 3
+    assert [text for _, full, text in cells if not full] == []
+    assert all(np.isfinite(float(full)) for _, full, _ in cells)
+    assert section == "tasks" or any(len(full) > 8 for _, full, _ in cells)
+
+
 # Hostile content: names come from files that others wrote.
 
 PAYLOAD = (
@@ -285,8 +298,10 @@ def test_hostile_names_reach_every_section_that_shows_names(attacked: str) -> No
 def test_hostile_names_never_become_markup(attacked: str) -> None:
     harmless = {tag for tag, _ in Tags(html(make_run("fail", documents=20, length=20))).found}
     assert {tag for tag, _ in Tags(attacked).found} == harmless
-    assert harmless.isdisjoint({"script", "img", "iframe", "object", "embed", "link", "form", "base", "foreignobject"})
+    assert harmless.isdisjoint({"img", "iframe", "object", "embed", "link", "form", "base", "foreignobject"})
     assert attacked.count("<style>") == attacked.count("</style>") == 1
+    assert attacked.count("<script") == attacked.count("</script") == 1
+    assert attacked.partition("<script>")[2].partition("</script>")[0] == SCRIPT
     assert "{{ 7 * 7 }}" in attacked.replace("&#39;", "'")
 
 
@@ -311,7 +326,7 @@ def test_control_characters_and_secrets_are_not_in_the_page(attacked: str) -> No
 
 
 @pytest.mark.parametrize("verdict", ["pass", "error"])
-def test_the_policy_allows_the_style_sheet_and_nothing_else(pages: dict[str, str], verdict: str) -> None:
+def test_the_policy_allows_the_style_sheet_and_the_script_and_nothing_else(pages: dict[str, str], verdict: str) -> None:
     text = pages[verdict]
     style = text.partition("<style>")[2].partition("</style>")[0]
     policies = [
@@ -319,11 +334,29 @@ def test_the_policy_allows_the_style_sheet_and_nothing_else(pages: dict[str, str
         for tag, attributes in Tags(text).found
         if tag == "meta" and attributes.get("http-equiv") == "Content-Security-Policy"
     ]
-    wanted = f"default-src 'none'; style-src 'sha256-{style_hash(style)}'; base-uri 'none'; form-action 'none'"
-    assert policies == [wanted]
+    allowed = f"style-src 'sha256-{content_hash(style)}'; script-src 'sha256-{content_hash(SCRIPT)}'"
+    assert policies == [f"default-src 'none'; {allowed}; base-uri 'none'; form-action 'none'"]
+    assert re.findall("<script.*?</script>", text, flags=re.S) == [f"<script>{SCRIPT}</script>"]
     assert text.index("Content-Security-Policy") < text.index("<style>")
     assert "@import" not in style
     assert "url(" not in style
+
+
+def test_the_script_loads_nothing_and_keeps_nothing() -> None:
+    assert not set(SCRIPT) & set("\u2028\u2029")
+    for word in (
+        "fetch",
+        "XMLHttpRequest",
+        "import",
+        "eval",
+        "innerHTML",
+        "localStorage",
+        "cookie",
+        "</",
+        "<!--",
+        "http",
+    ):
+        assert word not in SCRIPT, word
 
 
 # Bounds: however large the run, the page stays one that opens.
@@ -459,14 +492,14 @@ def test_what_is_called_largest_is_largest_in_its_picture(pages: dict[str, str])
     block, error = re.findall(r"is largest after block (\d+) \(([^)]+)\)", cause)[0]
     assert f"largest relative error {error} after block {block}" in cause
     kind, kl = re.findall(r"mean KL is largest in <strong>(\w+)</strong>, ([\d.]+) nats", cause)[0]
-    assert re.findall(r"<title>(\w+): ([\d.]+) nats per token</title>", cause)[0] == (kind, kl)
+    assert re.findall(r"<title>(\w+): ([\d.]+) nats per token \([\d.]+\)</title>", cause)[0] == (kind, kl)
     worst = cause.partition("ten modules with the largest error")[2].partition("</table>")[0]
     module, listed = re.findall(
-        r'<th scope="row"><code>([\w.]+)</code></th><td>linear</td><td class="n">([^<]+)<', worst
+        r'<th scope="row"><code>([\w.]+)</code></th><td>linear</td><td class="n"[^>]*>([^<]+)<', worst
     )[0]
-    squares = re.findall(r'title="([\w.]+), block (\d+): ([\d.]+).%"', cause)
-    role, block, largest = max(squares, key=lambda each: float(each[2]))
-    assert (module, listed) == (f"model.layers.{block}.{role}", f"{largest}\u202f%")
+    squares = re.findall(r'<td class="h\d" title="([\w.]+): ([\d.]+).% \(([\d.e-]+)\)"', cause)
+    worst_module, largest, _ = max(squares, key=lambda each: float(each[2]))
+    assert (module, listed) == (worst_module, f"{largest}\u202f%")
     last = re.findall(r"After the last block the error of ([\d.]+).% is a gain of <strong>(\S+) %</strong>", cause)
     assert len(last) == 1
     assert float(last[0][1].replace("−", "-")) < float(last[0][0])

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from harness.report import display
-from harness.report.drawing.scales import Scale, fit_scale
+from harness.report.drawing.frames import MANY, frame, mark_axis, mark_places, view
+from harness.report.drawing.scales import SPAN, Scale, fit_log_scale, fit_scale
 from harness.report.drawing.svg import block, dot, drawing, level, polyline, tag, text, vertical_line
 
 Words = Callable[[float], str]
@@ -67,6 +68,14 @@ class Limited:
         allowed = "; ".join(f"limit {words}, passes {side} it" for words, side in zip(edges, sides, strict=True))
         return f"measured {shown}{f', interval {low} to {high}' if self.interval else ''}; {allowed}"
 
+    @property
+    def hint(self) -> str:
+        """The same with all digits that tell anything."""
+        value, low, high = map(display.full, (self.value, *self.ends))
+        between = f", interval {low} to {high}" if self.interval else ""
+        edges = " and ".join(map(display.full, self.edges))
+        return f"{self.title}: {value}{between}; limit {edges}"
+
     def shade(self, scale: Scale, top: float, height: float) -> Markup:
         """The passing side."""
         lower, upper = self.bounds
@@ -88,7 +97,7 @@ def limits(found: Limited, neutral: tuple[float, str] | None) -> Markup:
         content += [vertical_line(scale(edge), 14, 48, "limit"), text(scale(edge), 11, f"limit {words}", "tick strong")]
     content += [
         _whisker(scale(low), scale(high), 31, found.tone) if found.interval else Markup(),
-        dot(place, 31, f"mark {found.tone}", radius=5),
+        dot(place, 31, f"mark {found.tone}", found.hint, radius=5),
         text(place, 60, shown, "tick strong"),
     ]
     return drawing(64, found.title, found.description, *content)
@@ -100,7 +109,7 @@ def limits_in_row(found: Limited) -> Markup:
     low, high = map(scale, found.ends)
     ends = level(12, f"whisker {found.tone}", low, high) if found.interval else Markup()
     edges = [vertical_line(scale(edge), 3, 21, "limit") for edge in found.edges]
-    mark = dot(scale(found.value), 12, f"mark {found.tone}")
+    mark = dot(scale(found.value), 12, f"mark {found.tone}", found.hint)
     return drawing(24, found.title, found.description, found.shade(scale, 4, 16), *edges, ends, mark)
 
 
@@ -117,6 +126,7 @@ def interval(
     value: float, low: float | None, high: float | None, scale: Scale, neutral: float, tone: str, hint: str
 ) -> Markup:
     """One interval on a scale shared by the rows of a table."""
+    hint = display.add_exact(hint, value)
     ends = _whisker(scale(low), scale(high), 12, tone) if low is not None and high is not None else Markup()
     return drawing(
         24, hint, "", vertical_line(scale(neutral), 0, 24, "neutral"), ends, dot(scale(value), 12, f"mark {tone}")
@@ -126,6 +136,7 @@ def interval(
 def pair(reference: float, variant: float, scale: Scale, hint: str) -> Markup:
     """Both sides of one quantity, joined: a ring is the reference, a filled dot the variant."""
     first, second = scale(reference), scale(variant)
+    hint = display.add_exact(hint, reference, variant)
     content = (
         level(12, "hair"),
         level(12, "join", min(first, second), max(first, second)),
@@ -137,6 +148,7 @@ def pair(reference: float, variant: float, scale: Scale, hint: str) -> Markup:
 
 def bar(value: float, scale: Scale, tone: str, hint: str) -> Markup:
     """One bar from the left edge."""
+    hint = display.add_exact(hint, value)
     return drawing(16, hint, "", level(8, "hair"), block(0.0, scale(value), 3, 10, f"fill {tone}"))
 
 
@@ -154,39 +166,57 @@ def histogram(
     tone: str = "variant",
 ) -> Markup:
     """Number of values between each pair of edges. marks: values to point out, with a short label each."""
+    counts = [count for count in bins.counts if count] or [1]
+    scales = [Scale(0, max(counts))]
+    if max(counts) > SPAN * min(counts):
+        scales.append(Scale(min(counts) / 2, max(counts), log=True))
+    return frame({each.name: _draw_bins(bins, marks, title, words, tone, each) for each in scales})
+
+
+def _draw_bins(
+    bins: Bins, marks: Sequence[tuple[float, str]], title: str, words: Words, tone: str, upwards: Scale
+) -> Markup:
     top, bottom, height = 34, 170, 192
-    most = max(bins.counts, default=0) or 1
-    total = sum(bins.counts) or 1
+    total, zoom = sum(bins.counts) or 1, len(bins.counts) >= MANY
     content = [level(bottom, "axis")]
     for count, low, high in zip(bins.counts, bins.edges, bins.edges[1:], strict=False):
         if count:
-            tall = max(1.0, (bottom - top) * count / most)
-            between = f"{words(low)} to {words(high)}"
-            hint = f"{between}: {display.number(count)} {bins.unit} ({display.percent(count / total, 3)})"
+            tall = max(1.0, (bottom - top) * upwards(count))
+            hint = f"{words(low)} to {words(high)}: {display.number(count)} {bins.unit}"
+            hint = f"{hint} ({display.percent(count / total, 3)})"
             content.append(block(bins.scale(low), bins.scale(high), bottom - tall, tall, f"bin {tone}", hint))
     for value, label in marks:
         content += [
             vertical_line(bins.scale(value), 16, bottom, "limit"),
             text(bins.scale(value), 11, label, "tick strong"),
         ]
-    content += [
-        text(bins.scale(tick), bottom + 16, words(tick)) for tick in bins.scale.ticks(9 if bins.scale.log else 5)
-    ]
+    content += mark_axis(bins.scale, bottom + 16, words, 9 if bins.scale.log else 5, zoom)
     said = "; ".join(f"{label} at {words(value)}" for value, label in marks)
-    return drawing(height, title, f"{display.number(total)} {bins.unit}; {said}", *content)
+    description = f"{display.number(total)} {bins.unit}; {said}"
+    if not upwards.log:
+        return view(drawing(height, title, description, *content), zoom)
+    labels = [(bottom - (bottom - top) * upwards(tick), display.number(tick)) for tick in upwards.ticks(4)]
+    return add_y_axis(height, labels, content, title, description, zoom)
 
 
 def depth(line: Sequence[float], dots: Sequence[Dot], labels: Sequence[str], title: str, description: str) -> Markup:
     """A line through the outputs of the blocks in order, with dots for the modules inside each block."""
+    values = [*line, *(mark.value for mark in dots)]
+    scales = filter(None, (fit_scale(values, zero=True), fit_log_scale(values)))
+    return frame({each.name: _draw_depth(line, dots, labels, title, description, each) for each in scales})
+
+
+def _draw_depth(
+    line: Sequence[float], dots: Sequence[Dot], labels: Sequence[str], title: str, description: str, scale: Scale
+) -> Markup:
     top, bottom, height = 10, 190, 212
-    scale = fit_scale([*line, *(mark.value for mark in dots)], zero=True)
-    across = Scale(-0.5, max(1, len(labels)) - 0.5)
+    across, zoom = Scale(-0.5, max(1, len(labels)) - 0.5), len(labels) >= MANY
     ticks = scale.ticks(4)
 
     def height_of(value: float) -> float:
         return bottom - (bottom - top) * scale(value)
 
-    content = [level(height_of(tick), "grid" if tick else "axis") for tick in ticks]
+    content = [level(bottom, "axis"), *(level(height_of(tick), "grid") for tick in ticks if tick)]
     content.append(
         polyline([(across(place), height_of(value)) for place, value in enumerate(line)], height, "line variant")
     )
@@ -195,16 +225,12 @@ def depth(line: Sequence[float], dots: Sequence[Dot], labels: Sequence[str], tit
     ]
     if len(line) <= 200:
         content += [
-            dot(across(place), height_of(value), "mark variant", f"block {labels[place]}: {display.percent(value)}")
+            dot(across(place), height_of(value), "mark variant", f"block {labels[place]}: {display.in_full(value)}")
             for place, value in enumerate(line)
         ]
-    every = max(1, -(-len(labels) // 12))
-    content += [
-        text(across(place), bottom + 17, label, anchor="middle")
-        for place, label in enumerate(labels)
-        if place % every == 0
-    ]
-    return add_y_axis(height, [(height_of(tick), display.percent(tick)) for tick in ticks], content, title, description)
+    content += mark_places(across, bottom + 17, labels, 12, zoom)
+    marks = [(height_of(tick), display.percent(tick)) for tick in ticks]
+    return add_y_axis(height, marks, content, title, description, zoom)
 
 
 def reliability(
@@ -242,12 +268,17 @@ def _whisker(start: float, end: float, y: float, tone: str) -> Markup:
 
 
 def add_y_axis(
-    height: int, labels: Sequence[tuple[float, str]], content: Sequence[Markup], title: str, description: str
+    height: int,
+    labels: Sequence[tuple[float, str]],
+    content: Sequence[Markup],
+    title: str,
+    description: str,
+    zoom: bool = False,
 ) -> Markup:
     """Give the labels of the vertical axis a separate column, so that the drawing may take any width."""
     marks = [tag("text", words, x="100%", y=y + 4, class_="tick", text_anchor="end") for y, words in labels]
     scale = tag("svg", *marks, class_="chart ruler", width="48", height=height, aria_hidden="true")
-    return tag("div", scale, drawing(height, title, description, *content), class_="plot")
+    return tag("div", scale, view(drawing(height, title, description, *content), zoom), class_="plot")
 
 
 __all__ = [

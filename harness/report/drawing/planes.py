@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from harness.report.drawing.charts import Words, add_y_axis
-from harness.report.drawing.scales import Scale, fit_scale
-from harness.report.drawing.svg import dot, drawing, level, polyline, text, vertical_line
+from harness.report.drawing.frames import MANY, frame, mark_axis, mark_places, name_marks
+from harness.report.drawing.scales import Scale, fit_log_scale, fit_scale
+from harness.report.drawing.svg import dot, drawing, level, polyline, vertical_line
 
 
 @dataclass(frozen=True)
 class Mark:
-    """A point on a plane. label: stands beside it if not empty; hint: on hover."""
+    """A point on a plane. label: stands above it if it is not empty and has room; hint: on hover."""
 
     x: float
     y: float
@@ -28,11 +29,26 @@ def plane(
 ) -> Markup:
     """Marks on a plane, with a line through some of them. words: of the ticks across and upwards.
 
-    The vertical axis is logarithmic where the values are positive and span more than a factor of 20.
+    Where the values upwards are positive and span more than a factor of 20, the axis is logarithmic, and can be
+    switched.
     """
+    heights = [mark.y for mark in marks]
+    straight = fit_scale(heights, zero=min(heights, default=0.0) >= 0, pad=0.08)
+    logarithmic = fit_log_scale(heights) if min(heights, default=0.0) > 0 else None
+    scales = filter(None, (logarithmic, straight))
+    return frame({each.name: _draw_plane(marks, line, words, title, description, each) for each in scales})
+
+
+def _draw_plane(
+    marks: Sequence[Mark],
+    line: Sequence[tuple[float, float]],
+    words: tuple[Words, Words],
+    title: str,
+    description: str,
+    upwards: Scale,
+) -> Markup:
     top, bottom, height = 14, 250, 276
-    across = fit_scale([mark.x for mark in marks], pad=0.08)
-    upwards = _fit_upwards([mark.y for mark in marks])
+    across, zoom = fit_scale([mark.x for mark in marks], pad=0.08), len(marks) >= MANY
 
     def height_of(value: float) -> float:
         return bottom - (bottom - top) * upwards(value)
@@ -43,18 +59,10 @@ def plane(
     for mark in marks:
         place, y = across(mark.x), height_of(mark.y)
         content.append(dot(place, y, f"mark {mark.tone}", mark.hint, radius=5))
-        if mark.label:
-            content.append(text(place, y - 9, mark.label, "tick"))
-    content += [text(across(tick), bottom + 18, words[0](tick)) for tick in across.ticks(5)]
+    named = [(across(mark.x), height_of(mark.y), mark.label) for mark in marks]
+    content += [*name_marks(named, zoom), *mark_axis(across, bottom + 18, words[0], 5, zoom)]
     labels = [(height_of(tick), words[1](tick)) for tick in ticks]
-    return add_y_axis(height, labels, content, title, description)
-
-
-def _fit_upwards(values: Sequence[float]) -> Scale:
-    low, high = min(values, default=0.0), max(values, default=1.0)
-    if low > 0 and high / low > 20:
-        return Scale(low / 1.6, high * 1.6, log=True)
-    return fit_scale(values, zero=low >= 0, pad=0.08)
+    return add_y_axis(height, labels, content, title, description, zoom)
 
 
 @dataclass(frozen=True)
@@ -79,7 +87,7 @@ def course(readings: Sequence[Reading], labels: Sequence[str], words: Words, tit
     def height_of(value: float) -> float:
         return bottom - (bottom - top) * upwards(value)
 
-    ticks = upwards.ticks(4)
+    ticks, zoom = upwards.ticks(4), len(labels) >= MANY
     content = [level(height_of(tick), "grid") for tick in ticks]
     for r in readings:
         content += [
@@ -90,10 +98,10 @@ def course(readings: Sequence[Reading], labels: Sequence[str], words: Words, tit
         if r.low is not None and r.high is not None:
             content.append(vertical_line(across(r.place), height_of(r.high), height_of(r.low), f"whisker {r.tone}"))
         content.append(dot(across(r.place), height_of(r.value), f"mark {r.tone}", r.hint, radius=4.5))
-    every = max(1, -(-len(labels) // 8))
-    content += [text(across(i), bottom + 17, label) for i, label in enumerate(labels) if i % every == 0]
+    content += mark_places(across, bottom + 17, labels, 8, zoom)
     said = "; ".join(r.hint for r in readings)
-    return add_y_axis(height, [(height_of(tick), words(tick)) for tick in ticks], content, title, said)
+    drawn = add_y_axis(height, [(height_of(tick), words(tick)) for tick in ticks], content, title, said, zoom)
+    return frame({upwards.name: drawn}) if zoom else drawn
 
 
 def profile(line: Sequence[float], scale: Scale, title: str, description: str) -> Markup:

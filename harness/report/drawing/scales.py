@@ -26,6 +26,11 @@ class Scale:
         span = high / 2 - low / 2
         return min(1.0, max(0.0, (at / 2 - low / 2) / span))
 
+    @property
+    def name(self) -> str:
+        """How the axis counts: ``linear`` or ``log``."""
+        return "log" if self.log else "linear"
+
     def ticks(self, about: int = 5) -> list[float]:
         """Round numbers within the range, about that many: steps of 1, 2 or 5, or powers of ten."""
         if self.log:
@@ -44,6 +49,21 @@ def fit_scale(values: Iterable[float], *, zero: bool = False, pad: float = 0.06)
     room = (high - low) * pad or abs(high) * pad or 1.0
     starts_at_zero = zero and low >= 0
     return Scale(0.0 if starts_at_zero else low - room, high + room)
+
+
+SPAN = 20
+"""From this ratio of the largest to the smallest value on, an axis by logarithms is offered."""
+
+
+def fit_log_scale(values: Iterable[float]) -> Scale | None:
+    """A scale by logarithms over the positive ``values``; None where they are so near each other that it shows nothing.
+
+    Zeros stand at its lower end.
+    """
+    positive = [value for value in values if math.isfinite(value) and value > 0]
+    if not positive or max(positive) / min(positive) <= SPAN:
+        return None
+    return Scale(min(positive) / 1.6, max(positive) * 1.6, log=True)
 
 
 def _round_steps(low: float, high: float, about: int) -> list[float]:

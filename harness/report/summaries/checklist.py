@@ -51,6 +51,7 @@ def answers(run: Run) -> list[ChecklistLine]:
         _activations(modules),
         _cache(run),
         _calibration(run),
+        *_training(run),
         _answer_excluded(modules),
         _kernel(modules, run),
         _answer_storage(modules),
@@ -155,6 +156,20 @@ def _calibration(run: Run) -> ChecklistLine:
         share, module = display.quantity(worst.change, worst.unit), worst.labels.get("module", "")
         details.append(f"inputs outside the calibrated range: up to {share}, in {module}")
     return ChecklistLine("Calibration data", tuple(details), "compared with the evaluation documents")
+
+
+def _training(run: Run) -> Iterator[ChecklistLine]:
+    """A line for a variant that a step trained."""
+    data = run.variant.training
+    if data is None:
+        return
+    details = [
+        f"{data.source}: {display.number(data.documents)} texts, {display.number(data.tokens)} tokens; "
+        f"{display.number(data.held_out)} held out",
+        f"sha256 of the tokens {display.short_hash(data.sha256)}",
+        *_numbers(run, ("training.overlap", "training.held_out_kl")),
+    ]
+    yield ChecklistLine("Training data", tuple(details), "compared with the evaluation documents")
 
 
 def _answer_excluded(modules: Sequence[ModuleFormat]) -> ChecklistLine:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from harness.report.summaries.heat import Found, HeatMap, make_heat_map
+from harness.report.summaries.layers import block_of
 from harness.report.summaries.suite_tables import SuiteTables
 
 if TYPE_CHECKING:
@@ -12,6 +15,7 @@ if TYPE_CHECKING:
 
 _COLUMNS = ("side", "module", "expert", "tokens", "agreeing", "calibration")
 _NAMED = 12
+MOST_ROWS = 128
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,25 @@ def read_mixtures(suite: SuiteTables) -> list[Mixture]:
     rows = frame[frame["side"] == "variant"]
     mixtures = [_mixture(str(module), part) for module, part in rows.groupby("module", sort=False)]
     return sorted(mixtures, key=lambda mixture: -len(mixture.unreached))
+
+
+def map_weight_errors(suite: SuiteTables) -> HeatMap | None:
+    """The relative error of the weights of each expert, by MoE layer: the largest of the expert's matrices."""
+    frame = suite.read("expert_weights", ("module", "expert", "matrix", "relative_error"))
+    if frame is None:
+        return None
+    rows = zip(*(frame[name].tolist() for name in frame.columns), strict=True)
+    labels = _label_rows(dict.fromkeys(frame["module"]))
+    found = [Found(labels[module], int(k), float(error), f"{module}.{k}.{matrix}") for module, k, matrix, error in rows]
+    return make_heat_map(found, MOST_ROWS)
+
+
+def _label_rows(modules: Iterable[str]) -> dict[str, str]:
+    """The number of the block of each mixture; its whole path where two are in one block or one is in none."""
+    blocks = {module: block_of(module) for module in modules}
+    if None in blocks.values() or len(set(blocks.values())) < len(blocks):
+        return {module: module for module in blocks}
+    return {module: str(block) for module, block in blocks.items()}
 
 
 def _mixture(module: str, rows: pd.DataFrame) -> Mixture:

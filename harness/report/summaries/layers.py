@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable
 from dataclasses import dataclass
 from math import isfinite
 from typing import TYPE_CHECKING, Any
@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from markupsafe import Markup
 
-from harness.report.display import percent
+from harness.report.display import add_exact, in_full, percent
 from harness.report.drawing import charts
+from harness.report.summaries.heat import MOST_COLUMNS, Found, HeatMap, make_heat_map
 from harness.report.summaries.suite_tables import SuiteTables
 
 if TYPE_CHECKING:
     import pandas as pd
 
-MOST_COLUMNS = 96
 MOST_ROWS = 40
 _NUMBER = re.compile(r"\.(\d+)(?=\.|$)")
 _COLUMNS = (
@@ -56,23 +56,6 @@ class Jump:
 
 
 @dataclass(frozen=True)
-class HeatSquare:
-    """One square of the heat map: the largest error of a role within a range of blocks; shade 0 … 9."""
-
-    error: float | None
-    shade: int
-
-
-@dataclass(frozen=True)
-class HeatMap:
-    """Roles (q_proj, …) by ranges of blocks; labels name the ranges."""
-
-    labels: tuple[str, ...]
-    rows: tuple[tuple[str, tuple[HeatSquare, ...]], ...]
-    left_out: int
-
-
-@dataclass(frozen=True)
 class LayerSummary:
     """All modules in the order in which they run, and those whose numbers are not finite."""
 
@@ -83,11 +66,6 @@ class LayerSummary:
     def blocks(self) -> list[ModuleError]:
         """The decoder blocks in order."""
         return [module for module in self.modules if module.kind == "block" and module.block is not None]
-
-    @property
-    def linears(self) -> list[ModuleError]:
-        """The linear modules in order."""
-        return [module for module in self.modules if module.kind == "linear"]
 
     def worst(self, most: int) -> list[ModuleError]:
         """The modules with the largest relative error, without blocks (they contain the others)."""
@@ -179,25 +157,11 @@ def role_of(module: str) -> str:
     return _NUMBER.sub(".*", after)
 
 
-def make_heat_map(modules: Sequence[ModuleError]) -> HeatMap | None:
-    """The largest error of every role in every block; if there are too many blocks, equal ranges are merged."""
-    placed = [module for module in modules if module.block is not None]
-    if not placed:
-        return None
-    blocks = sorted({module.block for module in placed if module.block is not None})
-    ranges = [list(part) for part in np.array_split(blocks, min(len(blocks), MOST_COLUMNS))]
-    column = {block: index for index, part in enumerate(ranges) for block in part}
-    roles = list(dict.fromkeys(module.role for module in placed))
-    most: dict[tuple[str, int], float] = {}
-    for module in placed:
-        key = (module.role, column[module.block])
-        most[key] = max(most.get(key, 0.0), module.error)
-    top = max(most.values()) or 1.0
-    rows = tuple(
-        (role, tuple(_cell(most.get((role, index)), top) for index in range(len(ranges)))) for role in roles[:MOST_ROWS]
-    )
-    labels = tuple(f"{part[0]}" if len(part) == 1 else f"{part[0]}–{part[-1]}" for part in ranges)
-    return HeatMap(labels, rows, max(0, len(roles) - MOST_ROWS))
+def map_modules(found: LayerSummary) -> HeatMap | None:
+    """The largest error of every role (q_proj, …) of linear layers and stacks of experts, by block."""
+    inside = [module for module in found.modules if module.kind in {"linear", "experts"}]
+    cells = [Found(m.role, m.block, m.error, m.name) for m in inside if m.block is not None]
+    return make_heat_map(cells, MOST_ROWS)
 
 
 def draw_depth(found: LayerSummary) -> Markup:
@@ -206,7 +170,7 @@ def draw_depth(found: LayerSummary) -> Markup:
     place = {block.block: index for index, block in enumerate(blocks)}
     inside = [module for module in found.modules if module.kind in {"attention", "mlp"} and module.block in place]
     dots = [
-        charts.Dot(place[module.block], module.error, f"{module.name}: {percent(module.error)}", module.kind)
+        charts.Dot(place[module.block], module.error, f"{module.name}: {in_full(module.error)}", module.kind)
         for module in inside
         if len(blocks) <= MOST_COLUMNS
     ]
@@ -222,7 +186,12 @@ def draw_parts(found: LayerSummary) -> Markup:
     """The two parts of the error of the blocks' outputs: the noise as a line, the size of the gain as dots."""
     blocks = found.blocks
     dots = [
-        charts.Dot(index, abs(block.gain), f"block {block.block}: gain {_format_gain(block)}", "reference")
+        charts.Dot(
+            index,
+            abs(block.gain),
+            f"block {block.block}: gain {add_exact(_format_gain(block), block.gain)}",
+            "reference",
+        )
         for index, block in enumerate(blocks)
     ]
     most = max(blocks, key=lambda block: abs(block.gain))
@@ -235,7 +204,3 @@ def draw_parts(found: LayerSummary) -> Markup:
 
 def _format_gain(block: ModuleError) -> str:
     return f"{'+' if block.gain > 0 else ''}{percent(block.gain)}"
-
-
-def _cell(error: float | None, top: float) -> HeatSquare:
-    return HeatSquare(error, 0 if error is None else min(9, int(10 * error / top)))

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from harness.report.drawing.scales import Scale, fit_scale
+from harness.report.drawing.scales import Scale, fit_log_scale, fit_scale
 
 WIDE = st.floats(-1e300, 1e300)
 
@@ -53,3 +53,12 @@ def test_a_scale_covers_what_is_finite() -> None:
     assert 3.0 < scale.high < 3.5
     assert fit_scale([]) == Scale(0.0, 1.0)
     assert fit_scale([2.0])(2.0) == pytest.approx(0.5)
+
+
+def test_a_scale_by_logarithms_is_offered_where_values_lie_far_apart() -> None:
+    assert fit_log_scale([1.0, 20.0]) is None
+    assert fit_log_scale([0.0, 0.0]) is None
+    found = fit_log_scale([0.0, 1.0, 21.0, math.inf])
+    assert found is not None
+    assert found.log
+    assert found(0.0) == 0.0 < found(1.0) < found(21.0) < 1.0

@@ -10,7 +10,8 @@ import pytest
 from sklearn.calibration import calibration_curve
 
 from harness.report.summaries import channels, layers, modules, perplexity, tasks, tokens
-from harness.report.summaries.layers import block_of, make_heat_map, role_of
+from harness.report.summaries.heat import MOST_COLUMNS
+from harness.report.summaries.layers import block_of, role_of
 from harness.report.summaries.suite_tables import SuiteTables
 from tests.helpers.made_run import Made, make_run
 
@@ -92,14 +93,17 @@ def test_heat_map_takes_blocks_together_by_their_worst() -> None:
         layers.ModuleError(f"model.layers.{k}.q_proj", "linear", k, "q_proj", float(k), 0.0, 1.0, 0.0, 0.0)
         for k in range(200)
     ]
-    drawn = make_heat_map(found)
+    drawn = layers.map_modules(layers.LayerSummary(tuple(found), ()))
     assert drawn is not None
-    assert len(drawn.labels) == layers.MOST_COLUMNS
+    assert len(drawn.labels) == MOST_COLUMNS
     ((role, cells),) = drawn.rows
     assert role == "q_proj"
-    assert max(cell.error or 0 for cell in cells) == 199
-    assert [cell.shade for cell in cells] == sorted(cell.shade for cell in cells)
-    assert (cells[0].shade, cells[-1].shade) == (0, 9)
+    shown = [cell for cell in cells if cell is not None]
+    assert len(shown) == MOST_COLUMNS
+    assert max(cell.error for cell in shown) == 199
+    assert [cell.shade for cell in shown] == sorted(cell.shade for cell in shown)
+    assert (shown[0].shade, shown[-1].shade) == (0, 9)
+    assert shown[-1].hint.startswith("model.layers.199.q_proj: ")
 
 
 def test_documents_and_kinds(made: Made, seen: tokens.SuiteTokens) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from harness.measures._text_bits import TextBits
+from harness.measures._common.text_bits import TextBits
 from harness.report.summaries import texts
 from harness.report.summaries.suite_tables import SuiteTables
 from tests.helpers.made_tables import MadeTables

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from harness.measures import Measure
 from harness.planning.checking import Checker
+from harness.planning.data.readable import check_readable
 from harness.planning.locating import find_data
-from harness.planning.readable import check_readable
 from harness.planning.task_paths import check_tasks, name_tasks
 from harness.records import DocumentsSpec
 from harness.records.plan import OWN
