@@ -34,8 +34,8 @@ from transformers import LogitsProcessorList
 from harness.data.task_files import resolve_data_paths
 from harness.errors import DataError
 from harness.probes._greedy import NonFiniteWatch, plain_decoding, replace_attribute
-from harness.probes._packed import NotPackedError, PackedSide, Prompt
 from harness.scoring.packing import Scored, Tokens
+from harness.scoring.side import NotPackedError, PackedSide, Prompt
 from harness.scoring.stopping import StopText
 from harness.system.foreign import guard
 

@@ -816,7 +816,7 @@ def write_each_kind(folder: Path) -> Items:
 def score_plainly(probe: Items, reference: Loaded, variant: Loaded, monkeypatch: pytest.MonkeyPatch) -> pd.DataFrame:
     """The rows of lm-eval's own loop on both sides."""
     with monkeypatch.context() as patch:
-        patch.setattr("harness.probes._packed.explain_dependence", lambda loaded: "for a test")
+        patch.setattr("harness.scoring.side.explain_dependence", lambda loaded: "for a test")
         return observe(probe, reference, variant)[0].rows
 
 

@@ -11,9 +11,9 @@ import torch
 
 from harness.lockstep.decoder import Decoder
 from harness.models.language_model import TransformersModel
-from harness.probes._packed import NotPackedError, PackedSide
 from harness.scoring.likelihoods import Likelihood, PackedLikelihoods
 from harness.scoring.packing import Scored
+from harness.scoring.side import NotPackedError, PackedSide
 from harness.testing.models import VOCABULARY, tiny_llama
 from tests.helpers.zoo import ZOO, make_model
 
@@ -85,8 +85,8 @@ def test_sequences_longer_than_a_window_are_refused(kind: str) -> None:
 def test_what_is_not_declared_shows_where_sequences_are_scored_both_ways(
     kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("harness.probes._packed.explain_dependence", lambda loaded: "")
-    monkeypatch.setattr("harness.probes._packed.find_window", lambda model: None)
+    monkeypatch.setattr("harness.scoring.side.explain_dependence", lambda loaded: "")
+    monkeypatch.setattr("harness.scoring.side.find_window", lambda model: None)
     model = make_model(kind)
     with pytest.raises(NotPackedError, match=r"log-likelihoods differ in packed rows|could not read packed rows"):
         score(make_side(model), model, make_items(1, 40))

@@ -11,8 +11,8 @@ import torch
 
 from harness.backends import Backend
 from harness.plugins import load
-from harness.probes._packed import NotPackedError, PackedSide, Prompt
 from harness.scoring.packing import Scored, Tokens
+from harness.scoring.side import NotPackedError, PackedSide, Prompt
 from harness.testing.models import VOCABULARY, tiny_llama
 from harness.testing.trials import as_variant
 

@@ -1,4 +1,4 @@
-"""What lm-eval asks of a model, answered in packed rows; its first answers are compared with lm-eval's own.
+"""One side of a comparison in packed rows; its first answers are compared with those of a plain loop (lm-eval's).
 
 Imported only while observing: torch and transformers come with it.
 """
