@@ -17,6 +17,36 @@ Pair = tuple[Tensor, Tensor]
 """Keys and values of one layer."""
 
 
+ROOM = 64
+"""Tokens for which a layer has room when it is enlarged."""
+
+
+class RoomyLayer(DynamicLayer):
+    """A layer with room for further tokens: a new one is written beside those that are there, which are not copied."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._buffers: list[Tensor] = []
+
+    def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> Pair:
+        """Add tokens [B, H, T, D]; returns the keys and values of all."""
+        length = self.keys.shape[2] if self.keys is not None else 0
+        end = length + key_states.shape[2]
+        if not self._buffers or end > self._buffers[0].shape[2]:
+            self._enlarge(length, end, key_states, value_states)
+        for buffer, new in zip(self._buffers, (key_states, value_states), strict=True):
+            buffer[:, :, length:end] = new
+        self.keys, self.values = (buffer[:, :, :end] for buffer in self._buffers)
+        return self.keys, self.values
+
+    def _enlarge(self, length: int, end: int, *states: Tensor) -> None:
+        self.dtype, self.device, self.is_initialized = states[0].dtype, states[0].device, True
+        old = self._buffers
+        self._buffers = [new.new_empty(*new.shape[:2], end + ROOM, new.shape[3]) for new in states]
+        for buffer, before in zip(self._buffers, old, strict=False):
+            buffer[:, :, :length] = before[:, :, :length]
+
+
 class UnusableCacheError(Exception):
     """A model keeps something else between tokens than the keys and values of all of them."""
 
@@ -24,6 +54,7 @@ class UnusableCacheError(Exception):
 def make_cache(layers: list[Pair] | None = None) -> DynamicCache:
     """A cache that drops no token, empty or with the given keys and values."""
     cache = DynamicCache()
+    cache.layer_class_to_replicate = RoomyLayer
     for index, (keys, values) in enumerate(layers or ()):
         cache.update(keys, values, index)
     return cache
@@ -31,9 +62,9 @@ def make_cache(layers: list[Pair] | None = None) -> DynamicCache:
 
 def layers_of(cache: Any) -> list[Pair]:
     """Keys and values of every layer. Raises UnusableCacheError."""
-    if type(cache) is not DynamicCache or any(type(layer) is not DynamicLayer for layer in cache.layers):
+    if type(cache) is not DynamicCache or any(type(layer) is not RoomyLayer for layer in cache.layers):
         raise UnusableCacheError(f"it keeps a {type(cache).__name__} of its own kind between tokens")
-    layers = cast("list[DynamicLayer]", cache.layers)
+    layers = cast("list[RoomyLayer]", cache.layers)
     pairs = [(cast(Tensor, layer.keys), cast(Tensor, layer.values)) for layer in layers]
     if not pairs or any(keys is None or keys.dim() != 4 for keys, _ in pairs):
         raise UnusableCacheError("it does not keep its keys and values in the cache that it is given")
