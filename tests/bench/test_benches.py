@@ -32,6 +32,14 @@ def test_the_shared_pass_is_measured() -> None:
 
 
 @pytest.mark.slow
+def test_tasks_are_measured_beside_the_loop_of_lm_eval() -> None:
+    head, *lines = run("tasks.py", "--items", "2", "choices_5", "texts").splitlines()
+    assert head.split() == ["case", "lm-eval", "s", "packed", "s", "ratio", "difference", "changed"]
+    assert [line.split()[0] for line in lines] == ["choices_5", "texts"]
+    assert all(float(line.split()[4]) < 1e-4 and line.split()[5] == "0" for line in lines)
+
+
+@pytest.mark.slow
 def test_the_matrix_is_made_and_goes_on_where_it_was(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     options = ["--out", str(page), "--work", str(tmp_path / "work"), "--models", "llama", "gpt2", "pocket"]
