@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from harness.records import ModelSpec, Plugin, Served
+from harness.records import ModelSpec, Note, Plugin, Served
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -132,6 +132,13 @@ class Probe(Plugin):
     def observe(self, context: Context) -> None:
         """Commit the rows of every unit that is not committed yet into the sink of each variant."""
         raise NotImplementedError
+
+    def notes(self, sink: Sink) -> Sequence[Note]:
+        """What a reader must know beside the numbers, read back from the committed tables of one variant.
+
+        Asked of probes that run ``alone``.
+        """
+        return ()
 
 
 BASE = Probe

@@ -64,13 +64,17 @@ class Question(NamedTuple):
 @dataclass(frozen=True)
 class TaskResults:
     """The results of one side on one task: the items, the question of each document, the prompts of the items, and
-    which prompts were cut."""
+    which prompts were cut.
+
+    plain: why they were scored one sequence per row; empty: in packed rows.
+    """
 
     items: Mapping[Key, Item]
     questions: Mapping[int, Question]
     prompts: Mapping[Key, frozenset[str]]
     cut: frozenset[str]
     begins_with_bos: bool
+    plain: str
 
 
 def read_side(
@@ -82,6 +86,7 @@ def read_side(
     non_finite: Iterable[str],
     cut: Iterable[str],
     begins_with_bos: bool,
+    plain: str,
 ) -> TaskResults:
     """Items of one side from the samples that lm-eval logged.
 
@@ -110,7 +115,7 @@ def read_side(
                     raise DataError(f"task {name}: document {key.doc_id} appears twice under the metric {label}")
                 items[key] = _item(task, sample, metric, higher_is_better, bool(asked & broken))
                 prompts[key] = asked
-    return TaskResults(items, questions, prompts, frozenset(cut), begins_with_bos)
+    return TaskResults(items, questions, prompts, frozenset(cut), begins_with_bos, plain)
 
 
 def pair_rows(task: str, output_type: str, reference: TaskResults, variant: TaskResults) -> pd.DataFrame:

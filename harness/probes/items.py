@@ -15,6 +15,7 @@ from harness.data.encoding import follow_bos
 from harness.data.task_files import TaskFiles, files_sha256, read_task_files
 from harness.errors import DataError, HarnessError
 from harness.probes import Context, Probe
+from harness.records import Note
 from harness.records.plan import TaskSettings
 from harness.system.foreign import guard
 from harness.system.resources import folder as shipped_folder
@@ -39,7 +40,9 @@ FIRST = 20
 class Items(TaskSettings, Probe):
     """Runs lm-eval tasks on both sides and records every item: score, answer, log-likelihoods of the choices.
 
-    Each task is scored by lm-eval's own code on the loaded models, the reference once for all variants. Items are
+    Tasks, prompts and scores are lm-eval's own, on the loaded models, the reference once for all variants. What the
+    requests of a task share is computed once (packed rows), for both sides alike; where that could change an answer,
+    both are scored as lm-eval does it, one sequence per row, and the table ``scoring`` says why. Items are
     paired on task, document, prompt and target; an item without a partner is an error. With ``bos`` prompts must begin
     with BOS if the tokenizer has one. Only the task's own decoding settings are used. For rolling tasks BOS is context
     and is not scored.
@@ -64,10 +67,16 @@ class Items(TaskSettings, Probe):
 
     def _look_at_documents(self, task: Any) -> None:
         from harness.probes._samples import check_labels
-        from harness.probes._scorer import isolate_random_states, silence
+        from harness.probes._scorer import isolate_random_states, reuse_templates, silence
 
         what = f"task {task.config.task} cannot read its documents"
-        with _raise_data_errors(what, "check the task file"), guard(what), isolate_random_states(), silence():
+        with (
+            _raise_data_errors(what, "check the task file"),
+            guard(what),
+            isolate_random_states(),
+            silence(),
+            reuse_templates(),
+        ):
             check_labels(task, self.limit)
             for document in itertools.islice(task.eval_docs, FIRST):
                 task.doc_to_text(document)
@@ -76,7 +85,7 @@ class Items(TaskSettings, Probe):
         """Commit one unit per task. Raises DataError for tasks that cannot be found, loaded, run or paired."""
         if all(sink.done(_unit(name)) for sink in context.sinks for name in self.tasks):
             return
-        from harness.probes._scorer import Scorer, silence
+        from harness.probes._scorer import Scorer, reuse_templates, silence
 
         sinks, progress = context.sinks, context.progress
         with silence():
@@ -85,16 +94,19 @@ class Items(TaskSettings, Probe):
         for scorer in scorers:
             scorer.share_context_of(scorers[0])
         library = _OPENED.pop(self, None) or _Library(read_task_files(self._folders()))
-        for number, name in enumerate(self.tasks):
-            progress.step("tasks", number, len(self.tasks))
-            if not all(sink.done(_unit(name)) for sink in sinks):
-                for task in library.take(name):
-                    self._observe_task(task, library.manager, scorers, sinks, progress)
+        with reuse_templates():
+            for number, name in enumerate(self.tasks):
+                progress.step("tasks", number, len(self.tasks))
+                if not all(sink.done(_unit(name)) for sink in sinks):
+                    for task in library.take(name):
+                        self._observe_task(task, library.manager, scorers, sinks, progress)
         progress.step("tasks", len(self.tasks), len(self.tasks))
 
     def _observe_task(
         self, task: Any, manager: Any, scorers: Sequence[Scorer], sinks: Sequence[Sink], progress: Progress
     ) -> None:
+        import pandas as pd
+
         from harness.probes._samples import list_questions, pair_rows
 
         name = task.config.task
@@ -103,14 +115,24 @@ class Items(TaskSettings, Probe):
             return
         what, sides = f"task {name}", len(waiting) + 1
         progress.step(what, 0, sides)
-        reference = self._evaluate_side(task, manager, scorers[0])
+        wanted = self._evaluate_side(task, manager, scorers[0], "")
+        references = {bool(wanted.plain): wanted}
         progress.step(what, 1, sides)
         for number, (scorer, sink) in enumerate(waiting, start=2):
-            rows = pair_rows(name, task.OUTPUT_TYPE, reference, self._evaluate_side(task, manager, scorer))
-            sink.commit(_unit(name), {"items": rows, "item_texts": list_questions(name, reference)})
+            found = self._evaluate_side(task, manager, scorer, wanted.plain)
+            plain = bool(found.plain)
+            if plain not in references:
+                references[plain] = self._evaluate_side(task, manager, scorers[0], found.plain)
+            side = "" if not plain else "reference" if wanted.plain else "variant"
+            frames = {
+                "items": pair_rows(name, task.OUTPUT_TYPE, references[plain], found),
+                "item_texts": list_questions(name, wanted),
+                "scoring": pd.DataFrame([{"task": name, "plain": found.plain, "side": side}]),
+            }
+            sink.commit(_unit(name), frames)
             progress.step(what, number, sides)
 
-    def _evaluate_side(self, task: Any, manager: Any, scorer: Scorer) -> TaskResults:
+    def _evaluate_side(self, task: Any, manager: Any, scorer: Scorer, plain: str) -> TaskResults:
         from harness.probes._samples import check_labels, read_side
         from harness.probes._scorer import evaluate
 
@@ -119,7 +141,7 @@ class Items(TaskSettings, Probe):
         what = f"task {name} could not be run on {scorer.name}"
         with _raise_data_errors(what, hint), guard(f"task {name} on {scorer.name}"):
             check_labels(task, self.limit)
-            results = evaluate(scorer, task, manager, self.limit, self.fewshot)
+            results = evaluate(scorer, task, manager, self.limit, self.fewshot, plain)
         shots = results["n-shot"][name]
         if self.fewshot is not None and shots != self.fewshot:
             raise DataError(
@@ -140,7 +162,23 @@ class Items(TaskSettings, Probe):
             non_finite=scorer.non_finite,
             cut=scorer.cut,
             begins_with_bos=scorer.begins_with_bos,
+            plain=scorer.plain,
         )
+
+    def notes(self, sink: Sink) -> Sequence[Note]:
+        """The tasks that were scored one sequence per row, counted, by reason."""
+        scoring = sink.read("scoring")
+        if scoring is None:
+            return ()
+        rows = scoring[scoring["plain"] != ""]
+        found = []
+        for (reason, side), tasks in rows.groupby(["plain", "side"], sort=False)["task"]:
+            text = (
+                f"{len(tasks)} of {len(scoring)} tasks were scored one sequence per row on both sides, as lm-eval does "
+                f"it, which takes longer ({', '.join(tasks)}): {reason} (on the {side}'s side)"
+            )
+            found.append(Note(topic="tasks", text=text))
+        return found
 
     def _folders(self) -> list[Path]:
         shipped = shipped_folder("suites") / "tasks"

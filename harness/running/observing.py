@@ -77,6 +77,8 @@ def _observe_suite(
         )
         with measure_time(seconds, probe.kind), guard(f"the probe {probe.kind}"):
             probe.observe(context)
+        for pair, sink in zip(those, context.sinks, strict=True):
+            pair.observed.notes += [note for note in probe.notes(sink) if note not in pair.observed.notes]
     for pair in pairs:
         for stage, value in seconds.items():
             pair.observed.seconds[stage] = pair.observed.seconds.get(stage, 0.0) + value

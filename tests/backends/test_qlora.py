@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -146,6 +146,20 @@ def test_the_variant_is_base_and_adapter(tmp_path: Path) -> None:
     assert variant.identity.parameters == alone + sum(each.numel() for each in stored.values())
     assert variant.adapter == tmp_path / "adapter"
     assert variant.identity.weights_sha256 != weights_sha256(rounded(model))
+
+
+@pytest.mark.parametrize("name", ["llama_tied", "gpt2", "mixtral", "listed_experts", "qwen2_moe"])
+def test_the_variant_computes_what_peft_does_with_its_files(name: str, tmp_path: Path) -> None:
+    from peft import PeftModel
+
+    model = family(name)
+    variant = trials.as_variant(Qlora(**FEW), model, (), training=training_of(model, tmp_path))
+    assert variant.adapter
+    base = rounded(model)
+    plain = logits(base)
+    expected = logits(cast(Any, PeftModel.from_pretrained(base, str(variant.adapter))))
+    assert torch.allclose(logits(variant.model), expected, atol=1e-5)
+    assert (expected - plain).abs().max() > 1e-3
 
 
 def test_the_adapter_has_the_dtype_of_the_model(tmp_path: Path) -> None:

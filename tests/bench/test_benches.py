@@ -32,6 +32,14 @@ def test_the_shared_pass_is_measured() -> None:
 
 
 @pytest.mark.slow
+def test_tasks_are_measured_beside_the_loop_of_lm_eval() -> None:
+    head, *lines = run("tasks.py", "--items", "2", "choices_5", "texts").splitlines()
+    assert head.split() == ["case", "lm-eval", "s", "packed", "s", "ratio", "difference", "changed"]
+    assert [line.split()[0] for line in lines] == ["choices_5", "texts"]
+    assert all(float(line.split()[4]) < 1e-4 and line.split()[5] == "0" for line in lines)
+
+
+@pytest.mark.slow
 def test_the_matrix_is_made_and_goes_on_where_it_was(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     options = ["--out", str(page), "--work", str(tmp_path / "work"), "--models", "llama", "gpt2", "pocket"]
@@ -90,11 +98,11 @@ def test_the_section_of_distillation_is_made_and_other_sections_stay(tmp_path: P
 def test_the_section_on_qlora_is_made_and_leaves_the_others(tmp_path: Path) -> None:
     pytest.importorskip("peft")
     page = tmp_path / "page.md"
-    page.write_text("# Training\n\nfirst\n\n## QLoRA, tuned for one task\n\nold\n\n## Another\n\nlast\n")
+    page.write_text("# Training\n\nfirst\n\n## QLoRA, tuned for one task\n\nsuperseded\n\n## Another\n\nlast\n")
     run("qlora.py", "--page", str(page), "--steps", "2", "--limit", "8")
     text = page.read_text(encoding="utf-8")
     assert text.startswith("# Training\n\nfirst\n\n## QLoRA, tuned for one task\n")
     assert text.endswith("\n## Another\n\nlast\n")
-    assert "old" not in text
+    assert "superseded" not in text
     assert re.search(r"\| pocket_two_hop \| .* % → .* % \| .* points \|", text)
     assert re.search(r"\| QLoRA, adapter beside it \| 4\.127 \| 2,532,528 \| \d+ \|", text)

@@ -51,6 +51,7 @@ BACKENDS: dict[str, dict[str, Any]] = {
     "mixed_precision": {"bits": (4, 8), "target_bits_per_weight": 7.0, "sensitivity": "output_error"},
     "activations": {"bits": 8},
     "kv_cache": {"bits": 4, "residual": 0, "group_size": 8},
+    "qat": {"bits": 4, "batch": 8, "evaluations": 1},
 }
 LIBRARIES: dict[str, dict[str, Any]] = {
     "torchao": {"method": "int8_weight_only"},

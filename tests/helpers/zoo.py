@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
@@ -168,4 +169,13 @@ def make(model_type: str, **settings: Any) -> PreTrainedModel:
     generator."""
     loader: Any = AutoModelForImageTextToText if model_type in VISION else AutoModelForCausalLM
     model: PreTrainedModel = loader.from_config(CONFIG_MAPPING[model_type](**((ZOO | VISION)[model_type] | settings)))
+    return model
+
+
+def make_model(model_type: str) -> PreTrainedModel:
+    """A model with the same weights every time, in evaluation mode."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = make(model_type)
+    model.eval().requires_grad_(False)
     return model

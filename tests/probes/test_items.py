@@ -9,6 +9,7 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,8 @@ class Loaded:
     model: Any
     tokenizer: Any
 
+    identity: Any = field(default_factory=lambda: SimpleNamespace(cache=None, modules=()))
+
     @property
     def language_model(self) -> TransformersModel:
         """The model as its engine gives it."""
@@ -46,6 +49,7 @@ class MemorySink:
     """Keeps committed frames."""
 
     frames: dict[str, pd.DataFrame] = field(default_factory=dict)
+    scoring: list[pd.DataFrame] = field(default_factory=list)
     questions: list[pd.DataFrame] = field(default_factory=list)
 
     def done(self, unit: str) -> bool:
@@ -54,7 +58,12 @@ class MemorySink:
     def commit(self, unit: str, frames: Mapping[str, pd.DataFrame]) -> None:
         assert unit not in self.frames
         self.frames[unit] = frames["items"]
+        self.scoring.append(frames["scoring"])
         self.questions.append(frames["item_texts"])
+
+    def read(self, table: str) -> pd.DataFrame:
+        assert table == "scoring"
+        return pd.concat(self.scoring, ignore_index=True)
 
     @property
     def rows(self) -> pd.DataFrame:
@@ -769,3 +778,190 @@ def test_a_trained_model_on_real_questions(shared_data: Path, tmp_path: Path) ->
             expected = independent_loglikelihood(loaded, f"{doc['question']} {choice}", len(whole) - len(ids))
             assert ll == pytest.approx(expected, abs=1e-2)
     assert list(rows.reference_loglikelihoods) == list(rows.variant_loglikelihoods)
+
+
+def test_templates_are_compiled_once_and_the_environment_is_left_as_it_was(
+    tmp_path: Path, reference: Loaded, variant: Loaded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import lm_eval.utils
+
+    compiled: list[str] = []
+    environment = lm_eval.utils.env
+    real = environment.compile
+
+    def compile_template(source: str, *rest: Any) -> Any:
+        compiled.append(source)
+        return real(source, *rest)
+
+    monkeypatch.setattr(environment, "compile", compile_template)
+    write_task(tmp_path, "last", LAST_WORD, [{"q": doc["q"], "answer": "red"} for doc in CHOICE_DOCS])
+    rows = run(tmp_path, "last", reference, variant)
+    assert len(rows) == 2 * len(CHOICE_DOCS)
+    assert len(compiled) == len(set(compiled)) > 0
+    assert "from_string" not in vars(environment)
+
+
+TASKS_OF_EACH_KIND = ("colours", "write", "pages", "last")
+
+
+def write_each_kind(folder: Path) -> Items:
+    docs = [{"q": doc["q"], "answer": "red"} for doc in CHOICE_DOCS]
+    write_task(folder, "colours", CHOICE, CHOICE_DOCS)
+    write_task(folder, "write", GENERATION, docs)
+    write_task(folder, "pages", ROLLING, [{"text": "the sun is red ."}, {"text": "the sea is blue . the leaf is it"}])
+    write_task(folder, "last", LAST_WORD, docs)
+    return Items(tasks=TASKS_OF_EACH_KIND, include=(str(folder),), batch_size=3)
+
+
+def score_plainly(probe: Items, reference: Loaded, variant: Loaded, monkeypatch: pytest.MonkeyPatch) -> pd.DataFrame:
+    """The rows of lm-eval's own loop on both sides."""
+    with monkeypatch.context() as patch:
+        patch.setattr("harness.scoring.side.explain_dependence", lambda loaded: "for a test")
+        return observe(probe, reference, variant)[0].rows
+
+
+def check_same(rows: pd.DataFrame, expected: pd.DataFrame, tolerance: float) -> None:
+    columns = [column for column in rows.columns if not str(column).endswith(("_loglikelihoods", "_score"))]
+    pd.testing.assert_frame_equal(rows[columns], expected[columns])
+    for side in ("reference", "variant"):
+        for kind in ("loglikelihoods", "score"):
+            one, other = (np.hstack(list(frame[f"{side}_{kind}"])) for frame in (rows, expected))
+            np.testing.assert_allclose(one, other, rtol=0, atol=tolerance)
+
+
+def test_packed_rows_give_what_the_loop_of_lm_eval_gives(
+    tmp_path: Path, reference: Loaded, variant: Loaded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    probe = write_each_kind(tmp_path)
+    sink = observe(probe, reference, variant)[0]
+    assert list(sink.read("scoring").plain) == [""] * 4
+    assert list(probe.notes(sink)) == []  # type: ignore[arg-type]
+    check_same(sink.rows, score_plainly(probe, reference, variant, monkeypatch), 1e-4)
+
+
+def test_a_variant_that_cannot_be_packed_is_compared_with_a_reference_that_is_not(
+    tmp_path: Path, reference: Loaded, variant: Loaded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    probe = write_each_kind(tmp_path)
+    cached = Loaded("variant", variant.model, variant.tokenizer, SimpleNamespace(cache="int8", modules=()))
+    packed, plain = observe(probe, reference, variant, cached)
+    expected = score_plainly(probe, reference, variant, monkeypatch)
+    check_same(plain.rows, expected, 0.0)
+    check_same(packed.rows, expected, 1e-4)
+    assert list(packed.read("scoring").plain) == [""] * 4
+    (note,) = probe.notes(plain)  # type: ignore[arg-type]
+    assert note.text == (
+        "4 of 4 tasks were scored one sequence per row on both sides, as lm-eval does it, which takes longer (colours, "
+        "write, pages, last): its simulated KV cache quantizes tokens by their place in the row (on the variant's side)"
+    )
+
+
+def test_a_reference_that_cannot_be_packed_leaves_no_side_packed(
+    tmp_path: Path, reference: Loaded, variant: Loaded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    probe = write_each_kind(tmp_path)
+    cached = Loaded("reference", reference.model, reference.tokenizer, SimpleNamespace(cache="int8", modules=()))
+    sink = observe(probe, cached, variant)[0]
+    check_same(sink.rows, score_plainly(probe, reference, variant, monkeypatch), 0.0)
+    assert set(sink.read("scoring").side) == {"reference"}
+
+
+class MixesRows(LlamaForCausalLM):
+    """A model whose answers depend on the rest of its call, which nothing declares."""
+
+    def forward(self, input_ids: Any = None, position_ids: Any = None, **named: Any) -> Any:
+        """Scales its logits by how many tokens the call has."""
+        output = super().forward(input_ids, position_ids=position_ids, **named)
+        output.logits = output.logits * (1 + input_ids.numel() / 1e4)
+        return output
+
+
+def test_a_dependence_that_nothing_declares_is_found_and_no_packed_answer_is_kept(
+    tmp_path: Path, reference: Loaded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    probe = write_each_kind(tmp_path)
+    mixing = make_model(seed=1)
+    mixing.__class__ = MixesRows
+    variant = Loaded("variant", mixing, make_tokenizer())
+    sink = observe(probe, reference, variant)[0]
+    reasons = sink.read("scoring").set_index("task").plain
+    for task in ("colours", "pages", "last"):
+        assert "log-likelihoods differ in packed rows" in reasons[task]
+    scored = sink.rows[sink.rows.task != "write"].reset_index(drop=True)
+    expected = score_plainly(probe, reference, variant, monkeypatch)
+    check_same(scored, expected[expected.task != "write"].reset_index(drop=True), 0.0)
+
+
+def test_a_task_that_asks_for_more_than_greedy_decoding_is_lm_evals(
+    tmp_path: Path, reference: Loaded, variant: Loaded
+) -> None:
+    docs = [{"q": doc["q"], "answer": "red"} for doc in CHOICE_DOCS]
+    write_task(
+        tmp_path, "write", GENERATION.replace("max_gen_toks: 5", "max_gen_toks: 5, repetition_penalty: 1.5"), docs
+    )
+    sink = observe(Items(tasks=("write",), include=(str(tmp_path),)), reference, variant)[0]
+    assert list(sink.read("scoring").plain) == ["the task asks for more than greedy decoding up to a stop string"]
+
+
+def test_a_text_that_the_model_does_not_write_alone_is_found(
+    tmp_path: Path, reference: Loaded, variant: Loaded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from harness.scoring import decoding
+
+    real = decoding._choose
+    calls: list[int] = []
+
+    def wrong(logits: Any, numbers: Any, written: Any) -> Any:
+        calls.append(len(numbers))
+        return real(logits.roll(1, dims=-1) if len(calls) == 3 else logits, numbers, written)
+
+    probe = write_each_kind(tmp_path).model_copy(update={"tasks": ("write",)})
+    expected = score_plainly(probe, reference, variant, monkeypatch)
+    monkeypatch.setattr(decoding, "_choose", wrong)
+    sink = observe(probe, reference, variant)[0]
+    assert list(sink.read("scoring").plain) == ["a text of its shared cache is not the one that it writes alone"]
+    check_same(sink.rows, expected, 0.0)
+
+
+CHOSEN = ("arc_challenge_500", "arc_easy_500", "openbookqa_500", "piqa_500", "social_i_qa_500", "winogrande_500")
+CHOSEN_BY = dict.fromkeys(CHOSEN, ("question", "choices", "label"))
+CHOSEN_BY |= {"boolq_closedbook_500": ("question", "['no', 'yes']", "{{{{label | int}}}}")}
+CONTINUED_BY = {
+    "bbh_5tasks_1250": ("input", "target"),
+    "gsm8k_test_500": ("question", "answer"),
+    "humaneval_164": ("prompt", "canonical_solution"),
+    "xstest_450_prompts": ("prompt", "label"),
+}
+
+
+def task_about(name: str) -> str:
+    """A task about a file of public questions."""
+    if name in CONTINUED_BY:
+        text, target = CONTINUED_BY[name]
+        text = GENERATION.replace("doc_to_text: q", f"doc_to_text: {text}").replace(
+            "doc_to_target: answer", f"doc_to_target: {target}"
+        )
+        return text.replace('until: ["."], max_gen_toks: 5', 'until: ["\\n", "."], max_gen_toks: 24')
+    text, choices, label = CHOSEN_BY[name]
+    parts = (("doc_to_text: q", f"doc_to_text: {text}"), ("choice: choices", f'choice: "{choices}"'))
+    made = CHOICE.replace("doc_to_target: label", f'doc_to_target: "{label}"')
+    for before, after in parts:
+        made = made.replace(before, after)
+    return made
+
+
+@pytest.mark.parametrize("limit", [5, pytest.param(None, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", sorted(CHOSEN_BY.keys() | CONTINUED_BY))
+def test_packed_rows_change_nothing_on_public_questions(
+    name: str, limit: int | None, shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    path = str(shared_data / "models" / "stories260K-hf")
+    model = AutoModelForCausalLM.from_pretrained(path, local_files_only=True, dtype=torch.float32).eval()
+    loaded = Loaded("reference", model, AutoTokenizer.from_pretrained(path, local_files_only=True))
+    write_task(tmp_path, name, task_about(name), [], data=str(shared_data / "tasks" / f"{name}.jsonl"))
+    probe = Items(tasks=(name,), include=(str(tmp_path),), limit=limit)
+    sink = observe(probe, loaded, loaded)[0]
+    assert list(sink.read("scoring").plain) == [""]
+    check_same(sink.rows, score_plainly(probe, loaded, loaded, monkeypatch), 1e-4)

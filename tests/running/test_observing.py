@@ -12,7 +12,7 @@ from harness.errors import DataError, HarnessError
 from harness.measures.memory import Memory
 from harness.planning.specs import SuiteSpec
 from harness.probes import Context, Probe, Reads
-from harness.records import DocumentsSpec
+from harness.records import DocumentsSpec, Note
 from harness.running.observing import observe
 from harness.running.pairs import Pair
 from tests.helpers.pass_pairs import Silent, make_documents
@@ -38,6 +38,13 @@ class ReadingTexts(Reading):
     reads = "texts"
 
 
+class Saying(Reading):
+    """Has something to say about every variant."""
+
+    def notes(self, sink: Any) -> tuple[Note, ...]:
+        return (Note(topic="tasks", text=f"read from {sink}"),)
+
+
 class ReadingNothing(Reading):
     """The same of nothing, on models with a cache."""
 
@@ -45,7 +52,7 @@ class ReadingNothing(Reading):
     needs: ClassVar[tuple[Any, ...]] = ("cache",)
 
 
-for _cls, _name in ((Reading, "tokens"), (ReadingTexts, "texts"), (ReadingNothing, "nothing")):
+for _cls, _name in ((Reading, "tokens"), (Saying, "said"), (ReadingTexts, "texts"), (ReadingNothing, "nothing")):
     _cls.kind = _name
 
 
@@ -101,3 +108,11 @@ def test_a_pair_that_fails_keeps_its_error_and_the_others_are_observed_alone(tmp
     assert isinstance(bad.error, HarnessError)
     assert str(bad.error) == "bad cannot be observed"
     assert (good.error, other.error) == (None, None)
+
+
+def test_what_a_probe_has_to_say_is_noted_once_for_each_variant(tmp_path: Path) -> None:
+    one, other = pair("one"), pair("other")
+    observe_all(tmp_path, Saying(), one, other)
+    observe_all(tmp_path, Saying(), one, other)
+    assert [note.text for note in one.observed.notes] == ["read from one in s"]
+    assert [note.text for note in other.observed.notes] == ["read from other in s"]

@@ -1,0 +1,10 @@
+"""Log-likelihoods and greedy continuations of many token sequences that begin alike, each beginning computed once.
+
+    packing ─▶ likelihoods     sequences become rows of a batch, each row a tree of token sequences
+    caches  ─▶ decoding        continuations that end early leave the batch, and others take their place
+    fitness                    models whose answers would depend on it, which are scored one sequence per row
+    agreement                  whether two ways of scoring gave the same
+    side                       one side of a comparison, which compares its first answers with those of a plain loop
+
+Knows nothing of lm-eval: ``harness/probes/_scorer.py`` puts it behind lm-eval's task code.
+"""

@@ -1,0 +1,169 @@
+"""Greedy continuations of many prompts: rows that end leave the batch at once, and prompts that wait take their place.
+
+    shared prefix ─▶ cache of one row ─┐ repeated
+    waiting prompts ───────────────────┴▶ prefill ─▶ join ─▶ step ─▶ step ─▶ …
+                        ▲                                      └─ ended? leave
+                        └──────── a quarter of the rows is free ◀──┘
+
+Legend: B rows, S tokens in the cache, T tokens of a call, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from harness.models.language_model import LanguageModel
+from harness.scoring.caches import join, layers_of, make_cache, map_layers
+from harness.scoring.packing import Tokens, count_shared
+from harness.system.foreign import guard
+
+SHORTEST_PREFIX = 16
+"""Tokens with which prompts must begin alike for a cache of their own; less is computed again faster than copied."""
+REFILL_SHARE = 4
+"""Waiting prompts are read once one in so many rows is free: reading and joining a few at a time costs more."""
+Ended = Callable[[Sequence[int]], bool]
+"""Whether a continuation (token ids) is complete."""
+
+
+@dataclass
+class Continuation:
+    """What a model wrote after a prompt. finite: no logit was NaN or +infinity."""
+
+    ids: list[int] = field(default_factory=list)
+    finite: bool = True
+
+
+@dataclass
+class _Active:
+    """The rows of the batch.
+
+    numbers: of their prompts; mask: [B, S], 1 where the cache holds a token of the row; newest: [B], written last.
+    """
+
+    numbers: list[int]
+    cache: Any
+    mask: Tensor
+    newest: Tensor
+
+
+class GreedyDecoder:
+    """Writes continuations with one model, whose cache keeps the keys and values of every token."""
+
+    def __init__(self, name: str, language_model: LanguageModel, rows: int) -> None:
+        """rows: the most prompts in a batch. The model must have modules."""
+        self._name, self._rows, self._device = name, rows, language_model.device
+        self._model: Any = language_model.for_transformers()
+        forward: Any = self._model.forward
+        self._takes = set(inspect.signature(forward).parameters)
+
+    @torch.no_grad()
+    def write(self, prompts: Sequence[Tokens], longest: int, ended: Ended) -> list[Continuation]:
+        """Continue every prompt until ``ended`` says so or it has ``longest`` tokens.
+
+        Raises UnusableCacheError for a model that keeps something else between tokens, and what the model raises.
+        """
+        written = [Continuation() for _ in prompts]
+        waiting = sorted(range(len(prompts)), key=lambda number: (-len(prompts[number]), prompts[number], number))
+        prefix = self._read_prefix(prompts)
+        active: _Active | None = None
+        while waiting or active:
+            free = self._rows - (len(active.numbers) if active else 0)
+            if waiting and (active is None or free * REFILL_SHARE >= self._rows):
+                read = self._read(waiting[:free], prompts, prefix, written)
+                waiting = waiting[free:]
+                active = read if active is None else _join(active, read)
+            elif active is not None:
+                active = self._step(active, prompts, written)
+            active = _drop_ended(active, written, longest, ended)
+        return written
+
+    def _read_prefix(self, prompts: Sequence[Tokens]) -> Any:
+        """The cache [1, H, S, D] of what all prompts begin with; of no token where that is short."""
+        first, last = min(prompts), max(prompts)
+        shared = min(count_shared(first, last), min(map(len, prompts)) - 1)
+        if len(prompts) == 1 or shared < SHORTEST_PREFIX:
+            return None
+        ids_1T = torch.tensor([first[:shared]], device=self._device)
+        return self._call(ids_1T, torch.ones_like(ids_1T), torch.arange(shared, device=self._device)[None], None)[1]
+
+    def _read(
+        self, numbers: Sequence[int], prompts: Sequence[Tokens], prefix: Any, written: Sequence[Continuation]
+    ) -> _Active:
+        """Read prompts, left-padded after the prefix, and write the first token of each."""
+        shared = 0 if prefix is None else layers_of(prefix)[0][0].shape[2]
+        rest = [prompts[number][shared:] for number in numbers]
+        width = max(map(len, rest))
+        ids_BT = torch.tensor([[*[0] * (width - len(row)), *row] for row in rest], device=self._device)
+        kept_BT = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rest], device=self._device)
+        mask_BS = torch.cat([kept_BT.new_ones(len(rest), shared), kept_BT], dim=1)
+        positions_BT = (shared + kept_BT.cumsum(1) - 1).clamp(min=0)
+        cache = None if prefix is None else map_layers(prefix, lambda x: x.expand(len(rest), -1, -1, -1))
+        logits_BV, cache = self._call(ids_BT, mask_BS, positions_BT, cache)
+        return _Active(list(numbers), cache, mask_BS, _choose(logits_BV, numbers, written))
+
+    def _step(self, active: _Active, prompts: Sequence[Tokens], written: Sequence[Continuation]) -> _Active:
+        """Write one more token of every row."""
+        mask_BS = torch.nn.functional.pad(active.mask, (0, 1), value=1)
+        positions_B1 = mask_BS.sum(dim=1, keepdim=True) - 1
+        logits_BV, cache = self._call(active.newest[:, None], mask_BS, positions_B1, active.cache)
+        return _Active(active.numbers, cache, mask_BS, _choose(logits_BV, active.numbers, written))
+
+    def _call(self, ids_BT: Tensor, mask_BS: Tensor, positions_BT: Tensor, cache: Any) -> tuple[Tensor, Any]:
+        """Logits [B, V] after the last token of each row, and the cache with the new tokens."""
+        named: dict[str, Any] = {"position_ids": positions_BT, "logits_to_keep": 1}
+        named = {name: value for name, value in named.items() if name in self._takes}
+        cache = make_cache() if cache is None else cache
+        with guard(f"{self._name}: its generation"):
+            output = self._model(
+                input_ids=ids_BT, attention_mask=mask_BS, past_key_values=cache, use_cache=True, **named
+            )
+        layers_of(output.past_key_values)
+        return output.logits[:, -1], output.past_key_values
+
+
+def _choose(logits_BV: Tensor, numbers: Sequence[int], written: Sequence[Continuation]) -> Tensor:
+    """The most likely token [B] of each row, also noted in its continuation."""
+    logits_BV = logits_BV.float()
+    newest_B = logits_BV.argmax(dim=-1)
+    broken_B = (torch.isnan(logits_BV) | torch.isposinf(logits_BV)).any(dim=-1)
+    for number, token, broken in zip(numbers, newest_B.tolist(), broken_B.tolist(), strict=True):
+        written[number].ids.append(token)
+        written[number].finite &= not broken
+    return newest_B
+
+
+def _join(one: _Active, other: _Active) -> _Active:
+    width = max(one.mask.shape[1], other.mask.shape[1])
+    masks = [torch.nn.functional.pad(each.mask, (width - each.mask.shape[1], 0)) for each in (one, other)]
+    return _Active(
+        [*one.numbers, *other.numbers],
+        join(one.cache, other.cache),
+        torch.cat(masks),
+        torch.cat([one.newest, other.newest]),
+    )
+
+
+def _drop_ended(active: _Active | None, written: Sequence[Continuation], longest: int, ended: Ended) -> _Active | None:
+    """The rows that go on, without the columns that are padding in all of them; None if there are none."""
+    if active is None:
+        return None
+    going = [
+        row
+        for row, each in enumerate(written[number] for number in active.numbers)
+        if each.finite and len(each.ids) < longest and not ended(each.ids)
+    ]
+    if len(going) == len(active.numbers):
+        return active
+    if not going:
+        return None
+    chosen = torch.tensor(going, device=active.mask.device)
+    mask_BS = active.mask[chosen]
+    first = int(mask_BS.any(dim=0).int().argmax())
+    cache = map_layers(active.cache, lambda x: x[chosen, :, first:])
+    return _Active([active.numbers[row] for row in going], cache, mask_BS[:, first:], active.newest[chosen])
