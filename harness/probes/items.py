@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import itertools
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jinja2 import UndefinedError
-
 from harness.data.encoding import follow_bos
-from harness.data.task_files import TaskFiles, files_sha256, read_task_files
-from harness.errors import DataError, HarnessError
+from harness.data.task_files import files_sha256, read_task_files
+from harness.errors import DataError
 from harness.probes import Context, Probe
 from harness.records import Note
 from harness.records.plan import TaskSettings
+from harness.scoring.task_library import TaskLibrary, raise_data_errors
 from harness.system.foreign import guard
 from harness.system.resources import folder as shipped_folder
 
@@ -26,13 +23,6 @@ if TYPE_CHECKING:
     from harness.progress import Progress
     from harness.tables.access import Sink
 
-_CAUSES: dict[type[Exception], str] = {
-    IndexError: "the label of the first document lies outside its choices, or no document is left to score",
-    KeyError: "the rows of the data have no such field; check the task file and the functions that it names",
-    UndefinedError: "the rows of the data have no such field; check the task file and the functions that it names",
-    StopIteration: "a data file is empty; a task needs at least one document",
-}
-"""What it means when lm-eval raises these without a message of use."""
 FIRST = 20
 """Documents whose prompts are made before a model is loaded."""
 
@@ -57,7 +47,7 @@ class Items(TaskSettings, Probe):
 
     def prepare(self, progress: Progress) -> None:
         """Load every task and look at its first documents. Raises DataError for tasks that cannot be found or read."""
-        library = _Library(read_task_files(self._folders()))
+        library = TaskLibrary(read_task_files(self._folders()))
         for number, name in enumerate(self.tasks):
             progress.step("open tasks", number, len(self.tasks))
             for task in library.open(name):
@@ -67,11 +57,11 @@ class Items(TaskSettings, Probe):
 
     def _look_at_documents(self, task: Any) -> None:
         from harness.probes._samples import check_labels
-        from harness.probes._scorer import isolate_random_states, reuse_templates, silence
+        from harness.scoring.guards import isolate_random_states, reuse_templates, silence
 
         what = f"task {task.config.task} cannot read its documents"
         with (
-            _raise_data_errors(what, "check the task file"),
+            raise_data_errors(what, "check the task file"),
             guard(what),
             isolate_random_states(),
             silence(),
@@ -85,7 +75,8 @@ class Items(TaskSettings, Probe):
         """Commit one unit per task. Raises DataError for tasks that cannot be found, loaded, run or paired."""
         if all(sink.done(_unit(name)) for sink in context.sinks for name in self.tasks):
             return
-        from harness.probes._scorer import Scorer, reuse_templates, silence
+        from harness.probes._scorer import Scorer
+        from harness.scoring.guards import reuse_templates, silence
 
         sinks, progress = context.sinks, context.progress
         with silence():
@@ -93,7 +84,7 @@ class Items(TaskSettings, Probe):
             scorers = [Scorer(each, self.batch_size, bos) for each in (context.reference, *context.variants)]
         for scorer in scorers:
             scorer.share_context_of(scorers[0])
-        library = _OPENED.pop(self, None) or _Library(read_task_files(self._folders()))
+        library = _OPENED.pop(self, None) or TaskLibrary(read_task_files(self._folders()))
         with reuse_templates():
             for number, name in enumerate(self.tasks):
                 progress.step("tasks", number, len(self.tasks))
@@ -139,7 +130,7 @@ class Items(TaskSettings, Probe):
         name = task.config.task
         hint = f"check the task file or, if memory ran out, set batch_size lower than {self.batch_size}"
         what = f"task {name} could not be run on {scorer.name}"
-        with _raise_data_errors(what, hint), guard(f"task {name} on {scorer.name}"):
+        with raise_data_errors(what, hint), guard(f"task {name} on {scorer.name}"):
             check_labels(task, self.limit)
             results = evaluate(scorer, task, manager, self.limit, self.fewshot, plain)
         shots = results["n-shot"][name]
@@ -185,87 +176,9 @@ class Items(TaskSettings, Probe):
         return [*(Path(path) for path in self.include), *([shipped] if shipped.is_dir() else [])]
 
 
-class _Library:
-    """lm-eval's task managers: for the task folders and files, and for lm-eval's own tasks once one is requested.
-
-    What it reads of local data files is deleted with it.
-    """
-
-    def __init__(self, files: TaskFiles) -> None:
-        from lm_eval.tasks import TaskManager
-
-        self._files = files
-        self._folders = [str(folder) for folder in files.folders]
-        self._complete = False
-        self._cache = tempfile.TemporaryDirectory(prefix="harness-datasets-")
-        self._opened: dict[str, list[Any]] = {}
-        self.manager = TaskManager(include_path=self._folders, include_defaults=False)
-
-    def open(self, name: str) -> list[Any]:
-        """Load the task objects of ``name`` (a group has several), in order, and keep them. Raises DataError."""
-        self._opened[name] = self._load(name)
-        return self._opened[name]
-
-    def take(self, name: str) -> list[Any]:
-        """The task objects that ``open`` kept, or new ones: running a task changes its object. Raises DataError."""
-        return self._opened.pop(name, None) or self._load(name)
-
-    def _load(self, name: str) -> list[Any]:
-        from harness.probes._scorer import isolate_random_states, reload_local_data, silence
-
-        path = self._files.find(name)
-        alone = path in self._files.places
-        if not alone and not self._complete and self._leads_outside(name):
-            self._add_standard_tasks()
-        if not alone and name not in self.manager.task_index:
-            raise self._files.explain_unknown(name, list(self.manager.task_index))
-        hint = "a data set of the hub must be in the local cache before a run without network: load it once"
-        with (
-            _raise_data_errors(f"task {name} could not be loaded", hint),
-            guard(f"loading task {name}"),
-            isolate_random_states(),
-            silence(),
-            reload_local_data(Path(self._cache.name), path.parent if path else None),
-        ):
-            loaded = self.manager.load([str(path) if alone else name])
-        return list(loaded["tasks"].values())
-
-    def _leads_outside(self, name: str) -> bool:
-        """Whether the task folders lack ``name``, or a member if it is a group."""
-        entry = self.manager.task_index.get(name)
-        if entry is None:
-            return True
-        members = (entry.cfg or {}).get("task")
-        names = [m.get("task") if isinstance(m, dict) else m for m in members] if isinstance(members, list) else []
-        return any(self._leads_outside(member) for member in names if isinstance(member, str))
-
-    def _add_standard_tasks(self) -> None:
-        """Index lm-eval's own tasks too; this takes seconds, so only for a name that no folder declares."""
-        from lm_eval.tasks import TaskManager
-
-        from harness.probes._scorer import silence
-
-        with silence():
-            self.manager = TaskManager(include_path=self._folders, include_defaults=True)
-        self._complete = True
-
-
-_OPENED: dict[Items, _Library] = {}
+_OPENED: dict[Items, TaskLibrary] = {}
 """Tasks that a probe has opened and not yet run."""
 
 
 def _unit(task: str) -> str:
     return f"items:{task}"
-
-
-@contextmanager
-def _raise_data_errors(what: str, hint: str) -> Iterator[None]:
-    """Name the task in any error: lm-eval and functions in task files may raise anything."""
-    try:
-        yield
-    except HarnessError:
-        raise
-    except Exception as error:
-        text = " ".join(str(error).split()) or "no message"
-        hint = _CAUSES.get(type(error), hint)
-        raise DataError(f"{what}: {type(error).__name__}: {text}; {hint}") from error

@@ -9,6 +9,7 @@ from typing import Any
 
 from harness.data.task_files import read_task_files
 from harness.errors import DataError
+from harness.scoring.task_library import TaskLibrary
 from harness.training.questions import Question, Questions
 
 _ALLOWED = 256
@@ -21,10 +22,9 @@ def read_questions(name: str, include: Sequence[str], most: int) -> Questions:
     include: folders with task files, or such files. Raises DataError for a task that is not found, that does not
     generate answers or does not judge each by itself, and for one that has questions to be judged on alone.
     """
-    from harness.probes.items import _Library
     from harness.system.resources import folder as shipped_folder
 
-    library = _Library(read_task_files([*map(Path, include), shipped_folder("suites") / "tasks"]))
+    library = TaskLibrary(read_task_files([*map(Path, include), shipped_folder("suites") / "tasks"]))
     tasks = library.take(name)
     if len(tasks) != 1:
         raise DataError(f"traces: {name} is a group of {len(tasks)} tasks, expected one task")

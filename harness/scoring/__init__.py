@@ -6,5 +6,6 @@
     agreement                  whether two ways of scoring gave the same
     side                       one side of a comparison, which compares its first answers with those of a plain loop
 
-Knows nothing of lm-eval: ``harness/probes/_scorer.py`` puts it behind lm-eval's task code.
+None of these knows lm-eval; ``harness/probes/_scorer.py`` puts them behind lm-eval's task code. ``task_library`` loads
+its tasks, and ``guards`` keeps it from touching what is not its own.
 """

@@ -35,7 +35,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from harness.models.language_model import TransformersModel
-from harness.probes._scorer import Scorer, silence
+from harness.probes._scorer import Scorer
+from harness.scoring.guards import silence
 
 VOCABULARY = 32_000
 END_RANGE = 500

@@ -617,9 +617,9 @@ def test_an_unknown_task_says_what_is_close_and_what_could_not_be_read(
     message: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from harness.probes.items import _Library
+    from harness.scoring.task_library import TaskLibrary
 
-    monkeypatch.setattr(_Library, "_add_standard_tasks", lambda self: None)  # the index of thousands takes seconds
+    monkeypatch.setattr(TaskLibrary, "_add_standard_tasks", lambda self: None)  # the index of thousands takes seconds
     (tmp_path / "broken.yaml").write_text(content)
     with pytest.raises(DataError, match=rf"(?s){message}"):
         run(tmp_path, "colours", reference, variant)
@@ -657,13 +657,13 @@ def test_a_standard_name_is_looked_up_among_lm_evals_own_only_when_needed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from harness.data.task_files import read_task_files
-    from harness.probes.items import _Library
+    from harness.scoring.task_library import TaskLibrary
 
     asked: list[str] = []
-    monkeypatch.setattr(_Library, "_add_standard_tasks", lambda self: asked.append("standard"))
+    monkeypatch.setattr(TaskLibrary, "_add_standard_tasks", lambda self: asked.append("standard"))
     write_task(tmp_path, "colours", CHOICE, CHOICE_DOCS)
     (tmp_path / "mixed.yaml").write_text("group: mixed\ntask: [colours, hellaswag]\n")
-    library = _Library(read_task_files([tmp_path]))
+    library = TaskLibrary(read_task_files([tmp_path]))
     library.open("colours")
     assert asked == []
     with pytest.raises(DataError):
