@@ -43,7 +43,7 @@ def asked(folder: Path, outputs: str) -> list[dict[str, object]]:
 
 
 def test_the_report_is_the_default(tmp_path: Path) -> None:
-    assert asked(tmp_path, "") == [{"writer": "report_html"}]
+    assert asked(tmp_path, "") == [{"writer": "report_html", "texts": True}]
 
 
 def test_names_and_settings_are_taken_in_order(tmp_path: Path) -> None:
