@@ -70,7 +70,7 @@ def write_run(folder: Path, name: str) -> Run:
 
 PAGE = """\
 plan planned  (variant.yaml)
-  reference    pocket, float32 on cpu: 2.755 million parameters, 5.5 MB on disk
+  reference    pocket, float32 (auto) on cpu: 2.755 million parameters, 5.5 MB on disk
   variant      the reference, float32, 1 step
   artifact     not checked: no suite has the measure artifact
 """

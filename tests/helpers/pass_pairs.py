@@ -50,7 +50,7 @@ class Loaded:
     @property
     def identity(self) -> Any:
         """What its modules hold."""
-        return SimpleNamespace(modules=module_formats(self.model, {}))
+        return SimpleNamespace(modules=module_formats(self.model, {}), cache=None)
 
     layers: tuple[int | None, ...] | None = None
 

@@ -43,7 +43,7 @@ class Loaded:
     @property
     def identity(self) -> Any:
         """What its modules hold."""
-        return SimpleNamespace(modules=module_formats(self.model, {}))
+        return SimpleNamespace(modules=module_formats(self.model, {}), cache=None)
 
     @property
     def language_model(self) -> TransformersModel:

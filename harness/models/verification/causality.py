@@ -33,9 +33,8 @@ def check_causal(model: LanguageModel, source: str, quantized: bool = False) -> 
     whose rounding has none) the logits of two texts are compared that differ in their last token, see
     `_find_moved_share`. A model that cannot be called is left to the pass, which says so.
     """
-    with guard(f"{source}: looking whether it is causal"):
-        derived = None if quantized else _find_derived_share(model)
-        share = _find_moved_share(model, quantized) if derived is None else derived
+    derived = None if quantized else _find_derived_share(model)
+    share = _find_moved_share(model, quantized) if derived is None else derived
     if share > 0:
         raise ModelError(
             f"{source}: a change of the last of {TOKENS} tokens moves the logits before it, by {_format(share)} of "
@@ -46,6 +45,12 @@ def check_causal(model: LanguageModel, source: str, quantized: bool = False) -> 
 
 def _format(share: float) -> str:
     return f"{share:.1%}" if share >= 0.001 else f"{share:.1e}"
+
+
+def _find_logits(model: LanguageModel, rows: int = 3) -> Tensor:
+    """Logits [rows, T, V] of the first of the texts; an exit or a panic of the model is an ordinary exception here."""
+    with guard("looking whether a model is causal"):
+        return model.logits(_make_texts(model.token_ids)[:rows].to(model.device))
 
 
 def _find_derived_share(model: LanguageModel) -> float | None:
@@ -63,7 +68,7 @@ def _find_derived_share(model: LanguageModel) -> float | None:
     hook = embedding.register_forward_hook(follow)
     try:
         with torch.enable_grad():
-            logits_TV = model.logits(_make_texts(model.token_ids)[:1].to(model.device))[0].float()
+            logits_TV = _find_logits(model, rows=1)[0].float()
             size_T = torch.stack([_differentiate(logits_V, embedded[0]) for logits_V in logits_TV])
     except Exception:  # noqa: BLE001 - as below
         return None
@@ -71,7 +76,7 @@ def _find_derived_share(model: LanguageModel) -> float | None:
         hook.remove()
         # Some models keep a state of their last call, which then holds no derivatives.
         with suppress(Exception), torch.no_grad():
-            model.logits(_make_texts(model.token_ids).to(model.device))
+            _find_logits(model)
     if len(embedded) > 1 or not bool(size_T.isfinite().all()) or not size_T[-1] > 0:
         return None
     share = float(size_T[:-1].min() / size_T[-1])
@@ -97,7 +102,7 @@ def _find_moved_share(model: LanguageModel, quantized: bool) -> float:
     """
     try:
         with torch.no_grad():
-            logits_3TV = model.logits(_make_texts(model.token_ids).to(model.device))
+            logits_3TV = _find_logits(model)
     except Exception:  # noqa: BLE001 - kernels of libraries raise anything, and the pass explains what
         return 0.0
     moved_T, by_itself_T = (_measure_movement(logits_3TV[0], logits_3TV[other]) for other in (1, 2))
