@@ -23,7 +23,7 @@ _THIN = "\u202f"  # narrow no-break space between groups of digits and before un
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
-def clean(text: str, most: int = 300) -> str:
+def clean(text: str, most: int = 400) -> str:
     """``text`` on one line, without characters that a terminal or browser interprets or that mislead a reader.
 
     Control and direction characters become visible escapes, hub tokens and home folders are masked, and text longer

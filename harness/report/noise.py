@@ -13,6 +13,8 @@ CONDITIONS = {
     "rounding": "weights moved by one unit in the last place",
 }
 """The conditions of noise floors in words; other conditions are shown by name."""
+MOST = 1000
+"""Multiples from which on nobody asks how many."""
 
 
 def multiple(measurement: Measurement) -> str:
@@ -22,7 +24,8 @@ def multiple(measurement: Measurement) -> str:
         return ""
     if floor.value == 0:
         return "above a noise floor of exactly 0" if effect else "at a noise floor of exactly 0"
-    return f"{number(effect / floor.value, 3)} × the noise floor"
+    times = effect / floor.value
+    return f"{number(times, 3) if times < MOST else f'over {number(MOST)}'} × the noise floor"
 
 
 def describe(measurement: Measurement) -> str:
