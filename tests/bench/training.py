@@ -78,7 +78,9 @@ RECIPES: dict[str, Recipe] = {
     "W8A8, activations per tensor": Recipe(
         ({"backend": "round_to_nearest", **INT8}, {"backend": "activations", **A8}), asked=False
     ),
-    "W8A8, activations per tensor, QAT": Recipe((qat(**INT8, **LEARNED, activations=A8),), texts(200, 16), asked=True),
+    "W8A8, activations per tensor, QAT": Recipe(
+        (qat(**INT8, **LEARNED, activations=A8 | {"dynamic": False}),), texts(200, 16), asked=True
+    ),
 }
 ORDERS = (
     ("INT2 group 32, QAT, learned steps", "INT2 group 32"),
