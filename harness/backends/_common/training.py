@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from harness.training.data import Training
-    from harness.training.memory import Shapes
 
 
 class TrainingBackend(Optimization, Backend):
