@@ -81,29 +81,30 @@ class Distill(TrainingBackend):
         from harness.training.distilling import DistillationLoss, make_terms
         from harness.training.fitting import fit
         from harness.training.loop import Task, Trainable
-        from harness.training.students import narrow, widen
+        from harness.training.precision import float32_parameters, refuse_packed
 
         given, layers = self._prepare(model, tokenizer, training)
-        student, dtypes = given.student, widen(given.student)
-        terms = make_terms(self.objectives, given)
-        loss = DistillationLoss(terms, given)
-        trainable = {name: Trainable(each) for name, each in student.named_parameters()}
-        for place, term in enumerate(terms):
-            parts = term.parts.to(student.device).named_parameters()
-            trainable |= {f"objectives.{place}.{name}": Trainable(each, decays=False) for name, each in parts}
-        task = Task(
-            self.kind,
-            student,
-            trainable,
-            loss,
-            depends_on=self.settings() | {"learned": [term.source.sha256 for term in terms]},
-            examples=given.texts.examples,
-            held_out=given.texts.held_out,
-            weigh_by="tokens" if loss.on_texts else "examples",
-            comparable=given.same_tokens,
-        )
-        fit(task, self, training)
-        narrow(student, dtypes)
+        student = given.student
+        refuse_packed(self.kind, student)
+        with float32_parameters(student):
+            terms = make_terms(self.objectives, given)
+            loss = DistillationLoss(terms, given)
+            trainable = {name: Trainable(each) for name, each in student.named_parameters()}
+            for place, term in enumerate(terms):
+                parts = term.parts.to(student.device).named_parameters()
+                trainable |= {f"objectives.{place}.{name}": Trainable(each, decays=False) for name, each in parts}
+            task = Task(
+                self.kind,
+                student,
+                trainable,
+                loss,
+                depends_on=self.settings() | {"learned": [term.source.sha256 for term in terms]},
+                examples=given.texts.examples,
+                held_out=given.texts.held_out,
+                weigh_by="tokens" if loss.on_texts else "examples",
+                comparable=given.same_tokens,
+            )
+            fit(task, self, training)
         notes = tuple(Note(topic="training", text=f"distill: {text}") for term in terms for text in term.source.notes)
         return Compressed(student, notes=notes, layers=layers, remade=self.student is not None)
 

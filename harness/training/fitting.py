@@ -16,6 +16,7 @@ from torch import Tensor
 
 from harness.errors import BackendError
 from harness.models.identity import config_sha256, weights_sha256
+from harness.numerics.formats import is_finite
 from harness.records.training import Fitted
 from harness.training import checkpoints
 from harness.training.data import Training
@@ -118,3 +119,5 @@ def _check_trainable(task: Task) -> None:
                 f"{task.name}: {name} is {each.parameter.dtype}, expected float32 while it is trained; packed weights "
                 "cannot be trained: start from the checkpoint that they were made of"
             )
+        if not is_finite(each.parameter.detach()):
+            raise BackendError(f"{task.name}: {name} holds NaN or infinity, which no training mends")

@@ -6,7 +6,7 @@ teacher ─▶ copy ─▶ chosen blocks, renumbered ─▶ config cut in the sa
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -85,32 +85,6 @@ def make_from_config(path: str, model: PreTrainedModel, seed: int) -> PreTrained
 def count_blocks(model: PreTrainedModel) -> int:
     """Number of decoder blocks."""
     return len(block_numbers(model))
-
-
-def widen(model: PreTrainedModel) -> dict[str, torch.dtype]:
-    """Put every parameter in single precision; gives the dtypes that they had.
-
-    Raises BackendError naming a module whose weight is packed or not finite, which cannot be trained.
-    """
-    dtypes = {}
-    for name, parameter in model.named_parameters():
-        module = name.rpartition(".")[0]
-        if not parameter.is_floating_point() or parameter.element_size() < 2:
-            raise BackendError(
-                f"distill: {module}: its weights are packed ({parameter.dtype}) and cannot be trained; start from the "
-                "checkpoint that they were made of"
-            )
-        if not parameter.isfinite().all():
-            raise BackendError(f"distill: {module}: the weight holds NaN or infinity")
-        dtypes[name] = parameter.dtype
-        parameter.data = parameter.data.float()
-    return dtypes
-
-
-def narrow(model: PreTrainedModel, dtypes: Mapping[str, torch.dtype]) -> None:
-    """Put every parameter back in the dtype that ``widen`` found."""
-    for name, parameter in model.named_parameters():
-        parameter.data = parameter.data.to(dtypes[name])
 
 
 def _check_choice(model: PreTrainedModel, kept: Sequence[int], blocks: int) -> None:

@@ -374,6 +374,9 @@ def test_bad_input_is_refused() -> None:
     packed = {"w": Trainable(nn.Parameter(torch.ones(2, dtype=torch.bfloat16)))}
     with pytest.raises(BackendError, match=r"torch.bfloat16, expected float32.*packed"):
         fit(Task("made", model, packed, learn_texts, {}), FAST, training_of(model))
+    broken = {"w": Trainable(nn.Parameter(torch.tensor([1.0, float("nan")])))}
+    with pytest.raises(BackendError, match=r"made: w holds NaN or infinity"):
+        fit(Task("made", model, broken, learn_texts, {}), FAST, training_of(model))
 
 
 def test_a_prompt_is_read_and_not_learned() -> None:

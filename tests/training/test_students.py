@@ -26,7 +26,7 @@ from transformers import (
 from harness.errors import BackendError
 from harness.modules.layer_pairs import block_numbers
 from harness.testing.models import VOCABULARY, random_documents, tiny_gpt2, tiny_llama
-from harness.training.students import choose_half, cut_blocks, narrow, widen
+from harness.training.students import choose_half, cut_blocks
 
 
 def make(model: Any, config: Any, **settings: Any) -> PreTrainedModel:
@@ -190,24 +190,3 @@ def test_random_numbers_of_the_process_are_untouched() -> None:
     torch.manual_seed(7)
     cut_blocks(teacher, (0, 2))
     assert torch.equal(torch.rand(3), wanted)
-
-
-def test_every_weight_comes_back_in_its_own_dtype() -> None:
-    model = MODELS["llama"]().to(torch.bfloat16)
-    model.model.norm.float()
-    before = {name: each.clone() for name, each in model.state_dict().items()}
-    dtypes = widen(model)
-    assert {each.dtype for each in model.parameters()} == {torch.float32}
-    assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
-    narrow(model, dtypes)
-    for name, each in model.state_dict().items():
-        assert each.dtype == before[name].dtype
-        assert torch.equal(each, before[name])
-
-
-def test_packed_weights_cannot_be_trained() -> None:
-    model = MODELS["llama"]()
-    packed = torch.nn.Parameter(torch.zeros(4, 4, dtype=torch.uint8), requires_grad=False)
-    model.model.layers[1].mlp.down_proj.weight = packed
-    with pytest.raises(BackendError, match=r"model.layers.1.mlp.down_proj: its weights are packed \(torch.uint8\)"):
-        widen(model)
