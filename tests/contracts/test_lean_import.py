@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-HEAVY = ("torch", "transformers", "datasets", "lm_eval")
+HEAVY = ("torch", "transformers", "datasets", "lm_eval", "ray")
 
 VARIANT = Path(__file__).parents[1] / "planning" / "pocket.yaml"
 
@@ -61,7 +61,7 @@ def test_a_check_of_rounding_without_tasks_loads_nothing_that_only_tasks_need(tm
     )
     arguments = ["check", str(tmp_path / "variant.yaml"), "--out", str(tmp_path / "runs")]
     code = f"import harness.cli, sys\nassert harness.cli._run({arguments!r}) == 0"
-    assert _loaded_after(code, ("torch", *USED_ONLY_FOR_TASKS)) == ["torch"]
+    assert _loaded_after(code, ("torch", "ray", "harness.cluster", *USED_ONLY_FOR_TASKS)) == ["torch"]
 
 
 def test_the_probe_sees_a_heavy_import() -> None:
