@@ -7,7 +7,7 @@ memory: its tables are small, and a resumed run recomputes the same.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -52,6 +52,10 @@ class MemoryTables:
         for table, frame in frames.items():
             self.frames.setdefault(table, []).append(frame)
         self.frames |= {table: [frame] for table, frame in (snapshots or {}).items()}
+
+    def read_parts(self, table: str) -> Iterator[pd.DataFrame]:
+        """The rows of a table unit by unit."""
+        return iter(self.frames.get(table, ()))
 
     def read(self, table: str, columns: tuple[str, ...] | None = None) -> pd.DataFrame | None:
         """What has been committed to a table so far."""
