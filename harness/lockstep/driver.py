@@ -72,9 +72,10 @@ def shared_pass(
     looks: decides at interim looks which variants need more documents; without it all variants get all documents.
     Raises DataError if there is nothing to score, ModelError if the two sides cannot be compared.
     """
-    live = LivePass(reference, variants, documents, probes, sinks, progress, batch_tokens, kernel, arranged, looks)
-    run_stages(live.stages, sinks, looks, live.run)
+    sizes = looks.sizes if looks else ()
+    live = LivePass(reference, variants, documents, probes, sinks, progress, batch_tokens, kernel, arranged, sizes)
     live.set_up()
+    run_stages(live.stages, sinks, looks, live.run)
     for sink in sinks:
         store_sums(probes, sink)
     report = read_report(sinks)
@@ -95,16 +96,16 @@ class LivePass:
         batch_tokens: int | None = None,
         kernel: Choice = "auto",
         arranged: Sequence[Arrange | None] = (),
-        looks: Looks | None = None,
+        sizes: Sequence[int] = (),
     ) -> None:
-        """See ``shared_pass``; of the looks, only their sizes matter. Raises DataError if there is nothing to score."""
+        """See ``shared_pass``; sizes: those of the looks. Raises DataError if there is nothing to score."""
         self._every, self._documents, self._probes = (reference, *variants), documents, probes
         self._sinks, self._progress, self._kernel, self._repeating = sinks, progress, kernel, not arranged
         ways = (None, *(arranged or (None,) * len(variants)))
         both = zip(self._every, ways, strict=True)
         self._sides = [Decoder(loaded.name, loaded.language_model, way) for loaded, way in both]
         tokens = batch_tokens or (CPU_TOKENS if self._sides[0].device.type == "cpu" else GPU_TOKENS)
-        self.stages = plan_stages(documents, tokens, looks.sizes if looks else ())
+        self.stages = plan_stages(documents, tokens, sizes)
         if not any(self.stages):
             raise DataError(f"none of {len(documents)} documents has a token to score; check the suite's documents")
         self._ready: _Pass | None = None

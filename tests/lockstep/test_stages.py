@@ -66,7 +66,8 @@ def test_sums_of_blocks_add_up_to_those_of_one(tmp_path: Path, monkeypatch: pyte
     one, many = frames
     for name, table in one.items():
         other = many[name]
-        assert table is not None and other is not None
+        assert table is not None
+        assert other is not None
         pd.testing.assert_frame_equal(table, other, rtol=1e-12)
 
 

@@ -28,7 +28,7 @@ from harness.rules import Rule
 from harness.rules.at_most import AtMost
 from harness.rules.not_worse import NotWorse
 from harness.run import run_group
-from harness.running.pairs import Observed
+from harness.running.pair import Observed
 from harness.statistics import planned_looks
 from harness.tables.store import StoreReader
 from tests.helpers.pass_pairs import make_documents
