@@ -33,13 +33,17 @@ PATIENCE = 300.0
 class Job(Protocol):
     """What is computed. The head calls it, one call at a time."""
 
-    def next_units(self, committed: Unit | None) -> Iterable[Unit]:
-        """Units that may be handed out now that ``committed`` is stored; None: before the first."""
+    def next_units(self, closed: Unit | None) -> Iterable[Unit]:
+        """Units that may be handed out now that ``closed`` is committed, needless or given up; None: before the
+        first."""
         ...
 
     def trim(self, unit: Unit) -> Unit | None:
-        """The unit, right before it is handed out, without variants that no longer need it; None: nobody does. What
-        only its completion would release is released by the commit that made it needless."""
+        """The unit, right before it is handed out, without variants that no longer need it; None: nobody does."""
+        ...
+
+    def find_fault(self, unit: Unit, result: object) -> str:
+        """Why a result must not be stored, which then counts as a failure of its worker; empty if it may be."""
         ...
 
     def commit(self, unit: Unit, result: object) -> None:
@@ -100,6 +104,8 @@ class Dispatcher:
         self._open: set[tuple[str, str, str]] = set()
         """Suite, unit and variant of everything that is listed and not done."""
         self._known = self._closed = 0
+        self._needless: deque[Unit] = deque()
+        """Units that were closed without a result, and whose successors are not yet released."""
         self._last = ""
         """What went wrong last, for the error that no worker is left."""
 
@@ -108,13 +114,23 @@ class Dispatcher:
         self._crew.start()
         try:
             self._add(self._job.next_units(None))
+            self._release()
             alone_since: float | None = None
             while self._closed < self._known:
                 for event in self._crew.wait(WAIT_SECONDS):
                     self._handle(event)
+                    self._release()
                 alone_since = self._watch_patience(alone_since)
+            for failed in self._crew.finish():
+                raise ClusterError(
+                    f"{failed.worker} ended with {failed.reason}, so what it computed is not to be trusted"
+                )
         finally:
             self._crew.stop()
+
+    def _release(self) -> None:
+        while self._needless:
+            self._add(self._job.next_units(self._needless.popleft()))
 
     def _watch_patience(self, alone_since: float | None) -> float | None:
         """Since when units wait for workers of which none is even on its way. Raises ClusterError once that is too
@@ -177,6 +193,7 @@ class Dispatcher:
             trimmed = self._job.trim(unit)
             if trimmed is None:
                 self._close(unit)
+                self._needless.append(unit)
                 continue
             if trimmed is not unit:
                 self._open.difference_update(set(_names_of(unit)) - set(_names_of(trimmed)))
@@ -209,7 +226,12 @@ class Dispatcher:
             self._lose(worker, event)
         elif event.unit in worker.flight:
             worker.flight.remove(event.unit)
-            self._finish(worker, event) if isinstance(event, Finished) else self._retry(worker, event)
+            if isinstance(event, Failed):
+                self._retry(worker, event)
+            elif fault := self._job.find_fault(event.unit, event.result):
+                self._retry(worker, Failed(worker.name, event.unit, fault))
+            else:
+                self._finish(worker, event)
 
     def _welcome(self, joined: Joined) -> None:
         """Take a worker into service, unless it is not like the others."""
@@ -258,6 +280,7 @@ class Dispatcher:
         del self._trouble[failed.unit]
         replaced = list(self._job.give_up(failed))
         self._close(failed.unit)
+        self._needless.append(failed.unit)
         self._add(replaced)
 
     def _lose(self, worker: _Worker, lost: Lost) -> None:

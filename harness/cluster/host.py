@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -19,17 +19,25 @@ LOG_BYTES = 4000
 class Session(Protocol):
     """Models that are open in a worker."""
 
-    def fingerprint(self) -> Mapping[str, str]:
-        """What must be the same on all workers: hashes of models, versions of libraries, rounding."""
-        ...
-
     def run(self, unit: Unit) -> object:
         """The result of a unit."""
         ...
 
+    def verify(self) -> None:
+        """Raise if the models are not what they were when they were opened."""
+        ...
 
-Opener = Callable[[str], Session]
-"""Opens the models of a key (see Unit.holds); is sent to the workers, so it is a function of a module."""
+
+class Opener(Protocol):
+    """Knows how to open models. It is sent to the workers, so it consists of plain data."""
+
+    def fingerprint(self) -> Mapping[str, str]:
+        """What must be the same on all workers: versions of libraries, threads, rounding."""
+        ...
+
+    def open(self, holds: str) -> Session:
+        """Open the models of a key (see Unit.holds)."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -71,12 +79,21 @@ class Host:
         """Where this worker runs."""
         return Place(socket.gethostname(), os.getpid(), _log_of_this_process())
 
-    def open(self, holds: str) -> Mapping[str, str] | Fault:
-        """Open the models of a key, and tell their fingerprint."""
+    def fingerprint(self) -> Mapping[str, str] | Fault:
+        """What must be the same on all workers."""
         try:
-            return dict(self._open(holds).fingerprint())
+            return dict(self._opener.fingerprint())
         except Exception as error:  # noqa: BLE001 - the head decides what to do about any of them
             return describe(error)
+
+    def verify(self) -> Fault | None:
+        """What is wrong with the models that are open; None if nothing is."""
+        try:
+            if self._session is not None:
+                self._session.verify()
+        except Exception as error:  # noqa: BLE001 - the head decides what to do about any of them
+            return describe(error)
+        return None
 
     def run(self, unit: Unit) -> object:
         """The result of a unit, or the Fault that it ended in."""
@@ -87,8 +104,10 @@ class Host:
 
     def _open(self, holds: str) -> Session:
         if self._session is None or self._held != holds:
+            if self._session is not None:
+                self._session.verify()
             self._session = None  # two sets of models may not fit
-            self._session = self._opener(holds)
+            self._session = self._opener.open(holds)
             self._held = holds
         return self._session
 

@@ -71,34 +71,38 @@ class _Seat:
 class RayWorkers:
     """Actors of one run.
 
-    opener: opens the models in each of them. first: the key of the models with which they begin. most: no more workers
-    than this are of use.
+    opener: opens the models in each of them. memory: bytes that a worker needs if the spec does not say.
     """
 
-    def __init__(self, spec: RunSpec, opener: Opener, first: str, memory: float, most: int, quiet: bool) -> None:
-        self._spec, self._opener, self._first = spec, opener, first
+    def __init__(self, spec: RunSpec, opener: Opener, memory: float) -> None:
+        self._spec, self._opener = spec, opener
         asked_memory = memory if spec.memory_per_worker is None else spec.memory_per_worker * 1e9
         self._asked = Asked(spec.cpus_per_worker, spec.gpus_per_worker, asked_memory)
-        self._most, self._quiet = most, quiet
         self._seats: list[_Seat] = []
         self._by_name: dict[str, _Seat] = {}
         self._calls: dict[Any, tuple[_Seat, str, Unit | None]] = {}
-        """Of every call that has not been answered: seat, name of the actor, and its unit (None: it opens models)."""
+        """Of every call without an answer: seat, name of the actor, and its unit (None: it says what it is)."""
         self._numbers = 0
         self._reason = ""
         self._owns_connection = False
         self._ray: Any = None
+        self._sent: Any = None
+        """The opener in the object store, from where every worker takes it."""
 
     def start(self) -> None:
         """Connect, and ask for the actors. Raises ClusterError if there is no cluster."""
         self._ray = import_ray()
         self._connect()
-        count = self._spec.workers or max(1, min(self._most, self._count_room()))
-        self._seats = [_Seat("") for _ in range(count)]
-        if self._list_quiet_nodes():
-            self._seats.append(_Seat(self._spec.quiet or ""))
+        self._sent = self._ray.put(self._opener)
+        self._seats = [_Seat("") for _ in range(self._spec.workers or max(1, self._count_room()))]
+        if label := self.quiet_label():
+            self._seats.append(_Seat(label))
         for seat in self._seats:
             self._fill(seat)
+
+    def quiet_label(self) -> str:
+        """The label of the worker that measures times; empty if there is no node for it alone."""
+        return self._spec.quiet or "" if self._list_quiet_nodes() else ""
 
     def _list_alive(self) -> list[Any]:
         return [node for node in self._ray.nodes() if node["Alive"]]
@@ -106,7 +110,9 @@ class RayWorkers:
     def _list_quiet_nodes(self) -> list[str]:
         """The nodes on which nothing but times are measured; none if no other would be left."""
         alive = self._list_alive()
-        quiet = [node["NodeID"] for node in alive if node["Resources"].get(self._spec.quiet)] if self._quiet else []
+        quiet = (
+            [node["NodeID"] for node in alive if node["Resources"].get(self._spec.quiet)] if self._spec.quiet else []
+        )
         return quiet if any(self._asked.count_in(n["Resources"]) for n in alive if n["NodeID"] not in quiet) else []
 
     def hand(self, worker: str, unit: Unit) -> None:
@@ -147,6 +153,19 @@ class RayWorkers:
             " or add nodes"
         )
 
+    def finish(self) -> Sequence[Failed]:
+        """See Workers. Of a worker that is lost at the very end, nothing is known, as of one that was lost before."""
+        calls = {seat.actor.verify.remote(): name for name, seat in self._by_name.items()}
+        failed = []
+        for call, name in calls.items():
+            try:
+                fault = self._ray.get(call)
+            except self._ray.exceptions.RayError:
+                continue
+            if isinstance(fault, Fault):
+                failed.append(Failed(name, Unit("", "verify", ()), f"{fault.error}: {fault.reason}", fault.log))
+        return failed
+
     def stop(self) -> None:
         """See Workers."""
         if self._ray is None:
@@ -176,7 +195,7 @@ class RayWorkers:
         return sum(self._asked.count_in(n["Resources"]) for n in self._list_alive() if n["NodeID"] not in quiet)
 
     def _fill(self, seat: _Seat) -> None:
-        """Ask for an actor for a seat. It opens the models once it has its resources."""
+        """Ask for an actor for a seat."""
         self._numbers += 1
         seat.name, seat.place, seat.joined = f"w{self._numbers}", None, False
         quiet = self._list_quiet_nodes()
@@ -188,7 +207,7 @@ class RayWorkers:
             label_selector={NODE: f"!in({','.join(quiet)})"} if quiet and not seat.label else None,
             max_restarts=0,
         )
-        seat.actor = actor.remote(self._opener, self._spec.cpus_per_worker)
+        seat.actor = actor.remote(self._sent, self._spec.cpus_per_worker)
         self._call(seat, seat.actor.place.options(name="ask where it runs").remote(), None)
 
     def _call(self, seat: _Seat, call: Any, unit: Unit | None) -> None:
@@ -213,7 +232,7 @@ class RayWorkers:
             return _judge_answer(name, unit, value)
         if isinstance(value, Place):
             seat.place = value
-            self._call(seat, seat.actor.open.options(name="open the models").remote(self._first), None)
+            self._call(seat, seat.actor.fingerprint.options(name="ask how it rounds").remote(), None)
             return None
         if isinstance(value, Fault):
             self._ray.kill(seat.actor)

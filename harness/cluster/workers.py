@@ -14,16 +14,19 @@ _MOST_NAMES = 3
 class Unit:
     """A piece of work that is committed as a whole: one unit of a suite, for the variants that lack it.
 
-    cost: expected work, in any measure that is the same for all units. needs: the label that a worker must carry
-    (empty: workers without one). holds: the models that it takes, by a key: a worker that has them open is preferred.
+    kind: what is computed. cost: expected work, in any measure that is the same for all units. needs: the label that a
+    worker must carry (empty: workers without one). holds: the models that it takes, by a key: a worker that has them
+    open is preferred. report: whether the report of a pass is to come with it.
     """
 
     suite: str
     name: str
     variants: tuple[str, ...]
+    kind: str = ""
     cost: float = 1.0
     needs: str = ""
     holds: str = ""
+    report: bool = False
 
     @property
     def label(self) -> str:
@@ -95,6 +98,10 @@ class Workers(Protocol):
 
     def explain_absence(self) -> str:
         """What was asked for and what there is, for an error that no worker came; empty while one is on its way."""
+        ...
+
+    def finish(self) -> Sequence[Failed]:
+        """Have every worker check itself once more, and say which of them failed."""
         ...
 
     def stop(self) -> None:

@@ -31,8 +31,8 @@ class Stages:
     left: int = 0
     stage: int = -1
 
-    def next_units(self, committed: Unit | None) -> Iterable[Unit]:
-        self.left -= committed is not None
+    def next_units(self, closed: Unit | None) -> Iterable[Unit]:
+        self.left -= closed is not None
         if self.left > 0 or self.stage + 1 == len(self.stages):
             return ()
         self.stage += 1
@@ -45,6 +45,9 @@ class Stages:
         left = tuple(name for name in unit.variants if name not in self.finished)
         return replace(unit, variants=left) if left else None
 
+    def find_fault(self, unit: Unit, result: object) -> str:
+        return "made of other models" if result == "odd" else ""
+
     def commit(self, unit: Unit, result: object) -> None:
         key = (unit.suite, unit.name, unit.variants)
         assert key not in self.committed
@@ -53,7 +56,7 @@ class Stages:
 
     def give_up(self, failed: Failed) -> Iterable[Unit]:
         if self.splits and len(failed.unit.variants) > 1:
-            self.left += len(failed.unit.variants) - 1
+            self.left += len(failed.unit.variants)
             return [replace(failed.unit, variants=(name,)) for name in failed.unit.variants]
         raise ClusterError(describe_failure(failed))
 
@@ -259,6 +262,30 @@ def test_variants_that_need_nothing_more_stop_costing() -> None:
     workers = SimulatedWorkers(plain(2))
     run(done, workers)
     assert workers.handed == []
+
+
+def test_units_that_nobody_needs_release_what_waits_for_them() -> None:
+    late = [replace(unit, name=f"late/{unit.name}", variants=("c",)) for unit in units(2)]
+    job = Stages([units(3), late], finished={"a", "b"})
+    run(job, SimulatedWorkers(plain(2)))
+    assert sorted(key[1] for key in job.committed) == ["late/pass/0", "late/pass/1"]
+
+
+def test_a_result_with_a_fault_is_not_stored_and_its_worker_is_let_go() -> None:
+    job = Stages([units(20)])
+    workers = SimulatedWorkers(plain(3), lambda worker, unit: "odd" if worker == "w1" else unit.name)
+    monitor = run(job, workers)
+    assert len(job.committed) == 20
+    assert "odd" not in job.committed.values()
+    assert any("made of other models" in text for text in monitor.notes)
+    assert any("w1 gets no more units" in text for text in monitor.notes)
+
+
+def test_a_worker_whose_models_have_changed_ends_the_job() -> None:
+    workers = SimulatedWorkers(plain(2))
+    workers.failing_at_the_end = [Failed("w1", Unit("", "verify", ()), "weights changed")]
+    with pytest.raises(ClusterError, match="w1 ended with weights changed"):
+        run(Stages([units(3)]), workers)
 
 
 def test_the_same_unit_listed_twice_is_an_error() -> None:

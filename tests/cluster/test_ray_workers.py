@@ -18,7 +18,7 @@ from harness.cluster.ray_workers import Asked, RayWorkers
 from harness.cluster.workers import Failed, Unit
 from harness.errors import ClusterError
 from harness.records import RunSpec
-from tests.helpers.fake_sessions import SLOW, expected_result, open_fake
+from tests.helpers.fake_sessions import SLOW, FakeOpener, expected_result
 from tests.helpers.local_cluster import LocalCluster, local_cluster
 from tests.helpers.simulated_workers import Silent
 
@@ -32,11 +32,14 @@ class Listed:
     units: list[Unit]
     results: dict[Unit, object] = field(default_factory=dict)
 
-    def next_units(self, committed: Unit | None) -> Iterable[Unit]:
-        return self.units if committed is None else ()
+    def next_units(self, closed: Unit | None) -> Iterable[Unit]:
+        return self.units if closed is None else ()
 
     def trim(self, unit: Unit) -> Unit | None:
         return unit
+
+    def find_fault(self, unit: Unit, result: object) -> str:
+        return ""
 
     def commit(self, unit: Unit, result: object) -> None:
         assert unit not in self.results
@@ -79,7 +82,7 @@ def spec(cluster: LocalCluster, **more: Any) -> RunSpec:
 
 def run(cluster: LocalCluster, listed: Listed, monitor: Silent | None = None, **more: Any) -> Silent:
     asked = spec(cluster, **more)
-    workers = RayWorkers(asked, open_fake, "", MEMORY, most=len(listed.units), quiet=asked.quiet is not None)
+    workers = RayWorkers(asked, FakeOpener(), MEMORY)
     monitor = monitor or Silent()
     Dispatcher(listed, workers, monitor, patience=asked.wait).go()
     return monitor
@@ -136,11 +139,13 @@ def test_a_unit_that_fails_is_named_with_its_worker_and_the_trace(cluster: Local
 
 
 def test_models_that_no_worker_can_open_end_in_an_error_that_says_why(cluster: LocalCluster) -> None:
-    workers = RayWorkers(spec(cluster), open_fake, "missing", MEMORY, most=2, quiet=False)
-    began = time.monotonic()
     with pytest.raises(ClusterError, match="FileNotFoundError: no such model"):
-        Dispatcher(Listed(units(2)), workers, Silent(), patience=300.0).go()
-    assert time.monotonic() - began < 60
+        run(cluster, Listed(units(2, holds="missing")))
+
+
+def test_models_that_have_changed_while_they_were_used_end_the_job(cluster: LocalCluster) -> None:
+    with pytest.raises(ClusterError, match="ArithmeticError: a weight has changed"):
+        run(cluster, Listed(units(2, holds="changed")))
 
 
 def test_resources_that_the_cluster_has_not_end_in_an_error_after_the_stated_wait(cluster: LocalCluster) -> None:
@@ -158,7 +163,7 @@ def test_an_address_without_a_cluster_is_named(address: str, said: str) -> None:
     import ray
 
     ray.shutdown()
-    workers = RayWorkers(RunSpec(ray=address), open_fake, "", MEMORY, most=1, quiet=False)
+    workers = RayWorkers(RunSpec(ray=address), FakeOpener(), MEMORY)
     with pytest.raises(ClusterError, match="ray start --head") as caught:
         workers.start()
     assert said in str(caught.value)
