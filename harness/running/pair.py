@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
+from harness.lockstep.stages import SETUP, SUMS
 from harness.planning.sampling.looks import Look
 from harness.planning.specs import Plan
 from harness.records import Artifact, Comparison, Environment, Identity, Measurement, Note, Record, Skipped, Slice, Stop
@@ -117,6 +118,11 @@ class Pair:
     """Why the variant could not be observed; nothing is measured then."""
     own: Callable[[str, str], bool] | None = None
     """Which units, by suite and name, this process computes; None: all of them."""
+
+    def computes(self, suite: str, unit: str) -> bool:
+        """Whether this process computes a unit. The report of a pass is made by every process that computes a part of
+        it, the sums of a pass by one that has all of its blocks."""
+        return self.own is None or unit == SETUP or (unit != SUMS and self.own(suite, unit))
 
 
 def begin(plan: Plan, facts: PairFacts, store: Storage, seconds: dict[str, float]) -> Observed:
