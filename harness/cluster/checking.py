@@ -17,7 +17,7 @@ from harness import __version__
 from harness.cluster.rounding import describe_rounding
 from harness.cluster.workers import Unit
 from harness.errors import HarnessError
-from harness.lockstep.pass_report import SETUP
+from harness.lockstep.stages import SETUP
 from harness.planning.sampling.sample import Sample
 from harness.planning.specs import Plan
 from harness.progress import report_to
@@ -153,7 +153,7 @@ class CheckOpener:
         """Open the models of a set."""
         if not self.folder.is_dir():
             raise HarnessError(
-                f"{self.folder}: not found on this node; check from a folder that all nodes share, as they do the models"
+                f"{self.folder}: not found on this node; check from a folder that all nodes share, as the models are"
             )
         os.chdir(self.folder)
         prepare_threads()

@@ -7,6 +7,7 @@ No model is opened here. Looks are those of one process: at a stage whose units 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,8 +17,7 @@ from harness.cluster.checking import DESCRIBE, TABLES, Computed, Described, Rows
 from harness.cluster.dispatch import describe_difference, describe_failure
 from harness.cluster.workers import Failed, Unit
 from harness.errors import ClusterError, HarnessError, TableError
-from harness.lockstep.pass_report import SETUP
-from harness.lockstep.stages import Wanted
+from harness.lockstep.stages import SETUP, Wanted
 from harness.planning.sampling.sample import Sample
 from harness.planning.specs import Plan, SuiteSpec
 from harness.running.concluding import conclude, draws, passes_tokens, run_pass
@@ -29,7 +29,8 @@ from harness.running.session import ARTIFACT
 from harness.running.units import stages_of
 from harness.tables.store import Store
 
-PASS = "shared_pass"
+BLOCK = "shared_pass"
+"""The kind of the units of a pass."""
 TIMED = "timings"
 REPORT_TABLES = ("documents", "pass", "notes", "unpaired")
 ALONE_COST, FLOOR_COST = 8192.0, 65536.0
@@ -45,8 +46,8 @@ class _Draw:
     looks: Mapping[str, Extending]
     last: int
     stage: int = 0
-    open: set[tuple[str, str]] = field(default_factory=set)
-    """Units of this stage, and the noise floor, that are not done; by kind and name."""
+    open: Counter[str] = field(default_factory=Counter)
+    """Units of this stage, and the noise floor, that are not closed: by name, how many for several variants each."""
 
 
 @dataclass
@@ -102,7 +103,7 @@ class CheckJob:
         left = tuple(name for name in unit.variants if name not in self._errors)
         if not left:
             return None
-        report = unit.kind == PASS and any((name, unit.suite) not in self._reports for name in left)
+        report = unit.kind == BLOCK and any((name, unit.suite) not in self._reports for name in left)
         return unit if left == unit.variants and report == unit.report else replace(unit, variants=left, report=report)
 
     def find_fault(self, unit: Unit, result: object) -> str:
@@ -146,7 +147,10 @@ class CheckJob:
         if len(unit.variants) == 1:
             self._errors[unit.variants[0]] = restore_error(wrong)
             return ()
-        self._sets[unit.holds].open += len(unit.variants)
+        current = self._sets[unit.holds]
+        current.open += len(unit.variants)
+        if (draw := current.draws.get(unit.suite)) is not None and unit.name in draw.open:
+            draw.open[unit.name] += len(unit.variants)
         return [replace(unit, variants=(name,)) for name in unit.variants]
 
     def conclude(self) -> list[Observed | HarnessError]:
@@ -159,7 +163,7 @@ class CheckJob:
 
     def _conclude(self, name: str, pair: Pair) -> None:
         store = self._stores[name]
-        alone = [unit for unit in self._units[name] if unit.kind not in (PASS, ARTIFACT.kind)]
+        alone = [unit for unit in self._units[name] if unit.kind not in (BLOCK, ARTIFACT.kind)]
         if missing := [f"{unit.suite} {unit.name}" for unit in alone if not store.done(unit.suite, unit.name)]:
             raise TableError(f"{name}: no rows of {', '.join(missing)}, which were to be computed; run the check again")
         for suite in pair.observed.plan.suites:
@@ -207,9 +211,9 @@ class CheckJob:
                 last = max(unit.stage for n in going for unit in self._units[n] if unit.suite == suite.name)
                 current.draws[suite.name] = _Draw(suite, going, looks, last)
         waiting = [unit for unit in self._list(current, names) if unit.kind != ARTIFACT.kind]
-        first = [unit for unit in waiting if unit.kind != PASS or unit.suite not in current.draws]
+        first = [unit for unit in waiting if unit.kind != BLOCK or unit.suite not in current.draws]
         for name, draw in current.draws.items():
-            draw.open = {(u.kind, u.name) for u in first if u.suite == name and u.kind == FLOOR}
+            draw.open = Counter(unit.name for unit in first if unit.suite == name and unit.kind == FLOOR)
             first += self._open_stage(current, draw)
         return first or self._finish(current)
 
@@ -217,20 +221,11 @@ class CheckJob:
         """What the end of a unit makes possible."""
         draw = current.draws.get(closed.suite)
         released: list[Unit] = []
-        if draw is not None and (closed.kind, closed.name) in draw.open and not self._is_lacking(closed):
-            draw.open.remove((closed.kind, closed.name))
+        if draw is not None and closed.name in draw.open:
+            draw.open -= Counter([closed.name])
             if not draw.open:
                 released = self._look(current, draw)
         return released or self._finish(current)
-
-    def _is_lacking(self, closed: Unit) -> bool:
-        """Whether some variant still waits for a unit, of which it was closed for others."""
-        names = [name for name in self._names(self._sets[closed.holds]) if name in self._units]
-        return any(
-            name not in self._errors and not self._stores[name].done(closed.suite, closed.name)
-            for name in names
-            if any(unit.suite == closed.suite and unit.name == closed.name for unit in self._units[name])
-        )
 
     def _look(self, current: _Set, draw: _Draw) -> list[Unit]:
         """Take the look at the end of a stage, and release the next one for variants whose verdict is open."""
@@ -248,9 +243,9 @@ class CheckJob:
         units = [
             unit
             for unit in self._list(current, draw.going, stage=draw.stage)
-            if unit.kind == PASS and unit.suite == draw.suite.name
+            if unit.kind == BLOCK and unit.suite == draw.suite.name
         ]
-        draw.open |= {(unit.kind, unit.name) for unit in units}
+        draw.open.update(unit.name for unit in units)
         return units if draw.open else self._look(current, draw)
 
     def _finish(self, current: _Set) -> list[Unit]:

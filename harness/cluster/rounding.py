@@ -39,9 +39,7 @@ def _compute(device: str) -> Iterator[Tensor]:
             right = torch.randn(inner, columns, generator=generator).to(device)
             yield left @ right
             yield left.bfloat16() @ right.bfloat16()
-            for function in (torch.exp, torch.tanh, torch.rsqrt, torch.sin, torch.nn.functional.gelu):
-                yield function(left.abs() + 0.1)
-            for function in (torch.softmax, torch.log_softmax, torch.cumsum, torch.logsumexp):
-                yield function(left, -1)
-            yield left.sum()
+            yield from (torch.exp(left), torch.tanh(left), torch.sin(left), torch.rsqrt(left.abs() + 0.1))
+            yield from (torch.softmax(left, -1), torch.log_softmax(left, -1), torch.logsumexp(left, -1))
+            yield from (torch.cumsum(left, -1), left.sum(), torch.nn.functional.gelu(left))
             yield torch.nn.functional.scaled_dot_product_attention(left[None, None], left[None, None], left[None, None])

@@ -98,9 +98,9 @@ class Session:
             for pair in pairs:
                 self.observe([pair])
 
-    def compare_files(self) -> None:
-        """Let the probes of files observe every pair. A pair that fails keeps its error."""
-        for pair in self.pairs:
+    def compare_files(self, pairs: Sequence[LoadedPair]) -> None:
+        """Let the probes of files observe some pairs. A pair that fails keeps its error."""
+        for pair in pairs:
             with _keep_error(pair), measure_time(pair.observed.seconds, "comparability"):
                 compare_files(self.suites, self.reference, pair, self.progress)
 
@@ -118,9 +118,9 @@ class Session:
         sinks = [self.sink(pair, suite) for pair in pairs if suite.name not in pair.facts.token_mismatches]
         observe_perturbed(suite, self.documents[suite.name], self.reference, sinks, self.progress)
 
-    def observe_artifacts(self) -> None:
-        """Let the artifact probes observe every pair, one after another. A pair that fails keeps its error."""
-        for pair in self.pairs:
+    def observe_artifacts(self, pairs: Sequence[LoadedPair]) -> None:
+        """Let the artifact probes observe some pairs, one after another. A pair that fails keeps its error."""
+        for pair in pairs:
             with _keep_error(pair), measure_time(pair.observed.seconds, "artifact"):
                 observe_artifact(pair, self.documents, self.reference, self.progress)
 
@@ -152,8 +152,8 @@ class Session:
         for pair in pairs:
             pair.own = lambda suite, name: (suite, name) in wanted
         if (ARTIFACT.suite, ARTIFACT.kind) in kinds:
-            self.compare_files()
-            self.observe_artifacts()
+            self.compare_files(pairs)
+            self.observe_artifacts([pair for pair in pairs if pair.error is None])
         for suite in self.suites:
             if (suite.name, FLOOR) in kinds:
                 self.observe_floor(suite, pairs)

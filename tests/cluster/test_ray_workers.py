@@ -19,7 +19,7 @@ from harness.cluster.workers import Failed, Unit
 from harness.errors import ClusterError
 from harness.records import RunSpec
 from tests.helpers.fake_sessions import SLOW, FakeOpener, expected_result
-from tests.helpers.local_cluster import LocalCluster, local_cluster
+from tests.helpers.local_cluster import LocalCluster, list_actors, local_cluster
 from tests.helpers.simulated_workers import Silent
 
 pytest.importorskip("ray", reason="needs the extra ray")
@@ -207,12 +207,6 @@ def kill_at_random(cluster: LocalCluster, seed: int, what: str) -> tuple[Listed,
     began = time.monotonic()
     run(cluster, listed, monitor)
     return listed, time.monotonic() - began, SLOW * len(listed.units)
-
-
-def list_actors() -> list[int]:
-    from tests.helpers.local_cluster import _command, _descendants
-
-    return [process for process in _descendants(os.getpid()) if "ray::Worker" in _command(process)]
 
 
 @pytest.mark.parametrize("seed", [*range(2), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(2, 20))])

@@ -63,6 +63,11 @@ def _descendants(parent: int) -> Iterator[int]:
             yield from _descendants(int(child))
 
 
+def list_actors() -> list[int]:
+    """The processes of workers that have an actor."""
+    return [process for process in _descendants(os.getpid()) if "ray::Worker" in _command(process)]
+
+
 def _command(process: int) -> str:
     try:
         return Path(f"/proc/{process}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")

@@ -26,7 +26,8 @@ class _One:
 class SimulatedWorkers:
     """Workers by name with their labels, each joining at its time.
 
-    seconds: of a unit. lives: when a worker dies, and whether its node does. latency: of a message, in seconds.
+    seconds: of a unit. dies: when a worker does, and whether with its node. latency: of a message, in seconds. head:
+    how long the head takes for a result, during which it does nothing else.
     """
 
     labels: Mapping[str, str]
@@ -36,6 +37,7 @@ class SimulatedWorkers:
     joins: Mapping[str, float] = field(default_factory=dict)
     dies: Mapping[str, tuple[float, bool]] = field(default_factory=dict)
     latency: float = 0.0
+    head: Callable[[Unit], float] = lambda unit: 0.0
     now: float = 0.0
     handed: list[tuple[str, Unit]] = field(default_factory=list)
     wasted: float = 0.0
@@ -77,7 +79,8 @@ class SimulatedWorkers:
     def wait(self, seconds: float) -> Sequence[Event]:
         until = self.now + seconds
         while self._events and self._events[0][0] <= until:
-            self.now, _, event = heapq.heappop(self._events)
+            when, _, event = heapq.heappop(self._events)
+            self.now = max(self.now, when) + (self.head(event.unit) if isinstance(event, Finished) else 0.0)
             one = self._workers[event.worker]
             if not one.alive:
                 continue
