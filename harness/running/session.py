@@ -30,14 +30,12 @@ from harness.running.pair import Pair, Storage, Unit
 from harness.running.pairs import Documents, Known, LoadedPair, encode_suite, make_pair, suite_texts
 from harness.running.stopwatch import measure_time
 from harness.running.token_texts import WithTokenTexts
-from harness.running.units import AllDone, OwnUnits, list_blocks
+from harness.running.units import ARTIFACT, AllDone, OwnUnits, list_blocks
 from harness.system.foreign import LONG, guard
 
 if TYPE_CHECKING:
     from harness.tables.access import Sink
 
-ARTIFACT = Unit(suite="", name="artifact", kind="artifact")
-"""Files are compared and the artifact is observed by one process."""
 Store = Callable[[Path, str], Storage]
 """Opens the place for the tables of one variant, by its folder and data key."""
 
