@@ -89,7 +89,7 @@ def write_shard(pair: Pair, units: Sequence[Unit], asked: Plan, share: Share, fo
         number=share.number,
         of=share.of,
         name=asked.name,
-        source=str(Path(asked.source).absolute()),
+        source=asked.source,
         plan_sha256=hash_plan(asked),
         openings=read_openings(pair.observed.plan),
         facts=pair.facts,
