@@ -68,7 +68,7 @@ def run_share(
             observe_share(session, share)
             for plan, folder, pair in zip(plans, folders, session.outcomes, strict=True):
                 if not isinstance(pair, HarnessError) and pair.error is None:
-                    write_shard(session, pair, plan, share, folder)
+                    write_shard(pair, list(session.list_units(pair)), plan, share, folder)
         finally:
             session.close()
     return [each if isinstance(each, HarnessError) else each.error or each for each in session.outcomes]

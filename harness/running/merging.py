@@ -17,13 +17,12 @@ from harness.errors import MergeError
 from harness.lockstep.stages import SETUP, Wanted
 from harness.planning.sampling.sample import Sample
 from harness.planning.specs import Plan, SuiteSpec
-from harness.running.artifact import FOLDER as ARTIFACT_FOLDER
 from harness.running.concluding import conclude, passes_tokens, run_pass
 from harness.running.opening import apply_openings
 from harness.running.pair import Pair, PairFacts, begin
-from harness.running.session import ARTIFACT
+from harness.running.saved_files import FOLDER as ARTIFACT_FOLDER
 from harness.running.shards import TABLES, Part, Shard, Share, hash_plan
-from harness.running.units import stages_of
+from harness.running.units import ARTIFACT, stages_of
 from harness.tables.store import Store, StoreReader
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
-
-from transformers import PreTrainedTokenizerBase
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from harness.data.encoding import follow_bos
 from harness.planning.specs import Plan
 from harness.records import CalibrationSpec, DocumentsSpec, Note, TrainingSpec
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 S = TypeVar("S", DocumentsSpec, CalibrationSpec, TrainingSpec)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -133,3 +135,8 @@ def begin(plan: Plan, facts: PairFacts, store: Storage, seconds: dict[str, float
     if facts.non_finite:
         observed.broken[WEIGHTS_FINITE].append(facts.non_finite)
     return observed
+
+
+def hash_data(content: object) -> str:
+    """The hash of what tables depend on, or of a part of it; that of the whole is the data key."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -24,20 +24,19 @@ from harness.running.comparing import compare_files
 from harness.running.concluding import draws, list_alone, passes_tokens, run_pass
 from harness.running.extending import plan_looks
 from harness.running.noise_floor import UNIT as FLOOR
-from harness.running.noise_floor import observe_perturbed, perturbs
+from harness.running.noise_floor import perturbs
 from harness.running.opening import settle_openings
 from harness.running.pair import Pair, Storage, Unit
 from harness.running.pairs import Documents, Known, LoadedPair, encode_suite, make_pair, suite_texts
+from harness.running.perturbing import observe_perturbed
 from harness.running.stopwatch import measure_time
 from harness.running.token_texts import WithTokenTexts
-from harness.running.units import AllDone, OwnUnits, list_blocks
+from harness.running.units import ARTIFACT, AllDone, OwnUnits, list_blocks
 from harness.system.foreign import LONG, guard
 
 if TYPE_CHECKING:
     from harness.tables.access import Sink
 
-ARTIFACT = Unit(suite="", name="artifact", kind="artifact")
-"""Files are compared and the artifact is observed by one process."""
 Store = Callable[[Path, str], Storage]
 """Opens the place for the tables of one variant, by its folder and data key."""
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from pydantic import ValidationError
 
@@ -19,10 +19,12 @@ from harness.errors import MergeError
 from harness.planning.specs import Plan
 from harness.records import Record
 from harness.running.opening import read_openings
-from harness.running.pair import PairFacts, Unit
-from harness.running.pairs import LoadedPair, hash_data
-from harness.running.session import ARTIFACT, Session
+from harness.running.pair import Pair, PairFacts, Unit, hash_data
+from harness.running.units import ARTIFACT
 from harness.system.files import write_atomic
+
+if TYPE_CHECKING:
+    from harness.running.session import Session
 
 SHARD_FILE = "shard.json"
 TABLES = "tables"
@@ -80,18 +82,18 @@ def observe_share(session: Session, share: Share) -> None:
     session.verify_unchanged()
 
 
-def write_shard(session: Session, pair: LoadedPair, asked: Plan, share: Share, folder: Path) -> None:
+def write_shard(pair: Pair, units: Sequence[Unit], asked: Plan, share: Share, folder: Path) -> None:
     """Leave the record of a share in the folder of the run. Raises WriteError."""
     shard = Shard(
         harness=__version__,
         number=share.number,
         of=share.of,
         name=asked.name,
-        source=str(Path(asked.source).absolute()),
+        source=asked.source,
         plan_sha256=hash_plan(asked),
         openings=read_openings(pair.observed.plan),
         facts=pair.facts,
-        units=tuple(session.list_units(pair)),
+        units=tuple(units),
         seconds=pair.observed.seconds,
     )
     write_atomic(folder / SHARD_FILE, shard.model_dump_json(indent=1).encode())

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
     from harness.tables.access import Sink
 
+ARTIFACT = Unit(suite="", name="artifact", kind="artifact")
+"""Files are compared and the artifact is observed by one process."""
+
 
 @dataclass(frozen=True)
 class OwnUnits:
