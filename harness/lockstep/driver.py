@@ -234,16 +234,20 @@ class _Pass:
         if not self.reads_logits:
             return
         targets_N = batch.index_scored(self.sides[0].device)[1]
-        starts = range(0, len(targets_N), self.chunk)
-        for rows in (slice(start, start + self.chunk) for start in starts):
-            reference_NV = self.sides[0].logits(states[REFERENCE][rows])
-            for variant in variants:
-                variant_NV = self.sides[variant + 1].logits(states[variant][rows]).to(reference_NV.device)
-                kept = self.kept[variant]
-                for recorder in self.recorders:
-                    recorder.logits(variant, reference_NV[:, :kept], variant_NV[:, :kept], targets_N[rows])
-                    if kept is not None:
-                        recorder.extra_logits(variant, reference_NV[:, kept:], variant_NV[:, kept:])
+        for start in range(0, len(targets_N), self.chunk):
+            self._run_rows(slice(start, start + self.chunk), states, targets_N)
+
+    def _run_rows(self, rows: slice, states: Mapping[int, Tensor], targets_N: Tensor) -> None:
+        """The logits of some rows, of which no more than the reference's and one variant's are in memory."""
+        reference_NV = self.sides[0].logits(states[REFERENCE][rows])
+        for variant in (side for side in states if side != REFERENCE):
+            variant_NV = self.sides[variant + 1].logits(states[variant][rows]).to(reference_NV.device)
+            kept = self.kept[variant]
+            for recorder in self.recorders:
+                recorder.logits(variant, reference_NV[:, :kept], variant_NV[:, :kept], targets_N[rows])
+                if kept is not None:
+                    recorder.extra_logits(variant, kept, reference_NV, variant_NV, targets_N[rows])
+            del variant_NV
 
     def _scored_states(self, side: int, batch: Batch) -> Tensor:
         """Hidden states of the scored positions, with the hooks of the side active."""
