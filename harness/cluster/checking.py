@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness import __version__
+from harness.cluster.handing_on import find_made, leave_made, takes_documents
 from harness.cluster.rounding import describe_rounding
 from harness.cluster.workers import Unit
 from harness.errors import HarnessError
@@ -21,10 +22,11 @@ from harness.lockstep.stages import SETUP
 from harness.planning.sampling.sample import Sample
 from harness.planning.specs import Plan
 from harness.progress import report_to
-from harness.running.pair import PairFacts
+from harness.running.pair import PairFacts, hash_data
 from harness.running.pair import Unit as Share
-from harness.running.pairs import LoadedPair, hash_data
-from harness.running.session import ARTIFACT, open_session
+from harness.running.pairs import LoadedPair
+from harness.running.session import Session, open_session
+from harness.running.units import ARTIFACT
 from harness.system.environment import describe_environment, prepare_threads
 from harness.system.foreign import Ticking
 from harness.tables.memory import MemoryTables
@@ -64,6 +66,8 @@ class Described:
     facts: PairFacts
     units: tuple[Share, ...]
     samples: Mapping[str, Sample]
+    made: str = ""
+    """The hash of the file in which a variant that took documents to make is handed on; empty if it is not."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,7 @@ class Computed:
 
     inputs: of each variant, hashes of what its tables depend on. reports: of each variant and suite, the hash of the
     report of the pass: its kernels and whether the reference repeats itself. errors: of the variants without rows.
+    made: hashes of the files from which variants were taken that this worker did not make itself.
     """
 
     rows: Mapping[str, Sequence[Rows]]
@@ -79,6 +84,7 @@ class Computed:
     reports: Mapping[tuple[str, str], str]
     errors: Mapping[str, Wrong]
     seconds: Mapping[str, Mapping[str, float]]
+    made: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -150,7 +156,7 @@ class CheckOpener:
         return said | {f"rounding on {device}": describe_rounding(device) for device in sorted(devices)}
 
     def open(self, holds: str) -> CheckSession:
-        """Open the models of a set."""
+        """Open the models of a set. Raises HarnessError."""
         if not self.folder.is_dir():
             raise HarnessError(
                 f"{self.folder}: not found on this node; check from a folder that all nodes share, as the models are"
@@ -168,27 +174,35 @@ class CheckSession:
         self._spent: set[str] = set()
         """Variants whose artifact was saved, which may change a model."""
         self._hashes: dict[tuple[str, str], str] = {}
+        self._made: dict[str, str] = {}
         self._ticking = Ticking(Silent())
-        self._open()
+        self._session: Session | None = None
 
-    def _open(self) -> None:
+    def _open(self, anew: bool = False) -> Session:
+        """Open all models. anew: make every variant here, whatever others have left."""
         self._spent, self._hashes = set(), {}
+        found = {} if anew else find_made(self._plans, self._folders)
+        self._made = {name: sha256 for name, (_, sha256) in found.items()}
         with report_to(self._ticking):
-            self._session = open_session(
-                self._plans, self._folders, self._ticking, lambda folder, _: OutboxStore(folder / TABLES)
+            made = {name: model for name, (model, _) in found.items()}
+            opened = open_session(
+                self._plans, self._folders, self._ticking, lambda folder, _: OutboxStore(folder / TABLES), made
             )
-        self._outcomes = dict(zip([plan.name for plan in self._plans], self._session.outcomes, strict=True))
+        self._session = opened
+        self._outcomes = dict(zip([plan.name for plan in self._plans], opened.outcomes, strict=True))
+        return opened
 
     def run(self, unit: Unit) -> Computed | Mapping[str, Described | Wrong]:
         """The rows of a unit."""
-        if self._spent & set(unit.variants) and unit.kind != ARTIFACT.kind:
-            self._open()
         if unit.kind == DESCRIBE:
-            return {name: self._describe(self._outcomes[name]) for name in unit.variants}
+            session = self._open(anew=True)
+            return {name: self._describe(session, self._outcomes[name]) for name in unit.variants}
+        spent = self._spent & set(unit.variants) and unit.kind != ARTIFACT.kind
+        session = self._open() if self._session is None or spent else self._session
         pairs = [pair for name in unit.variants if isinstance(pair := self._outcomes[name], LoadedPair)]
         before = {id(pair): dict(pair.observed.seconds) for pair in pairs}
         with report_to(self._ticking):
-            self._session.run([Share(suite=unit.suite, name=unit.name, kind=unit.kind)], pairs)
+            session.run([Share(suite=unit.suite, name=unit.name, kind=unit.kind)], pairs)
         if unit.kind == ARTIFACT.kind:
             self._spent |= set(unit.variants)
         return Computed(
@@ -199,22 +213,27 @@ class CheckSession:
             },
             errors={_name(pair): _describe_error(pair.error) for pair in pairs if pair.error is not None},
             seconds={_name(pair): _subtract(pair.observed.seconds, before[id(pair)]) for pair in pairs},
+            made=self._made,
         )
 
     def verify(self) -> None:
         """See harness.cluster.host.Session."""
+        if self._session is None:
+            return
         if not self._spent:
             self._session.verify_unchanged()
         for outcome in self._outcomes.values():
             if isinstance(outcome, LoadedPair) and outcome.error is not None:
                 raise outcome.error
 
-    def _describe(self, outcome: LoadedPair | HarnessError) -> Described | Wrong:
+    def _describe(self, session: Session, outcome: LoadedPair | HarnessError) -> Described | Wrong:
         if isinstance(outcome, HarnessError):
             return _describe_error(outcome)
-        samples = {name: Sample.of_documents(documents) for name, documents in self._session.documents.items()}
-        units = tuple(self._session.list_units(outcome))
-        return Described(outcome.observed.plan, outcome.facts, units, samples)
+        samples = {name: Sample.of_documents(documents) for name, documents in session.documents.items()}
+        units = tuple(session.list_units(outcome))
+        folder = outcome.store.folder.parent
+        made = leave_made(outcome.variant, folder) if takes_documents(outcome.observed.plan) else ""
+        return Described(outcome.observed.plan, outcome.facts, units, samples, made)
 
     def _collect(self, pair: LoadedPair, unit: Unit) -> list[Rows]:
         """What the pair committed. The report of a pass comes only if it is asked for."""

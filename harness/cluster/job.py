@@ -15,6 +15,7 @@ from pathlib import Path
 from harness import errors
 from harness.cluster.checking import DESCRIBE, TABLES, Computed, Described, Rows, Wrong, hash_frames, hash_inputs
 from harness.cluster.dispatch import describe_difference, describe_failure
+from harness.cluster.handing_on import discard_made
 from harness.cluster.workers import Failed, Unit
 from harness.errors import ClusterError, HarnessError, TableError
 from harness.lockstep.stages import SETUP, Wanted
@@ -25,8 +26,7 @@ from harness.running.extending import Extending
 from harness.running.noise_floor import UNIT as FLOOR
 from harness.running.pair import Observed, Pair, begin
 from harness.running.pair import Unit as Share
-from harness.running.session import ARTIFACT
-from harness.running.units import stages_of
+from harness.running.units import ARTIFACT, stages_of
 from harness.tables.store import Store
 
 BLOCK = "shared_pass"
@@ -80,11 +80,14 @@ class CheckJob:
         self._samples: dict[str, Mapping[str, Sample]] = {}
         self._inputs: dict[str, Mapping[str, str]] = {}
         self._reports: dict[tuple[str, str], str] = {}
+        self._made: dict[str, str] = {}
 
     def close(self) -> None:
-        """Let go of all tables."""
+        """Let go of all tables, and of variants that were handed on."""
         for store in self._stores.values():
             store.close()
+        for name in self._made:
+            discard_made(self._folders[name])
 
     def next_units(self, closed: Unit | None) -> Iterable[Unit]:
         """See Job."""
@@ -113,6 +116,9 @@ class CheckJob:
         for name, inputs in result.inputs.items():
             if differing := describe_difference(self._inputs[name], inputs):
                 return f"{name} was computed from other inputs ({differing})"
+        for name, sha256 in result.made.items():
+            if sha256 != self._made.get(name):
+                return f"{name} was read from a file that is not the one in which it was handed on (SHA-256 {sha256})"
         for key, found in result.reports.items():
             if self._reports.get(key, found) != found:
                 return (
@@ -190,6 +196,7 @@ class CheckJob:
             self._stores[name], self._units[name], self._samples[name] = store, each.units, each.samples
             self._pairs[name] = Pair(facts=each.facts, store=store, observed=begin(each.plan, each.facts, store, {}))
             self._inputs[name] = hash_inputs(each.facts)
+            self._made |= {name: each.made} if each.made else {}
             self._recall_reports(name, store)
 
     def _recall_reports(self, name: str, store: Store) -> None:

@@ -210,10 +210,17 @@ class Session:
         )
 
 
-def open_session(plans: Sequence[Plan], folders: Sequence[Path], progress: Progress, store: Store) -> Session:
+def open_session(
+    plans: Sequence[Plan],
+    folders: Sequence[Path],
+    progress: Progress,
+    store: Store,
+    made: Mapping[str, LoadedModel] | None = None,
+) -> Session:
     """Open the inputs, the reference and all variants of a group of plans.
 
-    Raises HarnessError for what is wrong with the reference or the inputs.
+    made: variants that another process has made, by name. Raises HarnessError for what is wrong with the reference or
+    the inputs.
     """
     seconds: dict[str, float] = {}
     with measure_time(seconds, "open inputs"):
@@ -230,7 +237,8 @@ def open_session(plans: Sequence[Plan], folders: Sequence[Path], progress: Progr
         try:
             with guard(f"making {plan.name}", patience=LONG):
                 opened = partial(store, folder)
-                outcomes.append(make_pair(plan, folder, reference, documents, known, dict(seconds), opened))
+                handed = (made or {}).get(plan.name)
+                outcomes.append(make_pair(plan, folder, reference, documents, known, dict(seconds), opened, handed))
         except HarnessError as error:
             outcomes.append(error)
     progress.step("make variants", len(plans), len(plans))

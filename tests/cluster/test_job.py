@@ -16,6 +16,7 @@ from harness.cluster.job import CheckJob
 from harness.cluster.workers import Unit
 from harness.errors import ClusterError
 from harness.records import RunSpec
+from harness.running.variant import make_variant
 from harness.terminal import Terminal
 from tests.helpers.cluster_checks import DRAWN, SMALL, read_same, write_check
 from tests.helpers.hosts_here import HostsHere
@@ -129,6 +130,39 @@ def test_variants_of_a_sweep_share_the_pass_and_stop_when_they_are_decided(sprea
     assert units[0].variants == ("v-bits3", "v-bits4", "v-bits8")
     assert set(units[-1].variants) < {"v-bits3", "v-bits4", "v-bits8"}
     assert (out / "overview.html").is_file()
+
+
+def test_a_variant_that_takes_documents_to_make_is_made_once_and_handed_on(
+    spread: Spread, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+
+    def counted(plan: Any, *more: Any) -> Any:
+        calls.append(plan.name)
+        return make_variant(plan, *more)
+
+    monkeypatch.setattr("harness.running.pairs.make_variant", counted)
+    path = write_check(tmp_path, SMALL, 9.0)
+    step = "{backend: gptq, bits: 4}]}\ncalibration: {data: pocket-calibration, documents: 4, tokens: 32}"
+    for name, where in (("plain", ""), ("spread", "run: {ray: auto, wait: 5}\n")):
+        text = path.read_text().replace("{backend: round_to_nearest, bits: 4}]}", step)
+        (tmp_path / f"{name}.yaml").write_text(text + where)
+        spread.settings = {"count": 3, "seed": 1}
+        assert check([tmp_path / f"{name}.yaml"], tmp_path / name, Terminal()) == 0
+    assert len({worker for worker, _ in spread.workers[0].computed}) == 3
+    assert calls == ["v", "v"], "once in one process, once for all workers"
+    assert read_same(tmp_path / "spread" / "v") == read_same(tmp_path / "plain" / "v")
+    assert not (tmp_path / "spread" / "v" / "made.pt").exists()
+
+
+def test_a_variant_from_another_file_than_the_one_that_was_handed_on_is_refused() -> None:
+    job = CheckJob({}, {})
+    job._inputs["v"], job._made["v"] = {}, "a"
+    unit = Unit("s", "pass/0", ("v",))
+    assert job.find_fault(unit, Computed({}, {"v": {}}, {}, {}, {}, {"v": "a"})) == ""
+    assert "not the one in which it was handed on" in job.find_fault(
+        unit, Computed({}, {"v": {}}, {}, {}, {}, {"v": "b"})
+    )
 
 
 def test_a_result_of_other_inputs_or_another_kernel_is_refused() -> None:
