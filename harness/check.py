@@ -42,6 +42,7 @@ from harness.running.failures import (
 from harness.system.environment import prepare_threads
 from harness.system.foreign import contain
 from harness.system.held_folder import count_holds, hold
+from harness.system.lean_imports import import_transformers
 from harness.system.library_log import keep_library_noise
 from harness.terminal import Terminal
 from harness.write import (
@@ -172,6 +173,7 @@ def _note_together(plans: Sequence[Plan], folders: Mapping[str, Path], terminal:
 
 def _run_groups(plans: Sequence[Plan], folders: Mapping[str, Path], terminal: Terminal) -> Iterator[Outcome]:
     """Run, judge and write every plan, those together that share a reference pass."""
+    import_transformers()
     from harness.run import run_group
 
     several = len(plans) > 1
