@@ -26,7 +26,7 @@ from harness.overview.variants import select_smallest
 from harness.plan import make_all_plans, names_of, notes_on_plan, outputs_of, resolve_plan
 from harness.planning.specs import Plan
 from harness.planning.target import target_notes
-from harness.records import FAILURE_FILE, Clock, Run
+from harness.records import FAILURE_FILE, Run
 from harness.records.conclusion import conclusion, overall
 from harness.records.own_rules import OUTPUTS_WRITTEN, judge_own_rules
 from harness.report.display import shorten_path
@@ -39,6 +39,7 @@ from harness.running.failures import (
     record_start,
     show_result,
 )
+from harness.running.stopwatch import Stopwatch, keep_time, measure_time, read_clock
 from harness.system.environment import prepare_threads
 from harness.system.foreign import contain
 from harness.system.held_folder import count_holds, hold
@@ -70,36 +71,40 @@ MOST_NAMES = 3
 WORST_FIRST = (2, 1, 3, 0)
 
 
-def check(files: Sequence[Path], out: Path, terminal: Terminal) -> int:
+def check(files: Sequence[Path], out: Path, terminal: Terminal, stopwatch: Stopwatch | None = None) -> int:
     """Check every variant file and return the worst exit code.
 
     Each variant gets the folder ``out/<name>`` with run.json, its tables, and the outputs that its file requests.
-    Raises PlanError before any model is loaded, with every mistake of every file.
+    stopwatch: of the process that does nothing else; by default one that begins now. Raises PlanError before any model
+    is loaded, with every mistake of every file.
     """
-    try:
-        plans = make_all_plans(files)
-    except HarnessError as error:
-        _refuse(files, error, out, terminal)
-        raise
-    with ExitStack() as held:
-        for plan in plans:
-            held.enter_context(_hold_run_folder(out / plan.name))
-        return _check(plans, out, terminal)
+    stopwatch = stopwatch or Stopwatch()
+    with ExitStack() as held, keep_time(stopwatch):
+        with measure_time(stopwatch.shared, "plan"):
+            try:
+                plans = make_all_plans(files)
+            except HarnessError as error:
+                _refuse(files, error, out, terminal)
+                raise
+            for plan in plans:
+                held.enter_context(_hold_run_folder(out / plan.name))
+        return _check(plans, out, terminal, stopwatch)
 
 
-def _check(plans: Sequence[Plan], out: Path, terminal: Terminal) -> int:
+def _check(plans: Sequence[Plan], out: Path, terminal: Terminal, stopwatch: Stopwatch) -> int:
     """Check every plan in its folder, which this process holds."""
     folders = {plan.name: out / plan.name for plan in plans}
     outcomes: list[Outcome] = []
     try:
-        try:
-            _note_together(plans, folders, terminal)
-        finally:
-            _begin_anew(plans, folders, terminal)
+        with measure_time(stopwatch.shared, "plan"):
+            try:
+                _note_together(plans, folders, terminal)
+            finally:
+                _begin_anew(plans, folders, terminal)
         _remove_overview(out)
         prepare_threads()
         with keep_library_noise(list(folders.values())):
-            for outcome in _run_groups(plans, folders, terminal):
+            for outcome in _run_groups(plans, folders, terminal, stopwatch):
                 outcomes.append(outcome)
     except BaseException as error:
         ended = [plan for plan in plans if plan.name not in {each.name for each in outcomes}]
@@ -171,10 +176,13 @@ def _note_together(plans: Sequence[Plan], folders: Mapping[str, Path], terminal:
         terminal.note(f"{', '.join(of[:MOST_NAMES])}{more}: {text}")
 
 
-def _run_groups(plans: Sequence[Plan], folders: Mapping[str, Path], terminal: Terminal) -> Iterator[Outcome]:
+def _run_groups(
+    plans: Sequence[Plan], folders: Mapping[str, Path], terminal: Terminal, stopwatch: Stopwatch
+) -> Iterator[Outcome]:
     """Run, judge and write every plan, those together that share a reference pass."""
-    import_transformers()
-    from harness.run import run_group
+    with measure_time(stopwatch.shared, "imports"):
+        import_transformers()
+        from harness.run import run_group
 
     several = len(plans) > 1
     for group in _list_passes(plans, terminal):
@@ -191,7 +199,7 @@ def _run_groups(plans: Sequence[Plan], folders: Mapping[str, Path], terminal: Te
             continue
         for plan, result in zip(group, results, strict=True):
             show = terminal.brief if several else terminal.verdict
-            yield _conclude(plan, result, started, folders[plan.name], terminal, show)
+            yield _conclude(plan, result, started, stopwatch, folders[plan.name], terminal, show)
 
 
 def _list_passes(plans: Sequence[Plan], terminal: Terminal) -> Iterator[list[Plan]]:
@@ -276,6 +284,7 @@ def _conclude(
     plan: Plan,
     result: Observed | HarnessError,
     started: datetime,
+    stopwatch: Stopwatch,
     folder: Path,
     terminal: Terminal,
     show: Callable[[Run, Sequence[Path]], None],
@@ -287,9 +296,8 @@ def _conclude(
     for message in result.messages:
         terminal.note(message)
     writers = add_suited(plan.outputs, os.environ)
-    run, written, failure = _publish(
-        _judge_variant(result, started, count_holds((folder / MARKER).read_bytes())), folder, writers
-    )
+    checks = count_holds((folder / MARKER).read_bytes())
+    run, written, failure = _publish(_judge_variant(result, started, stopwatch, checks), folder, writers)
     code = exit_code_of(run)
     show(run, written)
     if plan.select == "all":  # else once it is known which counts
@@ -312,13 +320,14 @@ def _record_failure(plan: Plan, error: HarnessError, folder: Path, terminal: Ter
 
 def _publish(run: Run, folder: Path, writers: Sequence[Writer]) -> tuple[Run, list[Path], str]:
     """Write the outputs, then run.json; returns the run as read back, the outputs, and what could not be written."""
-    failure = ""
+    failure, spent = "", dict[str, float]()
     try:
         # Outputs are made from what run.json will hold, so that making them again gives the same bytes.
         run = read_back(run)
         tables = StoredTables(folder / "tables", run.data_key)
         try:
-            written = write_outputs(run, folder, writers, tables)
+            with measure_time(spent, "outputs"):
+                written = write_outputs(run, folder, writers, tables)
             if tables.problem:  # an output does without, and says so; but these were written a moment ago
                 raise WriteError(f"not every output shows all of its tables: {tables.problem}")
         except WriteError as error:
@@ -326,7 +335,7 @@ def _publish(run: Run, folder: Path, writers: Sequence[Writer]) -> tuple[Run, li
             run = read_back(_withhold_pass(run, failure))
             with suppress(WriteError):  # so that no output says that the run passed
                 write_outputs(run, folder, writers)
-        write_run(run, folder)
+        write_run(run.model_copy(update={"clock": run.clock.model_copy(update=spent)}), folder)
         finished = read_run(folder)
         (folder / FAILURE_FILE).unlink(missing_ok=True)
         return finished, written, failure
@@ -344,16 +353,16 @@ def _withhold_pass(run: Run, failure: str) -> Run:
     return conclude(run, (*run.verdicts, failed))
 
 
-def _judge_variant(observed: Observed, started: datetime, checks: int) -> Run:
-    identical = observed.reference.same_as(observed.variant)
-    metrics = collect_metrics(measure for suite in observed.plan.suites for measure in suite.measures)
-    verdicts = judge(
-        observed.plan.gates, observed.measurements, observed.skipped, identical, observed.slices, metrics=metrics
-    )
-    verdicts += judge_own_rules(observed.broken)
-    concluded = conclusion(verdicts)
-    notes = (*notes_on_plan(observed.plan), *observed.notes)
-    finished = datetime.now(UTC)
+def _judge_variant(observed: Observed, started: datetime, stopwatch: Stopwatch, checks: int) -> Run:
+    with measure_time(observed.seconds, "judge"):
+        identical = observed.reference.same_as(observed.variant)
+        metrics = collect_metrics(measure for suite in observed.plan.suites for measure in suite.measures)
+        verdicts = judge(
+            observed.plan.gates, observed.measurements, observed.skipped, identical, observed.slices, metrics=metrics
+        )
+        verdicts += judge_own_rules(observed.broken)
+        concluded = conclusion(verdicts)
+        notes = (*notes_on_plan(observed.plan), *observed.notes)
     return Run(
         name=observed.plan.name,
         data_key=observed.data_key,
@@ -362,12 +371,7 @@ def _judge_variant(observed: Observed, started: datetime, checks: int) -> Run:
         reference=observed.reference,
         variant=observed.variant,
         environment=observed.environment,
-        clock=Clock(
-            started=started.isoformat(timespec="seconds"),
-            finished=finished.isoformat(timespec="seconds"),
-            seconds=observed.seconds,
-            checks=checks,
-        ),
+        clock=read_clock(stopwatch, started, observed.seconds, checks),
         metrics=metrics,
         measurements=tuple(observed.measurements),
         skipped=tuple(observed.skipped),

@@ -104,10 +104,14 @@ def check(files: tuple[Path, ...], out: Path) -> int:
     Exit codes: 0 passed, 1 a blocking rule failed, 2 could not be run or judged,
     3 nothing failed but a blocking rule is inconclusive.
     """
-    from harness.check import check as run_check
-    from harness.terminal import Terminal
+    from harness.running.stopwatch import Stopwatch, seconds_of_process
 
-    return run_check(files, out, Terminal())
+    stopwatch = Stopwatch(seconds_of_process())
+    with stopwatch.measure(stopwatch.shared, "start"):
+        from harness.check import check as run_check
+        from harness.terminal import Terminal
+
+    return run_check(files, out, Terminal(), stopwatch)
 
 
 @app.command()

@@ -44,6 +44,7 @@ def _run_group(plans: Sequence[Plan], folders: Sequence[Path], progress: Progres
         with guard("loading the reference", patience=LONG):
             reference = load(plans[0].reference, Path(plans[0].reference.model).name)
         asked, plans = plans, [settle_openings(plan, reference.tokenizer) for plan in plans]
+    with measure_time(seconds, "encode documents"):
         documents = {suite.name: encode_suite(suite, reference) for suite in plans[0].suites}
     outcomes: list[Pair | HarnessError] = []
     known = Known()
@@ -51,7 +52,9 @@ def _run_group(plans: Sequence[Plan], folders: Sequence[Path], progress: Progres
         progress.step("make variants", done, len(plans))
         try:
             with guard(f"making {plan.name}", patience=LONG):
-                outcomes.append(make_pair(plan, folder, reference, documents, known, dict(seconds)))
+                own = dict(seconds)
+                with measure_time(own, "describe variant"):
+                    outcomes.append(make_pair(plan, folder, reference, documents, known, own))
         except HarnessError as error:
             outcomes.append(error)
     progress.step("make variants", len(plans), len(plans))
