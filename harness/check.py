@@ -59,7 +59,7 @@ from harness.write import (
 from harness.writers import RUN_FILE, Writer
 
 if TYPE_CHECKING:
-    from harness.running.pairs import Observed
+    from harness.running.pair import Observed
 
 EXIT_ERROR = 2
 MARKER = ".lm-shipcheck"

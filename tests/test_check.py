@@ -10,12 +10,11 @@ import pytest
 from rich.console import Console
 
 import harness.check
-import harness.run
-import harness.running.pairs
 from harness.check import check
 from harness.errors import WriteError
 from harness.records import Run
 from harness.report.summaries.cost import list_times
+from harness.running import pairs, session
 from harness.running.stopwatch import Stopwatch
 from harness.terminal import Terminal
 from harness.write import read_run, write_again
@@ -76,10 +75,10 @@ def test_formats_without_a_kernel_are_said_before_and_after_the_run(tmp_path: Pa
 TAKES = {
     (harness.check, "make_all_plans"): 2.0,
     (harness.check, "import_transformers"): 4.0,
-    (harness.run, "load"): 8.0,
-    (harness.run, "encode_suite"): 16.0,
-    (harness.running.pairs, "make_variant"): 32.0,
-    (harness.running.pairs, "describe_environment"): 64.0,
+    (session, "load"): 8.0,
+    (session, "encode_suite"): 16.0,
+    (pairs, "make_variant"): 32.0,
+    (pairs, "describe_environment"): 64.0,
     (harness.check, "judge"): 128.0,
     (harness.check, "write_outputs"): 256.0,
 }

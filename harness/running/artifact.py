@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, Literal
 from harness.artifacts.saving import discard_artifact, save_folder
 from harness.backends import Backend
 from harness.data.encoding import EncodedDocument
-from harness.errors import HarnessError, WriteError
+from harness.errors import WriteError
 from harness.models.adapters import copy_adapter, detach_adapter
 from harness.models.loaded import LoadedModel
 from harness.models.transformers_output import silence_transformers
 from harness.planning.specs import Plan, SuiteSpec
 from harness.probes import ArtifactSource, Context
 from harness.progress import Progress
-from harness.records import Artifact, ArtifactFile, Note
+from harness.records import Artifact, ArtifactFile, Identity, Note
 from harness.running.comparing import compare_files
-from harness.running.pairs import Documents, Pair, encode_for_variant
-from harness.running.stopwatch import measure_time
+from harness.running.pair import Pair
+from harness.running.pairs import Documents, LoadedPair, encode_for_variant
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,20 +31,8 @@ FOLDER = "artifact"
 """Name of the folder next to run.json, of the table about it, and of the stage."""
 
 
-def observe_artifacts(documents: Documents, reference: LoadedModel, pairs: Sequence[Pair], progress: Progress) -> None:
-    """Let the artifact probes observe every pair, one after another.
-
-    A pair that fails keeps its error: a failing library or a full disk does not affect the other variants.
-    """
-    for pair in pairs:
-        try:
-            with measure_time(pair.observed.seconds, FOLDER):
-                _observe_artifact(pair, documents, reference, progress)
-        except HarnessError as error:
-            pair.error = error
-
-
-def _observe_artifact(pair: Pair, documents: Documents, reference: LoadedModel, progress: Progress) -> None:
+def observe_artifact(pair: LoadedPair, documents: Documents, reference: LoadedModel, progress: Progress) -> None:
+    """Let the artifact probes observe a pair, and compare its files again if they were saved."""
     plan, store = pair.observed.plan, pair.store
     asking = [(suite, probe) for suite in plan.suites for probe in suite.probes if probe.runs == "artifact"]
     source = _source(pair, bool(asking))
@@ -62,12 +50,21 @@ def _observe_artifact(pair: Pair, documents: Documents, reference: LoadedModel, 
             artifact=source,
         )
         probe.observe(context)
-    tables = (store.read(suite.name, FOLDER) for suite, _ in asking)
-    if (table := next((table for table in tables if table is not None), None)) is not None:
-        pair.observed.artifact = artifact_of(table)
-        pair.observed.notes += list(_notes(pair.variant, table))
-    if source.kind == "save" and pair.observed.artifact is not None:
+    if source.kind == "save" and (table := _read_table(pair)) is not None and artifact_of(table) is not None:
         compare_files(plan.suites, reference, pair, progress, source)
+
+
+def conclude_artifact(pair: Pair) -> None:
+    """Record the files of the artifact, and what is to be said of them."""
+    if (table := _read_table(pair)) is not None:
+        pair.observed.artifact = artifact_of(table)
+        pair.observed.notes += _notes(pair.facts.variant, table)
+
+
+def _read_table(pair: Pair) -> pd.DataFrame | None:
+    suites = [suite for suite in pair.observed.plan.suites if any(probe.runs == "artifact" for probe in suite.probes)]
+    tables = (pair.store.read(suite.name, FOLDER) for suite in suites)
+    return next((table for table in tables if table is not None), None)
 
 
 def artifact_of(table: pd.DataFrame) -> Artifact | None:
@@ -79,7 +76,7 @@ def artifact_of(table: pd.DataFrame) -> Artifact | None:
     return Artifact(kind="checkpoint" if loaded else "saved", files=files) if files else None
 
 
-def _source(pair: Pair, observed: bool) -> ArtifactSource:
+def _source(pair: LoadedPair, observed: bool) -> ArtifactSource:
     """Where the artifact of a pair comes from. observed: whether a probe needs it; otherwise nothing is written."""
     plan, variant = pair.observed.plan, pair.variant
     folder = pair.store.folder.with_name(FOLDER)
@@ -129,12 +126,14 @@ def _discard_stale(folder: Path) -> None:
         raise WriteError(f"{folder}: an earlier artifact could not be removed: {error.strerror or error}") from error
 
 
-def _documents(pair: Pair, suite: SuiteSpec, documents: Documents) -> Sequence[EncodedDocument]:
+def _documents(pair: LoadedPair, suite: SuiteSpec, documents: Documents) -> Sequence[EncodedDocument]:
     """The suite's documents, encoded by the variant's own tokenizer if its token ids differ."""
-    return encode_for_variant(suite, pair.variant) if suite.name in pair.token_mismatches else documents[suite.name]
+    return (
+        encode_for_variant(suite, pair.variant) if suite.name in pair.facts.token_mismatches else documents[suite.name]
+    )
 
 
-def _notes(variant: LoadedModel, table: pd.DataFrame) -> Iterator[Note]:
+def _notes(variant: Identity, table: pd.DataFrame) -> Iterator[Note]:
     """Notes: why an artifact was refused, how it differs from the model in memory, and where its size is misleading."""
     refused = " ".join(table.loc[table["part"] == "refused", "text"])
     for text in table.loc[table["part"].isin(["refused", "live_refused"]), "text"]:
@@ -164,21 +163,21 @@ def _describe_difference(table: pd.DataFrame, part: str) -> str | None:
     return f"{len(other)} of {len(modules)} modules{first}; logits of {len(moved)} of {len(tokens)} tokens{largest}"
 
 
-def _explain_unsaved(variant: LoadedModel) -> Iterator[str]:
+def _explain_unsaved(variant: Identity) -> Iterator[str]:
     """What is simulated in memory and cannot be stored in weight files."""
-    if rounding := sum(m.activations is not None and m.kernel == "simulated" for m in variant.identity.modules):
+    if rounding := sum(m.activations is not None and m.kernel == "simulated" for m in variant.modules):
         yield f"inputs of {rounding} modules are rounded in memory, but activation quantization is not in the artifact"
-    if variant.identity.cache and variant.identity.cache.kernel == "simulated":
+    if variant.cache and variant.cache.kernel == "simulated":
         yield "keys and values are rounded in memory, but KV cache quantization is not in the artifact"
 
 
-def _size_notes(variant: LoadedModel, table: pd.DataFrame) -> Iterator[Note]:
+def _size_notes(variant: Identity, table: pd.DataFrame) -> Iterator[Note]:
     """A note if simulated weights are saved as floats: the size on disk is not that of the format.
 
     Libraries that compute with floats may still save codes; headers and configurations are less than a tenth.
     """
     files = table[(table["part"] == "file") & table["name"].str.endswith(".safetensors")]
-    modules = variant.identity.modules
+    modules = variant.modules
     stated, on_disk = sum(module.stored_bytes for module in modules), int(files["count"].sum())
     simulated = any(module.kernel == "simulated" and module.backend for module in modules)
     if simulated and on_disk > 1.1 * stated and (table["part"] != "checkpoint").all():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from harness.errors import HarnessError
 from harness.measures.comparability import read_comparison
 from harness.models.loaded import LoadedModel
 from harness.planning.specs import SuiteSpec
@@ -12,29 +11,17 @@ from harness.probes import ArtifactSource, Context
 from harness.progress import Progress
 from harness.records import Comparison, Note
 from harness.report.comparability import title
-from harness.running.pairs import Pair, suite_texts
-from harness.running.stopwatch import measure_time
+from harness.running.pair import Pair
+from harness.running.pairs import LoadedPair, suite_texts
 from harness.system.foreign import guard
 
 TABLE = "comparability"
 
 
-def observe_files(
-    suites: Sequence[SuiteSpec], reference: LoadedModel, pairs: Sequence[Pair], progress: Progress
-) -> None:
-    """Let the probes of files observe every pair. A pair that fails keeps its error."""
-    for pair in pairs:
-        try:
-            with measure_time(pair.observed.seconds, TABLE):
-                compare_files(suites, reference, pair, progress)
-        except HarnessError as error:
-            pair.error = error
-
-
 def compare_files(
     suites: Sequence[SuiteSpec],
     reference: LoadedModel,
-    pair: Pair,
+    pair: LoadedPair,
     progress: Progress,
     artifact: ArtifactSource | None = None,
 ) -> None:
@@ -46,11 +33,13 @@ def compare_files(
             context = Context(reference, (pair.variant,), sinks, progress, texts=texts, artifact=artifact)
             with guard(f"the probe {probe.kind}"):
                 probe.observe(context)
+
+
+def conclude_comparison(pair: Pair, suites: Sequence[SuiteSpec]) -> None:
+    """Record the last comparison of a pair: that of its artifact, if one was saved, with what it omits."""
     tables = (pair.store.read(suite.name, TABLE) for suite in suites)
-    found = next((read_comparison(table) for table in tables if table is not None), None)
-    # An artifact is compared again, and what could not be compared before it was saved may be there now.
-    kept = [note for note in pair.observed.notes if note.topic != TABLE]
-    pair.observed.comparison, pair.observed.notes = found, [*kept, *_note_omissions(found)]
+    pair.observed.comparison = next((read_comparison(table) for table in tables if table is not None), None)
+    pair.observed.notes += _note_omissions(pair.observed.comparison)
 
 
 def _note_omissions(comparison: Comparison | None) -> Iterator[Note]:
@@ -64,4 +53,4 @@ def _note_omissions(comparison: Comparison | None) -> Iterator[Note]:
 
 
 def _tokenizers_differ(pair: Pair) -> bool:
-    return pair.observed.reference.tokenizer_sha256 != pair.observed.variant.tokenizer_sha256
+    return pair.facts.reference.tokenizer_sha256 != pair.facts.variant.tokenizer_sha256

@@ -17,19 +17,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from harness.data.encoding import EncodedDocument
 from harness.forecast.measured import Measured, list_measured
 from harness.forecast.needs import needs
 from harness.judge import judge
 from harness.measures import Measure
 from harness.planning.sampling.looks import DEFAULT, Look, drop_repeated_looks, select_waiting_rules
+from harness.planning.sampling.sample import Sample
 from harness.planning.specs import GateSpec, Plan, SuiteSpec
 from harness.records import Measurement, NoiseFloor, Skipped, Stop, Verdict
 from harness.records.conclusion import overall
 from harness.records.patterns import could_match
 from harness.running.measuring import measure_parts, run_measure
-from harness.running.noise_floor import Key, Perturbed, add_floors, floors
-from harness.running.pairs import Pair
+from harness.running.noise_floor import Key, add_floors, floors, read_perturbed
+from harness.running.pair import Pair
 from harness.statistics import planned_looks
 
 
@@ -41,6 +41,13 @@ class _RunSoFar:
     measurements: Sequence[Measurement]
 
 
+def plan_looks(suite: SuiteSpec, sample: Sample) -> tuple[int, ...]:
+    """The numbers of scorable documents at which looks take place; one look at all of them without a minimum."""
+    count = len(sample.tokens)
+    least = suite.documents.min if suite.documents and suite.documents.min else count
+    return drop_repeated_looks(planned_looks(min(least, count), count), sample.tokens, sample.clusters)
+
+
 class Extending:
     """The interim looks of one suite for several variants, each with its own rules (see
     harness.lockstep.recording.Looks)."""
@@ -48,17 +55,11 @@ class Extending:
     def __init__(
         self,
         suite: SuiteSpec,
-        documents: Sequence[EncodedDocument],
+        sample: Sample,
         pairs: Sequence[Pair],
-        perturbed: Perturbed | None = None,
     ) -> None:
-        tokens = {document.index: document.tokens for document in documents if document.tokens > 0}
-        least = suite.documents.min if suite.documents and suite.documents.min else len(tokens)
-        clusters = {document.index: document.cluster for document in documents if document.duplicate_of is not None}
-        self._sizes = drop_repeated_looks(planned_looks(min(least, len(tokens)), len(tokens)), tokens, clusters)
-        self._watches = [
-            _StoppingRules(pair, _find_own(pair, suite), self._sizes, tokens, clusters, perturbed) for pair in pairs
-        ]
+        self._sizes = plan_looks(suite, sample)
+        self._watches = [_StoppingRules(pair, _find_own(pair, suite), self._sizes, sample) for pair in pairs]
 
     @property
     def sizes(self) -> Sequence[int]:
@@ -87,21 +88,20 @@ class _StoppingRules:
     pair: Pair
     suite: SuiteSpec
     sizes: tuple[int, ...]
-    tokens: Mapping[int, int]
-    clusters: Mapping[int, int]
-    perturbed: Perturbed | None
+    sample: Sample
     gates: list[GateSpec] = field(init=False)
     noise: Mapping[Key, NoiseFloor] = field(init=False)
     known: dict[int, list[Verdict]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.gates = select_waiting_rules(self.pair.observed.plan.gates, self.suite)
-        self.noise = floors(self.perturbed, self._measures()) if self.perturbed else {}
+        perturbed = read_perturbed(self.pair.store, self.suite.name)
+        self.noise = floors(perturbed, self._measures()) if perturbed else {}
 
     def look(self, number: int) -> Look:
         """Look ``number``, with the interval method of the gates."""
         named = [gate.sequential for gate in self.pair.observed.plan.gates if gate.sequential]
-        return Look(self.sizes, number, self.tokens, named[0] if named else DEFAULT, self.clusters)
+        return Look(self.sizes, number, self.sample.tokens, named[0] if named else DEFAULT, self.sample.clusters)
 
     def list_undecided(self, number: int) -> list[Verdict]:
         """The verdicts at a look that are not decisions: an error may be a slice without documents yet."""

@@ -70,7 +70,7 @@ def test_batches_hold_every_document_once_within_the_budget(lengths: list[int], 
     assert all(len(b.documents) == 1 or len(b.documents) * b.width <= tokens for b in batches)
     widths = [length for batch in batches for length in batch.lengths]
     assert widths == sorted(widths, reverse=True)
-    assert [batch.unit for batch in batches] == [f"pass/{number}" for number in range(len(batches))]
+    assert [batch.index for batch in batches] == list(range(len(batches)))
 
 
 def test_scored_positions_predict_the_next_token_and_never_padding() -> None:
