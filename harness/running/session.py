@@ -222,6 +222,7 @@ def open_session(plans: Sequence[Plan], folders: Sequence[Path], progress: Progr
         with guard("loading the reference", patience=LONG):
             reference = load(plans[0].reference, Path(plans[0].reference.model).name)
         suites = settle_openings(plans[0], reference.tokenizer).suites
+    with measure_time(seconds, "encode documents"):
         documents = {suite.name: encode_suite(suite, reference) for suite in suites}
     outcomes: list[LoadedPair | HarnessError] = []
     known = Known()
@@ -229,8 +230,9 @@ def open_session(plans: Sequence[Plan], folders: Sequence[Path], progress: Progr
         progress.step("make variants", done, len(plans))
         try:
             with guard(f"making {plan.name}", patience=LONG):
-                opened = partial(store, folder)
-                outcomes.append(make_pair(plan, folder, reference, documents, known, dict(seconds), opened))
+                opened, own = partial(store, folder), dict(seconds)
+                with measure_time(own, "describe variant"):
+                    outcomes.append(make_pair(plan, folder, reference, documents, known, own, opened))
         except HarnessError as error:
             outcomes.append(error)
     progress.step("make variants", len(plans), len(plans))
