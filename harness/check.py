@@ -27,7 +27,7 @@ from harness.plan import make_all_plans, names_of, notes_on_plan, outputs_of, re
 from harness.planning.specs import Plan
 from harness.planning.target import target_notes
 from harness.publish import EXIT_ERROR, exit_code_of, publish
-from harness.records import Clock, Run
+from harness.records import Run
 from harness.records.conclusion import conclusion
 from harness.records.own_rules import judge_own_rules
 from harness.report.display import shorten_path
@@ -40,9 +40,11 @@ from harness.running.failures import (
     record_start,
     show_result,
 )
+from harness.running.stopwatch import Stopwatch, keep_time, measure_time, read_clock
 from harness.system.environment import prepare_threads
 from harness.system.foreign import contain
 from harness.system.held_folder import count_holds, hold
+from harness.system.lean_imports import import_transformers
 from harness.system.library_log import keep_library_noise
 from harness.terminal import Terminal
 from harness.write import (
@@ -76,18 +78,27 @@ class Runner(Protocol):
         ...
 
 
-def check(files: Sequence[Path], out: Path, terminal: Terminal, run: Runner | None = None) -> int:
+def check(
+    files: Sequence[Path],
+    out: Path,
+    terminal: Terminal,
+    stopwatch: Stopwatch | None = None,
+    run: Runner | None = None,
+) -> int:
     """Check every variant file and return the worst exit code.
 
     Each variant gets the folder ``out/<name>`` with run.json, its tables, and the outputs that its file requests.
-    run: what computes their records; by default this process, which then opens the models.
-    Raises PlanError before any model is loaded, with every mistake of every file.
+    stopwatch: of the process that does nothing else; by default one that begins now. run: what computes the records;
+    by default this process, which then opens the models. Raises PlanError before any model is loaded, with every
+    mistake of every file.
     """
-    plans = read_plans(files, out, terminal)
-    with ExitStack() as held:
-        for plan in plans:
-            held.enter_context(hold_run_folder(out / plan.name))
-        return _check(plans, out, terminal, run)
+    stopwatch = stopwatch or Stopwatch()
+    with ExitStack() as held, keep_time(stopwatch):
+        with measure_time(stopwatch.shared, "plan"):
+            plans = read_plans(files, out, terminal)
+            for plan in plans:
+                held.enter_context(hold_run_folder(out / plan.name))
+        return _check(plans, out, terminal, stopwatch, run)
 
 
 def read_plans(files: Sequence[Path], out: Path, terminal: Terminal) -> Sequence[Plan]:
@@ -99,19 +110,20 @@ def read_plans(files: Sequence[Path], out: Path, terminal: Terminal) -> Sequence
         raise
 
 
-def _check(plans: Sequence[Plan], out: Path, terminal: Terminal, run: Runner | None) -> int:
+def _check(plans: Sequence[Plan], out: Path, terminal: Terminal, stopwatch: Stopwatch, run: Runner | None) -> int:
     """Check every plan in its folder, which this process holds."""
     folders = {plan.name: out / plan.name for plan in plans}
     outcomes: list[Outcome] = []
     try:
-        try:
-            _note_together(plans, folders, terminal)
-        finally:
-            begin_anew(plans, folders, terminal)
+        with measure_time(stopwatch.shared, "plan"):
+            try:
+                _note_together(plans, folders, terminal)
+            finally:
+                begin_anew(plans, folders, terminal)
         _remove_overview(out)
         prepare_threads()
         with keep_library_noise(list(folders.values())):
-            for outcome in _run_groups(plans, folders, terminal, run):
+            for outcome in _run_groups(plans, folders, terminal, stopwatch, run):
                 outcomes.append(outcome)
     except BaseException as error:
         ended = [plan for plan in plans if plan.name not in {each.name for each in outcomes}]
@@ -184,9 +196,13 @@ def _note_together(plans: Sequence[Plan], folders: Mapping[str, Path], terminal:
 
 
 def _run_groups(
-    plans: Sequence[Plan], folders: Mapping[str, Path], terminal: Terminal, run: Runner | None
+    plans: Sequence[Plan], folders: Mapping[str, Path], terminal: Terminal, stopwatch: Stopwatch, run: Runner | None
 ) -> Iterator[Outcome]:
     """Run, judge and write every plan, those together that share a reference pass."""
+    if run is None:
+        with measure_time(stopwatch.shared, "imports"):
+            import_transformers()
+            import harness.run  # noqa: F401 - so that its libraries count as imports
     several = len(plans) > 1
     for group in list_passes(plans, terminal) if run is None else [[plan] for plan in plans]:
         started = datetime.now(UTC)
@@ -196,7 +212,7 @@ def _run_groups(
             continue
         for plan, result in zip(group, results, strict=True):
             show = terminal.brief if several else terminal.verdict
-            yield _conclude(plan, result, started, folders[plan.name], terminal, show)
+            yield _conclude(plan, result, started, stopwatch, folders[plan.name], terminal, show)
 
 
 def _run_here(plans: Sequence[Plan], folders: Sequence[Path], progress: Terminal, /) -> list[Observed | HarnessError]:
@@ -305,6 +321,7 @@ def _conclude(
     plan: Plan,
     result: Observed | HarnessError,
     started: datetime,
+    stopwatch: Stopwatch,
     folder: Path,
     terminal: Terminal,
     show: Callable[[Run, Sequence[Path]], None],
@@ -317,9 +334,8 @@ def _conclude(
     for message in result.messages:
         terminal.note(message)
     writers = add_suited(plan.outputs, os.environ)
-    run, written, failure = publish(
-        _judge_variant(result, started, count_holds((folder / MARKER).read_bytes())), folder, writers
-    )
+    checks = count_holds((folder / MARKER).read_bytes())
+    run, written, failure = publish(_judge_variant(result, started, stopwatch, checks), folder, writers)
     code = exit_code_of(run)
     show(run, written)
     if plan.select == "all":  # else once it is known which counts
@@ -333,16 +349,16 @@ def _conclude(
     return Outcome.from_run(run, code, failure)
 
 
-def _judge_variant(observed: Observed, started: datetime, checks: int) -> Run:
-    identical = observed.reference.same_as(observed.variant)
-    metrics = collect_metrics(measure for suite in observed.plan.suites for measure in suite.measures)
-    verdicts = judge(
-        observed.plan.gates, observed.measurements, observed.skipped, identical, observed.slices, metrics=metrics
-    )
-    verdicts += judge_own_rules(observed.broken)
-    concluded = conclusion(verdicts)
-    notes = (*notes_on_plan(observed.plan), *observed.notes)
-    finished = datetime.now(UTC)
+def _judge_variant(observed: Observed, started: datetime, stopwatch: Stopwatch, checks: int) -> Run:
+    with measure_time(observed.seconds, "judge"):
+        identical = observed.reference.same_as(observed.variant)
+        metrics = collect_metrics(measure for suite in observed.plan.suites for measure in suite.measures)
+        verdicts = judge(
+            observed.plan.gates, observed.measurements, observed.skipped, identical, observed.slices, metrics=metrics
+        )
+        verdicts += judge_own_rules(observed.broken)
+        concluded = conclusion(verdicts)
+        notes = (*notes_on_plan(observed.plan), *observed.notes)
     return Run(
         name=observed.plan.name,
         data_key=observed.data_key,
@@ -351,12 +367,7 @@ def _judge_variant(observed: Observed, started: datetime, checks: int) -> Run:
         reference=observed.reference,
         variant=observed.variant,
         environment=observed.environment,
-        clock=Clock(
-            started=started.isoformat(timespec="seconds"),
-            finished=finished.isoformat(timespec="seconds"),
-            seconds=observed.seconds,
-            checks=checks,
-        ),
+        clock=read_clock(stopwatch, started, observed.seconds, checks),
         metrics=metrics,
         measurements=tuple(observed.measurements),
         skipped=tuple(observed.skipped),

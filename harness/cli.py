@@ -109,12 +109,15 @@ def check(files: tuple[Path, ...], out: Path, shard: str | None) -> int:
     3 nothing failed but a blocking rule is inconclusive. With --shard there is
     no verdict: 0 says that this part is stored.
     """
-    from harness.terminal import Terminal
+    from harness.running.stopwatch import Stopwatch, seconds_of_process
+
+    stopwatch = Stopwatch(seconds_of_process())
+    with stopwatch.measure(stopwatch.shared, "start"):
+        from harness.check import check as run_check
+        from harness.terminal import Terminal
 
     if shard is None:
-        from harness.check import check as run_check
-
-        return run_check(files, out, Terminal())
+        return run_check(files, out, Terminal(), stopwatch)
     from harness.shard import compute_shard, read_share
 
     try:

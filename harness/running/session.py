@@ -229,6 +229,7 @@ def open_session(
         with guard("loading the reference", patience=LONG):
             reference = load(plans[0].reference, Path(plans[0].reference.model).name)
         suites = settle_openings(plans[0], reference.tokenizer).suites
+    with measure_time(seconds, "encode documents"):
         documents = {suite.name: encode_suite(suite, reference) for suite in suites}
     outcomes: list[LoadedPair | HarnessError] = []
     known = Known()
@@ -236,9 +237,10 @@ def open_session(
         progress.step("make variants", done, len(plans))
         try:
             with guard(f"making {plan.name}", patience=LONG):
-                opened = partial(store, folder)
+                opened, own = partial(store, folder), dict(seconds)
                 handed = (made or {}).get(plan.name)
-                outcomes.append(make_pair(plan, folder, reference, documents, known, dict(seconds), opened, handed))
+                with measure_time(own, "describe variant"):
+                    outcomes.append(make_pair(plan, folder, reference, documents, known, own, opened, handed))
         except HarnessError as error:
             outcomes.append(error)
     progress.step("make variants", len(plans), len(plans))
