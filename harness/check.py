@@ -199,7 +199,7 @@ def _run_groups(
     plans: Sequence[Plan], folders: Mapping[str, Path], terminal: Terminal, stopwatch: Stopwatch, run: Runner | None
 ) -> Iterator[Outcome]:
     """Run, judge and write every plan, those together that share a reference pass."""
-    if run is None:
+    if run is None and not all(plan.run for plan in plans):
         with measure_time(stopwatch.shared, "imports"):
             import_transformers()
             import harness.run  # noqa: F401 - so that its libraries count as imports

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from harness import errors
-from harness.cluster.checking import DESCRIBE, TABLES, Computed, Described, Rows, Wrong, hash_frames, hash_inputs
 from harness.cluster.dispatch import describe_difference, describe_failure
 from harness.cluster.handing_on import discard_made
+from harness.cluster.messages import DESCRIBE, TABLES, Computed, Described, Rows, Wrong, hash_frames, hash_inputs
 from harness.cluster.workers import Failed, Unit
 from harness.errors import ClusterError, HarnessError, TableError
 from harness.lockstep.stages import SETUP, Wanted
