@@ -16,8 +16,9 @@ from harness.check import check
 from harness.cluster.job import CheckJob
 from harness.cluster.messages import Computed
 from harness.cluster.workers import Failed, Unit
-from harness.errors import ClusterError, ModelError
+from harness.errors import ClusterError, MeasureError, ModelError
 from harness.records import RunSpec
+from harness.running.extending import Extending
 from harness.running.variant import make_variant
 from harness.terminal import Terminal
 from tests.helpers.cluster_checks import DRAWN, SMALL, read_same, write_check
@@ -199,6 +200,24 @@ def test_what_fails_for_several_variants_is_tried_for_each_and_one_that_fails_al
     assert isinstance(error, ModelError)
     assert str(error) == "memory ran out"
     assert error.failure == "model_unsupported"
+
+
+@SLOW
+def test_a_variant_that_cannot_be_judged_at_a_look_leaves_the_others_alone(
+    spread: Spread, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    goes_on = Extending.goes_on
+
+    def fail(looks: Extending, variant: int, look: int) -> bool:
+        if looks._watches[variant].pair.observed.plan.name == "v-bits4":
+            raise MeasureError("a divergence below zero")
+        return goes_on(looks, variant, look)
+
+    monkeypatch.setattr(Extending, "goes_on", fail)
+    out = spread.check(tmp_path, DRAWN, DECIDED_AT, matrix=MATRIX)
+    assert spread.code == 2
+    assert "a divergence below zero" in json.loads((out / "v-bits4" / "failure.json").read_text())["message"]
+    assert (out / "v-bits8" / "run.json").is_file()
 
 
 def test_what_no_user_can_act_on_and_what_is_wrong_with_the_reference_end_the_check() -> None:
