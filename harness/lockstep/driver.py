@@ -296,7 +296,7 @@ def _prepare(
     logits = []
     for side, watch in zip(sides, watches, strict=True):
         with watch.watching():
-            logits.append(side.prepare(first_ids.to(side.device)))
+            logits.append(side.prepare(first_ids.to(side.device)).to("meta"))  # Only their shape is asked for.
     dtype = check_logits(logits, sides)
     kept = tuple(count_compared(logits, sides, loaded, index) for index in range(1, len(sides)))
     vocabulary = max(found.shape[-1] for found in logits)
