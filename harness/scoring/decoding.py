@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from harness.models.language_model import LanguageModel
-from harness.scoring.caches import join, layers_of, make_cache, map_layers
+from harness.scoring.caches import join, keep_rows, layers_of, make_cache, map_layers
 from harness.scoring.packing import Tokens, count_shared
 from harness.system.foreign import guard
 
@@ -129,9 +129,9 @@ class GreedyDecoder:
 
 def _choose(logits_BV: Tensor, numbers: Sequence[int], written: Sequence[Continuation]) -> Tensor:
     """The most likely token [B] of each row, also noted in its continuation."""
-    logits_BV = logits_BV.float()
     newest_B = logits_BV.argmax(dim=-1)
-    broken_B = (torch.isnan(logits_BV) | torch.isposinf(logits_BV)).any(dim=-1)
+    highest_B = logits_BV.gather(-1, newest_B[:, None])[:, 0]  # NaN counts as the highest.
+    broken_B = torch.isnan(highest_B) | torch.isposinf(highest_B)
     for number, token, broken in zip(numbers, newest_B.tolist(), broken_B.tolist(), strict=True):
         written[number].ids.append(token)
         written[number].finite &= not broken
@@ -162,8 +162,10 @@ def _drop_ended(active: _Active | None, written: Sequence[Continuation], longest
         return active
     if not going:
         return None
-    chosen = torch.tensor(going, device=active.mask.device)
-    mask_BS = active.mask[chosen]
+    # The last rows take the places of those that ended, so that few are copied.
+    last = [row for row in going if row >= len(going)]
+    rows = [row if row in going else last.pop() for row in range(len(going))]
+    mask_BS = active.mask[rows]
     first = int(mask_BS.any(dim=0).int().argmax())
-    cache = map_layers(active.cache, lambda x: x[chosen, :, first:])
-    return _Active([active.numbers[row] for row in going], cache, mask_BS[:, first:], active.newest[chosen])
+    keep_rows(active.cache, rows, first)
+    return _Active([active.numbers[row] for row in rows], active.cache, mask_BS[:, first:], active.newest[rows])
