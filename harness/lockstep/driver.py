@@ -24,11 +24,11 @@ from harness.lockstep.decoder import VERIFIED_TOKENS, Decoder
 from harness.lockstep.hooks import ActiveSide, attach_taps
 from harness.lockstep.idle import Watch
 from harness.lockstep.kernels import Choice, Kernels, choose_kernels
-from harness.lockstep.pass_report import SETUP, PassReport, read_report, write_report
+from harness.lockstep.pass_report import PassReport, read_report, write_report
 from harness.lockstep.recording import REFERENCE, Idle, Looks, PassContext, Recorder, Recording, Tap, collect_taps
 from harness.lockstep.repeat import measure_repeat
 from harness.lockstep.sides import check_ids, check_logits, count_compared, note_extra_logits
-from harness.lockstep.stages import Wanted, run_stages, store_sums
+from harness.lockstep.stages import SETUP, Wanted, run_stages, store_sums
 from harness.lockstep.survey import survey
 from harness.models.coverage.untouched import note_untouched
 from harness.modules.layer_pairs import LayerPairs, pair_layers

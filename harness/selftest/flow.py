@@ -28,6 +28,7 @@ from harness.selftest.outcomes import Outcome, assess, exit_code, record_omissio
 from harness.selftest.table import print_tables
 from harness.system.environment import prepare_threads
 from harness.system.files import write_atomic
+from harness.system.lean_imports import import_transformers
 from harness.system.masking import mask
 from harness.terminal import Terminal
 
@@ -109,6 +110,7 @@ class _GateTrial:
         return Plan(name=name, source="selftest", reference=self.reference, variant=variant, suites=suites, gates=gates)
 
     def _observe(self, plans: Mapping[str, Plan]) -> dict[str, Observed | HarnessError]:
+        import_transformers()
         from harness.run import run_group
 
         found: dict[str, Observed | HarnessError] = {}
