@@ -24,11 +24,11 @@ from harness.lockstep.decoder import VERIFIED_TOKENS, Decoder
 from harness.lockstep.hooks import ActiveSide, attach_taps
 from harness.lockstep.idle import Watch
 from harness.lockstep.kernels import Choice, Kernels, choose_kernels
-from harness.lockstep.pass_report import SETUP, PassReport, read_report, write_report
+from harness.lockstep.pass_report import PassReport, read_report, write_report
 from harness.lockstep.recording import REFERENCE, Idle, Looks, PassContext, Recorder, Recording, Tap, collect_taps
 from harness.lockstep.repeat import measure_repeat
 from harness.lockstep.sides import check_ids, check_logits, count_compared, note_extra_logits
-from harness.lockstep.stages import Wanted, run_stages, store_sums
+from harness.lockstep.stages import SETUP, Wanted, run_stages, store_sums
 from harness.lockstep.survey import survey
 from harness.models.coverage.untouched import note_untouched
 from harness.modules.layer_pairs import LayerPairs, pair_layers
@@ -234,16 +234,20 @@ class _Pass:
         if not self.reads_logits:
             return
         targets_N = batch.index_scored(self.sides[0].device)[1]
-        starts = range(0, len(targets_N), self.chunk)
-        for rows in (slice(start, start + self.chunk) for start in starts):
-            reference_NV = self.sides[0].logits(states[REFERENCE][rows])
-            for variant in variants:
-                variant_NV = self.sides[variant + 1].logits(states[variant][rows]).to(reference_NV.device)
-                kept = self.kept[variant]
-                for recorder in self.recorders:
-                    recorder.logits(variant, reference_NV[:, :kept], variant_NV[:, :kept], targets_N[rows])
-                    if kept is not None:
-                        recorder.extra_logits(variant, reference_NV[:, kept:], variant_NV[:, kept:])
+        for start in range(0, len(targets_N), self.chunk):
+            self._run_rows(slice(start, start + self.chunk), states, targets_N)
+
+    def _run_rows(self, rows: slice, states: Mapping[int, Tensor], targets_N: Tensor) -> None:
+        """The logits of some rows, of which no more than the reference's and one variant's are in memory."""
+        reference_NV = self.sides[0].logits(states[REFERENCE][rows])
+        for variant in (side for side in states if side != REFERENCE):
+            variant_NV = self.sides[variant + 1].logits(states[variant][rows]).to(reference_NV.device)
+            kept = self.kept[variant]
+            for recorder in self.recorders:
+                recorder.logits(variant, reference_NV[:, :kept], variant_NV[:, :kept], targets_N[rows])
+                if kept is not None:
+                    recorder.extra_logits(variant, kept, reference_NV, variant_NV, targets_N[rows])
+            del variant_NV
 
     def _scored_states(self, side: int, batch: Batch) -> Tensor:
         """Hidden states of the scored positions, with the hooks of the side active."""

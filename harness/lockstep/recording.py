@@ -147,9 +147,11 @@ class Recorder:
     def logits(self, variant: int, reference_NV: Tensor, variant_NV: Tensor, targets_N: Tensor) -> None:
         """The next scored positions of the batch, in the order of ``Batch.index_scored``."""
 
-    def extra_logits(self, variant: int, reference_NE: Tensor, variant_NE: Tensor) -> None:
-        """The logits of ids that are not compared, at the positions of the last ``logits``; 0 columns on a side without
-        such ids."""
+    def extra_logits(
+        self, variant: int, kept: int, reference_NV: Tensor, variant_NV: Tensor, targets_N: Tensor
+    ) -> None:
+        """All logits at the positions of the last ``logits``, whose widths may differ; the first ``kept`` of each row
+        were compared."""
 
     def rows(self, variant: int) -> Mapping[str, pd.DataFrame]:
         """Rows about the batch, by table name."""

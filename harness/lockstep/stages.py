@@ -12,7 +12,8 @@ from harness.tables.access import Sink
 
 Wanted = Sequence[tuple[Block, Sequence[int]]]
 """Blocks, each with the variants that need it."""
-SUMS = "pass/sums"
+SETUP, SUMS = "pass/setup", "pass/sums"
+"""The units before the first block and after the last."""
 
 
 def run_stages(

@@ -14,13 +14,12 @@ from harness.plugins import load
 from harness.probes import Probe
 from harness.records import Note
 from harness.records.own_rules import REPEATS
-from harness.running.artifact import conclude_artifact
-from harness.running.comparing import conclude_comparison
 from harness.running.extending import Extending
 from harness.running.extra_ids import note_extra_mass
 from harness.running.measuring import measure, read_apart
 from harness.running.noise_floor import read_perturbed
 from harness.running.pair import Pair
+from harness.running.saved_files import conclude_artifact, conclude_comparison
 
 if TYPE_CHECKING:
     from harness.tables.access import Sink

@@ -11,24 +11,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from harness.data.encoding import EncodedDocument
-from harness.errors import ModelError, is_out_of_memory
-from harness.lockstep.driver import shared_pass
-from harness.lockstep.noise_floor import apply_condition, sample_documents
 from harness.measures import Measure
-from harness.models.loaded import LoadedModel
 from harness.planning.sampling.clusters import label_clusters
 from harness.planning.specs import SuiteSpec
 from harness.probes import Probe
-from harness.progress import Progress
 from harness.records import Measurement, NoiseFloor, Note, Skipped
 from harness.system.foreign import guard
-from harness.tables.memory import MemoryTables
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from harness.tables.access import Sink, Tables
+    from harness.tables.access import Tables
 
 UNIT = TABLE = "noise_floor"
 TOPIC = "noise floor"
@@ -63,15 +56,16 @@ class Perturbed:
 
 def perturbs(suite: SuiteSpec) -> bool:
     """Whether a suite asks for a noise floor, and has probes that it can be found for."""
-    return suite.noise_floor is not None and bool(_list_probes(suite))
+    return suite.noise_floor is not None and bool(list_probes(suite))
 
 
-def _list_probes(suite: SuiteSpec) -> list[Probe]:
+def list_probes(suite: SuiteSpec) -> list[Probe]:
+    """The probes of which a noise floor can be found."""
     return [probe for probe in suite.probes if probe.runs == "shared_pass" and not probe.whole_batches]
 
 
 def read_perturbed(tables: Tables, suite: str) -> Perturbed | None:
-    """What ``observe_perturbed`` committed; None if nothing."""
+    """What ``harness.running.perturbing`` committed; None if nothing."""
     about = tables.read(suite, TABLE)
     if about is None:
         return None
@@ -79,52 +73,6 @@ def read_perturbed(tables: Tables, suite: str) -> Perturbed | None:
     note = Note(topic=TOPIC, text=str(first["text"]), level="warn" if first["level"] == "warn" else "info")
     conditions = [str(each) for each in about["condition"] if each]
     return Perturbed(int(first["documents"]), {each: StoredCondition(tables, suite, each) for each in conditions}, note)
-
-
-def observe_perturbed(
-    suite: SuiteSpec,
-    documents: Sequence[EncodedDocument],
-    reference: LoadedModel,
-    sinks: Sequence[Sink],
-    progress: Progress,
-) -> None:
-    """Compare the reference with itself under the conditions of a suite, and commit that as one unit to every sink."""
-    spec, probes = suite.noise_floor, _list_probes(suite)
-    lacking = [sink for sink in sinks if not sink.done(UNIT)]
-    if spec is None or not probes or not lacking:
-        return
-    sample = sample_documents(documents, spec.documents)
-    tables = {condition: MemoryTables() for condition in spec.conditions}
-    level = "info"
-    try:
-        ways = [apply_condition(condition, reference) for condition in spec.conditions]
-        models, arranged = [model for model, _ in ways], [way for _, way in ways]
-        shared_pass(reference, models, sample, probes, list(tables.values()), progress, arranged=arranged)
-    except (ModelError, RuntimeError, MemoryError) as error:
-        if not isinstance(error, ModelError) and not is_out_of_memory(error):
-            raise
-        tables, level = {}, "warn"
-        text = f"the noise floor of suite {suite.name} is not known: {error}"
-    else:
-        runs, scored = len(sample) * (len(tables) + 1), sum(1 for document in documents if document.tokens)
-        text = (
-            f"suite {suite.name}: the reference against itself on {len(sample)} documents under {', '.join(tables)}; "
-            f"that takes {runs} document passes, in addition to the {2 * scored} that compare one variant with the "
-            "reference"
-        )
-    frames = {TABLE: _describe(list(tables), len(sample), text, level)}
-    for condition, found in tables.items():
-        frames |= {f"{name}@{condition}": frame for name, frame in found.join().items()}
-    for sink in lacking:
-        sink.commit(UNIT, frames)
-
-
-def _describe(conditions: Sequence[str], documents: int, text: str, level: str) -> pd.DataFrame:
-    """One row for each condition; a single one without a condition if no floor is known."""
-    import pandas as pd
-
-    rows = [(condition, documents, text, level) for condition in conditions or ("",)]
-    return pd.DataFrame(rows, columns=["condition", "documents", "text", "level"])
 
 
 def floors(perturbed: Perturbed, measures: Sequence[Measure]) -> dict[Key, NoiseFloor]:

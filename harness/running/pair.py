@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
+from harness.lockstep.stages import SETUP, SUMS
 from harness.planning.sampling.looks import Look
 from harness.planning.specs import Plan
 from harness.records import Artifact, Comparison, Environment, Identity, Measurement, Note, Record, Skipped, Slice, Stop
@@ -118,6 +121,11 @@ class Pair:
     own: Callable[[str, str], bool] | None = None
     """Which units, by suite and name, this process computes; None: all of them."""
 
+    def computes(self, suite: str, unit: str) -> bool:
+        """Whether this process computes a unit. The report of a pass is made by every process that computes a part of
+        it, the sums of a pass by one that has all of its blocks."""
+        return self.own is None or unit == SETUP or (unit != SUMS and self.own(suite, unit))
+
 
 def begin(plan: Plan, facts: PairFacts, store: Storage, seconds: dict[str, float]) -> Observed:
     """The record of a variant of which nothing is measured yet. plan: with its openings settled."""
@@ -127,3 +135,8 @@ def begin(plan: Plan, facts: PairFacts, store: Storage, seconds: dict[str, float
     if facts.non_finite:
         observed.broken[WEIGHTS_FINITE].append(facts.non_finite)
     return observed
+
+
+def hash_data(content: object) -> str:
+    """The hash of what tables depend on, or of a part of it; that of the whole is the data key."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

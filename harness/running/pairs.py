@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,7 +26,7 @@ from harness.records import Environment, Identity, Note
 from harness.records.plan import SERVED, Served
 from harness.running.calibration import read_calibration, with_calibration
 from harness.running.opening import note_openings, settle_openings
-from harness.running.pair import Pair, PairFacts, Storage, begin
+from harness.running.pair import Pair, PairFacts, Storage, begin, hash_data
 from harness.running.stopwatch import measure_time
 from harness.running.training import prepare_training, read_training, with_training
 from harness.running.variant import make_variant
@@ -269,11 +267,6 @@ def describe_data(
     if any(suite.documents and suite.documents.min for suite in plan.suites):
         content["stopping"] = _list_stopping_rules(plan)
     return content
-
-
-def hash_data(content: object) -> str:
-    """The hash of what tables depend on, or of a part of it; that of the whole is the data key."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _list_stopping_rules(plan: Plan) -> list[object]:

@@ -24,20 +24,19 @@ from harness.running.comparing import compare_files
 from harness.running.concluding import draws, list_alone, passes_tokens, run_pass
 from harness.running.extending import plan_looks
 from harness.running.noise_floor import UNIT as FLOOR
-from harness.running.noise_floor import observe_perturbed, perturbs
+from harness.running.noise_floor import perturbs
 from harness.running.opening import settle_openings
 from harness.running.pair import Pair, Storage, Unit
 from harness.running.pairs import Documents, Known, LoadedPair, encode_suite, make_pair, suite_texts
+from harness.running.perturbing import observe_perturbed
 from harness.running.stopwatch import measure_time
 from harness.running.token_texts import WithTokenTexts
-from harness.running.units import AllDone, OwnUnits, list_blocks
+from harness.running.units import ARTIFACT, AllDone, OwnUnits, list_blocks
 from harness.system.foreign import LONG, guard
 
 if TYPE_CHECKING:
     from harness.tables.access import Sink
 
-ARTIFACT = Unit(suite="", name="artifact", kind="artifact")
-"""Files are compared and the artifact is observed by one process."""
 Store = Callable[[Path, str], Storage]
 """Opens the place for the tables of one variant, by its folder and data key."""
 
@@ -75,7 +74,7 @@ class Session:
                 yield Unit(suite=suite.name, name=FLOOR, kind=FLOOR)
         for suite in self.suites:
             if passes_tokens(suite, pair):
-                yield from list_blocks(suite.name, self._pass(suite, [pair]).stages)
+                yield from list_blocks(suite.name, self._open_pass(suite, [pair]).stages)
             for probe in list_alone(suite, pair):
                 sink = AllDone()
                 probe.observe(self._context(suite, probe, [pair], [sink]))
@@ -178,24 +177,26 @@ class Session:
     def sink(self, pair: Pair, suite: SuiteSpec) -> Sink:
         """Receives the rows about a pair."""
         sink: Sink = WithTokenTexts(pair.store.sink(suite.name), self.reference.tokenizer, self._spelled)
-        return sink if pair.own is None else OwnUnits(sink, lambda unit: bool(pair.own and pair.own(suite.name, unit)))
+        return OwnUnits(sink, lambda unit: pair.computes(suite.name, unit))
 
     def _pass(self, suite: SuiteSpec, pairs: Sequence[LoadedPair]) -> LivePass:
         """The pass of a suite over some pairs, whose models are prepared when its first block is computed."""
         key = suite.name, tuple(pair.observed.plan.name for pair in pairs)
         if key not in self._passes:
-            documents = self.documents[suite.name]
-            sizes = plan_looks(suite, Sample.of_documents(documents)) if draws(suite) else ()
-            self._passes[key] = LivePass(
-                self.reference,
-                [pair.variant for pair in pairs],
-                documents,
-                [probe for probe in suite.probes if probe.runs == "shared_pass"],
-                [self.sink(pair, suite) for pair in pairs],
-                self.progress,
-                sizes=sizes,
-            )
+            self._passes[key] = self._open_pass(suite, pairs)
         return self._passes[key]
+
+    def _open_pass(self, suite: SuiteSpec, pairs: Sequence[LoadedPair]) -> LivePass:
+        documents = self.documents[suite.name]
+        return LivePass(
+            self.reference,
+            [pair.variant for pair in pairs],
+            documents,
+            [probe for probe in suite.probes if probe.runs == "shared_pass"],
+            [self.sink(pair, suite) for pair in pairs],
+            self.progress,
+            sizes=plan_looks(suite, Sample.of_documents(documents)) if draws(suite) else (),
+        )
 
     def _context(self, suite: SuiteSpec, probe: Probe, pairs: Sequence[LoadedPair], sinks: Sequence[Sink]) -> Context:
         return Context(

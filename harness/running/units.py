@@ -12,8 +12,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from harness.lockstep.batches import Block
-from harness.lockstep.pass_report import SETUP
-from harness.lockstep.stages import SUMS
 from harness.running.pair import Unit
 
 if TYPE_CHECKING:
@@ -21,20 +19,20 @@ if TYPE_CHECKING:
 
     from harness.tables.access import Sink
 
+ARTIFACT = Unit(suite="", name="artifact", kind="artifact")
+"""Files are compared and the artifact is observed by one process."""
+
 
 @dataclass(frozen=True)
 class OwnUnits:
-    """The sink of a process that computes some units: others count as done.
-
-    The report of a pass belongs to every process; the sums of a pass to none, since they need all blocks.
-    """
+    """The sink of a process that computes some units: others count as done."""
 
     sink: Sink
-    own: Callable[[str], bool]
+    computes: Callable[[str], bool]
 
     def done(self, unit: str) -> bool:
         """Whether the unit was committed, or is for another process to commit."""
-        return self.sink.done(unit) or unit == SUMS or not (unit == SETUP or self.own(unit))
+        return self.sink.done(unit) or not self.computes(unit)
 
     def commit(
         self, unit: str, frames: Mapping[str, pd.DataFrame], snapshots: Mapping[str, pd.DataFrame] | None = None
@@ -75,17 +73,6 @@ class AllDone:
     def read_parts(self, table: str) -> Iterator[pd.DataFrame]:
         """Nothing."""
         return iter(())
-
-
-@dataclass(frozen=True)
-class AllStages:
-    """Looks that never stop: who computes a part of the units does not know what the others will show."""
-
-    sizes: Sequence[int]
-
-    def goes_on(self, variant: int, look: int) -> bool:
-        """True."""
-        return True
 
 
 def list_blocks(suite: str, stages: Sequence[Sequence[Block]]) -> Iterator[Unit]:

@@ -94,6 +94,10 @@ class StoreReader:
         for part in self._current_parts(suite, table):
             yield self._load(part, None).to_pandas()
 
+    def holds(self, suite: str, unit: str) -> bool:
+        """Whether a unit was committed."""
+        return (suite, unit) in self._parts_by_unit
+
     def load_unit(self, suite: str, unit: str) -> Iterator[tuple[Part, bytes]]:
         """The files of one unit as they were written, for another store to adopt. Raises TableError."""
         for part in self._parts_by_unit.get((suite, unit), ()):

@@ -32,7 +32,8 @@ from harness.planning.specs import GateSpec, Plan, RuleSpec, SuiteSpec, VariantS
 from harness.pocket import MODEL_DIR
 from harness.records import ModelSpec
 from harness.rules.at_most import AtMost
-from harness.running.pairs import describe_data, hash_data
+from harness.running.pair import hash_data
+from harness.running.pairs import describe_data
 from harness.running.variant import make_variant
 from harness.system.environment import describe_environment
 from tests.helpers.number_formats import INT8_INPUTS

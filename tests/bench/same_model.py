@@ -22,7 +22,8 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from harness.measures import Measure
 from harness.records import Condition, NoiseFloorSpec
-from harness.running.noise_floor import floors, observe_perturbed, read_perturbed
+from harness.running.noise_floor import floors, read_perturbed
+from harness.running.perturbing import observe_perturbed
 from harness.system.environment import prepare_threads
 from harness.tables.memory import MemoryStore
 from tests.helpers.same_model import GATE, ITEM_BATCHES, SUITE, Compared, Setting, Silent, compare, setting

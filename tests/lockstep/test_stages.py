@@ -12,8 +12,7 @@ from harness.errors import TableError
 from harness.lockstep import batches
 from harness.lockstep.batches import Block, plan_stages
 from harness.lockstep.driver import LivePass
-from harness.lockstep.pass_report import SETUP
-from harness.lockstep.stages import Wanted, run_stages, store_sums
+from harness.lockstep.stages import SETUP, Wanted, run_stages, store_sums
 from harness.probes.channels import Channels
 from harness.probes.coverage import Coverage
 from harness.probes.experts import Experts

@@ -29,7 +29,8 @@ from harness.probes.layers import Layers
 from harness.probes.tokens import Tokens
 from harness.records import Measurement, NoiseFloor, NoiseFloorSpec
 from harness.records.plan import Condition
-from harness.running.noise_floor import add_floors, floors, observe_perturbed, read_perturbed
+from harness.running.noise_floor import add_floors, floors, read_perturbed
+from harness.running.perturbing import observe_perturbed
 from harness.tables.memory import MemoryStore
 from tests.helpers.pass_pairs import Loaded, Silent, damaged, gpt2, llama, louder, make_documents, observe
 

@@ -86,7 +86,7 @@ def test_a_probe_that_reads_tokens_gets_documents_and_no_pair_with_other_token_i
     assert [document.id for document in CONTEXTS[0].documents] == [document.id for document in make_documents()]
     context: Any = CONTEXTS[0]
     assert (context.texts, context.artifact) == ((), None)
-    assert [sink.sink for sink in context.sinks] == ["same in s"]
+    assert [sink.sink.sink for sink in context.sinks] == ["same in s"]
 
 
 def test_a_probe_that_reads_texts_gets_them_for_every_pair(tmp_path: Path) -> None:
