@@ -204,6 +204,10 @@ def _run_groups(
 
 
 def _run_here(plans: Sequence[Plan], folders: Sequence[Path], progress: Terminal, /) -> list[Observed | HarnessError]:
+    if (spec := plans[0].run) is not None:
+        from harness.cluster.run import run_group_on_cluster
+
+        return run_group_on_cluster(plans, folders, spec, progress, progress.note)
     with measure_shared("imports"):
         import_transformers()
         from harness.run import run_group
@@ -234,7 +238,7 @@ def run_or_record(
 def list_passes(plans: Sequence[Plan], terminal: Terminal) -> Iterator[list[Plan]]:
     """The plans that go through the reference together; says where memory asks for more passes than one."""
     for group in group_plans(plans):
-        passes = split_to_fit(group)
+        passes = [group] if group[0].run else split_to_fit(group)
         if text := describe_passes(passes):
             terminal.note(text)
         yield from passes

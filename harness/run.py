@@ -43,12 +43,12 @@ def run_group(plans: Sequence[Plan], folders: Sequence[Path], progress: Progress
 
 
 def _observe(session: Session) -> None:
-    session.compare_files()
+    session.compare_files(session.pairs)
     # Before anything else: a rule that asks for it is decided, and documents no longer drawn, only with its floor.
     session.observe_floors()
     session.observe(session.pairs)
     with guard("the artifacts", patience=LONG):
-        session.observe_artifacts()
+        session.observe_artifacts(session.pairs)
     session.verify_unchanged()
 
 

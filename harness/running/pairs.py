@@ -140,14 +140,15 @@ def make_pair(
     known: Known,
     seconds: dict[str, float],
     store: Callable[[str], Storage],
+    made: LoadedModel | None = None,
 ) -> LoadedPair:
     """Make the variant of a plan and describe it beside the reference.
 
-    store: opens the place for its tables, by the data key.
+    store: opens the place for its tables, by the data key. made: the variant, if another process has made it.
     """
     plan = settle_openings(asked, reference.tokenizer)
     with measure_time(seconds, "make variant"):
-        variant = _make(plan, folder, reference, known)
+        variant = made or _make(plan, folder, reference, known)
     if variant.tokenizer is not reference.tokenizer:
         for suite in plan.suites:
             verify_texts(variant.tokenizer, [document.text for document in suite_texts(suite)])

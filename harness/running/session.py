@@ -97,9 +97,9 @@ class Session:
             for pair in pairs:
                 self.observe([pair])
 
-    def compare_files(self) -> None:
-        """Let the probes of files observe every pair. A pair that fails keeps its error."""
-        for pair in self.pairs:
+    def compare_files(self, pairs: Sequence[LoadedPair]) -> None:
+        """Let the probes of files observe some pairs. A pair that fails keeps its error."""
+        for pair in pairs:
             with _keep_error(pair), measure_time(pair.observed.seconds, "comparability"):
                 compare_files(self.suites, self.reference, pair, self.progress)
 
@@ -117,9 +117,9 @@ class Session:
         sinks = [self.sink(pair, suite) for pair in pairs if suite.name not in pair.facts.token_mismatches]
         observe_perturbed(suite, self.documents[suite.name], self.reference, sinks, self.progress)
 
-    def observe_artifacts(self) -> None:
-        """Let the artifact probes observe every pair, one after another. A pair that fails keeps its error."""
-        for pair in self.pairs:
+    def observe_artifacts(self, pairs: Sequence[LoadedPair]) -> None:
+        """Let the artifact probes observe some pairs, one after another. A pair that fails keeps its error."""
+        for pair in pairs:
             with _keep_error(pair), measure_time(pair.observed.seconds, "artifact"):
                 observe_artifact(pair, self.documents, self.reference, self.progress)
 
@@ -151,8 +151,8 @@ class Session:
         for pair in pairs:
             pair.own = lambda suite, name: (suite, name) in wanted
         if (ARTIFACT.suite, ARTIFACT.kind) in kinds:
-            self.compare_files()
-            self.observe_artifacts()
+            self.compare_files(pairs)
+            self.observe_artifacts([pair for pair in pairs if pair.error is None])
         for suite in self.suites:
             if (suite.name, FLOOR) in kinds:
                 self.observe_floor(suite, pairs)
@@ -211,10 +211,17 @@ class Session:
         )
 
 
-def open_session(plans: Sequence[Plan], folders: Sequence[Path], progress: Progress, store: Store) -> Session:
+def open_session(
+    plans: Sequence[Plan],
+    folders: Sequence[Path],
+    progress: Progress,
+    store: Store,
+    made: Mapping[str, LoadedModel] | None = None,
+) -> Session:
     """Open the inputs, the reference and all variants of a group of plans.
 
-    Raises HarnessError for what is wrong with the reference or the inputs.
+    made: variants that another process has made, by name. Raises HarnessError for what is wrong with the reference or
+    the inputs.
     """
     seconds: dict[str, float] = {}
     with measure_time(seconds, "open inputs"):
@@ -232,8 +239,9 @@ def open_session(plans: Sequence[Plan], folders: Sequence[Path], progress: Progr
         try:
             with guard(f"making {plan.name}", patience=LONG):
                 opened, own = partial(store, folder), dict(seconds)
+                handed = (made or {}).get(plan.name)
                 with measure_time(own, "describe variant"):
-                    outcomes.append(make_pair(plan, folder, reference, documents, known, own, opened))
+                    outcomes.append(make_pair(plan, folder, reference, documents, known, own, opened, handed))
         except HarnessError as error:
             outcomes.append(error)
     progress.step("make variants", len(plans), len(plans))

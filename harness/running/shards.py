@@ -74,11 +74,11 @@ def observe_share(session: Session, share: Share) -> None:
         artifacts = artifacts or (ARTIFACT.suite, ARTIFACT.name) in own
         pair.own = lambda suite, name, own=own: (suite, name) in own
     if artifacts:
-        session.compare_files()
+        session.compare_files(session.pairs)
     session.observe_floors()
     session.observe(session.pairs)
     if artifacts:
-        session.observe_artifacts()
+        session.observe_artifacts(session.pairs)
     session.verify_unchanged()
 
 
