@@ -49,7 +49,7 @@ class RoomyLayer(DynamicLayer):
     def keep(self, rows: Sequence[int], first: int) -> None:
         """Keep these rows, in their order, from a token on; only rows that change their place are copied."""
         moved = [(place, row) for place, row in enumerate(rows) if place != row]
-        end = self.keys.shape[2]
+        end = cast(Tensor, self.keys).shape[2]
         for buffer in self._buffers:
             for place, row in moved:
                 buffer[place, :, first:end] = buffer[row, :, first:end]
