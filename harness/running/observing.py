@@ -13,7 +13,7 @@ from harness.plugins import load
 from harness.probes import Context, Probe
 from harness.progress import Progress
 from harness.records.own_rules import REPEATS
-from harness.running.extending import Extending
+from harness.running.extending import Extending, ExtendingItems
 from harness.running.extra_ids import note_extra_mass
 from harness.running.measuring import read_apart
 from harness.running.noise_floor import Perturbed
@@ -66,6 +66,8 @@ def _observe_suite(
         alone += [(load(Probe, kind)(), others) for kind in read_apart(suite)]
     texts = suite_texts(suite) if any(probe.reads == "texts" for probe, _ in alone) else ()
     for probe, those in alone:
+        drawing = any(each.table == probe.kind and each.item_sampling() for each in suite.measures)
+        items = ExtendingItems(suite, those) if drawing else None
         context = Context(
             reference,
             [pair.variant for pair in those],
@@ -74,9 +76,12 @@ def _observe_suite(
             documents=documents if probe.reads == "tokens" else (),
             texts=texts if probe.reads == "texts" else (),
             spec=suite.documents,
+            items=items,
         )
         with measure_time(seconds, probe.kind), guard(f"the probe {probe.kind}"):
             probe.observe(context)
+        if items is not None:
+            items.conclude()
         for pair, sink in zip(those, context.sinks, strict=True):
             pair.observed.notes += [note for note in probe.notes(sink) if note not in pair.observed.notes]
     for pair in pairs:

@@ -68,7 +68,7 @@ class Observed:
     skipped: list[Skipped] = field(default_factory=list)
     slices: list[Slice] = field(default_factory=list)
     stops: dict[str, Stop] = field(default_factory=dict)
-    """By suite with sequential sampling: where it stopped."""
+    """By suite (and task) with sequential sampling: where it stopped."""
     notes: list[Note] = field(default_factory=list)
     artifact: Artifact | None = None
     comparison: Comparison | None = None
@@ -95,8 +95,8 @@ class Pair:
     """Kinds of probes that need what the engine or a step of the variant does not support, with the reason."""
     hidden_weights: str = ""
     """Why the weights of the variant's modules cannot be compared; empty if they can."""
-    looks: dict[str, Look] = field(default_factory=dict)
-    """By suite with sequential sampling: the look at which it stopped."""
+    looks: dict[str, list[Look]] = field(default_factory=dict)
+    """By suite: the looks at which its documents, and the items of each task, were left, where they are drawn."""
     error: HarnessError | None = None
     """Why the variant could not be observed; nothing is measured then."""
 
@@ -296,14 +296,15 @@ def data_key(
     }
     if plan.variant.layers is not None:
         content["layers"] = plan.variant.layers
-    if any(suite.documents and suite.documents.min for suite in plan.suites):
+    drawn = any(measure.item_sampling() for suite in plan.suites for measure in suite.measures)
+    if drawn or any(suite.documents and suite.documents.min for suite in plan.suites):
         content["stopping"] = _list_stopping_rules(plan)
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _list_stopping_rules(plan: Plan) -> list[object]:
-    """The part of the gates that decides how many documents are measured. Excludes the rules' reasons and file
-    positions."""
+    """The part of the gates that decides how many documents and items are measured, without the rules' reasons and
+    file positions."""
     rules = [
         [gate.sequential, [{"rule": spec.rule.kind, **spec.rule.settings(), "why": ""} for spec in gate.rules]]
         for gate in plan.gates
