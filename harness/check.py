@@ -14,21 +14,22 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from harness.errors import OUT_OF_MEMORY, HarnessError, WriteError, is_out_of_memory, trace_causes
 from harness.forecast.cost import check_fits
 from harness.forecast.notes import notes_before
 from harness.forecast.passes import describe_passes, group_plans, split_to_fit
-from harness.judge import conclude, judge
+from harness.judge import judge
 from harness.measures import collect_metrics
 from harness.overview.variants import select_smallest
 from harness.plan import make_all_plans, names_of, notes_on_plan, outputs_of, resolve_plan
 from harness.planning.specs import Plan
 from harness.planning.target import target_notes
-from harness.records import FAILURE_FILE, Clock, Run
-from harness.records.conclusion import conclusion, overall
-from harness.records.own_rules import OUTPUTS_WRITTEN, judge_own_rules
+from harness.publish import EXIT_ERROR, exit_code_of, publish
+from harness.records import Run
+from harness.records.conclusion import conclusion
+from harness.records.own_rules import judge_own_rules
 from harness.report.display import shorten_path
 from harness.report.outcomes import Outcome
 from harness.running.failures import (
@@ -39,27 +40,25 @@ from harness.running.failures import (
     record_start,
     show_result,
 )
+from harness.running.stopwatch import Stopwatch, keep_time, measure_time, read_clock
 from harness.system.environment import prepare_threads
 from harness.system.foreign import contain
 from harness.system.held_folder import count_holds, hold
+from harness.system.lean_imports import import_transformers
 from harness.system.library_log import keep_library_noise
 from harness.terminal import Terminal
 from harness.write import (
-    StoredTables,
     add_suited,
-    read_back,
     read_run,
     remove_outputs,
     write_failure,
-    write_outputs,
-    write_run,
 )
-from harness.writers import RUN_FILE, Writer
+from harness.writers import RUN_FILE
 
 if TYPE_CHECKING:
-    from harness.running.pairs import Observed
+    from harness.running.pair import Observed
 
-EXIT_ERROR = 2
+R = TypeVar("R")
 MARKER = ".lm-shipcheck"
 """The file by which a run folder is known as one, and which the process that writes there has locked."""
 MARK_OF_OLD = "tables/journal.jsonl"
@@ -69,36 +68,62 @@ MOST_NAMES = 3
 WORST_FIRST = (2, 1, 3, 0)
 
 
-def check(files: Sequence[Path], out: Path, terminal: Terminal) -> int:
+class Runner(Protocol):
+    """Computes the records of the variants of one group of plans (see harness.run.run_group)."""
+
+    def __call__(
+        self, plans: Sequence[Plan], folders: Sequence[Path], progress: Terminal, /
+    ) -> list[Observed | HarnessError]:
+        """The record of every variant, or why there is none."""
+        ...
+
+
+def check(
+    files: Sequence[Path],
+    out: Path,
+    terminal: Terminal,
+    stopwatch: Stopwatch | None = None,
+    run: Runner | None = None,
+) -> int:
     """Check every variant file and return the worst exit code.
 
     Each variant gets the folder ``out/<name>`` with run.json, its tables, and the outputs that its file requests.
-    Raises PlanError before any model is loaded, with every mistake of every file.
+    stopwatch: of the process that does nothing else; by default one that begins now. run: what computes the records;
+    by default this process, which then opens the models. Raises PlanError before any model is loaded, with every
+    mistake of every file.
     """
+    stopwatch = stopwatch or Stopwatch()
+    with ExitStack() as held, keep_time(stopwatch):
+        with measure_time(stopwatch.shared, "plan"):
+            plans = read_plans(files, out, terminal)
+            for plan in plans:
+                held.enter_context(hold_run_folder(out / plan.name))
+        return _check(plans, out, terminal, stopwatch, run)
+
+
+def read_plans(files: Sequence[Path], out: Path, terminal: Terminal) -> Sequence[Plan]:
+    """The plans of all variant files. Raises PlanError, once that has been left and shown in place of any result."""
     try:
-        plans = make_all_plans(files)
+        return make_all_plans(files)
     except HarnessError as error:
         _refuse(files, error, out, terminal)
         raise
-    with ExitStack() as held:
-        for plan in plans:
-            held.enter_context(_hold_run_folder(out / plan.name))
-        return _check(plans, out, terminal)
 
 
-def _check(plans: Sequence[Plan], out: Path, terminal: Terminal) -> int:
+def _check(plans: Sequence[Plan], out: Path, terminal: Terminal, stopwatch: Stopwatch, run: Runner | None) -> int:
     """Check every plan in its folder, which this process holds."""
     folders = {plan.name: out / plan.name for plan in plans}
     outcomes: list[Outcome] = []
     try:
-        try:
-            _note_together(plans, folders, terminal)
-        finally:
-            _begin_anew(plans, folders, terminal)
+        with measure_time(stopwatch.shared, "plan"):
+            try:
+                _note_together(plans, folders, terminal)
+            finally:
+                begin_anew(plans, folders, terminal)
         _remove_overview(out)
         prepare_threads()
         with keep_library_noise(list(folders.values())):
-            for outcome in _run_groups(plans, folders, terminal):
+            for outcome in _run_groups(plans, folders, terminal, stopwatch, run):
                 outcomes.append(outcome)
     except BaseException as error:
         ended = [plan for plan in plans if plan.name not in {each.name for each in outcomes}]
@@ -141,7 +166,7 @@ def _settle_selection(
     for plan in judged:
         run, writers = runs[plan.name], add_suited(plan.outputs, os.environ)
         if selected:
-            run, _, failure = _publish(run.model_copy(update={"selected": selected}), folders[plan.name], writers)
+            run, _, failure = publish(run.model_copy(update={"selected": selected}), folders[plan.name], writers)
             if failure:
                 terminal.error(f"{plan.name}: {failure}")
             counted += [EXIT_ERROR] if failure else [exit_code_of(run)] if plan.name == selected else []
@@ -150,7 +175,7 @@ def _settle_selection(
     return counted
 
 
-def _begin_anew(plans: Sequence[Plan], folders: Mapping[str, Path], terminal: Terminal) -> None:
+def begin_anew(plans: Sequence[Plan], folders: Mapping[str, Path], terminal: Terminal) -> None:
     """Delete every result of an earlier check, and leave word that this one was started."""
     for plan in plans:
         for text in remove_outputs(folders[plan.name], add_suited(plan.outputs, os.environ)):
@@ -170,29 +195,53 @@ def _note_together(plans: Sequence[Plan], folders: Mapping[str, Path], terminal:
         terminal.note(f"{', '.join(of[:MOST_NAMES])}{more}: {text}")
 
 
-def _run_groups(plans: Sequence[Plan], folders: Mapping[str, Path], terminal: Terminal) -> Iterator[Outcome]:
+def _run_groups(
+    plans: Sequence[Plan], folders: Mapping[str, Path], terminal: Terminal, stopwatch: Stopwatch, run: Runner | None
+) -> Iterator[Outcome]:
     """Run, judge and write every plan, those together that share a reference pass."""
-    from harness.run import run_group
-
+    if run is None:
+        with measure_time(stopwatch.shared, "imports"):
+            import_transformers()
+            import harness.run  # noqa: F401 - so that its libraries count as imports
     several = len(plans) > 1
-    for group in _list_passes(plans, terminal):
+    for group in list_passes(plans, terminal) if run is None else [[plan] for plan in plans]:
         started = datetime.now(UTC)
-        terminal.stage(f"{', '.join(plan.name for plan in group)}: reference {group[0].reference.model}")
-        try:
-            check_fits(group)
-            with _tell_of_memory(), contain(f"the run of {', '.join(plan.name for plan in group)}"):
-                results = run_group(group, [folders[plan.name] for plan in group], terminal)
-        except HarnessError as error:
-            terminal.error(str(error), error.failure)
-            for plan in group:
-                yield _record_failure(plan, error, folders[plan.name], terminal, shared=True)
+        results = run_or_record(group, folders, terminal, run or _run_here)
+        if isinstance(results, HarnessError):
+            yield from (Outcome.from_error(plan.name, results) for plan in group)
             continue
         for plan, result in zip(group, results, strict=True):
             show = terminal.brief if several else terminal.verdict
-            yield _conclude(plan, result, started, folders[plan.name], terminal, show)
+            yield _conclude(plan, result, started, stopwatch, folders[plan.name], terminal, show)
 
 
-def _list_passes(plans: Sequence[Plan], terminal: Terminal) -> Iterator[list[Plan]]:
+def _run_here(plans: Sequence[Plan], folders: Sequence[Path], progress: Terminal, /) -> list[Observed | HarnessError]:
+    from harness.run import run_group
+
+    check_fits(plans)
+    return run_group(plans, folders, progress)
+
+
+def run_or_record(
+    group: Sequence[Plan],
+    folders: Mapping[str, Path],
+    terminal: Terminal,
+    run: Callable[[Sequence[Plan], Sequence[Path], Terminal], R],
+) -> R | HarnessError:
+    """What ``run`` returns for a group of plans; a failure that is common to all is left in every folder, and shown."""
+    names = ", ".join(plan.name for plan in group)
+    terminal.stage(f"{names}: reference {group[0].reference.model}")
+    try:
+        with _tell_of_memory(), contain(f"the run of {names}"):
+            return run(group, [folders[plan.name] for plan in group], terminal)
+    except HarnessError as error:
+        terminal.error(str(error), error.failure)
+        for plan in group:
+            record_error(plan, error, folders[plan.name], terminal, shared=True)
+        return error
+
+
+def list_passes(plans: Sequence[Plan], terminal: Terminal) -> Iterator[list[Plan]]:
     """The plans that go through the reference together; says where memory asks for more passes than one."""
     for group in group_plans(plans):
         passes = split_to_fit(group)
@@ -234,14 +283,8 @@ def _write_overview(folders: Sequence[Path], out: Path, terminal: Terminal) -> i
     return 0
 
 
-def exit_code_of(run: Run) -> int:
-    """The exit code of a run, as read back from its run.json."""
-    _, code = overall(run.verdicts)
-    return code if code == run.exit_code else EXIT_ERROR
-
-
 @contextmanager
-def _hold_run_folder(folder: Path) -> Iterator[None]:
+def hold_run_folder(folder: Path) -> Iterator[None]:
     """Hold a run folder against other processes; its tables stay, to be resumed. Raises WriteError."""
     lock = hold(folder, MARKER, (MARK_OF_OLD,))
     try:
@@ -256,7 +299,7 @@ def _refuse(files: Sequence[Path], error: HarnessError, out: Path, terminal: Ter
         folder = out / name
         judged = os.path.lexists(folder / RUN_FILE)
         try:
-            with _hold_run_folder(folder):
+            with hold_run_folder(folder):
                 remove_outputs(folder, ())
                 writers = add_suited(outputs_of(path), os.environ)
                 write_failure(describe_mistakes(name, path, error), folder, writers)
@@ -274,6 +317,7 @@ def _conclude(
     plan: Plan,
     result: Observed | HarnessError,
     started: datetime,
+    stopwatch: Stopwatch,
     folder: Path,
     terminal: Terminal,
     show: Callable[[Run, Sequence[Path]], None],
@@ -281,13 +325,13 @@ def _conclude(
     """Judge, write and show one variant."""
     if isinstance(result, HarnessError):
         terminal.error(f"{plan.name}: {result}", result.failure)
-        return _record_failure(plan, result, folder, terminal, shared=False)
+        record_error(plan, result, folder, terminal, shared=False)
+        return Outcome.from_error(plan.name, result)
     for message in result.messages:
         terminal.note(message)
     writers = add_suited(plan.outputs, os.environ)
-    run, written, failure = _publish(
-        _judge_variant(result, started, count_holds((folder / MARKER).read_bytes())), folder, writers
-    )
+    checks = count_holds((folder / MARKER).read_bytes())
+    run, written, failure = publish(_judge_variant(result, started, stopwatch, checks), folder, writers)
     code = exit_code_of(run)
     show(run, written)
     if plan.select == "all":  # else once it is known which counts
@@ -301,57 +345,16 @@ def _conclude(
     return Outcome.from_run(run, code, failure)
 
 
-def _record_failure(plan: Plan, error: HarnessError, folder: Path, terminal: Terminal, shared: bool) -> Outcome:
-    """Leave word of the failure where there will be no run.json."""
-    record_error(plan, error, folder, terminal, shared)
-    first = (str(error).splitlines() or [""])[0]
-    return Outcome(plan.name, EXIT_ERROR, "error", error.failure, first)
-
-
-def _publish(run: Run, folder: Path, writers: Sequence[Writer]) -> tuple[Run, list[Path], str]:
-    """Write the outputs, then run.json; returns the run as read back, the outputs, and what could not be written."""
-    failure = ""
-    try:
-        # Outputs are made from what run.json will hold, so that making them again gives the same bytes.
-        run = read_back(run)
-        tables = StoredTables(folder / "tables", run.data_key)
-        try:
-            written = write_outputs(run, folder, writers, tables)
-            if tables.problem:  # an output does without, and says so; but these were written a moment ago
-                raise WriteError(f"not every output shows all of its tables: {tables.problem}")
-        except WriteError as error:
-            failure, written = str(error), []
-            run = read_back(_withhold_pass(run, failure))
-            with suppress(WriteError):  # so that no output says that the run passed
-                write_outputs(run, folder, writers)
-        write_run(run, folder)
-        finished = read_run(folder)
-        (folder / FAILURE_FILE).unlink(missing_ok=True)
-        return finished, written, failure
-    except HarnessError as error:
-        with suppress(WriteError):
-            remove_outputs(folder, writers)
-        return _withhold_pass(run, str(error)), [], str(error)
-
-
-def _withhold_pass(run: Run, failure: str) -> Run:
-    """The run, of which something could not be written: it cannot pass. A failure that was found stays one."""
-    failed = OUTPUTS_WRITTEN.break_with(failure)
-    if run.verdict == "fail":
-        failed = failed.model_copy(update={"level": "warn"})
-    return conclude(run, (*run.verdicts, failed))
-
-
-def _judge_variant(observed: Observed, started: datetime, checks: int) -> Run:
-    identical = observed.reference.same_as(observed.variant)
-    metrics = collect_metrics(measure for suite in observed.plan.suites for measure in suite.measures)
-    verdicts = judge(
-        observed.plan.gates, observed.measurements, observed.skipped, identical, observed.slices, metrics=metrics
-    )
-    verdicts += judge_own_rules(observed.broken)
-    concluded = conclusion(verdicts)
-    notes = (*notes_on_plan(observed.plan), *observed.notes)
-    finished = datetime.now(UTC)
+def _judge_variant(observed: Observed, started: datetime, stopwatch: Stopwatch, checks: int) -> Run:
+    with measure_time(observed.seconds, "judge"):
+        identical = observed.reference.same_as(observed.variant)
+        metrics = collect_metrics(measure for suite in observed.plan.suites for measure in suite.measures)
+        verdicts = judge(
+            observed.plan.gates, observed.measurements, observed.skipped, identical, observed.slices, metrics=metrics
+        )
+        verdicts += judge_own_rules(observed.broken)
+        concluded = conclusion(verdicts)
+        notes = (*notes_on_plan(observed.plan), *observed.notes)
     return Run(
         name=observed.plan.name,
         data_key=observed.data_key,
@@ -360,12 +363,7 @@ def _judge_variant(observed: Observed, started: datetime, checks: int) -> Run:
         reference=observed.reference,
         variant=observed.variant,
         environment=observed.environment,
-        clock=Clock(
-            started=started.isoformat(timespec="seconds"),
-            finished=finished.isoformat(timespec="seconds"),
-            seconds=observed.seconds,
-            checks=checks,
-        ),
+        clock=read_clock(stopwatch, started, observed.seconds, checks),
         metrics=metrics,
         measurements=tuple(observed.measurements),
         skipped=tuple(observed.skipped),

@@ -97,17 +97,54 @@ def init(
 @click.option(
     "--out", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="Folder of the run folders."
 )
-def check(files: tuple[Path, ...], out: Path) -> int:
+@click.option(
+    "--shard", metavar="I/N",
+    help="Compute one of N parts, for harness merge: 3/8; auto in a Slurm array; auto/8 in a Kubernetes job.",
+)  # fmt: skip
+def check(files: tuple[Path, ...], out: Path, shard: str | None) -> int:
     """Measure variants, judge them by their gates, write a report for each.
 
     \b
     Exit codes: 0 passed, 1 a blocking rule failed, 2 could not be run or judged,
-    3 nothing failed but a blocking rule is inconclusive.
+    3 nothing failed but a blocking rule is inconclusive. With --shard there is
+    no verdict: 0 says that this part is stored.
     """
-    from harness.check import check as run_check
+    from harness.running.stopwatch import Stopwatch, seconds_of_process
+
+    stopwatch = Stopwatch(seconds_of_process())
+    with stopwatch.measure(stopwatch.shared, "start"):
+        from harness.check import check as run_check
+        from harness.terminal import Terminal
+
+    if shard is None:
+        return run_check(files, out, Terminal(), stopwatch)
+    from harness.shard import compute_shard, read_share
+
+    try:
+        share = read_share(shard, os.environ)
+    except ValueError as error:
+        raise HarnessError(f"--shard: {error}") from error
+    return compute_shard(files, out, *share, Terminal())
+
+
+@app.command()
+@click.argument("folders", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FOLDER...")
+@click.option(
+    "--file", "files", multiple=True, type=click.Path(path_type=Path),
+    help="Variant file, where it is no longer where the shards read it; may be given several times.",
+)  # fmt: skip
+@click.option(
+    "--out", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="Folder of the run folders."
+)
+def merge(folders: tuple[Path, ...], files: tuple[Path, ...], out: Path) -> int:
+    """Judge what all shards in FOLDERs measured, as one process would have. Loads no model.
+
+    Exit codes: as those of check.
+    """
+    from harness.merge import merge as run_merge
     from harness.terminal import Terminal
 
-    return run_check(files, out, Terminal())
+    return run_merge(folders, files, out, Terminal())
 
 
 @app.command()

@@ -127,6 +127,12 @@ class ModelError(HarnessError):
     key = "variant"
 
 
+class MergeError(HarnessError):
+    """Shards cannot be put together: one is missing, or they are not of one whole."""
+
+    usual_failure = "comparability"
+
+
 class MemoryShortageError(HarnessError):
     """The models do not fit into the memory of this machine; nothing was loaded."""
 

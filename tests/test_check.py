@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
 
 import harness.check
+import harness.publish
 from harness.check import check
 from harness.errors import WriteError
+from harness.records import Run
+from harness.report.summaries.cost import list_times
+from harness.running import pairs, session
+from harness.running.stopwatch import Stopwatch
 from harness.terminal import Terminal
+from harness.write import read_run, write_again
 from tests.helpers.tiny_models import save, tiny_llama
 
 SUITE = "measures: [memory, hardware]\n"
@@ -29,13 +37,17 @@ def refuse(*_: object) -> None:
     raise WriteError("report.html cannot be written: the disk is full")
 
 
-def checked(folder: Path, limit: float) -> tuple[int, str]:
+def checked(
+    folder: Path, limit: float, stopwatch: Stopwatch | None = None, names: tuple[str, ...] = ("v",)
+) -> tuple[int, str]:
     save(tiny_llama(), folder / "model")
     (folder / "suite.yaml").write_text(SUITE)
     (folder / "gate.yaml").write_text(GATE.format(limit=limit))
-    (folder / "v.yaml").write_text(VARIANT)
+    files = [folder / f"{name}.yaml" for name in names]
+    for file in files:
+        file.write_text(VARIANT.replace("name: v", f"name: {file.stem}"))
     with (folder / "out.txt").open("w") as stream:
-        code = check([folder / "v.yaml"], folder / "runs", Terminal(Console(file=stream, width=1000)))
+        code = check(files, folder / "runs", Terminal(Console(file=stream, width=1000)), stopwatch)
     return code, (folder / "out.txt").read_text()
 
 
@@ -43,7 +55,7 @@ def checked(folder: Path, limit: float) -> tuple[int, str]:
 def test_the_last_word_is_that_nothing_passes_without_its_outputs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: float, code: int
 ) -> None:
-    monkeypatch.setattr(harness.check, "write_outputs", refuse)
+    monkeypatch.setattr(harness.publish, "write_outputs", refuse)
     found, said = checked(tmp_path, limit)
     assert found == code
     last = said.rstrip().splitlines()[-2:]
@@ -59,3 +71,73 @@ def test_formats_without_a_kernel_are_said_before_and_after_the_run(tmp_path: Pa
     assert "note v: cuda-9.0: int3 in groups of 48 (step round_to_nearest) has no kernel" in before
     assert "warning hardware: cuda-9.0: int3 in groups of 48 has no kernel (14 modules, model.layers.0" in after
     assert said.rstrip().splitlines()[-1].strip().startswith("report:")
+
+
+TAKES = {
+    (harness.check, "make_all_plans"): 2.0,
+    (harness.check, "import_transformers"): 4.0,
+    (session, "load"): 8.0,
+    (session, "encode_suite"): 16.0,
+    (pairs, "make_variant"): 32.0,
+    (pairs, "describe_environment"): 64.0,
+    (harness.check, "judge"): 128.0,
+    (harness.publish, "write_outputs"): 256.0,
+}
+"""Seconds that a function takes on a clock that stands still otherwise."""
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def keep_all(monkeypatch: pytest.MonkeyPatch) -> Stopwatch:
+    """A stopwatch on which the functions of TAKES take their seconds, in a process that is one second old."""
+    clock = Clock()
+
+    def slow(function: Callable[..., Any], seconds: float) -> Callable[..., Any]:
+        def call(*given: Any, **named: Any) -> Any:
+            clock.now += seconds
+            return function(*given, **named)
+
+        return call
+
+    for (module, name), seconds in TAKES.items():
+        monkeypatch.setattr(module, name, slow(getattr(module, name), seconds))
+    stopwatch = Stopwatch(before=1.0, clock=clock)
+    with stopwatch.measure(stopwatch.shared, "start"):
+        clock.now += 512.0
+    return stopwatch
+
+
+def times_of(run: Run) -> dict[str, float]:
+    return {each.stage: each.seconds for each in list_times(run) if each.seconds or each.share is None}
+
+
+def test_the_clock_of_a_run_explains_its_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checked(tmp_path, 32.0, keep_all(monkeypatch))
+    run = read_run(tmp_path / "runs/v")
+    stages = {"start": 512.0, "plan": 2.0, "imports": 4.0, "load reference": 8.0, "encode documents": 16.0}
+    own = {"make variant": 32.0, "describe variant": 64.0, "judge": 128.0}
+    assert times_of(run) == {**stages, **own, "not explained": 1.0}
+    assert run.clock.elapsed == sum(times_of(run).values()) == 1 + 512 + sum(TAKES.values()) - 256
+    assert run.clock.outputs == 256
+    report = (tmp_path / "runs/v/report.html").read_text()
+    told = report.partition("<h3>Time of the check</h3>")[2]
+    assert "767 s from the start of the process to the verdict" in told
+    assert "<div><dt>judge</dt><dd>128 s · 17 %</dd></div>" in told
+    assert "<div><dt>not explained</dt><dd>1 s · 0.13 %</dd></div>" in told
+    write_again(tmp_path / "runs/v", ["report_html"])
+    assert (tmp_path / "runs/v/report.html").read_text() == report
+
+
+def test_what_other_variants_took_is_no_time_of_a_variant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checked(tmp_path, 32.0, keep_all(monkeypatch), names=("v", "w"))
+    clocks = [read_run(tmp_path / "runs" / name).clock for name in ("v", "w")]
+    assert [clock.seconds["make variant"] for clock in clocks] == [32, 32]
+    assert [clock.seconds["judge"] for clock in clocks] == [128, 128]
+    # The second was made before the first was judged, and the first was written before the second was judged.
+    assert [clock.others for clock in clocks] == [32 + 64, 32 + 64 + 128 + 256]
+    assert [clock.unexplained for clock in clocks] == [1, 1]

@@ -35,7 +35,7 @@ from harness.records import DocumentsSpec, Measurement, ModelSpec, NoiseFloorSpe
 from harness.records.plan import SERVED
 from harness.rules.at_most import AtMost
 from harness.run import run_group
-from harness.running.pairs import Observed
+from harness.running.pair import Observed
 from tests.helpers.results import number
 from tests.helpers.students import SENTENCES, byte_tokenizer, make_model
 from tests.helpers.tiny_models import VOCABULARY, save, tiny_llama

@@ -13,17 +13,18 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
-
 from harness.artifacts.exchange import Answer, Exchange
-from harness.artifacts.outputs import encode_text, model_outputs
 from harness.errors import HarnessError
-from harness.models.adapters import attach_adapter
-from harness.models.loading import load
+from harness.system.lean_imports import import_transformers
 
 
 def answer_request(exchange: Exchange, step: Callable[[int, int], None]) -> int:
     """Load the requested artifact and write the answer; returns the exit code."""
+    import_transformers()
+    from harness.artifacts.outputs import encode_text, model_outputs
+    from harness.models.adapters import attach_adapter
+    from harness.models.loading import load
+
     request, documents = exchange.get_request()
     steps = len(documents) + 2
     try:
@@ -52,6 +53,8 @@ def answer_request(exchange: Exchange, step: Callable[[int, int], None]) -> int:
 
 def main() -> int:
     """Answer the request in the folder given on the command line."""
+    import torch
+
     torch.set_num_threads(1)
     progress = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)

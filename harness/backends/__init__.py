@@ -74,6 +74,9 @@ class Backend(Plugin):
     account."""
     trains: ClassVar[bool] = False
     """Whether the step trains the model on texts (see ``harness/training``)."""
+    writes_in_place: ClassVar[bool] = True
+    """Whether the step may write into the parameters of the model that it is given. False: it gives modules parameters
+    of their own, except for stacked experts, so that the reference lends it the others instead of copying them."""
     serves: ClassVar[tuple[Served, ...]] = EVERYTHING
     """What the compressed model supports beyond computing logits; a measure that needs anything else is skipped with
     that reason."""

@@ -36,6 +36,7 @@ class Activations(LinearBackend):
     """
 
     quantizes = ("activations",)
+    writes_in_place = False
 
     format: InputFormatName = "int"
     """``int`` (with ``bits``), an FP8 float, or a block format that brings its own groups of neighbouring

@@ -37,6 +37,7 @@ class Gptq(WeightBackend):
     """
 
     needs_calibration = True
+    writes_in_place = False
 
     damping: Annotated[float, Field(gt=0, le=1, examples=[0.01])] = 0.01
     """Damping added to the diagonal of the Hessian, as a fraction of its mean; raised if the Hessian cannot be

@@ -33,6 +33,7 @@ class KvCache(Backend):
     """
 
     quantizes = ("cache",)
+    writes_in_place = False
 
     format: CacheFormatName = "int"
     """``int`` (with bits), ``fp8_e4m3`` or ``fp8_e5m2``."""

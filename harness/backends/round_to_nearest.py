@@ -24,6 +24,8 @@ class RoundToNearest(WeightBackend):
     its own weight. The matrices of stacked experts are rounded one by one.
     """
 
+    writes_in_place = False
+
     def compress(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, calibration: Sequence[Tensor]
     ) -> Compressed:

@@ -1,4 +1,7 @@
-"""Batches of documents of similar length, planned before anything runs, so that a resumed run forms the same ones."""
+"""Batches of documents of similar length, and blocks of batches, planned before anything runs.
+
+A resumed run forms the same ones, and so does every process that computes only some of the blocks.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,10 @@ from torch import Tensor
 
 from harness.data.encoding import EncodedDocument
 
+MOST_BLOCKS = 32
+"""Blocks of a stage. Every block stores sums over its tokens for each channel of each module until the pass is done:
+more of them cost disk, fewer cost a killed run more, and leave less to hand out to others."""
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -22,11 +29,6 @@ class Batch:
     index: int
     documents: tuple[EncodedDocument, ...]
     left: int = 0
-
-    @property
-    def unit(self) -> str:
-        """Unit name under which the rows of the batch are committed."""
-        return f"pass/{self.index}"
 
     @property
     def lengths(self) -> tuple[int, ...]:
@@ -75,6 +77,19 @@ class Batch:
         return torch.cat(places).to(device), torch.cat(targets).to(device)
 
 
+@dataclass(frozen=True)
+class Block:
+    """Batches whose rows are committed together."""
+
+    index: int
+    batches: tuple[Batch, ...]
+
+    @property
+    def unit(self) -> str:
+        """Unit name under which the rows are committed."""
+        return f"pass/{self.index}"
+
+
 def plan_batches(documents: Sequence[EncodedDocument], tokens: int) -> list[Batch]:
     """Batches of at most ``tokens`` positions (a longer document is a batch of its own), the longest documents first.
 
@@ -91,16 +106,19 @@ def plan_batches(documents: Sequence[EncodedDocument], tokens: int) -> list[Batc
     return batches
 
 
-def plan_stages(documents: Sequence[EncodedDocument], tokens: int, sizes: Sequence[int] = ()) -> list[list[Batch]]:
-    """Batches for each interim look: stage i holds the documents between ``sizes[i − 1]`` and ``sizes[i]``.
+def plan_stages(documents: Sequence[EncodedDocument], tokens: int, sizes: Sequence[int] = ()) -> list[list[Block]]:
+    """Blocks for each interim look: stage i holds the documents between ``sizes[i − 1]`` and ``sizes[i]``.
 
     sizes count documents with something to score, in their order. Without sizes there is one stage with all documents.
-    Batches are numbered across stages.
+    Blocks and batches are numbered across stages.
     """
     kept = [document for document in documents if document.tokens > 0]
-    stages: list[list[Batch]] = []
+    stages: list[list[Block]] = []
+    done = 0
     for start, end in pairwise((0, *(sizes or (len(kept),)))):
-        before = sum(map(len, stages))
-        batches = plan_batches(kept[start:end], tokens)
-        stages.append([replace(batch, index=before + batch.index) for batch in batches])
+        batches = [replace(each, index=done + each.index) for each in plan_batches(kept[start:end], tokens)]
+        first, size = sum(map(len, stages)), -(-len(batches) // MOST_BLOCKS) or 1
+        parts = [tuple(batches[at : at + size]) for at in range(0, len(batches), size)]
+        stages.append([Block(first + number, part) for number, part in enumerate(parts)])
+        done += len(batches)
     return stages

@@ -1,8 +1,9 @@
 """The teacher-forced pass shared by all pass probes.
 
-Each batch goes through the reference once and through each variant once. Hooks are attached once. Hidden states are
-kept for the whole batch, logits only for a chunk of rows. The rows of a batch are committed as one unit, so a killed
-pass resumes at the batch it was in and produces the same tables as an uninterrupted one.
+Each batch goes through the reference once and through each variant once. Hooks are attached once a stage. Hidden states
+are kept for the whole batch, logits only for a chunk of rows. The rows of a block of batches are committed as one unit
+and depend on no other block, so a killed pass resumes at the block it was in, other processes may compute some of the
+blocks, and the tables are the same.
 """
 
 from __future__ import annotations
@@ -18,17 +19,18 @@ from torch import Tensor
 from harness.data.encoding import EncodedDocument
 from harness.errors import DataError, ModelError, is_out_of_memory
 from harness.lockstep.arrangement import Arrange
-from harness.lockstep.batches import Batch, plan_stages
+from harness.lockstep.batches import Batch, Block, plan_stages
 from harness.lockstep.decoder import VERIFIED_TOKENS, Decoder
 from harness.lockstep.hooks import ActiveSide, attach_taps
 from harness.lockstep.idle import Watch
 from harness.lockstep.kernels import Choice, Kernels, choose_kernels
-from harness.lockstep.pass_report import SETUP, PassReport, read_report, write_report
+from harness.lockstep.pass_report import PassReport, read_report, write_report
 from harness.lockstep.recording import REFERENCE, Idle, Looks, PassContext, Recorder, Recording, Tap, collect_taps
 from harness.lockstep.repeat import measure_repeat
+from harness.lockstep.sides import check_ids, check_logits, count_compared, note_extra_logits
+from harness.lockstep.stages import SETUP, Wanted, run_stages, store_sums
 from harness.lockstep.survey import survey
 from harness.models.coverage.untouched import note_untouched
-from harness.models.vocabulary import count_common_logits, explain_width_difference
 from harness.modules.layer_pairs import LayerPairs, pair_layers
 from harness.progress import Progress
 from harness.records import Note
@@ -40,8 +42,8 @@ if TYPE_CHECKING:
 
     from harness.models.loaded import LoadedModel
 
-_BatchRows = tuple[dict[str, "pd.DataFrame"], dict[str, "pd.DataFrame"]]
-"""Rows and running tables, by table name."""
+_Rows = dict[str, "pd.DataFrame"]
+"""Rows by table name."""
 CPU_TOKENS, GPU_TOKENS = 1024, 4096
 """Positions in a batch. On a CPU, larger batches gain nothing and need more memory."""
 CHUNK_VALUES = 2**23
@@ -61,7 +63,7 @@ def shared_pass(
     arranged: Sequence[Arrange | None] = (),
     looks: Looks | None = None,
 ) -> PassReport:
-    """Run all models on all documents for all probes, and commit the recorded rows batch by batch.
+    """Run all models on all documents for all probes, and commit the recorded rows block by block.
 
     sinks: one per variant. Besides the probes' tables, each gets ``documents``, ``pass`` and ``notes``. If a variant
     has another number of logits than the reference, only ids of both tokenizers are compared.
@@ -70,45 +72,75 @@ def shared_pass(
     looks: decides at interim looks which variants need more documents; without it all variants get all documents.
     Raises DataError if there is nothing to score, ModelError if the two sides cannot be compared.
     """
-    ways = (None, *(arranged or (None,) * len(variants)))
-    every = (reference, *variants)
-    sides = [Decoder(loaded.name, loaded.language_model, way) for loaded, way in zip(every, ways, strict=True)]
-    tokens = batch_tokens or (CPU_TOKENS if sides[0].device.type == "cpu" else GPU_TOKENS)
-    stages = plan_stages(documents, tokens, looks.sizes if looks else ())
-    batches = [batch for stage in stages for batch in stage]
-    if not batches:
-        raise DataError(f"none of {len(documents)} documents has a token to score; check the suite's documents")
-    if all(sink.done(SETUP) for sink in sinks) and _is_finished(stages, sinks, looks):
-        return read_report(sinks)
-    # Not inference_mode, here and elsewhere: tensors of some libraries (quanto with 4 bits) cannot be used in it.
-    with torch.no_grad():
-        ready = _prepare(sides, every, batches, documents, probes, sinks, kernel, repeating=not arranged)
-        ready.go(stages, sinks, progress, looks)
+    sizes = looks.sizes if looks else ()
+    live = LivePass(reference, variants, documents, probes, sinks, progress, batch_tokens, kernel, arranged, sizes)
+    live.set_up()
+    run_stages(live.stages, sinks, looks, live.run)
+    for sink in sinks:
+        store_sums(probes, sink)
     report = read_report(sinks)
-    return replace(report, notes=report.notes + ready.late_notes)
+    return replace(report, notes=report.notes + live.late_notes)
 
 
-def _stages(
-    stages: Sequence[Sequence[Batch]], variants: int, looks: Looks | None
-) -> Iterator[tuple[Sequence[Batch], Sequence[int]]]:
-    """Each stage with the variants that need it; commit a whole stage before requesting the next."""
-    going = list(range(variants))
-    for number, batches in enumerate(stages):
-        if looks is not None and number > 0:
-            going = [variant for variant in going if looks.goes_on(variant, number - 1)]
-        if not going:
-            return
-        yield batches, going
+class LivePass:
+    """A pass that may be asked for any of its blocks, in any order. Models are prepared when the first is asked for."""
 
+    def __init__(
+        self,
+        reference: LoadedModel,
+        variants: Sequence[LoadedModel],
+        documents: Sequence[EncodedDocument],
+        probes: Sequence[Recording],
+        sinks: Sequence[Sink],
+        progress: Progress,
+        batch_tokens: int | None = None,
+        kernel: Choice = "auto",
+        arranged: Sequence[Arrange | None] = (),
+        sizes: Sequence[int] = (),
+    ) -> None:
+        """See ``shared_pass``; sizes: those of the looks. Raises DataError if there is nothing to score."""
+        self._every, self._documents, self._probes = (reference, *variants), documents, probes
+        self._sinks, self._progress, self._kernel, self._repeating = sinks, progress, kernel, not arranged
+        ways = (None, *(arranged or (None,) * len(variants)))
+        both = zip(self._every, ways, strict=True)
+        self._sides = [Decoder(loaded.name, loaded.language_model, way) for loaded, way in both]
+        tokens = batch_tokens or (CPU_TOKENS if self._sides[0].device.type == "cpu" else GPU_TOKENS)
+        self.stages = plan_stages(documents, tokens, sizes)
+        if not any(self.stages):
+            raise DataError(f"none of {len(documents)} documents has a token to score; check the suite's documents")
+        self._ready: _Pass | None = None
 
-def _is_finished(stages: Sequence[Sequence[Batch]], sinks: Sequence[Sink], looks: Looks | None) -> bool:
-    """Whether every variant has all the batches it needs, so that no model has to run."""
-    return all(
-        sinks[variant].done(batch.unit)
-        for batches, going in _stages(stages, len(sinks), looks)
-        for batch in batches
-        for variant in going
-    )
+    @property
+    def late_notes(self) -> tuple[Note, ...]:
+        """Notes that hold for this process only."""
+        return self._ready.late_notes if self._ready else ()
+
+    def set_up(self) -> None:
+        """See that every sink has the report of the pass."""
+        if not all(sink.done(SETUP) for sink in self._sinks):
+            self._prepare()
+
+    def run(self, wanted: Wanted) -> None:
+        """Compute some blocks, each for the variants that lack it, and commit their rows."""
+        # Not inference_mode, here and elsewhere: tensors of some libraries (quanto with 4 bits) cannot be used in it.
+        with torch.no_grad():
+            self._prepare().go(wanted, self._sinks, self._progress)
+
+    def _prepare(self) -> _Pass:
+        if self._ready is None:
+            batches = [batch for stage in self.stages for block in stage for batch in block.batches]
+            with torch.no_grad():
+                self._ready = _prepare(
+                    self._sides,
+                    self._every,
+                    batches,
+                    self._documents,
+                    self._probes,
+                    self._sinks,
+                    self._kernel,
+                    self._repeating,
+                )
+        return self._ready
 
 
 @dataclass
@@ -116,42 +148,47 @@ class _Pass:
     """State that does not change between batches."""
 
     sides: Sequence[Decoder]
+    probes: Sequence[Recording]
     recorders: Sequence[Recorder]
+    """One for each probe."""
     stage: ActiveSide
     chunk: int
     kept: tuple[int | None, ...]
     """For every variant: number of logits compared, the rest being extra ids (None: all)."""
     pairs: tuple[LayerPairs, ...]
     late_notes: tuple[Note, ...]
-    """Notes that hold for this process only."""
+    batches: int
+    """How many there are at most, for the progress."""
 
     @property
     def reads_logits(self) -> bool:
         return any(recorder.reads_logits for recorder in self.recorders)
 
-    def go(
-        self,
-        stages: Sequence[Sequence[Batch]],
-        sinks: Sequence[Sink],
-        progress: Progress,
-        looks: Looks | None,
-    ) -> None:
-        """Run all batches that some variant needs and its sink lacks."""
-        for recorder in self.recorders:
-            for variant, sink in enumerate(sinks):
-                if recorder.running and (totals := sink.read(recorder.running)) is not None:
-                    recorder.resume(variant, totals)
-        total = sum(map(len, stages))
+    def go(self, wanted: Wanted, sinks: Sequence[Sink], progress: Progress) -> None:
+        """Run some blocks, each for some variants, and commit their rows."""
         with self._attach_hooks():
-            for batch, going in (
-                (batch, going) for some, going in _stages(stages, len(sinks), looks) for batch in some
-            ):
-                progress.step("shared pass", batch.index, total)
-                lacking = [variant for variant in going if not sinks[variant].done(batch.unit)]
-                batch_rows = self._observe(batch, lacking) if lacking else {}
-                for variant, (rows, running) in batch_rows.items():
-                    sinks[variant].commit(batch.unit, rows, running)
-        progress.step("shared pass", total, total)
+            for block, variants in wanted:
+                for variant, rows in self._run_block(block, variants, progress).items():
+                    sinks[variant].commit(block.unit, rows)
+        last = max(batch.index for block, _ in wanted for batch in block.batches)
+        progress.step("shared pass", last + 1, self.batches)
+
+    def _run_block(self, block: Block, variants: Sequence[int], progress: Progress) -> dict[int, _Rows]:
+        """The rows of a block for each given variant, with the sums over its batches."""
+        found: dict[int, list[_Rows]] = {variant: [] for variant in variants}
+        for recorder in self.recorders:
+            recorder.start_block()
+        for batch in block.batches:
+            progress.step("shared pass", batch.index, self.batches)
+            for variant, rows in self._observe(batch, variants).items():
+                found[variant].append(rows)
+        return {variant: _join(parts) | self._collect_sums(variant) for variant, parts in found.items()}
+
+    def _collect_sums(self, variant: int) -> _Rows:
+        found = {
+            probe.sums: recorder.sums(variant) for probe, recorder in zip(self.probes, self.recorders, strict=True)
+        }
+        return {table: sums for table, sums in found.items() if sums is not None}
 
     @contextmanager
     def _attach_hooks(self) -> Iterator[None]:
@@ -168,7 +205,7 @@ class _Pass:
                 stack.enter_context(attach_taps(decoder.modules, side, self.stage, inputs, outputs, calls))
             yield
 
-    def _observe(self, batch: Batch, variants: Sequence[int]) -> dict[int, _BatchRows]:
+    def _observe(self, batch: Batch, variants: Sequence[int]) -> dict[int, _Rows]:
         """The rows of one batch for each given variant. If memory runs out, both sides run it in halves."""
         try:
             self._run_batch(batch, variants)
@@ -185,7 +222,7 @@ class _Pass:
         middle = len(batch.documents) // 2
         halves = [Batch(batch.index, part) for part in (batch.documents[:middle], batch.documents[middle:])]
         first, second = (self._observe(half, variants) for half in halves)
-        return {variant: _join(first[variant], second[variant]) for variant in variants}
+        return {variant: _join([first[variant], second[variant]]) for variant in variants}
 
     def _run_batch(self, batch: Batch, variants: Sequence[int]) -> None:
         """One batch through the reference and the given variants."""
@@ -197,16 +234,20 @@ class _Pass:
         if not self.reads_logits:
             return
         targets_N = batch.index_scored(self.sides[0].device)[1]
-        starts = range(0, len(targets_N), self.chunk)
-        for rows in (slice(start, start + self.chunk) for start in starts):
-            reference_NV = self.sides[0].logits(states[REFERENCE][rows])
-            for variant in variants:
-                variant_NV = self.sides[variant + 1].logits(states[variant][rows]).to(reference_NV.device)
-                kept = self.kept[variant]
-                for recorder in self.recorders:
-                    recorder.logits(variant, reference_NV[:, :kept], variant_NV[:, :kept], targets_N[rows])
-                    if kept is not None:
-                        recorder.extra_logits(variant, reference_NV[:, kept:], variant_NV[:, kept:])
+        for start in range(0, len(targets_N), self.chunk):
+            self._run_rows(slice(start, start + self.chunk), states, targets_N)
+
+    def _run_rows(self, rows: slice, states: Mapping[int, Tensor], targets_N: Tensor) -> None:
+        """The logits of some rows, of which no more than the reference's and one variant's are in memory."""
+        reference_NV = self.sides[0].logits(states[REFERENCE][rows])
+        for variant in (side for side in states if side != REFERENCE):
+            variant_NV = self.sides[variant + 1].logits(states[variant][rows]).to(reference_NV.device)
+            kept = self.kept[variant]
+            for recorder in self.recorders:
+                recorder.logits(variant, reference_NV[:, :kept], variant_NV[:, :kept], targets_N[rows])
+                if kept is not None:
+                    recorder.extra_logits(variant, kept, reference_NV, variant_NV, targets_N[rows])
+            del variant_NV
 
     def _scored_states(self, side: int, batch: Batch) -> Tensor:
         """Hidden states of the scored positions, with the hooks of the side active."""
@@ -214,14 +255,12 @@ class _Pass:
         with self.stage.activate(side), guard(f"{decoder.name}: its forward pass"):
             return decoder.scored_states(batch)
 
-    def _collect_rows(self, variant: int) -> _BatchRows:
-        rows: dict[str, pd.DataFrame] = {}
-        totals: dict[str, pd.DataFrame] = {}
+    def _collect_rows(self, variant: int) -> _Rows:
+        rows: _Rows = {}
         for recorder in self.recorders:
             rows |= recorder.rows(variant)
-            if recorder.running:
-                totals[recorder.running] = recorder.totals(variant)
-        return rows, totals
+            recorder.add(variant)
+        return rows
 
 
 def _rename(taps: Mapping[str, list[Tap]], pairs: LayerPairs) -> dict[str, list[Tap]]:
@@ -229,12 +268,14 @@ def _rename(taps: Mapping[str, list[Tap]], pairs: LayerPairs) -> dict[str, list[
     return {other: own for name, own in taps.items() if (other := pairs.find_in_variant(name)) is not None}
 
 
-def _join(first: _BatchRows, second: _BatchRows) -> _BatchRows:
-    """Concatenate the rows of both halves of a batch; running tables are those after the second half."""
+def _join(parts: Sequence[_Rows]) -> _Rows:
+    """Concatenate the rows of batches, or of parts of one."""
     import pandas as pd
 
-    rows = {name: pd.concat([first[0][name], second[0][name]], ignore_index=True) for name in first[0]}
-    return rows, second[1]
+    if len(parts) == 1:
+        return parts[0]
+    names = dict.fromkeys(name for part in parts for name in part)
+    return {name: pd.concat([part[name] for part in parts if name in part], ignore_index=True) for name in names}
 
 
 def _prepare(
@@ -248,7 +289,7 @@ def _prepare(
     repeating: bool,
 ) -> _Pass:
     """Survey the models, choose kernels, start the probes, and commit the report before the first batch."""
-    _check_ids(sides, documents)
+    check_ids(sides, documents)
     first_ids = torch.from_numpy(batches[0].documents[0].ids[:VERIFIED_TOKENS])[None]
     # Conditions of a noise floor run the same modules, so only the ordinary pass is watched.
     watches = [Watch(side.modules if repeating else None) for side in sides]
@@ -256,8 +297,8 @@ def _prepare(
     for side, watch in zip(sides, watches, strict=True):
         with watch.watching():
             logits.append(side.prepare(first_ids.to(side.device)))
-    dtype = _check_logits(logits, sides)
-    kept = tuple(_count_compared(logits, sides, loaded, index) for index in range(1, len(sides)))
+    dtype = check_logits(logits, sides)
+    kept = tuple(count_compared(logits, sides, loaded, index) for index in range(1, len(sides)))
     vocabulary = max(found.shape[-1] for found in logits)
     chunk = max(16, CHUNK_VALUES // vocabulary)
     earlier = [sink for sink in sinks if sink.done(SETUP)]
@@ -278,7 +319,7 @@ def _prepare(
         report = PassReport(
             notes=tuple(_notes(sides[0], dtype, kernels)),
             variant_notes=tuple(
-                (*_whole_notes(side), *_extra_notes(logits[0], found, count, side.name), *said)
+                (*_whole_notes(side), *note_extra_logits(logits[0], found, count, side.name), *said)
                 for side, found, count, said in zip(
                     sides[1:], logits[1:], kept, _untouched_notes(loaded, layout.idle), strict=True
                 )
@@ -290,7 +331,7 @@ def _prepare(
         )
         write_report(report, documents, sinks)
     late = (Note(topic="pass", text=kernels.note, level="warn"),) if earlier and kernels.note else ()
-    return _Pass(sides, recorders, ActiveSide(), chunk, kept, pairs, late)
+    return _Pass(sides, probes, recorders, ActiveSide(), chunk, kept, pairs, late, len(batches))
 
 
 def _untouched_notes(loaded: Sequence[LoadedModel], idle: Sequence[Idle]) -> list[list[Note]]:
@@ -317,52 +358,3 @@ def _whole_notes(side: Decoder) -> Iterator[Note]:
     if side.whole:
         text = f"{side.name}: logits of whole batches are kept, which needs more memory: {side.whole}"
         yield Note(topic="pass", text=text)
-
-
-def _check_ids(sides: Sequence[Decoder], documents: Sequence[EncodedDocument]) -> None:
-    for side in sides:
-        known = side.language_model.token_ids
-        for document in documents:
-            if len(document.ids) and not 0 <= document.ids.min() <= document.ids.max() < known:
-                raise ModelError(
-                    f"{side.name}: document {document.id} has token ids up to {document.ids.max()}, expected 0 "
-                    f"to {known - 1}; tokenizer and model do not belong together"
-                )
-
-
-def _check_logits(logits_TV: Sequence[Tensor], sides: Sequence[Decoder]) -> torch.dtype:
-    """The logit dtype of both sides. Raises ModelError if they differ."""
-    reference = logits_TV[0]
-    for side, logits in zip(sides[1:], logits_TV[1:], strict=True):
-        if logits.dtype != reference.dtype:
-            raise ModelError(
-                f"{side.name}: found logits of {logits.dtype}, expected {reference.dtype} as in {sides[0].name}, or "
-                "precision would count as degradation: set reference.dtype and variant.dtype alike"
-            )
-    return reference.dtype
-
-
-def _count_compared(
-    logits_TV: Sequence[Tensor], sides: Sequence[Decoder], loaded: Sequence[LoadedModel], index: int
-) -> int | None:
-    """Number of logits of a variant to compare (None: all). If the widths differ, broadcasting would be wrong."""
-    widths = logits_TV[0].shape[-1], logits_TV[index].shape[-1]
-    if widths[0] == widths[1]:
-        return None
-    tokenizers = loaded[0].tokenizer, loaded[index].tokenizer
-    if (kept := count_common_logits(widths, tokenizers)) is None:
-        raise ModelError(
-            f"{sides[index].name}: {explain_width_difference(widths, tokenizers)}; different vocabularies cannot be "
-            "compared token by token"
-        )
-    return kept
-
-
-def _extra_notes(reference_TV: Tensor, variant_TV: Tensor, kept: int | None, name: str) -> Iterator[Note]:
-    if kept is not None:
-        rows = [logits.shape[-1] - kept for logits in (reference_TV, variant_TV)]
-        text = (
-            f"{name}: {kept} logits per token are compared, one per id of both tokenizers; {rows[1]} extra ids of the "
-            f"variant and {rows[0]} of the reference are left out"
-        )
-        yield Note(topic="vocabulary", text=text)

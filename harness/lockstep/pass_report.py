@@ -16,10 +16,9 @@ from harness.data.encoding import EncodedDocument
 from harness.errors import TableError
 from harness.lockstep.kernels import Name
 from harness.lockstep.repeat import Repeat
+from harness.lockstep.stages import SETUP
 from harness.records import Note
 from harness.tables.access import Sink
-
-SETUP = "pass/setup"
 
 
 @dataclass(frozen=True)

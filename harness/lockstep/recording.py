@@ -2,7 +2,8 @@
 
     survey ─▶ Layout ─▶ probe.begin ─▶ Recorder
     for every batch:  start ─▶ taps while the reference runs ─▶ taps while each variant runs
-                      ─▶ logits, chunk by chunk ─▶ rows and totals of each variant
+                      ─▶ logits, chunk by chunk ─▶ rows of each variant
+    for every block of batches:  the sums over its batches (``sums``), which ``probe.combine`` adds up at the end
 
 One recorder serves all variants, so that what it computes about the reference is computed once a batch.
 """
@@ -120,8 +121,6 @@ class PassContext:
 class Recorder:
     """What one probe collects in a shared pass; this base class collects nothing."""
 
-    running: ClassVar[str | None] = None
-    """Name of the table that ``totals`` fills, if it does."""
     reads_logits: ClassVar[bool] = False
 
     def inputs(self, side: int) -> Mapping[str, Tap]:
@@ -136,6 +135,9 @@ class Recorder:
         """Taps on whole calls of modules of one side, by module name: for what is not about one tensor."""
         return {}
 
+    def start_block(self) -> None:
+        """A block of batches begins: forget the sums of the one before."""
+
     def start(self, batch: Batch) -> None:
         """A batch begins: forget the one before."""
 
@@ -145,20 +147,22 @@ class Recorder:
     def logits(self, variant: int, reference_NV: Tensor, variant_NV: Tensor, targets_N: Tensor) -> None:
         """The next scored positions of the batch, in the order of ``Batch.index_scored``."""
 
-    def extra_logits(self, variant: int, reference_NE: Tensor, variant_NE: Tensor) -> None:
-        """The logits of ids that are not compared, at the positions of the last ``logits``; 0 columns on a side without
-        such ids."""
+    def extra_logits(
+        self, variant: int, kept: int, reference_NV: Tensor, variant_NV: Tensor, targets_N: Tensor
+    ) -> None:
+        """All logits at the positions of the last ``logits``, whose widths may differ; the first ``kept`` of each row
+        were compared."""
 
     def rows(self, variant: int) -> Mapping[str, pd.DataFrame]:
         """Rows about the batch, by table name."""
         return {}
 
-    def totals(self, variant: int) -> pd.DataFrame:
-        """The running table, this batch included. Called once a batch and variant."""
-        raise NotImplementedError
+    def add(self, variant: int) -> None:
+        """Add the batch to the sums of the block. Called once a batch and variant."""
 
-    def resume(self, variant: int, totals: pd.DataFrame) -> None:
-        """Go on from the running table that an earlier process committed."""
+    def sums(self, variant: int) -> pd.DataFrame | None:
+        """The sums of the block, for the table of the probe's ``sums``; None for a probe that has none."""
+        return None
 
 
 class Looks(Protocol):
@@ -176,6 +180,12 @@ class Looks(Protocol):
 
 class Recording(Protocol):
     """A probe of the pass (see harness.probes.Probe)."""
+
+    sums: ClassVar[str]
+
+    def combine(self, total: pd.DataFrame, block: pd.DataFrame) -> pd.DataFrame:
+        """The sums so far with those of the next block."""
+        ...
 
     def begin(self, context: PassContext) -> Recorder:
         """A new recorder for one pass."""

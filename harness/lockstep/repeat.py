@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 
 from harness.lockstep.batches import Batch
-from harness.lockstep.decoder import Decoder
 from harness.lockstep.kernels import Kernels
 from harness.lockstep.logit_statistics import logit_statistics
+
+if TYPE_CHECKING:
+    from harness.lockstep.decoder import Decoder
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,10 @@ import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+
+import xxhash
 
 from harness.errors import ModelError
 
@@ -16,11 +19,22 @@ READ_WHEN_LOADING = frozenset({".json", ".safetensors", ".model", ".txt", ".jinj
 
 @dataclass(frozen=True)
 class FileFingerprint:
-    """State of one file at loading. stat: size, modification and change times in ns, inode; sha256 of its content."""
+    """State of one file at loading. checksum: XXH3 of its content, 128 bits, which costs less than reading it. stat:
+    size, modification and change times in ns, inode."""
 
     path: Path
-    sha256: str
+    checksum: str
     stat: tuple[int, int, int, int]
+
+    @cached_property
+    def sha256(self) -> str:
+        """Of the content at loading, computed when it is asked for; raises ModelError if the file has changed since."""
+        try:
+            found = file_sha256(self.path)
+        except OSError as error:
+            raise _tell_unreadable(self.path, error) from error
+        verify_fingerprints([self])
+        return found
 
 
 def fingerprint_folder(folder: Path) -> tuple[FileFingerprint, ...]:
@@ -40,7 +54,7 @@ def verify_fingerprints(files: Sequence[FileFingerprint]) -> None:
     changed = []
     for file in files:
         try:
-            same = _stat(file.path) == file.stat or file_sha256(file.path) == file.sha256
+            same = _stat(file.path) == file.stat or _checksum(file.path) == file.checksum
         except OSError:
             same = False
         if not same:
@@ -55,9 +69,18 @@ def fingerprint_file(path: Path) -> FileFingerprint:
     """Fingerprint of one file; raises ModelError for an unreadable one."""
     try:
         before = _stat(path)  # Before reading: a write during the reading then shows as a changed stat.
-        return FileFingerprint(path=path, sha256=file_sha256(path), stat=before)
+        return FileFingerprint(path=path, checksum=_checksum(path), stat=before)
     except OSError as error:
-        raise ModelError(f"{path}: cannot be read: {error.strerror or error}") from error
+        raise _tell_unreadable(path, error) from error
+
+
+def _tell_unreadable(path: Path, error: OSError) -> ModelError:
+    return ModelError(f"{path}: cannot be read: {error.strerror or error}")
+
+
+def _checksum(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, xxhash.xxh3_128).hexdigest()
 
 
 def _stat(path: Path) -> tuple[int, int, int, int]:

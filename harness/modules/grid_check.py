@@ -13,7 +13,9 @@ distinct values as its groups have together.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import ceil
+from functools import cache
+from math import ceil, gcd
+from typing import Any
 
 import numpy as np
 import torch
@@ -63,23 +65,23 @@ def lies_on_grid(blocks: Tensor, grid: Grid, held_in: torch.dtype) -> Tensor:
         return torch.cat([lies_on_grid(some, grid, held_in) for some in blocks.split(rows)])
     blocks, info = _compute_in(blocks), torch.finfo(held_in)
     relative, absolute = 1.25 * info.eps + 4 * torch.finfo(torch.float32).eps, 1.25 * info.tiny * info.eps
-    symmetric = grid
+    symmetric, size = grid, blocks.abs()
     if isinstance(grid, Integer) and not grid.symmetric:
         # Codes less their zero point lie between −(2^b − 1) and 2^b − 1, and the ends of a block mostly that far apart.
         symmetric = integer(grid.bits + 1)
         reach_M = blocks.amax(-1).clamp(min=0) - blocks.amin(-1).clamp(max=0)
     else:
-        reach_M = blocks.abs().amax(-1)
+        reach_M = size.amax(-1)
     good_M = reach_M == 0
-    for value in _sizes(symmetric):
+    for value in _list_sizes(symmetric):
         left = torch.nonzero(~good_M)[:, 0]
         if not len(left):
             break
-        some, reach = (blocks[left], reach_M[left]) if len(left) < len(blocks) else (blocks, reach_M)
+        whole = len(left) == len(blocks)
+        some, far, reach = (blocks, size, reach_M) if whole else (blocks[left], size[left], reach_M[left])
         off = symmetric.round(some, Steps(reach[:, None] / value)).sub_(some).abs_()
-        near = off <= some.abs().mul_(relative).add_(absolute)
-        # One flag for all is much faster than one for each block, and mostly enough.
-        good_M[left] = True if bool(near.all()) else near.all(-1)
+        # A maximum is several times as fast as a flag for every value, and NaN comes through it.
+        good_M[left] = off.sub_(far, alpha=relative).amax(-1) <= absolute
     return good_M
 
 
@@ -89,11 +91,30 @@ def count_distinct(blocks: Tensor) -> int:
 
 
 def _count_each(blocks: Tensor) -> NDArray[np.int64]:
-    """Number of distinct values of each block, [M]."""
+    """Number of distinct values of each block, [M]. 0 and −0 are one value; NaN counts as one at least."""
+    return np.concatenate([_count_some(some) for some in blocks.split(max(1, CHUNK_VALUES // blocks.shape[-1]))])
+
+
+def _count_some(blocks: Tensor) -> NDArray[np.int64]:
     # On a CPU, numpy sorts many short rows about ten times as fast as torch.
-    pieces = blocks.split(max(1, CHUNK_VALUES // blocks.shape[-1]))
-    ordered = (np.sort(_compute_in(some).cpu().numpy(), axis=-1) for some in pieces)
-    return np.concatenate([1 + (some[:, 1:] != some[:, :-1]).sum(-1) for some in ordered])
+    ordered = np.sort(_make_keys(blocks.cpu()), axis=-1)
+    rows, width = ordered.shape
+    new = np.empty((rows, width), dtype=bool)
+    # Over the whole memory at once, then the first of each row: many times as fast as row by row.
+    np.not_equal(ordered.reshape(-1)[1:], ordered.reshape(-1)[:-1], out=new.reshape(-1)[1:])
+    new[:, 0] = True
+    bits = np.packbits(new.reshape(-1)).reshape(rows, -1) if width % 8 == 0 else np.packbits(new, axis=-1)
+    words = bits.view(f"u{gcd(bits.shape[1], 8)}")
+    counts: NDArray[np.int64] = np.bitwise_count(words).sum(-1, dtype=np.int64)
+    return counts
+
+
+def _make_keys(blocks: Tensor) -> NDArray[Any]:
+    """Values that are equal where those of the blocks are; of 16-bit floats the integers of the same bits."""
+    if blocks.element_size() != 2:
+        return _compute_in(blocks).numpy()
+    keys: NDArray[Any] = blocks.contiguous().view(torch.int16).numpy()
+    return np.where(keys == np.iinfo(np.int16).min, np.int16(0), keys)  # −0 has the bits of the smallest integer
 
 
 def _compute_in(blocks: Tensor) -> Tensor:
@@ -162,16 +183,19 @@ def _weight(module: nn.Module) -> Tensor | None:
     return weight.detach() if plain and isinstance(weight, Tensor) and weight.numel() else None
 
 
-def _sizes(grid: Grid) -> list[float]:
-    """Every absolute value of the grid above 0, largest first."""
+@cache
+def _list_sizes(grid: Grid) -> tuple[float, ...]:
+    """Every absolute value of the grid above 0: first that of its largest code, which mostly is the right one, then the
+    others, largest first."""
     if isinstance(grid, Integer):
-        return [float(size) for size in range(max(-grid.code_range[0], grid.code_range[1]), 0, -1)]
-    if isinstance(grid, Float8):
-        values = torch.arange(256, dtype=torch.int32).to(torch.uint8).view(grid.dtype).float()
+        sizes = {float(size) for size in range(1, max(-grid.code_range[0], grid.code_range[1]) + 1)}
     else:
-        values = torch.tensor(grid.values if isinstance(grid, Codebook) else (grid.largest,))
-    sizes = {abs(value) for value in values.tolist() if 0 < abs(value) < float("inf")}
-    return sorted(sizes, reverse=True)
+        if isinstance(grid, Float8):
+            values = torch.arange(256, dtype=torch.int32).to(torch.uint8).view(grid.dtype).float()
+        else:
+            values = torch.tensor(grid.values if isinstance(grid, Codebook) else (grid.largest,))
+        sizes = {abs(value) for value in values.tolist() if 0 < abs(value) < float("inf")}
+    return tuple(sorted(sizes, key=lambda size: (size != grid.largest, -size)))
 
 
 def _sample_blocks(blocks: Tensor) -> Tensor:

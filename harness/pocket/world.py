@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 from harness.pocket import drills, prose, stories, tales
 from harness.pocket.draws import Draws
@@ -102,8 +103,12 @@ STAGES: dict[str, tuple[tuple[tuple[str, Writer], float], ...]] = {
 }
 
 
+@lru_cache(maxsize=4096)
 def document(split: str, index: int, seed: int = 0, stage: str = "long") -> Document:
-    """The document with this index; it does not depend on the number of documents requested."""
+    """The document with this index; it does not depend on the number of documents requested.
+
+    Kept, since a run asks for its documents several times.
+    """
     address = f"{split}/{stage}/{seed}/{index}"
     draws = Draws("document", address)
     while True:

@@ -25,6 +25,8 @@ from harness.records import ModelSpec, Note, Plugin, Served
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import pandas as pd
+
     from harness.data.documents import RawDocument
     from harness.data.encoding import EncodedDocument
     from harness.lockstep.recording import PassContext, Recorder
@@ -105,6 +107,9 @@ class Probe(Plugin):
     """Whether the probe needs the ranges of module inputs on the calibration documents, which takes an additional run
     of the variant."""
 
+    sums: ClassVar[str] = ""
+    """The table of a shared pass whose rows are sums over all documents, if the probe has one."""
+
     @classmethod
     def missing(cls) -> tuple[str, ...]:
         """See Plugin.missing: the required hook depends on ``runs``."""
@@ -137,6 +142,10 @@ class Probe(Plugin):
     def begin(self, context: PassContext) -> Recorder:
         """Begin a shared pass over all variants: returns a recorder that says which modules it taps, and turns batches
         into rows."""
+        raise NotImplementedError
+
+    def combine(self, total: pd.DataFrame, block: pd.DataFrame) -> pd.DataFrame:
+        """The table ``sums`` of some blocks of a pass with that of the next one; blocks come in their order."""
         raise NotImplementedError
 
     def observe(self, context: Context) -> None:

@@ -26,11 +26,13 @@ from harness.statistics import planned_looks
 class Stages:
     """The items of one of lm-eval's tasks that can be drawn.
 
-    numbers: their places in the task's data, in the order in which they are drawn. sizes: how many are drawn at the end
-    of each stage. passage: the field that several items of one cluster share; None: only equal documents are one.
+    available: its data. numbers: their places in it, in the order in which they are drawn. sizes: how many are drawn at
+    the end of each stage. passage: the field that several items of one cluster share; None: only equal documents are
+    one.
     """
 
     task: Any
+    available: Sequence[Mapping[str, Any]]
     numbers: Sequence[int]
     sizes: Sequence[int]
     passage: str | None
@@ -47,8 +49,7 @@ class Stages:
     @contextmanager
     def restrict(self, stage: int) -> Iterator[None]:
         """Let lm-eval see only the documents of a stage, numbered from 0. Few-shot examples stay those of the task."""
-        available = self.task.eval_docs
-        documents = [dict(available[number]) for number in self.draw(stage)]
+        documents = [dict(self.available[number]) for number in self.draw(stage)]
         source = "test_docs" if self.task.has_test_docs() else "validation_docs"
         with replace_attribute(self.task, source, lambda: documents):
             yield
@@ -70,10 +71,8 @@ class Stages:
         """
         if self.passage is None:
             return rows
-        available = self.task.eval_docs
-        labels = {
-            number: self._hash_field(available[number], self.passage) for number in rows["doc_id"].unique().tolist()
-        }
+        numbers = rows["doc_id"].unique().tolist()
+        labels = {number: self._hash_field(self.available[number], self.passage) for number in numbers}
         return rows.assign(doc_hash=[labels[number] for number in rows["doc_id"].tolist()])
 
     def _hash_field(self, document: Mapping[str, Any], field: str) -> str:
@@ -87,8 +86,8 @@ class Stages:
 
 def plan_stages(task: Any, spec: ItemsSpec) -> Stages:
     """The stages of one of lm-eval's tasks. Raises DataError for a task without documents."""
-    available = len(task.eval_docs)
-    if not available:
+    available = task.eval_docs
+    if not len(available):
         raise DataError(f"task {task.config.task}: found no document, expected at least one")
-    order = np.random.default_rng([spec.seed, available]).permutation(available)[: spec.max].tolist()
-    return Stages(task, order, planned_looks(min(spec.min, len(order)), len(order)), spec.passage)
+    order = np.random.default_rng([spec.seed, len(available)]).permutation(len(available))[: spec.max].tolist()
+    return Stages(task, available, order, planned_looks(min(spec.min, len(order)), len(order)), spec.passage)

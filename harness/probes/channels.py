@@ -30,6 +30,8 @@ class Channels(Probe):
     runs = "shared_pass"
     needs = ("hooks",)
 
+    sums = "channels"
+
     threshold: Annotated[float, Field(gt=0, examples=[6.0])] = Field(
         default=6.0, description="magnitude from which a value counts as an outlier (LLM.int8: 6)"
     )
@@ -38,47 +40,51 @@ class Channels(Probe):
         """A recorder of module inputs."""
         return _ChannelRecorder(context, self.threshold)
 
+    def combine(self, total: pd.DataFrame, block: pd.DataFrame) -> pd.DataFrame:
+        """Sums and counts added up, and the larger of the maxima; NaN stays NaN."""
+        import numpy as np
+
+        names = list(COLUMNS[1:])
+        return total.assign(max_abs=np.maximum(total["max_abs"], block["max_abs"]), **(total[names] + block[names]))
+
 
 class _ChannelRecorder(Recorder):
-    """Sums of a batch are added to the float64 sums of each variant [6, channels of all inputs].
+    """Sums of a batch are added to the float64 sums of each variant over the block [6, channels of all inputs].
 
-    The sixth row counts tokens. Every variant has its own running sums, so that each can resume separately.
+    The sixth row counts tokens. Every variant has its own sums, so that each can resume separately.
     """
-
-    running = "channels"
 
     def __init__(self, context: PassContext, threshold: float) -> None:
         self._kernel, self._threshold = context.kernels.moments, threshold
         self._sites = context.layout.inputs
         self._unpaired = context.layout.unpaired
-        self._totals: list[Tensor | None] = [None] * context.variants
+        self._totals: dict[int, Tensor] = {}
         self._labels = [self._label(variant) for variant in range(context.variants)]
 
     def inputs(self, side: int) -> Mapping[str, Tap]:
         return {site.module: partial(self._add, side, site.module) for site in self._select_sites(side)}
+
+    def start_block(self) -> None:
+        self._totals = {}
 
     def start(self, batch: Batch) -> None:
         self._batch = batch
         self._found: dict[tuple[int, str], Tensor] = {}
         self._valid: dict[object, Tensor] = {}
 
-    def totals(self, variant: int) -> pd.DataFrame:
+    def add(self, variant: int) -> None:
         import torch
 
         sums = [self._sum_batch(side, site) for side in (REFERENCE, variant) for site in self._select_sites(variant)]
         nothing = torch.zeros(len(COLUMNS), 0, dtype=torch.float64)  # All there is where no module has a partner.
-        batch, earlier = torch.cat([nothing, *sums], dim=1), self._totals[variant]
-        total = batch if earlier is None else _add_sums(earlier, batch)
-        self._totals[variant] = total
+        batch, earlier = torch.cat([nothing, *sums], dim=1), self._totals.get(variant)
+        self._totals[variant] = batch if earlier is None else _add_sums(earlier, batch)
+
+    def sums(self, variant: int) -> pd.DataFrame:
+        total = self._totals[variant]
         columns = {name: total[row].numpy() for row, name in enumerate(COLUMNS)}
         counts = {name: columns[name].astype("int64") for name in ("over_threshold", "tokens")}
         return self._labels[variant].assign(**(columns | counts))
-
-    def resume(self, variant: int, totals: pd.DataFrame) -> None:
-        import numpy as np
-        import torch
-
-        self._totals[variant] = torch.from_numpy(np.stack([totals[name].to_numpy(np.float64) for name in COLUMNS]))
 
     def _select_sites(self, side: int) -> list[InputSite]:
         missing: Mapping[str, str] = {} if side == REFERENCE else self._unpaired[side]

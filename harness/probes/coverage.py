@@ -50,16 +50,20 @@ class Coverage(Probe):
 
     runs = "shared_pass"
     whole_batches = True
+    sums = "coverage"
 
     def begin(self, context: PassContext) -> Recorder:
         """A recorder of calls of modules that not every document calls."""
         return _CoverageRecorder(context)
 
+    def combine(self, total: pd.DataFrame, block: pd.DataFrame) -> pd.DataFrame:
+        """What either touched."""
+        pairs = zip(total["seen"], block["seen"], strict=True)
+        return total.assign(seen=[_join_bits(left, right) for left, right in pairs]).astype({"seen": "str"})
+
 
 class _CoverageRecorder(Recorder):
-    """The bits of a batch are added to those of each variant, for both sides."""
-
-    running = "coverage"
+    """The bits of a batch are added to those of each variant over the block, for both sides."""
 
     def __init__(self, context: PassContext) -> None:
         from harness.models.coverage.parts import list_parts
@@ -71,7 +75,7 @@ class _CoverageRecorder(Recorder):
             {part.name: part for part in list_parts(model, own.modules, own.tables)}
             for model, own in zip(context.models, idle, strict=True)
         ]
-        self._seen: list[dict[tuple[int, str], Tensor]] = [{} for _ in range(context.variants)]
+        self._seen: dict[int, dict[tuple[int, str], Tensor]] = {}
         self._frames: dict[int, pd.DataFrame] = {}
 
     def calls(self, side: int) -> Mapping[str, CallTap]:
@@ -86,16 +90,22 @@ class _CoverageRecorder(Recorder):
             taps[owner] = partial(see, side, parts)
         return taps
 
+    def start_block(self) -> None:
+        self._seen = {}
+
     def start(self, batch: Batch) -> None:
         self._batch = batch
         self._found: dict[tuple[int, str], Tensor] = {}
 
-    def totals(self, variant: int) -> pd.DataFrame:
-        seen = self._seen[variant]
+    def add(self, variant: int) -> None:
+        seen = self._seen.setdefault(variant, {})
         for (side, name), units in self._found.items():
             if side in (REFERENCE, variant):
                 earlier = seen.get((side, name))
                 seen[side, name] = units if earlier is None else earlier | units
+
+    def sums(self, variant: int) -> pd.DataFrame:
+        seen = self._seen[variant]
         if variant not in self._frames:
             self._frames[variant] = _frame(self._rows(variant))
         frame = self._frames[variant]
@@ -105,12 +115,6 @@ class _CoverageRecorder(Recorder):
             for side, name, units in zip(frame["side"], frame["name"], frame["units"], strict=True)
         ]
         return frame.assign(seen=bits).astype({"seen": "str"})
-
-    def resume(self, variant: int, totals: pd.DataFrame) -> None:
-        for row in totals.to_dict("records"):
-            side = REFERENCE if row["side"] == "reference" else variant
-            if row["seen"]:
-                self._seen[variant][side, str(row["name"])] = _units(str(row["seen"]), int(row["units"]))
 
     def _see_module(self, side: int, parts: Sequence[ModelPart], _: tuple[Any, ...], __: Mapping[str, Any]) -> None:
         import torch
@@ -215,9 +219,6 @@ def _bits(units: Tensor | None, count: int) -> str:
     return np.packbits(bits).tobytes().hex()
 
 
-def _units(bits: str, count: int) -> Tensor:
-    import numpy as np
-    import torch
-
-    unpacked = np.unpackbits(np.frombuffer(bytes.fromhex(bits), dtype=np.uint8))[:count]
-    return torch.from_numpy(unpacked.astype(bool))
+def _join_bits(left: str, right: str) -> str:
+    """The bits that are set in either, both in hexadecimal and of the same length."""
+    return f"{int(left, 16) | int(right, 16):0{len(left)}x}" if left else left

@@ -33,22 +33,28 @@ class Experts(Probe):
     runs = "shared_pass"
     needs = ("hooks",)
     whole_batches = True
+    sums = "experts"
 
     def begin(self, context: PassContext) -> Recorder:
         """A recorder of the calls of experts."""
         return _ExpertRecorder(context)
 
+    def combine(self, total: pd.DataFrame, block: pd.DataFrame) -> pd.DataFrame:
+        """Tokens added up; what is not known of one block is not known of all."""
+        pairs = {name: (total[name], block[name]) for name in ("tokens", "agreeing")}
+        return total.assign(
+            **{name: (left + right).mask((left < 0) | (right < 0), UNKNOWN) for name, (left, right) in pairs.items()}
+        )
+
 
 class _ExpertRecorder(Recorder):
-    """Counts of a batch are added to the running counts of each variant [tokens, agreeing; experts of both sides]."""
-
-    running = "experts"
+    """Counts of a batch are added to those of each variant over the block [tokens, agreeing; experts of both sides]."""
 
     def __init__(self, context: PassContext) -> None:
         self._layout = context.layout
         self._mixtures = context.layout.experts or ((),) * (context.variants + 1)
         self._fitted = context.calibrations or (None,) * context.variants
-        self._totals: list[Tensor | None] = [None] * context.variants
+        self._totals: dict[int, Tensor] = {}
 
     def calls(self, side: int) -> Mapping[str, CallTap]:
         taps: dict[str, CallTap] = {}
@@ -61,23 +67,30 @@ class _ExpertRecorder(Recorder):
                 taps[f"{mixture.module}.{expert}"] = partial(self._one, side, mixture, expert)
         return taps
 
+    def start_block(self) -> None:
+        self._totals = {}
+
     def start(self, batch: Batch) -> None:
         self._batch = batch
         self._chosen: dict[str, Tensor] = {}
         self._known: dict[tuple[int, str], tuple[Tensor, Tensor]] = {}
         self._found: dict[tuple[int, str], Tensor] = {}
 
-    def totals(self, variant: int) -> pd.DataFrame:
-        import pandas as pd
+    def add(self, variant: int) -> None:
         import torch
 
         pieces = [self._count_batch(side, each) for side, each in self._rows(variant)]
         batch_2E = torch.cat(pieces, dim=1) if pieces else torch.zeros(2, 0, dtype=torch.int64)
-        earlier, total = self._totals[variant], batch_2E
+        earlier, total = self._totals.get(variant), batch_2E
         if earlier is not None:
             # What is not known of one batch is not known of all.
             total = torch.where((earlier < 0) | (batch_2E < 0), UNKNOWN, earlier + batch_2E)
         self._totals[variant] = total
+
+    def sums(self, variant: int) -> pd.DataFrame:
+        import pandas as pd
+
+        total = self._totals[variant]
         labels = self._labels(variant)
         tokens, agreeing = total.tolist() if labels else ([0], [UNKNOWN])
         rows = [
@@ -87,13 +100,6 @@ class _ExpertRecorder(Recorder):
         frame = pd.DataFrame(rows, columns=["side", "module", "expert", "tokens", "agreeing", "calibration"])
         kinds = {"expert": "int32", "tokens": "int64", "agreeing": "int64", "calibration": "int64"}
         return frame.astype({"side": "str", "module": "str"} | kinds)
-
-    def resume(self, variant: int, totals: pd.DataFrame) -> None:
-        import numpy as np
-        import torch
-
-        rows = totals[totals["side"] != "none"]
-        self._totals[variant] = torch.from_numpy(np.stack([rows[name].to_numpy() for name in ("tokens", "agreeing")]))
 
     def _stack(self, side: int, mixture: Mixture, arguments: tuple[Any, ...], named: Mapping[str, Any]) -> None:
         """Handle a call of stacked experts, one row per position."""

@@ -86,13 +86,6 @@ class Items(TaskSettings, Probe):
 
         return plan_stages(task, self.items) if self.items else None
 
-    def units(self) -> list[str]:
-        """Every unit, in order. Opens the tasks, but no model. Raises DataError."""
-        library = self._open()
-        tasks = [task for name in self.tasks for task in library.open(name)]
-        _OPENED[self] = library
-        return [unit for task in tasks for unit in _units(task.config.task, self._plan(task))]
-
     def observe(self, context: Context) -> None:
         """Commit one unit per task and stage. Raises DataError for tasks that cannot be found, loaded, run or paired.
 
@@ -103,47 +96,52 @@ class Items(TaskSettings, Probe):
         from harness.scoring.guards import reuse_templates
 
         progress, library = context.progress, self._open()
-        pending = _Pending(context, self)
+        sides = _Sides(context, self)
         with reuse_templates():
             for number, name in enumerate(self.tasks):
                 progress.step("tasks", number, len(self.tasks))
                 if self.items or not all(sink.done(_unit(name)) for sink in context.sinks):
-                    for task in library.take(name):
-                        self._observe_task(task, library.manager, pending)
+                    tasks = library.take(name)
+                    scored = [self._observe_task(task, library.manager, sides) for task in tasks]
+                    if not any(scored):
+                        library.keep(name, tasks)
+                        _OPENED[self] = library
         progress.step("tasks", len(self.tasks), len(self.tasks))
 
     def _open(self) -> TaskLibrary:
         return _OPENED.pop(self, None) or TaskLibrary(read_task_files(self._folders()))
 
-    def _observe_task(self, task: Any, manager: Any, pending: _Pending) -> None:
-        name, stages, context = task.config.task, self._plan(task), pending.context
-        undecided = list(range(len(context.sinks)))
+    def _observe_task(self, task: Any, manager: Any, sides: _Sides) -> bool:
+        """Commit what is missing of a task; returns whether anything was."""
+        name, stages, context = task.config.task, self._plan(task), sides.context
+        undecided, scored = list(range(len(context.sinks))), False
         for stage, unit in enumerate(_units(name, stages)):
             waiting = [variant for variant in undecided if not context.sinks[variant].done(unit)]
             if waiting:
+                scored = True
                 with stages.restrict(stage) if stages else nullcontext():
-                    scored = list(self._score(task, manager, pending, waiting))
-                for variant, frames in scored:
-                    drawn = _place(frames, stages, stage) if stages else frames
-                    context.sinks[variant].commit(unit, drawn)
+                    for variant, frames in self._score(task, manager, sides, waiting):
+                        rows = _place(frames, stages, stage) if stages else frames
+                        context.sinks[variant].commit(unit, rows)
             if stages and context.items:
                 undecided = [variant for variant in undecided if context.items.goes_on(variant, name, stage)]
+        return scored
 
     def _score(
-        self, task: Any, manager: Any, pending: _Pending, waiting: Sequence[int]
+        self, task: Any, manager: Any, sides: _Sides, waiting: Sequence[int]
     ) -> Iterator[tuple[int, dict[str, pd.DataFrame]]]:
         """The rows of each of these variants on the documents that the task shows, by table."""
         import pandas as pd
 
         from harness.probes._samples import list_questions, pair_rows
 
-        name, progress = task.config.task, pending.context.progress
-        what, sides = f"task {name}", len(waiting) + 1
-        progress.step(what, 0, sides)
-        scorers = pending.scorers
+        name, progress = task.config.task, sides.context.progress
+        what, count = f"task {name}", len(waiting) + 1
+        progress.step(what, 0, count)
+        scorers = sides.scorers
         wanted = self._evaluate_side(task, manager, scorers[0], "")
         references = {bool(wanted.plain): wanted}
-        progress.step(what, 1, sides)
+        progress.step(what, 1, count)
         for done, variant in enumerate(waiting, start=2):
             found = self._evaluate_side(task, manager, scorers[variant + 1], wanted.plain)
             plain = bool(found.plain)
@@ -158,7 +156,7 @@ class Items(TaskSettings, Probe):
                     "scoring": pd.DataFrame([{"task": name, "plain": found.plain, "side": side}]),
                 },
             )
-            progress.step(what, done, sides)
+            progress.step(what, done, count)
 
     def _evaluate_side(self, task: Any, manager: Any, scorer: Scorer, plain: str) -> TaskResults:
         from harness.probes._samples import check_labels, read_side
@@ -235,7 +233,7 @@ def _units(task: str, stages: Stages | None) -> list[str]:
 
 
 @dataclass
-class _Pending:
+class _Sides:
     """The sides of a context, as scorers that are made once a unit needs them."""
 
     context: Context

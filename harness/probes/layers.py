@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING
@@ -32,7 +33,10 @@ class Layers(Probe):
 
 
 class _LayerRecorder(Recorder):
-    """Keeps reference outputs of the batch, uncopied, and compares each when the variant's module is called."""
+    """Keeps reference outputs of the batch, uncopied, and compares each when the variant's module is called.
+
+    The last variant is the last that needs them.
+    """
 
     def __init__(self, context: PassContext) -> None:
         self._kernel = context.kernels.errors
@@ -42,7 +46,7 @@ class _LayerRecorder(Recorder):
 
     def start(self, batch: Batch) -> None:
         self._batch = batch
-        self._kept: dict[str, list[Tensor]] = {}
+        self._kept: dict[str, deque[Tensor]] = {}
         self._errors: list[dict[str, list[Tensor]]] = [{} for _ in range(self._variants)]
 
     def outputs(self, side: int) -> Mapping[str, Tap]:
@@ -56,14 +60,15 @@ class _LayerRecorder(Recorder):
 
     def _keep(self, site: OutputSite, output_NH: Tensor) -> None:
         check_rows(site.module, output_NH, self._batch)
-        self._kept.setdefault(site.module, []).append(output_NH.clone() if site.volatile else output_NH)
+        self._kept.setdefault(site.module, deque()).append(output_NH.clone() if site.volatile else output_NH)
 
     def _compare(self, variant: int, module: str, output_NH: Tensor) -> None:
         import torch
 
         check_rows(module, output_NH, self._batch)
         errors = self._errors[variant].setdefault(module, [])
-        reference_NH = self._kept[module][len(errors)]
+        kept = self._kept[module]
+        reference_NH = kept.popleft() if variant == self._variants - 1 else kept[len(errors)]
         errors.append(torch.stack(self._kernel(reference_NH, output_NH.to(reference_NH.device))))
 
     def release_inputs(self) -> None:

@@ -47,18 +47,16 @@ class _TokenRecorder(Recorder):
         from harness.lockstep.logit_statistics import logit_statistics
 
         self._found[variant].append(logit_statistics(reference_NV, variant_NV, targets_N, self._kernel))
-        self._last = reference_NV, variant_NV, targets_N
 
-    def extra_logits(self, variant: int, reference_NE: Tensor, variant_NE: Tensor) -> None:
+    def extra_logits(
+        self, variant: int, kept: int, reference_NV: Tensor, variant_NV: Tensor, targets_N: Tensor
+    ) -> None:
         from harness.lockstep.logit_statistics import extra_statistics
 
-        reference_NV, variant_NV, targets_N = self._last
         statistics = self._found[variant][-1]
-        for side, extra_NE, common_NV in (
-            ("reference", reference_NE, reference_NV),
-            ("variant", variant_NE, variant_NV),
-        ):
+        for side, all_NV in (("reference", reference_NV), ("variant", variant_NV)):
             nll, top1 = statistics[f"{side}_nll"], statistics[f"{side}_top1"]
+            extra_NE, common_NV = all_NV[:, kept:], all_NV[:, :kept]
             mass, statistics[f"{side}_top1"] = extra_statistics(extra_NE, common_NV, targets_N, nll, top1)
             self._extra[variant].setdefault(side, []).append(mass)
 

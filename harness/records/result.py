@@ -321,13 +321,24 @@ class Environment(Record):
 class Clock(Record):
     """The only part of a run, beside latency measurements, that differs between two identical runs.
 
-    checks: how many checks were started in this folder, this one included; 0 where that is not known.
+    seconds: by stage, of this variant and of what it shares with others. others: those of other variants checked by the
+    same process. elapsed: from the start of the process to the verdict; None where it is not known, as in files of
+    earlier versions. outputs: for writing the outputs, which were made before it was known, so that they do not show
+    it. checks: how many checks were started in this folder, this one included; 0 where that is not known.
     """
 
     started: str
     finished: str
     seconds: dict[str, float]
+    others: float = 0.0
+    elapsed: float | None = None
+    outputs: float | None = None
     checks: Annotated[int, Field(ge=0)] = 0
+
+    @property
+    def unexplained(self) -> float | None:
+        """Seconds until the verdict that no stage of any variant explains; None where it is not known."""
+        return None if self.elapsed is None else max(0.0, self.elapsed - self.others - sum(self.seconds.values()))
 
 
 class Run(Record):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from harness.errors import FailureClass
+from harness.errors import FailureClass, HarnessError
 from harness.records import Run
 from harness.report import display, verdict, words
 
@@ -29,6 +29,11 @@ class Outcome:
     size: str = "–"
     kl: str = "–"
     perplexity: str = "–"
+
+    @classmethod
+    def from_error(cls, name: str, error: HarnessError) -> Outcome:
+        """That of a variant that could not be run."""
+        return cls(name, 2, "error", error.failure, (str(error).splitlines() or [""])[0])
 
     @classmethod
     def from_run(cls, run: Run, code: int, reason: str = "") -> Outcome:

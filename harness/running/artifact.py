@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -10,41 +10,26 @@ from typing import TYPE_CHECKING, Literal
 from harness.artifacts.saving import discard_artifact, save_folder
 from harness.backends import Backend
 from harness.data.encoding import EncodedDocument
-from harness.errors import HarnessError, WriteError
+from harness.errors import WriteError
 from harness.models.adapters import copy_adapter, detach_adapter
 from harness.models.loaded import LoadedModel
 from harness.models.transformers_output import silence_transformers
 from harness.planning.specs import Plan, SuiteSpec
 from harness.probes import ArtifactSource, Context
 from harness.progress import Progress
-from harness.records import Artifact, ArtifactFile, Note
 from harness.running.comparing import compare_files
-from harness.running.pairs import Documents, Pair, encode_for_variant
-from harness.running.stopwatch import measure_time
+from harness.running.pairs import Documents, LoadedPair, encode_for_variant
+from harness.running.saved_files import FOLDER, artifact_of, read_artifact
 
 if TYPE_CHECKING:
-    import pandas as pd
+    pass
 
 ADAPTER = "adapter"
 """Folder inside the artifact for an unmerged adapter."""
-FOLDER = "artifact"
-"""Name of the folder next to run.json, of the table about it, and of the stage."""
 
 
-def observe_artifacts(documents: Documents, reference: LoadedModel, pairs: Sequence[Pair], progress: Progress) -> None:
-    """Let the artifact probes observe every pair, one after another.
-
-    A pair that fails keeps its error: a failing library or a full disk does not affect the other variants.
-    """
-    for pair in pairs:
-        try:
-            with measure_time(pair.observed.seconds, FOLDER):
-                _observe_artifact(pair, documents, reference, progress)
-        except HarnessError as error:
-            pair.error = error
-
-
-def _observe_artifact(pair: Pair, documents: Documents, reference: LoadedModel, progress: Progress) -> None:
+def observe_artifact(pair: LoadedPair, documents: Documents, reference: LoadedModel, progress: Progress) -> None:
+    """Let the artifact probes observe a pair, and compare its files again if they were saved."""
     plan, store = pair.observed.plan, pair.store
     asking = [(suite, probe) for suite in plan.suites for probe in suite.probes if probe.runs == "artifact"]
     source = _source(pair, bool(asking))
@@ -62,24 +47,11 @@ def _observe_artifact(pair: Pair, documents: Documents, reference: LoadedModel, 
             artifact=source,
         )
         probe.observe(context)
-    tables = (store.read(suite.name, FOLDER) for suite, _ in asking)
-    if (table := next((table for table in tables if table is not None), None)) is not None:
-        pair.observed.artifact = artifact_of(table)
-        pair.observed.notes += list(_notes(pair.variant, table))
-    if source.kind == "save" and pair.observed.artifact is not None:
+    if source.kind == "save" and (table := read_artifact(pair)) is not None and artifact_of(table) is not None:
         compare_files(plan.suites, reference, pair, progress, source)
 
 
-def artifact_of(table: pd.DataFrame) -> Artifact | None:
-    """The files that the table ``artifact`` lists; None if it lists none."""
-    rows = table[table["part"] == "file"]
-    columns = zip(rows["name"], rows["count"], rows["text"], strict=True)
-    files = tuple(ArtifactFile(name=str(name), bytes=int(size), sha256=str(sha256)) for name, size, sha256 in columns)
-    loaded = bool((table["part"] == "checkpoint").any())
-    return Artifact(kind="checkpoint" if loaded else "saved", files=files) if files else None
-
-
-def _source(pair: Pair, observed: bool) -> ArtifactSource:
+def _source(pair: LoadedPair, observed: bool) -> ArtifactSource:
     """Where the artifact of a pair comes from. observed: whether a probe needs it; otherwise nothing is written."""
     plan, variant = pair.observed.plan, pair.variant
     folder = pair.store.folder.with_name(FOLDER)
@@ -129,58 +101,8 @@ def _discard_stale(folder: Path) -> None:
         raise WriteError(f"{folder}: an earlier artifact could not be removed: {error.strerror or error}") from error
 
 
-def _documents(pair: Pair, suite: SuiteSpec, documents: Documents) -> Sequence[EncodedDocument]:
+def _documents(pair: LoadedPair, suite: SuiteSpec, documents: Documents) -> Sequence[EncodedDocument]:
     """The suite's documents, encoded by the variant's own tokenizer if its token ids differ."""
-    return encode_for_variant(suite, pair.variant) if suite.name in pair.token_mismatches else documents[suite.name]
-
-
-def _notes(variant: LoadedModel, table: pd.DataFrame) -> Iterator[Note]:
-    """Notes: why an artifact was refused, how it differs from the model in memory, and where its size is misleading."""
-    refused = " ".join(table.loc[table["part"] == "refused", "text"])
-    for text in table.loc[table["part"].isin(["refused", "live_refused"]), "text"]:
-        yield Note(topic=FOLDER, text=f"{variant.name}: {text}", level="warn")
-    if (changed := _describe_difference(table, "live")) is not None:
-        text = f"saving changed the model in memory ({changed}); all other numbers were measured before"
-        yield Note(topic=FOLDER, text=f"{variant.name}: {text}", level="warn")
-    causes = "; ".join(_explain_unsaved(variant))
-    if (differs := _describe_difference(table, "reloaded")) is not None:
-        unknown = "no step is known to be lost when saving, so values were rounded once more, or lost"
-        text = f"the artifact differs from the model in memory ({differs}): {causes or unknown}"
-        yield Note(topic=FOLDER, text=f"{variant.name}: {text}", level="warn")
-    elif refused and causes:
-        yield Note(topic=FOLDER, text=f"{variant.name}: {causes}", level="warn")
-    yield from _size_notes(variant, table)
-
-
-def _describe_difference(table: pd.DataFrame, part: str) -> str | None:
-    """Difference of the tokens and modules of a part from the model in memory, in words; None if they are the same."""
-    tokens, modules = table[table["part"] == part], table[table["part"] == f"{part}_module"]
-    other = modules[~(modules["error"] <= modules["allowed"])]
-    moved = tokens[~((tokens["kl"] == 0.0) & (tokens["max_abs_diff"] == 0.0))]
-    if moved.empty and other.empty:
-        return None
-    first = f", {other['name'].iloc[0]} first" if len(other) else ""
-    largest = f", largest KL {tokens['kl'].max():.3g} nats/token" if len(moved) else ""
-    return f"{len(other)} of {len(modules)} modules{first}; logits of {len(moved)} of {len(tokens)} tokens{largest}"
-
-
-def _explain_unsaved(variant: LoadedModel) -> Iterator[str]:
-    """What is simulated in memory and cannot be stored in weight files."""
-    if rounding := sum(m.activations is not None and m.kernel == "simulated" for m in variant.identity.modules):
-        yield f"inputs of {rounding} modules are rounded in memory, but activation quantization is not in the artifact"
-    if variant.identity.cache and variant.identity.cache.kernel == "simulated":
-        yield "keys and values are rounded in memory, but KV cache quantization is not in the artifact"
-
-
-def _size_notes(variant: LoadedModel, table: pd.DataFrame) -> Iterator[Note]:
-    """A note if simulated weights are saved as floats: the size on disk is not that of the format.
-
-    Libraries that compute with floats may still save codes; headers and configurations are less than a tenth.
-    """
-    files = table[(table["part"] == "file") & table["name"].str.endswith(".safetensors")]
-    modules = variant.identity.modules
-    stated, on_disk = sum(module.stored_bytes for module in modules), int(files["count"].sum())
-    simulated = any(module.kernel == "simulated" and module.backend for module in modules)
-    if simulated and on_disk > 1.1 * stated and (table["part"] != "checkpoint").all():
-        text = f"held as floats; on disk {on_disk:,} bytes, not the {stated:,} of the packed format"
-        yield Note(topic=FOLDER, text=f"{variant.name}: {text}")
+    return (
+        encode_for_variant(suite, pair.variant) if suite.name in pair.facts.token_mismatches else documents[suite.name]
+    )

@@ -4,36 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from harness.data.encoding import EncodedDocument
 from harness.planning.sampling.looks import Look, names_by_document, read_item_looks
+from harness.planning.sampling.sample import Sample
 from harness.planning.specs import SuiteSpec
-from harness.running.noise_floor import Perturbed
-from harness.running.pairs import Pair
+from harness.running.pair import Pair
 from harness.running.stopping import StoppingRules, find_method, find_own, list_names
 from harness.statistics import drop_repeated_looks, planned_looks
+
+
+def plan_looks(suite: SuiteSpec, sample: Sample) -> tuple[int, ...]:
+    """The numbers of scorable documents at which looks take place; one look at all of them without a minimum."""
+    count = len(sample.tokens)
+    least = suite.documents.min if suite.documents and suite.documents.min else count
+    clusters = [sample.clusters.get(document, document) for document in sample.tokens]
+    return drop_repeated_looks(planned_looks(min(least, count), count), clusters)
 
 
 class Extending:
     """The interim looks of one suite for several variants, each with its own rules (see
     harness.lockstep.recording.Looks)."""
 
-    def __init__(
-        self,
-        suite: SuiteSpec,
-        documents: Sequence[EncodedDocument],
-        pairs: Sequence[Pair],
-        perturbed: Perturbed | None = None,
-    ) -> None:
-        tokens = {document.index: document.tokens for document in documents if document.tokens > 0}
-        least = suite.documents.min if suite.documents and suite.documents.min else len(tokens)
-        clusters = {document.index: document.cluster for document in documents if document.duplicate_of is not None}
-        sizes = planned_looks(min(least, len(tokens)), len(tokens))
-        self._sizes = drop_repeated_looks(sizes, [clusters.get(document, document) for document in tokens])
+    def __init__(self, suite: SuiteSpec, sample: Sample, pairs: Sequence[Pair]) -> None:
+        self._sizes = plan_looks(suite, sample)
         self._watches = []
         for pair in pairs:
             own = find_own(pair, suite)
-            first = Look(self._sizes, 0, tokens, find_method(pair), clusters)
-            self._watches.append(StoppingRules(pair, own, first, names_by_document(own), perturbed))
+            first = Look(self._sizes, 0, sample.tokens, find_method(pair), sample.clusters)
+            self._watches.append(StoppingRules(pair, own, first, names_by_document(own)))
 
     @property
     def sizes(self) -> Sequence[int]:

@@ -14,27 +14,25 @@ from harness.planning.specs import GateSpec, SuiteSpec
 from harness.records import Measurement, NoiseFloor, Note, Skipped, Slice
 from harness.records.own_rules import MEASURES_RUN, REFERENCE_PREDICTS
 from harness.running.extra_ids import explain_used
-from harness.running.noise_floor import Key, Perturbed, add_floors, floors
-from harness.running.pairs import Pair
+from harness.running.noise_floor import Key, add_floors, floors, read_perturbed
+from harness.running.pair import Pair
 from harness.running.reference_check import COLUMNS, explain_weakness
 from harness.running.stopwatch import measure_time
 from harness.system.foreign import guard
-from harness.tables.store import Store
+from harness.tables.access import Tables
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-def measure(pair: Pair, suites: Sequence[SuiteSpec], perturbed: Mapping[str, Perturbed] | None = None) -> None:
-    """Compute the measurements. A measure that raises is a failure of the run; the others still count.
-
-    perturbed: by suite, the reference's tables under the conditions of the noise floor.
-    """
+def measure(pair: Pair, suites: Sequence[SuiteSpec]) -> None:
+    """Compute the measurements. A measure that raises is a failure of the run; the others still count."""
     with measure_time(pair.observed.seconds, "measure"):
         for suite in suites:
             _check_reference(pair, suite)
             measures = suite.measures
-            otherwise = (perturbed or {}).get(suite.name) if suite.name not in pair.token_mismatches else None
+            apart = suite.name in pair.facts.token_mismatches
+            otherwise = None if apart else read_perturbed(pair.store, suite.name)
             noise = floors(otherwise, measures) if otherwise else {}
             for measure in measures:
                 raw = run_measure(
@@ -54,10 +52,10 @@ def measure(pair: Pair, suites: Sequence[SuiteSpec], perturbed: Mapping[str, Per
 
 def _check_reference(pair: Pair, suite: SuiteSpec) -> None:
     """Note whether the reference predicts the texts of a suite, if its tokens were observed."""
-    if suite.name in pair.token_mismatches or all(probe.kind != "tokens" for probe in suite.probes):
+    if suite.name in pair.facts.token_mismatches or all(probe.kind != "tokens" for probe in suite.probes):
         return
     tokens = pair.store.read(suite.name, "tokens", COLUMNS)
-    found = explain_weakness(tokens, pair.vocabulary) if tokens is not None else ""
+    found = explain_weakness(tokens, pair.facts.vocabulary) if tokens is not None else ""
     if not found:
         return
     reason, text = pair.observed.plan.weak_reference, f"suite {suite.name}: {found}"
@@ -112,7 +110,7 @@ def measure_parts(
     if documents is None:
         return []
     served = [
-        each.get_substitute() if suite.name in pair.token_mismatches and _compares_tokens(suite, each) else each
+        each.get_substitute() if suite.name in pair.facts.token_mismatches and _compares_tokens(suite, each) else each
         for each in asked
     ]
     measures = [measure for measure in served if measure is not None]
@@ -144,12 +142,12 @@ def run_measure(
     """
     if used := explain_used(pair.store, suite.name, measure.table):
         return _skip_all(measure, used)
-    reason = pair.token_mismatches.get(suite.name, "") if _compares_tokens(suite, measure) else ""
+    reason = pair.facts.token_mismatches.get(suite.name, "") if _compares_tokens(suite, measure) else ""
     instead = measure.get_substitute() if reason else measure
     if instead is None:
         return _skip_all(measure, reason, failure="comparability")
-    if instead.table in pair.unsupported:
-        return _skip_all(measure, pair.unsupported[instead.table], unsupported=True)
+    if instead.table in pair.facts.unsupported:
+        return _skip_all(measure, pair.facts.unsupported[instead.table], unsupported=True)
     served = {metric.name for metric in instead.produces()}
     lost = [entry for entry in _skip_all(measure, reason, failure="comparability") if entry.measure not in served]
     table = pair.store.read(suite.name, instead.table, instead.columns)
@@ -168,7 +166,7 @@ def run_measure(
                 ends = None if look is None or ordinary or (own and not look.task) else look.intervals()
                 found += hold_to_declared(instead, instead.measure_at(rows, ends))
         measured = skip_uncompared(instead, name_documents(found, documents), read_uncompared(pair.store, suite.name))
-        return [*lost, *_skip_hidden(instead, measured, pair.hidden_weights)]
+        return [*lost, *_skip_hidden(instead, measured, pair.facts.hidden_weights)]
     except Exception as error:  # noqa: BLE001 - a plugin may raise anything; it must cost the verdict, not the run
         reason = f"measure {measure.kind} failed: {type(error).__name__}: {error}"
         failures.append(reason)
@@ -188,7 +186,7 @@ def _split_by_look(
     return [(look, label_clusters(look.rows(table) if look else table, documents))]
 
 
-def read_uncompared(store: Store, suite: str) -> dict[str, str]:
+def read_uncompared(store: Tables, suite: str) -> dict[str, str]:
     """Modules that a shared pass could not compare although both models should have them, with the reason."""
     found = store.read(suite, "unpaired")
     if found is None:

@@ -1,66 +1,45 @@
 """The noise floor of a suite: the reference compared with itself under other conditions, metric by metric.
 
-It depends only on the reference and the documents, so it is computed once for all variants of a group and kept in
-memory: its tables are small, and a resumed run recomputes the same.
+It depends only on the reference and the documents, so it is computed once for all variants of a group, and stored as
+one unit of each.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from harness.data.encoding import EncodedDocument
-from harness.errors import ModelError, is_out_of_memory
-from harness.lockstep.driver import shared_pass
-from harness.lockstep.noise_floor import apply_condition, sample_documents
 from harness.measures import Measure
-from harness.models.loaded import LoadedModel
 from harness.planning.sampling.clusters import label_clusters
 from harness.planning.specs import SuiteSpec
-from harness.progress import Progress
+from harness.probes import Probe
 from harness.records import Measurement, NoiseFloor, Note, Skipped
 from harness.system.foreign import guard
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from harness.tables.access import Tables
+
+UNIT = TABLE = "noise_floor"
+TOPIC = "noise floor"
 Key = tuple[str, tuple[tuple[str, str], ...]]
 """A metric and its labels; no labels if it is the only one of its name."""
 
 
-@dataclass
-class MemoryTables:
-    """Tables in memory, for a pass whose rows need not be stored (see harness.lockstep.recording.Sink)."""
+@dataclass(frozen=True)
+class StoredCondition:
+    """The tables of one condition, which are named after it."""
 
-    units: set[str] = field(default_factory=set)
-    frames: dict[str, list[pd.DataFrame]] = field(default_factory=dict)
-
-    def done(self, unit: str) -> bool:
-        """Whether the unit was committed."""
-        return unit in self.units
-
-    def commit(
-        self,
-        unit: str,
-        frames: Mapping[str, pd.DataFrame],
-        snapshots: Mapping[str, pd.DataFrame] | None = None,
-    ) -> None:
-        """Store the rows of one unit."""
-        self.units.add(unit)
-        for table, frame in frames.items():
-            self.frames.setdefault(table, []).append(frame)
-        self.frames |= {table: [frame] for table, frame in (snapshots or {}).items()}
+    tables: Tables
+    suite: str
+    condition: str
 
     def read(self, table: str, columns: tuple[str, ...] | None = None) -> pd.DataFrame | None:
-        """What has been committed to a table so far."""
-        import pandas as pd
-
-        if table not in self.frames:
-            return None
-        frame = pd.concat(self.frames[table], ignore_index=True)
-        return frame if columns is None else frame[list(columns)]
+        """One table, None if there is none of that name."""
+        return self.tables.read(self.suite, f"{table}@{self.condition}", columns)
 
 
 @dataclass(frozen=True)
@@ -71,35 +50,29 @@ class Perturbed:
     """
 
     documents: int
-    tables: Mapping[str, MemoryTables]
+    tables: Mapping[str, StoredCondition]
     note: Note
 
 
-def observe_perturbed(
-    suite: SuiteSpec, documents: Sequence[EncodedDocument], reference: LoadedModel, progress: Progress
-) -> Perturbed | None:
-    """Compare the reference with itself under the conditions of a suite; None if it names none."""
-    spec = suite.noise_floor
-    probes = [probe for probe in suite.probes if probe.runs == "shared_pass" and not probe.whole_batches]
-    if spec is None or not probes:
+def perturbs(suite: SuiteSpec) -> bool:
+    """Whether a suite asks for a noise floor, and has probes that it can be found for."""
+    return suite.noise_floor is not None and bool(list_probes(suite))
+
+
+def list_probes(suite: SuiteSpec) -> list[Probe]:
+    """The probes of which a noise floor can be found."""
+    return [probe for probe in suite.probes if probe.runs == "shared_pass" and not probe.whole_batches]
+
+
+def read_perturbed(tables: Tables, suite: str) -> Perturbed | None:
+    """What ``harness.running.perturbing`` committed; None if nothing."""
+    about = tables.read(suite, TABLE)
+    if about is None:
         return None
-    sample = sample_documents(documents, spec.documents)
-    tables: dict[str, MemoryTables] = {condition: MemoryTables() for condition in spec.conditions}
-    try:
-        ways = [apply_condition(condition, reference) for condition in spec.conditions]
-        models, arranged = [model for model, _ in ways], [way for _, way in ways]
-        shared_pass(reference, models, sample, probes, list(tables.values()), progress, arranged=arranged)
-    except (ModelError, RuntimeError, MemoryError) as error:
-        if not isinstance(error, ModelError) and not is_out_of_memory(error):
-            raise
-        text = f"the noise floor of suite {suite.name} is not known: {error}"
-        return Perturbed(len(sample), {}, Note(topic="noise floor", text=text, level="warn"))
-    runs, scored = len(sample) * (len(tables) + 1), sum(1 for document in documents if document.tokens)
-    text = (
-        f"suite {suite.name}: the reference against itself on {len(sample)} documents under {', '.join(tables)}; that "
-        f"takes {runs} document passes, in addition to the {2 * scored} that compare one variant with the reference"
-    )
-    return Perturbed(len(sample), tables, Note(topic="noise floor", text=text))
+    first = about.iloc[0]
+    note = Note(topic=TOPIC, text=str(first["text"]), level="warn" if first["level"] == "warn" else "info")
+    conditions = [str(each) for each in about["condition"] if each]
+    return Perturbed(int(first["documents"]), {each: StoredCondition(tables, suite, each) for each in conditions}, note)
 
 
 def floors(perturbed: Perturbed, measures: Sequence[Measure]) -> dict[Key, NoiseFloor]:
@@ -135,7 +108,7 @@ def add_floors(found: Sequence[Measurement | Skipped], known: Mapping[Key, Noise
     return [add_floor(entry) for entry in found] if known else list(found)
 
 
-def _measure(measure: Measure, tables: MemoryTables) -> list[Measurement]:
+def _measure(measure: Measure, tables: StoredCondition) -> list[Measurement]:
     """The results of a measure; empty if it raises or has no rows: its metrics then have no floor."""
     table = tables.read(measure.table, measure.columns)
     if table is None or table.empty:

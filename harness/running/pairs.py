@@ -1,11 +1,8 @@
-"""The pair of a variant and the reference during a run: made, described, and identified by its data key."""
+"""Makes the pair of a variant and the reference, describes it, and identifies it by its data key."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,7 +11,7 @@ from harness.data.contamination import WINDOW, DocumentIndex
 from harness.data.documents import RawDocument, read_documents, shuffle_documents, texts_sha256
 from harness.data.encoding import EncodedDocument, count_duplicates, documents_sha256, encode, name_similar
 from harness.data.training import TrainingDocuments
-from harness.errors import DataError, HarnessError
+from harness.errors import DataError
 from harness.models.coverage.finite import compare_finite, describe_tensors
 from harness.models.coverage.same_model import note_same_model
 from harness.models.coverage.stated import note_plain_layers, note_quantized_reference
@@ -24,17 +21,16 @@ from harness.models.verification.tokenizer_file import verify_texts
 from harness.models.vocabulary import explain_mismatch
 from harness.numerics.hardware import fit as hardware
 from harness.planning.composition import remarks
-from harness.planning.sampling.looks import Look
 from harness.planning.specs import Plan, SuiteSpec, VariantSpec
-from harness.records import Artifact, Comparison, Environment, Identity, Measurement, Note, Skipped, Slice, Stop
-from harness.records.own_rules import WEIGHTS_FINITE, OwnRule
+from harness.records import Environment, Identity, Note
 from harness.records.plan import SERVED, Served
 from harness.running.calibration import read_calibration, with_calibration
+from harness.running.opening import note_openings, settle_openings
+from harness.running.pair import Pair, PairFacts, Storage, begin, hash_data
 from harness.running.stopwatch import measure_time
 from harness.running.training import prepare_training, read_training, with_training
 from harness.running.variant import make_variant
 from harness.system.environment import describe_environment
-from harness.tables.store import Store
 
 Documents = dict[str, Sequence[EncodedDocument]]
 """Encoded documents by suite name."""
@@ -55,50 +51,11 @@ class Known:
     training: dict[str, TrainingDocuments] = field(default_factory=dict)
 
 
-@dataclass
-class Observed:
-    """The record of one variant after its run: everything that run.json needs except the verdicts."""
-
-    plan: Plan
-    reference: Identity
-    variant: Identity
-    environment: Environment
-    data_key: str
-    measurements: list[Measurement] = field(default_factory=list)
-    skipped: list[Skipped] = field(default_factory=list)
-    slices: list[Slice] = field(default_factory=list)
-    stops: dict[str, Stop] = field(default_factory=dict)
-    """By suite (and task) with sequential sampling: where it stopped."""
-    notes: list[Note] = field(default_factory=list)
-    artifact: Artifact | None = None
-    comparison: Comparison | None = None
-    messages: list[str] = field(default_factory=list)
-    """What happened to the tables of an earlier, unfinished run: shown in the terminal only, because it changes no
-    number."""
-    broken: dict[OwnRule, list[str]] = field(default_factory=lambda: defaultdict(list))
-    """Rules of the harness itself that do not hold, each with what breaks it."""
-    seconds: dict[str, float] = field(default_factory=dict)
-
-
-@dataclass
-class Pair:
-    """One variant with the reference during the run, and its outcome: the observations, or the error."""
+@dataclass(kw_only=True)
+class LoadedPair(Pair):
+    """A pair of which this process has the variant."""
 
     variant: LoadedModel
-    store: Store
-    observed: Observed
-    vocabulary: int
-    """Number of logits of the reference."""
-    token_mismatches: Mapping[str, str]
-    """Suites whose tokens cannot be compared, with the reason: different token ids, or different vocabularies."""
-    unsupported: Mapping[str, str] = field(default_factory=dict)
-    """Kinds of probes that need what the engine or a step of the variant does not support, with the reason."""
-    hidden_weights: str = ""
-    """Why the weights of the variant's modules cannot be compared; empty if they can."""
-    looks: dict[str, list[Look]] = field(default_factory=dict)
-    """By suite: the looks at which its documents, and the items of each task, were left, where they are drawn."""
-    error: HarnessError | None = None
-    """Why the variant could not be observed; nothing is measured then."""
 
 
 def suite_texts(suite: SuiteSpec) -> Sequence[RawDocument]:
@@ -176,13 +133,19 @@ def training_of(plan: Plan, reference: LoadedModel, known: Known) -> TrainingDoc
 
 
 def make_pair(
-    plan: Plan,
+    asked: Plan,
     folder: Path,
     reference: LoadedModel,
     documents: Documents,
     known: Known,
     seconds: dict[str, float],
-) -> Pair:
+    store: Callable[[str], Storage],
+) -> LoadedPair:
+    """Make the variant of a plan and describe it beside the reference.
+
+    store: opens the place for its tables, by the data key.
+    """
+    plan = settle_openings(asked, reference.tokenizer)
     with measure_time(seconds, "make variant"):
         variant = _make(plan, folder, reference, known)
     if variant.tokenizer is not reference.tokenizer:
@@ -198,36 +161,41 @@ def make_pair(
     libraries = [library for step in steps for library in step.libraries]
     environment = describe_environment([*libraries, *_libraries_of(plan.variant, variant.identity)])
     hashes |= {f"{s.name} as texts": texts_sha256(suite_texts(s)) for s in plan.suites if _reads_texts(s, mismatches)}
-    key = data_key(plan, reference.identity, variant.identity, environment, hashes)
-    store = Store(folder / "tables", key)
-    observed = Observed(plan, reference.identity, variant.identity, environment, key, seconds=seconds)
-    observed.messages += store.messages
-    observed.notes += [*reference.notes, *variant.notes, *_document_notes(plan.suites, documents)]
-    observed.notes += remarks(plan.variant.compress, plan.calibration is not None, plan.training is not None)
-    observed.notes += _contamination_notes(variant, documents)
+    depends = describe_data(plan, reference.identity, variant.identity, environment, hashes)
+    failing, finite_notes = compare_finite(reference, variant)
+    notes = [*reference.notes, *variant.notes, *_document_notes(plan.suites, documents)]
+    notes += remarks(plan.variant.compress, plan.calibration is not None, plan.training is not None)
+    notes += _contamination_notes(variant, documents)
     if plan.target is not None:
-        observed.notes += hardware.notes(plan.target, variant.identity)
-    observed.notes += [*note_quantized_reference(reference), *note_plain_layers(variant)]
-    observed.notes += note_same_model(reference, variant)
-    failing, notes = compare_finite(reference, variant)
-    observed.notes += notes
-    if failing:
-        observed.broken[WEIGHTS_FINITE].append(
-            f"{variant.name}: {describe_tensors(failing)}, and not so in the reference"
-        )
-    observed.notes += [
+        notes += hardware.notes(plan.target, variant.identity)
+    notes += [*note_quantized_reference(reference), *note_plain_layers(variant)]
+    notes += [*note_same_model(reference, variant), *finite_notes]
+    notes += [
         Note(topic="tokenizer", text=f"suite {name}: {reason}", level="warn") for name, reason in mismatches.items()
     ]
+    notes += note_openings(asked, reference.tokenizer)
     withheld = _find_withheld(plan)
-    unsupported = {
-        probe.kind: withheld[need]
-        for suite in plan.suites
-        for probe in suite.probes
-        for need in probe.needs
-        if need in withheld
-    }
-    hidden = withheld.get("weights", "") if variant.language_model.modules is None else ""
-    return Pair(variant, store, observed, reference.language_model.vocabulary, mismatches, unsupported, hidden)
+    facts = PairFacts(
+        reference=reference.identity,
+        variant=variant.identity,
+        environment=environment,
+        data_key=hash_data(depends),
+        depends={part: hash_data(content) for part, content in depends.items()},
+        vocabulary=reference.language_model.vocabulary,
+        token_mismatches=mismatches,
+        unsupported={
+            probe.kind: withheld[need]
+            for suite in plan.suites
+            for probe in suite.probes
+            for need in probe.needs
+            if need in withheld
+        },
+        hidden_weights=withheld.get("weights", "") if variant.language_model.modules is None else "",
+        notes=tuple(notes),
+        non_finite=f"{variant.name}: {describe_tensors(failing)}, and not so in the reference" if failing else "",
+    )
+    tables = store(facts.data_key)
+    return LoadedPair(facts=facts, store=tables, observed=begin(plan, facts, tables, seconds), variant=variant)
 
 
 def _make(plan: Plan, folder: Path, reference: LoadedModel, known: Known) -> LoadedModel:
@@ -274,10 +242,10 @@ def _reads_texts(suite: SuiteSpec, mismatches: Mapping[str, str]) -> bool:
     )
 
 
-def data_key(
+def describe_data(
     plan: Plan, reference: Identity, variant: Identity, environment: Environment, documents: dict[str, str]
-) -> str:
-    """Hash of everything that the tables depend on: both models, the inputs, the probes, and the libraries."""
+) -> dict[str, object]:
+    """Everything that the tables depend on: both models, the inputs, the probes, and the libraries."""
     content: dict[str, object] = {
         "reference": reference.model_dump(mode="json", exclude={"source", "name"}),
         "variant": variant.model_dump(mode="json", exclude={"source", "name"}),
@@ -299,7 +267,7 @@ def data_key(
     drawn = any(measure.item_sampling() for suite in plan.suites for measure in suite.measures)
     if drawn or any(suite.documents and suite.documents.min for suite in plan.suites):
         content["stopping"] = _list_stopping_rules(plan)
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    return content
 
 
 def _list_stopping_rules(plan: Plan) -> list[object]:

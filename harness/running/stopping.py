@@ -27,8 +27,8 @@ from harness.records import Measurement, Metric, NoiseFloor, Sequential, Skipped
 from harness.records.conclusion import overall
 from harness.records.patterns import could_match
 from harness.running.measuring import measure_parts, run_measure
-from harness.running.noise_floor import Key, Perturbed, add_floors, floors
-from harness.running.pairs import Pair
+from harness.running.noise_floor import Key, add_floors, floors, read_perturbed
+from harness.running.pair import Pair
 
 
 @dataclass(frozen=True)
@@ -44,21 +44,21 @@ class StoppingRules:
     """The rules of one variant that extend the sample of a suite's documents, or of the items of one of its tasks.
 
     first: the first look; its interval method is that of the gates. names: the metrics that are measured again at every
-    look. perturbed: the tables of the noise floor, if the suite has one.
+    look.
     """
 
     pair: Pair
     suite: SuiteSpec
     first: Look
     names: Sequence[str]
-    perturbed: Perturbed | None = None
     gates: list[GateSpec] = field(init=False)
     noise: Mapping[Key, NoiseFloor] = field(init=False)
     known: dict[int, list[Verdict]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.gates = select_waiting_rules(self.pair.observed.plan.gates, self.names)
-        self.noise = floors(self.perturbed, self._measures()) if self.perturbed else {}
+        perturbed = None if self.first.task else read_perturbed(self.pair.store, self.suite.name)
+        self.noise = floors(perturbed, self._measures()) if perturbed else {}
 
     def goes_on(self, number: int) -> bool:
         """Whether the verdict is open at this look. If no rule extends the sample, all of it is used."""

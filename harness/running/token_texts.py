@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING
 
 from harness.system.foreign import contain
 
 if TYPE_CHECKING:
+    import pandas as pd
     from transformers import PreTrainedTokenizerBase
 
     from harness.tables.access import Sink
@@ -17,25 +19,49 @@ NOT_TEXT = "\ufffd"
 """What decoders write for bytes that are no whole character."""
 
 
-def store_token_texts(sink: Sink, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Commit the table ``token_texts`` of all targets and most likely tokens, unless it is there already.
+@dataclass
+class WithTokenTexts:
+    """A sink that adds to every unit with the table ``tokens`` a table ``token_texts`` of its targets and most likely
+    tokens.
 
     Columns: id; text, as in `spell_tokens`; bytes, in hexadecimal, of a token that is no whole character, else "".
+    Units may repeat ids: each is complete by itself.
     """
-    import numpy as np
-    import pandas as pd
 
-    found = sink.read("tokens", ("target", "reference_top1", "variant_top1"))
-    if found is None:
-        return
-    ids = np.unique(found.to_numpy(dtype=np.int32))
-    unit = f"token_texts/{len(ids)}"
-    if sink.done(unit):
-        return
-    spelled = spell_tokens(tokenizer, ids.tolist())
-    texts, parts = (pd.Series([each[at] for each in spelled], dtype="str") for at in (0, 1))
-    # The whole table again: a run that goes on with more documents finds more ids.
-    sink.commit(unit, {}, {"token_texts": pd.DataFrame({"id": ids, "text": texts, "bytes": parts})})
+    sink: Sink
+    tokenizer: PreTrainedTokenizerBase
+    known: dict[int, tuple[str, str]] = field(default_factory=dict)
+
+    def done(self, unit: str) -> bool:
+        """See Sink.done."""
+        return self.sink.done(unit)
+
+    def commit(
+        self, unit: str, frames: Mapping[str, pd.DataFrame], snapshots: Mapping[str, pd.DataFrame] | None = None
+    ) -> None:
+        """Commit the unit with the texts of its tokens."""
+        if (tokens := frames.get("tokens")) is not None:
+            frames = {**frames, "token_texts": self._spell(tokens)}
+        self.sink.commit(unit, frames, snapshots)
+
+    def read(self, table: str, columns: tuple[str, ...] | None = None) -> pd.DataFrame | None:
+        """See Sink.read."""
+        return self.sink.read(table, columns)
+
+    def read_parts(self, table: str) -> Iterator[pd.DataFrame]:
+        """See Sink.read_parts."""
+        return self.sink.read_parts(table)
+
+    def _spell(self, tokens: pd.DataFrame) -> pd.DataFrame:
+        import numpy as np
+        import pandas as pd
+
+        columns = ["target", "reference_top1", "variant_top1"]
+        ids = np.unique(tokens[columns].to_numpy(dtype=np.int32))
+        unknown = [number for number in ids.tolist() if number not in self.known]
+        self.known |= dict(zip(unknown, spell_tokens(self.tokenizer, unknown), strict=True))
+        texts, parts = (pd.Series([self.known[n][at] for n in ids.tolist()], dtype="str") for at in (0, 1))
+        return pd.DataFrame({"id": ids, "text": texts, "bytes": parts})
 
 
 def spell_tokens(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[tuple[str, str]]:

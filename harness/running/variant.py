@@ -120,11 +120,13 @@ def _describe_rounding(model: nn.Module, stated: ModuleFormat, inputs: NumberFor
 
 
 def _open_start(plan: Plan, reference: LoadedModel) -> LoadedModel:
-    """The input of the first backend step: a deep copy of the reference, or the variant's own checkpoint."""
+    """The input of the first backend step: a copy of the reference, or the variant's own checkpoint."""
     variant = plan.variant
     if variant.model == "reference":
         identity = reference.identity.model_copy(update={"name": plan.name})
-        start = reference.with_modules(plan.name, copy.deepcopy(reference.model))
+        lends = not variant.adapter and not any(step.writes_in_place for step in variant.compress)
+        copied = copy.deepcopy(reference.model, lend_parameters(reference.model) if lends else {})
+        start = reference.with_modules(plan.name, copied)
         return replace(start, identity=identity, notes=())
     spec = plan.reference.model_copy(
         update={
@@ -138,6 +140,14 @@ def _open_start(plan: Plan, reference: LoadedModel) -> LoadedModel:
     tokenizer = reference.tokenizer if variant.tokenizer == "reference" else None
     with guard(f"the engine {variant.engine.kind}", patience=LONG):
         return variant.engine.open(spec, plan.name, tokenizer)
+
+
+def lend_parameters(model: nn.Module) -> dict[int, nn.Parameter]:
+    """For ``copy.deepcopy``: parameters with the memory of ``model``'s, by the id of those; stacks of experts, into
+    which every step writes, are left out."""
+    written = {id(module._parameters[name]) for _, module, name in stacks(model)}
+    plain = (each for each in model.parameters() if type(each) is nn.Parameter and id(each) not in written)
+    return {id(each): nn.Parameter(each.detach(), requires_grad=False) for each in plain}
 
 
 def _check_tokenizer(plan: Plan, start: LoadedModel, reference: LoadedModel) -> None:

@@ -28,11 +28,12 @@ from harness.selftest.outcomes import Outcome, assess, exit_code, record_omissio
 from harness.selftest.table import print_tables
 from harness.system.environment import prepare_threads
 from harness.system.files import write_atomic
+from harness.system.lean_imports import import_transformers
 from harness.system.masking import mask
 from harness.terminal import Terminal
 
 if TYPE_CHECKING:
-    from harness.running.pairs import Observed
+    from harness.running.pair import Observed
 
 UNCHANGED = "unchanged"
 """The variant that is the reference itself: a gate that stops it can judge nothing with this suite."""
@@ -109,6 +110,7 @@ class _GateTrial:
         return Plan(name=name, source="selftest", reference=self.reference, variant=variant, suites=suites, gates=gates)
 
     def _observe(self, plans: Mapping[str, Plan]) -> dict[str, Observed | HarnessError]:
+        import_transformers()
         from harness.run import run_group
 
         found: dict[str, Observed | HarnessError] = {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -21,12 +21,16 @@ class Sink(Protocol):
     ) -> None:
         """Store the rows of one unit, by table name, atomically: all of them or, if the process dies, none.
 
-        A snapshot is the whole table so far; it replaces what earlier units committed under that name.
+        A snapshot is the whole table so far; it replaces all that was committed under that name.
         """
         ...
 
     def read(self, table: str, columns: tuple[str, ...] | None = None) -> pd.DataFrame | None:
         """The rows committed to a table so far."""
+        ...
+
+    def read_parts(self, table: str) -> Iterator[pd.DataFrame]:
+        """The rows committed to a table so far, unit by unit, in the order of their units."""
         ...
 
 

@@ -30,7 +30,7 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 @dataclass(frozen=True)
 class Part:
-    """One file of rows. A snapshot part replaces the earlier snapshots of its table."""
+    """One file of rows. A snapshot part replaces all earlier parts of its table."""
 
     table: str
     file: str
@@ -51,6 +51,10 @@ class Entry:
     def snapshots(self) -> frozenset[tuple[str, str]]:
         """(suite, table) of every snapshot of the unit."""
         return frozenset((self.suite, part.table) for part in self.parts if part.snapshot)
+
+    def tables(self) -> frozenset[tuple[str, str]]:
+        """(suite, table) of every part of the unit."""
+        return frozenset((self.suite, part.table) for part in self.parts)
 
 
 @dataclass(frozen=True)
@@ -198,10 +202,12 @@ def check(part: Part, data: bytes) -> str:
 def _spread_through_snapshots(
     lines: tuple[Entry | DamagedLine, ...], newest: Mapping[tuple[str, str], int], reasons: Mapping[int, str]
 ) -> dict[int, str]:
-    """Reasons of further lines: those whose units a running table sums together with a unit that has a reason."""
+    """Reasons of further lines: those whose units a snapshot holds together with a unit that has a reason."""
     more: dict[int, str] = {}
     for group, last in newest.items():
-        members = [i for i, line in enumerate(lines) if isinstance(line, Entry) and group in line.snapshots()]
+        members = [
+            i for i, line in enumerate(lines) if isinstance(line, Entry) and group in line.tables() and i <= last
+        ]
         if any(i <= last and (i in members or isinstance(lines[i], DamagedLine)) for i in reasons):
             reason = f"the running table {group[1]} includes a damaged unit"
             more |= {index: reason for index in members if index not in reasons and index not in more}
@@ -211,8 +217,8 @@ def _spread_through_snapshots(
 def find_unusable(folder: Path, lines: tuple[Entry | DamagedLine, ...]) -> Iterator[tuple[int, DroppedUnit]]:
     """Index and reason of every line that must not be used.
 
-    A snapshot holds the sum over all units before it, so it is usable only if it is intact and every unit included in
-    it is usable. Otherwise all units included in it are computed again.
+    A snapshot is made of all units before it that have its table, whose own rows it replaced. So it is usable only if
+    it is intact and every one of them is usable; otherwise all of them are computed again.
     """
     newest = {group: index for index, line in enumerate(lines) if isinstance(line, Entry) for group in line.snapshots()}
     reasons: dict[int, str] = {}
@@ -221,7 +227,7 @@ def find_unusable(folder: Path, lines: tuple[Entry | DamagedLine, ...]) -> Itera
         if isinstance(line, DamagedLine):
             reasons[index] = "the process stopped while writing this line" if line.torn else "the line is damaged"
             continue
-        usable = [p for p in line.parts if not p.snapshot or newest[line.suite, p.table] == index]
+        usable = [part for part in line.parts if index >= newest.get((line.suite, part.table), index)]
         problems = [reason for part in usable if (reason := _check_part_file(folder, part))]
         if (line.suite, line.unit) in seen:
             problems.append("the unit is listed twice in the journal")

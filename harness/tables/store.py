@@ -15,7 +15,8 @@ import hashlib
 import io
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -75,9 +76,7 @@ class StoreReader:
         """
         import pyarrow as pa
 
-        parts = [part for entry in self._entries_in_order(suite) for part in entry.parts if part.table == table]
-        if any(part.snapshot for part in parts):
-            parts = [self._last_snapshot(suite, table)]
+        parts = self._current_parts(suite, table)
         if not parts:
             return None
         loaded = [self._load(part, columns) for part in parts]
@@ -89,6 +88,29 @@ class StoreReader:
                 f"{self.folder}: parts of the table {suite}/{table} contradict each other: {error}"
             ) from error
         return frame
+
+    def read_parts(self, suite: str, table: str) -> Iterator[pd.DataFrame]:
+        """The rows of a table unit by unit, in the order of their units. Raises TableError."""
+        for part in self._current_parts(suite, table):
+            yield self._load(part, None).to_pandas()
+
+    def holds(self, suite: str, unit: str) -> bool:
+        """Whether a unit was committed."""
+        return (suite, unit) in self._parts_by_unit
+
+    def load_unit(self, suite: str, unit: str) -> Iterator[tuple[Part, bytes]]:
+        """The files of one unit as they were written, for another store to adopt. Raises TableError."""
+        for part in self._parts_by_unit.get((suite, unit), ()):
+            yield part, self._read_file(part)
+
+    @cached_property
+    def _parts_by_unit(self) -> dict[tuple[str, str], tuple[Part, ...]]:
+        return {(entry.suite, entry.unit): entry.parts for entry in self._entries}
+
+    def _current_parts(self, suite: str, table: str) -> list[Part]:
+        """What a table consists of, in reading order: its last snapshot, or the rows of every unit."""
+        parts = [part for entry in self._entries_in_order(suite) for part in entry.parts if part.table == table]
+        return [self._last_snapshot(suite, table)] if any(part.snapshot for part in parts) else parts
 
     def _entries_in_order(self, suite: str) -> list[Entry]:
         return sorted(
@@ -104,13 +126,7 @@ class StoreReader:
         import pyarrow.parquet as pq
 
         try:
-            data = (self.folder / part.file).read_bytes()
-        except OSError as error:
-            raise TableError(f"{self.folder / part.file}: could not be read: {error}") from error
-        if reason := journal.check(part, data):
-            raise TableError(f"{self.folder}: {reason}; run the check again")
-        try:
-            table = pq.read_table(pa.BufferReader(data))
+            table = pq.read_table(pa.BufferReader(self._read_file(part)))
         except (pa.ArrowException, OSError) as error:
             raise TableError(f"{self.folder / part.file}: not readable as Parquet: {error}") from error
         missing = [name for name in columns or () if name not in table.column_names]
@@ -118,6 +134,15 @@ class StoreReader:
             has = ", ".join(table.column_names)
             raise TableError(f"{self.folder / part.file}: has no column {', '.join(missing)} (has {has})")
         return table.select(list(columns)) if columns is not None else table
+
+    def _read_file(self, part: Part) -> bytes:
+        try:
+            data = (self.folder / part.file).read_bytes()
+        except OSError as error:
+            raise TableError(f"{self.folder / part.file}: could not be read: {error}") from error
+        if reason := journal.check(part, data):
+            raise TableError(f"{self.folder}: {reason}; run the check again")
+        return data
 
 
 class SuiteSink:
@@ -138,7 +163,7 @@ class SuiteSink:
     ) -> None:
         """Store the rows of one unit, by table name, atomically: all of them or, if the process dies, none.
 
-        A snapshot is the whole table so far; it replaces what earlier units committed under the same name.
+        A snapshot is the whole table so far; it replaces all that was committed under the same name.
         Raises TableError if the unit was committed before or cannot be written; earlier units stay intact.
         """
         self._store.commit(self._suite, unit, frames, snapshots or {})
@@ -146,6 +171,10 @@ class SuiteSink:
     def read(self, table: str, columns: tuple[str, ...] | None = None) -> pd.DataFrame | None:
         """What has been committed to a table so far."""
         return self._store.read(self._suite, table, columns)
+
+    def read_parts(self, table: str) -> Iterator[pd.DataFrame]:
+        """What has been committed to a table so far, unit by unit, in the order of their units."""
+        return self._store.read_parts(self._suite, table)
 
 
 class Store(StoreReader):
@@ -212,20 +241,31 @@ class Store(StoreReader):
         self, suite: str, unit: str, frames: Mapping[str, pd.DataFrame], snapshots: Mapping[str, pd.DataFrame]
     ) -> None:
         """See Sink.commit."""
+        if twice := sorted(frames.keys() & snapshots.keys()):
+            raise TableError(f"{self.folder}: unit {unit!r} has {', '.join(twice)} both as rows and as a snapshot")
+        tables = [(name, frame, False) for name, frame in sorted(frames.items())]
+        tables += [(name, frame, True) for name, frame in sorted(snapshots.items())]
+        encoded = ((name, len(frame), snapshot, _encode(frame)) for name, frame, snapshot in tables)
+        self._add(suite, unit, encoded)
+
+    def adopt(self, source: StoreReader, suite: str, unit: str) -> None:
+        """Store a unit as another store holds it, byte for byte. Raises TableError if it is damaged there."""
+        files = source.load_unit(suite, unit)
+        self._add(suite, unit, ((part.table, part.rows, part.snapshot, data) for part, data in files))
+
+    def _add(self, suite: str, unit: str, tables: Iterable[tuple[str, int, bool, bytes]]) -> None:
+        """Write the tables of one unit (name, rows, whether a snapshot, Parquet file), then its line."""
         if self._lock is None:
             raise TableError(f"{self.folder}: the store is closed, so nothing can be committed")
         if self.done(suite, unit):
             raise TableError(f"{self.folder}: unit {unit!r} of suite {suite!r} is already committed")
-        if twice := sorted(frames.keys() & snapshots.keys()):
-            raise TableError(f"{self.folder}: unit {unit!r} has {', '.join(twice)} both as rows and as a snapshot")
         number, self._next = self._next, self._next + 1
         try:
-            parts = [self._write(suite, name, number, frame, False) for name, frame in sorted(frames.items())]
-            parts += [self._write(suite, name, number, frame, True) for name, frame in sorted(snapshots.items())]
+            parts = tuple(self._write(suite, number, *table) for table in tables)
             sync_folder(self.folder / _file_name(suite))
-            entry = Entry(suite, unit, tuple(parts))
+            entry = Entry(suite, unit, parts)
             journal.append(self.folder, entry)
-            replaced = [self._last_snapshot(suite, name) for name in snapshots if self._has_snapshot(suite, name)]
+            replaced = [old for part in parts if part.snapshot for old in self._stored_parts(suite, part.table)]
             self._entries.append(entry)
             self._done.add((suite, unit))
             for part in replaced:
@@ -236,26 +276,16 @@ class Store(StoreReader):
                 "units committed before are intact, and the same command resumes from there"
             ) from error
 
-    def _write(self, suite: str, table: str, number: int, frame: pd.DataFrame, snapshot: bool) -> Part:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
+    def _stored_parts(self, suite: str, table: str) -> list[Part]:
+        """The parts of a table whose files are there, in the order in which they were written."""
+        parts = [part for entry in self._entries if entry.suite == suite for part in entry.parts if part.table == table]
+        last = max((index for index, part in enumerate(parts) if part.snapshot), default=0)
+        return parts[last:]
 
-        buffer = io.BytesIO()
-        rows = pa.Table.from_pandas(frame, preserve_index=False)
-        # numbers seldom repeat, so dictionary encoding would only cost time and space
-        words = [
-            field.name
-            for field in rows.schema
-            if pa.types.is_string(field.type) or pa.types.is_large_string(field.type)
-        ]
-        pq.write_table(rows, buffer, compression="zstd", use_dictionary=words or False)
-        data = buffer.getvalue()
+    def _write(self, suite: str, number: int, table: str, rows: int, snapshot: bool, data: bytes) -> Part:
         file = f"{_file_name(suite)}/{number}.{_file_name(table)}.parquet"
         journal.put_file(self.folder / file, data)
-        return Part(table, file, len(frame), len(data), hashlib.sha256(data).hexdigest(), snapshot)
-
-    def _has_snapshot(self, suite: str, table: str) -> bool:
-        return any((suite, table) in entry.snapshots() for entry in self._entries)
+        return Part(table, file, rows, len(data), hashlib.sha256(data).hexdigest(), snapshot)
 
     def _recover(self) -> None:
         """Keep the intact units of earlier processes; delete everything else."""
@@ -277,10 +307,9 @@ class Store(StoreReader):
         self._delete_orphans()
 
     def _delete_orphans(self) -> None:
-        """Delete parts that no entry lists, temporary files, and superseded snapshots."""
-        groups = {group for entry in self._entries for group in entry.snapshots()}
-        current = {self._last_snapshot(suite, table).file for suite, table in groups}
-        named = {part.file for entry in self._entries for part in entry.parts if not part.snapshot} | current
+        """Delete parts that no entry lists, temporary files, and parts that a snapshot replaced."""
+        tables = {(entry.suite, part.table) for entry in self._entries for part in entry.parts}
+        named = {part.file for suite, table in tables for part in self._stored_parts(suite, table)}
         for path in self._own_files():
             if path.relative_to(self.folder).as_posix() not in named:
                 os.unlink(path)
@@ -293,6 +322,21 @@ class Store(StoreReader):
             elif folder.is_dir() and not folder.is_symlink():
                 names = (f"{folder.name}/{name}" for name in sorted(os.listdir(folder)))
                 yield from (self.folder / name for name in names if journal.is_part_file(name.removesuffix(".tmp")))
+
+
+def _encode(frame: pd.DataFrame) -> bytes:
+    """The Parquet file of a table."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    buffer = io.BytesIO()
+    rows = pa.Table.from_pandas(frame, preserve_index=False)
+    # numbers seldom repeat, so dictionary encoding would only cost time and space
+    words = [
+        field.name for field in rows.schema if pa.types.is_string(field.type) or pa.types.is_large_string(field.type)
+    ]
+    pq.write_table(rows, buffer, compression="zstd", use_dictionary=words or False)
+    return buffer.getvalue()
 
 
 def _natural_order(unit: str) -> tuple[str | int, ...]:

@@ -27,6 +27,20 @@ class ModelCases(Declared):
         assert config_sha256(reference.config) == before[1], "the configuration of the original changed"
         assert trials.logits(reference).equal(before[2]), "the original computes different outputs"
 
+    def test_it_writes_into_its_model_only_if_it_says_so(self) -> None:
+        from harness.models.identity import weights_sha256
+        from harness.running.variant import lend_parameters
+        from harness.testing import models, trials
+
+        if self.step().writes_in_place:
+            pytest.skip("it says that it writes into its model")
+        for kind in ("tied", "gpt2"):
+            reference = self.model(kind)
+            before, lent = weights_sha256(reference), lend_parameters(reference)
+            materials = trials.materials_for(self.step(), reference)
+            self.step().apply(copy.deepcopy(reference, lent), models.tiny_tokenizer(), materials)
+            assert weights_sha256(reference) == before, "writes_in_place is False, but it wrote into a parameter"
+
     def test_nothing_global_changes(self) -> None:
         from harness.testing import models, trials
 

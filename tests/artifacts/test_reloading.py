@@ -90,7 +90,7 @@ def test_a_model_that_loads_and_cannot_run_is_refused(
     def breaks(*_: object) -> None:
         raise RuntimeError("expected m1 and m2 to have the same dtype")
 
-    monkeypatch.setattr("harness.artifacts.worker.model_outputs", breaks)
+    monkeypatch.setattr("harness.artifacts.outputs.model_outputs", breaks)
     assert "it loads but cannot be run: RuntimeError: expected m1" in refusal(Exchange(tmp_path), model)
 
 

@@ -32,7 +32,8 @@ from harness.planning.specs import GateSpec, Plan, RuleSpec, SuiteSpec, VariantS
 from harness.pocket import MODEL_DIR
 from harness.records import ModelSpec
 from harness.rules.at_most import AtMost
-from harness.running.pairs import data_key
+from harness.running.pair import hash_data
+from harness.running.pairs import describe_data
 from harness.running.variant import make_variant
 from harness.system.environment import describe_environment
 from tests.helpers.number_formats import INT8_INPUTS
@@ -249,7 +250,7 @@ def test_the_identity_says_what_was_done_and_tables_are_never_mixed_up(tmp_path:
     assert (module.kernel, module.backend) == ("simulated", "round_to_nearest")
     environment = describe_environment()
     keys = [
-        data_key(plan_of(tmp_path, *some), reference.identity, loaded.identity, environment, {})
+        hash_data(describe_data(plan_of(tmp_path, *some), reference.identity, loaded.identity, environment, {}))
         for some, loaded in zip(steps, made, strict=True)
     ]
     assert len(set(keys)) == len(keys)

@@ -22,8 +22,10 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from harness.measures import Measure
 from harness.records import Condition, NoiseFloorSpec
-from harness.running.noise_floor import floors, observe_perturbed
+from harness.running.noise_floor import floors, read_perturbed
+from harness.running.perturbing import observe_perturbed
 from harness.system.environment import prepare_threads
+from harness.tables.memory import MemoryStore
 from tests.helpers.same_model import GATE, ITEM_BATCHES, SUITE, Compared, Setting, Silent, compare, setting
 
 TOGETHER = 4
@@ -75,12 +77,14 @@ def page(runs: Sequence[Compared], floor: Sequence[str], command: str) -> Iterat
 
 def floor_table(made: Setting, documents: int) -> Iterator[str]:
     conditions: tuple[Condition, ...] = get_args(Condition)
-    columns = {}
+    columns: dict[str, dict[str, float]] = {}
     for condition in conditions:
         spec = NoiseFloorSpec(conditions=(condition,), documents=documents)
         suite = made.suite.model_copy(update={"noise_floor": spec})
         begun = time.perf_counter()
-        found = observe_perturbed(suite, made.documents, made.reference, Silent())
+        store = MemoryStore(Path())
+        observe_perturbed(suite, made.documents, made.reference, [store.sink(suite.name)], Silent())
+        found = read_perturbed(store, suite.name)
         print(f"{condition}: {time.perf_counter() - begun:.1f} s", file=sys.stderr, flush=True)
         assert found is not None
         measures = [measure for measure in suite.measures if isinstance(measure, Measure) and measure.table != "items"]

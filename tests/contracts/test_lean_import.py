@@ -45,10 +45,15 @@ def test_light_commands_load_no_model_library(code: str) -> None:
     assert _heavy_after(code) == []
 
 
+def test_shards_are_merged_without_anything_that_opens_models() -> None:
+    assert _heavy_after("import harness.merge, harness.running.merging") == ["torch"]
+
+
 USED_ONLY_FOR_TASKS = ("lm_eval", "datasets", "evaluate", "sacrebleu", "nltk", "matplotlib")
+USED_ONLY_BY_TRANSFORMERS = ("sklearn", "scipy.stats", "hqq")
 
 
-def test_a_check_of_rounding_without_tasks_loads_nothing_that_only_tasks_need(tmp_path: Path) -> None:
+def test_a_check_of_rounding_without_tasks_loads_nothing_that_it_does_not_use(tmp_path: Path) -> None:
     (tmp_path / "suite.yaml").write_text(
         "documents: {data: pocket-heldout, max: 2, context: 16}\nmeasures: [divergence, perplexity, layer_error]\n"
     )
@@ -61,7 +66,36 @@ def test_a_check_of_rounding_without_tasks_loads_nothing_that_only_tasks_need(tm
     )
     arguments = ["check", str(tmp_path / "variant.yaml"), "--out", str(tmp_path / "runs")]
     code = f"import harness.cli, sys\nassert harness.cli._run({arguments!r}) == 0"
-    assert _loaded_after(code, ("torch", *USED_ONLY_FOR_TASKS)) == ["torch"]
+    assert _loaded_after(code, ("torch", *USED_ONLY_FOR_TASKS, *USED_ONLY_BY_TRANSFORMERS)) == ["torch"]
+
+
+READ_BACK = """
+from pathlib import Path
+from harness.artifacts import worker
+from harness.artifacts.exchange import Exchange
+try:
+    worker.answer_request(Exchange(Path("nowhere")), print)
+except OSError:
+    import harness.models.loading
+"""
+
+
+def test_an_artifact_is_read_back_without_what_only_transformers_would_use() -> None:
+    assert _loaded_after(READ_BACK, ("torch", *USED_ONLY_BY_TRANSFORMERS)) == ["torch"]
+
+
+STILL_FOUND = """
+from importlib.util import find_spec
+from harness.system.lean_imports import import_transformers
+import_transformers()
+from transformers import utils
+for name in ("sklearn", "scipy", "hqq"):
+    assert getattr(utils, f"is_{name}_available")() == (find_spec(name) is not None)
+"""
+
+
+def test_other_modules_of_transformers_still_find_what_is_installed() -> None:
+    assert _loaded_after(STILL_FOUND, ("transformers",)) == ["transformers"]
 
 
 def test_the_probe_sees_a_heavy_import() -> None:

@@ -24,8 +24,8 @@ from harness.probes.items import Items
 from harness.records import Measurement, ModelSpec, Skipped, Verdict
 from harness.records.conclusion import overall
 from harness.records.patterns import could_match
-from harness.running.noise_floor import MemoryTables
 from harness.running.pairs import encode_suite
+from harness.tables.memory import MemoryTables
 
 SUITE, GATE = "selftest", "ship"
 NOT_RUN = ("artifact.", "comparability.", "weights.", "generation.")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import weakref
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor
 from transformers import (
     CohereConfig,
     CohereForCausalLM,
@@ -23,8 +26,11 @@ from transformers import (
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from harness.errors import DataError, ModelError
+from harness.lockstep import kernels
 from harness.lockstep.batches import plan_batches
 from harness.lockstep.decoder import Decoder, same_logits
+from harness.lockstep.kernels import EAGER
+from harness.lockstep.module_statistics import row_errors
 from harness.models.language_model import TransformersModel
 from harness.probes.channels import Channels
 from harness.probes.layers import Layers
@@ -70,7 +76,7 @@ def test_batches_hold_every_document_once_within_the_budget(lengths: list[int], 
     assert all(len(b.documents) == 1 or len(b.documents) * b.width <= tokens for b in batches)
     widths = [length for batch in batches for length in batch.lengths]
     assert widths == sorted(widths, reverse=True)
-    assert [batch.unit for batch in batches] == [f"pass/{number}" for number in range(len(batches))]
+    assert [batch.index for batch in batches] == list(range(len(batches)))
 
 
 def test_scored_positions_predict_the_next_token_and_never_padding() -> None:
@@ -517,3 +523,41 @@ def test_the_documents_table_has_every_document(tmp_path: Path) -> None:
         [0, "d0", "test", 4, 5, False, "", "", 0],
         [1, "d1", "test", 2, 3, False, "", "", 1],
     ]
+
+
+def test_logits_of_one_chunk_of_two_sides_are_in_memory_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, made, most = Decoder.logits, list[weakref.ref[Tensor]](), 0
+
+    def logits(decoder: Decoder, states: Tensor) -> Tensor:
+        nonlocal most
+        found = plain(decoder, states)
+        made.append(weakref.ref(found))
+        if len(states) == 16:  # Not those of the first look at the models.
+            most = max(most, sum(each() is not None for each in made))
+        return found
+
+    monkeypatch.setattr(Decoder, "logits", logits)
+    monkeypatch.setattr("harness.lockstep.driver.CHUNK_VALUES", 1)
+    reference = llama()
+    observe(tmp_path, reference, [damaged(reference), damaged(reference)], kernel="eager")
+    assert most == 2
+
+
+def test_outputs_of_the_reference_leave_memory_as_the_last_variant_is_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compared: dict[int, weakref.ref[Tensor]] = {}
+    left: list[int] = []
+
+    def errors(reference: Tensor, variant: Tensor) -> tuple[Tensor, ...]:
+        left.append(sum(each() is not None for each in compared.values()))
+        compared[len(compared)] = weakref.ref(reference)
+        return row_errors(reference, variant)
+
+    monkeypatch.setattr(kernels, "EAGER", replace(EAGER, errors=errors))
+    reference = llama()
+    observe(tmp_path, reference, [damaged(reference)], kernel="eager", probes=[Layers()])
+    assert len(left) > 10
+    assert max(left) <= 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from harness.lockstep import kernels as kernels_module
 from harness.lockstep import native
-from harness.lockstep.kernels import EAGER, WORTH_COMPILING, Name, choose_kernels
+from harness.lockstep.kernels import EAGER, WORTH_COMPILING, Kernels, Name, choose_kernels
 from harness.lockstep.logit_statistics import logit_sums
 from harness.lockstep.module_statistics import channel_moments, row_errors
 from tests.helpers.pass_pairs import damaged, llama, louder, observe
@@ -29,9 +30,9 @@ def test_kernels_are_compiled_only_where_the_plan_makes_it_worth_it(monkeypatch:
 
     monkeypatch.setattr(native, "find_compiler", lambda: "c++")
     monkeypatch.setattr(kernels_module, "_compiled_logits", refuse)
-    small = choose_kernels("auto", WORTH_COMPILING // 1000 - 1, 1000, torch.float16, CPU)
+    small = choose_kernels("auto", WORTH_COMPILING // 1000 - 1, 1000, torch.float64, CPU)
     assert (small.name, small.note, tried) == ("eager", "", [])
-    large = choose_kernels("auto", WORTH_COMPILING // 1000, 1000, torch.float16, CPU)
+    large = choose_kernels("auto", WORTH_COMPILING // 1000, 1000, torch.float64, CPU)
     assert tried
     assert large.name == "eager"
     assert "RuntimeError: no such header" in large.note
@@ -81,8 +82,41 @@ def test_a_compiled_kernel_that_gives_other_numbers_is_not_used(monkeypatch: pyt
     assert "channel moments differ from the plain ones" in refused.note
 
 
+def test_a_gpu_has_kernels_of_its_own_where_triton_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No GPU is needed to be asked: what is made is a stand-in."""
+    gpu, asked = torch.device("cuda"), []
+
+    def make() -> Kernels:
+        asked.append("triton")
+        raise RuntimeError("no kernel image")
+
+    monkeypatch.setitem(kernels_module._MAKERS, "triton", make)
+    monkeypatch.setattr(kernels_module, "find_spec", lambda _: object())
+    for dtype in native.TYPES:
+        assert choose_kernels("auto", 1, 10, dtype, gpu) == EAGER
+    assert asked == ["triton"] * len(native.TYPES)
+    assert "no kernel image" in choose_kernels("triton", 1, 10, torch.float32, gpu).note
+    asked.clear()
+    choose_kernels("auto", 1, 10, torch.float64, gpu)
+    choose_kernels("auto", 1, 10, torch.float32, CPU)
+    monkeypatch.setattr(kernels_module, "find_spec", lambda _: None)
+    choose_kernels("auto", 1, 10, torch.float32, gpu)
+    assert not asked
+
+
+def test_equal_rows_that_differ_by_rounding_refuse_a_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a multiplication fused with an addition would do."""
+
+    def fused(reference: Tensor, variant: Tensor) -> tuple[Tensor, ...]:
+        sums = logit_sums(reference, variant)
+        return *sums[:-1], sums[-1] + 1e-8
+
+    monkeypatch.setitem(kernels_module._MAKERS, "triton", lambda: replace(EAGER, name="triton", logits=fused))
+    assert "the triton logit statistics differ" in choose_kernels("triton", 1, 10, torch.float32, CPU).note
+
+
 @pytest.mark.parametrize("kernel", ["native", pytest.param("compiled", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", native.TYPES)
 def test_faster_and_plain_passes_agree(tmp_path: Path, dtype: torch.dtype, kernel: Name) -> None:
     if native.find_compiler() is None:
         pytest.skip("this machine has no C++ compiler")

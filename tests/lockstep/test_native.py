@@ -144,15 +144,44 @@ def test_threads_and_strides_change_no_bit(sweeps: Sweeps) -> None:
 
 @needs_compiler
 def test_what_the_code_does_not_read_goes_to_the_plain_functions(sweeps: Sweeps) -> None:
-    half, other = two_sides(3, 20, torch.float16)
-    assert_same(sweeps.logit_sums(half, other), logit_sums(half, other))
-    assert_same(sweeps.row_errors(half.float(), other.bfloat16()), row_errors(half.float(), other.bfloat16()))
-    double = half.double()
+    double, other = two_sides(3, 20, torch.float64)
+    assert_same(sweeps.logit_sums(double, other), logit_sums(double, other))
+    assert_same(sweeps.row_errors(double.float(), other.bfloat16()), row_errors(double.float(), other.bfloat16()))
     assert_same(
         sweeps.channel_moments(double, torch.ones(3, dtype=torch.bool), 1.0),
         channel_moments(double, torch.ones(3, dtype=torch.bool), 1.0),
     )
-    assert [len(sums) for sums in sweeps.row_errors(half[:0].float(), other[:0].float())] == [0] * 5
+    assert [len(sums) for sums in sweeps.row_errors(double[:0].float(), other[:0].float())] == [0] * 5
+
+
+@needs_compiler
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("capability", ["this machine's", "none"])
+def test_every_number_of_two_bytes_is_read_exactly(
+    fresh: Path, monkeypatch: pytest.MonkeyPatch, capability: str, dtype: torch.dtype
+) -> None:
+    """Those of a channel each, whose sum over one row is the number. Without instructions, bits are moved about."""
+    if capability == "none":
+        monkeypatch.setattr(native, "_INSTRUCTIONS", {})
+    numbers = torch.arange(-(2**15), 2**15).to(torch.int16).view(dtype)
+    numbers = numbers[torch.arange(len(numbers)) % 16 != 3]  # The last ones are no whole vector.
+    for some in (numbers, numbers[:-5]):
+        found = native.build().channel_moments(some[None], torch.tensor([True]), 1.0)[1]
+        torch.testing.assert_close(found, some.double(), rtol=0, atol=0, equal_nan=True)
+
+
+@needs_compiler
+@pytest.mark.parametrize("dtype", native.TYPES)
+def test_how_many_rows_come_at_a_time_changes_no_bit(sweeps: Sweeps, dtype: torch.dtype) -> None:
+    """So the chunk of a pass may be of any size."""
+    left, right = two_sides(23, 1000, dtype)
+    left[4, 7] = right[9, 9] = NAN
+    for kernel in (sweeps.logit_sums, sweeps.row_errors):
+        whole = torch.stack(kernel(left, right))
+        for rows in (1, 7, 16):
+            pieces = zip(torch.split(left, rows), torch.split(right, rows), strict=True)
+            parts = torch.cat([torch.stack(kernel(*piece)) for piece in pieces], dim=1)
+            torch.testing.assert_close(parts, whole, rtol=0, atol=0, equal_nan=True)
 
 
 @needs_compiler

@@ -14,7 +14,7 @@ from harness.errors import BackendError
 from harness.modules.grid_check import check_grids, count_distinct, lies_on_grid
 from harness.numerics.formats import MXFP4, NVFP4, Format, quantize, stored_bits
 from harness.numerics.granularity import Blocks
-from harness.numerics.grids import FP8_E4M3, NF4, integer
+from harness.numerics.grids import FP8_E4M3, NF4, Codebook, Float8, Integer, integer
 from harness.records import ModuleFormat, NumberFormat
 from tests.helpers.number_formats import named
 
@@ -157,6 +157,39 @@ def test_codebooks_and_sparse_values_are_counted_by_rows() -> None:
     weight_of(model).normal_()
     with pytest.raises(BackendError, match="distinct values"):
         check_grids(model, {"0": sparse})
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("name", ["int4", "int4 block", "int3 affine", "int8", "fp8_e4m3", "nf4"])
+def test_weights_rounded_to_the_range_of_their_block_are_looked_at_once(
+    name: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, described = made(name, dtype)
+    rounded: list[Tensor] = []
+    for kind in (Integer, Float8, Codebook):
+        own = kind._nearest
+
+        def follow(grid: Any, quotient: Tensor, zero_point: Tensor | None, own: Any = own) -> Tensor:
+            rounded.append(quotient)
+            found: Tensor = own(grid, quotient, zero_point)
+            return found
+
+        monkeypatch.setattr(kind, "_nearest", follow)
+    check_grids(model, described)
+    assert 0 < sum(each.numel() for each in rounded) <= FORMATS[name][0].blocks.split(weight_of(model)).numel()
+
+
+@pytest.mark.parametrize("dtype", [*TYPES, torch.float64])
+@pytest.mark.parametrize("width", [1, 7, 8, 24, 33, 64])
+def test_distinct_values_are_those_of_a_set(dtype: torch.dtype, width: int) -> None:
+    values = torch.randint(-9, 10, (300, width), generator=torch.Generator().manual_seed(width)) * 0.25
+    values[0, : width // 2 + 1] = -0.0
+    values[0, width // 2 :] = 0.0
+    typed = values.to(dtype)
+    expected = [len({float(value) for value in row}) for row in typed]
+    assert [count_distinct(typed[row : row + 1]) for row in range(300)] == expected
+    assert count_distinct(typed) == max(expected)
+    assert count_distinct(typed[:1]) == len({*typed[0].tolist()})
 
 
 @settings(max_examples=40, deadline=None)

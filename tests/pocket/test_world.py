@@ -66,6 +66,12 @@ def test_a_document_does_not_depend_on_the_others() -> None:
     assert documents("heldout", 3, seed=1) != documents("heldout", 3, seed=2)
 
 
+def test_a_document_is_written_once_a_process() -> None:
+    first = documents("heldout", 3, seed=7)
+    again = documents("heldout", 5, seed=7)
+    assert all(one is other for one, other in zip(first, again, strict=False))
+
+
 def test_unknown_names_are_refused() -> None:
     with pytest.raises(ValueError, match="split"):
         documents("test", 1)

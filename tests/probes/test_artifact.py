@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -50,6 +50,9 @@ class MemorySink:
     def read(self, table: str, columns: tuple[str, ...] | None = None) -> pd.DataFrame | None:
         assert table == "artifact"
         return self.rows
+
+    def read_parts(self, table: str) -> Iterator[pd.DataFrame]:
+        raise AssertionError("only tables of a pass have sums")
 
     def of(self, part: str) -> pd.DataFrame:
         assert self.rows is not None

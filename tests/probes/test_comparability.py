@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -40,6 +40,9 @@ class MemorySink:
 
     def read(self, table: str, columns: tuple[str, ...] | None = None) -> pd.DataFrame | None:
         return self.table
+
+    def read_parts(self, table: str) -> Iterator[pd.DataFrame]:
+        raise AssertionError("only tables of a pass have sums")
 
 
 def opened(folder: Path) -> LoadedModel:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -57,6 +57,9 @@ class FrameSink:
         self.frames[unit] = frames
 
     def read(self, table: str, columns: tuple[str, ...] | None = None) -> pd.DataFrame | None:
+        raise AssertionError("no unit of weights builds on another")
+
+    def read_parts(self, table: str) -> Iterator[pd.DataFrame]:
         raise AssertionError("no unit of weights builds on another")
 
 

@@ -24,7 +24,7 @@ from harness.probes.tokens import Tokens
 from harness.records import DocumentsSpec, Measurement, ModelSpec
 from harness.rules.at_most import AtMost
 from harness.run import run_group
-from harness.running.pairs import Observed
+from harness.running.pair import Observed
 from harness.running.variant import make_variant
 from tests.helpers.peft_adapters import save_lora
 from tests.helpers.read_back import here

@@ -12,7 +12,7 @@ import pytest
 
 from harness.backends.round_to_nearest import RoundToNearest
 from harness.errors import HarnessError
-from harness.lockstep.batches import plan_batches, plan_stages
+from harness.lockstep.batches import Block, plan_batches, plan_stages
 from harness.measures.divergence import Divergence
 from harness.measures.layer_error import LayerError
 from harness.measures.memory import Memory
@@ -28,7 +28,7 @@ from harness.rules import Rule
 from harness.rules.at_most import AtMost
 from harness.rules.not_worse import NotWorse
 from harness.run import run_group
-from harness.running.pairs import Observed
+from harness.running.pair import Observed
 from harness.statistics import planned_looks
 from harness.tables.store import StoreReader
 from tests.helpers.pass_pairs import make_documents
@@ -262,8 +262,17 @@ def test_other_rules_begin_anew(models: Path, tmp_path: Path) -> None:
 def test_stages_hold_every_document_once_and_number_their_batches_through() -> None:
     documents = make_documents([9, 1, 23, 2, 23, 14, 5, 31, 12, 0, 7])
     stages = plan_stages(documents, 40, (3, 5, 9))
-    drawn = [sorted(d.index for batch in stage for d in batch.documents) for stage in stages]
+    drawn = [sorted(d.index for block in stage for b in block.batches for d in b.documents) for stage in stages]
     assert drawn == [[0, 2, 3], [4, 5], [6, 7, 8, 10]]
-    units = [batch.unit for stage in stages for batch in stage]
+    units = [block.unit for stage in stages for block in stage]
     assert units == [f"pass/{number}" for number in range(len(units))]
-    assert plan_stages(documents, 40) == [plan_batches(documents, 40)]
+    batches = [batch.index for stage in stages for block in stage for batch in block.batches]
+    assert batches == list(range(len(batches)))
+    assert plan_stages(documents, 40) == [[Block(each.index, (each,)) for each in plan_batches(documents, 40)]]
+
+
+def test_many_batches_form_blocks_of_equal_size() -> None:
+    documents = make_documents([5] * 500)
+    (stage,) = plan_stages(documents, 10)
+    assert [len(block.batches) for block in stage] == [8] * 31 + [2]
+    assert [batch for block in stage for batch in block.batches] == plan_batches(documents, 10)

@@ -18,8 +18,10 @@ from harness.probes.items import Items
 from harness.records import ItemsSpec, Measurement, ModelSpec
 from harness.rules import Rule
 from harness.rules.not_worse import NotWorse
-from harness.run import run_group
-from harness.running.pairs import Observed
+from harness.run import run_group, run_share
+from harness.running.merging import merge_parts
+from harness.running.pair import Observed
+from harness.running.shards import Share, find_parts
 from harness.statistics import planned_looks
 from harness.tables.store import StoreReader
 from tests.helpers.tiny_models import save, tiny_llama
@@ -218,13 +220,23 @@ def test_a_passage_that_the_data_lacks_is_named_with_the_fields_there_are(models
     assert "task first: items names the passage 'story', and the data has q, choices, label, page" in str(error)
 
 
-def test_the_units_of_a_probe_are_known_without_a_model(models: Path, tmp_path: Path) -> None:
-    plan = make_plan(models, "units", NEVER, tasks=("first", "second"))
-    (probe,) = plan.suites[0].probes
-    assert isinstance(probe, Items)
-    listed = probe.units()
-    assert listed == [f"items:{task}/{stage}" for task in ("first", "second") for stage in range(len(SIZES))]
-    run([plan], tmp_path)
-    assert StoreReader(tmp_path / "units" / "tables").units("suite") == tuple(listed)
-    fixed = probe.model_copy(update={"items": None})
-    assert fixed.units() == ["items:first", "items:second"]
+@pytest.mark.parametrize("of", [1, 3])
+def test_shards_compute_every_stage_and_the_merge_takes_what_a_run_would(models: Path, tmp_path: Path, of: int) -> None:
+    rule = NotWorse(metric="tasks.first.accuracy", margin=middle(models, tmp_path), why="near")
+    plan = make_plan(models, "near", rule, tasks=("first", "second"))
+    (whole,) = run([plan], tmp_path / "whole")
+    folders = [tmp_path / f"shard-{number}" / "near" for number in range(1, of + 1)]
+    for number, folder in enumerate(folders, 1):
+        (pair,) = run_share([plan], [folder], Share(number, of), Progress())
+        assert not isinstance(pair, HarnessError), pair
+    everything = [f"items:{task}/{stage}" for task in ("first", "second") for stage in range(len(SIZES))]
+    (parts,) = find_parts(folders).values()
+    assert [unit.name for unit in parts[0].shard.units if unit.kind == "items"] == everything
+    held = [unit for folder in folders for unit in StoreReader(folder / "tables").units("suite")]
+    assert sorted(held) == sorted(everything), "each by one shard, whatever the rules"
+    merged = merge_parts(plan, parts, tmp_path / "merged" / "near").observed
+    assert merged.stops == whole.stops
+    assert merged.measurements == whole.measurements
+    for table in ("items", "item_order", "item_texts", "scoring"):
+        left, right = (read(tmp_path / where, "near", table) for where in ("merged", "whole"))
+        pd.testing.assert_frame_equal(left, right)

@@ -29,7 +29,9 @@ from harness.probes.layers import Layers
 from harness.probes.tokens import Tokens
 from harness.records import Measurement, NoiseFloor, NoiseFloorSpec
 from harness.records.plan import Condition
-from harness.running.noise_floor import add_floors, floors, observe_perturbed
+from harness.running.noise_floor import add_floors, floors, read_perturbed
+from harness.running.perturbing import observe_perturbed
+from harness.tables.memory import MemoryStore
 from tests.helpers.pass_pairs import Loaded, Silent, damaged, gpt2, llama, louder, make_documents, observe
 
 ALL: tuple[Condition, ...] = ("batch_size", "padding_side", "document_order", "attention", "rounding")
@@ -189,7 +191,9 @@ MEASURES = (Divergence(), Perplexity(), Logits(), LayerError(), Outliers())
 
 def perturbed(model: Any, *conditions: Condition, documents: int = 6) -> Any:
     loaded: Any = Loaded("r", model)
-    return observe_perturbed(suite(*conditions, documents=documents), make_documents(), loaded, Silent())
+    asked, store = suite(*conditions, documents=documents), MemoryStore(Path())
+    observe_perturbed(asked, make_documents(), loaded, [store.sink(asked.name)], Silent())
+    return read_perturbed(store, asked.name)
 
 
 def test_every_metric_of_a_pass_probe_gets_a_floor_with_the_worst_condition() -> None:
@@ -247,8 +251,8 @@ def test_floors_are_given_by_metric_and_module() -> None:
 
 def test_what_one_condition_leaves_without_a_number_has_no_floor() -> None:
     found = perturbed(llama(), "batch_size", "rounding")
-    tokens = found.tables["rounding"].frames["tokens"]
-    tokens[0].loc[0, "variant_nll"] = float("nan")
+    tokens = found.tables["rounding"].tables.sink("s").units["noise_floor"]["tokens@rounding"]
+    tokens.loc[0, "variant_nll"] = float("nan")
     names = {name for name, _ in floors(found, MEASURES)}
     assert not any(name.startswith(("perplexity", "divergence", "logits")) for name in names)
     assert any(name.startswith("layers") for name in names)

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.pocket import MODEL_DIR
-from harness.running.token_texts import spell_tokens, store_token_texts
+from harness.running.token_texts import WithTokenTexts, spell_tokens
 from harness.tables.store import Store
 
 
@@ -72,17 +72,16 @@ def test_what_cannot_be_decoded_has_no_text_and_costs_the_others_nothing() -> No
     assert spell_tokens(tokenizer, [-1, 4, 1, 5, 7]) == [("", ""), ("", ""), (" cat", ""), ("", ""), ("", "")]
 
 
-def test_the_table_holds_every_id_once_and_grows_with_the_documents(tmp_path: Path) -> None:
+def test_every_unit_with_tokens_has_the_text_of_each_id_once(tmp_path: Path) -> None:
     with Store(tmp_path, "k") as store:
-        sink = store.sink("core")
-        store_token_texts(sink, pocket())
+        sink = WithTokenTexts(store.sink("core"), pocket())
+        sink.commit("pass/setup", {"documents": token_rows()})
         assert sink.read("token_texts") is None
-        for unit, ids, wanted in (("0", (300, 293, 300), [293, 294, 300, 301]), ("1", (8, 301), [8, 9, 293, 294])):
+        for unit, ids in (("0", (300, 293, 300)), ("1", (8, 301))):
             sink.commit(f"pass/{unit}", {"tokens": token_rows(*ids)})
-            for _ in range(2):
-                store_token_texts(sink, pocket())
-            found = sink.read("token_texts")
-            assert found is not None
-            assert found["id"].tolist()[:4] == wanted
-            assert [*zip(found["text"], found["bytes"], strict=True)] == spell_tokens(pocket(), found["id"].tolist())
-        assert len([unit for unit in store.units("core") if unit.startswith("token_texts")]) == 2
+        assert sink.done("pass/1")
+        first, second = sink.read_parts("token_texts")
+        assert (first["id"].tolist()[:4], second["id"].tolist()[:2]) == ([293, 294, 300, 301], [8, 9])
+        found = sink.read("token_texts")
+        assert found is not None
+        assert [*zip(found["text"], found["bytes"], strict=True)] == spell_tokens(pocket(), found["id"].tolist())

@@ -28,15 +28,16 @@ from harness.lockstep.logit_statistics import logit_sums
 from harness.lockstep.module_statistics import channel_moments_in_cache, row_errors
 
 SOURCE = Path(__file__).with_name("sweeps.cpp")
-TYPES = (torch.float32, torch.bfloat16)
+TYPES = (torch.float32, torch.bfloat16, torch.float16)
 """The types that the code reads."""
 BUILD_SECONDS = 120
 _Argument = ctypes.c_void_p | ctypes.c_int64 | ctypes.c_float
 LANES = 16
 """Values that the code takes at a time; rows of exponentials are kept in whole multiples of them."""
 _FLAGS = ("-std=c++17", "-O3", "-ffp-contract=off", "-fPIC", "-shared", "-Wno-psabi")
-_INSTRUCTIONS = {"AVX512": ("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"), "AVX2": ("-mavx2",)}
-"""Compiler flags by what torch says of the processor, so that a build never holds instructions that it lacks."""
+_INSTRUCTIONS = {"AVX512": ("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"), "AVX2": ("-mavx2", "-mf16c")}
+"""Compiler flags by what torch says of the processor, so that a build never holds instructions that it lacks: torch's
+own code for AVX2 has those of F16C."""
 
 
 class BuildError(Exception):

@@ -1,12 +1,15 @@
 // Statistics of a shared pass, each in one sweep over memory. Plain C functions, called through ctypes.
 //
-// Values are read as they are stored (float32, or bfloat16 by its upper half), computed in float32 and summed in float64
-// every FLUSH steps. Sums run over fixed lanes, so neither the width of registers nor the number of threads changes a
+// Values are read as they are stored (float32, float16, or bfloat16, which is the upper half of a float32), computed in
+// float32 and summed in float64 every FLUSH steps. Sums run over fixed lanes, so neither the width of registers nor the number of threads changes a
 // bit; the build forbids contraction and reassociation for the same reason.
 
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#if defined(__AVX512F__) || defined(__F16C__)
+#include <immintrin.h>
+#endif
 
 namespace {
 
@@ -26,28 +29,51 @@ inline Floats load(const float* from) {
     return values;
 }
 
-inline Floats load(const uint16_t* from) {
+struct BFloat16 {
+    uint16_t bits;
+};
+
+struct Float16 {
+    uint16_t bits;
+};
+
+inline Words load_words(const void* from) {
     Halves halves;
     std::memcpy(&halves, from, sizeof halves);
-    Words words = __builtin_convertvector(halves, Words) << 16;
-    return (Floats)words;
+    return __builtin_convertvector(halves, Words);
 }
 
-inline float widen(float value) { return value; }
+inline Floats load(const BFloat16* from) { return (Floats)(load_words(from) << 16); }
 
-inline float widen(uint16_t half) {
-    uint32_t word = static_cast<uint32_t>(half) << 16;
-    float value;
-    std::memcpy(&value, &word, sizeof value);
-    return value;
+inline Floats load(const Float16* from) {
+#if defined(__AVX512F__)
+    return (Floats)_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
+#elif defined(__F16C__)
+    Floats values;
+    for (int half = 0; half < 2; half++) {
+        const __m128i bits = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from) + half);
+        _mm256_storeu_ps(reinterpret_cast<float*>(&values) + 8 * half, _mm256_cvtph_ps(bits));
+    }
+    return values;
+#else
+    // Exponents differ by 112; a subnormal number is what is added to the smallest normal one by its bits.
+    const Words words = load_words(from), sign = (words & 0x8000) << 16, size = (words & 0x7fff) << 13;
+    const Words smallest = Words{} + (113 << 23);
+    const Floats normal = (Floats)(size + (112 << 23)), subnormal = (Floats)(size + smallest) - (Floats)smallest;
+    const Floats special = (Floats)(size | 0x7f800000);
+    const Floats values = size < (1 << 23) ? subnormal : (size >= (31 << 23) ? special : normal);
+    return (Floats)((Words)values | sign);
+#endif
 }
 
 // The lanes from `from` on of which `count` exist; the others are `filling`.
 template <class Stored>
 inline Floats load(const Stored* from, int64_t count, float filling) {
     if (count >= LANES) return load(from);
-    Floats values = all(filling);
-    for (int64_t lane = 0; lane < count; lane++) values[lane] = widen(from[lane]);
+    Stored stored[LANES] = {};
+    std::memcpy(stored, from, count * sizeof(Stored));
+    Floats values = load(stored);
+    for (int64_t lane = count; lane < LANES; lane++) values[lane] = filling;
     return values;
 }
 
@@ -228,4 +254,5 @@ void sum_channels(const Stored* x, const uint8_t* valid, int64_t rows, int64_t r
     }
 
 EVERY_TYPE(float32, float)
-EVERY_TYPE(bfloat16, uint16_t)
+EVERY_TYPE(bfloat16, BFloat16)
+EVERY_TYPE(float16, Float16)

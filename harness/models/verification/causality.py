@@ -8,8 +8,8 @@ Legend: T tokens, V vocabulary.
 
 from __future__ import annotations
 
+import math
 from contextlib import suppress
-from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -69,7 +69,7 @@ def _find_derived_share(model: LanguageModel) -> float | None:
     try:
         with torch.enable_grad():
             logits_TV = _find_logits(model, rows=1)[0].float()
-            size_T = torch.stack([_differentiate(logits_V, embedded[0]) for logits_V in logits_TV])
+            sizes = _differentiate_each(logits_TV, embedded[0])
     except Exception:  # noqa: BLE001 - as below
         return None
     finally:
@@ -77,18 +77,30 @@ def _find_derived_share(model: LanguageModel) -> float | None:
         # Some models keep a state of their last call, which then holds no derivatives.
         with suppress(Exception), torch.no_grad():
             _find_logits(model)
-    if len(embedded) > 1 or not bool(size_T.isfinite().all()) or not size_T[-1] > 0:
+    own, *earlier = sizes
+    if len(embedded) > 1 or not all(map(math.isfinite, sizes)) or not own > 0:
         return None
-    share = float(size_T[:-1].min() / size_T[-1])
+    share = min(earlier) / own
     return share if share > DERIVATIVE else 0.0
 
 
-def _differentiate(logits_V: Tensor, embedded_1TD: Tensor) -> Tensor:
+def _differentiate_each(logits_TV: Tensor, embedded_1TD: Tensor) -> list[float]:
+    """Norms of the derivatives of the logits of every token by the last embedding: of the last token, then of those
+    before it, up to the first that is zero."""
+    sizes: list[float] = []
+    for logits_V in (logits_TV[-1], *logits_TV[:-1]):
+        sizes.append(_differentiate(logits_V, embedded_1TD))
+        if len(sizes) > 1 and sizes[-1] <= DERIVATIVE * sizes[0]:
+            break  # It does not see the last token, so the model is no encoder.
+    return sizes
+
+
+def _differentiate(logits_V: Tensor, embedded_1TD: Tensor) -> float:
     """Norm of the derivative of the logits of one token, each with a weight of its own, by the last embedding."""
     weights_V = torch.linspace(-1, 1, len(logits_V), device=logits_V.device)
     total = (logits_V * weights_V).sum()
     (derivative,) = torch.autograd.grad(total, embedded_1TD, retain_graph=True, allow_unused=True)
-    return total.new_zeros(()) if derivative is None else cast(Tensor, derivative[0, -1].double().norm())
+    return 0.0 if derivative is None else float(derivative[0, -1].double().norm())
 
 
 def _find_moved_share(model: LanguageModel, quantized: bool) -> float:

@@ -1,4 +1,4 @@
-"""Memory and latency of both sides."""
+"""Memory and latency of both sides, and the time that the check itself took."""
 
 from __future__ import annotations
 
@@ -39,6 +39,24 @@ def collect_costs(run: Run, family: str) -> CostFamily:
 
 def _has_sides(m: Measurement) -> bool:
     return m.non_finite is None and all(side is not None and side >= 0 for side in (m.reference, m.variant))
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What a stage of the check took. share: of the time until the verdict, 0 to 1; None where that is not known."""
+
+    stage: str
+    seconds: float
+    share: float | None
+
+
+def list_times(run: Run) -> list[Spent]:
+    """The stages of the check, the longest first, then other variants of the same process and what is unexplained."""
+    clock = run.clock
+    rows = sorted(clock.seconds.items(), key=lambda row: (-row[1], row[0]))
+    rows += [("other variants", clock.others)] if clock.others else []
+    rows += [("not explained", clock.unexplained)] if clock.unexplained is not None else []
+    return [Spent(stage, seconds, seconds / clock.elapsed if clock.elapsed else None) for stage, seconds in rows]
 
 
 def size_ratio(run: Run) -> float | None:

@@ -94,6 +94,21 @@ def test_the_model_is_left_as_it_was() -> None:
     assert not any(each.requires_grad or each.grad is not None for each in model.parameters())
 
 
+def test_one_token_that_does_not_look_ahead_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    grad, asked = torch.autograd.grad, list[int]()
+
+    def follow(*given: Any, **named: Any) -> Any:
+        asked.append(1)
+        return grad(*given, **named)
+
+    monkeypatch.setattr(torch.autograd, "grad", follow)
+    check_causal(TransformersModel(family("llama")), "m")
+    assert len(asked) == 2
+    with pytest.raises(ModelError, match="a change of the last"):
+        check_causal(TransformersModel(encoder(0.15)), "m")
+    assert len(asked) == 2 + 3
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("name", sorted({*ZOO, *FAMILIES} - {"listed_experts"}))
 def test_every_architecture_is_causal(name: str, dtype: torch.dtype) -> None:

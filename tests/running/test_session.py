@@ -12,9 +12,9 @@ from harness.errors import DataError, HarnessError
 from harness.measures.memory import Memory
 from harness.planning.specs import SuiteSpec
 from harness.probes import Context, Probe, Reads
-from harness.records import DocumentsSpec, Note
-from harness.running.observing import observe
-from harness.running.pairs import Pair
+from harness.records import DocumentsSpec
+from harness.running.pairs import LoadedPair
+from harness.running.session import Session
 from tests.helpers.pass_pairs import Silent, make_documents
 
 CONTEXTS: list[Context] = []
@@ -38,13 +38,6 @@ class ReadingTexts(Reading):
     reads = "texts"
 
 
-class Saying(Reading):
-    """Has something to say about every variant."""
-
-    def notes(self, sink: Any) -> tuple[Note, ...]:
-        return (Note(topic="tasks", text=f"read from {sink}"),)
-
-
 class ReadingNothing(Reading):
     """The same of nothing, on models with a cache."""
 
@@ -52,7 +45,7 @@ class ReadingNothing(Reading):
     needs: ClassVar[tuple[Any, ...]] = ("cache",)
 
 
-for _cls, _name in ((Reading, "tokens"), (Saying, "said"), (ReadingTexts, "texts"), (ReadingNothing, "nothing")):
+for _cls, _name in ((Reading, "tokens"), (ReadingTexts, "texts"), (ReadingNothing, "nothing")):
     _cls.kind = _name
 
 
@@ -62,18 +55,25 @@ def contexts() -> list[Context]:
     return CONTEXTS
 
 
-def pair(name: str, mismatches: dict[str, str] | None = None, unsupported: dict[str, str] | None = None) -> Pair:
-    store, observed = SimpleNamespace(sink=lambda suite: f"{name} in {suite}"), SimpleNamespace(seconds={}, notes=[])
-    variant: Any = SimpleNamespace(name=name)
-    return Pair(variant, store, observed, 96, mismatches or {}, unsupported or {})  # type: ignore[arg-type]
+def pair(name: str, mismatches: dict[str, str] | None = None, unsupported: dict[str, str] | None = None) -> LoadedPair:
+    made: Any = SimpleNamespace(
+        facts=SimpleNamespace(token_mismatches=mismatches or {}, unsupported=unsupported or {}),
+        store=SimpleNamespace(sink=lambda suite: f"{name} in {suite}"),
+        observed=SimpleNamespace(seconds={}, notes=[]),
+        variant=SimpleNamespace(name=name),
+    )
+    return LoadedPair(**vars(made))
 
 
-def observe_all(folder: Path, probe: Probe, *pairs: Pair) -> None:
+def make_suite(folder: Path, probe: Probe) -> SuiteSpec:
     (folder / "texts.jsonl").write_text('{"text": "one"}\n{"text": "two"}\n')
     spec = DocumentsSpec(data=str(folder / "texts.jsonl"))
-    suite = SuiteSpec(name="s", source="s.yaml", documents=spec, measures=(Memory(),), probes=(probe,))
-    reference: Any = SimpleNamespace(name="reference")
-    observe([suite], {"s": make_documents()}, reference, pairs, Silent())
+    return SuiteSpec(name="s", source="s.yaml", documents=spec, measures=(Memory(),), probes=(probe,))
+
+
+def observe_all(folder: Path, probe: Probe, *pairs: LoadedPair) -> None:
+    reference: Any = SimpleNamespace(name="reference", tokenizer=None)
+    Session(reference, [make_suite(folder, probe)], {"s": make_documents()}, pairs, Silent()).observe(pairs)
 
 
 def variants() -> list[list[str]]:
@@ -85,7 +85,8 @@ def test_a_probe_that_reads_tokens_gets_documents_and_no_pair_with_other_token_i
     assert variants() == [["same"]]
     assert [document.id for document in CONTEXTS[0].documents] == [document.id for document in make_documents()]
     context: Any = CONTEXTS[0]
-    assert (context.texts, context.artifact, context.sinks) == ((), None, ["same in s"])
+    assert (context.texts, context.artifact) == ((), None)
+    assert [sink.sink.sink for sink in context.sinks] == ["same in s"]
 
 
 def test_a_probe_that_reads_texts_gets_them_for_every_pair(tmp_path: Path) -> None:
@@ -108,11 +109,3 @@ def test_a_pair_that_fails_keeps_its_error_and_the_others_are_observed_alone(tmp
     assert isinstance(bad.error, HarnessError)
     assert str(bad.error) == "bad cannot be observed"
     assert (good.error, other.error) == (None, None)
-
-
-def test_what_a_probe_has_to_say_is_noted_once_for_each_variant(tmp_path: Path) -> None:
-    one, other = pair("one"), pair("other")
-    observe_all(tmp_path, Saying(), one, other)
-    observe_all(tmp_path, Saying(), one, other)
-    assert [note.text for note in one.observed.notes] == ["read from one in s"]
-    assert [note.text for note in other.observed.notes] == ["read from other in s"]
