@@ -72,12 +72,16 @@ class Amount:
 
 @dataclass(frozen=True)
 class Cost:
-    """Time in seconds and memory in bytes (None: not known), each with its basis."""
+    """Time in seconds and memory in bytes (None: not known), each with its basis.
+
+    least: seconds if documents and items are drawn until the rules are decided, and that is at the first look.
+    """
 
     seconds: float | None
     seconds_by: str
     memory: float | None
     memory_by: str
+    least: float | None = None
 
 
 @dataclass(frozen=True)
@@ -90,19 +94,24 @@ class Memory:
     said: str
 
 
-def amount(suites: tuple[SuiteSpec, ...]) -> Amount:
-    """The amount of work; documents count as full up to their context."""
+def amount(suites: tuple[SuiteSpec, ...], first: bool = False) -> Amount:
+    """The amount of work; documents count as full up to their context.
+
+    first: what is drawn until the rules are decided counts up to its first look only.
+    """
     tokens = items = calls = written = noise = at_once = 0
     complete = True
     for suite in suites:
         count = document_count(suite.documents)
+        if first and suite.documents and suite.documents.min:
+            count = min(suite.documents.min, count or suite.documents.min)
         complete &= count is not None
         if suite.noise_floor is not None and suite.documents is not None:
             sampled = min(count or suite.noise_floor.documents, suite.noise_floor.documents)
             noise += _noise_tokens(len(suite.noise_floor.conditions), sampled, suite.documents.context)
         tokens += (count or 0) * (suite.documents.context if suite.documents else 0)
         for measure in suite.measures:
-            work = measure.work(count)
+            work = measure.least_work(count) if first else measure.work(count)
             complete &= work.complete
             items, calls, written = items + work.items, calls + work.calls, written + work.generated
             at_once = max(at_once, min(work.at_once, work.items) if work.complete else work.at_once)
@@ -117,15 +126,15 @@ def _noise_tokens(conditions: int, documents: int, context: int) -> int:
 def cost(plan: Plan, run: Run | None) -> Cost:
     """Time and memory of one variant together with its reference."""
     reference = model_size(plan.reference.model, plan.reference.revision)
-    seconds, seconds_by = _seconds(plan, run, reference)
+    seconds, seconds_by = _seconds(plan, run, reference, amount(plan.suites))
+    least, _ = _seconds(plan, run, reference, amount(plan.suites, first=True))
     need = memory(plan)
     if isinstance(need, str):
-        return Cost(seconds, seconds_by, None, need)
-    return Cost(seconds, seconds_by, need.total, need.said)
+        return Cost(seconds, seconds_by, None, need, least)
+    return Cost(seconds, seconds_by, need.total, need.said, least)
 
 
-def _seconds(plan: Plan, run: Run | None, reference: ModelSize | str) -> tuple[float | None, str]:
-    now = amount(plan.suites)
+def _seconds(plan: Plan, run: Run | None, reference: ModelSize | str, now: Amount) -> tuple[float | None, str]:
     if run is not None and (known := _scale_earlier_times(plan, run, now, reference)) is not None:
         return known, f"from the times of the run {run.name}, scaled by documents, items and parameters"
     if isinstance(reference, str):

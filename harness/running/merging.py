@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import pairwise
+from itertools import groupby, pairwise
 from pathlib import Path
 
 from harness.artifacts.saving import save_folder
@@ -17,7 +17,8 @@ from harness.errors import MergeError
 from harness.lockstep.stages import SETUP, Wanted
 from harness.planning.sampling.sample import Sample
 from harness.planning.specs import Plan, SuiteSpec
-from harness.running.concluding import conclude, passes_tokens, run_pass
+from harness.running.concluding import conclude, draws_items, passes_tokens, run_pass
+from harness.running.extending import ExtendingItems
 from harness.running.opening import apply_openings
 from harness.running.pair import Pair, PairFacts, begin
 from harness.running.saved_files import FOLDER as ARTIFACT_FOLDER
@@ -127,7 +128,10 @@ class _Adoption:
             self._adopt_unlisted(suite.name)
         for suite in suites:
             mine = [unit for unit in self.units if unit.suite == suite.name]
-            self._adopt(suite.name, [unit.name for unit in mine if unit.kind != "shared_pass"])
+            drawn = [unit.name for unit in mine if draws_items(suite, unit.kind)]
+            staged = {"shared_pass", *(unit.kind for unit in mine if unit.name in drawn)}
+            self._adopt(suite.name, [unit.name for unit in mine if unit.kind not in staged])
+            self._adopt_items(suite, drawn)
             if passes_tokens(suite, self.pair):
                 self._adopt_pass(suite)
         self._copy_artifact(folder)
@@ -142,6 +146,15 @@ class _Adoption:
             self._adopt(suite.name, [block.unit for block, _ in wanted])
 
         run_pass(suite, sample, [self.pair], stages_of(self.units, suite.name), [sink], adopt)
+
+    def _adopt_items(self, suite: SuiteSpec, names: Sequence[str]) -> None:
+        """Adopt the stages of every task as far as its rules need them."""
+        looks = ExtendingItems(suite, [self.pair])
+        for _, stages in groupby(names, key=lambda name: name.rpartition("/")[0]):
+            for stage, name in enumerate(stages):
+                self._adopt(suite.name, [name])
+                if not looks.goes_on(0, name.rpartition("/")[0].partition(":")[2], stage):
+                    break
 
     def _adopt(self, suite: str, names: Sequence[str]) -> None:
         for name in names:

@@ -265,14 +265,15 @@ def describe_data(
     }
     if plan.variant.layers is not None:
         content["layers"] = plan.variant.layers
-    if any(suite.documents and suite.documents.min for suite in plan.suites):
+    drawn = any(measure.item_sampling() for suite in plan.suites for measure in suite.measures)
+    if drawn or any(suite.documents and suite.documents.min for suite in plan.suites):
         content["stopping"] = _list_stopping_rules(plan)
     return content
 
 
 def _list_stopping_rules(plan: Plan) -> list[object]:
-    """The part of the gates that decides how many documents are measured. Excludes the rules' reasons and file
-    positions."""
+    """The part of the gates that decides how many documents and items are measured, without the rules' reasons and
+    file positions."""
     rules = [
         [gate.sequential, [{"rule": spec.rule.kind, **spec.rule.settings(), "why": ""} for spec in gate.rules]]
         for gate in plan.gates

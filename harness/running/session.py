@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,8 +21,8 @@ from harness.progress import Progress
 from harness.records import HubData
 from harness.running.artifact import observe_artifact
 from harness.running.comparing import compare_files
-from harness.running.concluding import draws, list_alone, passes_tokens, run_pass
-from harness.running.extending import plan_looks
+from harness.running.concluding import draws, draws_items, list_alone, passes_tokens, run_pass
+from harness.running.extending import ExtendingItems, plan_looks
 from harness.running.noise_floor import UNIT as FLOOR
 from harness.running.noise_floor import perturbs
 from harness.running.opening import settle_openings
@@ -173,7 +173,10 @@ class Session:
             pair.observed.notes += [note for note in live.late_notes if note not in pair.observed.notes]
 
     def _observe_alone(self, suite: SuiteSpec, probe: Probe, pairs: Sequence[LoadedPair]) -> None:
-        probe.observe(self._context(suite, probe, pairs, [self.sink(pair, suite) for pair in pairs]))
+        context = self._context(suite, probe, pairs, [self.sink(pair, suite) for pair in pairs])
+        if draws_items(suite, probe.kind) and all(pair.own is None for pair in pairs):
+            context = replace(context, items=ExtendingItems(suite, pairs))
+        probe.observe(context)
 
     def sink(self, pair: Pair, suite: SuiteSpec) -> Sink:
         """Receives the rows about a pair."""
