@@ -26,7 +26,6 @@ from harness.overview.variants import select_smallest
 from harness.plan import make_all_plans, names_of, notes_on_plan, outputs_of, resolve_plan
 from harness.planning.specs import Plan
 from harness.planning.target import target_notes
-from harness.publish import EXIT_ERROR, exit_code_of, publish
 from harness.records import Run
 from harness.records.conclusion import conclusion
 from harness.records.own_rules import judge_own_rules
@@ -40,12 +39,13 @@ from harness.running.failures import (
     record_start,
     show_result,
 )
-from harness.running.stopwatch import keep_time, measure_shared, measure_time, read_clock
+from harness.running.publishing import EXIT_ERROR, exit_code_of, publish
 from harness.system.environment import prepare_threads
 from harness.system.foreign import contain
 from harness.system.held_folder import count_holds, hold
 from harness.system.lean_imports import import_transformers
 from harness.system.library_log import keep_library_noise
+from harness.system.stopwatch import keep_time, measure_shared, measure_time, read_clock
 from harness.terminal import Terminal
 from harness.write import (
     add_suited,
@@ -56,7 +56,7 @@ from harness.write import (
 from harness.writers import RUN_FILE
 
 if TYPE_CHECKING:
-    from harness.running.pair import Observed
+    from harness.concluding.pair import Observed
 
 R = TypeVar("R")
 MARKER = ".lm-shipcheck"

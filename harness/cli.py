@@ -109,7 +109,7 @@ def check(files: tuple[Path, ...], out: Path, shard: str | None) -> int:
     3 nothing failed but a blocking rule is inconclusive. With --shard there is
     no verdict: 0 says that this part is stored.
     """
-    from harness.running.stopwatch import keep_time, measure_shared, seconds_of_process
+    from harness.system.stopwatch import keep_time, measure_shared, seconds_of_process
 
     if shard is None:
         with keep_time(seconds_of_process()):
@@ -118,7 +118,7 @@ def check(files: tuple[Path, ...], out: Path, shard: str | None) -> int:
                 from harness.terminal import Terminal
 
             return run_check(files, out, Terminal())
-    from harness.shard import compute_shard, read_share
+    from harness.sharing.compute import compute_shard, read_share
     from harness.terminal import Terminal
 
     try:
@@ -142,7 +142,7 @@ def merge(folders: tuple[Path, ...], files: tuple[Path, ...], out: Path) -> int:
 
     Exit codes: as those of check.
     """
-    from harness.merge import merge as run_merge
+    from harness.sharing.merge import merge as run_merge
     from harness.terminal import Terminal
 
     return run_merge(folders, files, out, Terminal())

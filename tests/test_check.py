@@ -11,13 +11,13 @@ import pytest
 from rich.console import Console
 
 import harness.check
-import harness.publish
+import harness.running.publishing
 from harness.check import check
 from harness.errors import WriteError
 from harness.records import Run
 from harness.report.summaries.cost import list_times
 from harness.running import pairs, session
-from harness.running.stopwatch import keep_time, measure_shared
+from harness.system.stopwatch import keep_time, measure_shared
 from harness.terminal import Terminal
 from harness.write import read_run, write_again
 from tests.helpers.tiny_models import save, tiny_llama
@@ -54,7 +54,7 @@ def checked(folder: Path, limit: float, names: tuple[str, ...] = ("v",)) -> tupl
 def test_the_last_word_is_that_nothing_passes_without_its_outputs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: float, code: int
 ) -> None:
-    monkeypatch.setattr(harness.publish, "write_outputs", refuse)
+    monkeypatch.setattr(harness.running.publishing, "write_outputs", refuse)
     found, said = checked(tmp_path, limit)
     assert found == code
     last = said.rstrip().splitlines()[-2:]
@@ -80,7 +80,7 @@ TAKES = {
     (pairs, "make_variant"): 32.0,
     (pairs, "describe_environment"): 64.0,
     (harness.check, "judge"): 128.0,
-    (harness.publish, "write_outputs"): 256.0,
+    (harness.running.publishing, "write_outputs"): 256.0,
 }
 """Seconds that a function takes on a clock that stands still otherwise."""
 
@@ -106,7 +106,7 @@ def keep_all(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
     for (module, name), seconds in TAKES.items():
         monkeypatch.setattr(module, name, slow(getattr(module, name), seconds))
-    monkeypatch.setattr(harness.publish, "perf_counter", clock)
+    monkeypatch.setattr(harness.running.publishing, "perf_counter", clock)
     with keep_time(before=1.0, clock=clock):
         with measure_shared("start"):
             clock.now += 512.0

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from harness.concluding.pair import Pair, PairFacts, Storage, begin, hash_data
 from harness.data.calibration import CalibrationDocuments
 from harness.data.contamination import WINDOW, DocumentIndex
 from harness.data.documents import RawDocument, read_documents, shuffle_documents, texts_sha256
@@ -26,11 +27,10 @@ from harness.records import Environment, Identity, Note
 from harness.records.plan import SERVED, Served
 from harness.running.calibration import read_calibration, with_calibration
 from harness.running.opening import note_openings, settle_openings
-from harness.running.pair import Pair, PairFacts, Storage, begin, hash_data
-from harness.running.stopwatch import measure_time
 from harness.running.training import prepare_training, read_training, with_training
 from harness.running.variant import make_variant
 from harness.system.environment import describe_environment
+from harness.system.stopwatch import measure_time
 
 Documents = dict[str, Sequence[EncodedDocument]]
 """Encoded documents by suite name."""

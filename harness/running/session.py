@@ -9,6 +9,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from harness.concluding.conclusion import draws, draws_items, list_alone, passes_tokens, run_pass
+from harness.concluding.extending import ExtendingItems, plan_looks
+from harness.concluding.noise_floor import UNIT as FLOOR
+from harness.concluding.noise_floor import perturbs
+from harness.concluding.pair import Pair, Storage, Unit
 from harness.errors import HarnessError
 from harness.lockstep.driver import LivePass
 from harness.lockstep.stages import run_stages
@@ -21,18 +26,13 @@ from harness.progress import Progress
 from harness.records import HubData
 from harness.running.artifact import observe_artifact
 from harness.running.comparing import compare_files
-from harness.running.concluding import draws, draws_items, list_alone, passes_tokens, run_pass
-from harness.running.extending import ExtendingItems, plan_looks
-from harness.running.noise_floor import UNIT as FLOOR
-from harness.running.noise_floor import perturbs
 from harness.running.opening import settle_openings
-from harness.running.pair import Pair, Storage, Unit
 from harness.running.pairs import Documents, Known, LoadedPair, encode_suite, make_pair, suite_texts
 from harness.running.perturbing import observe_perturbed
-from harness.running.stopwatch import measure_time
 from harness.running.token_texts import WithTokenTexts
 from harness.running.units import ARTIFACT, AllDone, OwnUnits, list_blocks
 from harness.system.foreign import LONG, guard
+from harness.system.stopwatch import measure_time
 
 if TYPE_CHECKING:
     from harness.tables.access import Sink

@@ -37,7 +37,7 @@ from harness.planning.specs import Plan, VariantSpec
 from harness.pocket import MODEL_DIR
 from harness.records import ModelSpec
 from harness.running import variant
-from harness.running.stopwatch import Seconds, Stopwatch
+from harness.system.stopwatch import Seconds, Stopwatch
 
 PARTS = {"check_grids": "check of the grid", "identify": "hash", "find_non_finite": "look for NaN"}
 """Functions of ``harness.running.variant`` that are shown apart."""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.running.stopwatch import keep_time, measure_time, read_clock, seconds_of_process
+from harness.system.stopwatch import keep_time, measure_time, read_clock, seconds_of_process
 
 
 class Clock:

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 
 from harness.backends.round_to_nearest import RoundToNearest
+from harness.concluding.pair import Observed
 from harness.errors import HarnessError
 from harness.measures.tasks import Tasks
 from harness.planning.specs import GateSpec, Plan, RuleSpec, SuiteSpec, VariantSpec
@@ -18,10 +19,10 @@ from harness.probes.items import Items
 from harness.records import ItemsSpec, Measurement, ModelSpec
 from harness.rules import Rule
 from harness.rules.not_worse import NotWorse
-from harness.run import run_group, run_share
-from harness.running.merging import merge_parts
-from harness.running.pair import Observed
-from harness.running.shards import Share, find_parts
+from harness.run import run_group
+from harness.sharing.merging import merge_parts
+from harness.sharing.observe import run_share
+from harness.sharing.shards import Share, find_parts
 from harness.statistics import planned_looks
 from harness.tables.store import StoreReader
 from tests.helpers.tiny_models import save, tiny_llama

@@ -17,6 +17,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from harness.concluding.measuring import measure_parts, run_measure
+from harness.concluding.noise_floor import Key, add_floors, floors, read_perturbed
+from harness.concluding.pair import Pair
 from harness.forecast.measured import Measured, complete_metric, list_measured
 from harness.forecast.needs import needs
 from harness.judge import judge
@@ -26,9 +29,6 @@ from harness.planning.specs import GateSpec, Plan, SuiteSpec
 from harness.records import Measurement, Metric, NoiseFloor, Sequential, Skipped, Stop, Verdict, find_metric
 from harness.records.conclusion import overall
 from harness.records.patterns import could_match
-from harness.running.measuring import measure_parts, run_measure
-from harness.running.noise_floor import Key, add_floors, floors, read_perturbed
-from harness.running.pair import Pair
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from harness.concluding.pair import Pair
+from harness.concluding.stopping import StoppingRules, find_method, find_own, list_names
 from harness.planning.sampling.looks import Look, names_by_document, read_item_looks
 from harness.planning.sampling.sample import Sample
 from harness.planning.specs import SuiteSpec
-from harness.running.pair import Pair
-from harness.running.stopping import StoppingRules, find_method, find_own, list_names
 from harness.statistics import drop_repeated_looks, planned_looks
 
 

@@ -2,7 +2,7 @@
 
     open models ─▶ list all units ─▶ compute every n-th ─▶ tables and shard.json
 
-``harness.running.merging`` puts all shares together.
+``harness.sharing.merging`` puts all shares together.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, NamedTuple
 from pydantic import ValidationError
 
 from harness import __version__
+from harness.concluding.pair import Pair, PairFacts, Unit, hash_data
 from harness.errors import MergeError
 from harness.planning.specs import Plan
 from harness.records import Record
 from harness.running.opening import read_openings
-from harness.running.pair import Pair, PairFacts, Unit, hash_data
 from harness.running.units import ARTIFACT
 from harness.system.files import write_atomic
 
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from harness.running.session import Session
 
 SHARD_FILE = "shard.json"
-TABLES = "tables"
-"""The folder of the tables in that of a run."""
 
 
 class Share(NamedTuple):

@@ -13,18 +13,18 @@ from itertools import groupby, pairwise
 from pathlib import Path
 
 from harness.artifacts.saving import save_folder
+from harness.concluding.conclusion import conclude, draws_items, passes_tokens, run_pass
+from harness.concluding.extending import ExtendingItems
+from harness.concluding.pair import Pair, PairFacts, begin
+from harness.concluding.saved_files import FOLDER as ARTIFACT_FOLDER
 from harness.errors import MergeError
 from harness.lockstep.stages import SETUP, Wanted
 from harness.planning.sampling.sample import Sample
 from harness.planning.specs import Plan, SuiteSpec
-from harness.running.concluding import conclude, draws_items, passes_tokens, run_pass
-from harness.running.extending import ExtendingItems
 from harness.running.opening import apply_openings
-from harness.running.pair import Pair, PairFacts, begin
-from harness.running.saved_files import FOLDER as ARTIFACT_FOLDER
-from harness.running.shards import TABLES, Part, Shard, Share, hash_plan
 from harness.running.units import ARTIFACT, stages_of
-from harness.tables.store import Store, StoreReader
+from harness.sharing.shards import Part, Shard, Share, hash_plan
+from harness.tables.store import TABLES, Store, StoreReader
 
 
 def check_parts(name: str, parts: Sequence[Part]) -> None:

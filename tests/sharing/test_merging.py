@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.backends.round_to_nearest import RoundToNearest
+from harness.concluding.pair import Observed, Unit
 from harness.errors import HarnessError, MergeError
 from harness.measures.divergence import Divergence
 from harness.measures.layer_error import LayerError
@@ -29,10 +30,10 @@ from harness.probes.weights import Weights
 from harness.records import DocumentsSpec, ModelSpec, NoiseFloorSpec
 from harness.rules import Rule
 from harness.rules.at_most import AtMost
-from harness.run import run_group, run_share
-from harness.running.merging import check_parts, merge_parts
-from harness.running.pair import Observed, Unit
-from harness.running.shards import SHARD_FILE, Share, find_parts
+from harness.run import run_group
+from harness.sharing.merging import check_parts, merge_parts
+from harness.sharing.observe import run_share
+from harness.sharing.shards import SHARD_FILE, Share, find_parts
 from harness.tables.store import StoreReader
 from tests.helpers.pass_pairs import Silent, as_bytes
 from tests.helpers.tiny_models import save, tiny_llama

@@ -5,6 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from harness.concluding.extending import Extending, ExtendingItems
+from harness.concluding.extra_ids import note_extra_mass
+from harness.concluding.measuring import measure, read_apart
+from harness.concluding.noise_floor import read_perturbed
+from harness.concluding.pair import Pair
+from harness.concluding.saved_files import conclude_artifact, conclude_comparison
 from harness.lockstep.batches import Block
 from harness.lockstep.pass_report import read_report
 from harness.lockstep.stages import Wanted, run_stages, store_sums
@@ -14,12 +20,6 @@ from harness.plugins import load
 from harness.probes import Probe
 from harness.records import Note
 from harness.records.own_rules import REPEATS
-from harness.running.extending import Extending, ExtendingItems
-from harness.running.extra_ids import note_extra_mass
-from harness.running.measuring import measure, read_apart
-from harness.running.noise_floor import read_perturbed
-from harness.running.pair import Pair
-from harness.running.saved_files import conclude_artifact, conclude_comparison
 
 if TYPE_CHECKING:
     from harness.tables.access import Sink

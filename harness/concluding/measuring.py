@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
+from harness.concluding.extra_ids import explain_used
+from harness.concluding.noise_floor import Key, add_floors, floors, read_perturbed
+from harness.concluding.pair import Pair
+from harness.concluding.reference_check import COLUMNS, explain_weakness
 from harness.errors import FailureClass
 from harness.measures import Measure, hold_to_declared, skip_uncompared
 from harness.planning.sampling.clusters import label_clusters, name_documents
@@ -13,12 +17,8 @@ from harness.planning.sampling.slices import measure_slices, slice_patterns
 from harness.planning.specs import GateSpec, SuiteSpec
 from harness.records import Measurement, NoiseFloor, Note, Skipped, Slice
 from harness.records.own_rules import MEASURES_RUN, REFERENCE_PREDICTS
-from harness.running.extra_ids import explain_used
-from harness.running.noise_floor import Key, add_floors, floors, read_perturbed
-from harness.running.pair import Pair
-from harness.running.reference_check import COLUMNS, explain_weakness
-from harness.running.stopwatch import measure_time
 from harness.system.foreign import guard
+from harness.system.stopwatch import measure_time
 from harness.tables.access import Tables
 
 if TYPE_CHECKING:
