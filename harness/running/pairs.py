@@ -164,16 +164,7 @@ def make_pair(
     hashes |= {f"{s.name} as texts": texts_sha256(suite_texts(s)) for s in plan.suites if _reads_texts(s, mismatches)}
     depends = describe_data(plan, reference.identity, variant.identity, environment, hashes)
     failing, finite_notes = compare_finite(reference, variant)
-    notes = [*reference.notes, *variant.notes, *_document_notes(plan.suites, documents)]
-    notes += remarks(plan.variant.compress, plan.calibration is not None, plan.training is not None)
-    notes += _contamination_notes(variant, documents)
-    if plan.target is not None:
-        notes += hardware.notes(plan.target, variant.identity)
-    notes += [*note_quantized_reference(reference), *note_plain_layers(variant)]
-    notes += [*note_same_model(reference, variant), *finite_notes]
-    notes += [
-        Note(topic="tokenizer", text=f"suite {name}: {reason}", level="warn") for name, reason in mismatches.items()
-    ]
+    notes = [*_list_notes(plan, reference, variant, documents, mismatches), *finite_notes]
     notes += note_openings(asked, reference.tokenizer)
     withheld = _find_withheld(plan)
     facts = PairFacts(
@@ -197,6 +188,23 @@ def make_pair(
     )
     tables = store(facts.data_key)
     return LoadedPair(facts=facts, store=tables, observed=begin(plan, facts, tables, seconds), variant=variant)
+
+
+def _list_notes(
+    plan: Plan, reference: LoadedModel, variant: LoadedModel, documents: Documents, mismatches: Mapping[str, str]
+) -> list[Note]:
+    """What is to be said of a pair before anything is measured."""
+    notes = [*reference.notes, *variant.notes, *_document_notes(plan.suites, documents)]
+    notes += remarks(plan.variant.compress, plan.calibration is not None, plan.training is not None)
+    notes += _contamination_notes(variant, documents)
+    if plan.target is not None:
+        notes += hardware.notes(plan.target, variant.identity)
+    notes += [*note_quantized_reference(reference), *note_plain_layers(variant)]
+    notes += note_same_model(reference, variant)
+    notes += [
+        Note(topic="tokenizer", text=f"suite {name}: {reason}", level="warn") for name, reason in mismatches.items()
+    ]
+    return notes
 
 
 def _make(plan: Plan, folder: Path, reference: LoadedModel, known: Known) -> LoadedModel:

@@ -193,8 +193,7 @@ class Session:
     def _open_pass(self, suite: SuiteSpec, pairs: Sequence[LoadedPair]) -> LivePass:
         documents = self.documents[suite.name]
         return LivePass(
-            self.reference,
-            [pair.variant for pair in pairs],
+            [self.reference, *(pair.variant for pair in pairs)],
             documents,
             [probe for probe in suite.probes if probe.runs == "shared_pass"],
             [self.sink(pair, suite) for pair in pairs],
