@@ -31,7 +31,8 @@ def merge(folders: Sequence[Path], files: Sequence[Path], out: Path, terminal: T
     read = files or [Path(each) for each in dict.fromkeys(parts[0].shard.source for parts in found.values())]
     if missing := [str(path) for path in read if not path.is_file()]:
         raise MergeError(
-            f"{', '.join(missing)}: found no variant file there; run this in the folder in which the shards ran, or give it with --file"
+            f"{', '.join(missing)}: found no variant file there; run this in the folder in which the shards ran, or "
+            "give it with --file"
         )
 
     def run(plans: Sequence[Plan], folders: Sequence[Path], _: Terminal, /) -> list[Observed | HarnessError]:
@@ -43,4 +44,4 @@ def merge(folders: Sequence[Path], files: Sequence[Path], out: Path, terminal: T
                 outcomes.append(merge_parts(plan, found[plan.name], folder).observed)
         return outcomes
 
-    return check(read, out, terminal, run)
+    return check(read, out, terminal, run=run)

@@ -378,6 +378,6 @@ def _refuses_before_loading(folder: Path, monkeypatch: pytest.MonkeyPatch, said:
     def refuse(*_: object) -> None:
         raise AssertionError("a model is loaded")
 
-    monkeypatch.setattr("harness.run.load", refuse)
+    monkeypatch.setattr("harness.running.session.load", refuse)
     with pytest.raises(DataError, match=said):
         run_group([plan], [folder / "runs"], Progress())

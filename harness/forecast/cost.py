@@ -51,6 +51,10 @@ LIBRARIES = 650e6
 """Bytes of Python, torch and transformers themselves."""
 WORKING_SHARE = 0.75
 """Of the larger model, what making, hashing and saving the variant takes for a while."""
+OF_TOKENS = ("shared pass", "measure", "encode documents")
+"""Stages of a run that take longer with more tokens of documents."""
+OF_ANY_MODEL = ("start", "plan", "imports", "open inputs", "encode documents", "measure", "judge")
+"""Stages of a run that take as long for any size of the model."""
 
 
 @dataclass(frozen=True)
@@ -176,10 +180,10 @@ def _scale_earlier_times(plan: Plan, run: Run, now: Amount, reference: ModelSize
             "timings": (then.calls, now.calls),
             "generations": (then.written, now.written),
             "noise floor": (then.noise, now.noise),
-        }.get(stage, (then.tokens, now.tokens) if stage in ("shared pass", "measure") else (1, 1))
+        }.get(stage, (then.tokens, now.tokens) if stage in OF_TOKENS else (1, 1))
         if before == 0 and after > 0:
             return None
-        total += seconds * (after / before if before else 0.0) * (1.0 if stage == "measure" else larger)
+        total += seconds * (after / before if before else 0.0) * (1.0 if stage in OF_ANY_MODEL else larger)
     stages = {"items": now.items, "timings": now.calls, "generations": now.written, "shared pass": now.tokens}
     stages["noise floor"] = now.noise
     return None if any(work and stage not in run.clock.seconds for stage, work in stages.items()) else total

@@ -168,6 +168,7 @@ class Session:
         else:
             live.set_up()
             run_pass(suite, sample, pairs, live.stages, sinks, live.run)
+            self._passes.clear()  # which holds what its recorders saw last
         for pair in pairs:
             pair.observed.notes += [note for note in live.late_notes if note not in pair.observed.notes]
 
