@@ -23,24 +23,26 @@ FORWARD_EFFICIENCY = 0.7
 """Share of the speed of a matrix product that a forward pass reaches."""
 DECODE_EFFICIENCY = 0.3
 """The same of the generation of texts, a token at a time."""
-START_SECONDS = 9.0
+START_SECONDS = 8.0
 """Imports, and reading the files of suites and gates."""
 PASS_SECONDS = 1.5
 """Of a shared pass whatever the model: hooks, tables, kernels."""
-LOGIT_SECONDS = 2.5e-8
+LOGIT_SECONDS = 2e-9
 """For each logit of the vocabulary and scored token: the statistics of both sides."""
-WEIGHT_SECONDS = 2e-8
-"""For each parameter: loading, hashing, rounding, checks of grids and formats."""
+WEIGHT_SECONDS = 1.1e-8
+"""For each parameter: loading, hashing, rounding, checks of grids and formats, errors of weights."""
 FITTING = 3
 """Passes over calibration documents of a step that calibrates, in passes of its blocks."""
-ARTIFACT_SECONDS = 4.0
+ARTIFACT_SECONDS = 5.0
 """A fresh process that reads the artifact back."""
-ARTIFACT_WEIGHT_SECONDS = 3.5e-8
+ARTIFACT_WEIGHT_SECONDS = 3e-8
 """For each parameter: writing, reading and hashing the artifact's files, and outputs of both models."""
-ITEM_SECONDS = 0.05
+ITEM_SECONDS = 0.02
 """Of a task item whatever the model: requests of both sides."""
 ITEM_TOKENS = 200
 """Assumed tokens of one task item, prompts and answers together, if no run tells."""
+COMPUTED_TOKENS = 120
+"""Those of an item that a model computes: what its choices share only once."""
 LOGITS = 2**23
 """Approximate number of logits that the shared pass holds at a time, per side."""
 LOGIT_BUFFERS = 9
@@ -147,7 +149,7 @@ def _seconds(plan: Plan, run: Run | None, reference: ModelSize | str) -> tuple[f
         "pass": PASS_SECONDS * len(plan.suites)
         + now.tokens * (2 * forward + (reference.vocabulary or 0) * LOGIT_SECONDS),
         "noise floor": now.noise * forward,
-        "items": now.items * (ITEM_SECONDS + 2 * ITEM_TOKENS * forward),
+        "items": now.items * (ITEM_SECONDS + 2 * COMPUTED_TOKENS * forward),
         "generations": 2 * now.written * decode,
         "artifact": (ARTIFACT_SECONDS + reference.parameters * ARTIFACT_WEIGHT_SECONDS) * saves,
     }
