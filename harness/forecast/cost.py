@@ -29,19 +29,19 @@ PASS_SECONDS = 1.5
 """Of a shared pass whatever the model: hooks, tables, kernels."""
 LOGIT_SECONDS = 2e-9
 """For each logit of the vocabulary and scored token: the statistics of both sides."""
-WEIGHT_SECONDS = 1.1e-8
+WEIGHT_SECONDS = 1.2e-8
 """For each parameter: loading, hashing, rounding, checks of grids and formats, errors of weights."""
 FITTING = 3
 """Passes over calibration documents of a step that calibrates, in passes of its blocks."""
 ARTIFACT_SECONDS = 5.0
 """A fresh process that reads the artifact back."""
-ARTIFACT_WEIGHT_SECONDS = 3e-8
+ARTIFACT_WEIGHT_SECONDS = 1.5e-8
 """For each parameter: writing, reading and hashing the artifact's files, and outputs of both models."""
 ITEM_SECONDS = 0.02
 """Of a task item whatever the model: requests of both sides."""
 ITEM_TOKENS = 200
 """Assumed tokens of one task item, prompts and answers together, if no run tells."""
-COMPUTED_TOKENS = 120
+COMPUTED_TOKENS = 140
 """Those of an item that a model computes: what its choices share only once."""
 LOGITS = 2**23
 """Approximate number of logits that the shared pass holds at a time, per side."""
@@ -51,7 +51,7 @@ ITEM_BUFFERS = 4
 """Buffers of the float32 logits of a batch of task items: the logits of all its tokens, and their logarithms."""
 LIBRARIES = 650e6
 """Bytes of Python, torch and transformers themselves."""
-WORKING_SHARE = 0.75
+WORKING_SHARE = 0.5
 """Of the larger model, what making, hashing and saving the variant takes for a while."""
 OF_TOKENS = ("shared pass", "measure", "encode documents")
 """Stages of a run that take longer with more tokens of documents."""
