@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 from harness.cluster.handing_on import find_made, leave_made, takes_documents
 from harness.cluster.messages import (
     DESCRIBE,
-    TABLES,
     Computed,
     Described,
     Frames,
@@ -24,17 +23,18 @@ from harness.cluster.messages import (
     hash_inputs,
 )
 from harness.cluster.workers import Unit
+from harness.concluding.pair import Unit as Share
 from harness.errors import HarnessError
 from harness.lockstep.stages import SETUP
 from harness.planning.sampling.sample import Sample
 from harness.planning.specs import Plan
 from harness.progress import report_to
-from harness.running.pair import Unit as Share
 from harness.running.pairs import LoadedPair
 from harness.running.session import Session, open_session
 from harness.running.units import ARTIFACT
 from harness.system.foreign import Ticking
 from harness.tables.memory import MemoryTables
+from harness.tables.store import TABLES
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -60,7 +60,7 @@ class Outbox(MemoryTables):
 
 @dataclass
 class OutboxStore:
-    """The outboxes of one variant (see harness.running.pair.Storage). folder: beside it the artifact is saved."""
+    """The outboxes of one variant (see harness.concluding.pair.Storage). folder: beside it the artifact is saved."""
 
     folder: Path
     by_suite: dict[str, Outbox] = field(default_factory=dict)

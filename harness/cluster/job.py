@@ -15,19 +15,19 @@ from pathlib import Path
 from harness import errors
 from harness.cluster.dispatch import describe_difference, describe_failure
 from harness.cluster.handing_on import discard_made
-from harness.cluster.messages import DESCRIBE, TABLES, Computed, Described, Rows, Wrong, hash_frames, hash_inputs
+from harness.cluster.messages import DESCRIBE, Computed, Described, Rows, Wrong, hash_frames, hash_inputs
 from harness.cluster.workers import Failed, Unit
+from harness.concluding.conclusion import conclude, draws, passes_tokens, run_pass
+from harness.concluding.extending import Extending
+from harness.concluding.noise_floor import UNIT as FLOOR
+from harness.concluding.pair import Observed, Pair, begin
+from harness.concluding.pair import Unit as Share
 from harness.errors import ClusterError, HarnessError, TableError
 from harness.lockstep.stages import SETUP, Wanted
 from harness.planning.sampling.sample import Sample
 from harness.planning.specs import Plan, SuiteSpec
-from harness.running.concluding import conclude, draws, passes_tokens, run_pass
-from harness.running.extending import Extending
-from harness.running.noise_floor import UNIT as FLOOR
-from harness.running.pair import Observed, Pair, begin
-from harness.running.pair import Unit as Share
 from harness.running.units import ARTIFACT, stages_of
-from harness.tables.store import Store
+from harness.tables.store import TABLES, Store
 
 BLOCK = "shared_pass"
 """The kind of the units of a pass."""

@@ -7,17 +7,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from harness.concluding.pair import PairFacts, hash_data
+from harness.concluding.pair import Unit as Share
 from harness.planning.sampling.sample import Sample
 from harness.planning.specs import Plan
-from harness.running.pair import PairFacts, hash_data
-from harness.running.pair import Unit as Share
 
 if TYPE_CHECKING:
     import pandas as pd
 
 DESCRIBE = "describe"
 """The unit by which the head learns what is to be done."""
-TABLES = "tables"
 Frames = Mapping[str, "pd.DataFrame"]
 
 

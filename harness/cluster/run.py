@@ -10,12 +10,12 @@ from harness.cluster.dispatch import Dispatcher
 from harness.cluster.job import CheckJob
 from harness.cluster.opener import CheckOpener
 from harness.cluster.ray_workers import RayWorkers
+from harness.concluding.pair import Observed
 from harness.errors import HarnessError
 from harness.forecast.passes import need_together, split_to_fit
 from harness.planning.specs import Plan
 from harness.progress import Progress
 from harness.records import RunSpec
-from harness.running.pair import Observed
 
 
 def run_group_on_cluster(

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from harness.concluding.conclusion import draws, draws_items, list_alone, passes_tokens, run_pass
+from harness.concluding.extending import ExtendingItems, plan_looks
+from harness.concluding.noise_floor import UNIT as FLOOR
+from harness.concluding.noise_floor import perturbs
+from harness.concluding.pair import Pair, Storage, Unit
 from harness.errors import HarnessError
 from harness.lockstep.driver import LivePass
 from harness.lockstep.stages import run_stages
@@ -21,18 +26,13 @@ from harness.progress import Progress
 from harness.records import HubData
 from harness.running.artifact import observe_artifact
 from harness.running.comparing import compare_files
-from harness.running.concluding import draws, list_alone, passes_tokens, run_pass
-from harness.running.extending import plan_looks
-from harness.running.noise_floor import UNIT as FLOOR
-from harness.running.noise_floor import perturbs
 from harness.running.opening import settle_openings
-from harness.running.pair import Pair, Storage, Unit
 from harness.running.pairs import Documents, Known, LoadedPair, encode_suite, make_pair, suite_texts
 from harness.running.perturbing import observe_perturbed
-from harness.running.stopwatch import measure_time
 from harness.running.token_texts import WithTokenTexts
 from harness.running.units import ARTIFACT, AllDone, OwnUnits, list_blocks
 from harness.system.foreign import LONG, guard
+from harness.system.stopwatch import measure_time
 
 if TYPE_CHECKING:
     from harness.tables.access import Sink
@@ -173,7 +173,10 @@ class Session:
             pair.observed.notes += [note for note in live.late_notes if note not in pair.observed.notes]
 
     def _observe_alone(self, suite: SuiteSpec, probe: Probe, pairs: Sequence[LoadedPair]) -> None:
-        probe.observe(self._context(suite, probe, pairs, [self.sink(pair, suite) for pair in pairs]))
+        context = self._context(suite, probe, pairs, [self.sink(pair, suite) for pair in pairs])
+        if draws_items(suite, probe.kind) and all(pair.own is None for pair in pairs):
+            context = replace(context, items=ExtendingItems(suite, pairs))
+        probe.observe(context)
 
     def sink(self, pair: Pair, suite: SuiteSpec) -> Sink:
         """Receives the rows about a pair."""
@@ -190,8 +193,7 @@ class Session:
     def _open_pass(self, suite: SuiteSpec, pairs: Sequence[LoadedPair]) -> LivePass:
         documents = self.documents[suite.name]
         return LivePass(
-            self.reference,
-            [pair.variant for pair in pairs],
+            [self.reference, *(pair.variant for pair in pairs)],
             documents,
             [probe for probe in suite.probes if probe.runs == "shared_pass"],
             [self.sink(pair, suite) for pair in pairs],

@@ -16,9 +16,9 @@ from harness.check import check
 from harness.cluster.job import CheckJob
 from harness.cluster.messages import Computed
 from harness.cluster.workers import Failed, Unit
+from harness.concluding.extending import Extending
 from harness.errors import ClusterError, MeasureError, ModelError
 from harness.records import RunSpec
-from harness.running.extending import Extending
 from harness.running.variant import make_variant
 from harness.terminal import Terminal
 from tests.helpers.cluster_checks import DRAWN, SMALL, read_same, write_check

@@ -50,7 +50,7 @@ def test_the_head_of_a_cluster_loads_nothing_that_opens_models() -> None:
 
 
 def test_shards_are_merged_without_anything_that_opens_models() -> None:
-    assert _heavy_after("import harness.merge, harness.running.merging") == ["torch"]
+    assert _heavy_after("import harness.sharing.merge, harness.sharing.merging") == ["torch"]
 
 
 USED_ONLY_FOR_TASKS = ("lm_eval", "datasets", "evaluate", "sacrebleu", "nltk", "matplotlib")

@@ -12,6 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from harness.concluding.noise_floor import add_floors, floors, read_perturbed
 from harness.errors import ModelError
 from harness.lockstep.arrangement import SPARE_PADDING, one_by_one, pad_left, plan_moves, reorder
 from harness.lockstep.batches import Batch
@@ -29,7 +30,6 @@ from harness.probes.layers import Layers
 from harness.probes.tokens import Tokens
 from harness.records import Measurement, NoiseFloor, NoiseFloorSpec
 from harness.records.plan import Condition
-from harness.running.noise_floor import add_floors, floors, read_perturbed
 from harness.running.perturbing import observe_perturbed
 from harness.tables.memory import MemoryStore
 from tests.helpers.pass_pairs import Loaded, Silent, damaged, gpt2, llama, louder, make_documents, observe

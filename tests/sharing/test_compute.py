@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from harness.shard import read_share
+from harness.sharing.compute import read_share
 
 SLURM = {"SLURM_ARRAY_TASK_COUNT": "8", "SLURM_ARRAY_TASK_MIN": "0", "SLURM_ARRAY_TASK_MAX": "7"}
 

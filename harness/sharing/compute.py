@@ -17,16 +17,16 @@ from harness.check import begin_anew, hold_run_folder, list_passes, read_plans, 
 from harness.errors import HarnessError
 from harness.forecast.cost import check_fits
 from harness.planning.specs import Plan
-from harness.publish import EXIT_ERROR
 from harness.records import FAILURE_FILE
 from harness.running.failures import record_end, record_error
+from harness.running.publishing import EXIT_ERROR
 from harness.system.environment import prepare_threads
 from harness.system.library_log import keep_library_noise
 from harness.terminal import Terminal
 
 if TYPE_CHECKING:
-    from harness.running.pair import Pair
-    from harness.running.shards import Share
+    from harness.concluding.pair import Pair
+    from harness.sharing.shards import Share
 
 _SHARE = re.compile(r"(\d{1,6})/(\d{1,6})")
 _AUTO = re.compile(r"auto(?:/(\d{1,6}))?")
@@ -78,7 +78,7 @@ def compute_shard(files: Sequence[Path], out: Path, number: int, of: int, termin
 
     There is no verdict yet, whatever is stored. Raises PlanError before any model is loaded.
     """
-    from harness.running.shards import Share
+    from harness.sharing.shards import Share
 
     share, out = Share(number, of), out / f"shard-{number}-of-{of}"
     plans = read_plans(files, out, terminal)
@@ -116,7 +116,7 @@ def _compute(
 
 
 def _run(share: Share, plans: Sequence[Plan], folders: Sequence[Path], terminal: Terminal) -> list[Pair | HarnessError]:
-    from harness.run import run_share
+    from harness.sharing.observe import run_share
 
     check_fits(plans)
     return run_share(plans, folders, share, terminal)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
-from harness.running.stopwatch import Stopwatch, keep_time, measure_time, seconds_of_process
+from harness.system.stopwatch import keep_time, measure_time, read_clock, seconds_of_process
 
 
 class Clock:
@@ -20,15 +21,16 @@ class Clock:
 
 def test_a_stage_counts_without_those_inside_it() -> None:
     clock = Clock()
-    stopwatch, seconds = Stopwatch(before=3, clock=clock), dict[str, float]()
-    clock.now += 1  # between stages
-    with keep_time(stopwatch), measure_time(seconds, "outer"):
-        clock.now += 5
-        with measure_time(seconds, "inner"):
-            clock.now += 7
-            with measure_time(seconds, "outer"):
-                clock.now += 11
-        clock.now += 13
+    seconds = dict[str, float]()
+    with keep_time(before=3, clock=clock) as stopwatch:
+        clock.now += 1  # between stages
+        with keep_time(), measure_time(seconds, "outer"):
+            clock.now += 5
+            with measure_time(seconds, "inner"):
+                clock.now += 7
+                with measure_time(seconds, "outer"):
+                    clock.now += 11
+            clock.now += 13
     assert seconds == {"outer": 5 + 11 + 13, "inner": 7}
     assert stopwatch.explained == sum(seconds.values())
     assert stopwatch.elapsed == 3 + 1 + stopwatch.explained
@@ -36,14 +38,14 @@ def test_a_stage_counts_without_those_inside_it() -> None:
 
 def test_a_stage_that_fails_counts_what_it_took() -> None:
     clock = Clock()
-    stopwatch, seconds = Stopwatch(clock=clock), dict[str, float]()
+    seconds = dict[str, float]()
 
     def fail() -> None:
         with measure_time(seconds, "load"):
             clock.now += 2
             raise ValueError("it fails")
 
-    with keep_time(stopwatch), pytest.raises(ValueError, match="it fails"):
+    with keep_time(clock=clock) as stopwatch, pytest.raises(ValueError, match="it fails"):
         fail()
     assert seconds == {"load": 2}
     with measure_time(seconds, "load"):
@@ -60,3 +62,14 @@ def test_the_age_of_a_process_is_that_of_the_system(tmp_path: Path, monkeypatch:
     stat.write_text("something else")
     assert seconds_of_process(stat) == 0
     assert seconds_of_process(tmp_path / "missing") == 0
+
+
+def test_time_of_other_processes_is_not_explained_by_this_one() -> None:
+    started, clock = datetime(2026, 11, 22, tzinfo=UTC), Clock()
+    with keep_time(clock=clock):
+        own = dict[str, float]()
+        with measure_time(own, "measure"):
+            clock.now += 4
+        assert read_clock(started, own, 1).elapsed == 4
+        merged = read_clock(started, own | {"shared pass": 9.0}, 1)
+        assert (merged.elapsed, merged.unexplained, merged.others) == (None, None, 0)

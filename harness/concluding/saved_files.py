@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from harness.concluding.pair import Pair
 from harness.measures.comparability import read_comparison
 from harness.planning.specs import SuiteSpec
 from harness.records import Artifact, ArtifactFile, Comparison, Identity, Note
 from harness.report.comparability import title
-from harness.running.pair import Pair
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -72,7 +72,7 @@ class Observed:
     skipped: list[Skipped] = field(default_factory=list)
     slices: list[Slice] = field(default_factory=list)
     stops: dict[str, Stop] = field(default_factory=dict)
-    """By suite with sequential sampling: where it stopped."""
+    """By suite (and task) with sequential sampling: where it stopped."""
     notes: list[Note] = field(default_factory=list)
     artifact: Artifact | None = None
     comparison: Comparison | None = None
@@ -114,8 +114,8 @@ class Pair:
     facts: PairFacts
     store: Storage
     observed: Observed
-    looks: dict[str, Look] = field(default_factory=dict)
-    """By suite with sequential sampling: the look at which it stopped."""
+    looks: dict[str, list[Look]] = field(default_factory=dict)
+    """By suite: the looks at which its documents, and the items of each task, were left, where they are drawn."""
     error: HarnessError | None = None
     """Why the variant could not be observed; nothing is measured then."""
     own: Callable[[str, str], bool] | None = None

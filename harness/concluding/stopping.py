@@ -1,6 +1,6 @@
 """Sequential sampling: after each interim look, continue only while the verdict is open.
 
-    documents in random order ─▶ batches up to a look ─▶ rows ─▶ intervals of that look ─▶ judge ─┬▶ decided: stop
+    in random order ─▶ batches up to a look ─▶ rows ─▶ intervals of that look ─▶ judge ─┬▶ decided: stop
                                             ▲                                                     │
                                             └───────────────────────── undecided: to the next look ┘
 
@@ -15,22 +15,20 @@ stored: a run that was killed measures them again and stops at the same look.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from harness.forecast.measured import Measured, list_measured
+from harness.concluding.measuring import measure_parts, run_measure
+from harness.concluding.noise_floor import Key, add_floors, floors, read_perturbed
+from harness.concluding.pair import Pair
+from harness.forecast.measured import Measured, complete_metric, list_measured
 from harness.forecast.needs import needs
 from harness.judge import judge
 from harness.measures import Measure
-from harness.planning.sampling.looks import DEFAULT, Look, drop_repeated_looks, select_waiting_rules
-from harness.planning.sampling.sample import Sample
+from harness.planning.sampling.looks import DEFAULT, Look, select_waiting_rules
 from harness.planning.specs import GateSpec, Plan, SuiteSpec
-from harness.records import Measurement, NoiseFloor, Skipped, Stop, Verdict
+from harness.records import Measurement, Metric, NoiseFloor, Sequential, Skipped, Stop, Verdict, find_metric
 from harness.records.conclusion import overall
 from harness.records.patterns import could_match
-from harness.running.measuring import measure_parts, run_measure
-from harness.running.noise_floor import Key, add_floors, floors, read_perturbed
-from harness.running.pair import Pair
-from harness.statistics import planned_looks
 
 
 @dataclass(frozen=True)
@@ -41,67 +39,39 @@ class _RunSoFar:
     measurements: Sequence[Measurement]
 
 
-def plan_looks(suite: SuiteSpec, sample: Sample) -> tuple[int, ...]:
-    """The numbers of scorable documents at which looks take place; one look at all of them without a minimum."""
-    count = len(sample.tokens)
-    least = suite.documents.min if suite.documents and suite.documents.min else count
-    return drop_repeated_looks(planned_looks(min(least, count), count), sample.tokens, sample.clusters)
-
-
-class Extending:
-    """The interim looks of one suite for several variants, each with its own rules (see
-    harness.lockstep.recording.Looks)."""
-
-    def __init__(
-        self,
-        suite: SuiteSpec,
-        sample: Sample,
-        pairs: Sequence[Pair],
-    ) -> None:
-        self._sizes = plan_looks(suite, sample)
-        self._watches = [_StoppingRules(pair, _find_own(pair, suite), self._sizes, sample) for pair in pairs]
-
-    @property
-    def sizes(self) -> Sequence[int]:
-        """The numbers of scorable documents at which looks take place."""
-        return self._sizes
-
-    def goes_on(self, variant: int, look: int) -> bool:
-        """Whether the verdict on the variant is open at this look. If no rule extends the sample, all documents are
-        used."""
-        watch = self._watches[variant]
-        return not watch.gates or (bool(watch.list_undecided(look)) and not watch.has_failed(look))
-
-    def conclude(self) -> None:
-        """Record for every pair the look at which it stopped, once the pass has ended."""
-        for variant, watch in enumerate(self._watches):
-            last = len(self._sizes) - 1
-            look = next((number for number in range(last) if not self.goes_on(variant, number)), last)
-            watch.pair.looks[watch.suite.name] = watch.look(look)
-            watch.pair.observed.stops[watch.suite.name] = watch.stop(look)
-
-
 @dataclass
-class _StoppingRules:
-    """The rules of one variant that extend the sample of a suite."""
+class StoppingRules:
+    """The rules of one variant that extend the sample of a suite's documents, or of the items of one of its tasks.
+
+    first: the first look; its interval method is that of the gates. names: the metrics that are measured again at every
+    look.
+    """
 
     pair: Pair
     suite: SuiteSpec
-    sizes: tuple[int, ...]
-    sample: Sample
+    first: Look
+    names: Sequence[str]
     gates: list[GateSpec] = field(init=False)
     noise: Mapping[Key, NoiseFloor] = field(init=False)
     known: dict[int, list[Verdict]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.gates = select_waiting_rules(self.pair.observed.plan.gates, self.suite)
-        perturbed = read_perturbed(self.pair.store, self.suite.name)
+        self.gates = select_waiting_rules(self.pair.observed.plan.gates, self.names)
+        perturbed = None if self.first.task else read_perturbed(self.pair.store, self.suite.name)
         self.noise = floors(perturbed, self._measures()) if perturbed else {}
 
+    def goes_on(self, number: int) -> bool:
+        """Whether the verdict is open at this look. If no rule extends the sample, all of it is used."""
+        return not self.gates or (bool(self.list_undecided(number)) and not self.has_failed(number))
+
+    def find_last(self) -> int:
+        """The look at which it stops."""
+        last = len(self.first.sizes) - 1
+        return next((number for number in range(last) if not self.goes_on(number)), last)
+
     def look(self, number: int) -> Look:
-        """Look ``number``, with the interval method of the gates."""
-        named = [gate.sequential for gate in self.pair.observed.plan.gates if gate.sequential]
-        return Look(self.sizes, number, self.sample.tokens, named[0] if named else DEFAULT, self.sample.clusters)
+        """Look ``number``."""
+        return replace(self.first, number=number)
 
     def list_undecided(self, number: int) -> list[Verdict]:
         """The verdicts at a look that are not decisions: an error may be a slice without documents yet."""
@@ -130,15 +100,16 @@ class _StoppingRules:
         undecided = self.list_undecided(number) if self.gates else []
         return Stop(
             suite=self.suite.name,
-            looks=self.sizes,
-            documents=self.sizes[number],
+            task=self.first.task,
+            looks=self.first.sizes,
+            documents=self.first.sizes[number],
             watched=tuple(dict.fromkeys(f"{rule.kind} {rule.metric}" for rule in rules)),
             undecided=tuple(dict.fromkeys(f"{verdict.rule} {verdict.metric}" for verdict in undecided)),
             fixed=self._fixed_sample_size(self.look(number)),
         )
 
     def _measure_at(self, look: Look) -> list[Measurement | Skipped]:
-        by_measure = [run_measure(self.pair, self.suite, measure, [], look) for measure in self._measures()]
+        by_measure = [run_measure(self.pair, self.suite, measure, [], [look]) for measure in self._measures()]
         return add_floors([entry for found in by_measure for entry in found], self.noise)
 
     def _measures(self) -> list[Measure]:
@@ -146,13 +117,14 @@ class _StoppingRules:
         return [
             measure
             for measure in self.suite.measures
-            if any(could_match(pattern, name) for pattern in patterns for name in measure.metrics_by_document())
+            if measure.draws(self.first.task)
+            and any(could_match(pattern, each.name) for pattern in patterns for each in measure.produces())
         ]
 
     def _count_elsewhere(self) -> int:
         """Number of blocking comparisons on metrics of other suites, which count for the Holm correction."""
         plan: Plan = self.pair.observed.plan
-        here = {name for measure in self.suite.measures for name in measure.metrics_by_document()}
+        here = set(self.names)
         rules = [spec.rule for gate in plan.gates for spec in gate.rules]
         blocking = [rule for rule in rules if rule.level == "block" and rule.decide == "interval"]
         others = [
@@ -168,14 +140,35 @@ class _StoppingRules:
         metrics: list[Measured] = []
         results: list[Measurement | Skipped] = []
         for measure in self._measures():
-            metrics += [Measured(metric, self.suite.name, None) for metric in measure.produces()]
-            results += run_measure(self.pair, self.suite, measure, [], look, ordinary=True)
+            found = run_measure(self.pair, self.suite, measure, [], [look], ordinary=True)
+            metrics += [Measured(metric, self.suite.name, None) for metric in _list_metrics(measure, found, look)]
+            results += found
         sample = _RunSoFar("itself", [entry for entry in results if isinstance(entry, Measurement)])
         planned = [need for need in needs(self.gates, metrics, sample) if need.outlook != "free"]
         needed = [need.needed for need in planned]
         return None if not needed or None in needed else max(count for count in needed if count is not None)
 
 
-def _find_own(pair: Pair, suite: SuiteSpec) -> SuiteSpec:
+def find_own(pair: Pair, suite: SuiteSpec) -> SuiteSpec:
     """The suite as in the pair's plan: measures may have different settings for each variant."""
     return next(each for each in pair.observed.plan.suites if each.name == suite.name)
+
+
+def find_method(pair: Pair) -> Sequential:
+    """The interval method at interim looks that the gates of a pair name."""
+    return next((gate.sequential for gate in pair.observed.plan.gates if gate.sequential), DEFAULT)
+
+
+def list_names(pair: Pair, suite: SuiteSpec, look: Look) -> list[str]:
+    """The metrics that the items of a task yield, which its file may not tell, and those that could not be measured."""
+    drawn = [measure for measure in suite.measures if measure.draws(look.task)]
+    found = [each for measure in drawn for each in run_measure(pair, suite, measure, [], [look])]
+    return [each.name if isinstance(each, Measurement) else each.measure for each in found]
+
+
+def _list_metrics(measure: Measure, found: Sequence[Measurement | Skipped], look: Look) -> list[Metric]:
+    """What a measure yields; of items, what it yielded."""
+    if not look.task:
+        return list(measure.produces())
+    seen = [(find_metric(each.name, measure.metrics), each) for each in found if isinstance(each, Measurement)]
+    return [complete_metric(metric.model_copy(update={"name": each.name}), each) for metric, each in seen if metric]

@@ -13,7 +13,7 @@ from harness.system.foreign import guard
 from harness.terminal import Terminal
 
 if TYPE_CHECKING:
-    from harness.running.pair import Observed
+    from harness.concluding.pair import Observed
 
 
 def merge(folders: Sequence[Path], files: Sequence[Path], out: Path, terminal: Terminal) -> int:
@@ -22,8 +22,8 @@ def merge(folders: Sequence[Path], files: Sequence[Path], out: Path, terminal: T
     files: the variant files, where they are not at the place of which the shards read them. Raises MergeError for
     shards that are missing, doubled, or not of one whole, and PlanError for variant files with mistakes.
     """
-    from harness.running.merging import check_parts, merge_parts
-    from harness.running.shards import find_parts
+    from harness.sharing.merging import check_parts, merge_parts
+    from harness.sharing.shards import find_parts
 
     found = find_parts(folders)
     for name, parts in found.items():

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from harness.running.reference_check import explain_weakness
+from harness.concluding.reference_check import explain_weakness
 from harness.statistics.unigram import held_out_unigram_nll
 
 VOCABULARY = 50

@@ -18,6 +18,8 @@ from harness.records import Clock
 
 Seconds = dict[str, float]
 """Seconds by stage."""
+ROUNDING = 1e-6
+"""Seconds that sums of floats may be off."""
 
 
 class Stopwatch:
@@ -52,11 +54,14 @@ _CURRENT: ContextVar[Stopwatch | None] = ContextVar("stopwatch", default=None)
 
 
 @contextmanager
-def keep_time(stopwatch: Stopwatch) -> Iterator[None]:
-    """Let ``measure_time`` count for ``stopwatch`` inside the block."""
-    token = _CURRENT.set(stopwatch)
+def keep_time(before: float = 0.0, clock: Callable[[], float] = time.perf_counter) -> Iterator[Stopwatch]:
+    """Let ``measure_time`` count for a stopwatch inside the block: for that of an outer block, else for a new one."""
+    if (outer := _CURRENT.get()) is not None:
+        yield outer
+        return
+    token = _CURRENT.set(stopwatch := Stopwatch(before, clock))
     try:
-        yield
+        yield stopwatch
     finally:
         _CURRENT.reset(token)
 
@@ -68,15 +73,28 @@ def measure_time(seconds: Seconds, stage: str) -> Iterator[None]:
         yield
 
 
-def read_clock(stopwatch: Stopwatch, started: datetime, seconds: Seconds, checks: int) -> Clock:
-    """The clock of a variant whose stages, alone and with its group, took ``seconds``; its group ``started`` then."""
+@contextmanager
+def measure_shared(stage: str) -> Iterator[None]:
+    """The same for a stage that is none of a single variant; what it takes is lost where no time is kept."""
+    stopwatch = _CURRENT.get() or Stopwatch()
+    with stopwatch.measure(stopwatch.shared, stage):
+        yield
+
+
+def read_clock(started: datetime, seconds: Seconds, checks: int) -> Clock:
+    """The clock of a variant whose stages, alone and with its group, took ``seconds``; its group ``started`` then.
+
+    Where other processes measured some of them (shards), the time of this one explains nothing and is left out.
+    """
+    stopwatch = _CURRENT.get() or Stopwatch()
     own = {**stopwatch.shared, **seconds}
+    others = stopwatch.explained - sum(own.values())
     return Clock(
         started=started.isoformat(timespec="seconds"),
         finished=datetime.now(UTC).isoformat(timespec="seconds"),
         seconds=own,
-        others=max(0.0, stopwatch.explained - sum(own.values())),
-        elapsed=stopwatch.elapsed,
+        others=max(0.0, others),
+        elapsed=stopwatch.elapsed if others > -ROUNDING else None,
         checks=checks,
     )
 

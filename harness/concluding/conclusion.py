@@ -5,6 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from harness.concluding.extending import Extending, ExtendingItems
+from harness.concluding.extra_ids import note_extra_mass
+from harness.concluding.measuring import measure, read_apart
+from harness.concluding.noise_floor import read_perturbed
+from harness.concluding.pair import Pair
+from harness.concluding.saved_files import conclude_artifact, conclude_comparison
 from harness.lockstep.batches import Block
 from harness.lockstep.pass_report import read_report
 from harness.lockstep.stages import Wanted, run_stages, store_sums
@@ -14,12 +20,6 @@ from harness.plugins import load
 from harness.probes import Probe
 from harness.records import Note
 from harness.records.own_rules import REPEATS
-from harness.running.extending import Extending
-from harness.running.extra_ids import note_extra_mass
-from harness.running.measuring import measure, read_apart
-from harness.running.noise_floor import read_perturbed
-from harness.running.pair import Pair
-from harness.running.saved_files import conclude_artifact, conclude_comparison
 
 if TYPE_CHECKING:
     from harness.tables.access import Sink
@@ -28,6 +28,11 @@ if TYPE_CHECKING:
 def draws(suite: SuiteSpec) -> bool:
     """Whether documents are drawn until the rules on them are decided."""
     return suite.documents is not None and suite.documents.min is not None
+
+
+def draws_items(suite: SuiteSpec, kind: str) -> bool:
+    """Whether the probe ``kind`` of a suite draws items of tasks until the rules on them are decided."""
+    return any(measure.table == kind and measure.item_sampling() for measure in suite.measures)
 
 
 def passes_tokens(suite: SuiteSpec, pair: Pair) -> bool:
@@ -78,6 +83,7 @@ def conclude(pair: Pair) -> None:
             _conclude_pass(pair, suite)
         for probe in list_alone(suite, pair):
             _note(pair, probe.notes(pair.store.sink(suite.name)))
+        ExtendingItems(suite, [pair]).conclude()
     conclude_artifact(pair)
     measure(pair, suites)
 

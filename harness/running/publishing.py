@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from time import perf_counter
 
 from harness.errors import HarnessError, WriteError
 from harness.judge import conclude
 from harness.records import FAILURE_FILE, Run
 from harness.records.conclusion import overall
 from harness.records.own_rules import OUTPUTS_WRITTEN
-from harness.running.stopwatch import measure_time
 from harness.write import StoredTables, read_back, read_run, remove_outputs, write_outputs, write_run
 from harness.writers import Writer
 
@@ -20,14 +20,13 @@ EXIT_ERROR = 2
 
 def publish(run: Run, folder: Path, writers: Sequence[Writer]) -> tuple[Run, list[Path], str]:
     """Write the outputs, then run.json; returns the run as read back, the outputs, and what could not be written."""
-    failure, spent = "", dict[str, float]()
+    failure = ""
     try:
         # Outputs are made from what run.json will hold, so that making them again gives the same bytes.
         run = read_back(run)
-        tables = StoredTables(folder / "tables", run.data_key)
+        tables, began = StoredTables(folder / "tables", run.data_key), perf_counter()
         try:
-            with measure_time(spent, "outputs"):
-                written = write_outputs(run, folder, writers, tables)
+            written = write_outputs(run, folder, writers, tables)
             if tables.problem:  # an output does without, and says so; but these were written a moment ago
                 raise WriteError(f"not every output shows all of its tables: {tables.problem}")
         except WriteError as error:
@@ -35,7 +34,8 @@ def publish(run: Run, folder: Path, writers: Sequence[Writer]) -> tuple[Run, lis
             run = read_back(_withhold_pass(run, failure))
             with suppress(WriteError):  # so that no output says that the run passed
                 write_outputs(run, folder, writers)
-        write_run(run.model_copy(update={"clock": run.clock.model_copy(update=spent)}), folder)
+        clock = run.clock.model_copy(update={"outputs": perf_counter() - began})
+        write_run(run.model_copy(update={"clock": clock}), folder)
         finished = read_run(folder)
         (folder / FAILURE_FILE).unlink(missing_ok=True)
         return finished, written, failure

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 
 from harness.backends.round_to_nearest import RoundToNearest
+from harness.concluding.pair import Observed
 from harness.errors import HarnessError
 from harness.lockstep.batches import Block, plan_batches, plan_stages
 from harness.measures.divergence import Divergence
@@ -28,7 +29,6 @@ from harness.rules import Rule
 from harness.rules.at_most import AtMost
 from harness.rules.not_worse import NotWorse
 from harness.run import run_group
-from harness.running.pair import Observed
 from harness.statistics import planned_looks
 from harness.tables.store import StoreReader
 from tests.helpers.pass_pairs import make_documents

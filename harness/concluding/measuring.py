@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
+from harness.concluding.extra_ids import explain_used
+from harness.concluding.noise_floor import Key, add_floors, floors, read_perturbed
+from harness.concluding.pair import Pair
+from harness.concluding.reference_check import COLUMNS, explain_weakness
 from harness.errors import FailureClass
 from harness.measures import Measure, hold_to_declared, skip_uncompared
 from harness.planning.sampling.clusters import label_clusters, name_documents
@@ -13,13 +17,12 @@ from harness.planning.sampling.slices import measure_slices, slice_patterns
 from harness.planning.specs import GateSpec, SuiteSpec
 from harness.records import Measurement, NoiseFloor, Note, Skipped, Slice
 from harness.records.own_rules import MEASURES_RUN, REFERENCE_PREDICTS
-from harness.running.extra_ids import explain_used
-from harness.running.noise_floor import Key, add_floors, floors, read_perturbed
-from harness.running.pair import Pair
-from harness.running.reference_check import COLUMNS, explain_weakness
-from harness.running.stopwatch import measure_time
 from harness.system.foreign import guard
+from harness.system.stopwatch import measure_time
 from harness.tables.access import Tables
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def measure(pair: Pair, suites: Sequence[SuiteSpec]) -> None:
@@ -32,13 +35,16 @@ def measure(pair: Pair, suites: Sequence[SuiteSpec]) -> None:
             otherwise = None if apart else read_perturbed(pair.store, suite.name)
             noise = floors(otherwise, measures) if otherwise else {}
             for measure in measures:
-                raw = run_measure(pair, suite, measure, pair.observed.broken[MEASURES_RUN], pair.looks.get(suite.name))
+                raw = run_measure(
+                    pair, suite, measure, pair.observed.broken[MEASURES_RUN], pair.looks.get(suite.name, ())
+                )
                 results: Sequence[Measurement | Skipped] = add_floors(raw, noise)
                 if len(suites) > 1:
                     results = [_label_suite(suite, m) for m in results]
                 pair.observed.measurements += [m for m in results if isinstance(m, Measurement)]
                 pair.observed.skipped += [m for m in results if isinstance(m, Skipped)]
-            slices = measure_parts(pair, suite, pair.observed.plan.gates, pair.looks.get(suite.name), noise)
+            look = next((each for each in pair.looks.get(suite.name, ()) if not each.task), None)
+            slices = measure_parts(pair, suite, pair.observed.plan.gates, look, noise)
             if len(suites) > 1:
                 slices = [_relabel(suite, part) for part in slices]
             pair.observed.slices += slices
@@ -126,13 +132,13 @@ def run_measure(
     suite: SuiteSpec,
     measure: Measure,
     failures: list[str],
-    look: Look | None = None,
+    looks: Sequence[Look] = (),
     ordinary: bool = False,
 ) -> Sequence[Measurement | Skipped]:
     """The results of a measure; one that raises leaves its reason in ``failures``, and its metrics are Skipped.
 
-    look: the interim look, for a suite with sequential sampling: only its documents are used, with its intervals.
-    ordinary: use its documents, but the intervals of a fixed sample size.
+    looks: the interim looks of sequential sampling: only their documents, or items of tasks, are used, with their
+    intervals. ordinary: use these, but the intervals of a fixed sample size.
     """
     if used := explain_used(pair.store, suite.name, measure.table):
         return _skip_all(measure, used)
@@ -145,27 +151,39 @@ def run_measure(
     served = {metric.name for metric in instead.produces()}
     lost = [entry for entry in _skip_all(measure, reason, failure="comparability") if entry.measure not in served]
     table = pair.store.read(suite.name, instead.table, instead.columns)
-    if look is not None and table is not None and instead.by_document:
-        table = look.rows(table)
     documents = pair.store.read(suite.name, "documents") if instead.by_document else None
-    if table is not None and instead.by_document:
-        table = label_clusters(table, documents)
-    if table is None or table.empty:
+    own = any(probe.reads == "nothing" and probe.kind == instead.table for probe in suite.probes)
+    parts = [] if table is None else _split_by_look(instead, table, documents, looks)
+    if all(rows.empty for _, rows in parts):
         return [
             *lost,
             *_skip_all(instead, f"the probe {instead.table} left no rows{_explain_unpaired(pair, suite)}"),
         ]
-    own = any(probe.reads == "nothing" and probe.kind == instead.table for probe in suite.probes)
     try:
-        intervals = None if look is None or own or ordinary else look.intervals()
+        found: list[Measurement | Skipped] = []
         with guard(f"the measure {measure.kind}"):
-            found = hold_to_declared(instead, instead.measure_at(table, intervals))
+            for look, rows in parts:
+                ends = None if look is None or ordinary or (own and not look.task) else look.intervals()
+                found += hold_to_declared(instead, instead.measure_at(rows, ends))
         measured = skip_uncompared(instead, name_documents(found, documents), read_uncompared(pair.store, suite.name))
         return [*lost, *_skip_hidden(instead, measured, pair.facts.hidden_weights)]
     except Exception as error:  # noqa: BLE001 - a plugin may raise anything; it must cost the verdict, not the run
         reason = f"measure {measure.kind} failed: {type(error).__name__}: {error}"
         failures.append(reason)
         return _skip_all(measure, reason)
+
+
+def _split_by_look(
+    measure: Measure, table: pd.DataFrame, documents: pd.DataFrame | None, looks: Sequence[Look]
+) -> list[tuple[Look | None, pd.DataFrame]]:
+    """The rows that a measure reads with the look that they were drawn for: one part, or one for each drawn task."""
+    own = [look for look in looks if bool(look.task) == measure.by_item]
+    if measure.by_item:
+        return [(look, look.rows(table)) for look in own] or [(None, table)]
+    look = next(iter(own), None)
+    if not measure.by_document:
+        return [(look, table)]
+    return [(look, label_clusters(look.rows(table) if look else table, documents))]
 
 
 def read_uncompared(store: Tables, suite: str) -> dict[str, str]:
