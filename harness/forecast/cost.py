@@ -23,24 +23,26 @@ FORWARD_EFFICIENCY = 0.7
 """Share of the speed of a matrix product that a forward pass reaches."""
 DECODE_EFFICIENCY = 0.3
 """The same of the generation of texts, a token at a time."""
-START_SECONDS = 9.0
+START_SECONDS = 8.0
 """Imports, and reading the files of suites and gates."""
 PASS_SECONDS = 1.5
 """Of a shared pass whatever the model: hooks, tables, kernels."""
-LOGIT_SECONDS = 2.5e-8
+LOGIT_SECONDS = 2e-9
 """For each logit of the vocabulary and scored token: the statistics of both sides."""
-WEIGHT_SECONDS = 2e-8
-"""For each parameter: loading, hashing, rounding, checks of grids and formats."""
+WEIGHT_SECONDS = 1.2e-8
+"""For each parameter: loading, hashing, rounding, checks of grids and formats, errors of weights."""
 FITTING = 3
 """Passes over calibration documents of a step that calibrates, in passes of its blocks."""
-ARTIFACT_SECONDS = 4.0
+ARTIFACT_SECONDS = 5.0
 """A fresh process that reads the artifact back."""
-ARTIFACT_WEIGHT_SECONDS = 3.5e-8
+ARTIFACT_WEIGHT_SECONDS = 1.5e-8
 """For each parameter: writing, reading and hashing the artifact's files, and outputs of both models."""
-ITEM_SECONDS = 0.05
+ITEM_SECONDS = 0.02
 """Of a task item whatever the model: requests of both sides."""
 ITEM_TOKENS = 200
 """Assumed tokens of one task item, prompts and answers together, if no run tells."""
+COMPUTED_TOKENS = 140
+"""Those of an item that a model computes: what its choices share only once."""
 LOGITS = 2**23
 """Approximate number of logits that the shared pass holds at a time, per side."""
 LOGIT_BUFFERS = 9
@@ -49,8 +51,12 @@ ITEM_BUFFERS = 4
 """Buffers of the float32 logits of a batch of task items: the logits of all its tokens, and their logarithms."""
 LIBRARIES = 650e6
 """Bytes of Python, torch and transformers themselves."""
-WORKING_SHARE = 0.75
+WORKING_SHARE = 0.5
 """Of the larger model, what making, hashing and saving the variant takes for a while."""
+OF_TOKENS = ("shared pass", "measure", "encode documents")
+"""Stages of a run that take longer with more tokens of documents."""
+OF_ANY_MODEL = ("start", "plan", "imports", "open inputs", "encode documents", "measure", "judge")
+"""Stages of a run that take as long for any size of the model."""
 
 
 @dataclass(frozen=True)
@@ -72,12 +78,16 @@ class Amount:
 
 @dataclass(frozen=True)
 class Cost:
-    """Time in seconds and memory in bytes (None: not known), each with its basis."""
+    """Time in seconds and memory in bytes (None: not known), each with its basis.
+
+    least: seconds if documents and items are drawn until the rules are decided, and that is at the first look.
+    """
 
     seconds: float | None
     seconds_by: str
     memory: float | None
     memory_by: str
+    least: float | None = None
 
 
 @dataclass(frozen=True)
@@ -90,19 +100,24 @@ class Memory:
     said: str
 
 
-def amount(suites: tuple[SuiteSpec, ...]) -> Amount:
-    """The amount of work; documents count as full up to their context."""
+def amount(suites: tuple[SuiteSpec, ...], first: bool = False) -> Amount:
+    """The amount of work; documents count as full up to their context.
+
+    first: what is drawn until the rules are decided counts up to its first look only.
+    """
     tokens = items = calls = written = noise = at_once = 0
     complete = True
     for suite in suites:
         count = document_count(suite.documents)
+        if first and suite.documents and suite.documents.min:
+            count = min(suite.documents.min, count or suite.documents.min)
         complete &= count is not None
         if suite.noise_floor is not None and suite.documents is not None:
             sampled = min(count or suite.noise_floor.documents, suite.noise_floor.documents)
             noise += _noise_tokens(len(suite.noise_floor.conditions), sampled, suite.documents.context)
         tokens += (count or 0) * (suite.documents.context if suite.documents else 0)
         for measure in suite.measures:
-            work = measure.work(count)
+            work = measure.least_work(count) if first else measure.work(count)
             complete &= work.complete
             items, calls, written = items + work.items, calls + work.calls, written + work.generated
             at_once = max(at_once, min(work.at_once, work.items) if work.complete else work.at_once)
@@ -117,15 +132,15 @@ def _noise_tokens(conditions: int, documents: int, context: int) -> int:
 def cost(plan: Plan, run: Run | None) -> Cost:
     """Time and memory of one variant together with its reference."""
     reference = model_size(plan.reference.model, plan.reference.revision)
-    seconds, seconds_by = _seconds(plan, run, reference)
+    seconds, seconds_by = _seconds(plan, run, reference, amount(plan.suites))
+    least, _ = _seconds(plan, run, reference, amount(plan.suites, first=True))
     need = memory(plan)
     if isinstance(need, str):
-        return Cost(seconds, seconds_by, None, need)
-    return Cost(seconds, seconds_by, need.total, need.said)
+        return Cost(seconds, seconds_by, None, need, least)
+    return Cost(seconds, seconds_by, need.total, need.said, least)
 
 
-def _seconds(plan: Plan, run: Run | None, reference: ModelSize | str) -> tuple[float | None, str]:
-    now = amount(plan.suites)
+def _seconds(plan: Plan, run: Run | None, reference: ModelSize | str, now: Amount) -> tuple[float | None, str]:
     if run is not None and (known := _scale_earlier_times(plan, run, now, reference)) is not None:
         return known, f"from the times of the run {run.name}, scaled by documents, items and parameters"
     if isinstance(reference, str):
@@ -143,7 +158,7 @@ def _seconds(plan: Plan, run: Run | None, reference: ModelSize | str) -> tuple[f
         "pass": PASS_SECONDS * len(plan.suites)
         + now.tokens * (2 * forward + (reference.vocabulary or 0) * LOGIT_SECONDS),
         "noise floor": now.noise * forward,
-        "items": now.items * (ITEM_SECONDS + 2 * ITEM_TOKENS * forward),
+        "items": now.items * (ITEM_SECONDS + 2 * COMPUTED_TOKENS * forward),
         "generations": 2 * now.written * decode,
         "artifact": (ARTIFACT_SECONDS + reference.parameters * ARTIFACT_WEIGHT_SECONDS) * saves,
     }
@@ -176,10 +191,10 @@ def _scale_earlier_times(plan: Plan, run: Run, now: Amount, reference: ModelSize
             "timings": (then.calls, now.calls),
             "generations": (then.written, now.written),
             "noise floor": (then.noise, now.noise),
-        }.get(stage, (then.tokens, now.tokens) if stage in ("shared pass", "measure") else (1, 1))
+        }.get(stage, (then.tokens, now.tokens) if stage in OF_TOKENS else (1, 1))
         if before == 0 and after > 0:
             return None
-        total += seconds * (after / before if before else 0.0) * (1.0 if stage == "measure" else larger)
+        total += seconds * (after / before if before else 0.0) * (1.0 if stage in OF_ANY_MODEL else larger)
     stages = {"items": now.items, "timings": now.calls, "generations": now.written, "shared pass": now.tokens}
     stages["noise floor"] = now.noise
     return None if any(work and stage not in run.clock.seconds for stage, work in stages.items()) else total

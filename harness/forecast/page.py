@@ -13,7 +13,8 @@ from harness.forecast.model_size import ModelSize, model_size
 from harness.forecast.needs import Need
 from harness.forecast.sizes import document_count
 from harness.forecast.training import training_memory
-from harness.planning.sampling.looks import DEFAULT, select_waiting_rules
+from harness.measures import Measure
+from harness.planning.sampling.looks import DEFAULT, names_by_document, select_waiting_rules
 from harness.planning.specs import GateSpec, Plan, SuiteSpec
 from harness.records import HubData, Plugin, Run
 from harness.records.plan import Side
@@ -43,7 +44,7 @@ def print_plan(console: Console, plan: Plan, needs: Sequence[Need], cost: Cost, 
     for need in needs:
         _need(console, need)
     _head(console, "cost", "")
-    _line(console, f"  time    {_seconds(cost.seconds)} ({cost.seconds_by})")
+    _line(console, f"  time    {_range(cost)} ({cost.seconds_by})")
     _line(console, f"  memory  {_bytes(cost.memory)} ({cost.memory_by})")
     for line in _trainings(plan):
         _line(console, line)
@@ -133,25 +134,46 @@ def _suites(suites: Sequence[SuiteSpec], gates: Sequence[GateSpec]) -> Iterator[
         for measure in suite.measures:
             if tasks := measure.task_sizes():
                 sizes = (f"{task.name} {'?' if task.items is None else task.items}" for task in tasks)
-                yield f"    items      {', '.join(sizes)}"
+                yield f"    items      {'at most ' * bool(measure.item_sampling())}{', '.join(sizes)}"
+            yield from _item_looks(measure, gates)
             for place in measure.code_folders():
                 named = f"{place} names" if place.endswith(SUFFIXES) else f"the files in {place} name"
                 yield f"    executes   Python code that {named}, with your rights"
 
 
 def _looks(suite: SuiteSpec, gates: Sequence[GateSpec]) -> Iterator[str]:
-    """The interim looks of a suite with sequential sampling: when, with which intervals, and for which rules."""
+    """The interim looks at the documents of a suite: when, with which intervals, and for which rules."""
     spec = suite.documents
-    if spec is None or spec.min is None:
-        return
-    most = document_count(spec) or spec.max or spec.min
-    *first, last = planned_looks(min(spec.min, most), most)
+    if spec is not None and spec.min is not None:
+        most = document_count(spec) or spec.max or spec.min
+        yield from _describe_looks((spec.min, most), f"documents in random order (seed {spec.seed})", gates)
+        yield _describe_stop(select_waiting_rules(gates, names_by_document(suite)), "documents")
+
+
+def _item_looks(measure: Measure, gates: Sequence[GateSpec]) -> Iterator[str]:
+    """The same of the items of every task of a measure."""
+    spec = measure.item_sampling()
+    if spec is not None:
+        what = f"items of each task in random order (seed {spec.seed})"
+        yield from _describe_looks((spec.min, spec.max), what, gates)
+        names = [f"tasks.{task.name}.*" for task in measure.task_sizes()]
+        yield _describe_stop(select_waiting_rules(gates, names), "items")
+
+
+def _describe_looks(between: tuple[int, int], what: str, gates: Sequence[GateSpec]) -> Iterator[str]:
+    least, most = between
+    *first, last = planned_looks(min(least, most), most)
     after = f"{', '.join(map(str, first))} and {last}" if first else str(last)
     how = next((gate.sequential for gate in gates if gate.sequential), DEFAULT).replace("_", "-")
-    yield f"    interim    looks after {after} documents in random order (seed {spec.seed}), {how} intervals"
-    rules = [each.rule for gate in select_waiting_rules(gates, suite) for each in gate.rules]
-    waiting = ", ".join(dict.fromkeys(rule.metric for rule in rules))
-    yield f"    stops      {f'when {waiting} are decided' if waiting else 'at max: no rule extends the sample'}"
+    yield f"    interim    looks after {after} {what}, {how} intervals"
+
+
+def _describe_stop(waiting: Sequence[GateSpec], units: str) -> str:
+    metrics = ", ".join(dict.fromkeys(spec.rule.metric for gate in waiting for spec in gate.rules))
+    of_task = " on its task" * (units == "items")
+    if not metrics:
+        return f"    stops      at max: no rule extends the sample{of_task}"
+    return f"    stops      when {metrics} are decided{of_task}"
 
 
 def _need(console: Console, need: Need) -> None:
@@ -193,6 +215,13 @@ def _seconds(seconds: float | None) -> str:
     if seconds is None:
         return "not known"
     return "about a second" if seconds < 1.5 else f"about {display.format_duration(seconds)}"
+
+
+def _range(cost: Cost) -> str:
+    """The time; where documents or items are drawn until the rules are decided, from the first look to the last."""
+    most = _seconds(cost.seconds)
+    least = most if cost.least is None else _seconds(cost.least)
+    return most if least == most else f"{least}, if every rule is decided at its first look, to {most}"
 
 
 def _bytes(size: float | None) -> str:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from harness.data.task_sizes import TaskSize
+    from harness.records import ItemsSpec
     from harness.statistics import Intervals
 
 
@@ -55,6 +56,9 @@ class Measure(Plugin):
     by_document: ClassVar[bool] = False
     """Whether the table has rows per document and can be restricted to any subset of documents. Required for rules on
     slices and for sequential sampling."""
+    by_item: ClassVar[bool] = False
+    """Whether the table has rows per task and item (columns ``task``, ``doc_id`` and ``doc_hash``), of which any can be
+    left out. Required for items that are drawn until their rules are decided."""
     over_modules: ClassVar[tuple[str, ...]] = ()
     """Metrics with one value over all modules that both models have: Skipped if some could not be compared."""
     per_module: ClassVar[tuple[str, ...]] = ()
@@ -74,6 +78,14 @@ class Measure(Plugin):
     def metrics_by_document(self) -> list[str]:
         """The metrics that are measured again at every interim look and on every slice; empty unless by_document."""
         return [metric.name for metric in self.produces()] if self.by_document else []
+
+    def item_sampling(self) -> ItemsSpec | None:
+        """How items of tasks are drawn until the rules are decided; None if all of them are scored."""
+        return None
+
+    def draws(self, task: str) -> bool:
+        """Whether it measures what is drawn: the items of a task, or the documents (no task)."""
+        return self.by_item if task else self.by_document
 
     def probe_settings(self) -> dict[str, Any]:
         """Settings that the probe must have for this measure; the plan refuses two measures that contradict each
@@ -112,6 +124,10 @@ class Measure(Plugin):
         """The work of each model for this measure, in a suite of ``documents`` documents; feeds the time forecast."""
         sizes = [task.items for task in self.task_sizes()]
         return ExtraWork(items=sum(size or 0 for size in sizes), complete=None not in sizes)
+
+    def least_work(self, documents: int | None) -> ExtraWork:
+        """The work if every rule is decided at the first look, in a suite that then has ``documents`` documents."""
+        return self.work(documents)
 
     def sample_size(self, documents: int | None) -> int | None:
         """How many independent observations (``Metric.units``) the metrics rest on, in a suite of ``documents``

@@ -10,7 +10,7 @@ import numpy as np
 
 from harness.data.task_sizes import TaskSize, task_sizes
 from harness.errors import MeasureError
-from harness.measures import ExtraWork, Measure
+from harness.measures import ExtraWork, Sampled
 from harness.measures._common.item_likelihoods import bits_per_byte, confidence, perplexity
 from harness.measures._common.item_scores import flips, recovery, scores
 from harness.measures._items import DERIVED, FURTHER, TASK_METRICS, Floats, Found, TaskScores
@@ -21,8 +21,11 @@ from harness.records.plan import TaskSettings
 if TYPE_CHECKING:
     import pandas as pd
 
+    from harness.records import ItemsSpec
+    from harness.statistics import Intervals
 
-class Tasks(TaskSettings, Measure):
+
+class Tasks(TaskSettings, Sampled):
     """Scores of lm-eval tasks, paired item by item: scores, retained share, flipped answers, calibration.
 
     Intervals of 0/1 scores are valid even if no item changed; of a document that a task contains twice, one copy counts
@@ -32,6 +35,7 @@ class Tasks(TaskSettings, Measure):
     table: ClassVar[str] = "items"
     metrics: ClassVar[tuple[Metric, ...]] = TASK_METRICS
     paths: ClassVar[tuple[str, ...]] = ("include",)
+    by_item: ClassVar[bool] = True
     columns: ClassVar[tuple[str, ...] | None] = (
         "task",
         "output_type",
@@ -59,11 +63,22 @@ class Tasks(TaskSettings, Measure):
 
     def task_sizes(self) -> tuple[TaskSize, ...]:
         """Every task that it names, in order."""
-        return task_sizes(self.tasks, self.include, self.limit)
+        return task_sizes(self.tasks, self.include, self.items.max if self.items else self.limit)
+
+    def item_sampling(self) -> ItemsSpec | None:
+        """As the setting ``items`` says."""
+        return self.items
 
     def work(self, documents: int | None) -> ExtraWork:
         """Items, and how many of them share a batch."""
         return replace(super().work(documents), at_once=self.batch_size)
+
+    def least_work(self, documents: int | None) -> ExtraWork:
+        """The items of every first look."""
+        if self.items is None:
+            return self.work(documents)
+        sizes = [task.items for task in task_sizes(self.tasks, self.include, self.items.min)]
+        return replace(self.work(documents), items=sum(size or 0 for size in sizes))
 
     def code_folders(self) -> tuple[str, ...]:
         """The folders and files of custom tasks: lm-eval imports the functions that they name with ``!function``."""
@@ -74,7 +89,7 @@ class Tasks(TaskSettings, Measure):
         names = (f"tasks.{task}.{name}" for task in self.tasks for name in DERIVED)
         return (*filter(None, (find_metric(name, self.metrics) for name in names)), FURTHER)
 
-    def measure(self, table: pd.DataFrame) -> Sequence[Measurement | Skipped]:
+    def measure_by(self, table: pd.DataFrame, intervals: Intervals) -> Sequence[Measurement | Skipped]:
         """Compute the measurements of every task and metric, in the order of the table.
 
         Raises MeasureError for a missing column and for a duplicate item.
@@ -92,11 +107,11 @@ class Tasks(TaskSettings, Measure):
         ordered = table.sort_values("doc_id", kind="stable")
         for task, metric in table[["task", "metric"]].drop_duplicates().itertuples(index=False):
             rows = ordered[(ordered["task"] == task) & (ordered["metric"] == metric)]
-            results += _measure_cell(TaskScores(str(task), str(metric), rows))
+            results += _measure_cell(TaskScores(str(task), str(metric), rows), intervals)
         return results
 
 
-def _measure_cell(cell: TaskScores) -> Found:
+def _measure_cell(cell: TaskScores, intervals: Intervals) -> Found:
     """All measurements about one cell; NaN or infinity on a side makes each non-finite on that side."""
     whole = next((str(reason) for reason in cell.rows["skipped"] if reason), "")
     if whole:
@@ -106,14 +121,14 @@ def _measure_cell(cell: TaskScores) -> Found:
     elif not np.isfinite(cell.variant).all():
         yield from _not_finite(cell, "variant", cell.variant)
     elif cell.kind in ("bits", "perplexity"):
-        yield from bits_per_byte(cell) if cell.kind == "bits" else perplexity(cell)
+        yield from bits_per_byte(cell, intervals) if cell.kind == "bits" else perplexity(cell, intervals)
     else:
-        yield from scores(cell)
-        yield from recovery(cell)
+        yield from scores(cell, intervals)
+        yield from recovery(cell, intervals)
         if cell.kind == "binary":
-            yield from flips(cell)
+            yield from flips(cell, intervals)
         if cell.has_confidence:
-            yield from confidence(cell)
+            yield from confidence(cell, intervals)
 
 
 def _not_finite(cell: TaskScores, side: Literal["reference", "variant"], scores: Floats) -> Found:

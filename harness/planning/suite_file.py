@@ -67,10 +67,12 @@ class Suite:
 
     @property
     def sequential_metrics(self) -> list[str]:
-        """The metrics for which the suite can measure more documents."""
+        """The metrics for which the suite can measure more documents, or more items of tasks."""
+        measures = self.measures.values()
+        names = [metric.name for each in measures if each.item_sampling() for metric in each.produces()]
         if self.documents is None or self.documents.min is None:
-            return []
-        return [name for measure in self.measures.values() for name in measure.metrics_by_document()]
+            return names
+        return [*names, *(name for measure in measures for name in measure.metrics_by_document())]
 
     def with_target(self, target: str | None) -> Suite:
         """The suite for a variant with this ``target``."""

@@ -6,13 +6,15 @@ chosen once, on the bundled model, and affects no document.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import count
+from typing import overload
 
 from harness.pocket import drills, prose, stories, tales
 from harness.pocket.draws import Draws
 from harness.pocket.page import Page, Query, owning_split
-from harness.pocket.world import documents
+from harness.pocket.world import document
 
 Item = dict[str, object]
 
@@ -47,15 +49,14 @@ RUNGS = {
 }
 
 
-def _passages(task: str, seed: int, write: Callable[[Page], None]) -> Iterator[tuple[str, Page]]:
-    """Pages of the task split, with stable ids."""
-    index = 0
+def _page(task: str, seed: int, index: int, write: Callable[[Page], None]) -> tuple[str, Page]:
+    """A page of the task split with a question, and its id: of the pages that its draws give, the first such one."""
+    draws = Draws("item", task, seed, index)
     while True:
-        page = Page(Draws("item", task, seed, index), "tasks")
+        page = Page(draws, "tasks")
         write(page)
-        if owning_split(page.passage) == "tasks":
-            yield f"{task}/{seed}/{index}", page
-        index += 1
+        if page.queries and owning_split(page.passage) == "tasks":
+            return f"{task}/{seed}/{index}", page
 
 
 def _choice_item(name: str, page: Page, query: Query, choices: int) -> Item:
@@ -71,20 +72,22 @@ def _choice_item(name: str, page: Page, query: Query, choices: int) -> Item:
     }
 
 
-def _story_items(task: str, seed: int, rung: Rung, choices: int) -> Iterator[Item]:
+def _story_item(task: str, seed: int, index: int) -> Item:
     """Multiple choice about one fact of a story; wrong choices are the values of other people in the story."""
+    rung = RUNGS[task]
 
     def write(page: Page) -> None:
         scene = stories.cast(page.draws, rung.people, rung.relations, friends=False)
         page.say(stories.tell(page.draws, scene, rung.fillers, rung.phrasings))
         page.ask([stories.ask_forward(page.draws, scene, page.draws.shuffle(scene.facts)[0])])
 
-    for name, page in _passages(task, seed, write):
-        yield _choice_item(name, page, page.queries[0], choices)
+    name, page = _page(task, seed, index, write)
+    return _choice_item(name, page, page.queries[0], rung.people)
 
 
-def _tale_items(task: str, seed: int, rung: Rung) -> Iterator[Item]:
+def _tale_item(task: str, seed: int, index: int) -> Item:
     """Multiple choice about a tale: locating a thing requires its holder and the holder's place."""
+    rung = RUNGS[task]
 
     def write(page: Page) -> None:
         world = tales.World(page.draws, rung.people, rung.things)
@@ -93,80 +96,112 @@ def _tale_items(task: str, seed: int, rung: Rung) -> Iterator[Item]:
         asked = [query for query in world.queries() if query.form == "where_thing"]
         page.ask(page.draws.shuffle(asked)[:1])
 
-    for name, page in _passages(task, seed, write):
-        if page.queries:
-            yield _choice_item(name, page, page.queries[0], rung.people + 1)
+    name, page = _page(task, seed, index, write)
+    return _choice_item(name, page, page.queries[0], rung.people + 1)
 
 
-def _recall_items(task: str, seed: int, rung: Rung) -> Iterator[Item]:
+def _recall_item(task: str, seed: int, index: int) -> Item:
     """Generation of a code word; all code words are at the start of the passage."""
+    rung = RUNGS[task]
 
     def write(page: Page) -> None:
         prose.recall(page, keys=rung.keys, fillers=rung.fillers, queries=1, scattered=False)
 
-    for name, page in _passages(task, seed, write):
-        query = page.queries[0]
-        prompt = f"{page.passage}\nQuestion: {query.question}\nAnswer:"
-        yield {"id": name, "prompt": prompt, "target": query.answer}
+    name, page = _page(task, seed, index, write)
+    query = page.queries[0]
+    prompt = f"{page.passage}\nQuestion: {query.question}\nAnswer:"
+    return {"id": name, "prompt": prompt, "target": query.answer}
 
 
-def _sum_items(task: str, seed: int, rung: Rung) -> Iterator[Item]:
-    index = 0
-    while True:
-        line = drills.draw_sum(Draws("item", task, seed, index), (rung.digits, rung.operands), fresh=True)
-        yield {"id": f"{task}/{seed}/{index}", "prompt": f"Sums:\n{line.text}", "target": line.result}
-        index += 1
+def _sum_item(task: str, seed: int, index: int) -> Item:
+    rung = RUNGS[task]
+    line = drills.draw_sum(Draws("item", task, seed, index), (rung.digits, rung.operands), fresh=True)
+    return {"id": f"{task}/{seed}/{index}", "prompt": f"Sums:\n{line.text}", "target": line.result}
 
 
-def _request_items(task: str, seed: int) -> Iterator[Item]:
-    index = 0
-    while True:
-        request = drills.draw_request(Draws("item", task, seed, index), fresh=True)
-        yield {
-            "id": f"{task}/{seed}/{index}",
-            "prompt": f"Chat:\nUser: {request.text}\nBot:",
-            "choices": ["Sure", "No"],
-            "label": int(request.declined),
-            "target": "No" if request.declined else "Sure",
-            "form": "decline" if request.declined else "answer",
-            "pair": f"{request.verb} {request.thing}",
-        }
-        index += 1
+def _request_item(task: str, seed: int, index: int) -> Item:
+    request = drills.draw_request(Draws("item", task, seed, index), fresh=True)
+    return {
+        "id": f"{task}/{seed}/{index}",
+        "prompt": f"Chat:\nUser: {request.text}\nBot:",
+        "choices": ["Sure", "No"],
+        "label": int(request.declined),
+        "target": "No" if request.declined else "Sure",
+        "form": "decline" if request.declined else "answer",
+        "pair": f"{request.verb} {request.thing}",
+    }
 
 
-def _items(task: str, seed: int) -> Iterator[Item]:
-    rung = RUNGS.get(task, Rung())
-    if task == "pocket_facts":
-        return _story_items(task, seed, rung, 4)
-    if task == "pocket_crowd":
-        return _story_items(task, seed, rung, rung.people)
-    if task == "pocket_two_hop":
-        return _tale_items(task, seed, rung)
-    if task in ("pocket_recall", "pocket_recall_far"):
-        return _recall_items(task, seed, rung)
-    if task in ("pocket_sums", "pocket_sums4"):
-        return _sum_items(task, seed, rung)
-    if task == "pocket_requests":
-        return _request_items(task, seed)
-    raise ValueError(f"task: expected one of {', '.join(TASKS)}; got {task!r}")
+def _prose_item(task: str, seed: int, index: int) -> Item:
+    page = document("tasks", index, seed)
+    return {"id": page.id, "kind": page.kind, "text": page.text, "entropy": page.entropy}
 
 
-TASKS = (*RUNGS, "pocket_requests", "pocket_prose")
+_WRITERS: dict[str, Callable[[str, int, int], Item]] = {
+    "pocket_facts": _story_item,
+    "pocket_two_hop": _tale_item,
+    "pocket_crowd": _story_item,
+    "pocket_recall": _recall_item,
+    "pocket_recall_far": _recall_item,
+    "pocket_sums": _sum_item,
+    "pocket_sums4": _sum_item,
+    "pocket_requests": _request_item,
+    "pocket_prose": _prose_item,
+}
+TASKS = tuple(_WRITERS)
+SHORT = ("pocket_sums", "pocket_sums4", "pocket_requests")
+"""Tasks whose draws often give a prompt again: about 1,500 sums of two digits and 848 requests are all there are."""
+
+
+class TaskItems(Sequence[Item]):
+    """The first ``count`` different items of a task, each made when it is asked for; no item depends on ``count``.
+
+    Multiple choice and generation items have `prompt` and `target` (without its leading space); multiple choice adds
+    `choices` and `label`; pocket_prose has `kind` and `text`. Raises ValueError on an unknown task.
+    """
+
+    def __init__(self, task: str, count: int, seed: int = 0) -> None:
+        if task not in _WRITERS:
+            raise ValueError(f"task: expected one of {', '.join(TASKS)}; got {task!r}")
+        self._task, self._count, self._seed = task, count, seed
+        self._made: dict[int, Item] = {}
+        self._different = self._draw_different()
+
+    @property
+    def features(self) -> Item:
+        """The fields of an item, as lm-eval asks a data set for them."""
+        return self[0]
+
+    def __len__(self) -> int:
+        return self._count
+
+    @overload
+    def __getitem__(self, index: int) -> Item: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Item]: ...
+
+    def __getitem__(self, index: int | slice) -> Item | list[Item]:
+        if isinstance(index, slice):
+            return [self[place] for place in range(*index.indices(self._count))]
+        if not -self._count <= index < self._count:
+            raise IndexError(f"found the index {index}, expected one of {self._count} items")
+        place = index % self._count
+        while self._task in SHORT and place not in self._made:
+            self._made[len(self._made)] = next(self._different)
+        if place not in self._made:
+            self._made[place] = _WRITERS[self._task](self._task, self._seed, place)
+        return self._made[place]
+
+    def _draw_different(self) -> Iterator[Item]:
+        seen: set[object] = set()
+        for index in count(0):
+            item = _WRITERS[self._task](self._task, self._seed, index)
+            if item["prompt"] not in seen:
+                seen.add(item["prompt"])
+                yield item
 
 
 def task_items(task: str, count: int, seed: int = 0) -> list[Item]:
-    """The first `count` different items of a task, as JSON-able records with a stable `id`.
-
-    Multiple choice and generation items have `prompt` and `target` (without its leading space); multiple
-    choice adds `choices` and `label`; pocket_prose has `kind` and `text`. Raises ValueError on an unknown
-    task.
-    """
-    if task == "pocket_prose":
-        pages = documents("tasks", count, seed)
-        return [{"id": page.id, "kind": page.kind, "text": page.text, "entropy": page.entropy} for page in pages]
-    items: dict[object, Item] = {}
-    for item in _items(task, seed):
-        if len(items) == count:
-            break
-        items.setdefault(item["prompt"], item)
-    return list(items.values())
+    """The first ``count`` items of a task, as JSON-able records with a stable `id` (see ``TaskItems``)."""
+    return list(TaskItems(task, count, seed))

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
 from harness.records import ModelSpec, Note, Plugin, Served
 
@@ -58,6 +58,14 @@ class ArtifactSource:
     adapter: Path | None = None
 
 
+class ItemLooks(Protocol):
+    """Decides where the items of a task end that are drawn stage by stage."""
+
+    def goes_on(self, variant: int, task: str, look: int) -> bool:
+        """Whether a variant needs more items of a task than those up to this look (from 0), which are committed."""
+        ...
+
+
 @dataclass(frozen=True)
 class Context:
     """Everything that a probe observes.
@@ -66,7 +74,8 @@ class Context:
     it, all with the same rows. documents: the suite's documents as tokenized for the reference, for probes that read
     tokens (for probes of the artifact: as tokenized for the variant, if token ids differ). texts: the same documents as
     texts with the ``spec`` by which they were read, for probes that read texts; empty if the suite has no documents.
-    artifact: for probes that run on it; for probes of files, once it is saved.
+    artifact: for probes that run on it; for probes of files, once it is saved. items: for the probe of items that are
+    drawn stage by stage; None: all stages are computed, whatever they show.
     """
 
     reference: LoadedModel
@@ -77,6 +86,7 @@ class Context:
     texts: Sequence[RawDocument] = ()
     spec: DocumentsSpec | None = None
     artifact: ArtifactSource | None = None
+    items: ItemLooks | None = None
 
 
 class Probe(Plugin):

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,9 +21,12 @@ from harness.system.foreign import guard
 from harness.system.resources import folder as shipped_folder
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from harness.probes._samples import TaskResults
     from harness.probes._scorer import Scorer
     from harness.progress import Progress
+    from harness.scoring.item_stages import Stages
     from harness.tables.access import Sink
 
 FIRST = 20
@@ -33,9 +39,10 @@ class Items(TaskSettings, Probe):
     Tasks, prompts and scores are lm-eval's own, on the loaded models, the reference once for all variants. What the
     requests of a task share is computed once (packed rows), for both sides alike; where that could change an answer,
     both are scored as lm-eval does it, one sequence per row, and the table ``scoring`` says why. Items are
-    paired on task, document, prompt and target; an item without a partner is an error. With ``bos`` prompts must begin
-    with BOS if the tokenizer has one. Only the task's own decoding settings are used. For rolling tasks BOS is context
-    and is not scored.
+    paired on task, document, prompt and target; an item without a partner is an error. With ``items`` those of each
+    task are drawn in a random order, stage by stage, until its rules are decided. With ``bos`` prompts must begin with
+    BOS if the tokenizer has one. Only the task's own decoding settings are used. For rolling tasks BOS is context and
+    is not scored.
     """
 
     runs = "alone"
@@ -47,7 +54,7 @@ class Items(TaskSettings, Probe):
 
     def prepare(self, progress: Progress) -> None:
         """Load every task and look at its first documents. Raises DataError for tasks that cannot be found or read."""
-        library = TaskLibrary(read_task_files(self._folders()))
+        library = self._open()
         for number, name in enumerate(self.tasks):
             progress.step("open tasks", number, len(self.tasks))
             for task in library.open(name):
@@ -67,61 +74,89 @@ class Items(TaskSettings, Probe):
             silence(),
             reuse_templates(),
         ):
-            check_labels(task, self.limit)
-            for document in itertools.islice(task.eval_docs, FIRST):
-                task.doc_to_text(document)
+            stages = self._plan(task)
+            with stages.restrict(0) if stages else nullcontext():
+                check_labels(task, self.limit)
+                for document in itertools.islice(task.eval_docs, FIRST):
+                    task.doc_to_text(document)
+
+    def _plan(self, task: Any) -> Stages | None:
+        """The stages of a task; None if its items are not drawn, so that it is one unit."""
+        from harness.scoring.item_stages import plan_stages
+
+        return plan_stages(task, self.items) if self.items else None
 
     def observe(self, context: Context) -> None:
-        """Commit one unit per task. Raises DataError for tasks that cannot be found, loaded, run or paired."""
-        if all(sink.done(_unit(name)) for sink in context.sinks for name in self.tasks):
-            return
-        from harness.probes._scorer import Scorer
-        from harness.scoring.guards import reuse_templates, silence
+        """Commit one unit per task and stage. Raises DataError for tasks that cannot be found, loaded, run or paired.
 
-        sinks, progress = context.sinks, context.progress
-        with silence():
-            bos = follow_bos(self.bos, context.reference.tokenizer)
-            scorers = [Scorer(each, self.batch_size, bos) for each in (context.reference, *context.variants)]
-        for scorer in scorers:
-            scorer.share_context_of(scorers[0])
-        library = _OPENED.pop(self, None) or TaskLibrary(read_task_files(self._folders()))
+        A variant takes no further stage of a task once ``context.items`` says that it needs none.
+        """
+        if not self.items and all(sink.done(_unit(name)) for sink in context.sinks for name in self.tasks):
+            return
+        from harness.scoring.guards import reuse_templates
+
+        progress, library = context.progress, self._open()
+        sides = _Sides(context, self)
         with reuse_templates():
             for number, name in enumerate(self.tasks):
                 progress.step("tasks", number, len(self.tasks))
-                if not all(sink.done(_unit(name)) for sink in sinks):
-                    for task in library.take(name):
-                        self._observe_task(task, library.manager, scorers, sinks, progress)
+                if self.items or not all(sink.done(_unit(name)) for sink in context.sinks):
+                    tasks = library.take(name)
+                    scored = [self._observe_task(task, library.manager, sides) for task in tasks]
+                    if not any(scored):
+                        library.keep(name, tasks)
+                        _OPENED[self] = library
         progress.step("tasks", len(self.tasks), len(self.tasks))
 
-    def _observe_task(
-        self, task: Any, manager: Any, scorers: Sequence[Scorer], sinks: Sequence[Sink], progress: Progress
-    ) -> None:
+    def _open(self) -> TaskLibrary:
+        return _OPENED.pop(self, None) or TaskLibrary(read_task_files(self._folders()))
+
+    def _observe_task(self, task: Any, manager: Any, sides: _Sides) -> bool:
+        """Commit what is missing of a task; returns whether anything was."""
+        name, stages, context = task.config.task, self._plan(task), sides.context
+        undecided, scored = list(range(len(context.sinks))), False
+        for stage, unit in enumerate(_units(name, stages)):
+            waiting = [variant for variant in undecided if not context.sinks[variant].done(unit)]
+            if waiting:
+                scored = True
+                with stages.restrict(stage) if stages else nullcontext():
+                    for variant, frames in self._score(task, manager, sides, waiting):
+                        rows = _place(frames, stages, stage) if stages else frames
+                        context.sinks[variant].commit(unit, rows)
+            if stages and context.items:
+                undecided = [variant for variant in undecided if context.items.goes_on(variant, name, stage)]
+        return scored
+
+    def _score(
+        self, task: Any, manager: Any, sides: _Sides, waiting: Sequence[int]
+    ) -> Iterator[tuple[int, dict[str, pd.DataFrame]]]:
+        """The rows of each of these variants on the documents that the task shows, by table."""
         import pandas as pd
 
         from harness.probes._samples import list_questions, pair_rows
 
-        name = task.config.task
-        waiting = [(s, sink) for s, sink in zip(scorers[1:], sinks, strict=True) if not sink.done(_unit(name))]
-        if not waiting:
-            return
-        what, sides = f"task {name}", len(waiting) + 1
-        progress.step(what, 0, sides)
+        name, progress = task.config.task, sides.context.progress
+        what, count = f"task {name}", len(waiting) + 1
+        progress.step(what, 0, count)
+        scorers = sides.scorers
         wanted = self._evaluate_side(task, manager, scorers[0], "")
         references = {bool(wanted.plain): wanted}
-        progress.step(what, 1, sides)
-        for number, (scorer, sink) in enumerate(waiting, start=2):
-            found = self._evaluate_side(task, manager, scorer, wanted.plain)
+        progress.step(what, 1, count)
+        for done, variant in enumerate(waiting, start=2):
+            found = self._evaluate_side(task, manager, scorers[variant + 1], wanted.plain)
             plain = bool(found.plain)
             if plain not in references:
                 references[plain] = self._evaluate_side(task, manager, scorers[0], found.plain)
             side = "" if not plain else "reference" if wanted.plain else "variant"
-            frames = {
-                "items": pair_rows(name, task.OUTPUT_TYPE, references[plain], found),
-                "item_texts": list_questions(name, wanted),
-                "scoring": pd.DataFrame([{"task": name, "plain": found.plain, "side": side}]),
-            }
-            sink.commit(_unit(name), frames)
-            progress.step(what, number, sides)
+            yield (
+                variant,
+                {
+                    "items": pair_rows(name, task.OUTPUT_TYPE, references[plain], found),
+                    "item_texts": list_questions(name, wanted),
+                    "scoring": pd.DataFrame([{"task": name, "plain": found.plain, "side": side}]),
+                },
+            )
+            progress.step(what, done, count)
 
     def _evaluate_side(self, task: Any, manager: Any, scorer: Scorer, plain: str) -> TaskResults:
         from harness.probes._samples import check_labels, read_side
@@ -161,6 +196,7 @@ class Items(TaskSettings, Probe):
         scoring = sink.read("scoring")
         if scoring is None:
             return ()
+        scoring = scoring.sort_values("plain", kind="stable", ascending=False).drop_duplicates("task").sort_index()
         rows = scoring[scoring["plain"] != ""]
         found = []
         for (reason, side), tasks in rows.groupby(["plain", "side"], sort=False)["task"]:
@@ -182,3 +218,37 @@ _OPENED: dict[Items, TaskLibrary] = {}
 
 def _unit(task: str) -> str:
     return f"items:{task}"
+
+
+def _place(frames: Mapping[str, pd.DataFrame], stages: Stages, stage: int) -> dict[str, pd.DataFrame]:
+    """The tables of a stage of a task, with places in its data; the first stage says in which order these are drawn."""
+    placed = {name: stages.number_items(frame, stage) for name, frame in frames.items() if "doc_id" in frame.columns}
+    placed["items"] = stages.label_items(placed["items"])
+    return {**frames, **placed, **({"item_order": stages.to_table()} if stage == 0 else {})}
+
+
+def _units(task: str, stages: Stages | None) -> list[str]:
+    """The units of a task in order: one, or one for each stage."""
+    return [f"{_unit(task)}/{stage}" for stage in range(len(stages.sizes))] if stages else [_unit(task)]
+
+
+@dataclass
+class _Sides:
+    """The sides of a context, as scorers that are made once a unit needs them."""
+
+    context: Context
+    probe: Items
+
+    @cached_property
+    def scorers(self) -> list[Scorer]:
+        """That of the reference, then that of every variant."""
+        from harness.probes._scorer import Scorer
+        from harness.scoring.guards import silence
+
+        context, probe = self.context, self.probe
+        with silence():
+            bos = follow_bos(probe.bos, context.reference.tokenizer)
+            scorers = [Scorer(each, probe.batch_size, bos) for each in (context.reference, *context.variants)]
+        for scorer in scorers:
+            scorer.share_context_of(scorers[0])
+        return scorers

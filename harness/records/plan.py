@@ -155,6 +155,30 @@ class TrainingSpec(Entry):
         return self
 
 
+class ItemsSpec(Entry):
+    """How many items of each task are scored: no more of them than the rules need.
+
+    The items of a task are drawn in a random order, which ``seed`` fixes. Looked at are ``min`` of them, then more, up
+    to ``max``, until every rule is decided that waits for the task.
+    """
+
+    min: Annotated[int, Field(ge=FEWEST, examples=[200])]
+    """Items of each task at the first look."""
+    max: Annotated[int, Field(gt=0, examples=[2000])]
+    """Most items of each task that are scored."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Fixes the random order of the items."""
+    passage: str | None = Field(default=None, examples=["context"])
+    """Field of the data that holds the passage of an item: items of one passage are one cluster. Default: only equal
+    items are."""
+
+    @model_validator(mode="after")
+    def _grows(self) -> ItemsSpec:
+        if self.min > self.max:
+            raise ValueError(f"min {self.min} is above max {self.max}; the looks are planned between them")
+        return self
+
+
 class TaskSettings(Entry):
     """Which lm-eval tasks are scored and how: the settings that the measure and the probe of tasks share."""
 
@@ -162,6 +186,8 @@ class TaskSettings(Entry):
     """lm-eval tasks or groups: bundled, custom or standard, or the path of a task file (./my_task.yaml)"""
     limit: Positive | None = Field(default=None, examples=[200])
     """maximum number of documents per task, the first ones; default: all"""
+    items: ItemsSpec | None = Field(default=None, examples=[{"min": 200, "max": 2000}])
+    """items of each task in a random order, and no more of them than the rules need; default: all, or limit of them"""
     include: tuple[str, ...] = Field(default=(), examples=[["./tasks"]])
     """folders with custom lm-eval task files, or such files"""
     fewshot: Annotated[int, Field(ge=0, examples=[5])] | None = None
@@ -170,6 +196,12 @@ class TaskSettings(Entry):
     """batch size: prompts per batch, on both sides"""
     bos: Bos = True
     """prompts begin with BOS if the tokenizer has one; auto: if the reference's puts it"""
+
+    @model_validator(mode="after")
+    def _counts_once(self) -> TaskSettings:
+        if self.limit is not None and self.items is not None:
+            raise ValueError("limit or items says how many items are scored, and only one of them; leave limit out")
+        return self
 
 
 Condition = Literal["batch_size", "padding_side", "document_order", "attention", "rounding"]
@@ -183,6 +215,26 @@ class NoiseFloorSpec(Entry):
     """What is computed otherwise."""
     documents: Positive = 16
     """Documents on which it is measured, from the beginning of the suite's."""
+
+
+class RunSpec(Entry):
+    """Where a check runs: on the workers of a Ray cluster. No number depends on it, so it is not in run.json."""
+
+    ray: str = Field(min_length=1, examples=["auto"])
+    """auto (the cluster that this machine belongs to), local (workers on this machine alone), or the address of a
+    cluster, such as 10.0.0.1:6379."""
+    workers: Positive | None = None
+    """Processes that open the models; null: as many as the cluster has room for."""
+    cpus_per_worker: Positive = 1
+    """Processor cores, and threads, of a worker."""
+    gpus_per_worker: Annotated[float, Field(ge=0)] = 0
+    """GPUs of a worker; a fraction shares one."""
+    memory_per_worker: Annotated[float, Field(gt=0, examples=[24.0])] | None = None
+    """Gigabytes of memory of a worker; null: what the forecast says."""
+    wait: Annotated[float, Field(gt=0)] = 300.0
+    """Seconds without any worker after which the check ends with an error."""
+    quiet: str | None = Field(default=None, min_length=1, examples=["quiet"])
+    """Name of a Ray resource that a node has on which nothing but times are measured (latency)."""
 
 
 DocumentsSpec.model_rebuild()

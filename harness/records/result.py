@@ -127,16 +127,17 @@ class Slice(Record):
 
 
 class Stop(Record):
-    """Where a suite stopped that draws no more documents than its rules need.
+    """Where a suite stopped that draws no more documents, or items of a task, than its rules need.
 
-    looks: after how many documents it would be looked at; documents: after how many it was left. watched: the rules
-    that were waited for; undecided: those of them that were not decided by then, because even all documents were too
-    few or because another, blocking rule had failed. fixed: how many documents a size that is fixed beforehand needs
-    for every one of them with the power of ``harness plan``, by the variance that was found; None where no number is
-    enough, or none is known.
+    task: whose items they are; empty: documents. looks: after how many documents (items) it would be looked at;
+    documents: after how many it was left. watched: the rules that were waited for; undecided: those of them that were
+    not decided by then, because even all documents were too few or because another, blocking rule had failed. fixed:
+    how many documents a size that is fixed beforehand needs for every one of them with the power of ``harness plan``,
+    by the variance that was found; None where no number is enough, or none is known.
     """
 
     suite: str
+    task: str = ""
     looks: tuple[int, ...] = Field(min_length=1)
     documents: Annotated[int, Field(ge=1)]
     watched: tuple[str, ...]

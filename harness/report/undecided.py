@@ -68,5 +68,10 @@ def describe_remedy(need: Need, units: str, asked: dict[str, Any]) -> tuple[str,
     """What to change in which file, and the command to run then."""
     suites = [each for each in asked.get("suites") or () if isinstance(each, dict)]
     where = f"suite {suites[0].get('name', '')}" if len(suites) == 1 else "the suite"
-    change = f"documents: {{max: {need.documents}}}" if units == "documents" else f"{need.documents} {units} or more"
+    drawn = units == "items" and any(
+        each.get("items") for suite in suites for each in suite.get("measures") or () if isinstance(each, dict)
+    )
+    change = (
+        f"{units}: {{max: {need.documents}}}" if drawn or units == "documents" else f"{need.documents} {units} or more"
+    )
     return f"In {where} ask for {change}, then run", f"harness check {asked.get('source', 'variant.yaml')}"

@@ -51,6 +51,10 @@ class TaskLibrary:
         """The task objects that ``open`` kept, or new ones: running a task changes its object. Raises DataError."""
         return self._opened.pop(name, None) or self._load(name)
 
+    def keep(self, name: str, tasks: list[Any]) -> None:
+        """Keep task objects that were taken and not run."""
+        self._opened[name] = tasks
+
     def _load(self, name: str) -> list[Any]:
         from harness.scoring.guards import isolate_random_states, reload_local_data, silence
 

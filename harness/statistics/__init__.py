@@ -9,7 +9,7 @@ from harness.statistics.betting import Betting
 from harness.statistics.bounded import bounded_mean_interval, paired_share_interval, proportion_interval
 from harness.statistics.calibration import brier_scores, calibration_error
 from harness.statistics.calibration_shift import CalibrationShift, calibration_shift
-from harness.statistics.group_sequential import GroupSequential, planned_looks
+from harness.statistics.group_sequential import GroupSequential, drop_repeated_looks, planned_looks
 from harness.statistics.interval import Interval, mean, ratio_of_sums
 from harness.statistics.intervals import Intervals
 from harness.statistics.means import mean_interval, ratio_of_sums_interval
@@ -37,6 +37,7 @@ __all__ = [
     "calibration_error",
     "calibration_shift",
     "clopper_pearson",
+    "drop_repeated_looks",
     "holm",
     "mcnemar_p",
     "mean",

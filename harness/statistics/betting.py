@@ -97,6 +97,11 @@ class Betting(GroupSequential):
         """A share, as a mean of values in [0, 1]; what is declared of unseen documents is not needed."""
         return self.bounded_mean(successes, clusters, 0.0, 1.0)
 
+    def paired_share(self, first: ArrayLike, second: ArrayLike, clusters: ArrayLike) -> Interval | None:
+        """The difference of two paired shares, as a mean of values in [−1, 1]; every pair of a cluster counts."""
+        changes = np.asarray(second, dtype=np.float64) - np.asarray(first, dtype=np.float64)
+        return self.bounded_mean(changes, clusters, -1.0, 1.0)
+
     def bounded_mean(
         self, values: ArrayLike, clusters: ArrayLike, least: float, most: float, largest: float = math.inf
     ) -> Interval | None:

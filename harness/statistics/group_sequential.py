@@ -60,6 +60,16 @@ def planned_looks(least: int, most: int) -> tuple[int, ...]:
     return tuple(sorted({round(least * (most / least) ** (step / steps)) for step in range(steps + 1)}))
 
 
+def drop_repeated_looks(sizes: Sequence[int], clusters: Sequence[int]) -> tuple[int, ...]:
+    """The looks that see a cluster which no look before them saw, and the last one: copies alone are no further look.
+
+    sizes: how many are seen at each look. clusters: of all that can be seen, in order.
+    """
+    seen = [len(set(clusters[:size])) for size in sizes]
+    later = [*seen[1:], seen[-1] + 1]
+    return tuple(size for size, now, then in zip(sizes, seen, later, strict=True) if now < then)
+
+
 def look_bounds(shares: Sequence[float], error: float, spending: Spending = spend) -> tuple[float, ...]:
     """Bounds of a standard normal statistic at each look, so that it ever exceeds one with probability ``error``.
 
@@ -118,13 +128,13 @@ class GroupSequential(Intervals):
     look: str = ""
 
     @classmethod
-    def at(cls, seen: Sequence[int], most: int, together: float = 0.95) -> Self:
+    def at(cls, seen: Sequence[int], most: int, together: float = 0.95, units: str = "documents") -> Self:
         """The intervals of the last of the looks at ``seen`` documents, of ``most`` that there could be.
 
-        together: how often those of all looks hold the truth, all at once.
+        together: how often those of all looks hold the truth, all at once. units: what they are, if not documents.
         """
         bound = look_bounds([count / most for count in seen], (1 - together) / 2)[-1]
-        look = f"look {len(seen)} at {seen[-1]} of at most {most} documents, all looks together {100 * together:g} %"
+        look = f"look {len(seen)} at {seen[-1]} of at most {most} {units}, all looks together {100 * together:g} %"
         return cls(float(1 - 2 * ndtr(-bound)), together, look)
 
     def add_method(self, interval: Interval | None) -> Interval | None:

@@ -9,11 +9,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import ArrayLike
 
-from harness.statistics.bounded import bounded_mean_interval, proportion_interval
+from harness.statistics.bounded import bounded_mean_interval, paired_share_interval, proportion_interval
 from harness.statistics.calibration_shift import CalibrationShift, calibration_shift
 from harness.statistics.interval import Interval
 from harness.statistics.means import mean_interval, ratio_of_sums_interval
-from harness.statistics.proportions import clopper_pearson
+from harness.statistics.proportions import clopper_pearson, wilson_interval
 from harness.statistics.quantiles import quantile_intervals
 
 
@@ -55,6 +55,18 @@ class Intervals:
     def proportion(self, successes: ArrayLike, clusters: ArrayLike, largest: float = 1.0) -> Interval | None:
         """See ``proportion_interval``."""
         return self.add_method(proportion_interval(successes, clusters, self.confidence, largest))
+
+    def paired_share(self, first: ArrayLike, second: ArrayLike, clusters: ArrayLike) -> Interval | None:
+        """See ``paired_share_interval``."""
+        return self.add_method(paired_share_interval(first, second, clusters, self.confidence))
+
+    def wilson(self, successes: float, n: float) -> Interval | None:
+        """See ``wilson_interval``."""
+        return self.add_method(wilson_interval(successes, n, self.confidence))
+
+    def clopper_pearson(self, successes: float, n: float) -> Interval | None:
+        """See ``clopper_pearson``."""
+        return self.add_method(clopper_pearson(successes, n, self.confidence))
 
     def bounded_mean(
         self, values: ArrayLike, clusters: ArrayLike, least: float, most: float, largest: float = math.inf

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from functools import partial
 
-from datasets import Dataset
+from harness.pocket.tasks import TaskItems
 
-from harness.pocket.tasks import task_items
+EXAMPLES = 16
 
 
-def _dataset(task: str, *, items: int, seed: int, version: float, config_source: str = "") -> dict[str, Dataset]:
-    """The first `items` items of a task as lm-eval's test split."""
-    return {"test": Dataset.from_list(task_items(task, items, seed))}
+def _dataset(task: str, *, items: int, seed: int, version: float, config_source: str = "") -> dict[str, TaskItems]:
+    """The first `items` items of a task as lm-eval's test split, and others for few-shot examples."""
+    return {"test": TaskItems(task, items, seed), "examples": TaskItems(task, EXAMPLES, seed + 1)}
 
 
 facts = partial(_dataset, "pocket_facts")

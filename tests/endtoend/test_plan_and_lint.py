@@ -31,7 +31,7 @@ gates: [./gate.yaml]
 """
 SUITE = """\
 documents: {data: pocket-heldout, max: 50, context: 256}
-measures: [perplexity, divergence, {measure: tasks, tasks: [pocket_two_hop]}]
+measures: [perplexity, divergence, {measure: tasks, tasks: [pocket_two_hop], limit: 300}]
 """
 GATE = """\
 rules:

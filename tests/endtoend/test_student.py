@@ -42,7 +42,7 @@ def small_suite() -> dict[str, Any]:
     content: dict[str, Any] = yaml.safe_load(bundled_file("suites", "core").read_text())
     content["documents"] |= {"max": 12, "context": 128}
     kept: dict[str, Any] = {
-        "tasks": {"tasks": ["pocket_requests", "pocket_sums"], "limit": 6},
+        "tasks": {"tasks": ["pocket_requests", "pocket_sums"], "limit": 6, "items": None},
         "latency": {"repeats": 6},
         "generation": {"max": 6, "prompt_tokens": 16, "new_tokens": 12},
     }

@@ -172,16 +172,16 @@ def cell(generator: Generator, lost: float, gained: float, n: int, copies: int =
 
 
 def accuracy(lost: float, gained: float, copies: int = 1) -> Callable[[Generator, int], Measurement]:
-    return lambda generator, n: _found(next(scores(cell(generator, lost, gained, n, copies))))
+    return lambda generator, n: _found(next(scores(cell(generator, lost, gained, n, copies), Intervals())))
 
 
 def kept(lost: float, gained: float) -> Callable[[Generator, int], Measurement]:
-    return lambda generator, n: _found(next(recovery(cell(generator, lost, gained, n))))
+    return lambda generator, n: _found(next(recovery(cell(generator, lost, gained, n), Intervals())))
 
 
 def flipped(lost: float, gained: float, copies: int = 1) -> Callable[[Generator, int], Measurement]:
     """The share of flips to wrong."""
-    return lambda generator, n: _found(list(flips(cell(generator, lost, gained, n, copies)))[1])
+    return lambda generator, n: _found(list(flips(cell(generator, lost, gained, n, copies), Intervals()))[1])
 
 
 def _found(entry: object) -> Measurement:

@@ -140,3 +140,34 @@ def test_a_suite_that_nothing_waits_for_is_shown_as_that(tmp_path: Path, monkeyp
 def test_a_suite_of_a_fixed_size_shows_no_looks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = shown(monkeypatch, write(tmp_path, FIXED, GATE.replace("on_inconclusive: extend, ", "")))
     assert "looks" not in out
+
+
+DRAWN = "measures: [{{measure: tasks, tasks: [pocket_sums], {}}}]\n"
+ITEMS = "items: {min: 250, max: 1000, seed: 3}"
+WAITS = "rules:\n  - {rule: not_worse, metric: 'tasks.*.exact_match', margin: 0.03, on_inconclusive: extend, why: w}\n"
+
+
+def test_items_of_tasks_are_drawn_as_documents_are(tmp_path: Path) -> None:
+    plan = make_plan(write(tmp_path, DRAWN.format(ITEMS), WAITS))
+    spec = plan.suites[0].measures[0].item_sampling()
+    assert spec is not None
+    assert (spec.min, spec.max, spec.seed, spec.passage) == (250, 1000, 3, None)
+    (probe,) = (each for each in plan.suites[0].probes if each.kind == "items")
+    assert probe.settings()["items"] == {"min": 250, "max": 1000, "seed": 3, "passage": None}
+    (said,) = refused(write(tmp_path, DRAWN.format("limit: 200"), WAITS))
+    assert "on_inconclusive" in said, "a suite of a fixed size cannot extend its sample"
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (f"{ITEMS}, limit: 200", "limit or items says how many items are scored, and only one of them"),
+        ("items: {min: 300, max: 200}", "min 300 is above max 200"),
+        ("items: {min: 5, max: 200}", "items.min: found 5"),
+        ("items: {min: 250}", "items.max"),
+    ],
+)
+def test_items_that_cannot_be_drawn_are_refused_in_their_line(tmp_path: Path, settings: str, said: str) -> None:
+    (found,) = refused(write(tmp_path, DRAWN.format(settings), WAITS.replace("on_inconclusive: extend, ", "")))
+    assert said in found
+    assert found.startswith("suite.yaml:1")

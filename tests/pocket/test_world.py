@@ -15,7 +15,7 @@ import pytest
 from harness.pocket import drills, lexicon
 from harness.pocket.draws import Draws
 from harness.pocket.page import is_held_out, owning_split
-from harness.pocket.tasks import TASKS, task_items
+from harness.pocket.tasks import SHORT, TASKS, TaskItems, task_items
 from harness.pocket.world import STAGES, document, documents
 
 SUM = re.compile(r"^(\d+(?:[+-]\d+)+)=(\d+)$", re.MULTILINE)
@@ -170,7 +170,7 @@ def test_task_items_are_these_on_every_machine() -> None:
     found = {
         task: [[item["id"], item.get("prompt", item.get("text"))] for item in task_items(task, 20)] for task in TASKS
     }
-    assert fingerprint(found) == "cda1fb40b3c61c8d"
+    assert fingerprint(found) == "cd15636bc80847b9"
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -191,3 +191,18 @@ def test_choices_hold_the_answer_once(task: str) -> None:
         assert len(set(choices)) == len(choices)
         if task in ("pocket_facts", "pocket_crowd"):
             assert all(f" {choice}" in str(item["prompt"]) for choice in choices)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_an_item_is_made_alone_and_does_not_depend_on_how_many_there_are(task: str) -> None:
+    many = TaskItems(task, 400)
+    assert (many[37], len(many), many[-1]) == (TaskItems(task, 60)[37], 400, many[399])
+    assert many[:3] == task_items(task, 3)
+    assert set(many.features) == set(many[0])
+    with pytest.raises(IndexError, match="found the index 400, expected one of 400 items"):
+        many[400]
+
+
+def test_prompts_of_short_tasks_are_all_different() -> None:
+    for task in SHORT:
+        assert len({item["prompt"] for item in task_items(task, 600)}) == 600

@@ -56,6 +56,28 @@ def test_what_is_said_of_a_stop(fields: dict[str, Any], wanted: str) -> None:
     assert said.startswith(wanted)
 
 
+def test_tasks_that_were_decided_share_a_sentence() -> None:
+    """An undecided one has its own, with what it would take; one that no rule waits for has, too."""
+    run = make_run(documents=20, length=20).run
+    stops = (
+        stop(),
+        stop(task="facts"),
+        stop(task="sums", documents=159),
+        stop(task="crowd", documents=400, undecided=("not_worse tasks.crowd.accuracy",), fixed=900),
+        stop(task="prose", documents=400, watched=()),
+    )
+    documents, together, crowd, prose = describe_stops(run.model_copy(update={"stops": stops}))
+    assert documents.startswith(DECIDED)
+    assert together == (
+        "Suite core: the rules of 2 tasks were decided after 222 of at most 800 items (facts 63, sums 159)."
+    )
+    assert crowd == (
+        "Suite core, crowd: undecided after all 400 items: not_worse tasks.crowd.accuracy; a fixed sample size with "
+        "80 % power would have been 900 items."
+    )
+    assert prose == "Suite core, prose: all 400 items were measured, because no rule extends the sample."
+
+
 def test_a_run_of_a_fixed_size_says_nothing() -> None:
     assert describe_stops(make_run(documents=20, length=20).run) == []
 

@@ -12,18 +12,17 @@ from harness.measures._items import Floats, Found, TaskScores
 from harness.measures._shared import ECE_REASON, make_sampled, not_finite
 from harness.statistics import (
     Interval,
-    bounded_mean_interval,
+    Intervals,
     brier_scores,
     calibration_error,
     mean,
     ratio_of_sums,
-    ratio_of_sums_interval,
 )
 
 ECE_BINS = 15
 
 
-def confidence(cell: TaskScores) -> Found:
+def confidence(cell: TaskScores, intervals: Intervals) -> Found:
     """ECE and Brier score of the choice; the confidence is the largest softmax of the plain log-likelihoods.
 
     The ECE has no interval and is not judged: it is biased, and intervals of its change miss the truth more often
@@ -52,8 +51,8 @@ def confidence(cell: TaskScores) -> Found:
         reference=mean(brier["reference"]),
         variant=mean(brier["variant"]),
         change=mean(shift),
-        interval=bounded_mean_interval(shift, cell.clusters, -1.0, 1.0),
-        variant_interval=bounded_mean_interval(brier["variant"], cell.clusters, 0.0, 1.0),
+        interval=intervals.bounded_mean(shift, cell.clusters, -1.0, 1.0),
+        variant_interval=intervals.bounded_mean(brier["variant"], cell.clusters, 0.0, 1.0),
         labels=cell.label(),
     )
 
@@ -67,7 +66,7 @@ def _largest_softmax(loglikelihoods: Iterable[Sequence[float]]) -> Floats:
     return np.array(found)
 
 
-def bits_per_byte(cell: TaskScores) -> Found:
+def bits_per_byte(cell: TaskScores, intervals: Intervals) -> Found:
     """Σ −log₂ p / Σ bytes over documents, and its paired difference."""
     weight = cell.rows["weight"].to_numpy(dtype=np.float64)
     reference, variant = (nll / math.log(2) for nll in _nlls(cell))
@@ -78,12 +77,12 @@ def bits_per_byte(cell: TaskScores) -> Found:
         reference=ratio_of_sums(reference, weight),
         variant=ratio_of_sums(variant, weight),
         change=ratio_of_sums(variant - reference, weight),
-        interval=ratio_of_sums_interval(variant - reference, weight, cell.clusters, skewed=True),
-        variant_interval=ratio_of_sums_interval(variant, weight, cell.clusters, skewed=True),
+        interval=intervals.ratio_of_sums(variant - reference, weight, cell.clusters),
+        variant_interval=intervals.ratio_of_sums(variant, weight, cell.clusters),
     )
 
 
-def perplexity(cell: TaskScores) -> Found:
+def perplexity(cell: TaskScores, intervals: Intervals) -> Found:
     """exp(Σ −ln p / Σ words or bytes) on both sides, and the paired ratio, on which rules should be based."""
     weight = cell.rows["weight"].to_numpy(dtype=np.float64)
     reference, variant = _nlls(cell)
@@ -101,14 +100,14 @@ def perplexity(cell: TaskScores) -> Found:
         reference=on_reference,
         variant=on_variant,
         change=on_variant - on_reference,
-        variant_interval=_exp_interval(ratio_of_sums_interval(variant, weight, cell.clusters, skewed=True)),
+        variant_interval=_exp_interval(intervals.ratio_of_sums(variant, weight, cell.clusters)),
     )
     yield make_sampled(
         cell.ratio(),
         f"exp of the ratio of sums over documents of the paired difference; {cell.conditions}",
         cell.count,
         change=ratio,
-        interval=_exp_interval(ratio_of_sums_interval(variant - reference, weight, cell.clusters, skewed=True)),
+        interval=_exp_interval(intervals.ratio_of_sums(variant - reference, weight, cell.clusters)),
     )
 
 

@@ -9,32 +9,22 @@ import numpy as np
 from harness.measures._items import Found, TaskScores
 from harness.measures._shared import make_sampled
 from harness.records import Skipped
-from harness.statistics import (
-    Interval,
-    clopper_pearson,
-    mcnemar_p,
-    mean,
-    mean_interval,
-    paired_share_interval,
-    ratio_of_sums,
-    ratio_of_sums_interval,
-    wilson_interval,
-)
+from harness.statistics import Interval, Intervals, mcnemar_p, mean, ratio_of_sums
 
 
-def scores(cell: TaskScores) -> Found:
+def scores(cell: TaskScores, intervals: Intervals) -> Found:
     """Mean score on both sides and the mean paired difference."""
     if cell.kind == "binary":
         gained = int(((cell.variant == 1) & (cell.reference == 0)).sum())
         lost = int(((cell.variant == 0) & (cell.reference == 1)).sum())
-        change, interval = (gained - lost) / len(cell.rows), _paired_shares(cell)
+        change, interval = (gained - lost) / len(cell.rows), _paired_shares(cell, intervals)
         trials = effective(cell, float(cell.variant.sum()))
-        alone = _extend_interval(wilson_interval(*trials), mean(cell.variant))
+        alone = _extend_interval(intervals.wilson(*trials), mean(cell.variant))
         what = f"{gained} items gained, {lost} lost{_mcnemar(cell, gained, lost)}; {cell.conditions}"
     else:
         change = mean(cell.variant - cell.reference)
-        interval = mean_interval(cell.variant - cell.reference, cell.clusters, skewed=True)
-        alone = mean_interval(cell.variant, cell.clusters, skewed=True)
+        interval = intervals.mean(cell.variant - cell.reference, cell.clusters)
+        alone = intervals.mean(cell.variant, cell.clusters)
         what = f"mean of the paired difference; {cell.conditions}"
     yield make_sampled(
         cell.main(),
@@ -48,9 +38,9 @@ def scores(cell: TaskScores) -> Found:
     )
 
 
-def _paired_shares(cell: TaskScores) -> Interval | None:
+def _paired_shares(cell: TaskScores, intervals: Intervals) -> Interval | None:
     """Tango's interval of variant − reference. The share of items from the same document counts once."""
-    return paired_share_interval(cell.reference == 1, cell.variant == 1, cell.rows["doc_hash"].to_numpy())
+    return intervals.paired_share(cell.reference == 1, cell.variant == 1, cell.clusters)
 
 
 def _mcnemar(cell: TaskScores, gained: int, lost: int) -> str:
@@ -65,7 +55,7 @@ def effective(cell: TaskScores, successes: float) -> tuple[float, float]:
     return successes * share, float(cell.count.clusters)
 
 
-def recovery(cell: TaskScores) -> Found:
+def recovery(cell: TaskScores, intervals: Intervals) -> Found:
     """Σ variant / Σ reference. For 0/1 scores each end is the more extreme of the t interval and of Tango's interval
     divided by the reference's share, because a t interval is too narrow if few items differ."""
     metric, total = cell.derive_metric("recovery"), math.fsum(cell.reference.tolist())
@@ -73,11 +63,12 @@ def recovery(cell: TaskScores) -> Found:
         reason = f"the reference scores {mean(cell.reference)}, so a ratio to it is undefined"
         yield Skipped(measure=metric.name, reason=reason, labels=cell.label())
         return
-    interval = ratio_of_sums_interval(cell.variant, cell.reference, cell.clusters)
-    if cell.kind == "binary" and interval is not None and (tango := _paired_shares(cell)) is not None:
+    interval = intervals.ratio_of_sums(cell.variant, cell.reference, cell.clusters, skewed=False)
+    paired = _paired_shares(cell, intervals) if cell.kind == "binary" else None
+    if interval is not None and paired is not None:
         share = mean(cell.reference)
-        ends = (min(interval.low, 1 + tango.low / share), max(interval.high, 1 + tango.high / share))
-        interval = Interval(*ends, "the wider of ratio of sums by cluster t, and Tango score")
+        ends = (min(interval.low, 1 + paired.low / share), max(interval.high, 1 + paired.high / share))
+        interval = Interval(*ends, f"the wider of {interval.method}, and {paired.method}")
     yield make_sampled(
         metric,
         f"sum of scores, variant / reference; {cell.conditions}",
@@ -88,7 +79,7 @@ def recovery(cell: TaskScores) -> Found:
     )
 
 
-def flips(cell: TaskScores) -> Found:
+def flips(cell: TaskScores, intervals: Intervals) -> Found:
     """Share of items whose answer or score changes, in total and in each direction (1 is right unless less is
     better)."""
     answers = cell.rows["reference_answer"].to_numpy() != cell.rows["variant_answer"].to_numpy()
@@ -105,7 +96,7 @@ def flips(cell: TaskScores) -> Found:
             f"{int(flipped.sum())} of {len(flipped)} items; {cell.conditions}",
             cell.count,
             change=share,
-            interval=_extend_interval(clopper_pearson(*effective(cell, float(flipped.sum()))), share),
+            interval=_extend_interval(intervals.clopper_pearson(*effective(cell, float(flipped.sum()))), share),
             labels=cell.label(),
         )
 

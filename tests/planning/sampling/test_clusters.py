@@ -14,11 +14,11 @@ from harness.measures.layer_error import LayerError
 from harness.measures.logits import Logits
 from harness.measures.perplexity import Perplexity
 from harness.planning.sampling.clusters import label_clusters, name_documents
-from harness.planning.sampling.looks import Look, drop_repeated_looks
+from harness.planning.sampling.looks import Look
 from harness.planning.specs import GateSpec, RuleSpec
 from harness.records import Measurement
 from harness.rules.not_worse import NotWorse
-from harness.statistics import Betting, GroupSequential
+from harness.statistics import Betting, GroupSequential, drop_repeated_looks
 from tests.helpers.made_tables import make_tables
 from tests.helpers.results import measurements
 from tests.helpers.unnamed import without_names
@@ -101,9 +101,9 @@ COPIES = {document: document - 50 for document in range(50, 100)}
 
 def test_looks_that_see_copies_alone_are_dropped_but_the_last() -> None:
     sizes = (20, 40, 60, 80, 100)
-    assert drop_repeated_looks(sizes, TOKENS, {}) == sizes
-    assert drop_repeated_looks(sizes, TOKENS, COPIES) == (20, 40, 100)
-    assert drop_repeated_looks((20, 100), TOKENS, dict.fromkeys(range(1, 100), 0)) == (100,)
+    assert drop_repeated_looks(sizes, list(TOKENS)) == sizes
+    assert drop_repeated_looks(sizes, [COPIES.get(each, each) for each in TOKENS]) == (20, 40, 100)
+    assert drop_repeated_looks((20, 100), [0] * 100) == (100,)
 
 
 def test_the_share_that_a_look_saw_is_that_of_texts() -> None:

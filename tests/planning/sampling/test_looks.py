@@ -14,7 +14,7 @@ from harness.measures.layer_error import LayerError
 from harness.measures.memory import Memory
 from harness.measures.outliers import Outliers
 from harness.measures.perplexity import Perplexity
-from harness.planning.sampling.looks import Look, select_waiting_rules
+from harness.planning.sampling.looks import Look, names_by_document, select_waiting_rules
 from harness.planning.sampling.slices import measure_slices, slice_patterns
 from harness.planning.specs import GateSpec, RuleSpec, SuiteSpec
 from harness.records import DocumentsSpec, Measurement, Skipped, Slice
@@ -104,7 +104,7 @@ def test_only_tables_with_rows_by_document_are_watched() -> None:
     ],
 )
 def test_which_rules_wait_for_documents(fields: dict[str, Any], waits: bool) -> None:
-    found = select_waiting_rules([gate(rule(**fields), sequential="betting")], suite())
+    found = select_waiting_rules([gate(rule(**fields), sequential="betting")], names_by_document(suite()))
     assert [len(each.rules) for each in found] == ([1] if waits else [])
     assert all(each.sequential == "betting" for each in found)
 
