@@ -29,6 +29,7 @@ fuzz: .venv/installed-for-tests
 bench: .venv/installed-for-tests
 	$(BIN)/python tests/bench/shared_pass.py
 	$(BIN)/python tests/bench/tasks.py
+	$(BIN)/python tests/bench/making.py
 	$(BIN)/python tests/bench/quantizers.py
 
 methods: .venv/installed-for-tests

@@ -26,7 +26,6 @@ from harness.overview.variants import select_smallest
 from harness.plan import make_all_plans, names_of, notes_on_plan, outputs_of, resolve_plan
 from harness.planning.specs import Plan
 from harness.planning.target import target_notes
-from harness.publish import EXIT_ERROR, exit_code_of, publish
 from harness.records import Run
 from harness.records.conclusion import conclusion
 from harness.records.own_rules import judge_own_rules
@@ -40,12 +39,13 @@ from harness.running.failures import (
     record_start,
     show_result,
 )
-from harness.running.stopwatch import Stopwatch, keep_time, measure_time, read_clock
+from harness.running.publishing import EXIT_ERROR, exit_code_of, publish
 from harness.system.environment import prepare_threads
 from harness.system.foreign import contain
 from harness.system.held_folder import count_holds, hold
 from harness.system.lean_imports import import_transformers
 from harness.system.library_log import keep_library_noise
+from harness.system.stopwatch import keep_time, measure_shared, measure_time, read_clock
 from harness.terminal import Terminal
 from harness.write import (
     add_suited,
@@ -56,7 +56,7 @@ from harness.write import (
 from harness.writers import RUN_FILE
 
 if TYPE_CHECKING:
-    from harness.running.pair import Observed
+    from harness.concluding.pair import Observed
 
 R = TypeVar("R")
 MARKER = ".lm-shipcheck"
@@ -78,27 +78,19 @@ class Runner(Protocol):
         ...
 
 
-def check(
-    files: Sequence[Path],
-    out: Path,
-    terminal: Terminal,
-    stopwatch: Stopwatch | None = None,
-    run: Runner | None = None,
-) -> int:
+def check(files: Sequence[Path], out: Path, terminal: Terminal, run: Runner | None = None) -> int:
     """Check every variant file and return the worst exit code.
 
     Each variant gets the folder ``out/<name>`` with run.json, its tables, and the outputs that its file requests.
-    stopwatch: of the process that does nothing else; by default one that begins now. run: what computes the records;
-    by default this process, which then opens the models. Raises PlanError before any model is loaded, with every
-    mistake of every file.
+    run: what computes their records; by default this process, which then opens the models.
+    Raises PlanError before any model is loaded, with every mistake of every file.
     """
-    stopwatch = stopwatch or Stopwatch()
-    with ExitStack() as held, keep_time(stopwatch):
-        with measure_time(stopwatch.shared, "plan"):
+    with ExitStack() as held, keep_time():
+        with measure_shared("plan"):
             plans = read_plans(files, out, terminal)
             for plan in plans:
                 held.enter_context(hold_run_folder(out / plan.name))
-        return _check(plans, out, terminal, stopwatch, run)
+        return _check(plans, out, terminal, run)
 
 
 def read_plans(files: Sequence[Path], out: Path, terminal: Terminal) -> Sequence[Plan]:
@@ -110,12 +102,12 @@ def read_plans(files: Sequence[Path], out: Path, terminal: Terminal) -> Sequence
         raise
 
 
-def _check(plans: Sequence[Plan], out: Path, terminal: Terminal, stopwatch: Stopwatch, run: Runner | None) -> int:
+def _check(plans: Sequence[Plan], out: Path, terminal: Terminal, run: Runner | None) -> int:
     """Check every plan in its folder, which this process holds."""
     folders = {plan.name: out / plan.name for plan in plans}
     outcomes: list[Outcome] = []
     try:
-        with measure_time(stopwatch.shared, "plan"):
+        with measure_shared("plan"):
             try:
                 _note_together(plans, folders, terminal)
             finally:
@@ -123,7 +115,7 @@ def _check(plans: Sequence[Plan], out: Path, terminal: Terminal, stopwatch: Stop
         _remove_overview(out)
         prepare_threads()
         with keep_library_noise(list(folders.values())):
-            for outcome in _run_groups(plans, folders, terminal, stopwatch, run):
+            for outcome in _run_groups(plans, folders, terminal, run):
                 outcomes.append(outcome)
     except BaseException as error:
         ended = [plan for plan in plans if plan.name not in {each.name for each in outcomes}]
@@ -196,13 +188,9 @@ def _note_together(plans: Sequence[Plan], folders: Mapping[str, Path], terminal:
 
 
 def _run_groups(
-    plans: Sequence[Plan], folders: Mapping[str, Path], terminal: Terminal, stopwatch: Stopwatch, run: Runner | None
+    plans: Sequence[Plan], folders: Mapping[str, Path], terminal: Terminal, run: Runner | None
 ) -> Iterator[Outcome]:
     """Run, judge and write every plan, those together that share a reference pass."""
-    if run is None:
-        with measure_time(stopwatch.shared, "imports"):
-            import_transformers()
-            import harness.run  # noqa: F401 - so that its libraries count as imports
     several = len(plans) > 1
     for group in list_passes(plans, terminal) if run is None else [[plan] for plan in plans]:
         started = datetime.now(UTC)
@@ -212,11 +200,17 @@ def _run_groups(
             continue
         for plan, result in zip(group, results, strict=True):
             show = terminal.brief if several else terminal.verdict
-            yield _conclude(plan, result, started, stopwatch, folders[plan.name], terminal, show)
+            yield _conclude(plan, result, started, folders[plan.name], terminal, show)
 
 
 def _run_here(plans: Sequence[Plan], folders: Sequence[Path], progress: Terminal, /) -> list[Observed | HarnessError]:
-    from harness.run import run_group
+    if (spec := plans[0].run) is not None:
+        from harness.cluster.run import run_group_on_cluster
+
+        return run_group_on_cluster(plans, folders, spec, progress, progress.note)
+    with measure_shared("imports"):
+        import_transformers()
+        from harness.run import run_group
 
     check_fits(plans)
     return run_group(plans, folders, progress)
@@ -244,7 +238,7 @@ def run_or_record(
 def list_passes(plans: Sequence[Plan], terminal: Terminal) -> Iterator[list[Plan]]:
     """The plans that go through the reference together; says where memory asks for more passes than one."""
     for group in group_plans(plans):
-        passes = split_to_fit(group)
+        passes = [group] if group[0].run else split_to_fit(group)
         if text := describe_passes(passes):
             terminal.note(text)
         yield from passes
@@ -317,7 +311,6 @@ def _conclude(
     plan: Plan,
     result: Observed | HarnessError,
     started: datetime,
-    stopwatch: Stopwatch,
     folder: Path,
     terminal: Terminal,
     show: Callable[[Run, Sequence[Path]], None],
@@ -330,8 +323,9 @@ def _conclude(
     for message in result.messages:
         terminal.note(message)
     writers = add_suited(plan.outputs, os.environ)
-    checks = count_holds((folder / MARKER).read_bytes())
-    run, written, failure = publish(_judge_variant(result, started, stopwatch, checks), folder, writers)
+    judged = _judge_variant(result, started, count_holds((folder / MARKER).read_bytes()))
+    with measure_time({}, "outputs"):
+        run, written, failure = publish(judged, folder, writers)
     code = exit_code_of(run)
     show(run, written)
     if plan.select == "all":  # else once it is known which counts
@@ -345,7 +339,7 @@ def _conclude(
     return Outcome.from_run(run, code, failure)
 
 
-def _judge_variant(observed: Observed, started: datetime, stopwatch: Stopwatch, checks: int) -> Run:
+def _judge_variant(observed: Observed, started: datetime, checks: int) -> Run:
     with measure_time(observed.seconds, "judge"):
         identical = observed.reference.same_as(observed.variant)
         metrics = collect_metrics(measure for suite in observed.plan.suites for measure in suite.measures)
@@ -363,7 +357,7 @@ def _judge_variant(observed: Observed, started: datetime, stopwatch: Stopwatch, 
         reference=observed.reference,
         variant=observed.variant,
         environment=observed.environment,
-        clock=read_clock(stopwatch, started, observed.seconds, checks),
+        clock=read_clock(started, observed.seconds, checks),
         metrics=metrics,
         measurements=tuple(observed.measurements),
         skipped=tuple(observed.skipped),

@@ -109,16 +109,17 @@ def check(files: tuple[Path, ...], out: Path, shard: str | None) -> int:
     3 nothing failed but a blocking rule is inconclusive. With --shard there is
     no verdict: 0 says that this part is stored.
     """
-    from harness.running.stopwatch import Stopwatch, seconds_of_process
-
-    stopwatch = Stopwatch(seconds_of_process())
-    with stopwatch.measure(stopwatch.shared, "start"):
-        from harness.check import check as run_check
-        from harness.terminal import Terminal
+    from harness.system.stopwatch import keep_time, measure_shared, seconds_of_process
 
     if shard is None:
-        return run_check(files, out, Terminal(), stopwatch)
-    from harness.shard import compute_shard, read_share
+        with keep_time(seconds_of_process()):
+            with measure_shared("start"):
+                from harness.check import check as run_check
+                from harness.terminal import Terminal
+
+            return run_check(files, out, Terminal())
+    from harness.sharing.compute import compute_shard, read_share
+    from harness.terminal import Terminal
 
     try:
         share = read_share(shard, os.environ)
@@ -141,7 +142,7 @@ def merge(folders: tuple[Path, ...], files: tuple[Path, ...], out: Path) -> int:
 
     Exit codes: as those of check.
     """
-    from harness.merge import merge as run_merge
+    from harness.sharing.merge import merge as run_merge
     from harness.terminal import Terminal
 
     return run_merge(folders, files, out, Terminal())

@@ -10,6 +10,7 @@ HarnessError                      the run could not be made or judged: exit code
 ├── MissingDependencyError        an optional library that is not installed
 ├── TableError                    tables on disk that are damaged or belong to another run
 ├── ForeignCodeError              a plugin, task or library that tried to end the process, or did not end
+├── ClusterError                  workers that did not come, or that cannot compute a unit
 ├── MeasureError                  numbers that cannot be right (a negative divergence, say)
 └── WriteError                    a report or result file that could not be written
 
@@ -173,6 +174,12 @@ class TableError(HarnessError):
 
 class ForeignCodeError(HarnessError):
     """Code outside the harness tried to end the process, or gave no sign of life within its time limit."""
+
+    usual_failure = "resources"
+
+
+class ClusterError(HarnessError):
+    """A cluster gives no workers, or none of them can compute some unit; what was committed is kept."""
 
     usual_failure = "resources"
 

@@ -26,6 +26,7 @@ from harness.planning.model_entry import read_reference, read_steps, read_varian
 from harness.planning.noise_floor import check_floors
 from harness.planning.other_world import note_other_world
 from harness.planning.outputs import read_outputs
+from harness.planning.run_entry import read_run
 from harness.planning.specs import GateSpec, Plan, Select, SuiteSpec
 from harness.planning.suite_file import TRAINING, Suite, read_suite
 from harness.planning.target import read_target
@@ -102,6 +103,7 @@ def _read_plan(expansion: Expansion, folder: Path, problems: list[Problem]) -> P
     weak_reference = _reason(check, content.get("weak_reference", ""))
     outputs = read_outputs(check, content.get("outputs"))
     select = _select(check, content, bool(expansion.choice))
+    run = read_run(check, content.get("run"))
     _check_backends(check, steps)
     check_composition(check, steps)
     fitted_to = read_fitted_data(check, content, steps, suites)
@@ -126,6 +128,7 @@ def _read_plan(expansion: Expansion, folder: Path, problems: list[Problem]) -> P
         weak_reference=weak_reference,
         select=select,
         outputs=outputs,
+        run=run,
     )
 
 
@@ -221,7 +224,7 @@ def resolve_plan(plan: Plan) -> dict[str, Any]:
 
     The dtypes that were taken for ``auto`` stand with the models that were found.
     """
-    record = plan.model_dump(mode="json", exclude={"auto_dtype"})
+    record = plan.model_dump(mode="json", exclude={"auto_dtype", "run"})
     for side in plan.auto_dtype:
         record[side]["dtype"] = "auto"
     engine = plan.variant.engine

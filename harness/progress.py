@@ -21,20 +21,29 @@ class Progress(Protocol):
 
 
 class Stage(str):
-    """The name of a stage, with what changes while it runs: a loss, a rate. Equal names are the same stage."""
+    """The name of a stage, with what changes while it runs: a loss, a rate; and a line for each of several workers.
+
+    Equal names are the same stage.
+    """
 
     detail: str
+    rows: tuple[str, ...]
 
-    def __new__(cls, name: str, detail: str = "") -> Stage:
+    def __new__(cls, name: str, detail: str = "", rows: tuple[str, ...] = ()) -> Stage:
         """A stage ``name``."""
         self = super().__new__(cls, name)
-        self.detail = detail
+        self.detail, self.rows = detail, rows
         return self
 
 
 def detail_of(what: str) -> str:
     """What changes while a stage runs; empty if it has no such detail."""
     return what.detail if isinstance(what, Stage) else ""
+
+
+def rows_of(what: str) -> tuple[str, ...]:
+    """The lines about the workers of a stage; none if it has none."""
+    return what.rows if isinstance(what, Stage) else ()
 
 
 T = TypeVar("T")

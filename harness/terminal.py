@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TextIO, cast
 
 from rich.cells import cell_len
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -30,7 +30,7 @@ from rich.table import Table
 from rich.text import Text
 
 from harness.errors import FailureClass
-from harness.progress import detail_of
+from harness.progress import detail_of, rows_of
 from harness.records import Run, Verdict
 from harness.report import comparability, display, stops, verdict, words
 from harness.report.display import shorten_path
@@ -63,7 +63,7 @@ class Terminal:
     def __init__(self, console: Console | None = None, clock: Callable[[], float] = time.monotonic) -> None:
         self._console = console if console is not None else standard_console(sys.stdout)
         self._clock = clock
-        self._live: Progress | None = None
+        self._live: _Live | None = None
         self._task: TaskID | None = None
         self._what = ""
         self._last_line = -EVERY_SECONDS
@@ -182,7 +182,7 @@ class Terminal:
     def _show_live(self, what: str, done: int, of: int) -> None:
         if self._live is None:
             columns = (TextColumn("{task.description}", markup=False), BarColumn(24), MofNCompleteColumn())
-            self._live = Progress(
+            self._live = _Live(
                 *columns, TimeElapsedColumn(), TimeRemainingColumn(), console=self._console, transient=True
             )
             self._live.start()
@@ -191,6 +191,7 @@ class Terminal:
             if self._task is not None:
                 self._live.remove_task(self._task)
             self._task, self._what = self._live.add_task(defuse(what), total=of), what
+        self._live.rows = tuple(map(defuse, rows_of(what)))
         self._live.update(self._task, completed=done, total=of, description=defuse(_name_stage(what)))
 
     def _print_step(self, what: str, done: int, of: int) -> None:
@@ -217,6 +218,17 @@ class Terminal:
     def _print(self, text: Text) -> None:
         # soft_wrap: lines are not folded in a log, so that words can be searched and paths copied.
         self._console.print(text, soft_wrap=True, highlight=False, markup=False, emoji=False)
+
+
+class _Live(Progress):
+    """A progress line, and below it a line a worker."""
+
+    rows: tuple[str, ...] = ()
+
+    def get_renderables(self) -> Iterator[RenderableType]:
+        """The lines, from above."""
+        yield self.make_tasks_table(self.tasks)
+        yield from (Text(f"{_INDENT}{row}", no_wrap=True, overflow="ellipsis") for row in self.rows)
 
 
 def _name_stage(what: str) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,13 @@ import pytest
 from rich.console import Console
 
 import harness.check
-import harness.publish
+import harness.running.publishing
 from harness.check import check
 from harness.errors import WriteError
 from harness.records import Run
 from harness.report.summaries.cost import list_times
 from harness.running import pairs, session
-from harness.running.stopwatch import Stopwatch
+from harness.system.stopwatch import keep_time, measure_shared
 from harness.terminal import Terminal
 from harness.write import read_run, write_again
 from tests.helpers.tiny_models import save, tiny_llama
@@ -37,9 +38,7 @@ def refuse(*_: object) -> None:
     raise WriteError("report.html cannot be written: the disk is full")
 
 
-def checked(
-    folder: Path, limit: float, stopwatch: Stopwatch | None = None, names: tuple[str, ...] = ("v",)
-) -> tuple[int, str]:
+def checked(folder: Path, limit: float, names: tuple[str, ...] = ("v",)) -> tuple[int, str]:
     save(tiny_llama(), folder / "model")
     (folder / "suite.yaml").write_text(SUITE)
     (folder / "gate.yaml").write_text(GATE.format(limit=limit))
@@ -47,7 +46,7 @@ def checked(
     for file in files:
         file.write_text(VARIANT.replace("name: v", f"name: {file.stem}"))
     with (folder / "out.txt").open("w") as stream:
-        code = check(files, folder / "runs", Terminal(Console(file=stream, width=1000)), stopwatch)
+        code = check(files, folder / "runs", Terminal(Console(file=stream, width=1000)))
     return code, (folder / "out.txt").read_text()
 
 
@@ -55,7 +54,7 @@ def checked(
 def test_the_last_word_is_that_nothing_passes_without_its_outputs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: float, code: int
 ) -> None:
-    monkeypatch.setattr(harness.publish, "write_outputs", refuse)
+    monkeypatch.setattr(harness.running.publishing, "write_outputs", refuse)
     found, said = checked(tmp_path, limit)
     assert found == code
     last = said.rstrip().splitlines()[-2:]
@@ -81,7 +80,7 @@ TAKES = {
     (pairs, "make_variant"): 32.0,
     (pairs, "describe_environment"): 64.0,
     (harness.check, "judge"): 128.0,
-    (harness.publish, "write_outputs"): 256.0,
+    (harness.running.publishing, "write_outputs"): 256.0,
 }
 """Seconds that a function takes on a clock that stands still otherwise."""
 
@@ -93,8 +92,9 @@ class Clock:
         return self.now
 
 
-def keep_all(monkeypatch: pytest.MonkeyPatch) -> Stopwatch:
-    """A stopwatch on which the functions of TAKES take their seconds, in a process that is one second old."""
+@contextmanager
+def keep_all(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Keeps time while the functions of TAKES take their seconds, in a process that is one second old."""
     clock = Clock()
 
     def slow(function: Callable[..., Any], seconds: float) -> Callable[..., Any]:
@@ -106,10 +106,11 @@ def keep_all(monkeypatch: pytest.MonkeyPatch) -> Stopwatch:
 
     for (module, name), seconds in TAKES.items():
         monkeypatch.setattr(module, name, slow(getattr(module, name), seconds))
-    stopwatch = Stopwatch(before=1.0, clock=clock)
-    with stopwatch.measure(stopwatch.shared, "start"):
-        clock.now += 512.0
-    return stopwatch
+    monkeypatch.setattr(harness.running.publishing, "perf_counter", clock)
+    with keep_time(before=1.0, clock=clock):
+        with measure_shared("start"):
+            clock.now += 512.0
+        yield
 
 
 def times_of(run: Run) -> dict[str, float]:
@@ -117,7 +118,8 @@ def times_of(run: Run) -> dict[str, float]:
 
 
 def test_the_clock_of_a_run_explains_its_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    checked(tmp_path, 32.0, keep_all(monkeypatch))
+    with keep_all(monkeypatch):
+        checked(tmp_path, 32.0)
     run = read_run(tmp_path / "runs/v")
     stages = {"start": 512.0, "plan": 2.0, "imports": 4.0, "load reference": 8.0, "encode documents": 16.0}
     own = {"make variant": 32.0, "describe variant": 64.0, "judge": 128.0}
@@ -134,7 +136,8 @@ def test_the_clock_of_a_run_explains_its_time(tmp_path: Path, monkeypatch: pytes
 
 
 def test_what_other_variants_took_is_no_time_of_a_variant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    checked(tmp_path, 32.0, keep_all(monkeypatch), names=("v", "w"))
+    with keep_all(monkeypatch):
+        checked(tmp_path, 32.0, names=("v", "w"))
     clocks = [read_run(tmp_path / "runs" / name).clock for name in ("v", "w")]
     assert [clock.seconds["make variant"] for clock in clocks] == [32, 32]
     assert [clock.seconds["judge"] for clock in clocks] == [128, 128]

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from harness.backends.round_to_nearest import RoundToNearest
+from harness.concluding.pair import Observed
 from harness.errors import DataError, HarnessError, ModelError
 from harness.forecast.passes import group_plans
 from harness.measures import Measure
@@ -35,7 +36,6 @@ from harness.records import DocumentsSpec, Measurement, ModelSpec, NoiseFloorSpe
 from harness.records.plan import SERVED
 from harness.rules.at_most import AtMost
 from harness.run import run_group
-from harness.running.pair import Observed
 from tests.helpers.results import number
 from tests.helpers.students import SENTENCES, byte_tokenizer, make_model
 from tests.helpers.tiny_models import VOCABULARY, save, tiny_llama
@@ -378,6 +378,6 @@ def _refuses_before_loading(folder: Path, monkeypatch: pytest.MonkeyPatch, said:
     def refuse(*_: object) -> None:
         raise AssertionError("a model is loaded")
 
-    monkeypatch.setattr("harness.run.load", refuse)
+    monkeypatch.setattr("harness.running.session.load", refuse)
     with pytest.raises(DataError, match=said):
         run_group([plan], [folder / "runs"], Progress())

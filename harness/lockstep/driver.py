@@ -73,7 +73,8 @@ def shared_pass(
     Raises DataError if there is nothing to score, ModelError if the two sides cannot be compared.
     """
     sizes = looks.sizes if looks else ()
-    live = LivePass(reference, variants, documents, probes, sinks, progress, batch_tokens, kernel, arranged, sizes)
+    models = (reference, *variants)
+    live = LivePass(models, documents, probes, sinks, progress, batch_tokens, kernel, arranged, sizes)
     live.set_up()
     run_stages(live.stages, sinks, looks, live.run)
     for sink in sinks:
@@ -87,8 +88,7 @@ class LivePass:
 
     def __init__(
         self,
-        reference: LoadedModel,
-        variants: Sequence[LoadedModel],
+        models: Sequence[LoadedModel],
         documents: Sequence[EncodedDocument],
         probes: Sequence[Recording],
         sinks: Sequence[Sink],
@@ -98,10 +98,13 @@ class LivePass:
         arranged: Sequence[Arrange | None] = (),
         sizes: Sequence[int] = (),
     ) -> None:
-        """See ``shared_pass``; sizes: those of the looks. Raises DataError if there is nothing to score."""
-        self._every, self._documents, self._probes = (reference, *variants), documents, probes
+        """models: the reference, then the variants. sizes: those of the looks. See ``shared_pass`` for the rest.
+
+        Raises DataError if there is nothing to score.
+        """
+        self._every, self._documents, self._probes = models, documents, probes
         self._sinks, self._progress, self._kernel, self._repeating = sinks, progress, kernel, not arranged
-        ways = (None, *(arranged or (None,) * len(variants)))
+        ways = (None, *(arranged or (None,) * len(models[1:])))
         both = zip(self._every, ways, strict=True)
         self._sides = [Decoder(loaded.name, loaded.language_model, way) for loaded, way in both]
         tokens = batch_tokens or (CPU_TOKENS if self._sides[0].device.type == "cpu" else GPU_TOKENS)
@@ -296,7 +299,7 @@ def _prepare(
     logits = []
     for side, watch in zip(sides, watches, strict=True):
         with watch.watching():
-            logits.append(side.prepare(first_ids.to(side.device)))
+            logits.append(side.prepare(first_ids.to(side.device)).to("meta"))  # Only their shape is asked for.
     dtype = check_logits(logits, sides)
     kept = tuple(count_compared(logits, sides, loaded, index) for index in range(1, len(sides)))
     vocabulary = max(found.shape[-1] for found in logits)

@@ -166,7 +166,7 @@ class Recorder:
 
 
 class Looks(Protocol):
-    """Where a pass asks whether it may stop (see harness.running.extending)."""
+    """Where a pass asks whether it may stop (see harness.concluding.extending)."""
 
     @property
     def sizes(self) -> Sequence[int]:

@@ -18,6 +18,7 @@ from harness.records import (
     DocumentsSpec,
     ModelSpec,
     NoiseFloorSpec,
+    RunSpec,
     Sequential,
     TrainingSpec,
 )
@@ -65,6 +66,8 @@ class VariantFile(Entry):
     """Axes with their values; every combination is a variant, with $axis in the file replaced by its value."""
     select: Select = Field(default="all", examples=["smallest_passing"])
     """Which variants of a matrix decide the exit code: all of them, or only the smallest that passes."""
+    run: RunSpec | None = Field(default=None, examples=[{"ray": "auto"}])
+    """Where the check runs: on the workers of a Ray cluster, else in one process. No number depends on it."""
 
 
 class SuiteFile(Entry):

@@ -11,7 +11,15 @@ from harness.engines import CheckpointKind, Engine
 from harness.engines.transformers import Transformers
 from harness.measures import Measure
 from harness.probes import Probe
-from harness.records import CalibrationSpec, DocumentsSpec, ModelSpec, NoiseFloorSpec, Sequential, TrainingSpec
+from harness.records import (
+    CalibrationSpec,
+    DocumentsSpec,
+    ModelSpec,
+    NoiseFloorSpec,
+    RunSpec,
+    Sequential,
+    TrainingSpec,
+)
 from harness.records.base import Entry, Record
 from harness.records.plan import GGUF, AskedDtype, Side
 from harness.rules import Rule
@@ -145,3 +153,5 @@ class Plan(Record):
     """Which variants of a file with a matrix decide the exit code."""
     outputs: tuple[SerializeAsAny[Writer], ...] = ()
     """The writers of files from the finished run, in addition to run.json, which is always written."""
+    run: RunSpec | None = None
+    """Where the check runs; None: in one process. It is not part of what was asked: no number depends on it."""

@@ -15,6 +15,8 @@ from transformers import GenerationConfig, LogitsProcessorList
 from harness.errors import DataError, HarnessError, ModelError
 from harness.probes._compare import Written
 from harness.probes._greedy import NonFiniteWatch, plain_decoding
+from harness.scoring.packing import Tokens
+from harness.scoring.side import NotPackedError, PackedSide, Prompt
 from harness.system.foreign import guard
 
 if TYPE_CHECKING:
@@ -27,8 +29,9 @@ class TextGenerator:
     Legend: B prompts, T tokens of the longest, N generated tokens.
     """
 
-    def __init__(self, loaded: LoadedModel, new_tokens: int, bos: bool, chat: bool) -> None:
-        """Raises DataError if ``chat`` is set and the tokenizer has no chat template."""
+    def __init__(self, loaded: LoadedModel, new_tokens: int, bos: bool, chat: bool, rows: int) -> None:
+        """rows: the most prompts written at a time. Raises DataError if ``chat`` is set and the tokenizer has no chat
+        template."""
         self.name, self._model, self._tokenizer = loaded.name, loaded.language_model, loaded.tokenizer
         self._driven = loaded.language_model.for_transformers()
         self._new_tokens, self._bos, self._chat = new_tokens, bos, chat
@@ -38,6 +41,8 @@ class TextGenerator:
                 "the template to the tokenizer's files"
             )
         self._stops = _stops(loaded)
+        self._packed = PackedSide(loaded, rows)
+        self._plain = ""
 
     def ids(self, prompt: str) -> list[int]:
         """Token ids of a prompt, BOS or chat template included. Raises DataError for a prompt that does not fit."""
@@ -66,6 +71,30 @@ class TextGenerator:
                 f"generations: the prompt {prompt[:60]!r} has {what}; give other prompts or fewer new_tokens"
             )
         return ids
+
+    def write_packed(self, prompts: Sequence[Sequence[int]]) -> list[Written]:
+        """The same as ``write`` with a cache of what prompts share and no work for texts that have ended.
+
+        Raises NotPackedError where ``write`` could find anything else, from then on at once.
+        """
+        if self._plain:
+            raise NotPackedError(self._plain)
+        try:
+            return self._write_packed([Prompt("", tuple(ids)) for ids in prompts])
+        except NotPackedError as error:
+            self._plain = str(error)
+            raise
+
+    def _write_packed(self, prompts: Sequence[Prompt]) -> list[Written]:
+        stops = frozenset(self._stops)
+
+        def write_plain(numbers: Sequence[int]) -> list[Tokens]:
+            return [written.ids for written in self.write([prompts[number].ids for number in numbers])]
+
+        found = self._packed.write(prompts, self._new_tokens, lambda ids: ids[-1] in stops, write_plain)
+        if not all(each.finite for each in found):
+            raise NotPackedError("some logits are not finite")  # what it writes after them is lost
+        return [self._cut_at_end(each.ids, each.finite) for each in found]
 
     def write(self, prompts: Sequence[Sequence[int]]) -> list[Written]:
         """Greedy continuations of prompts of any length. Raises ModelError if the model cannot generate."""

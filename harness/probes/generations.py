@@ -101,7 +101,7 @@ class Generations(Probe):
 
         models = [context.reference, *context.variants]
         bos = follow_bos(self.bos, context.reference.tokenizer)
-        writers = [TextGenerator(loaded, self.new_tokens, bos, self.chat) for loaded in models]
+        writers = [TextGenerator(loaded, self.new_tokens, bos, self.chat, self.batch_size) for loaded in models]
         for prompt in (prompt for batch in batches for prompt in batch):
             for writer in writers:
                 writer.ids(prompt.text)  # what does not fit is found before anything is written
@@ -111,9 +111,9 @@ class Generations(Probe):
             progress.step("generations", number, len(batches))
             waiting = [index for index, sink in enumerate(sinks) if not sink.done(_unit(number))]
             if waiting:
-                wanted = _write_texts(writers[0], batch)
+                references: dict[bool, list[Written]] = {}
                 for index in waiting:
-                    found = _write_texts(writers[index + 1], batch)
+                    wanted, found = _write_texts(writers[0], writers[index + 1], batch, references)
                     rows = _frame(batch, wanted, found, same[index], embedding)
                     sinks[index].commit(_unit(number), {"generations": rows})
         progress.step("generations", len(batches), len(batches))
@@ -158,8 +158,21 @@ def _same_tokens(reference: LoadedModel, variant: LoadedModel) -> bool:
     return bool(reference.tokenizer.get_vocab() == variant.tokenizer.get_vocab())
 
 
-def _write_texts(writer: TextGenerator, batch: Sequence[Prompt]) -> list[Written]:
-    return writer.write([writer.ids(prompt.text) for prompt in batch])
+def _write_texts(
+    reference: TextGenerator, variant: TextGenerator, batch: Sequence[Prompt], references: dict[bool, list[Written]]
+) -> tuple[list[Written], list[Written]]:
+    """What both sides write, in the same way. references: what the reference wrote already, packed and not."""
+    from harness.scoring.side import NotPackedError
+
+    prompts, own = ([side.ids(prompt.text) for prompt in batch] for side in (reference, variant))
+    try:
+        if True not in references:
+            references[True] = reference.write_packed(prompts)
+        return references[True], variant.write_packed(own)
+    except NotPackedError:
+        if False not in references:
+            references[False] = reference.write(prompts)
+        return references[False], variant.write(own)
 
 
 def _frame(

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
     from harness.probes._samples import TaskResults
     from harness.probes._scorer import Scorer
-    from harness.probes._stages import Stages
     from harness.progress import Progress
+    from harness.scoring.item_stages import Stages
     from harness.tables.access import Sink
 
 FIRST = 20
@@ -82,7 +82,7 @@ class Items(TaskSettings, Probe):
 
     def _plan(self, task: Any) -> Stages | None:
         """The stages of a task; None if its items are not drawn, so that it is one unit."""
-        from harness.probes._stages import plan_stages
+        from harness.scoring.item_stages import plan_stages
 
         return plan_stages(task, self.items) if self.items else None
 

@@ -217,4 +217,24 @@ class NoiseFloorSpec(Entry):
     """Documents on which it is measured, from the beginning of the suite's."""
 
 
+class RunSpec(Entry):
+    """Where a check runs: on the workers of a Ray cluster. No number depends on it, so it is not in run.json."""
+
+    ray: str = Field(min_length=1, examples=["auto"])
+    """auto (the cluster that this machine belongs to), local (workers on this machine alone), or the address of a
+    cluster, such as 10.0.0.1:6379."""
+    workers: Positive | None = None
+    """Processes that open the models; null: as many as the cluster has room for."""
+    cpus_per_worker: Positive = 1
+    """Processor cores, and threads, of a worker."""
+    gpus_per_worker: Annotated[float, Field(ge=0)] = 0
+    """GPUs of a worker; a fraction shares one."""
+    memory_per_worker: Annotated[float, Field(gt=0, examples=[24.0])] | None = None
+    """Gigabytes of memory of a worker; null: what the forecast says."""
+    wait: Annotated[float, Field(gt=0)] = 300.0
+    """Seconds without any worker after which the check ends with an error."""
+    quiet: str | None = Field(default=None, min_length=1, examples=["quiet"])
+    """Name of a Ray resource that a node has on which nothing but times are measured (latency)."""
+
+
 DocumentsSpec.model_rebuild()

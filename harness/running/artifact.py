@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from harness.artifacts.saving import discard_artifact, save_folder
 from harness.backends import Backend
+from harness.concluding.saved_files import FOLDER, artifact_of, read_artifact
 from harness.data.encoding import EncodedDocument
 from harness.errors import WriteError
 from harness.models.adapters import copy_adapter, detach_adapter
@@ -19,7 +20,6 @@ from harness.probes import ArtifactSource, Context
 from harness.progress import Progress
 from harness.running.comparing import compare_files
 from harness.running.pairs import Documents, LoadedPair, encode_for_variant
-from harness.running.saved_files import FOLDER, artifact_of, read_artifact
 
 if TYPE_CHECKING:
     pass

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from harness.concluding.pair import Pair
 from harness.models.loaded import LoadedModel
 from harness.planning.specs import SuiteSpec
 from harness.probes import ArtifactSource, Context
 from harness.progress import Progress
-from harness.running.pair import Pair
 from harness.running.pairs import LoadedPair, suite_texts
 from harness.system.foreign import guard
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from harness.concluding.pair import Pair, PairFacts, Storage, begin, hash_data
 from harness.data.calibration import CalibrationDocuments
 from harness.data.contamination import WINDOW, DocumentIndex
 from harness.data.documents import RawDocument, read_documents, shuffle_documents, texts_sha256
@@ -26,11 +27,10 @@ from harness.records import Environment, Identity, Note
 from harness.records.plan import SERVED, Served
 from harness.running.calibration import read_calibration, with_calibration
 from harness.running.opening import note_openings, settle_openings
-from harness.running.pair import Pair, PairFacts, Storage, begin, hash_data
-from harness.running.stopwatch import measure_time
 from harness.running.training import prepare_training, read_training, with_training
 from harness.running.variant import make_variant
 from harness.system.environment import describe_environment
+from harness.system.stopwatch import measure_time
 
 Documents = dict[str, Sequence[EncodedDocument]]
 """Encoded documents by suite name."""
@@ -140,14 +140,15 @@ def make_pair(
     known: Known,
     seconds: dict[str, float],
     store: Callable[[str], Storage],
+    made: LoadedModel | None = None,
 ) -> LoadedPair:
     """Make the variant of a plan and describe it beside the reference.
 
-    store: opens the place for its tables, by the data key.
+    store: opens the place for its tables, by the data key. made: the variant, if another process has made it.
     """
     plan = settle_openings(asked, reference.tokenizer)
     with measure_time(seconds, "make variant"):
-        variant = _make(plan, folder, reference, known)
+        variant = made or _make(plan, folder, reference, known)
     if variant.tokenizer is not reference.tokenizer:
         for suite in plan.suites:
             verify_texts(variant.tokenizer, [document.text for document in suite_texts(suite)])
@@ -163,16 +164,7 @@ def make_pair(
     hashes |= {f"{s.name} as texts": texts_sha256(suite_texts(s)) for s in plan.suites if _reads_texts(s, mismatches)}
     depends = describe_data(plan, reference.identity, variant.identity, environment, hashes)
     failing, finite_notes = compare_finite(reference, variant)
-    notes = [*reference.notes, *variant.notes, *_document_notes(plan.suites, documents)]
-    notes += remarks(plan.variant.compress, plan.calibration is not None, plan.training is not None)
-    notes += _contamination_notes(variant, documents)
-    if plan.target is not None:
-        notes += hardware.notes(plan.target, variant.identity)
-    notes += [*note_quantized_reference(reference), *note_plain_layers(variant)]
-    notes += [*note_same_model(reference, variant), *finite_notes]
-    notes += [
-        Note(topic="tokenizer", text=f"suite {name}: {reason}", level="warn") for name, reason in mismatches.items()
-    ]
+    notes = [*_list_notes(plan, reference, variant, documents, mismatches), *finite_notes]
     notes += note_openings(asked, reference.tokenizer)
     withheld = _find_withheld(plan)
     facts = PairFacts(
@@ -196,6 +188,23 @@ def make_pair(
     )
     tables = store(facts.data_key)
     return LoadedPair(facts=facts, store=tables, observed=begin(plan, facts, tables, seconds), variant=variant)
+
+
+def _list_notes(
+    plan: Plan, reference: LoadedModel, variant: LoadedModel, documents: Documents, mismatches: Mapping[str, str]
+) -> list[Note]:
+    """What is to be said of a pair before anything is measured."""
+    notes = [*reference.notes, *variant.notes, *_document_notes(plan.suites, documents)]
+    notes += remarks(plan.variant.compress, plan.calibration is not None, plan.training is not None)
+    notes += _contamination_notes(variant, documents)
+    if plan.target is not None:
+        notes += hardware.notes(plan.target, variant.identity)
+    notes += [*note_quantized_reference(reference), *note_plain_layers(variant)]
+    notes += note_same_model(reference, variant)
+    notes += [
+        Note(topic="tokenizer", text=f"suite {name}: {reason}", level="warn") for name, reason in mismatches.items()
+    ]
+    return notes
 
 
 def _make(plan: Plan, folder: Path, reference: LoadedModel, known: Known) -> LoadedModel:

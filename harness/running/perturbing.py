@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from harness.concluding.noise_floor import TABLE, UNIT, list_probes
 from harness.data.encoding import EncodedDocument
 from harness.errors import ModelError, is_out_of_memory
 from harness.lockstep.driver import shared_pass
@@ -12,7 +13,6 @@ from harness.lockstep.noise_floor import apply_condition, sample_documents
 from harness.models.loaded import LoadedModel
 from harness.planning.specs import SuiteSpec
 from harness.progress import Progress
-from harness.running.noise_floor import TABLE, UNIT, list_probes
 from harness.tables.memory import MemoryTables
 
 if TYPE_CHECKING:

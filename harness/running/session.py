@@ -9,6 +9,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from harness.concluding.conclusion import draws, draws_items, list_alone, passes_tokens, run_pass
+from harness.concluding.extending import ExtendingItems, plan_looks
+from harness.concluding.noise_floor import UNIT as FLOOR
+from harness.concluding.noise_floor import perturbs
+from harness.concluding.pair import Pair, Storage, Unit
 from harness.errors import HarnessError
 from harness.lockstep.driver import LivePass
 from harness.lockstep.stages import run_stages
@@ -21,18 +26,13 @@ from harness.progress import Progress
 from harness.records import HubData
 from harness.running.artifact import observe_artifact
 from harness.running.comparing import compare_files
-from harness.running.concluding import draws, draws_items, list_alone, passes_tokens, run_pass
-from harness.running.extending import ExtendingItems, plan_looks
-from harness.running.noise_floor import UNIT as FLOOR
-from harness.running.noise_floor import perturbs
 from harness.running.opening import settle_openings
-from harness.running.pair import Pair, Storage, Unit
 from harness.running.pairs import Documents, Known, LoadedPair, encode_suite, make_pair, suite_texts
 from harness.running.perturbing import observe_perturbed
-from harness.running.stopwatch import measure_time
 from harness.running.token_texts import WithTokenTexts
 from harness.running.units import ARTIFACT, AllDone, OwnUnits, list_blocks
 from harness.system.foreign import LONG, guard
+from harness.system.stopwatch import measure_time
 
 if TYPE_CHECKING:
     from harness.tables.access import Sink
@@ -97,9 +97,9 @@ class Session:
             for pair in pairs:
                 self.observe([pair])
 
-    def compare_files(self) -> None:
-        """Let the probes of files observe every pair. A pair that fails keeps its error."""
-        for pair in self.pairs:
+    def compare_files(self, pairs: Sequence[LoadedPair]) -> None:
+        """Let the probes of files observe some pairs. A pair that fails keeps its error."""
+        for pair in pairs:
             with _keep_error(pair), measure_time(pair.observed.seconds, "comparability"):
                 compare_files(self.suites, self.reference, pair, self.progress)
 
@@ -117,9 +117,9 @@ class Session:
         sinks = [self.sink(pair, suite) for pair in pairs if suite.name not in pair.facts.token_mismatches]
         observe_perturbed(suite, self.documents[suite.name], self.reference, sinks, self.progress)
 
-    def observe_artifacts(self) -> None:
-        """Let the artifact probes observe every pair, one after another. A pair that fails keeps its error."""
-        for pair in self.pairs:
+    def observe_artifacts(self, pairs: Sequence[LoadedPair]) -> None:
+        """Let the artifact probes observe some pairs, one after another. A pair that fails keeps its error."""
+        for pair in pairs:
             with _keep_error(pair), measure_time(pair.observed.seconds, "artifact"):
                 observe_artifact(pair, self.documents, self.reference, self.progress)
 
@@ -151,8 +151,8 @@ class Session:
         for pair in pairs:
             pair.own = lambda suite, name: (suite, name) in wanted
         if (ARTIFACT.suite, ARTIFACT.kind) in kinds:
-            self.compare_files()
-            self.observe_artifacts()
+            self.compare_files(pairs)
+            self.observe_artifacts([pair for pair in pairs if pair.error is None])
         for suite in self.suites:
             if (suite.name, FLOOR) in kinds:
                 self.observe_floor(suite, pairs)
@@ -168,6 +168,7 @@ class Session:
         else:
             live.set_up()
             run_pass(suite, sample, pairs, live.stages, sinks, live.run)
+            self._passes.clear()  # which holds what its recorders saw last
         for pair in pairs:
             pair.observed.notes += [note for note in live.late_notes if note not in pair.observed.notes]
 
@@ -192,8 +193,7 @@ class Session:
     def _open_pass(self, suite: SuiteSpec, pairs: Sequence[LoadedPair]) -> LivePass:
         documents = self.documents[suite.name]
         return LivePass(
-            self.reference,
-            [pair.variant for pair in pairs],
+            [self.reference, *(pair.variant for pair in pairs)],
             documents,
             [probe for probe in suite.probes if probe.runs == "shared_pass"],
             [self.sink(pair, suite) for pair in pairs],
@@ -213,10 +213,17 @@ class Session:
         )
 
 
-def open_session(plans: Sequence[Plan], folders: Sequence[Path], progress: Progress, store: Store) -> Session:
+def open_session(
+    plans: Sequence[Plan],
+    folders: Sequence[Path],
+    progress: Progress,
+    store: Store,
+    made: Mapping[str, LoadedModel] | None = None,
+) -> Session:
     """Open the inputs, the reference and all variants of a group of plans.
 
-    Raises HarnessError for what is wrong with the reference or the inputs.
+    made: variants that another process has made, by name. Raises HarnessError for what is wrong with the reference or
+    the inputs.
     """
     seconds: dict[str, float] = {}
     with measure_time(seconds, "open inputs"):
@@ -234,8 +241,9 @@ def open_session(plans: Sequence[Plan], folders: Sequence[Path], progress: Progr
         try:
             with guard(f"making {plan.name}", patience=LONG):
                 opened, own = partial(store, folder), dict(seconds)
+                handed = (made or {}).get(plan.name)
                 with measure_time(own, "describe variant"):
-                    outcomes.append(make_pair(plan, folder, reference, documents, known, own, opened))
+                    outcomes.append(make_pair(plan, folder, reference, documents, known, own, opened, handed))
         except HarnessError as error:
             outcomes.append(error)
     progress.step("make variants", len(plans), len(plans))

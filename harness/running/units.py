@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from harness.concluding.pair import Unit
 from harness.lockstep.batches import Block
-from harness.running.pair import Unit
 
 if TYPE_CHECKING:
     import pandas as pd

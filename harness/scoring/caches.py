@@ -5,7 +5,7 @@ Legend: B rows, H heads, S tokens, D channels of a head.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import torch
@@ -46,6 +46,16 @@ class RoomyLayer(DynamicLayer):
         for buffer, before in zip(self._buffers, old, strict=False):
             buffer[:, :, :length] = before[:, :, :length]
 
+    def keep(self, rows: Sequence[int], first: int) -> None:
+        """Keep these rows, in their order, from a token on; only rows that change their place are copied."""
+        moved = [(place, row) for place, row in enumerate(rows) if place != row]
+        end = cast(Tensor, self.keys).shape[2]
+        for buffer in self._buffers:
+            for place, row in moved:
+                buffer[place, :, first:end] = buffer[row, :, first:end]
+        self._buffers = [buffer[: len(rows), :, first:] for buffer in self._buffers]
+        self.keys, self.values = (buffer[:, :, : end - first] for buffer in self._buffers)
+
 
 class UnusableCacheError(Exception):
     """A model keeps something else between tokens than the keys and values of all of them."""
@@ -74,6 +84,15 @@ def layers_of(cache: Any) -> list[Pair]:
 def map_layers(cache: Any, change: Callable[[Tensor], Tensor]) -> DynamicCache:
     """A cache of changed keys and values."""
     return make_cache([(change(keys), change(values)) for keys, values in layers_of(cache)])
+
+
+def keep_rows(cache: Any, rows: Sequence[int], first: int) -> None:
+    """Leave only some rows in a cache, in their order, and of each the tokens from ``first`` on.
+
+    No row may come before a place from which a later one is taken: each stays or moves to the place of one that goes.
+    """
+    for layer in cache.layers:
+        layer.keep(rows, first)
 
 
 def join(one: Any, other: Any) -> DynamicCache:

@@ -1,9 +1,9 @@
 """Greedy continuations of many prompts: rows that end leave the batch at once, and prompts that wait take their place.
 
-    shared prefix ─▶ cache of one row ─┐ repeated
-    waiting prompts ───────────────────┴▶ prefill ─▶ join ─▶ step ─▶ step ─▶ …
-                        ▲                                      └─ ended? leave
-                        └──────── a quarter of the rows is free ◀──┘
+    beginning of a group ─▶ cache of one row ─┐ repeated
+    waiting prompts ──────────────────────────┴▶ prefill ─▶ join ─▶ step ─▶ step ─▶ …
+                               ▲                                      └─ ended? leave
+                               └──────── a quarter of the rows is free ◀──┘
 
 Legend: B rows, S tokens in the cache, T tokens of a call, V vocabulary.
 """
@@ -19,12 +19,11 @@ import torch
 from torch import Tensor
 
 from harness.models.language_model import LanguageModel
-from harness.scoring.caches import join, layers_of, make_cache, map_layers
-from harness.scoring.packing import Tokens, count_shared
+from harness.scoring.beginnings import Group, group_prompts
+from harness.scoring.caches import join, keep_rows, layers_of, make_cache, map_layers
+from harness.scoring.packing import Tokens
 from harness.system.foreign import guard
 
-SHORTEST_PREFIX = 16
-"""Tokens with which prompts must begin alike for a cache of their own; less is computed again faster than copied."""
 REFILL_SHARE = 4
 """Waiting prompts are read once one in so many rows is free: reading and joining a few at a time costs more."""
 Ended = Callable[[Sequence[int]], bool]
@@ -69,28 +68,32 @@ class GreedyDecoder:
         Raises UnusableCacheError for a model that keeps something else between tokens, and what the model raises.
         """
         written = [Continuation() for _ in prompts]
-        waiting = sorted(range(len(prompts)), key=lambda number: (-len(prompts[number]), prompts[number], number))
-        prefix = self._read_prefix(prompts)
+        waiting = [(group, number) for group in group_prompts(prompts) for number in group.numbers]
+        beginning: tuple[Group | None, Any] = None, None
         active: _Active | None = None
         while waiting or active:
             free = self._rows - (len(active.numbers) if active else 0)
             if waiting and (active is None or free * REFILL_SHARE >= self._rows):
-                read = self._read(waiting[:free], prompts, prefix, written)
-                waiting = waiting[free:]
+                group = waiting[0][0]
+                if beginning[0] is not group:
+                    beginning = group, self._read_beginning(prompts[group.numbers[0]][: group.shared])
+                numbers = [number for own, number in waiting[:free] if own is group]
+                waiting = waiting[len(numbers) :]
+                read = self._read(numbers, prompts, beginning[1], written)
                 active = read if active is None else _join(active, read)
             elif active is not None:
                 active = self._step(active, prompts, written)
             active = _drop_ended(active, written, longest, ended)
         return written
 
-    def _read_prefix(self, prompts: Sequence[Tokens]) -> Any:
-        """The cache [1, H, S, D] of what all prompts begin with; of no token where that is short."""
-        first, last = min(prompts), max(prompts)
-        shared = min(count_shared(first, last), min(map(len, prompts)) - 1)
-        if len(prompts) == 1 or shared < SHORTEST_PREFIX:
+    def _read_beginning(self, tokens: Tokens) -> Any:
+        """The cache [1, H, S, D] of the first tokens of some prompts; None of no token."""
+        if not tokens:
             return None
-        ids_1T = torch.tensor([first[:shared]], device=self._device)
-        return self._call(ids_1T, torch.ones_like(ids_1T), torch.arange(shared, device=self._device)[None], None)[1]
+        ids_1T = torch.tensor([tokens], device=self._device)
+        return self._call(ids_1T, torch.ones_like(ids_1T), torch.arange(len(tokens), device=self._device)[None], None)[
+            1
+        ]
 
     def _read(
         self, numbers: Sequence[int], prompts: Sequence[Tokens], prefix: Any, written: Sequence[Continuation]
@@ -129,9 +132,9 @@ class GreedyDecoder:
 
 def _choose(logits_BV: Tensor, numbers: Sequence[int], written: Sequence[Continuation]) -> Tensor:
     """The most likely token [B] of each row, also noted in its continuation."""
-    logits_BV = logits_BV.float()
     newest_B = logits_BV.argmax(dim=-1)
-    broken_B = (torch.isnan(logits_BV) | torch.isposinf(logits_BV)).any(dim=-1)
+    highest_B = logits_BV.gather(-1, newest_B[:, None])[:, 0]  # NaN counts as the highest.
+    broken_B = torch.isnan(highest_B) | torch.isposinf(highest_B)
     for number, token, broken in zip(numbers, newest_B.tolist(), broken_B.tolist(), strict=True):
         written[number].ids.append(token)
         written[number].finite &= not broken
@@ -162,8 +165,10 @@ def _drop_ended(active: _Active | None, written: Sequence[Continuation], longest
         return active
     if not going:
         return None
-    chosen = torch.tensor(going, device=active.mask.device)
-    mask_BS = active.mask[chosen]
+    # The last rows take the places of those that ended, so that few are copied.
+    last = [row for row in going if row >= len(going)]
+    rows = [row if row in going else last.pop() for row in range(len(going))]
+    mask_BS = active.mask[rows]
     first = int(mask_BS.any(dim=0).int().argmax())
-    cache = map_layers(active.cache, lambda x: x[chosen, :, first:])
-    return _Active([active.numbers[row] for row in going], cache, mask_BS[:, first:], active.newest[chosen])
+    keep_rows(active.cache, rows, first)
+    return _Active([active.numbers[row] for row in rows], active.cache, mask_BS[:, first:], active.newest[rows])

@@ -33,7 +33,7 @@ from harness.system.masking import mask
 from harness.terminal import Terminal
 
 if TYPE_CHECKING:
-    from harness.running.pair import Observed
+    from harness.concluding.pair import Observed
 
 UNCHANGED = "unchanged"
 """The variant that is the reference itself: a gate that stops it can judge nothing with this suite."""

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 
 LOCK = "lock"
+TABLES = "tables"
+"""The folder of the tables in that of a run."""
 
 
 class StoreReader:

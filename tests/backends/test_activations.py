@@ -21,6 +21,7 @@ from harness.backends import Backend, Compressed
 from harness.backends.activations import Activations
 from harness.backends.llm_int8 import LLMInt8
 from harness.backends.round_to_nearest import RoundToNearest
+from harness.concluding.pair import hash_data
 from harness.data.documents import read_documents
 from harness.errors import BackendError, PlanError
 from harness.measures.memory import Memory
@@ -32,7 +33,6 @@ from harness.planning.specs import GateSpec, Plan, RuleSpec, SuiteSpec, VariantS
 from harness.pocket import MODEL_DIR
 from harness.records import ModelSpec
 from harness.rules.at_most import AtMost
-from harness.running.pair import hash_data
 from harness.running.pairs import describe_data
 from harness.running.variant import make_variant
 from harness.system.environment import describe_environment

@@ -47,7 +47,7 @@ from tests.bench.matrix_page import (
 )
 
 if TYPE_CHECKING:
-    from harness.running.pair import Observed
+    from harness.concluding.pair import Observed
 
 ROOT = Path(__file__).parents[2]
 SHARED = ROOT.parent / "shared" / "data"

@@ -32,7 +32,7 @@ from harness.system.environment import describe_environment, prepare_threads
 from harness.tables.store import StoreReader
 
 if TYPE_CHECKING:
-    from harness.running.pair import Observed
+    from harness.concluding.pair import Observed
 
 Step = dict[str, object]
 NARROW = 8

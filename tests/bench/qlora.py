@@ -33,7 +33,7 @@ from tests.bench.methods import Lines, bits
 if TYPE_CHECKING:
     import pandas as pd
 
-    from harness.running.pair import Observed
+    from harness.concluding.pair import Observed
 
 HEADING = "## QLoRA, tuned for one task"
 TUNED, SEED = "pocket_two_hop", 101

@@ -20,9 +20,9 @@ from typing import get_args
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
+from harness.concluding.noise_floor import floors, read_perturbed
 from harness.measures import Measure
 from harness.records import Condition, NoiseFloorSpec
-from harness.running.noise_floor import floors, read_perturbed
 from harness.running.perturbing import observe_perturbed
 from harness.system.environment import prepare_threads
 from harness.tables.memory import MemoryStore

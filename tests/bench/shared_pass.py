@@ -3,12 +3,14 @@ is asserted.
 
     python tests/bench/shared_pass.py --dtype float32 --documents 16 --kernel compiled
     python tests/bench/shared_pass.py --dtype bfloat16 --kernel eager naive
+    python tests/bench/shared_pass.py --memory --kernel native
 
 One process, one thread. Ratios are of processor time, batch by batch, the bare forward of a batch right
 before the same batch in the pass, so that other work on the machine falls on both alike. Peak memory is that
 of the process above what it holds with both models loaded. Rows of the output: each kernel of the shared pass
 with all of its probes, and nine separate passes in the usual torch code (two for perplexity, two for KL, two
 for calibration, two for layers, one for outliers).
+With --memory: the peak of the pass, and of bare forwards, above both models, each alone in a process of its own.
 """
 
 from __future__ import annotations
@@ -17,14 +19,16 @@ import argparse
 import copy
 import ctypes
 import gc
+import itertools
 import resource
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -41,8 +45,9 @@ from harness.lockstep.kernels import Choice
 from harness.probes.channels import Channels
 from harness.probes.layers import Layers
 from harness.probes.tokens import Tokens
+from harness.progress import Progress
 from harness.tables.store import Store
-from tests.helpers.pass_pairs import Loaded
+from tests.helpers.pass_pairs import Loaded, Silent
 
 Pair = tuple[Any, Any]
 
@@ -105,29 +110,35 @@ class Interleaved:
         self._start = time.process_time()
 
 
-def run_pass(models: Pair, documents: list[EncodedDocument], kernel: Choice, tokens: int) -> Interleaved:
+def run_pass(models: Pair, documents: list[EncodedDocument], kernel: Choice, tokens: int, progress: Progress) -> None:
     """The shared pass with every probe, into tables on disk."""
-    clock = Interleaved(models, plan_batches(documents, tokens))
     sides: list[Any] = [Loaded("reference", models[0]), Loaded("variant", models[1])]
     with tempfile.TemporaryDirectory() as folder, Store(Path(folder), "bench") as store:
         probes = [Tokens(), Layers(), Channels()]
         sink = store.sink("bench")
         report = shared_pass(
-            sides[0], sides[1:], documents, probes, [sink], clock, batch_tokens=tokens, kernel=kernel
+            sides[0], sides[1:], documents, probes, [sink], progress, batch_tokens=tokens, kernel=kernel
         )  # fmt: skip
         assert report.kernel == kernel, report.notes
+
+
+def time_run(models: Pair, documents: list[EncodedDocument], kernel: str, tokens: int) -> Interleaved:
+    """A pass with one kernel, or with ``naive`` code, beside bare forwards."""
+    clock = Interleaved(models, plan_batches(documents, tokens))
+    if kernel == "naive":
+        run_naive(models, clock)
+    else:
+        run_pass(models, documents, cast(Choice, kernel), tokens, clock)
     return clock
 
 
-def run_naive(models: Pair, documents: list[EncodedDocument], _kernel: str, tokens: int) -> Interleaved:
+def run_naive(models: Pair, clock: Interleaved) -> None:
     """Nine passes over each batch, each as one usually writes it."""
-    batches = plan_batches(documents, tokens)
-    clock = Interleaved(models, batches)
+    batches = clock.batches
     for done, batch in enumerate(batches):
         clock.step("naive", done, len(batches))
         naive(models, batch)
     clock.step("naive", len(batches), len(batches))
-    return clock
 
 
 @torch.inference_mode()
@@ -185,6 +196,24 @@ def peak(reset: bool = False) -> int:
     return 1024 * int(next(line for line in lines if line.startswith("VmHWM")).split()[1])
 
 
+def print_memory(dtype: str, kernel: str, documents: list[EncodedDocument], tokens: int) -> None:
+    """The peak of a pass with every probe, or of ``bare`` forwards, after one of a single document."""
+    models = make_pair(getattr(torch, dtype))
+
+    def run(some: list[EncodedDocument]) -> None:
+        if kernel != "bare":
+            run_pass(models, some, cast(Choice, kernel), tokens, Silent())
+            return
+        for batch in plan_batches(some, tokens):
+            bare(models, batch)
+
+    run(documents[:1])
+    base = resident()
+    peak(reset=True)
+    run(documents)
+    print(f"{dtype + ' ' + kernel:20}{(peak() - base) / 1e6:8.0f} MB above both models", flush=True)
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
@@ -193,20 +222,26 @@ def main() -> None:
     parser.add_argument("--documents", type=int, default=16)
     parser.add_argument("--length", type=int, default=512)
     parser.add_argument("--batch-tokens", type=int, default=CPU_TOKENS)
+    parser.add_argument("--memory", action="store_true", help="peaks instead of time")
     asked = parser.parse_args()
     torch.set_num_threads(1)
     documents = make_documents(asked.documents, asked.length)
+    if asked.memory:
+        for each in itertools.product(asked.dtype, ["bare", *asked.kernel]):
+            alone = get_context("spawn").Process(target=print_memory, args=(*each, documents, asked.batch_tokens))
+            alone.start()
+            alone.join()
+        return
     print(f"{asked.documents} x {asked.length} tokens, {asked.batch_tokens} a batch, one thread, processor time")
     print(f"{'':20}{'bare ms/batch':>14}{'ms/batch':>10}{'ratio (quartiles)':>22}{'peak MB':>9}{'whole s':>9}")
     for dtype in asked.dtype:
         models = make_pair(getattr(torch, dtype))
         for kernel in asked.kernel:
-            run = run_naive if kernel == "naive" else run_pass
             base = resident()
-            run(models, documents[:3], kernel, asked.batch_tokens)  # caches, compiled code
+            time_run(models, documents[:3], kernel, asked.batch_tokens)  # caches, compiled code
             peak(reset=True)
             start = time.process_time()
-            clock = run(models, documents, kernel, asked.batch_tokens)
+            clock = time_run(models, documents, kernel, asked.batch_tokens)
             whole = time.process_time() - start - sum(clock.bare)
             ratios = [a / b for a, b in zip(clock.measured, clock.bare, strict=True)]
             low, middle, high = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3

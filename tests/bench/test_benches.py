@@ -32,6 +32,14 @@ def test_the_shared_pass_is_measured() -> None:
 
 
 @pytest.mark.slow
+def test_making_a_variant_is_measured_beside_the_bare_work() -> None:
+    lines = run("making.py", "--hidden", "128", "--layers", "2", "--repeats", "2").splitlines()
+    stages = ["bare work", "load", "check of the grid", "hash", "look for NaN", "make", "over the bare work", "peak"]
+    assert [line[:20].strip() for line in lines] == stages
+    assert all(float(line[20:].split()[0]) >= 0 for line in lines)
+
+
+@pytest.mark.slow
 def test_tasks_are_measured_beside_the_loop_of_lm_eval() -> None:
     head, *lines = run("tasks.py", "--items", "2", "choices_5", "texts").splitlines()
     assert head.split() == ["case", "lm-eval", "s", "packed", "s", "ratio", "difference", "changed"]

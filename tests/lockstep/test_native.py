@@ -172,6 +172,22 @@ def test_every_number_of_two_bytes_is_read_exactly(
 
 @needs_compiler
 @pytest.mark.parametrize("dtype", native.TYPES)
+def test_the_width_of_registers_changes_no_bit(
+    sweeps: Sweeps, fresh: Path, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
+) -> None:
+    left, right = two_sides(5, 1003, dtype)
+    valid = torch.arange(5) != 2
+    monkeypatch.setattr(native, "_INSTRUCTIONS", {})
+    narrow = native.build()
+    assert narrow.library._name != sweeps.library._name
+    for name, *arguments in (("logit_sums", right), ("row_errors", right), ("channel_moments", valid, 4.0)):
+        one, other = (getattr(made, name)(left, *arguments) for made in (sweeps, narrow))
+        assert torch.equal(torch.stack([*one[1:]]), torch.stack([*other[1:]])), name
+        assert torch.equal(one[0], other[0]), name
+
+
+@needs_compiler
+@pytest.mark.parametrize("dtype", native.TYPES)
 def test_how_many_rows_come_at_a_time_changes_no_bit(sweeps: Sweeps, dtype: torch.dtype) -> None:
     """So the chunk of a pass may be of any size."""
     left, right = two_sides(23, 1000, dtype)

@@ -28,13 +28,11 @@ LENGTHS = (9, 23, 2, 23, 14, 5, 31, 12, 40, 3, 17, 8)
 
 def run_pass(folder: Path, shares: int, seed: int | None = None) -> dict[str, bytes]:
     """The tables of a pass whose blocks were computed by ``shares`` passes, in the order of a shuffle by ``seed``."""
-    documents, reference = make_documents(LENGTHS), loaded("reference", llama())
-    variants = [loaded("variant", damaged(llama()))]
+    documents = make_documents(LENGTHS)
+    models = [loaded("reference", llama()), loaded("variant", damaged(llama()))]
     with Store(folder, "key") as store:
         sink = store.sink("s")
-        passes = [
-            LivePass(reference, variants, documents, PROBES, [sink], Silent(), batch_tokens=32) for _ in range(shares)
-        ]
+        passes = [LivePass(models, documents, PROBES, [sink], Silent(), batch_tokens=32) for _ in range(shares)]
 
         def compute(wanted: Wanted) -> None:
             for number, each in enumerate(

@@ -20,6 +20,7 @@ from harness.probes import Context
 from harness.probes._compare import Written, common_reach, edit_distance, first_difference, similarity
 from harness.probes._writer import TextGenerator
 from harness.probes.generations import Generations
+from harness.scoring.side import CHECKED_PROMPTS, NotPackedError, PackedSide
 from tests.helpers.students import SENTENCES, Loaded, MemorySink, Silent, byte_tokenizer, make_model, twin
 
 DOCUMENTS = [RawDocument(f"d{index}", "told", text, "en") for index, text in enumerate(SENTENCES)]
@@ -98,13 +99,66 @@ def gpt2() -> Loaded:
 @pytest.mark.parametrize("name", ["llama", "gpt2"])
 def test_prompts_of_any_length_give_together_what_each_gives_alone(name: str) -> None:
     side = gpt2() if name == "gpt2" else ending()
-    writer = TextGenerator(side, NEW, bos=True, chat=False)  # type: ignore[arg-type]
+    writer = TextGenerator(side, NEW, bos=True, chat=False, rows=3)  # type: ignore[arg-type]
     prompts = [writer.ids(text) for text in SENTENCES] + [writer.ids("A")]
     assert len({len(prompt) for prompt in prompts}) > 4
     together = writer.write(prompts)
     assert together == [writer.write([prompt])[0] for prompt in prompts]
-    assert together == writer.write(prompts)
+    assert together == writer.write(prompts) == writer.write_packed(prompts)
     assert [list(written.ids) for written in together] == [by_hand(side, text)[0] for text in [*SENTENCES, "A"]]
+
+
+def follow_writers(monkeypatch: pytest.MonkeyPatch, *refusing: str) -> list[tuple[str, int]]:
+    """Fills with the side and the number of prompts of every plain call; the ``refusing`` sides cannot be packed."""
+    plain, packed, calls = TextGenerator.write, PackedSide.write, list[tuple[str, int]]()
+
+    def write(self: TextGenerator, prompts: Sequence[Sequence[int]]) -> list[Written]:
+        calls.append((self.name, len(prompts)))
+        return plain(self, prompts)
+
+    def write_packed(self: PackedSide, *given: Any) -> Any:
+        if self._loaded.name in refusing:
+            raise NotPackedError("it cannot")
+        return packed(self, *given)
+
+    monkeypatch.setattr(TextGenerator, "write", write)
+    monkeypatch.setattr(PackedSide, "write", write_packed)
+    return calls
+
+
+def test_texts_are_written_in_a_shared_cache_and_a_few_of_them_alone(
+    reference: Loaded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = follow_writers(monkeypatch)
+    observe(reference, ending(), ending(4))
+    assert calls == [("reference", CHECKED_PROMPTS), ("ending", CHECKED_PROMPTS), ("ending", CHECKED_PROMPTS)]
+
+
+@pytest.mark.parametrize("refusing", ["reference", "ending"])
+def test_both_sides_write_alone_where_one_must(
+    reference: Loaded, refusing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = rows(reference, ending())
+    calls = follow_writers(monkeypatch, refusing)
+    found = rows(reference, ending())
+    assert [call for call in calls if call[1] > CHECKED_PROMPTS] == [
+        ("reference", len(DOCUMENTS)),
+        ("ending", len(DOCUMENTS)),
+    ]
+    pd.testing.assert_frame_equal(found, expected)
+
+
+def test_a_text_after_a_logit_that_is_not_finite_is_the_one_that_is_written_alone(
+    reference: Loaded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = Loaded("broken", make_model(320, 4), reference.tokenizer)
+    with torch.no_grad():
+        broken.model.lm_head.weight[9] = float("nan")
+    calls = follow_writers(monkeypatch)
+    table = rows(reference, broken)
+    assert ("broken", len(DOCUMENTS)) in calls
+    assert ("reference", len(DOCUMENTS)) in calls
+    assert (table["variant_tokens"] == NEW).all()
 
 
 def test_decoding_settings_of_a_checkpoint_are_not_used_and_left_as_they_are(reference: Loaded) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from harness.backends import Compressed
 from harness.backends.round_to_nearest import RoundToNearest
+from harness.concluding.pair import Observed
 from harness.errors import HarnessError, WriteError
 from harness.measures.artifact import Artifact as ArtifactMeasure
 from harness.measures.divergence import Divergence
@@ -24,7 +25,6 @@ from harness.probes.tokens import Tokens
 from harness.records import DocumentsSpec, Measurement, ModelSpec
 from harness.rules.at_most import AtMost
 from harness.run import run_group
-from harness.running.pair import Observed
 from harness.running.variant import make_variant
 from tests.helpers.peft_adapters import save_lora
 from tests.helpers.read_back import here

@@ -73,6 +73,22 @@ def test_uneven_lengths_cost_what_they_are_long() -> None:
     assert sum(length == 1 for _, length in computed) < 5 * longest, "lm-eval: five batches of as many steps"
 
 
+def test_every_beginning_that_some_prompts_share_is_read_once() -> None:
+    """Few-shot examples of two kinds, and a prompt with none; rows of all stand in one batch."""
+    model = tiny_llama(max_position_embeddings=128)
+    rng = random.Random(0)
+    examples = [tuple(rng.randrange(1, VOCABULARY) for _ in range(40)) for _ in range(2)]
+    prompts = [examples[number % 2] + end for number, end in enumerate(make_prompts(0, 12))] + [(5, 6, 7)]
+    computed = []
+    hook = model.model.layers[0].mlp.register_forward_pre_hook(lambda _m, values: computed.append(values[0].shape[:2]))
+    written = GreedyDecoder("tiny", TransformersModel(model), 8).write(prompts, LONGEST, ended)
+    hook.remove()
+    assert computed.count((1, 40)) == 2
+    assert all(length < 16 for _, length in computed if length != 40)
+    assert max(rows for rows, _ in computed) == 8
+    assert [each.ids for each in written] == [write_alone(model, prompt) for prompt in prompts]
+
+
 def test_a_row_that_is_not_finite_is_told_and_the_others_go_on() -> None:
     model = tiny_llama()
     with torch.no_grad():

@@ -16,17 +16,102 @@ namespace {
 constexpr int LANES = 16;
 constexpr int FLUSH = 64;
 
-typedef float Floats __attribute__((vector_size(LANES * 4)));
-typedef int32_t Ints __attribute__((vector_size(LANES * 4)));
-typedef uint32_t Words __attribute__((vector_size(LANES * 4)));
-typedef uint16_t Halves __attribute__((vector_size(LANES * 2)));
+#if defined(__AVX512F__)
+constexpr int WIDTH = 16;
+#elif defined(__AVX__)
+constexpr int WIDTH = 8;
+#else
+constexpr int WIDTH = 4;
+#endif
+constexpr int PARTS = LANES / WIDTH;
 
-inline Floats all(float value) { return Floats{} + value; }
+typedef float FloatPart __attribute__((vector_size(WIDTH * 4)));
+typedef int32_t IntPart __attribute__((vector_size(WIDTH * 4)));
+typedef uint16_t HalfPart __attribute__((vector_size(WIDTH * 2)));
+
+// LANES values in registers of the processor's width: compilers take wider vectors apart, one value at a time.
+template <class Part>
+struct Lanes {
+    Part parts[PARTS];
+    auto operator[](int64_t lane) const { return parts[lane / WIDTH][lane % WIDTH]; }
+};
+
+using Floats = Lanes<FloatPart>;
+using Ints = Lanes<IntPart>;
+
+template <class Result, class Work>
+inline Result in_parts(Work work) {
+    Result result;
+    for (int part = 0; part < PARTS; part++) result.parts[part] = work(part);
+    return result;
+}
+
+inline Floats all(float value) {
+    return in_parts<Floats>([=](int) { return FloatPart{} + value; });
+}
+
+inline Ints all(int32_t value) {
+    return in_parts<Ints>([=](int) { return IntPart{} + value; });
+}
+
+#define OPERATOR(sign, Left, Result)                                                                                   \
+    inline Result operator sign(const Left& a, const Left& b) {                                                        \
+        return in_parts<Result>([&](int part) { return a.parts[part] sign b.parts[part]; });                           \
+    }                                                                                                                  \
+    template <class Single>                                                                                            \
+    inline Result operator sign(const Left& a, Single b) {                                                             \
+        return in_parts<Result>([&](int part) { return a.parts[part] sign b; });                                       \
+    }
+
+OPERATOR(+, Floats, Floats)
+OPERATOR(-, Floats, Floats)
+OPERATOR(*, Floats, Floats)
+OPERATOR(<, Floats, Ints)
+OPERATOR(>, Floats, Ints)
+OPERATOR(>=, Floats, Ints)
+OPERATOR(==, Floats, Ints)
+OPERATOR(!=, Floats, Ints)
+OPERATOR(+, Ints, Ints)
+OPERATOR(-, Ints, Ints)
+OPERATOR(&, Ints, Ints)
+OPERATOR(|, Ints, Ints)
+OPERATOR(<, Ints, Ints)
+OPERATOR(>=, Ints, Ints)
+OPERATOR(<<, Ints, Ints)
+OPERATOR(>>, Ints, Ints)
+
+template <class Part>
+inline void operator+=(Lanes<Part>& a, const Lanes<Part>& b) {
+    a = a + b;
+}
+
+inline Floats as_floats(const Ints& bits) {
+    return in_parts<Floats>([&](int part) { return (FloatPart)bits.parts[part]; });
+}
+
+inline Ints as_ints(const Floats& values) {
+    return in_parts<Ints>([&](int part) { return (IntPart)values.parts[part]; });
+}
+
+inline Ints to_ints(const Floats& values) {
+    return in_parts<Ints>([&](int part) { return __builtin_convertvector(values.parts[part], IntPart); });
+}
+
+template <class Part>
+inline Lanes<Part> pick(const Ints& mask, const Lanes<Part>& those, const Lanes<Part>& others) {
+    return in_parts<Lanes<Part>>([&](int part) { return mask.parts[part] ? those.parts[part] : others.parts[part]; });
+}
 
 inline Floats load(const float* from) {
-    Floats values;
-    std::memcpy(&values, from, sizeof values);
-    return values;
+    return in_parts<Floats>([=](int part) {
+        FloatPart values;
+        std::memcpy(&values, from + part * WIDTH, sizeof values);
+        return values;
+    });
+}
+
+inline void store(float* to, const Floats& values) {
+    for (int part = 0; part < PARTS; part++) std::memcpy(to + part * WIDTH, &values.parts[part], sizeof(FloatPart));
 }
 
 struct BFloat16 {
@@ -37,33 +122,36 @@ struct Float16 {
     uint16_t bits;
 };
 
-inline Words load_words(const void* from) {
-    Halves halves;
-    std::memcpy(&halves, from, sizeof halves);
-    return __builtin_convertvector(halves, Words);
+inline Ints load_bits(const void* from) {
+    return in_parts<Ints>([=](int part) {
+        HalfPart halves;
+        std::memcpy(&halves, static_cast<const HalfPart*>(from) + part, sizeof halves);
+        return __builtin_convertvector(halves, IntPart);
+    });
 }
 
-inline Floats load(const BFloat16* from) { return (Floats)(load_words(from) << 16); }
+inline Floats load(const BFloat16* from) { return as_floats(load_bits(from) << 16); }
 
 inline Floats load(const Float16* from) {
 #if defined(__AVX512F__)
-    return (Floats)_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
+    return {{(FloatPart)_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)))}};
 #elif defined(__F16C__)
-    Floats values;
-    for (int half = 0; half < 2; half++) {
-        const __m128i bits = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from) + half);
-        _mm256_storeu_ps(reinterpret_cast<float*>(&values) + 8 * half, _mm256_cvtph_ps(bits));
-    }
-    return values;
+    return in_parts<Floats>([=](int part) {
+        return (FloatPart)_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from) + part));
+    });
 #else
-    // Exponents differ by 112; a subnormal number is what is added to the smallest normal one by its bits.
-    const Words words = load_words(from), sign = (words & 0x8000) << 16, size = (words & 0x7fff) << 13;
-    const Words smallest = Words{} + (113 << 23);
-    const Floats normal = (Floats)(size + (112 << 23)), subnormal = (Floats)(size + smallest) - (Floats)smallest;
-    const Floats special = (Floats)(size | 0x7f800000);
-    const Floats values = size < (1 << 23) ? subnormal : (size >= (31 << 23) ? special : normal);
-    return (Floats)((Words)values | sign);
+    // Exponents differ by 112; a subnormal number is what its bits add to the smallest normal one.
+    const Ints bits = load_bits(from), sign = (bits & 0x8000) << 16, size = (bits & 0x7fff) << 13;
+    const Ints smallest = all(113 << 23), normal = size + (112 << 23), special = size | 0x7f800000;
+    const Ints subnormal = as_ints(as_floats(size + smallest) - as_floats(smallest));
+    return as_floats(pick(size < (1 << 23), subnormal, pick(size >= (31 << 23), special, normal)) | sign);
 #endif
+}
+
+inline Ints count_lanes() {
+    Ints index;
+    for (int lane = 0; lane < LANES; lane++) index.parts[lane / WIDTH][lane % WIDTH] = lane;
+    return index;
 }
 
 // The lanes from `from` on of which `count` exist; the others are `filling`.
@@ -72,20 +160,17 @@ inline Floats load(const Stored* from, int64_t count, float filling) {
     if (count >= LANES) return load(from);
     Stored stored[LANES] = {};
     std::memcpy(stored, from, count * sizeof(Stored));
-    Floats values = load(stored);
-    for (int64_t lane = count; lane < LANES; lane++) values[lane] = filling;
-    return values;
+    return pick(count_lanes() < static_cast<int32_t>(count), load(stored), all(filling));
 }
 
-inline Floats absolute(Floats values) { return (Floats)((Ints)values & 0x7fffffff); }
+inline Floats absolute(const Floats& values) { return as_floats(as_ints(values) & 0x7fffffff); }
 
 // As torch's amax: once NaN, always NaN.
-inline Floats larger(Floats most, Floats values) {
-    Ints takes = (values > most) | (values != values);
-    return takes ? values : most;
+inline Floats larger(const Floats& most, const Floats& values) {
+    return pick((values > most) | (values != values), values, most);
 }
 
-inline float largest(Floats values) {
+inline float largest(const Floats& values) {
     float most = values[0];
     for (int lane = 1; lane < LANES; lane++)
         if (values[lane] > most || values[lane] != values[lane]) most = values[lane];
@@ -94,9 +179,9 @@ inline float largest(Floats values) {
 
 // e^x for x <= 0, subnormal results included. Reduction and coefficients as in Cephes' expf (S. L. Moshier).
 inline Floats exponential(Floats x) {
-    x = x < -160.0f ? all(-160.0f) : x;
+    x = pick(x < -160.0f, all(-160.0f), x);
     const float magic = 12582912.0f;  // 1.5 * 2^23: adding and subtracting it rounds to the nearest integer
-    Floats powers = (x * 1.44269504088896341f + magic) - magic;
+    const Floats powers = (x * 1.44269504088896341f + magic) - magic;
     x = x - powers * 0.693359375f;
     x = x - powers * -2.12194440e-4f;
     Floats p = all(1.9875691500e-4f);
@@ -106,8 +191,8 @@ inline Floats exponential(Floats x) {
     p = p * x + 1.6666665459e-1f;
     p = p * x + 5.0000001201e-1f;
     p = p * (x * x) + x + 1.0f;
-    Ints whole = __builtin_convertvector(powers, Ints), half = whole >> 1;
-    return p * (Floats)((half + 127) << 23) * (Floats)((whole - half + 127) << 23);
+    const Ints whole = to_ints(powers), half = whole >> 1;
+    return p * as_floats((half + 127) << 23) * as_floats((whole - half + 127) << 23);
 }
 
 struct Sum {
@@ -138,29 +223,27 @@ void sum_logits(const Stored* r, const Stored* v, int64_t width, double* out, in
     }
     const float max_r = largest(most_r), max_v = largest(most_v);
 
-    const Ints nowhere = Ints{} + (1 << 25);
-    Ints top_r = nowhere, top_v = nowhere, index;
-    for (int lane = 0; lane < LANES; lane++) index[lane] = lane;
+    Ints top_r = all(1 << 25), top_v = top_r, index = count_lanes();
     Sum sum_r, sum_v, forward, backward, spread_r, spread_v, size;
     Floats most = all(0.0f);
     int64_t step = 0;
-    for (int64_t at = 0; at < width; at += LANES, step++, index += LANES) {
+    for (int64_t at = 0; at < width; at += LANES, step++, index += all(LANES)) {
         const Floats x = load(r + at, width - at, -INFINITY), y = load(v + at, width - at, -INFINITY);
-        const Floats zero = Floats{}, a_r = x - max_r, a_v = y - max_v;
+        const Floats zero = all(0.0f), a_r = x - max_r, a_v = y - max_v;
         const Floats e_r = exponential(a_r), e_v = exponential(a_v);
-        const Floats difference = x == y ? zero : x - y, distance = absolute(difference);
-        top_r = ((x == max_r) & (index < top_r)) ? index : top_r;
-        top_v = ((y == max_v) & (index < top_v)) ? index : top_v;
+        const Floats difference = pick(x == y, zero, x - y), distance = absolute(difference);
+        top_r = pick((x == max_r) & (index < top_r), index, top_r);
+        top_v = pick((y == max_v) & (index < top_v), index, top_v);
         sum_r.lanes += e_r;
         sum_v.lanes += e_v;
-        forward.lanes += e_r == 0.0f ? zero : e_r * difference;
-        backward.lanes += e_v == 0.0f ? zero : e_v * difference;
-        spread_r.lanes += e_r == 0.0f ? zero : e_r * a_r;
-        spread_v.lanes += e_v == 0.0f ? zero : e_v * a_v;
+        forward.lanes += pick(e_r == 0.0f, zero, e_r * difference);
+        backward.lanes += pick(e_v == 0.0f, zero, e_v * difference);
+        spread_r.lanes += pick(e_r == 0.0f, zero, e_r * a_r);
+        spread_v.lanes += pick(e_v == 0.0f, zero, e_v * a_v);
         size.lanes += distance;
         most = larger(most, distance);
-        std::memcpy(kept + 2 * at, &e_r, sizeof e_r);
-        std::memcpy(kept + 2 * at + LANES, &e_v, sizeof e_v);
+        store(kept + 2 * at, e_r);
+        store(kept + 2 * at + LANES, e_v);
         flush_every(step, sum_r, sum_v, forward, backward, spread_r, spread_v, size);
     }
     flush(sum_r, sum_v, forward, backward, spread_r, spread_v, size);
@@ -223,7 +306,7 @@ void sum_channels(const Stored* x, const uint8_t* valid, int64_t rows, int64_t r
         lanes[0] += values;
         lanes[1] += square;
         lanes[2] += square * square;
-        lanes[3] += size >= threshold ? all(1.0f) : Floats{};
+        lanes[3] += pick(size >= threshold, all(1.0f), all(0.0f));
         if (++step % FLUSH == 0) flush();
     }
     flush();

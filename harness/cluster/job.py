@@ -1,0 +1,317 @@
+"""In the head: what a check consists of, which of it may be computed now, and what its tables come to.
+
+    describe ─▶ noise floors, probes that run alone, blocks up to the first look ─▶ look ─▶ … ─▶ artifacts ─▶ conclude
+
+No model is opened here. Looks are those of one process: at a stage whose units are all there, whoever computed them.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from harness import errors
+from harness.cluster.checking import DESCRIBE, Computed, Described, Rows, Wrong, hash_frames, hash_inputs
+from harness.cluster.dispatch import describe_difference, describe_failure
+from harness.cluster.handing_on import discard_made
+from harness.cluster.workers import Failed, Unit
+from harness.concluding.conclusion import conclude, draws, passes_tokens, run_pass
+from harness.concluding.extending import Extending
+from harness.concluding.noise_floor import UNIT as FLOOR
+from harness.concluding.pair import Observed, Pair, begin
+from harness.concluding.pair import Unit as Share
+from harness.errors import ClusterError, HarnessError, TableError
+from harness.lockstep.stages import SETUP, Wanted
+from harness.planning.sampling.sample import Sample
+from harness.planning.specs import Plan, SuiteSpec
+from harness.running.units import ARTIFACT, stages_of
+from harness.tables.store import TABLES, Store
+
+BLOCK = "shared_pass"
+"""The kind of the units of a pass."""
+TIMED = "timings"
+REPORT_TABLES = ("documents", "pass", "notes", "unpaired")
+ALONE_COST, FLOOR_COST = 8192.0, 65536.0
+"""In tokens: what cannot be split goes first, and noise floors before all else, since looks wait for them."""
+
+
+@dataclass
+class _Draw:
+    """A suite whose documents are drawn stage by stage, for the variants of one set."""
+
+    suite: SuiteSpec
+    going: list[str]
+    looks: Mapping[str, Extending]
+    last: int
+    stage: int = 0
+    open: Counter[str] = field(default_factory=Counter)
+    """Units of this stage, and the noise floor, that are not closed: by name, how many for several variants each."""
+
+
+@dataclass
+class _Set:
+    """Variants whose models are open together. open: units that are listed and not closed."""
+
+    key: str
+    plans: Sequence[Plan]
+    draws: dict[str, _Draw] = field(default_factory=dict)
+    open: int = 0
+    saved: bool = False
+
+
+class CheckJob:
+    """A check as a job of the dispatcher (see harness.cluster.dispatch.Job).
+
+    sets: plans by the key of their models. folders: run folders by the name of the variant. quiet: the label of the
+    worker that measures times; empty if there is none.
+    """
+
+    def __init__(
+        self, sets: Mapping[str, Sequence[Plan]], folders: Mapping[str, Path], quiet: Callable[[], str] = str
+    ) -> None:
+        self._sets = {key: _Set(key, plans) for key, plans in sets.items()}
+        self._folders, self._quiet = folders, quiet
+        self._pairs: dict[str, Pair] = {}
+        self._stores: dict[str, Store] = {}
+        self._errors: dict[str, HarnessError] = {}
+        self._units: dict[str, tuple[Share, ...]] = {}
+        self._samples: dict[str, Mapping[str, Sample]] = {}
+        self._inputs: dict[str, Mapping[str, str]] = {}
+        self._reports: dict[tuple[str, str], str] = {}
+        self._made: dict[str, str] = {}
+
+    def close(self) -> None:
+        """Let go of all tables, and of variants that were handed on."""
+        for store in self._stores.values():
+            store.close()
+        for name in self._made:
+            discard_made(self._folders[name])
+
+    def next_units(self, closed: Unit | None) -> Iterable[Unit]:
+        """See Job."""
+        if closed is None:
+            units = [self._make(each.key, "", DESCRIBE, DESCRIBE, self._names(each)) for each in self._sets.values()]
+        else:
+            current = self._sets[closed.holds]
+            current.open -= 1
+            units = self._begin(current) if closed.kind == DESCRIBE else self._go_on(current, closed)
+        for unit in units:
+            self._sets[unit.holds].open += 1
+        return units
+
+    def trim(self, unit: Unit) -> Unit | None:
+        """See Job."""
+        left = tuple(name for name in unit.variants if name not in self._errors)
+        if not left:
+            return None
+        report = unit.kind == BLOCK and any((name, unit.suite) not in self._reports for name in left)
+        return unit if left == unit.variants and report == unit.report else replace(unit, variants=left, report=report)
+
+    def find_fault(self, unit: Unit, result: object) -> str:
+        """See Job."""
+        if not isinstance(result, Computed):
+            return ""
+        for name, inputs in result.inputs.items():
+            if differing := describe_difference(self._inputs[name], inputs):
+                return f"{name} was computed from other inputs ({differing})"
+        for name, sha256 in result.made.items():
+            if sha256 != self._made.get(name):
+                return f"{name} was read from a file that is not the one in which it was handed on (SHA-256 {sha256})"
+        for key, found in result.reports.items():
+            if self._reports.get(key, found) != found:
+                return (
+                    f"{key[0]}: the pass of suite {key[1]} ran under other conditions there: other kernels, or a "
+                    "reference that does not repeat itself"
+                )
+        return ""
+
+    def commit(self, unit: Unit, result: object) -> None:
+        """See Job."""
+        if not isinstance(result, Computed):
+            self._meet(result)
+            return
+        for name, rows in result.rows.items():
+            for each in rows:
+                self._store_rows(name, each, unit.kind)
+            self._add_seconds(name, result.seconds[name])
+        for name, wrong in result.errors.items():
+            self._errors[name] = restore_error(wrong)
+        if unit.report:
+            self._reports |= result.reports
+
+    def give_up(self, failed: Failed) -> Iterable[Unit]:
+        """See Job. What fails for several variants is computed for each of them alone, so that one does not affect the
+        others; a variant that fails alone keeps its error."""
+        unit = failed.unit
+        wrong = Wrong(failed.error, failed.reason.partition(": ")[2])
+        if not is_harness_error(failed.error):
+            raise ClusterError(describe_failure(failed))
+        if unit.kind == DESCRIBE:
+            raise restore_error(wrong)
+        if len(unit.variants) == 1:
+            self._errors[unit.variants[0]] = restore_error(wrong)
+            return ()
+        current = self._sets[unit.holds]
+        current.open += len(unit.variants)
+        if (draw := current.draws.get(unit.suite)) is not None and unit.name in draw.open:
+            draw.open[unit.name] += len(unit.variants)
+        return [replace(unit, variants=(name,)) for name in unit.variants]
+
+    def conclude(self) -> list[Observed | HarnessError]:
+        """What came of every plan. Raises TableError if anything is missing that should be there."""
+        for name, pair in self._pairs.items():
+            if name not in self._errors:
+                self._conclude(name, pair)
+        names = [plan.name for each in self._sets.values() for plan in each.plans]
+        return [self._errors[name] if name in self._errors else self._pairs[name].observed for name in names]
+
+    def _conclude(self, name: str, pair: Pair) -> None:
+        store = self._stores[name]
+        alone = [unit for unit in self._units[name] if unit.kind not in (BLOCK, ARTIFACT.kind)]
+        if missing := [f"{unit.suite} {unit.name}" for unit in alone if not store.done(unit.suite, unit.name)]:
+            raise TableError(f"{name}: no rows of {', '.join(missing)}, which were to be computed; run the check again")
+        for suite in pair.observed.plan.suites:
+            if passes_tokens(suite, pair):
+                stages, sample = stages_of(self._units[name], suite.name), self._samples[name][suite.name]
+                run_pass(suite, sample, [pair], stages, [store.sink(suite.name)], _refuse)
+        try:
+            conclude(pair)
+        except HarnessError as error:
+            self._errors[name] = error
+
+    def _meet(self, described: object) -> None:
+        """Open the tables of variants that are known now."""
+        found: Mapping[str, Described | Wrong] = described  # type: ignore[assignment]
+        for name, each in found.items():
+            if isinstance(each, Wrong):
+                self._errors[name] = restore_error(each)
+                continue
+            try:
+                store = Store(self._folders[name] / TABLES, each.facts.data_key)
+            except TableError as error:
+                self._errors[name] = error
+                continue
+            self._stores[name], self._units[name], self._samples[name] = store, each.units, each.samples
+            self._pairs[name] = Pair(facts=each.facts, store=store, observed=begin(each.plan, each.facts, store, {}))
+            self._inputs[name] = hash_inputs(each.facts)
+            self._made |= {name: each.made} if each.made else {}
+            self._recall_reports(name, store)
+
+    def _recall_reports(self, name: str, store: Store) -> None:
+        """The reports of passes that an earlier process has committed."""
+        for suite in store.suites():
+            if store.done(suite, SETUP):
+                frames = {table: store.read(suite, table) for table in REPORT_TABLES}
+                self._reports[name, suite] = hash_frames({n: frame for n, frame in frames.items() if frame is not None})
+
+    def _begin(self, current: _Set) -> list[Unit]:
+        """All units that wait for nothing."""
+        names = [name for name in self._names(current) if name in self._pairs]
+        if not names:
+            return []
+        for suite in self._pairs[names[0]].observed.plan.suites:
+            going = [name for name in names if passes_tokens(suite, self._pairs[name])]
+            if draws(suite) and going:
+                looks = {n: Extending(suite, self._samples[n][suite.name], [self._pairs[n]]) for n in going}
+                last = max(unit.stage for n in going for unit in self._units[n] if unit.suite == suite.name)
+                current.draws[suite.name] = _Draw(suite, going, looks, last)
+        waiting = [unit for unit in self._list(current, names) if unit.kind != ARTIFACT.kind]
+        first = [unit for unit in waiting if unit.kind != BLOCK or unit.suite not in current.draws]
+        for name, draw in current.draws.items():
+            draw.open = Counter(unit.name for unit in first if unit.suite == name and unit.kind == FLOOR)
+            first += self._open_stage(current, draw)
+        return first or self._finish(current)
+
+    def _go_on(self, current: _Set, closed: Unit) -> list[Unit]:
+        """What the end of a unit makes possible."""
+        draw = current.draws.get(closed.suite)
+        released: list[Unit] = []
+        if draw is not None and closed.name in draw.open:
+            draw.open -= Counter([closed.name])
+            if not draw.open:
+                released = self._look(current, draw)
+        return released or self._finish(current)
+
+    def _look(self, current: _Set, draw: _Draw) -> list[Unit]:
+        """Take the look at the end of a stage, and release the next one for variants whose verdict is open."""
+        while not draw.open and draw.going and draw.stage < draw.last:
+            draw.going = [
+                name for name in draw.going if name not in self._errors and draw.looks[name].goes_on(0, draw.stage)
+            ]
+            draw.stage += 1
+            if units := self._open_stage(current, draw):
+                return units
+        return []
+
+    def _open_stage(self, current: _Set, draw: _Draw) -> list[Unit]:
+        """The units of the current stage that are not done; if all of them are, those of later ones."""
+        units = [
+            unit
+            for unit in self._list(current, draw.going, stage=draw.stage)
+            if unit.kind == BLOCK and unit.suite == draw.suite.name
+        ]
+        draw.open.update(unit.name for unit in units)
+        return units if draw.open else self._look(current, draw)
+
+    def _finish(self, current: _Set) -> list[Unit]:
+        """The artifacts of a set, once nothing else of it is open: saving may change a model."""
+        if current.open or current.saved:
+            return []
+        current.saved = True
+        names = [name for name in self._names(current) if name in self._pairs and name not in self._errors]
+        return [self._make(current.key, ARTIFACT.suite, ARTIFACT.name, ARTIFACT.kind, (name,)) for name in names]
+
+    def _list(self, current: _Set, names: Sequence[str], stage: int | None = None) -> list[Unit]:
+        """The units that some of these variants lack, each for all of them that do."""
+        lacking: dict[tuple[str, str], tuple[Share, list[str]]] = {}
+        for name in names:
+            for unit in self._units[name]:
+                if stage in (None, unit.stage) and not self._stores[name].done(unit.suite, unit.name):
+                    lacking.setdefault((unit.suite, unit.name), (unit, []))[1].append(name)
+        return [
+            self._make(current.key, unit.suite, unit.name, unit.kind, tuple(those), unit.tokens)
+            for unit, those in lacking.values()
+        ]
+
+    def _make(self, key: str, suite: str, name: str, kind: str, variants: Sequence[str], tokens: int = 0) -> Unit:
+        cost = float(tokens) or (FLOOR_COST if kind == FLOOR else ALONE_COST)
+        needs = self._quiet() if kind == TIMED else ""
+        return Unit(suite, name, tuple(variants), kind, cost * len(variants), needs, key)
+
+    def _names(self, current: _Set) -> tuple[str, ...]:
+        return tuple(plan.name for plan in current.plans)
+
+    def _store_rows(self, name: str, rows: Rows, kind: str) -> None:
+        """Commit the rows of a unit. Those of an artifact replace what an earlier run has found."""
+        store, unit = self._stores[name], rows.unit
+        if kind == ARTIFACT.kind:
+            stem, numbers = unit.rpartition("/")[0], iter(range(1, 10**9))
+            unit = next(free for number in numbers if not store.done(rows.suite, free := f"{stem}/{number}"))
+        if unit != SETUP or not store.done(rows.suite, unit):
+            store.commit(rows.suite, unit, rows.frames, rows.snapshots)
+
+    def _add_seconds(self, name: str, seconds: Mapping[str, float]) -> None:
+        clock = self._pairs[name].observed.seconds
+        for stage, value in seconds.items():
+            clock[stage] = clock.get(stage, 0.0) + value
+
+
+def _refuse(wanted: Wanted) -> None:
+    names = ", ".join(block.unit for block, _ in wanted)
+    raise TableError(f"no rows of {names}, which were to be computed; run the check again")
+
+
+def is_harness_error(name: str) -> bool:
+    """Whether a class of this name is an error that a user can act on."""
+    found = getattr(errors, name, None)
+    return isinstance(found, type) and issubclass(found, HarnessError)
+
+
+def restore_error(wrong: Wrong) -> HarnessError:
+    """The error of a worker, of its class."""
+    found = getattr(errors, wrong.error, HarnessError)
+    error: HarnessError = found.__new__(found)
+    Exception.__init__(error, wrong.text)
+    return error

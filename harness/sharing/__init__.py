@@ -1,0 +1,1 @@
+"""A check in parts: computing one of them anywhere, and putting all of them together."""
