@@ -91,7 +91,7 @@ def test_items_of_shipped_own_and_standard_tasks(tmp_path: Path) -> None:
 def test_an_earlier_clock_is_scaled_stage_by_stage() -> None:
     plan = make_plan(HERE.parent / "planning" / "pocket.yaml")
     now = amount(plan.suites)
-    assert (now.tokens, now.items, now.calls, now.complete) == (200 * 512, 7860, 20, True)
+    assert (now.tokens, now.items, now.calls, now.complete) == (200 * 512, 26260, 20, True)
     made = make_run().run
     suite = {
         "documents": {"max": 100, "context": 512},
@@ -102,7 +102,7 @@ def test_an_earlier_clock_is_scaled_stage_by_stage() -> None:
         ],
     }
     asked = {"suites": [suite]}
-    counts = {"tasks.a.accuracy": 786, "generation.exact_match": 20}
+    counts = {"tasks.a.accuracy": 2626, "generation.exact_match": 20}
     measurements = tuple(made.measurements[0].model_copy(update={"name": k, "n": n}) for k, n in counts.items())
     clock = Clock(
         started="",
@@ -128,8 +128,8 @@ def test_an_earlier_clock_is_scaled_stage_by_stage() -> None:
     # Floors: 5 conditions and the reference as it is, on 16 documents; then one condition, on 8.
     assert found.seconds == pytest.approx((1 + 6 * 0.5 + 2 * 10 + 10 * 3 + 80 / 20 * 1 + 4 / 2) / 2)
     assert run.name in found.seconds_by
-    # Eight tasks of 250 items and one of 60, if every rule about them is decided at the first look.
-    assert found.least == pytest.approx((1 + 6 * 0.5 + 2 * 10 + 2060 / 786 * 3 + 80 / 20 * 1 + 4 / 2) / 2)
+    # Eight tasks of 240 items and one of 60, if every rule about them is decided at the first look.
+    assert found.least == pytest.approx((1 + 6 * 0.5 + 2 * 10 + 1980 / 2626 * 3 + 80 / 20 * 1 + 4 / 2) / 2)
 
 
 def test_without_a_clock_time_follows_from_the_speed_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,7 +141,7 @@ def test_without_a_clock_time_follows_from_the_speed_of_this_machine(monkeypatch
     fixed = found[1e30]
     assert found[1e9] - fixed == pytest.approx(2 * (found[2e9] - fixed), rel=1e-6)
     # Documents and items pass both sides, noise floors the reference; generation is slower, a token at a time.
-    passed, written = 2 * (200 * 512 + 200 * 7860) + (1 + 5) * 16 * 512, 2 * 80 * (32 + 160)
+    passed, written = 2 * (200 * 512 + 200 * 26260) + (1 + 5) * 16 * 512, 2 * 80 * (32 + 160)
     operations = 2 * 2_754_816 * (passed / 0.7 + written / 0.3)
     assert found[1e9] - fixed == pytest.approx(operations / 1e9, rel=1e-6)
     assert fixed > 9

@@ -200,7 +200,7 @@ def intervals_at(method: Sequential | None, sizes: Sequence[int], number: int, l
     if method == "group_sequential":
         return GroupSequential.at(seen, sizes[-1])
     at = Betting.at(seen, sizes[-1])
-    return Betting(at.confidence, at.together, at.look, largest)
+    return Betting(at.confidence, at.together, at.look, largest=largest)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ cluster."""
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from harness.planning.specs import GateSpec, SuiteSpec
@@ -82,7 +82,7 @@ class Look:
         if self.method == "group_sequential":
             return GroupSequential.at(seen, counts[-1], units=self.units)
         intervals = Betting.at(seen, counts[-1], units=self.units)
-        return Betting(intervals.confidence, intervals.together, intervals.look, max(sizes.values()))
+        return replace(intervals, largest=max(sizes.values()))
 
 
 def read_item_looks(tables: Tables, suite: str, method: Sequential = DEFAULT) -> dict[str, Look]:
