@@ -103,7 +103,7 @@ def _read_plan(expansion: Expansion, folder: Path, problems: list[Problem]) -> P
     weak_reference = _reason(check, content.get("weak_reference", ""))
     outputs = read_outputs(check, content.get("outputs"))
     select = _select(check, content, bool(expansion.choice))
-    run = read_run(check, content.get("run"))
+    run = read_run(check, content.get("run"), reference)
     _check_backends(check, steps)
     check_composition(check, steps)
     fitted_to = read_fitted_data(check, content, steps, suites)

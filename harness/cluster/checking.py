@@ -6,18 +6,23 @@ the head; so the tables are the same, whoever computed what.
 
 from __future__ import annotations
 
-import hashlib
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness import __version__
 from harness.cluster.handing_on import find_made, leave_made, takes_documents
-from harness.cluster.rounding import describe_rounding
+from harness.cluster.messages import (
+    DESCRIBE,
+    Computed,
+    Described,
+    Frames,
+    Rows,
+    Wrong,
+    hash_frames,
+    hash_inputs,
+)
 from harness.cluster.workers import Unit
-from harness.concluding.pair import PairFacts, hash_data
 from harness.concluding.pair import Unit as Share
 from harness.errors import HarnessError
 from harness.lockstep.stages import SETUP
@@ -27,64 +32,12 @@ from harness.progress import report_to
 from harness.running.pairs import LoadedPair
 from harness.running.session import Session, open_session
 from harness.running.units import ARTIFACT
-from harness.system.environment import describe_environment, prepare_threads
 from harness.system.foreign import Ticking
 from harness.tables.memory import MemoryTables
 from harness.tables.store import TABLES
 
 if TYPE_CHECKING:
     import pandas as pd
-
-DESCRIBE = "describe"
-"""The unit by which the head learns what is to be done."""
-Frames = Mapping[str, "pd.DataFrame"]
-
-
-@dataclass(frozen=True)
-class Rows:
-    """What one unit commits to the tables of a suite."""
-
-    suite: str
-    unit: str
-    frames: Frames
-    snapshots: Frames
-
-
-@dataclass(frozen=True)
-class Wrong:
-    """Why a variant could not be made or observed: the class of the error, and what it says."""
-
-    error: str
-    text: str
-
-
-@dataclass(frozen=True)
-class Described:
-    """What is known of one variant once it is made. plan: with its openings settled. samples: by suite."""
-
-    plan: Plan
-    facts: PairFacts
-    units: tuple[Share, ...]
-    samples: Mapping[str, Sample]
-    made: str = ""
-    """The hash of the file in which a variant that took documents to make is handed on; empty if it is not."""
-
-
-@dataclass(frozen=True)
-class Computed:
-    """The rows of a unit by variant, and what tells the head that they belong to the others.
-
-    inputs: of each variant, hashes of what its tables depend on. reports: of each variant and suite, the hash of the
-    report of the pass: its kernels and whether the reference repeats itself. errors: of the variants without rows.
-    made: hashes of the files from which variants were taken that this worker did not make itself.
-    """
-
-    rows: Mapping[str, Sequence[Rows]]
-    inputs: Mapping[str, Mapping[str, str]]
-    reports: Mapping[tuple[str, str], str]
-    errors: Mapping[str, Wrong]
-    seconds: Mapping[str, Mapping[str, float]]
-    made: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -134,36 +87,6 @@ class Silent:
 
     def step(self, what: str, done: int, of: int) -> None:
         """Say nothing."""
-
-
-@dataclass(frozen=True)
-class CheckOpener:
-    """Opens the variants of a set with their reference.
-
-    folder: where the check was started, to which paths may be relative. sets: plans and run folders by key.
-    """
-
-    folder: Path
-    sets: Mapping[str, tuple[Sequence[Plan], Sequence[Path]]]
-
-    def fingerprint(self) -> Mapping[str, str]:
-        """Versions, threads and rounding. The name of the processor is none of it: what counts is how it rounds."""
-        prepare_threads()
-        known = describe_environment()
-        devices = {plan.reference.device for plans, _ in self.sets.values() for plan in plans}
-        said = {"harness": __version__, "python": known.python, "platform": known.platform}
-        said |= {"threads": str(known.threads), **known.packages}
-        return said | {f"rounding on {device}": describe_rounding(device) for device in sorted(devices)}
-
-    def open(self, holds: str) -> CheckSession:
-        """Open the models of a set. Raises HarnessError."""
-        if not self.folder.is_dir():
-            raise HarnessError(
-                f"{self.folder}: not found on this node; check from a folder that all nodes share, as the models are"
-            )
-        os.chdir(self.folder)
-        prepare_threads()
-        return CheckSession(*self.sets[holds])
 
 
 class CheckSession:
@@ -249,20 +172,6 @@ class CheckSession:
         if key not in self._hashes:
             self._hashes[key] = hash_frames(_outbox(pair, suite).units[SETUP])
         return self._hashes[key]
-
-
-def hash_inputs(facts: PairFacts) -> dict[str, str]:
-    """Of everything that tables depend on, by what it is, without the name of the processor."""
-    environment = facts.environment.model_dump(mode="json", exclude={"processor"})
-    return {name: found[:16] for name, found in (facts.depends | {"environment": hash_data(environment)}).items()}
-
-
-def hash_frames(frames: Frames) -> str:
-    """The hash of all values of some tables, and of the names of their columns."""
-    digest = hashlib.sha256()
-    for name, frame in sorted(frames.items()):
-        digest.update(repr((name, frame.to_dict("list"))).encode())
-    return digest.hexdigest()
 
 
 def _outbox(pair: LoadedPair, suite: str) -> Outbox:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -26,6 +26,8 @@ AHEAD = 2
 """Units that a worker has at a time, so that it need not wait for the head between two."""
 WAIT_SECONDS = 1.0
 """How long the head listens before it looks at the clock."""
+SAID = ("processor",)
+"""Of a fingerprint, what may differ and is said then: machines of several kinds may round alike."""
 PATIENCE = 300.0
 """Seconds without any worker after which the head gives up."""
 
@@ -237,11 +239,15 @@ class Dispatcher:
         """Take a worker into service, unless it is not like the others."""
         if self._expected is None:
             self._expected = dict(joined.fingerprint)
-        if differing := describe_difference(self._expected, joined.fingerprint):
+        if differing := describe_difference(self._expected, joined.fingerprint, without=SAID):
             self._refused.append(f"{joined.worker} ({differing})")
             self._monitor.note(f"worker {joined.worker} is refused, because its numbers could differ: {differing}")
             self._crew.dismiss(joined.worker)
             return
+        if unlike := describe_difference(self._expected, joined.fingerprint, only=SAID):
+            self._monitor.note(
+                f"worker {joined.worker} is of another kind, and rounds fixed computations alike: {unlike}"
+            )
         worker = self._workers[joined.worker] = _Worker(joined.worker, joined.label)
         self._monitor.joined(worker.name)
         self._fill(worker)
@@ -310,9 +316,12 @@ def _names_of(unit: Unit) -> list[tuple[str, str, str]]:
     return [(unit.suite, unit.name, variant) for variant in unit.variants]
 
 
-def describe_difference(expected: Mapping[str, str], found: Mapping[str, str]) -> str:
-    """What differs between two fingerprints, by name; empty if nothing does."""
+def describe_difference(
+    expected: Mapping[str, str], found: Mapping[str, str], only: Sequence[str] = (), without: Sequence[str] = ()
+) -> str:
+    """What differs between two fingerprints, by name; empty if nothing does. only, without: names that count or not."""
     names = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+    names = [name for name in names if name not in without and (not only or name in only)]
     return "; ".join(
         f"{name}: found {found.get(name, 'nothing')}, expected {expected.get(name, 'nothing')}" for name in names
     )

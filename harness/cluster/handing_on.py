@@ -13,10 +13,13 @@ import pickle
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from harness.models.loaded import LoadedModel
 from harness.planning.specs import Plan
 from harness.system.files import write_atomic
+
+if TYPE_CHECKING:
+    from harness.models.loaded import LoadedModel
 
 MADE = "made.pt"
 

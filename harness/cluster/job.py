@@ -13,9 +13,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from harness import errors
-from harness.cluster.checking import DESCRIBE, Computed, Described, Rows, Wrong, hash_frames, hash_inputs
 from harness.cluster.dispatch import describe_difference, describe_failure
 from harness.cluster.handing_on import discard_made
+from harness.cluster.messages import DESCRIBE, Computed, Described, Rows, Wrong, hash_frames, hash_inputs
 from harness.cluster.workers import Failed, Unit
 from harness.concluding.conclusion import conclude, draws, passes_tokens, run_pass
 from harness.concluding.extending import Extending
@@ -237,13 +237,21 @@ class CheckJob:
     def _look(self, current: _Set, draw: _Draw) -> list[Unit]:
         """Take the look at the end of a stage, and release the next one for variants whose verdict is open."""
         while not draw.open and draw.going and draw.stage < draw.last:
-            draw.going = [
-                name for name in draw.going if name not in self._errors and draw.looks[name].goes_on(0, draw.stage)
-            ]
+            draw.going = [name for name in draw.going if self._goes_on(draw, name)]
             draw.stage += 1
             if units := self._open_stage(current, draw):
                 return units
         return []
+
+    def _goes_on(self, draw: _Draw, name: str) -> bool:
+        """Whether a variant needs the next stage. One that cannot be judged keeps its error."""
+        if name in self._errors:
+            return False
+        try:
+            return draw.looks[name].goes_on(0, draw.stage)
+        except HarnessError as error:
+            self._errors[name] = error
+            return False
 
     def _open_stage(self, current: _Set, draw: _Draw) -> list[Unit]:
         """The units of the current stage that are not done; if all of them are, those of later ones."""

@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from harness.cluster.board import Board
-from harness.cluster.checking import CheckOpener
 from harness.cluster.dispatch import Dispatcher
 from harness.cluster.job import CheckJob
+from harness.cluster.opener import CheckOpener
 from harness.cluster.ray_workers import RayWorkers
 from harness.concluding.pair import Observed
 from harness.errors import HarnessError

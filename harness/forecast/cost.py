@@ -23,24 +23,26 @@ FORWARD_EFFICIENCY = 0.7
 """Share of the speed of a matrix product that a forward pass reaches."""
 DECODE_EFFICIENCY = 0.3
 """The same of the generation of texts, a token at a time."""
-START_SECONDS = 9.0
+START_SECONDS = 8.0
 """Imports, and reading the files of suites and gates."""
 PASS_SECONDS = 1.5
 """Of a shared pass whatever the model: hooks, tables, kernels."""
-LOGIT_SECONDS = 2.5e-8
+LOGIT_SECONDS = 2e-9
 """For each logit of the vocabulary and scored token: the statistics of both sides."""
-WEIGHT_SECONDS = 2e-8
-"""For each parameter: loading, hashing, rounding, checks of grids and formats."""
+WEIGHT_SECONDS = 1.2e-8
+"""For each parameter: loading, hashing, rounding, checks of grids and formats, errors of weights."""
 FITTING = 3
 """Passes over calibration documents of a step that calibrates, in passes of its blocks."""
-ARTIFACT_SECONDS = 4.0
+ARTIFACT_SECONDS = 5.0
 """A fresh process that reads the artifact back."""
-ARTIFACT_WEIGHT_SECONDS = 3.5e-8
+ARTIFACT_WEIGHT_SECONDS = 1.5e-8
 """For each parameter: writing, reading and hashing the artifact's files, and outputs of both models."""
-ITEM_SECONDS = 0.05
+ITEM_SECONDS = 0.02
 """Of a task item whatever the model: requests of both sides."""
 ITEM_TOKENS = 200
 """Assumed tokens of one task item, prompts and answers together, if no run tells."""
+COMPUTED_TOKENS = 140
+"""Those of an item that a model computes: what its choices share only once."""
 LOGITS = 2**23
 """Approximate number of logits that the shared pass holds at a time, per side."""
 LOGIT_BUFFERS = 9
@@ -49,8 +51,12 @@ ITEM_BUFFERS = 4
 """Buffers of the float32 logits of a batch of task items: the logits of all its tokens, and their logarithms."""
 LIBRARIES = 650e6
 """Bytes of Python, torch and transformers themselves."""
-WORKING_SHARE = 0.75
+WORKING_SHARE = 0.5
 """Of the larger model, what making, hashing and saving the variant takes for a while."""
+OF_TOKENS = ("shared pass", "measure", "encode documents")
+"""Stages of a run that take longer with more tokens of documents."""
+OF_ANY_MODEL = ("start", "plan", "imports", "open inputs", "encode documents", "measure", "judge")
+"""Stages of a run that take as long for any size of the model."""
 
 
 @dataclass(frozen=True)
@@ -152,7 +158,7 @@ def _seconds(plan: Plan, run: Run | None, reference: ModelSize | str, now: Amoun
         "pass": PASS_SECONDS * len(plan.suites)
         + now.tokens * (2 * forward + (reference.vocabulary or 0) * LOGIT_SECONDS),
         "noise floor": now.noise * forward,
-        "items": now.items * (ITEM_SECONDS + 2 * ITEM_TOKENS * forward),
+        "items": now.items * (ITEM_SECONDS + 2 * COMPUTED_TOKENS * forward),
         "generations": 2 * now.written * decode,
         "artifact": (ARTIFACT_SECONDS + reference.parameters * ARTIFACT_WEIGHT_SECONDS) * saves,
     }
@@ -185,10 +191,10 @@ def _scale_earlier_times(plan: Plan, run: Run, now: Amount, reference: ModelSize
             "timings": (then.calls, now.calls),
             "generations": (then.written, now.written),
             "noise floor": (then.noise, now.noise),
-        }.get(stage, (then.tokens, now.tokens) if stage in ("shared pass", "measure") else (1, 1))
+        }.get(stage, (then.tokens, now.tokens) if stage in OF_TOKENS else (1, 1))
         if before == 0 and after > 0:
             return None
-        total += seconds * (after / before if before else 0.0) * (1.0 if stage == "measure" else larger)
+        total += seconds * (after / before if before else 0.0) * (1.0 if stage in OF_ANY_MODEL else larger)
     stages = {"items": now.items, "timings": now.calls, "generations": now.written, "shared pass": now.tokens}
     stages["noise floor"] = now.noise
     return None if any(work and stage not in run.clock.seconds for stage, work in stages.items()) else total

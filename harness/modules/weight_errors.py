@@ -85,11 +85,12 @@ def weight_errors(
             if isinstance(read, ModuleWeightError):
                 errors[name] = read
                 continue
-            errors[name] = _error(read)
+            size = _sum_squares(read.pairs)
+            errors[name] = _error(read, size)
             if errors[name].note == UNDONE and len(read.pairs) == 1:
                 factors[name] = fit_factors(*read.pairs[0])
             if form := (formats or {}).get(pairs.find_in_variant(name) or ""):
-                errors[name] = replace(errors[name], explained=_explain(read.pairs, form))
+                errors[name] = replace(errors[name], explained=_explain(read.pairs, form, size))
         undone = keep_undone(factors, reference, variant, pairs)
         for name in factors:
             again = _read(reference, variant, name, pairs, dtype)
@@ -158,9 +159,9 @@ def _read_stack(reference: nn.Module, variant: nn.Module, name: str, other: str)
     return _Weights([(b.float(), a.float().to(b.device)) for b, a in zip(before, after, strict=True)])
 
 
-def _error(weights: _Weights) -> ModuleWeightError:
-    """The error over all pairs of weights."""
-    lost, size = _sums(weights.pairs)
+def _error(weights: _Weights, size: float) -> ModuleWeightError:
+    """The error over all pairs of weights. size: squared norm of the reference's."""
+    lost = _sum_distances(weights.pairs)
     if not size:
         return ModuleWeightError(None, weights.compared, "the weight of the reference is zero everywhere")
     if not (lost < float("inf")):
@@ -194,15 +195,18 @@ def _scale_to(before: Tensor, after: Tensor) -> Tensor:
     return after * ((before * after).sum() / after.square().sum().clamp(min=1e-30))
 
 
-def _explain(pairs: Pairs, form: NumberFormat) -> float | None:
-    """‖Q(W) − W‖ / ‖W‖ for rounding to the nearest value of a format; None if neither it nor integers can be used."""
+def _explain(pairs: Pairs, form: NumberFormat, size: float) -> float | None:
+    """‖Q(W) − W‖ / ‖W‖ for rounding to the nearest value of a format; None if neither it nor integers can be used.
+
+    size: ‖W‖².
+    """
     integers = NumberFormat.model_construct(
         **form.model_dump() | {"type": "int", "element": "", "symmetric": True, "scales": "float"}
     )
     for each in (form, integers, integers.model_copy(update={"granularity": "channel", "group_size": None})):
         try:
             known = format_of(each)
-            lost, size = _sums([(before, quantize(before, known).values) for before, _ in pairs])
+            lost = _sum_distances([(before, quantize(before, known).values) for before, _ in pairs])
         except (KeyError, ValueError):
             continue
         return (lost / size) ** 0.5 if size else None
@@ -217,8 +221,16 @@ def _left_share(pairs: Pairs) -> float:
 
 def _sums(pairs: Pairs) -> tuple[float, float]:
     """Squared norms of the differences and of the reference's weights."""
-    lost = sum(_distance(before, after) for before, after in pairs)
-    return lost, sum(_square(before) for before, _ in pairs)
+    return _sum_distances(pairs), _sum_squares(pairs)
+
+
+def _sum_distances(pairs: Pairs) -> float:
+    return sum(_distance(before, after) for before, after in pairs)
+
+
+def _sum_squares(pairs: Pairs) -> float:
+    """Squared norm of the reference's weights."""
+    return sum(_square(before) for before, _ in pairs)
 
 
 def _distance(before_OI: Tensor, after_OI: Tensor, factors: Factors | None = None) -> float:

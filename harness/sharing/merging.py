@@ -8,6 +8,7 @@ No model is used.
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby, pairwise
 from pathlib import Path
@@ -21,6 +22,7 @@ from harness.errors import MergeError
 from harness.lockstep.stages import SETUP, Wanted
 from harness.planning.sampling.sample import Sample
 from harness.planning.specs import Plan, SuiteSpec
+from harness.records import Note
 from harness.running.opening import apply_openings
 from harness.running.units import ARTIFACT, stages_of
 from harness.sharing.shards import Part, Shard, Share, hash_plan
@@ -57,24 +59,28 @@ def _compare(first: Shard, other: Shard) -> Iterator[str]:
         yield f"the version of harness ({first.harness}, {other.harness})"
     if first.plan_sha256 != other.plan_sha256:
         yield "what their variant files ask for"
+    if first.rounding != other.rounding:
+        names = [shard.facts.environment.processor for shard in (first, other)]
+        yield f"how their processors round ({', '.join(names)})"
     yield from describe_difference(first.facts, other.facts)
     if first.units != other.units:
         yield "the units of work"
 
 
 def describe_difference(first: PairFacts, other: PairFacts) -> Iterator[str]:
-    """In what two processes differ that describe the same pair."""
-    environments = [facts.environment.model_dump(mode="json") for facts in (first, other)]
+    """In what two processes differ that describe the same pair; the names of their processors are no difference."""
+    environments = [facts.environment.model_dump(mode="json", exclude={"processor"}) for facts in (first, other)]
     flat = [each | each.pop("packages") for each in environments]
     for key in dict.fromkeys([*flat[0], *flat[1]]):
         values = [each.get(key) for each in flat]
         if values[0] != values[1]:
             yield f"{key} ({values[0]}, {values[1]})"
     parts = dict.fromkeys([*first.depends, *other.depends])
+    parts.pop("environment", None)
     differing = [part for part in parts if first.depends.get(part) != other.depends.get(part)]
-    yield from (f"the {part}" for part in differing if part != "environment")
-    if first.data_key == other.data_key and first != other:
-        names = [name for name in PairFacts.model_fields if getattr(first, name) != getattr(other, name)]
+    yield from (f"the {part}" for part in differing)
+    said = PairFacts.model_fields.keys() - {"environment", "data_key", "depends"}
+    if not differing and (names := sorted(name for name in said if getattr(first, name) != getattr(other, name))):
         yield f"what they say of {', '.join(names)}"
 
 
@@ -94,11 +100,21 @@ def merge_parts(plan: Plan, parts: Sequence[Part], folder: Path) -> Pair:
     try:
         seconds = _add_up(part.shard.seconds for part in parts)
         pair = Pair(facts=first.facts, store=store, observed=begin(settled, first.facts, store, seconds))
+        pair.observed.notes += _note_processors(parts)
         _Adoption(pair, store, parts).adopt_all(settled.suites, folder)
         conclude(pair)
     finally:
         store.close()
     return pair
+
+
+def _note_processors(parts: Sequence[Part]) -> Iterator[Note]:
+    """Which processors computed the shards, if it was not one kind."""
+    kinds = Counter(part.shard.facts.environment.processor for part in parts)
+    if len(kinds) > 1:
+        shares = ", ".join(f"{count} of {len(parts)} on {kind}" for kind, count in kinds.items())
+        text = f"shards were computed on processors of several kinds, which round fixed computations alike: {shares}"
+        yield Note(topic="shards", text=text)
 
 
 def _add_up(clocks: Iterator[Mapping[str, float]]) -> dict[str, float]:
@@ -115,7 +131,7 @@ class _Adoption:
     def __init__(self, pair: Pair, store: Store, parts: Sequence[Part]) -> None:
         self.pair, self.store, self.parts = pair, store, parts
         self.units = parts[0].shard.units
-        self.readers = [StoreReader(part.folder / TABLES, pair.facts.data_key) for part in parts]
+        self.readers = [StoreReader(part.folder / TABLES, part.shard.facts.data_key) for part in parts]
         self.owners = {
             (unit.suite, unit.name): index
             for index, part in enumerate(parts)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from pydantic import ValidationError
 
 from harness import __version__
+from harness.cluster.rounding import describe_rounding
 from harness.concluding.pair import Pair, PairFacts, Unit, hash_data
 from harness.errors import MergeError
 from harness.planning.specs import Plan
@@ -24,6 +25,7 @@ from harness.running.units import ARTIFACT
 from harness.system.files import write_atomic
 
 if TYPE_CHECKING:
+    from harness.running.pairs import LoadedPair
     from harness.running.session import Session
 
 SHARD_FILE = "shard.json"
@@ -54,6 +56,8 @@ class Shard(Record):
     plan_sha256: str
     openings: tuple[bool, ...]
     facts: PairFacts
+    rounding: str
+    """How the processor rounds (see harness.cluster.rounding)."""
     units: tuple[Unit, ...]
     """All units of the variant, in the order in which one process computes them."""
     seconds: dict[str, float]
@@ -66,17 +70,15 @@ class Shard(Record):
 
 def observe_share(session: Session, share: Share) -> None:
     """Compute a share of the units of every pair. A pair that fails keeps its error."""
-    artifacts = False
+    saved: list[LoadedPair] = []
     for pair in session.pairs:
         own = {(unit.suite, unit.name) for unit in share.select(list(session.list_units(pair)))}
-        artifacts = artifacts or (ARTIFACT.suite, ARTIFACT.name) in own
+        saved += [pair] if (ARTIFACT.suite, ARTIFACT.name) in own else []
         pair.own = lambda suite, name, own=own: (suite, name) in own
-    if artifacts:
-        session.compare_files(session.pairs)
+    session.compare_files(saved)
     session.observe_floors()
     session.observe(session.pairs)
-    if artifacts:
-        session.observe_artifacts(session.pairs)
+    session.observe_artifacts([pair for pair in saved if pair.error is None])
     session.verify_unchanged()
 
 
@@ -91,6 +93,7 @@ def write_shard(pair: Pair, units: Sequence[Unit], asked: Plan, share: Share, fo
         plan_sha256=hash_plan(asked),
         openings=read_openings(pair.observed.plan),
         facts=pair.facts,
+        rounding=describe_rounding(asked.reference.device),
         units=tuple(units),
         seconds=pair.observed.seconds,
     )

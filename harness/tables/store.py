@@ -101,13 +101,22 @@ class StoreReader:
         return (suite, unit) in self._parts_by_unit
 
     def load_unit(self, suite: str, unit: str) -> Iterator[tuple[Part, bytes]]:
-        """The files of one unit as they were written, for another store to adopt. Raises TableError."""
+        """The files of one unit as they were written, for another store to adopt, without those that a later snapshot
+        replaced. Raises TableError.
+        """
         for part in self._parts_by_unit.get((suite, unit), ()):
-            yield part, self._read_file(part)
+            if part in self._stored_parts(suite, part.table):
+                yield part, self._read_file(part)
 
     @cached_property
     def _parts_by_unit(self) -> dict[tuple[str, str], tuple[Part, ...]]:
         return {(entry.suite, entry.unit): entry.parts for entry in self._entries}
+
+    def _stored_parts(self, suite: str, table: str) -> list[Part]:
+        """The parts of a table whose files are there, in the order in which they were written."""
+        parts = [part for entry in self._entries if entry.suite == suite for part in entry.parts if part.table == table]
+        last = max((index for index, part in enumerate(parts) if part.snapshot), default=0)
+        return parts[last:]
 
     def _current_parts(self, suite: str, table: str) -> list[Part]:
         """What a table consists of, in reading order: its last snapshot, or the rows of every unit."""
@@ -277,12 +286,6 @@ class Store(StoreReader):
                 f"{self.folder}: unit {unit!r} of suite {suite!r} could not be written: {error}; "
                 "units committed before are intact, and the same command resumes from there"
             ) from error
-
-    def _stored_parts(self, suite: str, table: str) -> list[Part]:
-        """The parts of a table whose files are there, in the order in which they were written."""
-        parts = [part for entry in self._entries if entry.suite == suite for part in entry.parts if part.table == table]
-        last = max((index for index, part in enumerate(parts) if part.snapshot), default=0)
-        return parts[last:]
 
     def _write(self, suite: str, number: int, table: str, rows: int, snapshot: bool, data: bytes) -> Part:
         file = f"{_file_name(suite)}/{number}.{_file_name(table)}.parquet"

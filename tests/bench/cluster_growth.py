@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +35,7 @@ BLOCK_TOKENS, BLOCKS = 4096, 25
 TASK_UNITS, TASK_SECONDS_FOR_8B = 9, 60.0
 """Units of tasks, and what one of them takes both sides of a model of 8 billion parameters."""
 STORAGE = 2e9
-"""Bytes per second at which one node reads from the shared file system."""
+"""Bytes per second at which one worker reads from the shared file system."""
 MESSAGE = 1e-3
 """Seconds of a call through Ray on one machine, as measured with an empty method."""
 FLOATS, INTEGERS = 13, 4
@@ -183,8 +183,13 @@ def main() -> None:
     parser.add_argument("--variants", type=int, default=1000)
     parser.add_argument("--nodes", type=int, nargs="*", default=[1, 10, 100, 1000])
     parser.add_argument("--sizes", type=int, nargs="*", default=[8, 70])
+    parser.add_argument(
+        "--store-ms", type=float, help="in place of the time that storing rows takes on this machine now"
+    )
     asked = parser.parse_args()
     constants = measure_constants()
+    if asked.store_ms is not None:
+        constants = replace(constants, commit=asked.store_ms / 1e3)
     print(
         f"head: {1e6 * constants.dispatch:.0f} µs to hand out a unit, {1e3 * constants.commit:.1f} ms to store the "
         f"rows of a variant ({constants.sent / 1e3:.0f} kB sent, {constants.stored / 1e3:.0f} kB stored, "

@@ -202,6 +202,16 @@ def test_a_worker_with_other_libraries_or_other_rounding_is_refused_by_name() ->
     assert "rounding: found decade, expected c0ffee" in second
 
 
+def test_a_worker_of_another_kind_that_rounds_alike_is_taken_and_said() -> None:
+    prints = {f"w{number}": {"rounding": "c0ffee", "processor": f"kind {number}"} for number in range(2)}
+    workers = SimulatedWorkers(plain(2), fingerprints=prints)
+    monitor = run(Stages([units(12)]), workers)
+    assert {worker for worker, _ in workers.handed} == {"w0", "w1"}
+    (said,) = monitor.notes
+    assert "worker w1 is of another kind" in said
+    assert "found kind 1, expected kind 0" in said
+
+
 def test_no_worker_ends_in_an_error_that_says_why_and_not_in_waiting() -> None:
     workers = SimulatedWorkers({})
     with pytest.raises(ClusterError, match="no worker took any of the 4 units left for 60 s: asked for 2"):

@@ -4,17 +4,20 @@ order, and whatever went wrong on the way."""
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 import harness.cluster.run
 from harness.check import check
-from harness.cluster.checking import Computed
 from harness.cluster.job import CheckJob
-from harness.cluster.workers import Unit
-from harness.errors import ClusterError
+from harness.cluster.messages import Computed
+from harness.cluster.workers import Failed, Unit
+from harness.concluding.extending import Extending
+from harness.errors import ClusterError, MeasureError, ModelError
 from harness.records import RunSpec
 from harness.running.variant import make_variant
 from harness.terminal import Terminal
@@ -175,6 +178,55 @@ def test_a_result_of_other_inputs_or_another_kernel_is_refused() -> None:
     assert job.find_fault(unit, good) == ""
     assert "v was computed from other inputs (reference: found 2, expected 1)" in job.find_fault(unit, other)
     assert "the pass of suite s ran under other conditions" in job.find_fault(unit, kernel)
+
+
+def job_of(*names: str) -> CheckJob:
+    plans: Any = [SimpleNamespace(name=name) for name in names]
+    job = CheckJob({"1": plans}, {})
+    list(job.next_units(None))
+    return job
+
+
+def test_what_fails_for_several_variants_is_tried_for_each_and_one_that_fails_alone_keeps_its_error() -> None:
+    job = job_of("a", "b")
+    unit = Unit("s", "pass/0", ("a", "b"), "shared_pass", holds="1")
+    failed = Failed("w", unit, "ModelError: memory ran out", "", "ModelError")
+    alone = list(job.give_up(failed))
+    assert [each.variants for each in alone] == [("a",), ("b",)]
+    assert list(job.give_up(replace(failed, unit=alone[1]))) == []
+    assert job.trim(unit) == replace(unit, variants=("a",), report=True)
+    assert job.trim(alone[1]) is None
+    error = job._errors["b"]
+    assert isinstance(error, ModelError)
+    assert str(error) == "memory ran out"
+    assert error.failure == "model_unsupported"
+
+
+@SLOW
+def test_a_variant_that_cannot_be_judged_at_a_look_leaves_the_others_alone(
+    spread: Spread, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    goes_on = Extending.goes_on
+
+    def fail(looks: Extending, variant: int, look: int) -> bool:
+        if looks._watches[variant].pair.observed.plan.name == "v-bits4":
+            raise MeasureError("a divergence below zero")
+        return goes_on(looks, variant, look)
+
+    monkeypatch.setattr(Extending, "goes_on", fail)
+    out = spread.check(tmp_path, DRAWN, DECIDED_AT, matrix=MATRIX)
+    assert spread.code == 2
+    assert "a divergence below zero" in json.loads((out / "v-bits4" / "failure.json").read_text())["message"]
+    assert (out / "v-bits8" / "run.json").is_file()
+
+
+def test_what_no_user_can_act_on_and_what_is_wrong_with_the_reference_end_the_check() -> None:
+    job = job_of("a", "b")
+    unit = Unit("", "describe", ("a", "b"), "describe", holds="1")
+    with pytest.raises(ModelError, match=r"^no config\.json$"):
+        job.give_up(Failed("w", unit, "ModelError: no config.json", "", "ModelError"))
+    with pytest.raises(ClusterError, match="KeyError: 'x'"):
+        job.give_up(Failed("w", replace(unit, kind="items"), "KeyError: 'x'", "", "KeyError"))
 
 
 def test_a_unit_whose_rows_are_missing_is_an_error_and_not_fewer_rows(

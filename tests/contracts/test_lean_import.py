@@ -45,6 +45,10 @@ def test_light_commands_load_no_model_library(code: str) -> None:
     assert _heavy_after(code) == []
 
 
+def test_the_head_of_a_cluster_loads_nothing_that_opens_models() -> None:
+    assert _heavy_after("import harness.cluster.run") == ["torch"]
+
+
 def test_shards_are_merged_without_anything_that_opens_models() -> None:
     assert _heavy_after("import harness.sharing.merge, harness.sharing.merging") == ["torch"]
 

@@ -17,9 +17,11 @@ from harness.backends.llm_int8 import LLMInt8
 from harness.backends.round_to_nearest import RoundToNearest
 from harness.backends.smoothquant import SmoothQuant
 from harness.errors import ModelError
+from harness.modules import weight_errors as errors_of_weights
 from harness.modules.effective_weights import effective_weight, has_plain_weight
 from harness.modules.linears import linears
 from harness.modules.weight_errors import weight_errors
+from harness.numerics.formats import format_of, quantize
 from harness.records import NumberFormat
 from harness.testing.models import random_documents, tiny_tokenizer
 from tests.helpers.int8_products import may_saturate
@@ -332,3 +334,23 @@ def test_what_libraries_compute_with_is_found(name: str) -> None:
     assert error(module(x).detach(), y) < close
     if name != "bitsandbytes, int8":  # On some processors it multiplies floats, and rounds no input.
         assert bool(found.caveat) == (name in ("torchao, inputs", "torch"))
+
+
+def test_the_norm_of_a_weight_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    form = NumberFormat(type="int", bits=4, symmetric=True, granularity="group", group_size=32)
+    before_OI = torch.randn(16, 64, generator=torch.Generator().manual_seed(0))
+    after_OI = quantize(before_OI, format_of(form)).values
+    one, other = nn.Sequential(nn.Linear(64, 16, bias=False)), nn.Sequential(nn.Linear(64, 16, bias=False))
+    one[0].weight, other[0].weight = nn.Parameter(before_OI), nn.Parameter(after_OI)
+    square, seen = errors_of_weights._square, list[Tensor]()
+
+    def follow(values_OI: Tensor) -> float:
+        seen.append(values_OI)
+        return square(values_OI)
+
+    monkeypatch.setattr(errors_of_weights, "_square", follow)
+    found = errors_of_weights.weight_errors(one, other, torch.float32, formats={"0": form})["0"]
+    lost = (after_OI - before_OI).double().norm() / before_OI.double().norm()
+    assert found.relative_error == pytest.approx(float(lost))
+    assert found.explained == pytest.approx(float(lost))
+    assert len(seen) == 1

@@ -72,6 +72,22 @@ def test_mistakes_are_named_with_line_and_key(tmp_path: Path, entry: str, fragme
     assert fragment in str(caught.value)
 
 
+@pytest.mark.usefixtures("with_ray")
+@pytest.mark.parametrize(
+    ("device", "entry", "fragment"),
+    [
+        ("cuda", "{ray: auto}", "run: found no GPUs for workers of models on cuda, expected gpus_per_worker"),
+        ("cuda:1", "{ray: auto, gpus_per_worker: 1}", "reference.device: found cuda:1 with run, expected cuda"),
+    ],
+)
+def test_models_on_gpus_need_workers_with_gpus(tmp_path: Path, device: str, entry: str, fragment: str) -> None:
+    path = write(tmp_path, f"run: {entry}\n")
+    path.write_text(path.read_text().replace("{model: pocket}", f"{{model: pocket, device: '{device}'}}"))
+    with pytest.raises(PlanError) as caught:
+        make_plan(path)
+    assert fragment in str(caught.value)
+
+
 def test_without_ray_the_plan_says_how_to_install_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pretend(monkeypatch, False)
     with pytest.raises(PlanError, match=r'v.yaml:6: run: .*pip install "lm-shipcheck\[ray\]"'):

@@ -162,6 +162,7 @@ def change(path: Path, edit: Callable[[dict[str, Any]], None]) -> None:
         (lambda shard: shard.update(plan_sha256="0"), "in what their variant files ask for"),
         (lambda shard: shard["facts"]["environment"]["packages"].update(torch="1.0"), r"in torch \(.*, 1\.0\)"),
         (lambda shard: shard["facts"]["environment"].update(threads=99), r"in threads \(\d+, 99\)"),
+        (lambda shard: shard.update(rounding="0"), r"in how their processors round \("),
         (lambda shard: shard["facts"]["depends"].update(variant="0"), "in the variant"),
         (lambda shard: shard["facts"].update(hidden_weights="no"), "in what they say of hidden_weights"),
         (lambda shard: shard["units"].pop(), "in the units of work"),
@@ -176,6 +177,15 @@ def test_shards_that_are_not_of_one_whole_are_refused(
     with pytest.raises(MergeError, match=said):
         merge([make_plan(models, "v", least=None)], sorted((tmp_path / "two").iterdir()), tmp_path / "merged")
     assert not (tmp_path / "merged").exists()
+
+
+def test_processors_of_other_kinds_that_round_alike_are_said(two: Path, models: Path, tmp_path: Path) -> None:
+    shutil.copytree(two, tmp_path / "two")
+    path = tmp_path / "two" / "shard-2" / "v" / SHARD_FILE
+    change(path, lambda shard: shard["facts"]["environment"].update(processor="another"))
+    (merged,) = merge([make_plan(models, "v", least=None)], sorted((tmp_path / "two").iterdir()), tmp_path / "merged")
+    (note,) = [note.text for note in merged.notes if note.topic == "shards"]
+    assert note.endswith("1 of 2 on another")
 
 
 def test_gaps_and_other_plans_are_refused(two: Path, models: Path, tmp_path: Path) -> None:

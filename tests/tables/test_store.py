@@ -409,3 +409,23 @@ def test_nothing_is_unpickled(tmp_path: Path) -> None:
         json.loads(line)
     for path in (tmp_path / "core").iterdir():
         assert path.read_bytes()[:4] == b"PAR1"
+
+
+def test_another_store_adopts_what_snapshots_have_left(tmp_path: Path) -> None:
+    filled(tmp_path / "one", snapshot=True)
+    one = StoreReader(tmp_path / "one")
+    with Store(tmp_path / "other", "another key") as other:
+        for unit in one.units("core"):
+            other.adopt(one, "core", unit)
+        assert other.units("core") == one.units("core")
+        for table in ("t", "s"):
+            left, right = other.read("core", table), one.read("core", table)
+            assert left is not None
+            assert right is not None
+            pd.testing.assert_frame_equal(left, right)
+        assert not list((tmp_path / "other" / "core").glob("1.s.parquet"))
+        with pytest.raises(TableError, match="is already committed"):
+            other.adopt(one, "core", one.units("core")[0])
+    (tmp_path / "one" / "core" / "2.t.parquet").write_bytes(b"damaged")
+    with Store(tmp_path / "third", "key") as third, pytest.raises(TableError, match=r"2\.t\.parquet"):
+        third.adopt(StoreReader(tmp_path / "one"), "core", one.units("core")[1])

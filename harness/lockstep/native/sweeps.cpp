@@ -291,25 +291,27 @@ template <class Stored>
 void sum_channels(const Stored* x, const uint8_t* valid, int64_t rows, int64_t row, int64_t count, float threshold,
                   double* out, int64_t stride) {
     double totals[4][LANES] = {};
-    Floats most = all(0.0f), lanes[4] = {};
-    auto flush = [&] {
-        for (int which = 0; which < 4; which++) {
-            for (int lane = 0; lane < LANES; lane++) totals[which][lane] += lanes[which][lane];
-            lanes[which] = Floats{};
-        }
+    Floats most = all(0.0f), first = most, second = most, fourth = most, over = most;
+    auto flush = [&totals](int which, Floats& sums) {
+        for (int lane = 0; lane < LANES; lane++) totals[which][lane] += sums[lane];
+        sums = all(0.0f);
     };
-    int64_t step = 0;
-    for (int64_t number = 0; number < rows; number++, x += row) {
-        if (!valid[number]) continue;
-        const Floats values = load(x, count, 0.0f), size = absolute(values), square = values * values;
-        most = larger(most, size);
-        lanes[0] += values;
-        lanes[1] += square;
-        lanes[2] += square * square;
-        lanes[3] += pick(size >= threshold, all(1.0f), all(0.0f));
-        if (++step % FLUSH == 0) flush();
+    for (int64_t number = 0; number < rows;) {
+        for (int step = 0; step < FLUSH && number < rows; number++, x += row) {
+            if (!valid[number]) continue;
+            const Floats values = load(x, count, 0.0f), size = absolute(values), square = values * values;
+            most = larger(most, size);
+            first += values;
+            second += square;
+            fourth += square * square;
+            over += as_floats(as_ints(all(1.0f)) & (size >= threshold));
+            step++;
+        }
+        flush(0, first);
+        flush(1, second);
+        flush(2, fourth);
+        flush(3, over);
     }
-    flush();
     const int64_t filled = count < LANES ? count : LANES;
     for (int64_t lane = 0; lane < filled; lane++) {
         out[lane] = most[lane];
