@@ -118,7 +118,8 @@ class CheckSession:
     def run(self, unit: Unit) -> Computed | Mapping[str, Described | Wrong]:
         """The rows of a unit."""
         if unit.kind == DESCRIBE:
-            session = self._open(anew=True)
+            made_here = self._session is not None and not self._made and not self._spent
+            session = self._session if self._session is not None and made_here else self._open(anew=True)
             return {name: self._describe(session, self._outcomes[name]) for name in unit.variants}
         spent = self._spent & set(unit.variants) and unit.kind != ARTIFACT.kind
         session = self._open() if self._session is None or spent else self._session
@@ -138,6 +139,11 @@ class CheckSession:
             seconds={_name(pair): _subtract(pair.observed.seconds, before[id(pair)]) for pair in pairs},
             made=self._made,
         )
+
+    def warm(self) -> None:
+        """See harness.cluster.host.Session."""
+        if self._session is None:
+            self._open()
 
     def verify(self) -> None:
         """See harness.cluster.host.Session."""

@@ -6,6 +6,7 @@ import os
 import socket
 import traceback
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -18,6 +19,10 @@ LOG_BYTES = 4000
 
 class Session(Protocol):
     """Models that are open in a worker."""
+
+    def warm(self) -> None:
+        """Do now what the first unit would wait for."""
+        ...
 
     def run(self, unit: Unit) -> object:
         """The result of a unit."""
@@ -33,6 +38,10 @@ class Opener(Protocol):
 
     def fingerprint(self) -> Mapping[str, str]:
         """What must be the same on all workers: versions of libraries, threads, rounding."""
+        ...
+
+    def first(self) -> str:
+        """The key of models that every worker will need, and may open before it has a unit; empty if there is none."""
         ...
 
     def open(self, holds: str) -> Session:
@@ -85,6 +94,12 @@ class Host:
             return dict(self._opener.fingerprint())
         except Exception as error:  # noqa: BLE001 - the head decides what to do about any of them
             return describe(error)
+
+    def warm(self) -> None:
+        """Open what every worker will need. Whatever is wrong with it, the first unit will tell."""
+        if key := self._opener.first():
+            with suppress(Exception):
+                self._open(key).warm()
 
     def verify(self) -> Fault | None:
         """What is wrong with the models that are open; None if nothing is."""

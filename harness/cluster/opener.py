@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness import __version__
+from harness.cluster.handing_on import takes_documents
 from harness.cluster.rounding import describe_rounding
 from harness.errors import HarnessError
 from harness.planning.specs import Plan
@@ -41,6 +42,11 @@ class CheckOpener:
         }
         said |= {"threads": str(known.threads), **known.packages}
         return said | {f"rounding on {device}": describe_rounding(device) for device in sorted(devices)}
+
+    def first(self) -> str:
+        """The only set, if its variants are quickly made: others are made by one worker and handed on."""
+        ((key, (plans, _)), *more) = self.sets.items()
+        return "" if more or any(map(takes_documents, plans)) else key
 
     def open(self, holds: str) -> CheckSession:
         """Open the models of a set. Raises HarnessError."""

@@ -239,6 +239,7 @@ class RayWorkers:
             return self._bury(seat, f"{value.error}: {value.reason}")
         seat.joined, seat.stillborn = True, 0
         self._by_name[name] = seat
+        seat.actor.warm.options(name="open the models").remote()
         return Joined(name, value, seat.label)
 
     def _bury(self, seat: _Seat, reason: str) -> Event | None:

@@ -29,18 +29,26 @@ measures: [logits, divergence, perplexity, calibration, layer_error, outliers, c
 """
 
 
-def take_time(folder: Path, suite: str, bits: str, name: str, run: str) -> float:
-    """Seconds of one check."""
+def take_time(folder: Path, suite: str, bits: str, name: str, run: str) -> tuple[float, float]:
+    """Seconds of one check, and of them those in which units are handed out (all of them without a cluster)."""
     path = write_check(folder, suite, 9.0, f"matrix: {{bits: {bits}, by: [tensor, channel]}}\n", run)
     path.write_text(path.read_text().replace("bits: $bits", "bits: $bits, granularity: $by"))
     command = [sys.executable, "-m", "harness", "check", str(path), "--out", str(folder / name)]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     began = time.perf_counter()
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    told, lines = [], []
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as check:
+        for line in check.stdout or ():
+            lines.append(line)
+            if line.startswith("  units ("):
+                told.append(time.perf_counter())
     seconds = time.perf_counter() - began
-    if done.returncode != 0:
-        raise SystemExit(done.stdout + done.stderr)
-    return seconds
+    if check.returncode not in (0, 1):
+        raise SystemExit("".join(lines))
+    # The first line is about the unit in which the models are described.
+    return seconds, told[-1] - told[0] if told else seconds
 
 
 def main() -> None:
@@ -53,18 +61,20 @@ def main() -> None:
     suite, bits = SUITE.format(documents=asked.documents), str(asked.bits)
     with tempfile.TemporaryDirectory() as made, local_cluster(2, memory=8e9) as cluster:
         folder, best = Path(made), dict.fromkeys(["one process", "1 worker", "2 workers"], float("inf"))
+        units = dict(best)
         for _ in range(asked.repeats):
             for workers, name in enumerate(best):
                 run = f"run: {{ray: '{cluster.address}', workers: {workers}}}\n" if workers else ""
-                seconds = take_time(folder, suite, bits, f"runs{workers}-{time.time_ns()}", run)
-                best[name] = min(best[name], seconds)
-                print(f"{name}: {seconds:.1f} s, load {os.getloadavg()[0]:.1f}", flush=True)
+                seconds, handing = take_time(folder, suite, bits, f"runs{workers}-{time.time_ns()}", run)
+                best[name], units[name] = min(best[name], seconds), min(units[name], handing)
+                print(f"{name}: {seconds:.1f} s, units {handing:.1f} s, load {os.getloadavg()[0]:.1f}", flush=True)
         outs = sorted(folder.glob("runs*"))
         for variant in sorted(path.name for path in outs[0].iterdir() if path.is_dir()):
             if any(read_same(out / variant) != read_same(outs[0] / variant) for out in outs[1:]):
                 raise SystemExit(f"{variant}: the records differ")
         print(f"one worker takes {best['1 worker'] / best['one process']:.2f} times as long as one process")
         print(f"two workers are {best['1 worker'] / best['2 workers']:.2f} times as fast as one")
+        print(f"with units alone, {units['1 worker'] / units['2 workers']:.2f} times")
 
 
 if __name__ == "__main__":

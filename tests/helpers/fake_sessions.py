@@ -32,6 +32,8 @@ class FakeSession:
         if holds == "missing":
             raise FileNotFoundError("no such model")
 
+    def warm(self) -> None: ...
+
     def verify(self) -> None:
         if self._holds == "changed":
             raise ArithmeticError("a weight has changed")
@@ -59,6 +61,9 @@ def _is_first(path: str) -> bool:
 class FakeOpener:
     def fingerprint(self) -> Mapping[str, str]:
         return {"python": "other" if os.environ.get(ODD_HOST) else "same"}
+
+    def first(self) -> str:
+        return ""
 
     def open(self, holds: str) -> FakeSession:
         return FakeSession(holds)

@@ -36,6 +36,7 @@ class HostsHere:
             fingerprint = host.fingerprint()
             assert not isinstance(fingerprint, Fault), fingerprint
             self._events.append(Joined(name, fingerprint))
+            host.warm()
 
     def hand(self, worker: str, unit: Unit) -> None:
         self._queues[worker].append(unit)
