@@ -177,14 +177,21 @@ def begin_anew(plans: Sequence[Plan], folders: Mapping[str, Path], terminal: Ter
 
 
 def _note_together(plans: Sequence[Plan], folders: Mapping[str, Path], terminal: Terminal) -> None:
-    """What is to be said of plans before they run; what holds for several is said once, with their names."""
-    names: dict[str, list[str]] = {}
+    """What is to be said of plans before they run; what holds for several is said once, with their names.
+
+    What is said of one place of a gate may differ in its numbers, by their earlier runs: the first stands for all.
+    """
+    said: dict[tuple[str, int], dict[str, str]] = {}
     for plan in plans:
-        for text in [*(note.text for note in target_notes(plan)), *notes_before(plan, folders[plan.name])]:
-            names.setdefault(text, []).append(plan.name)
-    for text, of in names.items():
-        more = f" and {len(of) - MOST_NAMES} more" * (len(of) > MOST_NAMES)
-        terminal.note(f"{', '.join(of[:MOST_NAMES])}{more}: {text}")
+        of_target = {(note.text, 0): note.text for note in target_notes(plan)}
+        for about, text in (of_target | notes_before(plan, folders[plan.name])).items():
+            said.setdefault(about, {})[plan.name] = text
+    for texts in said.values():
+        names, first = list(texts), next(iter(texts.values()))
+        more = f" and {len(names) - MOST_NAMES} more" * (len(names) > MOST_NAMES)
+        others = sum(text != first for text in texts.values())
+        alike = f" (for {others} of them with other numbers)" if others else ""
+        terminal.note(f"{', '.join(names[:MOST_NAMES])}{more}: {first}{alike}")
 
 
 def _run_groups(

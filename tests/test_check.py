@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -144,3 +145,21 @@ def test_what_other_variants_took_is_no_time_of_a_variant(tmp_path: Path, monkey
     # The second was made before the first was judged, and the first was written before the second was judged.
     assert [clock.others for clock in clocks] == [32 + 64, 32 + 64 + 128 + 256]
     assert [clock.unexplained for clock in clocks] == [1, 1]
+
+
+def test_what_is_said_of_a_place_in_a_gate_is_one_line_for_all_variants(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their numbers may differ, by their earlier runs."""
+    texts = {"a": "power 55 %", "b": "power 60 %", "c": "power 55 %"}
+    monkeypatch.setattr(harness.check, "target_notes", lambda plan: [])
+    monkeypatch.setattr(
+        harness.check,
+        "notes_before",
+        lambda plan, folder: {("g.yaml:3: rules[0].margin", 0): texts[plan.name], ("g.yaml:4: rules[1]", 0): "never"},
+    )
+    said: list[str] = []
+    plans: Any = [SimpleNamespace(name=name) for name in texts]
+    terminal: Any = SimpleNamespace(note=said.append)
+    harness.check._note_together(plans, dict.fromkeys(texts, tmp_path), terminal)
+    assert said == ["a, b, c: power 55 % (for 1 of them with other numbers)", "a, b, c: never"]

@@ -21,10 +21,16 @@ def findings_of(plan: Plan, evidence: Evidence, needed: bool = True) -> list[Fin
     return [each for each in dict.fromkeys(findings) if each.key != "rules"]
 
 
-def notes_before(plan: Plan, folder: Path) -> list[str]:
-    """Notes about the gates of a plan before a check starts; an earlier run in ``folder`` provides variances."""
-    run = earlier_run(folder, None)
-    return [str(finding) for finding in findings_of(plan, gather_for_plan(plan, run, folder))]
+def notes_before(plan: Plan, folder: Path) -> dict[tuple[str, int], str]:
+    """Notes about the gates of a plan before a check starts; an earlier run in ``folder`` provides variances.
+
+    By what they are about: a place in a gate file, and a number where there are several of one.
+    """
+    run, found = earlier_run(folder, None), dict[tuple[str, int], str]()
+    for finding in findings_of(plan, gather_for_plan(plan, run, folder)):
+        place = f"{finding.where}: {finding.key}"
+        found[place, sum(known == place for known, _ in found)] = str(finding)
+    return found
 
 
 def earlier_run(folder: Path, terminal: Terminal | None) -> Run | None:

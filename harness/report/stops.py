@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import groupby
 
 from harness.records import Run, Stop
 from harness.report import display
@@ -13,9 +12,12 @@ def describe_stops(run: Run) -> list[str]:
     """One sentence for the documents of a suite that were drawn, one for each of its tasks that is left undecided, and
     one for its other tasks together."""
     said: list[str] = []
-    for (_, together), group in groupby(run.stops, key=lambda stop: (stop.suite, _is_plain(stop))):
-        stops = list(group)
-        said += [_describe_tasks(stops)] if together and len(stops) > 1 else map(_sentence, stops)
+    for suite in dict.fromkeys(stop.suite for stop in run.stops):
+        stops = [stop for stop in run.stops if stop.suite == suite]
+        plain = [stop for stop in stops if _is_plain(stop)]
+        together = plain if len(plain) > 1 else []
+        said += [_describe_tasks(together)] if together else []
+        said += [_sentence(stop) for stop in stops if stop not in together]
     return said
 
 

@@ -62,11 +62,11 @@ def test_tasks_that_were_decided_share_a_sentence() -> None:
     stops = (
         stop(),
         stop(task="facts"),
-        stop(task="sums", documents=159),
         stop(task="crowd", documents=400, undecided=("not_worse tasks.crowd.accuracy",), fixed=900),
+        stop(task="sums", documents=159),
         stop(task="prose", documents=400, watched=()),
     )
-    documents, together, crowd, prose = describe_stops(run.model_copy(update={"stops": stops}))
+    together, documents, crowd, prose = describe_stops(run.model_copy(update={"stops": stops}))
     assert documents.startswith(DECIDED)
     assert together == (
         "Suite core: the rules of 2 tasks were decided after 222 of at most 800 items (facts 63, sums 159)."

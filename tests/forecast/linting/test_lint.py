@@ -36,6 +36,13 @@ def core() -> Evidence:
     return gather_for_plan(plan())
 
 
+def limited(folder: Path, items: int) -> Evidence:
+    """A suite with four tasks of a fixed number of items."""
+    tasks = "[pocket_facts, pocket_two_hop, pocket_crowd, pocket_requests]"
+    (folder / "suite.yaml").write_text(f"measures:\n  - {{measure: tasks, limit: {items}, tasks: {tasks}}}\n")
+    return gather_for_suites([load_suite("./suite.yaml", folder)], None)
+
+
 @cache
 def made() -> Run:
     return make_run().run
@@ -160,7 +167,9 @@ def test_a_limit_that_every_number_keeps_is_an_error(tmp_path: Path) -> None:
 
 
 def test_a_margin_that_not_even_no_change_keeps_is_an_error(tmp_path: Path) -> None:
-    found = one(tmp_path, "rule: not_worse, metric: tasks.pocket_two_hop.accuracy, margin: 0.01", core())
+    found = one(
+        tmp_path, "rule: not_worse, metric: tasks.pocket_two_hop.accuracy, margin: 0.01", limited(tmp_path, 300)
+    )
     assert (found.severity, found.key) == ("error", "rules[0].margin")
     assert "even without any change" in found.what
     assert "300 items" in found.what
@@ -210,14 +219,16 @@ def test_what_can_never_pass_is_only_a_warning_where_the_rule_only_warns(tmp_pat
 
 
 def test_too_few_documents_are_a_warning_with_both_remedies(tmp_path: Path) -> None:
-    found = one(tmp_path, "rule: not_worse, metric: tasks.pocket_two_hop.accuracy, margin: 0.03", core())
+    found = one(
+        tmp_path, "rule: not_worse, metric: tasks.pocket_two_hop.accuracy, margin: 0.03", limited(tmp_path, 300)
+    )
     assert (found.severity, found.key) == ("warning", "rules[0].margin")
     assert "assumed" in found.why
     assert found.do == "measure 512 items or allow a change of 0.0409"
 
 
 def test_one_finding_stands_for_all_tasks_of_a_rule(tmp_path: Path) -> None:
-    found = one(tmp_path, 'rule: not_worse, metric: "tasks.*.accuracy", margin: 0.03', core())
+    found = one(tmp_path, 'rule: not_worse, metric: "tasks.*.accuracy", margin: 0.03', limited(tmp_path, 300))
     assert "(and 3 more)" in found.what
 
 

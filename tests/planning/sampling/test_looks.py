@@ -215,3 +215,18 @@ def test_a_failure_must_hold_among_comparisons_that_are_made_elsewhere() -> None
     clear = found.model_copy(update={"change": 1.5, "low": 1.45, "high": 1.55})
     (verdict,) = judge([gate(rule())], [clear], [], False, (), 20)
     assert verdict.status == "fail"
+
+
+def test_items_that_somebody_scored_already_do_not_change_a_look() -> None:
+    """Of documents all clusters are known before anything is measured; of items those that were drawn."""
+    now, later = {5: 3}, {5: 3, 150: 4}
+    drawn = [Look(SIZES, 1, TOKENS, clusters=known, task="t").intervals() for known in (now, later)]
+    assert drawn[0] == drawn[1] == GroupSequential.at([19, 31], 199, units="items")
+    assert Look(SIZES, 1, TOKENS, clusters=later).intervals() == GroupSequential.at([19, 31], 198)
+
+
+def test_the_rows_of_items_are_those_of_their_task() -> None:
+    table = pd.DataFrame({"task": ["t", "t", "u"], "doc_id": [1, 90, 1]})
+    look = Look(SIZES, 0, TOKENS, task="t")
+    assert look.rows(table).index.tolist() == [0]
+    assert look.units == "items"
