@@ -17,8 +17,8 @@ from harness.cluster.dispatch import describe_difference, describe_failure
 from harness.cluster.handing_on import discard_made
 from harness.cluster.messages import DESCRIBE, Computed, Described, Rows, Wrong, hash_frames, hash_inputs
 from harness.cluster.workers import Failed, Unit
-from harness.concluding.conclusion import conclude, draws, passes_tokens, run_pass
-from harness.concluding.extending import Extending
+from harness.concluding.conclusion import conclude, draws, draws_items, passes_tokens, run_pass
+from harness.concluding.extending import Extending, ExtendingItems
 from harness.concluding.noise_floor import UNIT as FLOOR
 from harness.concluding.pair import Observed, Pair, begin
 from harness.concluding.pair import Unit as Share
@@ -37,13 +37,24 @@ ALONE_COST, FLOOR_COST = 8192.0, 65536.0
 """In tokens: what cannot be split goes first, and noise floors before all else, since looks wait for them."""
 
 
+@dataclass(frozen=True)
+class _TaskLooks:
+    """The looks at one task of one variant."""
+
+    looks: ExtendingItems
+    task: str
+
+    def goes_on(self, variant: int, look: int) -> bool:
+        """Whether more items are needed than those of this look."""
+        return self.looks.goes_on(variant, self.task, look)
+
+
 @dataclass
 class _Draw:
-    """A suite whose documents are drawn stage by stage, for the variants of one set."""
+    """Documents of a suite, or items of one of its tasks, that are drawn stage by stage for the variants of one set."""
 
-    suite: SuiteSpec
     going: list[str]
-    looks: Mapping[str, Extending]
+    looks: Mapping[str, Extending | _TaskLooks]
     last: int
     stage: int = 0
     open: Counter[str] = field(default_factory=Counter)
@@ -56,7 +67,8 @@ class _Set:
 
     key: str
     plans: Sequence[Plan]
-    draws: dict[str, _Draw] = field(default_factory=dict)
+    draws: dict[tuple[str, str], _Draw] = field(default_factory=dict)
+    """By suite and, for items, the first part of their units' names."""
     open: int = 0
     saved: bool = False
 
@@ -155,7 +167,7 @@ class CheckJob:
             return ()
         current = self._sets[unit.holds]
         current.open += len(unit.variants)
-        if (draw := current.draws.get(unit.suite)) is not None and unit.name in draw.open:
+        if (draw := current.draws.get(_key_of(unit))) is not None and unit.name in draw.open:
             draw.open[unit.name] += len(unit.variants)
         return [replace(unit, variants=(name,)) for name in unit.variants]
 
@@ -169,7 +181,15 @@ class CheckJob:
 
     def _conclude(self, name: str, pair: Pair) -> None:
         store = self._stores[name]
-        alone = [unit for unit in self._units[name] if unit.kind not in (BLOCK, ARTIFACT.kind)]
+        drawn = {suite.name: suite for suite in pair.observed.plan.suites}
+        alone = [
+            unit
+            for unit in self._units[name]
+            if unit.kind not in (BLOCK, ARTIFACT.kind)
+            and (
+                not unit.stage or not draws_items(drawn[unit.suite], unit.kind)
+            )  # further ones if a look asks for them
+        ]
         if missing := [f"{unit.suite} {unit.name}" for unit in alone if not store.done(unit.suite, unit.name)]:
             raise TableError(f"{name}: no rows of {', '.join(missing)}, which were to be computed; run the check again")
         for suite in pair.observed.plan.suites:
@@ -212,34 +232,51 @@ class CheckJob:
         if not names:
             return []
         for suite in self._pairs[names[0]].observed.plan.suites:
-            going = [name for name in names if passes_tokens(suite, self._pairs[name])]
-            if draws(suite) and going:
-                looks = {n: Extending(suite, self._samples[n][suite.name], [self._pairs[n]]) for n in going}
-                last = max(unit.stage for n in going for unit in self._units[n] if unit.suite == suite.name)
-                current.draws[suite.name] = _Draw(suite, going, looks, last)
+            current.draws |= self._plan_draws(suite, names)
         waiting = [unit for unit in self._list(current, names) if unit.kind != ARTIFACT.kind]
-        first = [unit for unit in waiting if unit.kind != BLOCK or unit.suite not in current.draws]
-        for name, draw in current.draws.items():
-            draw.open = Counter(unit.name for unit in first if unit.suite == name and unit.kind == FLOOR)
-            first += self._open_stage(current, draw)
+        first = [unit for unit in waiting if unit.kind == FLOOR or _key_of(unit) not in current.draws]
+        for key, draw in current.draws.items():
+            draw.open = Counter(unit.name for unit in first if unit.kind == FLOOR and _key_of(unit) == key)
+            first += self._open_stage(current, key)
         return first or self._finish(current)
+
+    def _plan_draws(self, suite: SuiteSpec, names: Sequence[str]) -> dict[tuple[str, str], _Draw]:
+        """What a suite draws until rules are decided: documents, and items of each of its tasks."""
+        found: dict[tuple[str, str], _Draw] = {}
+        units = {name: [unit for unit in self._units[name] if unit.suite == suite.name] for name in names}
+        last = {_key_of(unit): unit.stage for each in units.values() for unit in each}
+        going = [name for name in names if passes_tokens(suite, self._pairs[name])]
+        if draws(suite) and going:
+            looks = {n: Extending(suite, self._samples[n][suite.name], [self._pairs[n]]) for n in going}
+            found[suite.name, ""] = _Draw(
+                going, looks, max(u.stage for n in going for u in units[n] if u.kind == BLOCK)
+            )
+        tasks = [(name, _key_of(unit)) for name in names for unit in units[name] if draws_items(suite, unit.kind)]
+        for key in dict.fromkeys(key for _, key in tasks):
+            those = list(dict.fromkeys(name for name, of in tasks if of == key))
+            task = key[1].partition(":")[2]
+            items = {name: _TaskLooks(ExtendingItems(suite, [self._pairs[name]]), task) for name in those}
+            found[key] = _Draw(those, items, last[key])
+        return found
 
     def _go_on(self, current: _Set, closed: Unit) -> list[Unit]:
         """What the end of a unit makes possible."""
-        draw = current.draws.get(closed.suite)
+        key = _key_of(closed)
+        draw = current.draws.get(key)
         released: list[Unit] = []
         if draw is not None and closed.name in draw.open:
             draw.open -= Counter([closed.name])
             if not draw.open:
-                released = self._look(current, draw)
+                released = self._look(current, key)
         return released or self._finish(current)
 
-    def _look(self, current: _Set, draw: _Draw) -> list[Unit]:
+    def _look(self, current: _Set, key: tuple[str, str]) -> list[Unit]:
         """Take the look at the end of a stage, and release the next one for variants whose verdict is open."""
+        draw = current.draws[key]
         while not draw.open and draw.going and draw.stage < draw.last:
             draw.going = [name for name in draw.going if self._goes_on(draw, name)]
             draw.stage += 1
-            if units := self._open_stage(current, draw):
+            if units := self._open_stage(current, key):
                 return units
         return []
 
@@ -253,15 +290,13 @@ class CheckJob:
             self._errors[name] = error
             return False
 
-    def _open_stage(self, current: _Set, draw: _Draw) -> list[Unit]:
+    def _open_stage(self, current: _Set, key: tuple[str, str]) -> list[Unit]:
         """The units of the current stage that are not done; if all of them are, those of later ones."""
-        units = [
-            unit
-            for unit in self._list(current, draw.going, stage=draw.stage)
-            if unit.kind == BLOCK and unit.suite == draw.suite.name
-        ]
+        draw = current.draws[key]
+        stage = self._list(current, draw.going, stage=draw.stage)
+        units = [unit for unit in stage if unit.kind != FLOOR and _key_of(unit) == key]
         draw.open.update(unit.name for unit in units)
-        return units if draw.open else self._look(current, draw)
+        return units if draw.open else self._look(current, key)
 
     def _finish(self, current: _Set) -> list[Unit]:
         """The artifacts of a set, once nothing else of it is open: saving may change a model."""
@@ -304,6 +339,11 @@ class CheckJob:
         clock = self._pairs[name].observed.seconds
         for stage, value in seconds.items():
             clock[stage] = clock.get(stage, 0.0) + value
+
+
+def _key_of(unit: Unit | Share) -> tuple[str, str]:
+    """What a unit belongs to that may be drawn: the documents of its suite, or the items of a task."""
+    return unit.suite, "" if unit.kind in (BLOCK, FLOOR) else unit.name.rpartition("/")[0] or unit.name
 
 
 def _refuse(wanted: Wanted) -> None:

@@ -78,7 +78,10 @@ class Session:
             for probe in list_alone(suite, pair):
                 sink = AllDone()
                 probe.observe(self._context(suite, probe, [pair], [sink]))
-                yield from (Unit(suite=suite.name, name=name, kind=probe.kind) for name in sink.asked)
+                staged = draws_items(suite, probe.kind)
+                for name in sink.asked:
+                    stage = int(name.rpartition("/")[2]) if staged else 0
+                    yield Unit(suite=suite.name, name=name, kind=probe.kind, stage=stage)
         yield ARTIFACT
 
     def observe(self, pairs: Sequence[LoadedPair]) -> None:

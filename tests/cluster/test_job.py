@@ -21,7 +21,7 @@ from harness.errors import ClusterError, MeasureError, ModelError
 from harness.records import RunSpec
 from harness.running.variant import make_variant
 from harness.terminal import Terminal
-from tests.helpers.cluster_checks import DRAWN, SMALL, read_same, write_check
+from tests.helpers.cluster_checks import DRAWN, ITEMS, SMALL, read_same, write_check
 from tests.helpers.hosts_here import HostsHere
 
 DECIDED_AT = 0.006
@@ -92,6 +92,17 @@ def test_a_suite_that_samples_until_decided_stops_at_the_same_look(
     assert 20 < stop["documents"] < 160
     passed = [unit for _, unit in spread.workers[0].computed if unit.kind == "shared_pass"]
     assert len(passed) == len(set(passed))
+
+
+def test_items_of_a_task_are_drawn_to_the_same_look_and_no_further(spread: Spread, tmp_path: Path) -> None:
+    code, plain = check_here(tmp_path, ITEMS, 9.0)
+    out = spread.check(tmp_path, ITEMS, 9.0)
+    assert spread.code == code
+    assert read_same(out / "v") == read_same(plain / "v")
+    scored = {unit.name for _, unit in spread.workers[0].computed if unit.kind == "items"}
+    sums = {name for name in scored if name.startswith("items:pocket_sums/")}
+    assert scored - sums == {"items:pocket_facts/0"}, "a decided task takes no further stage"
+    assert len(sums) > 1
 
 
 @pytest.mark.parametrize("when", [5, *(pytest.param(when, marks=SLOW) for when in (1, 2, 3, 8, 11))])

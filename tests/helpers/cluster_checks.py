@@ -30,9 +30,17 @@ documents: {data: pocket-heldout, min: 20, max: 160, context: 64, bos: auto}
 noise_floor: [batch_size]
 measures: [divergence, perplexity]
 """
+ITEMS = """\
+documents: {data: pocket-heldout, max: 4, context: 32, bos: auto}
+measures: [divergence, {measure: tasks, bos: auto, items: {min: 20, max: 60}, tasks: [pocket_facts, pocket_sums]}]
+"""
 GATE = """\
 rules:
   - {rule: at_most, metric: divergence.kl_mean, limit: LIMIT, why: any number}
+"""
+ITEM_RULES = """\
+  - {rule: not_worse, metric: tasks.pocket_facts.accuracy, margin: 0.9, why: any number}
+  - {rule: not_worse, metric: tasks.pocket_sums.exact_match, margin: 0.001, why: less than one item}
 """
 
 
@@ -40,7 +48,7 @@ def write_check(folder: Path, suite: str, limit: float, matrix: str = "", run: s
     """A variant file of the embedded model, with its suite and gate."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "s.yaml").write_text(suite)
-    (folder / "g.yaml").write_text(GATE.replace("LIMIT", str(limit)))
+    (folder / "g.yaml").write_text(GATE.replace("LIMIT", str(limit)) + ITEM_RULES * ("items:" in suite))
     bits = "$bits" if matrix else "4"
     text = (
         "name: v\nreference: {model: pocket}\n"
