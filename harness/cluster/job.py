@@ -22,6 +22,7 @@ from harness.concluding.extending import Extending, ExtendingItems
 from harness.concluding.noise_floor import UNIT as FLOOR
 from harness.concluding.pair import Observed, Pair, begin
 from harness.concluding.pair import Unit as Share
+from harness.concluding.saved_files import find_lost_files
 from harness.errors import ClusterError, HarnessError, TableError
 from harness.lockstep.stages import SETUP, Wanted
 from harness.planning.sampling.sample import Sample
@@ -200,6 +201,12 @@ class CheckJob:
             conclude(pair)
         except HarnessError as error:
             self._errors[name] = error
+            return
+        if lost := find_lost_files(pair.observed.artifact, self._folders[name]):
+            self._errors[name] = ClusterError(
+                f"{name}: a worker saved {', '.join(lost)} of the artifact, and they are not in {self._folders[name]}; "
+                "expected run folders (--out) that the head and all nodes share"
+            )
 
     def _meet(self, described: object) -> None:
         """Open the tables of variants that are known now."""

@@ -12,6 +12,8 @@ from harness.records import Artifact, ArtifactFile, Comparison, Identity, Note
 from harness.report.comparability import title
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import pandas as pd
 
 FOLDER = "artifact"
@@ -48,6 +50,13 @@ def read_artifact(pair: Pair) -> pd.DataFrame | None:
     suites = [suite for suite in pair.observed.plan.suites if any(probe.runs == "artifact" for probe in suite.probes)]
     tables = (pair.store.read(suite.name, FOLDER) for suite in suites)
     return next((table for table in tables if table is not None), None)
+
+
+def find_lost_files(artifact: Artifact | None, folder: Path) -> list[str]:
+    """The files of an artifact that was saved beside the tables and is not there, in ``folder`` of a run."""
+    saved = artifact.files if artifact is not None and artifact.kind == "saved" else ()
+    paths = {file: folder / FOLDER / file.name for file in saved}
+    return [file.name for file, path in paths.items() if not path.is_file() or path.stat().st_size != file.bytes]
 
 
 def artifact_of(table: pd.DataFrame) -> Artifact | None:

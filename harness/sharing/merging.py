@@ -18,6 +18,7 @@ from harness.concluding.conclusion import conclude, draws_items, passes_tokens, 
 from harness.concluding.extending import ExtendingItems
 from harness.concluding.pair import Pair, PairFacts, begin
 from harness.concluding.saved_files import FOLDER as ARTIFACT_FOLDER
+from harness.concluding.saved_files import find_lost_files
 from harness.errors import MergeError
 from harness.lockstep.stages import SETUP, Wanted
 from harness.planning.sampling.sample import Sample
@@ -105,6 +106,10 @@ def merge_parts(plan: Plan, parts: Sequence[Part], folder: Path) -> Pair:
         conclude(pair)
     finally:
         store.close()
+    if lost := find_lost_files(pair.observed.artifact, folder):
+        raise MergeError(
+            f"{plan.name}: {', '.join(lost)} of the artifact are not in the folder of the shard that saved it"
+        )
     return pair
 
 
