@@ -223,7 +223,7 @@ class RunSpec(Entry):
     ray: str = Field(min_length=1, examples=["auto"])
     """auto (the cluster that this machine belongs to), local (workers on this machine alone), or the address of a
     cluster, such as 10.0.0.1:6379."""
-    workers: Positive | None = None
+    workers: Annotated[Positive, Field(examples=[8])] | None = None
     """Processes that open the models; null: as many as the cluster has room for."""
     cpus_per_worker: Positive = 1
     """Processor cores, and threads, of a worker."""

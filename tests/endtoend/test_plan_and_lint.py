@@ -89,7 +89,7 @@ even without any change; 80 % power needs n = 4020; 5 % discordant items, assume
   no sampling  gate: at_most divergence.kl_max limit 5  compares the point estimate alone (decide: point), whatever n is
 cost
   time    about TIME (SPEED GFLOP/s, measured on this machine in float32)
-  memory  982.3 MB (reference in float32, variant in float32, working memory 0.3 GB, libraries 0.65 GB)
+  memory  979.5 MB (reference in float32, variant in float32, working memory 0.3 GB, libraries 0.65 GB)
 underpowered  2 of 4 comparisons have less than 80 % power
 """
 

@@ -13,7 +13,7 @@ from xml.etree import ElementTree
 import pytest
 from rich.console import Console
 
-import harness.check
+import harness.running.publishing
 from harness.check import MARKER, check
 from harness.errors import HarnessError, PlanError, TableError, WriteError
 from harness.system import files
@@ -146,7 +146,7 @@ def test_tables_that_cannot_be_read_any_more_make_the_run_an_error(
 def test_a_run_file_that_cannot_be_written_or_read_back_leaves_no_result(
     desk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
-    monkeypatch.setattr(harness.check, step, refuse)
+    monkeypatch.setattr(harness.running.publishing, step, refuse)
     code, said = run(desk, tmp_path, "a")
     assert code == 2
     check_no_result(tmp_path / "a", "the disk is full")
@@ -159,7 +159,7 @@ def test_a_process_killed_between_the_outputs_leaves_no_run_file(
     desk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     assert run(desk, tmp_path, "a")[0] == 0
-    monkeypatch.setattr(harness.check, step, die)
+    monkeypatch.setattr(harness.running.publishing, step, die)
     with pytest.raises(KilledError):
         run(desk, tmp_path, "a")
     assert not (tmp_path / "a" / "run.json").exists()
