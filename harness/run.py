@@ -14,7 +14,7 @@ from harness.concluding.pair import Observed, Pair
 from harness.errors import HarnessError
 from harness.planning.specs import Plan
 from harness.progress import Progress, report_to
-from harness.running.session import Session, open_session
+from harness.running.session import Session, keep_error, open_session
 from harness.system.foreign import LONG, Ticking, guard
 from harness.tables.store import TABLES, Store
 
@@ -35,7 +35,8 @@ def run_group(plans: Sequence[Plan], folders: Sequence[Path], progress: Progress
         try:
             _observe(session)
             for pair in session.pairs:
-                conclude(pair)
+                with keep_error(pair):
+                    conclude(pair)
         finally:
             session.close()
     return list_outcomes(session.outcomes)

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from harness.backends.round_to_nearest import RoundToNearest
-from harness.concluding.pair import Observed
-from harness.errors import DataError, HarnessError, ModelError
+from harness.concluding.conclusion import conclude
+from harness.concluding.pair import Observed, Pair
+from harness.errors import DataError, HarnessError, ModelError, TableError
 from harness.forecast.passes import group_plans
 from harness.measures import Measure
 from harness.measures.artifact import Artifact
@@ -176,6 +177,22 @@ def test_a_variant_that_is_observed_again_alone_is_told_nothing_twice(
         assert isinstance(result, Observed)
         assert any(note.topic == "repeat" for note in result.notes)
         assert [note for note in result.notes if result.notes.count(note) > 1] == []
+
+
+def test_a_variant_that_cannot_be_concluded_leaves_the_others_alone(
+    models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plans = two_plans(models)
+
+    def damaged(pair: Pair) -> None:
+        if pair.observed.plan.name == plans[0].name:
+            raise TableError("its tables are damaged")
+        conclude(pair)
+
+    monkeypatch.setattr("harness.run.conclude", damaged)
+    lost, kept = run(plans, models)
+    assert str(lost) == "its tables are damaged"
+    assert isinstance(kept, Observed)
 
 
 def test_a_variant_whose_kernels_fail_leaves_the_others_alone(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:

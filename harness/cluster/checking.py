@@ -23,7 +23,7 @@ from harness.cluster.messages import (
     hash_inputs,
 )
 from harness.cluster.workers import Unit
-from harness.concluding.pair import Unit as Share
+from harness.concluding.pair import Unit as PlannedUnit
 from harness.errors import HarnessError
 from harness.lockstep.stages import SETUP
 from harness.planning.sampling.sample import Sample
@@ -126,7 +126,7 @@ class CheckSession:
         pairs = [pair for name in unit.variants if isinstance(pair := self._outcomes[name], LoadedPair)]
         before = {id(pair): dict(pair.observed.seconds) for pair in pairs}
         with report_to(self._ticking):
-            session.run([Share(suite=unit.suite, name=unit.name, kind=unit.kind)], pairs)
+            session.run([PlannedUnit(suite=unit.suite, name=unit.name, kind=unit.kind)], pairs)
         if unit.kind == ARTIFACT.kind:
             self._spent |= set(unit.variants)
         return Computed(

@@ -21,7 +21,7 @@ from harness.concluding.conclusion import conclude, draws, draws_items, passes_t
 from harness.concluding.extending import Extending, ExtendingItems
 from harness.concluding.noise_floor import UNIT as FLOOR
 from harness.concluding.pair import Observed, Pair, begin
-from harness.concluding.pair import Unit as Share
+from harness.concluding.pair import Unit as PlannedUnit
 from harness.concluding.saved_files import find_lost_files
 from harness.errors import ClusterError, HarnessError, TableError
 from harness.lockstep.stages import SETUP, Wanted
@@ -89,7 +89,7 @@ class CheckJob:
         self._pairs: dict[str, Pair] = {}
         self._stores: dict[str, Store] = {}
         self._errors: dict[str, HarnessError] = {}
-        self._units: dict[str, tuple[Share, ...]] = {}
+        self._units: dict[str, tuple[PlannedUnit, ...]] = {}
         self._samples: dict[str, Mapping[str, Sample]] = {}
         self._inputs: dict[str, Mapping[str, str]] = {}
         self._reports: dict[tuple[str, str], str] = {}
@@ -315,7 +315,7 @@ class CheckJob:
 
     def _list(self, current: _Set, names: Sequence[str], stage: int | None = None) -> list[Unit]:
         """The units that some of these variants lack, each for all of them that do."""
-        lacking: dict[tuple[str, str], tuple[Share, list[str]]] = {}
+        lacking: dict[tuple[str, str], tuple[PlannedUnit, list[str]]] = {}
         for name in names:
             for unit in self._units[name]:
                 if stage in (None, unit.stage) and not self._stores[name].done(unit.suite, unit.name):
@@ -348,7 +348,7 @@ class CheckJob:
             clock[stage] = clock.get(stage, 0.0) + value
 
 
-def _key_of(unit: Unit | Share) -> tuple[str, str]:
+def _key_of(unit: Unit | PlannedUnit) -> tuple[str, str]:
     """What a unit belongs to that may be drawn: the documents of its suite, or the items of a task."""
     return unit.suite, "" if unit.kind in (BLOCK, FLOOR) else unit.name.rpartition("/")[0] or unit.name
 

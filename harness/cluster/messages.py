@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from harness.concluding.pair import PairFacts, hash_data
-from harness.concluding.pair import Unit as Share
+from harness.concluding.pair import Unit as PlannedUnit
 from harness.planning.sampling.sample import Sample
 from harness.planning.specs import Plan
 
@@ -44,7 +44,7 @@ class Described:
 
     plan: Plan
     facts: PairFacts
-    units: tuple[Share, ...]
+    units: tuple[PlannedUnit, ...]
     samples: Mapping[str, Sample]
     made: str = ""
     """The hash of the file in which a variant that took documents to make is handed on; empty if it is not."""

@@ -37,7 +37,7 @@ from harness.system.stopwatch import measure_time
 if TYPE_CHECKING:
     from harness.tables.access import Sink
 
-Store = Callable[[Path, str], Storage]
+OpenStore = Callable[[Path, str], Storage]
 """Opens the place for the tables of one variant, by its folder and data key."""
 
 
@@ -103,7 +103,7 @@ class Session:
     def compare_files(self, pairs: Sequence[LoadedPair]) -> None:
         """Let the probes of files observe some pairs. A pair that fails keeps its error."""
         for pair in pairs:
-            with _keep_error(pair), measure_time(pair.observed.seconds, "comparability"):
+            with keep_error(pair), measure_time(pair.observed.seconds, "comparability"):
                 compare_files(self.suites, self.reference, pair, self.progress)
 
     def observe_floors(self) -> None:
@@ -123,14 +123,14 @@ class Session:
     def observe_artifacts(self, pairs: Sequence[LoadedPair]) -> None:
         """Let the artifact probes observe some pairs, one after another. A pair that fails keeps its error."""
         for pair in pairs:
-            with _keep_error(pair), measure_time(pair.observed.seconds, "artifact"):
+            with keep_error(pair), measure_time(pair.observed.seconds, "artifact"):
                 observe_artifact(pair, self.documents, self.reference, self.progress)
 
     def verify_unchanged(self) -> None:
         """Raise HarnessError if the reference has changed; a variant that has changed keeps that as its error."""
         verify_unchanged(self.reference)
         for pair in self.pairs:
-            with _keep_error(pair):
+            with keep_error(pair):
                 verify_unchanged(pair.variant)
 
     def observe_suite(self, suite: SuiteSpec, pairs: Sequence[LoadedPair]) -> None:
@@ -220,7 +220,7 @@ def open_session(
     plans: Sequence[Plan],
     folders: Sequence[Path],
     progress: Progress,
-    store: Store,
+    store: OpenStore,
     made: Mapping[str, LoadedModel] | None = None,
 ) -> Session:
     """Open the inputs, the reference and all variants of a group of plans.
@@ -267,7 +267,8 @@ def _open_inputs(suites: Sequence[SuiteSpec], progress: Progress) -> None:
 
 
 @contextmanager
-def _keep_error(pair: Pair) -> Iterator[None]:
+def keep_error(pair: Pair) -> Iterator[None]:
+    """Let a HarnessError of the block be the error of the pair, so that the others go on."""
     try:
         yield
     except HarnessError as error:

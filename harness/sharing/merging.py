@@ -63,12 +63,12 @@ def _compare(first: Shard, other: Shard) -> Iterator[str]:
     if first.rounding != other.rounding:
         names = [shard.facts.environment.processor for shard in (first, other)]
         yield f"how their processors round ({', '.join(names)})"
-    yield from describe_difference(first.facts, other.facts)
+    yield from _compare_facts(first.facts, other.facts)
     if first.units != other.units:
         yield "the units of work"
 
 
-def describe_difference(first: PairFacts, other: PairFacts) -> Iterator[str]:
+def _compare_facts(first: PairFacts, other: PairFacts) -> Iterator[str]:
     """In what two processes differ that describe the same pair; the names of their processors are no difference."""
     environments = [facts.environment.model_dump(mode="json", exclude={"processor"}) for facts in (first, other)]
     flat = [each | each.pop("packages") for each in environments]
