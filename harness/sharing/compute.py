@@ -51,11 +51,11 @@ def read_share(text: str, environment: Mapping[str, str]) -> tuple[int, int]:
 
 def _read_scheduler(given: str | None, environment: Mapping[str, str]) -> tuple[int, int]:
     if (index := environment.get("SLURM_ARRAY_TASK_ID")) is not None:
-        first, step = environment.get("SLURM_ARRAY_TASK_MIN", "1"), environment.get("SLURM_ARRAY_TASK_STEP", "1")
+        place = _number("SLURM_ARRAY_TASK_ID", index)
+        first = _number("SLURM_ARRAY_TASK_MIN", environment.get("SLURM_ARRAY_TASK_MIN", "1"))
+        step = _number("SLURM_ARRAY_TASK_STEP", environment.get("SLURM_ARRAY_TASK_STEP", "1"))
         count = given or environment.get("SLURM_ARRAY_TASK_COUNT", "")
-        return (_number("SLURM_ARRAY_TASK_ID", index) - _number("SLURM_ARRAY_TASK_MIN", first)) // _number(
-            "SLURM_ARRAY_TASK_STEP", step
-        ) + 1, _number("SLURM_ARRAY_TASK_COUNT", count)
+        return (place - first) // step + 1, _number("SLURM_ARRAY_TASK_COUNT", count)
     if (index := environment.get("JOB_COMPLETION_INDEX")) is not None:
         if given is None:
             raise ValueError(
