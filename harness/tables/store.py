@@ -137,12 +137,15 @@ class StoreReader:
         import pyarrow.parquet as pq
 
         try:
-            table = pq.read_table(pa.BufferReader(self._read_file(part)))
+            # Parts are small: read_table, which can do far more, takes three times as long for one.
+            file = pq.ParquetFile(pa.BufferReader(self._read_file(part)), pre_buffer=False)
+            names = file.schema_arrow.names
+            wanted = [name for name in names if columns is None or name in columns]
+            table: pa.Table = file.read(wanted, use_threads=False)
         except (pa.ArrowException, OSError) as error:
             raise TableError(f"{self.folder / part.file}: not readable as Parquet: {error}") from error
-        missing = [name for name in columns or () if name not in table.column_names]
-        if missing:
-            has = ", ".join(table.column_names)
+        if missing := [name for name in columns or () if name not in names]:
+            has = ", ".join(names)
             raise TableError(f"{self.folder / part.file}: has no column {', '.join(missing)} (has {has})")
         return table.select(list(columns)) if columns is not None else table
 
