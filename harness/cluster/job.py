@@ -340,7 +340,7 @@ class CheckJob:
             stem, numbers = unit.rpartition("/")[0], iter(range(1, 10**9))
             unit = next(free for number in numbers if not store.done(rows.suite, free := f"{stem}/{number}"))
         if unit != SETUP or not store.done(rows.suite, unit):
-            store.commit(rows.suite, unit, rows.frames, rows.snapshots)
+            store.commit_files(rows.suite, unit, rows.tables)
 
     def _add_seconds(self, name: str, seconds: Mapping[str, float]) -> None:
         clock = self._pairs[name].observed.seconds

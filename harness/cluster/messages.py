@@ -11,6 +11,7 @@ from harness.concluding.pair import PairFacts, hash_data
 from harness.concluding.pair import Unit as PlannedUnit
 from harness.planning.sampling.sample import Sample
 from harness.planning.specs import Plan
+from harness.tables.store import TableFile
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,12 +23,11 @@ Frames = Mapping[str, "pd.DataFrame"]
 
 @dataclass(frozen=True)
 class Rows:
-    """What one unit commits to the tables of a suite."""
+    """What one unit commits to the tables of a suite, encoded where it was computed: the head only stores it."""
 
     suite: str
     unit: str
-    frames: Frames
-    snapshots: Frames
+    tables: tuple[TableFile, ...]
 
 
 @dataclass(frozen=True)
