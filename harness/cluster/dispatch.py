@@ -205,7 +205,7 @@ class Dispatcher:
     def _take_new(self, worker: _Worker) -> Unit | None:
         shelves = self._shelves.get(worker.label)
         unit = shelves.take(worker.held) if shelves else None
-        worker.held = unit.holds if unit else worker.held
+        worker.held = unit.holds or worker.held if unit else worker.held
         return unit
 
     def _take_again(self, worker: _Worker) -> Unit | None:

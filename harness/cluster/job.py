@@ -2,36 +2,40 @@
 
     describe ─▶ noise floors, probes that run alone, blocks up to the first look ─▶ look ─▶ … ─▶ artifacts ─▶ conclude
 
-No model is opened here. Looks are those of one process: at a stage whose units are all there, whoever computed them.
+No model is opened here. Workers conclude, each variant once it is complete; the head does where they cannot read its
+tables. Looks are those of one process: at a stage whose units are all there, whoever computed them.
 """
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from harness import errors
+from harness.cluster.concluding import BLOCK, CONCLUDE, Concluded, Evidence, Occasion, conclude_tables
 from harness.cluster.dispatch import describe_difference, describe_failure
 from harness.cluster.handing_on import discard_made
 from harness.cluster.messages import DESCRIBE, Computed, Described, Rows, Wrong, hash_frames, hash_inputs
 from harness.cluster.workers import Failed, Unit
-from harness.concluding.conclusion import conclude, draws, draws_items, passes_tokens, run_pass
+from harness.concluding.conclusion import draws, draws_items, passes_tokens
 from harness.concluding.extending import Extending, ExtendingItems
 from harness.concluding.noise_floor import UNIT as FLOOR
 from harness.concluding.pair import Observed, Pair, begin
 from harness.concluding.pair import Unit as PlannedUnit
 from harness.concluding.saved_files import find_lost_files
 from harness.errors import ClusterError, HarnessError, TableError
-from harness.lockstep.stages import SETUP, Wanted
+from harness.lockstep.stages import SETUP
 from harness.planning.sampling.sample import Sample
 from harness.planning.specs import Plan, SuiteSpec
-from harness.running.units import ARTIFACT, stages_of
+from harness.running.publishing import Judged
+from harness.running.units import ARTIFACT
+from harness.tables.overlay import read_version
 from harness.tables.store import TABLES, Store
+from harness.write import add_suited
 
-BLOCK = "shared_pass"
-"""The kind of the units of a pass."""
 TIMED = "timings"
 REPORT_TABLES = ("documents", "pass", "notes", "unpaired")
 ALONE_COST, FLOOR_COST = 8192.0, 65536.0
@@ -78,14 +82,19 @@ class CheckJob:
     """A check as a job of the dispatcher (see harness.cluster.dispatch.Job).
 
     sets: plans by the key of their models. folders: run folders by the name of the variant. quiet: the label of the
-    worker that measures times; empty if there is none.
+    worker that measures times; empty if there is none. occasion: what workers must know to conclude variants; without
+    it the head does.
     """
 
     def __init__(
-        self, sets: Mapping[str, Sequence[Plan]], folders: Mapping[str, Path], quiet: Callable[[], str] = str
+        self,
+        sets: Mapping[str, Sequence[Plan]],
+        folders: Mapping[str, Path],
+        quiet: Callable[[], str] = str,
+        occasion: Occasion | None = None,
     ) -> None:
         self._sets = {key: _Set(key, plans) for key, plans in sets.items()}
-        self._folders, self._quiet = folders, quiet
+        self._folders, self._quiet, self._occasion = folders, quiet, occasion
         self._pairs: dict[str, Pair] = {}
         self._stores: dict[str, Store] = {}
         self._errors: dict[str, HarnessError] = {}
@@ -94,6 +103,7 @@ class CheckJob:
         self._inputs: dict[str, Mapping[str, str]] = {}
         self._reports: dict[tuple[str, str], str] = {}
         self._made: dict[str, str] = {}
+        self._judged: dict[str, Judged] = {}
 
     def close(self) -> None:
         """Let go of all tables, and of variants that were handed on."""
@@ -106,13 +116,16 @@ class CheckJob:
         """See Job."""
         if closed is None:
             units = [self._make(each.key, "", DESCRIBE, DESCRIBE, self._names(each)) for each in self._sets.values()]
+        elif closed.kind == CONCLUDE:
+            return []
         else:
             current = self._sets[closed.holds]
             current.open -= 1
             units = self._begin(current) if closed.kind == DESCRIBE else self._go_on(current, closed)
         for unit in units:
             self._sets[unit.holds].open += 1
-        return units
+        complete = closed.variants if closed is not None and closed.kind == ARTIFACT.kind else ()
+        return [*units, *(unit for name in complete for unit in self._ask_for_conclusion(name))]
 
     def trim(self, unit: Unit) -> Unit | None:
         """See Job."""
@@ -142,6 +155,9 @@ class CheckJob:
 
     def commit(self, unit: Unit, result: object) -> None:
         """See Job."""
+        if isinstance(result, Concluded):
+            self._take_conclusion(unit.variants[0], result)
+            return
         if not isinstance(result, Computed):
             self._meet(result)
             return
@@ -172,37 +188,52 @@ class CheckJob:
             draw.open[unit.name] += len(unit.variants)
         return [replace(unit, variants=(name,)) for name in unit.variants]
 
-    def conclude(self) -> list[Observed | HarnessError]:
-        """What came of every plan. Raises TableError if anything is missing that should be there."""
+    def conclude(self) -> list[Observed | Judged | HarnessError]:
+        """What came of every plan."""
         for name, pair in self._pairs.items():
             if name not in self._errors:
                 self._conclude(name, pair)
         names = [plan.name for each in self._sets.values() for plan in each.plans]
-        return [self._errors[name] if name in self._errors else self._pairs[name].observed for name in names]
+        known = {name: pair.observed for name, pair in self._pairs.items()} | self._judged | self._errors
+        return [known[name] for name in names]
+
+    def _ask_for_conclusion(self, name: str) -> list[Unit]:
+        """The unit in which a worker concludes a variant all of whose units are stored."""
+        if self._occasion is None or name in self._errors or name not in self._pairs:
+            return []
+        pair, folder = self._pairs[name], self._folders[name]
+        evidence = Evidence(
+            pair.observed.plan,
+            pair.facts,
+            self._units[name],
+            self._samples[name],
+            folder,
+            read_version(folder / TABLES),
+            dict(pair.observed.seconds),
+            [writer for writer in add_suited(pair.observed.plan.outputs, os.environ) if writer.portable],
+            self._occasion,
+        )
+        return [Unit("", CONCLUDE, (name,), CONCLUDE, ALONE_COST, about=evidence)]
+
+    def _take_conclusion(self, name: str, found: Concluded) -> None:
+        if isinstance(found.judged, Wrong):
+            self._errors[name] = restore_error(found.judged)
+        elif found.judged is not None:
+            for rows in found.sums:
+                self._store_rows(name, rows, CONCLUDE)
+            self._judged[name] = replace(found.judged, messages=self._pairs[name].observed.messages)
 
     def _conclude(self, name: str, pair: Pair) -> None:
-        store = self._stores[name]
-        drawn = {suite.name: suite for suite in pair.observed.plan.suites}
-        alone = [
-            unit
-            for unit in self._units[name]
-            if unit.kind not in (BLOCK, ARTIFACT.kind)
-            and (
-                not unit.stage or not draws_items(drawn[unit.suite], unit.kind)
-            )  # further ones if a look asks for them
-        ]
-        if missing := [f"{unit.suite} {unit.name}" for unit in alone if not store.done(unit.suite, unit.name)]:
-            raise TableError(f"{name}: no rows of {', '.join(missing)}, which were to be computed; run the check again")
-        for suite in pair.observed.plan.suites:
-            if passes_tokens(suite, pair):
-                stages, sample = stages_of(self._units[name], suite.name), self._samples[name][suite.name]
-                run_pass(suite, sample, [pair], stages, [store.sink(suite.name)], _refuse)
+        """Conclude a variant that no worker has, for want of its tables."""
         try:
-            conclude(pair)
+            if name not in self._judged:
+                conclude_tables(pair, self._units[name], self._samples[name])
         except HarnessError as error:
             self._errors[name] = error
             return
-        if lost := find_lost_files(pair.observed.artifact, self._folders[name]):
+        judged = self._judged.get(name)
+        artifact = judged.run.artifact if judged else pair.observed.artifact
+        if lost := find_lost_files(artifact, self._folders[name]):
             self._errors[name] = ClusterError(
                 f"{name}: a worker saved {', '.join(lost)} of the artifact, and they are not in {self._folders[name]}; "
                 "expected run folders (--out) that the head and all nodes share"
@@ -351,11 +382,6 @@ class CheckJob:
 def _key_of(unit: Unit | PlannedUnit) -> tuple[str, str]:
     """What a unit belongs to that may be drawn: the documents of its suite, or the items of a task."""
     return unit.suite, "" if unit.kind in (BLOCK, FLOOR) else unit.name.rpartition("/")[0] or unit.name
-
-
-def _refuse(wanted: Wanted) -> None:
-    names = ", ".join(block.unit for block, _ in wanted)
-    raise TableError(f"no rows of {names}, which were to be computed; run the check again")
 
 
 def is_harness_error(name: str) -> bool:

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
+    from harness.tables.access import Writable
+
 
 LOCK = "lock"
 TABLES = "tables"
@@ -176,7 +178,7 @@ class StoreReader:
 class SuiteSink:
     """Receives the rows of one suite."""
 
-    def __init__(self, store: Store, suite: str) -> None:
+    def __init__(self, store: Writable, suite: str) -> None:
         self._store, self._suite = store, suite
 
     def done(self, unit: str) -> bool:
