@@ -256,7 +256,7 @@ class CheckJob:
 
     def _draw_items(self, suite: SuiteSpec, name: str) -> Iterator[list[str]]:
         """The stages of tasks after the first of each that a variant needs."""
-        for wanted in ItemRounds(suite, self._pairs[name]):
+        for wanted in ItemRounds.of(suite, self._pairs[name]):
             yield [name_unit(task, stage) for task, stage in wanted]
 
     def _end_pass(self, suite: SuiteSpec, name: str) -> None:

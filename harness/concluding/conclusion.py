@@ -83,7 +83,7 @@ def conclude(pair: Pair) -> None:
             _conclude_pass(pair, suite)
         for probe in list_alone(suite, pair):
             _note(pair, probe.notes(pair.store.sink(suite.name)))
-        ItemRounds(suite, pair).conclude()
+        ItemRounds.of(suite, pair).conclude()
     conclude_artifact(pair)
     measure(pair, suites)
 

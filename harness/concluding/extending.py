@@ -70,6 +70,11 @@ class ItemRounds:
         self._at: dict[str, int] = {}
         self._to_the_end = any(spec.after_failure == "continue" for spec in _list_specs(self._suite))
 
+    @staticmethod
+    def of(suite: SuiteSpec, pair: Pair) -> ItemRounds:
+        """Those of a pair, which remember what they have judged."""
+        return pair.rounds.setdefault(suite.name, ItemRounds(suite, pair))
+
     def __iter__(self) -> Iterator[list[tuple[str, int]]]:
         """Rounds: tasks, each with its next stage. A round must be committed before the next one is asked for."""
         self._read_looks()

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 from harness.concluding.measuring import measure_parts, run_measure
 from harness.concluding.noise_floor import Key, add_floors, floors, read_perturbed
@@ -105,7 +106,7 @@ class StoppingRules:
             identical = observed.reference.same_as(observed.variant)
             parts = measure_parts(self.pair, self.suite, self.gates, self.look(number), self.noise)
             by_interval, by_estimate = (
-                judge(gates, measurements, skipped, identical, parts, self._count_elsewhere())
+                judge(gates, measurements, skipped, identical, parts, self._elsewhere)
                 for gates in (self.gates, [_compare_estimates(gate) for gate in self.gates])
             )
             self.known[number] = _Judged(by_interval, by_estimate)
@@ -141,7 +142,8 @@ class StoppingRules:
             and any(could_match(pattern, each.name) for pattern in patterns for each in measure.produces())
         ]
 
-    def _count_elsewhere(self) -> int:
+    @cached_property
+    def _elsewhere(self) -> int:
         """Number of blocking comparisons on metrics of other suites, which count for the Holm correction."""
         plan: Plan = self.pair.observed.plan
         here = set(self.names)

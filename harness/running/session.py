@@ -178,7 +178,7 @@ class Session:
     def _observe_alone(self, suite: SuiteSpec, probe: Probe, pairs: Sequence[LoadedPair]) -> None:
         context = self._context(suite, probe, pairs, [self.sink(pair, suite) for pair in pairs])
         if draws_items(suite, probe.kind) and all(pair.own is None for pair in pairs):
-            context = replace(context, items=[ItemRounds(suite, pair) for pair in pairs])
+            context = replace(context, items=[ItemRounds.of(suite, pair) for pair in pairs])
         probe.observe(context)
 
     def sink(self, pair: Pair, suite: SuiteSpec) -> Sink:

@@ -172,7 +172,7 @@ class _Adoption:
     def _adopt_items(self, suite: SuiteSpec, first: Sequence[str]) -> None:
         """Adopt the stages of every task as far as rules need them."""
         self._adopt(suite.name, first)
-        for wanted in ItemRounds(suite, self.pair):
+        for wanted in ItemRounds.of(suite, self.pair):
             self._adopt(suite.name, [name_unit(task, stage) for task, stage in wanted])
 
     def _adopt(self, suite: str, names: Sequence[str]) -> None:
