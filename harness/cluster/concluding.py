@@ -16,7 +16,7 @@ from pathlib import Path
 
 from harness.cluster.messages import Rows, Wrong
 from harness.cluster.workers import Unit
-from harness.concluding.conclusion import conclude, draws_items, passes_tokens, run_pass
+from harness.concluding.conclusion import conclude, passes_tokens, run_pass
 from harness.concluding.pair import Pair, PairFacts, begin
 from harness.concluding.pair import Unit as PlannedUnit
 from harness.errors import HarnessError, TableError
@@ -77,24 +77,19 @@ class Concluded:
 def conclude_tables(pair: Pair, units: Sequence[PlannedUnit], samples: Mapping[str, Sample]) -> None:
     """Add up the passes of a pair, take the looks at its tables, and measure. Raises TableError if a unit is missing,
     HarnessError if it cannot be measured."""
-    drawn = {suite.name: suite for suite in pair.observed.plan.suites}
-    alone = [
-        unit
-        for unit in units
-        if unit.kind not in (BLOCK, ARTIFACT.kind)
-        and (not unit.stage or not draws_items(drawn[unit.suite], unit.kind))  # further ones if a look asks for them
-    ]
+    alone = [unit for unit in units if unit.kind not in (BLOCK, ARTIFACT.kind) and not unit.stage]
     name = pair.observed.plan.name
     if missing := [f"{unit.suite} {unit.name}" for unit in alone if not pair.store.sink(unit.suite).done(unit.name)]:
         raise TableError(f"{name}: no rows of {', '.join(missing)}, which were to be computed; run the check again")
     for suite in pair.observed.plan.suites:
         if passes_tokens(suite, pair):
             stages, sample = stages_of(units, suite.name), samples[suite.name]
-            run_pass(suite, sample, [pair], stages, [pair.store.sink(suite.name)], _refuse)
+            run_pass(suite, sample, [pair], stages, [pair.store.sink(suite.name)], refuse_missing)
     conclude(pair)
 
 
-def _refuse(wanted: Wanted) -> None:
+def refuse_missing(wanted: Wanted) -> None:
+    """Raise TableError that names blocks which were to be computed and have no rows."""
     names = ", ".join(block.unit for block, _ in wanted)
     raise TableError(f"no rows of {names}, which were to be computed; run the check again")
 

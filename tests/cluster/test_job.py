@@ -74,6 +74,19 @@ def test_items_of_a_task_are_drawn_to_the_same_look_and_no_further(spread: Sprea
     assert len(sums) > 1
 
 
+def test_no_further_items_are_handed_out_for_a_variant_whose_documents_failed(spread: Spread, tmp_path: Path) -> None:
+    """Although units of items were handed out, and stored, before those of documents."""
+    suite = ITEMS.replace("max: 4", "max: 24")
+    code, plain = check_here(tmp_path, suite, 1e-9)
+    out = spread.check(tmp_path, suite, 1e-9)
+    assert spread.code == code == 1
+    assert read_same(out / "v") == read_same(plain / "v")
+    assert {unit.name for _, unit in spread.workers[0].computed if unit.kind == "items"} == {
+        "items:pocket_facts/0",
+        "items:pocket_sums/0",
+    }
+
+
 @pytest.mark.parametrize("when", [5, *(pytest.param(when, marks=SLOW) for when in (1, 2, 3, 8, 11))])
 def test_a_worker_that_dies_at_any_point_changes_no_bit(
     spread: Spread, tmp_path: Path, drawn: dict[str, Any], when: int

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,8 @@ class Spread:
         self.settings: dict[str, Any] = {"count": 2}
         self.workers: list[HostsHere] = []
         monkeypatch.setattr(harness.cluster.run, "RayWorkers", self._make)
-        monkeypatch.setattr("harness.planning.run_entry.importlib.util.find_spec", lambda name: object())
+        find = importlib.util.find_spec
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name, *args: name == "ray" or find(name, *args))
 
     def _make(self, spec: RunSpec, opener: Any, memory: float) -> HostsHere:
         made = HostsHere(opener, **self.settings)
