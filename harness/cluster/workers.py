@@ -102,8 +102,8 @@ class Workers(Protocol):
         """What was asked for and what there is, for an error that no worker came; empty while one is on its way."""
         ...
 
-    def finish(self) -> Sequence[Failed]:
-        """Have every worker check itself once more, and say which of them failed."""
+    def finish(self) -> Sequence[Failed | Lost]:
+        """Have every worker check itself once more, and say which of them failed, or are lost and cannot tell."""
         ...
 
     def stop(self) -> None:
