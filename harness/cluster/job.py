@@ -2,37 +2,50 @@
 
     describe ─▶ noise floors, probes that run alone, blocks up to the first look ─▶ look ─▶ … ─▶ artifacts ─▶ conclude
 
-No model is opened here. Looks are those of one process: at a stage whose units are all there, whoever computed them.
+No model is opened here. Workers conclude, each variant once it is complete; the head does where they cannot read its
+tables. Looks are those of one process: at a stage whose units are all there, whoever computed them.
 """
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from harness import errors
+from harness.cluster.concluding import BLOCK, CONCLUDE, Concluded, Evidence, Occasion, conclude_tables, refuse_missing
 from harness.cluster.dispatch import describe_difference, describe_failure
 from harness.cluster.handing_on import discard_made
-from harness.cluster.messages import DESCRIBE, Computed, Described, Rows, Wrong, hash_frames, hash_inputs
+from harness.cluster.messages import (
+    DESCRIBE,
+    Computed,
+    Described,
+    Rows,
+    Wrong,
+    hash_frames,
+    hash_inputs,
+    is_harness_error,
+    restore_error,
+)
 from harness.cluster.workers import Failed, Unit
-from harness.concluding.conclusion import conclude, draws, draws_items, passes_tokens, run_pass
+from harness.concluding.conclusion import draws, draws_items, passes_tokens, run_pass
 from harness.concluding.extending import Extending, ItemRounds
 from harness.concluding.noise_floor import UNIT as FLOOR
 from harness.concluding.pair import Observed, Pair, begin
 from harness.concluding.pair import Unit as PlannedUnit
 from harness.concluding.saved_files import find_lost_files
 from harness.errors import ClusterError, HarnessError, TableError
-from harness.lockstep.stages import SETUP, Wanted
+from harness.lockstep.stages import SETUP
 from harness.planning.sampling.sample import Sample
 from harness.planning.specs import Plan, SuiteSpec
 from harness.probes import name_unit
+from harness.running.publishing import Judged
 from harness.running.units import ARTIFACT, stages_of
+from harness.tables.overlay import read_version
 from harness.tables.store import TABLES, Store
+from harness.write import add_suited
 
-BLOCK = "shared_pass"
-"""The kind of the units of a pass."""
 TIMED = "timings"
 REPORT_TABLES = ("documents", "pass", "notes", "unpaired")
 ALONE_COST, FLOOR_COST = 8192.0, 65536.0
@@ -75,14 +88,19 @@ class CheckJob:
     """A check as a job of the dispatcher (see harness.cluster.dispatch.Job).
 
     sets: plans by the key of their models. folders: run folders by the name of the variant. quiet: the label of the
-    worker that measures times; empty if there is none.
+    worker that measures times; empty if there is none. occasion: what workers must know to conclude variants; without
+    it the head does.
     """
 
     def __init__(
-        self, sets: Mapping[str, Sequence[Plan]], folders: Mapping[str, Path], quiet: Callable[[], str] = str
+        self,
+        sets: Mapping[str, Sequence[Plan]],
+        folders: Mapping[str, Path],
+        quiet: Callable[[], str] = str,
+        occasion: Occasion | None = None,
     ) -> None:
         self._sets = {key: _Set(key, plans) for key, plans in sets.items()}
-        self._folders, self._quiet = folders, quiet
+        self._folders, self._quiet, self._occasion = folders, quiet, occasion
         self._pairs: dict[str, Pair] = {}
         self._stores: dict[str, Store] = {}
         self._errors: dict[str, HarnessError] = {}
@@ -91,8 +109,7 @@ class CheckJob:
         self._inputs: dict[str, Mapping[str, str]] = {}
         self._reports: dict[tuple[str, str], str] = {}
         self._made: dict[str, str] = {}
-        self._passed: set[tuple[str, str]] = set()
-        """Variants and suites whose passes have ended."""
+        self._judged: dict[str, Judged] = {}
 
     def close(self) -> None:
         """Let go of all tables, and of variants that were handed on."""
@@ -105,13 +122,16 @@ class CheckJob:
         """See Job."""
         if closed is None:
             units = [self._make(each.key, "", DESCRIBE, DESCRIBE, self._names(each)) for each in self._sets.values()]
+        elif closed.kind == CONCLUDE:
+            return []
         else:
             current = self._sets[closed.holds]
             current.open -= 1
             units = self._begin(current) if closed.kind == DESCRIBE else self._go_on(current, closed)
         for unit in units:
             self._sets[unit.holds].open += 1
-        return units
+        complete = closed.variants if closed is not None and closed.kind == ARTIFACT.kind else ()
+        return [*units, *(unit for name in complete for unit in self._ask_for_conclusion(name))]
 
     def trim(self, unit: Unit) -> Unit | None:
         """See Job."""
@@ -141,6 +161,9 @@ class CheckJob:
 
     def commit(self, unit: Unit, result: object) -> None:
         """See Job."""
+        if isinstance(result, Concluded):
+            self._take_conclusion(unit.variants[0], result)
+            return
         if not isinstance(result, Computed):
             self._meet(result)
             return
@@ -171,27 +194,55 @@ class CheckJob:
             draw.open[unit.name] += len(unit.variants)
         return [replace(unit, variants=(name,)) for name in unit.variants]
 
-    def conclude(self) -> list[Observed | HarnessError]:
-        """What came of every plan. Raises TableError if anything is missing that should be there."""
+    def conclude(self) -> list[Observed | Judged | HarnessError]:
+        """What came of every plan."""
         for name, pair in self._pairs.items():
             if name not in self._errors:
                 self._conclude(name, pair)
         names = [plan.name for each in self._sets.values() for plan in each.plans]
-        return [self._errors[name] if name in self._errors else self._pairs[name].observed for name in names]
+        known = {name: pair.observed for name, pair in self._pairs.items()} | self._judged | self._errors
+        return [known[name] for name in names]
+
+    def _ask_for_conclusion(self, name: str) -> list[Unit]:
+        """The unit in which a worker concludes a variant all of whose units are stored."""
+        if self._occasion is None or name in self._errors or name not in self._pairs:
+            return []
+        pair, folder = self._pairs[name], self._folders[name]
+        evidence = Evidence(
+            pair.observed.plan,
+            pair.facts,
+            self._units[name],
+            self._samples[name],
+            folder,
+            read_version(folder / TABLES),
+            dict(pair.observed.seconds),
+            [writer for writer in add_suited(pair.observed.plan.outputs, os.environ) if writer.portable],
+            self._occasion,
+        )
+        return [Unit("", CONCLUDE, (name,), CONCLUDE, ALONE_COST, about=evidence)]
+
+    def _take_conclusion(self, name: str, found: Concluded) -> None:
+        if isinstance(found.judged, Wrong):
+            self._errors[name] = restore_error(found.judged)
+        elif found.judged is not None:
+            for rows in found.sums:
+                self._store_rows(name, rows, CONCLUDE)
+            self._judged[name] = replace(found.judged, messages=self._pairs[name].observed.messages)
 
     def _conclude(self, name: str, pair: Pair) -> None:
-        store = self._stores[name]
-        alone = [unit for unit in self._units[name] if unit.kind not in (BLOCK, ARTIFACT.kind) and not unit.stage]
-        if missing := [f"{unit.suite} {unit.name}" for unit in alone if not store.done(unit.suite, unit.name)]:
-            raise TableError(f"{name}: no rows of {', '.join(missing)}, which were to be computed; run the check again")
-        for suite in pair.observed.plan.suites:
-            self._end_pass(suite, name)
+        """Conclude a variant that no worker has, for want of its tables."""
+        if name not in self._judged:
+            observed = begin(pair.observed.plan, pair.facts, pair.store, pair.observed.seconds)
+            pair = self._pairs[name] = Pair(facts=pair.facts, store=pair.store, observed=observed)
         try:
-            conclude(pair)
+            if name not in self._judged:
+                conclude_tables(pair, self._units[name], self._samples[name])
         except HarnessError as error:
             self._errors[name] = error
             return
-        if lost := find_lost_files(pair.observed.artifact, self._folders[name]):
+        judged = self._judged.get(name)
+        artifact = judged.run.artifact if judged else pair.observed.artifact
+        if lost := find_lost_files(artifact, self._folders[name]):
             self._errors[name] = ClusterError(
                 f"{name}: a worker saved {', '.join(lost)} of the artifact, and they are not in {self._folders[name]}; "
                 "expected run folders (--out) that the head and all nodes share"
@@ -252,7 +303,8 @@ class CheckJob:
             if looks is not None and not looks.goes_on(0, number):
                 break
             yield [block.unit for block in blocks]
-        self._end_pass(suite, name)
+        if any(draws_items(suite, unit.kind) for unit in self._units[name]):
+            self._end_pass(suite, name)
 
     def _draw_items(self, suite: SuiteSpec, name: str) -> Iterator[list[str]]:
         """The stages of tasks after the first of each that a variant needs."""
@@ -260,12 +312,9 @@ class CheckJob:
             yield [name_unit(task, stage) for task, stage in wanted]
 
     def _end_pass(self, suite: SuiteSpec, name: str) -> None:
-        """Take the looks of a pass and add up its sums, unless that was done."""
-        pair, store = self._pairs[name], self._stores[name]
-        if (name, suite.name) not in self._passed and passes_tokens(suite, pair):
-            stages = stages_of(self._units[name], suite.name)
-            run_pass(suite, self._samples[name][suite.name], [pair], stages, [store.sink(suite.name)], _refuse)
-            self._passed.add((name, suite.name))
+        """Take the looks of a pass, on which it depends how far items are drawn."""
+        stages, sink = stages_of(self._units[name], suite.name), self._stores[name].sink(suite.name)
+        run_pass(suite, self._samples[name][suite.name], [self._pairs[name]], stages, [sink], refuse_missing)
 
     def _go_on(self, current: _Set, closed: Unit) -> list[Unit]:
         """What the end of a unit makes possible."""
@@ -336,7 +385,7 @@ class CheckJob:
             stem, numbers = unit.rpartition("/")[0], iter(range(1, 10**9))
             unit = next(free for number in numbers if not store.done(rows.suite, free := f"{stem}/{number}"))
         if unit != SETUP or not store.done(rows.suite, unit):
-            store.commit(rows.suite, unit, rows.frames, rows.snapshots)
+            store.commit_files(rows.suite, unit, rows.tables)
 
     def _add_seconds(self, name: str, seconds: Mapping[str, float]) -> None:
         clock = self._pairs[name].observed.seconds
@@ -347,22 +396,3 @@ class CheckJob:
 def _key_of(unit: Unit | PlannedUnit) -> tuple[str, str]:
     """What a unit belongs to that may be drawn: looks at documents need the noise floor too."""
     return unit.suite, BLOCK if unit.kind == FLOOR else unit.kind
-
-
-def _refuse(wanted: Wanted) -> None:
-    names = ", ".join(block.unit for block, _ in wanted)
-    raise TableError(f"no rows of {names}, which were to be computed; run the check again")
-
-
-def is_harness_error(name: str) -> bool:
-    """Whether a class of this name is an error that a user can act on."""
-    found = getattr(errors, name, None)
-    return isinstance(found, type) and issubclass(found, HarnessError)
-
-
-def restore_error(wrong: Wrong) -> HarnessError:
-    """The error of a worker, of its class."""
-    found = getattr(errors, wrong.error, HarnessError)
-    error: HarnessError = found.__new__(found)
-    Exception.__init__(error, wrong.text)
-    return error

@@ -3,7 +3,6 @@ order, and whatever went wrong on the way."""
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -12,56 +11,24 @@ from typing import Any
 
 import pytest
 
-import harness.cluster.run
 from harness.check import check
 from harness.cluster.job import CheckJob
 from harness.cluster.messages import Computed
 from harness.cluster.workers import Failed, Unit
 from harness.concluding.extending import Extending
 from harness.errors import ClusterError, MeasureError, ModelError
-from harness.records import RunSpec
 from harness.running.variant import make_variant
 from harness.terminal import Terminal
 from tests.helpers.cluster_checks import DRAWN, ITEMS, SMALL, read_same, write_check
-from tests.helpers.hosts_here import HostsHere
+from tests.helpers.spread_checks import DECIDED_AT, MATRIX, Spread, check_here
 
-DECIDED_AT = 0.006
-"""A limit that the suite DRAWN decides at an interim look, after several."""
 SLOW = pytest.mark.slow
-MATRIX = "matrix: {bits: [3, 4, 8]}\n"
-
-
-class Spread:
-    """Checks on workers in this process."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.settings: dict[str, Any] = {"count": 2}
-        self.workers: list[HostsHere] = []
-        monkeypatch.setattr(harness.cluster.run, "RayWorkers", self._make)
-        find = importlib.util.find_spec
-        monkeypatch.setattr(importlib.util, "find_spec", lambda name, *args: name == "ray" or find(name, *args))
-
-    def _make(self, spec: RunSpec, opener: Any, memory: float) -> HostsHere:
-        made = HostsHere(opener, **self.settings)
-        made.quiet_label = str  # type: ignore[attr-defined]
-        self.workers.append(made)
-        return made
-
-    def check(self, folder: Path, suite: str, limit: float, name: str = "spread", matrix: str = "", **how: Any) -> Path:
-        self.settings = {"count": 2, **how}
-        path = write_check(folder, suite, limit, matrix, "run: {ray: auto, wait: 5}\n")
-        self.code = check([path], folder / name, Terminal())
-        return folder / name
 
 
 @pytest.fixture
 def spread(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Spread:
     monkeypatch.chdir(tmp_path)
     return Spread(monkeypatch)
-
-
-def check_here(folder: Path, suite: str, limit: float, matrix: str = "") -> tuple[int, Path]:
-    return check([write_check(folder, suite, limit, matrix)], folder / "plain", Terminal()), folder / "plain"
 
 
 @pytest.fixture(scope="module")
