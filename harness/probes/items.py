@@ -98,10 +98,10 @@ class Items(TaskSettings, Probe):
         if not names:
             return
         library, sides = self._open(), _Sides(context, self)
-        opened = {name: library.take(name) for name in names}
-        listed = [_Drawn(task, self._plan(task)) for tasks in opened.values() for task in tasks]
-        drawn = {each.name: each for each in listed}
         with reuse_templates():
+            opened = {name: library.take(name) for name in names}
+            listed = [_Drawn(task, self._plan(task)) for tasks in opened.values() for task in tasks]
+            drawn = {each.name: each for each in listed}
             for number, each in enumerate(listed):
                 context.progress.step("tasks", number, len(listed))
                 for stage in range(1 if context.items else len(each.units)):
