@@ -84,7 +84,7 @@ class Rounds:
     @property
     def stops(self) -> bool:
         """Whether documents have decided that nothing more is measured, once all of them are drawn."""
-        return self.pair.observed.plan.stop_at_failure and bool(explain_stop(self.pair))
+        return bool(explain_stop(self.pair))
 
     def _list_first(self, suite: SuiteSpec, kind: str) -> list[str]:
         of = (suite.name, kind)

@@ -22,7 +22,9 @@ def list_failed_documents(suite: SuiteSpec, pair: Pair) -> list[Verdict]:
 def explain_stop(pair: Pair) -> str:
     """Why nothing but the passes of its suites is measured of a variant, all of which have ended; empty if all is."""
     plan = pair.observed.plan
-    failed = [each for suite in plan.suites for each in list_failed_documents(suite, pair)] * plan.stop_at_failure
+    if not plan.stop_at_failure:
+        return ""
+    failed = [each for suite in plan.suites for each in list_failed_documents(suite, pair)]
     return f"not measured, because {failed[0].rule} {failed[0].metric} had failed (stop_at_failure)" if failed else ""
 
 

@@ -59,7 +59,7 @@ def pair(name: str, mismatches: dict[str, str] | None = None, unsupported: dict[
     made: Any = SimpleNamespace(
         facts=SimpleNamespace(token_mismatches=mismatches or {}, unsupported=unsupported or {}),
         store=SimpleNamespace(sink=lambda suite: f"{name} in {suite}"),
-        observed=SimpleNamespace(seconds={}, notes=[]),
+        observed=SimpleNamespace(seconds={}, notes=[], plan=SimpleNamespace(stop_at_failure=False)),
         variant=SimpleNamespace(name=name),
     )
     return LoadedPair(**vars(made))
