@@ -20,15 +20,11 @@ from harness.errors import OUT_OF_MEMORY, HarnessError, WriteError, is_out_of_me
 from harness.forecast.cost import check_fits
 from harness.forecast.notes import notes_before
 from harness.forecast.passes import describe_passes, group_plans, split_to_fit
-from harness.judge import judge
-from harness.measures import collect_metrics
 from harness.overview.variants import select_smallest
-from harness.plan import make_all_plans, names_of, notes_on_plan, outputs_of, resolve_plan
+from harness.plan import make_all_plans, names_of, outputs_of
 from harness.planning.specs import Plan
 from harness.planning.target import target_notes
 from harness.records import Run
-from harness.records.conclusion import conclusion
-from harness.records.own_rules import judge_own_rules
 from harness.report.display import shorten_path
 from harness.report.outcomes import Outcome
 from harness.running.failures import (
@@ -39,13 +35,13 @@ from harness.running.failures import (
     record_start,
     show_result,
 )
-from harness.running.publishing import EXIT_ERROR, exit_code_of, publish
+from harness.running.publishing import EXIT_ERROR, Judged, exit_code_of, judge_variant, publish
 from harness.system.environment import prepare_threads
 from harness.system.foreign import contain
 from harness.system.held_folder import count_holds, hold
 from harness.system.lean_imports import import_transformers
 from harness.system.library_log import keep_library_noise
-from harness.system.stopwatch import keep_time, measure_shared, measure_time, read_clock
+from harness.system.stopwatch import keep_time, measure_shared, measure_time
 from harness.terminal import Terminal
 from harness.write import (
     add_suited,
@@ -73,8 +69,8 @@ class Runner(Protocol):
 
     def __call__(
         self, plans: Sequence[Plan], folders: Sequence[Path], progress: Terminal, /
-    ) -> list[Observed | HarnessError]:
-        """The record of every variant, or why there is none."""
+    ) -> Sequence[Observed | Judged | HarnessError]:
+        """The record of every variant, judged or not, or why there is none."""
         ...
 
 
@@ -210,11 +206,13 @@ def _run_groups(
             yield _conclude(plan, result, started, folders[plan.name], terminal, show)
 
 
-def _run_here(plans: Sequence[Plan], folders: Sequence[Path], progress: Terminal, /) -> list[Observed | HarnessError]:
+def _run_here(
+    plans: Sequence[Plan], folders: Sequence[Path], progress: Terminal, /
+) -> Sequence[Observed | Judged | HarnessError]:
     if (spec := plans[0].run) is not None:
         from harness.cluster.run import run_group_on_cluster
 
-        return run_group_on_cluster(plans, folders, spec, progress, progress.note)
+        return run_group_on_cluster(plans, folders, list(map(_count_checks, folders)), spec, progress, progress.note)
     with measure_shared("imports"):
         import_transformers()
         from harness.run import run_group
@@ -294,6 +292,10 @@ def hold_run_folder(folder: Path) -> Iterator[None]:
         os.close(lock)
 
 
+def _count_checks(folder: Path) -> int:
+    return count_holds((folder / MARKER).read_bytes())
+
+
 def _refuse(files: Sequence[Path], error: HarnessError, out: Path, terminal: Terminal) -> None:
     """Leave and show why nothing was run of files that have mistakes, in place of what an earlier check left."""
     for name, path in {name: each for each in files for name in sorted(names_of(each))}.items():
@@ -316,7 +318,7 @@ def _refuse(files: Sequence[Path], error: HarnessError, out: Path, terminal: Ter
 
 def _conclude(
     plan: Plan,
-    result: Observed | HarnessError,
+    result: Observed | Judged | HarnessError,
     started: datetime,
     folder: Path,
     terminal: Terminal,
@@ -330,9 +332,10 @@ def _conclude(
     for message in result.messages:
         terminal.note(message)
     writers = add_suited(plan.outputs, os.environ)
-    judged = _judge_variant(result, started, count_holds((folder / MARKER).read_bytes()))
+    if not isinstance(result, Judged):
+        result = Judged(judge_variant(result, started, _count_checks(folder)))
     with measure_time({}, "outputs"):
-        run, written, failure = publish(judged, folder, writers)
+        run, written, failure = publish(result.run, folder, writers, result.outputs)
     code = exit_code_of(run)
     show(run, written)
     if plan.select == "all":  # else once it is known which counts
@@ -344,35 +347,3 @@ def _conclude(
         text = f"{plan.name}: {failure}\nthe exit code is {code}: nothing passes without all of its outputs"
         terminal.error(text)
     return Outcome.from_run(run, code, failure)
-
-
-def _judge_variant(observed: Observed, started: datetime, checks: int) -> Run:
-    with measure_time(observed.seconds, "judge"):
-        identical = observed.reference.same_as(observed.variant)
-        metrics = collect_metrics(measure for suite in observed.plan.suites for measure in suite.measures)
-        verdicts = judge(
-            observed.plan.gates, observed.measurements, observed.skipped, identical, observed.slices, metrics=metrics
-        )
-        verdicts += judge_own_rules(observed.broken)
-        concluded = conclusion(verdicts)
-        notes = (*notes_on_plan(observed.plan), *observed.notes)
-    return Run(
-        name=observed.plan.name,
-        data_key=observed.data_key,
-        **concluded._asdict(),
-        asked=resolve_plan(observed.plan),
-        reference=observed.reference,
-        variant=observed.variant,
-        environment=observed.environment,
-        clock=read_clock(started, observed.seconds, checks),
-        metrics=metrics,
-        measurements=tuple(observed.measurements),
-        skipped=tuple(observed.skipped),
-        slices=tuple(observed.slices),
-        stops=tuple(observed.stops.values()),
-        verdicts=verdicts,
-        notes=notes,
-        warnings=sum(note.level == "warn" for note in notes),
-        artifact=observed.artifact,
-        comparison=observed.comparison,
-    )

@@ -97,17 +97,33 @@ def _mask(value: Any) -> Any:
     return value
 
 
-def write_outputs(run: Run, folder: Path, writers: Sequence[Writer], tables: Tables | None = None) -> list[Path]:
+def write_outputs(
+    run: Run,
+    folder: Path,
+    writers: Sequence[Writer],
+    tables: Tables | None = None,
+    made: Mapping[str, bytes] | None = None,
+) -> list[Path]:
     """Let every writer write into ``folder``; returns the files in the order of ``writers``.
 
     tables: those of the run, by default those in ``folder``; missing or damaged tables leave the parts that show them
-    empty, with the reason. An old file of the same name is removed first. If a writer fails, the others still write;
-    then WriteError is raised with every failure.
+    empty, with the reason. made: files that another process has made of the same run and tables, by name. An old file
+    of the same name is removed first. If a writer fails, the others still write; then WriteError is raised with every
+    failure.
     """
     tables = tables if tables is not None else StoredTables(folder / "tables", run.data_key)
     for writer in writers:
         _remove(folder / writer.file_name)
-    return _let_write(writers, lambda writer: writer.write(run, tables, folder), folder)
+    ready = made or {}
+
+    def act(writer: Writer) -> Path:
+        path = folder / writer.file_name
+        if writer.file_name not in ready:
+            return writer.write(run, tables, folder)
+        write_atomic(path, ready[writer.file_name])
+        return path
+
+    return _let_write(writers, act, folder)
 
 
 def _let_write(
@@ -230,15 +246,18 @@ def write_again(folder: Path, kinds: Sequence[str]) -> tuple[Run | Failure, list
 
 
 class StoredTables:
-    """The tables of a run, opened at first use. problem: why one of them could not be read; empty so far."""
+    """The tables of a run, opened at first use. problem: why one of them could not be read; empty so far.
 
-    def __init__(self, folder: Path, data_key: str) -> None:
-        self.folder, self.data_key = folder, data_key
+    reader: what has them open.
+    """
+
+    def __init__(self, folder: Path, data_key: str, reader: StoreReader | None = None) -> None:
+        self.folder, self.data_key, self._given = folder, data_key, reader
         self.problem = ""
 
     @cached_property
     def _reader(self) -> StoreReader:
-        return StoreReader(self.folder, self.data_key)
+        return self._given or StoreReader(self.folder, self.data_key)
 
     def suites(self) -> tuple[str, ...]:
         """Names of the suites that have tables. Raises TableError."""

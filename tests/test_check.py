@@ -80,7 +80,7 @@ TAKES = {
     (session, "encode_suite"): 16.0,
     (pairs, "make_variant"): 32.0,
     (pairs, "describe_environment"): 64.0,
-    (harness.check, "judge"): 128.0,
+    (harness.running.publishing, "judge"): 128.0,
     (harness.running.publishing, "write_outputs"): 256.0,
 }
 """Seconds that a function takes on a clock that stands still otherwise."""

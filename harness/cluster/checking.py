@@ -34,7 +34,7 @@ from harness.running.session import Session, open_session
 from harness.running.units import ARTIFACT
 from harness.system.foreign import Ticking
 from harness.tables.memory import MemoryTables
-from harness.tables.store import TABLES
+from harness.tables.store import TABLES, TableFile, encode_unit
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,14 +44,14 @@ if TYPE_CHECKING:
 class Outbox(MemoryTables):
     """Tables of a suite that remember what was committed since it was last asked for."""
 
-    fresh: list[tuple[str, Frames, Frames]] = field(default_factory=list)
+    fresh: list[tuple[str, tuple[TableFile, ...]]] = field(default_factory=list)
 
     def commit(self, unit: str, frames: Frames, snapshots: Frames | None = None) -> None:
         """See Sink.commit."""
         super().commit(unit, frames, snapshots)
-        self.fresh.append((unit, dict(frames), dict(snapshots or {})))
+        self.fresh.append((unit, encode_unit(unit, frames, snapshots or {})))
 
-    def take(self) -> list[tuple[str, Frames, Frames]]:
+    def take(self) -> list[tuple[str, tuple[TableFile, ...]]]:
         """What is new, which is forgotten; only the report of a pass stays, because it is not made again."""
         fresh, self.fresh = self.fresh, []
         self.units = {name: frames for name, frames in self.units.items() if name == SETUP}
@@ -167,11 +167,15 @@ class CheckSession:
     def _collect(self, pair: LoadedPair, unit: Unit) -> list[Rows]:
         """What the pair committed. The report of a pass comes only if it is asked for."""
         return [
-            Rows(suite, name, frames, snapshots)
+            Rows(suite, name, tables)
             for suite in pair.store.suites()
-            for name, frames, snapshots in _outbox(pair, suite).take()
+            for name, tables in _outbox(pair, suite).take()
             if name != SETUP
-        ] + [Rows(suite, SETUP, _outbox(pair, suite).units[SETUP], {}) for suite in _reported(pair) if unit.report]
+        ] + [
+            Rows(suite, SETUP, encode_unit(SETUP, _outbox(pair, suite).units[SETUP], {}))
+            for suite in _reported(pair)
+            if unit.report
+        ]
 
     def _hash_report(self, pair: LoadedPair, suite: str) -> str:
         key = _name(pair), suite

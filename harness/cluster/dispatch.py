@@ -123,9 +123,14 @@ class Dispatcher:
                     self._handle(event)
                     self._release()
                 alone_since = self._watch_patience(alone_since)
-            for failed in self._crew.finish():
-                raise ClusterError(
-                    f"{failed.worker} ended with {failed.reason}, so what it computed is not to be trusted"
+            for each in self._crew.finish():
+                if isinstance(each, Failed):
+                    raise ClusterError(
+                        f"{each.worker} ended with {each.reason}, so what it computed is not to be trusted"
+                    )
+                self._monitor.note(
+                    f"worker {each.worker} was lost before it could say whether its models are unchanged, as one that "
+                    f"is lost earlier: {each.reason}"
                 )
         finally:
             self._crew.stop()
@@ -205,7 +210,7 @@ class Dispatcher:
     def _take_new(self, worker: _Worker) -> Unit | None:
         shelves = self._shelves.get(worker.label)
         unit = shelves.take(worker.held) if shelves else None
-        worker.held = unit.holds if unit else worker.held
+        worker.held = unit.holds or worker.held if unit else worker.held
         return unit
 
     def _take_again(self, worker: _Worker) -> Unit | None:

@@ -45,7 +45,7 @@ class Opener(Protocol):
         ...
 
     def open(self, holds: str) -> Session:
-        """Open the models of a key (see Unit.holds)."""
+        """Open the models of a key (see Unit.holds); for the empty key, what works without any."""
         ...
 
 
@@ -113,7 +113,8 @@ class Host:
     def run(self, unit: Unit) -> object:
         """The result of a unit, or the Fault that it ended in."""
         try:
-            return self._open(unit.holds).run(unit)
+            session = self._open(unit.holds) if unit.holds else self._opener.open("")
+            return session.run(unit)
         except Exception as error:  # noqa: BLE001 - the head decides what to do about any of them
             return describe(error)
 

@@ -2,64 +2,74 @@
 
     describe ─▶ noise floors, probes that run alone, blocks up to the first look ─▶ look ─▶ … ─▶ artifacts ─▶ conclude
 
-No model is opened here. Looks are those of one process: at a stage whose units are all there, whoever computed them.
+No model is opened here. Workers conclude, each variant once it is complete; the head does where they cannot read its
+tables. Looks are those of one process: at a stage whose units are all there, whoever computed them.
 """
 
 from __future__ import annotations
 
+import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from harness import errors
+from harness.cluster.concluding import BLOCK, CONCLUDE, Concluded, Evidence, Occasion, conclude_tables, refuse_missing
 from harness.cluster.dispatch import describe_difference, describe_failure
 from harness.cluster.handing_on import discard_made
-from harness.cluster.messages import DESCRIBE, Computed, Described, Rows, Wrong, hash_frames, hash_inputs
+from harness.cluster.messages import (
+    DESCRIBE,
+    Computed,
+    Described,
+    Rows,
+    Wrong,
+    hash_frames,
+    hash_inputs,
+    is_harness_error,
+    restore_error,
+)
 from harness.cluster.workers import Failed, Unit
-from harness.concluding.conclusion import conclude, draws, draws_items, passes_tokens, run_pass
-from harness.concluding.extending import Extending, ExtendingItems
+from harness.concluding.conclusion import draws, draws_items, passes_tokens, run_pass
+from harness.concluding.extending import Extending, ItemRounds
 from harness.concluding.noise_floor import UNIT as FLOOR
 from harness.concluding.pair import Observed, Pair, begin
 from harness.concluding.pair import Unit as PlannedUnit
 from harness.concluding.saved_files import find_lost_files
 from harness.errors import ClusterError, HarnessError, TableError
-from harness.lockstep.stages import SETUP, Wanted
+from harness.lockstep.stages import SETUP
 from harness.planning.sampling.sample import Sample
 from harness.planning.specs import Plan, SuiteSpec
+from harness.probes import name_unit
+from harness.running.publishing import Judged
 from harness.running.units import ARTIFACT, stages_of
+from harness.tables.overlay import read_version
 from harness.tables.store import TABLES, Store
+from harness.write import add_suited
 
-BLOCK = "shared_pass"
-"""The kind of the units of a pass."""
 TIMED = "timings"
 REPORT_TABLES = ("documents", "pass", "notes", "unpaired")
 ALONE_COST, FLOOR_COST = 8192.0, 65536.0
 """In tokens: what cannot be split goes first, and noise floors before all else, since looks wait for them."""
 
 
-@dataclass(frozen=True)
-class _TaskLooks:
-    """The looks at one task of one variant."""
-
-    looks: ExtendingItems
-    task: str
-
-    def goes_on(self, variant: int, look: int) -> bool:
-        """Whether more items are needed than those of this look."""
-        return self.looks.goes_on(variant, self.task, look)
-
-
 @dataclass
 class _Draw:
-    """Documents of a suite, or items of one of its tasks, that are drawn stage by stage for the variants of one set."""
+    """The documents of a suite, or the items of its tasks, that are drawn in rounds for the variants of one set.
 
-    going: list[str]
-    looks: Mapping[str, Extending | _TaskLooks]
-    last: int
-    stage: int = 0
+    rounds: by variant, the names of the units of each round after the first, which it asks for once those before are
+    stored. after: the draw that must have ended before.
+    """
+
+    suite: SuiteSpec
+    rounds: dict[str, Iterator[Sequence[str]]]
+    after: _Draw | None = None
     open: Counter[str] = field(default_factory=Counter)
-    """Units of this stage, and the noise floor, that are not closed: by name, how many for several variants each."""
+    """Units of this round, and the noise floor, that are not closed: by name, how many for several variants each."""
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more will be drawn."""
+        return not self.open and not self.rounds
 
 
 @dataclass
@@ -69,7 +79,7 @@ class _Set:
     key: str
     plans: Sequence[Plan]
     draws: dict[tuple[str, str], _Draw] = field(default_factory=dict)
-    """By suite and, for items, the first part of their units' names."""
+    """By suite and kind of unit."""
     open: int = 0
     saved: bool = False
 
@@ -78,14 +88,19 @@ class CheckJob:
     """A check as a job of the dispatcher (see harness.cluster.dispatch.Job).
 
     sets: plans by the key of their models. folders: run folders by the name of the variant. quiet: the label of the
-    worker that measures times; empty if there is none.
+    worker that measures times; empty if there is none. occasion: what workers must know to conclude variants; without
+    it the head does.
     """
 
     def __init__(
-        self, sets: Mapping[str, Sequence[Plan]], folders: Mapping[str, Path], quiet: Callable[[], str] = str
+        self,
+        sets: Mapping[str, Sequence[Plan]],
+        folders: Mapping[str, Path],
+        quiet: Callable[[], str] = str,
+        occasion: Occasion | None = None,
     ) -> None:
         self._sets = {key: _Set(key, plans) for key, plans in sets.items()}
-        self._folders, self._quiet = folders, quiet
+        self._folders, self._quiet, self._occasion = folders, quiet, occasion
         self._pairs: dict[str, Pair] = {}
         self._stores: dict[str, Store] = {}
         self._errors: dict[str, HarnessError] = {}
@@ -94,6 +109,7 @@ class CheckJob:
         self._inputs: dict[str, Mapping[str, str]] = {}
         self._reports: dict[tuple[str, str], str] = {}
         self._made: dict[str, str] = {}
+        self._judged: dict[str, Judged] = {}
 
     def close(self) -> None:
         """Let go of all tables, and of variants that were handed on."""
@@ -106,13 +122,16 @@ class CheckJob:
         """See Job."""
         if closed is None:
             units = [self._make(each.key, "", DESCRIBE, DESCRIBE, self._names(each)) for each in self._sets.values()]
+        elif closed.kind == CONCLUDE:
+            return []
         else:
             current = self._sets[closed.holds]
             current.open -= 1
             units = self._begin(current) if closed.kind == DESCRIBE else self._go_on(current, closed)
         for unit in units:
             self._sets[unit.holds].open += 1
-        return units
+        complete = closed.variants if closed is not None and closed.kind == ARTIFACT.kind else ()
+        return [*units, *(unit for name in complete for unit in self._ask_for_conclusion(name))]
 
     def trim(self, unit: Unit) -> Unit | None:
         """See Job."""
@@ -142,6 +161,9 @@ class CheckJob:
 
     def commit(self, unit: Unit, result: object) -> None:
         """See Job."""
+        if isinstance(result, Concluded):
+            self._take_conclusion(unit.variants[0], result)
+            return
         if not isinstance(result, Computed):
             self._meet(result)
             return
@@ -172,37 +194,55 @@ class CheckJob:
             draw.open[unit.name] += len(unit.variants)
         return [replace(unit, variants=(name,)) for name in unit.variants]
 
-    def conclude(self) -> list[Observed | HarnessError]:
-        """What came of every plan. Raises TableError if anything is missing that should be there."""
+    def conclude(self) -> list[Observed | Judged | HarnessError]:
+        """What came of every plan."""
         for name, pair in self._pairs.items():
             if name not in self._errors:
                 self._conclude(name, pair)
         names = [plan.name for each in self._sets.values() for plan in each.plans]
-        return [self._errors[name] if name in self._errors else self._pairs[name].observed for name in names]
+        known = {name: pair.observed for name, pair in self._pairs.items()} | self._judged | self._errors
+        return [known[name] for name in names]
+
+    def _ask_for_conclusion(self, name: str) -> list[Unit]:
+        """The unit in which a worker concludes a variant all of whose units are stored."""
+        if self._occasion is None or name in self._errors or name not in self._pairs:
+            return []
+        pair, folder = self._pairs[name], self._folders[name]
+        evidence = Evidence(
+            pair.observed.plan,
+            pair.facts,
+            self._units[name],
+            self._samples[name],
+            folder,
+            read_version(folder / TABLES),
+            dict(pair.observed.seconds),
+            [writer for writer in add_suited(pair.observed.plan.outputs, os.environ) if writer.portable],
+            self._occasion,
+        )
+        return [Unit("", CONCLUDE, (name,), CONCLUDE, ALONE_COST, about=evidence)]
+
+    def _take_conclusion(self, name: str, found: Concluded) -> None:
+        if isinstance(found.judged, Wrong):
+            self._errors[name] = restore_error(found.judged)
+        elif found.judged is not None:
+            for rows in found.sums:
+                self._store_rows(name, rows, CONCLUDE)
+            self._judged[name] = replace(found.judged, messages=self._pairs[name].observed.messages)
 
     def _conclude(self, name: str, pair: Pair) -> None:
-        store = self._stores[name]
-        drawn = {suite.name: suite for suite in pair.observed.plan.suites}
-        alone = [
-            unit
-            for unit in self._units[name]
-            if unit.kind not in (BLOCK, ARTIFACT.kind)
-            and (
-                not unit.stage or not draws_items(drawn[unit.suite], unit.kind)
-            )  # further ones if a look asks for them
-        ]
-        if missing := [f"{unit.suite} {unit.name}" for unit in alone if not store.done(unit.suite, unit.name)]:
-            raise TableError(f"{name}: no rows of {', '.join(missing)}, which were to be computed; run the check again")
-        for suite in pair.observed.plan.suites:
-            if passes_tokens(suite, pair):
-                stages, sample = stages_of(self._units[name], suite.name), self._samples[name][suite.name]
-                run_pass(suite, sample, [pair], stages, [store.sink(suite.name)], _refuse)
+        """Conclude a variant that no worker has, for want of its tables."""
+        if name not in self._judged:
+            observed = begin(pair.observed.plan, pair.facts, pair.store, pair.observed.seconds)
+            pair = self._pairs[name] = Pair(facts=pair.facts, store=pair.store, observed=observed)
         try:
-            conclude(pair)
+            if name not in self._judged:
+                conclude_tables(pair, self._units[name], self._samples[name])
         except HarnessError as error:
             self._errors[name] = error
             return
-        if lost := find_lost_files(pair.observed.artifact, self._folders[name]):
+        judged = self._judged.get(name)
+        artifact = judged.run.artifact if judged else pair.observed.artifact
+        if lost := find_lost_files(artifact, self._folders[name]):
             self._errors[name] = ClusterError(
                 f"{name}: a worker saved {', '.join(lost)} of the artifact, and they are not in {self._folders[name]}; "
                 "expected run folders (--out) that the head and all nodes share"
@@ -240,70 +280,75 @@ class CheckJob:
             return []
         for suite in self._pairs[names[0]].observed.plan.suites:
             current.draws |= self._plan_draws(suite, names)
-        waiting = [unit for unit in self._list(current, names) if unit.kind != ARTIFACT.kind]
-        first = [unit for unit in waiting if unit.kind == FLOOR or _key_of(unit) not in current.draws]
+        first = self._list(current, lambda unit, _: unit.stage == 0 and unit.kind != ARTIFACT.kind)
         for key, draw in current.draws.items():
-            draw.open = Counter(unit.name for unit in first if unit.kind == FLOOR and _key_of(unit) == key)
-            first += self._open_stage(current, key)
-        return first or self._finish(current)
+            draw.open = Counter(unit.name for unit in first if _key_of(unit) == key)
+        return first + self._draw_on(current) or self._finish(current)
 
     def _plan_draws(self, suite: SuiteSpec, names: Sequence[str]) -> dict[tuple[str, str], _Draw]:
-        """What a suite draws until rules are decided: documents, and items of each of its tasks."""
-        found: dict[tuple[str, str], _Draw] = {}
-        units = {name: [unit for unit in self._units[name] if unit.suite == suite.name] for name in names}
-        last = {_key_of(unit): unit.stage for each in units.values() for unit in each}
-        going = [name for name in names if passes_tokens(suite, self._pairs[name])]
-        if draws(suite) and going:
-            looks = {n: Extending(suite, self._samples[n][suite.name], [self._pairs[n]]) for n in going}
-            found[suite.name, ""] = _Draw(
-                going, looks, max(u.stage for n in going for u in units[n] if u.kind == BLOCK)
-            )
-        tasks = [(name, _key_of(unit)) for name in names for unit in units[name] if draws_items(suite, unit.kind)]
-        for key in dict.fromkeys(key for _, key in tasks):
-            those = list(dict.fromkeys(name for name, of in tasks if of == key))
-            task = key[1].partition(":")[2]
-            items = {name: _TaskLooks(ExtendingItems(suite, [self._pairs[name]]), task) for name in those}
-            found[key] = _Draw(those, items, last[key])
-        return found
+        """The documents of a suite whose further ones looks ask for, and the items of its tasks."""
+        kinds = {unit.kind for name in names for unit in self._units[name] if draws_items(suite, unit.kind)}
+        passing = [name for name in names if passes_tokens(suite, self._pairs[name])]
+        documents = _Draw(suite, {name: self._draw_documents(suite, name) for name in passing})
+        items = {
+            (suite.name, kind): _Draw(suite, {name: self._draw_items(suite, name) for name in names}, after=documents)
+            for kind in kinds
+        }
+        return {(suite.name, BLOCK): documents} | items
+
+    def _draw_documents(self, suite: SuiteSpec, name: str) -> Iterator[list[str]]:
+        """The blocks of each stage of a pass after the first that a variant needs."""
+        looks = Extending(suite, self._samples[name][suite.name], [self._pairs[name]]) if draws(suite) else None
+        for number, blocks in enumerate(stages_of(self._units[name], suite.name)[1:]):
+            if looks is not None and not looks.goes_on(0, number):
+                break
+            yield [block.unit for block in blocks]
+        if any(draws_items(suite, unit.kind) for unit in self._units[name]):
+            self._end_pass(suite, name)
+
+    def _draw_items(self, suite: SuiteSpec, name: str) -> Iterator[list[str]]:
+        """The stages of tasks after the first of each that a variant needs."""
+        for wanted in ItemRounds.of(suite, self._pairs[name]):
+            yield [name_unit(task, stage) for task, stage in wanted]
+
+    def _end_pass(self, suite: SuiteSpec, name: str) -> None:
+        """Take the looks of a pass, on which it depends how far items are drawn."""
+        stages, sink = stages_of(self._units[name], suite.name), self._stores[name].sink(suite.name)
+        run_pass(suite, self._samples[name][suite.name], [self._pairs[name]], stages, [sink], refuse_missing)
 
     def _go_on(self, current: _Set, closed: Unit) -> list[Unit]:
         """What the end of a unit makes possible."""
-        key = _key_of(closed)
-        draw = current.draws.get(key)
+        draw = current.draws.get(_key_of(closed))
+        if draw is None or closed.name not in draw.open:
+            return self._finish(current)
+        draw.open -= Counter([closed.name])
+        return self._draw_on(current) or self._finish(current)
+
+    def _draw_on(self, current: _Set) -> list[Unit]:
+        """The next round of every draw that has ended one."""
         released: list[Unit] = []
-        if draw is not None and closed.name in draw.open:
-            draw.open -= Counter([closed.name])
-            if not draw.open:
-                released = self._look(current, key)
-        return released or self._finish(current)
+        for draw in current.draws.values():
+            while not draw.open and draw.rounds and (draw.after is None or draw.after.ended):
+                units = self._open_round(current, draw)
+                draw.open.update(unit.name for unit in units)
+                released += units
+        return released
 
-    def _look(self, current: _Set, key: tuple[str, str]) -> list[Unit]:
-        """Take the look at the end of a stage, and release the next one for variants whose verdict is open."""
-        draw = current.draws[key]
-        while not draw.open and draw.going and draw.stage < draw.last:
-            draw.going = [name for name in draw.going if self._goes_on(draw, name)]
-            draw.stage += 1
-            if units := self._open_stage(current, key):
-                return units
-        return []
+    def _open_round(self, current: _Set, draw: _Draw) -> list[Unit]:
+        """What the variants that still draw want next, and lack."""
+        wanted = {(draw.suite.name, unit, name) for name in list(draw.rounds) for unit in self._ask(draw, name)}
+        return self._list(current, lambda unit, name: (unit.suite, unit.name, name) in wanted)
 
-    def _goes_on(self, draw: _Draw, name: str) -> bool:
-        """Whether a variant needs the next stage. One that cannot be judged keeps its error."""
-        if name in self._errors:
-            return False
+    def _ask(self, draw: _Draw, name: str) -> Sequence[str]:
+        """The units of the next round of a variant; none if it needs none. One that cannot be judged keeps its
+        error."""
         try:
-            return draw.looks[name].goes_on(0, draw.stage)
+            units = None if name in self._errors else next(draw.rounds[name], None)
         except HarnessError as error:
-            self._errors[name] = error
-            return False
-
-    def _open_stage(self, current: _Set, key: tuple[str, str]) -> list[Unit]:
-        """The units of the current stage that are not done; if all of them are, those of later ones."""
-        draw = current.draws[key]
-        stage = self._list(current, draw.going, stage=draw.stage)
-        units = [unit for unit in stage if unit.kind != FLOOR and _key_of(unit) == key]
-        draw.open.update(unit.name for unit in units)
-        return units if draw.open else self._look(current, key)
+            self._errors[name], units = error, None
+        if units is None:
+            del draw.rounds[name]
+        return units or ()
 
     def _finish(self, current: _Set) -> list[Unit]:
         """The artifacts of a set, once nothing else of it is open: saving may change a model."""
@@ -313,12 +358,12 @@ class CheckJob:
         names = [name for name in self._names(current) if name in self._pairs and name not in self._errors]
         return [self._make(current.key, ARTIFACT.suite, ARTIFACT.name, ARTIFACT.kind, (name,)) for name in names]
 
-    def _list(self, current: _Set, names: Sequence[str], stage: int | None = None) -> list[Unit]:
-        """The units that some of these variants lack, each for all of them that do."""
+    def _list(self, current: _Set, wants: Callable[[PlannedUnit, str], bool]) -> list[Unit]:
+        """The units that some variants want and lack, each for all of them that do."""
         lacking: dict[tuple[str, str], tuple[PlannedUnit, list[str]]] = {}
-        for name in names:
+        for name in (name for name in self._names(current) if name in self._pairs):
             for unit in self._units[name]:
-                if stage in (None, unit.stage) and not self._stores[name].done(unit.suite, unit.name):
+                if wants(unit, name) and not self._stores[name].done(unit.suite, unit.name):
                     lacking.setdefault((unit.suite, unit.name), (unit, []))[1].append(name)
         return [
             self._make(current.key, unit.suite, unit.name, unit.kind, tuple(those), unit.tokens)
@@ -340,7 +385,7 @@ class CheckJob:
             stem, numbers = unit.rpartition("/")[0], iter(range(1, 10**9))
             unit = next(free for number in numbers if not store.done(rows.suite, free := f"{stem}/{number}"))
         if unit != SETUP or not store.done(rows.suite, unit):
-            store.commit(rows.suite, unit, rows.frames, rows.snapshots)
+            store.commit_files(rows.suite, unit, rows.tables)
 
     def _add_seconds(self, name: str, seconds: Mapping[str, float]) -> None:
         clock = self._pairs[name].observed.seconds
@@ -349,24 +394,5 @@ class CheckJob:
 
 
 def _key_of(unit: Unit | PlannedUnit) -> tuple[str, str]:
-    """What a unit belongs to that may be drawn: the documents of its suite, or the items of a task."""
-    return unit.suite, "" if unit.kind in (BLOCK, FLOOR) else unit.name.rpartition("/")[0] or unit.name
-
-
-def _refuse(wanted: Wanted) -> None:
-    names = ", ".join(block.unit for block, _ in wanted)
-    raise TableError(f"no rows of {names}, which were to be computed; run the check again")
-
-
-def is_harness_error(name: str) -> bool:
-    """Whether a class of this name is an error that a user can act on."""
-    found = getattr(errors, name, None)
-    return isinstance(found, type) and issubclass(found, HarnessError)
-
-
-def restore_error(wrong: Wrong) -> HarnessError:
-    """The error of a worker, of its class."""
-    found = getattr(errors, wrong.error, HarnessError)
-    error: HarnessError = found.__new__(found)
-    Exception.__init__(error, wrong.text)
-    return error
+    """What a unit belongs to that may be drawn: looks at documents need the noise floor too."""
+    return unit.suite, BLOCK if unit.kind == FLOOR else unit.kind

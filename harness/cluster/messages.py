@@ -7,10 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from harness import errors
 from harness.concluding.pair import PairFacts, hash_data
 from harness.concluding.pair import Unit as PlannedUnit
+from harness.errors import HarnessError
 from harness.planning.sampling.sample import Sample
 from harness.planning.specs import Plan
+from harness.tables.store import TableFile
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,12 +25,11 @@ Frames = Mapping[str, "pd.DataFrame"]
 
 @dataclass(frozen=True)
 class Rows:
-    """What one unit commits to the tables of a suite."""
+    """What one unit commits to the tables of a suite, encoded where it was computed: the head only stores it."""
 
     suite: str
     unit: str
-    frames: Frames
-    snapshots: Frames
+    tables: tuple[TableFile, ...]
 
 
 @dataclass(frozen=True)
@@ -79,3 +81,17 @@ def hash_frames(frames: Frames) -> str:
     for name, frame in sorted(frames.items()):
         digest.update(repr((name, frame.to_dict("list"))).encode())
     return digest.hexdigest()
+
+
+def is_harness_error(name: str) -> bool:
+    """Whether a class of this name is an error that a user can act on."""
+    found = getattr(errors, name, None)
+    return isinstance(found, type) and issubclass(found, HarnessError)
+
+
+def restore_error(wrong: Wrong) -> HarnessError:
+    """The error of a worker, of its class."""
+    found = getattr(errors, wrong.error, HarnessError)
+    error: HarnessError = found.__new__(found)
+    Exception.__init__(error, wrong.text)
+    return error

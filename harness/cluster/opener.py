@@ -17,6 +17,7 @@ from harness.system.environment import describe_environment, prepare_threads
 
 if TYPE_CHECKING:
     from harness.cluster.checking import CheckSession
+    from harness.cluster.concluding import Concluder
 
 
 @dataclass(frozen=True)
@@ -48,13 +49,17 @@ class CheckOpener:
         ((key, (plans, _)), *more) = self.sets.items()
         return "" if more or any(map(takes_documents, plans)) else key
 
-    def open(self, holds: str) -> CheckSession:
-        """Open the models of a set. Raises HarnessError."""
+    def open(self, holds: str) -> CheckSession | Concluder:
+        """Open the models of a set, or what concludes without models. Raises HarnessError."""
         if not self.folder.is_dir():
             raise HarnessError(
                 f"{self.folder}: not found on this node; check from a folder that all nodes share, as the models are"
             )
         os.chdir(self.folder)
+        if not holds:
+            from harness.cluster.concluding import Concluder
+
+            return Concluder()
         from harness.cluster.checking import CheckSession
 
         return CheckSession(*self.sets[holds])

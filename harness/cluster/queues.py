@@ -57,18 +57,18 @@ class Shelves:
         shelf = self._by_key.get(unit.holds)
         if shelf is None:
             shelf = self._by_key[unit.holds] = Shelf()
-        if not shelf.waiting and not shelf.workers:
+        if unit.holds and not shelf.waiting and not shelf.workers:
             self._untouched.append(unit.holds)
         shelf.add(unit)
         self.waiting += 1
 
     def take(self, held: str | None) -> Unit | None:
-        """The next unit for a worker that has the models ``held`` open: of those, else of models nobody has, else of
-        those with the most units for each of their workers. None if nothing waits."""
+        """The next unit for a worker that has the models ``held`` open: of those, else one without models, else of
+        models nobody has, else of those with the most units for each of their workers. None if nothing waits."""
         if not self.waiting:
             return None
         key = self._choose(held)
-        if key != held:
+        if key and key != held:
             self.release(held)
             self._by_key[key].workers += 1
             self._open[key] = self._by_key[key]
@@ -89,6 +89,8 @@ class Shelves:
     def _choose(self, held: str | None) -> str:
         if held is not None and held in self._open and self._open[held].waiting:
             return held
+        if (free := self._by_key.get("")) is not None and free.waiting:
+            return ""
         if self._untouched:
             return self._untouched.popleft()
         return max(self._open, key=lambda key: self._open[key].waiting / self._open[key].workers)

@@ -153,14 +153,15 @@ class RayWorkers:
             " or add nodes"
         )
 
-    def finish(self) -> Sequence[Failed]:
-        """See Workers. Of a worker that is lost at the very end, nothing is known, as of one that was lost before."""
+    def finish(self) -> Sequence[Failed | Lost]:
+        """See Workers."""
         calls = {seat.actor.verify.remote(): name for name, seat in self._by_name.items()}
-        failed = []
+        failed: list[Failed | Lost] = []
         for call, name in calls.items():
             try:
                 fault = self._ray.get(call)
-            except self._ray.exceptions.RayError:
+            except self._ray.exceptions.RayError as error:
+                failed.append(Lost(name, " ".join(str(error).split())))
                 continue
             if isinstance(fault, Fault):
                 failed.append(Failed(name, Unit("", "verify", ()), f"{fault.error}: {fault.reason}", fault.log))

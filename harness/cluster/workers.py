@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 _MOST_NAMES = 3
@@ -16,7 +16,8 @@ class Unit:
 
     kind: what is computed. cost: expected work, in any measure that is the same for all units. needs: the label that a
     worker must carry (empty: workers without one). holds: the models that it takes, by a key: a worker that has them
-    open is preferred. report: whether the report of a pass is to come with it.
+    open is preferred; empty: none, so that it leaves those open that are. report: whether the report of a pass is to
+    come with it. about: what the worker must know beside the models.
     """
 
     suite: str
@@ -27,6 +28,7 @@ class Unit:
     needs: str = ""
     holds: str = ""
     report: bool = False
+    about: object = field(default=None, compare=False, repr=False)
 
     @property
     def label(self) -> str:
@@ -100,8 +102,8 @@ class Workers(Protocol):
         """What was asked for and what there is, for an error that no worker came; empty while one is on its way."""
         ...
 
-    def finish(self) -> Sequence[Failed]:
-        """Have every worker check itself once more, and say which of them failed."""
+    def finish(self) -> Sequence[Failed | Lost]:
+        """Have every worker check itself once more, and say which of them failed, or are lost and cannot tell."""
         ...
 
     def stop(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from harness.concluding.extending import Extending, ExtendingItems
+from harness.concluding.extending import Extending, ItemRounds
 from harness.concluding.extra_ids import note_extra_mass
 from harness.concluding.measuring import measure, read_apart
 from harness.concluding.noise_floor import read_perturbed
@@ -83,7 +83,7 @@ def conclude(pair: Pair) -> None:
             _conclude_pass(pair, suite)
         for probe in list_alone(suite, pair):
             _note(pair, probe.notes(pair.store.sink(suite.name)))
-        ExtendingItems(suite, [pair]).conclude()
+        ItemRounds.of(suite, pair).conclude()
     conclude_artifact(pair)
     measure(pair, suites)
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import cached_property
 
 from harness.concluding.pair import Pair
 from harness.concluding.stopping import StoppingRules, find_method, find_own, list_names
 from harness.planning.sampling.looks import Look, names_by_document, read_item_looks
 from harness.planning.sampling.sample import Sample
 from harness.planning.specs import SuiteSpec
+from harness.records import ItemsSpec, Verdict
 from harness.statistics import drop_repeated_looks, planned_looks
 
 
@@ -45,39 +48,91 @@ class Extending:
     def conclude(self) -> None:
         """Record for every pair the look at which it stopped, once the pass has ended."""
         for watch in self._watches:
-            _conclude(watch)
+            number = watch.find_last()
+            _conclude(watch, number, watch.list_failed(number))
 
 
-class ExtendingItems:
-    """The interim looks of the tasks of one suite for several variants (see harness.probes.ItemLooks)."""
+class ItemRounds:
+    """In which order a variant draws the items of a suite's tasks beyond the first look, and where that ends.
 
-    def __init__(self, suite: SuiteSpec, pairs: Sequence[Pair]) -> None:
-        self._suite, self._pairs = suite, pairs
-        self._watches: dict[tuple[int, str], StoppingRules] = {}
+        every task at its first look ─▶ a rule failed? end ─▶ suspects if any, else every open task: one look further ─┐
+                                            ▲                                                                      │
+                                            └──────────────────────────────────────────────────────────────────────┘
 
-    def goes_on(self, variant: int, task: str, look: int) -> bool:
-        """Whether the verdict on a task of the variant is open at this look, whose items are committed."""
-        return self._watch(variant, task).goes_on(look)
+    A suspect is a task with a rule that fails if its estimate is the truth. What is likely to fail is drawn first,
+    because nothing else needs to be decided once it has.
+    """
+
+    def __init__(self, suite: SuiteSpec, pair: Pair) -> None:
+        """The documents of the suite, and every task at its first look, must be committed when iteration begins."""
+        self._suite, self._pair = find_own(pair, suite), pair
+        self._watches: dict[str, StoppingRules] = {}
+        self._at: dict[str, int] = {}
+        self._to_the_end = any(spec.after_failure == "continue" for spec in _list_specs(self._suite))
+
+    @staticmethod
+    def of(suite: SuiteSpec, pair: Pair) -> ItemRounds:
+        """Those of a pair, which remember what they have judged."""
+        return pair.rounds.setdefault(suite.name, ItemRounds(suite, pair))
+
+    def __iter__(self) -> Iterator[list[tuple[str, int]]]:
+        """Rounds: tasks, each with its next stage. A round must be committed before the next one is asked for."""
+        self._read_looks()
+        self._at = dict.fromkeys(self._watches, 0)
+        while tasks := self._choose():
+            for task in tasks:
+                self._at[task] += 1
+            yield [(task, self._at[task]) for task in tasks]
+            self._read_looks()
 
     def conclude(self) -> None:
-        """Record for every pair and task the look at which it stopped, once the items were scored."""
-        for variant, pair in enumerate(self._pairs):
-            for task in read_item_looks(pair.store, self._suite.name):
-                _conclude(self._watch(variant, task))
+        """Record for every task the look at which it was left, once everything is committed."""
+        for _ in self:
+            pass
+        failed = self._list_failed()
+        for task, number in self._at.items():
+            _conclude(self._watches[task], number, failed)
 
-    def _watch(self, variant: int, task: str) -> StoppingRules:
-        """The rules, with the clusters of all items that are drawn by now."""
-        pair, own = self._pairs[variant], find_own(self._pairs[variant], self._suite)
-        first = read_item_looks(pair.store, own.name, find_method(pair))[task]
-        watch = self._watches.get((variant, task))
-        if watch is None:
-            watch = StoppingRules(pair, own, first, list_names(pair, own, first))
-            self._watches[variant, task] = watch
-        watch.first = first
-        return watch
+    def _choose(self) -> list[str]:
+        going = [task for task, number in self._at.items() if self._watches[task].goes_on(number)]
+        if not going or (self._list_failed() and not self._to_the_end):
+            return []
+        return [task for task in going if self._watches[task].is_suspect(self._at[task])] or going
+
+    def _list_failed(self) -> list[Verdict]:
+        """The blocking rules on the documents of the suite and on its tasks that have failed so far."""
+        of_tasks = [each for task, number in self._at.items() for each in self._watches[task].list_failed(number)]
+        return [*self._of_documents, *of_tasks]
+
+    @cached_property
+    def _of_documents(self) -> list[Verdict]:
+        """The blocking rules on the suite's documents that failed with those that the pass has drawn."""
+        documents = self._pair.store.read(self._suite.name, "documents")
+        if documents is None:
+            return []
+        looks = self._pair.looks.get(self._suite.name, ())
+        sample, method = Sample.of_table(documents), find_method(self._pair)
+        sizes = plan_looks(self._suite, sample)
+        whole = Look(sizes, len(sizes) - 1, sample.tokens, method, sample.clusters)
+        last = next((look for look in looks if not look.task), whole)
+        watch = StoppingRules(self._pair, self._suite, replace(last, number=0), names_by_document(self._suite))
+        return watch.list_failed(last.number)
+
+    def _read_looks(self) -> None:
+        """The rules on every task, with the clusters of all items that are drawn by now."""
+        looks = read_item_looks(self._pair.store, self._suite.name, find_method(self._pair))
+        for task, first in looks.items():
+            if task not in self._watches:
+                names = list_names(self._pair, self._suite, first)
+                self._watches[task] = StoppingRules(self._pair, self._suite, first, names)
+            self._watches[task].first = first
 
 
-def _conclude(watch: StoppingRules) -> None:
-    number, observed = watch.find_last(), watch.pair.observed
+def _list_specs(suite: SuiteSpec) -> list[ItemsSpec]:
+    return [spec for measure in suite.measures if (spec := measure.item_sampling()) is not None]
+
+
+def _conclude(watch: StoppingRules, number: int, failed: Sequence[Verdict]) -> None:
+    observed = watch.pair.observed
     watch.pair.looks.setdefault(watch.suite.name, []).append(watch.look(number))
-    observed.stops[f"{watch.suite.name} {watch.first.task}".strip()] = watch.stop(number)
+    observed.stops[f"{watch.suite.name} {watch.first.task}".strip()] = watch.stop(number, failed)

@@ -19,6 +19,7 @@ from harness.tables.access import Tables
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from harness.concluding.extending import ItemRounds
     from harness.errors import HarnessError
     from harness.tables.access import Sink
 
@@ -116,6 +117,8 @@ class Pair:
     observed: Observed
     looks: dict[str, list[Look]] = field(default_factory=dict)
     """By suite: the looks at which its documents, and the items of each task, were left, where they are drawn."""
+    rounds: dict[str, ItemRounds] = field(default_factory=dict)
+    """By suite: where the items of its tasks are drawn, with what was judged for it."""
     error: HarnessError | None = None
     """Why the variant could not be observed; nothing is measured then."""
     own: Callable[[str, str], bool] | None = None

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 from harness.concluding.measuring import measure_parts, run_measure
 from harness.concluding.noise_floor import Key, add_floors, floors, read_perturbed
@@ -39,6 +40,14 @@ class _RunSoFar:
     measurements: Sequence[Measurement]
 
 
+@dataclass(frozen=True)
+class _Judged:
+    """The verdicts at a look: by the intervals, and by the estimates alone."""
+
+    verdicts: Sequence[Verdict]
+    by_estimate: Sequence[Verdict]
+
+
 @dataclass
 class StoppingRules:
     """The rules of one variant that extend the sample of a suite's documents, or of the items of one of its tasks.
@@ -53,7 +62,7 @@ class StoppingRules:
     names: Sequence[str]
     gates: list[GateSpec] = field(init=False)
     noise: Mapping[Key, NoiseFloor] = field(init=False)
-    known: dict[int, list[Verdict]] = field(default_factory=dict)
+    known: dict[int, _Judged] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.gates = select_waiting_rules(self.pair.observed.plan.gates, self.names)
@@ -61,13 +70,15 @@ class StoppingRules:
         self.noise = floors(perturbed, self._measures()) if perturbed else {}
 
     def goes_on(self, number: int) -> bool:
-        """Whether the verdict is open at this look. If no rule extends the sample, all of it is used."""
-        return not self.gates or (bool(self.list_undecided(number)) and not self.has_failed(number))
+        """Whether the verdict is open at this look, and more is left. If no rule extends the sample, all of it is
+        used."""
+        if number == len(self.first.sizes) - 1:
+            return False
+        return not self.gates or (bool(self.list_undecided(number)) and not self.list_failed(number))
 
     def find_last(self) -> int:
         """The look at which it stops."""
-        last = len(self.first.sizes) - 1
-        return next((number for number in range(last) if not self.goes_on(number)), last)
+        return next(number for number in range(len(self.first.sizes)) if not self.goes_on(number))
 
     def look(self, number: int) -> Look:
         """Look ``number``."""
@@ -75,13 +86,18 @@ class StoppingRules:
 
     def list_undecided(self, number: int) -> list[Verdict]:
         """The verdicts at a look that are not decisions: an error may be a slice without documents yet."""
-        return [verdict for verdict in self._judge(number) if verdict.status not in ("pass", "fail")]
+        verdicts = self._judge(number).verdicts if self.gates else ()
+        return [verdict for verdict in verdicts if verdict.status not in ("pass", "fail")]
 
-    def has_failed(self, number: int) -> bool:
-        """Whether a blocking rule has failed at a look; not where an error, which weighs more, may still vanish."""
-        return overall(self._judge(number))[0] == "fail"
+    def list_failed(self, number: int) -> list[Verdict]:
+        """The blocking rules that have failed at a look; none where an error, which weighs more, may still vanish."""
+        return _list_failed(self._judge(number).verdicts) if self.gates else []
 
-    def _judge(self, number: int) -> list[Verdict]:
+    def is_suspect(self, number: int) -> bool:
+        """Whether a blocking rule would fail if the estimate at this look were the truth."""
+        return bool(self.gates and _list_failed(self._judge(number).by_estimate))
+
+    def _judge(self, number: int) -> _Judged:
         if number not in self.known:
             results = self._measure_at(self.look(number))
             measurements = [entry for entry in results if isinstance(entry, Measurement)]
@@ -89,22 +105,27 @@ class StoppingRules:
             observed = self.pair.observed
             identical = observed.reference.same_as(observed.variant)
             parts = measure_parts(self.pair, self.suite, self.gates, self.look(number), self.noise)
-            self.known[number] = list(
-                judge(self.gates, measurements, skipped, identical, parts, self._count_elsewhere())
+            by_interval, by_estimate = (
+                judge(gates, measurements, skipped, identical, parts, self._elsewhere)
+                for gates in (self.gates, [_compare_estimates(gate) for gate in self.gates])
             )
+            self.known[number] = _Judged(by_interval, by_estimate)
         return self.known[number]
 
-    def stop(self, number: int) -> Stop:
-        """The record of stopping at this look."""
+    def stop(self, number: int, failed: Sequence[Verdict]) -> Stop:
+        """The record of stopping at this look. failed: the blocking rules that had failed by then, whatever their
+        sample."""
         rules = [spec.rule for gate in self.gates for spec in gate.rules]
-        undecided = self.list_undecided(number) if self.gates else []
+        undecided = self.list_undecided(number)
+        cut_short = number < len(self.first.sizes) - 1 and (undecided or not self.gates)
         return Stop(
             suite=self.suite.name,
             task=self.first.task,
             looks=self.first.sizes,
             documents=self.first.sizes[number],
             watched=tuple(dict.fromkeys(f"{rule.kind} {rule.metric}" for rule in rules)),
-            undecided=tuple(dict.fromkeys(f"{verdict.rule} {verdict.metric}" for verdict in undecided)),
+            undecided=_name(undecided),
+            failed=_name(failed) if cut_short else (),
             fixed=self._fixed_sample_size(self.look(number)),
         )
 
@@ -121,7 +142,8 @@ class StoppingRules:
             and any(could_match(pattern, each.name) for pattern in patterns for each in measure.produces())
         ]
 
-    def _count_elsewhere(self) -> int:
+    @cached_property
+    def _elsewhere(self) -> int:
         """Number of blocking comparisons on metrics of other suites, which count for the Holm correction."""
         plan: Plan = self.pair.observed.plan
         here = set(self.names)
@@ -147,6 +169,22 @@ class StoppingRules:
         planned = [need for need in needs(self.gates, metrics, sample) if need.outlook != "free"]
         needed = [need.needed for need in planned]
         return None if not needed or None in needed else max(count for count in needed if count is not None)
+
+
+def _list_failed(verdicts: Sequence[Verdict]) -> list[Verdict]:
+    if overall(verdicts)[0] != "fail":
+        return []
+    return [verdict for verdict in verdicts if verdict.level == "block" and verdict.status == "fail"]
+
+
+def _compare_estimates(gate: GateSpec) -> GateSpec:
+    """The gate with rules that compare estimates instead of intervals."""
+    rules = [spec.model_copy(update={"rule": spec.rule.model_copy(update={"decide": "point"})}) for spec in gate.rules]
+    return gate.model_copy(update={"rules": tuple(rules)})
+
+
+def _name(verdicts: Sequence[Verdict]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(f"{verdict.rule} {verdict.metric}" for verdict in verdicts))
 
 
 def find_own(pair: Pair, suite: SuiteSpec) -> SuiteSpec:

@@ -27,6 +27,7 @@ from harness.lockstep.module_statistics import (
     row_errors,
     row_errors_in_cache,
 )
+from harness.system import native_code
 
 Name = Literal["eager", "compiled", "native", "triton"]
 Choice = Literal["auto"] | Name
@@ -66,7 +67,7 @@ def choose_kernels(choice: Choice, tokens: int, vocabulary: int, dtype: torch.dt
             return _fall_back(found)
     if choice == "auto" and tokens * vocabulary < WORTH_COMPILING:
         return EAGER
-    if device.type == "cpu" and native.find_compiler() is None:
+    if device.type == "cpu" and native_code.find_compiler() is None:
         return _fall_back("no C++ compiler was found (c++, g++, clang++ or $CXX)")
     found = _try("compiled", dtype, device)
     return found if isinstance(found, Kernels) else _fall_back(found)

@@ -66,6 +66,10 @@ class WeightError(Measure):
     columns: ClassVar[tuple[str, ...] | None] = COLUMNS
     of_weights: ClassVar[tuple[str, ...]] = (RELATIVE.name, WORST.name, OUTLYING.name)
 
+    def probe_settings(self) -> dict[str, Any]:
+        """The probe compares weights for this measure alone."""
+        return {"errors": True}
+
     def sample_size(self, documents: int | None) -> int | None:
         """0: weights are counted, not sampled."""
         return 0

@@ -25,13 +25,18 @@ from torch import Tensor, nn
 from harness.errors import BackendError
 from harness.modules.experts import stacked_tensor
 from harness.modules.linears import Linear, weight_of
+from harness.numerics import native
 from harness.numerics.formats import CHUNK_VALUES, blocks_of, known_grid
 from harness.numerics.grids import Codebook, Float8, Grid, Integer, Steps, integer
+from harness.numerics.native import BlockSweeps
 from harness.progress import track
 from harness.records import ModuleFormat
+from harness.system.native_code import BuildError
 
 COUNTED = 2**22
 """Maximum number of values of a module in which distinct ones are counted; all must lie on the grid."""
+WORTH_BUILDING = 10**8
+"""Values from which native code is worth the seconds that building it takes once a machine."""
 
 
 def check_grids(model: nn.Module, declared: Mapping[str, ModuleFormat]) -> dict[str, int]:
@@ -40,7 +45,7 @@ def check_grids(model: nn.Module, declared: Mapping[str, ModuleFormat]) -> dict[
     Formats with unknown values and modules without a weight are excluded. Raises BackendError naming the first module
     whose weight is not in the declared format.
     """
-    counts = {}
+    counts, sweeps = {}, choose_sweeps(sum(module.parameters for module in declared.values()))
     for name, module in track("check grids", list(declared.items())):
         form, grid = module.format, known_grid(module.format)
         own_codebooks = form.type == "codebook" and not form.element and form.granularity == "channel"
@@ -48,10 +53,20 @@ def check_grids(model: nn.Module, declared: Mapping[str, ModuleFormat]) -> dict[
         if own_codebooks and weights:
             counts[name] = _check_codebooks(torch.cat(weights), module)
         elif grid:
-            in_blocks = [_check_blocks(weight_OI, grid, module) for weight_OI in weights]
+            in_blocks = [_check_blocks(weight_OI, grid, module, sweeps) for weight_OI in weights]
             if known := [count for count in in_blocks if count is not None]:
                 counts[name] = max(known)
     return counts
+
+
+def choose_sweeps(values: int) -> BlockSweeps | None:
+    """Native code where there are values enough for it and it can be built; the answers are the same."""
+    if values < WORTH_BUILDING:
+        return None
+    try:
+        return native.build()
+    except BuildError:
+        return None
 
 
 def lies_on_grid(blocks: Tensor, grid: Grid, held_in: torch.dtype) -> Tensor:
@@ -63,15 +78,9 @@ def lies_on_grid(blocks: Tensor, grid: Grid, held_in: torch.dtype) -> Tensor:
     if blocks.is_cpu and len(blocks) > (rows := max(1, CHUNK_VALUES // blocks.shape[-1])):
         # Several times as fast in pieces that stay in the cache of a core.
         return torch.cat([lies_on_grid(some, grid, held_in) for some in blocks.split(rows)])
-    blocks, info = _compute_in(blocks), torch.finfo(held_in)
-    relative, absolute = 1.25 * info.eps + 4 * torch.finfo(torch.float32).eps, 1.25 * info.tiny * info.eps
-    symmetric, size = grid, blocks.abs()
-    if isinstance(grid, Integer) and not grid.symmetric:
-        # Codes less their zero point lie between −(2^b − 1) and 2^b − 1, and the ends of a block mostly that far apart.
-        symmetric = integer(grid.bits + 1)
-        reach_M = blocks.amax(-1).clamp(min=0) - blocks.amin(-1).clamp(max=0)
-    else:
-        reach_M = size.amax(-1)
+    blocks, (relative, absolute) = _compute_in(blocks), _find_tolerance(held_in)
+    symmetric, size = _make_symmetric(grid), blocks.abs()
+    reach_M = size.amax(-1) if grid.symmetric else blocks.amax(-1).clamp(min=0) - blocks.amin(-1).clamp(max=0)
     good_M = reach_M == 0
     for value in _list_sizes(symmetric):
         left = torch.nonzero(~good_M)[:, 0]
@@ -83,6 +92,34 @@ def lies_on_grid(blocks: Tensor, grid: Grid, held_in: torch.dtype) -> Tensor:
         # A maximum is several times as fast as a flag for every value, and NaN comes through it.
         good_M[left] = off.sub_(far, alpha=relative).amax(-1) <= absolute
     return good_M
+
+
+def _make_symmetric(grid: Grid) -> Grid:
+    """A grid around 0 that has all differences of codes from their zero point: they lie between −(2^b − 1) and 2^b − 1,
+    and the ends of a block mostly that far apart."""
+    return integer(grid.bits + 1) if isinstance(grid, Integer) and not grid.symmetric else grid
+
+
+def _find_tolerance(held_in: torch.dtype) -> tuple[float, float]:
+    """By how much of itself a value may be off its grid, and by how much in any case."""
+    info = torch.finfo(held_in)
+    return 1.25 * info.eps + 4 * torch.finfo(torch.float32).eps, 1.25 * info.tiny * info.eps
+
+
+def _find_off(blocks: Tensor, grid: Grid, sweeps: BlockSweeps | None) -> Tensor:
+    """Indices of the blocks [M, n] that do not lie on the grid. What native code refuses is looked at again."""
+    symmetric, left_M = _make_symmetric(grid), torch.arange(len(blocks), device=blocks.device)
+    if sweeps and sweeps.reads(blocks, symmetric):
+        tolerance = _find_tolerance(blocks.dtype)
+        good_M = sweeps.lie_on_grid(blocks, symmetric, _list_sizes(symmetric), not grid.symmetric, *tolerance)
+        left_M = left_M[~good_M]
+    return left_M[~lies_on_grid(blocks[left_M], grid, blocks.dtype)] if len(left_M) else left_M
+
+
+def _count(blocks: Tensor, sweeps: BlockSweeps | None) -> int:
+    """``count_distinct`` of the blocks, or of evenly spaced ones if they are many."""
+    some = _sample_blocks(blocks)
+    return sweeps.count_distinct(some) if sweeps and sweeps.counts(some) else count_distinct(some)
 
 
 def count_distinct(blocks: Tensor) -> int:
@@ -134,20 +171,20 @@ def _check_codebooks(weight_OI: Tensor, declared: ModuleFormat) -> int:
     return int(counts_O.max())
 
 
-def _check_blocks(weight_OI: Tensor, grid: Grid, declared: ModuleFormat) -> int | None:
+def _check_blocks(weight_OI: Tensor, grid: Grid, declared: ModuleFormat, sweeps: BlockSweeps | None) -> int | None:
     """Distinct values in a block; None if the groups are not known and a row gives no bound."""
     form = declared.format
     if form.act_order:
         most = 2**grid.bits * ceil(weight_OI.shape[1] / (form.group_size or 1))
-        if (count := count_distinct(_sample_blocks(weight_OI))) > most:
+        if (count := _count(weight_OI, sweeps)) > most:
             raise BackendError(_message(declared, "row", f"{count} distinct values, allowed are {most}"))
         return None
     partition = blocks_of(form)
     blocks = partition.split(weight_OI).flatten(0, -2)
-    off_M = torch.nonzero(~lies_on_grid(blocks, grid, weight_OI.dtype))[:, 0]
+    off_M = _find_off(blocks, grid, sweeps)
     # Where symmetric codes reach one further down than up, a scale below 0 (AutoRound has such) turns that around.
-    off_M = off_M[~lies_on_grid(-blocks[off_M], grid, weight_OI.dtype)]
-    count = count_distinct(_sample_blocks(blocks))
+    off_M = off_M[_find_off(-blocks[off_M], grid, sweeps)]
+    count = _count(blocks, sweeps)
     if len(off_M):
         first = count_distinct(blocks[off_M[:1]])
         what = f"{first} distinct values that do not lie on such a grid (as in {len(off_M)} of {len(blocks)})"

@@ -231,6 +231,11 @@ class _Table:
     cells: _Cells | None
 
 
+def list_edges(grid: Codebook) -> Tensor:
+    """float32 [K − 1]: what is larger than an edge goes to the neighbour above it."""
+    return _table(grid, torch.float32, torch.device("cpu")).edges
+
+
 MOST_CELLS = 4096
 """What a processor's fastest cache holds."""
 

@@ -16,9 +16,9 @@ batch or the unit it was in.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from harness.records import ModelSpec, Note, Plugin, Served
 
@@ -58,12 +58,14 @@ class ArtifactSource:
     adapter: Path | None = None
 
 
-class ItemLooks(Protocol):
-    """Decides where the items of a task end that are drawn stage by stage."""
+Rounds = Iterable[Sequence[tuple[str, int]]]
+"""Which stages of which tasks a variant needs beyond the first stage of all: one round after another, each of which is
+committed before the next one is asked for."""
 
-    def goes_on(self, variant: int, task: str, look: int) -> bool:
-        """Whether a variant needs more items of a task than those up to this look (from 0), which are committed."""
-        ...
+
+def name_unit(task: str, stage: int | None = None) -> str:
+    """The unit in which the items of a task are stored, or those of one stage of it."""
+    return f"items:{task}" if stage is None else f"items:{task}/{stage}"
 
 
 @dataclass(frozen=True)
@@ -74,8 +76,8 @@ class Context:
     it, all with the same rows. documents: the suite's documents as tokenized for the reference, for probes that read
     tokens (for probes of the artifact: as tokenized for the variant, if token ids differ). texts: the same documents as
     texts with the ``spec`` by which they were read, for probes that read texts; empty if the suite has no documents.
-    artifact: for probes that run on it; for probes of files, once it is saved. items: for the probe of items that are
-    drawn stage by stage; None: all stages are computed, whatever they show.
+    artifact: for probes that run on it; for probes of files, once it is saved. items: one per variant, for the probe
+    of items that are drawn stage by stage; None: all stages are computed, whatever they show.
     """
 
     reference: LoadedModel
@@ -86,7 +88,7 @@ class Context:
     texts: Sequence[RawDocument] = ()
     spec: DocumentsSpec | None = None
     artifact: ArtifactSource | None = None
-    items: ItemLooks | None = None
+    items: Sequence[Rounds] | None = None
 
 
 class Probe(Plugin):

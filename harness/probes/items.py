@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from harness.data.encoding import follow_bos
 from harness.data.task_files import files_sha256, read_task_files
 from harness.errors import DataError
-from harness.probes import Context, Probe
+from harness.probes import Context, Probe, Rounds, name_unit
 from harness.records import Note
 from harness.records.plan import TaskSettings
 from harness.scoring.task_library import TaskLibrary, raise_data_errors
@@ -89,58 +89,62 @@ class Items(TaskSettings, Probe):
     def observe(self, context: Context) -> None:
         """Commit one unit per task and stage. Raises DataError for tasks that cannot be found, loaded, run or paired.
 
-        A variant takes no further stage of a task once ``context.items`` says that it needs none.
+        Beyond the first stage of every task a variant takes only those that ``context.items`` asks for.
         """
-        if not self.items and all(sink.done(_unit(name)) for sink in context.sinks for name in self.tasks):
-            return
         from harness.scoring.guards import reuse_templates
 
-        progress, library = context.progress, self._open()
-        sides = _Sides(context, self)
+        sinks, everyone = context.sinks, range(len(context.sinks))
+        names = [name for name in self.tasks if self.items or not all(sink.done(name_unit(name)) for sink in sinks)]
+        if not names:
+            return
+        library, sides = self._open(), _Sides(context, self)
         with reuse_templates():
-            for number, name in enumerate(self.tasks):
-                progress.step("tasks", number, len(self.tasks))
-                if self.items or not all(sink.done(_unit(name)) for sink in context.sinks):
-                    tasks = library.take(name)
-                    scored = [self._observe_task(task, library.manager, sides) for task in tasks]
-                    if not any(scored):
-                        library.keep(name, tasks)
-                        _OPENED[self] = library
-        progress.step("tasks", len(self.tasks), len(self.tasks))
+            opened = {name: library.take(name) for name in names}
+            listed = [_Drawn(task, self._plan(task)) for tasks in opened.values() for task in tasks]
+            drawn = {each.name: each for each in listed}
+            for number, each in enumerate(listed):
+                context.progress.step("tasks", number, len(listed))
+                for stage in range(1 if context.items else len(each.units)):
+                    self._observe_stage(each, stage, library.manager, sides, everyone)
+            context.progress.step("tasks", len(listed), len(listed))
+            for (name, stage), waiting in _follow(context.items or ()):
+                self._observe_stage(drawn[name], stage, library.manager, sides, waiting)
+        # Running a task changes its object, so only the others can be taken again.
+        for name, tasks in opened.items():
+            if not any(drawn[task.config.task].scored for task in tasks):
+                library.keep(name, tasks)
+                _OPENED[self] = library
 
     def _open(self) -> TaskLibrary:
         return _OPENED.pop(self, None) or TaskLibrary(read_task_files(self._folders()))
 
-    def _observe_task(self, task: Any, manager: Any, sides: _Sides) -> bool:
-        """Commit what is missing of a task; returns whether anything was."""
-        name, stages, context = task.config.task, self._plan(task), sides.context
-        undecided, scored = list(range(len(context.sinks))), False
-        for stage, unit in enumerate(_units(name, stages)):
-            waiting = [variant for variant in undecided if not context.sinks[variant].done(unit)]
-            if waiting:
-                scored = True
-                with stages.restrict(stage) if stages else nullcontext():
-                    for variant, frames in self._score(task, manager, sides, waiting):
-                        rows = _place(frames, stages, stage) if stages else frames
-                        context.sinks[variant].commit(unit, rows)
-            if stages and context.items:
-                undecided = [variant for variant in undecided if context.items.goes_on(variant, name, stage)]
-        return scored
+    def _observe_stage(self, drawn: _Drawn, stage: int, manager: Any, sides: _Sides, variants: Iterable[int]) -> None:
+        """Commit a stage of a task for those variants that lack it."""
+        sinks, unit = sides.context.sinks, drawn.units[stage]
+        if waiting := [variant for variant in variants if not sinks[variant].done(unit)]:
+            drawn.scored = True
+            with drawn.stages.restrict(stage) if drawn.stages else nullcontext():
+                for variant, frames in self._score(drawn, stage, manager, sides, waiting):
+                    sinks[variant].commit(unit, _place(frames, drawn.stages, stage) if drawn.stages else frames)
 
     def _score(
-        self, task: Any, manager: Any, sides: _Sides, waiting: Sequence[int]
+        self, drawn: _Drawn, stage: int, manager: Any, sides: _Sides, waiting: Sequence[int]
     ) -> Iterator[tuple[int, dict[str, pd.DataFrame]]]:
         """The rows of each of these variants on the documents that the task shows, by table."""
         import pandas as pd
 
         from harness.probes._samples import list_questions, pair_rows
 
-        name, progress = task.config.task, sides.context.progress
+        task, progress = drawn.task, sides.context.progress
+        name, scorers = drawn.name, sides.scorers
         what, count = f"task {name}", len(waiting) + 1
         progress.step(what, 0, count)
-        scorers = sides.scorers
-        wanted = self._evaluate_side(task, manager, scorers[0], "")
-        references = {bool(wanted.plain): wanted}
+        # Several variants may ask for a stage at different times; the reference is scored once.
+        references = drawn.references.setdefault(stage, {}) if len(scorers) > 2 else {}
+        if not references:
+            found = self._evaluate_side(task, manager, scorers[0], "")
+            references[bool(found.plain)] = found
+        wanted = next(iter(references.values()))
         progress.step(what, 1, count)
         for done, variant in enumerate(waiting, start=2):
             found = self._evaluate_side(task, manager, scorers[variant + 1], wanted.plain)
@@ -216,10 +220,6 @@ _OPENED: dict[Items, TaskLibrary] = {}
 """Tasks that a probe has opened and not yet run."""
 
 
-def _unit(task: str) -> str:
-    return f"items:{task}"
-
-
 def _place(frames: Mapping[str, pd.DataFrame], stages: Stages, stage: int) -> dict[str, pd.DataFrame]:
     """The tables of a stage of a task, with places in its data; the first stage says in which order these are drawn."""
     placed = {name: stages.number_items(frame, stage) for name, frame in frames.items() if "doc_id" in frame.columns}
@@ -227,9 +227,43 @@ def _place(frames: Mapping[str, pd.DataFrame], stages: Stages, stage: int) -> di
     return {**frames, **placed, **({"item_order": stages.to_table()} if stage == 0 else {})}
 
 
-def _units(task: str, stages: Stages | None) -> list[str]:
-    """The units of a task in order: one, or one for each stage."""
-    return [f"{_unit(task)}/{stage}" for stage in range(len(stages.sizes))] if stages else [_unit(task)]
+def _follow(rounds: Sequence[Rounds]) -> Iterator[tuple[tuple[str, int], list[int]]]:
+    """Each task and stage that some variants need next, with these; all of a round are committed before the next."""
+    going = {variant: iter(each) for variant, each in enumerate(rounds)}
+    while going:
+        wanted: dict[tuple[str, int], list[int]] = {}
+        for variant, each in list(going.items()):
+            stages = next(each, None)
+            if stages is None:
+                del going[variant]
+            for stage in stages or ():
+                wanted.setdefault(stage, []).append(variant)
+        yield from wanted.items()
+
+
+@dataclass
+class _Drawn:
+    """A task with the stages in which its items are drawn; None if they are not, so that it is one unit.
+
+    references: results of the reference by stage and by whether it was scored one sequence per row, the first as it
+    would be by itself. scored: whether anything was.
+    """
+
+    task: Any
+    stages: Stages | None
+    references: dict[int, dict[bool, TaskResults]] = field(default_factory=dict)
+    scored: bool = False
+
+    @property
+    def name(self) -> str:
+        """The name of the task."""
+        return str(self.task.config.task)
+
+    @property
+    def units(self) -> list[str]:
+        """The units in order: one, or one for each stage."""
+        stages = range(len(self.stages.sizes)) if self.stages else (None,)
+        return [name_unit(self.name, stage) for stage in stages]
 
 
 @dataclass

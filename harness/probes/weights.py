@@ -33,6 +33,7 @@ class Weights(Probe):
     one forward pass adds. relative_error of a linear layer of the variant is that of the weight that it computes with,
     over the compared share of its inputs; error_note says why it is missing, or what else the layer does. zeros: share
     of zeros in a linear layer's weight, NaN where it is not held as floats; pattern: ``2:4`` if two of every four are.
+    Without ``errors`` no row is paired and no error is known.
     """
 
     runs = "alone"
@@ -40,6 +41,8 @@ class Weights(Probe):
 
     context: Annotated[int, Field(ge=2)] = 512
     """Tokens in the forward pass whose peak memory is measured; fewer if the model has fewer positions."""
+    errors: bool = False
+    """Whether weights are compared, which takes longer than rounding them does."""
 
     def observe(self, context: Context) -> None:
         """Commit one unit per variant: table ``weights`` with the rows of both sides.
@@ -57,11 +60,17 @@ class Weights(Probe):
             if rows is None:
                 rows = self._inspect_side("reference", reference)
             both = pd.concat([rows, self._inspect_side("variant", variant)], ignore_index=True)
-            found, pairs = _compare(reference, variant)
-            frames = {"weights": _add_errors(both, found, pairs, variant)}
-            experts = _list_experts(found, pairs)
-            sink.commit(UNIT, frames if experts.empty else frames | {"expert_weights": experts})
+            sink.commit(UNIT, self._add_errors(both, reference, variant))
         context.progress.step("weights", total, total)
+
+    def _add_errors(self, rows: pd.DataFrame, reference: LoadedModel, variant: LoadedModel) -> dict[str, pd.DataFrame]:
+        """The tables of a variant, given the rows of both sides."""
+        if not self.errors:
+            return {"weights": _tell_errors(rows, [None] * len(rows), variant)}
+        found, pairs = _compare(reference, variant)
+        frames = {"weights": _tell_errors(rows, _list_errors(rows, found, pairs, variant), variant)}
+        experts = _list_experts(found, pairs)
+        return frames if experts.empty else frames | {"expert_weights": experts}
 
     def _inspect_side(self, side: str, loaded: LoadedModel) -> pd.DataFrame:
         import pandas as pd
@@ -149,10 +158,10 @@ def _list_experts(found: Mapping[str, ModuleWeightError], pairs: LayerPairs) -> 
     return frame.astype(kinds)
 
 
-def _add_errors(
+def _list_errors(
     rows: pd.DataFrame, found: Mapping[str, ModuleWeightError], pairs: LayerPairs, variant: LoadedModel
-) -> pd.DataFrame:
-    """The rows with the relative error of the weights of the variant's linear layers."""
+) -> list[ModuleWeightError | None]:
+    """The error of each row's weight; None for rows that are not linear layers of the variant."""
     from harness.modules.layer_pairs import list_parents
     from harness.modules.weight_errors import ModuleWeightError
 
@@ -174,6 +183,12 @@ def _add_errors(
             # No row of the variant tells what the reference alone has.
             error = None if partner is None and pairs.declared else found[name]
         errors.append(error)
+    return errors
+
+
+def _tell_errors(rows: pd.DataFrame, errors: Sequence[ModuleWeightError | None], variant: LoadedModel) -> pd.DataFrame:
+    """The rows with the error of each one's weight."""
+    linear = rows["role"].isin(["linear", "head"])
     stated = {each.module for each in variant.identity.modules if each.compressed}
     return rows.assign(
         compressed=(rows["side"] == "variant") & rows["module"].isin(stated) & linear,

@@ -6,6 +6,8 @@ them by one. ``harness plan``, ``harness lint`` and the judge all ask here, so t
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 LONGEST = 200
 """Characters that a pattern or a name may have; comparing two patterns takes their product."""
 
@@ -38,6 +40,7 @@ def match_stars(pattern: str, name: str) -> list[str]:
     return parts
 
 
+@lru_cache(maxsize=65536)
 def could_match(pattern: str, declared: str) -> bool:
     """Whether some name is covered by both patterns."""
     reached = _skip_stars({0}, declared)

@@ -171,6 +171,9 @@ class ItemsSpec(Entry):
     passage: str | None = Field(default=None, examples=["context"])
     """Field of the data that holds the passage of an item: items of one passage are one cluster. Default: only equal
     items are."""
+    after_failure: Literal["stop", "continue"] = "stop"
+    """Whether further items are drawn once a blocking rule on the suite's documents or tasks has failed. Nothing makes
+    the variant pass then; ``continue`` decides the other rules too."""
 
     @model_validator(mode="after")
     def _grows(self) -> ItemsSpec:

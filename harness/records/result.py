@@ -131,9 +131,10 @@ class Stop(Record):
 
     task: whose items they are; empty: documents. looks: after how many documents (items) it would be looked at;
     documents: after how many it was left. watched: the rules that were waited for; undecided: those of them that were
-    not decided by then, because even all documents were too few or because another, blocking rule had failed. fixed:
-    how many documents a size that is fixed beforehand needs for every one of them with the power of ``harness plan``,
-    by the variance that was found; None where no number is enough, or none is known.
+    not decided by then, because even all documents were too few or because another, blocking rule had failed. failed:
+    the blocking rules, of this sample or of another one, because of which no more was drawn although something was
+    left to decide. fixed: how many documents a size that is fixed beforehand needs for every one of them with the power
+    of ``harness plan``, by the variance that was found; None where no number is enough, or none is known.
     """
 
     suite: str
@@ -142,6 +143,7 @@ class Stop(Record):
     documents: Annotated[int, Field(ge=1)]
     watched: tuple[str, ...]
     undecided: tuple[str, ...] = ()
+    failed: tuple[str, ...] = ()
     fixed: int | None = None
 
 

@@ -34,7 +34,8 @@ def clean(text: str, most: int = 400) -> str:
     if len(text) > most:
         tail = most // 3
         text = f"{text[: most - tail]} … {text[-tail:]}"
-    return "".join(_escape_invisible(character) for character in text)
+    # What Python calls printable is never hidden; nearly all texts are that as a whole.
+    return text if text.isprintable() else "".join(map(_escape_invisible, text))
 
 
 def show_end(text: str, most: int) -> str:

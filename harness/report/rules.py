@@ -213,7 +213,9 @@ def _prepare(run: Run, verdict: Verdict, m: Measurement | None, settings: list[d
     need = undecided.find_need(compared.limited(verdict.status, item.title), m.clusters, rule.min_documents)
     if verdict.status != "inconclusive" or need is None:
         return item
-    remedy = undecided.describe_remedy(need, units, run.asked)
+    rule_name = f"{verdict.rule} {verdict.metric}"
+    failed = next((stop.failed[0] for stop in run.stops if stop.failed and rule_name in stop.undecided), "")
+    remedy = undecided.describe_remedy(need, units, run.asked, failed)
     return replace(item, need=undecided.describe_need(need, units), remedy=remedy)
 
 

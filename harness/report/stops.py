@@ -9,15 +9,17 @@ from harness.report import display
 
 
 def describe_stops(run: Run) -> list[str]:
-    """One sentence for the documents of a suite that were drawn, one for each of its tasks that is left undecided, and
-    one for its other tasks together."""
+    """One sentence for the documents of a suite that were drawn, one for each of its tasks that is left undecided, one
+    for those together of which no more was drawn because something had failed, and one for its other tasks together."""
     said: list[str] = []
     for suite in dict.fromkeys(stop.suite for stop in run.stops):
         stops = [stop for stop in run.stops if stop.suite == suite]
         plain = [stop for stop in stops if _is_plain(stop)]
         together = plain if len(plain) > 1 else []
         said += [_describe_tasks(together)] if together else []
-        said += [_sentence(stop) for stop in stops if stop not in together]
+        cut_short = [stop for stop in stops if stop.task and stop.failed]
+        said += [_sentence(stop) for stop in stops if stop not in together and stop not in cut_short]
+        said += [_describe_cut(cut_short)] if cut_short else []
     return said
 
 
@@ -32,6 +34,18 @@ def _describe_tasks(stops: Sequence[Stop]) -> str:
     return (
         f"Suite {stops[0].suite}: the rules of {len(stops)} tasks were decided after {display.number(drawn)} of at "
         f"most {display.number(most)} items ({counts})."
+    )
+
+
+def _describe_cut(stops: Sequence[Stop]) -> str:
+    first = stops[0].failed[0]
+    more = f" and {len(stops[0].failed) - 1} more" if len(stops[0].failed) > 1 else ""
+    counts = ", ".join(
+        f"{stop.task} {display.number(stop.documents)} of {display.number(stop.looks[-1])}" for stop in stops
+    )
+    return (
+        f"Suite {stops[0].suite}: once {first}{more} had failed, no more items were drawn; tasks with rules left open: "
+        f"{counts} (items: {{after_failure: continue}} decides them)."
     )
 
 

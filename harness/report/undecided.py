@@ -64,14 +64,19 @@ def describe_need(need: Need, units: str) -> str:
     return f"About {more} would decide it, as a {need.outcome} if the estimate stays where it is."
 
 
-def describe_remedy(need: Need, units: str, asked: dict[str, Any]) -> tuple[str, str]:
-    """What to change in which file, and the command to run then."""
+def describe_remedy(need: Need, units: str, asked: dict[str, Any], failed: str = "") -> tuple[str, str]:
+    """What to change in which file, and the command to run then. failed: the rule because of which no more was
+    drawn."""
     suites = [each for each in asked.get("suites") or () if isinstance(each, dict)]
     where = f"suite {suites[0].get('name', '')}" if len(suites) == 1 else "the suite"
+    command = f"harness check {asked.get('source', 'variant.yaml')}"
+    if failed:
+        all_of_them = f", or write items: {{after_failure: continue}} in {where}" if units == "items" else ""
+        return f"No more {units} were drawn, because {failed} had failed: repair that{all_of_them}, then run", command
     drawn = units == "items" and any(
         each.get("items") for suite in suites for each in suite.get("measures") or () if isinstance(each, dict)
     )
     change = (
         f"{units}: {{max: {need.documents}}}" if drawn or units == "documents" else f"{need.documents} {units} or more"
     )
-    return f"In {where} ask for {change}, then run", f"harness check {asked.get('source', 'variant.yaml')}"
+    return f"In {where} ask for {change}, then run", command

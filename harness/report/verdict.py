@@ -31,7 +31,7 @@ def reason(run: Run) -> str:
         "inconclusive": f"Nothing failed, but {_lower_first(count)} {be} inconclusive",
         "error": f"{count} could not be judged",
     }[run.verdict]
-    return f"{lead}: {_join_names([_name_with_numbers(item) for item in decisive])}."
+    return f"{lead}: {_join_names([_name_with_numbers(item) for item in decisive])}.{_count_open(run, blocking)}"
 
 
 def first_reason(run: Run) -> str:
@@ -49,6 +49,12 @@ def _summarize_pass(judged: Sequence[Judged], blocking: int) -> str:
     names = _join_names([_name_with_numbers(item) for item in open_])
     count = "One advisory rule" if len(open_) == 1 else f"{len(open_)} advisory rules"
     return f"{lead} {count} did not pass: {names}."
+
+
+def _count_open(run: Run, blocking: Sequence[Judged]) -> str:
+    """How many rules a failure leaves open: a variant that must not ship is drawn no further for them."""
+    count = sum(item.verdict.status == "inconclusive" for item in blocking) if run.verdict == "fail" else 0
+    return f" {count} more {'is' if count == 1 else 'are'} undecided." if count else ""
 
 
 def _count_rules(some: int, all_: int) -> str:

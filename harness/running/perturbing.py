@@ -34,7 +34,8 @@ def observe_perturbed(
     if spec is None or not probes or not lacking:
         return
     sample = sample_documents(documents, spec.documents)
-    tables = {condition: MemoryTables() for condition in spec.conditions}
+    sums = {probe.sums: probe.combine for probe in probes if probe.sums}
+    tables = {condition: MemoryTables(combine=sums) for condition in spec.conditions}
     level = "info"
     try:
         ways = [apply_condition(condition, reference) for condition in spec.conditions]

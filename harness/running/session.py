@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.concluding.conclusion import draws, draws_items, list_alone, passes_tokens, run_pass
-from harness.concluding.extending import ExtendingItems, plan_looks
+from harness.concluding.extending import ItemRounds, plan_looks
 from harness.concluding.noise_floor import UNIT as FLOOR
 from harness.concluding.noise_floor import perturbs
 from harness.concluding.pair import Pair, Storage, Unit
@@ -178,7 +178,7 @@ class Session:
     def _observe_alone(self, suite: SuiteSpec, probe: Probe, pairs: Sequence[LoadedPair]) -> None:
         context = self._context(suite, probe, pairs, [self.sink(pair, suite) for pair in pairs])
         if draws_items(suite, probe.kind) and all(pair.own is None for pair in pairs):
-            context = replace(context, items=ExtendingItems(suite, pairs))
+            context = replace(context, items=[ItemRounds.of(suite, pair) for pair in pairs])
         probe.observe(context)
 
     def sink(self, pair: Pair, suite: SuiteSpec) -> Sink:

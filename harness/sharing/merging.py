@@ -10,12 +10,12 @@ from __future__ import annotations
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import groupby, pairwise
+from itertools import pairwise
 from pathlib import Path
 
 from harness.artifacts.saving import save_folder
 from harness.concluding.conclusion import conclude, draws_items, passes_tokens, run_pass
-from harness.concluding.extending import ExtendingItems
+from harness.concluding.extending import ItemRounds
 from harness.concluding.pair import Pair, PairFacts, begin
 from harness.concluding.saved_files import FOLDER as ARTIFACT_FOLDER
 from harness.concluding.saved_files import find_lost_files
@@ -23,6 +23,7 @@ from harness.errors import MergeError
 from harness.lockstep.stages import SETUP, Wanted
 from harness.planning.sampling.sample import Sample
 from harness.planning.specs import Plan, SuiteSpec
+from harness.probes import name_unit
 from harness.records import Note
 from harness.running.opening import apply_openings
 from harness.running.units import ARTIFACT, stages_of
@@ -149,12 +150,12 @@ class _Adoption:
             self._adopt_unlisted(suite.name)
         for suite in suites:
             mine = [unit for unit in self.units if unit.suite == suite.name]
-            drawn = [unit.name for unit in mine if draws_items(suite, unit.kind)]
-            staged = {"shared_pass", *(unit.kind for unit in mine if unit.name in drawn)}
+            staged = {unit.kind for unit in mine if draws_items(suite, unit.kind)} | {"shared_pass"}
             self._adopt(suite.name, [unit.name for unit in mine if unit.kind not in staged])
-            self._adopt_items(suite, drawn)
             if passes_tokens(suite, self.pair):
                 self._adopt_pass(suite)
+            first = [unit.name for unit in mine if draws_items(suite, unit.kind) and unit.stage == 0]
+            self._adopt_items(suite, first)
         self._copy_artifact(folder)
 
     def _adopt_pass(self, suite: SuiteSpec) -> None:
@@ -168,14 +169,11 @@ class _Adoption:
 
         run_pass(suite, sample, [self.pair], stages_of(self.units, suite.name), [sink], adopt)
 
-    def _adopt_items(self, suite: SuiteSpec, names: Sequence[str]) -> None:
-        """Adopt the stages of every task as far as its rules need them."""
-        looks = ExtendingItems(suite, [self.pair])
-        for _, stages in groupby(names, key=lambda name: name.rpartition("/")[0]):
-            for stage, name in enumerate(stages):
-                self._adopt(suite.name, [name])
-                if not looks.goes_on(0, name.rpartition("/")[0].partition(":")[2], stage):
-                    break
+    def _adopt_items(self, suite: SuiteSpec, first: Sequence[str]) -> None:
+        """Adopt the stages of every task as far as rules need them."""
+        self._adopt(suite.name, first)
+        for wanted in ItemRounds.of(suite, self.pair):
+            self._adopt(suite.name, [name_unit(task, stage) for task, stage in wanted])
 
     def _adopt(self, suite: str, names: Sequence[str]) -> None:
         for name in names:

@@ -112,12 +112,19 @@ def _edge(nodes: Floats, weights: Floats, step: float, wanted: float, deviation:
 
 def _carry(nodes: Floats, weights: Floats, step: float, edge: float, deviation: float) -> tuple[Floats, Floats]:
     """The law of the sum after the step where it stays below the edge, as points of Gauss and Legendre."""
-    points, scale = np.polynomial.legendre.leggauss(_NODES)
+    points, scale = _legendre()
     low = min(-_FAR * deviation, edge - step)
     half = (edge - low) / 2
     after = low + half * (points + 1)
     density = np.exp(-(((after[:, None] - nodes[None, :]) / step) ** 2) / 2) @ weights / (step * math.sqrt(2 * math.pi))
     return after, density * scale * half
+
+
+@lru_cache(maxsize=1)
+def _legendre() -> tuple[Floats, Floats]:
+    """Points and weights of Gauss and Legendre, which take longer than all that is done with them."""
+    points, weights = np.polynomial.legendre.leggauss(_NODES)
+    return points, weights
 
 
 @dataclass(frozen=True)

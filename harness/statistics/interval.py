@@ -97,13 +97,20 @@ def cluster_sums(numerator: Floats, denominator: Floats, clusters: ArrayLike) ->
     labels = np.asarray(clusters)
     if not len(numerator) == len(denominator) == len(labels):
         raise ValueError(f"found {len(numerator)} and {len(denominator)} values but {len(labels)} cluster labels")
-    _, member = np.unique(labels, return_inverse=True)
-    order = np.argsort(member, kind="stable")
-    cuts = np.flatnonzero(np.diff(member[order])) + 1
-    tops = np.array([math.fsum(part.tolist()) for part in np.split(numerator[order], cuts)])
-    bottoms = np.array([math.fsum(part.tolist()) for part in np.split(denominator[order], cuts)])
+    _, member, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    if (counts == 1).all():  # a sum of one value is that value; + 0.0 because it then is no negative zero either
+        tops, bottoms = numerator + 0.0, denominator + 0.0
+    else:
+        order, ends = np.argsort(member, kind="stable"), counts.cumsum().tolist()
+        tops, bottoms = _sum_parts(numerator[order], ends), _sum_parts(denominator[order], ends)
     canonical = np.lexsort((bottoms, tops))
     return ClusterSums(tops[canonical], bottoms[canonical])
+
+
+def _sum_parts(values: Floats, ends: list[int]) -> Floats:
+    """The correctly rounded sum of each run of values, given where each ends."""
+    listed = values.tolist()
+    return np.array([math.fsum(listed[start:end]) for start, end in zip([0, *ends], ends, strict=False)])
 
 
 def lacks_spread(sums: ClusterSums, value: float) -> bool:

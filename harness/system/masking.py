@@ -14,7 +14,11 @@ _USUAL_HOMES = r"(?:/(?:var|usr|export))?/(?:home|Users)/[^/\s:]+|[A-Za-z]:\\Use
 
 def mask(text: str) -> str:
     """``text`` with ``hf_***`` for hub tokens and ``~`` for home folders: those of this user, and the usual places."""
-    return _homes(*_own_homes()).sub("~", _TOKEN.sub("hf_***", text))
+    if "hf_" in text:
+        text = _TOKEN.sub("hf_***", text)
+    if "/" in text or "\\" in text:  # as every home folder has; most texts are no paths
+        text = _homes(*_own_homes()).sub("~", text)
+    return text
 
 
 def _own_homes() -> tuple[str, ...]:

@@ -81,6 +81,12 @@ def measure_shared(stage: str) -> Iterator[None]:
         yield
 
 
+def read_shared() -> Seconds:
+    """The stages so far that are none of a single variant."""
+    stopwatch = _CURRENT.get()
+    return dict(stopwatch.shared) if stopwatch else {}
+
+
 def read_clock(started: datetime, seconds: Seconds, checks: int) -> Clock:
     """The clock of a variant whose stages, alone and with its group, took ``seconds``; its group ``started`` then.
 

@@ -1,4 +1,4 @@
-"""Protocols for the tables of a run: ``Sink`` receives rows, ``Tables`` reads them."""
+"""Protocols for the tables of a run: ``Sink`` receives rows, ``Tables`` reads them, ``Writable`` does both."""
 
 from __future__ import annotations
 
@@ -43,4 +43,26 @@ class Tables(Protocol):
 
     def read(self, suite: str, table: str, columns: tuple[str, ...] | None = None) -> pd.DataFrame | None:
         """One table, or None if the run has none of that name."""
+        ...
+
+
+class Writable(Protocol):
+    """Tables that rows can be committed to and read from, suite by suite."""
+
+    def done(self, suite: str, unit: str) -> bool:
+        """Whether the unit was committed."""
+        ...
+
+    def commit(
+        self, suite: str, unit: str, frames: Mapping[str, pd.DataFrame], snapshots: Mapping[str, pd.DataFrame]
+    ) -> None:
+        """See Sink.commit."""
+        ...
+
+    def read(self, suite: str, table: str, columns: tuple[str, ...] | None = None) -> pd.DataFrame | None:
+        """See Tables.read."""
+        ...
+
+    def read_parts(self, suite: str, table: str) -> Iterator[pd.DataFrame]:
+        """See Sink.read_parts."""
         ...

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +18,9 @@ class MemoryTables:
     units: dict[str, dict[str, pd.DataFrame]] = field(default_factory=dict)
     """Rows of each unit, by table."""
     snapshots: dict[str, pd.DataFrame] = field(default_factory=dict)
+    combine: Mapping[str, Callable[[pd.DataFrame, pd.DataFrame], pd.DataFrame]] = field(default_factory=dict)
+    """For tables of sums: the sums so far and those of the next unit, added up. Only the sums so far are kept then, and
+    units must come in their order."""
 
     def done(self, unit: str) -> bool:
         """Whether the unit was committed."""
@@ -27,7 +30,10 @@ class MemoryTables:
         self, unit: str, frames: Mapping[str, pd.DataFrame], snapshots: Mapping[str, pd.DataFrame] | None = None
     ) -> None:
         """Store the rows of one unit."""
-        self.units[unit] = dict(frames)
+        self.units[unit] = {table: rows for table, rows in frames.items() if table not in self.combine}
+        for table in frames.keys() & self.combine.keys():
+            earlier, rows = self.snapshots.get(table), frames[table]
+            self.snapshots[table] = rows if earlier is None else self.combine[table](earlier, rows)
         self.snapshots |= snapshots or {}
 
     def read_parts(self, table: str) -> Iterator[pd.DataFrame]:

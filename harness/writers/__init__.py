@@ -30,6 +30,8 @@ class Writer(Plugin):
 
     file_name: ClassVar[str]
     """The file that it leaves in the folder of the run, by which an old one is removed before a new check."""
+    portable: ClassVar[bool] = False
+    """Whether its file depends on the run and its tables alone, so that any process may write it, into any folder."""
 
     @classmethod
     def unfit(cls) -> str:

@@ -37,6 +37,7 @@ class ReportHtml(Writer):
     """report.html: verdict, rules, causes and all numbers in one file that loads nothing."""
 
     file_name: ClassVar[str] = "report.html"
+    portable: ClassVar[bool] = True
 
     texts: bool = Field(
         default=True,

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from harness.cluster.dispatch import AHEAD, MOST_ATTEMPTS, Dispatcher, describe_failure
-from harness.cluster.workers import Failed, Finished, Unit
+from harness.cluster.workers import Failed, Finished, Lost, Unit
 from harness.errors import ClusterError
 from tests.helpers.simulated_workers import Silent, SimulatedWorkers
 
@@ -296,6 +296,14 @@ def test_a_worker_whose_models_have_changed_ends_the_job() -> None:
     workers.failing_at_the_end = [Failed("w1", Unit("", "verify", ()), "weights changed")]
     with pytest.raises(ClusterError, match="w1 ended with weights changed"):
         run(Stages([units(3)]), workers)
+
+
+def test_a_worker_that_is_lost_before_it_can_say_so_is_told_and_costs_nothing() -> None:
+    job, workers = Stages([units(3)]), SimulatedWorkers(plain(2))
+    workers.failing_at_the_end = [Lost("w1", "its process was killed")]
+    (said,) = run(job, workers).notes
+    assert "w1 was lost before it could say" in said
+    assert said.endswith("its process was killed")
 
 
 def test_the_same_unit_listed_twice_is_an_error() -> None:

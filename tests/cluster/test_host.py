@@ -61,6 +61,15 @@ def test_models_are_opened_before_the_first_unit_and_once() -> None:
     assert opener.log == ["open 1", "warm 1", "verify 1", "open 2"]
 
 
+def test_a_unit_without_models_leaves_those_open_that_are() -> None:
+    opener = Opener()
+    host = Host(opener, 1)
+    host.run(unit("1"))
+    host.run(unit(""))
+    host.run(unit("1"))
+    assert opener.log == ["open 1", "open "]
+
+
 def test_what_is_wrong_with_the_models_is_told_by_the_first_unit() -> None:
     host = Host(Opener(broken=True), 1)
     host.warm()

@@ -11,55 +11,24 @@ from typing import Any
 
 import pytest
 
-import harness.cluster.run
 from harness.check import check
 from harness.cluster.job import CheckJob
 from harness.cluster.messages import Computed
 from harness.cluster.workers import Failed, Unit
 from harness.concluding.extending import Extending
 from harness.errors import ClusterError, MeasureError, ModelError
-from harness.records import RunSpec
 from harness.running.variant import make_variant
 from harness.terminal import Terminal
 from tests.helpers.cluster_checks import DRAWN, ITEMS, SMALL, read_same, write_check
-from tests.helpers.hosts_here import HostsHere
+from tests.helpers.spread_checks import DECIDED_AT, MATRIX, Spread, check_here
 
-DECIDED_AT = 0.006
-"""A limit that the suite DRAWN decides at an interim look, after several."""
 SLOW = pytest.mark.slow
-MATRIX = "matrix: {bits: [3, 4, 8]}\n"
-
-
-class Spread:
-    """Checks on workers in this process."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.settings: dict[str, Any] = {"count": 2}
-        self.workers: list[HostsHere] = []
-        monkeypatch.setattr(harness.cluster.run, "RayWorkers", self._make)
-        monkeypatch.setattr("harness.planning.run_entry.importlib.util.find_spec", lambda name: object())
-
-    def _make(self, spec: RunSpec, opener: Any, memory: float) -> HostsHere:
-        made = HostsHere(opener, **self.settings)
-        made.quiet_label = str  # type: ignore[attr-defined]
-        self.workers.append(made)
-        return made
-
-    def check(self, folder: Path, suite: str, limit: float, name: str = "spread", matrix: str = "", **how: Any) -> Path:
-        self.settings = {"count": 2, **how}
-        path = write_check(folder, suite, limit, matrix, "run: {ray: auto, wait: 5}\n")
-        self.code = check([path], folder / name, Terminal())
-        return folder / name
 
 
 @pytest.fixture
 def spread(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Spread:
     monkeypatch.chdir(tmp_path)
     return Spread(monkeypatch)
-
-
-def check_here(folder: Path, suite: str, limit: float, matrix: str = "") -> tuple[int, Path]:
-    return check([write_check(folder, suite, limit, matrix)], folder / "plain", Terminal()), folder / "plain"
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +72,19 @@ def test_items_of_a_task_are_drawn_to_the_same_look_and_no_further(spread: Sprea
     sums = {name for name in scored if name.startswith("items:pocket_sums/")}
     assert scored - sums == {"items:pocket_facts/0"}, "a decided task takes no further stage"
     assert len(sums) > 1
+
+
+def test_no_further_items_are_handed_out_for_a_variant_whose_documents_failed(spread: Spread, tmp_path: Path) -> None:
+    """Although units of items were handed out, and stored, before those of documents."""
+    suite = ITEMS.replace("max: 4", "max: 24")
+    code, plain = check_here(tmp_path, suite, 1e-9)
+    out = spread.check(tmp_path, suite, 1e-9)
+    assert spread.code == code == 1
+    assert read_same(out / "v") == read_same(plain / "v")
+    assert {unit.name for _, unit in spread.workers[0].computed if unit.kind == "items"} == {
+        "items:pocket_facts/0",
+        "items:pocket_sums/0",
+    }
 
 
 @pytest.mark.parametrize("when", [5, *(pytest.param(when, marks=SLOW) for when in (1, 2, 3, 8, 11))])

@@ -149,6 +149,13 @@ def test_models_that_have_changed_while_they_were_used_end_the_job(cluster: Loca
         run(cluster, Listed(units(2, holds="changed")))
 
 
+def test_a_worker_that_dies_when_it_is_asked_at_the_end_is_told(cluster: LocalCluster) -> None:
+    listed = Listed(units(2, holds="dying"))
+    monitor = run(cluster, listed)
+    check_results(listed)
+    assert any("was lost before it could say" in text for text in monitor.notes)
+
+
 def test_resources_that_the_cluster_has_not_end_in_an_error_after_the_stated_wait(cluster: LocalCluster) -> None:
     with pytest.raises(ClusterError) as caught:
         run(cluster, Listed(units(2)), gpus_per_worker=1.0, workers=2, wait=2.0)

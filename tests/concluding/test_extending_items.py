@@ -13,11 +13,15 @@ import pytest
 from harness.backends.round_to_nearest import RoundToNearest
 from harness.concluding.pair import Observed
 from harness.errors import HarnessError
+from harness.measures.divergence import Divergence
 from harness.measures.tasks import Tasks
 from harness.planning.specs import GateSpec, Plan, RuleSpec, SuiteSpec, VariantSpec
 from harness.probes.items import Items
-from harness.records import ItemsSpec, Measurement, ModelSpec
+from harness.probes.tokens import Tokens
+from harness.records import DocumentsSpec, ItemsSpec, Measurement, ModelSpec
 from harness.rules import Rule
+from harness.rules.at_least import AtLeast
+from harness.rules.at_most import AtMost
 from harness.rules.not_worse import NotWorse
 from harness.run import run_group
 from harness.sharing.merging import merge_parts
@@ -28,9 +32,12 @@ from harness.tables.store import StoreReader
 from tests.helpers.tiny_models import save, tiny_llama
 
 LEAST, MOST, THERE = 20, 60, 90
+TEXTS = 30
 SIZES = planned_looks(LEAST, MOST)
 CLEAR = NotWorse(metric="tasks.*.accuracy", margin=0.9, why="anything is well within it")
 NEVER = NotWorse(metric="tasks.*.accuracy", margin=0.001, why="no number of items decides it")
+BROKEN = AtLeast(metric="tasks.first.accuracy", limit=0.97, why="no chance")
+OPEN = NotWorse(metric="tasks.second.accuracy", margin=0.001, why="no number of items decides it")
 TASK = """\
 task: {name}
 dataset_path: json
@@ -52,13 +59,14 @@ class Progress:
     """A progress that ends the run when a side of a task is scored for the ``at``-th time."""
 
     def __init__(self, at: int | None = None) -> None:
-        self.left = at
+        self.at = at
+        self.stages = 0
 
     def step(self, what: str, done: int, of: int) -> None:
-        if self.left is not None and what.startswith("task ") and done == 1:
-            self.left -= 1
-            if self.left < 0:
+        if what.startswith("task ") and done == 1:
+            if self.stages == self.at:
                 raise Stop
+            self.stages += 1
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +74,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models")
     save(tiny_llama(), folder / "reference")
     letters = "abcdefghijklmnopqrstuvwxyz" * 4
+    lines = (json.dumps({"text": letters[at : at + 8 + at % 4], "id": f"d{at}"}) for at in range(TEXTS))
+    (folder / "texts.jsonl").write_text("\n".join(lines), encoding="utf-8")
     for name, start in (("first", 0), ("second", 7)):
         texts = [letters[at % 26 : at % 26 + 5 + at // 26 * 3] for at in range(start, start + THERE)]
         rows = ({"q": q, "choices": ["x", "yy", "za"], "label": n % 3, "page": n // 3} for n, q in enumerate(texts))
@@ -91,8 +101,11 @@ def make_plan(
     )
 
 
-def run(plans: Sequence[Plan], folder: Path, at: int | None = None) -> list[Observed]:
-    found = run_group(plans, [folder / plan.name for plan in plans], Progress(at))
+def run(plans: Sequence[Plan], folder: Path, at: int | None = None, scored: list[str] | None = None) -> list[Observed]:
+    with pytest.MonkeyPatch.context() as patch:
+        if scored is not None:
+            patch.setattr(Items, "_evaluate_side", note_sides(scored))
+        found = run_group(plans, [folder / plan.name for plan in plans], Progress(at))
     for each in found:
         assert not isinstance(each, HarnessError), each
     return [each for each in found if isinstance(each, Observed)]
@@ -107,6 +120,27 @@ def read(folder: Path, name: str, table: str = "items") -> pd.DataFrame:
 def accuracy(observed: Observed, task: str = "first") -> Measurement:
     (found,) = (each for each in observed.measurements if each.name == f"tasks.{task}.accuracy")
     return found
+
+
+def note_sides(scored: list[str]) -> Any:
+    """The method that scores a side of a task, which notes whose it was."""
+    plain = Items._evaluate_side
+
+    def evaluate(self: Items, task: Any, manager: Any, scorer: Any, why: str) -> Any:
+        scored.append(scorer.name)
+        return plain(self, task, manager, scorer, why)
+
+    return evaluate
+
+
+def estimates(models: Path, folder: Path, task: str) -> list[float]:
+    """The accuracy of the variant on a task at every look."""
+    rule = NEVER.model_copy(update={"metric": f"tasks.{task}.accuracy"})
+    run([make_plan(models, "seen", rule, tasks=("first", "second"))], folder)
+    order, rows = read(folder, "seen", "item_order"), read(folder, "seen")
+    drawn = order[order["task"] == task]["doc_id"]
+    scores = rows[rows["task"] == task].set_index("doc_id")["variant_score"]
+    return [float(scores[drawn[:size]].mean()) for size in SIZES]
 
 
 def middle(models: Path, folder: Path) -> float:
@@ -153,6 +187,84 @@ def test_a_task_that_no_rule_waits_for_is_drawn_whole(models: Path, tmp_path: Pa
     }
 
 
+def test_once_a_rule_has_failed_nothing_more_is_drawn(models: Path, tmp_path: Path) -> None:
+    plan = make_plan(models, "broken", BROKEN, OPEN, tasks=("first", "second"))
+    (observed,) = run([plan], tmp_path)
+    first, second = observed.stops.values()
+    assert (first.task, first.documents, first.undecided, first.failed) == ("first", LEAST, (), ())
+    assert (second.task, second.documents, second.undecided) == ("second", LEAST, ("not_worse tasks.second.accuracy",))
+    assert second.failed == ("at_least tasks.first.accuracy",)
+    assert [len(frame) for _, frame in read(tmp_path, "broken").groupby("task")] == [LEAST, LEAST]
+    assert accuracy(observed, "second").n == LEAST, "what was seen of it is reported"
+
+
+def test_a_task_that_no_rule_waits_for_is_not_drawn_whole_for_a_variant_that_failed(
+    models: Path, tmp_path: Path
+) -> None:
+    (observed,) = run([make_plan(models, "broken", BROKEN, tasks=("first", "second"))], tmp_path)
+    second = observed.stops["suite second"]
+    assert (second.documents, second.watched, second.failed) == (LEAST, (), ("at_least tasks.first.accuracy",))
+
+
+def test_a_suite_may_have_everything_decided(models: Path, tmp_path: Path) -> None:
+    plan = make_plan(models, "all", BROKEN, OPEN, tasks=("first", "second"), after_failure="continue")
+    (observed,) = run([plan], tmp_path)
+    assert {stop.task: (stop.documents, stop.failed) for stop in observed.stops.values()} == {
+        "first": (LEAST, ()),
+        "second": (MOST, ()),
+    }
+
+
+@pytest.mark.parametrize(("limit", "drawn"), [(1e-9, LEAST), (9.0, MOST)])
+@pytest.mark.parametrize("least", [None, 20])
+def test_documents_that_fail_end_the_tasks(
+    models: Path, tmp_path: Path, limit: float, drawn: int, least: int | None
+) -> None:
+    """Whether all documents are measured, or those that decide."""
+    kl = AtMost(metric="divergence.kl_mean", limit=limit, why="what documents say")
+    plan = make_plan(models, "texts", kl, NEVER)
+    (suite,) = plan.suites
+    documents = DocumentsSpec(data=str(models / "texts.jsonl"), min=least, max=TEXTS, context=32)
+    both = {"documents": documents, "measures": (*suite.measures, Divergence()), "probes": (*suite.probes, Tokens())}
+    (observed,) = run([plan.model_copy(update={"suites": (suite.model_copy(update=both),)})], tmp_path)
+    stop = observed.stops["suite first"]
+    assert (stop.documents, stop.failed) == (drawn, ("at_most divergence.kl_mean",) if drawn == LEAST else ())
+
+
+def test_an_advisory_failure_ends_nothing(models: Path, tmp_path: Path) -> None:
+    advisory = BROKEN.model_copy(update={"level": "warn", "on_inconclusive": "extend"})
+    (observed,) = run([make_plan(models, "warned", advisory, OPEN, tasks=("first", "second"))], tmp_path)
+    assert observed.stops["suite second"].documents == MOST
+
+
+def test_what_is_likely_to_fail_is_drawn_first(models: Path, tmp_path: Path) -> None:
+    """The second task's estimate is beyond its limit at the first look, and enough items confirm it; the first task,
+    whose estimate is within its limit, would have taken all items."""
+    seen = {task: estimates(models, tmp_path / task, task) for task in ("first", "second")}
+    suspect = AtLeast(metric="tasks.second.accuracy", limit=max(seen["second"]) + 0.25, why="likely to fail")
+    near = AtLeast(metric="tasks.first.accuracy", limit=min(seen["first"]) - 1e-6, why="within, and close")
+    (observed,) = run([make_plan(models, "order", near, suspect, tasks=("first", "second"))], tmp_path)
+    first, second = observed.stops["suite first"], observed.stops["suite second"]
+    assert second.documents > LEAST
+    assert (first.documents, first.failed) == (LEAST, ("at_least tasks.second.accuracy",))
+
+
+def test_variants_that_draw_in_another_order_score_the_reference_once(models: Path, tmp_path: Path) -> None:
+    """Together and alone they stop at the same places with the same numbers."""
+    tasks, highest = ("first", "second"), max(estimates(models, tmp_path / "seen", "second"))
+    suspect = AtLeast(metric="tasks.second.accuracy", limit=highest + 0.01, why="likely to fail, and close")
+    plans = [make_plan(models, "suspect", suspect, tasks=tasks), make_plan(models, "whole", NEVER, tasks=tasks)]
+    scored: list[str] = []
+    together = run(plans, tmp_path / "together", scored=scored)
+    assert {name: scored.count(name) for name in set(scored)} == dict.fromkeys(
+        ("reference", "suspect", "whole"), 2 * len(SIZES)
+    )
+    for plan, observed in zip(plans, together, strict=True):
+        (alone,) = run([plan], tmp_path / "alone")
+        assert alone.stops == observed.stops
+        assert alone.measurements == observed.measurements
+
+
 def test_the_seed_fixes_the_order_for_every_variant(models: Path, tmp_path: Path) -> None:
     run([make_plan(models, "a", CLEAR), make_plan(models, "b", CLEAR, bits=3)], tmp_path)
     first, second = (sorted(read(tmp_path, name)["doc_id"]) for name in "ab")
@@ -187,7 +299,7 @@ def test_a_killed_run_goes_on_at_its_stage_and_gives_the_same_bits(models: Path,
     with pytest.raises(Stop):
         run([plan], tmp_path / "killed", at)
     reader = StoreReader(tmp_path / "killed" / "near" / "tables")
-    assert reader.units("suite") == tuple(f"items:first/{stage}" for stage in range(at))
+    assert reader.units("suite") == ("items:first/0", "items:second/0")[:at]
     (again,) = run([plan], tmp_path / "killed")
     assert again.stops == whole.stops
     assert again.measurements == whole.measurements
@@ -221,10 +333,12 @@ def test_a_passage_that_the_data_lacks_is_named_with_the_fields_there_are(models
     assert "task first: items names the passage 'story', and the data has q, choices, label, page" in str(error)
 
 
-@pytest.mark.parametrize("of", [1, 3])
-def test_shards_compute_every_stage_and_the_merge_takes_what_a_run_would(models: Path, tmp_path: Path, of: int) -> None:
-    rule = NotWorse(metric="tasks.first.accuracy", margin=middle(models, tmp_path), why="near")
-    plan = make_plan(models, "near", rule, tasks=("first", "second"))
+@pytest.mark.parametrize(("of", "rules"), [(1, ()), (3, ()), (2, (BROKEN, OPEN))])
+def test_shards_compute_every_stage_and_the_merge_takes_what_a_run_would(
+    models: Path, tmp_path: Path, of: int, rules: tuple[Rule, ...]
+) -> None:
+    near = NotWorse(metric="tasks.first.accuracy", margin=middle(models, tmp_path), why="near")
+    plan = make_plan(models, "near", *(rules or (near,)), tasks=("first", "second"))
     (whole,) = run([plan], tmp_path / "whole")
     folders = [tmp_path / f"shard-{number}" / "near" for number in range(1, of + 1)]
     for number, folder in enumerate(folders, 1):

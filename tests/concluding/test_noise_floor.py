@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from harness.concluding.noise_floor import add_floors, floors, read_perturbed
 from harness.errors import ModelError
+from harness.lockstep import driver
 from harness.lockstep.arrangement import SPARE_PADDING, one_by_one, pad_left, plan_moves, reorder
 from harness.lockstep.batches import Batch
 from harness.lockstep.decoder import Decoder
@@ -30,8 +31,9 @@ from harness.probes.layers import Layers
 from harness.probes.tokens import Tokens
 from harness.records import Measurement, NoiseFloor, NoiseFloorSpec
 from harness.records.plan import Condition
+from harness.running import perturbing
 from harness.running.perturbing import observe_perturbed
-from harness.tables.memory import MemoryStore
+from harness.tables.memory import MemoryStore, MemoryTables
 from tests.helpers.pass_pairs import Loaded, Silent, damaged, gpt2, llama, louder, make_documents, observe
 
 ALL: tuple[Condition, ...] = ("batch_size", "padding_side", "document_order", "attention", "rounding")
@@ -297,3 +299,19 @@ def test_a_model_without_position_ids_cannot_be_padded_on_the_left() -> None:
     decoder = Decoder("m", TransformersModel(Plain()))  # type: ignore[arg-type]
     with pytest.raises(ModelError, match="remove padding_side"):
         decoder.states(torch.zeros(1, 3, dtype=torch.int64), None, torch.zeros(1, 3, dtype=torch.int64))
+
+
+def test_sums_of_a_condition_are_not_kept_block_by_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept: list[MemoryTables] = []
+
+    def make(**given: Any) -> MemoryTables:
+        kept.append(MemoryTables(**given))
+        return kept[-1]
+
+    monkeypatch.setattr(perturbing, "MemoryTables", make)
+    monkeypatch.setattr(driver, "CPU_TOKENS", 16)
+    perturbed(llama(), "batch_size", "document_order")
+    for tables in kept:
+        assert len([unit for unit in tables.units if "tokens" in tables.units[unit]]) > 2
+        assert not [unit for unit in tables.units if "channels" in tables.units[unit]]
+        assert len(list(tables.read_parts("channels"))) == 1

@@ -168,7 +168,7 @@ def test_every_probe_of_the_pass_serves_every_family(name: str, tmp_path: Path) 
     every = ("tokens", "layers", "channels", "calibration_data", "experts")
     probes: list[Any] = [load(Probe, kind)() for kind in every]
     report = shared_pass(original, [made], make_documents(), probes, [store.sink("s")], Silent())
-    Weights().observe(Context(original, [made], [store.sink("s")], Silent()))
+    Weights(errors=True).observe(Context(original, [made], [store.sink("s")], Silent()))
     tables = {table: store.read("s", table) for table in store.tables("s")}
     store.close()
     routed = name == "listed_experts"

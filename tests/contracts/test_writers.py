@@ -287,6 +287,20 @@ def test_golden_file(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert written.read_bytes() == golden.read_bytes()
 
 
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if load(Writer, kind).portable])
+def test_a_portable_writer_needs_no_more_than_a_run_and_its_tables(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, found = small(), set()
+    for name in ("here", "elsewhere"):
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)
+        for variable in ("GITHUB_ACTIONS", "GITLAB_CI", "USER"):
+            monkeypatch.setenv(variable, name)
+        found.add(load(Writer, kind)().write(made.run, made.tables, tmp_path / name).read_bytes())
+    assert len(found) == 1
+
+
 # Who has only one of them knows what broke and where to look
 
 

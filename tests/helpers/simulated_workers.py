@@ -43,7 +43,7 @@ class SimulatedWorkers:
     wasted: float = 0.0
     """Seconds of work that deaths cost."""
     stopped: bool = False
-    failing_at_the_end: Sequence[Failed] = ()
+    failing_at_the_end: Sequence[Failed | Lost] = ()
     busy: dict[str, float] = field(default_factory=dict)
     _events: list[tuple[float, int, Event]] = field(default_factory=list)
     _workers: dict[str, _One] = field(default_factory=dict)
@@ -107,7 +107,7 @@ class SimulatedWorkers:
     def explain_absence(self) -> str:
         return "" if any(isinstance(event, Joined) for _, _, event in self._events) else "asked for 2 workers, got none"
 
-    def finish(self) -> Sequence[Failed]:
+    def finish(self) -> Sequence[Failed | Lost]:
         return self.failing_at_the_end
 
     def stop(self) -> None:

@@ -16,6 +16,7 @@ from harness.lockstep import native
 from harness.lockstep.kernels import EAGER, WORTH_COMPILING, Kernels, Name, choose_kernels
 from harness.lockstep.logit_statistics import logit_sums
 from harness.lockstep.module_statistics import channel_moments, row_errors
+from harness.system import native_code
 from tests.helpers.pass_pairs import damaged, llama, louder, observe
 
 CPU = torch.device("cpu")
@@ -28,7 +29,7 @@ def test_kernels_are_compiled_only_where_the_plan_makes_it_worth_it(monkeypatch:
         tried.append(1)
         raise RuntimeError("no such header")
 
-    monkeypatch.setattr(native, "find_compiler", lambda: "c++")
+    monkeypatch.setattr(native_code, "find_compiler", lambda: "c++")
     monkeypatch.setattr(kernels_module, "_compiled_logits", refuse)
     small = choose_kernels("auto", WORTH_COMPILING // 1000 - 1, 1000, torch.float64, CPU)
     assert (small.name, small.note, tried) == ("eager", "", [])
@@ -36,13 +37,13 @@ def test_kernels_are_compiled_only_where_the_plan_makes_it_worth_it(monkeypatch:
     assert tried
     assert large.name == "eager"
     assert "RuntimeError: no such header" in large.note
-    monkeypatch.setattr(native, "find_compiler", lambda: None)
+    monkeypatch.setattr(native_code, "find_compiler", lambda: None)
     assert "compiler" in choose_kernels("compiled", 1, 1000, torch.float32, CPU).note
 
 
 @pytest.mark.parametrize("dtype", native.TYPES)
 def test_native_code_is_taken_on_a_cpu_however_short_the_pass(dtype: torch.dtype) -> None:
-    wanted = "eager" if native.find_compiler() is None else "native"
+    wanted = "eager" if native_code.find_compiler() is None else "native"
     assert choose_kernels("auto", 1, 10, dtype, CPU).name == wanted
     assert choose_kernels("eager", 1, 10, dtype, CPU).name == "eager"
 
@@ -60,7 +61,7 @@ def test_native_code_that_cannot_be_built_or_gives_other_numbers_is_not_used(mon
     assert "the native channel moments differ from the plain ones" in refused.note
 
     def fail() -> None:
-        raise native.BuildError("c++ failed: no such header")
+        raise native_code.BuildError("c++ failed: no such header")
 
     monkeypatch.setattr(native, "build", fail)
     assert "no such header" in choose_kernels("native", 1, 10, torch.float32, CPU).note
@@ -71,7 +72,7 @@ def test_a_compiled_kernel_that_gives_other_numbers_is_not_used(monkeypatch: pyt
     def wrong(values: Tensor, valid: Tensor, threshold: float) -> tuple[Tensor, ...]:
         return tuple(column * 1.01 for column in channel_moments(values, valid, threshold))
 
-    monkeypatch.setattr(native, "find_compiler", lambda: "c++")
+    monkeypatch.setattr(native_code, "find_compiler", lambda: "c++")
     monkeypatch.setattr(kernels_module, "_compiled_logits", lambda: logit_sums)
     monkeypatch.setattr(kernels_module, "_compiled_errors", lambda: row_errors)
     monkeypatch.setattr(kernels_module, "_compiled_moments", lambda: channel_moments)
@@ -118,7 +119,7 @@ def test_equal_rows_that_differ_by_rounding_refuse_a_kernel(monkeypatch: pytest.
 @pytest.mark.parametrize("kernel", ["native", pytest.param("compiled", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("dtype", native.TYPES)
 def test_faster_and_plain_passes_agree(tmp_path: Path, dtype: torch.dtype, kernel: Name) -> None:
-    if native.find_compiler() is None:
+    if native_code.find_compiler() is None:
         pytest.skip("this machine has no C++ compiler")
     reference = louder(llama(), 3.0).to(dtype)
     variant = damaged(reference)

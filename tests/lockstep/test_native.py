@@ -16,9 +16,11 @@ from torch import Tensor
 from harness.lockstep import native
 from harness.lockstep.logit_statistics import logit_statistics, logit_sums
 from harness.lockstep.module_statistics import channel_moments, row_errors
-from harness.lockstep.native import BuildError, Sweeps
+from harness.lockstep.native import Sweeps
+from harness.system import native_code
+from harness.system.native_code import BuildError
 
-needs_compiler = pytest.mark.skipif(native.find_compiler() is None, reason="this machine has no C++ compiler")
+needs_compiler = pytest.mark.skipif(native_code.find_compiler() is None, reason="this machine has no C++ compiler")
 INFINITE, NAN = float("inf"), float("nan")
 
 
@@ -162,7 +164,7 @@ def test_every_number_of_two_bytes_is_read_exactly(
 ) -> None:
     """Those of a channel each, whose sum over one row is the number. Without instructions, bits are moved about."""
     if capability == "none":
-        monkeypatch.setattr(native, "_INSTRUCTIONS", {})
+        monkeypatch.setattr(native_code, "_INSTRUCTIONS", {})
     numbers = torch.arange(-(2**15), 2**15).to(torch.int16).view(dtype)
     numbers = numbers[torch.arange(len(numbers)) % 16 != 3]  # The last ones are no whole vector.
     for some in (numbers, numbers[:-5]):
@@ -177,7 +179,7 @@ def test_the_width_of_registers_changes_no_bit(
 ) -> None:
     left, right = two_sides(5, 1003, dtype)
     valid = torch.arange(5) != 2
-    monkeypatch.setattr(native, "_INSTRUCTIONS", {})
+    monkeypatch.setattr(native_code, "_INSTRUCTIONS", {})
     narrow = native.build()
     assert narrow.library._name != sweeps.library._name
     for name, *arguments in (("logit_sums", right), ("row_errors", right), ("channel_moments", valid, 4.0)):

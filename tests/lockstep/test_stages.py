@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import weakref
+from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -13,16 +15,17 @@ from harness.lockstep import batches
 from harness.lockstep.batches import Block, plan_stages
 from harness.lockstep.driver import LivePass
 from harness.lockstep.stages import SETUP, Wanted, run_stages, store_sums
-from harness.probes.channels import Channels
+from harness.probes.channels import COLUMNS, Channels
 from harness.probes.coverage import Coverage
 from harness.probes.experts import Experts
 from harness.probes.layers import Layers
 from harness.probes.tokens import Tokens
-from harness.tables.store import Store
+from harness.tables.store import Store, SuiteSink
 from tests.helpers.pass_pairs import Silent, as_bytes, damaged, llama, loaded, make_documents
 from tests.helpers.pass_pairs import tables_of as read_all
 
 PROBES = (Tokens(), Layers(), Channels(), Coverage(), Experts())
+NAMES = COLUMNS[1:]
 LENGTHS = (9, 23, 2, 23, 14, 5, 31, 12, 40, 3, 17, 8)
 
 
@@ -72,6 +75,31 @@ def test_only_the_sums_of_the_whole_pass_stay_on_disk(tmp_path: Path) -> None:
     run_pass(tmp_path, 1)
     assert len(list((tmp_path / "s").glob("*.channels.parquet"))) == 1
     assert len(list((tmp_path / "s").glob("*.tokens.parquet"))) > 1
+
+
+def test_sums_of_blocks_are_read_one_by_one(tmp_path: Path) -> None:
+    blocks: list[weakref.ref[pd.DataFrame]] = []
+    most = 0
+
+    class Kept(SuiteSink):
+        def read_parts(self, table: str) -> Iterator[pd.DataFrame]:
+            nonlocal most
+            for block in super().read_parts(table):
+                blocks.append(weakref.ref(block))
+                most = max(most, sum(held() is not None for held in blocks))
+                yield block
+                del block
+
+    with Store(tmp_path, "key") as store:
+        sink = Kept(store, "s")
+        for number in range(12):
+            sink.commit(f"pass/{number}", {"channels": pd.DataFrame({"max_abs": [1.0], **dict.fromkeys(NAMES, 1.0)})})
+        store_sums([Channels()], sink)
+        total = store.read("s", "channels")
+    assert total is not None
+    assert total["sum"].tolist() == [12.0]
+    assert len(blocks) == 12
+    assert most <= 3, "the one before, which reduce lets go of late, the next, and the first as the total"
 
 
 def test_a_block_that_nobody_committed_is_an_error(tmp_path: Path) -> None:

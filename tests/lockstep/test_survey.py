@@ -30,7 +30,7 @@ def observe(kind: str, folder: Path) -> tuple[PassReport, Any, Any]:
     store = Store(folder / "store", "key")
     sinks = [store.sink("s")]
     report = shared_pass(original, [made], make_documents(), [load(Probe, "layers")()], sinks, Silent())
-    Weights().observe(Context(original, [made], sinks, Silent()))
+    Weights(errors=True).observe(Context(original, [made], sinks, Silent()))
     tables = store.read("s", "layers"), store.read("s", "weights")
     store.close()
     return (report, *tables)

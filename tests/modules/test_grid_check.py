@@ -11,11 +11,15 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from harness.errors import BackendError
-from harness.modules.grid_check import check_grids, count_distinct, lies_on_grid
+from harness.modules import grid_check
+from harness.modules.grid_check import check_grids, choose_sweeps, count_distinct, lies_on_grid
+from harness.numerics import native
 from harness.numerics.formats import MXFP4, NVFP4, Format, quantize, stored_bits
 from harness.numerics.granularity import Blocks
 from harness.numerics.grids import FP8_E4M3, NF4, Codebook, Float8, Integer, integer
 from harness.records import ModuleFormat, NumberFormat
+from harness.system import native_code
+from harness.system.native_code import BuildError
 from tests.helpers.number_formats import named
 
 FORMATS: dict[str, tuple[Format, dict[str, Any]]] = {
@@ -32,6 +36,15 @@ FORMATS: dict[str, tuple[Format, dict[str, Any]]] = {
     "nvfp4": (NVFP4, {"symmetric": True}),
 }
 TYPES = [torch.float32, torch.float16, torch.bfloat16]
+
+
+@pytest.fixture(params=["plain", "native"])
+def code(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The check in plain torch, and in native code however few the values."""
+    if request.param == "native" and native_code.find_compiler() is None:
+        pytest.skip("this machine has no C++ compiler")
+    monkeypatch.setattr(grid_check, "WORTH_BUILDING", 1 if request.param == "native" else 2**60)
+    return str(request.param)
 
 
 def made(name: str, dtype: torch.dtype = torch.float32) -> tuple[nn.Sequential, dict[str, ModuleFormat]]:
@@ -69,6 +82,7 @@ def weight_of(model: nn.Sequential) -> Tensor:
 
 @pytest.mark.parametrize("dtype", TYPES)
 @pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.usefixtures("code")
 def test_weights_in_their_format_are_accepted_and_counted(name: str, dtype: torch.dtype) -> None:
     model, described = made(name, dtype)
     (levels,) = check_grids(model, described).values()
@@ -80,6 +94,7 @@ def test_weights_in_their_format_are_accepted_and_counted(name: str, dtype: torc
 @pytest.mark.parametrize("dtype", TYPES)
 @pytest.mark.parametrize("name", FORMATS)
 @pytest.mark.parametrize("change", ["one value", "noise", "columns", "other bits"])
+@pytest.mark.usefixtures("code")
 def test_weights_that_were_changed_later_are_refused(name: str, dtype: torch.dtype, change: str) -> None:
     model, described = made(name, dtype)
     weight = weight_of(model)
@@ -100,11 +115,33 @@ def test_weights_that_were_changed_later_are_refused(name: str, dtype: torch.dty
         check_grids(model, described)
 
 
+@pytest.mark.usefixtures("code")
 def test_a_factor_for_every_output_channel_leaves_the_grid_what_it_is() -> None:
     model, described = made("int4")
     before = check_grids(model, described)
     weight_of(model).mul_(torch.linspace(0.3, 3, 48)[:, None])
     assert check_grids(model, described) == before
+
+
+@pytest.mark.usefixtures("code")
+def test_a_scale_below_zero_turns_a_grid_around() -> None:
+    """The codes of INT4 reach one further down than up."""
+    model, described = made("int4 full")
+    before = check_grids(model, described)
+    weight_of(model).neg_()
+    assert check_grids(model, described) == before
+
+
+def test_native_code_is_built_for_many_values_where_it_can_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert choose_sweeps(grid_check.WORTH_BUILDING - 1) is None
+    if native_code.find_compiler() is not None:
+        assert choose_sweeps(grid_check.WORTH_BUILDING) is native.build()
+
+    def fail() -> None:
+        raise BuildError("no C++ compiler was found")
+
+    monkeypatch.setattr(native, "build", fail)
+    assert choose_sweeps(grid_check.WORTH_BUILDING) is None
 
 
 def test_what_cannot_be_told_is_left_out() -> None:
@@ -125,6 +162,7 @@ def indexed(bits: int, size: int) -> tuple[nn.Sequential, dict[str, ModuleFormat
     return model, {"0": stated(form, symmetric=True, act_order=True)}
 
 
+@pytest.mark.usefixtures("code")
 def test_groups_by_an_index_are_judged_by_rows() -> None:
     model, described = indexed(3, 36)
     assert check_grids(model, described) == {}
@@ -162,7 +200,7 @@ def test_codebooks_and_sparse_values_are_counted_by_rows() -> None:
 @pytest.mark.parametrize("dtype", TYPES)
 @pytest.mark.parametrize("name", ["int4", "int4 block", "int3 affine", "int8", "fp8_e4m3", "nf4"])
 def test_weights_rounded_to_the_range_of_their_block_are_looked_at_once(
-    name: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+    name: str, dtype: torch.dtype, code: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, described = made(name, dtype)
     rounded: list[Tensor] = []
@@ -176,6 +214,9 @@ def test_weights_rounded_to_the_range_of_their_block_are_looked_at_once(
 
         monkeypatch.setattr(kind, "_nearest", follow)
     check_grids(model, described)
+    if code == "native":
+        assert not rounded, "what native code accepts is not looked at again"
+        return
     assert 0 < sum(each.numel() for each in rounded) <= FORMATS[name][0].blocks.split(weight_of(model)).numel()
 
 

@@ -153,7 +153,7 @@ def test_items_of_tasks_are_drawn_as_documents_are(tmp_path: Path) -> None:
     assert spec is not None
     assert (spec.min, spec.max, spec.seed, spec.passage) == (250, 1000, 3, None)
     (probe,) = (each for each in plan.suites[0].probes if each.kind == "items")
-    assert probe.settings()["items"] == {"min": 250, "max": 1000, "seed": 3, "passage": None}
+    assert probe.settings()["items"] == {"min": 250, "max": 1000, "seed": 3, "passage": None, "after_failure": "stop"}
     (said,) = refused(write(tmp_path, DRAWN.format("limit: 200"), WAITS))
     assert "on_inconclusive" in said, "a suite of a fixed size cannot extend its sample"
 

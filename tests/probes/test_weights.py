@@ -20,6 +20,8 @@ from harness.measures.hardware import Hardware
 from harness.measures.memory import Memory
 from harness.models.loaded import LoadedModel
 from harness.models.loading import load
+from harness.modules import weight_errors
+from harness.plan import load_suite
 from harness.planning.specs import GateSpec, Plan, RuleSpec, SuiteSpec, VariantSpec
 from harness.probes import Context
 from harness.probes.weights import Weights, _compare, _list_experts
@@ -84,7 +86,7 @@ def plan_of(folder: Path, **fields: Any) -> Plan:
 
 def observe(reference: LoadedModel, *variants: LoadedModel) -> list[pd.DataFrame]:
     sinks = [FrameSink() for _ in variants]
-    Weights().observe(Context(reference, variants, sinks, Silent()))
+    Weights(errors=True).observe(Context(reference, variants, sinks, Silent()))
     return [sink.frames["weights"]["weights"] for sink in sinks]
 
 
@@ -300,5 +302,33 @@ def test_experts_have_a_table_and_dense_models_have_none(tmp_path: Path, referen
     mixture = load(ModelSpec(model=str(save(family("mixtral"), tmp_path / "mixtral"))), "reference")
     for loaded, tables in ((mixture, {"weights", "expert_weights"}), (reference, {"weights"})):
         sink = FrameSink()
-        Weights().observe(Context(loaded, [loaded], [sink], Silent()))
+        Weights(errors=True).observe(Context(loaded, [loaded], [sink], Silent()))
         assert set(sink.frames["weights"]) == tables
+
+
+def test_weights_are_compared_where_a_measure_asks_and_nowhere_else(
+    reference: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compared: list[object] = []
+
+    def count(*given: Any) -> Any:
+        compared.append(given)
+        return compare(*given)
+
+    compare = weight_errors.weight_errors
+    monkeypatch.setattr(weight_errors, "weight_errors", count)
+    variant = make_variant(plan_of(tmp_path / "model", bits=4), reference, ())
+    tables = []
+    for number, measures in enumerate(("[memory, hardware]", "[memory, weight_error]")):
+        (tmp_path / "asked.yaml").write_text(f"description: about weights\nmeasures: {measures}\n")
+        (probe,) = (each for each in load_suite("./asked.yaml", tmp_path).probes if each.kind == "weights")
+        sink = FrameSink()
+        probe.observe(Context(reference, [variant], [sink], Silent()))
+        assert len(compared) == number
+        tables.append(sink.frames["weights"]["weights"])
+    without, paired = tables
+    assert list(without) == list(paired)
+    assert not without["paired"].any()
+    assert without["relative_error"].isna().all()
+    assert (paired[paired["compressed"]]["relative_error"] > 0).all()
+    assert Memory().measure(without) == Memory().measure(paired)

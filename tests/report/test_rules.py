@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from harness.judge import judge, rejudge
 from harness.planning.specs import GateSpec, RuleSpec
-from harness.records import Run, Verdict
+from harness.records import Run, Stop, Verdict
 from harness.report.rules import fold_passed, list_open, prepare_verdicts
 from harness.rules.at_least import AtLeast
 from harness.rules.at_most import AtMost
@@ -95,6 +95,19 @@ def test_an_undecided_rule_says_what_would_decide_it() -> None:
     assert n == "200 items"
     assert "more items" in need
     assert command == "harness check variant.yaml"
+
+
+def test_a_rule_that_a_failure_left_open_says_so() -> None:
+    run = make_run("inconclusive").run
+    metric = "tasks.pocket_recall_far.exact_match"
+    (kind,) = (verdict.rule for verdict in run.verdicts if verdict.metric == metric)
+    cut = Stop(
+        suite="core", task="pocket_recall_far", looks=(200, 400), documents=200, watched=(f"{kind} {metric}",),
+        undecided=(f"{kind} {metric}",), failed=("not_worse perplexity.ratio",),
+    )  # fmt: skip
+    items = prepare_verdicts(run.model_copy(update={"stops": (cut,)}))
+    (remedy,) = (item.remedy[0] for item in items if item.verdict.metric == metric)
+    assert "because not_worse perplexity.ratio had failed" in remedy
 
 
 @pytest.mark.parametrize(

@@ -78,6 +78,22 @@ def test_tasks_that_were_decided_share_a_sentence() -> None:
     assert prose == "Suite core, prose: all 400 items were measured, because no rule extends the sample."
 
 
+def test_tasks_that_a_failure_cut_short_share_a_sentence() -> None:
+    run = make_run(documents=20, length=20).run
+    failed = {"failed": ("not_worse tasks.sums.accuracy", "at_most tasks.sums.flips"), "documents": 40}
+    stops = (
+        stop(task="sums", documents=159),
+        stop(task="crowd", undecided=("not_worse tasks.crowd.accuracy",), **failed),
+        stop(task="prose", watched=(), **failed),
+    )
+    sums, cut = describe_stops(run.model_copy(update={"stops": stops}))
+    assert "sums: every rule was decided after 159 of at most 400 items" in sums
+    assert cut == (
+        "Suite core: once not_worse tasks.sums.accuracy and 1 more had failed, no more items were drawn; tasks with "
+        "rules left open: crowd 40 of 400, prose 40 of 400 (items: {after_failure: continue} decides them)."
+    )
+
+
 def test_a_run_of_a_fixed_size_says_nothing() -> None:
     assert describe_stops(make_run(documents=20, length=20).run) == []
 

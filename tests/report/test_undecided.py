@@ -61,4 +61,11 @@ def test_it_is_said_with_the_command() -> None:
     asked = {"source": "mine.yaml", "suites": [{"name": "core"}]}
     documents = describe_remedy(Need(330, 150, "pass"), "documents", asked)
     assert documents == ("In suite core ask for documents: {max: 330}, then run", "harness check mine.yaml")
+    cut = describe_remedy(Need(330, 150, "pass"), "items", asked, "not_worse tasks.sums.accuracy")
+    assert cut[0] == (
+        "No more items were drawn, because not_worse tasks.sums.accuracy had failed: repair that, or write items: "
+        "{after_failure: continue} in suite core, then run"
+    )
+    assert cut[1] == documents[1]
+    assert "after_failure" not in describe_remedy(Need(330, 150, "pass"), "documents", asked, "x")[0]
     assert describe_remedy(Need(9, 4, "pass"), "items", {})[0] == "In the suite ask for 9 items or more, then run"

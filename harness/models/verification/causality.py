@@ -9,6 +9,7 @@ Legend: T tokens, V vocabulary.
 from __future__ import annotations
 
 import math
+import weakref
 from contextlib import suppress
 
 import torch
@@ -47,10 +48,10 @@ def _format(share: float) -> str:
     return f"{share:.1%}" if share >= 0.001 else f"{share:.1e}"
 
 
-def _find_logits(model: LanguageModel, rows: int = 3) -> Tensor:
-    """Logits [rows, T, V] of the first of the texts; an exit or a panic of the model is an ordinary exception here."""
+def _find_logits(model: LanguageModel, texts_BT: Tensor) -> Tensor:
+    """Logits [B, T, V] of some texts; an exit or a panic of the model is an ordinary exception here."""
     with guard("looking whether a model is causal"):
-        return model.logits(_make_texts(model.token_ids)[:rows].to(model.device))
+        return model.logits(texts_BT.to(model.device))
 
 
 def _find_derived_share(model: LanguageModel) -> float | None:
@@ -68,39 +69,34 @@ def _find_derived_share(model: LanguageModel) -> float | None:
     hook = embedding.register_forward_hook(follow)
     try:
         with torch.enable_grad():
-            logits_TV = _find_logits(model, rows=1)[0].float()
-            sizes = _differentiate_each(logits_TV, embedded[0])
+            own, *earlier = _differentiate(model, embedded)
     except Exception:  # noqa: BLE001 - as below
         return None
     finally:
         hook.remove()
+        calls, held = len(embedded), [weakref.ref(each) for each in embedded]
+        embedded.clear()
         # Some models keep a state of their last call, which then holds no derivatives.
-        with suppress(Exception), torch.no_grad():
-            _find_logits(model)
-    own, *earlier = sizes
-    if len(embedded) > 1 or not all(map(math.isfinite, sizes)) or not own > 0:
+        if any(each() is not None for each in held):
+            with suppress(Exception), torch.no_grad():
+                _find_logits(model, _make_texts(model.token_ids))
+    if calls > 1 or not all(map(math.isfinite, (own, *earlier))) or not own > 0:
         return None
     share = min(earlier) / own
     return share if share > DERIVATIVE else 0.0
 
 
-def _differentiate_each(logits_TV: Tensor, embedded_1TD: Tensor) -> list[float]:
-    """Norms of the derivatives of the logits of every token by the last embedding: of the last token, then of those
-    before it, up to the first that is zero."""
-    sizes: list[float] = []
-    for logits_V in (logits_TV[-1], *logits_TV[:-1]):
-        sizes.append(_differentiate(logits_V, embedded_1TD))
-        if len(sizes) > 1 and sizes[-1] <= DERIVATIVE * sizes[0]:
-            break  # It does not see the last token, so the model is no encoder.
-    return sizes
-
-
-def _differentiate(logits_V: Tensor, embedded_1TD: Tensor) -> float:
-    """Norm of the derivative of the logits of one token, each with a weight of its own, by the last embedding."""
-    weights_V = torch.linspace(-1, 1, len(logits_V), device=logits_V.device)
-    total = (logits_V * weights_V).sum()
-    (derivative,) = torch.autograd.grad(total, embedded_1TD, retain_graph=True, allow_unused=True)
-    return 0.0 if derivative is None else float(derivative[0, -1].double().norm())
+def _differentiate(model: LanguageModel, embedded: list[Tensor]) -> list[float]:
+    """Norms of the derivatives of the logits of a token, each with a weight of its own, by the last embedding: of the
+    last token, then of those before it. Each in a row of its own with the same text, so that one call gives all."""
+    logits_BTV = _find_logits(model, _make_texts(model.token_ids)[:1].expand(TOKENS, -1)).float()
+    weights_V = torch.linspace(-1, 1, logits_BTV.shape[-1], device=logits_BTV.device)
+    rows_B, tokens_B = torch.arange(TOKENS), torch.arange(TOKENS) - 1
+    total = (logits_BTV[rows_B, tokens_B] * weights_V).sum()
+    (found_BTD,) = torch.autograd.grad(total, embedded[0], allow_unused=True)
+    if found_BTD is None:
+        return [0.0] * TOKENS
+    return [float(size) for size in found_BTD[:, -1].double().norm(dim=-1)]
 
 
 def _find_moved_share(model: LanguageModel, quantized: bool) -> float:
@@ -114,7 +110,7 @@ def _find_moved_share(model: LanguageModel, quantized: bool) -> float:
     """
     try:
         with torch.no_grad():
-            logits_3TV = _find_logits(model)
+            logits_3TV = _find_logits(model, _make_texts(model.token_ids))
     except Exception:  # noqa: BLE001 - kernels of libraries raise anything, and the pass explains what
         return 0.0
     moved_T, by_itself_T = (_measure_movement(logits_3TV[0], logits_3TV[other]) for other in (1, 2))

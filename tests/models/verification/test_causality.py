@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -94,19 +95,32 @@ def test_the_model_is_left_as_it_was() -> None:
     assert not any(each.requires_grad or each.grad is not None for each in model.parameters())
 
 
-def test_one_token_that_does_not_look_ahead_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
-    grad, asked = torch.autograd.grad, list[int]()
+@pytest.mark.parametrize("looks_ahead", [False, True])
+def test_one_call_and_one_derivation_are_enough(looks_ahead: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    model: Any = encoder(0.15) if looks_ahead else family("llama")
+    grad, asked = torch.autograd.grad, list[str]()
 
     def follow(*given: Any, **named: Any) -> Any:
-        asked.append(1)
+        asked.append("derivative")
         return grad(*given, **named)
 
     monkeypatch.setattr(torch.autograd, "grad", follow)
-    check_causal(TransformersModel(family("llama")), "m")
-    assert len(asked) == 2
-    with pytest.raises(ModelError, match="a change of the last"):
-        check_causal(TransformersModel(encoder(0.15)), "m")
-    assert len(asked) == 2 + 3
+    model.register_forward_pre_hook(lambda *_: asked.append("call"))
+    expected = pytest.raises(ModelError, match="a change of the last") if looks_ahead else nullcontext()
+    with expected:
+        check_causal(TransformersModel(model), "m")
+    assert asked == ["call", "derivative"]
+
+
+def test_a_state_that_a_model_keeps_of_its_last_call_holds_no_derivatives() -> None:
+    model: Any = family("llama")
+
+    def keep(module: Any, _inputs: object, output: Any) -> None:
+        module.last = {"of the call": [output.logits]}
+
+    model.register_forward_hook(keep)
+    check_causal(TransformersModel(model), "m")
+    assert not model.last["of the call"][0].requires_grad
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
