@@ -6,6 +6,7 @@ Imported only while observing: torch and transformers come with it.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -26,8 +27,8 @@ if TYPE_CHECKING:
 
 CHECKED_TOKENS = 1024
 """Length of the sequences of each task that are scored both ways, together; at least one sequence is."""
-CHECKED_PROMPTS = 4
-"""Prompts of each task that are continued both ways."""
+CHECKED_TEXTS = 4
+"""Texts of each task that are compared: the shortest with those of a plain loop, the longest with whole passes."""
 
 
 class NotPackedError(Exception):
@@ -98,7 +99,7 @@ class PackedSide:
             raise
         except Exception as error:
             raise NotPackedError(f"its cache could not be shared ({type(error).__name__})") from error
-        checked = sorted(range(len(prompts)), key=lambda number: -len(prompts[number].ids))[:CHECKED_PROMPTS]
+        checked = self._choose_compared(prompts, written)
         for number, expected in zip(checked, plain(checked), strict=True):
             if not self._same_text(prompts[number].ids, written[number].ids, expected):
                 raise NotPackedError("a text of its shared cache is not the one that it writes alone")
@@ -111,6 +112,24 @@ class PackedSide:
         window = find_window(self._loaded.model)
         if window is not None and longest > window:
             raise NotPackedError(f"a layer sees {window} tokens, fewer than the longest sequence has ({longest})")
+
+    def _choose_compared(self, prompts: Sequence[Prompt], written: Sequence[Continuation]) -> list[int]:
+        """The texts to be written by the plain loop too, which takes as long as the longest of them.
+
+        These are the shortest, and of the longest, which saw most of the cache, those in which a whole pass finds a
+        token that is not the most likely.
+        """
+        order = sorted(range(len(written)), key=lambda number: (len(written[number].ids), number))
+        longest = order[CHECKED_TEXTS:][-CHECKED_TEXTS:]
+        sequences = [Scored(prompts[number].ids, tuple(written[number].ids)) for number in longest]
+        greedy: set[int] = set()
+        if sequences:
+            limit = max(len(each.context) + len(each.continuation) for each in sequences)
+            # What cannot be read whole is left to the loop, which tells why.
+            with suppress(RuntimeError, ValueError, TypeError, IndexError, AttributeError, KeyError):
+                for batch in self._likelihoods.score(sequences, limit):
+                    greedy |= {longest[place] for place, found in batch.items() if found.greedy}
+        return order[:CHECKED_TEXTS] + [number for number in longest if number not in greedy]
 
     @torch.no_grad()
     def _same_text(self, prompt: Tokens, ids: Sequence[int], expected: Sequence[int]) -> bool:
