@@ -165,3 +165,9 @@ class TestComparedTexts:
         monkeypatch.setattr("harness.scoring.likelihoods.PackedLikelihoods.score", fail)
         self.side.write(self.prompts, 12, self.ended, self.loop)
         assert len(self.asked) == 8
+
+    def test_of_even_texts_the_loop_writes_the_longest(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("harness.scoring.likelihoods.PackedLikelihoods.score", None)
+        written = self.side.write(self.prompts, 12, lambda ids: len(ids) == 3, self.loop)
+        assert {len(each.ids) for each in written} == {3}
+        assert self.asked == [8, 9, 10, 11]
