@@ -139,9 +139,9 @@ def _cases(
         _Case(
             gate,
             spec,
-            entry.measure,
+            pattern if entry.cut_short and "*" in entry.measure else entry.measure,
             entry.labels,
-            _error("not measured", f"{entry.measure}: {entry.reason}", entry.failure),
+            _miss(entry),
             entry.unsupported,
         )
         for entry in lost
@@ -284,6 +284,12 @@ def _concern(name: str, metrics: Sequence[Metric]) -> FailureClass:
     if (metric := find_metric(name, metrics)) is not None:
         return metric.concern
     return next((metric.concern for metric in metrics if could_match(name, metric.name)), "quality")
+
+
+def _miss(entry: Skipped) -> Decision:
+    """A metric that was not measured: an error, unless a failure made it needless. That cannot pass by any gate."""
+    missed = _error("not measured", f"{entry.measure}: {entry.reason}", entry.failure)
+    return replace(missed, status="inconclusive") if entry.cut_short else missed
 
 
 def _error(found: str, because: str, failure: FailureClass | None = None) -> Decision:

@@ -103,6 +103,7 @@ def _read_plan(expansion: Expansion, folder: Path, problems: list[Problem]) -> P
     weak_reference = _reason(check, content.get("weak_reference", ""))
     outputs = read_outputs(check, content.get("outputs"))
     select = _select(check, content, bool(expansion.choice))
+    stop_at_failure = _flag(check, content, "stop_at_failure")
     run = read_run(check, content.get("run"), reference)
     _check_backends(check, steps)
     check_composition(check, steps)
@@ -127,6 +128,7 @@ def _read_plan(expansion: Expansion, folder: Path, problems: list[Problem]) -> P
         gates=tuple(left_out.mark(gate.spec()) for gate in gates if gate),
         weak_reference=weak_reference,
         select=select,
+        stop_at_failure=stop_at_failure,
         outputs=outputs,
         run=run,
     )
@@ -260,6 +262,14 @@ def _reason(check: Checker, value: Any) -> str:
         return value.strip()
     check.problem(("weak_reference",), describe(value), "the reason, as text", 'for example "random weights, a test"')
     return ""
+
+
+def _flag(check: Checker, content: Mapping[str, Any], key: str) -> bool:
+    value = content.get(key, False)
+    if isinstance(value, bool):
+        return value
+    check.problem((key,), describe(value), "true or false")
+    return False
 
 
 def _select(check: Checker, content: Mapping[str, Any], several: bool) -> Select:

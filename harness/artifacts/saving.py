@@ -43,6 +43,17 @@ def discard_artifact(folder: Path) -> None:
     discard(_partial(folder))
 
 
+def discard_stale(folder: Path) -> None:
+    """Delete what an earlier run saved, so that it cannot be mistaken for the artifact of this verdict.
+
+    Raises WriteError.
+    """
+    try:
+        discard_artifact(folder)
+    except OSError as error:
+        raise WriteError(f"{folder}: an earlier artifact could not be removed: {error.strerror or error}") from error
+
+
 def _partial(folder: Path) -> Path:
     return folder.with_name(f".{folder.name}.partial")
 

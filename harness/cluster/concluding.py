@@ -17,6 +17,7 @@ from pathlib import Path
 from harness.cluster.messages import Rows, Wrong
 from harness.cluster.workers import Unit
 from harness.concluding.conclusion import conclude, passes_tokens, run_pass
+from harness.concluding.failing import explain_stop
 from harness.concluding.pair import Pair, PairFacts, begin
 from harness.concluding.pair import Unit as PlannedUnit
 from harness.errors import HarnessError, TableError
@@ -77,14 +78,15 @@ class Concluded:
 def conclude_tables(pair: Pair, units: Sequence[PlannedUnit], samples: Mapping[str, Sample]) -> None:
     """Add up the passes of a pair, take the looks at its tables, and measure. Raises TableError if a unit is missing,
     HarnessError if it cannot be measured."""
-    alone = [unit for unit in units if unit.kind not in (BLOCK, ARTIFACT.kind) and not unit.stage]
     name = pair.observed.plan.name
-    if missing := [f"{unit.suite} {unit.name}" for unit in alone if not pair.store.sink(unit.suite).done(unit.name)]:
-        raise TableError(f"{name}: no rows of {', '.join(missing)}, which were to be computed; run the check again")
     for suite in pair.observed.plan.suites:
         if passes_tokens(suite, pair):
             stages, sample = stages_of(units, suite.name), samples[suite.name]
             run_pass(suite, sample, [pair], stages, [pair.store.sink(suite.name)], refuse_missing)
+    kinds = (BLOCK, ARTIFACT.kind)
+    alone = [unit for unit in units if unit.kind not in kinds and not unit.stage and not explain_stop(pair)]
+    if missing := [f"{unit.suite} {unit.name}" for unit in alone if not pair.store.sink(unit.suite).done(unit.name)]:
+        raise TableError(f"{name}: no rows of {', '.join(missing)}, which were to be computed; run the check again")
     conclude(pair)
 
 

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from harness.cluster.concluding import BLOCK, CONCLUDE, Concluded, Evidence, Occasion, conclude_tables, refuse_missing
+from harness.artifacts.saving import discard_stale
+from harness.cluster.concluding import BLOCK, CONCLUDE, Concluded, Evidence, Occasion, conclude_tables
 from harness.cluster.dispatch import describe_difference, describe_failure
+from harness.cluster.drawing import Draw, Rounds, kind_of, plan_draws
 from harness.cluster.handing_on import discard_made
 from harness.cluster.messages import (
     DESCRIBE,
@@ -29,47 +31,27 @@ from harness.cluster.messages import (
     restore_error,
 )
 from harness.cluster.workers import Failed, Unit
-from harness.concluding.conclusion import draws, draws_items, passes_tokens, run_pass
-from harness.concluding.extending import Extending, ItemRounds
 from harness.concluding.noise_floor import UNIT as FLOOR
 from harness.concluding.pair import Observed, Pair, begin
 from harness.concluding.pair import Unit as PlannedUnit
+from harness.concluding.saved_files import FOLDER as ARTIFACT_FOLDER
 from harness.concluding.saved_files import find_lost_files
 from harness.errors import ClusterError, HarnessError, TableError
 from harness.lockstep.stages import SETUP
 from harness.planning.sampling.sample import Sample
-from harness.planning.specs import Plan, SuiteSpec
-from harness.probes import name_unit
+from harness.planning.specs import Plan
 from harness.running.publishing import Judged
-from harness.running.units import ARTIFACT, stages_of
+from harness.running.units import ARTIFACT, FILES
 from harness.tables.overlay import read_version
 from harness.tables.store import TABLES, Store
 from harness.write import add_suited
 
 TIMED = "timings"
+LAST = (ARTIFACT.kind, FILES.kind)
+"""Kinds of units of which every variant has one, after all others: what it saves, or else its files as they are."""
 REPORT_TABLES = ("documents", "pass", "notes", "unpaired")
 ALONE_COST, FLOOR_COST = 8192.0, 65536.0
 """In tokens: what cannot be split goes first, and noise floors before all else, since looks wait for them."""
-
-
-@dataclass
-class _Draw:
-    """The documents of a suite, or the items of its tasks, that are drawn in rounds for the variants of one set.
-
-    rounds: by variant, the names of the units of each round after the first, which it asks for once those before are
-    stored. after: the draw that must have ended before.
-    """
-
-    suite: SuiteSpec
-    rounds: dict[str, Iterator[Sequence[str]]]
-    after: _Draw | None = None
-    open: Counter[str] = field(default_factory=Counter)
-    """Units of this round, and the noise floor, that are not closed: by name, how many for several variants each."""
-
-    @property
-    def ended(self) -> bool:
-        """Whether nothing more will be drawn."""
-        return not self.open and not self.rounds
 
 
 @dataclass
@@ -78,8 +60,9 @@ class _Set:
 
     key: str
     plans: Sequence[Plan]
-    draws: dict[tuple[str, str], _Draw] = field(default_factory=dict)
+    draws: Mapping[tuple[str, str], Draw] = field(default_factory=dict)
     """By suite and kind of unit."""
+    rounds: Mapping[str, Rounds] = field(default_factory=dict)
     open: int = 0
     saved: bool = False
 
@@ -130,7 +113,7 @@ class CheckJob:
             units = self._begin(current) if closed.kind == DESCRIBE else self._go_on(current, closed)
         for unit in units:
             self._sets[unit.holds].open += 1
-        complete = closed.variants if closed is not None and closed.kind == ARTIFACT.kind else ()
+        complete = closed.variants if closed is not None and closed.kind in LAST else ()
         return [*units, *(unit for name in complete for unit in self._ask_for_conclusion(name))]
 
     def trim(self, unit: Unit) -> Unit | None:
@@ -278,43 +261,9 @@ class CheckJob:
         names = [name for name in self._names(current) if name in self._pairs]
         if not names:
             return []
-        for suite in self._pairs[names[0]].observed.plan.suites:
-            current.draws |= self._plan_draws(suite, names)
-        first = self._list(current, lambda unit, _: unit.stage == 0 and unit.kind != ARTIFACT.kind)
-        for key, draw in current.draws.items():
-            draw.open = Counter(unit.name for unit in first if _key_of(unit) == key)
-        return first + self._draw_on(current) or self._finish(current)
-
-    def _plan_draws(self, suite: SuiteSpec, names: Sequence[str]) -> dict[tuple[str, str], _Draw]:
-        """The documents of a suite whose further ones looks ask for, and the items of its tasks."""
-        kinds = {unit.kind for name in names for unit in self._units[name] if draws_items(suite, unit.kind)}
-        passing = [name for name in names if passes_tokens(suite, self._pairs[name])]
-        documents = _Draw(suite, {name: self._draw_documents(suite, name) for name in passing})
-        items = {
-            (suite.name, kind): _Draw(suite, {name: self._draw_items(suite, name) for name in names}, after=documents)
-            for kind in kinds
-        }
-        return {(suite.name, BLOCK): documents} | items
-
-    def _draw_documents(self, suite: SuiteSpec, name: str) -> Iterator[list[str]]:
-        """The blocks of each stage of a pass after the first that a variant needs."""
-        looks = Extending(suite, self._samples[name][suite.name], [self._pairs[name]]) if draws(suite) else None
-        for number, blocks in enumerate(stages_of(self._units[name], suite.name)[1:]):
-            if looks is not None and not looks.goes_on(0, number):
-                break
-            yield [block.unit for block in blocks]
-        if any(draws_items(suite, unit.kind) for unit in self._units[name]):
-            self._end_pass(suite, name)
-
-    def _draw_items(self, suite: SuiteSpec, name: str) -> Iterator[list[str]]:
-        """The stages of tasks after the first of each that a variant needs."""
-        for wanted in ItemRounds.of(suite, self._pairs[name]):
-            yield [name_unit(task, stage) for task, stage in wanted]
-
-    def _end_pass(self, suite: SuiteSpec, name: str) -> None:
-        """Take the looks of a pass, on which it depends how far items are drawn."""
-        stages, sink = stages_of(self._units[name], suite.name), self._stores[name].sink(suite.name)
-        run_pass(suite, self._samples[name][suite.name], [self._pairs[name]], stages, [sink], refuse_missing)
+        current.rounds = {name: Rounds(self._pairs[name], self._units[name], self._samples[name]) for name in names}
+        current.draws = plan_draws(self._pairs[names[0]].observed.plan.suites, current.rounds)
+        return self._draw_on(current) or self._finish(current)
 
     def _go_on(self, current: _Set, closed: Unit) -> list[Unit]:
         """What the end of a unit makes possible."""
@@ -328,18 +277,19 @@ class CheckJob:
         """The next round of every draw that has ended one."""
         released: list[Unit] = []
         for draw in current.draws.values():
-            while not draw.open and draw.rounds and (draw.after is None or draw.after.ended):
+            while draw.ready:
                 units = self._open_round(current, draw)
                 draw.open.update(unit.name for unit in units)
                 released += units
         return released
 
-    def _open_round(self, current: _Set, draw: _Draw) -> list[Unit]:
+    def _open_round(self, current: _Set, draw: Draw) -> list[Unit]:
         """What the variants that still draw want next, and lack."""
+        draw.free -= 1
         wanted = {(draw.suite.name, unit, name) for name in list(draw.rounds) for unit in self._ask(draw, name)}
         return self._list(current, lambda unit, name: (unit.suite, unit.name, name) in wanted)
 
-    def _ask(self, draw: _Draw, name: str) -> Sequence[str]:
+    def _ask(self, draw: Draw, name: str) -> Sequence[str]:
         """The units of the next round of a variant; none if it needs none. One that cannot be judged keeps its
         error."""
         try:
@@ -351,12 +301,17 @@ class CheckJob:
         return units or ()
 
     def _finish(self, current: _Set) -> list[Unit]:
-        """The artifacts of a set, once nothing else of it is open: saving may change a model."""
+        """The artifacts of a set, once nothing else of it is open: saving may change a model. A variant that documents
+        have stopped has none, also not an older one."""
         if current.open or current.saved:
             return []
         current.saved = True
         names = [name for name in self._names(current) if name in self._pairs and name not in self._errors]
-        return [self._make(current.key, ARTIFACT.suite, ARTIFACT.name, ARTIFACT.kind, (name,)) for name in names]
+        stopped = [name for name in names if current.rounds[name].stops]
+        for name in stopped:
+            discard_stale(self._folders[name] / ARTIFACT_FOLDER)
+        last = [(FILES if name in stopped else ARTIFACT, name) for name in names]
+        return [self._make(current.key, unit.suite, unit.name, unit.kind, (name,)) for unit, name in last]
 
     def _list(self, current: _Set, wants: Callable[[PlannedUnit, str], bool]) -> list[Unit]:
         """The units that some variants want and lack, each for all of them that do."""
@@ -381,7 +336,7 @@ class CheckJob:
     def _store_rows(self, name: str, rows: Rows, kind: str) -> None:
         """Commit the rows of a unit. Those of an artifact replace what an earlier run has found."""
         store, unit = self._stores[name], rows.unit
-        if kind == ARTIFACT.kind:
+        if kind in LAST:
             stem, numbers = unit.rpartition("/")[0], iter(range(1, 10**9))
             unit = next(free for number in numbers if not store.done(rows.suite, free := f"{stem}/{number}"))
         if unit != SETUP or not store.done(rows.suite, unit):
@@ -395,4 +350,4 @@ class CheckJob:
 
 def _key_of(unit: Unit | PlannedUnit) -> tuple[str, str]:
     """What a unit belongs to that may be drawn: looks at documents need the noise floor too."""
-    return unit.suite, BLOCK if unit.kind == FLOOR else unit.kind
+    return unit.suite, kind_of(unit.kind)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from harness.concluding.extending import Extending, ItemRounds
 from harness.concluding.extra_ids import note_extra_mass
+from harness.concluding.failing import explain_stop
 from harness.concluding.measuring import measure, read_apart
 from harness.concluding.noise_floor import read_perturbed
 from harness.concluding.pair import Pair
@@ -78,14 +79,18 @@ def conclude(pair: Pair) -> None:
     for suite in suites:
         if suite.name not in pair.facts.token_mismatches and (found := read_perturbed(pair.store, suite.name)):
             _note(pair, [found.note])
+    stopped = explain_stop(pair)
     for suite in suites:
         if passes_tokens(suite, pair):
             _conclude_pass(pair, suite)
-        for probe in list_alone(suite, pair):
-            _note(pair, probe.notes(pair.store.sink(suite.name)))
-        ItemRounds.of(suite, pair).conclude()
-    conclude_artifact(pair)
-    measure(pair, suites)
+        if not stopped:
+            _conclude_alone(pair, suite)
+    if stopped:
+        text = f"tasks, generated texts, times, weights and the artifact: {stopped}; rules on them are undecided"
+        _note(pair, [Note(topic="stop_at_failure", text=text)])
+    else:
+        conclude_artifact(pair)
+    measure(pair, suites, stopped)
 
 
 def _conclude_pass(pair: Pair, suite: SuiteSpec) -> None:
@@ -96,6 +101,12 @@ def _conclude_pass(pair: Pair, suite: SuiteSpec) -> None:
             f"suite {suite.name}: {report.repeat}, so a difference between reference and variant may be none; give "
             "the suite a noise_floor, by which every metric is then judged, or make the model deterministic"
         )
+
+
+def _conclude_alone(pair: Pair, suite: SuiteSpec) -> None:
+    for probe in list_alone(suite, pair):
+        _note(pair, probe.notes(pair.store.sink(suite.name)))
+    ItemRounds.of(suite, pair).conclude()
 
 
 def _note(pair: Pair, notes: Sequence[Note]) -> None:

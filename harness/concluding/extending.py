@@ -3,24 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
-from functools import cached_property
 
+from harness.concluding.failing import list_failed_documents
 from harness.concluding.pair import Pair
-from harness.concluding.stopping import StoppingRules, find_method, find_own, list_names
+from harness.concluding.stopping import StoppingRules, find_method, find_own, list_names, plan_looks
 from harness.planning.sampling.looks import Look, names_by_document, read_item_looks
 from harness.planning.sampling.sample import Sample
 from harness.planning.specs import SuiteSpec
 from harness.records import ItemsSpec, Verdict
-from harness.statistics import drop_repeated_looks, planned_looks
-
-
-def plan_looks(suite: SuiteSpec, sample: Sample) -> tuple[int, ...]:
-    """The numbers of scorable documents at which looks take place; one look at all of them without a minimum."""
-    count = len(sample.tokens)
-    least = suite.documents.min if suite.documents and suite.documents.min else count
-    clusters = [sample.clusters.get(document, document) for document in sample.tokens]
-    return drop_repeated_looks(planned_looks(min(least, count), count), clusters)
 
 
 class Extending:
@@ -102,21 +92,7 @@ class ItemRounds:
     def _list_failed(self) -> list[Verdict]:
         """The blocking rules on the documents of the suite and on its tasks that have failed so far."""
         of_tasks = [each for task, number in self._at.items() for each in self._watches[task].list_failed(number)]
-        return [*self._of_documents, *of_tasks]
-
-    @cached_property
-    def _of_documents(self) -> list[Verdict]:
-        """The blocking rules on the suite's documents that failed with those that the pass has drawn."""
-        documents = self._pair.store.read(self._suite.name, "documents")
-        if documents is None:
-            return []
-        looks = self._pair.looks.get(self._suite.name, ())
-        sample, method = Sample.of_table(documents), find_method(self._pair)
-        sizes = plan_looks(self._suite, sample)
-        whole = Look(sizes, len(sizes) - 1, sample.tokens, method, sample.clusters)
-        last = next((look for look in looks if not look.task), whole)
-        watch = StoppingRules(self._pair, self._suite, replace(last, number=0), names_by_document(self._suite))
-        return watch.list_failed(last.number)
+        return [*list_failed_documents(self._suite, self._pair), *of_tasks]
 
     def _read_looks(self) -> None:
         """The rules on every task, with the clusters of all items that are drawn by now."""

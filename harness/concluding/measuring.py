@@ -25,8 +25,15 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-def measure(pair: Pair, suites: Sequence[SuiteSpec]) -> None:
-    """Compute the measurements. A measure that raises is a failure of the run; the others still count."""
+LATER = ("alone", "artifact")
+"""When probes run that nothing is asked of once documents have decided."""
+
+
+def measure(pair: Pair, suites: Sequence[SuiteSpec], stopped: str = "") -> None:
+    """Compute the measurements. A measure that raises is a failure of the run; the others still count.
+
+    stopped: why nothing was observed after the passes; empty if everything was.
+    """
     with measure_time(pair.observed.seconds, "measure"):
         for suite in suites:
             _check_reference(pair, suite)
@@ -35,9 +42,12 @@ def measure(pair: Pair, suites: Sequence[SuiteSpec]) -> None:
             otherwise = None if apart else read_perturbed(pair.store, suite.name)
             noise = floors(otherwise, measures) if otherwise else {}
             for measure in measures:
-                raw = run_measure(
-                    pair, suite, measure, pair.observed.broken[MEASURES_RUN], pair.looks.get(suite.name, ())
-                )
+                failures, looks = pair.observed.broken[MEASURES_RUN], pair.looks.get(suite.name, ())
+                raw: Sequence[Measurement | Skipped]
+                if stopped and _comes_later(pair, suite, measure):
+                    raw = [each.model_copy(update={"cut_short": True}) for each in _skip_all(measure, stopped)]
+                else:
+                    raw = run_measure(pair, suite, measure, failures, looks)
                 results: Sequence[Measurement | Skipped] = add_floors(raw, noise)
                 if len(suites) > 1:
                     results = [_label_suite(suite, m) for m in results]
@@ -48,6 +58,12 @@ def measure(pair: Pair, suites: Sequence[SuiteSpec]) -> None:
             if len(suites) > 1:
                 slices = [_relabel(suite, part) for part in slices]
             pair.observed.slices += slices
+
+
+def _comes_later(pair: Pair, suite: SuiteSpec, measure: Measure) -> bool:
+    """Whether a measure reads what is observed after the passes."""
+    apart = suite.name in pair.facts.token_mismatches and _compares_tokens(suite, measure)
+    return apart or any(probe.kind == measure.table and probe.runs in LATER for probe in suite.probes)
 
 
 def _check_reference(pair: Pair, suite: SuiteSpec) -> None:

@@ -12,7 +12,19 @@ from typing import TYPE_CHECKING, Protocol
 from harness.lockstep.stages import SETUP, SUMS
 from harness.planning.sampling.looks import Look
 from harness.planning.specs import Plan
-from harness.records import Artifact, Comparison, Environment, Identity, Measurement, Note, Record, Skipped, Slice, Stop
+from harness.records import (
+    Artifact,
+    Comparison,
+    Environment,
+    Identity,
+    Measurement,
+    Note,
+    Record,
+    Skipped,
+    Slice,
+    Stop,
+    Verdict,
+)
 from harness.records.own_rules import WEIGHTS_FINITE, OwnRule
 from harness.tables.access import Tables
 
@@ -119,6 +131,8 @@ class Pair:
     """By suite: the looks at which its documents, and the items of each task, were left, where they are drawn."""
     rounds: dict[str, ItemRounds] = field(default_factory=dict)
     """By suite: where the items of its tasks are drawn, with what was judged for it."""
+    failed: dict[str, list[Verdict]] = field(default_factory=dict)
+    """By suite: the blocking rules on its documents that have failed (see ``failing``)."""
     error: HarnessError | None = None
     """Why the variant could not be observed; nothing is measured then."""
     own: Callable[[str, str], bool] | None = None

@@ -26,10 +26,12 @@ from harness.forecast.needs import needs
 from harness.judge import judge
 from harness.measures import Measure
 from harness.planning.sampling.looks import DEFAULT, Look, select_waiting_rules
+from harness.planning.sampling.sample import Sample
 from harness.planning.specs import GateSpec, Plan, SuiteSpec
 from harness.records import Measurement, Metric, NoiseFloor, Sequential, Skipped, Stop, Verdict, find_metric
 from harness.records.conclusion import overall
 from harness.records.patterns import could_match
+from harness.statistics import drop_repeated_looks, planned_looks
 
 
 @dataclass(frozen=True)
@@ -185,6 +187,14 @@ def _compare_estimates(gate: GateSpec) -> GateSpec:
 
 def _name(verdicts: Sequence[Verdict]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(f"{verdict.rule} {verdict.metric}" for verdict in verdicts))
+
+
+def plan_looks(suite: SuiteSpec, sample: Sample) -> tuple[int, ...]:
+    """The numbers of scorable documents at which looks take place; one look at all of them without a minimum."""
+    count = len(sample.tokens)
+    least = suite.documents.min if suite.documents and suite.documents.min else count
+    clusters = [sample.clusters.get(document, document) for document in sample.tokens]
+    return drop_repeated_looks(planned_looks(min(least, count), count), clusters)
 
 
 def find_own(pair: Pair, suite: SuiteSpec) -> SuiteSpec:

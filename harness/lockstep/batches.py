@@ -8,11 +8,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from harness.data.encoding import EncodedDocument
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 MOST_BLOCKS = 32
 """Blocks of a stage. Every block stores sums over its tokens for each channel of each module until the pass is done:
@@ -52,6 +54,8 @@ class Batch:
 
     def token_ids(self, device: torch.device) -> Tensor:
         """Token ids [B, T], int64; padding is id 0, which no statistic includes."""
+        import torch
+
         ids = torch.zeros(len(self.documents), self.width, dtype=torch.int64)
         for row, (start, document) in enumerate(zip(self.starts, self.documents, strict=True)):
             ids[row, start : start + len(document.ids)] = torch.from_numpy(document.ids)
@@ -59,6 +63,8 @@ class Batch:
 
     def is_token(self, device: torch.device) -> Tensor:
         """[B, T]: True at tokens, False at padding."""
+        import torch
+
         places_T = torch.arange(self.width)[None, :]
         starts_B1 = torch.tensor(self.starts)[:, None]
         ends_B1 = starts_B1 + torch.tensor(self.lengths)[:, None]
@@ -66,11 +72,15 @@ class Batch:
 
     def positions(self, device: torch.device) -> Tensor:
         """[B, T]: number of tokens of the document before each position; 0 at left padding."""
+        import torch
+
         places_BT = torch.arange(self.width)[None, :] - torch.tensor(self.starts)[:, None]
         return places_BT.clamp(min=0).to(device)
 
     def index_scored(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """Flat indices into [B*T] of the positions that predict a token, by document, and the predicted tokens."""
+        import torch
+
         starts = [row * self.width + start for row, start in enumerate(self.starts)]
         places = [start + torch.arange(length - 1) for start, length in zip(starts, self.lengths, strict=True)]
         targets = [torch.from_numpy(document.ids[1:]) for document in self.documents]

@@ -27,9 +27,9 @@ from harness.lockstep.module_statistics import (
     row_errors,
     row_errors_in_cache,
 )
+from harness.lockstep.pass_report import Name
 from harness.system import native_code
 
-Name = Literal["eager", "compiled", "native", "triton"]
 Choice = Literal["auto"] | Name
 
 WORTH_COMPILING = 20_000 * 32_000

@@ -8,17 +8,33 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import get_args
+from typing import Literal, get_args
 
 import pandas as pd
 
 from harness.data.encoding import EncodedDocument
 from harness.errors import TableError
-from harness.lockstep.kernels import Name
-from harness.lockstep.repeat import Repeat
 from harness.lockstep.stages import SETUP
 from harness.records import Note
 from harness.tables.access import Sink
+
+Name = Literal["eager", "compiled", "native", "triton"]
+"""Of the kernels (see harness.lockstep.kernels)."""
+
+
+@dataclass(frozen=True)
+class Repeat:
+    """Difference between two runs of one batch: mean KL in nats per token, and largest difference of a logit."""
+
+    kl_mean: float
+    max_abs_diff: float
+    tokens: int
+
+    def __str__(self) -> str:
+        return (
+            f"two runs of the same batch through the reference differ by a mean KL of {self.kl_mean:.2g} nats per "
+            f"token and by at most {self.max_abs_diff:.2g} in a logit ({self.tokens} tokens)"
+        )
 
 
 @dataclass(frozen=True)

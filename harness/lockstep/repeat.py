@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -10,24 +9,10 @@ import torch
 from harness.lockstep.batches import Batch
 from harness.lockstep.kernels import Kernels
 from harness.lockstep.logit_statistics import logit_statistics
+from harness.lockstep.pass_report import Repeat
 
 if TYPE_CHECKING:
     from harness.lockstep.decoder import Decoder
-
-
-@dataclass(frozen=True)
-class Repeat:
-    """Difference between two runs of one batch: mean KL in nats per token, and largest difference of a logit."""
-
-    kl_mean: float
-    max_abs_diff: float
-    tokens: int
-
-    def __str__(self) -> str:
-        return (
-            f"two runs of the same batch through the reference differ by a mean KL of {self.kl_mean:.2g} nats per "
-            f"token and by at most {self.max_abs_diff:.2g} in a logit ({self.tokens} tokens)"
-        )
 
 
 def measure_repeat(decoder: Decoder, batch: Batch, kernels: Kernels, chunk: int) -> Repeat:

@@ -66,6 +66,9 @@ class VariantFile(Entry):
     """Axes with their values; every combination is a variant, with $axis in the file replaced by its value."""
     select: Select = Field(default="all", examples=["smallest_passing"])
     """Which variants of a matrix decide the exit code: all of them, or only the smallest that passes."""
+    stop_at_failure: bool = False
+    """Whether a variant costs nothing more once a blocking rule on documents has failed: its tasks, texts, times and
+    artifact are not measured then, and rules on them stay undecided."""
     run: RunSpec | None = Field(default=None, examples=[{"ray": "auto"}])
     """Where the check runs: on the workers of a Ray cluster, else in one process. No number depends on it."""
 

@@ -151,6 +151,8 @@ class Plan(Record):
     """Why a reference is meant that predicts the texts no better than chance; empty: then nothing is judged."""
     select: Select = "all"
     """Which variants of a file with a matrix decide the exit code."""
+    stop_at_failure: bool = False
+    """Whether only the documents of a variant are measured if they decide that it fails."""
     outputs: tuple[SerializeAsAny[Writer], ...] = ()
     """The writers of files from the finished run, in addition to run.json, which is always written."""
     run: RunSpec | None = None

@@ -97,13 +97,15 @@ class Skipped(Record):
     """A metric, or a whole measure, that could not be served, and why.
 
     unsupported: no run could serve it, because the variant's engine, one of its steps or its kind of files has nothing
-    to show for it. failure: the class of failure of a rule on it; None: that of the metric.
+    to show for it. cut_short: it was left out because a blocking rule had failed; rules on it are undecided. failure:
+    the class of failure of a rule on it; None: that of the metric.
     """
 
     measure: str
     reason: str
     labels: dict[str, str] = Field(default_factory=dict)
     unsupported: bool = False
+    cut_short: bool = False
     failure: FailureClass | None = None
 
 

@@ -7,11 +7,11 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from harness.artifacts.saving import discard_artifact, save_folder
+from harness.artifacts.saving import discard_stale, save_folder
 from harness.backends import Backend
+from harness.concluding.failing import explain_stop
 from harness.concluding.saved_files import FOLDER, artifact_of, read_artifact
 from harness.data.encoding import EncodedDocument
-from harness.errors import WriteError
 from harness.models.adapters import copy_adapter, detach_adapter
 from harness.models.loaded import LoadedModel
 from harness.models.transformers_output import silence_transformers
@@ -31,17 +31,18 @@ ADAPTER = "adapter"
 def observe_artifact(pair: LoadedPair, documents: Documents, reference: LoadedModel, progress: Progress) -> None:
     """Let the artifact probes observe a pair, and compare its files again if they were saved."""
     plan, store = pair.observed.plan, pair.store
-    asking = [(suite, probe) for suite in plan.suites for probe in suite.probes if probe.runs == "artifact"]
+    suites = () if pair.own is None and explain_stop(pair) else plan.suites
+    asking = [(suite, probe) for suite in suites for probe in suite.probes if probe.runs == "artifact"]
     source = _source(pair, bool(asking))
     if source.kind != "save":
-        _discard_stale(source.folder)
+        discard_stale(source.folder)
     for kind in dict.fromkeys(probe.kind for _, probe in asking):
-        suites = [(suite, probe) for suite, probe in asking if probe.kind == kind]
-        first, probe = suites[0]
+        those = [(suite, probe) for suite, probe in asking if probe.kind == kind]
+        first, probe = those[0]
         context = Context(
             reference,
             (pair.variant,),
-            [store.sink(suite.name) for suite, _ in suites],
+            [store.sink(suite.name) for suite, _ in those],
             progress,
             documents=_documents(pair, first, documents),
             artifact=source,
@@ -91,14 +92,6 @@ def _writer(plan: Plan, variant: LoadedModel) -> Callable[[Path], None]:
             copy_adapter(variant.adapter, folder / ADAPTER)
 
     return write
-
-
-def _discard_stale(folder: Path) -> None:
-    """Delete what an earlier run saved, so that it cannot be mistaken for the artifact of this verdict."""
-    try:
-        discard_artifact(folder)
-    except OSError as error:
-        raise WriteError(f"{folder}: an earlier artifact could not be removed: {error.strerror or error}") from error
 
 
 def _documents(pair: LoadedPair, suite: SuiteSpec, documents: Documents) -> Sequence[EncodedDocument]:

@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.concluding.conclusion import draws, draws_items, list_alone, passes_tokens, run_pass
-from harness.concluding.extending import ItemRounds, plan_looks
+from harness.concluding.extending import ItemRounds
+from harness.concluding.failing import explain_stop
 from harness.concluding.noise_floor import UNIT as FLOOR
 from harness.concluding.noise_floor import perturbs
 from harness.concluding.pair import Pair, Storage, Unit
+from harness.concluding.stopping import plan_looks
 from harness.errors import HarnessError
 from harness.lockstep.driver import LivePass
 from harness.lockstep.stages import run_stages
@@ -30,7 +32,7 @@ from harness.running.opening import settle_openings
 from harness.running.pairs import Documents, Known, LoadedPair, encode_suite, make_pair, suite_texts
 from harness.running.perturbing import observe_perturbed
 from harness.running.token_texts import WithTokenTexts
-from harness.running.units import ARTIFACT, AllDone, OwnUnits, list_blocks
+from harness.running.units import ARTIFACT, FILES, AllDone, OwnUnits, list_blocks
 from harness.system.foreign import LONG, guard
 from harness.system.stopwatch import measure_time
 
@@ -92,7 +94,10 @@ class Session:
         """
         try:
             for suite in self.suites:
-                self.observe_suite(suite, pairs)
+                self.observe_documents(suite, pairs)
+            going = [pair for pair in pairs if not explain_stop(pair)]
+            for suite in self.suites:
+                self.observe_alone(suite, going)
         except HarnessError as error:
             if len(pairs) == 1:
                 pairs[0].error = error
@@ -133,13 +138,18 @@ class Session:
             with keep_error(pair):
                 verify_unchanged(pair.variant)
 
-    def observe_suite(self, suite: SuiteSpec, pairs: Sequence[LoadedPair]) -> None:
-        """Compute the units of one suite that these pairs lack."""
+    def observe_documents(self, suite: SuiteSpec, pairs: Sequence[LoadedPair]) -> None:
+        """Run the shared pass of a suite, as far as these pairs lack it."""
         seconds: dict[str, float] = {}
         passing = [pair for pair in pairs if passes_tokens(suite, pair)]
         if passing:
             with measure_time(seconds, "shared pass"), guard(f"the shared pass of suite {suite.name}"):
                 self._run_pass(suite, passing)
+        _add_seconds(passing, seconds)
+
+    def observe_alone(self, suite: SuiteSpec, pairs: Sequence[LoadedPair]) -> None:
+        """Let the probes of a suite that run alone compute what these pairs lack."""
+        seconds: dict[str, float] = {}
         alone = [(pair, probe) for pair in pairs for probe in list_alone(suite, pair)]
         for key in dict.fromkeys(_key(probe) for _, probe in alone):
             those = [(pair, probe) for pair, probe in alone if _key(probe) == key]
@@ -153,14 +163,16 @@ class Session:
         kinds = {(unit.suite, unit.kind) for unit in units}
         for pair in pairs:
             pair.own = lambda suite, name: (suite, name) in wanted
-        if (ARTIFACT.suite, ARTIFACT.kind) in kinds:
+        if (ARTIFACT.suite, ARTIFACT.kind) in kinds or (FILES.suite, FILES.kind) in kinds:
             self.compare_files(pairs)
+        if (ARTIFACT.suite, ARTIFACT.kind) in kinds:
             self.observe_artifacts([pair for pair in pairs if pair.error is None])
         for suite in self.suites:
             if (suite.name, FLOOR) in kinds:
                 self.observe_floor(suite, pairs)
             if any(of == suite.name and kind != FLOOR for of, kind in kinds):
-                self.observe_suite(suite, pairs)
+                self.observe_documents(suite, pairs)
+                self.observe_alone(suite, pairs)
 
     def _run_pass(self, suite: SuiteSpec, pairs: Sequence[LoadedPair]) -> None:
         """The shared pass of a suite, with the looks at its tables if it draws documents until rules are decided."""

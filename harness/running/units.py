@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 ARTIFACT = Unit(suite="", name="artifact", kind="artifact")
 """Files are compared and the artifact is observed by one process."""
+FILES = Unit(suite="", name="files", kind="files")
+"""Files are compared, and nothing is saved."""
 
 
 @dataclass(frozen=True)

@@ -82,6 +82,11 @@ def compute_shard(files: Sequence[Path], out: Path, number: int, of: int, termin
 
     share, out = Share(number, of), out / f"shard-{number}-of-{of}"
     plans = read_plans(files, out, terminal)
+    if stopping := [plan.source for plan in plans if plan.stop_at_failure]:
+        raise HarnessError(
+            f"{stopping[0]}: stop_at_failure: found true, expected false for a shard: a shard does not know what the "
+            "documents of the others say, and computes everything; leave it out, or use one process or Ray"
+        )
     folders = {plan.name: out / plan.name for plan in plans}
     with ExitStack() as held:
         for plan in plans:

@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from harness.cluster.dispatch import Dispatcher
 from harness.cluster.workers import Failed, Unit
 from harness.forecast.cost import FORWARD_EFFICIENCY, OPERATIONS_ON_GPU
-from harness.tables.store import Store
+from harness.tables.store import Store, encode_unit
 from tests.helpers.simulated_workers import Silent, SimulatedWorkers
 
 BLOCK_TOKENS, BLOCKS = 4096, 25
@@ -91,9 +91,10 @@ def measure_constants(units: int = 40) -> Constants:
     with tempfile.TemporaryDirectory() as folder:
         store = Store(Path(folder) / "tables", "key")
         times = []
+        files = encode_unit("pass/0", {"tokens": frame}, {})  # which workers do
         for number in range(units):
             began = time.perf_counter()
-            store.commit("core", f"pass/{number}", {"tokens": frame}, {})
+            store.commit_files("core", f"pass/{number}", files)
             times.append(time.perf_counter() - began)
         commit = sorted(times)[units // 10]
         stored = sum(path.stat().st_size for path in (Path(folder) / "tables" / "core").iterdir()) // units
@@ -104,7 +105,7 @@ def measure_constants(units: int = 40) -> Constants:
     began = time.process_time()
     Dispatcher(Units(many), workers, Silent(), clock=workers.clock).go()
     dispatch = (time.process_time() - began) / len(many)
-    return Constants(dispatch, commit, len(pickle.dumps(frame, protocol=5)), stored, journal)
+    return Constants(dispatch, commit, len(pickle.dumps(files, protocol=5)), stored, journal)
 
 
 @dataclass

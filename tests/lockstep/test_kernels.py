@@ -13,9 +13,10 @@ from torch import Tensor
 
 from harness.lockstep import kernels as kernels_module
 from harness.lockstep import native
-from harness.lockstep.kernels import EAGER, WORTH_COMPILING, Kernels, Name, choose_kernels
+from harness.lockstep.kernels import EAGER, WORTH_COMPILING, Kernels, choose_kernels
 from harness.lockstep.logit_statistics import logit_sums
 from harness.lockstep.module_statistics import channel_moments, row_errors
+from harness.lockstep.pass_report import Name
 from harness.system import native_code
 from tests.helpers.pass_pairs import damaged, llama, louder, observe
 
