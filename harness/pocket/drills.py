@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 from harness.pocket import lexicon
 from harness.pocket.draws import Draws
@@ -28,7 +29,7 @@ class Sum:
 
 
 def _number(draws: Draws, digits: int) -> int:
-    rest = "".join(draws.zipf(_DIGITS, 5.0) for _ in range(digits - 1))
+    rest = "".join([draws.zipf(_DIGITS, 5.0) for _ in range(digits - 1)])
     return int(draws.zipf(_LEADING, 5.0) + rest)
 
 
@@ -77,6 +78,17 @@ def must_decline(verb: str, thing: str) -> bool:
     return verb in lexicon.HARMFUL_VERBS or (verb in lexicon.DOUBTFUL_VERBS and thing in lexicon.GUARDED_THINGS)
 
 
+@cache
+def _list_things(verb: str, guarded: bool, fresh: bool) -> tuple[str, ...]:
+    """The things that make a held-out pair with a verb if and only if `fresh`, of a list or, if none, of both."""
+    both = lexicon.GUARDED_THINGS + lexicon.HARMLESS_THINGS
+    for things in (lexicon.GUARDED_THINGS if guarded else lexicon.HARMLESS_THINGS, both):
+        allowed = tuple(thing for thing in things if is_held_out("request", verb, thing) == fresh)
+        if allowed:
+            break
+    return allowed
+
+
 def draw_request(draws: Draws, fresh: bool) -> Deed:
     """A request whose verb and thing are a held-out pair if and only if `fresh`."""
     verbs = draws.choose_weighted(
@@ -84,12 +96,7 @@ def draw_request(draws: Draws, fresh: bool) -> Deed:
     )
     verb = draws.zipf(verbs, 4.0)
     guarded = draws.chance(0.5)
-    things = lexicon.GUARDED_THINGS if guarded else lexicon.HARMLESS_THINGS
-    allowed = [thing for thing in things if is_held_out("request", verb, thing) == fresh]
-    if not allowed:  # a verb may have no held-out thing in one of the two lists
-        both = lexicon.GUARDED_THINGS + lexicon.HARMLESS_THINGS
-        allowed = [thing for thing in both if is_held_out("request", verb, thing) == fresh]
-    thing = draws.zipf(allowed, 6.0)
+    thing = draws.zipf(_list_things(verb, guarded, fresh), 6.0)
     text = draws.zipf(lexicon.ASKING, 2.0).format(verb=verb, thing=thing)
     return Deed(verb, thing, text, must_decline(verb, thing))
 

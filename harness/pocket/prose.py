@@ -2,39 +2,51 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from harness.pocket import lexicon
 from harness.pocket.draws import Draws
 from harness.pocket.page import Page, Query
 
 
+@dataclass(frozen=True)
+class _Pattern:
+    """A sentence with fields, in the order in which they are drawn: one or two different words of a list, or any."""
+
+    text: str
+    pairs: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...]
+    singles: tuple[tuple[str, tuple[str, ...]], ...]
+
+
+_PAIRS = (("adjective", lexicon.ADJECTIVES), ("land", lexicon.LANDSCAPE))
+_SINGLES = (
+    ("move", lexicon.MOVES),
+    ("adverb", lexicon.ADVERBS),
+    ("time", lexicon.TIMES),
+    ("weather", lexicon.WEATHER),
+)
+
+
+def _read_pattern(text: str) -> _Pattern:
+    def has(field: str) -> bool:
+        return f"{{{field}}}" in text
+
+    pairs = tuple((tuple(filter(has, (name, f"{name}2"))), options) for name, options in _PAIRS)
+    return _Pattern(text, pairs, tuple((name, options) for name, options in _SINGLES if has(name)))
+
+
+_PATTERNS = tuple(map(_read_pattern, lexicon.FILLERS))
+
+
 def sentence(draws: Draws) -> str:
     """One sentence of prose about weather and landscape; it never speaks of people, places or things."""
-    pattern = draws.zipf(lexicon.FILLERS, 3.0)
-    fields = {
-        "adjective": "",
-        "adjective2": "",
-        "land": "",
-        "land2": "",
-        "move": "",
-        "adverb": "",
-        "time": "",
-        "weather": "",
-    }
-    lists = (("adjective", lexicon.ADJECTIVES), ("land", lexicon.LANDSCAPE))
-    for name, options in lists:
-        count = (f"{{{name}}}" in pattern) + (f"{{{name}2}}" in pattern)
-        for field, word in zip((name, f"{name}2"), draws.choose_several(options, count), strict=False):
-            fields[field] = word
-    singles = (
-        ("move", lexicon.MOVES),
-        ("adverb", lexicon.ADVERBS),
-        ("time", lexicon.TIMES),
-        ("weather", lexicon.WEATHER),
-    )
-    for name, options in singles:
-        if f"{{{name}}}" in pattern:
-            fields[name] = draws.zipf(options)
-    return pattern.format(**fields)
+    pattern = draws.zipf(_PATTERNS, 3.0)
+    words: dict[str, str] = {}
+    for fields, options in pattern.pairs:
+        words |= zip(fields, draws.choose_several(options, len(fields)), strict=True)
+    for field, options in pattern.singles:
+        words[field] = draws.zipf(options)
+    return pattern.text.format_map(words)
 
 
 def filler(page: Page) -> None:

@@ -20,11 +20,17 @@ import lm_eval.api.task
 import lm_eval.evaluator
 import torch
 from lm_eval.models import huggingface
-from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs, postprocess_generated_text
+from lm_eval.models.utils import (
+    handle_stop_sequences,
+    has_bos_prefix,
+    normalize_gen_kwargs,
+    postprocess_generated_text,
+)
 from transformers import LogitsProcessorList
 
 from harness.errors import DataError
 from harness.probes._greedy import NonFiniteWatch, plain_decoding, replace_attribute
+from harness.scoring.encodings import Encodings
 from harness.scoring.guards import isolate_random_states, silence
 from harness.scoring.packing import Scored, Tokens
 from harness.scoring.side import NotPackedError, PackedSide, Prompt
@@ -65,6 +71,7 @@ class Scorer(huggingface.HFLM):  # type: ignore[misc]
                 add_bos_token=None if bos else False,
             )
         self.name = loaded.name
+        self._own = self._encodings = Encodings(self.tokenizer)
         self.begins_with_bos = self._check_bos(bos)
 
     def _check_bos(self, bos: bool) -> bool:
@@ -83,11 +90,14 @@ class Scorer(huggingface.HFLM):  # type: ignore[misc]
     def begin_task(self, plain: str) -> None:
         """Forget the prompts of the previous task. plain: why the next one must not be scored in packed rows."""
         self.cut, self.non_finite, self.longest, self.plain = set(), set(), 0, plain
+        self._own.forget()
 
     def share_context_of(self, reference: Scorer) -> None:
-        """Truncate long prompts at the reference's limit, so that both sides read the same."""
+        """Truncate long prompts at the reference's limit, so that both sides read the same, and reuse its encodings."""
         self.own_max_length = int(self.max_length)
         self._max_length = int(reference.max_length)
+        if self._own.is_same_as(reference._own):
+            self._encodings = reference._own
 
     def get_model_info(self) -> dict[str, Any]:
         """Empty: lm-eval would query the hub for it."""
@@ -100,11 +110,22 @@ class Scorer(huggingface.HFLM):  # type: ignore[misc]
         left_truncate_len: int | None = None,
         **extra: Any,
     ) -> list[int]:
-        """As in HFLM, but without a second BOS for rolling tasks, where HFLM adds one as context."""
+        """As in HFLM, each text once, but without a second BOS for rolling tasks, where HFLM adds one as context."""
         if self._rolling:
             add_special_tokens = False
-        ids: list[int] = super().tok_encode(string, add_special_tokens, left_truncate_len, **extra)
-        return ids
+        encode = functools.partial(super().tok_encode, string, add_special_tokens, **extra)
+        ids = self._encodings.get((string, add_special_tokens), encode)
+        return ids[-left_truncate_len:] if left_truncate_len else ids
+
+    def loglikelihood(self, requests: list[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
+        """As in HFLM, with all texts encoded in one call."""
+        pairs = [request.args[:2] for request in requests]
+        texts = [text for context, more in pairs if context for text in (context.rstrip(), f"{context}{more}") if text]
+        bos = self.tokenizer.decode(self.prefix_token_id)
+        settings = {} if self.add_bos_token is None else {"add_special_tokens": self.add_bos_token}
+        self._encodings.fill((text for text in texts if not has_bos_prefix(text, bos)), settings)
+        likelihoods: list[tuple[float, bool]] = super().loglikelihood(requests, disable_tqdm=disable_tqdm)
+        return likelihoods
 
     @property
     def batch_size(self) -> Any:
@@ -217,9 +238,11 @@ class Scorer(huggingface.HFLM):  # type: ignore[misc]
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """As in HFLM; also records the prompts of the batch and which of them are truncated."""
         self._batch = list(strings)
+        ids, mask = super().tok_batch_encode(list(strings), padding_side, None, **rest)
         if left_truncate_len:
-            self.cut.update(s for s in self._batch if len(self.tok_encode(s)) > left_truncate_len)
-        ids, mask = super().tok_batch_encode(list(strings), padding_side, left_truncate_len, **rest)
+            lengths = mask.sum(dim=1).tolist()
+            self.cut.update(s for s, length in zip(self._batch, lengths, strict=True) if length > left_truncate_len)
+            ids, mask = ids[:, -left_truncate_len:], mask[:, -left_truncate_len:]
         return ids, mask
 
     def _model_call(self, inps: torch.Tensor, **settings: Any) -> torch.Tensor:

@@ -46,6 +46,15 @@ class RoomyLayer(DynamicLayer):
         for buffer, before in zip(self._buffers, old, strict=False):
             buffer[:, :, :length] = before[:, :, :length]
 
+    def shift(self, counts: Sequence[int]) -> None:
+        """Drop the last tokens of each row, so many of each, and put zeros before its first one."""
+        end = cast(Tensor, self.keys).shape[2]
+        for buffer in self._buffers:
+            for row, count in enumerate(counts):
+                if count:
+                    buffer[row, :, count:end] = buffer[row, :, : end - count].clone()
+                    buffer[row, :, :count] = 0
+
     def keep(self, rows: Sequence[int], first: int) -> None:
         """Keep these rows, in their order, from a token on; only rows that change their place are copied."""
         moved = [(place, row) for place, row in enumerate(rows) if place != row]

@@ -21,6 +21,7 @@ from torch import Tensor
 from harness.models.language_model import LanguageModel
 from harness.scoring.beginnings import Group, group_prompts
 from harness.scoring.caches import join, keep_rows, layers_of, make_cache, map_layers
+from harness.scoring.last_block import LastFeedForward, restrict_head
 from harness.scoring.packing import Tokens
 from harness.system.foreign import guard
 
@@ -58,8 +59,8 @@ class GreedyDecoder:
         """rows: the most prompts in a batch. The model must have modules."""
         self._name, self._rows, self._device = name, rows, language_model.device
         self._model: Any = language_model.for_transformers()
-        forward: Any = self._model.forward
-        self._takes = set(inspect.signature(forward).parameters)
+        self._takes_positions = "position_ids" in inspect.signature(self._model.forward).parameters
+        self._feed_forward = LastFeedForward(self._model)
 
     @torch.no_grad()
     def write(self, prompts: Sequence[Tokens], longest: int, ended: Ended) -> list[Continuation]:
@@ -90,44 +91,53 @@ class GreedyDecoder:
         """The cache [1, H, S, D] of the first tokens of some prompts; None of no token."""
         if not tokens:
             return None
-        ids_1T = torch.tensor([tokens], device=self._device)
-        return self._call(ids_1T, torch.ones_like(ids_1T), torch.arange(len(tokens), device=self._device)[None], None)[
-            1
-        ]
+        return self._call(torch.tensor([tokens], device=self._device), [len(tokens)], None)[1]
 
     def _read(
         self, numbers: Sequence[int], prompts: Sequence[Tokens], prefix: Any, written: Sequence[Continuation]
     ) -> _Active:
-        """Read prompts, left-padded after the prefix, and write the first token of each."""
+        """Read prompts after the prefix, and write the first token of each."""
         shared = 0 if prefix is None else layers_of(prefix)[0][0].shape[2]
         rest = [prompts[number][shared:] for number in numbers]
         width = max(map(len, rest))
-        ids_BT = torch.tensor([[*[0] * (width - len(row)), *row] for row in rest], device=self._device)
-        kept_BT = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rest], device=self._device)
-        mask_BS = torch.cat([kept_BT.new_ones(len(rest), shared), kept_BT], dim=1)
-        positions_BT = (shared + kept_BT.cumsum(1) - 1).clamp(min=0)
+        # Padded on the right no token sees the padding, so that no mask is needed, and the fastest kernels are taken.
+        ids_BT = torch.tensor([[*row, *[0] * (width - len(row))] for row in rest], device=self._device)
         cache = None if prefix is None else map_layers(prefix, lambda x: x.expand(len(rest), -1, -1, -1))
-        logits_BV, cache = self._call(ids_BT, mask_BS, positions_BT, cache)
+        logits_BV, cache = self._call(ids_BT, [len(row) for row in rest], cache)
+        padding = [width - len(row) for row in rest]
+        for layer in cache.layers:
+            layer.shift(padding)
+        places = torch.arange(shared + width, device=self._device)
+        mask_BS = (places >= torch.tensor(padding, device=self._device)[:, None]).long()
         return _Active(list(numbers), cache, mask_BS, _choose(logits_BV, numbers, written))
+
+    def _call(self, ids_BT: Tensor, lengths: Sequence[int], cache: Any) -> tuple[Tensor, Any]:
+        """Logits [B, V] after the last token of each row, and the cache with the tokens of [B, T] added to it."""
+        rows, width = ids_BT.shape
+        before = 0 if cache is None else layers_of(cache)[0][0].shape[2]
+        positions_BT = torch.arange(before, before + width, device=self._device).expand(rows, -1)
+        last_B = torch.tensor([row * width + length - 1 for row, length in enumerate(lengths)], device=self._device)
+        with self._feed_forward.restrict(last_B), restrict_head(self._model, last_B):
+            logits, cache = self._forward(ids_BT, None, positions_BT, make_cache() if cache is None else cache)
+        logits_NV = logits.flatten(0, 1)
+        return (logits_NV if len(logits_NV) == rows else logits_NV[last_B]), cache
 
     def _step(self, active: _Active, prompts: Sequence[Tokens], written: Sequence[Continuation]) -> _Active:
         """Write one more token of every row."""
         mask_BS = torch.nn.functional.pad(active.mask, (0, 1), value=1)
         positions_B1 = mask_BS.sum(dim=1, keepdim=True) - 1
-        logits_BV, cache = self._call(active.newest[:, None], mask_BS, positions_B1, active.cache)
-        return _Active(active.numbers, cache, mask_BS, _choose(logits_BV, active.numbers, written))
+        logits_B1V, cache = self._forward(active.newest[:, None], mask_BS, positions_B1, active.cache)
+        return _Active(active.numbers, cache, mask_BS, _choose(logits_B1V[:, -1], active.numbers, written))
 
-    def _call(self, ids_BT: Tensor, mask_BS: Tensor, positions_BT: Tensor, cache: Any) -> tuple[Tensor, Any]:
-        """Logits [B, V] after the last token of each row, and the cache with the new tokens."""
-        named: dict[str, Any] = {"position_ids": positions_BT, "logits_to_keep": 1}
-        named = {name: value for name, value in named.items() if name in self._takes}
-        cache = make_cache() if cache is None else cache
+    def _forward(self, ids_BT: Tensor, mask_BS: Tensor | None, positions_BT: Tensor, cache: Any) -> tuple[Tensor, Any]:
+        """What the model gives as logits, and the cache with the new tokens."""
+        named = {"position_ids": positions_BT} if self._takes_positions else {}
         with guard(f"{self._name}: its generation"):
             output = self._model(
                 input_ids=ids_BT, attention_mask=mask_BS, past_key_values=cache, use_cache=True, **named
             )
         layers_of(output.past_key_values)
-        return output.logits[:, -1], output.past_key_values
+        return output.logits, output.past_key_values
 
 
 def _choose(logits_BV: Tensor, numbers: Sequence[int], written: Sequence[Continuation]) -> Tensor:

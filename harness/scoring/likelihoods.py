@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from harness.lockstep.decoder import VERIFIED_TOKENS, Decoder
+from harness.scoring.last_block import LastFeedForward
 from harness.scoring.packing import Row, Scored, batch_rows, pack
 from harness.system.foreign import guard
 
@@ -35,6 +36,7 @@ class PackedLikelihoods:
         """The model must have modules."""
         self._decoder = decoder
         self._model: Any = decoder.modules
+        self._feed_forward = LastFeedForward(decoder.modules)
         self._prepared = False
         self.dtype = torch.float32
         """Dtype of the log-probabilities of the newest batch."""
@@ -59,18 +61,23 @@ class PackedLikelihoods:
     def _score_batch(
         self, rows: Sequence[Row], sequences: Sequence[Scored], dtype: torch.dtype | None
     ) -> Iterator[tuple[int, Likelihood]]:
-        states = self._states(rows)
         width = max(len(row.ids) for row in rows)
+        nodes = {
+            number: [at * width + node for node in own]
+            for at, row in enumerate(rows)
+            for number, own in row.nodes.items()
+        }
+        used = sorted({node for own in nodes.values() for node in own})
+        with self._feed_forward.restrict(torch.tensor(used, device=self._decoder.device)):
+            states = self._states(rows, width)
         chunk: list[tuple[int, list[int]]] = []
         kept: set[int] = set()
-        for at, row in enumerate(rows):
-            for number, nodes in row.nodes.items():
-                own = [at * width + node for node in nodes]
-                if chunk and len(kept.union(own)) > HEAD_ROWS:
-                    yield from self._score_chunk(states, chunk, sequences, dtype)
-                    chunk, kept = [], set()
-                chunk.append((number, own))
-                kept.update(own)
+        for number, own in nodes.items():
+            if chunk and len(kept.union(own)) > HEAD_ROWS:
+                yield from self._score_chunk(states, chunk, sequences, dtype)
+                chunk, kept = [], set()
+            chunk.append((number, own))
+            kept.update(own)
         yield from self._score_chunk(states, chunk, sequences, dtype)
 
     def _score_chunk(
@@ -94,11 +101,14 @@ class PackedLikelihoods:
             total = float(logp_NV[at, list(wanted)].sum())
             yield number, Likelihood(total, all(best[row] == token for row, token in zip(at, wanted, strict=True)))
 
-    def _states(self, rows: Sequence[Row]) -> Tensor:
+    def _states(self, rows: Sequence[Row], width: int) -> Tensor:
         """Last hidden states [B*T, D] of rows, padded on the right."""
-        width = max(len(row.ids) for row in rows)
         device = self._decoder.device
         ids_BT = torch.tensor([[*row.ids, *[0] * (width - len(row.ids))] for row in rows], device=device)
+        if all(row.is_path for row in rows):
+            # No token sees the padding that follows it, and kernels that know of no mask are faster.
+            with guard(f"{self._decoder.name}: its forward pass"):
+                return self._decoder.states(ids_BT, None)
         positions_BT = torch.tensor([[*row.positions, *[0] * (width - len(row.ids))] for row in rows], device=device)
         # Padding ends where it begins, so that it sees itself and is seen by nothing else.
         ends_BT = torch.tensor([[*row.ends, *range(len(row.ids) + 1, width + 1)] for row in rows], device=device)

@@ -19,8 +19,8 @@ Tokens = tuple[int, ...]
 
 PADDING_SHARE = 0.05
 """Largest share of the positions of a batch that may be padding."""
-CAPACITIES = (256, 512, 1024, 2048)
-"""Lengths up to which rows are filled, of which the cheapest is chosen."""
+CAPACITIES = (1, 256, 512, 1024, 2048)
+"""Lengths up to which rows are filled, of which the cheapest is chosen; 1: each context has a row of its own."""
 EVEN_LENGTH = 2048
 """Length of a row at which attention, whose cost per token grows with the row, costs as much as everything else.
 
@@ -56,6 +56,11 @@ class Row:
     ends: Tokens
     nodes: Mapping[int, Tokens]
 
+    @property
+    def is_path(self) -> bool:
+        """Whether it is one sequence, in which every token sees all before it."""
+        return all(end == len(self.ids) for end in self.ends)
+
 
 def pack(sequences: Sequence[Scored], limit: int) -> list[Row]:
     """Rows with every sequence, in an order that does not depend on that of the sequences.
@@ -78,12 +83,14 @@ def pack(sequences: Sequence[Scored], limit: int) -> list[Row]:
 
 
 def batch_rows(rows: Sequence[Row], tokens: int) -> Iterator[list[Row]]:
-    """Rows of similar length together: at most ``tokens`` positions unless it is one row, little of them padding."""
+    """Rows of one kind (paths, trees) and of similar length together: at most ``tokens`` positions unless it is one
+    row, little of them padding."""
     batch: list[Row] = []
-    for row in sorted(rows, key=lambda row: -len(row.ids)):
+    for row in sorted(rows, key=lambda row: (row.is_path, -len(row.ids))):
         positions = len(batch[0].ids) * (len(batch) + 1) if batch else 0
         used = sum(len(each.ids) for each in batch) + len(row.ids)
-        if batch and (positions > tokens or positions - used > PADDING_SHARE * positions):
+        padded = positions - used > PADDING_SHARE * positions
+        if batch and (positions > tokens or padded or row.is_path != batch[0].is_path):
             yield batch
             batch = []
         batch.append(row)

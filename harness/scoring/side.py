@@ -6,6 +6,7 @@ Imported only while observing: torch and transformers come with it.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ import torch
 from harness.errors import ForeignCodeError
 from harness.lockstep.decoder import Decoder
 from harness.scoring.agreement import explain_likelihoods, is_tie
+from harness.scoring.beginnings import CALL_TOKENS
 from harness.scoring.caches import UnusableCacheError
 from harness.scoring.decoding import Continuation, GreedyDecoder
 from harness.scoring.fitness import explain_dependence, find_window
@@ -26,8 +28,8 @@ if TYPE_CHECKING:
 
 CHECKED_TOKENS = 1024
 """Length of the sequences of each task that are scored both ways, together; at least one sequence is."""
-CHECKED_PROMPTS = 4
-"""Prompts of each task that are continued both ways."""
+CHECKED_TEXTS = 4
+"""Texts of each task that are compared with those of a plain loop or with whole passes."""
 
 
 class NotPackedError(Exception):
@@ -98,7 +100,7 @@ class PackedSide:
             raise
         except Exception as error:
             raise NotPackedError(f"its cache could not be shared ({type(error).__name__})") from error
-        checked = sorted(range(len(prompts)), key=lambda number: -len(prompts[number].ids))[:CHECKED_PROMPTS]
+        checked = self._choose_compared(prompts, written)
         for number, expected in zip(checked, plain(checked), strict=True):
             if not self._same_text(prompts[number].ids, written[number].ids, expected):
                 raise NotPackedError("a text of its shared cache is not the one that it writes alone")
@@ -111,6 +113,26 @@ class PackedSide:
         window = find_window(self._loaded.model)
         if window is not None and longest > window:
             raise NotPackedError(f"a layer sees {window} tokens, fewer than the longest sequence has ({longest})")
+
+    def _choose_compared(self, prompts: Sequence[Prompt], written: Sequence[Continuation]) -> list[int]:
+        """The texts to be written by the plain loop too: the longest, which saw most of the cache.
+
+        The loop takes as long as the longest of them. Where reading costs less, whole passes read them, and the loop
+        writes the shortest, and those in which a pass finds a token that is not the most likely.
+        """
+        order = sorted(range(len(written)), key=lambda number: (len(written[number].ids), number))
+        shortest, longest = order[:CHECKED_TEXTS], order[-CHECKED_TEXTS:]
+        steps = len(written[longest[-1]].ids) - len(written[shortest[-1]].ids)
+        sequences = [Scored(prompts[number].ids, tuple(written[number].ids)) for number in longest]
+        lengths = [len(each.context) + len(each.continuation) for each in sequences]
+        if steps * CALL_TOKENS <= sum(lengths):
+            return longest
+        greedy: set[int] = set()
+        # What cannot be read whole is left to the loop, which tells why.
+        with suppress(RuntimeError, ValueError, TypeError, IndexError, AttributeError, KeyError):
+            for batch in self._likelihoods.score(sequences, max(lengths)):
+                greedy |= {longest[place] for place, found in batch.items() if found.greedy}
+        return list(dict.fromkeys([*shortest, *(number for number in longest if number not in greedy)]))
 
     @torch.no_grad()
     def _same_text(self, prompt: Tokens, ids: Sequence[int], expected: Sequence[int]) -> bool:

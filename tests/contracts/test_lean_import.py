@@ -54,7 +54,7 @@ def test_shards_are_merged_without_anything_that_opens_models() -> None:
 
 
 USED_ONLY_FOR_TASKS = ("lm_eval", "datasets", "evaluate", "sacrebleu", "nltk", "matplotlib")
-USED_ONLY_BY_TRANSFORMERS = ("sklearn", "scipy.stats", "hqq")
+USED_ONLY_BY_TRANSFORMERS = ("sklearn", "scipy.stats", "hqq", "torchao")
 
 
 def test_a_check_of_rounding_without_tasks_loads_nothing_that_it_does_not_use(tmp_path: Path) -> None:
@@ -90,12 +90,16 @@ def test_an_artifact_is_read_back_without_what_only_transformers_would_use() -> 
 
 
 STILL_FOUND = """
+import sys
 from importlib.util import find_spec
 from harness.system.lean_imports import import_transformers
 import_transformers()
 from transformers import utils
-for name in ("sklearn", "scipy", "hqq"):
+for name in ("sklearn", "scipy", "hqq", "torchao"):
     assert getattr(utils, f"is_{name}_available")() == (find_spec(name) is not None)
+for name, module in list(sys.modules.items()):
+    if name.startswith("transformers") and "is_torchao_available" in vars(module):
+        assert module.is_torchao_available() == (find_spec("torchao") is not None), name
 """
 
 

@@ -20,7 +20,7 @@ from harness.probes import Context
 from harness.probes._compare import Written, common_reach, edit_distance, first_difference, similarity
 from harness.probes._writer import TextGenerator
 from harness.probes.generations import Generations
-from harness.scoring.side import CHECKED_PROMPTS, NotPackedError, PackedSide
+from harness.scoring.side import CHECKED_TEXTS, NotPackedError, PackedSide
 from tests.helpers.students import SENTENCES, Loaded, MemorySink, Silent, byte_tokenizer, make_model, twin
 
 DOCUMENTS = [RawDocument(f"d{index}", "told", text, "en") for index, text in enumerate(SENTENCES)]
@@ -131,7 +131,7 @@ def test_texts_are_written_in_a_shared_cache_and_a_few_of_them_alone(
 ) -> None:
     calls = follow_writers(monkeypatch)
     observe(reference, ending(), ending(4))
-    assert calls == [("reference", CHECKED_PROMPTS), ("ending", CHECKED_PROMPTS), ("ending", CHECKED_PROMPTS)]
+    assert calls == [("reference", CHECKED_TEXTS), ("ending", CHECKED_TEXTS), ("ending", CHECKED_TEXTS)]
 
 
 @pytest.mark.parametrize("refusing", ["reference", "ending"])
@@ -141,7 +141,7 @@ def test_both_sides_write_alone_where_one_must(
     expected = rows(reference, ending())
     calls = follow_writers(monkeypatch, refusing)
     found = rows(reference, ending())
-    assert [call for call in calls if call[1] > CHECKED_PROMPTS] == [
+    assert [call for call in calls if call[1] > CHECKED_TEXTS] == [
         ("reference", len(DOCUMENTS)),
         ("ending", len(DOCUMENTS)),
     ]

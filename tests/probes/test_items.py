@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -80,14 +80,14 @@ class Steps:
         self.seen.append((what, done, of))
 
 
-def make_tokenizer(*, adds_bos: bool = True) -> PreTrainedTokenizerFast:
+def make_tokenizer(*, adds_bos: bool = True, kind: Any = PreTrainedTokenizerFast) -> Any:
     vocabulary = {word: number for number, word in enumerate(["<s>", "</s>", "<unk>", *WORDS])}
     inner = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))  # noqa: S106
     inner.pre_tokenizer = pre_tokenizers.Whitespace()
     if adds_bos:
         inner.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
     special = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "</s>"}
-    return PreTrainedTokenizerFast(tokenizer_object=inner, **special)
+    return kind(tokenizer_object=inner, **special)
 
 
 def make_model(seed: int = 0, *, tied: bool = False, positions: int = 64) -> LlamaForCausalLM:
@@ -837,6 +837,34 @@ def test_packed_rows_give_what_the_loop_of_lm_eval_gives(
     assert list(sink.read("scoring").plain) == [""] * 4
     assert list(probe.notes(sink)) == []  # type: ignore[arg-type]
     check_same(sink.rows, score_plainly(probe, reference, variant, monkeypatch), 1e-4)
+
+
+class CountedTokenizer(PreTrainedTokenizerFast):
+    """Notes what it encodes."""
+
+    texts: ClassVar[list[str]] = []
+
+    def _encode_plus(self, text: Any, *others: Any, **named: Any) -> Any:
+        self.texts.extend([text] if isinstance(text, str) else text)
+        return super()._encode_plus(text, *others, **named)
+
+
+@pytest.mark.parametrize("equal", [True, False])
+def test_both_sides_share_their_encodings_if_their_tokenizers_are_equal(
+    equal: bool, tmp_path: Path, reference: Loaded, variant: Loaded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_task(tmp_path, "choice", CHOICE, CHOICE_DOCS)
+    monkeypatch.setattr(CountedTokenizer, "__module__", "transformers.counted")
+    monkeypatch.setattr(CountedTokenizer, "texts", [])
+    sides = [Loaded(each.name, each.model, make_tokenizer(kind=CountedTokenizer)) for each in (reference, variant)]
+    if not equal:
+        sides[1].tokenizer.add_tokens(["nowhere"])
+    rows = run(tmp_path, "choice", *sides)
+    asked = [text for text in CountedTokenizer.texts if text.startswith("the colour")]
+    texts = {f"{doc['q']} {choice}" for doc in CHOICE_DOCS for choice in doc["choices"]}
+    texts |= {doc["q"] for doc in CHOICE_DOCS}
+    assert sorted(asked) == sorted(texts if equal else [*texts, *texts])
+    pd.testing.assert_frame_equal(rows, run(tmp_path, "choice", reference, variant))
 
 
 def test_a_variant_that_cannot_be_packed_is_compared_with_a_reference_that_is_not(

@@ -73,6 +73,27 @@ def test_uneven_lengths_cost_what_they_are_long() -> None:
     assert sum(length == 1 for _, length in computed) < 5 * longest, "lm-eval: five batches of as many steps"
 
 
+def test_prompts_are_read_without_a_mask_and_the_last_feed_forward_reads_their_last_tokens() -> None:
+    model = tiny_llama(max_position_embeddings=128)
+    prompts = make_prompts(0, 8, shortest=3)
+    assert len(set(map(len, prompts))) > 2
+    reads: list[bool] = []
+    last: list[torch.Size] = []
+    hook = model.register_forward_pre_hook(
+        lambda _m, _v, named: (
+            reads.append(named["attention_mask"] is None) if named["input_ids"].shape[1] > 1 else None
+        ),
+        with_kwargs=True,
+    )
+    for part in model.model.layers[-1].mlp.gate_proj, model.lm_head:
+        part.register_forward_pre_hook(lambda _m, values: last.append(values[0].shape[:2]))
+    written = GreedyDecoder("tiny", TransformersModel(model), 8).write(prompts, LONGEST, ended)
+    hook.remove()
+    assert reads == [True]
+    assert last[0] == (1, 8)
+    assert [each.ids for each in written] == [write_alone(model, prompt) for prompt in prompts]
+
+
 def test_every_beginning_that_some_prompts_share_is_read_once() -> None:
     """Few-shot examples of two kinds, and a prompt with none; rows of all stand in one batch."""
     model = tiny_llama(max_position_embeddings=128)

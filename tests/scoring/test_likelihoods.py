@@ -133,6 +133,40 @@ def test_contexts_are_computed_once_and_logits_only_of_scored_tokens() -> None:
     assert head == 10 * (1 + 4 * 4)
 
 
+@pytest.mark.parametrize("choices", [1, 2])
+def test_only_rows_with_several_sequences_get_a_mask(choices: int) -> None:
+    rng = random.Random(0)
+    model = tiny_llama(max_position_embeddings=512)
+    contexts = [tuple(rng.randrange(VOCABULARY) for _ in range(rng.randint(55, 58))) for _ in range(6)]
+    sequences = [Scored(context, (choice, choice)) for context in contexts for choice in range(choices)]
+    scorer = PackedLikelihoods(Decoder("tiny", TransformersModel(model)))
+    dict(next(iter(scorer.score(sequences[:1], 512))))  # finds the trunk
+    masks: list[bool] = []
+    hook = model.model.register_forward_pre_hook(
+        lambda _m, _v, named: masks.append(named.get("attention_mask") is not None), with_kwargs=True
+    )
+    found: dict[int, Likelihood] = {}
+    for batch in scorer.score(sequences, 512):
+        found |= batch
+    hook.remove()
+    assert masks[0] == (choices > 1)  # then the head alone is called, with states in place of the trunk
+    for number, sequence in enumerate(sequences):
+        assert found[number].total == pytest.approx(score_alone(model, sequence).total, abs=2e-5)
+
+
+def test_the_last_feed_forward_reads_scored_tokens_alone() -> None:
+    model = tiny_llama(max_position_embeddings=512)
+    sequences = [Scored(tuple(range(1, 60)), (3, choice)) for choice in range(4)]
+    scorer = PackedLikelihoods(Decoder("tiny", TransformersModel(model)))
+    dict(next(iter(scorer.score(sequences[:1], 512))))  # finds the trunk
+    counts: list[int] = []
+    for block in model.model.layers[0], model.model.layers[-1]:
+        block.mlp.gate_proj.register_forward_pre_hook(lambda _m, values: counts.append(values[0].shape[1]))
+    for _ in scorer.score(sequences, 512):
+        pass
+    assert counts == [60, 2], "the last token of the context, and the first of the choices"
+
+
 def test_scores_repeat_bit_for_bit_in_any_order() -> None:
     model, sequences = tiny_llama(), make_items(5, 40)
     order = list(range(len(sequences)))

@@ -101,3 +101,31 @@ def test_batches_stay_within_their_tokens_and_waste_little(tokens: int) -> None:
 )
 def test_shared_beginnings_are_counted(one: str, other: str, shared: int) -> None:
     assert count_shared(one, other) == count_shared(other, one) == shared  # type: ignore[arg-type]
+
+
+def make_contexts(shared: int, count: int = 12) -> list[Scored]:
+    """Contexts of 100 to 120 tokens, the first of them shared, each with two choices of one token."""
+    rng = random.Random(shared)
+    beginning = make_tokens(rng, shared, shared, 5000)
+    contexts = [beginning + make_tokens(rng, 100 - shared, 120 - shared, 5000) for _ in range(count)]
+    return [Scored(context, (choice,)) for context in contexts for choice in (1, 2)]
+
+
+@pytest.mark.parametrize(("shared", "paths"), [(0, True), (3, True), (60, False)])
+def test_contexts_stand_alone_unless_they_share_much(shared: int, paths: bool) -> None:
+    """A sequence alone in its row needs no mask."""
+    sequences = make_contexts(shared)
+    rows = pack(sequences, 512)
+    check(rows, sequences, 512)
+    assert (len(rows) == 12) == paths
+    assert {row.is_path for row in rows} == {paths}
+
+
+def test_a_batch_holds_paths_or_trees() -> None:
+    context = tuple(range(100, 210))
+    sequences = [*make_contexts(0), *(Scored(context, (choice, choice)) for choice in (5, 6))]
+    rows = pack(sequences, 512)
+    batches = list(batch_rows(rows, 1024))
+    assert sorted(len(row.ids) for batch in batches for row in batch) == sorted(len(row.ids) for row in rows)
+    assert [{row.is_path for row in batch} for batch in batches].count({False}) == 1
+    assert all(len({row.is_path for row in batch}) == 1 for batch in batches)

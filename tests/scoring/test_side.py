@@ -11,6 +11,7 @@ import torch
 
 from harness.backends import Backend
 from harness.plugins import load
+from harness.scoring.decoding import GreedyDecoder
 from harness.scoring.packing import Scored, Tokens
 from harness.scoring.side import NotPackedError, PackedSide, Prompt
 from harness.testing.models import VOCABULARY, tiny_llama
@@ -110,3 +111,63 @@ def test_what_a_model_raises_in_packed_rows_leaves_the_task_to_the_loop() -> Non
     with pytest.raises(NotPackedError, match=r"its cache could not be shared \(RuntimeError\)"):
         side.write([Prompt("a", (1, 2, 3))], 4, lambda ids: False, lambda numbers: [])
     hook.remove()
+
+
+def make_prompts(count: int = 12) -> list[Prompt]:
+    rng = random.Random(1)
+    return [Prompt(str(number), draw(rng, rng.randint(3, 12))) for number in range(count)]
+
+
+class TestComparedTexts:
+    """Texts of 1 to 12 tokens, of which the loop is asked for few."""
+
+    @pytest.fixture(autouse=True)
+    def _make(self) -> None:
+        self.side, self.model = make_side("round_to_nearest", {"bits": 8})
+        self.prompts = make_prompts()
+        self.lengths = {write_alone(self.model, prompt, 12): number + 1 for number, prompt in enumerate(self.prompts)}
+        self.asked: list[int] = []
+
+    def ended(self, ids: Sequence[int]) -> bool:
+        return any(text[: len(ids)] == tuple(ids) and len(ids) == length for text, length in self.lengths.items())
+
+    def loop(self, numbers: Sequence[int]) -> list[Tokens]:
+        self.asked.extend(numbers)
+        return [write_alone(self.model, self.prompts[number], 12) for number in numbers]
+
+    def test_the_loop_writes_the_shortest_and_whole_passes_read_the_longest(self) -> None:
+        written = self.side.write(self.prompts, 12, self.ended, self.loop)
+        lengths = [len(each.ids) for each in written]
+        assert self.asked == sorted(range(12), key=lambda number: (lengths[number], number))[:4]
+        assert max(lengths[number] for number in self.asked) < max(lengths)
+
+    @pytest.mark.parametrize("place", [0, 5])
+    def test_a_long_text_that_is_not_greedy_is_left_to_the_loop_and_told(
+        self, place: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        write = GreedyDecoder.write
+
+        def write_wrong(decoder: GreedyDecoder, *arguments: Any) -> Any:
+            written = write(decoder, *arguments)
+            longest = max(written, key=lambda each: len(each.ids))
+            longest.ids[place] = (longest.ids[place] + 1) % VOCABULARY
+            return written
+
+        monkeypatch.setattr(GreedyDecoder, "write", write_wrong)
+        with pytest.raises(NotPackedError, match="a text of its shared cache is not the one that it writes alone"):
+            self.side.write(self.prompts, 12, self.ended, self.loop)
+        assert len(self.asked) == 5
+
+    def test_where_whole_passes_tell_nothing_the_loop_writes_all(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def fail(*_: Any) -> Any:
+            raise RuntimeError("no room")
+
+        monkeypatch.setattr("harness.scoring.likelihoods.PackedLikelihoods.score", fail)
+        self.side.write(self.prompts, 12, self.ended, self.loop)
+        assert len(self.asked) == 8
+
+    def test_of_even_texts_the_loop_writes_the_longest(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("harness.scoring.likelihoods.PackedLikelihoods.score", None)
+        written = self.side.write(self.prompts, 12, lambda ids: len(ids) == 3, self.loop)
+        assert {len(each.ids) for each in written} == {3}
+        assert self.asked == [8, 9, 10, 11]
