@@ -111,7 +111,7 @@ def test_it_is_run_and_judged(run_folder: Path) -> None:
     names = [m["name"] for m in content["measurements"] if not m["name"].startswith("comparability.")]
     assert names == ["surprise.lost_nats"]
     assert content["verdicts"][0]["status"] == "pass"
-    own = {"unsupported": False, "failure": None}
+    own = {"unsupported": False, "cut_short": False, "failure": None}
     lost = {"labels": {}, "measure": "surprise.missing", "reason": "never measured"} | own
     assert content["skipped"] == [lost]
 
