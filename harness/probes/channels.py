@@ -68,13 +68,9 @@ class _ChannelRecorder(Recorder):
         self._totals = {}
 
     def start(self, batch: Batch) -> None:
-        from harness.lockstep.shelf import Shelf
-
         self._batch = batch
         self._found: dict[tuple[int, str], Tensor] = {}
         self._valid: dict[object, Tensor] = {}
-        widths = sum(site.width for site in self._sites)
-        self._shelf = Shelf((1 + len(self._labels)) * len(COLUMNS) * widths)
 
     def add(self, variant: int) -> None:
         import torch
@@ -101,8 +97,8 @@ class _ChannelRecorder(Recorder):
         if input_NH.device not in self._valid:
             self._valid[input_NH.device] = self._batch.is_token(input_NH.device).flatten()
         valid_N = self._valid[input_NH.device]
-        sums = self._kernel(input_NH, valid_N, self._threshold)
-        moments = self._shelf.keep([*sums, torch.full_like(sums[0], sum(self._batch.lengths), dtype=torch.float64)])
+        sums = [row.double() for row in self._kernel(input_NH, valid_N, self._threshold)]
+        moments = torch.stack([*sums, torch.full_like(sums[0], sum(self._batch.lengths))])
         earlier = self._found.get((side, module))
         self._found[side, module] = moments if earlier is None else _add_sums(earlier, moments)
 
