@@ -309,7 +309,10 @@ class CheckJob:
         names = [name for name in self._names(current) if name in self._pairs and name not in self._errors]
         stopped = [name for name in names if current.rounds[name].stops]
         for name in stopped:
-            discard_stale(self._folders[name] / ARTIFACT_FOLDER)
+            try:
+                discard_stale(self._folders[name] / ARTIFACT_FOLDER)
+            except HarnessError as error:
+                self._errors[name] = error
         last = [(FILES if name in stopped else ARTIFACT, name) for name in names]
         return [self._make(current.key, unit.suite, unit.name, unit.kind, (name,)) for unit, name in last]
 
