@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
+from harness.artifacts.fresh_process import start_early
 from harness.errors import OUT_OF_MEMORY, HarnessError, WriteError, is_out_of_memory, trace_causes
 from harness.forecast.cost import check_fits
 from harness.forecast.notes import notes_before
@@ -213,12 +214,13 @@ def _run_here(
         from harness.cluster.run import run_group_on_cluster
 
         return run_group_on_cluster(plans, folders, list(map(_count_checks, folders)), spec, progress, progress.note)
-    with measure_shared("imports"):
-        import_transformers()
-        from harness.run import run_group
+    with start_early() if any(plan.reloads_artifact for plan in plans) else nullcontext():
+        with measure_shared("imports"):
+            import_transformers()
+            from harness.run import run_group
 
-    check_fits(plans)
-    return run_group(plans, folders, progress)
+        check_fits(plans)
+        return run_group(plans, folders, progress)
 
 
 def run_or_record(

@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import os
 import re
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import harness
 from harness.artifacts.exchange import Answer, Exchange, Request
+from harness.artifacts.fresh_process import take
 from harness.artifacts.saving import discard
 from harness.errors import HarnessError, WriteError
-from harness.system.subprocesses import run_process
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from harness.progress import Progress
-
-WORKER = "harness.artifacts.worker"
-ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 
 class ReloadError(HarnessError):
@@ -54,18 +48,12 @@ def _run(exchange: Exchange, progress: Progress) -> None:
         if match := re.fullmatch(r"(\d+) (\d+)", line):
             progress.step("artifact: read back", int(match[1]), int(match[2]))
 
-    command = [sys.executable, "-P", "-m", WORKER, str(exchange.folder)]
-    failure = run_process(command, _environment(), on_line)
+    with take() as process:
+        process.tell(str(exchange.folder))
+        failure = process.follow(on_line)
     if failure is None:
         return
     if reason := exchange.get_refusal():
         raise ReloadError(reason)
     quoted = f"; its last output: {' | '.join(failure.said)}" if failure.said else ""
     raise ReloadError(f"the process that reloaded it {failure.how}{quoted}")
-
-
-def _environment() -> dict[str, str]:
-    """This process's environment, with this harness on the import path and one thread."""
-    root = str(Path(harness.__file__).parents[1])
-    paths = [root, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
-    return {**os.environ, **ONE_THREAD, "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths))}

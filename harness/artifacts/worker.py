@@ -1,13 +1,15 @@
 """The fresh process: loads an artifact as any user would, and reports its outputs.
 
-    python -m harness.artifacts.worker FOLDER
+    echo FOLDER | python -m harness.artifacts.worker
 
-FOLDER holds the request and receives the answer (see ``exchange``). Progress goes to standard output as lines ``3 9``;
-output of libraries goes to standard error. Exit codes: 0 answered, 2 refused with a reason, otherwise a defect.
+FOLDER holds the request and receives the answer (see ``exchange``); what is imported is imported before it is read.
+Progress goes to standard output as lines ``3 9``; output of libraries goes to standard error. Exit codes: 0 answered,
+2 refused with a reason, otherwise a defect.
 """
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 from collections.abc import Callable
@@ -18,9 +20,14 @@ from harness.errors import HarnessError
 from harness.system.lean_imports import import_transformers
 
 
+def import_libraries() -> None:
+    """Import what takes long and every answer needs."""
+    import_transformers()
+    importlib.import_module("harness.models.loading")
+
+
 def answer_request(exchange: Exchange, step: Callable[[int, int], None]) -> int:
     """Load the requested artifact and write the answer; returns the exit code."""
-    import_transformers()
     from harness.artifacts.outputs import encode_text, model_outputs
     from harness.models.adapters import attach_adapter
     from harness.models.loading import load
@@ -52,17 +59,19 @@ def answer_request(exchange: Exchange, step: Callable[[int, int], None]) -> int:
 
 
 def main() -> int:
-    """Answer the request in the folder given on the command line."""
+    """Answer the request in the folder that the first line of the input names; without one there is nothing to do."""
     import torch
 
     torch.set_num_threads(1)
     progress = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
+    import_libraries()
 
     def step(done: int, of: int) -> None:
         progress.write(f"{done} {of}\n")
 
-    return answer_request(Exchange(Path(sys.argv[1])), step)
+    folder = sys.stdin.readline().rstrip("\n")
+    return answer_request(Exchange(Path(folder)), step) if folder else 0
 
 
 if __name__ == "__main__":

@@ -157,3 +157,13 @@ class Plan(Record):
     """The writers of files from the finished run, in addition to run.json, which is always written."""
     run: RunSpec | None = None
     """Where the check runs; None: in one process. It is not part of what was asked: no number depends on it."""
+
+    @property
+    def saves_artifact(self) -> bool:
+        """Whether the variant is made here, and saved as it would be released."""
+        return self.variant.made_here and self.variant.artifact == "save"
+
+    @property
+    def reloads_artifact(self) -> bool:
+        """Whether a probe is to compare what was saved."""
+        return self.saves_artifact and any(probe.runs == "artifact" for suite in self.suites for probe in suite.probes)

@@ -116,7 +116,8 @@ def _recall_item(task: str, seed: int, index: int) -> Item:
 def _sum_item(task: str, seed: int, index: int) -> Item:
     rung = RUNGS[task]
     line = drills.draw_sum(Draws("item", task, seed, index), (rung.digits, rung.operands), fresh=True)
-    return {"id": f"{task}/{seed}/{index}", "prompt": f"Sums:\n{line.text}", "target": line.result}
+    # By its id a sum that is drawn twice is known as one.
+    return {"id": f"{task}/{line.text}", "prompt": f"Sums:\n{line.text}", "target": line.result}
 
 
 def _request_item(task: str, seed: int, index: int) -> Item:
@@ -149,13 +150,14 @@ _WRITERS: dict[str, Callable[[str, int, int], Item]] = {
     "pocket_prose": _prose_item,
 }
 TASKS = tuple(_WRITERS)
-SHORT = ("pocket_sums", "pocket_sums4", "pocket_requests")
+SHORT = ("pocket_sums", "pocket_requests")
 """Tasks whose draws often give a prompt again: about 1,500 sums of two digits and 848 requests are all there are."""
 
 
 class TaskItems(Sequence[Item]):
-    """The first ``count`` different items of a task, each made when it is asked for; no item depends on ``count``.
+    """The first ``count`` items of a task, each made when it is asked for; no item depends on ``count``.
 
+    Those of the tasks of SHORT are all different; of 20,000 sums of four digits, 40 are drawn twice, with one id.
     Multiple choice and generation items have `prompt` and `target` (without its leading space); multiple choice adds
     `choices` and `label`; pocket_prose has `kind` and `text`. Raises ValueError on an unknown task.
     """

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from harness.artifacts.saving import discard_stale, save_folder
 from harness.backends import Backend
@@ -20,9 +20,6 @@ from harness.probes import ArtifactSource, Context
 from harness.progress import Progress
 from harness.running.comparing import compare_files
 from harness.running.pairs import Documents, LoadedPair, encode_for_variant
-
-if TYPE_CHECKING:
-    pass
 
 ADAPTER = "adapter"
 """Folder inside the artifact for an unmerged adapter."""
@@ -56,9 +53,11 @@ def _source(pair: LoadedPair, observed: bool) -> ArtifactSource:
     """Where the artifact of a pair comes from. observed: whether a probe needs it; otherwise nothing is written."""
     plan, variant = pair.observed.plan, pair.variant
     folder = pair.store.folder.with_name(FOLDER)
-    kind: Literal["save", "checkpoint", "none"] = "save" if plan.variant.made_here else "checkpoint"
-    if not observed or (kind == "save" and plan.variant.artifact == "none"):
-        kind = "none"
+    kind: Literal["save", "checkpoint", "none"] = "none"
+    if observed and plan.saves_artifact:
+        kind = "save"
+    elif observed and not plan.variant.made_here:
+        kind = "checkpoint"
     own = plan.reference if plan.variant.model == "reference" else plan.variant
     spec = plan.reference.model_copy(
         update={

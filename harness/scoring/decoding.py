@@ -176,8 +176,8 @@ def _drop_ended(active: _Active | None, written: Sequence[Continuation], longest
     if not going:
         return None
     # The last rows take the places of those that ended, so that few are copied.
-    last = [row for row in going if row >= len(going)]
-    rows = [row if row in going else last.pop() for row in range(len(going))]
+    stays, last = set(going), [row for row in going if row >= len(going)]
+    rows = [row if row in stays else last.pop() for row in range(len(going))]
     mask_BS = active.mask[rows]
     first = int(mask_BS.any(dim=0).int().argmax())
     keep_rows(active.cache, rows, first)

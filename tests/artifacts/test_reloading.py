@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from harness.artifacts import reloading
+from harness.artifacts import fresh_process
 from harness.artifacts.exchange import Exchange, Request
 from harness.artifacts.outputs import model_outputs
 from harness.artifacts.reloading import ReloadError, read_back
@@ -106,7 +106,7 @@ def test_a_process_that_dies_or_says_nothing_is_an_error_with_its_last_words(
     does: str, words: str, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "short_lived.py").write_text(does)
-    monkeypatch.setattr(reloading, "WORKER", "short_lived")
+    monkeypatch.setattr(fresh_process, "WORKER", "short_lived")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join((str(tmp_path), os.environ.get("PYTHONPATH", ""))))
     kind = WriteError if "nothing" in does else ReloadError
     with pytest.raises(kind, match=words):
@@ -132,9 +132,63 @@ def test_a_process_does_not_outlive_what_started_it(
         f"pathlib.Path({str(tmp_path / 'pid')!r}).write_text(str(os.getpid()))\n"
         "print('0 1', flush=True)\ntime.sleep(600)\n"
     )
-    monkeypatch.setattr(reloading, "WORKER", "endless")
+    monkeypatch.setattr(fresh_process, "WORKER", "endless")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     with pytest.raises(KeyboardInterrupt):
         read_back(request(model), documents(), tmp_path / ".reload", Interrupted())
     with pytest.raises(ProcessLookupError):
         os.kill(int((tmp_path / "pid").read_text()), 0)
+
+
+TELLS_ITS_NAME = """
+import os, pathlib, sys
+folder = sys.stdin.readline().rstrip()
+(pathlib.Path(folder or {place!r}) / "refusal.json").write_text('{{"reason": "told by %d"}}' % os.getpid())
+sys.exit(2)
+"""
+
+
+def told_by(model: Path, place: Path) -> int:
+    """The process that was asked, by what it answered."""
+    with pytest.raises(ReloadError, match="told by") as raised:
+        read_back(request(model), documents(), place / ".reload", Steps())
+    return int(str(raised.value).split()[-1])
+
+
+def test_a_process_started_early_is_asked_first_and_only_once(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "tells.py").write_text(TELLS_ITS_NAME.format(place=str(tmp_path)))
+    monkeypatch.setattr(fresh_process, "WORKER", "tells")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with fresh_process.start_early():
+        early = fresh_process._EARLY.get()
+        assert early is not None
+        assert early.runs
+        assert told_by(model, tmp_path) == early._process.pid
+        assert told_by(model, tmp_path) != early._process.pid
+
+
+def test_a_process_that_ended_early_is_replaced_and_one_that_nobody_needs_is_ended(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "tells.py").write_text(TELLS_ITS_NAME.format(place=str(tmp_path)))
+    monkeypatch.setattr(fresh_process, "WORKER", "tells")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with fresh_process.start_early():
+        early = fresh_process._EARLY.get()
+        assert early is not None
+        early.end()
+        assert told_by(model, tmp_path) != early._process.pid
+    with fresh_process.start_early():
+        unneeded = fresh_process._EARLY.get()
+    assert unneeded is not None
+    assert not unneeded.runs
+    assert fresh_process._EARLY.get() is None
+
+
+def test_a_process_that_is_told_nothing_ends_by_itself_as_when_what_started_it_is_killed() -> None:
+    with fresh_process.start() as process:
+        assert process._process.stdin is not None
+        process._process.stdin.close()
+        assert process.follow(lambda _: None) is None
