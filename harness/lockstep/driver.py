@@ -1,9 +1,9 @@
 """The teacher-forced pass shared by all pass probes.
 
-Each batch goes through the reference once and through each variant once. Hooks are attached once a stage. Hidden states
-are kept for the whole batch, logits only for a chunk of rows. The rows of a block of batches are committed as one unit
-and depend on no other block, so a killed pass resumes at the block it was in, other processes may compute some of the
-blocks, and the tables are the same.
+Each batch goes through the reference once and through each variant once, in turns (see ``turns``). Hooks are attached
+once a stage. Hidden states are kept for the whole batch, logits only for a chunk of rows. The rows of a block of batches
+are committed as one unit and depend on no other block, so a killed pass resumes at the block it was in, other processes
+may compute some of the blocks, and the tables are the same.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -21,7 +22,7 @@ from harness.errors import DataError, ModelError, is_out_of_memory
 from harness.lockstep.arrangement import Arrange
 from harness.lockstep.batches import Batch, Block, plan_stages
 from harness.lockstep.decoder import VERIFIED_TOKENS, Decoder
-from harness.lockstep.hooks import ActiveSide, attach_taps
+from harness.lockstep.hooks import attach_taps
 from harness.lockstep.idle import Watch
 from harness.lockstep.kernels import Choice, Kernels, choose_kernels
 from harness.lockstep.pass_report import PassReport, read_report, write_report
@@ -30,6 +31,7 @@ from harness.lockstep.repeat import measure_repeat
 from harness.lockstep.sides import check_ids, check_logits, count_compared, note_extra_logits
 from harness.lockstep.stages import SETUP, Wanted, run_stages, store_sums
 from harness.lockstep.survey import survey
+from harness.lockstep.turns import CannotTakeTurnsError, Turns, share_modules
 from harness.models.coverage.untouched import note_untouched
 from harness.modules.layer_pairs import LayerPairs, pair_layers
 from harness.progress import Progress
@@ -154,7 +156,7 @@ class _Pass:
     probes: Sequence[Recording]
     recorders: Sequence[Recorder]
     """One for each probe."""
-    stage: ActiveSide
+    stage: Turns
     chunk: int
     kept: tuple[int | None, ...]
     """For every variant: number of logits compared, the rest being extra ids (None: all)."""
@@ -162,6 +164,8 @@ class _Pass:
     late_notes: tuple[Note, ...]
     batches: int
     """How many there are at most, for the progress."""
+    in_turns: bool
+    """Whether the sides run each batch in turns."""
 
     @property
     def reads_logits(self) -> bool:
@@ -205,7 +209,8 @@ class _Pass:
                     inputs, outputs = (_rename(taps, self.pairs[side]) for taps in (inputs, outputs))
                 inputs, outputs = decoder.wrap_taps(inputs), decoder.wrap_taps(outputs)
                 calls = [pair for recorder in self.recorders for pair in recorder.calls(side).items()]
-                stack.enter_context(attach_taps(decoder.modules, side, self.stage, inputs, outputs, calls))
+                find = (lambda name: name) if side == REFERENCE else self.pairs[side].find_in_reference
+                stack.enter_context(attach_taps(decoder.modules, side, self.stage, inputs, outputs, calls, find))
             yield
 
     def _observe(self, batch: Batch, variants: Sequence[int]) -> dict[int, _Rows]:
@@ -231,7 +236,7 @@ class _Pass:
         """One batch through the reference and the given variants."""
         for recorder in self.recorders:
             recorder.start(batch)
-        states = {side: self._scored_states(side, batch) for side in (REFERENCE, *variants)}
+        states = self._compute_states(batch, (REFERENCE, *variants))
         for recorder in self.recorders:
             recorder.release_inputs()
         if not self.reads_logits:
@@ -251,6 +256,20 @@ class _Pass:
                 if kept is not None:
                     recorder.extra_logits(variant, kept, reference_NV, variant_NV, targets_N[rows])
             del variant_NV
+
+    def _compute_states(self, batch: Batch, sides: Sequence[int]) -> dict[int, Tensor]:
+        """Hidden states of the scored positions of every side: in turns where that is possible."""
+        if self.in_turns:
+            calls = {side: partial(self.sides[side + 1].scored_states, batch) for side in sides}
+            names = {side: self.sides[side + 1].name for side in sides}
+            try:
+                with guard(f"forward passes of {', '.join(names.values())}", patience=len(sides)):
+                    return self.stage.take(calls, names)
+            except CannotTakeTurnsError:
+                self.in_turns = False
+                for recorder in self.recorders:
+                    recorder.start(batch)
+        return {side: self._scored_states(side, batch) for side in sides}
 
     def _scored_states(self, side: int, batch: Batch) -> Tensor:
         """Hidden states of the scored positions, with the hooks of the side active."""
@@ -334,7 +353,8 @@ def _prepare(
         )
         write_report(report, documents, sinks)
     late = (Note(topic="pass", text=kernels.note, level="warn"),) if earlier and kernels.note else ()
-    return _Pass(sides, probes, recorders, ActiveSide(), chunk, kept, pairs, late, len(batches))
+    in_turns = repeating and not share_modules([side.modules for side in sides if side.modules is not None])
+    return _Pass(sides, probes, recorders, Turns(), chunk, kept, pairs, late, len(batches), in_turns)
 
 
 def _untouched_notes(loaded: Sequence[LoadedModel], idle: Sequence[Idle]) -> list[list[Note]]:

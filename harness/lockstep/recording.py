@@ -1,7 +1,7 @@
 """The interface between probes and the shared pass. Nothing here loads torch.
 
     survey ─▶ Layout ─▶ probe.begin ─▶ Recorder
-    for every batch:  start ─▶ taps while the reference runs ─▶ taps while each variant runs
+    for every batch:  start ─▶ taps: of each place the reference's first, then that of every variant
                       ─▶ logits, chunk by chunk ─▶ rows of each variant
     for every block of batches:  the sums over its batches (``sums``), which ``probe.combine`` adds up at the end
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -32,11 +32,25 @@ class Layers(Probe):
         return _LayerRecorder(context)
 
 
-class _LayerRecorder(Recorder):
-    """Keeps reference outputs of the batch, uncopied, and compares each when the variant's module is called.
+@dataclass
+class _Kept:
+    """An output [B*T, H] of the reference, and the variants that are to be compared with it."""
 
-    The last variant is the last that needs them.
-    """
+    output: Tensor | None
+    waiting: set[int]
+
+    def take(self, variant: int) -> Tensor:
+        """The output, which is let go of once no variant waits for it."""
+        output_NH = self.output
+        assert output_NH is not None  # noqa: S101 - each variant takes it once
+        self.waiting.discard(variant)
+        if not self.waiting:
+            self.output = None
+        return output_NH
+
+
+class _LayerRecorder(Recorder):
+    """Keeps reference outputs of the batch, uncopied, until every variant has been compared with them."""
 
     def __init__(self, context: PassContext) -> None:
         self._kernel = context.kernels.errors
@@ -46,7 +60,7 @@ class _LayerRecorder(Recorder):
 
     def start(self, batch: Batch) -> None:
         self._batch = batch
-        self._kept: dict[str, deque[Tensor]] = {}
+        self._kept: dict[str, list[_Kept]] = {}
         self._errors: list[dict[str, list[Tensor]]] = [{} for _ in range(self._variants)]
 
     def outputs(self, side: int) -> Mapping[str, Tap]:
@@ -60,15 +74,16 @@ class _LayerRecorder(Recorder):
 
     def _keep(self, site: OutputSite, output_NH: Tensor) -> None:
         check_rows(site.module, output_NH, self._batch)
-        self._kept.setdefault(site.module, deque()).append(output_NH.clone() if site.volatile else output_NH)
+        waiting = {variant for variant, missing in enumerate(self._unpaired) if site.module not in missing}
+        kept = _Kept(output_NH.clone() if site.volatile else output_NH, waiting)
+        self._kept.setdefault(site.module, []).append(kept)
 
     def _compare(self, variant: int, module: str, output_NH: Tensor) -> None:
         import torch
 
         check_rows(module, output_NH, self._batch)
         errors = self._errors[variant].setdefault(module, [])
-        kept = self._kept[module]
-        reference_NH = kept.popleft() if variant == self._variants - 1 else kept[len(errors)]
+        reference_NH = self._kept[module][len(errors)].take(variant)
         errors.append(torch.stack(self._kernel(reference_NH, output_NH.to(reference_NH.device))))
 
     def release_inputs(self) -> None:
