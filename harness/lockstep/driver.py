@@ -1,9 +1,9 @@
 """The teacher-forced pass shared by all pass probes.
 
 Each batch goes through the reference once and through each variant once, in turns (see ``turns``). Hooks are attached
-once a stage. Hidden states are kept for the whole batch, logits only for a chunk of rows. The rows of a block of batches
-are committed as one unit and depend on no other block, so a killed pass resumes at the block it was in, other processes
-may compute some of the blocks, and the tables are the same.
+once a stage. Hidden states are kept for the whole batch, logits only for a chunk of rows. The rows of a block of
+batches are committed as one unit and depend on no other block, so a killed pass resumes at the block it was in, other
+processes may compute some of the blocks, and the tables are the same.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ changes one of them (autocast, say) across a tap would change it for the others,
 from __future__ import annotations
 
 import contextvars
+import threading
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
@@ -96,6 +97,7 @@ def share_modules(models: Sequence[nn.Module]) -> bool:
 def _read_settings() -> tuple[object, ...]:
     """What a forward pass may set for its thread, or for all."""
     return (
+        threading.get_ident(),
         torch.is_grad_enabled(),
         torch.is_inference_mode_enabled(),
         torch.get_default_dtype(),
