@@ -62,6 +62,7 @@ class Turns(ActiveSide):
                     if each.dead:
                         found[side] = result
                         del running[side], self._passed[side]
+                        self._check_settings()
         finally:
             self.side = self._main = None
             for each in running.values():
@@ -83,9 +84,12 @@ class Turns(ActiveSide):
             self._yield()
 
     def _yield(self) -> None:
+        self._check_settings()
+        self._main.switch()
+
+    def _check_settings(self) -> None:
         if _read_settings() != self._settings:
             raise CannotTakeTurnsError
-        self._main.switch()
 
 
 def share_modules(models: Sequence[nn.Module]) -> bool:

@@ -112,13 +112,13 @@ def test_a_side_that_would_end_the_process_is_named() -> None:
 
 
 class Setting:
-    """Enters a context when a module is called for the first time and leaves it at the end, as some libraries do."""
+    """Enters a context as a module of the variant is called and does not leave it, as some libraries do."""
 
-    def __init__(self, context: Callable[[], Any]) -> None:
-        self.context = context
+    def __init__(self, context: Callable[[], Any], at: str) -> None:
+        self.context, self.at = context, at
 
     def act(self, side: int, name: str) -> None:
-        if (side, name) == (0, "a"):
+        if (side, name) == (0, self.at):
             self.entered = self.context()
             self.entered.__enter__()
 
@@ -135,11 +135,12 @@ class Setting:
         lambda: torch.device("cpu"),
     ],
 )
-def test_a_setting_that_one_side_changes_never_reaches_another(context: Callable[[], Any]) -> None:
-    setting = Setting(context)
+@pytest.mark.parametrize("at", ["a", "c"])
+def test_a_setting_that_one_side_changes_never_reaches_another(context: Callable[[], Any], at: str) -> None:
+    setting = Setting(context, at)
     try:
         with pytest.raises(CannotTakeTurnsError):
-            follow("abc", "abc", act=setting.act)
+            follow("abcb", "abc", act=setting.act)
     finally:
         setting.leave()
 
