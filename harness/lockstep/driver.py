@@ -22,16 +22,26 @@ from harness.errors import DataError, ModelError, is_out_of_memory
 from harness.lockstep.arrangement import Arrange
 from harness.lockstep.batches import Batch, Block, plan_stages
 from harness.lockstep.decoder import VERIFIED_TOKENS, Decoder
-from harness.lockstep.hooks import attach_taps
+from harness.lockstep.hooks import ActiveSide, attach_taps
 from harness.lockstep.idle import Watch
 from harness.lockstep.kernels import Choice, Kernels, choose_kernels
 from harness.lockstep.pass_report import PassReport, read_report, write_report
-from harness.lockstep.recording import REFERENCE, Idle, Looks, PassContext, Recorder, Recording, Tap, collect_taps
+from harness.lockstep.recording import (
+    REFERENCE,
+    Idle,
+    Layout,
+    Looks,
+    PassContext,
+    Recorder,
+    Recording,
+    Tap,
+    collect_taps,
+)
 from harness.lockstep.repeat import measure_repeat
 from harness.lockstep.sides import check_ids, check_logits, count_compared, note_extra_logits
 from harness.lockstep.stages import SETUP, Wanted, run_stages, store_sums
 from harness.lockstep.survey import survey
-from harness.lockstep.turns import CannotTakeTurnsError, Turns, share_modules
+from harness.lockstep.turns import CannotTakeTurnsError, Turns, plan_turns
 from harness.models.coverage.untouched import note_untouched
 from harness.modules.layer_pairs import LayerPairs, pair_layers
 from harness.progress import Progress
@@ -156,7 +166,7 @@ class _Pass:
     probes: Sequence[Recording]
     recorders: Sequence[Recorder]
     """One for each probe."""
-    stage: Turns
+    stage: ActiveSide
     chunk: int
     kept: tuple[int | None, ...]
     """For every variant: number of logits compared, the rest being extra ids (None: all)."""
@@ -164,8 +174,8 @@ class _Pass:
     late_notes: tuple[Note, ...]
     batches: int
     """How many there are at most, for the progress."""
-    in_turns: bool
-    """Whether the sides run each batch in turns."""
+    in_turns: bool = True
+    """Whether the sides run each batch in turns, if they can."""
 
     @property
     def reads_logits(self) -> bool:
@@ -209,8 +219,9 @@ class _Pass:
                     inputs, outputs = (_rename(taps, self.pairs[side]) for taps in (inputs, outputs))
                 inputs, outputs = decoder.wrap_taps(inputs), decoder.wrap_taps(outputs)
                 calls = [pair for recorder in self.recorders for pair in recorder.calls(side).items()]
-                find = (lambda name: name) if side == REFERENCE else self.pairs[side].find_in_reference
-                stack.enter_context(attach_taps(decoder.modules, side, self.stage, inputs, outputs, calls, find))
+                stack.enter_context(attach_taps(decoder.modules, side, self.stage, inputs, outputs, calls))
+            if isinstance(self.stage, Turns):
+                stack.enter_context(self.stage.attach())
             yield
 
     def _observe(self, batch: Batch, variants: Sequence[int]) -> dict[int, _Rows]:
@@ -259,7 +270,7 @@ class _Pass:
 
     def _compute_states(self, batch: Batch, sides: Sequence[int]) -> dict[int, Tensor]:
         """Hidden states of the scored positions of every side: in turns where that is possible."""
-        if self.in_turns:
+        if isinstance(self.stage, Turns) and self.in_turns:
             calls = {side: partial(self.sides[side + 1].scored_states, batch) for side in sides}
             names = {side: self.sides[side + 1].name for side in sides}
             try:
@@ -333,8 +344,8 @@ def _prepare(
     fitted = tuple(variant.calibration for variant in loaded[1:])
     context = PassContext(layout, len(sides) - 1, kernels, fitted, tuple(loaded))
     recorders = [probe.begin(context) for probe in probes]
+    watching = any(recorder.inputs(REFERENCE) or recorder.outputs(REFERENCE) for recorder in recorders)
     if len(earlier) < len(sinks):
-        watching = any(recorder.inputs(REFERENCE) or recorder.outputs(REFERENCE) for recorder in recorders)
         repeat = read_report(earlier).repeat if earlier else None
         if repeating and repeat is None:
             repeat = measure_repeat(sides[0], batches[0], kernels, chunk)
@@ -353,8 +364,17 @@ def _prepare(
         )
         write_report(report, documents, sinks)
     late = (Note(topic="pass", text=kernels.note, level="warn"),) if earlier and kernels.note else ()
-    in_turns = repeating and not share_modules([side.modules for side in sides if side.modules is not None])
-    return _Pass(sides, probes, recorders, Turns(), chunk, kept, pairs, late, len(batches), in_turns)
+    stage = _plan_turns(sides, layout, first_ids) if repeating and watching else None
+    return _Pass(sides, probes, recorders, stage or ActiveSide(), chunk, kept, pairs, late, len(batches))
+
+
+def _plan_turns(sides: Sequence[Decoder], layout: Layout, ids_1T: Tensor) -> Turns | None:
+    """The turns that the sides take; None if they must run one after the other."""
+    decoders = dict(enumerate(sides, start=REFERENCE))
+    turns = plan_turns({side: decoder.modules for side, decoder in decoders.items()}, layout)
+    calls = {side: partial(each.states, ids_1T.to(each.device), None) for side, each in decoders.items()}
+    with guard(f"forward passes of {', '.join(each.name for each in sides)}", patience=len(sides)):
+        return turns if turns and turns.work_for(calls) else None
 
 
 def _untouched_notes(loaded: Sequence[LoadedModel], idle: Sequence[Idle]) -> list[list[Note]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -12,10 +11,6 @@ from torch import Tensor, nn
 from harness.lockstep.recording import CallTap, Tap
 
 Hook = Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]
-Visit = Callable[[Callable[[], None]], None]
-"""Calls the taps of one module, if its side is active."""
-Place = tuple[str, str | None]
-"""Which taps: ``call``, ``input`` or ``output``, and the reference's name of the module; None if it has none."""
 
 
 class ActiveSide:
@@ -23,12 +18,6 @@ class ActiveSide:
 
     def __init__(self) -> None:
         self.side: int | None = None
-
-    def arrive(self, side: int, place: Place) -> None:
-        """The taps at a place are called next."""
-
-    def leave(self, side: int, place: Place) -> None:
-        """The taps at a place have been called."""
 
     @contextmanager
     def activate(self, side: int) -> Iterator[None]:
@@ -64,49 +53,42 @@ def attach_taps(
     inputs: Mapping[str, Sequence[Tap]],
     outputs: Mapping[str, Sequence[Tap]],
     calls: Sequence[tuple[str, CallTap]] = (),
-    find_in_reference: Callable[[str], str | None] = str,
 ) -> Iterator[None]:
     """Call the taps, by module name, with inputs and outputs of modules while ``side`` is active in ``stage``."""
-
-    def visit(kind: str, name: str, call: Callable[[], None]) -> None:
-        if stage.side == side:
-            place = kind, find_in_reference(name)
-            stage.arrive(side, place)
-            call()
-            stage.leave(side, place)
-
     with ExitStack() as stack:
         for name, tap in calls:
-            whole = _call_hook(partial(visit, "call", name), tap)
+            whole = _call_hook(side, stage, tap)
             stack.callback(model.get_submodule(name).register_forward_pre_hook(whole, with_kwargs=True).remove)
         for name, taps in inputs.items():
-            hook = _input_hook(partial(visit, "input", name), taps)
+            hook = _input_hook(side, stage, taps)
             # Before other hooks: a module may round its input, and taps need the original.
             handle = model.get_submodule(name).register_forward_pre_hook(hook, with_kwargs=True, prepend=True)
             stack.callback(handle.remove)
         for name, taps in outputs.items():
-            after = _output_hook(partial(visit, "output", name), taps)
-            stack.callback(model.get_submodule(name).register_forward_hook(after).remove)
+            stack.callback(model.get_submodule(name).register_forward_hook(_output_hook(side, stage, taps)).remove)
         yield
 
 
-def _input_hook(visit: Visit, taps: Sequence[Tap]) -> Hook:
+def _input_hook(side: int, stage: ActiveSide, taps: Sequence[Tap]) -> Hook:
     def hook(_module: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
-        visit(lambda: _call_taps(taps, first_input(arguments, named)))
+        if stage.side == side:
+            _call_taps(taps, first_input(arguments, named))
 
     return hook
 
 
-def _call_hook(visit: Visit, tap: CallTap) -> Hook:
+def _call_hook(side: int, stage: ActiveSide, tap: CallTap) -> Hook:
     def hook(_module: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
-        visit(lambda: tap(arguments, named))
+        if stage.side == side:
+            tap(arguments, named)
 
     return hook
 
 
-def _output_hook(visit: Visit, taps: Sequence[Tap]) -> Callable[[nn.Module, object, object], None]:
+def _output_hook(side: int, stage: ActiveSide, taps: Sequence[Tap]) -> Callable[[nn.Module, object, object], None]:
     def hook(_module: nn.Module, _arguments: object, output: object) -> None:
-        visit(lambda: _call_taps(taps, first_tensor(output)))
+        if stage.side == side:
+            _call_taps(taps, first_tensor(output))
 
     return hook
 

@@ -18,7 +18,7 @@ import torch
 from transformers import LlamaForCausalLM
 
 from harness import cli
-from harness.artifacts import reloading
+from harness.artifacts import fresh_process
 from harness.backends.round_to_nearest import RoundToNearest
 from harness.lockstep import logit_statistics
 from harness.system.foreign import LIMIT_VARIABLE
@@ -242,7 +242,7 @@ def test_a_process_that_cannot_read_the_artifact_back_never_passes_and_is_asked_
     monkeypatch.setenv("PYTHONPATH", str(desk.folder))
     monkeypatch.setenv("DESK", str(desk.folder))
     with monkeypatch.context() as patch:
-        patch.setattr(reloading, "WORKER", "odd_worker")
+        patch.setattr(fresh_process, "WORKER", "odd_worker")
         assert desk.check("artifact.logits_max_abs_diff artifact.kl_mean", suite=ARTIFACT) in (1, 2)
     assert told in desk.said
     assert not list(desk.folder.rglob("ran"))

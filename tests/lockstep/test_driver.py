@@ -186,7 +186,7 @@ def test_each_batch_runs_once_through_the_reference_and_once_through_each_varian
         return calls
 
     batches = len(plan_batches(make_documents(), 48))
-    before = 3  # whole, in halves, surveyed
+    before = 5  # whole, in halves, surveyed, alone, in turns
     repeated = 2
     assert runs("one", 1) == [batches + before + repeated, batches + before]
     assert runs("three", 3) == [batches + before + repeated] + [batches + before] * 3
