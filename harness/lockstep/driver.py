@@ -26,22 +26,12 @@ from harness.lockstep.hooks import ActiveSide, attach_taps
 from harness.lockstep.idle import Watch
 from harness.lockstep.kernels import Choice, Kernels, choose_kernels
 from harness.lockstep.pass_report import PassReport, read_report, write_report
-from harness.lockstep.recording import (
-    REFERENCE,
-    Idle,
-    Layout,
-    Looks,
-    PassContext,
-    Recorder,
-    Recording,
-    Tap,
-    collect_taps,
-)
+from harness.lockstep.recording import REFERENCE, Idle, Looks, PassContext, Recorder, Recording, Tap, collect_taps
 from harness.lockstep.repeat import measure_repeat
 from harness.lockstep.sides import check_ids, check_logits, count_compared, note_extra_logits
 from harness.lockstep.stages import SETUP, Wanted, run_stages, store_sums
 from harness.lockstep.survey import survey
-from harness.lockstep.turns import CannotTakeTurnsError, Turns, plan_turns
+from harness.lockstep.turns import CannotTakeTurnsError, Turns, find_turns
 from harness.models.coverage.untouched import note_untouched
 from harness.modules.layer_pairs import LayerPairs, pair_layers
 from harness.progress import Progress
@@ -364,17 +354,8 @@ def _prepare(
         )
         write_report(report, documents, sinks)
     late = (Note(topic="pass", text=kernels.note, level="warn"),) if earlier and kernels.note else ()
-    stage = _plan_turns(sides, layout, first_ids) if repeating and watching else None
+    stage = find_turns(sides, layout, first_ids) if repeating and watching else None
     return _Pass(sides, probes, recorders, stage or ActiveSide(), chunk, kept, pairs, late, len(batches))
-
-
-def _plan_turns(sides: Sequence[Decoder], layout: Layout, ids_1T: Tensor) -> Turns | None:
-    """The turns that the sides take; None if they must run one after the other."""
-    decoders = dict(enumerate(sides, start=REFERENCE))
-    turns = plan_turns({side: decoder.modules for side, decoder in decoders.items()}, layout)
-    calls = {side: partial(each.states, ids_1T.to(each.device), None) for side, each in decoders.items()}
-    with guard(f"forward passes of {', '.join(each.name for each in sides)}", patience=len(sides)):
-        return turns if turns and turns.work_for(calls) else None
 
 
 def _untouched_notes(loaded: Sequence[LoadedModel], idle: Sequence[Idle]) -> list[list[Note]]:

@@ -16,10 +16,10 @@ from __future__ import annotations
 import contextvars
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from greenlet import GreenletExit, getcurrent, greenlet
@@ -27,7 +27,10 @@ from torch import Tensor, nn
 
 from harness.lockstep.hooks import ActiveSide
 from harness.lockstep.recording import REFERENCE, Layout
-from harness.system.foreign import contain
+from harness.system.foreign import contain, guard
+
+if TYPE_CHECKING:
+    from harness.lockstep.decoder import Decoder
 
 DEVICES = ("cpu", "cuda")
 Calls = Mapping[int, Callable[[], Tensor]]
@@ -129,6 +132,15 @@ class Turns(ActiveSide):
     def _check_settings(self) -> None:
         if _read_settings() != self._settings:
             raise CannotTakeTurnsError
+
+
+def find_turns(sides: Sequence[Decoder], layout: Layout, ids_1T: Tensor) -> Turns | None:
+    """The turns that the sides take, the reference first; None if they must run one after the other."""
+    decoders = dict(enumerate(sides, start=REFERENCE))
+    turns = plan_turns({side: decoder.modules for side, decoder in decoders.items()}, layout)
+    calls = {side: partial(each.states, ids_1T.to(each.device), None) for side, each in decoders.items()}
+    with guard(f"forward passes of {', '.join(each.name for each in sides)}", patience=len(sides)):
+        return turns if turns and turns.work_for(calls) else None
 
 
 def plan_turns(models: Mapping[int, nn.Module | None], layout: Layout) -> Turns | None:

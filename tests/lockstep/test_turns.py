@@ -169,7 +169,7 @@ def test_turns_are_for_models_of_their_own_that_compare_nothing_between_blocks()
 
 
 def one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(driver, "plan_turns", lambda *_: None)
+    monkeypatch.setattr(driver, "find_turns", lambda *_: None)
 
 
 @pytest.mark.parametrize("make", [llama, gpt2, gemma2])
