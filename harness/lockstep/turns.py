@@ -1,4 +1,4 @@
-"""Takes several models through a batch in turns, block by block, so that values meet while they are in the cache.
+"""Takes several models through a batch in turns, block by block, so that few of their outputs have to be kept.
 
     reference ─ block 1 ─▶ each variant ─ block 1 ─▶ reference ─ block 2 ─▶ each variant ─ block 2 ─▶ …
 

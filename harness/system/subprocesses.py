@@ -38,7 +38,7 @@ class Child:
         self, command: Sequence[str], environment: Mapping[str, str], folder: Path | None = None, told: bool = False
     ) -> None:
         """Start it."""
-        self._errors = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115 - closed by end
+        self._errors = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115 - closed on exit
         self._process = subprocess.Popen(
             command,
             cwd=folder,

@@ -143,9 +143,17 @@ def test_a_process_does_not_outlive_what_started_it(
 TELLS_ITS_NAME = """
 import os, pathlib, sys
 folder = sys.stdin.readline().rstrip()
-(pathlib.Path(folder or {place!r}) / "refusal.json").write_text('{{"reason": "told by %d"}}' % os.getpid())
+(pathlib.Path(folder) / "refusal.json").write_text('{"reason": "told by %d"}' % os.getpid())
 sys.exit(2)
 """
+
+
+@pytest.fixture
+def telling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes that answer with their numbers."""
+    (tmp_path / "tells.py").write_text(TELLS_ITS_NAME)
+    monkeypatch.setattr(fresh_process, "WORKER", "tells")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
 
 
 def told_by(model: Path, place: Path) -> int:
@@ -155,12 +163,8 @@ def told_by(model: Path, place: Path) -> int:
     return int(str(raised.value).split()[-1])
 
 
-def test_a_process_started_early_is_asked_first_and_only_once(
-    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "tells.py").write_text(TELLS_ITS_NAME.format(place=str(tmp_path)))
-    monkeypatch.setattr(fresh_process, "WORKER", "tells")
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+@pytest.mark.usefixtures("telling")
+def test_a_process_started_early_is_asked_first_and_only_once(model: Path, tmp_path: Path) -> None:
     with fresh_process.start_early():
         early = fresh_process._EARLY.get()
         assert early is not None
@@ -169,12 +173,8 @@ def test_a_process_started_early_is_asked_first_and_only_once(
         assert told_by(model, tmp_path) != early._process.pid
 
 
-def test_a_process_that_ended_early_is_replaced_and_one_that_nobody_needs_is_ended(
-    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "tells.py").write_text(TELLS_ITS_NAME.format(place=str(tmp_path)))
-    monkeypatch.setattr(fresh_process, "WORKER", "tells")
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+@pytest.mark.usefixtures("telling")
+def test_a_process_that_ended_early_is_replaced_and_one_that_nobody_needs_is_ended(model: Path, tmp_path: Path) -> None:
     with fresh_process.start_early():
         early = fresh_process._EARLY.get()
         assert early is not None
