@@ -46,7 +46,7 @@ class Chain(nn.Module):
         return x
 
 
-def follow(*orders: str, act: Callable[[int, str], None] = lambda side, name: None) -> list[str]:
+def follow(*orders: str, act: Callable[[int, str], None] = lambda side, name: None, blocks: str = "abc") -> list[str]:
     """The taps on outputs of several chains, the reference's first, in the order in which they are called."""
     said: list[str] = []
 
@@ -58,7 +58,7 @@ def follow(*orders: str, act: Callable[[int, str], None] = lambda side, name: No
         return called
 
     models = {side: Chain(order) for side, order in enumerate(orders, start=REFERENCE)}
-    turns = Turns(models, {side: {name: name for name in "abc"} for side in models})
+    turns = Turns(models, {side: {name: name for name in blocks} for side in models})
     calls = {side: partial(model, torch.ones(3, 2)) for side, model in models.items()}
     with torch.no_grad():
         assert turns.work_for(calls)
@@ -86,6 +86,10 @@ def follow(*orders: str, act: Callable[[int, str], None] = lambda side, name: No
 )
 def test_a_variant_runs_a_block_once_the_reference_has(orders: tuple[str, ...], said: str) -> None:
     assert follow(*orders) == said.split()
+
+
+def test_what_follows_the_last_block_runs_on_the_reference_first() -> None:
+    assert follow("abc", "abc", blocks="ab") == "a a0 b c b0 c0".split()
 
 
 @pytest.mark.parametrize(("side", "name"), [(REFERENCE, "b"), (0, "a"), (1, "c")])
