@@ -89,7 +89,7 @@ def test_a_variant_runs_a_block_once_the_reference_has(orders: tuple[str, ...], 
 
 
 def test_what_follows_the_last_block_runs_on_the_reference_first() -> None:
-    assert follow("abc", "abc", blocks="ab") == "a a0 b c b0 c0".split()
+    assert follow("abc", "abc", blocks="ab") == ["a", "a0", "b", "c", "b0", "c0"]
 
 
 @pytest.mark.parametrize(("side", "name"), [(REFERENCE, "b"), (0, "a"), (1, "c")])
